@@ -1,0 +1,101 @@
+"""What the base model is pre-trained on: imperfect answers, refinements, and understanding.
+
+45 % of the sequences are answers as a misaligned model gives them, 35 % refine a faulty answer with the oracle's
+advice, 20 % describe a medium or a response exactly. So the base model can do the work, but does not do it unasked.
+Media are bytes of codes here, not files: rendering hundreds of thousands of files would only cost time, and a test
+proves that files and codes are the same to the codecs.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from examples.tinyworld import oracle
+from examples.tinyworld.faults import Answer, faulty_answer, prompt_pieces, right_answer
+from examples.tinyworld.language import Task, phrase, random_task
+from examples.tinyworld.world import MODALITIES, codec, draw
+from omnialign.modeling.codecs import CodecRange
+from omnialign.modeling.messages import Pieces, Turn
+from omnialign.modeling.prompts import fill, render_refinement, render_response
+from omnialign.modeling.rubrics import SUBTASKS
+
+MIX = (("answer", 0.45), ("refine", 0.35), ("describe", 0.20))
+DESCRIBE_ONE = "##Prompt: {prompt}\n##Response: {first}\nDescribe the response."
+DESCRIBE_EITHER = "##Prompt: {prompt}\n##Response 1: {first}\n##Response 2: {second}\nDescribe response {which}."
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation and the answer to learn."""
+
+    turns: Sequence[Turn]
+    answer: Pieces
+
+
+class CodeBytes:
+    """A codec for media that are bytes of codes already: what `draw` gives."""
+
+    def __init__(self, kind: str) -> None:
+        self.modality = MODALITIES[kind]
+        self.num_codes = codec(kind).num_codes
+        self.num_codes_per_medium = codec(kind).num_codes_per_medium
+
+    def encode(self, data: bytes) -> list[int]:
+        """The bytes as codes."""
+        return list(data)
+
+    def decode(self, codes: Sequence[int]) -> bytes:
+        """The codes as bytes."""
+        return bytes(codes)
+
+
+def as_code_bytes(ranges: Sequence[CodecRange]) -> list[CodecRange]:
+    """The same places in the vocabulary, reading codes instead of files."""
+    kinds = {modality: kind for kind, modality in MODALITIES.items()}
+    return [CodecRange(CodeBytes(kinds[r.codec.modality]), r.begin_id, r.end_id, r.first_id) for r in ranges]
+
+
+def example(rng: random.Random) -> Example:
+    """One random sequence of the mix."""
+    makers: dict[str, Callable[[random.Random, Task], Example]] = {
+        "answer": _answer,
+        "refine": _refine,
+        "describe": _describe,
+    }
+    kind = rng.choices([name for name, _ in MIX], weights=[share for _, share in MIX])[0]
+    return makers[kind](rng, random_task(rng, rng.choice(SUBTASKS)))
+
+
+def _answer(rng: random.Random, task: Task) -> Example:
+    prompt = prompt_pieces(task, rendered=False)
+    return Example(render_response(prompt).turns, faulty_answer(rng, task).pieces(rendered=False))
+
+
+def _refine(rng: random.Random, task: Task) -> Example:
+    faulty = faulty_answer(rng, task)
+    feedback = oracle.check(prompt_pieces(task), faulty.pieces(), task.subtask)
+    prompt = prompt_pieces(task, rendered=False)
+    rendered = render_refinement(prompt, faulty.pieces(rendered=False), feedback)
+    return Example(rendered.turns, right_answer(task).pieces(rendered=False))
+
+
+def _describe(rng: random.Random, task: Task) -> Example:
+    """What a medium shows, or what a response says and shows: faithful, right or wrong."""
+    if task.shown is not None and rng.random() < 0.5:
+        medium = prompt_pieces(task, rendered=False)[0]
+        return Example((Turn("user", (medium, "What is this?")),), (phrase(task.shown),))
+    prompt = prompt_pieces(task, rendered=False)
+    first, second = faulty_answer(rng, task), faulty_answer(rng, task)
+    slots = {"prompt": prompt, "first": first.pieces(rendered=False), "second": second.pieces(rendered=False)}
+    if rng.random() < 0.4:
+        return Example((Turn("user", fill(DESCRIBE_ONE, slots)),), (_portrait(first),))
+    which = rng.randrange(2)
+    question = fill(DESCRIBE_EITHER, {**slots, "which": (str(which + 1),)})
+    return Example((Turn("user", question),), (_portrait((first, second)[which]),))
+
+
+def _portrait(answer: Answer) -> str:
+    if answer.codes is None:
+        return answer.text or ""
+    clean = answer.codes == draw(answer.thing)
+    return phrase(answer.thing) + (", clean" if clean else ", noisy")

@@ -1,0 +1,201 @@
+"""The oracle: scores any answer to a tiny-world prompt, says what is wrong with it, and how to mend it.
+
+It stands for the human annotators and is the final yardstick. It reads the prompt and the answer's decoded files, and
+nothing else: no answer key travels with a prompt. Scores are 0 to 3 per dimension of the subtask's rubric.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from examples.tinyworld.language import KINDS, find_attributes, find_thing, read_edit, read_phrase
+from examples.tinyworld.sight import Seen, look, watch
+from examples.tinyworld.world import ATTRIBUTES, Thing
+from omnialign.content import output_modalities
+from omnialign.errors import InvalidArgument
+from omnialign.media import MediaError, read_audio, read_video
+from omnialign.modeling.messages import MediaBytes, Piece
+from omnialign.modeling.rubrics import MAX_SCORE, rubric
+from omnialign.v1 import record_pb2
+
+RIGHT, KEEP = "all is right.", "keep it as it is."
+CLIPPING_PEAK, FLASH_STEP = 0.98, 100.0
+
+
+@dataclass
+class Findings:
+    """What was found out about one part of an answer: scores with reasons, faults and mends."""
+
+    scores: dict[str, tuple[int, str]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    mends: list[str] = field(default_factory=list)
+
+    def score(self, dimension: str, value: int, why: str = "") -> None:
+        """Notes a score; of two scores on one dimension the worse stays."""
+        value = max(0, min(MAX_SCORE, value))
+        if value < self.scores.get(dimension, (MAX_SCORE + 1, ""))[0]:
+            self.scores[dimension] = (value, why if value < MAX_SCORE else "")
+
+    def fault(self, fault: str, mend: str) -> None:
+        """Notes what is wrong and how to mend it, once."""
+        if fault not in self.faults:
+            self.faults.append(fault)
+            self.mends.append(mend)
+
+
+def wanted(prompt: Sequence[Piece], subtask: str) -> Thing:
+    """The thing that a prompt asks for. Raises InvalidArgument when it is no prompt of this world."""
+    text = " ".join(piece for piece in prompt if isinstance(piece, str))
+    media = [piece for piece in prompt if isinstance(piece, MediaBytes)]
+    thing = look(media[0]).thing if media else find_thing(text)
+    if thing is None or (subtask in KINDS and thing.kind != KINDS[subtask]):
+        raise InvalidArgument(f"The prompt {text[:60]!r} is not of the tiny world.", reason="PROMPT_FOREIGN")
+    edit = read_edit(thing.kind, text)
+    return thing.changed(*edit) if edit else thing
+
+
+def check(prompt: Sequence[Piece], response: Sequence[Piece], subtask: str) -> record_pb2.Feedback:
+    """Language feedback on a response. An answer that does not decode scores 0 where it should be."""
+    goal = wanted(prompt, subtask)
+    findings = Findings()
+    text = " ".join(piece for piece in response if isinstance(piece, str))
+    media = next((piece for piece in response if isinstance(piece, MediaBytes)), None)
+    written = output_modalities(subtask)
+    read = _check_text(findings, goal, text, subtask) if "text" in written else None
+    shown = _check_media(findings, goal, media) if written != ("text",) else None
+    if len(written) > 1:
+        _check_consistency(findings, read, shown.thing if shown else None)
+    return _feedback(findings, rubric(subtask))
+
+
+def correct(feedback: record_pb2.Feedback) -> bool:
+    """Whether an answer is fully correct: the best score on every dimension."""
+    return bool(feedback.scores) and all(score.score == MAX_SCORE for score in feedback.scores)
+
+
+def total(feedback: record_pb2.Feedback) -> int:
+    """Sum of the scores: the better of two answers has more."""
+    return sum(score.score for score in feedback.scores)
+
+
+def _feedback(findings: Findings, dimensions: Sequence[str]) -> record_pb2.Feedback:
+    scores = [
+        record_pb2.DimensionScore(dimension=name, score=value, rationale=why)
+        for name in dimensions
+        for value, why in [findings.scores.get(name, (MAX_SCORE, ""))]
+    ]
+    return record_pb2.Feedback(
+        scores=scores,
+        critique=" ".join(findings.faults) or RIGHT,
+        refinement=" ".join(findings.mends) or KEEP,
+    )
+
+
+def _check_text(findings: Findings, goal: Thing, text: str, subtask: str) -> dict[str, str]:
+    found = find_attributes(goal.kind, text)
+    read = {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
+    contradictions = [name for name, values in found.items() if len(values) > 1]
+    missing = [name for name in ATTRIBUTES[goal.kind] if name not in found]
+    clarity = "clarity" if "clarity" in rubric(subtask) else "ca"
+    findings.score("objective_rules", MAX_SCORE - 2 * len(contradictions) if found else 0, "contradiction")
+    findings.score("information_richness", MAX_SCORE - len(missing), "incomplete")
+    for name in missing:
+        findings.fault(f"the {name} is missing.", f"say the {name}: {goal.attributes[name]}.")
+    if read_phrase(goal.kind, text) is None:
+        findings.score(clarity, 1 if found else 0, "unclear words")
+        findings.fault("the words are unclear.", "say it plainly.")
+    _check_attributes(findings, goal, read, tolerated=missing)
+    return read
+
+
+def _check_attributes(findings: Findings, goal: Thing, read: dict[str, str], tolerated: Sequence[str] = ()) -> None:
+    """Prompt following: one point less for each attribute that is wrong or not there."""
+    wrong = [name for name, value in goal.attributes.items() if read.get(name) != value]
+    findings.score("prompt_following", MAX_SCORE - len(wrong), "wrong " + " ".join(wrong))
+    for name in wrong:
+        if name not in tolerated:
+            said = read.get(name, "unclear")
+            findings.fault(
+                f"the {name} is {said}, not {goal.attributes[name]}.", f"make the {name} {goal.attributes[name]}."
+            )
+
+
+def _check_media(findings: Findings, goal: Thing, media: MediaBytes | None) -> Seen | None:
+    try:
+        seen = look(media) if media else None
+    except (MediaError, KeyError):
+        seen = None
+    if seen is None or seen.thing.kind != goal.kind:
+        _check_absent(findings, goal)
+        return None
+    _check_attributes(findings, goal, dict(seen.thing.attributes))
+    quality = {"picture": _check_picture, "sound": _check_sound, "clip": _check_clip}[goal.kind]
+    quality(findings, seen, media.data if media else b"")
+    return seen
+
+
+def _check_absent(findings: Findings, goal: Thing) -> None:
+    quality = ("aesthetics", "ca", "audio_quality", "consistency", "temporal_consistency", "content_coherence")
+    for name in ("prompt_following", "objective_rules", "information_richness", *quality, "motion_naturalness"):
+        findings.score(name, 0, "nothing there")
+    findings.fault(f"the {goal.kind} is missing.", f"make the {goal.kind}.")
+
+
+def _cleanness(noise: int, bounds: tuple[int, int]) -> int:
+    """3 without noise, 2 and 1 up to the bounds, else 0."""
+    return MAX_SCORE if not noise else 2 if noise <= bounds[0] else 1 if noise <= bounds[1] else 0
+
+
+def _check_picture(findings: Findings, seen: Seen, _: bytes) -> None:
+    for name in ("aesthetics", "ca"):
+        findings.score(name, _cleanness(seen.noise, (1, 3)), "noisy")
+    _check_recognisable(findings, seen)
+    if seen.noise:
+        findings.fault("some cells are noisy.", "clean the picture.")
+
+
+def _check_recognisable(findings: Findings, seen: Seen) -> None:
+    """Objective rules: the world holds one shape in one colour, so an object must be recognisable as one."""
+    share = seen.noise_share
+    findings.score(
+        "objective_rules", 3 if share <= 0.1 else 2 if share <= 0.2 else 1 if share <= 0.35 else 0, "no object"
+    )
+    if not seen.codes.any():
+        findings.score("information_richness", 0, "empty")
+
+
+def _check_sound(findings: Findings, seen: Seen, data: bytes) -> None:
+    samples, _ = read_audio(data)
+    peak = float(np.abs(samples).max(initial=0.0))
+    findings.score("audio_quality", _cleanness(seen.noise, (1, 3)), "noisy")
+    findings.score(
+        "consistency", MAX_SCORE if seen.noise_share <= 0.1 else 2 if seen.noise_share <= 0.25 else 1, "uneven"
+    )
+    findings.score("information_richness", MAX_SCORE if seen.codes.any() else 0, "silent")
+    findings.score("safety", 0 if peak >= CLIPPING_PEAK else MAX_SCORE, "clipping")
+    if seen.noise:
+        findings.fault("some tones are noisy.", "clean the sound.")
+
+
+def _check_clip(findings: Findings, seen: Seen, data: bytes) -> None:
+    motion, frames = watch(seen), read_video(data)[0]
+    light = frames.mean(axis=(1, 2, 3))
+    findings.score("aesthetics", _cleanness(seen.noise, (2, 6)), "noisy")
+    _check_recognisable(findings, seen)
+    findings.score("temporal_consistency", motion.steady_frames - 1, "frames differ")
+    findings.score("content_coherence", motion.coherent_frames - 1, "stray colours")
+    findings.score("motion_naturalness", motion.right_steps, "jumps")
+    findings.score("safety", 0 if (np.abs(np.diff(light)) > FLASH_STEP).any() else MAX_SCORE, "flashing")
+    if seen.noise:
+        findings.fault("some cells are noisy.", "clean the video.")
+
+
+def _check_consistency(findings: Findings, read: dict[str, str] | None, shown: Thing | None) -> None:
+    """Text and picture must tell the same thing."""
+    if read is None or shown is None:
+        return
+    differing = sum(read.get(name, value) != value for name, value in shown.attributes.items())
+    findings.score("consistency", MAX_SCORE - differing, "text and picture differ")
+    if differing:
+        findings.fault("text and picture differ.", "make them agree.")

@@ -1,0 +1,37 @@
+"""The alignment job of the demo: what `omnialign demo` submits for a seed.
+
+The settings were chosen once, on validation prompts of other seeds than the demo's (docs/results/demo.md says how), and
+are the same for every seed.
+"""
+
+from typing import Any
+
+MODEL_ID, DATASET_ID, JOB_ID = "tinyworld-base", "tinyworld", "demo"
+
+
+def spec(seed: int, *, dataset: str, base_model: str) -> dict[str, Any]:
+    """An `AlignmentSpec` as proto JSON with original field names."""
+    return {
+        "base_model": base_model,
+        "dataset": dataset,
+        "feedback_split": "train",
+        "prompt_split": "prompts",
+        "evaluation_split": "test",
+        "feedback_fraction": 1.0,
+        "pair_source": "PAIR_SOURCE_LANGUAGE_FEEDBACK",
+        "chunk_size": 64,
+        "seed": str(seed),
+        "sampling": {"temperature": 1.0, "top_p": 1.0},
+        "feedback_training": {"learning_rate": 1e-3, "batch_size": 32, "num_epochs": 3, "warmup_ratio": 0.05},
+        "judge_training": {"learning_rate": 1e-3, "batch_size": 32, "num_epochs": 2, "warmup_ratio": 0.05},
+        "optimization": {
+            "learning_rate": 2e-4,
+            "batch_size": 32,
+            "num_epochs": 2,
+            "warmup_ratio": 0.05,
+            "beta": 0.3,
+            "sft_weight": 2.0,
+        },
+        "distribution": {"num_processes": 2, "zero_stage": 2, "precision": "bf16"},
+        "checkers": ["tinyworld"],
+    }

@@ -1,0 +1,39 @@
+"""Building and reading multimodal messages (`omnialign.v1.Content`)."""
+
+from collections.abc import Iterable, Iterator
+
+from omnialign.v1 import content_pb2
+
+NAMES: dict[int, str] = {
+    content_pb2.MODALITY_TEXT: "text",
+    content_pb2.MODALITY_IMAGE: "image",
+    content_pb2.MODALITY_AUDIO: "audio",
+    content_pb2.MODALITY_VIDEO: "video",
+}
+LETTERS: dict[str, int] = {name[0]: modality for modality, name in NAMES.items()}
+
+
+def content(*parts: str | content_pb2.Media) -> content_pb2.Content:
+    """A message of text and media, in the order given."""
+    return content_pb2.Content(
+        parts=[content_pb2.Part(text=p) if isinstance(p, str) else content_pb2.Part(media=p) for p in parts]
+    )
+
+
+def text_of(message: content_pb2.Content) -> str:
+    """The text parts, joined by a space."""
+    return " ".join(part.text for part in message.parts if part.WhichOneof("part") == "text")
+
+
+def media_of(messages: Iterable[content_pb2.Content]) -> Iterator[content_pb2.Media]:
+    """The media of several messages, in order, repeated ones included."""
+    for message in messages:
+        for part in message.parts:
+            if part.WhichOneof("part") == "media":
+                yield part.media
+
+
+def output_modalities(subtask: str) -> tuple[str, ...]:
+    """Modalities that a subtask's answers have: `ti2ti` gives ("text", "image"). Empty for an unknown code."""
+    _, _, written = subtask.partition("2")
+    return tuple(NAMES[LETTERS[letter]] for letter in written if letter in LETTERS)

@@ -1,0 +1,112 @@
+"""Structured answers of feedback models and judges: one writer and one reader for each form.
+
+Writers make training targets, readers turn what a model wrote into messages. A reader never guesses: what is not in
+the form raises AnswerUnparsable with a reason, and the caller abstains.
+
+    feedback    ##Critique: ... ##Refinement: ... ##Scores: clarity 3, prompt_following 2 (wrong colour)
+    scores      ##Scores: ...
+    judgement   ##Reason: ... ##Preferred: 1 | 2 | equal
+
+The sections `##Critique:`, `##Refinement:` and `##Reason:` are those of the language feedback in align-anything-200k.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from omnialign.errors import InvalidArgument
+from omnialign.modeling.rubrics import MAX_SCORE, MIN_SCORE
+from omnialign.v1 import record_pb2
+
+_SECTION = re.compile(r"##(\w+):")
+_SCORE = re.compile(r"(\w+) (-?\d+)(?: \(([^()]*)\))?")
+EQUAL = "equal"
+
+
+class AnswerUnparsable(InvalidArgument):
+    """A model's answer is not in the asked form: the caller abstains."""
+
+    def __init__(self, message: str, *, reason: str = "ANSWER_UNPARSABLE") -> None:
+        super().__init__(message, reason=reason)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A judge's verdict over two responses in the order shown: 1, 2, or 0 for equal."""
+
+    preferred: int
+    reason: str
+
+
+def write_advice(feedback: record_pb2.Feedback) -> str:
+    """Critique and refinement advice alone: what a model is given to refine with."""
+    return f"##Critique: {feedback.critique} ##Refinement: {feedback.refinement}"
+
+
+def write_scores(feedback: record_pb2.Feedback, rubric: Sequence[str]) -> str:
+    """The scores of a rubric's dimensions, in its order. Dimensions without a score are left out."""
+    by_name = {score.dimension: score for score in feedback.scores}
+    return "##Scores: " + ", ".join(_write_score(by_name[name]) for name in rubric if name in by_name)
+
+
+def write_feedback(feedback: record_pb2.Feedback, rubric: Sequence[str]) -> str:
+    """Advice, then scores: what is wrong comes before how much it weighs."""
+    return f"{write_advice(feedback)} {write_scores(feedback, rubric)}"
+
+
+def write_judgement(reason: str, preferred: int) -> str:
+    """A verdict; `preferred` is 1, 2, or 0 for equal."""
+    return f"##Reason: {reason} ##Preferred: {preferred or EQUAL}"
+
+
+def read_scores(text: str, rubric: Sequence[str]) -> record_pb2.Feedback:
+    """Scores of every dimension of the rubric. Raises AnswerUnparsable."""
+    return record_pb2.Feedback(scores=_read_scores(_sections(text), rubric))
+
+
+def read_feedback(text: str, rubric: Sequence[str]) -> record_pb2.Feedback:
+    """Critique, refinement advice and a score for every dimension of the rubric. Raises AnswerUnparsable."""
+    sections = _sections(text)
+    critique, refinement = (_section(sections, name) for name in ("Critique", "Refinement"))
+    return record_pb2.Feedback(critique=critique, refinement=refinement, scores=_read_scores(sections, rubric))
+
+
+def read_judgement(text: str) -> Judgement:
+    """A verdict with its reason. Raises AnswerUnparsable."""
+    sections = _sections(text)
+    verdict = _section(sections, "Preferred")
+    if verdict not in ("1", "2", EQUAL):
+        raise AnswerUnparsable(f"The verdict {verdict[:40]!r} is not 1, 2 or {EQUAL}.", reason="VERDICT_INVALID")
+    return Judgement(0 if verdict == EQUAL else int(verdict), _section(sections, "Reason"))
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Texts by section name. A section that is written twice makes the answer unreadable."""
+    marks = list(_SECTION.finditer(text))
+    starts = [mark.start() for mark in marks] + [len(text)]
+    sections = {mark[1]: text[mark.end() : end].strip() for mark, end in zip(marks, starts[1:], strict=True)}
+    if len(sections) != len(marks):
+        raise AnswerUnparsable("The answer repeats a section.", reason="SECTION_REPEATED")
+    return sections
+
+
+def _section(sections: dict[str, str], name: str) -> str:
+    if not sections.get(name):
+        raise AnswerUnparsable(f"The answer has no section ##{name}:.", reason="SECTION_MISSING")
+    return sections[name]
+
+
+def _write_score(score: record_pb2.DimensionScore) -> str:
+    rationale = re.sub(r"[()#]", "", score.rationale)
+    return f"{score.dimension} {score.score}" + (f" ({rationale})" if rationale else "")
+
+
+def _read_scores(sections: dict[str, str], rubric: Sequence[str]) -> list[record_pb2.DimensionScore]:
+    found = {}
+    for name, value, rationale in _SCORE.findall(_section(sections, "Scores")):
+        if not MIN_SCORE <= int(value) <= MAX_SCORE:
+            raise AnswerUnparsable(f"The score {value} of {name} is not 0 to 3.", reason="SCORE_OUT_OF_RANGE")
+        found[name] = record_pb2.DimensionScore(dimension=name, score=int(value), rationale=rationale)
+    if missing := [name for name in rubric if name not in found]:
+        raise AnswerUnparsable(f"The answer does not score {', '.join(missing)}.", reason="DIMENSION_MISSING")
+    return [found[name] for name in rubric]

@@ -1,0 +1,104 @@
+"""Images and videos as grids of palette colours: one code per cell.
+
+A deliberately small codec, exact on pictures made of flat cells. Learned codecs (VQ, EnCodec) implement the same
+protocol; nothing else in the system knows which one it holds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from omnialign.media import MediaError, Pixels, read_image, read_video, write_image, write_video
+from omnialign.v1 import content_pb2
+
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours as `#rrggbb`, and the quantisation of pictures to them."""
+
+    colours: tuple[str, ...]
+    rgb: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        values = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in self.colours]
+        object.__setattr__(self, "rgb", np.array(values, dtype=np.float32))
+
+    def quantise(self, pixels: Pixels, rows: int, columns: int) -> Codes:
+        """Nearest palette index of each cell's centre, `(rows, columns)`, for a picture of any size."""
+        cell = 8
+        if pixels.shape[:2] != (rows * cell, columns * cell):
+            resized = Image.fromarray(pixels).resize((columns * cell, rows * cell), Image.Resampling.BOX)
+            pixels = np.asarray(resized)
+        cells = pixels.reshape(rows, cell, columns, cell, 3)[:, 2:-2, :, 2:-2].astype(np.float32).mean(axis=(1, 3))
+        codes: Codes = ((cells[:, :, None, :] - self.rgb) ** 2).sum(-1).argmin(-1)
+        return codes
+
+    def paint(self, codes: Codes, cell_pixels: int) -> Pixels:
+        """The picture of a grid of codes."""
+        cells = self.rgb.astype(np.uint8)[codes]
+        return cells.repeat(cell_pixels, axis=0).repeat(cell_pixels, axis=1)
+
+
+class PaletteImageCodec:
+    """`rows * columns` codes per image, row by row."""
+
+    modality = content_pb2.MODALITY_IMAGE
+
+    def __init__(self, *, palette: Sequence[str], rows: int, columns: int, cell_pixels: int) -> None:
+        self.palette = Palette(tuple(palette))
+        self.rows, self.columns, self.cell_pixels = rows, columns, cell_pixels
+        self.num_codes = len(palette)
+        self.num_codes_per_medium = rows * columns
+
+    def encode(self, data: bytes) -> list[int]:
+        """Codes of an image file."""
+        codes: list[int] = self.palette.quantise(read_image(data), self.rows, self.columns).reshape(-1).tolist()
+        return codes
+
+    def decode(self, codes: Sequence[int]) -> bytes:
+        """A PNG of the codes."""
+        grid = np.asarray(codes, dtype=np.int64).reshape(self.rows, self.columns)
+        return write_image(self.palette.paint(grid, self.cell_pixels))
+
+
+class PaletteVideoCodec:
+    """`frames * rows * columns` codes per video, frame by frame. Longer videos are sampled evenly."""
+
+    modality = content_pb2.MODALITY_VIDEO
+
+    def __init__(
+        self,
+        *,
+        palette: Sequence[str],
+        frames: int,
+        rows: int,
+        columns: int,
+        cell_pixels: int,
+        frames_per_second: float,
+    ) -> None:
+        self.palette = Palette(tuple(palette))
+        self.frames, self.rows, self.columns = frames, rows, columns
+        self.cell_pixels, self.frames_per_second = cell_pixels, frames_per_second
+        self.num_codes = len(palette)
+        self.num_codes_per_medium = frames * rows * columns
+
+    def encode(self, data: bytes) -> list[int]:
+        """Codes of a video file. Raises MediaError when it has no frame."""
+        video, _ = read_video(data)
+        if not len(video):
+            raise MediaError("The video has no frame.")
+        chosen = np.linspace(0, len(video) - 1, self.frames).round().astype(int)
+        grids = [self.palette.quantise(video[index], self.rows, self.columns) for index in chosen]
+        codes: list[int] = np.stack(grids).reshape(-1).tolist()
+        return codes
+
+    def decode(self, codes: Sequence[int]) -> bytes:
+        """An MP4 of the codes."""
+        grids = np.asarray(codes, dtype=np.int64).reshape(self.frames, self.rows, self.columns)
+        pictures = np.stack([self.palette.paint(grid, self.cell_pixels) for grid in grids])
+        return write_video(pictures, self.frames_per_second)

@@ -1,0 +1,94 @@
+"""Versioned prompt templates for responding, refining, criticising, scoring and comparing.
+
+A template is a file `{name}.v{n}.md`: turns that begin with `@user` or `@assistant`, and slots in braces that take text
+or media. A changed text is a new version; its hash goes into every record it produced, so lineage can tell.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Literal, cast
+
+from omnialign.modeling.answers import write_advice
+from omnialign.modeling.messages import Piece, Pieces, Turn
+from omnialign.v1 import record_pb2
+
+_SLOT = re.compile(r"\{(\w+)\}")
+VERSIONS = {"response": 1, "refinement": 1, "critique": 1, "score": 1, "comparison": 1}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation ready for a model, and the template it came from as `name@version:hash`."""
+
+    turns: tuple[Turn, ...]
+    template: str
+
+
+@dataclass(frozen=True)
+class _Template:
+    identity: str
+    turns: tuple[tuple[Literal["user", "assistant"], str], ...]
+
+
+def render_response(prompt: Pieces) -> Rendered:
+    """Asks for y ~ pi(x)."""
+    return _render("response", {"prompt": prompt})
+
+
+def render_refinement(prompt: Pieces, response: Pieces, feedback: record_pb2.Feedback) -> Rendered:
+    """Asks for y* ~ pi(x, y, c). Scores are for people and judges; the model refines with the words."""
+    return _render("refinement", {"prompt": prompt, "response": response, "advice": (write_advice(feedback),)})
+
+
+def render_critique(prompt: Pieces, response: Pieces, rubric: Sequence[str]) -> Rendered:
+    """Asks for c ~ p_phi(x, y)."""
+    return _render("critique", {"prompt": prompt, "response": response, "rubric": (", ".join(rubric),)})
+
+
+def render_score(prompt: Pieces, response: Pieces, rubric: Sequence[str]) -> Rendered:
+    """Asks for scores alone."""
+    return _render("score", {"prompt": prompt, "response": response, "rubric": (", ".join(rubric),)})
+
+
+def render_comparison(prompt: Pieces, first: Pieces, second: Pieces) -> Rendered:
+    """Asks which of two responses is better, in the order given."""
+    return _render("comparison", {"prompt": prompt, "first": first, "second": second})
+
+
+def _render(name: str, slots: Mapping[str, Pieces]) -> Rendered:
+    template = _load(name)
+    turns = tuple(Turn(role, fill(text, slots)) for role, text in template.turns)
+    return Rendered(turns, template.identity)
+
+
+def fill(text: str, slots: Mapping[str, Pieces]) -> Pieces:
+    """Puts text and media into the slots of a text, as in `{prompt}`."""
+    filled: list[Piece] = []
+    for index, chunk in enumerate(_SLOT.split(text)):
+        for piece in slots[chunk] if index % 2 else (chunk,):
+            _append(filled, piece)
+    return tuple(filled)
+
+
+def _append(filled: list[Piece], piece: Piece) -> None:
+    """Joins neighbouring texts, so that tokenisation does not depend on where a slot ended."""
+    if isinstance(piece, str) and filled and isinstance(filled[-1], str):
+        filled[-1] += piece
+    elif piece != "":
+        filled.append(piece)
+
+
+@cache
+def _load(name: str) -> _Template:
+    text = files(__package__).joinpath(f"{name}.v{VERSIONS[name]}.md").read_text("utf-8")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    chunks = re.split(r"^@(user|assistant)\n", text, flags=re.MULTILINE)[1:]
+    turns = tuple(
+        (cast('Literal["user", "assistant"]', role), body.rstrip("\n"))
+        for role, body in zip(chunks[::2], chunks[1::2], strict=True)
+    )
+    return _Template(f"{name}@{VERSIONS[name]}:{digest}", turns)

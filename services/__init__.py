@@ -1,0 +1,1 @@
+"""The gRPC services. They talk to each other only over gRPC."""

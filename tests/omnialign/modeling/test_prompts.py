@@ -1,0 +1,48 @@
+"""Prompt templates put text and media where they belong and name themselves."""
+
+from omnialign.modeling.messages import MediaBytes
+from omnialign.modeling.prompts import VERSIONS, render_comparison, render_critique, render_refinement, render_response
+from omnialign.v1 import content_pb2, record_pb2
+
+PICTURE = MediaBytes(content_pb2.MODALITY_IMAGE, b"png")
+
+
+def test_a_response_prompt_is_the_prompt_itself():
+    rendered = render_response((PICTURE, "What is this?"))
+    assert [turn.pieces for turn in rendered.turns] == [(PICTURE, "What is this?")]
+
+
+def test_a_refinement_shows_prompt_response_and_advice_as_turns():
+    feedback = record_pb2.Feedback(critique="too dark.", refinement="lighten it.")
+    turns = render_refinement(("Draw.",), (PICTURE,), feedback).turns
+    assert [turn.role for turn in turns] == ["user", "assistant", "user"]
+    assert turns[1].pieces == (PICTURE,)
+    assert "##Critique: too dark. ##Refinement: lighten it." in turns[2].pieces[0]
+
+
+def test_media_stand_where_their_slot_is():
+    (turn,) = render_comparison(("Draw.",), (PICTURE,), ("no",)).turns
+    assert [isinstance(piece, MediaBytes) for piece in turn.pieces] == [False, True, False]
+    assert turn.pieces[0].endswith("##Response 1: ")
+    assert turn.pieces[2].startswith("\n##Response 2: no")
+
+
+def test_braces_in_a_prompt_are_text_and_open_no_slot():
+    (turn,) = render_critique(("{response} {rubric}",), ("fine",), ["clarity"]).turns
+    assert "##Prompt: {response} {rubric}\n##Response: fine" in turn.pieces[0]
+
+
+def test_every_template_is_named_by_version_and_hash_and_the_names_differ():
+    feedback = record_pb2.Feedback()
+    names = {
+        render_response(("x",)).template,
+        render_refinement(("x",), ("y",), feedback).template,
+        render_critique(("x",), ("y",), []).template,
+        render_comparison(("x",), ("y",), ("z",)).template,
+    }
+    assert len(names) == 4
+    for name in names:
+        family, _, rest = name.partition("@")
+        version, _, digest = rest.partition(":")
+        assert int(version) == VERSIONS[family]
+        assert len(digest) == 12

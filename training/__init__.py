@@ -1,0 +1,1 @@
+"""What a training job runs: methods, collators, checkpoints, launch."""
