@@ -451,7 +451,7 @@ class UploadMediaRequest(_message.Message):
     """The next 64 KiB to 1 MiB."""
     @_builtins.property
     def header(self) -> Global___UploadMediaHeader:
-        """What is coming: first message only. `sha256` and `size_bytes` are checked when set."""
+        """What is coming: first message only. `sha256` is checked when set."""
 
     def __init__(
         self,

@@ -1,0 +1,101 @@
+# Everything a person does with this repository has a target here; CI runs the same ones. `make` alone prints them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+IMAGE := out/protos.binpb
+MIN_COVERAGE := 85
+
+# Extensions are compiled with the ninja of the environment, which torch looks for on the path.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# Small models on small machines: one thread per process beats threads that fight for the cores.
+test test-fast test-chaos bench: export OMP_NUM_THREADS ?= 1
+
+.PHONY: help
+help:
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Use it
+
+.PHONY: setup demo
+setup: $(INSTALLED) ## install everything into .venv (every other target does so by itself)
+
+# The stamp is written last: an interrupted installation is repeated.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[services,training,dev]'
+	touch $@
+
+demo: setup ## run the whole loop on four modalities on this machine; results in out/demo
+	$(BIN)/omnialign demo --out out/demo
+
+##@ Test it
+
+.PHONY: test test-fast test-chaos check
+test: setup ## all tests but those that need a GPU or a cluster or kill processes, with coverage
+	$(BIN)/python -m pytest -m "not chaos and not gpu and not cluster" --cov --cov-fail-under=$(MIN_COVERAGE)
+
+test-fast: setup ## only the tests that take less than ten seconds, without coverage
+	$(BIN)/python -m pytest -m "not slow and not chaos and not gpu and not cluster"
+
+test-chaos: setup ## kill processes while a job runs and count what is lost or doubled
+	$(BIN)/python -m pytest -m chaos tests/chaos
+
+check: check-style check-types check-imports check-protos ## all static checks; with `make -k` the rest goes on after a failure
+
+.PHONY: check-style check-types check-imports check-protos
+check-style: setup ## ... lint and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+check-types: setup ## ... mypy, strict
+	$(BIN)/mypy
+
+check-imports: setup ## ... who may import whom
+	$(BIN)/lint-imports --no-logo
+
+check-protos: setup ## ... the contract: comments, names, compatibility, generated code
+	mkdir -p $(dir $(IMAGE))
+	$(BIN)/python tools/generate_protos.py --image $(IMAGE)
+	$(BIN)/buf lint $(IMAGE) --config protos/buf.yaml --path omnialign/v1
+	$(BIN)/buf breaking $(IMAGE) --against protos/baseline.binpb --config protos/buf.yaml --path omnialign/v1
+	$(BIN)/python tools/generate_protos.py --check
+
+##@ Measure it
+
+.PHONY: bench experiment
+bench: setup ## measure RPC overhead, data throughput and the loop; writes docs/results/bench.{md,json}
+	$(BIN)/python -m benchmarks
+
+experiment: setup ## 25 to 100 % language feedback against binary feedback; writes docs/results
+	$(BIN)/python -m benchmarks.feedback_efficiency
+
+##@ Change it
+
+.PHONY: format proto proto-release tinyworld-model clean
+format: setup ## format the code and apply the safe fixes of the linter
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+proto: setup ## regenerate omnialign/v1 from protos/
+	$(BIN)/python tools/generate_protos.py
+
+proto-release: setup ## make today's contract the one that later changes may not break
+	$(BIN)/python tools/generate_protos.py --image protos/baseline.binpb
+
+tinyworld-model: setup ## train the demo's base model again from its seed
+	$(BIN)/python -m examples.tinyworld.pretrain
+
+clean: ## remove what builds, tests and demos leave behind, and .venv
+	rm -rf $(VENV) out build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

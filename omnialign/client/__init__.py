@@ -1,0 +1,14 @@
+"""The SDK: `AsyncClient` for asyncio, `Client` for everything else. Services use the first to call each other.
+
+    async with AsyncClient("127.0.0.1:50051") as client:
+        job = await client.create_alignment_job("first", spec)
+        async for event in client.watch_alignment_job(job.name):
+            ...
+
+Calls raise `omnialign.errors`, never gRPC's own exceptions.
+"""
+
+from omnialign.client.aio import AsyncClient
+from omnialign.client.sync import Client
+
+__all__ = ["AsyncClient", "Client"]

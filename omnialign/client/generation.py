@@ -1,0 +1,58 @@
+"""Calls of the RefinementService, the CritiqueService and the JudgeService.
+
+Results come in the order they finish. There is no deadline unless given, for the time depends on the model; ending or
+cancelling the iteration cancels the work.
+"""
+
+from collections.abc import AsyncIterator
+
+from omnialign.client.base import Calls
+from omnialign.client.transport import Transport
+from omnialign.v1 import (
+    critique_service_pb2,
+    critique_service_pb2_grpc,
+    judge_service_pb2,
+    judge_service_pb2_grpc,
+    refinement_service_pb2,
+    refinement_service_pb2_grpc,
+)
+
+
+class GenerationCalls(Calls):
+    """Everything that models write."""
+
+    def __init__(self, transport: Transport, *, project: str) -> None:
+        super().__init__(transport, project=project)
+        self._refinement = refinement_service_pb2_grpc.RefinementServiceStub(transport.channel)
+        self._critique = critique_service_pb2_grpc.CritiqueServiceStub(transport.channel)
+        self._judge = judge_service_pb2_grpc.JudgeServiceStub(transport.channel)
+
+    def generate(
+        self, request: refinement_service_pb2.GenerateRequest, *, deadline_seconds: float | None = None
+    ) -> AsyncIterator[refinement_service_pb2.GenerateResponse]:
+        """Answers prompts: y."""
+        return self._transport.stream(self._refinement.Generate, request, deadline_seconds=deadline_seconds)
+
+    def refine(
+        self, request: refinement_service_pb2.RefineRequest, *, deadline_seconds: float | None = None
+    ) -> AsyncIterator[refinement_service_pb2.RefineResponse]:
+        """Rewrites responses with feedback: y*."""
+        return self._transport.stream(self._refinement.Refine, request, deadline_seconds=deadline_seconds)
+
+    def critique(
+        self, request: critique_service_pb2.CritiqueRequest, *, deadline_seconds: float | None = None
+    ) -> AsyncIterator[critique_service_pb2.CritiqueResponse]:
+        """Writes language feedback: c."""
+        return self._transport.stream(self._critique.Critique, request, deadline_seconds=deadline_seconds)
+
+    def score_responses(
+        self, request: judge_service_pb2.ScoreResponseRequest, *, deadline_seconds: float | None = None
+    ) -> AsyncIterator[judge_service_pb2.ScoreResponseResponse]:
+        """Scores responses, 0 to 3 per dimension."""
+        return self._transport.stream(self._judge.ScoreResponse, request, deadline_seconds=deadline_seconds)
+
+    def compare_responses(
+        self, request: judge_service_pb2.CompareResponsesRequest, *, deadline_seconds: float | None = None
+    ) -> AsyncIterator[judge_service_pb2.CompareResponsesResponse]:
+        """Compares pairs in both orders."""
+        return self._transport.stream(self._judge.CompareResponses, request, deadline_seconds=deadline_seconds)

@@ -1,0 +1,1 @@
+"""The skeleton that every service stands on: configuration, server, health, errors, metrics and drain."""

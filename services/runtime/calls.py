@@ -1,0 +1,165 @@
+"""How the calls of one method are answered: the handler with all that surrounds it.
+
+Everything runs in the task of the call, so that context variables set here are seen by the handler. Streamed answers
+are written from here rather than yielded to gRPC, for the same reason: a cancelled call then closes the handler's
+generator at once, in its own task, and not whenever the collector finds it.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
+
+import grpc
+from grpc_status import rpc_status
+
+from omnialign.client.context import CURRENT_CALL, Call
+from omnialign.errors import DeadlineExceeded, OmnialignError, Unavailable
+from services.runtime.admission import Admission
+from services.runtime.failures import as_omnialign_error, rich_status
+from services.runtime.logs import AccessLog
+from services.runtime.metrics import MethodMetrics
+from services.runtime.validation import Validator
+
+REQUEST_ID = "x-request-id"
+
+_CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+class Ending(NamedTuple):
+    """How a call ended; `error` is what to send, None when gRPC has nothing left to send."""
+
+    code: str
+    reason: str = ""
+    error: OmnialignError | None = None
+
+
+OK = Ending("OK")
+
+
+class MethodCalls:
+    """Answers the calls of one method."""
+
+    def __init__(
+        self,
+        handler: Any,
+        *,
+        service: str,
+        method: str,
+        metrics: MethodMetrics,
+        admission: Admission,
+        validator: Validator,
+        watches: Callable[[], set[asyncio.Task[Any]]],
+    ) -> None:
+        self._handle = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        _check_kind(self._handle, streams=handler.response_streaming)
+        self._reads_stream = bool(handler.request_streaming)
+        self._writes_stream = bool(handler.response_streaming)
+        self._is_watch = method.startswith("Watch")
+        self._log = AccessLog(service, method)
+        self._metrics = metrics
+        self._admission = admission
+        self._check = validator.check
+        self._watches = watches
+
+    async def answer(self, request: Any, context: Any) -> Any:
+        """Answers one call; this is what gRPC calls."""
+        start = time.perf_counter()
+        call = begin_call(context)
+        self._metrics.started()
+        if self._is_watch and call.task:
+            self._watches().add(call.task)
+        ending = OK
+        try:
+            return await self._admitted(request, context, call)
+        except BaseException as problem:
+            ending = self._ending(problem, context, call)
+            if ending.error is None:
+                raise
+            await context.abort_with_status(rpc_status.to_status(rich_status(ending.error)))
+        finally:
+            call.finished = True
+            self._finish(ending, context, call, time.perf_counter() - start)
+
+    async def _admitted(self, request: Any, context: Any, call: Call) -> Any:
+        if call.deadline is not None and call.deadline <= time.monotonic():
+            raise DeadlineExceeded("The deadline had passed before the call was begun", reason="DEADLINE_EXCEEDED")
+        self._admission.enter()
+        try:
+            if self._reads_stream:
+                request = self._checked(request)
+            else:
+                self._check(request)
+            if self._writes_stream:
+                return await self._write(request, context)
+            return await self._handle(request, context)
+        finally:
+            self._admission.leave()
+
+    async def _write(self, request: Any, context: Any) -> None:
+        async with contextlib.aclosing(self._handle(request, context)) as responses:
+            async for response in responses:
+                await context.write(response)
+                self._metrics.sent.inc()
+
+    async def _checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            self._metrics.received.inc()
+            self._check(request)
+            yield request
+
+    def _ending(self, problem: BaseException, context: Any, call: Call) -> Ending:
+        """What became of a call whose handler raised `problem`."""
+        if isinstance(problem, asyncio.CancelledError):
+            if self._is_watch and call.task and call.task not in self._watches():  # taken out by `end_watches`
+                call.task.uncancel()
+                draining = Unavailable("The server is going away; reconnect", reason="SERVER_DRAINING")
+                return Ending("UNAVAILABLE", draining.reason, draining)
+            return Ending("DEADLINE_EXCEEDED" if call.remaining_seconds() == 0 else "CANCELLED")
+        if isinstance(problem, grpc.aio.AbortError):
+            return Ending((context.code() or grpc.StatusCode.UNKNOWN).name)
+        if isinstance(problem, grpc.aio.BaseError) or not isinstance(problem, Exception):
+            return Ending("CANCELLED")  # the client went away while an answer was written, or the process ends
+        error = as_omnialign_error(problem)
+        return Ending(_CODE_NAMES.get(error.code, "INTERNAL"), error.reason, error)
+
+    def _finish(self, ending: Ending, context: Any, call: Call, seconds: float) -> None:
+        if self._is_watch and call.task:
+            self._watches().discard(call.task)
+        self._metrics.finished(ending.code, seconds)
+        if self._log.wants(ending.code):
+            self._log.write(
+                code=ending.code,
+                reason=ending.reason,
+                seconds=seconds,
+                peer=context.peer(),
+                request=call.request_id,
+            )
+
+
+def begin_call(context: Any) -> Call:
+    """Makes the call known to the code that answers it. A missing or strange request id is replaced by a new one."""
+    identity, authorization = "", ""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID:
+            identity = value
+        elif key == "authorization":
+            authorization = value
+    if not 0 < len(identity) <= 128 or not identity.isprintable():
+        identity = uuid.uuid4().hex
+    remaining = context.time_remaining()
+    deadline = None if remaining is None else time.monotonic() + remaining
+    call = Call(identity, deadline, authorization, asyncio.current_task())
+    CURRENT_CALL.set(call)
+    return call
+
+
+def _check_kind(handle: Any, *, streams: bool) -> None:
+    """A handler of the wrong kind would run in gRPC's thread pool, outside the loop: refuse it."""
+    if streams and not inspect.isasyncgenfunction(handle):
+        raise TypeError(f"{handle!r} must be an async generator function")
+    if not streams and not inspect.iscoroutinefunction(handle):
+        raise TypeError(f"{handle!r} must be a coroutine function")

@@ -1,0 +1,71 @@
+"""Logs as one JSON object per line on standard error, each with the request id it belongs to.
+
+Access lines (one per finished call) are at INFO, those of reads that went well at DEBUG.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+from omnialign.client.context import request_id
+
+_access = logging.getLogger("services.runtime.access")
+
+_READS = ("Get", "List", "Stream", "Watch")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+def configure(level: str) -> None:
+    """Sends every log line of the process, libraries' too, to standard error as JSON. Called once, by `run`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+class JsonFormatter(logging.Formatter):
+    """One line of JSON per record; what `extra` adds becomes keys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
+        if "request_id" not in line and (current := request_id()):
+            line["request_id"] = current
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class AccessLog:
+    """The access lines of one method."""
+
+    def __init__(self, service: str, method: str) -> None:
+        self._service = service
+        self._method = method
+        self._ok_level = logging.DEBUG if method.startswith(_READS) else logging.INFO
+
+    def wants(self, code: str) -> bool:
+        """Whether a call that ended with `code` will be logged: tells if its details are worth gathering."""
+        return _access.isEnabledFor(self._level(code))
+
+    def write(self, *, code: str, reason: str, seconds: float, peer: str, request: str) -> None:
+        """Logs one finished call; `reason` is the error's, empty for none."""
+        fields = {
+            "rpc_service": self._service,
+            "rpc_method": self._method,
+            "code": code,
+            "reason": reason,
+            "duration_ms": round(seconds * 1000, 3),
+            "peer": peer,
+            "request_id": request,
+        }
+        _access.log(self._level(code), "%s/%s %s", self._service, self._method, code, extra=fields)
+
+    def _level(self, code: str) -> int:
+        return self._ok_level if code == "OK" else logging.INFO

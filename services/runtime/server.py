@@ -1,0 +1,208 @@
+"""The gRPC server that every service runs: bind, health, reflection, interceptor, metrics, drain.
+
+The order of a life: configuration, logging, wiring (`server.add`), bind, health NOT_SERVING, start, SERVING; then on
+SIGTERM: NOT_SERVING, `drain_seconds` of grace for load balancers, watches ended, calls in flight finished within
+`grace_seconds`, wiring closed. grpc.aio handles no signal by itself.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from omnialign.client.options import MAX_MESSAGE_BYTES
+from services.runtime import logs
+from services.runtime.admission import Admission
+from services.runtime.config import ConfigError, ServerConfig, load_all
+from services.runtime.health import Health
+from services.runtime.interceptor import CallInterceptor
+from services.runtime.metrics import RpcMetrics, make_registry
+from services.runtime.validation import Validator
+
+_log = logging.getLogger(__name__)
+
+C = TypeVar("C")
+
+EXIT_CONFIG = 2
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # a second server on the port is a mistake and must fail, not share its calls
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Clients ping once a minute; the default of five would end their connections with too_many_pings.
+    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+    ("grpc.max_connection_age_ms", 600_000),  # so that clients find new replicas
+    ("grpc.max_connection_age_grace_ms", 2**31 - 1),  # streams of hours end by themselves
+)
+
+
+class Server:
+    """One port with any number of services. Made inside a running event loop."""
+
+    def __init__(self, config: ServerConfig, *, name: str) -> None:
+        self.config = config
+        self.name = name
+        self.registry = make_registry(name)
+        """Where services register their own metrics."""
+        self.health = Health()
+        self._interceptor = CallInterceptor(
+            metrics=RpcMetrics(self.registry),
+            admission=Admission(config.max_concurrent_rpcs),
+            validator=Validator(),
+        )
+        self._server = grpc.aio.server(interceptors=(self._interceptor,), options=OPTIONS)
+        self._health_server = grpc.aio.server(options=OPTIONS) if config.health_port is not None else None
+        self._metrics_server: Any = None
+        self._names: list[str] = []
+        self._port = 0
+        self._health_port = 0
+        self._stopped = False
+
+    @property
+    def address(self) -> str:
+        """`host:port` to reach the services at; known after `bind` or `start`."""
+        return self._reachable(self._port)
+
+    @property
+    def health_address(self) -> str:
+        """`host:port` of the server with health alone, or of the only one."""
+        return self._reachable(self._health_port) if self._health_server else self.address
+
+    @property
+    def metrics_address(self) -> str:
+        """`host:port` of the Prometheus endpoint; empty when there is none."""
+        return self._reachable(self._metrics_server.server_port) if self._metrics_server else ""
+
+    def add(self, register: Callable[[Any, grpc.aio.Server], None], servicer: object, full_name: str) -> None:
+        """Adds a service before the start: the generated `add_..._to_server`, the servicer, the service's full name."""
+        register(servicer, self._server)
+        self._names.append(full_name)
+        self.health.add(full_name)
+
+    def bind(self) -> str:
+        """Takes the port, serves nothing yet, and returns the address. Raises RuntimeError when the port is taken."""
+        if not self._port:
+            self._port = self._server.add_insecure_port(f"{self.config.host}:{self.config.port}")
+        return self.address
+
+    async def start(self) -> None:
+        """Binds and answers; every service is NOT_SERVING until `set_serving`."""
+        self.bind()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        if self.config.reflection:
+            health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+            reflection.enable_server_reflection((*self._names, health_name, reflection.SERVICE_NAME), self._server)
+        if self.config.metrics_port is not None:
+            self._metrics_server, _ = start_http_server(
+                self.config.metrics_port, addr=self.config.host.strip("[]"), registry=self.registry
+            )
+        if self._health_server is not None:
+            self._health_port = self._health_server.add_insecure_port(f"{self.config.host}:{self.config.health_port}")
+            health_pb2_grpc.add_HealthServicer_to_server(self.health, self._health_server)
+            await self._health_server.start()
+        await self._server.start()
+        _log.info("%s listens on %s", self.name, self.address)
+
+    def set_serving(self, full_name: str | None = None) -> None:
+        """Declares one service, or all, ready."""
+        self.health.set(full_name, serving=True)
+
+    def set_not_serving(self, full_name: str | None = None) -> None:
+        """Declares one service, or all, not ready."""
+        self.health.set(full_name, serving=False)
+
+    async def stop(self, grace_seconds: float | None = None) -> None:
+        """Takes no new calls, gives those in flight `grace_seconds` (the configured ones for None), and ends."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self.health.drain()
+        self._interceptor.end_watches()
+        await self._server.stop(self.config.grace_seconds if grace_seconds is None else grace_seconds)
+        if self._health_server is not None:
+            await self._health_server.stop(0)
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.shutdown)
+            self._metrics_server.server_close()
+
+    async def serve_until_signal(self) -> None:
+        """Serves until SIGTERM or SIGINT, then drains and stops. A second signal ends the grace at once."""
+        loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+        asked, hurried = asyncio.Event(), asyncio.Event()
+        for number in signals:
+            loop.add_signal_handler(number, lambda: (hurried if asked.is_set() else asked).set())
+        try:
+            await asked.wait()
+            _log.info("%s drains", self.name)
+            await self._drain(hurried)
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    async def _drain(self, hurried: asyncio.Event) -> None:
+        self.health.drain()
+        if await _within(hurried, self.config.drain_seconds):
+            await self.stop(0)
+            return
+        stopping = asyncio.create_task(self.stop())
+        hurry = asyncio.create_task(hurried.wait())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await self._server.stop(0)  # the smaller grace wins
+        hurry.cancel()
+        await stopping
+
+    def _reachable(self, port: int) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}.get(self.config.host, self.config.host)  # noqa: S104
+        return f"{host}:{port}"
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether `event` is set within so many seconds."""
+    try:
+        await asyncio.wait_for(event.wait(), timeout=seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+def run(
+    name: str,
+    config_cls: type[C],
+    wire: Callable[[Server, C], AbstractAsyncContextManager[None]],
+    environ: Mapping[str, str] | None = None,
+) -> None:
+    """The whole main of a service: reads the configuration, serves until told to end.
+
+    Exits with status 2 and the list of problems when the configuration is wrong.
+    """
+    try:
+        server_config, config = load_all(ServerConfig, config_cls, environ=environ)
+    except ConfigError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        raise SystemExit(EXIT_CONFIG) from None
+    logs.configure(server_config.log_level)
+    asyncio.run(_serve(name, server_config, config, wire))
+
+
+async def _serve(
+    name: str, server_config: ServerConfig, config: C, wire: Callable[[Server, C], AbstractAsyncContextManager[None]]
+) -> None:
+    server = Server(server_config, name=name)
+    async with wire(server, config):
+        try:
+            await server.start()
+            server.set_serving()
+            await server.serve_until_signal()
+        finally:
+            await server.stop(0)

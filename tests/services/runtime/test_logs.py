@@ -1,0 +1,36 @@
+"""Log lines as JSON."""
+
+import json
+import logging
+
+from omnialign.client.context import CURRENT_CALL, Call
+from services.runtime.logs import JsonFormatter
+
+
+def line(**record: object) -> dict[str, object]:
+    return json.loads(JsonFormatter().format(logging.makeLogRecord(record)))
+
+
+def test_a_line_has_message_level_and_extras():
+    found = line(name="a.b", levelname="INFO", msg="took %d", args=(3,), job="j")
+    assert (found["logger"], found["level"], found["message"], found["job"]) == ("a.b", "INFO", "took 3", "j")
+
+
+def test_a_line_inside_a_call_has_its_request_id():
+    token = CURRENT_CALL.set(Call("r-1", None, "", None))
+    try:
+        assert line(msg="x")["request_id"] == "r-1"
+    finally:
+        CURRENT_CALL.reset(token)
+    assert "request_id" not in line(msg="x")
+
+
+def test_a_traceback_stays_on_one_line():
+    try:
+        raise ValueError("bad\nvalue")
+    except ValueError as error:
+        text = JsonFormatter().format(
+            logging.makeLogRecord({"msg": "x", "exc_info": (type(error), error, error.__traceback__)})
+        )
+    assert "\n" not in text
+    assert "bad\nvalue" in json.loads(text)["exception"]

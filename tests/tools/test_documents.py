@@ -1,0 +1,81 @@
+"""What the documents tell a reader to run, open or look at exists."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from omnialign.cli.main import app
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "protos/README.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+def ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def mapped_paths() -> Iterator[str]:
+    """Paths of the repository map in the README; an indented one lies in the folder above it."""
+    text = (ROOT / "README.md").read_text()
+    listing = text.split("## Where things are")[1].split("```")[1]
+    folder = ""
+    for line in filter(None, listing.splitlines()):
+        names = re.split(r" {2,}", line.strip())[0].split()
+        if not line.startswith(" "):
+            folder = names[0]
+        yield from (names if not line.startswith(" ") else [folder + name for name in names])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", page.read_text())
+    broken = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_commands_are_targets_of_the_makefile(page: Path) -> None:
+    commands = re.findall(r"(?:`|^ {4})make((?: [a-z-]+)+)", page.read_text(), flags=re.MULTILINE)
+    named = {target for command in commands for target in command.split() if not target.startswith("-")}
+    assert named <= TARGETS
+
+
+@pytest.mark.parametrize("path", list(mapped_paths()))
+def test_repository_map_is_true(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_pages_name_no_machine_and_no_registry() -> None:
+    forbidden = re.compile(r"/work/|/tmp/w|/opt/|pypi\.org|files\.pythonhosted")
+    files = [*PAGES, ROOT / "Makefile", ROOT / "constraints.txt", ROOT / "pyproject.toml", ROOT / ".ci/run"]
+    assert [ids(file) for file in files if forbidden.search(file.read_text())] == []
+
+
+def test_constraints_pin_one_version_each() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+", line) for line in lines)
+
+
+def test_grpc_packages_are_at_one_patch_version() -> None:
+    pins = re.findall(r"^(grpcio[a-z-]*)==(.+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    assert len(pins) > 1
+    assert len({version for _, version in pins}) == 1
+
+
+def test_commands_of_the_readme_exist_with_their_options() -> None:
+    text = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^ {4}omnialign (.+)$", text, flags=re.MULTILINE)
+    assert commands
+    root = typer.main.get_command(app)
+    for line in commands:
+        command, words = root, shlex.split(line)
+        while isinstance(command, TyperGroup):
+            command = command.commands[words.pop(0)]
+        command.make_context(command.name, words, resilient_parsing=False)
