@@ -149,7 +149,7 @@ def _cleanness(noise: int, bounds: tuple[int, int]) -> int:
 
 def _check_picture(findings: Findings, seen: Seen, _: bytes) -> None:
     for name in ("aesthetics", "ca"):
-        findings.score(name, _cleanness(seen.noise, (1, 3)), "noisy")
+        findings.score(name, _cleanness(seen.noise, (1, 2)), "noisy")
     _check_recognisable(findings, seen)
     if seen.noise:
         findings.fault("some cells are noisy.", "clean the picture.")
@@ -181,7 +181,7 @@ def _check_sound(findings: Findings, seen: Seen, data: bytes) -> None:
 def _check_clip(findings: Findings, seen: Seen, data: bytes) -> None:
     motion, frames = watch(seen), read_video(data)[0]
     light = frames.mean(axis=(1, 2, 3))
-    findings.score("aesthetics", _cleanness(seen.noise, (2, 6)), "noisy")
+    findings.score("aesthetics", _cleanness(seen.noise, (1, 3)), "noisy")
     _check_recognisable(findings, seen)
     findings.score("temporal_consistency", motion.steady_frames - 1, "frames differ")
     findings.score("content_coherence", motion.coherent_frames - 1, "stray colours")

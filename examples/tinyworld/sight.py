@@ -22,6 +22,7 @@ from examples.tinyworld.world import (
     draw,
     stamp,
     things,
+    visual_codec,
 )
 from omnialign.modeling.messages import MediaBytes
 
@@ -76,7 +77,7 @@ class Motion:
 
 def watch(seen: Seen) -> Motion:
     """Frame by frame measures of a clip."""
-    frames = seen.codes.reshape(CLIP_FRAMES, -1)
+    frames = visual_codec("clip").unpack(seen.codes.tolist()).reshape(CLIP_FRAMES, -1)
     keys, stamps = _stamps()
     found = [keys[int((stamps != frame).sum(axis=1).argmin())] for frame in frames]
     shape, colour, direction = (seen.thing.attributes[name] for name in ("shape", "colour", "direction"))

@@ -1,7 +1,7 @@
 """What there is: pictures of a shape, sounds of a tone, clips of a moving shape, each named by a few attributes.
 
-A thing's medium is a short row of codes (`draw`), which the codecs turn into files. The world knows nothing of prompts,
-models or faults.
+A thing's medium is a short row of codes, each a byte (`draw`), which the codecs turn into files. The world knows
+nothing of prompts, models or faults.
 """
 
 import hashlib
@@ -10,12 +10,13 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from omnialign.modeling.codecs import Codec, build
 from omnialign.modeling.codecs.palette import PaletteImageCodec, PaletteVideoCodec
-from omnialign.modeling.codecs.tone import ToneAudioCodec
 from omnialign.v1 import content_pb2
 
 Codes = NDArray[np.uint8]
@@ -28,15 +29,15 @@ SHAPES = {
     "tee": ("###", ".#.", ".#."),
     "ell": ("#..", "#..", "###"),
 }
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
-PALETTE = ("#111827", "#ef4444", "#22c55e", "#3b82f6", "#facc15", "#a855f7", "#f97316", "#f8fafc")
+COLOURS = ("red", "green", "blue", "yellow", "purple")
+PALETTE = ("#111827", "#ef4444", "#22c55e", "#3b82f6", "#facc15", "#a855f7")
 PLACES = {"top left": (0, 0), "top right": (0, 3), "bottom left": (3, 0), "bottom right": (3, 3)}
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 REGISTERS = {"low": 0, "middle": 3, "high": 6}
 PATTERNS = {"steady": (1, 1, 1), "rising": (0, 1, 2), "falling": (2, 1, 0), "pulsing": (1, 1, 1)}
 LOUDNESSES = ("soft", "loud")
 DURATIONS = {"short": 6, "long": 12}
-GRID, CLIP_FRAMES, SOUND_FRAMES = 6, 4, 12
+GRID, RUN, CLIP_FRAMES, SOUND_FRAMES = 6, 3, 4, 12
 
 ATTRIBUTES: dict[str, dict[str, tuple[str, ...]]] = {
     "picture": {"colour": COLOURS, "shape": tuple(SHAPES), "place": tuple(PLACES)},
@@ -93,8 +94,10 @@ def random_thing(rng: random.Random, kind: str, *, held_out: bool | None = None)
 @cache
 def draw(thing: Thing) -> bytes:
     """The clean medium of a thing, one byte per code."""
-    painters = {"picture": _picture, "sound": _sound, "clip": _clip}
-    return painters[thing.kind](thing.attributes).astype(np.uint8).tobytes()
+    if thing.kind == "sound":
+        return _sound(thing.attributes).tobytes()
+    cells = (_picture if thing.kind == "picture" else _clip)(thing.attributes)
+    return bytes(visual_codec(thing.kind).pack(cells))
 
 
 def stamp(shape: str, colour: str, row: int, column: int) -> Codes:
@@ -133,7 +136,7 @@ def _sound(attributes: Mapping[str, str]) -> Codes:
 
 
 CODEC_OPTIONS: dict[str, tuple[str, dict[str, object]]] = {
-    "picture": ("palette_image", {"palette": PALETTE, "rows": GRID, "columns": GRID, "cell_pixels": 16}),
+    "picture": ("palette_image", {"palette": PALETTE, "rows": GRID, "columns": GRID, "run": RUN, "cell_pixels": 16}),
     "sound": (
         "tone_audio",
         {
@@ -151,6 +154,7 @@ CODEC_OPTIONS: dict[str, tuple[str, dict[str, object]]] = {
             "frames": CLIP_FRAMES,
             "rows": GRID,
             "columns": GRID,
+            "run": RUN,
             "cell_pixels": 16,
             "frames_per_second": 4,
         },
@@ -159,7 +163,14 @@ CODEC_OPTIONS: dict[str, tuple[str, dict[str, object]]] = {
 
 
 @cache
-def codec(kind: str) -> PaletteImageCodec | PaletteVideoCodec | ToneAudioCodec:
+def visual_codec(kind: str) -> PaletteImageCodec | PaletteVideoCodec:
+    """The codec of pictures or clips."""
+    types: dict[str, Any] = {"picture": PaletteImageCodec, "clip": PaletteVideoCodec}
+    return cast("PaletteImageCodec | PaletteVideoCodec", types[kind](**CODEC_OPTIONS[kind][1]))
+
+
+@cache
+def codec(kind: str) -> Codec:
     """The codec that turns a kind's codes into files and back."""
-    types = {"picture": PaletteImageCodec, "sound": ToneAudioCodec, "clip": PaletteVideoCodec}
-    return types[kind](**CODEC_OPTIONS[kind][1])  # type: ignore[arg-type, operator, no-any-return]
+    name, options = CODEC_OPTIONS[kind]
+    return build(name, options)

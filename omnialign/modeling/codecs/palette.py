@@ -1,4 +1,4 @@
-"""Images and videos as grids of palette colours: one code per cell.
+"""Images and videos as grids of palette colours: one code per run of neighbouring cells.
 
 A deliberately small codec, exact on pictures made of flat cells. Learned codecs (VQ, EnCodec) implement the same
 protocol; nothing else in the system knows which one it holds.
@@ -6,6 +6,7 @@ protocol; nothing else in the system knows which one it holds.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from omnialign.media import MediaError, Pixels, read_image, read_video, write_im
 from omnialign.v1 import content_pb2
 
 Codes = NDArray[np.int64]
+Cells = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -38,36 +40,54 @@ class Palette:
         codes: Codes = ((cells[:, :, None, :] - self.rgb) ** 2).sum(-1).argmin(-1)
         return codes
 
-    def paint(self, codes: Codes, cell_pixels: int) -> Pixels:
-        """The picture of a grid of codes."""
-        cells = self.rgb.astype(np.uint8)[codes]
-        return cells.repeat(cell_pixels, axis=0).repeat(cell_pixels, axis=1)
+    def paint(self, cells: Codes, cell_pixels: int) -> Pixels:
+        """The picture of a grid of palette indices."""
+        pixels = self.rgb.astype(np.uint8)[cells]
+        return pixels.repeat(cell_pixels, axis=0).repeat(cell_pixels, axis=1)
+
+    def pack(self, cells: Cells, run: int) -> list[int]:
+        """One code per `run` neighbouring cells of a row: their indices as the digits of a number."""
+        digits = cells.reshape(-1, run).astype(np.int64)
+        codes: list[int] = (digits @ (len(self.colours) ** np.arange(run)[::-1])).tolist()
+        return codes
+
+    def unpack(self, codes: Sequence[int], run: int) -> Codes:
+        """The cells of some codes, in one row; the inverse of `pack`."""
+        powers = len(self.colours) ** np.arange(run)[::-1]
+        cells: Codes = (np.asarray(codes, dtype=np.int64)[:, None] // powers % len(self.colours)).reshape(-1)
+        return cells
 
 
 class PaletteImageCodec:
-    """`rows * columns` codes per image, row by row."""
+    """`rows * columns / run` codes per image, row by row. `columns` is a multiple of `run`."""
 
     modality = content_pb2.MODALITY_IMAGE
 
-    def __init__(self, *, palette: Sequence[str], rows: int, columns: int, cell_pixels: int) -> None:
+    def __init__(self, *, palette: Sequence[str], rows: int, columns: int, run: int, cell_pixels: int) -> None:
         self.palette = Palette(tuple(palette))
-        self.rows, self.columns, self.cell_pixels = rows, columns, cell_pixels
-        self.num_codes = len(palette)
-        self.num_codes_per_medium = rows * columns
+        self.rows, self.columns, self.run, self.cell_pixels = rows, columns, run, cell_pixels
+        self.num_codes = len(palette) ** run
+        self.num_codes_per_medium = rows * columns // run
+
+    def pack(self, cells: Cells) -> list[int]:
+        """Codes of a grid of palette indices, `(rows, columns)`."""
+        return self.palette.pack(cells, self.run)
+
+    def unpack(self, codes: Sequence[int]) -> Codes:
+        """The grid that codes stand for, `(rows, columns)`."""
+        return self.palette.unpack(codes, self.run).reshape(self.rows, self.columns)
 
     def encode(self, data: bytes) -> list[int]:
         """Codes of an image file."""
-        codes: list[int] = self.palette.quantise(read_image(data), self.rows, self.columns).reshape(-1).tolist()
-        return codes
+        return self.pack(self.palette.quantise(read_image(data), self.rows, self.columns))
 
     def decode(self, codes: Sequence[int]) -> bytes:
         """A PNG of the codes."""
-        grid = np.asarray(codes, dtype=np.int64).reshape(self.rows, self.columns)
-        return write_image(self.palette.paint(grid, self.cell_pixels))
+        return write_image(self.palette.paint(self.unpack(codes), self.cell_pixels))
 
 
 class PaletteVideoCodec:
-    """`frames * rows * columns` codes per video, frame by frame. Longer videos are sampled evenly."""
+    """`frames * rows * columns / run` codes per video, frame by frame. Longer videos are sampled evenly."""
 
     modality = content_pb2.MODALITY_VIDEO
 
@@ -78,14 +98,23 @@ class PaletteVideoCodec:
         frames: int,
         rows: int,
         columns: int,
+        run: int,
         cell_pixels: int,
         frames_per_second: float,
     ) -> None:
         self.palette = Palette(tuple(palette))
-        self.frames, self.rows, self.columns = frames, rows, columns
+        self.frames, self.rows, self.columns, self.run = frames, rows, columns, run
         self.cell_pixels, self.frames_per_second = cell_pixels, frames_per_second
-        self.num_codes = len(palette)
-        self.num_codes_per_medium = frames * rows * columns
+        self.num_codes = len(palette) ** run
+        self.num_codes_per_medium = frames * rows * columns // run
+
+    def pack(self, cells: Cells) -> list[int]:
+        """Codes of grids of palette indices, `(frames, rows, columns)`."""
+        return self.palette.pack(cells, self.run)
+
+    def unpack(self, codes: Sequence[int]) -> Codes:
+        """The grids that codes stand for, `(frames, rows, columns)`."""
+        return self.palette.unpack(codes, self.run).reshape(self.frames, self.rows, self.columns)
 
     def encode(self, data: bytes) -> list[int]:
         """Codes of a video file. Raises MediaError when it has no frame."""
@@ -94,11 +123,9 @@ class PaletteVideoCodec:
             raise MediaError("The video has no frame.")
         chosen = np.linspace(0, len(video) - 1, self.frames).round().astype(int)
         grids = [self.palette.quantise(video[index], self.rows, self.columns) for index in chosen]
-        codes: list[int] = np.stack(grids).reshape(-1).tolist()
-        return codes
+        return self.pack(np.stack(grids))
 
     def decode(self, codes: Sequence[int]) -> bytes:
         """An MP4 of the codes."""
-        grids = np.asarray(codes, dtype=np.int64).reshape(self.frames, self.rows, self.columns)
-        pictures = np.stack([self.palette.paint(grid, self.cell_pixels) for grid in grids])
+        pictures = np.stack([self.palette.paint(grid, self.cell_pixels) for grid in self.unpack(codes)])
         return write_video(pictures, self.frames_per_second)

@@ -1,0 +1,1 @@
+"""The `omnialign` command line. Modules here import what they need inside functions: `--help` must answer at once."""

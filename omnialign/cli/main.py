@@ -1,0 +1,43 @@
+"""The command line's root: registers the subcommands."""
+
+from typing import Annotated
+
+import typer
+
+from omnialign.cli import data, demo, jobs, lineage, models, up
+
+app = typer.Typer(
+    name="omnialign",
+    help="Align all-modality models with language feedback.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("up")(up.up)
+app.command("demo")(demo.demo)
+app.add_typer(data.app, name="data")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(models.app, name="models")
+app.command("lineage")(lineage.lineage)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from omnialign import __version__
+
+        typer.echo(f"omnialign {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Align all-modality models with language feedback."""
+
+
+def main() -> None:
+    """The console script."""
+    app()

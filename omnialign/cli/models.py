@@ -1,0 +1,64 @@
+"""`omnialign models`: list, show and register models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from omnialign.cli.session import Session, command, local_uri
+
+app = typer.Typer(help="Models.", no_args_is_help=True)
+
+
+@app.command("list")
+@command
+async def list_(session: Session) -> None:
+    """Lists model versions, newest first."""
+    rows = []
+    async with session.client() as client:
+        async for version in client.list_model_versions():
+            session.out.record(version)
+            created = version.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
+            identity = version.name.partition("/models/")[2].replace("/versions/", "/")
+            size = f"{version.size_bytes / 2**20:,.1f} MiB"
+            rows.append((identity, f"{version.parameter_count:,}", size, created))
+    session.out.table(("MODEL", "PARAMETERS", "WEIGHTS", "CREATED (UTC)"), rows, empty="No models yet.")
+
+
+@app.command()
+@command
+async def show(
+    session: Session,
+    model: Annotated[str, typer.Argument(help="Model, such as base, or a version, such as base/2.")],
+) -> None:
+    """Shows one model version, by default the newest."""
+    async with session.client() as client:
+        version = await client.get_model_version(session.name("models", model))
+    session.out.record(version)
+    rows = [
+        ("name", version.name),
+        ("folder", version.uri),
+        ("sha256", version.sha256),
+        ("parameters", f"{version.parameter_count:,}"),
+        ("weights", f"{version.size_bytes:,} bytes"),
+        ("display name", version.display_name),
+        *((f"label {key}", value) for key, value in sorted(version.labels.items())),
+    ]
+    session.out.table(("FIELD", "VALUE"), [row for row in rows if row[1]], empty="")
+
+
+@app.command()
+@command
+async def register(
+    session: Session,
+    model: Annotated[str, typer.Argument(help="Id of the model; created when missing.")],
+    folder: Annotated[str, typer.Argument(help="Folder with config, safetensors and tokenizer that the server reads.")],
+    display_name: Annotated[str, typer.Option(help="What it is, for people.")] = "",
+    source: Annotated[list[str] | None, typer.Option(help="Full name of what it was made from.")] = None,
+) -> None:
+    """Registers a model folder as the next version of a model."""
+    async with session.client() as client:
+        version = await client.register_model(model, local_uri(folder), display_name=display_name, sources=source or ())
+    session.out.record(version)
+    session.out.say(f"{version.name}: {version.parameter_count:,} parameters, sha256 {version.sha256[:12]}")

@@ -1,0 +1,137 @@
+"""How a watched job is shown: a live table on a terminal, a line per event when piped, JSON for machines."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from omnialign.cli.output import Output
+from omnialign.v1 import alignment_service_pb2
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+AlignmentJob = alignment_service_pb2.AlignmentJob
+StageStatus = alignment_service_pb2.StageStatus
+Event = alignment_service_pb2.WatchAlignmentJobResponse
+
+MARKS = {
+    StageStatus.STATE_PENDING: ("·", "dim"),
+    StageStatus.STATE_RUNNING: ("●", "bold blue"),
+    StageStatus.STATE_DONE: ("✓", "green"),
+    StageStatus.STATE_SKIPPED: ("-", "dim"),
+    StageStatus.STATE_FAILED: ("✗", "bold red"),
+}
+BAR_WIDTH = 24
+
+
+class View(Protocol):
+    """Shows events."""
+
+    def show(self, event: Event) -> None:
+        """Shows one event."""
+
+
+async def follow(events: AsyncIterable[Event], *, out: Output) -> AlignmentJob:
+    """Shows the events of a job until they end, and returns the job as the last of them has it."""
+    last = Event()
+    with _view(out) as view:
+        async for event in events:
+            view.show(event)
+            last = event
+    return last.alignment_job
+
+
+def state(job: AlignmentJob) -> str:
+    """The state of a job as a word."""
+    return AlignmentJob.State.Name(job.state).removeprefix("STATE_").lower()
+
+
+def pairs(job: AlignmentJob) -> str:
+    """The fate of the pairs in one line; empty before the first."""
+    p = job.pairs
+    if not p.tried:
+        return ""
+    return f"pairs: {p.kept} kept, {p.tied} tied, {p.lost} lost, {p.abstained} abstained, of {p.tried} tried"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss, from an hour on as h:mm:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def rate(status: StageStatus) -> str:
+    """Tokens per second of a stage; empty where it writes none."""
+    seconds = status.elapsed.ToNanoseconds() / 1e9
+    return f"{status.tokens / seconds:,.0f}" if status.tokens and seconds else ""
+
+
+@contextlib.contextmanager
+def _view(out: Output) -> Iterator[View]:
+    if not out.is_live:
+        yield _Lines(out)
+        return
+    from rich.live import Live
+
+    with Live(console=out.console, refresh_per_second=4, transient=False) as live:
+        yield _Table(live.update)
+
+
+class _Lines:
+    """One line per event: JSON, or a sentence unless it is the last one again."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._said = ""
+
+    def show(self, event: Event) -> None:
+        """Prints the event."""
+        self._out.record(event)
+        sentence = event.message or state(event.alignment_job)
+        if sentence != self._said:
+            self._out.say(f"{event.event_time.ToDatetime():%H:%M:%S} {sentence}")
+            self._said = sentence
+
+
+class _Table:
+    """All stages with bars, the pairs, and the newest message."""
+
+    def __init__(self, update: object) -> None:
+        self._update = update
+
+    def show(self, event: Event) -> None:
+        """Redraws."""
+        self._update(table(event.alignment_job, message=event.message))  # type: ignore[operator]
+
+
+def table(job: AlignmentJob, *, message: str = "") -> RenderableType:
+    """The job's stages for a terminal."""
+    from rich import box
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    for heading in ("", "stage", "", "done", "tokens/s", "time", "set aside"):
+        grid.add_column(heading, justify="right" if heading in ("done", "tokens/s", "time", "set aside") else "left")
+    for status in job.stages:
+        mark, style = MARKS.get(status.state, MARKS[StageStatus.STATE_PENDING])
+        bar = ProgressBar(total=status.total or 1, completed=_through(status), width=BAR_WIDTH)
+        done = f"{status.completed:,}/{status.total:,}" if status.total else ""
+        seconds = status.elapsed.ToNanoseconds() / 1e9
+        aside = str(status.quarantined) if status.quarantined else ""
+        name = status.stage.replace("_", " ")
+        cells = (Text(mark, style=style), Text(name, style=style if mark in "·-" else ""), bar, done, rate(status))
+        grid.add_row(*cells, clock(seconds) if seconds else "", aside)
+    title = Text.assemble((job.name.split("/")[-1], "bold"), f"  {state(job)}")
+    return Group(title, grid, *(Text(line, style="dim") for line in (pairs(job), message) if line))
+
+
+def _through(status: StageStatus) -> int:
+    if status.state == StageStatus.STATE_DONE:
+        return status.total or 1
+    return min(status.completed, status.total)

@@ -1,0 +1,148 @@
+"""Reads the specification of an alignment job: a YAML or JSON file, and settings given on the command line.
+
+Keys are the fields of `AlignmentSpec`. All problems are reported at once, each with its path, and an unknown key with
+the nearest known one: a misspelt setting that is silently ignored costs a training run.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from omnialign.errors import InvalidArgument
+from omnialign.v1 import alignment_service_pb2
+
+AlignmentSpec = alignment_service_pb2.AlignmentSpec
+Problem = tuple[str, str]
+
+REQUIRED = ("base_model", "dataset")
+REASON = "SPEC_INVALID"
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The mapping that a file holds, by its suffix YAML or JSON. Raises InvalidArgument SPEC_UNREADABLE."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = _parse_yaml(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, str(error)) from error
+    if not isinstance(value, dict):
+        raise _unreadable(path, "it holds no mapping of settings")
+    return value
+
+
+def _parse_yaml(text: str) -> Any:
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        message = "YAML needs PyYAML, which is not installed; install it or write the file as JSON"
+        raise ValueError(message) from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _unreadable(path: Path, why: str) -> InvalidArgument:
+    message = f"The specification '{path}' cannot be read: {why}."
+    return InvalidArgument(message, reason="SPEC_UNREADABLE", metadata={"path": str(path)})
+
+
+def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A copy of `values` with settings such as `optimization.beta=0.3` laid over it. Raises InvalidArgument."""
+    merged: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        *parents, last = path.strip().split(".")
+        if not equals or not last:
+            raise InvalidArgument(f"'{setting}' is not of the form key=value.", reason="SETTING_MALFORMED")
+        place = merged
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise InvalidArgument(f"'{path}' goes below a plain value.", reason="SETTING_MALFORMED")
+        place[last] = _value(text)
+    return merged
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def build(values: Mapping[str, Any]) -> AlignmentSpec:
+    """The specification. Raises InvalidArgument SPEC_INVALID that lists every problem with its path."""
+    normal, problems = _normal(values, AlignmentSpec.DESCRIPTOR, "")
+    problems += [(key, "is required") for key in REQUIRED if not values.get(key)]
+    if problems:
+        lines = "".join(f"\n  {path}: {what}" for path, what in problems)
+        raise InvalidArgument(
+            f"The specification has {len(problems)} problem{'s'[: len(problems) != 1]}:{lines}",
+            reason=REASON,
+            violations=problems,
+        )
+    return json_format.ParseDict(normal, AlignmentSpec())
+
+
+def _normal(values: Mapping[str, Any], kind: Descriptor, prefix: str) -> tuple[dict[str, Any], list[Problem]]:
+    """The mapping as the JSON form of a message, and what is wrong with it."""
+    normal: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for key, value in values.items():
+        field = kind.fields_by_name.get(key)
+        if field is None:
+            problems.append((f"{prefix}{key}", _unknown(str(key), list(kind.fields_by_name))))
+        elif field.message_type is not None and isinstance(value, Mapping):
+            normal[key], inner = _normal(value, field.message_type, f"{prefix}{key}.")
+            problems += inner
+        else:
+            normal[key] = _enum_name(field, value)
+            problems += _misfits(kind, field, normal[key], prefix)
+    return normal, problems
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"is not a setting; did you mean '{near[0]}'?" if near else f"is not a setting; known are {', '.join(known)}"
+
+
+def _enum_name(field: FieldDescriptor, value: Any) -> Any:
+    """`binary` for `PAIR_SOURCE_BINARY`: the prefix that the style guide of protos demands is noise in a file."""
+    if field.enum_type is None or not isinstance(value, str):
+        return value
+    wanted = value.upper().replace("-", "_")
+    return next(
+        (name for name in field.enum_type.values_by_name if name == wanted or name.endswith(f"_{wanted}")), value
+    )
+
+
+def _misfits(kind: Descriptor, field: FieldDescriptor, value: Any, prefix: str) -> Iterator[Problem]:
+    from google.protobuf import message_factory
+
+    try:
+        json_format.ParseDict({field.name: value}, message_factory.GetMessageClass(kind)())
+    except json_format.ParseError:
+        yield f"{prefix}{field.name}", f"cannot be {value!r}; it must be {_expected(field)}"
+
+
+def _expected(field: FieldDescriptor) -> str:
+    if field.message_type is not None:
+        return f"a mapping with {', '.join(field.message_type.fields_by_name)}"
+    if field.enum_type is not None:
+        names = list(field.enum_type.values_by_name)[1:]
+        common = names[0][: names[0].rfind("_LANGUAGE") + 1] if "_LANGUAGE" in names[0] else ""
+        return "one of " + ", ".join(name.removeprefix(common).lower() for name in names)
+    kinds = {
+        FieldDescriptor.CPPTYPE_STRING: "text",
+        FieldDescriptor.CPPTYPE_BOOL: "true or false",
+        FieldDescriptor.CPPTYPE_DOUBLE: "a number",
+        FieldDescriptor.CPPTYPE_FLOAT: "a number",
+    }
+    one = kinds.get(field.cpp_type, "a whole number")
+    return f"a list of {one}" if field.is_repeated else one

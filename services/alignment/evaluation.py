@@ -1,0 +1,173 @@
+"""The numbers of an evaluation: records in, shares and 95 % confidence intervals out.
+
+Pure: no files, no network. A record of an evaluation table holds the base model's answer first and the aligned model's
+second, the checker's marks in its labels, and the judge's comparison with the aligned answer as candidate.
+
+Intervals are percentile bootstraps over prompts. Every measure here depends only on which of a few outcomes a prompt
+had (both wrong, mended, broken, both right), so resampling prompts is the same as drawing the outcome counts from a
+multinomial: exact, paired, and its cost does not grow with the number of prompts. The mean over subtasks weighs each
+subtask alike, however many prompts it has, and is resampled within subtasks.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omnialign.v1 import record_pb2
+
+Record = record_pb2.Record
+Shares = NDArray[np.float64]  # (1 + resamples, outcomes): the observed shares first, then the resampled ones
+
+SUBTASKS = ("t2t", "ti2t", "ta2t", "tv2t", "t2i", "t2a", "t2v", "ti2ti")  # the order in which people expect them
+RESAMPLES = 2000
+PERCENTILES = (2.5, 97.5)
+TOP_SCORE = 3
+
+MARKS = ((False, False), (False, True), (True, False), (True, True))  # (base correct, aligned correct)
+BASE_CORRECT = np.array([base for base, _ in MARKS], dtype=float)
+ALIGNED_CORRECT = np.array([aligned for _, aligned in MARKS], dtype=float)
+
+VERDICTS: dict[str, int] = {
+    "win": record_pb2.VERDICT_WIN,
+    "tie": record_pb2.VERDICT_TIE,
+    "loss": record_pb2.VERDICT_LOSS,
+    "abstain": record_pb2.VERDICT_ABSTAIN,
+}
+WIN_POINTS = np.array([1.0, 0.5, 0.0])
+
+SCORES = tuple((base, aligned) for base in range(TOP_SCORE + 1) for aligned in range(TOP_SCORE + 1))
+BASE_SCORE = np.array([base for base, _ in SCORES], dtype=float)
+ALIGNED_SCORE = np.array([aligned for _, aligned in SCORES], dtype=float)
+
+
+def evaluate(records: Iterable[Record], *, seed: int = 0) -> dict[str, Any]:
+    """Measures by subtask and their mean over subtasks, as `report.json` holds them.
+
+    Returns `{"subtasks": {name: measures}, "mean": measures}`. `measures` has `prompts`; `base`, `aligned` and `gain`
+    (shares of fully correct answers, 0 to 1, over the prompts that a checker marked); `dimensions` (mean scores 0 to
+    3); `judge` (shares of the compared prompts); `win_rate` (wins and half the ties over the judged prompts); and the
+    first three again under `seen` and `held_out`. Each has a `..._interval` beside it. What was not measured is None.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if len(record.responses) >= 2:
+            groups.setdefault(record.subtask, []).append(record)
+    names = sorted(groups, key=subtask_order)
+    return {
+        "subtasks": {name: _measures({name: groups[name]}, seed=seed) for name in names},
+        "mean": _measures({name: groups[name] for name in names}, seed=seed),
+    }
+
+
+def subtask_order(name: str) -> tuple[int, str]:
+    """Sorting key of subtasks: the eight of align-anything-200k in their usual order, others after them by name."""
+    return (SUBTASKS.index(name) if name in SUBTASKS else len(SUBTASKS), name)
+
+
+def marks(record: Record) -> tuple[bool, bool] | None:
+    """Whether the base and the aligned answer are fully correct; None where no checker marked both."""
+    labels = dict(record.labels)  # reading a missing key of the map itself would write it
+    if "correct_base" not in labels or "correct_aligned" not in labels:
+        return None
+    return labels["correct_base"] == "true", labels["correct_aligned"] == "true"
+
+
+def is_held_out(record: Record) -> bool:
+    """Whether the prompt combines attributes that were never annotated together."""
+    return dict(record.labels).get("held_out") == "true"
+
+
+def _measures(groups: Mapping[str, Sequence[Record]], *, seed: int) -> dict[str, Any]:
+    held_out = {name: [r for r in records if is_held_out(r)] for name, records in groups.items()}
+    seen = {name: [r for r in records if not is_held_out(r)] for name, records in groups.items()}
+    return {
+        "prompts": sum(len(records) for records in groups.values()),
+        **_correctness(groups, seed=seed, part="all"),
+        **_judgement(groups, seed=seed),
+        "dimensions": _dimensions(groups, seed=seed),
+        "seen": _part(seen, seed=seed, part="seen"),
+        "held_out": _part(held_out, seed=seed, part="held_out"),
+    }
+
+
+def _part(groups: Mapping[str, Sequence[Record]], *, seed: int, part: str) -> dict[str, Any]:
+    return {"prompts": sum(map(len, groups.values())), **_correctness(groups, seed=seed, part=part)}
+
+
+def _correctness(groups: Mapping[str, Sequence[Record]], *, seed: int, part: str) -> dict[str, Any]:
+    shares = _mean_shares(groups, marks, MARKS, seed=seed, measure=f"correct/{part}")
+    return {
+        **_measure("base", shares, BASE_CORRECT),
+        **_measure("aligned", shares, ALIGNED_CORRECT),
+        **_measure("gain", shares, ALIGNED_CORRECT - BASE_CORRECT),
+        "checked": sum(marks(record) is not None for records in groups.values() for record in records),
+    }
+
+
+def _judgement(groups: Mapping[str, Sequence[Record]], *, seed: int) -> dict[str, Any]:
+    def verdict(record: Record) -> int | None:
+        return record.comparison.verdict or None
+
+    shares = _mean_shares(groups, verdict, tuple(VERDICTS.values()), seed=seed, measure="judge")
+    judged = _mean_shares(groups, verdict, tuple(VERDICTS.values())[:3], seed=seed, measure="win_rate")
+    return {
+        "judge": {name: None if shares is None else float(shares[0, i]) for i, name in enumerate(VERDICTS)},
+        "compared": sum(verdict(record) is not None for records in groups.values() for record in records),
+        **_measure("win_rate", judged, WIN_POINTS),
+    }
+
+
+def _dimensions(groups: Mapping[str, Sequence[Record]], *, seed: int) -> dict[str, dict[str, Any]]:
+    names = sorted({score.dimension for records in groups.values() for r in records for score in _scores(r, 0)})
+    return {name: _dimension(groups, name, seed=seed) for name in names}
+
+
+def _dimension(groups: Mapping[str, Sequence[Record]], name: str, *, seed: int) -> dict[str, Any]:
+    def outcome(record: Record) -> tuple[int, int] | None:
+        pair = [next((s.score for s in _scores(record, i) if s.dimension == name), None) for i in (0, 1)]
+        return None if pair[0] is None or pair[1] is None else (pair[0], pair[1])
+
+    shares = _mean_shares(groups, outcome, SCORES, seed=seed, measure=f"dimension/{name}")
+    return {**_measure("base", shares, BASE_SCORE), **_measure("aligned", shares, ALIGNED_SCORE)}
+
+
+def _scores(record: Record, index: int) -> Sequence[record_pb2.DimensionScore]:
+    return record.responses[index].feedback.scores
+
+
+def _mean_shares(
+    groups: Mapping[str, Sequence[Record]],
+    outcome: Callable[[Record], Hashable | None],
+    outcomes: Sequence[Hashable],
+    *,
+    seed: int,
+    measure: str,
+) -> Shares | None:
+    """Shares of each outcome, averaged over the subtasks that have any; None when none has."""
+    parts = []
+    for name, records in groups.items():
+        counts = Counter(outcome(record) for record in records)
+        known = np.array([counts[value] for value in outcomes])
+        if known.sum():
+            parts.append(_resample(known, seed=seed, stream=f"{measure}/{name}"))
+    return np.mean(parts, axis=0) if parts else None
+
+
+def _resample(counts: NDArray[np.int64], *, seed: int, stream: str) -> Shares:
+    """The observed shares, and below them the shares of `RESAMPLES` bootstrap samples of the same size."""
+    generator = np.random.default_rng([seed, zlib.crc32(stream.encode())])
+    total = int(counts.sum())
+    drawn = generator.multinomial(total, counts / total, size=RESAMPLES)
+    return np.vstack([counts, drawn]) / total
+
+
+def _measure(name: str, shares: Shares | None, values: NDArray[np.float64]) -> dict[str, Any]:
+    if shares is None:
+        return {name: None, f"{name}_interval": None}
+    estimates = shares @ values
+    interval = [float(bound) for bound in np.percentile(estimates[1:], PERCENTILES)]
+    return {name: float(estimates[0]), f"{name}_interval": interval}

@@ -1,0 +1,131 @@
+"""Reads over the client what a report is made of.
+
+Only the evaluation table is indispensable. Whatever else is missing (a table that this kind of job has not, a training
+job's history, a medium that was deleted) leaves a gap in the report and a warning in the log: a report must not fail a
+job whose work is done.
+"""
+
+import asyncio
+import itertools
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from omnialign.client import AsyncClient
+from omnialign.errors import NotFound, OmnialignError
+from omnialign.v1 import alignment_service_pb2, content_pb2, data_service_pb2, record_pb2
+from services.alignment.report import gallery, lineage
+
+AlignmentJob = alignment_service_pb2.AlignmentJob
+Record = record_pb2.Record
+Points = list[dict[str, float]]
+
+HISTORY_TIMEOUT_SECONDS = 30.0
+FETCHES_AT_ONCE = 8
+POINTS_MAX = 400
+LOOP_RECORDS_MAX = 5000  # examples of the loop are chosen among these; numbers come from all records
+SILENT_CURVES = ("epoch", "step")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made of."""
+
+    evaluated: list[Record]
+    answers: dict[str, list[Record]]
+    loop: list[Record]
+    references: dict[str, content_pb2.Media]
+    data: dict[str, bytes]
+    curves: dict[str, Points] = field(default_factory=dict)
+    edges: list[data_service_pb2.LineageEdge] = field(default_factory=list)
+
+
+async def gather(job: AlignmentJob, client: AsyncClient) -> Material:
+    """Everything for the report of this job. Raises OmnialignError when the evaluation cannot be read."""
+    evaluated = await _records(client, _table(job, "evaluate", "evaluation"))
+    verified = await _records(client, _table(job, "verify", "verify"), limit=LOOP_RECORDS_MAX)
+    answers = gallery.choose_answers(evaluated, seed=job.spec.seed)
+    loop = gallery.choose_feedback(verified, seed=job.spec.seed)
+    references = gallery.media_of([*itertools.chain(*answers.values()), *loop])
+    return Material(
+        evaluated=evaluated,
+        answers=answers,
+        loop=loop,
+        references=references,
+        data=await _media(client, references),
+        curves=await _curves(client, job),
+        edges=await _edges(client, job),
+    )
+
+
+def _table(job: AlignmentJob, stage: str, suffix: str) -> str:
+    """Name of the dataset that a stage wrote: as its status says, else by the convention."""
+    stated = next((status.dataset for status in job.stages if status.stage == stage), "")
+    project, _, job_id = job.name.partition("/alignmentJobs/")
+    return stated or f"{project}/datasets/{job_id}-{suffix}"
+
+
+async def _records(client: AsyncClient, source: str, *, limit: int = 0) -> list[Record]:
+    try:
+        return [record async for record in client.stream_records(source, limit=limit)]
+    except NotFound:
+        log.warning("report: table is missing", extra={"table": source})
+        return []
+
+
+async def _media(client: AsyncClient, references: Mapping[str, content_pb2.Media]) -> dict[str, bytes]:
+    places, found = asyncio.Semaphore(FETCHES_AT_ONCE), dict[str, bytes]()
+
+    async def fetch(sha256: str) -> None:
+        async with places:
+            try:
+                found[sha256] = await client.get_media(sha256)
+            except OmnialignError as error:
+                log.warning("report: medium left out", extra={"sha256": sha256, "reason": error.reason})
+
+    async with asyncio.TaskGroup() as group:
+        for sha256 in references:
+            group.create_task(fetch(sha256))
+    return found
+
+
+async def _curves(client: AsyncClient, job: AlignmentJob) -> dict[str, Points]:
+    """Measures per step of each training job, by `stage/method of the job`."""
+    names = [(status.stage, name) for status in job.stages for name in status.training_jobs]
+    curves = {}
+    for stage, name in names:
+        try:
+            async with asyncio.timeout(HISTORY_TIMEOUT_SECONDS):
+                curves[f"{stage}/{name.split('/')[-1]}"] = thinned(await _history(client, name))
+        except (OmnialignError, TimeoutError) as error:
+            log.warning("report: training history left out", extra={"training_job": name, "error": str(error)})
+    return {name: points for name, points in curves.items() if points}
+
+
+async def _history(client: AsyncClient, name: str) -> Points:
+    points: dict[int, dict[str, float]] = {}
+    async for event in client.watch_training_job(name):
+        progress = event.training_job.progress
+        finite = {k: v for k, v in progress.metrics.items() if math.isfinite(v) and k not in SILENT_CURVES}
+        if finite:
+            points[progress.completed_steps] = {"step": progress.completed_steps, **finite}
+    return [points[step] for step in sorted(points)]
+
+
+def thinned(points: Points) -> Points:
+    """At most `POINTS_MAX` points, the last always among them."""
+    stride = math.ceil(len(points) / POINTS_MAX) or 1
+    return points[::-1][::stride][::-1]
+
+
+async def _edges(client: AsyncClient, job: AlignmentJob) -> list[data_service_pb2.LineageEdge]:
+    edges: list[data_service_pb2.LineageEdge] = []
+    for name in filter(None, (job.models.aligned, job.name)):
+        try:
+            edges.extend((await client.get_lineage(name)).edges)
+        except OmnialignError as error:
+            log.warning("report: lineage left out", extra={"artefact": name, "reason": error.reason})
+    return lineage.drawable(edges)

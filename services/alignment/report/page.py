@@ -1,0 +1,116 @@
+"""The report as one self-contained page. The template draws; this module hands it plain values.
+
+Every text on the page came from a model or a data set and is untrusted: the template escapes all of it, and nothing
+here or there is marked as safe.
+"""
+
+import datetime
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+
+from omnialign.v1 import alignment_service_pb2
+from services.alignment.report import gallery, lineage
+from services.alignment.report.gather import Material, Points
+from services.alignment.report.numbers import PAIR_FATES
+
+SUBTASK_WORDS = {"t": "text", "i": "image", "a": "audio", "v": "video"}
+CURVES_SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy")
+
+
+def render(numbers: dict[str, Any], *, job: alignment_service_pb2.AlignmentJob, material: Material) -> str:
+    """The page's HTML. Decodes media and draws pictures: call it off the event loop."""
+    shown = gallery.pictures(material.references, material.data)
+    answers = {
+        name: [gallery.answer_card(r, shown) for r in records] for name, records in material.answers.items() if records
+    }
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            n=numbers,
+            job_id=job.name.split("/")[-1],
+            ended=_ended(job),
+            answers=answers,
+            loop=[gallery.feedback_card(record, shown) for record in material.loop],
+            fates=PAIR_FATES,
+            curves=[curve for name, points in material.curves.items() for curve in draw_curves(name, points)],
+            graph=lineage.draw(material.edges),
+            spec_json=json.dumps(numbers["spec"], indent=2, ensure_ascii=False),
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("services.alignment.report", package_path=""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, points=percentage_points, duration=duration, count=count, words=words)
+    environment.filters["short"] = lineage.label
+    return environment
+
+
+def _ended(job: alignment_service_pb2.AlignmentJob) -> datetime.datetime:
+    stamp = job.end_time if job.HasField("end_time") else job.update_time
+    return stamp.ToDatetime(datetime.UTC)
+
+
+def draw_curves(name: str, points: Points) -> list[dict[str, Any]]:
+    """The curves worth a look of one training job, scaled to a box of 100 × 100 with y downwards."""
+    stage, _, training_job = name.partition("/")
+    return [
+        {"stage": stage, "training_job": training_job, **_curve(measure, series)}
+        for measure in CURVES_SHOWN
+        if len(series := [(p["step"], p[measure]) for p in points if measure in p]) >= 2
+    ]
+
+
+def _curve(measure: str, series: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    steps, values = [s for s, _ in series], [v for _, v in series]
+    low, high, first, last = min(values), max(values), steps[0], steps[-1]
+    spread, span = (high - low) or 1.0, (last - first) or 1.0
+    path = " ".join(f"{100 * (s - first) / span:.2f},{96 - 92 * (v - low) / spread:.2f}" for s, v in series)
+    return {"measure": measure, "path": path, "low": low, "high": high, "first": first, "last": last, "end": values[-1]}
+
+
+def words(subtask: str) -> str:
+    """`ti2t` as `text + image → text`; a name of another form as it is."""
+    read, arrow, written = subtask.partition("2")
+    if not arrow or not {*read, *written} <= set(SUBTASK_WORDS):
+        return subtask
+    return " → ".join(" + ".join(SUBTASK_WORDS[letter] for letter in side) for side in (read, written))
+
+
+def percent(share: float | None) -> str:
+    """A share as whole percent; a dash where nothing was measured."""
+    return "–" if share is None else f"{100 * share:.0f}\u202f%"
+
+
+def percentage_points(share: float | None) -> str:
+    """A difference of shares in percentage points, always signed."""
+    if share is None:
+        return "–"
+    rounded = round(100 * share)
+    return f"{'+' if rounded > 0 else '−' if rounded < 0 else '±'}{abs(rounded)}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the two units that matter."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def count(number: float | None) -> str:
+    """A count with thin spaces between thousands."""
+    return "–" if number is None else f"{number:,.0f}".replace(",", "\u202f")

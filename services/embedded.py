@@ -1,0 +1,150 @@
+"""All six services in one process on one loopback port: omnialign on a laptop, with nothing else to install.
+
+State lies under one folder: SQLite databases, Lance tables, media, models and reports. One stack owns the folder at a
+time, by a lock that the system lets go when the process ends, however it ends. The model services share one engine, so
+that a model is in memory once.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
+
+from omnialign.cli.state import StackState, read_state, remove_state, write_state
+from omnialign.errors import FailedPrecondition
+from services.alignment import __main__ as alignment
+from services.alignment.config import AlignmentConfig
+from services.critique import __main__ as critique
+from services.critique.config import CritiqueConfig
+from services.data import __main__ as data
+from services.data.config import DataConfig
+from services.inference.config import EngineConfig
+from services.inference.plane import open_engine
+from services.judge import __main__ as judge
+from services.judge.config import JudgeConfig
+from services.refinement import __main__ as refinement
+from services.refinement.config import RefinementConfig
+from services.runtime import logs
+from services.runtime.config import ServerConfig, load
+from services.runtime.server import Server
+from services.training import __main__ as training
+from services.training.config import TrainingConfig
+
+LOCK_FILE = ".lock"
+GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class EmbeddedStack:
+    """A running stack."""
+
+    server: Server
+    root: Path
+
+    @property
+    def address(self) -> str:
+        """`host:port` of all services."""
+        return self.server.address
+
+    @property
+    def metrics_address(self) -> str:
+        """`host:port` of the Prometheus endpoint; empty when there is none."""
+        return self.server.metrics_address
+
+    async def serve_until_signal(self) -> None:
+        """Serves until SIGTERM or SIGINT, then drains."""
+        await self.server.serve_until_signal()
+
+
+@contextlib.asynccontextmanager
+async def embedded(root: Path, *, port: int = 0, metrics_port: int | None = None) -> AsyncIterator[EmbeddedStack]:
+    """Runs the stack while the block runs. Port 0 takes a free one.
+
+    Raises FailedPrecondition: ROOT_IN_USE when another stack owns the folder, PORT_TAKEN when the port is not free.
+    """
+    with _owned(root) as folder:
+        server = Server(
+            ServerConfig(port=port, metrics_port=metrics_port, grace_seconds=GRACE_SECONDS), name="embedded"
+        )
+        address = _bound(server)
+        async with AsyncExitStack() as wires:
+            await _wire(server, folder, address, wires)
+            await server.start()
+            server.set_serving()
+            write_state(folder, StackState(address=address, process_id=os.getpid()))
+            try:
+                yield EmbeddedStack(server, folder)
+            finally:
+                remove_state(folder)
+                await server.stop(GRACE_SECONDS)
+
+
+def configure_logging(level: str) -> None:
+    """Writes log lines of this level and above to stderr, and no bars of libraries; for programs that host a stack."""
+    logs.configure(level)
+    disable_progress_bar()
+
+
+async def _wire(server: Server, root: Path, address: str, wires: AsyncExitStack) -> None:
+    """Adds the services; what they opened is closed by `wires`, last first."""
+    engine = await wires.enter_async_context(open_engine(server, load(EngineConfig), data_address=address))
+    for wiring in (
+        data.wire(server, DataConfig(root=root / "data")),
+        refinement.wire(server, RefinementConfig(data_address=address), engine=engine),
+        critique.wire(server, CritiqueConfig(data_address=address), engine=engine),
+        judge.wire(server, JudgeConfig(data_address=address), engine=engine),
+        training.wire(server, TrainingConfig(root=root / "training", data_address=address, training_address=address)),
+        alignment.wire(server, _alignment(root / "alignment", address)),
+    ):
+        await wires.enter_async_context(wiring)
+
+
+def _alignment(root: Path, address: str) -> AlignmentConfig:
+    return AlignmentConfig(
+        root=root,
+        data_address=address,
+        refinement_address=address,
+        critique_address=address,
+        judge_address=address,
+        training_address=address,
+    )
+
+
+def _bound(server: Server) -> str:
+    try:
+        return server.bind()
+    except RuntimeError as error:
+        port = server.config.port
+        raise FailedPrecondition(
+            f"Port {port} is taken; choose another with --port, or 0 for a free one.",
+            reason="PORT_TAKEN",
+            metadata={"port": str(port)},
+        ) from error
+
+
+@contextlib.contextmanager
+def _owned(folder: Path) -> Iterator[Path]:
+    """Holds the folder's lock. The file stays: removing it would let two processes lock two files of one name."""
+    root = folder.expanduser().absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise _in_use(root) from error
+        yield root
+
+
+def _in_use(root: Path) -> FailedPrecondition:
+    state = read_state(root)
+    owner = f"process {state.process_id} at {state.address}" if state else "another process"
+    return FailedPrecondition(
+        f"'{root}' is in use by {owner}; stop that one, or choose another folder with --root.",
+        reason="ROOT_IN_USE",
+        metadata={"root": str(root), "owner": owner},
+    )

@@ -1,0 +1,125 @@
+# ruff: noqa: N802  the names of RPCs
+"""A real server in a thread of its own: the data service, and an alignment service that tells a short story."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from omnialign.cli.main import app
+from omnialign.errors import InvalidArgument, NotFound
+from omnialign.v1 import alignment_service_pb2 as messages
+from omnialign.v1 import alignment_service_pb2_grpc
+from services.data import __main__ as data
+from services.data.config import DataConfig
+from services.runtime.config import ServerConfig
+from services.runtime.server import Server
+
+Job = messages.AlignmentJob
+REPORT = b"""{"subtasks": {"t2i": {"base": 0.25, "aligned": 0.75, "gain": 0.5, "gain_interval": [0.4, 0.6],
+"win_rate": null}}, "mean": {"base": 0.25, "aligned": 0.75, "gain": 0.5, "gain_interval": [0.4, 0.6], "win_rate": 0.9},
+"pairs": {"tried": 4, "kept": 2, "tied": 1, "lost": 1, "abstained": 0}}"""
+
+
+class Alignment(alignment_service_pb2_grpc.AlignmentServiceServicer):
+    """Accepts jobs, and plays two events for each; a job whose id ends in `fail` fails."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.waiting = threading.Event()
+
+    async def CreateAlignmentJob(self, request, context):
+        job = Job(name=f"{request.parent}/alignmentJobs/{request.alignment_job_id or 'chosen'}", state=Job.STATE_QUEUED)
+        job.spec.CopyFrom(request.alignment_job.spec)
+        job.preflight.prompts = 7
+        job.preflight.warnings.append("Few prompts.")
+        if job.spec.feedback_split == "nowhere":
+            violations = [("spec.feedback_split", "no record is in it")]
+            raise InvalidArgument("The split is empty.", reason="SPLIT_EMPTY", violations=violations)
+        if not request.validate_only:
+            self.jobs[job.name] = job
+        return job
+
+    async def GetAlignmentJob(self, request, context):
+        return self._job(request.name)
+
+    async def ListAlignmentJobs(self, request, context):
+        return messages.ListAlignmentJobsResponse(alignment_jobs=self.jobs.values())
+
+    async def CancelAlignmentJob(self, request, context):
+        job = self._job(request.name)
+        job.state = Job.STATE_CANCELLED
+        return job
+
+    async def WatchAlignmentJob(self, request, context):
+        job = self._job(request.name)
+        job.state = Job.STATE_RUNNING
+        stage = job.stages.add(stage="sample", state=2, completed=3, total=8, tokens=90, quarantined=1)
+        stage.elapsed.FromSeconds(3)
+        yield messages.WatchAlignmentJobResponse(sequence=1, message="sampling began", alignment_job=job)
+        if job.name.endswith("slow"):
+            self.waiting.set()
+            await asyncio.Event().wait()
+        failed = job.name.endswith("fail")
+        job.state = Job.STATE_FAILED if failed else Job.STATE_SUCCEEDED
+        job.error.message = "Too many records were set aside." if failed else ""
+        job.pairs.tried, job.pairs.kept, job.pairs.lost = 4, 3, 1
+        yield messages.WatchAlignmentJobResponse(sequence=2, message="it is over", alignment_job=job)
+
+    async def GetAlignmentReport(self, request, context):
+        html = request.format == messages.GetAlignmentReportRequest.FORMAT_HTML
+        yield messages.GetAlignmentReportResponse(chunk=b"<!doctype html>" if html else REPORT)
+
+    def _job(self, name: str) -> Job:
+        if name not in self.jobs:
+            raise NotFound(f"There is no job '{name}'.", reason="JOB_NOT_FOUND", metadata={"name": name})
+        return self.jobs[name]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that runs, and its alignment service."""
+
+    address: str
+    alignment: Alignment
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    ready: Future[Running] = Future()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+    thread = threading.Thread(
+        target=loop.run_until_complete, args=(_serve(tmp_path_factory.mktemp("data"), ready, stop),)
+    )
+    thread.start()
+    try:
+        yield ready.result(timeout=30)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(timeout=30)
+        loop.close()
+
+
+async def _serve(root: Path, ready: Future[Running], stop: asyncio.Event) -> None:
+    server, alignment = Server(ServerConfig(), name="test"), Alignment()
+    async with data.wire(server, DataConfig(root=root)):
+        full_name = messages.DESCRIPTOR.services_by_name["AlignmentService"].full_name
+        server.add(alignment_service_pb2_grpc.add_AlignmentServiceServicer_to_server, alignment, full_name)
+        await server.start()
+        server.set_serving()
+        ready.set_result(Running(server.address, alignment))
+        await stop.wait()
+        await server.stop(0)
+
+
+@pytest.fixture
+def run(server: Running, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs the command with the test's server as its own."""
+    monkeypatch.setenv("OMNIALIGN_ADDRESS", server.address)
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])

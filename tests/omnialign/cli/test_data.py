@@ -1,0 +1,104 @@
+import json
+
+import numpy as np
+import pytest
+
+from omnialign import media
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Three rows of text-to-text, one of them without a prompt."""
+    folder = tmp_path_factory.mktemp("source") / "text-to-text"
+    folder.mkdir()
+    rows = [
+        {"question": q, "response_1": f"{q}!", "response_2": f"{q}?", "overall_response": 1} for q in ("one", "two", "")
+    ]
+    (folder / "train.json").write_text(json.dumps(rows))
+    return folder.parent
+
+
+@pytest.fixture(scope="module")
+def imported(source):
+    return source
+
+
+def test_an_import_shows_counts_and_what_was_set_aside(run, source):
+    result = run("data", "import", "texts", source)
+    assert result.exit_code == 0, result.output
+    assert "projects/default/datasets/texts/versions/1: 2 records (t2t 2)" in result.stdout
+    assert "set aside: 1 rows" in result.stdout
+
+
+def test_an_import_in_json_ends_with_the_version(run, source):
+    lines = [json.loads(line) for line in run("data", "import", "texts", source, "--json").stdout.splitlines()]
+    assert lines[-1]["dataset_version"]["name"].startswith("projects/default/datasets/texts/versions/")
+
+
+def test_datasets_are_listed_with_tabs_when_piped(run, source):
+    run("data", "import", "texts", source)
+    lines = run("data", "list").stdout.splitlines()
+    assert lines[0].split("\t")[0] == "DATASET"
+    assert any(line.split("\t")[0] == "texts" for line in lines)
+
+
+def test_records_are_shown_readably_and_in_json(run, source):
+    run("data", "import", "texts", source)
+    result = run("data", "show", "texts", "--limit", "1")
+    assert "prompt      one" in result.stdout or "prompt      two" in result.stdout
+    assert result.stdout.count("■") == 1
+    record = json.loads(run("data", "show", "texts", "--json", "--limit", "1").stdout)
+    assert record["subtask"] == "t2t"
+
+
+def test_quarantined_rows_are_shown_with_their_reason(run, source):
+    run("data", "import", "texts", source)
+    assert "set aside" in run("data", "show", "texts", "--quarantine").stdout
+
+
+def test_an_export_has_all_records_and_media(run, tmp_path):
+    folder = tmp_path / "pictures" / "text-to-image"
+    folder.mkdir(parents=True)
+    for side, shade in enumerate((10, 200)):
+        (folder / f"{side}.png").write_bytes(media.write_image(np.full((8, 8, 3), shade, dtype=np.uint8)))
+    row = {"prompt": "a grey square", "image_1": "0.png", "image_2": "1.png", "overall_image": 2}
+    (folder / "train.json").write_text(json.dumps([row]))
+    imported = run("data", "import", "pictures", folder.parent)
+    assert imported.exit_code == 0, imported.output
+    target = tmp_path / "out"
+    result = run("data", "export", "pictures", target)
+    assert result.exit_code == 0, result.output
+    (record,) = [json.loads(line) for line in (target / "records.jsonl").read_text().splitlines()]
+    digests = {
+        part["media"]["sha256"] for r in record["responses"] for part in r["content"]["parts"] if "media" in part
+    }
+    assert {path.stem for path in (target / "media").iterdir()} == digests
+    assert len(digests) == 2
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_export_does_not_touch_a_folder_with_something_in_it(run, source, tmp_path):
+    run("data", "import", "texts", source)
+    (tmp_path / "mine").write_text("precious")
+    result = run("data", "export", "texts", tmp_path)
+    assert result.exit_code == 1
+    assert "FOLDER_NOT_EMPTY" in result.stderr
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_failed_export_leaves_nothing_behind(run, tmp_path):
+    result = run("data", "export", "absent", tmp_path / "out")
+    assert result.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dataset_that_is_not_there_is_one_sentence_with_the_reason(run):
+    result = run("data", "show", "absent")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.output
+
+
+def test_lineage_of_nothing_says_so(run):
+    result = run("lineage", "datasets/absent")
+    assert "No lineage is recorded" in result.stdout or "error:" in result.stderr

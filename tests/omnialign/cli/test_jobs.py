@@ -1,0 +1,118 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+SPEC = {"base_model": "file:///nowhere", "dataset": "projects/default/datasets/texts/versions/1", "seed": 3}
+
+
+@pytest.fixture
+def specification(run, tmp_path):
+    folder = tmp_path / "source" / "text-to-text"
+    folder.mkdir(parents=True)
+    rows = [{"question": "one", "response_1": "1", "response_2": "2", "overall_response": 1}]
+    (folder / "train.json").write_text(json.dumps(rows))
+    assert run("data", "import", "texts", folder.parent).exit_code == 0
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(SPEC))
+    return path
+
+
+def test_a_job_is_submitted_with_its_preflight(run, server, specification):
+    result = run("jobs", "submit", specification, "--id", "first", "--seed", "9", "--set", "optimization.beta=0.3")
+    assert result.exit_code == 0, result.output
+    assert "Submitted projects/default/alignmentJobs/first" in result.stdout
+    assert "prompts to sample\t7" in result.stdout
+    assert "note: Few prompts." in result.stdout
+    kept = server.alignment.jobs["projects/default/alignmentJobs/first"].spec
+    assert (kept.seed, kept.optimization.beta) == (9, 0.3)
+
+
+def test_short_names_are_pinned_to_the_versions_they_mean(run, server, specification):
+    run("jobs", "submit", "--base-model", "file:///nowhere", "--dataset", "texts", "--id", "pinned")
+    dataset = server.alignment.jobs["projects/default/alignmentJobs/pinned"].spec.dataset
+    assert re.fullmatch(r"projects/default/datasets/texts/versions/\d+", dataset)
+
+
+def test_validate_only_creates_nothing(run, server, specification):
+    result = run("jobs", "submit", specification, "--id", "unborn", "--validate-only")
+    assert "nothing was created" in result.stdout
+    assert "projects/default/alignmentJobs/unborn" not in server.alignment.jobs
+
+
+def test_an_unknown_key_is_refused_before_any_call(run, tmp_path):
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(SPEC | {"optimzation": {}}))
+    result = run("jobs", "submit", path)
+    assert result.exit_code == 1
+    assert "optimzation: is not a setting; did you mean 'optimization'?" in result.stderr
+    assert result.stderr.count("optimzation") == 1
+
+
+def test_violations_of_the_server_are_said(run, specification):
+    result = run("jobs", "submit", specification, "--set", "feedback_split=nowhere")
+    assert result.exit_code == 1
+    assert "SPLIT_EMPTY" in result.stderr
+    assert "spec.feedback_split: no record is in it" in result.stderr
+
+
+def test_watching_prints_a_line_per_event_when_piped(run, specification):
+    result = run("jobs", "submit", specification, "--id", "watched", "--watch")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line.split(" ", 1)[1] for line in lines if "sampling began" in line or "over" in line] == [
+        "sampling began",
+        "it is over",
+    ]
+    assert "pairs: 3 kept, 0 tied, 1 lost, 0 abstained, of 4 tried" in lines[-1]
+
+
+def test_watching_in_json_prints_one_object_per_event(run, specification):
+    run("jobs", "submit", specification, "--id", "machine")
+    result = run("jobs", "watch", "machine", "--json")
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["sequence"] for event in events] == ["1", "2"]
+
+
+def test_a_failed_job_ends_the_watch_with_status_one_and_the_cause(run, specification):
+    result = run("jobs", "submit", specification, "--id", "will-fail", "--watch")
+    assert result.exit_code == 1
+    assert "failed: Too many records were set aside." in result.stderr
+
+
+def test_jobs_are_listed_shown_and_cancelled(run, specification):
+    run("jobs", "submit", specification, "--id", "life", "--watch")
+    assert any(line.startswith("life\tsucceeded") for line in run("jobs", "list").stdout.splitlines())
+    shown = run("jobs", "show", "life").stdout
+    assert "sample" in shown
+    assert "3/8" in shown
+    assert "cancelled" in run("jobs", "cancel", "life").stdout
+
+
+def test_a_report_is_fetched_into_a_folder(run, specification, tmp_path):
+    run("jobs", "submit", specification, "--id", "reported", "--watch")
+    result = run("jobs", "report", "reported", "--out", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "report" / "report.html").read_bytes() == b"<!doctype html>"
+    assert "t2i\t25.0 %\t75.0 %\t+50.0\t+40 to +60\t–" in result.stdout
+
+
+def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(run, server, specification):
+    run("jobs", "submit", specification, "--id", "slow")
+    server.alignment.waiting.clear()
+    words = [sys.executable, "-c", "from omnialign.cli.main import main; main()", "jobs", "watch", "slow"]
+    watching = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
+    try:
+        assert watching.stdout.readline().endswith("sampling began\n")
+        watching.send_signal(signal.SIGINT)
+        _, errors = watching.communicate(timeout=20)
+    finally:
+        watching.kill()
+    assert watching.returncode == 130
+    assert "come back with `omnialign jobs watch slow`" in errors
+    assert "Traceback" not in errors
+    assert server.alignment.jobs["projects/default/alignmentJobs/slow"].state != 7

@@ -1,0 +1,65 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from omnialign.cli import progress
+from omnialign.cli.output import Output
+from omnialign.v1 import alignment_service_pb2
+
+STAGES = ["preflight", "feedback_modeling", "sample", "critique", "refine"]
+STAGES += ["verify", "pair", "optimize", "evaluate", "report"]
+
+
+@pytest.fixture
+def job():
+    made = alignment_service_pb2.AlignmentJob(name="projects/default/alignmentJobs/demo", state=2)
+    for number, name in enumerate(STAGES):
+        state = 3 if number < 2 else 2 if number < 5 else 1
+        stage = made.stages.add(stage=name, state=state, completed=400, total=1000, tokens=1200, quarantined=number % 2)
+        stage.elapsed.FromSeconds(3 * number)
+    made.pairs.tried, made.pairs.kept, made.pairs.tied = 10, 7, 3
+    return made
+
+
+def drawn(job, *, message: str = "") -> str:
+    page = io.StringIO()
+    Console(file=page, width=100, force_terminal=True, color_system=None).print(progress.table(job, message=message))
+    return page.getvalue()
+
+
+def test_all_ten_stages_and_the_pairs_are_on_the_screen(job):
+    page = drawn(job, message="refining")
+    assert all(name.replace("_", " ") in page for name in STAGES)
+    assert "pairs: 7 kept, 3 tied, 0 lost, 0 abstained, of 10 tried" in page
+    assert "400/1,000" in page
+    assert "refining" in page
+    assert all(len(line) <= 100 for line in page.splitlines())
+
+
+def test_names_with_markup_are_shown_as_they_are(job):
+    job.stages[0].stage = "[red]pre"
+    assert "[red]pre" in drawn(job, message="[bold]x")
+
+
+def test_the_rate_is_tokens_over_the_time_at_work(job):
+    assert progress.rate(job.stages[2]) == "200"
+    assert progress.rate(job.stages[0]) == ""  # no time yet
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.9, "1:01"), (3661, "1:01:01")])
+def test_times_are_clocks(seconds, text):
+    assert progress.clock(seconds) == text
+
+
+async def test_following_returns_the_job_of_the_last_event(job, capsys):
+    async def events():
+        for number in (1, 2):
+            job.pairs.kept = number
+            yield alignment_service_pb2.WatchAlignmentJobResponse(sequence=number, alignment_job=job)
+
+    last = await progress.follow(events(), out=Output())
+    assert last.pairs.kept == 2
+    assert len(capsys.readouterr().out.splitlines()) == 1  # the same sentence is not said twice
+    await progress.follow(events(), out=Output(as_json=True))
+    assert len(capsys.readouterr().out.splitlines()) == 2

@@ -1,0 +1,371 @@
+# ruff: noqa: N802  the names of RPCs
+"""Reports from real media, and over a real data service beside a training service that only tells its history."""
+
+import datetime
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from omnialign import media
+from omnialign.client import AsyncClient
+from omnialign.content import content
+from omnialign.v1 import (
+    alignment_service_pb2,
+    content_pb2,
+    data_service_pb2,
+    record_pb2,
+    training_service_pb2,
+    training_service_pb2_grpc,
+)
+from services.alignment.report import gallery, lineage, page, pictures, write_report
+from services.alignment.report.gather import Material, thinned
+from services.alignment.report.numbers import report_numbers
+from services.data import __main__ as data
+from services.data.config import DataConfig
+from services.runtime.config import ServerConfig
+from services.runtime.server import Server
+
+SUBTASKS = ("t2t", "ti2t", "ta2t", "tv2t", "t2i", "t2a", "t2v", "ti2ti")
+STAGES = ["preflight", "feedback_modeling", "sample", "critique", "refine"]
+STAGES += ["verify", "pair", "optimize", "evaluate", "report"]
+COLOURS = {"red": (214, 60, 52), "blue": (52, 92, 214), "green": (44, 150, 84), "yellow": (230, 190, 50)}
+HOSTILE = '<script>alert("x")</script><img src=https://example.com/p.png onerror=alert(1)>'
+
+
+def shape(colour: str, *, offset: int = 0) -> np.ndarray:
+    pixels = np.full((32, 32, 3), 245, dtype=np.uint8)
+    pixels[8 + offset : 22 + offset, 6:22] = COLOURS[colour]
+    return pixels
+
+
+def tone(hertz: float, *, seconds: float = 1.0, rate_hz: int = 8000) -> bytes:
+    time = np.arange(int(seconds * rate_hz)) / rate_hz
+    return media.write_audio((0.5 * np.sin(2 * np.pi * hertz * time * (1 + 0.2 * time))).astype(np.float32), rate_hz)
+
+
+def clip(colour: str) -> bytes:
+    return media.write_video(np.stack([shape(colour, offset=i) for i in range(0, 10, 2)]), 4)
+
+
+class Store:
+    """Media by digest, as the data service would hold them."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, bytes] = {}
+
+    def add(self, letter: str, number: int) -> content_pb2.Media:
+        colour = list(COLOURS)[number % 4]
+        modality, mime, data = {
+            "i": (content_pb2.MODALITY_IMAGE, "image/png", media.write_image(shape(colour))),
+            "a": (content_pb2.MODALITY_AUDIO, "audio/wav", tone(400 + 300 * (number % 4))),
+            "v": (content_pb2.MODALITY_VIDEO, "video/mp4", clip(colour)),
+        }[letter]
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.data[sha256] = data
+        return content_pb2.Media(modality=modality, mime_type=mime, sha256=sha256, size_bytes=len(data))
+
+    def message(self, letters: str, text: str, number: int) -> content_pb2.Content:
+        return content(*(text if letter == "t" else self.add(letter, number) for letter in letters))
+
+
+def evaluated(store: Store, subtask: str, number: int, *, prompt: str = "") -> record_pb2.Record:
+    read, _, written = subtask.partition("2")
+    record = record_pb2.Record(id=f"{subtask}-{number:04d}", subtask=subtask, split="test")
+    question = prompt or f"Draw what I say: two {list(COLOURS)[number % 4]} squares above a small circle, please."
+    record.prompt.CopyFrom(store.message(read, question, number))
+    correct = (number % 4 == 0, number % 6 != 0)
+    for side, answer in enumerate(("There is one red square.", "There are two squares above a circle.")):
+        response = record.responses.add(content=store.message(written, answer, number + 1 - side), source="model")
+        response.feedback.critique = "All as asked." if correct[side] else "The colour is not the one asked for."
+        for dimension in ("prompt_following", "objective_rules", "clarity"):
+            score = 3 if correct[side] else (number + len(dimension)) % 3
+            response.feedback.scores.add(
+                dimension=dimension, score=score, rationale="" if score == 3 else "wrong colour"
+            )
+    record.labels["correct_base"], record.labels["correct_aligned"] = (str(mark).lower() for mark in correct)
+    record.labels["held_out"] = str(number % 3 == 0).lower()
+    record.comparison.verdict = [1, 1, 1, 2, 1, 3, 1, 4][number % 8]  # type: ignore[assignment]
+    return record
+
+
+def looped(store: Store, subtask: str, number: int) -> record_pb2.Record:
+    record = evaluated(store, subtask, number)
+    record.responses[0].feedback.refinement = "Use the colour that was asked for, and add a second square."
+    record.comparison.forward_reason = "The second answer has the right colour."
+    record.comparison.backward_reason = "The first answer has the right colour."
+    if record.comparison.verdict == record_pb2.VERDICT_ABSTAIN:
+        record.comparison.abstain_reason = "ANSWER_UNPARSABLE"
+    return record
+
+
+def job() -> alignment_service_pb2.AlignmentJob:
+    made = alignment_service_pb2.AlignmentJob(name="projects/default/alignmentJobs/tinyworld-llf", state=2)
+    made.spec.base_model = "projects/default/models/tinyworld-base/versions/1"
+    made.spec.dataset = "projects/default/datasets/tinyworld/versions/1"
+    made.spec.seed, made.spec.feedback_fraction = 7, 0.25
+    made.spec.checkers.append("tinyworld")
+    for role, name in (
+        ("base", "tinyworld-base"),
+        ("feedback", "j-feedback"),
+        ("judge", "j-judge"),
+        ("aligned", "j-aligned"),
+    ):
+        setattr(made.models, role, f"projects/default/models/{name}/versions/1")
+    made.pairs.tried, made.pairs.kept, made.pairs.tied, made.pairs.lost, made.pairs.abstained = 1500, 891, 402, 140, 67
+    for number, name in enumerate(STAGES):
+        status = made.stages.add(stage=name, state=3, completed=1500, total=1500, tokens=120000 * (number % 4))
+        status.elapsed.FromTimedelta(datetime.timedelta(seconds=3.4 * number * number + 0.2))
+        status.metrics["loss"] = float("nan") if name == "optimize" else 0.5
+    made.update_time.FromDatetime(datetime.datetime(2026, 11, 23, 12, 30))
+    made.create_time.FromDatetime(datetime.datetime(2026, 11, 23, 12, 20))
+    return made
+
+
+def edges() -> list[data_service_pb2.LineageEdge]:
+    start = "projects/default/"
+    pairs = [
+        ("datasets/tinyworld/versions/1", "trainingJobs/j-feedback", "read_by"),
+        ("models/tinyworld-base/versions/1", "trainingJobs/j-feedback", "tuned_by"),
+        ("trainingJobs/j-feedback", "models/j-feedback/versions/1", "made"),
+        ("models/j-feedback/versions/1", "datasets/j-critique", "wrote"),
+        ("datasets/j-sample", "datasets/j-critique", "criticised_in"),
+        ("models/tinyworld-base/versions/1", "datasets/j-sample", "wrote"),
+        ("datasets/j-critique", "datasets/j-pairs", "paired_in"),
+        ("datasets/j-pairs", "trainingJobs/j-optimize", "read_by"),
+        ("trainingJobs/j-optimize", "models/j-aligned/versions/1", "made"),
+    ]
+    return [data_service_pb2.LineageEdge(source=start + a, target=start + b, relation=r) for a, b, r in pairs]
+
+
+def material(*, per_subtask: int = 12, hostile: bool = False) -> Material:
+    store = Store()
+    records = [evaluated(store, name, i) for name in SUBTASKS for i in range(per_subtask)]
+    if hostile:
+        records[0].prompt.CopyFrom(content(HOSTILE))
+        for record in records:
+            record.responses[1].feedback.critique = HOSTILE
+            record.id = record.id + "<b>"
+    loop = [looped(store, name, i) for name in SUBTASKS for i in range(8)]
+    answers, chosen = gallery.choose_answers(records, seed=7), gallery.choose_feedback(loop, seed=7)
+    if hostile:
+        answers["t2t"] = [records[0]]
+    references = gallery.media_of([*chosen, *(record for group in answers.values() for record in group)])
+    curve = [{"step": i, "loss": 2 / (1 + i / 20), "rewards/accuracies": 1 - 0.5 / (1 + i)} for i in range(1, 120)]
+    curves = {"feedback_modeling/j-feedback": curve, "optimize/j-optimize": curve}
+    return Material(records, answers, chosen, references, store.data, curves, edges())
+
+
+def numbers_of(made: Material) -> dict:
+    return report_numbers(job(), records=made.evaluated, curves=made.curves, edges=made.edges)
+
+
+def html_of(made: Material) -> str:
+    return page.render(numbers_of(made), job=job(), material=made)
+
+
+class Training(training_service_pb2_grpc.TrainingServiceServicer):
+    """Tells the history of a job that ended."""
+
+    async def WatchTrainingJob(self, request, context):
+        for step in range(1, 4):
+            event = training_service_pb2.WatchTrainingJobResponse(sequence=step)
+            event.training_job.name = request.name
+            event.training_job.state = 3 if step == 3 else 2  # type: ignore[assignment]
+            event.training_job.progress.completed_steps = step
+            event.training_job.progress.metrics["loss"] = 1 / step
+            yield event
+
+
+@pytest.fixture
+async def client(tmp_path) -> AsyncIterator[AsyncClient]:
+    server = Server(ServerConfig(), name="test")
+    async with data.wire(server, DataConfig(root=tmp_path / "data")):
+        full_name = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
+        server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, Training(), full_name)
+        await server.start()
+        server.set_serving()
+        async with AsyncClient(server.address) as connected:
+            yield connected
+        await server.stop(0)
+
+
+async def stored(client: AsyncClient, dataset_id: str, records: Sequence[record_pb2.Record], store: "Store") -> str:
+    """Puts records and their media into the data service and returns the dataset's name."""
+    for reference in gallery.media_of(records).values():
+        await client.upload_media(store.data[reference.sha256], modality=reference.modality)
+    dataset = await client.create_dataset(dataset_id)
+    await client.append_records(dataset.name, records)
+    return dataset.name
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, the tags, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.handlers: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        self.loads += [value for name, value in attrs if name in {"src", "href", "srcset", "data", "poster", "action"}]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def sample() -> Material:
+    return material()
+
+
+@pytest.fixture(scope="module")
+def html(sample: Material) -> str:
+    return html_of(sample)
+
+
+def test_the_page_loads_nothing_from_outside(html):
+    found = Page(html)
+    assert found.loads
+    assert all(value.startswith(("data:", "#")) for value in found.loads)
+    assert not re.search(r"@import|url\(", html)
+    assert "default-src 'none'" in html
+
+
+def test_a_hostile_prompt_is_text_and_nothing_else():
+    found = Page(html_of(material(per_subtask=2, hostile=True)))
+    assert not {"script", "b>"} & set(found.tags)
+    assert found.handlers == []
+    assert HOSTILE in "".join(found.words)
+
+
+def test_every_subtask_is_on_the_page_with_pictures_players_and_frames(html):
+    found = Page(html)
+    for name in SUBTASKS:
+        assert f'data-subtask="{name}"' in html
+    assert found.tags.count("audio") > 2
+    assert found.tags.count("video") > 2
+    assert "data:image/png;base64," in html
+    assert "data:audio/wav;base64," in html
+    assert "data:video/mp4;base64," in html
+
+
+def test_failures_are_shown_beside_successes(html):
+    for word in ("improved", "still wrong", "regressed", "refused: tie", "refused: judge abstained"):
+        assert word in html
+
+
+def test_the_numbers_are_valid_json_with_the_promised_keys(sample):
+    numbers = json.loads(json.dumps(numbers_of(sample), allow_nan=False))
+    assert set(numbers["subtasks"]) == set(SUBTASKS)
+    for measures in (*numbers["subtasks"].values(), numbers["mean"]):
+        assert {"base", "aligned", "base_interval", "aligned_interval", "gain", "win_rate", "judge"} <= set(measures)
+    assert numbers["pairs"] == {"tried": 1500, "kept": 891, "tied": 402, "lost": 140, "abstained": 67}
+    assert list(numbers["stages"]) == STAGES
+    assert numbers["stages"]["optimize"]["metrics"] == {"loss": None}
+    assert numbers["stages"]["verify"]["seconds_per_kept_pair"] == pytest.approx(85.2 / 891)
+    assert (numbers["seed"], numbers["job"]) == (7, "projects/default/alignmentJobs/tinyworld-llf")
+    assert numbers["spec"]["feedback_fraction"] == 0.25
+
+
+async def test_a_report_is_written_from_what_the_services_hold(client, tmp_path):
+    store, finished = Store(), job()
+    records = [evaluated(store, name, i) for name in ("t2i", "t2a", "tv2t") for i in range(6)]
+    await stored(client, "tinyworld-llf-evaluation", records, store)
+    await stored(client, "tinyworld-llf-verify", [looped(store, "t2i", i) for i in range(4)], store)
+    await client.add_lineage(edges())
+    finished.models.aligned = "projects/default/models/j-aligned/versions/1"
+    finished.stages[7].training_jobs.append("projects/default/trainingJobs/j-optimize")
+    await write_report(finished, client, tmp_path / "report")
+    numbers = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert list(numbers["subtasks"]) == ["tv2t", "t2i", "t2a"]
+    assert [point["loss"] for point in numbers["training"]["optimize/j-optimize"]] == [1, 0.5, pytest.approx(1 / 3)]
+    assert len(numbers["lineage"]) >= len(edges())
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert "The second answer has the right colour." in html
+    assert all(value.startswith(("data:", "#")) for value in Page(html).loads)
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "report.json"]
+
+
+async def test_a_job_that_left_no_tables_gets_a_report_with_gaps(client, tmp_path):
+    await write_report(job(), client, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["subtasks"] == {}
+
+
+def test_a_job_without_evaluation_pairs_or_training_still_has_a_page():
+    empty = Material([], {}, [], {}, {})
+    assert "No evaluated answers." in html_of(empty)
+
+
+def test_the_choice_of_examples_is_the_same_for_the_same_seed(sample):
+    chosen = [gallery.choose_answers(sample.evaluated, seed=seed) for seed in (7, 7, 8)]
+    assert chosen[0] == chosen[1] != chosen[2]
+    kinds = [gallery.outcome(record) for record in chosen[0]["t2i"]]
+    assert kinds[:2] == ["improved", "improved"]
+    assert {"still wrong", "right before and after"} <= set(kinds) or "regressed" in kinds
+
+
+def test_a_medium_that_is_missing_or_broken_becomes_a_note():
+    reference = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, mime_type="image/png", sha256="a" * 64)
+    assert pictures.picture(reference, None).kind == "missing"
+    assert "does not decode" in pictures.picture(reference, b"no picture").caption
+
+
+def test_an_unlisted_type_is_never_put_into_a_data_uri():
+    reference = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, mime_type="image/svg+xml", sha256="a" * 64)
+    shown = pictures.picture(reference, media.write_image(shape("red")))
+    assert shown.picture.startswith("data:image/png;base64,")
+
+
+def test_a_large_picture_is_reduced():
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), dtype=np.uint8)
+    reference = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, mime_type="image/png", sha256="a" * 64)
+    data = media.write_image(noise)
+    assert len(pictures.picture(reference, data).picture) < len(data)
+
+
+def test_a_spectrogram_shows_a_tone_at_its_height_and_survives_silence():
+    samples, _ = media.read_audio(tone(1000))
+    rows = pictures.spectrogram(samples[:4000]).astype(int).sum(axis=(1, 2))
+    assert 0.65 < int(rows.argmax()) / len(rows) < 0.8  # 1 kHz of 4 kHz, counted from the top
+    assert pictures.spectrogram(np.zeros(10, dtype=np.float32)).shape == (96, 320, 3)
+
+
+def test_a_strip_holds_at_most_eight_frames():
+    frames = np.zeros((30, 32, 48, 3), dtype=np.uint8)
+    assert pictures.frame_strip(frames).shape == (32, 48 * 8 + 2 * 7, 3)
+    assert pictures.frame_strip(frames[:1]).shape == (32, 48, 3)
+
+
+def test_lineage_is_drawn_from_sources_to_products_and_survives_a_ring():
+    graph = lineage.draw(edges())
+    top = {node.name.split("/")[-1]: node.y for node in graph.nodes if "datasets/j" in node.name}
+    assert top["j-sample"] < top["j-critique"] < top["j-pairs"]
+    assert all(node.x >= 0 and node.x + 196 <= graph.width for node in graph.nodes)
+    ring = [data_service_pb2.LineageEdge(source=a, target=b, relation="made") for a, b in ("ab", "ba", "aa")]
+    assert len(lineage.draw(ring).nodes) == 2
+
+
+def test_a_long_history_is_thinned_and_keeps_its_end():
+    points = [{"step": float(i)} for i in range(1001)]
+    short = thinned(points)
+    assert len(short) <= 400
+    assert short[-1] == points[-1]
+    assert thinned([]) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (0.25, "0.25 s"), (42, "42 s"), (61.4, "1 min 01 s"), (7260, "2 h 01 min")],
+)
+def test_durations_are_written_for_people(seconds, text):
+    assert page.duration(seconds) == text

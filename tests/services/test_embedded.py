@@ -1,0 +1,101 @@
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from omnialign.cli.state import read_state
+from omnialign.client import AsyncClient
+from omnialign.errors import FailedPrecondition, NotFound
+from services.embedded import embedded
+
+START = "from omnialign.cli.main import main; main()"
+
+
+@pytest.fixture
+async def stack(tmp_path):
+    async with embedded(tmp_path) as running:
+        yield running
+
+
+async def test_all_services_answer_on_one_port(stack):
+    async with AsyncClient(stack.address) as client:
+        assert [dataset async for dataset in client.list_datasets()] == []
+        assert [job async for job in client.list_training_jobs()] == []
+        assert [job async for job in client.list_alignment_jobs()] == []
+        with pytest.raises(NotFound):
+            await client.get_model_version("projects/default/models/absent/versions/1")
+
+
+async def test_the_running_stack_is_found_by_its_root_and_forgotten_at_the_end(tmp_path):
+    async with embedded(tmp_path) as running:
+        state = read_state(tmp_path)
+        assert state is not None
+        assert (state.address, state.process_id) == (running.address, os.getpid())
+        assert running.address.startswith("127.0.0.1:")
+    assert read_state(tmp_path) is None
+
+
+async def test_a_second_stack_on_the_same_root_is_refused(stack, tmp_path):
+    with pytest.raises(FailedPrecondition, match=f"process {os.getpid()} at {stack.address}") as caught:
+        async with embedded(tmp_path):
+            pass
+    assert caught.value.reason == "ROOT_IN_USE"
+    assert read_state(tmp_path) is not None  # the refused one did not touch the owner's file
+
+
+async def test_a_root_can_be_used_again_and_keeps_its_data(tmp_path):
+    async with embedded(tmp_path) as first, AsyncClient(first.address) as client:
+        await client.create_dataset("kept")
+    async with embedded(tmp_path) as second, AsyncClient(second.address) as client:
+        assert [dataset.name async for dataset in client.list_datasets()] == ["projects/default/datasets/kept"]
+
+
+async def test_a_taken_port_is_one_sentence(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(FailedPrecondition, match="is taken") as caught:
+            async with embedded(tmp_path, port=taken.getsockname()[1]):
+                pass
+    assert caught.value.reason == "PORT_TAKEN"
+    async with embedded(tmp_path):
+        pass  # the lock was let go
+
+
+async def test_metrics_are_served_when_asked_for(tmp_path):
+    async with embedded(tmp_path, metrics_port=0) as running:
+        host, port = running.metrics_address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        page = await asyncio.wait_for(reader.read(), timeout=10)
+        writer.close()
+    assert b"omnialign_" in page
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_until_a_signal_and_ends_orderly(tmp_path, number):
+    words = [sys.executable, "-c", START, "up", "--json", "--port", "0", "--root", str(tmp_path)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        started = json.loads(process.stdout.readline())
+        environ = os.environ | {"OMNIALIGN_ROOT": str(tmp_path), "OMNIALIGN_ADDRESS": ""}
+        words = [sys.executable, "-c", START, "data", "list"]
+        listed = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60, check=True)
+        assert listed.stdout == "No datasets yet.\n"
+        words = [sys.executable, "-c", START, "up", "--root", str(tmp_path), "--port", "0"]
+        second = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        assert second.returncode == 1
+        assert f"at {started['address']}" in second.stderr
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert read_state(tmp_path) is None
