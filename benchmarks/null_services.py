@@ -36,7 +36,7 @@ class Behaviour:
 
     faults: Callable[[str, str], OmnialignError | None] = lambda _rpc, _id: None
     abstains: Callable[[str], bool] = lambda _id: False
-    verdict: Callable[[str], int] = lambda _id: record_pb2.VERDICT_WIN
+    verdict: Callable[[str], record_pb2.Verdict.ValueType] = lambda _id: record_pb2.VERDICT_WIN
     unchanged: Callable[[str], bool] = lambda _id: False
     holds: dict[str, asyncio.Event] = field(default_factory=dict)
     """A call of an RPC named here waits for the event before it answers."""
@@ -128,6 +128,12 @@ class NullJudge(judge_service_pb2_grpc.JudgeServiceServicer):
             result = _outcome(self._behaviour, "CompareResponses", item.id)
             yield judge_service_pb2.CompareResponsesResponse(id=item.id, **(result or self._verdict(request, item)))
 
+    async def ScoreResponse(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """No scores: the loop does not ask for them."""
+        for item in request.items:
+            abstention = critique_service_pb2.Abstention(reason="NOT_SCORED")
+            yield judge_service_pb2.ScoreResponseResponse(id=item.id, abstention=abstention)
+
     def _verdict(self, request: Any, item: Any) -> dict[str, Any]:
         verdict = self._behaviour.verdict(item.id)
         reason = "ANSWER_UNPARSABLE" if verdict == record_pb2.VERDICT_ABSTAIN else ""
@@ -166,6 +172,14 @@ class NullTraining(training_service_pb2_grpc.TrainingServiceServicer):
     async def GetTrainingJob(self, request: Any, context: Any) -> TrainingJob:  # noqa: N802
         """Reads a job."""
         return self._get(request.name)
+
+    async def ListTrainingJobs(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Lists all jobs."""
+        return training_service_pb2.ListTrainingJobsResponse(training_jobs=list(self.jobs.values()))
+
+    async def ReportProgress(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Takes a word from a running job."""
+        return training_service_pb2.ReportProgressResponse()
 
     async def CancelTrainingJob(self, request: Any, context: Any) -> TrainingJob:  # noqa: N802
         """Ends a job."""

@@ -1,7 +1,9 @@
 """What the base model is pre-trained on: imperfect answers, refinements, and understanding.
 
-45 % of the sequences are answers as a misaligned model gives them, 35 % refine a faulty answer with the oracle's
-advice, 20 % describe a medium or a response exactly. So the base model can do the work, but does not do it unasked.
+40 % of the sequences are answers as a misaligned model gives them, 32 % refine a faulty answer with the oracle's
+advice, 18 % describe a medium or a response exactly, and 10 % are feedback and judgements in the right form about
+something else. So the base model can do the work, but does not do it unasked; and it knows what feedback looks like, as
+any model that has read a library does, but has never seen one that is true of the response before it.
 Media are bytes of codes here, not files: rendering hundreds of thousands of files would only cost time, and a test
 proves that files and codes are the same to the codecs.
 """
@@ -14,12 +16,21 @@ from examples.tinyworld import oracle
 from examples.tinyworld.faults import Answer, faulty_answer, prompt_pieces, right_answer
 from examples.tinyworld.language import Task, phrase, random_task
 from examples.tinyworld.world import MODALITIES, codec, draw
+from omnialign.modeling.answers import write_feedback, write_judgement, write_scores
 from omnialign.modeling.codecs import CodecRange
 from omnialign.modeling.messages import Pieces, Turn
-from omnialign.modeling.prompts import fill, render_refinement, render_response
-from omnialign.modeling.rubrics import SUBTASKS
+from omnialign.modeling.prompts import (
+    fill,
+    render_comparison,
+    render_critique,
+    render_refinement,
+    render_response,
+    render_score,
+)
+from omnialign.modeling.rubrics import SUBTASKS, rubric
+from omnialign.v1 import record_pb2
 
-MIX = (("answer", 0.45), ("refine", 0.35), ("describe", 0.20))
+MIX = (("answer", 0.40), ("refine", 0.32), ("describe", 0.18), ("form", 0.10))
 DESCRIBE_ONE = "##Prompt: {prompt}\n##Response: {first}\nDescribe the response."
 DESCRIBE_EITHER = "##Prompt: {prompt}\n##Response 1: {first}\n##Response 2: {second}\nDescribe response {which}."
 
@@ -61,6 +72,7 @@ def example(rng: random.Random) -> Example:
         "answer": _answer,
         "refine": _refine,
         "describe": _describe,
+        "form": _form,
     }
     kind = rng.choices([name for name, _ in MIX], weights=[share for _, share in MIX])[0]
     return makers[kind](rng, random_task(rng, rng.choice(SUBTASKS)))
@@ -92,6 +104,27 @@ def _describe(rng: random.Random, task: Task) -> Example:
     which = rng.randrange(2)
     question = fill(DESCRIBE_EITHER, {**slots, "which": (str(which + 1),)})
     return Example((Turn("user", question),), (_portrait((first, second)[which]),))
+
+
+def _form(rng: random.Random, task: Task) -> Example:
+    """Feedback, scores or a judgement in the right form, about the answers to another prompt."""
+    names = rubric(task.subtask)
+    prompt = prompt_pieces(task, rendered=False)
+    first, second = (faulty_answer(rng, task).pieces(rendered=False) for _ in range(2))
+    one, other = (_feedback_elsewhere(rng, task.subtask) for _ in range(2))
+    kind = rng.choice(("critique", "score", "comparison"))
+    if kind == "critique":
+        return Example(render_critique(prompt, first, names).turns, (write_feedback(one, names),))
+    if kind == "score":
+        return Example(render_score(prompt, first, names).turns, (write_scores(one, names),))
+    reason = f"response 1: {one.critique} response 2: {other.critique}"
+    judgement = write_judgement(reason, 1 + (oracle.total(other) > oracle.total(one)))
+    return Example(render_comparison(prompt, first, second).turns, (judgement,))
+
+
+def _feedback_elsewhere(rng: random.Random, subtask: str) -> record_pb2.Feedback:
+    task = random_task(rng, subtask)
+    return oracle.check(prompt_pieces(task), faulty_answer(rng, task).pieces(), subtask)
 
 
 def _portrait(answer: Answer) -> str:

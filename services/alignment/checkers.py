@@ -1,0 +1,64 @@
+"""Programs that check answers: entry points of the group `omnialign.checkers`, run in threads."""
+
+import asyncio
+import importlib.metadata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from omnialign.errors import InvalidArgument
+from omnialign.modeling.messages import Pieces, pieces
+from omnialign.v1 import content_pb2, record_pb2
+
+GROUP = "omnialign.checkers"
+TOP_SCORE = 3
+
+Checker = Callable[[Pieces, Pieces, str], record_pb2.Feedback]
+
+
+def known() -> list[str]:
+    """Names of the checkers that are installed."""
+    return sorted({point.name for point in importlib.metadata.entry_points(group=GROUP)})
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises InvalidArgument (`CHECKER_UNKNOWN`) for a name that is not installed."""
+    available = known()
+    for name in names:
+        if name not in available:
+            listed = ", ".join(available) or "none"
+            message = f"there is no checker '{name}'; installed are: {listed}"
+            raise InvalidArgument(
+                message,
+                reason="CHECKER_UNKNOWN",
+                metadata={"checker": name, "known": listed},
+                violations=[("alignment_job.spec.checkers", message)],
+            )
+
+
+def load(names: Sequence[str]) -> list[Checker]:
+    """The checkers of these names, in order. Raises InvalidArgument (`CHECKER_UNKNOWN`)."""
+    check_names(names)
+    points = importlib.metadata.entry_points(group=GROUP)
+    return [next(point.load() for point in points if point.name == name) for name in names]
+
+
+async def check(
+    checkers: Sequence[Checker],
+    *,
+    prompt: content_pb2.Content,
+    response: content_pb2.Content,
+    subtask: str,
+    media: Mapping[str, bytes],
+) -> record_pb2.Feedback:
+    """The scores of all checkers on one answer, and their words in the critique."""
+    question, answer = pieces(prompt, media), pieces(response, media)
+    found = record_pb2.Feedback()
+    for checker in checkers:
+        feedback = await asyncio.to_thread(checker, question, answer, subtask)
+        found.scores.extend(feedback.scores)
+        found.critique = "\n".join(filter(None, (found.critique, feedback.critique)))
+    return found
+
+
+def is_correct(feedback: record_pb2.Feedback) -> bool:
+    """Whether an answer is fully correct: each score is the highest, and there is one."""
+    return bool(feedback.scores) and all(score.score == TOP_SCORE for score in feedback.scores)

@@ -1,0 +1,67 @@
+"""Prometheus metrics of the alignment service. The names are promises: dashboards and alerts use them."""
+
+import time
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from omnialign.v1 import alignment_service_pb2
+from services.alignment.counts import Counts
+
+STEP_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
+
+
+class Metrics:
+    """What an operator watches: records by stage and outcome, the queue of chunks, waits, and the yield of pairs."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.records = Counter(
+            "omnialign_alignment_records_total", "Records through a stage.", ("stage", "outcome"), registry=registry
+        )
+        self.tokens = Counter(
+            "omnialign_alignment_tokens_total", "Tokens written by models.", ("stage",), registry=registry
+        )
+        self.step_seconds = Histogram(
+            "omnialign_alignment_step_duration_seconds",
+            "Time of one stage of one chunk, its commit included.",
+            ("stage",),
+            buckets=STEP_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.retried = Counter(
+            "omnialign_alignment_steps_repeated_total", "Chunks begun again in a stage.", ("stage",), registry=registry
+        )
+        self.queue_depth = Gauge("omnialign_alignment_queue_depth", "Chunks that wait.", registry=registry)
+        self.queue_age = Gauge(
+            "omnialign_alignment_queue_age_seconds", "Age of the chunk that waits longest.", registry=registry
+        )
+        self.jobs = Gauge("omnialign_alignment_jobs", "Jobs that have not ended.", ("state",), registry=registry)
+        self.waiting = Gauge(
+            "omnialign_alignment_waiting", "Jobs that wait for a service.", ("service",), registry=registry
+        )
+        self.pair_yield = Gauge(
+            "omnialign_alignment_pair_yield_ratio", "Share of tried refinements kept, newest job.", registry=registry
+        )
+
+    def count(self, stage: str, counts: Counts) -> None:
+        """Counts what a chunk committed in a stage."""
+        for outcome in ("completed", "quarantined", "abstained"):
+            self.records.labels(stage, outcome).inc(getattr(counts, outcome))
+        self.tokens.labels(stage).inc(counts.tokens)
+
+    def show_pairs(self, pairs: alignment_service_pb2.PairCounts) -> None:
+        """Shows the yield of the gate."""
+        if pairs.tried:
+            self.pair_yield.set(pairs.kept / pairs.tried)
+
+    def show_queue(self, queued_ms: Sequence[int]) -> None:
+        """Shows the chunks that wait, given the times at which they were queued."""
+        self.queue_depth.set(len(queued_ms))
+        self.queue_age.set(max(0.0, time.time() - min(queued_ms) / 1000) if queued_ms else 0.0)
+
+    def show_jobs(self, states: Sequence[int]) -> None:
+        """Shows how many jobs are in which state."""
+        names = alignment_service_pb2.AlignmentJob.State
+        for value in (names.STATE_QUEUED, names.STATE_RUNNING, names.STATE_PAUSED, names.STATE_CANCELLING):
+            label = names.Name(value).removeprefix("STATE_").lower()
+            self.jobs.labels(label).set(sum(state == value for state in states))

@@ -1,0 +1,48 @@
+"""Which records become preference pairs: the gate's, or for comparison the annotated ones."""
+
+from collections.abc import AsyncIterator
+
+from omnialign.v1 import record_pb2
+from services.alignment import seeds
+from services.alignment.asking import prompt_only
+
+Record = record_pb2.Record
+
+
+async def gated(records: AsyncIterator[Record]) -> list[Record]:
+    """Records whose refinement the judge preferred in both orders; responses are [y, y*]."""
+    return [record async for record in records if record.comparison.verdict == record_pb2.VERDICT_WIN]
+
+
+async def annotated(records: AsyncIterator[Record]) -> list[Record]:
+    """Records with an annotated preference, their responses in the order [rejected, chosen]."""
+    return [ordered(record) async for record in records if has_preference(record)]
+
+
+def has_preference(record: Record) -> bool:
+    """Whether people said which of two responses is better."""
+    return record.preference.preferred in (1, 2) and len(record.responses) >= 2
+
+
+def has_feedback(record: Record) -> bool:
+    """Whether people wrote feedback on a response."""
+    return any(r.feedback.critique or r.feedback.refinement or r.feedback.scores for r in record.responses)
+
+
+def ordered(record: Record) -> Record:
+    """The pair in an annotated record, the preferred response second."""
+    pair = prompt_only(record)
+    chosen = record.preference.preferred - 1
+    for index in (1 - chosen, chosen):
+        pair.responses.add().CopyFrom(record.responses[index])
+    pair.preference.preferred = 2
+    pair.preference.reason = record.preference.reason
+    return pair
+
+
+def cap(records: list[Record], *, seed: int, count: int) -> list[Record]:
+    """At most `count` of the pairs (0 means all), drawn by the job's seed, in order of id."""
+    if count and len(records) > count:
+        chosen = set(seeds.subset([record.id for record in records], seed=seed, count=count))
+        records = [record for record in records if record.id in chosen]
+    return sorted(records, key=lambda record: record.id)

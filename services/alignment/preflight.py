@@ -1,0 +1,189 @@
+"""The pre-flight: what the job will find, drop and cost, before any accelerator is taken.
+
+Estimates are rules of thumb, written as constants here; they are meant to tell minutes from days.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from omnialign.content import media_of
+from omnialign.errors import FailedPrecondition
+from omnialign.v1 import alignment_service_pb2, record_pb2
+from services.alignment import seeds, tokens
+from services.alignment.job import is_binary
+from services.alignment.media import MediaCheck
+from services.alignment.pairs import has_feedback, has_preference
+from services.alignment.peers import Peers
+from services.alignment.store import Spec
+
+Record = record_pb2.Record
+Report = alignment_service_pb2.PreflightReport
+
+DEFAULT_ANSWER_TOKENS = 256
+GENERATIONS_PER_PROMPT = 5  # y, its feedback, y*, and the judge's two orders
+GENERATIONS_PER_EVALUATION = 4  # two answers, two orders
+BYTES_PER_PARAMETER = 16  # float32 weights, gradients, and Adam's two moments
+REFERENCE_BYTES_PER_PARAMETER = 4  # DPO's frozen reference
+TOKENS_PER_SECOND = 2000.0
+TRAINING_SECONDS_PER_RECORD = 0.2
+SMALL_SPLIT = 20
+
+
+@dataclass
+class Findings:
+    """What one pass over the dataset found."""
+
+    feedback: int = 0
+    preferences: int = 0
+    annotated: int = 0
+    prompts: list[tuple[str, str]] = field(default_factory=list)
+    evaluation: list[tuple[str, str]] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    longest: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+async def inspect(plan: Spec, peers: Peers) -> Report:
+    """The report. Raises FailedPrecondition (`NO_VALID_RECORDS`, `NO_PROMPTS`, `NO_EVALUATION_PROMPTS`)."""
+    findings = Findings()
+    media = MediaCheck(peers.data)
+    meter, problem = await tokens.open_meter(await _folder(plan.base_model, peers))
+    if problem:
+        findings.warnings.append(problem)
+    await _annotated(plan, peers, findings, media)
+    findings.prompts = await _prompts(plan, peers, findings, media, meter, split=plan.prompt_split)
+    findings.evaluation = await _prompts(plan, peers, findings, media, meter, split=plan.evaluation_split)
+    _require(plan, findings)
+    return await _report(plan, peers, findings)
+
+
+def selected(prompts: list[tuple[str, str]], *, seed: int, limit: int) -> list[tuple[str, str]]:
+    """At most `limit` (0 means all) of the (id, subtask), drawn by the job's seed."""
+    if not limit or len(prompts) <= limit:
+        return prompts
+    chosen = set(seeds.subset([record_id for record_id, _ in prompts], seed=seed, count=limit))
+    return [prompt for prompt in prompts if prompt[0] in chosen]
+
+
+def records_of(plan: Spec, peers: Peers, *, split: str) -> AsyncIterator[Record]:
+    """The records of a split in the subtasks of the job."""
+    return peers.data.stream_records(plan.dataset, splits=[split], subtasks=list(plan.subtasks))
+
+
+async def _annotated(plan: Spec, peers: Peers, findings: Findings, media: MediaCheck) -> None:
+    async for record in records_of(plan, peers, split=plan.feedback_split):
+        findings.annotated += 1
+        feedback, preference = has_feedback(record), has_preference(record)
+        if not feedback and not preference:
+            findings.dropped["NO_ANNOTATION"] += 1
+        elif reason := await media.problem(media_of([record.prompt, *(r.content for r in record.responses)])):
+            findings.dropped[reason] += 1
+        else:
+            findings.feedback += feedback
+            findings.preferences += preference
+
+
+async def _prompts(
+    plan: Spec, peers: Peers, findings: Findings, media: MediaCheck, meter: tokens.Meter | None, *, split: str
+) -> list[tuple[str, str]]:
+    limit = plan.max_prompts if split == plan.prompt_split else plan.max_evaluation_prompts
+    prompts: list[tuple[str, str]] = []
+    async for record in records_of(plan, peers, split=split):
+        reason = await media.problem(media_of([record.prompt]))
+        if not reason and meter is not None:
+            reason, length = await meter.measure(record.prompt, media)
+            findings.longest = max(findings.longest, length)
+        if reason:
+            findings.dropped[reason] += 1
+        else:
+            prompts.append((record.id, record.subtask))
+    return selected(prompts, seed=plan.seed, limit=limit)
+
+
+def _require(plan: Spec, findings: Findings) -> None:
+    needs_feedback = not is_binary(plan) and not plan.feedback_model
+    needs_preferences = is_binary(plan) or not plan.judge_model
+    lacking = [
+        kind
+        for kind, needed, count in (
+            ("feedback", needs_feedback, findings.feedback),
+            ("preferences", needs_preferences, findings.preferences),
+        )
+        if needed and not count
+    ]
+    if lacking:
+        message = (
+            f"no valid record with {' and '.join(lacking)} in the split '{plan.feedback_split}' of '{plan.dataset}' "
+            f"({findings.annotated} records read); import annotated records or give the models"
+        )
+        metadata = {"dataset": plan.dataset, "split": plan.feedback_split, "lacking": ",".join(lacking)}
+        raise FailedPrecondition(message, reason="NO_VALID_RECORDS", metadata=metadata)
+    if not is_binary(plan) and not findings.prompts:
+        raise _empty("NO_PROMPTS", plan.dataset, plan.prompt_split)
+    if not findings.evaluation:
+        raise _empty("NO_EVALUATION_PROMPTS", plan.dataset, plan.evaluation_split)
+
+
+def _empty(reason: str, dataset: str, split: str) -> FailedPrecondition:
+    message = f"no usable prompt in the split '{split}' of '{dataset}'"
+    return FailedPrecondition(message, reason=reason, metadata={"dataset": dataset, "split": split})
+
+
+async def _report(plan: Spec, peers: Peers, findings: Findings) -> Report:
+    prompts = [] if is_binary(plan) else findings.prompts
+    report = Report(
+        feedback_records=findings.feedback if not is_binary(plan) else findings.preferences,
+        prompts=len(prompts),
+        evaluation_prompts=len(findings.evaluation),
+        prompts_by_subtask=Counter(subtask for _, subtask in prompts),
+        longest_prompt_tokens=findings.longest,
+        dropped=findings.dropped,
+        warnings=findings.warnings + _unusual(plan, findings),
+    )
+    length = plan.sampling.max_new_tokens or DEFAULT_ANSWER_TOKENS
+    generations = GENERATIONS_PER_PROMPT * len(prompts) + GENERATIONS_PER_EVALUATION * len(findings.evaluation)
+    report.estimated_tokens = length * generations
+    parameters = await _parameters(plan.base_model, peers)
+    report.estimated_training_bytes = parameters * (BYTES_PER_PARAMETER + REFERENCE_BYTES_PER_PARAMETER)
+    trained = findings.feedback + findings.preferences + len(prompts)
+    seconds = report.estimated_tokens / TOKENS_PER_SECOND + trained * TRAINING_SECONDS_PER_RECORD
+    report.estimated_time.FromSeconds(int(seconds))
+    return report
+
+
+def _unusual(plan: Spec, findings: Findings) -> list[str]:
+    warnings = []
+    if len(findings.evaluation) < SMALL_SPLIT:
+        warnings.append(f"Only {len(findings.evaluation)} prompts will be evaluated; intervals will be wide.")
+    if findings.dropped:
+        total = sum(findings.dropped.values())
+        warnings.append(
+            f"{total} records cannot be used: {', '.join(f'{r} {n}' for r, n in findings.dropped.items())}."
+        )
+    if not plan.checkers:
+        warnings.append("No checker is named: the evaluation rests on the judge alone.")
+    if plan.prompt_split == plan.evaluation_split:
+        warnings.append(f"The split '{plan.prompt_split}' is both sampled and evaluated: results will flatter.")
+    return warnings
+
+
+async def _folder(model: str, peers: Peers) -> Path | None:
+    """The folder of a model, where this process can read it."""
+    uri = model if model.startswith("file://") else str((await peers.data.get_model_version(model)).uri)
+    path = Path(unquote(urlsplit(uri).path))
+    return path if uri.startswith("file://") and await asyncio.to_thread(path.is_dir) else None
+
+
+async def _parameters(model: str, peers: Peers) -> int:
+    if model.startswith("file://"):
+        return await asyncio.to_thread(_count_in_folder, Path(unquote(urlsplit(model).path)))
+    version = await peers.data.get_model_version(model)
+    return int(version.parameter_count or version.size_bytes // 4)
+
+
+def _count_in_folder(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 4

@@ -1,0 +1,91 @@
+"""From the spec that a person wrote to the plan that the stages work by: names resolved, defaults filled in.
+
+Everything cheap that can be wrong is found here, while the caller still waits, with an error that says what to do.
+"""
+
+from collections.abc import Sequence
+
+from omnialign import names
+from omnialign.errors import FailedPrecondition, InvalidArgument
+from omnialign.v1 import alignment_service_pb2, dataset_pb2
+from services.alignment import checkers
+from services.alignment.job import is_binary, with_defaults
+from services.alignment.peers import Peers
+from services.alignment.store import Spec
+
+PROMPTS_SPLIT = "prompts"
+FIELD = "alignment_job.spec"
+
+
+async def resolve(spec: Spec, peers: Peers, *, parent: str) -> tuple[Spec, alignment_service_pb2.JobModels]:
+    """The plan of a spec, and the models that are given.
+
+    Raises NotFound for a dataset or model that is not there, InvalidArgument for a name, checker, subtask or project
+    that cannot be, FailedPrecondition (`DATASET_EMPTY`) for a dataset without a version.
+    """
+    checkers.check_names(spec.checkers)
+    plan = with_defaults(spec)
+    version = await _dataset(spec.dataset, peers, parent=parent)
+    plan.dataset = version.name
+    _check_subtasks(spec.subtasks, version)
+    plan.base_model = await _model(spec.base_model, peers, field="base_model", parent=parent)
+    models = alignment_service_pb2.JobModels(base=plan.base_model)
+    if spec.feedback_model and not is_binary(plan):
+        models.feedback = await _model(spec.feedback_model, peers, field="feedback_model", parent=parent)
+    if spec.judge_model:
+        models.judge = await _model(spec.judge_model, peers, field="judge_model", parent=parent)
+    plan.prompt_split = spec.prompt_split or await _prompt_split(plan, peers)
+    return plan, models
+
+
+async def _dataset(name: str, peers: Peers, *, parent: str) -> dataset_pb2.DatasetVersion:
+    _check_project(name, field="dataset", parent=parent)
+    if names.matches(name, names.DATASET):
+        dataset = await peers.data.get_dataset(name)
+        if not dataset.latest_version:
+            message = f"the dataset '{name}' has no version yet; commit one first"
+            raise FailedPrecondition(message, reason="DATASET_EMPTY", metadata={"dataset": name})
+        name = f"{name}/versions/{dataset.latest_version}"
+    names.parse(name, names.DATASET_VERSION, field=f"{FIELD}.dataset")
+    return await peers.data.get_dataset_version(name)
+
+
+async def _model(name: str, peers: Peers, *, field: str, parent: str) -> str:
+    """The name of one version of a model, or the folder that was named."""
+    if name.startswith("file://"):
+        return name
+    _check_project(name, field=field, parent=parent)
+    if names.matches(name, names.MODEL):
+        name = f"{name}/versions/-"
+    names.parse(name, names.MODEL_VERSION, field=f"{FIELD}.{field}")
+    return str((await peers.data.get_model_version(name)).name)
+
+
+async def _prompt_split(plan: Spec, peers: Peers) -> str:
+    async for _ in peers.data.stream_records(plan.dataset, splits=[PROMPTS_SPLIT], limit=1):
+        return PROMPTS_SPLIT
+    return plan.feedback_split
+
+
+def _check_project(name: str, *, field: str, parent: str) -> None:
+    if name.startswith("projects/") and not name.startswith(f"{parent}/"):
+        message = f"'{name}' belongs to another project than the job ('{parent}')"
+        raise InvalidArgument(
+            message,
+            reason="PROJECT_MISMATCH",
+            metadata={"name": name, "parent": parent},
+            violations=[(f"{FIELD}.{field}", message)],
+        )
+
+
+def _check_subtasks(subtasks: Sequence[str], version: dataset_pb2.DatasetVersion) -> None:
+    for subtask in subtasks:
+        if not version.subtask_counts.get(subtask):
+            known = ", ".join(sorted(version.subtask_counts)) or "none"
+            message = f"the dataset has no records of the subtask '{subtask}'; it has: {known}"
+            raise InvalidArgument(
+                message,
+                reason="SUBTASK_UNKNOWN",
+                metadata={"subtask": subtask, "known": known},
+                violations=[(f"{FIELD}.subtasks", message)],
+            )

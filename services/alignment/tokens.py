@@ -1,0 +1,51 @@
+"""Measuring prompts in tokens of the base model, where its folder can be read."""
+
+import asyncio
+import json
+from pathlib import Path
+
+from omnialign.content import media_of
+from omnialign.errors import OmnialignError
+from omnialign.modeling.adapters import Adapter, load_adapter
+from omnialign.modeling.messages import pieces
+from omnialign.modeling.prompts import render_response
+from omnialign.v1 import content_pb2
+from services.alignment.media import MediaCheck
+
+NO_COUNTS = "Prompts were not counted in tokens: {}."
+
+
+class Meter:
+    """Counts the tokens of prompts as the model would read them."""
+
+    def __init__(self, adapter: Adapter, *, context_tokens: int) -> None:
+        self._adapter = adapter
+        self._context_tokens = context_tokens
+
+    async def measure(self, prompt: content_pb2.Content, media: MediaCheck) -> tuple[str, int]:
+        """(reason code or empty, tokens). A prompt that leaves no room for an answer is `PROMPT_TOO_LONG`."""
+        data = {medium.sha256: await media.fetch(medium) for medium in media_of([prompt])}
+        try:
+            length = await asyncio.to_thread(self._count, prompt, data)
+        except OmnialignError as error:
+            return error.reason, 0
+        too_long = 0 < self._context_tokens <= length
+        return ("PROMPT_TOO_LONG" if too_long else ""), length
+
+    def _count(self, prompt: content_pb2.Content, data: dict[str, bytes]) -> int:
+        return len(self._adapter.encode(render_response(pieces(prompt, data)).turns))
+
+
+async def open_meter(folder: Path | None) -> tuple[Meter | None, str]:
+    """A meter for the model in a folder, or None and the reason as a sentence."""
+    if folder is None:
+        return None, NO_COUNTS.format("the model's folder cannot be read from here")
+    try:
+        return await asyncio.to_thread(_open, folder), ""
+    except (OmnialignError, OSError, ValueError) as error:
+        return None, NO_COUNTS.format(error)
+
+
+def _open(folder: Path) -> Meter:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    return Meter(load_adapter(folder), context_tokens=int(config.get("max_position_embeddings") or 0))

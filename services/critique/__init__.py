@@ -1,0 +1,1 @@
+"""The critique service: language feedback on responses."""

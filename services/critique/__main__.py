@@ -1,0 +1,38 @@
+"""Wires the critique service."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from omnialign.v1 import critique_service_pb2, critique_service_pb2_grpc
+from services.critique.config import CritiqueConfig
+from services.critique.critic import Critic
+from services.critique.servicer import CritiqueServicer
+from services.inference.engine import Engine
+from services.inference.plane import open_loop
+from services.runtime.server import Server, run
+
+FULL_NAME = critique_service_pb2.DESCRIPTOR.services_by_name["CritiqueService"].full_name
+
+
+@asynccontextmanager
+async def wire(server: Server, config: CritiqueConfig, *, engine: Engine | None = None) -> AsyncIterator[None]:
+    """Adds the service to a server, on `engine` or on an engine of its own for None."""
+    async with open_loop(
+        server,
+        data_address=config.data_address,
+        project=config.project,
+        media_cache_bytes=config.media_cache_bytes,
+        engine=engine,
+    ) as loop:
+        servicer = CritiqueServicer(Critic(loop, config))
+        server.add(critique_service_pb2_grpc.add_CritiqueServiceServicer_to_server, servicer, FULL_NAME)
+        yield
+
+
+def main() -> None:
+    """Runs the service until SIGTERM."""
+    run("critique", CritiqueConfig, wire)
+
+
+if __name__ == "__main__":
+    main()

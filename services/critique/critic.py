@@ -1,0 +1,50 @@
+"""Language feedback c ~ p_phi(c | x, y), read from what the feedback model wrote or not at all."""
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+
+from omnialign.errors import OmnialignError, to_status
+from omnialign.modeling.answers import read_feedback
+from omnialign.modeling.messages import pieces
+from omnialign.modeling.prompts import render_critique
+from omnialign.v1 import content_pb2, critique_service_pb2
+from services.critique.config import CritiqueConfig
+from services.inference.engine import EngineResult
+from services.inference.reading import read_answer, rubric_of
+from services.inference.stream import ItemLoop, Prompt, with_defaults
+
+Item = critique_service_pb2.CritiqueItem
+Result = critique_service_pb2.CritiqueResponse
+
+
+class Critic:
+    """Criticises responses; also the task of one item (`services.inference.stream.Task`)."""
+
+    def __init__(self, loop: ItemLoop, config: CritiqueConfig) -> None:
+        self._loop, self._config = loop, config
+
+    def critique(self, request: critique_service_pb2.CritiqueRequest) -> AsyncGenerator[Result, None]:
+        """Feedback, an abstention or an error for each item."""
+        sampling = with_defaults(request.sampling, max_new_tokens=self._config.max_new_tokens)
+        return self._loop.run(request.items, task=self, model=request.model, sampling=sampling)
+
+    def contents(self, item: Item) -> Iterable[content_pb2.Content]:
+        """The prompt and the response."""
+        return (item.prompt, item.response)
+
+    def prompts(self, item: Item, media: Mapping[str, bytes]) -> Sequence[Prompt]:
+        """Asks for feedback on the dimensions of the item. Raises SUBTASK_UNKNOWN."""
+        rendered = render_critique(pieces(item.prompt, media), pieces(item.response, media), rubric_of(item))
+        return [Prompt(rendered, item.seed)]
+
+    async def result(self, item: Item, answers: Sequence[EngineResult]) -> Result:
+        """The feedback, or an abstention where the answer is not in the asked form."""
+        (answer,) = answers
+        read = read_answer(answer, lambda text: read_feedback(text, rubric_of(item)))
+        if read.value is None:
+            return Result(id=item.id, abstention=read.abstention)
+        read.value.generation.CopyFrom(answer.info)
+        return Result(id=item.id, feedback=read.value)
+
+    def failure(self, item: Item, error: OmnialignError) -> Result:
+        """An error of this item."""
+        return Result(id=item.id, error=to_status(error))

@@ -1,0 +1,1 @@
+"""The data service: datasets, media, models and lineage."""

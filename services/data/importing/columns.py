@@ -1,0 +1,150 @@
+"""The columns of the eight subsets, with every spelling that is in use.
+
+A side is 1 or 2. Columns are looked up by name, never by place, so extra columns and other orders do no harm.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from omnialign.v1 import content_pb2
+
+IMAGE, AUDIO, VIDEO = content_pb2.MODALITY_IMAGE, content_pb2.MODALITY_AUDIO, content_pb2.MODALITY_VIDEO
+Row = Mapping[str, Any]
+
+SIDES = (1, 2)
+PROMPT = ("prompt", "question")
+OVERALL = ("overall_response", "overall_audio", "overall_image", "overall_video")
+OVERALL_TEXT = ("overall_textfeedback", "overall_text_feedback", "feedback")
+SOURCE = ("res_{k}_from", "model_{k}", "image_{k}_model", "video_{k}_model", "audio_{k}_model", "response_{k}_from",
+          "response_{k}_model")  # fmt: skip
+CRITIQUE = ("text_critique_{k}", "text_{k}_feedback", "text_feedback_{k}")
+EXTRA_LABELS = ("refine_prompt", "reasoning")
+PROMPT_MEDIA = {
+    IMAGE: ("image", "image_path", "image_url"),
+    AUDIO: ("audio_path", "audio", "audio_url"),
+    VIDEO: ("video_path", "video", "video_url"),
+}
+RESPONSE_TEXT = ("response_{k}",)
+RESPONSE_MEDIA = {
+    IMAGE: ("image_{k}", "output_image_url_{k}", "output_image_{k}", "image_url_{k}", "image_path_{k}",
+            "image_{k}_path", "response_{k}"),
+    AUDIO: ("response_{k}", "audio_{k}", "audio_path_{k}", "audio_{k}_path", "output_audio_url_{k}"),
+    VIDEO: ("video_{k}", "response_{k}", "video_path_{k}", "video_{k}_path", "video_url_{k}", "output_video_url_{k}"),
+}  # fmt: skip
+RATE = re.compile(r"(?P<dimension>.+)_rate_(?P<side>[12])")
+RATIONALE = re.compile(r"(?P<letters>.+)_rationale_(?P<side>[12])")
+WINNER = re.compile(r"(?P<letters>.+)_(response|audio|image|video)")
+# What the letters of a dimension stand for. They repeat between subsets: of those that the row has, the first counts.
+LETTERS = {
+    "p": ("prompt_following", "instruction_following"),
+    "o": ("objective_rules", "audio_quality", "video_objective_reality"),
+    "c": ("clarity", "consistency", "content_coherence"),
+    "ca": ("ca", "clarity_aesthetics"),
+    "a": ("aesthetics", "aesthetic", "consistency", "audio_consistency"),
+    "i": ("information_richness",),
+    "s": ("safety",),
+    "t": ("temporal_consistency",),
+    "m": ("motion_naturalness",),
+    "r": ("video_objective_reality",),
+}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a subset's rows hold."""
+
+    prompt_media: int = 0
+    """Modality of the media in the prompt; 0 for none."""
+    response_text: bool = True
+    """Whether responses have text."""
+    response_media: int = 0
+    """Modality of the media in the responses; 0 for none."""
+    placeholder: str = ""
+    """Stands for the prompt's media at the beginning of its text."""
+
+
+SCHEMAS: dict[str, Schema] = {
+    "t2t": Schema(),
+    "ti2t": Schema(prompt_media=IMAGE, placeholder="<image>"),
+    "ta2t": Schema(prompt_media=AUDIO, placeholder="<audio>"),
+    "tv2t": Schema(prompt_media=VIDEO, placeholder="<video>"),
+    "t2i": Schema(response_text=False, response_media=IMAGE),
+    "t2a": Schema(response_text=False, response_media=AUDIO),
+    "t2v": Schema(response_text=False, response_media=VIDEO),
+    "ti2ti": Schema(prompt_media=IMAGE, response_media=IMAGE, placeholder="<image>"),
+}
+
+
+def value(row: Row, names: Iterable[str], *, side: int = 0) -> Any:
+    """The first value that is there under one of the names; None for none."""
+    for name in names:
+        found = row.get(name.format(k=side))
+        if found is not None and found != "":
+            return found
+    return None
+
+
+def has(row: Row, names: Iterable[str]) -> bool:
+    """Whether the row has one of the columns, empty or not."""
+    return any(name in row for name in names)
+
+
+def rates(row: Row, side: int) -> Iterator[tuple[str, Any]]:
+    """Dimension and score of one side, in the order of the columns; scores that are not there are left out."""
+    for name, dimension in layout(tuple(row)).rates[side].items():
+        if row[name] is not None:
+            yield dimension, row[name]
+
+
+def rationales(row: Row, side: int) -> dict[str, str]:
+    """Rationale by dimension of one side."""
+    names = layout(tuple(row)).rationales[side]
+    return {dimension: row[name].strip() for name, dimension in names.items() if isinstance(row[name], str)}
+
+
+def winners(row: Row) -> dict[str, int]:
+    """The side that wins each dimension; a dimension without a winner is left out."""
+    found = {dimension: row[name] for name, dimension in layout(tuple(row)).winners.items()}
+    return {
+        dimension: int(side) for dimension, side in found.items() if isinstance(side, int | float) and side in SIDES
+    }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns hold feedback, and on which dimension: column to dimension, by side where there are sides."""
+
+    rates: Mapping[int, Mapping[str, str]]
+    rationales: Mapping[int, Mapping[str, str]]
+    winners: Mapping[str, str]
+
+
+@lru_cache(maxsize=256)
+def layout(names: tuple[str, ...]) -> Layout:
+    """The layout of a row with these columns; all rows of a file have the same few."""
+    rates: dict[int, dict[str, str]] = {side: {} for side in SIDES}
+    for name in names:
+        if match := RATE.fullmatch(name):
+            rates[int(match["side"])][name] = match["dimension"]
+    present = tuple(dict.fromkeys([*rates[1].values(), *rates[2].values()]))
+    rationales: dict[int, dict[str, str]] = {side: {} for side in SIDES}
+    winners = dict[str, str]()
+    for name in names:
+        if (match := RATIONALE.fullmatch(name)) and (dimension := dimension_of(match["letters"], present)):
+            rationales[int(match["side"])][name] = dimension
+        elif (match := WINNER.fullmatch(name)) and (dimension := dimension_of(match["letters"], present)):
+            winners[name] = dimension
+    return Layout(rates, rationales, winners)
+
+
+def dimension_of(letters: str, present: Sequence[str]) -> str:
+    """The dimension, of those present, that letters such as `p` or `ca` stand for; "" for none."""
+    for dimension in (letters, *LETTERS.get(letters, ())):
+        if dimension in present:
+            return dimension
+    initials = [name for name in present if "".join(word[0] for word in name.split("_") if word) == letters]
+    beginning = [name for name in present if name.startswith(letters)]
+    return next(iter([*initials, *(beginning if len(beginning) == 1 else [])]), "")

@@ -1,0 +1,150 @@
+"""Importing files in the schemas of align-anything-200k as a new version of a dataset.
+
+Batches of rows are read ahead, turned into records by threads (a bounded number at a time, in order), and written by
+id. The id comes from the row's content, so running an import again changes nothing. Rows that cannot be records are
+set aside in the dataset's quarantine and counted by reason; they never stop the import.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+
+from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
+from omnialign.v1 import data_service_pb2, dataset_pb2, record_pb2
+from omnialign.v1.data_service_pb2 import ImportDatasetRequest as Request
+from omnialign.v1.data_service_pb2 import ImportDatasetResponse as Progress
+from services.data.config import DataConfig
+from services.data.datasets import Datasets
+from services.data.folders import local_path
+from services.data.importing.media_files import MediaFiles
+from services.data.importing.readers import Batch, read_batches
+from services.data.importing.rows import ReadRow, RowReader
+from services.data.importing.sources import SourceFile, find_files
+from services.data.media_store import MediaStore
+from services.data.pool import call
+from services.data.store import Store
+
+WRITE_RECORDS = 512
+
+
+class Importer:
+    """Runs imports."""
+
+    def __init__(
+        self, config: DataConfig, *, datasets: Datasets, store: Store, media: MediaStore, pool: ThreadPoolExecutor
+    ) -> None:
+        self._config, self._datasets, self._store, self._media, self._pool = config, datasets, store, media, pool
+
+    async def run(self, request: Request) -> AsyncIterator[Progress]:
+        """Imports; yields progress after each write, and the version at last.
+
+        Raises the reasons of `sources.find_files` and `folders.local_path`, SOURCE_MALFORMED, and NO_VALID_ROWS (the
+        quarantine can be read then).
+        """
+        path = local_path(request.source_uri, roots=self._config.roots())
+        files = await call(self._pool, find_files, path, subtask=request.subtask, split=request.split)
+        run = _Run(f"{request.parent}/datasets/{request.dataset_id}", datasets=self._datasets, media=self._media)
+        await self._ensure(request)
+        for file in files:
+            async for row in self._rows(file):
+                if await run.add(row):
+                    yield run.progress
+        await run.flush()
+        if not run.progress.records_imported:
+            message = f"None of {run.progress.rows_read} rows can be imported: read the quarantine of {run.name}."
+            reasons = {reason: str(count) for reason, count in run.progress.quarantine_reasons.items()}
+            raise FailedPrecondition(message, reason="NO_VALID_ROWS", metadata=reasons)
+        version = await self._datasets.commit(run.name)
+        await self._add_lineage(request.parent, run.name, path.as_uri(), version)
+        run.progress.dataset_version.CopyFrom(version)
+        yield run.progress
+
+    async def _ensure(self, request: Request) -> None:
+        """Creates the dataset if it is missing; another import may do so at the same time."""
+        name = f"{request.parent}/datasets/{request.dataset_id}"
+        try:
+            await self._datasets.get(name)
+        except NotFound:
+            wanted = dataset_pb2.Dataset(display_name=f"Imported from {request.source_uri}"[:200])
+            try:
+                await self._datasets.create(request.parent, request.dataset_id, wanted, key="", digest="")
+            except AlreadyExists:
+                return
+
+    async def _rows(self, file: SourceFile) -> AsyncIterator[ReadRow]:
+        """The rows of a file as records, in order, while the threads work on the next ones."""
+        reader = RowReader(file, files=MediaFiles(file, store=self._media))
+        batches = read_batches(file)
+        working: deque[asyncio.Task[list[ReadRow]]] = deque()
+        try:
+            while (batch := await call(self._pool, next, batches, None)) is not None:
+                working.append(asyncio.create_task(call(self._pool, _read, reader, batch)))
+                if len(working) > self._config.media_workers:
+                    for row in await working.popleft():
+                        yield row
+            while working:
+                for row in await working.popleft():
+                    yield row
+        finally:
+            for task in working:
+                task.cancel()
+
+    async def _add_lineage(self, parent: str, name: str, uri: str, version: dataset_pb2.DatasetVersion) -> None:
+        edge = data_service_pb2.LineageEdge
+        edges = [
+            edge(source=uri, target=name, relation="imported_from"),
+            edge(source=uri, target=version.name, relation="imported_from"),
+            edge(source=name, target=version.name, relation="committed_from"),
+        ]
+        await self._store.add_edges(parent, edges)
+
+
+class _Run:
+    """The counts of one import and the records that wait to be written."""
+
+    def __init__(self, name: str, *, datasets: Datasets, media: MediaStore) -> None:
+        self.name, self.progress = name, Progress()
+        self._datasets, self._media = datasets, media
+        self._good: list[record_pb2.Record] = []
+        self._bad: list[record_pb2.Record] = []
+        # Rows that are alike are told apart by their number. 64 bits of each digest are kept, not the rows.
+        self._seen: Counter[int] = Counter()
+
+    async def add(self, row: ReadRow) -> bool:
+        """Counts a row and keeps it for the next write; tells whether one was made."""
+        key = int(row.digest[:16], 16)
+        again = self._seen[key]
+        self._seen[key] += 1
+        row.record.id = f"{row.record.subtask}-{row.digest}" + (f"-{again}" if again else "")
+        self.progress.rows_read += 1
+        (self._bad if row.record.HasField("quarantine") else self._good).append(row.record)
+        self.progress.media_bytes += sum(media.size_bytes for media in row.media)
+        if len(self._good) + len(self._bad) < WRITE_RECORDS:
+            return False
+        await self.flush()
+        return True
+
+    async def flush(self) -> None:
+        """Writes what waits, then counts it."""
+        good, bad = self._good, self._bad
+        self._good, self._bad = [], []
+        if good:
+            await self._media.settle()  # no record is written before its media are safe
+            await self._datasets.append(self.name, good)
+            await self._datasets.pardon(self.name, [record.id for record in good])
+        if bad:
+            await self._datasets.set_aside(self.name, bad)
+        self.progress.records_imported += len(good)
+        self.progress.rows_quarantined += len(bad)
+        _count(self.progress.subtask_counts, (record.subtask for record in good))
+        _count(self.progress.quarantine_reasons, (record.quarantine.reason for record in bad))
+
+
+def _read(reader: RowReader, batch: Batch) -> list[ReadRow]:
+    return [reader.read(row) for row in batch.rows()]
+
+
+def _count(counts: MutableMapping[str, int], keys: Iterator[str]) -> None:
+    for key in keys:
+        counts[key] += 1

@@ -1,0 +1,140 @@
+"""Lineage: which artefact was made from which, and how one record went through the tables of a job.
+
+A record's tables are those that its dataset was made from or that were made from it, and those that belong to a job on
+the way. A dataset and its versions count as one table here. Another job that began from the same data is not related.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from omnialign.errors import InvalidArgument
+from omnialign.names import DATASET, RECORD, matches, parse
+from omnialign.v1 import dataset_pb2, record_pb2
+from omnialign.v1.data_service_pb2 import GetLineageRequest as Request
+from omnialign.v1.data_service_pb2 import GetLineageResponse as Answer
+from omnialign.v1.data_service_pb2 import LineageEdge, RecordLineage
+from services.data.datasets import Datasets, missing
+from services.data.store import Store
+from services.data.table import Selection
+
+MAX_EDGES = 10_000
+Step = tuple[str, str]
+
+
+class Lineage:
+    """The provenance graph of all projects."""
+
+    def __init__(self, *, store: Store, datasets: Datasets) -> None:
+        self._store, self._datasets = store, datasets
+
+    async def add(self, parent: str, edges: Iterable[LineageEdge]) -> None:
+        """Adds edges; repeating one changes nothing."""
+        edges = list(edges)
+        for edge in edges:
+            if edge.source == edge.target:
+                message = f"{edge.source} cannot be made from itself."
+                raise InvalidArgument(message, reason="LINEAGE_LOOP", metadata={"name": edge.source})
+        await self._store.add_edges(parent, edges)
+
+    async def add_records(self, dataset: str, records: Iterable[record_pb2.Record]) -> None:
+        """Adds an edge from each model that wrote something in the records to their dataset."""
+        written = {found for record in records for found in _writers(record)}
+        edges = [LineageEdge(source=model, target=dataset, relation=how) for model, how in written]
+        await self._store.add_edges(dataset.partition("/datasets/")[0], edges)
+
+    async def walk(self, request: Request) -> Answer:
+        """The edges reached from an artefact, nearest first, and the appearances of a record."""
+        record = parse(request.name, RECORD)["record"] if matches(request.name, RECORD) else ""
+        start = request.name.partition("/records/")[0] if record else request.name
+        parent = "/".join(start.split("/")[:2])
+        answer = Answer()
+        up = request.direction in (Request.DIRECTION_UNSPECIFIED, Request.DIRECTION_SOURCES)
+        down = request.direction in (Request.DIRECTION_UNSPECIFIED, Request.DIRECTION_PRODUCTS)
+        for upwards in [True] * up + [False] * down:
+            answer.edges.extend(await self._reach(parent, start, upwards=upwards, max_depth=request.max_depth))
+        if record:
+            answer.records.extend(await self._appearances(parent, start, record))
+        return answer
+
+    async def _reach(self, parent: str, start: str, *, upwards: bool, max_depth: int) -> list[LineageEdge]:
+        """The edges one way, level by level. A circle ends where it began."""
+        seen, level, depth = {start}, [start], 0
+        found = list[LineageEdge]()
+        while level and len(found) < MAX_EDGES and not (max_depth and depth >= max_depth):
+            edges = await self._store.edges(parent, level, upwards=upwards)
+            found += edges
+            level = list(dict.fromkeys(edge.source if upwards else edge.target for edge in edges))
+            level = [name for name in level if name not in seen]
+            seen.update(level)
+            depth += 1
+        return found[:MAX_EDGES]
+
+    async def _appearances(self, parent: str, dataset: str, record: str) -> list[RecordLineage]:
+        found = []
+        for name in await self._tables(parent, dataset):
+            async for batch in self._datasets.stream(name, Selection(ids=(record,))):
+                found += [RecordLineage(dataset=name, record=row) for row in batch]
+        if not found:
+            raise missing("RECORD", f"{dataset}/records/{record}")
+        return found
+
+    async def _tables(self, parent: str, dataset: str) -> list[str]:
+        """The related datasets that still exist, oldest stage first."""
+        await self._datasets.get(dataset)
+        steps = await self._related(parent, [dataset], upwards=True)
+        jobs = {name for step in steps for name in step if "/alignmentJobs/" in name}
+        steps |= await self._related(parent, [dataset, *sorted(jobs)], upwards=False)
+        names = {dataset, *(name for step in steps for name in step)}
+        ages = {name: row.create_time.ToNanoseconds() for name, row in (await self._existing(names)).items()}
+        ordered = in_order(sorted(names, key=lambda name: (ages.get(name, 0), name)), steps)
+        return [name for name in ordered if name in ages]
+
+    async def _existing(self, names: Iterable[str]) -> dict[str, dataset_pb2.Dataset]:
+        found = {name: await self._store.dataset(name) for name in names if matches(name, DATASET)}
+        return {name: row for name, row in found.items() if row is not None}
+
+    async def _related(self, parent: str, starts: list[str], *, upwards: bool) -> set[Step]:
+        """The steps between tables and jobs that are reached one way. Models lead to other jobs: not followed."""
+        seen, level, steps = set(starts), list(starts), set[Step]()
+        while level and len(steps) < MAX_EDGES:
+            names = [name for start in level for name in await self._spellings(start)]
+            edges = await self._store.edges(parent, names, upwards=upwards)
+            found = {(_table(edge.source), _table(edge.target)) for edge in edges}
+            steps |= {step for step in found if step[0] != step[1] and not any("/models/" in name for name in step)}
+            level = sorted({step[0 if upwards else 1] for step in steps} - seen)
+            seen.update(level)
+        return steps
+
+    async def _spellings(self, name: str) -> list[str]:
+        """The names that edges may use for a table: its own and those of its versions."""
+        if not matches(name, DATASET):
+            return [name]
+        versions = await self._store.versions(name, before=None, limit=1000)
+        return [name, *(version.name for _, version in versions)]
+
+
+def in_order(names: Sequence[str], steps: Iterable[Step]) -> list[str]:
+    """The names with every source before what was made from it, otherwise in the order given; circles come last."""
+    waiting, left = set(steps), list(names)
+    ordered = []
+    while left:
+        blocked = {target for _, target in waiting}
+        name = next((name for name in left if name not in blocked), left[0])
+        left.remove(name)
+        ordered.append(name)
+        waiting = {step for step in waiting if name not in step}
+    return ordered
+
+
+def _table(name: str) -> str:
+    return name.partition("/versions/")[0] if "/datasets/" in name else name
+
+
+def _writers(record: record_pb2.Record) -> Iterable[tuple[str, str]]:
+    for response in record.responses:
+        yield from _writer(response.generation.model, "responded_by")
+        yield from _writer(response.feedback.generation.model, "criticised_by")
+    yield from _writer(record.comparison.forward_generation.model, "judged_by")
+
+
+def _writer(model: str, relation: str) -> Iterable[tuple[str, str]]:
+    return [(model, relation)] if model else []

@@ -1,0 +1,208 @@
+"""Proving that a file is the media it claims to be: it is decoded whole, within limits, in bounded memory.
+
+Sizes are read from the header first, so that a decompression bomb is refused before anything is unpacked. Everything
+here blocks; callers run it in a bounded pool of threads.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+from PIL import Image, UnidentifiedImageError
+
+from omnialign.errors import InvalidArgument
+from omnialign.v1 import content_pb2
+from services.data.config import DataConfig
+from services.data.sniffing import AUDIO, DEMUXERS, IMAGE, MODALITIES, VIDEO, canonical, sniff
+
+# A decoder may drop a frame at an edge; more than this share missing means that the end of the file is.
+COMPLETE_SHARE = 0.95
+STREAMED_WAV_SIZES = (0, 0xFFFFFFFF)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest media that is let in."""
+
+    size_bytes: int
+    image_pixels: int
+    seconds: float
+    frames: int
+    frame_pixels: int
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "Limits":
+        """The limits that the settings give."""
+        return cls(
+            config.max_media_bytes,
+            config.max_image_pixels,
+            config.max_media_seconds,
+            config.max_video_frames,
+            config.max_frame_pixels,
+        )
+
+
+def refusal(reason: str, message: str, **metadata: object) -> InvalidArgument:
+    """The error for media that is not let in."""
+    return InvalidArgument(message, reason=reason, metadata={key: str(value) for key, value in metadata.items()})
+
+
+def too_large(what: str, *, found: float, limit: float) -> InvalidArgument:
+    """The error for media above a limit."""
+    message = f"The media is too large: {found:g} {what}, and {limit:g} are allowed."
+    return refusal("MEDIA_TOO_LARGE", message, what=what, found=f"{found:g}", limit=f"{limit:g}")
+
+
+def identify(head: bytes, *, modality: int = 0, mime_type: str = "") -> str:
+    """The MIME type of a file that begins with `head`. Raises MEDIA_EMPTY, MEDIA_UNDECODABLE, MEDIA_TYPE_MISMATCH."""
+    if not head:
+        raise refusal("MEDIA_EMPTY", "The media object has no bytes.")
+    found = sniff(head)
+    if not found:
+        raise refusal("MEDIA_UNDECODABLE", "The bytes are not an image, a sound or a video of a known type.")
+    if mime_type and canonical(mime_type) != found:
+        raise _mismatch(mime_type, found)
+    if modality and modality != MODALITIES[found]:
+        raise _mismatch(content_pb2.Modality.Name(content_pb2.Modality.ValueType(modality)), found)
+    return found
+
+
+def prove(path: Path, mime_type: str, *, limits: Limits) -> None:
+    """Decodes the whole file. Raises MEDIA_UNDECODABLE, MEDIA_TRUNCATED or MEDIA_TOO_LARGE."""
+    checks: dict[int, Callable[[Path, str, Limits], None]] = {
+        IMAGE: _prove_image,
+        AUDIO: _prove_audio,
+        VIDEO: _prove_video,
+    }
+    checks[MODALITIES[mime_type]](path, mime_type, limits)
+
+
+def _mismatch(claimed: str, found: str) -> InvalidArgument:
+    message = f"The media claims to be {claimed}, and its bytes are {found}."
+    return refusal("MEDIA_TYPE_MISMATCH", message, claimed=claimed, found=found)
+
+
+def _prove_image(path: Path, mime_type: str, limits: Limits) -> None:
+    del mime_type
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "GIF", "WEBP")) as image:
+            _decode_frames(image, limits)
+    except Image.DecompressionBombError as error:
+        raise too_large("pixels", found=limits.image_pixels + 1, limit=limits.image_pixels) from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError) as error:
+        reason = "MEDIA_TRUNCATED" if "truncated" in str(error).lower() else "MEDIA_UNDECODABLE"
+        raise refusal(reason, f"The image does not decode: {error}.") from error
+
+
+def _decode_frames(image: Image.Image, limits: Limits) -> None:
+    """Decodes one frame after the other: an animation is as large as all of them."""
+    index, pixels = 0, 0
+    while True:
+        pixels += image.width * image.height
+        if pixels > limits.image_pixels:
+            raise too_large("pixels", found=pixels, limit=limits.image_pixels)
+        image.load()
+        index += 1
+        if index >= getattr(image, "n_frames", 1):
+            return
+        if index >= limits.frames:
+            raise too_large("frames", found=index + 1, limit=limits.frames)
+        image.seek(index)
+
+
+def _prove_audio(path: Path, mime_type: str, limits: Limits) -> None:
+    if mime_type == "audio/wav":
+        _check_wav_length(path)
+    with _opened(path, mime_type) as container:
+        stream = _stream(container.streams.audio, "sound")
+        expected = _header_seconds(container, stream)
+        _check_seconds(expected, limits)
+        seconds = 0.0
+        for frame in container.decode(stream):
+            seconds += frame.samples / max(1, frame.sample_rate)
+            _check_seconds(seconds, limits)
+        _check_complete(seconds, expected - 0.1, "seconds")
+
+
+def _prove_video(path: Path, mime_type: str, limits: Limits) -> None:
+    with _opened(path, mime_type) as container:
+        stream = _stream(container.streams.video, "video")
+        stream.thread_type = "NONE"
+        _check_seconds(_header_seconds(container, stream), limits)
+        _check_frame(stream.codec_context.width, stream.codec_context.height, limits)
+        _check_count(stream.frames, limits)
+        frames = 0
+        for frame in container.decode(stream):
+            frames += 1
+            _check_count(frames, limits)
+            _check_frame(frame.width, frame.height, limits)
+        _check_complete(frames, stream.frames, "frames")
+
+
+class _opened:  # noqa: N801 - reads as a context manager function, which could not catch errors of its body as simply
+    """Opens a container of a known type and turns the decoder's errors into MEDIA_UNDECODABLE."""
+
+    def __init__(self, path: Path, mime_type: str) -> None:
+        self._path, self._format = path, DEMUXERS[mime_type]
+        self._container: Any = None
+
+    def __enter__(self) -> Any:
+        try:
+            self._container = av.open(str(self._path), format=self._format, metadata_errors="replace")
+        except (av.error.FFmpegError, ValueError) as error:
+            raise refusal("MEDIA_UNDECODABLE", f"The media does not decode: {error.__class__.__name__}.") from error
+        return self._container
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._container is not None:
+            self._container.close()
+        if isinstance(error, av.error.FFmpegError | ValueError | IndexError):
+            raise refusal("MEDIA_UNDECODABLE", f"The media does not decode: {error.__class__.__name__}.") from error
+
+
+def _stream(streams: Any, what: str) -> Any:
+    if not streams:
+        raise refusal("MEDIA_UNDECODABLE", f"The file has no {what} in it.")
+    return streams[0]
+
+
+def _header_seconds(container: Any, stream: Any) -> float:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return float(container.duration or 0) / av.time_base
+
+
+def _check_seconds(seconds: float, limits: Limits) -> None:
+    if seconds > limits.seconds:
+        raise too_large("seconds", found=seconds, limit=limits.seconds)
+
+
+def _check_frame(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.frame_pixels:
+        raise too_large("pixels", found=width * height, limit=limits.frame_pixels)
+
+
+def _check_count(frames: int, limits: Limits) -> None:
+    if frames > limits.frames:
+        raise too_large("frames", found=frames, limit=limits.frames)
+
+
+def _check_complete(found: float, expected: float, what: str) -> None:
+    if not found:
+        raise refusal("MEDIA_UNDECODABLE", f"The media holds no {what} that decode.")
+    if found < expected * COMPLETE_SHARE:
+        message = f"The media is cut off: {found:g} of {expected:g} {what} decode."
+        raise refusal("MEDIA_TRUNCATED", message, found=f"{found:g}", expected=f"{expected:g}")
+
+
+def _check_wav_length(path: Path) -> None:
+    """The decoder takes a WAV that ends early as complete; its header knows better."""
+    with path.open("rb") as file:
+        claimed = int.from_bytes(file.read(8)[4:8], "little")
+    found = path.stat().st_size - 8
+    if claimed not in STREAMED_WAV_SIZES and found < claimed - 1:
+        message = f"The WAV file is cut off: {found} of {claimed} bytes are there."
+        raise refusal("MEDIA_TRUNCATED", message, found=found, expected=claimed)

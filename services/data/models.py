@@ -1,0 +1,66 @@
+"""The model registry: numbered, immutable versions, each a folder whose bytes were hashed when it was registered."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from omnialign.errors import Aborted
+from omnialign.names import MODEL_VERSION, PROJECT, parse
+from omnialign.v1.data_service_pb2 import LineageEdge
+from omnialign.v1.model_pb2 import ModelVersion
+from services.data.clock import now_us, timestamp
+from services.data.config import DataConfig
+from services.data.datasets import COMMIT_ATTEMPTS, missing, version_number
+from services.data.folders import local_path
+from services.data.pool import call
+from services.data.store import Store
+from services.data.weights import Weights, inspect
+
+
+class Models:
+    """The models of all projects."""
+
+    def __init__(self, config: DataConfig, *, store: Store, pool: ThreadPoolExecutor) -> None:
+        self._config, self._store, self._pool = config, store, pool
+
+    async def register(
+        self, parent: str, model_id: str, *, wanted: ModelVersion, sources: Sequence[str]
+    ) -> ModelVersion:
+        """Registers a folder, and where it came from. The bytes of the newest version are that version.
+
+        Raises the reasons of `weights.inspect` and `folders.local_path`.
+        """
+        path = local_path(wanted.uri, roots=self._config.roots())
+        weights = await call(self._pool, inspect, path)
+        version = await self._add(f"{parent}/models/{model_id}", path.as_uri(), wanted, weights)
+        edges = [LineageEdge(source=source, target=version.name, relation="made_from") for source in sources]
+        await self._store.add_edges(parent, edges)
+        return version
+
+    async def get(self, name: str) -> ModelVersion:
+        """One version; `-` is the newest. Raises MODEL_VERSION_NOT_FOUND."""
+        parts = parse(name, MODEL_VERSION)
+        found = await self._store.model(name.rpartition("/versions/")[0], version_number(parts["version"]))
+        if found is None:
+            raise missing("MODEL_VERSION", name)
+        return found[1]
+
+    async def page(self, parent: str, *, after: list[str], limit: int) -> tuple[list[ModelVersion], list[str]]:
+        """A page of model versions, newest first, and the position after it; empty on the last page."""
+        parse(parent, PROJECT)
+        rows = await self._store.models(parent, after=after, limit=limit + 1)
+        return [version for _, version in rows[:limit]], rows[limit - 1][0] if len(rows) > limit else []
+
+    async def _add(self, model: str, uri: str, wanted: ModelVersion, weights: Weights) -> ModelVersion:
+        for _ in range(COMMIT_ATTEMPTS):
+            newest = await self._store.model(model, None)
+            if newest is not None and newest[1].sha256 == weights.sha256:
+                return newest[1]
+            number, created_us = newest[0] + 1 if newest else 1, now_us()
+            version = ModelVersion(name=f"{model}/versions/{number}", uri=uri, display_name=wanted.display_name)
+            version.labels.update(wanted.labels)
+            version.sha256, version.size_bytes = weights.sha256, weights.size_bytes
+            version.parameter_count = weights.parameter_count
+            version.create_time.CopyFrom(timestamp(created_us))
+            if await self._store.add_model(version, model=model, number=number, created_us=created_us):
+                return version
+        raise Aborted(f"Other callers register {model} all the time: try again.", reason="COMMIT_CONFLICT")

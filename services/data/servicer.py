@@ -1,0 +1,208 @@
+"""DataService over gRPC: messages in, calls of the domain, messages out. Errors are mapped by the server."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import grpc
+from google.protobuf import empty_pb2
+from google.protobuf.message import Message
+
+from omnialign.errors import InvalidArgument, OmnialignError, ResourceExhausted
+from omnialign.v1 import data_service_pb2 as pb
+from omnialign.v1 import data_service_pb2_grpc, dataset_pb2, model_pb2, record_pb2
+from services.data.datasets import Datasets
+from services.data.importing.importer import Importer
+from services.data.lineage import Lineage
+from services.data.media_store import Claim, MediaStore
+from services.data.models import Models
+from services.data.table import Selection
+from services.runtime.idempotency import body_digest
+from services.runtime.paging import decode_token, encode_token, page_size
+
+Context: TypeAlias = grpc.aio.ServicerContext
+
+MAX_DRAINED_BYTES = 64 * 1024 * 1024
+
+
+class DataServicer(data_service_pb2_grpc.DataServiceServicer):
+    """The DataService. See the proto for what each call does."""
+
+    def __init__(
+        self,
+        *,
+        datasets: Datasets,
+        media: MediaStore,
+        models: Models,
+        lineage: Lineage,
+        importer: Importer,
+        max_append_bytes: int,
+    ) -> None:
+        self._datasets, self._media, self._models = datasets, media, models
+        self._lineage, self._importer = lineage, importer
+        self._max_append_bytes = max_append_bytes
+
+    async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> dataset_pb2.Dataset:  # noqa: D102, N802
+        key = f"CreateDataset:{request.parent}:{request.request_id}" if request.request_id else ""
+        digest = body_digest(request)
+        return await self._datasets.create(request.parent, request.dataset_id, request.dataset, key=key, digest=digest)
+
+    async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> dataset_pb2.Dataset:  # noqa: D102, N802
+        return await self._datasets.get(request.name)
+
+    async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:  # noqa: D102, N802
+        after = _after(request.page_token, filter=request.parent, numbers=(0,), length=2)
+        datasets, position = await self._datasets.page(request.parent, after=after, limit=page_size(request.page_size))
+        return pb.ListDatasetsResponse(datasets=datasets, next_page_token=_token(position, request.parent))
+
+    async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> empty_pb2.Empty:  # noqa: D102, N802
+        await self._datasets.delete(request.name)
+        return empty_pb2.Empty()
+
+    async def AppendRecords(  # noqa: D102, N802
+        self, request_iterator: AsyncIterator[pb.AppendRecordsRequest], context: Context
+    ) -> pb.AppendRecordsResponse:
+        async with _drained(request_iterator):
+            dataset, records = await self._collect(request_iterator)
+        inserted, updated = await self._datasets.append(dataset, records.values())
+        await self._lineage.add_records(dataset, records.values())
+        return pb.AppendRecordsResponse(inserted_count=inserted, updated_count=updated)
+
+    async def CommitVersion(self, request: pb.CommitVersionRequest, context: Context) -> dataset_pb2.DatasetVersion:  # noqa: D102, N802
+        version = await self._datasets.commit(request.dataset)
+        edge = pb.LineageEdge(source=request.dataset, target=version.name, relation="committed_from")
+        await self._lineage.add(request.dataset.partition("/datasets/")[0], [edge])
+        return version
+
+    async def GetDatasetVersion(  # noqa: D102, N802
+        self, request: pb.GetDatasetVersionRequest, context: Context
+    ) -> dataset_pb2.DatasetVersion:
+        return await self._datasets.version(request.name)
+
+    async def ListDatasetVersions(  # noqa: D102, N802
+        self, request: pb.ListDatasetVersionsRequest, context: Context
+    ) -> pb.ListDatasetVersionsResponse:
+        after = _after(request.page_token, filter=request.parent, numbers=(0,), length=1)
+        limit = page_size(request.page_size)
+        versions, position = await self._datasets.versions(request.parent, after=after, limit=limit)
+        token = _token(position, request.parent)
+        return pb.ListDatasetVersionsResponse(dataset_versions=versions, next_page_token=token)
+
+    async def StreamRecords(  # noqa: D102, N802
+        self, request: pb.StreamRecordsRequest, context: Context
+    ) -> AsyncIterator[pb.StreamRecordsResponse]:
+        selection = Selection(
+            subtasks=tuple(request.subtasks),
+            splits=tuple(request.splits),
+            ids=tuple(request.ids),
+            shard_index=request.shard_index,
+            shard_count=request.shard_count,
+            limit=request.limit,
+        )
+        async for batch in self._datasets.stream(request.source, selection):
+            yield pb.StreamRecordsResponse(records=batch)
+
+    async def StreamQuarantine(  # noqa: D102, N802
+        self, request: pb.StreamQuarantineRequest, context: Context
+    ) -> AsyncIterator[pb.StreamQuarantineResponse]:
+        async for batch in self._datasets.quarantined(request.dataset):
+            yield pb.StreamQuarantineResponse(records=batch)
+
+    async def UploadMedia(  # noqa: D102, N802
+        self, request_iterator: AsyncIterator[pb.UploadMediaRequest], context: Context
+    ) -> pb.UploadMediaResponse:
+        async with _drained(request_iterator):
+            first = await anext(aiter(request_iterator), None)
+            if first is None or first.WhichOneof("message") != "header":
+                raise InvalidArgument("The first message of an upload is its header.", reason="UPLOAD_HEADER_MISSING")
+            header = first.header
+            claim = Claim(modality=header.modality, mime_type=header.mime_type, sha256=header.sha256)
+            media, existed = await self._media.upload(_chunks(request_iterator), claim=claim)
+        return pb.UploadMediaResponse(media=media, existed=existed)
+
+    async def GetMedia(self, request: pb.GetMediaRequest, context: Context) -> AsyncIterator[pb.GetMediaResponse]:  # noqa: D102, N802
+        yield pb.GetMediaResponse(media=await self._media.described(request.sha256))
+        async for chunk in self._media.read(request.sha256):
+            yield pb.GetMediaResponse(chunk=chunk)
+
+    async def ImportDataset(  # noqa: D102, N802
+        self, request: pb.ImportDatasetRequest, context: Context
+    ) -> AsyncIterator[pb.ImportDatasetResponse]:
+        async for progress in self._importer.run(request):
+            yield progress
+
+    async def RegisterModel(self, request: pb.RegisterModelRequest, context: Context) -> model_pb2.ModelVersion:  # noqa: D102, N802
+        return await self._models.register(
+            request.parent, request.model_id, wanted=request.model_version, sources=request.sources
+        )
+
+    async def GetModelVersion(self, request: pb.GetModelVersionRequest, context: Context) -> model_pb2.ModelVersion:  # noqa: D102, N802
+        return await self._models.get(request.name)
+
+    async def ListModelVersions(  # noqa: D102, N802
+        self, request: pb.ListModelVersionsRequest, context: Context
+    ) -> pb.ListModelVersionsResponse:
+        after = _after(request.page_token, filter=request.parent, numbers=(0, 2), length=3)
+        limit = page_size(request.page_size)
+        versions, position = await self._models.page(request.parent, after=after, limit=limit)
+        token = _token(position, request.parent)
+        return pb.ListModelVersionsResponse(model_versions=versions, next_page_token=token)
+
+    async def AddLineage(self, request: pb.AddLineageRequest, context: Context) -> pb.AddLineageResponse:  # noqa: D102, N802
+        await self._lineage.add(request.parent, request.edges)
+        return pb.AddLineageResponse()
+
+    async def GetLineage(self, request: pb.GetLineageRequest, context: Context) -> pb.GetLineageResponse:  # noqa: D102, N802
+        return await self._lineage.walk(request)
+
+    async def _collect(
+        self, messages: AsyncIterator[pb.AppendRecordsRequest]
+    ) -> tuple[str, dict[str, record_pb2.Record]]:
+        """All records of a call, by id: they become visible together, so they are held together, up to a limit."""
+        dataset, records, size_bytes = "", dict[str, record_pb2.Record](), 0
+        async for message in messages:
+            dataset = dataset or message.dataset
+            size_bytes += message.ByteSize()
+            if size_bytes > self._max_append_bytes:
+                text = f"One call appends at most {self._max_append_bytes} bytes: split the records over several."
+                raise ResourceExhausted(text, reason="APPEND_TOO_LARGE")
+            records.update((record.id, record) for record in message.records)
+        if not dataset:
+            raise InvalidArgument("The first message must name the dataset.", reason="DATASET_MISSING")
+        return dataset, records
+
+
+@asynccontextmanager
+async def _drained(messages: AsyncIterator[Message]) -> AsyncIterator[None]:
+    """Reads a refused stream on for a while before the error goes out.
+
+    A grpc.aio client whose write meets an ended call reports INTERNAL instead of the status that the server sent.
+    """
+    try:
+        yield
+    except OmnialignError:
+        size_bytes = 0
+        async for message in messages:
+            size_bytes += message.ByteSize()
+            if size_bytes > MAX_DRAINED_BYTES:
+                break
+        raise
+
+
+async def _chunks(messages: AsyncIterator[pb.UploadMediaRequest]) -> AsyncIterator[bytes]:
+    async for message in messages:
+        if message.WhichOneof("message") != "chunk":
+            raise InvalidArgument("Only the first message of an upload is a header.", reason="UPLOAD_HEADER_REPEATED")
+        yield message.chunk
+
+
+def _after(token: str, *, filter: str, numbers: tuple[int, ...], length: int) -> list[str]:  # noqa: A002
+    """The position in a page token; a token of another shape is refused."""
+    values = decode_token(token, filter=filter)
+    if values and (len(values) != length or not all(values[index].isdecimal() for index in numbers)):
+        raise InvalidArgument("The page token is not of this list.", reason="PAGE_TOKEN_INVALID")
+    return values
+
+
+def _token(position: list[str], filter: str) -> str:  # noqa: A002
+    return encode_token(position, filter=filter) if position else ""

@@ -1,0 +1,205 @@
+"""The data service's metadata in SQL: datasets, their versions, model versions, answered requests, lineage.
+
+Messages are kept as serialised protos beside the few columns that are searched. Times are microseconds since 1970.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from omnialign.v1.data_service_pb2 import LineageEdge as Edge
+from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
+from omnialign.v1.model_pb2 import ModelVersion
+from services.data.faults import storage
+
+METADATA = sa.MetaData()
+DATASETS = sa.Table(
+    "datasets",
+    METADATA,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("parent", sa.String(80), nullable=False, index=True),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+)
+DATASET_VERSIONS = sa.Table(
+    "dataset_versions",
+    METADATA,
+    sa.Column("dataset", sa.ForeignKey("datasets.name", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("state", sa.BigInteger, nullable=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+)
+MODEL_VERSIONS = sa.Table(
+    "model_versions",
+    METADATA,
+    sa.Column("model", sa.String(255), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("parent", sa.String(80), nullable=False, index=True),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+)
+REQUESTS = sa.Table(
+    "data_requests",
+    METADATA,
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("dataset", sa.ForeignKey("datasets.name", ondelete="CASCADE"), nullable=False),
+)
+EDGES = sa.Table(
+    "lineage",
+    METADATA,
+    sa.Column("source", sa.String(1024), primary_key=True),
+    sa.Column("target", sa.String(1024), primary_key=True, index=True),
+    sa.Column("relation", sa.String(64), primary_key=True),
+    sa.Column("parent", sa.String(80), primary_key=True),
+)
+NAMES_PER_QUERY = 400  # SQLite takes a bounded number of parameters
+
+
+class Store:
+    """Reads and writes the metadata."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def prepare(self) -> None:
+        """Makes the tables that are missing."""
+        async with self._engine.begin() as connection:
+            await connection.run_sync(METADATA.create_all)
+
+    async def add_dataset(self, dataset: Dataset, *, parent: str, created_us: int, key: str, digest: str) -> bool:
+        """Adds a dataset, and the request that asked for it if `key`; False when one of the two is there already."""
+        blob = dataset.SerializeToString(deterministic=True)
+        row = {"name": dataset.name, "parent": parent, "created_us": created_us, "message": blob}
+        try:
+            with storage():
+                async with self._engine.begin() as connection:
+                    await connection.execute(DATASETS.insert().values(row))
+                    if key:
+                        answer = {"key": key, "digest": digest, "dataset": dataset.name}
+                        await connection.execute(REQUESTS.insert().values(answer))
+        except IntegrityError:
+            return False
+        return True
+
+    async def request(self, key: str) -> tuple[str, str] | None:
+        """Body digest and dataset name of an answered request."""
+        query = sa.select(REQUESTS.c.digest, REQUESTS.c.dataset).where(REQUESTS.c.key == key)
+        rows = await self._rows(query)
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    async def dataset(self, name: str) -> Dataset | None:
+        """One dataset as it was created, with `latest_version`, without `record_count`."""
+        rows = await self._rows(sa.select(DATASETS.c.message).where(DATASETS.c.name == name))
+        return await self._with_version(Dataset.FromString(rows[0][0])) if rows else None
+
+    async def datasets(self, parent: str, *, after: Sequence[str], limit: int) -> list[tuple[int, Dataset]]:
+        """Creation time and dataset, newest first, from after the last one seen (its time and name)."""
+        query = sa.select(DATASETS.c.created_us, DATASETS.c.message).where(DATASETS.c.parent == parent)
+        if after:
+            position = sa.tuple_(DATASETS.c.created_us, DATASETS.c.name)
+            query = query.where(position < sa.tuple_(sa.literal(int(after[0])), sa.literal(after[1])))
+        query = query.order_by(DATASETS.c.created_us.desc(), DATASETS.c.name.desc()).limit(limit)
+        return [(us, await self._with_version(Dataset.FromString(blob))) for us, blob in await self._rows(query)]
+
+    async def remove_dataset(self, name: str) -> bool:
+        """Removes a dataset with its versions; False when there is none."""
+        with storage():
+            async with self._engine.begin() as connection:
+                for table in (DATASET_VERSIONS, REQUESTS):
+                    await connection.execute(table.delete().where(table.c.dataset == name))
+                done = await connection.execute(DATASETS.delete().where(DATASETS.c.name == name))
+        return bool(done.rowcount)
+
+    async def add_version(self, dataset: str, version: DatasetVersion, *, number: int, state: int) -> bool:
+        """Adds a version; False when the number was taken by another writer or the dataset is gone."""
+        row = {"dataset": dataset, "number": number, "state": state, "message": version.SerializeToString()}
+        return await self._insert(DATASET_VERSIONS, row)
+
+    async def version(self, dataset: str, number: int | None) -> tuple[int, int, DatasetVersion] | None:
+        """Number, state of the table, and message of one version; the newest where `number` is None."""
+        query = _version_query(dataset)
+        query = query.limit(1) if number is None else query.where(DATASET_VERSIONS.c.number == number)
+        rows = await self._rows(query)
+        return (rows[0][0], rows[0][1], DatasetVersion.FromString(rows[0][2])) if rows else None
+
+    async def versions(self, dataset: str, *, before: int | None, limit: int) -> list[tuple[int, DatasetVersion]]:
+        """Numbers and versions, newest first."""
+        query = _version_query(dataset).limit(limit)
+        if before is not None:
+            query = query.where(DATASET_VERSIONS.c.number < before)
+        return [(number, DatasetVersion.FromString(blob)) for number, _, blob in await self._rows(query)]
+
+    async def add_model(self, version: ModelVersion, *, model: str, number: int, created_us: int) -> bool:
+        """Adds a model version; False when the number was taken by another writer."""
+        parent, blob = model.partition("/models/")[0], version.SerializeToString(deterministic=True)
+        row = {"model": model, "number": number, "parent": parent, "created_us": created_us, "message": blob}
+        return await self._insert(MODEL_VERSIONS, row)
+
+    async def model(self, model: str, number: int | None) -> tuple[int, ModelVersion] | None:
+        """Number and message of one model version; the newest where `number` is None."""
+        table = MODEL_VERSIONS
+        query = sa.select(table.c.number, table.c.message).where(table.c.model == model)
+        query = query.order_by(table.c.number.desc()).limit(1)
+        rows = await self._rows(query if number is None else query.where(table.c.number == number))
+        return (rows[0][0], ModelVersion.FromString(rows[0][1])) if rows else None
+
+    async def models(self, parent: str, *, after: Sequence[str], limit: int) -> list[tuple[list[str], ModelVersion]]:
+        """Position and model version, newest first, from after a position."""
+        table = MODEL_VERSIONS
+        query = sa.select(table.c.created_us, table.c.model, table.c.number, table.c.message)
+        query = query.where(table.c.parent == parent)
+        position = (table.c.created_us, table.c.model, table.c.number)
+        if after:
+            seen = (sa.literal(int(after[0])), sa.literal(after[1]), sa.literal(int(after[2])))
+            query = query.where(sa.tuple_(*position) < sa.tuple_(*seen))
+        rows = await self._rows(query.order_by(*(column.desc() for column in position)).limit(limit))
+        return [([str(us), model, str(n)], ModelVersion.FromString(blob)) for us, model, n, blob in rows]
+
+    async def add_edges(self, parent: str, edges: Iterable[Edge]) -> None:
+        """Adds edges; those that are there already stay as they are."""
+        keys = sorted({(edge.source, edge.target, edge.relation) for edge in edges})
+        rows = [{"source": source, "target": target, "relation": how, "parent": parent} for source, target, how in keys]
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        with storage():
+            async with self._engine.begin() as connection:
+                if rows:
+                    await connection.execute(dialect.insert(EDGES).on_conflict_do_nothing(), rows)
+
+    async def edges(self, parent: str, names: Sequence[str], *, upwards: bool) -> list[Edge]:
+        """The edges that lead to these names (`upwards`), or away from them."""
+        near, found = (EDGES.c.target if upwards else EDGES.c.source), []
+        for start in range(0, len(names), NAMES_PER_QUERY):
+            query = sa.select(EDGES.c.source, EDGES.c.target, EDGES.c.relation).where(EDGES.c.parent == parent)
+            query = query.where(near.in_(names[start : start + NAMES_PER_QUERY]))
+            rows = await self._rows(query.order_by(EDGES.c.source, EDGES.c.target, EDGES.c.relation))
+            found += [Edge(source=source, target=target, relation=relation) for source, target, relation in rows]
+        return found
+
+    async def _with_version(self, dataset: Dataset) -> Dataset:
+        query = sa.select(sa.func.max(DATASET_VERSIONS.c.number)).where(DATASET_VERSIONS.c.dataset == dataset.name)
+        dataset.latest_version = (await self._rows(query))[0][0] or 0
+        return dataset
+
+    async def _insert(self, table: sa.Table, row: dict[str, object]) -> bool:
+        try:
+            with storage():
+                async with self._engine.begin() as connection:
+                    await connection.execute(table.insert().values(row))
+        except IntegrityError:
+            return False
+        return True
+
+    async def _rows(self, query: sa.Select[Any]) -> Any:
+        async with self._engine.execution_options(read_only=True).connect() as connection:
+            return (await connection.execute(query)).all()
+
+
+def _version_query(dataset: str) -> sa.Select[Any]:
+    table = DATASET_VERSIONS
+    query = sa.select(table.c.number, table.c.state, table.c.message).where(table.c.dataset == dataset)
+    return query.order_by(table.c.number.desc())

@@ -1,0 +1,287 @@
+"""One Lance table of records: merge by id, ordered reads of a snapshot, tags, compaction. All of it blocks.
+
+The id is declared as Lance's unenforced primary key: without it, two writers of the same new id would both insert it.
+Filters are computed on the narrow columns in Arrow, never written into a filter string, so no value can change what is
+asked. A read holds those narrow columns of the rows asked for and one batch of records, however large the table is.
+"""
+
+import errno
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from omnialign.errors import Aborted
+from omnialign.v1 import record_pb2
+from services.data.faults import storage
+
+BATCH_BYTES = 900 * 1024
+BATCH_ROWS = 1024
+SCAN_ROWS = 16_384
+STALE_ATTEMPTS = 4
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False, metadata={"lance-schema:unenforced-primary-key": "true"}),
+        pa.field("subtask", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("hash", pa.int64(), nullable=False),
+        pa.field("fingerprint", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("record", pa.binary(), nullable=False),
+    ]
+)
+NARROW = ["id", "subtask", "split", "hash", "size"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which records to read; empty fields mean all."""
+
+    subtasks: Sequence[str] = ()
+    splits: Sequence[str] = ()
+    ids: Sequence[str] = ()
+    shard_index: int = 0
+    shard_count: int = 0
+    limit: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a commit that loses races is tried again."""
+
+    retries: int
+    timeout_seconds: float
+
+
+class Snapshot:
+    """A table as it was at one moment; later writes do not change it."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    @property
+    def version(self) -> int:
+        """Lance's number of this state."""
+        return int(self._dataset.version)
+
+    def count(self) -> int:
+        """Number of records."""
+        return int(self._dataset.count_rows())
+
+    def counts(self) -> dict[str, int]:
+        """Number of records per subtask."""
+        found: dict[str, int] = {}
+        for batch in self._dataset.scanner(columns=["subtask"]).to_batches():
+            for entry in pc.value_counts(batch.column(0)).to_pylist():
+                found[entry["values"]] = found.get(entry["values"], 0) + entry["counts"]
+        return found
+
+    def batches(self, selection: Selection) -> Iterator[list[record_pb2.Record]]:
+        """The selected records in order of id, in batches of less than 1 MiB."""
+        rows, sizes = self._positions(selection)
+        for start, end in _spans(sizes):
+            with _expired():
+                taken = self._dataset.take(rows[start:end].tolist(), columns=["record"])
+            yield [record_pb2.Record.FromString(value.as_py()) for value in taken.column("record")]
+
+    def fingerprint(self) -> tuple[int, int]:
+        """The number of records and a sum over them that does not depend on their order."""
+        total = 0
+        for batch in self._dataset.scanner(columns=["fingerprint"]).to_batches():
+            total += sum(batch.column(0).to_pylist())
+        return self.count(), total
+
+    def _positions(self, selection: Selection) -> tuple[Any, Any]:
+        """Positions and record sizes of the selected rows, ordered by id."""
+        position, parts = 0, []
+        for batch in self._dataset.scanner(columns=NARROW, batch_size=SCAN_ROWS, scan_in_order=True).to_batches():
+            rows = np.arange(position, position + batch.num_rows)
+            position += batch.num_rows
+            part = pa.table({"id": batch["id"], "row": rows, "size": batch["size"]})
+            parts.append(part.filter(_mask(batch, selection)))
+        if not parts:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        found = pa.concat_tables(parts).sort_by("id")
+        if selection.limit:
+            found = found.slice(0, selection.limit)
+        return found["row"].to_numpy(), found["size"].to_numpy()
+
+
+class RecordTable:
+    """The table at a path. Safe for many threads and processes."""
+
+    def __init__(self, path: Path, *, budget: Budget, retention_seconds: float, compact_fragments: int) -> None:
+        self.path = path
+        self._budget = budget
+        self._retention = timedelta(seconds=retention_seconds)
+        self._compact_fragments = compact_fragments
+
+    def snapshot(self, version: int | None = None) -> Snapshot:
+        """The table now, or at a version. It is created when missing."""
+        return Snapshot(self._open(version))
+
+    def exists(self) -> bool:
+        """Whether anything was ever written here."""
+        return self.path.exists()
+
+    def merge(self, records: Iterable[record_pb2.Record]) -> tuple[int, int]:
+        """Writes records by id, all visible together; gives how many were new and how many were there.
+
+        Of several with one id the last counts. A record that is stored just so is not written again. Raises
+        COMMIT_CONFLICT when the budget for lost races is spent, STORAGE_FULL.
+        """
+        rows = to_arrow(records)
+        if not rows.num_rows:
+            return 0, 0
+        with storage():
+            stats = self._merge_again(rows)
+        inserted = int(stats["num_inserted_rows"])
+        return inserted, rows.num_rows - inserted
+
+    def discard(self, ids: Sequence[str]) -> None:
+        """Removes rows by id. Only for ids made by this service: they go into a filter string."""
+        assert all(name.replace("-", "").isalnum() for name in ids)
+        dataset = self._open()
+        condition = f"id IN ({', '.join(repr(name) for name in ids)})"
+        with storage():
+            if ids and dataset.count_rows(filter=condition):
+                dataset.delete(condition)
+
+    def tag(self, name: str, *, version: int) -> None:
+        """Names a state, which keeps it from being cleaned away. A name that is there already moves."""
+        dataset = self._open()
+        with storage():
+            try:
+                dataset.tags.create(name, version)
+            except ValueError as error:
+                if "already exists" not in str(error):
+                    raise
+                dataset.tags.update(name, version)
+
+    def tidy(self) -> bool:
+        """Compacts the table when it is in many pieces, and removes old untagged states; tells whether it did."""
+        dataset = self._open()
+        if len(dataset.get_fragments()) <= self._compact_fragments:
+            return False
+        with suppress(OSError, RuntimeError, ValueError):  # lost to a writer: the next write will try again
+            dataset.optimize.compact_files()
+            dataset.cleanup_old_versions(older_than=self._retention, error_if_tagged_old_versions=False)
+        return True
+
+    def remove(self, trash: Path) -> None:
+        """Removes the table: it vanishes at once, then its files are deleted."""
+        if self.path.exists():
+            trash.parent.mkdir(parents=True, exist_ok=True)
+            self.path.rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+
+    def _merge_again(self, rows: pa.Table) -> dict[str, int]:
+        """Merges; where a file that was just read is gone, since another process tidied up, begins from the new state.
+
+        Commits that lose a race are tried again by Lance itself, within the budget.
+        """
+        for _ in range(STALE_ATTEMPTS - 1):
+            try:
+                return self._merge(rows)
+            except OSError as error:
+                if "not found" not in str(error).lower():
+                    raise
+        return self._merge(rows)
+
+    def _merge(self, rows: pa.Table) -> dict[str, int]:
+        merge = self._open().merge_insert("id").when_matched_update_all("target.record != source.record")
+        merge = merge.when_not_matched_insert_all().conflict_retries(self._budget.retries)
+        stats: dict[str, int] = merge.retry_timeout(timedelta(seconds=self._budget.timeout_seconds)).execute(rows)
+        return stats
+
+    def _open(self, version: int | None = None) -> Any:
+        if not (self.path / "_versions").exists():
+            self._create()
+        with _expired():
+            return lance.dataset(str(self.path), version=version)
+
+    def _create(self) -> None:
+        """Makes the empty table aside and moves it here, which only one of several creators can.
+
+        Creating it in place is no way: of two creators at once, the second may overwrite the first one's records.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with storage(), tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".creating-") as folder:
+            empty = Path(folder) / "table"
+            lance.write_dataset(SCHEMA.empty_table(), str(empty), mode="create")
+            try:
+                empty.rename(self.path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+
+
+def to_arrow(records: Iterable[record_pb2.Record]) -> pa.Table:
+    """The records as rows; of several with one id the last counts. Equal records have equal bytes."""
+    latest = {record.id: record for record in records}
+    blobs = [record.SerializeToString(deterministic=True) for record in latest.values()]
+    columns = {
+        "id": list(latest),
+        "subtask": [record.subtask for record in latest.values()],
+        "split": [record.split for record in latest.values()],
+        "hash": [shard_hash(name) for name in latest],
+        "fingerprint": [_number(blob) for blob in blobs],
+        "size": [len(blob) for blob in blobs],
+        "record": blobs,
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def shard_hash(record_id: str) -> int:
+    """A number from 0 to 2^63 - 1 that decides the shard of an id, the same on every machine."""
+    return _number(record_id.encode())
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") >> 1
+
+
+def _mask(batch: pa.RecordBatch, selection: Selection) -> pa.Array:
+    keep = np.ones(batch.num_rows, dtype=bool)
+    for name, values in (("subtask", selection.subtasks), ("split", selection.splits), ("id", selection.ids)):
+        if values:
+            allowed = pa.array(list(values), pa.string())
+            keep &= pc.is_in(batch[name], value_set=allowed).to_numpy(zero_copy_only=False)
+    if selection.shard_count > 1:
+        keep &= batch["hash"].to_numpy() % selection.shard_count == selection.shard_index
+    return pa.array(keep)
+
+
+def _spans(sizes: Any) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that make up batches of less than `BATCH_BYTES`, or of one larger row."""
+    start, total = 0, 0
+    for index, size in enumerate(sizes):
+        if index > start and (total + size > BATCH_BYTES or index - start >= BATCH_ROWS):
+            yield start, index
+            start, total = index, 0
+        total += int(size)
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
+class _expired:  # noqa: N801 - a context manager with the name of what it reports
+    """Turns "file not found" into SNAPSHOT_EXPIRED: the state was cleaned away while it was read."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError | ValueError) and "not found" in str(error).lower():
+            message = "The state of the table that was being read is gone: read again, or read a committed version."
+            raise Aborted(message, reason="SNAPSHOT_EXPIRED") from error

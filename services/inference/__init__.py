@@ -1,0 +1,1 @@
+"""Engines that run models, and what the services that use them share."""

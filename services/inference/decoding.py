@@ -1,0 +1,186 @@
+"""One running batch: it reads its prompts, then writes one token per row and step.
+
+Rows are padded on the left, so that every row writes in the same column of the cache. A row that ends leaves at once:
+its result is handed out and its place in the cache is filled. Nothing here depends on time or on other batches, so a
+batch of the same requests in the same order takes the same course.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from omnialign.v1 import generation_pb2
+from services.inference.batcher import Ticket, Written
+from services.inference.cache import is_joinable, join_rows, keep_rows, new_cache, rows_without
+from services.inference.sampling import Draws
+from services.inference.stops import stop_met
+
+
+@dataclass(eq=False)
+class Row:
+    """One request in a batch and what it has written so far."""
+
+    ticket: Ticket
+    written: list[int] = field(default_factory=list)
+
+    def finish_reason(self) -> int:
+        """Why the row ends after its last token; 0 if it goes on."""
+        ticket, adapter = self.ticket, self.ticket.loaded.adapter
+        if self.written[-1] == adapter.end_id:
+            return generation_pb2.FINISH_REASON_END
+        if ticket.stops and stop_met(adapter, self.written, ticket.stops):
+            return generation_pb2.FINISH_REASON_STOP
+        if len(self.written) >= ticket.max_new_tokens:
+            return generation_pb2.FINISH_REASON_LENGTH
+        return generation_pb2.FINISH_REASON_UNSPECIFIED
+
+
+class Batch:
+    """Requests of one model that run together. `advance` until `done`."""
+
+    def __init__(self, tickets: Sequence[Ticket], *, prefill_tokens: int, deterministic: bool) -> None:
+        self.loaded = tickets[0].loaded
+        self.deterministic = deterministic
+        self.started_at = time.monotonic()
+        if not deterministic:
+            tickets = sorted(tickets, key=lambda ticket: len(ticket.ids))
+        self.rows = [Row(ticket) for ticket in tickets]
+        self._unread = list(self._portions(tickets, prefill_tokens))
+        self._read: list[tuple[Any, torch.Tensor]] = []
+        self._steps = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every row has ended or was cancelled."""
+        return not self.rows
+
+    @torch.inference_mode()
+    def advance(self) -> list[tuple[Ticket, Written]]:
+        """Reads one portion of the prompts, or writes one token per row; gives the rows that ended."""
+        if all(row.ticket.cancelled for row in self.rows):
+            self.rows = []
+            return []
+        with determinism(self.deterministic):
+            if not self._unread:
+                return self._step()
+            self._read.append(self._prefill(self._unread.pop(0)))
+            if not self._unread:
+                self._join()
+            return []
+
+    def _portions(self, tickets: Sequence[Ticket], prefill_tokens: int) -> Iterator[Sequence[Ticket]]:
+        """Neighbours whose padded prompts hold `prefill_tokens` together; everybody where caches cannot be joined."""
+        if not is_joinable(self.loaded.module.config):
+            yield tickets
+            return
+        start, longest = 0, 0
+        for end, ticket in enumerate(tickets):
+            longest = max(longest, len(ticket.ids))
+            if end > start and (end + 1 - start) * longest > prefill_tokens:
+                yield tickets[start:end]
+                start, longest = end, len(ticket.ids)
+        yield tickets[start:]
+
+    def _prefill(self, tickets: Sequence[Ticket]) -> tuple[Any, torch.Tensor]:
+        """The cache of some prompts and the logits of what follows each."""
+        longest = max(len(ticket.ids) for ticket in tickets)
+        pad = self.loaded.adapter.pad_id
+        ids = self._tensor([[pad] * (longest - len(t.ids)) + t.ids for t in tickets])
+        mask = self._mask([len(t.ids) for t in tickets], longest)
+        cache = new_cache(self.loaded.module.config)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        return cache, self._forward(cache, ids, mask, positions)
+
+    def _join(self) -> None:
+        """Makes one batch of the portions read."""
+        lengths = [len(row.ticket.ids) for row in self.rows]
+        ahead = max(row.ticket.max_new_tokens for row in self.rows)
+        self._cache = join_rows([cache for cache, _ in self._read], columns=max(lengths))
+        self._logits = torch.cat([logits for _, logits in self._read])
+        self._read = []
+        prompt_mask = self._mask(lengths, max(lengths))
+        self._attention = torch.cat((prompt_mask, torch.ones_like(prompt_mask[:, :1]).expand(-1, ahead)), dim=1)
+        self._lengths = self._tensor(lengths)
+        draws = [(row.ticket.seed, row.ticket.temperature, row.ticket.top_p) for row in self.rows]
+        self._draws = Draws.of(draws, device=self.loaded.device)
+        self._columns = max(lengths)
+
+    def _step(self) -> list[tuple[Ticket, Written]]:
+        """Writes one token per row, drops the rows that end with it, and looks ahead for the rest."""
+        self._drop([i for i, row in enumerate(self.rows) if row.ticket.cancelled])
+        tokens = self._draws.choose(self._logits, torch.full_like(self._lengths, self._steps))
+        self._steps += 1
+        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+            row.written.append(token)
+        ended = [(i, reason) for i, row in enumerate(self.rows) if (reason := row.finish_reason())]
+        seconds = time.monotonic() - self.started_at
+        results = [(self.rows[i].ticket, Written(self.rows[i].written, reason, seconds)) for i, reason in ended]
+        tokens = tokens[self._drop([i for i, _ in ended])]
+        if self.rows:
+            self._columns += 1
+            mask = self._attention[:, : self._columns]
+            positions = (self._lengths + self._steps - 1)[:, None]
+            self._logits = self._forward(self._cache, tokens[:, None], mask, positions)
+        return results
+
+    def _drop(self, ended: Sequence[int]) -> torch.Tensor:
+        """Drops rows; gives the order of those that stay."""
+        order = rows_without(len(self.rows), ended)
+        kept = self._tensor(order)
+        if ended:
+            self.rows = [self.rows[i] for i in order]
+            keep_rows(self._cache, order)
+            self._logits, self._attention, self._lengths = (
+                tensor[kept] for tensor in (self._logits, self._attention, self._lengths)
+            )
+            self._draws = self._draws.keep(kept)
+        return kept
+
+    def _forward(self, cache: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Logits of the next token of each row, shape (rows, tokens)."""
+        output = self.loaded.module(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return torch.as_tensor(output.logits[:, -1])
+
+    def _mask(self, lengths: Sequence[int], columns: int) -> torch.Tensor:
+        """1 where a row of this length, padded on the left, has a token."""
+        places = torch.arange(columns, device=self.loaded.device)[None]
+        return (places >= columns - self._tensor(lengths)[:, None]).long()
+
+    def _tensor(self, values: Any) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.loaded.device)
+
+
+_deterministic = 0
+_deterministic_lock = threading.Lock()
+
+
+@contextmanager
+def determinism(wanted: bool) -> Iterator[None]:
+    """Deterministic kernels where there are such, while this lasts. The switch is the process's: users are counted."""
+    if not wanted:
+        yield
+        return
+    _count_deterministic(1)
+    try:
+        yield
+    finally:
+        _count_deterministic(-1)
+
+
+def _count_deterministic(change: int) -> None:
+    global _deterministic
+    with _deterministic_lock:
+        _deterministic += change
+        torch.use_deterministic_algorithms(_deterministic > 0, warn_only=True)

@@ -1,0 +1,58 @@
+"""What every engine offers: prompts in, pieces out, one result per request in the order they finish."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from omnialign.errors import OmnialignError
+from omnialign.modeling.messages import Pieces, Turn
+from omnialign.v1 import generation_pb2
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """One prompt for one model. `id` is the caller's, repeated in the result; `template` goes into the lineage."""
+
+    id: str
+    model: str
+    turns: tuple[Turn, ...]
+    sampling: generation_pb2.SamplingParams
+    seed: int = 0
+    template: str = ""
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What became of one request: the pieces of the answer, or the error that concerns this request alone.
+
+    `info` is filled as far as the request came: an answer that cannot be read has its token counts too.
+    """
+
+    id: str
+    pieces: Pieces = ()
+    error: OmnialignError | None = None
+    info: generation_pb2.GenerationInfo = field(default_factory=generation_pb2.GenerationInfo)
+
+
+class Engine(Protocol):
+    """Runs models."""
+
+    def generate(
+        self, requests: Sequence[EngineRequest], *, deterministic: bool = False
+    ) -> AsyncGenerator[EngineResult, None]:
+        """One result per request, as each finishes.
+
+        Raises what concerns all of them: a model that cannot be had (MODEL_NOT_FOUND, MODEL_TOO_LARGE,
+        MODEL_LOAD_FAILED, MODEL_HAS_PICKLE, MODEL_HAS_NO_ADAPTER) or a full queue (QUEUE_FULL). Closing the iterator
+        drops the requests that are not done. With `deterministic` all requests form one batch, in order, in float32;
+        a batch that does not fit raises BATCH_TOO_LARGE.
+        """
+        ...
+
+    async def load(self, model: str) -> None:
+        """Makes a model resident."""
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Frees a model's memory; nothing happens if it is not resident. Raises FailedPrecondition MODEL_IN_USE."""
+        ...

@@ -1,0 +1,109 @@
+"""Media between the data service and the models: bytes in by digest, bytes out as stored objects.
+
+Bytes that were read or written a moment ago are likely to be asked for again (a response is criticised, refined and
+compared), so they are kept within a bound. Several callers that want the same object share one download.
+"""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from omnialign.content import media_of
+from omnialign.modeling.messages import MediaBytes, Pieces
+from omnialign.v1 import content_pb2
+
+MIB = 1 << 20
+PARALLEL_CALLS = 16
+MIME_TYPES: dict[int, str] = {
+    content_pb2.MODALITY_IMAGE: "image/png",
+    content_pb2.MODALITY_AUDIO: "audio/wav",
+    content_pb2.MODALITY_VIDEO: "video/mp4",
+}
+
+
+class MediaSource(Protocol):
+    """The part of the SDK that holds media."""
+
+    async def get_media(self, sha256: str) -> bytes:
+        """The bytes of an object."""
+        ...
+
+    async def upload_media(self, data: bytes, *, modality: int, mime_type: str = "") -> content_pb2.Media:
+        """Stores an object."""
+        ...
+
+
+class AsyncMediaReader:
+    """Reads and writes media objects, keeping up to `capacity_bytes` of them at hand. For use on one event loop."""
+
+    def __init__(self, source: MediaSource, *, capacity_bytes: int = 64 * MIB) -> None:
+        self._source, self._capacity_bytes = source, capacity_bytes
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._kept_bytes = 0
+        self._stored: OrderedDict[str, content_pb2.Media] = OrderedDict()
+        self._downloads: dict[str, asyncio.Task[bytes]] = {}
+        self._calls = asyncio.Semaphore(PARALLEL_CALLS)
+
+    async def fetch(self, contents: Iterable[content_pb2.Content]) -> dict[str, bytes]:
+        """The bytes of all media of some messages, by sha256. Raises NotFound or DataLoss of the first that fails."""
+        digests = list(dict.fromkeys(media.sha256 for media in media_of(contents)))
+        return dict(zip(digests, await asyncio.gather(*map(self.get, digests)), strict=True))
+
+    async def get(self, sha256: str) -> bytes:
+        """The bytes of one object."""
+        if sha256 in self._kept:
+            self._kept.move_to_end(sha256)
+            return self._kept[sha256]
+        if sha256 not in self._downloads:
+            self._downloads[sha256] = asyncio.create_task(self._download(sha256))
+            self._downloads[sha256].add_done_callback(lambda task: self._forget(sha256, task))
+        return await asyncio.shield(self._downloads[sha256])  # it goes on for the others when one goes away
+
+    async def store(self, pieces: Pieces) -> content_pb2.Content:
+        """A message of these pieces, its media stored."""
+        parts = await asyncio.gather(*(self._part(piece) for piece in pieces))
+        return content_pb2.Content(parts=parts)
+
+    async def _part(self, piece: str | MediaBytes) -> content_pb2.Part:
+        if isinstance(piece, str):
+            return content_pb2.Part(text=piece)
+        return content_pb2.Part(media=await self._upload(piece))
+
+    async def _upload(self, medium: MediaBytes) -> content_pb2.Media:
+        sha256 = hashlib.sha256(medium.data).hexdigest()
+        if sha256 not in self._stored or sha256 not in self._kept:
+            async with self._calls:
+                self._stored[sha256] = await self._source.upload_media(
+                    medium.data, modality=medium.modality, mime_type=MIME_TYPES.get(medium.modality, "")
+                )
+            self._keep(sha256, medium.data)
+        return self._stored[sha256]
+
+    async def _download(self, sha256: str) -> bytes:
+        async with self._calls:
+            data = await self._source.get_media(sha256)
+        self._keep(sha256, data)
+        return data
+
+    def _forget(self, sha256: str, task: asyncio.Task[bytes]) -> None:
+        del self._downloads[sha256]
+        if not task.cancelled():
+            task.exception()  # seen, even if every caller has gone away
+
+    def _keep(self, sha256: str, data: bytes) -> None:
+        """Keeps an object, dropping those not used for longest. One over the whole bound is not kept."""
+        if len(data) > self._capacity_bytes or sha256 in self._kept:
+            return
+        self._kept[sha256] = data
+        self._kept_bytes += len(data)
+        while self._kept_bytes > self._capacity_bytes:
+            oldest, dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= len(dropped)
+            self._stored.pop(oldest, None)
+
+
+def text_of(pieces: Sequence[str | MediaBytes]) -> str:
+    """The text of an answer, its media left out."""
+    return " ".join(piece for piece in pieces if isinstance(piece, str))

@@ -1,0 +1,53 @@
+"""Prometheus metrics of an engine. The names are promises: dashboards and alerts use them."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class EngineMetrics:
+    """The metrics of one engine, in the registry of its server."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.tokens = Counter(
+            "omnialign_engine_tokens_total",
+            "Tokens read (in) and written (out).",
+            ("direction",),
+            registry=registry,
+        )
+        self.requests = Counter(
+            "omnialign_engine_requests_total",
+            "Requests by outcome: end, stop, length, error, cancelled.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.batch_rows = Histogram(
+            "omnialign_engine_batch_rows", "Rows of a batch when it starts.", buckets=ROWS, registry=registry
+        )
+        self.rows_running = Gauge("omnialign_engine_rows_running", "Rows being generated.", registry=registry)
+        self.queue_depth = Gauge("omnialign_engine_queue_depth", "Requests waiting for a batch.", registry=registry)
+        self.queue_age = Gauge(
+            "omnialign_engine_queue_age_seconds", "Age of the oldest request that waits.", registry=registry
+        )
+        self.queue_wait = Histogram(
+            "omnialign_engine_queue_wait_seconds",
+            "Time from the queue to a batch.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.generation = Histogram(
+            "omnialign_engine_generation_seconds",
+            "Time from the start of its batch to a request's last token.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.models = Gauge("omnialign_engine_models_resident", "Models in memory.", registry=registry)
+        self.model_bytes = Gauge(
+            "omnialign_engine_model_bytes", "Bytes of the weights of all models in memory.", registry=registry
+        )
+
+    def resident(self, models: int, size_bytes: int) -> None:
+        """Sets how many models take how many bytes."""
+        self.models.set(models)
+        self.model_bytes.set(size_bytes)

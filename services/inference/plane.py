@@ -1,0 +1,36 @@
+"""What a model service is wired with: a connection to the data service, media at hand, and an engine."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from omnialign.client import AsyncClient
+from services.inference.config import EngineConfig
+from services.inference.engine import Engine
+from services.inference.media import AsyncMediaReader
+from services.inference.stream import ItemLoop
+from services.inference.transformers_engine import TransformersEngine, open_transformers_engine
+from services.runtime.config import load
+from services.runtime.server import Server
+
+
+@asynccontextmanager
+async def open_engine(server: Server, config: EngineConfig, *, data_address: str) -> AsyncIterator[TransformersEngine]:
+    """An engine whose metrics are the server's, with models looked up at `data_address` when they are asked for."""
+    async with (
+        AsyncClient(data_address) as client,
+        open_transformers_engine(config, models=client, metrics=server.registry) as engine,
+    ):
+        yield engine
+
+
+@asynccontextmanager
+async def open_loop(
+    server: Server, *, data_address: str, project: str, media_cache_bytes: int, engine: Engine | None
+) -> AsyncIterator[ItemLoop]:
+    """An item loop on `engine`, or on one of its own, configured by `OMNIALIGN_ENGINE_*`, for None."""
+    async with AsyncExitStack() as stack:
+        if engine is None:
+            config = load(EngineConfig)
+            engine = await stack.enter_async_context(open_engine(server, config, data_address=data_address))
+        client = await stack.enter_async_context(AsyncClient(data_address, project=project))
+        yield ItemLoop(engine, AsyncMediaReader(client, capacity_bytes=media_cache_bytes))

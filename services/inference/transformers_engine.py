@@ -1,0 +1,275 @@
+"""The engine that runs `transformers` models in this process.
+
+Event loop: finding models, one task per call. Codec threads: reading prompts and media into ids, and ids into answers.
+Scheduler threads: the model. A call holds its model in memory until its last result is out.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+from prometheus_client import CollectorRegistry
+
+from omnialign.errors import Internal, InvalidArgument, OmnialignError
+from omnialign.v1 import generation_pb2
+from services.inference import stops
+from services.inference.batcher import Outcome, Ticket, Written, cache_bytes
+from services.inference.config import EngineConfig
+from services.inference.engine import EngineRequest, EngineResult
+from services.inference.faults import engine_closed, first_error
+from services.inference.loading import LoadedModel, ModelKey, load_model, measure
+from services.inference.metrics import EngineMetrics
+from services.inference.models import ModelResolver, Registry
+from services.inference.residency import Residency
+from services.inference.scheduler import Scheduler
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request with its ticket: what its result is made of."""
+
+    request: EngineRequest
+    ticket: Ticket
+
+
+class TransformersEngine:
+    """Runs models of `transformers`. Build it with `open_transformers_engine`."""
+
+    def __init__(self, config: EngineConfig, resolver: ModelResolver, metrics: EngineMetrics) -> None:
+        self._config, self._resolver = config, resolver
+        self._device = torch.device(pick_device(config.device))
+        self._scheduler = Scheduler(config, metrics, on_cpu=self._device.type == "cpu")
+        self._codecs = ThreadPoolExecutor(config.codec_threads, thread_name_prefix="omnialign-codec")
+        self.residency = Residency(
+            budget_bytes=config.model_budget_bytes, measure=self._measure, load=self._load, changed=metrics.resident
+        )
+
+    def start(self) -> None:
+        """Starts the thread that runs models."""
+        self._scheduler.start()
+
+    def close(self) -> None:
+        """Ends the threads. Requests that are not done fail with Unavailable ENGINE_CLOSED."""
+        self._scheduler.close()
+        self._codecs.shutdown(wait=False, cancel_futures=True)
+
+    async def load(self, model: str) -> None:
+        """Makes a model resident."""
+        async with self.residency.use(self._key(model, deterministic=False)):
+            pass
+
+    async def unload(self, model: str) -> None:
+        """Frees a model's memory. Raises FailedPrecondition MODEL_IN_USE."""
+        await self.residency.unload(model)
+
+    async def generate(
+        self, requests: Sequence[EngineRequest], *, deterministic: bool = False
+    ) -> AsyncGenerator[EngineResult, None]:
+        """One result per request, as each finishes; see `Engine.generate`."""
+        by_model: dict[str, list[EngineRequest]] = defaultdict(list)
+        for request in requests:
+            by_model[request.model].append(request)
+        results: asyncio.Queue[EngineResult | BaseException] = asyncio.Queue()
+        tasks = [
+            asyncio.create_task(self._run(model, group, deterministic, results)) for model, group in by_model.items()
+        ]
+        try:
+            for _ in requests:
+                result = await results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(
+        self,
+        model: str,
+        requests: Sequence[EngineRequest],
+        deterministic: bool,
+        results: asyncio.Queue[EngineResult | BaseException],
+    ) -> None:
+        """Runs the requests of one model; what concerns all of them goes into `results` as an exception."""
+        try:
+            async with self.residency.use(self._key(model, deterministic=deterministic)) as loaded:
+                jobs = await self._read_all(loaded, requests, deterministic, results)
+                await self._write_all(jobs, deterministic, results)
+        except BaseExceptionGroup as errors:
+            results.put_nowait(first_error(errors))
+        except Exception as error:  # raised in `generate`, which waits for it
+            results.put_nowait(error)
+
+    async def _read_all(
+        self,
+        loaded: LoadedModel,
+        requests: Sequence[EngineRequest],
+        deterministic: bool,
+        results: asyncio.Queue[EngineResult | BaseException],
+    ) -> list[Job]:
+        """The jobs of all requests whose prompts can be read; the others have their results at once."""
+        group = object() if deterministic else None
+        found = await asyncio.gather(
+            *(self._in_codecs(partial(self._read, loaded, request, group)) for request in requests)
+        )
+        jobs = []
+        for request, job in zip(requests, found, strict=True):
+            if isinstance(job, Job):
+                jobs.append(job)
+            else:
+                results.put_nowait(EngineResult(request.id, error=job, info=info_of(request)))
+        return jobs
+
+    def _read(self, loaded: LoadedModel, request: EngineRequest, group: object | None) -> Job | OmnialignError:
+        """A request as ids within the model's context. On a codec thread."""
+        try:
+            ids = loaded.adapter.encode(request.turns)
+            room = self._room(loaded, len(ids), request)
+        except OmnialignError as error:
+            return error
+        except Exception as error:  # a codec met what nobody thought of: this request's trouble alone
+            return Internal(f"The prompt cannot be read: {type(error).__name__}: {error}", reason="PROMPT_UNREADABLE")
+        sampling = request.sampling
+        return Job(
+            request,
+            Ticket(
+                loaded=loaded,
+                ids=ids,
+                max_new_tokens=min(sampling.max_new_tokens or room, room),
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=request.seed,
+                stops=[stop for stop in sampling.stop if stop],
+                deliver=lambda ticket, outcome: None,
+                group=group,
+            ),
+        )
+
+    def _room(self, loaded: LoadedModel, prompt_tokens: int, request: EngineRequest) -> int:
+        """Tokens that may follow the prompt. Raises InvalidArgument PROMPT_TOO_LONG."""
+        context = min(loaded.context_tokens, self._config.cache_budget_bytes // loaded.cache_bytes_per_token)
+        if prompt_tokens >= context:
+            raise InvalidArgument(
+                f"The prompt has {prompt_tokens} tokens; {request.model} reads and writes {context} together.",
+                reason="PROMPT_TOO_LONG",
+                metadata={"prompt_tokens": str(prompt_tokens), "context_tokens": str(context)},
+            )
+        return context - prompt_tokens
+
+    async def _write_all(
+        self, jobs: Sequence[Job], deterministic: bool, results: asyncio.Queue[EngineResult | BaseException]
+    ) -> None:
+        """Runs jobs on the scheduler and hands out their results; drops those not done when cancelled."""
+        if not jobs:
+            return
+        tickets = {job.ticket: job for job in jobs}
+        if deterministic:
+            self._check_fits(list(tickets))
+        loop = asyncio.get_running_loop()
+        outcomes: asyncio.Queue[tuple[Ticket, Outcome]] = asyncio.Queue()
+        for ticket in tickets:
+            ticket.deliver = lambda t, outcome: call_soon(loop, outcomes.put_nowait, (t, outcome))
+        self._scheduler.submit(list(tickets))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in jobs:
+                    ticket, outcome = await outcomes.get()
+                    group.create_task(self._finish(tickets.pop(ticket), outcome, results))
+        finally:
+            self._scheduler.cancel(list(tickets))
+
+    def _check_fits(self, tickets: Sequence[Ticket]) -> None:
+        size_bytes, budget_bytes = cache_bytes(tickets), self._config.cache_budget_bytes
+        if size_bytes > budget_bytes:
+            raise InvalidArgument(
+                f"As one batch these {len(tickets)} requests take {size_bytes} bytes of cache, and the engine has "
+                f"{budget_bytes}; send fewer items or lower max_new_tokens, or ask without `deterministic`.",
+                reason="BATCH_TOO_LARGE",
+                metadata={"size_bytes": str(size_bytes), "budget_bytes": str(budget_bytes)},
+            )
+
+    async def _finish(self, job: Job, outcome: Outcome, results: asyncio.Queue[EngineResult | BaseException]) -> None:
+        results.put_nowait(await self._in_codecs(lambda: result_of(job, outcome)))
+
+    async def _in_codecs(self, work: Callable[[], T]) -> T:
+        try:
+            future = self._codecs.submit(work)
+        except RuntimeError as error:  # the pool's way to say that it was shut down
+            raise engine_closed() from error
+        return await asyncio.wrap_future(future)
+
+    def _key(self, model: str, *, deterministic: bool) -> ModelKey:
+        name = "float32" if deterministic else self._config.dtype
+        if name == "auto":
+            name = "float32" if self._device.type == "cpu" else "bfloat16"
+        return ModelKey(model, getattr(torch, name))
+
+    async def _measure(self, key: ModelKey) -> int:
+        folder = await self._resolver.folder(key.model)
+        return await asyncio.to_thread(measure, folder, key)
+
+    async def _load(self, key: ModelKey) -> LoadedModel:
+        folder = await self._resolver.folder(key.model)
+        return await asyncio.to_thread(load_model, folder, key, self._device)
+
+
+def pick_device(name: str) -> str:
+    """The device of a configuration: `auto` takes a GPU if there is one."""
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> None:
+    """Calls a function on a loop from another thread; nothing happens if the loop has ended meanwhile."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function, *args)
+
+
+def info_of(request: EngineRequest) -> generation_pb2.GenerationInfo:
+    """What is known before a request ran."""
+    return generation_pb2.GenerationInfo(
+        model=request.model, sampling=request.sampling, seed=request.seed, template=request.template
+    )
+
+
+def result_of(job: Job, outcome: Outcome) -> EngineResult:
+    """The result of a job: its ids decoded. On a codec thread."""
+    request, ticket = job.request, job.ticket
+    info = info_of(request)
+    info.sampling.max_new_tokens = ticket.max_new_tokens
+    info.prompt_tokens = len(ticket.ids)
+    if not isinstance(outcome, Written):
+        return EngineResult(request.id, error=outcome, info=info)
+    info.completion_tokens = len(outcome.ids)
+    info.finish_reason = outcome.finish_reason  # type: ignore[assignment]
+    info.latency.FromNanoseconds(int(outcome.seconds * 1e9))
+    try:
+        pieces = stops.cut(ticket.loaded.adapter.decode(outcome.ids), ticket.stops)
+    except OmnialignError as error:
+        return EngineResult(request.id, error=error, info=info)
+    except Exception as error:  # a codec met what nobody thought of: this answer's trouble alone
+        unreadable = Internal(f"The answer cannot be read: {type(error).__name__}: {error}", reason="ANSWER_UNREADABLE")
+        return EngineResult(request.id, error=unreadable, info=info)
+    return EngineResult(request.id, pieces=pieces, info=info)
+
+
+@asynccontextmanager
+async def open_transformers_engine(
+    config: EngineConfig, *, models: Registry | None = None, metrics: CollectorRegistry | None = None
+) -> AsyncIterator[TransformersEngine]:
+    """An engine that runs while this lasts. `models` is where `projects/...` names are looked up."""
+    registry = CollectorRegistry() if metrics is None else metrics
+    engine = TransformersEngine(config, ModelResolver(models, roots=config.model_roots), EngineMetrics(registry))
+    engine.start()
+    try:
+        yield engine
+    finally:
+        await asyncio.to_thread(engine.close)

@@ -1,0 +1,1 @@
+"""The refinement service: responses, and responses refined with language feedback."""

@@ -1,0 +1,201 @@
+"""Killing and restarting parts of the system while a job works: nothing is lost, nothing is twice."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from omnialign.content import text_of
+from omnialign.v1 import alignment_service_pb2
+from services.alignment import schema, tables
+from services.alignment.store import Store
+from services.runtime.database import open_database
+from tests.services.alignment.stack import SECONDS, Job, Stack, stage
+
+StageStatus = alignment_service_pb2.StageStatus
+IDS = [f"prompt-{i:03d}" for i in range(10)]
+RPCS = {"sample": "Generate", "critique": "Critique", "refine": "Refine", "verify": "CompareResponses"}
+
+
+async def restart_in(stack: Stack, rpc: str, **fields: object) -> Job:
+    """A job that was interrupted while an RPC was answered, and went on after the restart."""
+    entered, release = stack.behaviour.hold(rpc)
+    job = await stack.submit(**fields)  # type: ignore[arg-type]
+    await asyncio.wait_for(entered.wait(), SECONDS)
+    await stack.stop("alignment")
+    release.set()
+    await stack.start("alignment")
+    return await asyncio.wait_for(stack.end_of(job.name), SECONDS)
+
+
+@pytest.mark.parametrize("name", RPCS)
+async def test_a_job_goes_on_after_a_restart_with_each_record_once(stack: Stack, name: str) -> None:
+    job = await restart_in(stack, RPCS[name], prompts=10)
+    assert job.state == Job.STATE_SUCCEEDED, job.error
+    for purpose in tables.LOOP_STAGES:
+        assert [r.id for r in await stack.records(job, purpose)] == IDS
+        assert stage(job, purpose).completed == 10
+    assert (job.pairs.tried, job.pairs.kept) == (10, 10)
+
+
+@pytest.mark.parametrize("rpc", ["train-judge", "train-optimize"])
+async def test_a_training_job_is_not_begun_twice(stack: Stack, rpc: str) -> None:
+    job = await restart_in(stack, rpc)
+    assert job.state == Job.STATE_SUCCEEDED, job.error
+    assert len(stack.training.jobs) == 3
+
+
+async def test_a_restart_recomputes_only_what_was_in_flight(stack: Stack) -> None:
+    await restart_in(stack, "Refine", prompts=10)
+    asked = Counter(stack.behaviour.asked)
+    assert all(asked["Generate", i] == 1 for i in IDS)
+    assert all(asked["Critique", i] == 1 for i in IDS)
+    assert all(asked["Refine", i] <= 2 for i in IDS)
+    assert all(asked["CompareResponses", i] == 1 for i in IDS)
+
+
+async def test_what_a_dead_process_committed_of_a_chunk_is_not_computed_again(stack: Stack) -> None:
+    """The process wrote a chunk's critiques, all but one, and died before it could note so."""
+    entered, release = stack.behaviour.hold("Critique")
+    job = await stack.submit(prompts=4)
+    await asyncio.wait_for(entered.wait(), SECONDS)
+    await stack.stop("alignment")
+    rows = await stack.records(job, "sample")
+    for row in rows[:3]:
+        row.responses[0].feedback.critique = "Written before the crash."
+    await stack.client.append_records(job.name.replace("alignmentJobs", "datasets") + "-critique", rows[:3])
+    stack.behaviour.asked.clear()
+    release.set()
+    await stack.start("alignment")
+    job = await stack.end_of(job.name)
+    assert job.state == Job.STATE_SUCCEEDED, job.error
+    assert [i for rpc, i in stack.behaviour.asked if rpc == "Critique"] == ["prompt-003"]
+    critiques = [r.responses[0].feedback.critique for r in await stack.records(job, "critique")]
+    assert critiques == ["Written before the crash."] * 3 + ["It could be better."]
+    assert stage(job, "critique").completed == 4
+
+
+async def test_a_deterministic_chunk_is_asked_for_whole_again(stack: Stack) -> None:
+    entered, release = stack.behaviour.hold("Critique")
+    spec = await stack.spec(prompts=4)
+    spec.sampling.deterministic = True
+    job = await stack.alignment.create_alignment_job("first", spec)
+    await asyncio.wait_for(entered.wait(), SECONDS)
+    await stack.stop("alignment")
+    rows = await stack.records(job, "sample")
+    await stack.client.append_records(job.name.replace("alignmentJobs", "datasets") + "-critique", rows[:3])
+    stack.behaviour.asked.clear()
+    release.set()
+    await stack.start("alignment")
+    assert (await stack.end_of(job.name)).state == Job.STATE_SUCCEEDED
+    assert sorted(i for rpc, i in stack.behaviour.asked if rpc == "Critique") == IDS[:4]
+    assert all(r.responses[0].feedback.critique for r in await stack.records(job, "critique"))
+
+
+async def test_an_interrupted_job_makes_the_pairs_of_an_undisturbed_one(stack: Stack) -> None:
+    disturbed = await restart_in(stack, "Refine", prompts=10)
+    dataset = disturbed.spec.dataset
+    calm = await stack.end_of((await stack.submit("calm", dataset=dataset)).name)
+    texts = [
+        [[text_of(r.content) for r in pair.responses] for pair in await stack.records(job, "pairs")]
+        for job in (disturbed, calm)
+    ]
+    assert texts[0] == texts[1]
+
+
+async def test_a_job_waits_for_a_model_service_that_died_and_says_so(stack: Stack) -> None:
+    entered, release = stack.behaviour.hold("Critique")
+    job = await stack.submit()
+    await asyncio.wait_for(entered.wait(), SECONDS)
+    await stack.stop("models")
+    messages = []
+    async for event in stack.alignment.watch_alignment_job(job.name):
+        messages.append(event.message)
+        if event.message.startswith("Waiting for the"):
+            break
+    assert "critique service" in messages[-1]
+    release.set()
+    await stack.start("models")
+    job = await asyncio.wait_for(stack.end_of(job.name), SECONDS)
+    assert job.state == Job.STATE_SUCCEEDED, job.error
+    assert stage(job, "critique").completed == 10
+
+
+async def test_a_job_waits_for_the_data_service(stack: Stack) -> None:
+    entered, release = stack.behaviour.hold("Refine")
+    job = await stack.submit()
+    await asyncio.wait_for(entered.wait(), SECONDS)
+    await stack.stop("data")
+    release.set()
+    await stack.until_message(job.name, "Waiting for the data service")
+    await stack.start("data")
+    job = await asyncio.wait_for(stack.end_of(job.name), SECONDS)
+    assert job.state == Job.STATE_SUCCEEDED, job.error
+    assert [r.id for r in await stack.records(job, "refine")] == IDS
+
+
+async def test_a_service_that_stays_away_fails_the_job(stack: Stack) -> None:
+    stack.settings["retry_budget_seconds"] = 0.5
+    await stack.stop("alignment")
+    await stack.start("alignment")
+    entered, _ = stack.behaviour.hold("Critique")
+    job = await stack.submit()
+    await asyncio.wait_for(entered.wait(), SECONDS)
+    await stack.stop("models")
+    job = await asyncio.wait_for(stack.end_of(job.name), SECONDS)
+    assert job.state == Job.STATE_FAILED
+    assert b"SERVICE_UNAVAILABLE" in job.error.details[0].value
+    assert stage(job, "critique").state == StageStatus.STATE_FAILED
+    await stack.start("models")
+
+
+async def test_a_cancellation_goes_on_after_a_restart(stack: Stack) -> None:
+    entered, _ = stack.behaviour.hold("Generate")
+    job = await stack.submit()
+    await asyncio.wait_for(entered.wait(), SECONDS)
+    await stack.stop("training")  # so that the cancellation cannot end yet
+    await stack.alignment.cancel_alignment_job(job.name)
+    await stack.stop("alignment")
+    await stack.start("training", "alignment")
+    assert (await asyncio.wait_for(stack.end_of(job.name), SECONDS)).state == Job.STATE_CANCELLED
+
+
+async def test_an_accepted_job_whose_workflow_was_never_queued_is_begun_at_the_next_start(stack: Stack) -> None:
+    spec = await stack.spec(prompts=1)
+    job = await stack.end_of((await stack.alignment.create_alignment_job("first", spec)).name)
+    await stack.stop("alignment")
+    store = Store(open_database(stack.config().jobs_url))
+    lost = Job(name=job.name.replace("first", "lost"), uid="lost-uid", spec=spec, state=Job.STATE_QUEUED)
+    lost.models.base = job.models.base
+    for status in job.stages:
+        lost.stages.add(stage=status.stage, state=StageStatus.STATE_PENDING)
+    _, plan = await store.load(job.uid)
+    await store.insert(lost, plan=plan, request_id="", digest="")
+    await store.close()
+    await stack.start("alignment")
+    assert (await asyncio.wait_for(stack.end_of(lost.name), SECONDS)).state == Job.STATE_SUCCEEDED
+
+
+async def test_the_work_of_a_silent_replica_is_taken_over(stack: Stack) -> None:
+    """The first replica stops mid-work and never comes back; another, with its own id, ends the job."""
+    stack.settings |= {"heartbeat_seconds": 1.0, "silence_seconds": 1.5}
+    entered, release = stack.behaviour.hold("Refine")
+    job = await stack.submit(prompts=4)
+    await asyncio.wait_for(entered.wait(), SECONDS)
+    await stack.stop("alignment")
+    release.set()
+    stack.settings["executor_id"] = "alignment-1"
+    await stack.start("alignment")
+    job = await asyncio.wait_for(stack.end_of(job.name), SECONDS)
+    assert job.state == Job.STATE_SUCCEEDED, job.error
+    assert [r.id for r in await stack.records(job, "refine")] == IDS[:4]
+
+
+async def test_attempts_are_kept_for_each_chunk_and_step(stack: Stack) -> None:
+    job = await restart_in(stack, "Refine", prompts=10)
+    store = Store(open_database(stack.config().jobs_url))
+    attempts = await store.attempts(job.uid)
+    await store.close()
+    assert {attempts["sample", n] for n in range(3)} == {1}
+    assert max(attempts["refine", n] for n in range(3)) == 2
+    assert schema.steps.name == "alignment_steps"

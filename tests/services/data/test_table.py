@@ -1,0 +1,152 @@
+"""The record table: merge by id, snapshots, order, shards, many writers."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import lance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omnialign.content import content
+from omnialign.v1 import record_pb2
+from services.data.table import BATCH_BYTES, Budget, RecordTable, Selection, Snapshot, shard_hash, to_arrow
+
+
+def table(path: Path, compact_fragments: int = 32) -> RecordTable:
+    budget = Budget(retries=50, timeout_seconds=60)
+    return RecordTable(path / "t.lance", budget=budget, retention_seconds=0, compact_fragments=compact_fragments)
+
+
+def record(number: int, text: str = "x", subtask: str = "t2t", split: str = "train") -> record_pb2.Record:
+    return record_pb2.Record(id=f"r{number:05d}", subtask=subtask, split=split, prompt=content(text))
+
+
+def read(snapshot: Snapshot, **selection: object) -> list[record_pb2.Record]:
+    return [found for batch in snapshot.batches(Selection(**selection)) for found in batch]  # type: ignore[arg-type]
+
+
+def test_records_come_back_ordered_by_id(tmp_path: Path) -> None:
+    records = table(tmp_path)
+    assert records.merge([record(number) for number in (3, 1, 2)]) == (3, 0)
+    assert records.merge([record(0), record(2, "new")]) == (1, 1)
+    found = read(records.snapshot())
+    assert [one.id for one in found] == ["r00000", "r00001", "r00002", "r00003"]
+    assert found[2] == record(2, "new")
+
+
+def test_of_equal_ids_in_one_call_the_last_counts(tmp_path: Path) -> None:
+    records = table(tmp_path)
+    assert records.merge([record(1, "old"), record(1, "new")]) == (1, 0)
+    assert read(records.snapshot()) == [record(1, "new")]
+
+
+def test_a_snapshot_does_not_change_and_a_repeated_write_is_no_change(tmp_path: Path) -> None:
+    records = table(tmp_path)
+    records.merge([record(1), record(2)])
+    before = records.snapshot()
+    assert records.merge([record(1), record(2)]) == (0, 2)
+    assert records.snapshot().fingerprint() == before.fingerprint()
+    records.merge([record(1, "other")])
+    assert records.snapshot().fingerprint() != before.fingerprint()
+    assert read(before) == [record(1), record(2)]
+
+
+def test_filters_hold_whatever_the_values_say(tmp_path: Path) -> None:
+    records = table(tmp_path)
+    evil = "x' OR '1'='1"
+    records.merge([record(1, subtask="t2i"), record(2, split="test"), record(3, subtask=evil[:32])])
+    assert [one.id for one in read(records.snapshot(), subtasks=("t2i",))] == ["r00001"]
+    assert [one.id for one in read(records.snapshot(), splits=("test",))] == ["r00002"]
+    assert [one.id for one in read(records.snapshot(), subtasks=(evil,))] == ["r00003"]
+    assert read(records.snapshot(), ids=(evil,)) == []
+    assert [one.id for one in read(records.snapshot(), ids=("r00003", "r00001"))] == ["r00001", "r00003"]
+    assert [one.id for one in read(records.snapshot(), limit=2)] == ["r00001", "r00002"]
+
+
+def test_shards_are_disjoint_and_complete(tmp_path: Path) -> None:
+    records = table(tmp_path)
+    records.merge([record(number) for number in range(200)])
+    shards = [read(records.snapshot(), shard_index=index, shard_count=3) for index in range(3)]
+    assert all(len(shard) > 40 for shard in shards)
+    assert sorted(one.id for shard in shards for one in shard) == [record(number).id for number in range(200)]
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1, max_size=50))
+def test_the_shard_of_an_id_is_a_number_that_fits(name: str) -> None:
+    assert 0 <= shard_hash(name) < 2**63
+
+
+def test_batches_stay_below_a_mebibyte_and_a_large_record_goes_alone(tmp_path: Path) -> None:
+    records = table(tmp_path)
+    records.merge([record(number, "y" * 300_000) for number in range(10)] + [record(99, "z" * 2_000_000)])
+    batches = list(records.snapshot().batches(Selection()))
+    assert [len(batch) for batch in batches] == [3, 3, 3, 1, 1] or len(batches[-1]) == 1
+    assert all(sum(one.ByteSize() for one in batch) < BATCH_BYTES for batch in batches[:-1])
+
+
+def test_many_writers_lose_nothing_and_duplicate_nothing(tmp_path: Path) -> None:
+    records = table(tmp_path)
+
+    def write(writer: int) -> None:
+        for start in range(0, 100, 20):
+            records.merge([record(number, f"w{writer}") for number in range(start + writer, start + writer + 30)])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert [one.id for one in read(records.snapshot())] == [record(number).id for number in range(113)]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from omnialign.v1.record_pb2 import Record
+from services.data.table import Budget, RecordTable
+table = RecordTable(Path(sys.argv[1]), budget=Budget(50, 60), retention_seconds=3600, compact_fragments=4)
+for start in range(0, 60, 10):
+    table.merge([Record(id=f"r{n:05d}", labels={"writer": sys.argv[2]}) for n in range(start, start + 20)])
+    table.tidy()
+"""
+
+
+def test_writers_in_other_processes_lose_nothing_and_duplicate_nothing(tmp_path: Path) -> None:
+    records = table(tmp_path)
+    records.merge([record(0)])
+    command = [sys.executable, "-c", WRITER, str(records.path)]
+    writers = [subprocess.Popen([*command, str(number)]) for number in range(3)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert [one.id for one in read(records.snapshot())] == [record(number).id for number in range(70)]
+
+
+def test_many_small_writes_are_compacted_and_tagged_states_stay(tmp_path: Path) -> None:
+    records = table(tmp_path, compact_fragments=8)
+    records.merge([record(0)])
+    kept = records.snapshot().version
+    records.tag("v1", version=kept)
+    for number in range(1, 30):
+        records.merge([record(number)])
+        records.tidy()
+    dataset = lance.dataset(str(records.path))
+    assert len(dataset.get_fragments()) <= 9
+    assert len(dataset.versions()) < 20
+    assert read(records.snapshot(kept)) == [record(0)]
+    assert len(read(records.snapshot())) == 30
+
+
+def test_compaction_is_no_change(tmp_path: Path) -> None:
+    records = table(tmp_path, compact_fragments=1)
+    for number in range(3):
+        records.merge([record(number)])
+    before = records.snapshot()
+    fingerprint = before.fingerprint()
+    assert records.tidy()
+    assert records.snapshot().version > before.version
+    assert records.snapshot().fingerprint() == fingerprint
+
+
+def test_equal_records_have_equal_bytes() -> None:
+    labels = [{"a": "1", "b": "2"}, {"b": "2", "a": "1"}]
+    rows = [to_arrow([record_pb2.Record(id="r", labels=one)])["record"][0] for one in labels]
+    assert rows[0] == rows[1]

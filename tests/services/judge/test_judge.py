@@ -1,0 +1,99 @@
+"""Comparisons in both orders and scores, over real servers with a model whose answers are known."""
+
+from collections import Counter
+
+import pytest
+
+from omnialign.content import content
+from omnialign.v1 import critique_service_pb2, generation_pb2, record_pb2
+from omnialign.v1 import judge_service_pb2 as pb
+from services.inference.stream import derived_seed
+from tests.services.inference import world
+
+ANSWERS = {
+    "##Reason: says 1 ##Preferred: 1": 0.4,
+    "##Reason: says 2 ##Preferred: 2": 0.4,
+    "##Reason: says equal ##Preferred: equal": 0.1,
+    "no idea": 0.1,
+}
+CHAIN = {"<assistant>": ANSWERS, **{answer: {"</s>": 1.0} for answer in ANSWERS}}
+EXPECTED = {
+    ("says 2", "says 1"): record_pb2.VERDICT_WIN,
+    ("says 1", "says 2"): record_pb2.VERDICT_LOSS,
+}
+
+
+@pytest.fixture
+async def plane(tmp_path):
+    async with world.serve_plane(tmp_path / "data") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return world.chain_model(tmp_path_factory.mktemp("models") / "judge", CHAIN)
+
+
+async def compare(plane, model, items, **sampling):
+    request = pb.CompareResponsesRequest(model=model, sampling=generation_pb2.SamplingParams(**sampling), items=items)
+    return {result.id: result.comparison async for result in plane.client.compare_responses(request)}
+
+
+def pair(name, *, candidate="new", seed=0):
+    prompt, baseline = content("draw"), content("old")
+    return pb.CompareItem(id=name, prompt=prompt, baseline=baseline, candidate=content(candidate), seed=seed)
+
+
+async def test_both_orders_make_the_verdict(plane, model):
+    found = await compare(plane, model, [pair(str(i), seed=i) for i in range(100)], temperature=1.0)
+    for comparison in found.values():
+        reasons = (comparison.forward_reason, comparison.backward_reason)
+        unread = "no idea" in reasons
+        fallback = record_pb2.VERDICT_ABSTAIN if unread else record_pb2.VERDICT_TIE
+        assert comparison.verdict == EXPECTED.get(reasons, fallback)
+        assert comparison.abstain_reason == ("SECTION_MISSING" if unread else "")
+    assert set(Counter(c.verdict for c in found.values())) == {1, 2, 3, 4}
+    assert len({(c.forward_reason, c.backward_reason) for c in found.values()}) > 10  # two streams, not one
+
+
+async def test_each_order_has_its_own_random_stream_and_lineage(plane, model):
+    (comparison,) = (await compare(plane, model, [pair("a", seed=7)], temperature=1.0)).values()
+    assert comparison.forward_generation.seed == 7
+    assert comparison.backward_generation.seed == derived_seed(7, purpose="backward") != 7
+    assert comparison.forward_generation.template.startswith("comparison@1:")
+    assert comparison.forward_generation.prompt_tokens == comparison.backward_generation.prompt_tokens
+
+
+async def test_a_greedy_judge_that_likes_a_place_ties(plane, model):
+    (comparison,) = (await compare(plane, model, [pair("a")])).values()
+    assert comparison.forward_reason == comparison.backward_reason
+    assert comparison.verdict == record_pb2.VERDICT_TIE
+
+
+async def test_identical_responses_tie_without_asking(plane, model):
+    found = await compare(plane, model, [pair("same", candidate="old"), pair("other")])
+    assert found["same"].verdict == record_pb2.VERDICT_TIE
+    assert found["same"].forward_reason == "The two responses are identical."
+    assert not found["same"].HasField("forward_generation")
+    asked = plane.server.registry.get_sample_value("omnialign_engine_requests_total", {"outcome": "end"})
+    assert asked == 2
+
+
+async def test_scores_are_read_or_abstained(plane, model, tmp_path):
+    answers = {"##Scores: clarity 2 (blurred)": 0.5, "two of three": 0.5}
+    chain = {"<assistant>": answers, **{answer: {"</s>": 1.0} for answer in answers}}
+    scorer = world.chain_model(tmp_path / "scorer", chain)
+    items = [
+        critique_service_pb2.CritiqueItem(
+            id=str(i), prompt=content("draw"), response=content("done"), rubric=["clarity"], seed=i
+        )
+        for i in range(20)
+    ]
+    sampling = generation_pb2.SamplingParams(temperature=1.0)
+    request = pb.ScoreResponseRequest(model=scorer, sampling=sampling, items=items)
+    found = [result async for result in plane.client.score_responses(request)]
+    scored = [result.feedback for result in found if result.HasField("feedback")]
+    abstained = [result.abstention for result in found if result.HasField("abstention")]
+    assert {(s.dimension, s.score, s.rationale) for f in scored for s in f.scores} == {("clarity", 2, "blurred")}
+    assert {(a.reason, a.text) for a in abstained} == {("SECTION_MISSING", "two of three")}
+    assert len(scored) + len(abstained) == 20

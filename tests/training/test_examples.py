@@ -1,0 +1,103 @@
+"""What each method and target learns from a record."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from omnialign.errors import FailedPrecondition
+from omnialign.modeling.adapters import load_adapter
+from omnialign.modeling.answers import read_feedback, read_judgement
+from omnialign.modeling.rubrics import rubric
+from omnialign.v1 import record_pb2
+from training.collators import IGNORED, PairCollator, SftCollator, sft_row
+from training.examples import Dropped, encode, examples, require_examples, samples
+
+
+def of(record: record_pb2.Record, *, method: str = "sft", target: str = ""):
+    return samples(record, media={}, method=method, target=target)
+
+
+def test_response_learns_the_preferred_answer(record):
+    assert of(record, target="response")[0].answers == (("hello",),)
+    record.ClearField("preference")
+    assert of(record, target="response")[0].answers == (("bye",),)
+
+
+def test_feedback_learns_a_readable_critique_of_every_response(record):
+    found = of(record, target="feedback")
+    critiques = [read_feedback(sample.answers[0][0], rubric("t2t")).critique for sample in found]
+    assert critiques == ["it is rude", "it is kind"]
+
+
+def test_judgement_is_learnt_in_both_orders_with_words_in_the_order_shown(record):
+    forward, backward = of(record, target="judgement")[:2]
+    first, second = (read_judgement(sample.answers[0][0]) for sample in (forward, backward))
+    assert (first.preferred, second.preferred) == (2, 1)
+    assert first.reason.index("rude") < first.reason.index("kind")
+    assert second.reason.index("kind") < second.reason.index("rude")
+    shown = ["".join(str(p) for turn in sample.turns for p in turn.pieces) for sample in (forward, backward)]
+    assert shown[0].index("bye") < shown[0].index("hello")
+    assert shown[1].index("hello") < shown[1].index("bye")
+
+
+def test_judgement_also_learns_the_scores_of_every_response(record):
+    assert len(of(record, target="judgement")) == 4
+
+
+def test_dpo_takes_the_second_response_unless_a_preference_says_otherwise(record):
+    assert of(record, method="dpo")[0].answers == (("hello",), ("bye",))
+    record.preference.preferred = 1
+    assert of(record, method="dpo")[0].answers == (("bye",), ("hello",))
+    record.ClearField("preference")
+    assert of(record, method="dpo")[0].answers == (("hello",), ("bye",))
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("dpo", ""), ("sft", "response"), ("sft", "feedback"), ("sft", "judgement")]
+)
+def test_a_record_without_responses_is_dropped_with_a_reason(record, method, target):
+    del record.responses[:]
+    with pytest.raises(Dropped):
+        of(record, method=method, target=target)
+
+
+def test_prompts_end_open_and_every_answer_ends_with_the_end_token_once(record, model_dir: Path):
+    adapter = load_adapter(model_dir)
+    for method, target in (("dpo", ""), ("sft", "response"), ("sft", "feedback"), ("sft", "judgement")):
+        for sample in of(record, method=method, target=target):
+            example = encode(sample, adapter=adapter, max_length=10_000)
+            assert adapter.end_id not in example.prompt
+            for answer in example.answers:
+                assert answer.count(adapter.end_id) == 1
+                assert answer[-1] == adapter.end_id
+
+
+def test_sft_loss_falls_on_exactly_the_answer():
+    rows = [sft_row([1, 2, 3], [7, 9]), sft_row([1], [8, 8, 8, 9])]
+    batch = SftCollator(pad_id=0)(rows)
+    assert batch["labels"].tolist() == [[IGNORED] * 3 + [7, 9], [IGNORED, 8, 8, 8, 9]]
+    longer = SftCollator(pad_id=9)([sft_row([1, 2, 3], [7, 9]), sft_row([1], [9])])
+    # The end token is a target even where it is also what fills the row.
+    assert longer["labels"].tolist()[1] == [IGNORED, 9, IGNORED, IGNORED, IGNORED]
+    assert longer["attention_mask"].tolist()[1] == [1, 1, 0, 0, 0]
+
+
+def test_dpo_masks_are_aligned_with_either_answer():
+    row = {"prompt_ids": [1, 2], "chosen_ids": [5, 9], "rejected_ids": [6, 6, 6, 9]}
+    batch = PairCollator(pad_id=0)([row, {**row, "prompt_ids": [1]}])
+    for ids, mask, answer in zip(
+        batch["input_ids"], batch["completion_mask"].bool(), ([5, 9], [5, 9], [6, 6, 6, 9], [6, 6, 6, 9]), strict=True
+    ):
+        assert ids[mask].tolist() == answer
+
+
+def test_too_long_examples_are_dropped_and_counted_never_cut(record, model_dir: Path):
+    dropped: Counter[str] = Counter()
+    adapter = load_adapter(model_dir)
+    found = list(examples([(record, {})], adapter=adapter, method="dpo", target="", max_length=5, dropped=dropped))
+    assert (found, dropped) == ([], Counter(TOO_LONG=1))
+    with pytest.raises(FailedPrecondition) as caught:
+        require_examples(0, dataset="d", dropped=dropped)
+    assert caught.value.reason == "NO_EXAMPLES"
+    assert "TOO_LONG: 1" in caught.value.message

@@ -1,0 +1,95 @@
+"""Real runs: two ranks under torchrun with ZeRO-2."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from training import defaults, launch, source, tokens
+from training.spec import parse_spec
+
+STEPS = 8
+EVERY = 3
+
+
+@pytest.fixture
+def tiny_model(model_dir: Path) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        tie_word_embeddings=True, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(model_dir)
+    return model_dir
+
+
+def prepare(folder: Path, *, base: Path, method: str, zero_stage: int) -> list[str]:
+    """A run with its examples in place; returns its command."""
+    document = {
+        "job": "projects/default/trainingJobs/j",
+        "dataset": "projects/default/datasets/d",
+        "base_model_dir": str(base),
+        "output_dir": str(folder),
+        "cache_dir": str(folder / "cache"),
+        "hyperparameters": {"max_steps": STEPS, "batch_size": 4, "checkpoint_every_steps": EVERY, "sft_weight": 0.5},
+        "distribution": {"num_processes": 2, "zero_stage": zero_stage, "precision": "bf16"},
+    }
+    spec = parse_spec(document)
+    draw = random.Random(0)
+
+    def ids(longest: int) -> list[int]:
+        return [draw.randrange(6, 100) for _ in range(draw.randint(3, longest))]
+
+    made = [tokens.Example(ids(12), [[*ids(20), 2] for _ in range(2)]) for _ in range(14)]
+    length = defaults.complete(spec.hyperparameters, method=method, num_processes=2).max_length
+    tokens.save(source.cache_path(spec, method=method, max_length=length), made)
+    (folder / "job.yaml").write_text(yaml.safe_dump(document))
+    return launch.command(method, spec_path=folder / "job.yaml", num_processes=2)
+
+
+def start(command: list[str]) -> subprocess.Popen[bytes]:
+    environment = launch.environment(os.environ, num_processes=2, num_cpus=2) | {"PYTHONPATH": str(Path.cwd())}
+    return subprocess.Popen(command, env=environment, start_new_session=True)
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """The loss by step; a later attempt's word on a step replaces the earlier one's."""
+    lines = (folder / "progress.jsonl").read_text().splitlines() if (folder / "progress.jsonl").exists() else []
+    return {row["step"]: row["loss"] for row in map(json.loads, lines)}
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("method", "zero_stage"), [("dpo", 2)])
+def test_a_killed_run_goes_on_with_the_same_losses(tmp_path: Path, tiny_model: Path, method: str, zero_stage: int):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert start(prepare(whole, base=tiny_model, method=method, zero_stage=zero_stage)).wait() == 0
+    command = prepare(broken, base=tiny_model, method=method, zero_stage=zero_stage)
+    run = start(command)
+    while len(losses(broken)) <= EVERY:
+        assert run.poll() is None
+        time.sleep(0.005)
+    import psutil
+
+    for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
+        process.send_signal(signal.SIGKILL)
+    run.wait()
+    before = losses(broken)
+    assert not (broken / "model").exists()
+    assert start(command).wait() == 0
+    assert losses(broken) == pytest.approx(losses(whole), abs=1e-5)
+    assert list(losses(whole)) == list(range(1, STEPS + 1))
+    assert before.items() <= losses(whole).items()
+    names = {path.name for path in (broken / "model").iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "codecs.json", "config.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]

@@ -1,0 +1,82 @@
+"""The spec is read strictly."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omnialign.errors import InvalidArgument
+from training.defaults import BY_METHOD, complete
+from training.spec import Hyperparameters, parse_spec, read_spec
+
+GOOD = {
+    "job": "projects/default/trainingJobs/j",
+    "dataset": "projects/default/datasets/d",
+    "base_model_dir": "base",
+    "output_dir": "out",
+    "cache_dir": "cache",
+}
+
+
+def problems(document: object) -> dict[str, str]:
+    with pytest.raises(InvalidArgument) as caught:
+        parse_spec(document)
+    assert caught.value.reason == "TRAINING_SPEC_INVALID"
+    return dict(caught.value.violations)
+
+
+def test_a_good_spec_is_read_with_its_defaults():
+    spec = parse_spec({**GOOD, "hyperparameters": {"learning_rate": 1, "max_steps": 3}})
+    assert (spec.hyperparameters.learning_rate, spec.distribution.num_processes) == (1.0, 1)
+
+
+def test_an_unknown_key_is_an_error_that_names_the_nearest_known_one():
+    found = problems({**GOOD, "hyperparameters": {"learning_rte": 0.1}})
+    assert "learning_rate" in found["hyperparameters.learning_rte"]
+
+
+def test_every_problem_is_reported_at_once():
+    bad = {**GOOD, "hyperparameters": {"max_steps": "3", "beta": -1.0}, "target": "praise", "splts": []}
+    del bad["job"]
+    assert set(problems(bad)) == {"job", "hyperparameters.max_steps", "hyperparameters.beta", "target", "splts"}
+
+
+def test_a_batch_that_the_processes_cannot_share_is_an_error():
+    bad = {**GOOD, "hyperparameters": {"batch_size": 3}, "distribution": {"num_processes": 2}}
+    assert "hyperparameters.batch_size" in problems(bad)
+
+
+def test_a_file_that_is_no_yaml_is_a_typed_error(tmp_path: Path):
+    path = tmp_path / "job.yaml"
+    path.write_text("a: [")
+    with pytest.raises(InvalidArgument):
+        read_spec(path)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+        max_leaves=10,
+    )
+)
+def test_any_document_is_read_or_refused_but_never_breaks(document: object):
+    with pytest.raises(InvalidArgument):
+        parse_spec(document)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(Hyperparameters.__dataclass_fields__)), st.none() | st.booleans() | st.text(), min_size=1
+    )
+)
+def test_no_text_or_truth_value_passes_for_a_number(hyperparameters: dict[str, object]):
+    assert len(problems({**GOOD, "hyperparameters": hyperparameters})) == len(hyperparameters)
+
+
+@given(st.sampled_from(sorted(BY_METHOD)), st.integers(1, 7), st.integers(0, 9))
+def test_completed_hyperparameters_can_always_be_shared(method: str, num_processes: int, micro: int):
+    filled = complete(Hyperparameters(micro_batch_size=micro), method=method, num_processes=num_processes)
+    assert filled.learning_rate > 0
+    assert filled.batch_size % (num_processes * max(micro, 1)) == 0

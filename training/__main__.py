@@ -1,0 +1,109 @@
+"""`python -m training sft --spec job.yaml`: one training run, usually under torchrun.
+
+Everything heavy is imported late, so that a wrong spec is refused at once.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from omnialign.errors import Internal, OmnialignError
+from training.failure import EXIT_FAILED, EXIT_STOPPED, clear_failure, write_failure
+from training.progress import Progress
+from training.spec import METHODS, Spec, read_spec
+
+log = logging.getLogger("training")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns the exit code: 0, or one of `training.failure`."""
+    parser = argparse.ArgumentParser(prog="python -m training", description="Runs one training method.")
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("--spec", type=Path, required=True, help="the YAML file that says what to train")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        spec = read_spec(given.spec)
+    except OmnialignError as error:
+        sys.stderr.write(f"{error.reason}: {error.message}\n")
+        write_failure(given.spec.parent, error)
+        return EXIT_FAILED
+    return run(spec, method=given.method)
+
+
+def run(spec: Spec, *, method: str) -> int:
+    """Runs a spec and returns the exit code; a typed error is left in the output folder."""
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    if is_main:
+        clear_failure(spec.output_dir)
+    try:
+        return 0 if _train(spec, method=method, is_main=is_main) else EXIT_STOPPED
+    except OmnialignError as error:
+        log.error("%s: %s", error.reason, error.message)
+        write_failure(spec.output_dir, error)
+        return EXIT_FAILED
+
+
+def _train(spec: Spec, *, method: str, is_main: bool) -> bool:
+    if spec.model_dir.is_dir():
+        log.info("the model is there already")
+        return True
+    progress = Progress(spec, is_main=is_main)
+    _stop_on_signal(progress.stop_requested.set)
+    progress.start()
+    try:
+        return _train_with(spec, progress=progress, method=method, is_main=is_main)
+    finally:
+        progress.close()
+
+
+def _train_with(spec: Spec, *, progress: Progress, method: str, is_main: bool) -> bool:
+    _prepare_environment()
+    from training import loop, runner
+    from training.watchdog import Watchdog
+
+    def stalled() -> None:
+        message = f"no training step for {spec.step_timeout_seconds:g} s; the stacks are in the log"
+        write_failure(spec.output_dir, Internal(message, reason="STEP_STALLED"))
+
+    watchdog = Watchdog(timeout_seconds=spec.step_timeout_seconds, on_stall=stalled)
+    companions = loop.Companions(spec=spec, progress=progress, watchdog=watchdog, method=method)
+    return runner.train(companions, is_main=is_main)
+
+
+def _prepare_environment() -> None:
+    """Must come before torch and DeepSpeed are imported, which read these."""
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _stop_on_signal(stop: object) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop()  # type: ignore[operator]
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Collective libraries keep threads that can hold an interpreter's exit for minutes.
+    os._exit(code)

@@ -1,0 +1,108 @@
+"""How a run tells of itself: a line per step in `progress.jsonl`, and a word every second to the training service.
+
+Reports come from a thread of rank 0, so that a long step still has a heartbeat. A report that fails is dropped: the
+next one says more, and training never waits for the network.
+"""
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from omnialign.client import Client
+from omnialign.errors import FailedPrecondition, OmnialignError
+from omnialign.v1 import training_service_pb2
+from training.spec import Spec
+
+INTERVAL_SECONDS = 1.0
+FILE = "progress.jsonl"
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """What rank 0 knows of the run; other ranks hold one too, which neither writes nor reports."""
+
+    def __init__(self, spec: Spec, *, is_main: bool) -> None:
+        self._spec = spec
+        self._is_main = is_main
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._started_at, self._started_step = time.monotonic(), 0
+        self._message = training_service_pb2.TrainingProgress()
+        self._file = _open(spec.output_dir / FILE) if is_main else None
+        self._thread = threading.Thread(target=self._report_until_ended, name="progress", daemon=True)
+        self.stop_requested = threading.Event()
+
+    def start(self) -> None:
+        """Starts reporting, on rank 0 of a run that has somewhere to report to."""
+        if self._is_main and self._spec.training_address:
+            self._thread.start()
+
+    def begin(self, *, step: int, total_steps: int) -> None:
+        """Notes where training begins, which is after the checkpoint's step on a later attempt."""
+        with self._lock:
+            self._started_at, self._started_step = time.monotonic(), step
+            self._message.completed_steps, self._message.total_steps = step, total_steps
+
+    def step(self, *, step: int, metrics: Mapping[str, float], tokens: int) -> None:
+        """Notes a finished step."""
+        with self._lock:
+            self._message.completed_steps, self._message.tokens = step, tokens
+            self._message.metrics.update({k: v for k, v in metrics.items() if math.isfinite(v)})
+            done = step - self._started_step
+            pace_seconds = (time.monotonic() - self._started_at) / max(done, 1)
+            self._message.eta.FromMilliseconds(int(1000 * pace_seconds * (self._message.total_steps - step)))
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, "tokens": tokens, **metrics}) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Sends the last report and stops."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=3 * INTERVAL_SECONDS)
+        if self._file is not None:
+            self._file.close()
+
+    def _report_until_ended(self) -> None:
+        with Client(self._spec.training_address, token=self._spec.token) as client:
+            while True:
+                ended = self._ended.wait(INTERVAL_SECONDS)
+                self._report(client)
+                if ended:
+                    return
+
+    def _report(self, client: Client) -> None:
+        with self._lock:
+            message = training_service_pb2.TrainingProgress()
+            message.CopyFrom(self._message)
+        message.heartbeat_time.GetCurrentTime()
+        try:
+            if client.report_progress(self._spec.job, message).stop_requested:
+                self.stop_requested.set()
+        except OmnialignError as error:
+            log.debug("a progress report failed: %s", error)
+        except Exception:
+            log.warning("a progress report failed in an unforeseen way", exc_info=True)
+
+
+def _open(path: Path) -> TextIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a", encoding="utf-8")
+
+
+def require_finite(metrics: Mapping[str, float], *, step: int) -> None:
+    """Raises `FailedPrecondition` (LOSS_NOT_FINITE) when the loss or the gradient is not a number any more."""
+    for name in ("loss", "grad_norm"):
+        value = metrics.get(name, 0.0)
+        if not math.isfinite(value):
+            raise FailedPrecondition(
+                f"{name} is {value} at step {step}: lower learning_rate or check the data",
+                reason="LOSS_NOT_FINITE",
+                metadata={"measure": name, "value": str(value), "step": str(step)},
+            )
