@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +25,7 @@ MARKS = {
     StageStatus.STATE_FAILED: ("✗", "bold red"),
 }
 BAR_WIDTH = 24
+SECONDS_BETWEEN_LIKE_LINES = 10
 
 
 class View(Protocol):
@@ -81,19 +83,21 @@ def _view(out: Output) -> Iterator[View]:
 
 
 class _Lines:
-    """One line per event: JSON, or a sentence unless it is the last one again."""
+    """One line per event: JSON, or a sentence. One that differs from the last in its numbers alone has to wait."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
         self._said = ""
+        self._said_at = 0
 
     def show(self, event: Event) -> None:
         """Prints the event."""
         self._out.record(event)
         sentence = event.message or state(event.alignment_job)
-        if sentence != self._said:
+        wording, now = re.sub(r"\d+", "", sentence), event.event_time.seconds
+        if wording != self._said or now >= self._said_at + SECONDS_BETWEEN_LIKE_LINES:
             self._out.say(f"{event.event_time.ToDatetime():%H:%M:%S} {sentence}")
-            self._said = sentence
+            self._said, self._said_at = wording, now
 
 
 class _Table:

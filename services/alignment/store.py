@@ -66,7 +66,7 @@ def whole(
     """
 
     @functools.wraps(method)
-    async def wrapper(self: "Store", *args: P.args, **kwargs: P.kwargs) -> T:
+    async def wrapper(self: "Store", /, *args: P.args, **kwargs: P.kwargs) -> T:
         task = asyncio.ensure_future(method(self, *args, **kwargs))
         self.pending.add(task)
         task.add_done_callback(self.pending.discard)

@@ -63,3 +63,17 @@ async def test_following_returns_the_job_of_the_last_event(job, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1  # the same sentence is not said twice
     await progress.follow(events(), out=Output(as_json=True))
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+async def test_piped_lines_that_differ_in_numbers_alone_are_ten_seconds_apart(capsys):
+    async def events():
+        for second, message in enumerate(
+            ["step 1 of 90.", "step 2 of 90.", "waiting for critique", *["step 3 of 90."] * 12]
+        ):
+            event = alignment_service_pb2.WatchAlignmentJobResponse(sequence=second + 1, message=message)
+            event.event_time.FromSeconds(second)
+            yield event
+
+    await progress.follow(events(), out=Output())
+    said = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["step 1 of 90.", "waiting for critique", "step 3 of 90.", "step 3 of 90."]

@@ -146,7 +146,7 @@ async def test_health_answers_while_the_model_works(plane, talker):
     async with grpc.aio.insecure_channel(plane.server.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for _ in range(20):
-            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=5.0)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
