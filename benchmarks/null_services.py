@@ -45,6 +45,8 @@ class Behaviour:
     asked: list[tuple[str, str]] = field(default_factory=list)
     """(rpc, id) of every item asked for, repetitions too; filled only where `log` is true."""
     log: bool = True
+    delay_seconds: float = 0.0
+    """How long each call, and each training step, takes."""
     training_steps: int = 3
     training_error: OmnialignError | None = None
 
@@ -56,6 +58,8 @@ class Behaviour:
             self.entered[rpc].set()
         if rpc in self.holds:
             await self.holds[rpc].wait()
+        if self.delay_seconds:
+            await asyncio.sleep(self.delay_seconds)
 
     def hold(self, rpc: str) -> tuple[asyncio.Event, asyncio.Event]:
         """Holds an RPC; returns (set when a call has come, set it to let go)."""
@@ -231,7 +235,7 @@ class NullTraining(training_service_pb2_grpc.TrainingServiceServicer):
             job.progress.completed_steps, job.progress.total_steps = step, steps
             job.progress.metrics["loss"] = 1 / step
             self._record(job)
-            await asyncio.sleep(0)
+            await asyncio.sleep(self._behaviour.delay_seconds)
         if job.state in ENDED:
             return
         error = self._behaviour.training_error

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import empty_pb2
@@ -20,7 +20,7 @@ from services.data.table import Selection
 from services.runtime.idempotency import body_digest
 from services.runtime.paging import decode_token, encode_token, page_size
 
-Context: TypeAlias = grpc.aio.ServicerContext
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 MAX_DRAINED_BYTES = 64 * 1024 * 1024
 
