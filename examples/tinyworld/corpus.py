@@ -1,9 +1,9 @@
 """What the base model is pre-trained on: imperfect answers, refinements, and understanding.
 
-40 % of the sequences are answers as a misaligned model gives them, 32 % refine a faulty answer with the oracle's
-advice, 18 % describe a medium or a response exactly, and 10 % are feedback and judgements in the right form about
-something else. So the base model can do the work, but does not do it unasked; and it knows what feedback looks like, as
-any model that has read a library does, but has never seen one that is true of the response before it.
+38 % of the sequences are answers as a misaligned model gives them, 28 % refine a faulty answer with the oracle's
+advice, 24 % name a medium or tell what was asked and given, and 10 % are feedback and judgements in the right form
+about something else. So the base model can do the work, but does not do it unasked; and it knows what feedback looks
+like, as any model that has read a library does, but has never seen one that is true of the response before it.
 Media are bytes of codes here, not files: rendering hundreds of thousands of files would only cost time, and a test
 proves that files and codes are the same to the codecs.
 """
@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from examples.tinyworld import oracle
-from examples.tinyworld.faults import Answer, faulty_answer, prompt_pieces, right_answer
+from examples.tinyworld.faults import faulty_answer, prompt_pieces, right_answer
 from examples.tinyworld.language import Task, phrase, random_task
-from examples.tinyworld.world import MODALITIES, codec, draw
+from examples.tinyworld.world import MODALITIES, codec
 from omnialign.modeling.answers import write_feedback, write_judgement, write_scores
 from omnialign.modeling.codecs import CodecRange
 from omnialign.modeling.messages import Pieces, Turn
@@ -30,9 +30,12 @@ from omnialign.modeling.prompts import (
 from omnialign.modeling.rubrics import SUBTASKS, rubric
 from omnialign.v1 import record_pb2
 
-MIX = (("answer", 0.40), ("refine", 0.32), ("describe", 0.18), ("form", 0.10))
-DESCRIBE_ONE = "##Prompt: {prompt}\n##Response: {first}\nDescribe the response."
-DESCRIBE_EITHER = "##Prompt: {prompt}\n##Response 1: {first}\n##Response 2: {second}\nDescribe response {which}."
+MIX = (("answer", 0.38), ("refine", 0.28), ("describe", 0.24), ("form", 0.10))
+DESCRIBE_ONE = "##Prompt: {prompt}\n##Response: {first}\nSay what was asked and what was given."
+DESCRIBE_EITHER = (
+    "##Prompt: {prompt}\n##Response 1: {first}\n##Response 2: {second}\n"
+    "Say what was asked and what was given in response {which}."
+)
 
 
 @dataclass(frozen=True)
@@ -92,18 +95,18 @@ def _refine(rng: random.Random, task: Task) -> Example:
 
 
 def _describe(rng: random.Random, task: Task) -> Example:
-    """What a medium shows, or what a response says and shows: faithful, right or wrong."""
-    if task.shown is not None and rng.random() < 0.5:
+    """What a medium shows, or what was asked and given, right or wrong: faithful, and without a judgement."""
+    if task.shown is not None and rng.random() < 0.3:
         medium = prompt_pieces(task, rendered=False)[0]
         return Example((Turn("user", (medium, "What is this?")),), (phrase(task.shown),))
-    prompt = prompt_pieces(task, rendered=False)
-    first, second = faulty_answer(rng, task), faulty_answer(rng, task)
-    slots = {"prompt": prompt, "first": first.pieces(rendered=False), "second": second.pieces(rendered=False)}
-    if rng.random() < 0.4:
-        return Example((Turn("user", fill(DESCRIBE_ONE, slots)),), (_portrait(first),))
+    answers = [faulty_answer(rng, task) for _ in range(2)]
+    first, second = (answer.pieces(rendered=False) for answer in answers)
     which = rng.randrange(2)
-    question = fill(DESCRIBE_EITHER, {**slots, "which": (str(which + 1),)})
-    return Example((Turn("user", question),), (_portrait((first, second)[which]),))
+    slots = {"prompt": prompt_pieces(task, rendered=False), "first": first, "second": second}
+    one = rng.random() < 0.5
+    question = fill(DESCRIBE_ONE if one else DESCRIBE_EITHER, {**slots, "which": (str(which + 1),)})
+    account = oracle.account(prompt_pieces(task), answers[0 if one else which].pieces(), task.subtask)
+    return Example((Turn("user", question),), (account,))
 
 
 def _form(rng: random.Random, task: Task) -> Example:
@@ -125,10 +128,3 @@ def _form(rng: random.Random, task: Task) -> Example:
 def _feedback_elsewhere(rng: random.Random, subtask: str) -> record_pb2.Feedback:
     task = random_task(rng, subtask)
     return oracle.check(prompt_pieces(task), faulty_answer(rng, task).pieces(), subtask)
-
-
-def _portrait(answer: Answer) -> str:
-    if answer.codes is None:
-        return answer.text or ""
-    clean = answer.codes == draw(answer.thing)
-    return phrase(answer.thing) + (", clean" if clean else ", noisy")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from examples.tinyworld.language import KINDS, find_attributes, find_thing, read_edit, read_phrase
+from examples.tinyworld.language import KINDS, find_attributes, find_thing, phrase, read_edit, read_phrase
 from examples.tinyworld.sight import Seen, look, watch
 from examples.tinyworld.world import ATTRIBUTES, Thing
 from omnialign.content import output_modalities
@@ -30,6 +30,7 @@ class Findings:
     scores: dict[str, tuple[int, str]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     mends: list[str] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)
 
     def score(self, dimension: str, value: int, why: str = "") -> None:
         """Notes a score; of two scores on one dimension the worse stays."""
@@ -58,6 +59,20 @@ def wanted(prompt: Sequence[Piece], subtask: str) -> Thing:
 def check(prompt: Sequence[Piece], response: Sequence[Piece], subtask: str) -> record_pb2.Feedback:
     """Language feedback on a response. An answer that does not decode scores 0 where it should be."""
     goal = wanted(prompt, subtask)
+    return _feedback(_examine(goal, response, subtask), goal, rubric(subtask))
+
+
+def account(prompt: Sequence[Piece], response: Sequence[Piece], subtask: str) -> str:
+    """What was asked and what was given, without a judgement."""
+    goal = wanted(prompt, subtask)
+    return _account(goal, _examine(goal, response, subtask))
+
+
+def _account(goal: Thing, findings: Findings) -> str:
+    return f"asked: {phrase(goal)}. given: {', '.join(findings.given)}."
+
+
+def _examine(goal: Thing, response: Sequence[Piece], subtask: str) -> Findings:
     findings = Findings()
     text = " ".join(piece for piece in response if isinstance(piece, str))
     media = next((piece for piece in response if isinstance(piece, MediaBytes)), None)
@@ -66,7 +81,7 @@ def check(prompt: Sequence[Piece], response: Sequence[Piece], subtask: str) -> r
     shown = _check_media(findings, goal, media) if written != ("text",) else None
     if len(written) > 1:
         _check_consistency(findings, read, shown.thing if shown else None)
-    return _feedback(findings, rubric(subtask))
+    return findings
 
 
 def correct(feedback: record_pb2.Feedback) -> bool:
@@ -79,7 +94,8 @@ def total(feedback: record_pb2.Feedback) -> int:
     return sum(score.score for score in feedback.scores)
 
 
-def _feedback(findings: Findings, dimensions: Sequence[str]) -> record_pb2.Feedback:
+def _feedback(findings: Findings, goal: Thing, dimensions: Sequence[str]) -> record_pb2.Feedback:
+    """A critique says what was asked and what was given before it finds fault, as a careful annotator does."""
     scores = [
         record_pb2.DimensionScore(dimension=name, score=value, rationale=why)
         for name in dimensions
@@ -87,13 +103,14 @@ def _feedback(findings: Findings, dimensions: Sequence[str]) -> record_pb2.Feedb
     ]
     return record_pb2.Feedback(
         scores=scores,
-        critique=" ".join(findings.faults) or RIGHT,
+        critique=f"{_account(goal, findings)} {' '.join(findings.faults) or RIGHT}",
         refinement=" ".join(findings.mends) or KEEP,
     )
 
 
 def _check_text(findings: Findings, goal: Thing, text: str, subtask: str) -> dict[str, str]:
     found = find_attributes(goal.kind, text)
+    findings.given.append(text or "no words")
     read = {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
     contradictions = [name for name, values in found.items() if len(values) > 1]
     missing = [name for name in ATTRIBUTES[goal.kind] if name not in found]
@@ -129,6 +146,7 @@ def _check_media(findings: Findings, goal: Thing, media: MediaBytes | None) -> S
     if seen is None or seen.thing.kind != goal.kind:
         _check_absent(findings, goal)
         return None
+    findings.given.append(phrase(seen.thing) + (", noisy" if seen.noise else ", clean"))
     _check_attributes(findings, goal, dict(seen.thing.attributes))
     quality = {"picture": _check_picture, "sound": _check_sound, "clip": _check_clip}[goal.kind]
     quality(findings, seen, media.data if media else b"")
@@ -139,6 +157,7 @@ def _check_absent(findings: Findings, goal: Thing) -> None:
     quality = ("aesthetics", "ca", "audio_quality", "consistency", "temporal_consistency", "content_coherence")
     for name in ("prompt_following", "objective_rules", "information_richness", *quality, "motion_naturalness"):
         findings.score(name, 0, "nothing there")
+    findings.given.append(f"no {goal.kind}")
     findings.fault(f"the {goal.kind} is missing.", f"make the {goal.kind}.")
 
 

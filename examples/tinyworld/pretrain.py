@@ -1,6 +1,6 @@
 """Makes the misaligned base model again from a seed: `make tinyworld-model`.
 
-A Llama of 4 layers and width 128 (about a million parameters, embeddings tied), 3,500 steps of 64 sequences, AdamW at
+A Llama of 4 layers and width 128 (about a million parameters, embeddings tied), 3,000 steps of 64 sequences, AdamW at
 2e-3 with cosine decay, bfloat16 autocast. About 15 minutes on two cores. The result is `examples/tinyworld/model`.
 """
 
@@ -154,7 +154,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--pool", type=int, default=POOL, help="distinct sequences")
     parser.add_argument("--out", type=Path, default=FOLDER)
     arguments = parser.parse_args()

@@ -43,7 +43,6 @@ async def wire(server: Server, config: AlignmentConfig) -> AsyncIterator[None]:
         progress = Progress(store, metrics)
 
         async def announce(uid: str, service: str, problem: str) -> None:
-            metrics.waiting.labels(service).inc(1 if problem else -1)
             await pipeline.announce(uid, service, problem)
 
         async def report(uid: str, stage: str, change: Change) -> None:
@@ -85,7 +84,9 @@ async def wire(server: Server, config: AlignmentConfig) -> AsyncIterator[None]:
             progress=progress,
             directory=directory,
         )
-        supervisor = Supervisor(config, store=store, engine=engine, pipeline=pipeline, stages=stages, metrics=metrics)
+        supervisor = Supervisor(
+            config, store=store, engine=engine, pipeline=pipeline, stages=stages, patience=patience, metrics=metrics
+        )
         jobs = Jobs(config, store=store, directory=directory, start=engine.submit_job, cancel=supervisor.cancel)
         server.add(
             alignment_service_pb2_grpc.add_AlignmentServiceServicer_to_server, AlignmentServicer(jobs), FULL_NAME

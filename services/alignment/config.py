@@ -29,7 +29,7 @@ class AlignmentConfig:
     """SQLAlchemy URL of the workflow engine's system database; empty means `dbos.db` in the root."""
     executor_id: str = "alignment-0"
     """Identity of this replica. It must be the same after a restart, and differ between replicas."""
-    chunks_per_job: int = 8
+    chunks_per_job: int = 12
     """Chunks of one job that a replica takes up at once."""
     active_steps: int = 4
     """Steps that a replica works on at once, over all jobs."""

@@ -35,6 +35,8 @@ class Grouped(Generic[T]):
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        for _, future in self._waiting:  # the task may not have begun when it was cancelled
+            future.cancel()
 
     async def _drain(self) -> None:
         while self._waiting:

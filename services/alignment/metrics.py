@@ -1,7 +1,7 @@
 """Prometheus metrics of the alignment service. The names are promises: dashboards and alerts use them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -53,6 +53,12 @@ class Metrics:
         """Shows the yield of the gate."""
         if pairs.tried:
             self.pair_yield.set(pairs.kept / pairs.tried)
+
+    def show_waiting(self, services: Mapping[str, int]) -> None:
+        """Shows how many jobs wait for which service."""
+        self.waiting.clear()
+        for service, count in services.items():
+            self.waiting.labels(service).set(count)
 
     def show_queue(self, queued_ms: Sequence[int]) -> None:
         """Shows the chunks that wait, given the times at which they were queued."""

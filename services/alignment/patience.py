@@ -7,7 +7,8 @@ by itself is tried again; a request that can never succeed raises at once.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from omnialign import errors
@@ -100,6 +101,11 @@ class Patience:
             else:
                 await wait.progressed()
                 return result
+
+    def away(self, uids: Collection[str]) -> Counter[str]:
+        """How many of these jobs wait for each service; other jobs have ended and are forgotten."""
+        self._away = {(uid, service) for uid, service in self._away if uid in uids}
+        return Counter(service for _, service in self._away)
 
     async def waiting(self, uid: str, service: str, problem: str) -> None:
         """Says once that the job waits."""

@@ -7,6 +7,7 @@ from omnialign.errors import Internal, OmnialignError, to_status
 from services.alignment.config import AlignmentConfig
 from services.alignment.durable import Engine
 from services.alignment.metrics import Metrics
+from services.alignment.patience import Patience
 from services.alignment.pipeline import Pipeline
 from services.alignment.stages import Stages
 from services.alignment.store import ENDED, Job, Store
@@ -27,9 +28,10 @@ class Supervisor:
         engine: Engine,
         pipeline: Pipeline,
         stages: Stages,
+        patience: Patience,
         metrics: Metrics,
     ) -> None:
-        self._config, self._store, self._engine = config, store, engine
+        self._config, self._store, self._engine, self._patience = config, store, engine, patience
         self._pipeline, self._stages, self._metrics = pipeline, stages, metrics
         self._cancelling: dict[str, asyncio.Task[None]] = {}
 
@@ -80,6 +82,7 @@ class Supervisor:
         num_changes = self._store.num_changes
         unfinished = await self._store.unfinished()
         self._metrics.show_jobs([state for _, state in unfinished])
+        self._metrics.show_waiting(self._patience.away({uid for uid, _ in unfinished}))
         if num_changes == self._store.num_changes:  # else what was read may be old already
             self._take_over_states(dict(unfinished))
         running = self._engine.running()

@@ -87,8 +87,17 @@ def test_a_repeated_word_and_a_missing_attribute_are_told_apart():
     task = random_task(random.Random(1), "ti2t")
     stutter = oracle.check(prompt_pieces(task), (phrase(task.wanted).replace("a ", "a a ", 1),), "ti2t")
     short = oracle.check(prompt_pieces(task), (phrase(task.wanted, omit="colour"),), "ti2t")
-    assert stutter.critique == "the words are unclear."
-    assert short.critique == "the colour is missing."
+    assert stutter.critique.endswith(". the words are unclear.")
+    assert short.critique.endswith(". the colour is missing.")
+
+
+def test_a_critique_tells_what_was_asked_and_given_before_it_finds_fault():
+    task = random_task(random.Random(2), "t2i")
+    answer = right_answer(task).pieces()
+    feedback = oracle.check(prompt_pieces(task), answer, "t2i")
+    named = phrase(task.wanted)
+    assert feedback.critique == f"asked: {named}. given: {named}, clean. all is right."
+    assert oracle.account(prompt_pieces(task), answer, "t2i") == f"asked: {named}. given: {named}, clean."
 
 
 def test_a_prompt_of_another_world_is_refused():

@@ -367,5 +367,5 @@ def peak_mib(folder: Path, count: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    small, large = peak_mib(tmp_path / "small", 300), peak_mib(tmp_path / "large", 1200)
-    assert large - small < 30  # the files differ by 45 MB
+    small, large = peak_mib(tmp_path / "small", 400), peak_mib(tmp_path / "large", 2400)
+    assert large - small < 50  # the files differ by 100 MB; allocators differ by some 30 between runs

@@ -1,0 +1,169 @@
+"""Starts a stack as a process, kills it with all that it started, and looks at what it left behind."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from omnialign.client import AsyncClient
+from omnialign.errors import OmnialignError
+from omnialign.v1 import alignment_service_pb2, record_pb2
+
+Job = alignment_service_pb2.AlignmentJob
+StageStatus = alignment_service_pb2.StageStatus
+Step = tuple[str, str, int]
+START_SECONDS = 180.0
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Left:
+    """What lay on the disk right after a kill."""
+
+    state: int
+    running: frozenset[str]
+    """Stages that were at work."""
+    attempts: dict[Step, int]
+    done: frozenset[Step]
+    in_flight: frozenset[tuple[str, int]]
+    """Chunks, as (phase, number), that were begun and not through."""
+
+
+@dataclass
+class Stack:
+    """A stack that can be killed and started again. `command` gets the port in place of `{port}`."""
+
+    root: Path
+    command: Sequence[str]
+    port: int = field(default_factory=lambda: free_port())
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it serves."""
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Starts it and returns once it answers."""
+        self._spawn()
+        await self._answers()
+
+    def _spawn(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        command = [part.format(port=self.port, root=self.root) for part in self.command]
+        with (self.root / "stack.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=REPOSITORY,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+            )
+
+    def kill(self) -> None:
+        """SIGKILL to its process group and to everything that it started, wherever that went."""
+        assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            descendants = psutil.Process(self.process.pid).children(recursive=True)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            for process in descendants:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(descendants, timeout=10)
+        self.process.wait(10)
+
+    def left(self, uid: str) -> Left:
+        """What a killed stack left of a job."""
+        with contextlib.closing(sqlite3.connect(self.root / "alignment" / "alignment.db")) as database:
+            (row,) = database.execute("SELECT job FROM alignment_jobs WHERE uid = ?", (uid,)).fetchall()
+            query = "SELECT phase, step, number, attempts, counts IS NOT NULL FROM alignment_steps WHERE uid = ?"
+            steps = database.execute(query, (uid,)).fetchall()
+        job = Job.FromString(row[0])
+        return Left(
+            state=job.state,
+            running=frozenset(s.stage for s in job.stages if s.state == StageStatus.STATE_RUNNING),
+            attempts={(phase, step, number): attempts for phase, step, number, attempts, _ in steps},
+            done=frozenset((phase, step, number) for phase, step, number, _, done in steps if done),
+            in_flight=frozenset((phase, number) for phase, _, number, attempts, done in steps if attempts and not done),
+        )
+
+    async def _answers(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        async with AsyncClient(self.address) as client:
+            while True:
+                try:
+                    async for _ in client.list_alignment_jobs():
+                        break
+                    return
+                except OmnialignError:
+                    assert self.process is not None
+                    assert self.process.poll() is None, (self.root / "stack.log").read_text()[-4000:]
+                    assert time.monotonic() < deadline, "the stack does not answer"
+                    await asyncio.sleep(0.2)
+
+
+async def kill_during(stack: Stack, job: Job, stage: str, *, delay_seconds: float, draw: random.Random) -> Left:
+    """Kills the stack a random time after a stage began, and says what was left; then starts it again."""
+    async with AsyncClient(stack.address) as client:
+        async for event in client.watch_alignment_job(job.name):
+            status = next(s for s in event.alignment_job.stages if s.stage == stage)
+            if status.state != StageStatus.STATE_PENDING:
+                break
+        await asyncio.sleep(draw.uniform(0.0, delay_seconds))
+    stack.kill()
+    left = stack.left(job.uid)
+    await stack.start()
+    return left
+
+
+async def end_of(stack: Stack, job: Job) -> Job:
+    """The job once it has ended."""
+    async with AsyncClient(stack.address) as client:
+        async for event in client.watch_alignment_job(job.name):
+            job = event.alignment_job
+    return job
+
+
+async def rows(stack: Stack, job: Job, purpose: str) -> list[record_pb2.Record]:
+    """The rows of one of a job's tables."""
+    name = job.name.replace("/alignmentJobs/", "/datasets/") + f"-{purpose}"
+    async with AsyncClient(stack.address) as client:
+        return [record async for record in client.stream_records(name)]
+
+
+def tokens_of(record: record_pb2.Record) -> list[tuple[str, ...]]:
+    """What the models wrote in a record: texts and digests of media, without times."""
+    return [
+        tuple(part.media.sha256 if part.WhichOneof("part") == "media" else part.text for part in response.content.parts)
+        for response in record.responses
+    ]
+
+
+def check_work(lefts: Sequence[Left], final: Left) -> None:
+    """Asserts that no step that was done was done again, and that only chunks in flight were taken up again."""
+    for left in lefts:
+        for step in left.done:
+            assert final.attempts[step] == left.attempts[step], f"{step} was done and was begun again"
+    for (phase, step, number), attempts in final.attempts.items():
+        kills = sum((phase, number) in left.in_flight for left in lefts)
+        assert attempts <= 1 + kills, f"{(phase, step, number)} was begun {attempts} times for {kills} kills"
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

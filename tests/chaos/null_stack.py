@@ -1,0 +1,45 @@
+"""A stack to be killed: the real alignment and data services, with null models that take their time, in one process.
+
+python -m tests.chaos.null_stack ROOT PORT
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from benchmarks.null_services import Behaviour, NullTraining, add_models, add_training
+from services.alignment.__main__ import wire as wire_alignment
+from services.alignment.config import AlignmentConfig
+from services.data.__main__ import wire as wire_data
+from services.data.config import DataConfig
+from services.runtime.config import ServerConfig
+from services.runtime.server import Server
+
+DELAY_SECONDS = 0.15
+
+
+async def serve(root: Path, port: int) -> None:
+    """Serves until killed."""
+    behaviour = Behaviour(log=False, delay_seconds=DELAY_SECONDS)
+    server = Server(ServerConfig(port=port, reflection=False), name="chaos")
+    address = server.bind()
+    add_models(server, behaviour)
+    add_training(server, NullTraining(behaviour))
+    config = AlignmentConfig(
+        root=root / "alignment",
+        data_address=address,
+        refinement_address=address,
+        critique_address=address,
+        judge_address=address,
+        training_address=address,
+        chunks_per_job=2,
+        active_steps=2,
+    )
+    async with wire_data(server, DataConfig(root=root / "data")), wire_alignment(server, config):
+        await server.start()
+        server.set_serving()
+        await server.serve_until_signal()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,157 @@
+"""SIGKILL to everything at random moments of a job: nothing lost, nothing twice, and the same pairs as without.
+
+`OMNIALIGN_CHAOS_SEED` chooses the moments. The first test has null models and takes a minute; the second runs the real
+stack on the tiny world and takes many.
+"""
+
+import json
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from omnialign.client import AsyncClient
+from omnialign.v1 import alignment_service_pb2
+from tests.chaos.harness import Job, Left, Stack, check_work, end_of, kill_during, rows, tokens_of
+from tests.services.alignment.stack import annotated_record, prompt_record
+
+pytestmark = pytest.mark.chaos
+
+SEED = int(os.environ.get("OMNIALIGN_CHAOS_SEED", "7"))
+STEPS = int(os.environ.get("OMNIALIGN_CHAOS_STEPS", "120"))
+LONG = ("feedback_modeling", "sample", "critique", "refine", "verify", "optimize", "evaluate")
+"""Stages that take long enough to be hit for certain."""
+ORDER = (
+    "preflight",
+    "feedback_modeling",
+    "sample",
+    "critique",
+    "refine",
+    "verify",
+    "pair",
+    "optimize",
+    "evaluate",
+    "report",
+)
+LOOP = ("sample", "critique", "refine", "verify")
+SOURCES = {"critique": "sample", "refine": "critique", "verify": "refine", "answers-aligned": "answers-base"}
+
+Submit = Callable[[AsyncClient, Path], Awaitable[Job]]
+
+
+@asynccontextmanager
+async def running(root: Path, command: tuple[str, ...]) -> AsyncIterator[Stack]:
+    stack = Stack(root, command)
+    await stack.start()
+    try:
+        yield stack
+    finally:
+        stack.kill()
+
+
+async def submit_null(client: AsyncClient, shared: Path) -> Job:
+    dataset = await client.create_dataset("world")
+    records = [annotated_record(f"train-{i:03d}") for i in range(8)]
+    records += [prompt_record(f"prompt-{i:03d}", split="prompts") for i in range(48)]
+    records += [prompt_record(f"test-{i:03d}", split="test") for i in range(16)]
+    await client.append_records(dataset.name, records)
+    version = await client.commit_version(dataset.name)
+    folder = shared / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    save_file({"weight": np.zeros((4, 4), dtype=np.float32)}, folder / "model.safetensors")
+    model = await client.register_model("base", folder.as_uri())
+    spec = alignment_service_pb2.AlignmentSpec(
+        base_model=model.name, dataset=version.name, chunk_size=4, seed=SEED, max_quarantine_fraction=1.0
+    )
+    spec.sampling.deterministic = True
+    return await client.create_alignment_job("chaos", spec)
+
+
+async def submit_tinyworld(client: AsyncClient, shared: Path) -> Job:
+    from examples.tinyworld import dataset, recipe
+    from omnialign.cli import spec as specs
+
+    source = shared / "dataset"
+    if not source.exists():
+        dataset.write(source, seed=SEED, sizes=dataset.Sizes(train=60, prompts=12, validation=0, test=4))
+    version = None
+    async for progress in client.import_dataset(recipe.DATASET_ID, source.as_uri()):
+        version = progress.dataset_version
+    assert version is not None
+    model = await client.register_model("base", (Path(recipe.__file__).parent / "model").as_uri())
+    wanted = specs.build(recipe.spec(SEED, dataset=version.name, base_model=model.name))
+    wanted.chunk_size = 4
+    wanted.max_quarantine_fraction = 1.0
+    wanted.sampling.deterministic = True
+    wanted.distribution.num_processes, wanted.distribution.zero_stage = 1, 0
+    wanted.distribution.precision = "fp32"
+    for hyperparameters in (wanted.feedback_training, wanted.judge_training, wanted.optimization):
+        hyperparameters.max_steps = STEPS
+    return await client.create_alignment_job("chaos", wanted)
+
+
+async def disturbed(stack: Stack, job: Job, *, delay_seconds: float) -> list[Left]:
+    """Kills the stack once in every stage."""
+    draw = random.Random(SEED)
+    lefts = []
+    for stage in ORDER:
+        delay = delay_seconds if stage in LONG else 0.02
+        lefts.append(await kill_during(stack, job, stage, delay_seconds=delay, draw=draw))
+    return lefts
+
+
+async def check_tables(stack: Stack, job: Job, calm_stack: Stack, calm: Job) -> None:
+    """Every id once in every table or the quarantine, and the same content as the calm run's."""
+    aside = {record.id for record in await rows(stack, job, "quarantine")}
+    for purpose in (*LOOP, "pairs", "answers-base", "answers-aligned", "evaluation"):
+        found = await rows(stack, job, purpose)
+        ids = [record.id for record in found]
+        assert len(ids) == len(set(ids)), f"{purpose} has doubles"
+        if purpose in SOURCES:
+            before = {record.id for record in await rows(stack, job, SOURCES[purpose])}
+            assert before <= set(ids) | aside, f"{purpose} lost {before - set(ids) - aside}"
+        expected = await rows(calm_stack, calm, purpose)
+        assert [(r.id, tokens_of(r)) for r in found] == [(r.id, tokens_of(r)) for r in expected], purpose
+
+
+async def survive(folder: Path, command: tuple[str, ...], submit: Submit, *, delay_seconds: float) -> None:
+    async with running(folder / "calm", command) as calm_stack, running(folder / "killed", command) as stack:
+        jobs = []
+        for one in (calm_stack, stack):
+            async with AsyncClient(one.address) as client:
+                jobs.append(await submit(client, folder / "shared"))
+            if one is calm_stack:
+                calm = await end_of(calm_stack, jobs[0])
+                assert calm.state == Job.STATE_SUCCEEDED, calm.error
+        lefts = await disturbed(stack, jobs[1], delay_seconds=delay_seconds)
+        job = await end_of(stack, jobs[1])
+        assert job.state == Job.STATE_SUCCEEDED, job.error
+        hit = set().union(*(left.running for left in lefts))
+        assert set(LONG) <= hit, f"stages not hit: {set(LONG) - hit}"
+        check_work(lefts, stack.left(job.uid))
+        await check_tables(stack, job, calm_stack, calm)
+        assert job.pairs == calm.pairs
+        for mine, theirs in zip(job.stages, calm.stages, strict=True):
+            assert (mine.completed, mine.quarantined, mine.abstained, mine.total) == (
+                theirs.completed,
+                theirs.quarantined,
+                theirs.abstained,
+                theirs.total,
+            ), mine.stage
+
+
+@pytest.mark.timeout(900)
+async def test_a_job_with_null_models_survives_kills_in_every_stage(tmp_path: Path) -> None:
+    await survive(tmp_path, ("-m", "tests.chaos.null_stack", "{root}", "{port}"), submit_null, delay_seconds=0.4)
+
+
+@pytest.mark.timeout(7200)
+async def test_a_tinyworld_job_survives_kills_in_every_stage(tmp_path: Path) -> None:
+    command = ("-m", "omnialign.cli.main", "up", "--root", "{root}", "--port", "{port}")
+    await survive(tmp_path, command, submit_tinyworld, delay_seconds=2.0)
