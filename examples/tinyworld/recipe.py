@@ -22,8 +22,8 @@ def spec(seed: int, *, dataset: str, base_model: str) -> dict[str, Any]:
         "chunk_size": 64,
         "seed": str(seed),
         "sampling": {"temperature": 1.0, "top_p": 1.0},
-        "feedback_training": {"learning_rate": 3e-3, "batch_size": 16, "num_epochs": 3, "warmup_ratio": 0.05},
-        "judge_training": {"learning_rate": 3e-3, "batch_size": 16, "num_epochs": 2, "warmup_ratio": 0.05},
+        "feedback_training": {"learning_rate": 3e-3, "batch_size": 16, "num_epochs": 4, "warmup_ratio": 0.05},
+        "judge_training": {"learning_rate": 3e-3, "batch_size": 16, "num_epochs": 3, "warmup_ratio": 0.05},
         "optimization": {
             "learning_rate": 2e-4,
             "batch_size": 32,

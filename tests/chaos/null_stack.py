@@ -16,11 +16,12 @@ from services.runtime.config import ServerConfig
 from services.runtime.server import Server
 
 DELAY_SECONDS = 0.15
+TRAINING_STEPS = 12
 
 
 async def serve(root: Path, port: int) -> None:
     """Serves until killed."""
-    behaviour = Behaviour(log=False, delay_seconds=DELAY_SECONDS)
+    behaviour = Behaviour(log=False, delay_seconds=DELAY_SECONDS, training_steps=TRAINING_STEPS)
     server = Server(ServerConfig(port=port, reflection=False), name="chaos")
     address = server.bind()
     add_models(server, behaviour)
