@@ -47,11 +47,13 @@ class Calls:
         """Events from `request.resume_after` on, until one of which `ended` is true.
 
         A stream that breaks or ends early is opened again after the last event seen, so none is lost or repeated.
-        Raises Unavailable when that does not succeed for `reconnect_seconds`.
+        One that the service ends without an event had none left: the job had ended before. Raises Unavailable when
+        reconnecting does not succeed for `reconnect_seconds`.
         """
         attempt, last_event = 1, time.monotonic()
         while True:
             failure: OmnialignError | None = None
+            opened_after = request.resume_after
             try:
                 async for event in self._transport.stream(method, request, idempotent=False):
                     attempt, last_event = 1, time.monotonic()
@@ -62,6 +64,8 @@ class Calls:
                     last_event = time.monotonic()
             except Unavailable as error:
                 failure = error
+            if failure is None and request.resume_after == opened_after:
+                return
             if time.monotonic() - last_event > reconnect_seconds:
                 raise failure or Unavailable(f"The watch of '{request.name}' kept ending", reason="WATCH_ENDED")
             await asyncio.sleep(backoff_seconds(attempt))

@@ -280,6 +280,13 @@ async def test_a_watch_resumes_without_loss_or_repeats(breaks):
     assert training.resumed == [0, 3, 6]
 
 
+async def test_a_watch_resumed_after_the_last_event_ends_at_once():
+    server = await serve(training=Training(total=4))
+    async with AsyncClient(server.address) as client, asyncio.timeout(5):
+        assert [event.sequence async for event in client.watch_training_job(JOB, resume_after=4)] == []
+    await server.stop(0)
+
+
 async def test_a_watch_survives_a_restart_of_the_server():
     training = Training(total=4)
     training.hold.clear()
