@@ -1,7 +1,6 @@
 """The alignment job of the demo: what `omnialign demo` submits for a seed.
 
-The settings were chosen once, on validation prompts of other seeds than the demo's (docs/results/demo.md says how), and
-are the same for every seed.
+The settings are the same for every seed; docs/results/demo.md tells what they give and what has not been tuned.
 """
 
 from typing import Any
