@@ -17,13 +17,7 @@ FULL_NAME = critique_service_pb2.DESCRIPTOR.services_by_name["CritiqueService"].
 @asynccontextmanager
 async def wire(server: Server, config: CritiqueConfig, *, engine: Engine | None = None) -> AsyncIterator[None]:
     """Adds the service to a server, on `engine` or on an engine of its own for None."""
-    async with open_loop(
-        server,
-        data_address=config.data_address,
-        project=config.project,
-        media_cache_bytes=config.media_cache_bytes,
-        engine=engine,
-    ) as loop:
+    async with open_loop(server, config, engine=engine) as loop:
         servicer = CritiqueServicer(Critic(loop, config))
         server.add(critique_service_pb2_grpc.add_CritiqueServiceServicer_to_server, servicer, FULL_NAME)
         yield

@@ -1,30 +1,13 @@
 """Settings of the critique service, read once from the environment (`OMNIALIGN_CRITIQUE_*`)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-MIB = 1 << 20
+from services.inference.model_service import ModelServiceConfig
 
 
 @dataclass(frozen=True)
-class CritiqueConfig:
-    """Where the data service is, and what a request gets that does not ask for more."""
+class CritiqueConfig(ModelServiceConfig):
+    """What every model service is told."""
 
     ENV_PREFIX: ClassVar[str] = "OMNIALIGN_CRITIQUE_"
-
-    data_address: str
-    """`host:port` of the data service, which holds media and models."""
-    project: str = "default"
-    """Project whose media are read and written."""
-    max_new_tokens: int = 1024
-    """Bound of new tokens of requests that name none."""
-    media_cache_bytes: int = 64 * MIB
-    """Bytes of media kept at hand."""
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Numbers out of range."""
-        if self.max_new_tokens < 1:
-            yield "max_new_tokens", "must be 1 or more"
-        if self.media_cache_bytes < 0:
-            yield "media_cache_bytes", "must be 0 or more"

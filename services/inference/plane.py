@@ -7,6 +7,7 @@ from omnialign.client import AsyncClient
 from services.inference.config import EngineConfig
 from services.inference.engine import Engine
 from services.inference.media import AsyncMediaReader
+from services.inference.model_service import ModelServiceConfig
 from services.inference.stream import ItemLoop
 from services.inference.transformers_engine import TransformersEngine, open_transformers_engine
 from services.runtime.config import load
@@ -24,13 +25,11 @@ async def open_engine(server: Server, config: EngineConfig, *, data_address: str
 
 
 @asynccontextmanager
-async def open_loop(
-    server: Server, *, data_address: str, project: str, media_cache_bytes: int, engine: Engine | None
-) -> AsyncIterator[ItemLoop]:
+async def open_loop(server: Server, config: ModelServiceConfig, *, engine: Engine | None) -> AsyncIterator[ItemLoop]:
     """An item loop on `engine`, or on one of its own, configured by `OMNIALIGN_ENGINE_*`, for None."""
     async with AsyncExitStack() as stack:
         if engine is None:
-            config = load(EngineConfig)
-            engine = await stack.enter_async_context(open_engine(server, config, data_address=data_address))
-        client = await stack.enter_async_context(AsyncClient(data_address, project=project))
-        yield ItemLoop(engine, AsyncMediaReader(client, capacity_bytes=media_cache_bytes))
+            opening = open_engine(server, load(EngineConfig), data_address=config.data_address)
+            engine = await stack.enter_async_context(opening)
+        client = await stack.enter_async_context(AsyncClient(config.data_address, project=config.project))
+        yield ItemLoop(engine, AsyncMediaReader(client, capacity_bytes=config.media_cache_bytes))
