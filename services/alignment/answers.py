@@ -5,7 +5,7 @@ stays. The judge is not asked about it; it loses against any answer.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from omnialign.content import media_of
 from omnialign.errors import OmnialignError
@@ -68,7 +68,9 @@ class Evaluation:
             for r in records
         ]
 
-        def call(some: Sequence[refinement_service_pb2.GenerateItem]):  # type: ignore[no-untyped-def]
+        def call(
+            some: Sequence[refinement_service_pb2.GenerateItem],
+        ) -> AsyncIterator[refinement_service_pb2.GenerateResponse]:
             return work.peers.refinement.generate(
                 refinement_service_pb2.GenerateRequest(model=model, sampling=work.plan.sampling, items=some)
             )

@@ -1,6 +1,6 @@
 """The steps of self improving: sample y, criticise it, refine it to y*, and verify that y* is better."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from omnialign.v1 import (
     content_pb2,
@@ -38,7 +38,9 @@ class Loop:
             for r in bare
         ]
 
-        def call(some: Sequence[refinement_service_pb2.GenerateItem]):  # type: ignore[no-untyped-def]
+        def call(
+            some: Sequence[refinement_service_pb2.GenerateItem],
+        ) -> AsyncIterator[refinement_service_pb2.GenerateResponse]:
             return work.peers.refinement.generate(
                 refinement_service_pb2.GenerateRequest(model=work.models.base, sampling=work.plan.sampling, items=some)
             )
@@ -67,7 +69,9 @@ class Loop:
             for r in records
         ]
 
-        def call(some: Sequence[critique_service_pb2.CritiqueItem]):  # type: ignore[no-untyped-def]
+        def call(
+            some: Sequence[critique_service_pb2.CritiqueItem],
+        ) -> AsyncIterator[critique_service_pb2.CritiqueResponse]:
             return work.peers.critique.critique(
                 critique_service_pb2.CritiqueRequest(
                     model=work.models.feedback, sampling=work.plan.feedback_sampling, items=some
@@ -103,7 +107,9 @@ class Loop:
             for r in records
         ]
 
-        def call(some: Sequence[refinement_service_pb2.RefineItem]):  # type: ignore[no-untyped-def]
+        def call(
+            some: Sequence[refinement_service_pb2.RefineItem],
+        ) -> AsyncIterator[refinement_service_pb2.RefineResponse]:
             return work.peers.refinement.refine(
                 refinement_service_pb2.RefineRequest(model=work.models.base, sampling=work.plan.sampling, items=some)
             )
@@ -154,7 +160,9 @@ class Loop:
             for r in records
         ]
 
-        def call(some: Sequence[judge_service_pb2.CompareItem]):  # type: ignore[no-untyped-def]
+        def call(
+            some: Sequence[judge_service_pb2.CompareItem],
+        ) -> AsyncIterator[judge_service_pb2.CompareResponsesResponse]:
             return work.peers.judge.compare_responses(
                 judge_service_pb2.CompareResponsesRequest(
                     model=work.models.judge, sampling=work.plan.feedback_sampling, items=some
@@ -201,5 +209,5 @@ def _feedback_tokens(record: Record) -> int:
     return record.responses[0].feedback.generation.completion_tokens
 
 
-def _response_tokens(index: int):  # type: ignore[no-untyped-def]
+def _response_tokens(index: int) -> Callable[[Record], int]:
     return lambda record: record.responses[index].generation.completion_tokens

@@ -53,7 +53,9 @@ def test_repository_map_is_true(path: str) -> None:
 
 
 def test_pages_name_no_machine_and_no_registry() -> None:
-    forbidden = re.compile(r"/work/|/tmp/w|/opt/|pypi\.org|files\.pythonhosted")
+    forbidden = re.compile(
+        r"(?<![\w.~])/(?:opt|root|home|tmp|work)/|https?://(?:\w+\.)*(?:pypi|pythonhosted|npmjs|debian)\."
+    )
     files = [*PAGES, ROOT / "Makefile", ROOT / "constraints.txt", ROOT / "pyproject.toml", ROOT / ".ci/run"]
     assert [ids(file) for file in files if forbidden.search(file.read_text())] == []
 
