@@ -1,14 +1,12 @@
 """DataService over gRPC: messages in, calls of the domain, messages out. Errors are mapped by the server."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import empty_pb2
-from google.protobuf.message import Message
 
-from omnialign.errors import InvalidArgument, OmnialignError, ResourceExhausted
+from omnialign.errors import InvalidArgument, ResourceExhausted
 from omnialign.v1 import data_service_pb2 as pb
 from omnialign.v1 import data_service_pb2_grpc, dataset_pb2, model_pb2, record_pb2
 from services.data.datasets import Datasets
@@ -21,8 +19,6 @@ from services.runtime.idempotency import body_digest
 from services.runtime.paging import decode_token, encode_token, page_size
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-MAX_DRAINED_BYTES = 64 * 1024 * 1024
 
 
 class DataServicer(data_service_pb2_grpc.DataServiceServicer):
@@ -62,8 +58,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def AppendRecords(  # noqa: D102, N802
         self, request_iterator: AsyncIterator[pb.AppendRecordsRequest], context: Context
     ) -> pb.AppendRecordsResponse:
-        async with _drained(request_iterator):
-            dataset, records = await self._collect(request_iterator)
+        dataset, records = await self._collect(request_iterator)
         inserted, updated = await self._datasets.append(dataset, records.values())
         await self._lineage.add_records(dataset, records.values())
         return pb.AppendRecordsResponse(inserted_count=inserted, updated_count=updated)
@@ -111,13 +106,12 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def UploadMedia(  # noqa: D102, N802
         self, request_iterator: AsyncIterator[pb.UploadMediaRequest], context: Context
     ) -> pb.UploadMediaResponse:
-        async with _drained(request_iterator):
-            first = await anext(aiter(request_iterator), None)
-            if first is None or first.WhichOneof("message") != "header":
-                raise InvalidArgument("The first message of an upload is its header.", reason="UPLOAD_HEADER_MISSING")
-            header = first.header
-            claim = Claim(modality=header.modality, mime_type=header.mime_type, sha256=header.sha256)
-            media, existed = await self._media.upload(_chunks(request_iterator), claim=claim)
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("message") != "header":
+            raise InvalidArgument("The first message of an upload is its header.", reason="UPLOAD_HEADER_MISSING")
+        header = first.header
+        claim = Claim(modality=header.modality, mime_type=header.mime_type, sha256=header.sha256)
+        media, existed = await self._media.upload(_chunks(request_iterator), claim=claim)
         return pb.UploadMediaResponse(media=media, existed=existed)
 
     async def GetMedia(self, request: pb.GetMediaRequest, context: Context) -> AsyncIterator[pb.GetMediaResponse]:  # noqa: D102, N802
@@ -170,23 +164,6 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         if not dataset:
             raise InvalidArgument("The first message must name the dataset.", reason="DATASET_MISSING")
         return dataset, records
-
-
-@asynccontextmanager
-async def _drained(messages: AsyncIterator[Message]) -> AsyncIterator[None]:
-    """Reads a refused stream on for a while before the error goes out.
-
-    A grpc.aio client whose write meets an ended call reports INTERNAL instead of the status that the server sent.
-    """
-    try:
-        yield
-    except OmnialignError:
-        size_bytes = 0
-        async for message in messages:
-            size_bytes += message.ByteSize()
-            if size_bytes > MAX_DRAINED_BYTES:
-                break
-        raise
 
 
 async def _chunks(messages: AsyncIterator[pb.UploadMediaRequest]) -> AsyncIterator[bytes]:

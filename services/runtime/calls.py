@@ -20,6 +20,7 @@ from omnialign.client.context import CURRENT_CALL, Call
 from omnialign.errors import DeadlineExceeded, OmnialignError, Unavailable
 from services.runtime.admission import Admission
 from services.runtime.failures import as_omnialign_error, rich_status
+from services.runtime.leftovers import read_leftovers
 from services.runtime.logs import AccessLog
 from services.runtime.metrics import MethodMetrics
 from services.runtime.validation import Validator
@@ -79,6 +80,8 @@ class MethodCalls:
             ending = self._ending(problem, context, call)
             if ending.error is None:
                 raise
+            if self._reads_stream:
+                await read_leftovers(request)
             await context.abort_with_status(rpc_status.to_status(rich_status(ending.error)))
         finally:
             call.finished = True

@@ -12,6 +12,7 @@ from omnialign.client import AsyncClient
 from omnialign.errors import Aborted, DeadlineExceeded, Internal, InvalidArgument, NotFound, ResourceExhausted
 from omnialign.v1 import data_service_pb2 as pb
 from omnialign.v1 import data_service_pb2_grpc, record_pb2
+from services.runtime import leftovers
 
 
 def details_of(failure: grpc.aio.AioRpcError) -> dict[str, object]:
@@ -128,6 +129,33 @@ async def test_error_of_a_client_stream_arrives_although_messages_are_left(clien
     with pytest.raises(NotFound) as caught:
         await client.append_records("missing", records)
     assert caught.value.metadata == {"dataset": "missing"}
+
+
+async def test_error_of_a_client_stream_that_never_ends_arrives_too(server, monkeypatch):
+    monkeypatch.setattr(leftovers, "MAX_LEFTOVER_SECONDS", 0.05)
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = data_service_pb2_grpc.DataServiceStub(channel).AppendRecords(timeout=20)
+        await call.write(pb.AppendRecordsRequest(dataset="missing"))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+    assert details_of(caught.value)["ErrorInfo"].reason == "DATASET_NOT_FOUND"
+
+
+async def test_error_of_a_huge_client_stream_is_not_waited_for_to_its_end(server, monkeypatch):
+    monkeypatch.setattr(leftovers, "MAX_LEFTOVER_BYTES", 1000)
+    read = []
+
+    async def messages():
+        while True:
+            read.append(1)
+            yield pb.AppendRecordsRequest(dataset="missing", records=[record_pb2.Record(id="a" * 100)])
+
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = data_service_pb2_grpc.DataServiceStub(channel).AppendRecords(messages(), timeout=20)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+    assert caught.value.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+    assert len(read) > 1
 
 
 async def test_excess_calls_are_refused_at_once_with_a_time_to_retry(start_server, probe):
