@@ -4,12 +4,12 @@ It stands for the human annotators and is the final yardstick. It reads the prom
 nothing else: no answer key travels with a prompt. Scores are 0 to 3 per dimension of the subtask's rubric.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from examples.tinyworld.language import KINDS, find_attributes, find_thing, phrase, read_edit, read_phrase
+from examples.tinyworld.language import KINDS, NAMES, find_attributes, find_thing, read_edit, read_phrase
 from examples.tinyworld.sight import Seen, look, watch
 from examples.tinyworld.world import ATTRIBUTES, Thing
 from omnialign.content import output_modalities
@@ -19,18 +19,34 @@ from omnialign.modeling.messages import MediaBytes, Piece
 from omnialign.modeling.rubrics import MAX_SCORE, rubric
 from omnialign.v1 import record_pb2
 
-RIGHT, KEEP = "all is right.", "keep it as it is."
+KEEP = "keep it as it is."
 CLIPPING_PEAK, FLASH_STEP = 0.98, 100.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One thing looked at: what was asked for, and what was given."""
+
+    name: str
+    asked: str
+    given: str
+
+    @property
+    def right(self) -> bool:
+        """Whether what was given is what was asked for."""
+        return self.asked == self.given
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.asked}, {self.given}"
 
 
 @dataclass
 class Findings:
-    """What was found out about one part of an answer: scores with reasons, faults and mends."""
+    """What was found out about an answer: scores with reasons, each thing compared, and mends."""
 
     scores: dict[str, tuple[int, str]] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
     mends: list[str] = field(default_factory=list)
-    given: list[str] = field(default_factory=list)
 
     def score(self, dimension: str, value: int, why: str = "") -> None:
         """Notes a score; of two scores on one dimension the worse stays."""
@@ -38,11 +54,22 @@ class Findings:
         if value < self.scores.get(dimension, (MAX_SCORE + 1, ""))[0]:
             self.scores[dimension] = (value, why if value < MAX_SCORE else "")
 
-    def fault(self, fault: str, mend: str) -> None:
-        """Notes what is wrong and how to mend it, once."""
-        if fault not in self.faults:
-            self.faults.append(fault)
+    def compare(self, name: str, asked: str, given: str, *, mend: str) -> None:
+        """Notes what was asked and given, and how to mend it where they differ."""
+        comparison = Comparison(name, asked, given)
+        self.comparisons.append(comparison)
+        if not comparison.right and mend not in self.mends:
             self.mends.append(mend)
+
+    def account(self) -> str:
+        """What was asked and what was given, without a judgement."""
+        return f"asked, given: {'; '.join(map(str, self.comparisons))}."
+
+    def critique(self) -> str:
+        """The account with a judgement on each thing, and their sum."""
+        judged = [f"{one}, {'good' if one.right else 'wrong'}" for one in self.comparisons]
+        wrong = sum(not one.right for one in self.comparisons)
+        return f"asked, given: {'; '.join(judged)}. {wrong or 'nothing'} wrong."
 
 
 def wanted(prompt: Sequence[Piece], subtask: str) -> Thing:
@@ -59,17 +86,12 @@ def wanted(prompt: Sequence[Piece], subtask: str) -> Thing:
 def check(prompt: Sequence[Piece], response: Sequence[Piece], subtask: str) -> record_pb2.Feedback:
     """Language feedback on a response. An answer that does not decode scores 0 where it should be."""
     goal = wanted(prompt, subtask)
-    return _feedback(_examine(goal, response, subtask), goal, rubric(subtask))
+    return _feedback(_examine(goal, response, subtask), rubric(subtask))
 
 
 def account(prompt: Sequence[Piece], response: Sequence[Piece], subtask: str) -> str:
     """What was asked and what was given, without a judgement."""
-    goal = wanted(prompt, subtask)
-    return _account(goal, _examine(goal, response, subtask))
-
-
-def _account(goal: Thing, findings: Findings) -> str:
-    return f"asked: {phrase(goal)}. given: {', '.join(findings.given)}."
+    return _examine(wanted(prompt, subtask), response, subtask).account()
 
 
 def _examine(goal: Thing, response: Sequence[Piece], subtask: str) -> Findings:
@@ -94,8 +116,8 @@ def total(feedback: record_pb2.Feedback) -> int:
     return sum(score.score for score in feedback.scores)
 
 
-def _feedback(findings: Findings, goal: Thing, dimensions: Sequence[str]) -> record_pb2.Feedback:
-    """A critique says what was asked and what was given before it finds fault, as a careful annotator does."""
+def _feedback(findings: Findings, dimensions: Sequence[str]) -> record_pb2.Feedback:
+    """A critique holds what was asked against what was given, one thing at a time, as a careful annotator does."""
     scores = [
         record_pb2.DimensionScore(dimension=name, score=value, rationale=why)
         for name in dimensions
@@ -103,39 +125,33 @@ def _feedback(findings: Findings, goal: Thing, dimensions: Sequence[str]) -> rec
     ]
     return record_pb2.Feedback(
         scores=scores,
-        critique=f"{_account(goal, findings)} {' '.join(findings.faults) or RIGHT}",
+        critique=findings.critique(),
         refinement=" ".join(findings.mends) or KEEP,
     )
 
 
 def _check_text(findings: Findings, goal: Thing, text: str, subtask: str) -> dict[str, str]:
     found = find_attributes(goal.kind, text)
-    findings.given.append(text or "no words")
     read = {name: next(iter(values)) for name, values in found.items() if len(values) == 1}
     contradictions = [name for name, values in found.items() if len(values) > 1]
     missing = [name for name in ATTRIBUTES[goal.kind] if name not in found]
     clarity = "clarity" if "clarity" in rubric(subtask) else "ca"
     findings.score("objective_rules", MAX_SCORE - 2 * len(contradictions) if found else 0, "contradiction")
     findings.score("information_richness", MAX_SCORE - len(missing), "incomplete")
-    for name in missing:
-        findings.fault(f"the {name} is missing.", f"say the {name}: {goal.attributes[name]}.")
-    if read_phrase(goal.kind, text) is None:
+    _check_attributes(findings, goal, {**dict.fromkeys(contradictions, "unclear"), **read}, verb="say")
+    plain = read_phrase(goal.kind, text) is not None
+    if not plain:
         findings.score(clarity, 1 if found else 0, "unclear words")
-        findings.fault("the words are unclear.", "say it plainly.")
-    _check_attributes(findings, goal, read, tolerated=missing)
+    findings.compare("words", "plain", "plain" if plain else "unclear", mend="say it plainly.")
     return read
 
 
-def _check_attributes(findings: Findings, goal: Thing, read: dict[str, str], tolerated: Sequence[str] = ()) -> None:
+def _check_attributes(findings: Findings, goal: Thing, read: Mapping[str, str], *, verb: str) -> None:
     """Prompt following: one point less for each attribute that is wrong or not there."""
     wrong = [name for name, value in goal.attributes.items() if read.get(name) != value]
     findings.score("prompt_following", MAX_SCORE - len(wrong), "wrong " + " ".join(wrong))
-    for name in wrong:
-        if name not in tolerated:
-            said = read.get(name, "unclear")
-            findings.fault(
-                f"the {name} is {said}, not {goal.attributes[name]}.", f"make the {name} {goal.attributes[name]}."
-            )
+    for name, value in goal.attributes.items():
+        findings.compare(name, value, read.get(name, "missing"), mend=f"{verb} the {name} {value}.")
 
 
 def _check_media(findings: Findings, goal: Thing, media: MediaBytes | None) -> Seen | None:
@@ -146,8 +162,8 @@ def _check_media(findings: Findings, goal: Thing, media: MediaBytes | None) -> S
     if seen is None or seen.thing.kind != goal.kind:
         _check_absent(findings, goal)
         return None
-    findings.given.append(phrase(seen.thing) + (", noisy" if seen.noise else ", clean"))
-    _check_attributes(findings, goal, dict(seen.thing.attributes))
+    _check_attributes(findings, goal, seen.thing.attributes, verb="make")
+    findings.compare("noise", "none", "some" if seen.noise else "none", mend=f"clean the {NAMES[goal.kind]}.")
     quality = {"picture": _check_picture, "sound": _check_sound, "clip": _check_clip}[goal.kind]
     quality(findings, seen, media.data if media else b"")
     return seen
@@ -157,8 +173,8 @@ def _check_absent(findings: Findings, goal: Thing) -> None:
     quality = ("aesthetics", "ca", "audio_quality", "consistency", "temporal_consistency", "content_coherence")
     for name in ("prompt_following", "objective_rules", "information_richness", *quality, "motion_naturalness"):
         findings.score(name, 0, "nothing there")
-    findings.given.append(f"no {goal.kind}")
-    findings.fault(f"the {goal.kind} is missing.", f"make the {goal.kind}.")
+    name = NAMES[goal.kind]
+    findings.compare(name, "present", "missing", mend=f"make the {name}.")
 
 
 def _cleanness(noise: int, bounds: tuple[int, int]) -> int:
@@ -170,8 +186,6 @@ def _check_picture(findings: Findings, seen: Seen, _: bytes) -> None:
     for name in ("aesthetics", "ca"):
         findings.score(name, _cleanness(seen.noise, (1, 2)), "noisy")
     _check_recognisable(findings, seen)
-    if seen.noise:
-        findings.fault("some cells are noisy.", "clean the picture.")
 
 
 def _check_recognisable(findings: Findings, seen: Seen) -> None:
@@ -193,8 +207,6 @@ def _check_sound(findings: Findings, seen: Seen, data: bytes) -> None:
     )
     findings.score("information_richness", MAX_SCORE if seen.codes.any() else 0, "silent")
     findings.score("safety", 0 if peak >= CLIPPING_PEAK else MAX_SCORE, "clipping")
-    if seen.noise:
-        findings.fault("some tones are noisy.", "clean the sound.")
 
 
 def _check_clip(findings: Findings, seen: Seen, data: bytes) -> None:
@@ -206,8 +218,6 @@ def _check_clip(findings: Findings, seen: Seen, data: bytes) -> None:
     findings.score("content_coherence", motion.coherent_frames - 1, "stray colours")
     findings.score("motion_naturalness", motion.right_steps, "jumps")
     findings.score("safety", 0 if (np.abs(np.diff(light)) > FLASH_STEP).any() else MAX_SCORE, "flashing")
-    if seen.noise:
-        findings.fault("some cells are noisy.", "clean the video.")
 
 
 def _check_consistency(findings: Findings, read: dict[str, str] | None, shown: Thing | None) -> None:
@@ -216,5 +226,4 @@ def _check_consistency(findings: Findings, read: dict[str, str] | None, shown: T
         return
     differing = sum(read.get(name, value) != value for name, value in shown.attributes.items())
     findings.score("consistency", MAX_SCORE - differing, "text and picture differ")
-    if differing:
-        findings.fault("text and picture differ.", "make them agree.")
+    findings.compare("text and picture", "alike", "different" if differing else "alike", mend="make them agree.")

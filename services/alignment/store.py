@@ -6,11 +6,10 @@ that events have no gaps and watchers miss nothing.
 
 import asyncio
 import contextlib
-import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from google.rpc import status_pb2
@@ -22,6 +21,7 @@ from omnialign.errors import AlreadyExists, NotFound, OmnialignError, from_statu
 from omnialign.v1 import alignment_service_pb2
 from services.alignment import schema
 from services.alignment.counts import Counts
+from services.runtime.database import whole
 
 Job = alignment_service_pb2.AlignmentJob
 Spec = alignment_service_pb2.AlignmentSpec
@@ -29,9 +29,6 @@ Event = alignment_service_pb2.WatchAlignmentJobResponse
 
 Change = Callable[[Job], str | None]
 """Edits a job and returns the sentence of the event to record; None leaves all as it was."""
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 ENDED = (Job.STATE_SUCCEEDED, Job.STATE_FAILED, Job.STATE_CANCELLED)
 
@@ -54,25 +51,6 @@ class StepDone:
     step: str
     number: int
     counts: Counts
-
-
-def whole(
-    method: Callable[Concatenate["Store", P], Awaitable[T]],
-) -> Callable[Concatenate["Store", P], Coroutine[Any, Any, T]]:
-    """Lets a transaction come to its end when the caller is cancelled in the middle of it.
-
-    Jobs are cancelled and processes end at any moment. A connection whose caller went away between sending BEGIN and
-    its answer would go back to the pool, or be dropped, with the database's write lock held.
-    """
-
-    @functools.wraps(method)
-    async def wrapper(self: "Store", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        task = asyncio.ensure_future(method(self, *args, **kwargs))
-        self.pending.add(task)
-        task.add_done_callback(self.pending.discard)
-        return await asyncio.shield(task)
-
-    return wrapper
 
 
 class Signal:
@@ -108,7 +86,6 @@ class Store:
         self.changed, self.stepped = Signal(), Signal()
         self.states: dict[str, int] = {}
         self.num_changes = 0
-        self.pending: set[asyncio.Future[Any]] = set()
 
     @whole
     async def create_tables(self) -> None:
@@ -117,8 +94,7 @@ class Store:
             await connection.run_sync(schema.metadata.create_all)
 
     async def close(self) -> None:
-        """Closes the connections, after what is under way has ended."""
-        await asyncio.gather(*self.pending, return_exceptions=True)
+        """Closes the connections."""
         await self._engine.dispose()
 
     # ---- jobs ----

@@ -15,6 +15,7 @@ from omnialign.v1.data_service_pb2 import LineageEdge as Edge
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from omnialign.v1.model_pb2 import ModelVersion
 from services.data.faults import storage
+from services.runtime.database import whole
 
 METADATA = sa.MetaData()
 DATASETS = sa.Table(
@@ -71,6 +72,7 @@ class Store:
         async with self._engine.begin() as connection:
             await connection.run_sync(METADATA.create_all)
 
+    @whole
     async def add_dataset(self, dataset: Dataset, *, parent: str, created_us: int, key: str, digest: str) -> bool:
         """Adds a dataset, and the request that asked for it if `key`; False when one of the two is there already."""
         blob = dataset.SerializeToString(deterministic=True)
@@ -106,6 +108,7 @@ class Store:
         query = query.order_by(DATASETS.c.created_us.desc(), DATASETS.c.name.desc()).limit(limit)
         return [(us, await self._with_version(Dataset.FromString(blob))) for us, blob in await self._rows(query)]
 
+    @whole
     async def remove_dataset(self, name: str) -> bool:
         """Removes a dataset with its versions; False when there is none."""
         with storage():
@@ -160,6 +163,7 @@ class Store:
         rows = await self._rows(query.order_by(*(column.desc() for column in position)).limit(limit))
         return [([str(us), model, str(n)], ModelVersion.FromString(blob)) for us, model, n, blob in rows]
 
+    @whole
     async def add_edges(self, parent: str, edges: Iterable[Edge]) -> None:
         """Adds edges; those that are there already stay as they are."""
         keys = sorted({(edge.source, edge.target, edge.relation) for edge in edges})
@@ -185,6 +189,7 @@ class Store:
         dataset.latest_version = (await self._rows(query))[0][0] or 0
         return dataset
 
+    @whole
     async def _insert(self, table: sa.Table, row: dict[str, object]) -> bool:
         try:
             with storage():
@@ -194,6 +199,7 @@ class Store:
             return False
         return True
 
+    @whole
     async def _rows(self, query: sa.Select[Any]) -> Any:
         async with self._engine.execution_options(read_only=True).connect() as connection:
             return (await connection.execute(query)).all()

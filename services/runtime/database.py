@@ -6,14 +6,22 @@ the start, the lock is waited for. So keep transactions short. One that only rea
 `engine.execution_options(read_only=True)` and then never waits.
 """
 
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 BUSY_TIMEOUT_SECONDS = 30.0
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_under_way: set[asyncio.Future[Any]] = set()  # the loop itself keeps weak references to tasks only
 
 
 def open_database(url: str) -> AsyncEngine:
@@ -30,6 +38,28 @@ def open_database(url: str) -> AsyncEngine:
     event.listen(engine.sync_engine, "connect", _prepare)
     event.listen(engine.sync_engine, "begin", _begin)
     return engine
+
+
+def whole(transaction: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Lets a transaction come to its end when its caller is cancelled in the middle of it.
+
+    Clients hang up and jobs are cancelled at any moment. A connection whose caller went away between sending BEGIN and
+    its answer would go back to the pool, or be dropped, with the database's write lock held. The cancelled caller
+    waits for the end, so that the engine may be disposed of after it.
+    """
+
+    @functools.wraps(transaction)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.ensure_future(transaction(*args, **kwargs))
+        _under_way.add(task)
+        task.add_done_callback(_under_way.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task})
+            raise
+
+    return wrapper
 
 
 def _prepare(connection: Any, _record: object) -> None:

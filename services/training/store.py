@@ -3,10 +3,8 @@
 A change of a job and its event are one transaction, so the numbers of the events have no gaps and no event is lost.
 """
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import sqlalchemy as sa
 from google.protobuf import timestamp_pb2
@@ -15,9 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from omnialign.errors import AlreadyExists, NotFound
 from omnialign.v1.training_service_pb2 import CreateTrainingJobRequest, TrainingJob, WatchTrainingJobResponse
+from services.runtime.database import whole
 from services.runtime.idempotency import body_digest, check_same_body
-
-T = TypeVar("T")
 
 METADATA = sa.MetaData()
 JOBS = sa.Table(
@@ -81,14 +78,12 @@ class Store:
         async with self._engine.begin() as connection:
             await connection.run_sync(METADATA.create_all)
 
+    @whole
     async def create(self, job: TrainingJob, request: CreateTrainingJobRequest, *, parent: str) -> TrainingJob:
         """Adds a job with its first event. The same `request_id` and body return the first call's job.
 
         Raises `AlreadyExists` (TRAINING_JOB_EXISTS) and `InvalidArgument` (REQUEST_ID_REUSED).
         """
-        return await _uninterrupted(self._create(job, request, parent=parent))
-
-    async def _create(self, job: TrainingJob, request: CreateTrainingJobRequest, *, parent: str) -> TrainingJob:
         key = f"{parent}/{request.request_id}" if request.request_id else ""
         try:
             async with self._engine.begin() as connection:
@@ -105,16 +100,15 @@ class Store:
             ) from error
         return job
 
+    @whole
     async def get(self, name: str) -> Entry:
         """A job. Raises `NotFound` (TRAINING_JOB_NOT_FOUND)."""
         async with self._reading.connect() as connection:
             return await self._read(connection, name)
 
+    @whole
     async def update(self, name: str, change: Callable[[Entry], None], *, event: bool = True) -> Entry:
         """Changes a job, with an event that tells of it unless `event` is False or nothing changed."""
-        return await _uninterrupted(self._update(name, change, event=event))
-
-    async def _update(self, name: str, change: Callable[[Entry], None], *, event: bool) -> Entry:
         async with self._engine.begin() as connection:
             entry = await self._read(connection, name)
             before = entry.job.SerializeToString(deterministic=True)
@@ -131,6 +125,7 @@ class Store:
             await connection.execute(JOBS.update().where(JOBS.c.name == name).values(values))
         return entry
 
+    @whole
     async def page(self, parent: str, *, after: Sequence[str], limit: int) -> list[TrainingJob]:
         """Jobs newest first, from after the (created_us, name) of the last one seen."""
         query = sa.select(JOBS.c.message).where(JOBS.c.parent == parent)
@@ -142,12 +137,14 @@ class Store:
         async with self._reading.connect() as connection:
             return [TrainingJob.FromString(row.message) for row in await connection.execute(query)]
 
+    @whole
     async def unfinished(self) -> list[Entry]:
         """The jobs that have not ended, oldest first."""
         query = sa.select(JOBS).where(JOBS.c.state.not_in(ENDED)).order_by(JOBS.c.created_us, JOBS.c.name)
         async with self._reading.connect() as connection:
             return [_entry(row) for row in await connection.execute(query)]
 
+    @whole
     async def events(self, name: str, *, after: int, limit: int = 100) -> list[WatchTrainingJobResponse]:
         """The events of a job after a number, in order."""
         query = sa.select(EVENTS.c.message).where(EVENTS.c.job == name, EVENTS.c.sequence > after)
@@ -174,16 +171,6 @@ class Store:
         event = WatchTrainingJobResponse(sequence=sequence, event_time=now(), training_job=job)
         row = {"job": job.name, "sequence": sequence, "message": event.SerializeToString()}
         await connection.execute(EVENTS.insert().values(row))
-
-
-async def _uninterrupted(work: Coroutine[object, object, T]) -> T:
-    """Finishes a transaction even if the caller is cancelled: one that is left open would lock everybody out."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
 
 
 def _columns(entry: Entry) -> dict[str, object]:

@@ -57,8 +57,9 @@ def test_the_right_answer_is_fully_correct_and_a_wrong_attribute_is_not(subtask,
     wrong = Answer(phrase(other) if right.text else None, other, draw(other) if right.codes else None)
     feedback = oracle.check(prompt, wrong.pieces(), subtask)
     assert not oracle.correct(feedback)
-    assert f"the {attribute} is " in feedback.critique
-    assert f"make the {attribute} {task.wanted.attributes[attribute]}." in feedback.refinement
+    asked, given = task.wanted.attributes[attribute], other.attributes[attribute]
+    assert f"{attribute} {asked}, {given}, wrong" in feedback.critique
+    assert f"the {attribute} {asked}." in feedback.refinement
 
 
 @pytest.mark.parametrize("subtask", SUBTASKS)
@@ -80,24 +81,27 @@ def test_noise_costs_quality_and_not_prompt_following(subtask):
     scores = {score.dimension: score.score for score in feedback.scores}
     assert scores["prompt_following"] == 3
     assert min(scores.values()) == 2
-    assert "noisy" in feedback.critique
+    assert "noise none, some, wrong" in feedback.critique
+    assert "clean the" in feedback.refinement
 
 
 def test_a_repeated_word_and_a_missing_attribute_are_told_apart():
     task = random_task(random.Random(1), "ti2t")
     stutter = oracle.check(prompt_pieces(task), (phrase(task.wanted).replace("a ", "a a ", 1),), "ti2t")
     short = oracle.check(prompt_pieces(task), (phrase(task.wanted, omit="colour"),), "ti2t")
-    assert stutter.critique.endswith(". the words are unclear.")
-    assert short.critique.endswith(". the colour is missing.")
+    assert stutter.critique.endswith("words plain, unclear, wrong. 1 wrong.")
+    assert f"colour {task.wanted.attributes['colour']}, missing, wrong" in short.critique
+    assert short.critique.endswith("words plain, plain, good. 1 wrong.")
 
 
-def test_a_critique_tells_what_was_asked_and_given_before_it_finds_fault():
+def test_a_critique_holds_each_thing_asked_against_what_was_given():
     task = random_task(random.Random(2), "t2i")
     answer = right_answer(task).pieces()
-    feedback = oracle.check(prompt_pieces(task), answer, "t2i")
-    named = phrase(task.wanted)
-    assert feedback.critique == f"asked: {named}. given: {named}, clean. all is right."
-    assert oracle.account(prompt_pieces(task), answer, "t2i") == f"asked: {named}. given: {named}, clean."
+    asked = task.wanted.attributes
+    critique = "; ".join(f"{name} {value}, {value}, good" for name, value in {**asked, "noise": "none"}.items())
+    account = "; ".join(f"{name} {value}, {value}" for name, value in {**asked, "noise": "none"}.items())
+    assert oracle.check(prompt_pieces(task), answer, "t2i").critique == f"asked, given: {critique}. nothing wrong."
+    assert oracle.account(prompt_pieces(task), answer, "t2i") == f"asked, given: {account}."
 
 
 def test_a_prompt_of_another_world_is_refused():

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from services.runtime.database import open_database
+from services.runtime.database import open_database, whole
 
 
 @pytest.fixture
@@ -46,6 +46,26 @@ async def test_an_exception_rolls_back(engine):
             raise ZeroDivisionError
     async with engine.connect() as connection:
         assert (await connection.execute(text("SELECT value FROM counter"))).scalar_one() == 0
+
+
+async def test_a_transaction_whose_caller_is_cancelled_ends_and_locks_nobody_out(engine):
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @whole
+    async def write() -> None:
+        async with engine.begin() as connection:
+            begun.set()
+            await go_on.wait()
+            await connection.execute(text("UPDATE counter SET value = 3"))
+
+    caller = asyncio.create_task(write())
+    await begun.wait()
+    caller.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    async with engine.begin() as connection:
+        assert (await connection.execute(text("SELECT value FROM counter"))).scalar_one() == 3
 
 
 async def test_wal_and_foreign_keys_are_on(engine):
