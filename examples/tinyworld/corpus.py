@@ -31,6 +31,8 @@ from omnialign.modeling.rubrics import SUBTASKS, rubric
 from omnialign.v1 import record_pb2
 
 MIX = (("answer", 0.38), ("refine", 0.28), ("describe", 0.24), ("form", 0.10))
+HARDER = {"tv2t": 1.5, "t2v": 2.0, "ti2ti": 1.5}
+"""How often the subtasks with long media occur, the others being 1."""
 DESCRIBE_ONE = "##Prompt: {prompt}\n##Response: {first}\nSay what was asked and what was given."
 DESCRIBE_EITHER = (
     "##Prompt: {prompt}\n##Response 1: {first}\n##Response 2: {second}\n"
@@ -78,7 +80,8 @@ def example(rng: random.Random) -> Example:
         "form": _form,
     }
     kind = rng.choices([name for name, _ in MIX], weights=[share for _, share in MIX])[0]
-    return makers[kind](rng, random_task(rng, rng.choice(SUBTASKS)))
+    (subtask,) = rng.choices(SUBTASKS, weights=[HARDER.get(name, 1.0) for name in SUBTASKS])
+    return makers[kind](rng, random_task(rng, subtask))
 
 
 def _answer(rng: random.Random, task: Task) -> Example:

@@ -1,7 +1,7 @@
 """Makes the misaligned base model again from a seed: `make tinyworld-model`.
 
-A Llama of 4 layers and width 128 (about a million parameters, embeddings tied), 3,000 steps of 64 sequences, AdamW at
-2e-3 with cosine decay, bfloat16 autocast. About 15 minutes on two cores. The result is `examples/tinyworld/model`.
+A Llama of 4 layers and width 128 (about a million parameters, embeddings tied), 4,000 steps of 64 sequences, AdamW at
+2e-3 with cosine decay, bfloat16 autocast. About 20 minutes on two cores. The result is `examples/tinyworld/model`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from omnialign.modeling.rubrics import SUBTASKS, rubric
 
 FOLDER = Path(__file__).parent / "model"
 SPANS = {"picture": ("<image>", "</image>"), "sound": ("<audio>", "</audio>"), "clip": ("<video>", "</video>")}
-VOCABULARY, BATCH, POOL = 640, 64, 48_000
+VOCABULARY, BATCH, POOL = 640, 64, 60_000
 IGNORED = -100
 
 Sequence = tuple[list[int], int]  # ids, and where the answer begins
@@ -59,7 +59,7 @@ def _texts(examples: list[Example]) -> Iterator[str]:
             yield str(rendered.turns[0].pieces[0])
         yield "##Scores: " + ", ".join(f"{name} 3" for name in names)
         yield str(render_comparison(("",), ("",), ("",)).turns[0].pieces[0])
-        yield "##Reason: response 1: all is right. response 2: all is right. ##Preferred: 1 2 equal"
+        yield "##Reason: response 1: nothing wrong. response 2: nothing wrong. ##Preferred: 1 2 equal"
 
 
 def write_codecs(folder: Path) -> int:
@@ -154,7 +154,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--pool", type=int, default=POOL, help="distinct sequences")
     parser.add_argument("--out", type=Path, default=FOLDER)
     arguments = parser.parse_args()

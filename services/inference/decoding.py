@@ -18,6 +18,7 @@ from omnialign.v1 import generation_pb2
 from services.inference.batcher import Ticket, Written
 from services.inference.cache import is_joinable, join_rows, keep_rows, new_cache, rows_without
 from services.inference.sampling import Draws
+from services.inference.spans import Place, SpanRules
 from services.inference.stops import stop_met
 
 
@@ -27,6 +28,12 @@ class Row:
 
     ticket: Ticket
     written: list[int] = field(default_factory=list)
+    place: Place = field(default_factory=Place)
+
+    def write(self, token: int) -> None:
+        """Goes on by one token."""
+        self.written.append(token)
+        self.place.write(token, self.ticket.loaded.adapter.media_spans)
 
     def finish_reason(self) -> int:
         """Why the row ends after its last token; 0 if it goes on."""
@@ -109,14 +116,17 @@ class Batch:
         draws = [(row.ticket.seed, row.ticket.temperature, row.ticket.top_p) for row in self.rows]
         self._draws = Draws.of(draws, device=self.loaded.device)
         self._columns = max(lengths)
+        spans, vocabulary = self.loaded.adapter.media_spans, self._logits.shape[1]
+        self._rules = SpanRules(spans, vocabulary=vocabulary, device=self.loaded.device)
 
     def _step(self) -> list[tuple[Ticket, Written]]:
         """Writes one token per row, drops the rows that end with it, and looks ahead for the rest."""
         self._drop([i for i, row in enumerate(self.rows) if row.ticket.cancelled])
-        tokens = self._draws.choose(self._logits, torch.full_like(self._lengths, self._steps))
+        logits = self._rules.constrain(self._logits, [row.place for row in self.rows])
+        tokens = self._draws.choose(logits, torch.full_like(self._lengths, self._steps))
         self._steps += 1
         for row, token in zip(self.rows, tokens.tolist(), strict=True):
-            row.written.append(token)
+            row.write(token)
         ended = [(i, reason) for i, row in enumerate(self.rows) if (reason := row.finish_reason())]
         seconds = time.monotonic() - self.started_at
         results = [(self.rows[i].ticket, Written(self.rows[i].written, reason, seconds)) for i, reason in ended]

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.adapters.token import AnswerMalformed, TokenAdapter
+from omnialign.modeling.codecs import CodecRange
 from omnialign.modeling.messages import Piece, Pieces, Turn
 
 __all__ = ["Adapter", "AnswerMalformed", "TokenAdapter", "load_adapter"]
@@ -21,6 +22,10 @@ class Adapter(Protocol):
     @property
     def end_id(self) -> int:
         """Id that ends an answer."""
+
+    @property
+    def media_spans(self) -> Sequence[CodecRange]:
+        """How the model writes media; empty for one that writes none."""
 
     def encode(self, turns: Sequence[Turn]) -> list[int]:
         """Ids of a conversation whose last turn is the user's, up to where the answer begins."""

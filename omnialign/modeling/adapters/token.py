@@ -34,6 +34,7 @@ class TokenAdapter:
         self._tokenizer = tokenizer
         # Without this, text that spells a control token would become one.
         self._tokenizer.encode_special_tokens = True
+        self.media_spans = codecs
         self._by_modality = {entry.codec.modality: entry for entry in codecs}
         self._by_begin = {entry.begin_id: entry for entry in codecs}
         self._start_id, self.end_id, self.pad_id = (self._control(name) for name in (START, END, PAD))

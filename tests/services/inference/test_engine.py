@@ -120,24 +120,33 @@ async def test_a_prompt_longer_than_the_context_harms_only_itself(engine, model)
     assert found["2"].error is None
 
 
-async def test_a_broken_media_span_harms_only_its_answer(engine, tmp_path):
-    chain = {
-        "<assistant>": {"<image>": 0.5, "fine": 0.5},
-        "<image>": {"code0": 0.5, "</s>": 0.5},
-        "code0": {"code1": 1.0},
-        "code1": {"code2": 1.0},
-        "code2": {"code3": 1.0},
-        "code3": {"</image>": 1.0},
-        "</image>": {"</s>": 1.0},
-        "fine": {"</s>": 1.0},
-    }
-    model = chain_model(tmp_path / "chain", chain)
+PAINTER = {
+    "<assistant>": {"<image>": 0.5, "fine": 0.5},
+    "<image>": {"</s>": 0.5, "fine": 0.5},  # it would break the span off at once
+    **{f"code{index}": {"code1": 0.5, "</image>": 0.5} for index in range(4)},  # and cannot count
+    "</image>": {"</s>": 1.0},
+    "fine": {"</s>": 1.0},
+}
+
+
+async def test_a_media_span_is_well_formed_whatever_the_model_would_write(engine, tmp_path):
+    model = chain_model(tmp_path / "chain", PAINTER)
     found = (await results(engine, requests(model, ["draw"] * 60, temperature=1.0))).values()
+    assert [result.error for result in found if result.error] == []
+    assert {(type(result.pieces[0]).__name__, result.info.completion_tokens) for result in found} == {
+        ("str", 2),
+        ("MediaBytes", 7),
+    }
+
+
+async def test_a_broken_media_span_harms_only_its_answer(engine, tmp_path):
+    model = chain_model(tmp_path / "chain", PAINTER)
+    found = (await results(engine, requests(model, ["draw"] * 60, temperature=1.0, max_new_tokens=4))).values()
     broken = [result for result in found if result.error]
     assert {result.error.reason for result in broken} == {"ANSWER_MALFORMED"}
-    assert all(result.info.completion_tokens == 2 for result in broken)
-    assert 5 < len(broken) < 30
-    assert {type(result.pieces[0]).__name__ for result in found if not result.error} == {"str", "MediaBytes"}
+    assert all(result.info.completion_tokens == 4 for result in broken)
+    assert 15 < len(broken) < 45
+    assert {result.pieces for result in found if not result.error} == {("fine",)}
 
 
 async def test_an_abandoned_call_frees_its_rows_and_its_model(model):

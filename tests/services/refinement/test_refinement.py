@@ -15,9 +15,12 @@ from omnialign.v1 import refinement_service_pb2 as pb
 from tests.services.inference import world
 
 PAINTER = {
-    "<assistant>": {"look: ": 1.0},
+    "<assistant>": {"look: ": 0.8, "well": 0.2},
+    "well": {" then": 1.0},
+    " then": {" just": 1.0},
+    " just": {"look: ": 1.0},
     "look: ": {"<image>": 1.0},
-    "<image>": {"code1": 0.8, "</s>": 0.2},
+    "<image>": {"code1": 1.0},
     "code1": {"code2": 1.0},
     "code2": {"code3": 1.0},
     "code3": {"code0": 1.0},
@@ -29,7 +32,7 @@ BROKEN_MEDIA = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, mime_type=
 
 @pytest.fixture(scope="module")
 def painter(tmp_path_factory):
-    """A model that draws a picture, and breaks off in one of five."""
+    """A model that draws a picture in 8 tokens, and takes too many words first in one of five."""
     return world.chain_model(tmp_path_factory.mktemp("models") / "painter", PAINTER)
 
 
@@ -52,7 +55,9 @@ def generate(model, prompts, **sampling):
 
 async def test_an_answer_comes_back_with_its_media_and_its_lineage(plane, painter):
     prompts = [content(f"draw {i}") for i in range(30)]
-    found = {r.id: r async for r in plane.client.generate(generate(painter, prompts, temperature=1.0))}
+    found = {
+        r.id: r async for r in plane.client.generate(generate(painter, prompts, temperature=1.0, max_new_tokens=8))
+    }
     assert len(found) == 30
     good = [r.response for r in found.values() if r.WhichOneof("result") == "response"]
     assert {from_status(r.error).reason for r in found.values() if r.HasField("error")} == {"ANSWER_MALFORMED"}
