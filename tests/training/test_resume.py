@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from training import defaults, launch, source, tokens
+from training.failure import read_failure
 from training.spec import parse_spec
 
 STEPS = 8
@@ -93,3 +95,16 @@ def test_a_killed_run_goes_on_with_the_same_losses(tmp_path: Path, tiny_model: P
     names = {path.name for path in (broken / "model").iterdir()}
     assert {"model.safetensors", "tokenizer.json", "codecs.json", "config.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+
+
+@pytest.mark.timeout(200)
+def test_a_loss_that_is_no_number_ends_the_run_with_its_reason(tmp_path: Path, tiny_model: Path):
+    weights = load_file(tiny_model / "model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, tiny_model / "model.safetensors", metadata={"format": "pt"})
+    run = tmp_path / "run"
+    assert start(prepare(run, base=tiny_model, method="sft", zero_stage=0)).wait() != 0
+    failure = read_failure(run)
+    assert failure is not None and failure.reason == "LOSS_NOT_FINITE"
+    assert "at step 1: lower learning_rate or check the data" in failure.message
+    assert not (run / "model").exists()
