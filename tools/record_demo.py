@@ -1,0 +1,91 @@
+"""Writes what demo runs gave into the README and docs/results/demo.md: `python tools/record_demo.py REPORT.json ...`.
+
+The first report is shown by subtask, all of them by seed. Only what stands between the markers is replaced.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import machine_facts
+
+ROOT = Path(__file__).resolve().parent.parent
+README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results" / "demo.md"
+BLOCK = re.compile(r"(<!-- RESULTS[^>]*-->\n).*?(<!-- END OF RESULTS -->)", re.DOTALL)
+
+Report = dict[str, Any]
+
+
+def record(reports: list[Report]) -> None:
+    """Replaces the blocks of both files."""
+    _replace(README, _summary(reports))
+    _replace(RESULTS, "\n\n".join((_machine(), _by_subtask(reports[0]), _stages(reports[0]), _by_seed(reports))))
+
+
+def _replace(path: Path, text: str) -> None:
+    changed, count = BLOCK.subn(lambda block: f"{block[1]}{text}\n{block[2]}", path.read_text())
+    if count != 1:
+        raise SystemExit(f"{path.name} has no single block of results.")
+    path.write_text(changed)
+
+
+def _summary(reports: list[Report]) -> str:
+    first, gains = reports[0], [100 * report["mean"]["gain"] for report in reports]
+    pairs, mean = first["pairs"], first["mean"]
+    return (
+        f"With seed {first['seed']} the share of fully correct answers went from {_percent(mean['base'])} to "
+        f"{_percent(mean['aligned'])}\n(mean of the eight tasks). Of {pairs['tried']} refinements the gate kept "
+        f"{pairs['kept']}; {pairs['tied']} were ties, {pairs['lost']} losses, {pairs['abstained']} abstentions.\n"
+        f"Over {len(reports)} seeds the mean gain was {min(gains):+.1f} to {max(gains):+.1f} points: "
+        "[docs/results/demo.md](docs/results/demo.md) has the figures by task."
+    )
+
+
+def _machine() -> str:
+    facts = machine_facts()
+    return f"Machine: {facts['cores']} cores of {facts['cpu']}, {facts['memory_gib']} GiB, no GPU."
+
+
+def _by_subtask(report: Report) -> str:
+    head = (
+        f"Seed {report['seed']}:\n\n| subtask | base | aligned | gain, points | 95 % interval |\n|---|---|---|---|---|"
+    )
+    rows = [_row(name, entry) for name, entry in report["subtasks"].items()]
+    return "\n".join([head, *rows, _row("**mean**", report["mean"]), "", _fate(report)])
+
+
+def _row(name: str, entry: Report) -> str:
+    low, high = (100 * bound for bound in entry["gain_interval"])
+    shares = f"{_percent(entry['base'])} | {_percent(entry['aligned'])} | {100 * entry['gain']:+.1f}"
+    return f"| {name} | {shares} | {low:+.1f} to {high:+.1f} |"
+
+
+def _fate(report: Report) -> str:
+    fates = ", ".join(f"{report['pairs'][fate]} {fate}" for fate in ("kept", "tied", "lost", "abstained"))
+    return f"Pairs: {report['pairs']['tried']} tried; {fates}."
+
+
+def _stages(report: Report) -> str:
+    rows = [f"| {name} | {stage['seconds']:.0f} |" for name, stage in report["stages"].items()]
+    return "\n".join(["| stage | seconds at work |", "|---|---|", *rows])
+
+
+def _by_seed(reports: list[Report]) -> str:
+    head = "| seed | base | aligned | gain, points | least gain of a subtask | pairs kept |\n|---|---|---|---|---|---|"
+    return "\n".join([head, *map(_seed_row, reports)])
+
+
+def _seed_row(report: Report) -> str:
+    mean, least = report["mean"], min(report["subtasks"].items(), key=lambda entry: entry[1]["gain"])
+    shares = f"{_percent(mean['base'])} | {_percent(mean['aligned'])} | {100 * mean['gain']:+.1f}"
+    return f"| {report['seed']} | {shares} | {100 * least[1]['gain']:+.1f} ({least[0]}) | {report['pairs']['kept']} |"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+if __name__ == "__main__":
+    record([json.loads(Path(name).read_text()) for name in sys.argv[1:]])
