@@ -29,7 +29,7 @@ from omnialign.v1 import alignment_service_pb2, record_pb2, refinement_service_p
 from services.embedded import embedded
 
 TUNING_SEED = 1000
-GRID = tuple(itertools.product((1e-4, 2e-4), (0.5, 2.0)))
+GRID = tuple(itertools.product((3e-4, 1e-3), (0.5, 5.0)))
 
 
 @dataclass(frozen=True)
@@ -198,14 +198,15 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
-    parser.add_argument("--pairs", type=int, default=600, help="pairs in every arm")
-    parser.add_argument("--rows", type=int, default=150, help="annotated rows and prompts per subtask")
-    parser.add_argument("--test", type=int, default=60, help="evaluation prompts per subtask")
+    parser.add_argument("--pairs", type=int, default=120, help="pairs in every arm (default %(default)s)")
+    parser.add_argument("--rows", type=int, default=150, help="annotated rows per subtask (default %(default)s)")
+    parser.add_argument("--prompts", type=int, default=60, help="prompts to refine per subtask (default %(default)s)")
+    parser.add_argument("--test", type=int, default=60, help="evaluation prompts per subtask (default %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path("out/experiment"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
-    sizes = Sizes(train=arguments.rows, prompts=arguments.rows, validation=arguments.test // 2, test=arguments.test)
+    sizes = Sizes(train=arguments.rows, prompts=arguments.prompts, validation=arguments.test // 2, test=arguments.test)
     plan = Plan(arguments.seeds, arguments.pairs, sizes, arguments.cache)
     write_results(asyncio.run(experiment(plan)), arguments.out)
 

@@ -79,6 +79,10 @@ def as_markdown(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> 
             f"- {arm}: rate {settings['learning_rate']:g}, SFT weight {settings['sft_weight']:g} "
             f"(validation {100 * settings['validation']:.1f} %)"
         )
+    lines += ["", "What the gate kept, from which the pairs of the arm were drawn, by seed:", ""]
+    for arm in dict.fromkeys(outcome["arm"] for outcome in outcomes):
+        gates = [outcome["gate"] for outcome in outcomes if outcome["arm"] == arm]
+        lines.append(f"- {arm}: " + ", ".join(f"{gate['kept']} of {gate['tried']}" for gate in gates))
     return "\n".join(lines) + "\n"
 
 
