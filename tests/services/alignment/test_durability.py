@@ -48,10 +48,10 @@ async def test_a_training_job_is_not_begun_twice(stack: Stack, rpc: str) -> None
 async def test_a_restart_recomputes_only_what_was_in_flight(stack: Stack) -> None:
     await restart_in(stack, "Refine", prompts=10)
     asked = Counter(stack.behaviour.asked)
-    assert all(asked["Generate", i] == 1 for i in IDS)
-    assert all(asked["Critique", i] == 1 for i in IDS)
-    assert all(asked["Refine", i] <= 2 for i in IDS)
-    assert all(asked["CompareResponses", i] == 1 for i in IDS)
+    counts = {i: [asked[rpc, i] for rpc in ("Generate", "Critique", "Refine", "CompareResponses")] for i in IDS}
+    # Every chunk was in one step at most, the chunk that was held in Refine; no step before that one is done again.
+    assert all(sorted(of_record) in ([1, 1, 1, 1], [1, 1, 1, 2]) for of_record in counts.values()), counts
+    assert [1, 1, 2, 1] in counts.values()
 
 
 async def test_what_a_dead_process_committed_of_a_chunk_is_not_computed_again(stack: Stack) -> None:
@@ -137,7 +137,7 @@ async def test_a_service_that_stays_away_fails_the_job(stack: Stack) -> None:
     await stack.stop("alignment")
     await stack.start("alignment")
     entered, _ = stack.behaviour.hold("Critique")
-    job = await stack.submit()
+    job = await stack.submit(prompts=4)  # one chunk: no other waits in another stage
     await asyncio.wait_for(entered.wait(), SECONDS)
     await stack.stop("models")
     job = await asyncio.wait_for(stack.end_of(job.name), SECONDS)
