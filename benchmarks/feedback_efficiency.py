@@ -198,8 +198,8 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
-    parser.add_argument("--pairs", type=int, default=120, help="pairs in every arm (default %(default)s)")
-    parser.add_argument("--rows", type=int, default=150, help="annotated rows per subtask (default %(default)s)")
+    parser.add_argument("--pairs", type=int, default=100, help="pairs in every arm (default %(default)s)")
+    parser.add_argument("--rows", type=int, default=100, help="annotated rows per subtask (default %(default)s)")
     parser.add_argument("--prompts", type=int, default=60, help="prompts to refine per subtask (default %(default)s)")
     parser.add_argument("--test", type=int, default=60, help="evaluation prompts per subtask (default %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path("out/experiment"))
