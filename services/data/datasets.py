@@ -69,7 +69,11 @@ class Datasets:
 
     async def get(self, name: str) -> Dataset:
         """One dataset, with the rows of its head counted. Raises DATASET_NOT_FOUND."""
-        return await self._counted(await self._require(name))
+        parse(name, DATASET)
+        dataset = await self._store.dataset(name)
+        if dataset is None:
+            raise missing("DATASET", name)
+        return await self._counted(dataset)
 
     async def page(self, parent: str, *, after: list[str], limit: int) -> tuple[list[Dataset], list[str]]:
         """A page of datasets, newest first, and the position after it; empty on the last page."""
@@ -187,12 +191,10 @@ class Datasets:
             raise missing("DATASET_VERSION", name)
         return found[1], found[2]
 
-    async def _require(self, name: str) -> Dataset:
+    async def _require(self, name: str) -> None:
         parse(name, DATASET)
-        dataset = await self._store.dataset(name)
-        if dataset is None:
+        if not await self._store.has_dataset(name):
             raise missing("DATASET", name)
-        return dataset
 
     async def _counted(self, dataset: Dataset) -> Dataset:
         table = self._table(dataset.name)

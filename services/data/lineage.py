@@ -17,6 +17,7 @@ from services.data.store import Store
 from services.data.table import Selection
 
 MAX_EDGES = 10_000
+MAX_REMEMBERED = 10_000
 Step = tuple[str, str]
 
 
@@ -25,6 +26,7 @@ class Lineage:
 
     def __init__(self, *, store: Store, datasets: Datasets) -> None:
         self._store, self._datasets = store, datasets
+        self._written: set[tuple[str, str, str]] = set()
 
     async def add(self, parent: str, edges: Iterable[LineageEdge]) -> None:
         """Adds edges; repeating one changes nothing."""
@@ -36,10 +38,20 @@ class Lineage:
         await self._store.add_edges(parent, edges)
 
     async def add_records(self, dataset: str, records: Iterable[record_pb2.Record]) -> None:
-        """Adds an edge from each model that wrote something in the records to their dataset."""
-        written = {found for record in records for found in _writers(record)}
-        edges = [LineageEdge(source=model, target=dataset, relation=how) for model, how in written]
-        await self._store.add_edges(dataset.partition("/datasets/")[0], edges)
+        """Adds an edge from each model that wrote something in the records to their dataset.
+
+        Edges never go away, so what this process has added it need not add again with each batch.
+        """
+        written = {(model, dataset, how) for record in records for model, how in _writers(record)}
+        if new := written - self._written:
+            edges = [LineageEdge(source=model, target=target, relation=how) for model, target, how in new]
+            await self._store.add_edges(dataset.partition("/datasets/")[0], edges)
+            self._remember(new)
+
+    def _remember(self, edges: set[tuple[str, str, str]]) -> None:
+        if len(self._written) + len(edges) > MAX_REMEMBERED:
+            self._written.clear()
+        self._written |= edges
 
     async def walk(self, request: Request) -> Answer:
         """The edges reached from an artefact, nearest first, and the appearances of a record."""

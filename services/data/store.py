@@ -94,6 +94,10 @@ class Store:
         rows = await self._rows(query)
         return (rows[0][0], rows[0][1]) if rows else None
 
+    async def has_dataset(self, name: str) -> bool:
+        """Whether there is such a dataset."""
+        return bool(await self._rows(sa.select(sa.literal(1)).where(DATASETS.c.name == name)))
+
     async def dataset(self, name: str) -> Dataset | None:
         """One dataset as it was created, with `latest_version`, without `record_count`."""
         rows = await self._rows(sa.select(DATASETS.c.message).where(DATASETS.c.name == name))
