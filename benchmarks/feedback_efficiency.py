@@ -208,7 +208,7 @@ def main() -> None:
     arguments.cache.mkdir(parents=True, exist_ok=True)
     sizes = Sizes(train=arguments.rows, prompts=arguments.prompts, validation=arguments.test // 2, test=arguments.test)
     plan = Plan(arguments.seeds, arguments.pairs, sizes, arguments.cache)
-    write_results(asyncio.run(experiment(plan)), arguments.out)
+    write_results(asyncio.run(experiment(plan)), arguments.out, grid=GRID)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,15 @@ Outcome = dict[str, Any]
 Flags = NDArray[np.float64]
 
 
-def write_results(outcomes: Sequence[Outcome], folder: Path) -> None:
-    """Writes feedback_efficiency.{csv,md,png} into a folder."""
+def write_results(outcomes: Sequence[Outcome], folder: Path, *, grid: Sequence[tuple[float, float]]) -> None:
+    """Writes feedback_efficiency.{csv,md,png} into a folder; `grid` is what rate and SFT weight were chosen from."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = summarise(outcomes)
     with (folder / "feedback_efficiency.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    (folder / "feedback_efficiency.md").write_text(as_markdown(rows, outcomes))
+    (folder / "feedback_efficiency.md").write_text(as_markdown(rows, outcomes, grid))
     plot(rows, folder / "feedback_efficiency.png")
 
 
@@ -57,7 +57,9 @@ def _interval(groups: list[list[Flags]]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def as_markdown(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> str:
+def as_markdown(
+    rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome], grid: Sequence[tuple[float, float]]
+) -> str:
     """The page that people read."""
     lines = [
         "# Feedback efficiency",
@@ -73,7 +75,9 @@ def as_markdown(rows: Sequence[dict[str, Any]], outcomes: Sequence[Outcome]) -> 
         interval = f"{100 * row['gain_low']:+.1f} to {100 * row['gain_high']:+.1f}"
         shares = f"{100 * row['base']:.1f} | {100 * row['aligned']:.1f} | {100 * row['gain']:+.1f}"
         lines.append(f"| {row['arm']} | {row['subtask']} | {shares} | {interval} |")
-    lines += ["", "Settings chosen per arm on validation prompts of a seed that is not in the table:", ""]
+    tried = ", ".join(f"({rate:g}, {weight:g})" for rate, weight in grid)
+    lines += ["", "Settings chosen per arm on validation prompts of a seed that is not in the table,"]
+    lines += [f"out of these (rate, SFT weight): {tried}:", ""]
     for arm, settings in {outcome["arm"]: outcome["settings"] for outcome in outcomes}.items():
         lines.append(
             f"- {arm}: rate {settings['learning_rate']:g}, SFT weight {settings['sft_weight']:g} "
