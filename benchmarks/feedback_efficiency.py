@@ -29,7 +29,7 @@ from omnialign.v1 import alignment_service_pb2, record_pb2, refinement_service_p
 from services.embedded import embedded
 
 TUNING_SEED = 1000
-GRID = tuple(itertools.product((3e-4, 1e-3), (0.5, 5.0)))
+GRID = tuple(itertools.product((5e-4, 1e-3, 2e-3), (1.0, 5.0)))
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--pairs", type=int, default=100, help="pairs in every arm (default %(default)s)")
     parser.add_argument("--rows", type=int, default=100, help="annotated rows per subtask (default %(default)s)")
-    parser.add_argument("--prompts", type=int, default=60, help="prompts to refine per subtask (default %(default)s)")
+    parser.add_argument("--prompts", type=int, default=90, help="prompts to refine per subtask (default %(default)s)")
     parser.add_argument("--test", type=int, default=60, help="evaluation prompts per subtask (default %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path("out/experiment"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
