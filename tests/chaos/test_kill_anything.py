@@ -17,6 +17,8 @@ from safetensors.numpy import save_file
 
 from omnialign.client import AsyncClient
 from omnialign.v1 import alignment_service_pb2
+from services.alignment.job import STAGES
+from services.alignment.tables import LOOP_STAGES
 from tests.chaos.harness import Job, Left, Stack, check_work, end_of, kill_during, rows, tokens_of
 from tests.services.alignment.stack import annotated_record, prompt_record
 
@@ -26,19 +28,6 @@ SEED = int(os.environ.get("OMNIALIGN_CHAOS_SEED", "7"))
 STEPS = int(os.environ.get("OMNIALIGN_CHAOS_STEPS", "120"))
 LONG = ("feedback_modeling", "sample", "critique", "refine", "verify", "optimize", "evaluate")
 """Stages that take long enough to be hit for certain."""
-ORDER = (
-    "preflight",
-    "feedback_modeling",
-    "sample",
-    "critique",
-    "refine",
-    "verify",
-    "pair",
-    "optimize",
-    "evaluate",
-    "report",
-)
-LOOP = ("sample", "critique", "refine", "verify")
 SOURCES = {"critique": "sample", "refine": "critique", "verify": "refine", "answers-aligned": "answers-base"}
 
 Submit = Callable[[AsyncClient, Path], Awaitable[Job]]
@@ -100,7 +89,7 @@ async def disturbed(stack: Stack, job: Job, *, delay_seconds: float) -> list[Lef
     """Kills the stack once in every stage."""
     draw = random.Random(SEED)
     lefts = []
-    for stage in ORDER:
+    for stage in STAGES:
         delay = delay_seconds if stage in LONG else 0.02
         lefts.append(await kill_during(stack, job, stage, delay_seconds=delay, draw=draw))
     return lefts
@@ -109,7 +98,7 @@ async def disturbed(stack: Stack, job: Job, *, delay_seconds: float) -> list[Lef
 async def check_tables(stack: Stack, job: Job, calm_stack: Stack, calm: Job) -> None:
     """Every id once in every table or the quarantine, and the same content as the calm run's."""
     aside = {record.id for record in await rows(stack, job, "quarantine")}
-    for purpose in (*LOOP, "pairs", "answers-base", "answers-aligned", "evaluation"):
+    for purpose in (*LOOP_STAGES, "pairs", "answers-base", "answers-aligned", "evaluation"):
         found = await rows(stack, job, purpose)
         ids = [record.id for record in found]
         assert len(ids) == len(set(ids)), f"{purpose} has doubles"
