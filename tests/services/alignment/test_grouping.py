@@ -1,6 +1,7 @@
 """Group commit: joined, ordered, isolated, interruptible."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -14,8 +15,8 @@ class Sink:
         self.commits: list[list[int]] = []
         self.free = asyncio.Event()
 
-    async def __call__(self, items: object) -> None:
-        self.commits.append(list(items))  # type: ignore[call-overload]
+    async def __call__(self, items: Sequence[int]) -> None:
+        self.commits.append(list(items))
         await self.free.wait()
         if 13 in self.commits[-1]:
             raise ValueError("thirteen")
