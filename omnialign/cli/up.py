@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,16 +25,21 @@ def up(
     from omnialign.cli.state import default_root
 
     out = Output(as_json=as_json)
-    run_guarded(lambda: serve(root or default_root(), port=port, metrics_port=metrics_port, out=out), out=out)
+    folder = (root or default_root()).absolute()
+    run_guarded(lambda: serve(folder, port=port, metrics_port=metrics_port, out=out), out=out)
 
 
 async def serve(root: Path, *, port: int, metrics_port: int | None, out: Output) -> None:
     """Serves until a signal."""
+    from omnialign.cli.state import default_root
+
     services = load_embedded()
     services.configure_logging("WARNING")
     async with services.embedded(root, port=port, metrics_port=metrics_port) as stack:
         out.record({"address": stack.address, "root": str(root), "process_id": os.getpid()})
         out.say(f"omnialign serves at {stack.address}, state in {root}. Ctrl-C stops it.")
+        if root != default_root():  # or the other commands would look elsewhere
+            out.say(f"In other terminals: export OMNIALIGN_ROOT={shlex.quote(str(root))}")
         await stack.serve_until_signal()
     out.say("Stopped; nothing is lost.")
 

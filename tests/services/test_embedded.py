@@ -99,3 +99,13 @@ def test_the_command_serves_until_a_signal_and_ends_orderly(tmp_path, number):
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     assert read_state(tmp_path) is None
+
+
+def test_the_command_on_another_root_says_how_other_commands_find_it(tmp_path):
+    words = [sys.executable, "-u", "-c", START, "up", "--port", "0", "--root", str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            lines = [process.stdout.readline() for _ in range(2)]
+        finally:
+            process.terminate()
+    assert lines[1] == f"In other terminals: export OMNIALIGN_ROOT={tmp_path}\n"
