@@ -75,6 +75,8 @@ async def embedded(root: Path, *, port: int = 0, metrics_port: int | None = None
         async with AsyncExitStack() as wires:
             await _wire(server, folder, address, wires)
             await server.start()
+            if problems := server.readiness.problems():
+                raise problems[0]  # on a laptop nothing is on its way that one could wait for
             server.set_serving()
             write_state(folder, StackState(address=address, process_id=os.getpid()))
             try:

@@ -23,6 +23,7 @@ from services.runtime.failures import as_omnialign_error, rich_status
 from services.runtime.leftovers import read_leftovers
 from services.runtime.logs import AccessLog
 from services.runtime.metrics import MethodMetrics
+from services.runtime.readiness import Readiness
 from services.runtime.validation import Validator
 
 REQUEST_ID = "x-request-id"
@@ -53,12 +54,14 @@ class MethodCalls:
         metrics: MethodMetrics,
         admission: Admission,
         validator: Validator,
+        readiness: Readiness,
         watches: Callable[[], set[asyncio.Task[Any]]],
     ) -> None:
         self._handle = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         _check_kind(self._handle, streams=handler.response_streaming)
         self._reads_stream = bool(handler.request_streaming)
         self._writes_stream = bool(handler.response_streaming)
+        self._service, self._readiness = service, readiness
         self._is_watch = method.startswith("Watch")
         self._log = AccessLog(service, method)
         self._metrics = metrics
@@ -88,6 +91,7 @@ class MethodCalls:
             self._finish(ending, context, call, time.perf_counter() - start)
 
     async def _admitted(self, request: Any, context: Any, call: Call) -> Any:
+        self._readiness.require(self._service)
         if call.deadline is not None and call.deadline <= time.monotonic():
             raise DeadlineExceeded("The deadline had passed before the call was begun", reason="DEADLINE_EXCEEDED")
         self._admission.enter()

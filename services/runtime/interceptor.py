@@ -1,6 +1,6 @@
 """The one interceptor of a server: everything that surrounds a handler, in this order, outermost first.
 
-    request id and context -> metrics and access log -> errors -> deadline -> admission -> validation -> handler
+    request id and context -> metrics and access log -> errors -> readiness -> deadline -> admission -> validation -> handler
 
 One object instead of a chain of six, because each link of a grpc.aio chain costs every call a coroutine and a handler;
 here a method is wrapped once, on its first call, and each step's own logic lives in its own file.
@@ -14,6 +14,7 @@ import grpc
 from services.runtime.admission import Admission
 from services.runtime.calls import MethodCalls
 from services.runtime.metrics import RpcMetrics
+from services.runtime.readiness import Readiness
 from services.runtime.validation import Validator
 
 EXEMPT = ("/grpc.health.", "/grpc.reflection.")
@@ -22,10 +23,13 @@ EXEMPT = ("/grpc.health.", "/grpc.reflection.")
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Surrounds every handler but those of health and reflection."""
 
-    def __init__(self, *, metrics: RpcMetrics, admission: Admission, validator: Validator) -> None:
+    def __init__(
+        self, *, metrics: RpcMetrics, admission: Admission, validator: Validator, readiness: Readiness
+    ) -> None:
         self._metrics = metrics
         self._admission = admission
         self._validator = validator
+        self._readiness = readiness
         self._handlers: dict[str, Any] = {}
         self._watches: set[asyncio.Task[Any]] = set()
 
@@ -57,6 +61,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             metrics=self._metrics.of_method(service, method),
             admission=self._admission,
             validator=self._validator,
+            readiness=self._readiness,
             watches=lambda: self._watches,
         )
         make = {

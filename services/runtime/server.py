@@ -1,8 +1,8 @@
 """The gRPC server that every service runs: bind, health, reflection, interceptor, metrics, drain.
 
-The order of a life: configuration, logging, wiring (`server.add`), bind, health NOT_SERVING, start, SERVING; then on
-SIGTERM: NOT_SERVING, `drain_seconds` of grace for load balancers, watches ended, calls in flight finished within
-`grace_seconds`, wiring closed. grpc.aio handles no signal by itself.
+The order of a life: configuration, logging, wiring (`server.add`, `server.prepare`), bind, health NOT_SERVING, start,
+preparation, SERVING; then on SIGTERM: NOT_SERVING, `drain_seconds` of grace for load balancers, watches ended, calls in
+flight finished within `grace_seconds`, wiring closed. grpc.aio handles no signal by itself.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from services.runtime.config import ConfigError, ServerConfig, load_all
 from services.runtime.health import Health
 from services.runtime.interceptor import CallInterceptor
 from services.runtime.metrics import RpcMetrics, make_registry
+from services.runtime.readiness import Readiness, Work
 from services.runtime.validation import Validator
 
 _log = logging.getLogger(__name__)
@@ -55,10 +56,13 @@ class Server:
         self.registry = make_registry(name)
         """Where services register their own metrics."""
         self.health = Health()
+        self.readiness = Readiness(self.registry, ready=self._prepared)
+        """What keeps services from serving."""
         self._interceptor = CallInterceptor(
             metrics=RpcMetrics(self.registry),
             admission=Admission(config.max_concurrent_rpcs),
             validator=Validator(),
+            readiness=self.readiness,
         )
         self._server = grpc.aio.server(interceptors=(self._interceptor,), options=OPTIONS)
         self._health_server = grpc.aio.server(options=OPTIONS) if config.health_port is not None else None
@@ -67,6 +71,7 @@ class Server:
         self._port = 0
         self._health_port = 0
         self._stopped = False
+        self._wanted: set[str] = set()
 
     @property
     def address(self) -> str:
@@ -89,6 +94,10 @@ class Server:
         self._names.append(full_name)
         self.health.add(full_name)
 
+    def prepare(self, full_name: str, work: Work) -> None:
+        """Gives a service something to do before it serves, such as connecting; tried again until it succeeds."""
+        self.readiness.add(full_name, work)
+
     def bind(self) -> str:
         """Takes the port, serves nothing yet, and returns the address. Raises RuntimeError when the port is taken."""
         if not self._port:
@@ -96,7 +105,10 @@ class Server:
         return self.address
 
     async def start(self) -> None:
-        """Binds and answers; every service is NOT_SERVING until `set_serving`."""
+        """Binds, answers, and prepares; every service is NOT_SERVING until it is prepared and `set_serving` was called.
+
+        Returns when all preparation was tried once; what failed is tried again in the background.
+        """
         self.bind()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         if self.config.reflection:
@@ -112,13 +124,19 @@ class Server:
             await self._health_server.start()
         await self._server.start()
         _log.info("%s listens on %s", self.name, self.address)
+        await self.readiness.start()
 
     def set_serving(self, full_name: str | None = None) -> None:
-        """Declares one service, or all, ready."""
-        self.health.set(full_name, serving=True)
+        """Declares one service, or all, ready; one that is still being prepared is as soon as it is."""
+        names = self._names if full_name is None else [full_name]
+        self._wanted.update(names)
+        for name in names:
+            if self.readiness.is_ready(name):
+                self.health.set(name, serving=True)
 
     def set_not_serving(self, full_name: str | None = None) -> None:
         """Declares one service, or all, not ready."""
+        self._wanted.difference_update(self._names if full_name is None else [full_name])
         self.health.set(full_name, serving=False)
 
     async def stop(self, grace_seconds: float | None = None) -> None:
@@ -127,6 +145,7 @@ class Server:
             return
         self._stopped = True
         self.health.drain()
+        await self.readiness.close()
         self._interceptor.end_watches()
         await self._server.stop(self.config.grace_seconds if grace_seconds is None else grace_seconds)
         if self._health_server is not None:
@@ -161,6 +180,10 @@ class Server:
             await self._server.stop(0)  # the smaller grace wins
         hurry.cancel()
         await stopping
+
+    def _prepared(self, full_name: str) -> None:
+        if full_name in self._wanted:
+            self.health.set(full_name, serving=True)
 
     def _reachable(self, port: int) -> str:
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}.get(self.config.host, self.config.host)  # noqa: S104
