@@ -1,6 +1,7 @@
 """The one interceptor of a server: everything that surrounds a handler, in this order, outermost first.
 
-    request id and context -> metrics and access log -> errors -> readiness -> deadline -> admission -> validation -> handler
+    request id and context -> metrics and access log -> errors -> readiness -> deadline -> admission -> validation
+    -> handler
 
 One object instead of a chain of six, because each link of a grpc.aio chain costs every call a coroutine and a handler;
 here a method is wrapped once, on its first call, and each step's own logic lives in its own file.
