@@ -66,7 +66,8 @@ class MethodCalls:
         self._log = AccessLog(service, method)
         self._metrics = metrics
         self._admission = admission
-        self._check = validator.check
+        # A handler that takes bytes passes them on to a service that checks them.
+        self._check = validator.check if handler.request_deserializer else _unchecked
         self._watches = watches
 
     async def answer(self, request: Any, context: Any) -> Any:
@@ -145,6 +146,10 @@ class MethodCalls:
                 peer=context.peer(),
                 request=call.request_id,
             )
+
+
+def _unchecked(_message: bytes) -> None:
+    """Raw bytes are not looked into."""
 
 
 def begin_call(context: Any) -> Call:

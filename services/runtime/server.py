@@ -94,6 +94,12 @@ class Server:
         self._names.append(full_name)
         self.health.add(full_name)
 
+    def add_generic(self, handler: grpc.GenericRpcHandler, name: str) -> None:
+        """Adds a handler of calls that are not in the contract of this server, under a name for health checks."""
+        self._server.add_generic_rpc_handlers((handler,))
+        self._names.append(name)
+        self.health.add(name)
+
     def prepare(self, full_name: str, work: Work) -> None:
         """Gives a service something to do before it serves, such as connecting; tried again until it succeeds."""
         self.readiness.add(full_name, work)
@@ -211,11 +217,11 @@ def run(
     """
     try:
         server_config, config = load_all(ServerConfig, config_cls, environ=environ)
+        logs.configure(server_config.log_level)
+        asyncio.run(_serve(name, server_config, config, wire))
     except ConfigError as error:
         sys.stderr.write(f"{name}: {error}\n")
         raise SystemExit(EXIT_CONFIG) from None
-    logs.configure(server_config.log_level)
-    asyncio.run(_serve(name, server_config, config, wire))
 
 
 async def _serve(

@@ -1,0 +1,58 @@
+"""Passes calls on as bytes: nothing is parsed, so nothing here changes when the contract grows.
+
+A call keeps its deadline, request id, token and trace. The services behind authenticate it, validate it and answer; an
+error passes with all its details. Messages flow one at a time in both directions, so a slow reader slows the writer.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import grpc
+
+from omnialign.client.transport import as_error
+
+FORWARDED = frozenset({"authorization", "traceparent", "tracestate", "x-request-id"})
+"""Metadata that is the caller's word; the rest belongs to one connection."""
+
+
+class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Answers every method of the services in `channels`, which are keyed by full service name."""
+
+    def __init__(self, channels: Mapping[str, Any]) -> None:
+        self._channels = channels
+
+    def service(self, details: Any) -> Any:
+        """The handler of a call; None, which is UNIMPLEMENTED, for a service that is not behind this gateway."""
+        path: str = details.method
+        name = path.removeprefix("/").partition("/")[0]
+        channel = self._channels.get(name)
+        return None if channel is None else grpc.stream_stream_rpc_method_handler(_forwarder(channel, path, name))
+
+
+def _forwarder(channel: Any, path: str, name: str) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
+    """Whatever a method's kind, its calls are streams of messages on the wire."""
+    method = channel.stream_stream(path)
+
+    async def forward(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        call = method(_each(requests), timeout=context.time_remaining(), metadata=_metadata(context))
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as failure:
+            raise as_error(failure, address=name) from None
+        finally:
+            call.cancel()
+
+    return forward
+
+
+async def _each(requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The caller's messages; when the caller hangs up, the call is cancelled, and there is nothing more to say here."""
+    with contextlib.suppress(grpc.aio.BaseError):
+        async for request in requests:
+            yield request
+
+
+def _metadata(context: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((key, value) for key, value in context.invocation_metadata() or () if key in FORWARDED)

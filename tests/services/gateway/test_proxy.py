@@ -1,0 +1,126 @@
+"""The gateway between a real client and a real server: calls pass unchanged, in all four kinds, and so do errors."""
+
+import asyncio
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from omnialign.client import AsyncClient
+from omnialign.errors import InvalidArgument, NotFound, Unavailable
+from omnialign.v1 import content_pb2, record_pb2
+from services.data import __main__ as data
+from services.data.config import DataConfig
+from services.gateway import __main__ as gateway
+from services.gateway.config import GatewayConfig
+from services.runtime.config import ServerConfig
+from services.runtime.server import Server
+
+NOWHERE = "127.0.0.1:1"
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
+    "53de0000000c49444154789c63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082"
+)
+
+
+@pytest.fixture
+async def behind(tmp_path):
+    """A real data service."""
+    server = Server(ServerConfig(), name="data")
+    async with data.wire(server, DataConfig(root=tmp_path)):
+        await server.start()
+        server.set_serving()
+        yield server
+        await server.stop(0)
+
+
+@pytest.fixture
+async def front(behind):
+    """A gateway that knows where the data service is, and that nobody else is there."""
+    names = ("refinement", "critique", "judge", "training", "alignment")
+    config = GatewayConfig(data_address=behind.address, **{f"{name}_address": NOWHERE for name in names})
+    server = Server(ServerConfig(), name="gateway")
+    async with gateway.wire(server, config):
+        await server.start()
+        server.set_serving()
+        yield server
+        await server.stop(0)
+
+
+@pytest.fixture
+async def client(front):
+    async with AsyncClient(front.address) as connected:
+        yield connected
+
+
+async def test_calls_of_every_kind_pass(client):
+    dataset = await client.create_dataset("poems")
+    record = record_pb2.Record(id="r1", subtask="t2t", split="train")
+    await client.append_records(dataset.name, [record])
+    assert [found.id async for found in client.stream_records(dataset.name)] == ["r1"]
+    media = await client.upload_media(PIXEL, modality=content_pb2.MODALITY_IMAGE)
+    assert await client.get_media(media.sha256) == PIXEL
+
+
+async def test_an_error_passes_with_its_reason_and_metadata(client):
+    with pytest.raises(NotFound) as caught:
+        await client.get_dataset("projects/default/datasets/absent")
+    assert caught.value.reason == "DATASET_NOT_FOUND"
+    assert caught.value.metadata["name"] == "projects/default/datasets/absent"
+
+
+async def test_a_message_that_breaks_the_rules_is_refused_by_the_service_behind(client):
+    with pytest.raises(InvalidArgument) as caught:
+        await client.create_dataset("Not An Id")
+    assert caught.value.violations[0][0] == "dataset_id"
+
+
+async def test_a_refused_upload_ends_with_its_error_and_not_with_a_broken_stream(client):
+    with pytest.raises(InvalidArgument) as caught:
+        await client.upload_media(b"no picture" * 200_000, modality=content_pb2.MODALITY_IMAGE)
+    assert caught.value.reason.startswith("MEDIA_")
+
+
+async def test_a_service_that_is_away_is_unavailable(client):
+    with pytest.raises(Unavailable):
+        await client.get_training_job("projects/default/trainingJobs/absent")
+
+
+async def test_the_deadline_reaches_the_service_behind(behind, front):
+    slow = asyncio.Event()
+
+    async def never(request, context):
+        slow.set()
+        await asyncio.Event().wait()
+
+    handler = grpc.unary_unary_rpc_method_handler(never)
+    behind._server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("omnialign.v1.DataService", {"Slow": handler}),)
+    )
+    async with grpc.aio.insecure_channel(front.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/omnialign.v1.DataService/Slow")(b"", timeout=0.5)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert slow.is_set()
+
+
+async def test_a_strange_service_is_unimplemented(front):
+    async with grpc.aio.insecure_channel(front.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/omnialign.v1.Strange/Get")(b"", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_the_gateway_has_a_health_name_of_its_own(front):
+    async with grpc.aio.insecure_channel(front.address) as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service=gateway.FULL_NAME), timeout=5
+        )
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_every_service_of_the_contract_has_a_route():
+    config = GatewayConfig(*["a:1"] * 6)
+    assert set(config.routes()) == {
+        f"omnialign.v1.{name}Service" for name in ("Data", "Refinement", "Critique", "Judge", "Training", "Alignment")
+    }
