@@ -17,7 +17,7 @@ MIN_COVERAGE := 85
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # Small models on small machines: one thread per process beats threads that fight for the cores.
-test test-fast test-chaos bench: export OMP_NUM_THREADS ?= 1
+test test-fast test-integration test-chaos chart-test observability-test bench: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help
 help:
@@ -32,7 +32,7 @@ setup: $(INSTALLED) ## install everything into .venv (every other target does so
 # The stamp is written last: an interrupted installation is repeated.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[services,training,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[services,inference,training,dev]'
 	touch $@
 
 demo: setup ## run the whole loop on four modalities on this machine; results in out/demo
@@ -40,15 +40,31 @@ demo: setup ## run the whole loop on four modalities on this machine; results in
 
 ##@ Test it
 
-.PHONY: test test-fast test-chaos check
-test: setup ## all tests but those that need a GPU or a cluster or kill processes, with coverage
-	$(BIN)/python -m pytest -m "not chaos and not gpu and not cluster" --cov --cov-fail-under=$(MIN_COVERAGE)
+.PHONY: test test-fast test-integration test-chaos chart-test chart-generate observability-test helm check
+test: helm ## all tests but those with a target of their own below, with coverage
+	$(BIN)/python -m pytest -m "not chaos and not integration and not gpu and not cluster" --cov --cov-fail-under=$(MIN_COVERAGE)
 
-test-fast: setup ## only the tests that take less than ten seconds, without coverage
-	$(BIN)/python -m pytest -m "not slow and not chaos and not gpu and not cluster"
+test-fast: helm ## only the tests that take less than ten seconds, without coverage
+	$(BIN)/python -m pytest -m "not slow and not chaos and not integration and not gpu and not cluster"
 
-test-chaos: setup ## kill processes while a job runs and count what is lost or doubled
+test-integration: setup ## the demo job on PostgreSQL and S3, through TLS with tokens, on two alignment replicas
+	$(BIN)/python -m pytest -m integration tests/integration
+
+test-chaos: setup ## kill processes while a job runs, stop its stores, and count what is lost or doubled
 	$(BIN)/python -m pytest -m chaos tests/chaos
+
+chart-test: helm ## lint, render and validate the chart for every scenario: goldens, policies, agreement with the code
+	$(BIN)/python -m pytest tests/chart
+
+chart-generate: helm ## write the chart's schema, table of values and goldens anew; review the difference
+	$(BIN)/python -m tests.chart.regenerate
+
+observability-test: setup ## ask a real Prometheus every query of dashboards and alerts during a job; promtool on every alert
+	$(BIN)/python -m tools.fetch_prometheus
+	$(BIN)/python -m pytest tests/observability
+
+helm: setup ## fetch Helm and kubectl into .venv/bin
+	$(BIN)/python tools/fetch_helm.py
 
 check: check-style check-types check-imports check-protos ## all static checks; with `make -k` the rest goes on after a failure
 
@@ -78,6 +94,15 @@ bench: setup ## measure RPC overhead, data throughput and the loop; writes docs/
 
 experiment: setup ## 25 to 100 % language feedback against binary feedback; writes docs/results
 	$(BIN)/python -m benchmarks.feedback_efficiency
+
+##@ Ship it
+
+.PHONY: images images-check
+images: setup ## build the container images and try each; options: make images IMAGES="service --tag 1.2.3"
+	$(BIN)/python -m tools.build_images $(IMAGES)
+
+images-check: setup ## ... start the images that are built and ask them what they are for
+	$(BIN)/python -m tools.build_images --check-only $(IMAGES)
 
 ##@ Change it
 

@@ -185,6 +185,12 @@ class NullTraining(training_service_pb2_grpc.TrainingServiceServicer):
         """Takes a word from a running job."""
         return training_service_pb2.ReportProgressResponse()
 
+    async def DeliverModel(self, requests: Any, context: Any) -> Any:  # noqa: N802
+        """Takes a finished model, and does nothing with it."""
+        async for _ in requests:
+            pass
+        return training_service_pb2.DeliverModelResponse()
+
     async def CancelTrainingJob(self, request: Any, context: Any) -> TrainingJob:  # noqa: N802
         """Ends a job."""
         job = self._get(request.name)

@@ -1,6 +1,6 @@
 """All six services in one process on one loopback port: omnialign on a laptop, with nothing else to install.
 
-State lies under one folder: SQLite databases, Lance tables, media, models and reports. One stack owns the folder at a
+State lies under one folder: SQLite databases, Lance tables, media and models. One stack owns the folder at a
 time, by a lock that the system lets go when the process ends, however it ends. The model services share one engine, so
 that a model is in memory once.
 """
@@ -29,7 +29,7 @@ from services.judge import __main__ as judge
 from services.judge.config import JudgeConfig
 from services.refinement import __main__ as refinement
 from services.refinement.config import RefinementConfig
-from services.runtime import logs
+from services.runtime import logs, tracing
 from services.runtime.config import ServerConfig, load
 from services.runtime.server import Server
 from services.training import __main__ as training
@@ -73,6 +73,7 @@ async def embedded(root: Path, *, port: int = 0, metrics_port: int | None = None
         )
         address = _bound(server)
         async with AsyncExitStack() as wires:
+            wires.enter_context(tracing.exported("embedded"))
             await _wire(server, folder, address, wires)
             await server.start()
             if problems := server.readiness.problems():

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from omnialign.errors import Internal, OmnialignError
-from training.failure import EXIT_FAILED, EXIT_STOPPED, clear_failure, write_failure
+from training.failure import EXIT_FAILED, EXIT_STOPPED, clear_failure, note_exit, write_failure
 from training.progress import Progress
 from training.spec import METHODS, Spec, read_spec
 
@@ -103,6 +103,7 @@ def _stop_on_signal(stop: object) -> None:
 
 if __name__ == "__main__":
     code = main()
+    note_exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
     # Collective libraries keep threads that can hold an interpreter's exit for minutes.

@@ -1,5 +1,6 @@
 """What the processes of one run share: environment, DeepSpeed's configuration, and agreements between ranks."""
 
+import contextlib
 import json
 import os
 from datetime import timedelta
@@ -14,6 +15,8 @@ from omnialign.errors import Internal, OmnialignError, from_status, to_status
 from training.spec import Distribution
 
 TIMEOUT = timedelta(minutes=30)
+SHARED_BYTES = 16 * 1024 * 1024
+"""How much of a shared file travels at a time."""
 
 
 def rank() -> int:
@@ -63,7 +66,7 @@ def _tell_accelerate() -> None:
     if not torch.cuda.is_available():
         state.backend, state.device = "gloo", torch.device("cpu")
         state.num_processes, state.process_index = dist.get_world_size(), dist.get_rank()
-        state.local_process_index = int(os.environ.get("LOCAL_RANK", "0"))
+        state.local_process_index = _local_rank()
 
 
 def barrier() -> None:
@@ -76,10 +79,42 @@ def any_rank(flag: bool) -> bool:
     """Whether the flag is up on any rank; every rank gets the same answer."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return flag
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    total = torch.tensor([int(flag)], device=device)
+    total = torch.tensor([int(flag)], device=_device())
     dist.all_reduce(total, op=dist.ReduceOp.MAX)
     return bool(total.item())
+
+
+def share_file(path: Path) -> None:
+    """Makes a file that rank 0 has exist on every node, at the same path; nodes that have it already keep theirs."""
+    lacking = _local_rank() == 0 and not path.is_file()
+    if not any_rank(lacking):
+        return
+    size = torch.tensor([path.stat().st_size if rank() == 0 else 0], device=_device())
+    dist.broadcast(size, src=0)
+    staged = path.with_name(f".{path.name}.shared")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as files:
+        source = files.enter_context(path.open("rb")) if rank() == 0 else None
+        sink = files.enter_context(staged.open("wb")) if lacking else None
+        for start in range(0, int(size.item()), SHARED_BYTES):
+            count = min(SHARED_BYTES, int(size.item()) - start)
+            piece = torch.frombuffer(bytearray(source.read(count) if source else count), dtype=torch.uint8)
+            piece = piece.to(_device())
+            dist.broadcast(piece, src=0)
+            if sink is not None:
+                sink.write(piece.cpu().numpy().tobytes())
+    if lacking:
+        staged.replace(path)
+    barrier()
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _device() -> torch.device:
+    """Where tensors of a collective must lie."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def share_outcome(path: Path | None, error: OmnialignError | None) -> Path:

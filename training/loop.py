@@ -4,6 +4,7 @@
 """
 
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 from trl.trainer import utils as trl_utils
 
-from training import checkpoint, distributed
+from training import checkpoint, distributed, metrics
 from training.progress import Progress, require_finite
 from training.sampler import LengthSampler
 from training.spec import Spec
@@ -67,6 +68,8 @@ class DurableTrainer(Trainer):
             root, step = Path(self.args.output_dir), self.state.global_step
             checkpoint.commit(staged, root, step=step, shape=self.companions.shape())
         distributed.barrier()
+        # Where nodes share no folder, the other nodes' parts are of no use to anyone: checkpoints need a shared one.
+        shutil.rmtree(self._staging(), ignore_errors=True)
 
 
 class Follower(TrainerCallback):  # type: ignore[misc]
@@ -120,8 +123,12 @@ def run(trainer: DurableTrainer, companions: Companions) -> bool:
     follower = Follower(companions)
     trainer.companions = companions
     trainer.add_callback(follower)
+    if meter := metrics.exported(method=companions.method, model=companions.spec.base_model_dir.name):
+        trainer.add_callback(meter)
     root = Path(trainer.args.output_dir)
     found = checkpoint.newest(root, shape=companions.shape()) if root.is_dir() else None
+    if distributed.any_rank(found is None):
+        found = None  # all ranks go on from the same step, or none does
     if found is not None:
         log.info("going on from %s", found.name)
     trainer.train(resume_from_checkpoint=str(found) if found else None)

@@ -16,6 +16,7 @@ from typing import TextIO
 from omnialign.client import Client
 from omnialign.errors import FailedPrecondition, OmnialignError
 from omnialign.v1 import training_service_pb2
+from training.connection import connection
 from training.spec import Spec
 
 INTERVAL_SECONDS = 1.0
@@ -70,7 +71,8 @@ class Progress:
             self._file.close()
 
     def _report_until_ended(self) -> None:
-        with Client(self._spec.training_address, token=self._spec.token) as client:
+        how = connection(self._spec.job, token=self._spec.token)
+        with Client(self._spec.training_address, **how) as client:
             while True:
                 ended = self._ended.wait(INTERVAL_SECONDS)
                 self._report(client)

@@ -62,4 +62,6 @@ def _examples(spec: Spec, hyperparameters: Hyperparameters, *, method: str, is_m
             path = source.prepare(spec, method=method, max_length=hyperparameters.max_length)
         except OmnialignError as raised:
             error = raised
-    return distributed.share_outcome(path, error)
+    shared = distributed.share_outcome(path, error)
+    distributed.share_file(shared)
+    return shared

@@ -19,6 +19,7 @@ from omnialign.errors import Unavailable
 from omnialign.modeling.adapters import load_adapter
 from omnialign.v1 import record_pb2
 from training import tokens
+from training.connection import connection
 from training.examples import examples, require_examples
 from training.files import write_atomically
 from training.spec import Spec
@@ -26,7 +27,8 @@ from training.tokens import Example
 
 CONCURRENT_MEDIA = 16
 CHUNK_RECORDS = 128
-ATTEMPTS = 4
+ATTEMPTS = 9
+LONGEST_WAIT_SECONDS = 15.0
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def prepare(spec: Spec, *, method: str, max_length: int) -> Path:
         except Unavailable:
             if attempt == ATTEMPTS:
                 raise
-            time.sleep(0.5 * 2**attempt)
+            time.sleep(min(0.5 * 2**attempt, LONGEST_WAIT_SECONDS))
     if dropped:
         log.warning("dropped while preparing examples: %s", dict(dropped))
     require_examples(len(found), dataset=spec.dataset, dropped=dropped)
@@ -65,7 +67,7 @@ async def _fetch(spec: Spec, *, method: str, max_length: int) -> tuple[list[Exam
     adapter = load_adapter(spec.base_model_dir)
     found: list[Example] = []
     dropped: Counter[str] = Counter()
-    async with AsyncClient(spec.data_address) as client:
+    async with AsyncClient(spec.data_address, **connection(spec.job, token=spec.token)) as client:
         async for chunk in _chunks(client, spec):
             media = await _media(client, chunk, folder=spec.cache_dir / "media")
             found += examples(

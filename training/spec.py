@@ -44,6 +44,12 @@ class Distribution:
     num_processes: int = 1
     zero_stage: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    num_nodes: int = 1
+
+    @property
+    def world_size(self) -> int:
+        """Processes of all nodes."""
+        return self.num_nodes * self.num_processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,13 +170,14 @@ def _contradictions(spec: Spec) -> list[tuple[str, str]]:
     hyperparameters, distribution = spec.hyperparameters, spec.distribution
     if not 0 <= distribution.zero_stage <= 3:
         found.append(("distribution.zero_stage", f"must be 0, 1, 2 or 3, not {distribution.zero_stage}"))
-    if distribution.num_processes < 1:
-        found.append(("distribution.num_processes", "must be at least 1"))
-        return found
+    for name in ("num_processes", "num_nodes"):
+        if getattr(distribution, name) < 1:
+            found.append((f"distribution.{name}", "must be at least 1"))
+            return found
     if hyperparameters.warmup_ratio >= 1:
         found.append(("hyperparameters.warmup_ratio", f"must be below 1, not {hyperparameters.warmup_ratio}"))
     for name in ("batch_size", "micro_batch_size"):
-        unit = distribution.num_processes * (1 if name == "batch_size" else max(hyperparameters.micro_batch_size, 1))
+        unit = distribution.world_size * (1 if name == "batch_size" else max(hyperparameters.micro_batch_size, 1))
         if hyperparameters.batch_size % unit:
             wanted = f"the processes{'' if name == 'batch_size' else ' times micro_batch_size'} ({unit})"
             found.append((f"hyperparameters.{name}", f"batch_size must be divisible by {wanted}"))

@@ -5,11 +5,26 @@ The settings are the same for every seed; docs/results/demo.md tells what they g
 
 from typing import Any
 
+from examples.tinyworld.dataset import Sizes
+
+SMALL = Sizes(train=60, prompts=30, validation=0, test=4)
+"""Rows per subtask of a demo that shows that everything works, and not how well."""
+SMALL_STEPS = {"feedback_training": 150, "judge_training": 150, "optimization": 12}
+"""Steps of it: a judge of fewer would let no pair through its gate."""
+
 MODEL_ID, DATASET_ID, JOB_ID = "tinyworld-base", "tinyworld", "demo"
 
 
-def spec(seed: int, *, dataset: str, base_model: str) -> dict[str, Any]:
-    """An `AlignmentSpec` as proto JSON with original field names."""
+def spec(seed: int, *, dataset: str, base_model: str, small: bool = False) -> dict[str, Any]:
+    """An `AlignmentSpec` as proto JSON with original field names; `small` trains for a few steps only."""
+    wanted = _spec(seed, dataset=dataset, base_model=base_model)
+    if small:
+        for stage, steps in SMALL_STEPS.items():
+            wanted[stage] |= {"max_steps": steps}
+    return wanted
+
+
+def _spec(seed: int, *, dataset: str, base_model: str) -> dict[str, Any]:
     return {
         "base_model": base_model,
         "dataset": dataset,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from omnialign.cli.session import Session, command, local_uri
+from omnialign.cli import uploading
+from omnialign.cli.session import Session, command
+from omnialign.cli.uploading import Upload
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,12 +32,12 @@ async def import_(
     source: Annotated[str, typer.Argument(help="Folder or file in the schemas of align-anything-200k.")],
     subtask: Annotated[str, typer.Option(help="Subtask of all rows, when the file's name does not tell.")] = "",
     split: Annotated[str, typer.Option(help="Split of all rows, when the file's name does not tell.")] = "",
+    upload: Upload = None,
 ) -> None:
     """Imports files as a new version; rows that cannot be used are set aside and counted by reason."""
     async with session.client() as client:
-        await show_import(
-            client.import_dataset(dataset, local_uri(source), subtask=subtask, split=split), out=session.out
-        )
+        uri = await uploading.reachable(client, source, session=session, upload=upload, keep_name=True)
+        await show_import(client.import_dataset(dataset, uri, subtask=subtask, split=split), out=session.out)
 
 
 async def show_import(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from omnialign.cli import data, demo, jobs, lineage, models, up
+from omnialign.cli import data, demo, jobs, lineage, models, tokens, up
 
 app = typer.Typer(
     name="omnialign",
@@ -18,6 +18,7 @@ app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(tokens.app, name="tokens")
 app.command("lineage")(lineage.lineage)
 
 

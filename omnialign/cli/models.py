@@ -1,12 +1,17 @@
-"""`omnialign models`: list, show and register models."""
+"""`omnialign models`: list, show, register and download models."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from omnialign.cli.session import Session, command, local_uri
+from omnialign.cli import uploading
+from omnialign.cli.session import Session, command
+from omnialign.cli.uploading import Upload
+
+LONGEST_SECONDS = 3600.0  # every file is hashed or copied
 
 app = typer.Typer(help="Models.", no_args_is_help=True)
 
@@ -53,12 +58,31 @@ async def show(
 async def register(
     session: Session,
     model: Annotated[str, typer.Argument(help="Id of the model; created when missing.")],
-    folder: Annotated[str, typer.Argument(help="Folder with config, safetensors and tokenizer that the server reads.")],
+    folder: Annotated[str, typer.Argument(help="Folder with config, safetensors and tokenizer.")],
     display_name: Annotated[str, typer.Option(help="What it is, for people.")] = "",
     source: Annotated[list[str] | None, typer.Option(help="Full name of what it was made from.")] = None,
+    upload: Upload = None,
 ) -> None:
     """Registers a model folder as the next version of a model."""
     async with session.client() as client:
-        version = await client.register_model(model, local_uri(folder), display_name=display_name, sources=source or ())
+        uri = await uploading.reachable(client, folder, session=session, upload=upload)
+        version = await client.register_model(
+            model, uri, display_name=display_name, sources=source or (), deadline_seconds=LONGEST_SECONDS
+        )
     session.out.record(version)
     session.out.say(f"{version.name}: {version.parameter_count:,} parameters, sha256 {version.sha256[:12]}")
+
+
+@app.command()
+@command
+async def download(
+    session: Session,
+    model: Annotated[str, typer.Argument(help="Model, such as base, or a version, such as base/2.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to create.")],
+) -> None:
+    """Fetches the files of a model version; the folder appears when it is whole. Run it again to go on."""
+    async with session.client() as client:
+        with uploading.transfer("downloading", out=session.out) as progress:
+            version = await client.download_model(session.name("models", model), folder, progress=progress)
+    session.out.record(version)
+    session.out.say(f"{folder}: {version.name}, sha256 {version.sha256[:12]}")

@@ -23,12 +23,40 @@ EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
 COMMON: dict[str, tuple[Any, Any]] = {
     "address": (
-        Annotated[str | None, typer.Option(help="host:port of the server; default: the one `omnialign up` runs.")],
+        Annotated[
+            str | None,
+            typer.Option(help="host:port, or grpcs://host:port for TLS; default: the server that `omnialign up` runs."),
+        ],
         None,
     ),
     "project": (Annotated[str, typer.Option(envvar="OMNIALIGN_PROJECT", help="Project to work in.")], "default"),
     "token": (
         Annotated[str | None, typer.Option(envvar="OMNIALIGN_TOKEN", help="Bearer token.", show_envvar=True)],
+        None,
+    ),
+    "token_file": (
+        Annotated[
+            Path | None,
+            typer.Option(envvar="OMNIALIGN_TOKEN_FILE", help="File with the bearer token.", show_envvar=True),
+        ],
+        None,
+    ),
+    "tls": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--tls", envvar="OMNIALIGN_TLS", help="Connect under TLS, as to grpcs://...", show_envvar=True
+            ),
+        ],
+        False,
+    ),
+    "ca_file": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                envvar="OMNIALIGN_CA_FILE", help="Certificates to trust, as PEM; means TLS.", show_envvar=True
+            ),
+        ],
         None,
     ),
     "json": (Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")], False),
@@ -42,17 +70,23 @@ class Session:
     address: str | None = None
     project: str = "default"
     token: str | None = None
+    token_file: Path | None = None
+    tls: bool = False
+    ca_file: Path | None = None
     out: Output = field(default_factory=Output)
 
     @contextlib.asynccontextmanager
     async def client(self) -> "AsyncIterator[AsyncClient]":
         """A client of the server. Raises Unavailable at once when nothing listens there."""
         from omnialign.cli.state import find_address
-        from omnialign.client import AsyncClient
+        from omnialign.client import AsyncClient, TokenFile
 
         address = find_address(self.address)
+        token = self.token or (TokenFile(self.token_file) if self.token_file else None)
         await _require_listener(address)
-        async with AsyncClient(address, project=self.project, token=self.token) as client:
+        async with AsyncClient(
+            address, project=self.project, token=token, tls=self.tls, ca_file=self.ca_file
+        ) as client:
             yield client
 
     def name(self, collection: str, text: str) -> str:
@@ -83,7 +117,7 @@ def command(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(**values: Any) -> None:
         out = Output(as_json=values.pop("json"))
-        session = Session(**{name: values.pop(name) for name in ("address", "project", "token")}, out=out)
+        session = Session(**{name: values.pop(name) for name in COMMON if name != "json"}, out=out)
         run_guarded(lambda: function(session, **values), out=out)
 
     keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
@@ -131,8 +165,8 @@ async def _require_listener(address: str) -> None:
 
     from omnialign.errors import Unavailable
 
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or "/" in address:
+    host, colon, port = address.removeprefix("grpcs://").removeprefix("grpc://").rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
         return  # a resolver's address, such as dns:///name: the client finds out
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):

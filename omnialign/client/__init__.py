@@ -10,5 +10,6 @@ Calls raise `omnialign.errors`, never gRPC's own exceptions.
 
 from omnialign.client.aio import AsyncClient
 from omnialign.client.sync import Client
+from omnialign.client.tokens import TokenFile
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "TokenFile"]

@@ -8,6 +8,7 @@ waits passes `deadline_seconds=` itself.
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,19 @@ from typing import Any
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call being answered. `deadline` is on the clock of `time.monotonic`, None for none."""
+    """One call being answered. `deadline` is on the clock of `time.monotonic`, None for none.
+
+    `caller` and `resource` are who calls and the name of what the call is about, once both are known to be allowed;
+    where callers need not say who they are, they stay empty.
+    """
 
     request_id: str
     deadline: float | None
     authorization: str
     task: asyncio.Task[Any] | None
     finished: bool = False
+    caller: Any = None
+    resource: str = ""
 
     def remaining_seconds(self) -> float | None:
         """Time left, 0 when it is up; None without a deadline or when the call is over."""
@@ -31,6 +38,25 @@ class Call:
 
 
 CURRENT_CALL: ContextVar[Call | None] = ContextVar("omnialign_current_call", default=None)
+
+
+TraceHeaders = Callable[[], tuple[tuple[str, str], ...]]
+
+_trace_headers: TraceHeaders = tuple
+
+
+def trace_calls(headers: TraceHeaders | None) -> None:
+    """Adds to the metadata of every call what `headers` returns then, such as W3C's `traceparent`; None ends that.
+
+    This is all that the client knows of tracing, so that it needs no library for it.
+    """
+    global _trace_headers
+    _trace_headers = headers or tuple
+
+
+def trace_headers() -> tuple[tuple[str, str], ...]:
+    """Metadata that ties a call made now to the trace of the current work; empty without tracing."""
+    return _trace_headers()
 
 
 def request_id() -> str:

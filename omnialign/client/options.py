@@ -15,6 +15,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     # our own retries would all fall into that gap.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A pod that is replaced has a new address. The default looks a name up again after half a minute at the soonest.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
     ("grpc.enable_retries", 0),  # one layer retries, and it is ours
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )

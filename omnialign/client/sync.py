@@ -7,11 +7,13 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from omnialign.client.aio import AsyncClient
 from omnialign.client.base import DEFAULT_DEADLINE_SECONDS
+from omnialign.client.transport import Token
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,18 +86,34 @@ def _iterate(
 
 
 class Client:
-    """Calls the services at one address and waits for the answers. Safe to share among threads."""
+    """Calls the services at one address and waits for the answers. Safe to share among threads.
+
+    Made with the same arguments as `AsyncClient`.
+    """
 
     def __init__(
         self,
         address: str,
         *,
         project: str = "default",
-        token: str | None = None,
+        token: Token | None = None,
+        tls: bool = False,
+        ca_file: Path | None = None,
+        certificate_file: Path | None = None,
+        key_file: Path | None = None,
         deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
     ) -> None:
         async def connect() -> AsyncClient:  # a channel belongs to the loop it is made in
-            return AsyncClient(address, project=project, token=token, deadline_seconds=deadline_seconds)
+            return AsyncClient(
+                address,
+                project=project,
+                token=token,
+                tls=tls,
+                ca_file=ca_file,
+                certificate_file=certificate_file,
+                key_file=key_file,
+                deadline_seconds=deadline_seconds,
+            )
 
         self.project = project
         self._runner = _Runner()
@@ -132,6 +150,13 @@ class Client:
     stream_quarantine = _iterate(AsyncClient.stream_quarantine)
     upload_media = _call(AsyncClient.upload_media)
     get_media = _call(AsyncClient.get_media)
+    create_media_upload = _call(AsyncClient.create_media_upload)
+    complete_media_upload = _call(AsyncClient.complete_media_upload)
+    create_media_download = _call(AsyncClient.create_media_download)
+    upload_files = _call(AsyncClient.upload_files)
+    upload_pieces = _call(AsyncClient.upload_pieces)
+    download_model = _call(AsyncClient.download_model)
+    download_model_settings = _call(AsyncClient.download_model_settings)
     import_dataset = _iterate(AsyncClient.import_dataset)
     register_model = _call(AsyncClient.register_model)
     get_model_version = _call(AsyncClient.get_model_version)
@@ -151,6 +176,7 @@ class Client:
     cancel_training_job = _call(AsyncClient.cancel_training_job)
     watch_training_job = _iterate(AsyncClient.watch_training_job)
     report_progress = _call(AsyncClient.report_progress)
+    deliver_model = _call(AsyncClient.deliver_model)
 
     create_alignment_job = _call(AsyncClient.create_alignment_job)
     get_alignment_job = _call(AsyncClient.get_alignment_job)

@@ -1,10 +1,15 @@
 """Calls of the TrainingService."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from omnialign.client.base import RECONNECT_SECONDS, Calls
+from omnialign.client.files import read_chunks
 from omnialign.client.transport import Transport
+from omnialign.errors import InvalidArgument
+from omnialign.folders import file_entry, list_files
 from omnialign.v1 import training_service_pb2, training_service_pb2_grpc
 
 ENDED_TRAINING_STATES = frozenset(
@@ -67,3 +72,33 @@ class TrainingCalls(Calls):
         """Tells the service how far a job is; for the job itself, whose token the client must have."""
         request = training_service_pb2.ReportProgressRequest(name=name, progress=progress)
         return await self._transport.unary(self._training.ReportProgress, request)
+
+    async def deliver_model(
+        self, name: str, folder: Path | str, *, attempt: int, deadline_seconds: float | None = None
+    ) -> str:
+        """Hands over the model that a job trained and returns its registered name; for the job itself.
+
+        Safe to repeat. No deadline unless given. Raises InvalidArgument SOURCE_EMPTY for a folder without files, and
+        FailedPrecondition JOB_NOT_RUNNING or ATTEMPT_OUTDATED when the job wants no model any more.
+        """
+        root = Path(folder)
+        paths = await asyncio.to_thread(list_files, root)
+        if not paths:
+            raise InvalidArgument(f"{root} holds no files", reason="SOURCE_EMPTY", metadata={"folder": str(root)})
+        entries = [await asyncio.to_thread(file_entry, path, folder=root) for path in paths]
+        message = training_service_pb2.DeliverModelRequest
+
+        async def messages() -> AsyncIterator[training_service_pb2.DeliverModelRequest]:
+            yield message(header=training_service_pb2.DeliverModelHeader(name=name, attempt=attempt))
+            for path, entry in zip(paths, entries, strict=True):
+                file = training_service_pb2.DeliverModelFile(
+                    path=entry.path, size_bytes=entry.size_bytes, sha256=entry.sha256
+                )
+                yield message(file=file)
+                async for chunk in read_chunks(path):
+                    yield message(chunk=chunk)
+
+        response: training_service_pb2.DeliverModelResponse = await self._transport.upload(
+            self._training.DeliverModel, messages, deadline_seconds=deadline_seconds
+        )
+        return response.model

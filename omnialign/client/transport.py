@@ -14,22 +14,26 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
-from omnialign.client.context import inherited_seconds, request_id
-from omnialign.client.options import CHANNEL_OPTIONS
+from omnialign.client.channel import Tls, open_channel, split_address
+from omnialign.client.context import inherited_seconds, request_id, trace_headers
+from omnialign.client.handshake import tls_problem
 from omnialign.client.retry import MAX_ATTEMPTS, RetryBudget, backoff_seconds
 from omnialign.errors import BY_CODE, DeadlineExceeded, OmnialignError, Unavailable, from_status
 
 T = TypeVar("T")
 
 Messages = Callable[[], AsyncIterator[Message]]
+Token = str | Callable[[], str]
+"""A bearer token, or what is asked for it before each call."""
 
 
 class Transport:
     """One channel to one address."""
 
-    def __init__(self, address: str, *, token: str | None, deadline_seconds: float) -> None:
-        self.address = address
-        self.channel: Any = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    def __init__(self, address: str, *, token: Token | None, deadline_seconds: float, tls: Tls | None = None) -> None:
+        self.address, how = split_address(address, tls)
+        self.is_secure = how is not None
+        self.channel: Any = open_channel(self.address, how)
         self._token = token
         self._deadline_seconds = deadline_seconds
         self._budget = RetryBudget()
@@ -112,7 +116,7 @@ class Transport:
 
     async def _retry(self, failure: grpc.aio.AioRpcError, attempt: int, expiry: float | None, *, allowed: bool) -> None:
         """Waits for the next try, or raises the error when there is none."""
-        error = as_error(failure, address=self.address)
+        error = as_error(failure, address=self.address, is_secure=self.is_secure)
         may_retry = isinstance(error, Unavailable) and self._budget.failed() and allowed and attempt < MAX_ATTEMPTS
         pause = backoff_seconds(attempt)
         if not may_retry or (expiry is not None and time.monotonic() + pause >= expiry):
@@ -120,8 +124,11 @@ class Transport:
         await asyncio.sleep(pause)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        metadata = (("x-request-id", request_id() or uuid.uuid4().hex),)
-        return metadata if self._token is None else (*metadata, ("authorization", f"Bearer {self._token}"))
+        metadata = (("x-request-id", request_id() or uuid.uuid4().hex), *trace_headers())
+        if self._token is None:
+            return metadata
+        token = self._token if isinstance(self._token, str) else self._token()
+        return (*metadata, ("authorization", f"Bearer {token}"))
 
     def _expiry(self, seconds: float | None) -> float | None:
         """The moment on the monotonic clock at which a call that begins now must end; None for never."""
@@ -129,7 +136,7 @@ class Transport:
         return time.monotonic() + min(bounds) if bounds else None
 
 
-def as_error(failure: grpc.aio.AioRpcError, *, address: str) -> OmnialignError:
+def as_error(failure: grpc.aio.AioRpcError, *, address: str, is_secure: bool = False) -> OmnialignError:
     """The typed error that a failed call means; `address` tells which service could not be reached."""
     try:
         status = rpc_status.from_call(failure)
@@ -138,6 +145,9 @@ def as_error(failure: grpc.aio.AioRpcError, *, address: str) -> OmnialignError:
     if status is not None:
         return from_status(status)
     code, details = failure.code().value[0], failure.details() or failure.code().name
+    if failure.code() is grpc.StatusCode.UNAVAILABLE and (problem := tls_problem(details, is_secure=is_secure)):
+        reason, sentence = problem
+        return Unavailable(sentence.format(address), reason=reason, metadata={"address": address, "cause": details})
     return BY_CODE.get(code, OmnialignError)(details, metadata={"address": address})
 
 

@@ -6,6 +6,7 @@ Storage of datasets, media and models, and the lineage between them."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from omnialign.v1 import content_pb2 as _content_pb2
@@ -586,6 +587,332 @@ class GetMediaResponse(_message.Message):
 Global___GetMediaResponse: _TypeAlias = GetMediaResponse  # noqa: Y015
 
 @_typing.final
+class CreateMediaUploadRequest(_message.Message):
+    """Begins an upload by link."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}`."""
+    sha256: _builtins.str
+    """Digest of the bytes to come."""
+    size_bytes: _builtins.int
+    """Number of the bytes to come."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateMediaUploadRequest: _TypeAlias = CreateMediaUploadRequest  # noqa: Y015
+
+@_typing.final
+class CreateMediaUploadResponse(_message.Message):
+    """Where to put the bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name to give to CompleteMediaUpload: `projects/{project}/mediaUploads/{upload}`."""
+    url: _builtins.str
+    """Link to send the bytes to with HTTP PUT. Who has it may write this one object: keep it secret."""
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Headers that the PUT must have."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the link stops working."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        url: _builtins.str = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "headers", b"headers", "name", b"name", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateMediaUploadResponse: _TypeAlias = CreateMediaUploadResponse  # noqa: Y015
+
+@_typing.final
+class CompleteMediaUploadRequest(_message.Message):
+    """Ends an upload by link."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODALITY_FIELD_NUMBER: _builtins.int
+    MIME_TYPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/mediaUploads/{upload}`, from CreateMediaUpload."""
+    modality: _content_pb2.Modality.ValueType
+    """Image, audio or video; unspecified means: look."""
+    mime_type: _builtins.str
+    """Claimed type; empty means: look."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        modality: _content_pb2.Modality.ValueType = ...,
+        mime_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mime_type", b"mime_type", "modality", b"modality", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteMediaUploadRequest: _TypeAlias = CompleteMediaUploadRequest  # noqa: Y015
+
+@_typing.final
+class CompleteMediaUploadResponse(_message.Message):
+    """A stored object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def media(self) -> _content_pb2.Media:
+        """Its reference."""
+
+    def __init__(
+        self,
+        *,
+        media: _content_pb2.Media | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["media", b"media"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteMediaUploadResponse: _TypeAlias = CompleteMediaUploadResponse  # noqa: Y015
+
+@_typing.final
+class CreateMediaDownloadRequest(_message.Message):
+    """Asks for a link."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}`."""
+    sha256: _builtins.str
+    """Digest of the object."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateMediaDownloadRequest: _TypeAlias = CreateMediaDownloadRequest  # noqa: Y015
+
+@_typing.final
+class CreateMediaDownloadResponse(_message.Message):
+    """Where to get the bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIA_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Link to read the bytes from with HTTP GET. Who has it may read this one object: keep it secret."""
+    @_builtins.property
+    def media(self) -> _content_pb2.Media:
+        """What the object is. Its bytes are not checked on the way: compare their digest."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the link stops working."""
+
+    def __init__(
+        self,
+        *,
+        media: _content_pb2.Media | None = ...,
+        url: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "media", b"media"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "media", b"media", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateMediaDownloadResponse: _TypeAlias = CreateMediaDownloadResponse  # noqa: Y015
+
+@_typing.final
+class UploadFilesRequest(_message.Message):
+    """One message of an upload of files. The first is the header; each file then begins with `file`, and its bytes follow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes of the file, at most 1 MiB."""
+    @_builtins.property
+    def header(self) -> Global___UploadFilesHeader:
+        """Whose files they are: first message only."""
+
+    @_builtins.property
+    def file(self) -> Global___UploadedFile:
+        """The next file begins."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___UploadFilesHeader | None = ...,
+        file: Global___UploadedFile | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "header", b"header", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "header", b"header", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "file", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___UploadFilesRequest: _TypeAlias = UploadFilesRequest  # noqa: Y015
+
+@_typing.final
+class UploadFilesHeader(_message.Message):
+    """What an upload of files begins with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}`."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadFilesHeader: _TypeAlias = UploadFilesHeader  # noqa: Y015
+
+@_typing.final
+class UploadedFile(_message.Message):
+    """A file of an upload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Its path within the upload, with `/` between its parts: relative, without `.` and `..`, and each path once."""
+    size_bytes: _builtins.int
+    """Bytes to come; an upload that ends before them is refused."""
+    sha256: _builtins.str
+    """Digest of the bytes to come; empty means: do not compare."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadedFile: _TypeAlias = UploadedFile  # noqa: Y015
+
+@_typing.final
+class UploadFilesResponse(_message.Message):
+    """An upload that is complete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    FILE_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    upload: _builtins.str
+    """`projects/{project}/uploads/{upload}`: where RegisterModel and ImportDataset find the files."""
+    file_count: _builtins.int
+    """Number of files."""
+    size_bytes: _builtins.int
+    """Bytes of all files."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the files are removed."""
+
+    def __init__(
+        self,
+        *,
+        upload: _builtins.str = ...,
+        file_count: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "file_count", b"file_count", "size_bytes", b"size_bytes", "upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadFilesResponse: _TypeAlias = UploadFilesResponse  # noqa: Y015
+
+@_typing.final
 class ImportDatasetRequest(_message.Message):
     """Imports files."""
 
@@ -601,8 +928,9 @@ class ImportDatasetRequest(_message.Message):
     dataset_id: _builtins.str
     """Id of the dataset; created when missing."""
     source_uri: _builtins.str
-    """Folder or file that the service can read, as `file://` or a plain path. In a folder, each file's or subfolder's
-    name tells the subtask (`text-to-image.parquet`, `text-to-video/train.json`).
+    """Folder or file that the service can read, as `file://` or a plain path, or an upload as
+    `projects/{project}/uploads/{upload}`. In a folder or an upload, each file's or subfolder's name tells the subtask
+    (`text-to-image.parquet`, `text-to-video/train.json`).
     """
     subtask: _builtins.str
     """Subtask of all rows, when the name of the file does not tell, such as `ti2t`."""
@@ -733,8 +1061,9 @@ class RegisterModelRequest(_message.Message):
     """Id of the model; created when missing."""
     @_builtins.property
     def model_version(self) -> _model_pb2.ModelVersion:
-        """The version to register: `uri`, `display_name` and `labels` are read. A folder with the digest of the newest
-        version is that version.
+        """The version to register: `uri`, `display_name` and `labels` are read. The URI is a folder that the service can read,
+        or an upload as `projects/{project}/uploads/{upload}`, whose files are moved to the registry's own place. Files with
+        the digest of the newest version are that version.
         """
 
     @_builtins.property
@@ -778,6 +1107,104 @@ class GetModelVersionRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelVersionRequest: _TypeAlias = GetModelVersionRequest  # noqa: Y015
+
+@_typing.final
+class DownloadModelRequest(_message.Message):
+    """Reads the files of a model version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SKIP_PATHS_FIELD_NUMBER: _builtins.int
+    WITHOUT_WEIGHTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/models/{model}/versions/{version}`. Version `-` is the newest."""
+    without_weights: _builtins.bool
+    """Leave the weights out: configuration, tokenizer and codecs are enough to count tokens."""
+    @_builtins.property
+    def skip_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Files not to send, by path: the caller has them already."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        skip_paths: _abc.Iterable[_builtins.str] | None = ...,
+        without_weights: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "skip_paths", b"skip_paths", "without_weights", b"without_weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadModelRequest: _TypeAlias = DownloadModelRequest  # noqa: Y015
+
+@_typing.final
+class DownloadModelResponse(_message.Message):
+    """One message of a download. The first is the version; each file then begins with `file`, and its bytes follow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes of the file."""
+    @_builtins.property
+    def model_version(self) -> _model_pb2.ModelVersion:
+        """What is downloaded: first message only."""
+
+    @_builtins.property
+    def file(self) -> Global___DownloadedFile:
+        """The next file begins."""
+
+    def __init__(
+        self,
+        *,
+        model_version: _model_pb2.ModelVersion | None = ...,
+        file: Global___DownloadedFile | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "message", b"message", "model_version", b"model_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "message", b"message", "model_version", b"model_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["model_version", "file", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___DownloadModelResponse: _TypeAlias = DownloadModelResponse  # noqa: Y015
+
+@_typing.final
+class DownloadedFile(_message.Message):
+    """A file of a download."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Its path within the model's folder, with `/` between its parts."""
+    size_bytes: _builtins.int
+    """Its size."""
+    sha256: _builtins.str
+    """Digest of its bytes."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadedFile: _TypeAlias = DownloadedFile  # noqa: Y015
 
 @_typing.final
 class ListModelVersionsRequest(_message.Message):

@@ -98,6 +98,26 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.GetMediaRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetMediaResponse.FromString,
                 _registered_method=True)
+        self.CreateMediaUpload = channel.unary_unary(
+                '/omnialign.v1.DataService/CreateMediaUpload',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.CreateMediaUploadRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.CreateMediaUploadResponse.FromString,
+                _registered_method=True)
+        self.CompleteMediaUpload = channel.unary_unary(
+                '/omnialign.v1.DataService/CompleteMediaUpload',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.CompleteMediaUploadRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.CompleteMediaUploadResponse.FromString,
+                _registered_method=True)
+        self.CreateMediaDownload = channel.unary_unary(
+                '/omnialign.v1.DataService/CreateMediaDownload',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.CreateMediaDownloadRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.CreateMediaDownloadResponse.FromString,
+                _registered_method=True)
+        self.UploadFiles = channel.stream_unary(
+                '/omnialign.v1.DataService/UploadFiles',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.UploadFilesRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.UploadFilesResponse.FromString,
+                _registered_method=True)
         self.ImportDataset = channel.unary_stream(
                 '/omnialign.v1.DataService/ImportDataset',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.ImportDatasetRequest.SerializeToString,
@@ -112,6 +132,11 @@ class DataServiceStub:
                 '/omnialign.v1.DataService/GetModelVersion',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.GetModelVersionRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_model__pb2.ModelVersion.FromString,
+                _registered_method=True)
+        self.DownloadModel = channel.unary_stream(
+                '/omnialign.v1.DataService/DownloadModel',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.DownloadModelRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.DownloadModelResponse.FromString,
                 _registered_method=True)
         self.ListModelVersions = channel.unary_unary(
                 '/omnialign.v1.DataService/ListModelVersions',
@@ -219,6 +244,35 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateMediaUpload(self, request, context):
+        """Begins an upload of a media object past the service: gives a link to put the bytes to. FAILED_PRECONDITION with
+        reason PRESIGNING_UNAVAILABLE where the service keeps objects in local files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteMediaUpload(self, request, context):
+        """Ends such an upload: the bytes that were put are hashed and decoded, and only then stored. Repeating it is success.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateMediaDownload(self, request, context):
+        """Gives a link to get a media object from, past the service. Same precondition as CreateMediaUpload.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadFiles(self, request_iterator, context):
+        """Takes files in, to be imported or registered. They are removed after a day.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ImportDataset(self, request, context):
         """Imports files in the schemas of align-anything-200k as a new version. Streams progress; the last message has the
         version.
@@ -236,6 +290,13 @@ class DataServiceServicer:
 
     def GetModelVersion(self, request, context):
         """Reads one model version. Version `-` is the newest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadModel(self, request, context):
+        """Reads the files of a model version, in order of path.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -325,6 +386,26 @@ def add_DataServiceServicer_to_server(servicer, server):
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetMediaRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_data__service__pb2.GetMediaResponse.SerializeToString,
             ),
+            'CreateMediaUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateMediaUpload,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.CreateMediaUploadRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.CreateMediaUploadResponse.SerializeToString,
+            ),
+            'CompleteMediaUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteMediaUpload,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.CompleteMediaUploadRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.CompleteMediaUploadResponse.SerializeToString,
+            ),
+            'CreateMediaDownload': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateMediaDownload,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.CreateMediaDownloadRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.CreateMediaDownloadResponse.SerializeToString,
+            ),
+            'UploadFiles': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadFiles,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.UploadFilesRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.UploadFilesResponse.SerializeToString,
+            ),
             'ImportDataset': grpc.unary_stream_rpc_method_handler(
                     servicer.ImportDataset,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.ImportDatasetRequest.FromString,
@@ -339,6 +420,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.GetModelVersion,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetModelVersionRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_model__pb2.ModelVersion.SerializeToString,
+            ),
+            'DownloadModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadModel,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.DownloadModelRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.DownloadModelResponse.SerializeToString,
             ),
             'ListModelVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModelVersions,
@@ -692,6 +778,114 @@ class DataService:
             _registered_method=True)
 
     @staticmethod
+    def CreateMediaUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.DataService/CreateMediaUpload',
+            omnialign_dot_v1_dot_data__service__pb2.CreateMediaUploadRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.CreateMediaUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteMediaUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.DataService/CompleteMediaUpload',
+            omnialign_dot_v1_dot_data__service__pb2.CompleteMediaUploadRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.CompleteMediaUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateMediaDownload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.DataService/CreateMediaDownload',
+            omnialign_dot_v1_dot_data__service__pb2.CreateMediaDownloadRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.CreateMediaDownloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadFiles(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/omnialign.v1.DataService/UploadFiles',
+            omnialign_dot_v1_dot_data__service__pb2.UploadFilesRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.UploadFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ImportDataset(request,
             target,
             options=(),
@@ -762,6 +956,33 @@ class DataService:
             '/omnialign.v1.DataService/GetModelVersion',
             omnialign_dot_v1_dot_data__service__pb2.GetModelVersionRequest.SerializeToString,
             omnialign_dot_v1_dot_model__pb2.ModelVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.DataService/DownloadModel',
+            omnialign_dot_v1_dot_data__service__pb2.DownloadModelRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.DownloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -62,6 +62,16 @@ class DataServiceStub:
     """
     GetMedia: _grpc.UnaryStreamMultiCallable[_data_service_pb2.GetMediaRequest, _data_service_pb2.GetMediaResponse]
     """Reads a media object in chunks."""
+    CreateMediaUpload: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.CreateMediaUploadRequest, _data_service_pb2.CreateMediaUploadResponse]
+    """Begins an upload of a media object past the service: gives a link to put the bytes to. FAILED_PRECONDITION with
+    reason PRESIGNING_UNAVAILABLE where the service keeps objects in local files.
+    """
+    CompleteMediaUpload: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.CompleteMediaUploadRequest, _data_service_pb2.CompleteMediaUploadResponse]
+    """Ends such an upload: the bytes that were put are hashed and decoded, and only then stored. Repeating it is success."""
+    CreateMediaDownload: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.CreateMediaDownloadRequest, _data_service_pb2.CreateMediaDownloadResponse]
+    """Gives a link to get a media object from, past the service. Same precondition as CreateMediaUpload."""
+    UploadFiles: _grpc.StreamUnaryMultiCallable[_data_service_pb2.UploadFilesRequest, _data_service_pb2.UploadFilesResponse]
+    """Takes files in, to be imported or registered. They are removed after a day."""
     ImportDataset: _grpc.UnaryStreamMultiCallable[_data_service_pb2.ImportDatasetRequest, _data_service_pb2.ImportDatasetResponse]
     """Imports files in the schemas of align-anything-200k as a new version. Streams progress; the last message has the
     version.
@@ -70,6 +80,8 @@ class DataServiceStub:
     """Registers a model folder as the next version of a model."""
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
     """Reads one model version. Version `-` is the newest."""
+    DownloadModel: _grpc.UnaryStreamMultiCallable[_data_service_pb2.DownloadModelRequest, _data_service_pb2.DownloadModelResponse]
+    """Reads the files of a model version, in order of path."""
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.ListModelVersionsRequest, _data_service_pb2.ListModelVersionsResponse]
     """Lists the model versions of a project, newest first."""
     AddLineage: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.AddLineageRequest, _data_service_pb2.AddLineageResponse]
@@ -108,6 +120,16 @@ class DataServiceAsyncStub(DataServiceStub):
     """
     GetMedia: _aio.UnaryStreamMultiCallable[_data_service_pb2.GetMediaRequest, _data_service_pb2.GetMediaResponse]  # type: ignore[assignment]
     """Reads a media object in chunks."""
+    CreateMediaUpload: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateMediaUploadRequest, _data_service_pb2.CreateMediaUploadResponse]  # type: ignore[assignment]
+    """Begins an upload of a media object past the service: gives a link to put the bytes to. FAILED_PRECONDITION with
+    reason PRESIGNING_UNAVAILABLE where the service keeps objects in local files.
+    """
+    CompleteMediaUpload: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CompleteMediaUploadRequest, _data_service_pb2.CompleteMediaUploadResponse]  # type: ignore[assignment]
+    """Ends such an upload: the bytes that were put are hashed and decoded, and only then stored. Repeating it is success."""
+    CreateMediaDownload: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateMediaDownloadRequest, _data_service_pb2.CreateMediaDownloadResponse]  # type: ignore[assignment]
+    """Gives a link to get a media object from, past the service. Same precondition as CreateMediaUpload."""
+    UploadFiles: _aio.StreamUnaryMultiCallable[_data_service_pb2.UploadFilesRequest, _data_service_pb2.UploadFilesResponse]  # type: ignore[assignment]
+    """Takes files in, to be imported or registered. They are removed after a day."""
     ImportDataset: _aio.UnaryStreamMultiCallable[_data_service_pb2.ImportDatasetRequest, _data_service_pb2.ImportDatasetResponse]  # type: ignore[assignment]
     """Imports files in the schemas of align-anything-200k as a new version. Streams progress; the last message has the
     version.
@@ -116,6 +138,8 @@ class DataServiceAsyncStub(DataServiceStub):
     """Registers a model folder as the next version of a model."""
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Reads one model version. Version `-` is the newest."""
+    DownloadModel: _aio.UnaryStreamMultiCallable[_data_service_pb2.DownloadModelRequest, _data_service_pb2.DownloadModelResponse]  # type: ignore[assignment]
+    """Reads the files of a model version, in order of path."""
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListModelVersionsRequest, _data_service_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
     """Lists the model versions of a project, newest first."""
     AddLineage: _aio.UnaryUnaryMultiCallable[_data_service_pb2.AddLineageRequest, _data_service_pb2.AddLineageResponse]  # type: ignore[assignment]
@@ -225,6 +249,40 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads a media object in chunks."""
 
     @_abc_1.abstractmethod
+    def CreateMediaUpload(
+        self,
+        request: _data_service_pb2.CreateMediaUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_service_pb2.CreateMediaUploadResponse, _abc.Awaitable[_data_service_pb2.CreateMediaUploadResponse]]:
+        """Begins an upload of a media object past the service: gives a link to put the bytes to. FAILED_PRECONDITION with
+        reason PRESIGNING_UNAVAILABLE where the service keeps objects in local files.
+        """
+
+    @_abc_1.abstractmethod
+    def CompleteMediaUpload(
+        self,
+        request: _data_service_pb2.CompleteMediaUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_service_pb2.CompleteMediaUploadResponse, _abc.Awaitable[_data_service_pb2.CompleteMediaUploadResponse]]:
+        """Ends such an upload: the bytes that were put are hashed and decoded, and only then stored. Repeating it is success."""
+
+    @_abc_1.abstractmethod
+    def CreateMediaDownload(
+        self,
+        request: _data_service_pb2.CreateMediaDownloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_service_pb2.CreateMediaDownloadResponse, _abc.Awaitable[_data_service_pb2.CreateMediaDownloadResponse]]:
+        """Gives a link to get a media object from, past the service. Same precondition as CreateMediaUpload."""
+
+    @_abc_1.abstractmethod
+    def UploadFiles(
+        self,
+        request_iterator: _MaybeAsyncIterator[_data_service_pb2.UploadFilesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_service_pb2.UploadFilesResponse, _abc.Awaitable[_data_service_pb2.UploadFilesResponse]]:
+        """Takes files in, to be imported or registered. They are removed after a day."""
+
+    @_abc_1.abstractmethod
     def ImportDataset(
         self,
         request: _data_service_pb2.ImportDatasetRequest,
@@ -249,6 +307,14 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.ModelVersion, _abc.Awaitable[_model_pb2.ModelVersion]]:
         """Reads one model version. Version `-` is the newest."""
+
+    @_abc_1.abstractmethod
+    def DownloadModel(
+        self,
+        request: _data_service_pb2.DownloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_service_pb2.DownloadModelResponse], _abc.AsyncIterator[_data_service_pb2.DownloadModelResponse]]:
+        """Reads the files of a model version, in order of path."""
 
     @_abc_1.abstractmethod
     def ListModelVersions(

@@ -56,7 +56,9 @@ class ModelVersion(_message.Message):
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{version}`. Output only."""
     uri: _builtins.str
-    """Where the folder is, such as `file:///var/lib/omnialign/models/base/1`."""
+    """Where the folder is, such as `file:///var/lib/omnialign/models/base/1` or, in an object store,
+    `s3://bucket/prefix/models/{sha256}`. To register one, the name of an upload may stand here.
+    """
     sha256: _builtins.str
     """SHA-256 over names and bytes of its files. Output only."""
     size_bytes: _builtins.int

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#omnialign/v1/training_service.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xa5\x05\n\x0bTrainingJob\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n\x03uid\x18\x02 \x01(\tR\x03uid\x12\x36\n\x04spec\x18\x03 \x01(\x0b\x32\x1a.omnialign.v1.TrainingSpecB\x06\xbaH\x03\xc8\x01\x01R\x04spec\x12\x35\n\x05state\x18\x04 \x01(\x0e\x32\x1f.omnialign.v1.TrainingJob.StateR\x05state\x12:\n\x08progress\x18\x05 \x01(\x0b\x32\x1e.omnialign.v1.TrainingProgressR\x08progress\x12(\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\x12\x19\n\x08log_tail\x18\x07 \x03(\tR\x07logTail\x12\x14\n\x05model\x18\x08 \x01(\tR\x05model\x12#\n\rattempt_count\x18\t \x01(\x05R\x0c\x61ttemptCount\x12;\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x39\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\"\x95\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x14\n\x10STATE_CANCELLING\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\"\xe0\x03\n\x0cTrainingSpec\x12\'\n\x06method\x18\x01 \x01(\tB\x0f\xbaH\x0cr\nR\x03sftR\x03\x64poR\x06method\x12&\n\nbase_model\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\tbaseModel\x12!\n\x07\x64\x61taset\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x07\x64\x61taset\x12>\n\x06target\x18\x04 \x01(\tB&\xbaH#r!R\x00R\x08responseR\x08\x66\x65\x65\x64\x62\x61\x63kR\tjudgementR\x06target\x12M\n\x0foutput_model_id\x18\x05 \x01(\tB%\xbaH\"r 2\x1e^[a-z][a-z0-9-]{0,61}[a-z0-9]$R\routputModelId\x12G\n\x0fhyperparameters\x18\x06 \x01(\x0b\x32\x1d.omnialign.v1.HyperparametersR\x0fhyperparameters\x12>\n\x0c\x64istribution\x18\x07 \x01(\x0b\x32\x1a.omnialign.v1.DistributionR\x0c\x64istribution\x12\x16\n\x06splits\x18\x08 \x03(\tR\x06splits\x12,\n\x0cmax_restarts\x18\t \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x14(\x00R\x0bmaxRestarts\"\xb3\x04\n\x0fHyperparameters\x12\x33\n\rlearning_rate\x18\x01 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\x0clearningRate\x12-\n\nnum_epochs\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\tnumEpochs\x12$\n\tmax_steps\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08maxSteps\x12&\n\nbatch_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\tbatchSize\x12\x31\n\x10micro_batch_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x0emicroBatchSize\x12&\n\nmax_length\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\tmaxLength\x12:\n\x0cwarmup_ratio\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x11\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\x0bwarmupRatio\x12\x31\n\x0cweight_decay\x18\x08 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\x0bweightDecay\x12\"\n\x04\x62\x65ta\x18\t \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\x04\x62\x65ta\x12-\n\nsft_weight\x18\n \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\tsftWeight\x12\x12\n\x04seed\x18\x0b \x01(\x04R\x04seed\x12=\n\x16\x63heckpoint_every_steps\x18\x0c \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x14\x63heckpointEverySteps\"\x9c\x01\n\x0c\x44istribution\x12/\n\rnum_processes\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80\x08(\x00R\x0cnumProcesses\x12(\n\nzero_stage\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x03(\x00R\tzeroStage\x12\x31\n\tprecision\x18\x03 \x01(\tB\x13\xbaH\x10r\x0eR\x00R\x04\x66p32R\x04\x62\x66\x31\x36R\tprecision\"\xe7\x02\n\x10TrainingProgress\x12\'\n\x0f\x63ompleted_steps\x18\x01 \x01(\x03R\x0e\x63ompletedSteps\x12\x1f\n\x0btotal_steps\x18\x02 \x01(\x03R\ntotalSteps\x12\x45\n\x07metrics\x18\x03 \x03(\x0b\x32+.omnialign.v1.TrainingProgress.MetricsEntryR\x07metrics\x12+\n\x03\x65ta\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03\x65ta\x12\x41\n\x0eheartbeat_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rheartbeatTime\x12\x16\n\x06tokens\x18\x06 \x01(\x03R\x06tokens\x1a:\n\x0cMetricsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x01R\x05value:\x02\x38\x01\"\x9e\x02\n\x18\x43reateTrainingJobRequest\x12>\n\x06parent\x18\x01 \x01(\tB&\xbaH#r!2\x1f^projects/[a-z][a-z0-9-]{0,61}$R\x06parent\x12P\n\x0ftraining_job_id\x18\x02 \x01(\tB(\xbaH%r 2\x1e^[a-z][a-z0-9-]{0,61}[a-z0-9]$\xd8\x01\x01R\rtrainingJobId\x12\x44\n\x0ctraining_job\x18\x03 \x01(\x0b\x32\x19.omnialign.v1.TrainingJobB\x06\xbaH\x03\xc8\x01\x01R\x0btrainingJob\x12*\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"4\n\x15GetTrainingJobRequest\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x04name\"\x7f\n\x17ListTrainingJobsRequest\x12\x1f\n\x06parent\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x06parent\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"\x82\x01\n\x18ListTrainingJobsResponse\x12>\n\rtraining_jobs\x18\x01 \x03(\x0b\x32\x19.omnialign.v1.TrainingJobR\x0ctrainingJobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"7\n\x18\x43\x61ncelTrainingJobRequest\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x04name\"b\n\x17WatchTrainingJobRequest\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x04name\x12*\n\x0cresume_after\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x0bresumeAfter\"\xaf\x01\n\x18WatchTrainingJobResponse\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x39\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\teventTime\x12<\n\x0ctraining_job\x18\x03 \x01(\x0b\x32\x19.omnialign.v1.TrainingJobR\x0btrainingJob\"x\n\x15ReportProgressRequest\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x04name\x12\x42\n\x08progress\x18\x02 \x01(\x0b\x32\x1e.omnialign.v1.TrainingProgressB\x06\xbaH\x03\xc8\x01\x01R\x08progress\"?\n\x16ReportProgressResponse\x12%\n\x0estop_requested\x18\x01 \x01(\x08R\rstopRequested2\xb8\x04\n\x0fTrainingService\x12V\n\x11\x43reateTrainingJob\x12&.omnialign.v1.CreateTrainingJobRequest\x1a\x19.omnialign.v1.TrainingJob\x12P\n\x0eGetTrainingJob\x12#.omnialign.v1.GetTrainingJobRequest\x1a\x19.omnialign.v1.TrainingJob\x12\x61\n\x10ListTrainingJobs\x12%.omnialign.v1.ListTrainingJobsRequest\x1a&.omnialign.v1.ListTrainingJobsResponse\x12V\n\x11\x43\x61ncelTrainingJob\x12&.omnialign.v1.CancelTrainingJobRequest\x1a\x19.omnialign.v1.TrainingJob\x12\x63\n\x10WatchTrainingJob\x12%.omnialign.v1.WatchTrainingJobRequest\x1a&.omnialign.v1.WatchTrainingJobResponse0\x01\x12[\n\x0eReportProgress\x12#.omnialign.v1.ReportProgressRequest\x1a$.omnialign.v1.ReportProgressResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#omnialign/v1/training_service.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xe4\x05\n\x0bTrainingJob\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n\x03uid\x18\x02 \x01(\tR\x03uid\x12\x36\n\x04spec\x18\x03 \x01(\x0b\x32\x1a.omnialign.v1.TrainingSpecB\x06\xbaH\x03\xc8\x01\x01R\x04spec\x12\x35\n\x05state\x18\x04 \x01(\x0e\x32\x1f.omnialign.v1.TrainingJob.StateR\x05state\x12:\n\x08progress\x18\x05 \x01(\x0b\x32\x1e.omnialign.v1.TrainingProgressR\x08progress\x12(\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\x12\x19\n\x08log_tail\x18\x07 \x03(\tR\x07logTail\x12\x14\n\x05model\x18\x08 \x01(\tR\x05model\x12#\n\rattempt_count\x18\t \x01(\x05R\x0c\x61ttemptCount\x12;\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x39\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12=\n\tcondition\x18\r \x01(\x0b\x32\x1f.omnialign.v1.TrainingConditionR\tcondition\"\x95\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x14\n\x10STATE_CANCELLING\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\"\x82\x01\n\x11TrainingCondition\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12;\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"\xe0\x03\n\x0cTrainingSpec\x12\'\n\x06method\x18\x01 \x01(\tB\x0f\xbaH\x0cr\nR\x03sftR\x03\x64poR\x06method\x12&\n\nbase_model\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\tbaseModel\x12!\n\x07\x64\x61taset\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x07\x64\x61taset\x12>\n\x06target\x18\x04 \x01(\tB&\xbaH#r!R\x00R\x08responseR\x08\x66\x65\x65\x64\x62\x61\x63kR\tjudgementR\x06target\x12M\n\x0foutput_model_id\x18\x05 \x01(\tB%\xbaH\"r 2\x1e^[a-z][a-z0-9-]{0,61}[a-z0-9]$R\routputModelId\x12G\n\x0fhyperparameters\x18\x06 \x01(\x0b\x32\x1d.omnialign.v1.HyperparametersR\x0fhyperparameters\x12>\n\x0c\x64istribution\x18\x07 \x01(\x0b\x32\x1a.omnialign.v1.DistributionR\x0c\x64istribution\x12\x16\n\x06splits\x18\x08 \x03(\tR\x06splits\x12,\n\x0cmax_restarts\x18\t \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x14(\x00R\x0bmaxRestarts\"\xb3\x04\n\x0fHyperparameters\x12\x33\n\rlearning_rate\x18\x01 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\x0clearningRate\x12-\n\nnum_epochs\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\tnumEpochs\x12$\n\tmax_steps\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08maxSteps\x12&\n\nbatch_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\tbatchSize\x12\x31\n\x10micro_batch_size\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x0emicroBatchSize\x12&\n\nmax_length\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\tmaxLength\x12:\n\x0cwarmup_ratio\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x11\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\x0bwarmupRatio\x12\x31\n\x0cweight_decay\x18\x08 \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\x0bweightDecay\x12\"\n\x04\x62\x65ta\x18\t \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\x04\x62\x65ta\x12-\n\nsft_weight\x18\n \x01(\x01\x42\x0e\xbaH\x0b\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\tsftWeight\x12\x12\n\x04seed\x18\x0b \x01(\x04R\x04seed\x12=\n\x16\x63heckpoint_every_steps\x18\x0c \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x14\x63heckpointEverySteps\"\xc5\x01\n\x0c\x44istribution\x12/\n\rnum_processes\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80\x08(\x00R\x0cnumProcesses\x12(\n\nzero_stage\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x03(\x00R\tzeroStage\x12\x31\n\tprecision\x18\x03 \x01(\tB\x13\xbaH\x10r\x0eR\x00R\x04\x66p32R\x04\x62\x66\x31\x36R\tprecision\x12\'\n\tnum_nodes\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x80\x02(\x00R\x08numNodes\"\xe7\x02\n\x10TrainingProgress\x12\'\n\x0f\x63ompleted_steps\x18\x01 \x01(\x03R\x0e\x63ompletedSteps\x12\x1f\n\x0btotal_steps\x18\x02 \x01(\x03R\ntotalSteps\x12\x45\n\x07metrics\x18\x03 \x03(\x0b\x32+.omnialign.v1.TrainingProgress.MetricsEntryR\x07metrics\x12+\n\x03\x65ta\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03\x65ta\x12\x41\n\x0eheartbeat_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rheartbeatTime\x12\x16\n\x06tokens\x18\x06 \x01(\x03R\x06tokens\x1a:\n\x0cMetricsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x01R\x05value:\x02\x38\x01\"\x9e\x02\n\x18\x43reateTrainingJobRequest\x12>\n\x06parent\x18\x01 \x01(\tB&\xbaH#r!2\x1f^projects/[a-z][a-z0-9-]{0,61}$R\x06parent\x12P\n\x0ftraining_job_id\x18\x02 \x01(\tB(\xbaH%r 2\x1e^[a-z][a-z0-9-]{0,61}[a-z0-9]$\xd8\x01\x01R\rtrainingJobId\x12\x44\n\x0ctraining_job\x18\x03 \x01(\x0b\x32\x19.omnialign.v1.TrainingJobB\x06\xbaH\x03\xc8\x01\x01R\x0btrainingJob\x12*\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"4\n\x15GetTrainingJobRequest\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x04name\"\x7f\n\x17ListTrainingJobsRequest\x12\x1f\n\x06parent\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x06parent\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"\x82\x01\n\x18ListTrainingJobsResponse\x12>\n\rtraining_jobs\x18\x01 \x03(\x0b\x32\x19.omnialign.v1.TrainingJobR\x0ctrainingJobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"7\n\x18\x43\x61ncelTrainingJobRequest\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x04name\"b\n\x17WatchTrainingJobRequest\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x04name\x12*\n\x0cresume_after\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x0bresumeAfter\"\xaf\x01\n\x18WatchTrainingJobResponse\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x39\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\teventTime\x12<\n\x0ctraining_job\x18\x03 \x01(\x0b\x32\x19.omnialign.v1.TrainingJobR\x0btrainingJob\"x\n\x15ReportProgressRequest\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x04name\x12\x42\n\x08progress\x18\x02 \x01(\x0b\x32\x1e.omnialign.v1.TrainingProgressB\x06\xbaH\x03\xc8\x01\x01R\x08progress\"?\n\x16ReportProgressResponse\x12%\n\x0estop_requested\x18\x01 \x01(\x08R\rstopRequested\"\xbe\x01\n\x13\x44\x65liverModelRequest\x12:\n\x06header\x18\x01 \x01(\x0b\x32 .omnialign.v1.DeliverModelHeaderH\x00R\x06header\x12\x34\n\x04\x66ile\x18\x02 \x01(\x0b\x32\x1e.omnialign.v1.DeliverModelFileH\x00R\x04\x66ile\x12#\n\x05\x63hunk\x18\x03 \x01(\x0c\x42\x0b\xbaH\x08z\x06\x10\x01\x18\x80\x80@H\x00R\x05\x63hunkB\x10\n\x07message\x12\x05\xbaH\x02\x08\x01\"T\n\x12\x44\x65liverModelHeader\x12\x1b\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x04name\x12!\n\x07\x61ttempt\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01R\x07\x61ttempt\"\x89\x01\n\x10\x44\x65liverModelFile\x12\x1e\n\x04path\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08R\x04path\x12&\n\nsize_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\tsizeBytes\x12-\n\x06sha256\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$R\x06sha256\",\n\x14\x44\x65liverModelResponse\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model2\x91\x05\n\x0fTrainingService\x12V\n\x11\x43reateTrainingJob\x12&.omnialign.v1.CreateTrainingJobRequest\x1a\x19.omnialign.v1.TrainingJob\x12P\n\x0eGetTrainingJob\x12#.omnialign.v1.GetTrainingJobRequest\x1a\x19.omnialign.v1.TrainingJob\x12\x61\n\x10ListTrainingJobs\x12%.omnialign.v1.ListTrainingJobsRequest\x1a&.omnialign.v1.ListTrainingJobsResponse\x12V\n\x11\x43\x61ncelTrainingJob\x12&.omnialign.v1.CancelTrainingJobRequest\x1a\x19.omnialign.v1.TrainingJob\x12\x63\n\x10WatchTrainingJob\x12%.omnialign.v1.WatchTrainingJobRequest\x1a&.omnialign.v1.WatchTrainingJobResponse0\x01\x12[\n\x0eReportProgress\x12#.omnialign.v1.ReportProgressRequest\x1a$.omnialign.v1.ReportProgressResponse\x12W\n\x0c\x44\x65liverModel\x12!.omnialign.v1.DeliverModelRequest\x1a\".omnialign.v1.DeliverModelResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -77,6 +77,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DISTRIBUTION'].fields_by_name['zero_stage']._serialized_options = b'\272H\006\032\004\030\003(\000'
   _globals['_DISTRIBUTION'].fields_by_name['precision']._loaded_options = None
   _globals['_DISTRIBUTION'].fields_by_name['precision']._serialized_options = b'\272H\020r\016R\000R\004fp32R\004bf16'
+  _globals['_DISTRIBUTION'].fields_by_name['num_nodes']._loaded_options = None
+  _globals['_DISTRIBUTION'].fields_by_name['num_nodes']._serialized_options = b'\272H\007\032\005\030\200\002(\000'
   _globals['_TRAININGPROGRESS_METRICSENTRY']._loaded_options = None
   _globals['_TRAININGPROGRESS_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_CREATETRAININGJOBREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -103,38 +105,62 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORTPROGRESSREQUEST'].fields_by_name['name']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_REPORTPROGRESSREQUEST'].fields_by_name['progress']._loaded_options = None
   _globals['_REPORTPROGRESSREQUEST'].fields_by_name['progress']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_DELIVERMODELREQUEST'].oneofs_by_name['message']._loaded_options = None
+  _globals['_DELIVERMODELREQUEST'].oneofs_by_name['message']._serialized_options = b'\272H\002\010\001'
+  _globals['_DELIVERMODELREQUEST'].fields_by_name['chunk']._loaded_options = None
+  _globals['_DELIVERMODELREQUEST'].fields_by_name['chunk']._serialized_options = b'\272H\010z\006\020\001\030\200\200@'
+  _globals['_DELIVERMODELHEADER'].fields_by_name['name']._loaded_options = None
+  _globals['_DELIVERMODELHEADER'].fields_by_name['name']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_DELIVERMODELHEADER'].fields_by_name['attempt']._loaded_options = None
+  _globals['_DELIVERMODELHEADER'].fields_by_name['attempt']._serialized_options = b'\272H\004\032\002(\001'
+  _globals['_DELIVERMODELFILE'].fields_by_name['path']._loaded_options = None
+  _globals['_DELIVERMODELFILE'].fields_by_name['path']._serialized_options = b'\272H\007r\005\020\001\030\200\010'
+  _globals['_DELIVERMODELFILE'].fields_by_name['size_bytes']._loaded_options = None
+  _globals['_DELIVERMODELFILE'].fields_by_name['size_bytes']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_DELIVERMODELFILE'].fields_by_name['sha256']._loaded_options = None
+  _globals['_DELIVERMODELFILE'].fields_by_name['sha256']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{64}$'
   _globals['_TRAININGJOB']._serialized_start=173
-  _globals['_TRAININGJOB']._serialized_end=850
-  _globals['_TRAININGJOB_STATE']._serialized_start=701
-  _globals['_TRAININGJOB_STATE']._serialized_end=850
-  _globals['_TRAININGSPEC']._serialized_start=853
-  _globals['_TRAININGSPEC']._serialized_end=1333
-  _globals['_HYPERPARAMETERS']._serialized_start=1336
-  _globals['_HYPERPARAMETERS']._serialized_end=1899
-  _globals['_DISTRIBUTION']._serialized_start=1902
-  _globals['_DISTRIBUTION']._serialized_end=2058
-  _globals['_TRAININGPROGRESS']._serialized_start=2061
-  _globals['_TRAININGPROGRESS']._serialized_end=2420
-  _globals['_TRAININGPROGRESS_METRICSENTRY']._serialized_start=2362
-  _globals['_TRAININGPROGRESS_METRICSENTRY']._serialized_end=2420
-  _globals['_CREATETRAININGJOBREQUEST']._serialized_start=2423
-  _globals['_CREATETRAININGJOBREQUEST']._serialized_end=2709
-  _globals['_GETTRAININGJOBREQUEST']._serialized_start=2711
-  _globals['_GETTRAININGJOBREQUEST']._serialized_end=2763
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=2765
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=2892
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=2895
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=3025
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=3027
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=3082
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=3084
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=3182
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=3185
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=3360
-  _globals['_REPORTPROGRESSREQUEST']._serialized_start=3362
-  _globals['_REPORTPROGRESSREQUEST']._serialized_end=3482
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=3484
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=3547
-  _globals['_TRAININGSERVICE']._serialized_start=3550
-  _globals['_TRAININGSERVICE']._serialized_end=4118
+  _globals['_TRAININGJOB']._serialized_end=913
+  _globals['_TRAININGJOB_STATE']._serialized_start=764
+  _globals['_TRAININGJOB_STATE']._serialized_end=913
+  _globals['_TRAININGCONDITION']._serialized_start=916
+  _globals['_TRAININGCONDITION']._serialized_end=1046
+  _globals['_TRAININGSPEC']._serialized_start=1049
+  _globals['_TRAININGSPEC']._serialized_end=1529
+  _globals['_HYPERPARAMETERS']._serialized_start=1532
+  _globals['_HYPERPARAMETERS']._serialized_end=2095
+  _globals['_DISTRIBUTION']._serialized_start=2098
+  _globals['_DISTRIBUTION']._serialized_end=2295
+  _globals['_TRAININGPROGRESS']._serialized_start=2298
+  _globals['_TRAININGPROGRESS']._serialized_end=2657
+  _globals['_TRAININGPROGRESS_METRICSENTRY']._serialized_start=2599
+  _globals['_TRAININGPROGRESS_METRICSENTRY']._serialized_end=2657
+  _globals['_CREATETRAININGJOBREQUEST']._serialized_start=2660
+  _globals['_CREATETRAININGJOBREQUEST']._serialized_end=2946
+  _globals['_GETTRAININGJOBREQUEST']._serialized_start=2948
+  _globals['_GETTRAININGJOBREQUEST']._serialized_end=3000
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=3002
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=3129
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=3132
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=3262
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=3264
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=3319
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=3321
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=3419
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=3422
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=3597
+  _globals['_REPORTPROGRESSREQUEST']._serialized_start=3599
+  _globals['_REPORTPROGRESSREQUEST']._serialized_end=3719
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=3721
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=3784
+  _globals['_DELIVERMODELREQUEST']._serialized_start=3787
+  _globals['_DELIVERMODELREQUEST']._serialized_end=3977
+  _globals['_DELIVERMODELHEADER']._serialized_start=3979
+  _globals['_DELIVERMODELHEADER']._serialized_end=4063
+  _globals['_DELIVERMODELFILE']._serialized_start=4066
+  _globals['_DELIVERMODELFILE']._serialized_end=4203
+  _globals['_DELIVERMODELRESPONSE']._serialized_start=4205
+  _globals['_DELIVERMODELRESPONSE']._serialized_end=4249
+  _globals['_TRAININGSERVICE']._serialized_start=4252
+  _globals['_TRAININGSERVICE']._serialized_end=4909
 # @@protoc_insertion_point(module_scope)

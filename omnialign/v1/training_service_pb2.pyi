@@ -81,6 +81,7 @@ class TrainingJob(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/trainingJobs/{training_job}`. Output only."""
     uid: _builtins.str
@@ -119,6 +120,10 @@ class TrainingJob(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended. Output only."""
 
+    @_builtins.property
+    def condition(self) -> Global___TrainingCondition:
+        """What holds it up now; not set while nothing does. Output only."""
+
     def __init__(
         self,
         *,
@@ -134,14 +139,49 @@ class TrainingJob(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        condition: Global___TrainingCondition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "log_tail", b"log_tail", "model", b"model", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "condition", b"condition", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "log_tail", b"log_tail", "model", b"model", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainingJob: _TypeAlias = TrainingJob  # noqa: Y015
+
+@_typing.final
+class TrainingCondition(_message.Message):
+    """What holds a queued or running job up, in the words of who holds it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """`UNSCHEDULABLE`, `IMAGE_PULL_FAILED`, `QUOTA_EXCEEDED`, `FORBIDDEN`, `EVICTED`, `OOM_KILLED`, `HEARTBEAT_LOST`,
+    `QUEUED_BY_KUEUE`, `CLUSTER_UNAVAILABLE`, ...
+    """
+    message: _builtins.str
+    """One sentence for a person."""
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was first seen."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainingCondition: _TypeAlias = TrainingCondition  # noqa: Y015
 
 @_typing.final
 class TrainingSpec(_message.Message):
@@ -280,22 +320,28 @@ class Distribution(_message.Message):
     NUM_PROCESSES_FIELD_NUMBER: _builtins.int
     ZERO_STAGE_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
+    NUM_NODES_FIELD_NUMBER: _builtins.int
     num_processes: _builtins.int
     """Processes per node; 0 means 1."""
     zero_stage: _builtins.int
     """DeepSpeed ZeRO stage."""
     precision: _builtins.str
     """Compute precision, `fp32` or `bf16`; empty means fp32."""
+    num_nodes: _builtins.int
+    """Machines, each with `num_processes` processes; 0 means 1. More than one needs a service that starts jobs in a
+    cluster.
+    """
     def __init__(
         self,
         *,
         num_processes: _builtins.int = ...,
         zero_stage: _builtins.int = ...,
         precision: _builtins.str = ...,
+        num_nodes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_processes", b"num_processes", "precision", b"precision", "zero_stage", b"zero_stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_nodes", b"num_nodes", "num_processes", b"num_processes", "precision", b"precision", "zero_stage", b"zero_stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -616,3 +662,117 @@ class ReportProgressResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportProgressResponse: _TypeAlias = ReportProgressResponse  # noqa: Y015
+
+@_typing.final
+class DeliverModelRequest(_message.Message):
+    """One message of a delivery: the header first, then each file's description followed by its bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """Bytes of that file, at most 1 MiB."""
+    @_builtins.property
+    def header(self) -> Global___DeliverModelHeader:
+        """Which job delivers; the first message."""
+
+    @_builtins.property
+    def file(self) -> Global___DeliverModelFile:
+        """The file that the following chunks belong to."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___DeliverModelHeader | None = ...,
+        file: Global___DeliverModelFile | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "header", b"header", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "header", b"header", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "file", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___DeliverModelRequest: _TypeAlias = DeliverModelRequest  # noqa: Y015
+
+@_typing.final
+class DeliverModelHeader(_message.Message):
+    """Which job delivers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/trainingJobs/{training_job}`."""
+    attempt: _builtins.int
+    """Number of the start that trained the model, as in `attempt_count`; an earlier start's delivery is refused."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliverModelHeader: _TypeAlias = DeliverModelHeader  # noqa: Y015
+
+@_typing.final
+class DeliverModelFile(_message.Message):
+    """A file of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Path in the model's folder, with `/`."""
+    size_bytes: _builtins.int
+    """How many bytes follow."""
+    sha256: _builtins.str
+    """SHA-256 of the bytes in lower-case hexadecimal."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliverModelFile: _TypeAlias = DeliverModelFile  # noqa: Y015
+
+@_typing.final
+class DeliverModelResponse(_message.Message):
+    """What became of the model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Resource name of the registered model version."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliverModelResponse: _TypeAlias = DeliverModelResponse  # noqa: Y015

@@ -65,6 +65,11 @@ class TrainingServiceStub:
                 request_serializer=omnialign_dot_v1_dot_training__service__pb2.ReportProgressRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_training__service__pb2.ReportProgressResponse.FromString,
                 _registered_method=True)
+        self.DeliverModel = channel.stream_unary(
+                '/omnialign.v1.TrainingService/DeliverModel',
+                request_serializer=omnialign_dot_v1_dot_training__service__pb2.DeliverModelRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_training__service__pb2.DeliverModelResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServiceServicer:
@@ -93,7 +98,8 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelTrainingJob(self, request, context):
-        """Stops a job: its processes are gone within ten seconds. Cancelling an ended job changes nothing.
+        """Stops a job: processes on the service's machine are gone within ten seconds, pods within their termination grace.
+        Cancelling an ended job changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +114,14 @@ class TrainingServiceServicer:
 
     def ReportProgress(self, request, context):
         """Called by the job's own rank 0, with the job's own token in the metadata `authorization`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeliverModel(self, request_iterator, context):
+        """Hands over the trained model of a job that runs apart from the service; the job then has SUCCEEDED. Called by the
+        job's own first node, with the job's own token. A repeated call returns the model that was registered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,6 +159,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.ReportProgress,
                     request_deserializer=omnialign_dot_v1_dot_training__service__pb2.ReportProgressRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_training__service__pb2.ReportProgressResponse.SerializeToString,
+            ),
+            'DeliverModel': grpc.stream_unary_rpc_method_handler(
+                    servicer.DeliverModel,
+                    request_deserializer=omnialign_dot_v1_dot_training__service__pb2.DeliverModelRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_training__service__pb2.DeliverModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +329,33 @@ class TrainingService:
             '/omnialign.v1.TrainingService/ReportProgress',
             omnialign_dot_v1_dot_training__service__pb2.ReportProgressRequest.SerializeToString,
             omnialign_dot_v1_dot_training__service__pb2.ReportProgressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeliverModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/omnialign.v1.TrainingService/DeliverModel',
+            omnialign_dot_v1_dot_training__service__pb2.DeliverModelRequest.SerializeToString,
+            omnialign_dot_v1_dot_training__service__pb2.DeliverModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,11 +40,17 @@ class TrainingServiceStub:
     ListTrainingJobs: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListTrainingJobsRequest, _training_service_pb2.ListTrainingJobsResponse]
     """Lists jobs, newest first."""
     CancelTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CancelTrainingJobRequest, _training_service_pb2.TrainingJob]
-    """Stops a job: its processes are gone within ten seconds. Cancelling an ended job changes nothing."""
+    """Stops a job: processes on the service's machine are gone within ten seconds, pods within their termination grace.
+    Cancelling an ended job changes nothing.
+    """
     WatchTrainingJob: _grpc.UnaryStreamMultiCallable[_training_service_pb2.WatchTrainingJobRequest, _training_service_pb2.WatchTrainingJobResponse]
     """Streams numbered events of a job until it ends. `resume_after` goes on without loss."""
     ReportProgress: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ReportProgressRequest, _training_service_pb2.ReportProgressResponse]
     """Called by the job's own rank 0, with the job's own token in the metadata `authorization`."""
+    DeliverModel: _grpc.StreamUnaryMultiCallable[_training_service_pb2.DeliverModelRequest, _training_service_pb2.DeliverModelResponse]
+    """Hands over the trained model of a job that runs apart from the service; the job then has SUCCEEDED. Called by the
+    job's own first node, with the job's own token. A repeated call returns the model that was registered.
+    """
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
@@ -58,11 +64,17 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     ListTrainingJobs: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListTrainingJobsRequest, _training_service_pb2.ListTrainingJobsResponse]  # type: ignore[assignment]
     """Lists jobs, newest first."""
     CancelTrainingJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CancelTrainingJobRequest, _training_service_pb2.TrainingJob]  # type: ignore[assignment]
-    """Stops a job: its processes are gone within ten seconds. Cancelling an ended job changes nothing."""
+    """Stops a job: processes on the service's machine are gone within ten seconds, pods within their termination grace.
+    Cancelling an ended job changes nothing.
+    """
     WatchTrainingJob: _aio.UnaryStreamMultiCallable[_training_service_pb2.WatchTrainingJobRequest, _training_service_pb2.WatchTrainingJobResponse]  # type: ignore[assignment]
     """Streams numbered events of a job until it ends. `resume_after` goes on without loss."""
     ReportProgress: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ReportProgressRequest, _training_service_pb2.ReportProgressResponse]  # type: ignore[assignment]
     """Called by the job's own rank 0, with the job's own token in the metadata `authorization`."""
+    DeliverModel: _aio.StreamUnaryMultiCallable[_training_service_pb2.DeliverModelRequest, _training_service_pb2.DeliverModelResponse]  # type: ignore[assignment]
+    """Hands over the trained model of a job that runs apart from the service; the job then has SUCCEEDED. Called by the
+    job's own first node, with the job's own token. A repeated call returns the model that was registered.
+    """
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns training jobs."""
@@ -97,7 +109,9 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.CancelTrainingJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.TrainingJob, _abc.Awaitable[_training_service_pb2.TrainingJob]]:
-        """Stops a job: its processes are gone within ten seconds. Cancelling an ended job changes nothing."""
+        """Stops a job: processes on the service's machine are gone within ten seconds, pods within their termination grace.
+        Cancelling an ended job changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def WatchTrainingJob(
@@ -114,5 +128,15 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.ReportProgressResponse, _abc.Awaitable[_training_service_pb2.ReportProgressResponse]]:
         """Called by the job's own rank 0, with the job's own token in the metadata `authorization`."""
+
+    @_abc_1.abstractmethod
+    def DeliverModel(
+        self,
+        request_iterator: _MaybeAsyncIterator[_training_service_pb2.DeliverModelRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.DeliverModelResponse, _abc.Awaitable[_training_service_pb2.DeliverModelResponse]]:
+        """Hands over the trained model of a job that runs apart from the service; the job then has SUCCEEDED. Called by the
+        job's own first node, with the job's own token. A repeated call returns the model that was registered.
+        """
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

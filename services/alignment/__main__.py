@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from omnialign.v1 import alignment_service_pb2, alignment_service_pb2_grpc, record_pb2
+from omnialign.v1 import alignment_service_pb2, alignment_service_pb2_grpc
 from services.alignment.answers import Evaluation
 from services.alignment.asking import Asker
 from services.alignment.chunks import ChunkWorker
@@ -23,8 +23,7 @@ from services.alignment.stages import Change, Stages
 from services.alignment.storage import Storage
 from services.alignment.store import StepDone, open_store
 from services.alignment.supervisor import Supervisor
-from services.alignment.tables import GroupWriter
-from services.runtime.database import open_database
+from services.alignment.writing import GroupWriter
 from services.runtime.server import Server, run
 
 FULL_NAME = alignment_service_pb2.DESCRIPTOR.services_by_name["AlignmentService"].full_name
@@ -34,13 +33,14 @@ MAX_GROUP_STEPS = 256
 @contextlib.asynccontextmanager
 async def wire(server: Server, config: AlignmentConfig) -> AsyncIterator[None]:
     """Adds the service to a server, and works on the jobs until the block is left."""
-    config.reports.mkdir(parents=True, exist_ok=True)
+    config.root.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(open_database(config.jobs_url)))
-        directory = Directory(config)
+        store = await stack.enter_async_context(open_store(config.jobs_url))
+        patient = store.patient(budget_seconds=config.retry_budget_seconds)
+        directory = Directory(config, server.peers)
         stack.push_async_callback(directory.close)
         metrics, engine = Metrics(server.registry), Engine(config)
-        progress = Progress(store, metrics)
+        progress = Progress(patient, metrics)
 
         async def announce(uid: str, service: str, problem: str) -> None:
             await pipeline.announce(uid, service, problem)
@@ -48,19 +48,16 @@ async def wire(server: Server, config: AlignmentConfig) -> AsyncIterator[None]:
         async def report(uid: str, stage: str, change: Change) -> None:
             await pipeline.report(uid, stage, change)
 
-        async def append(uid: str, name: str, records: Sequence[record_pb2.Record]) -> None:
-            await storage.append(await pipeline.work(uid), name, records)
-
         patience = Patience(
             cap_seconds=config.retry_cap_seconds, budget_seconds=config.retry_budget_seconds, announce=announce
         )
         storage = Storage(patience)
-        writer = GroupWriter(append)
+        writer = GroupWriter(storage.append)
         stack.push_async_callback(writer.close)
-        stages = Stages(config, store=store, storage=storage, patience=patience, report=report)
+        stages = Stages(patient, storage=storage, patience=patience, report=report)
         asker = Asker(patience, deadline_seconds=config.step_deadline_seconds)
         loop = Loop(asker)
-        ledger = Grouped(store.end_steps, limit=MAX_GROUP_STEPS)
+        ledger = Grouped(patient.end_steps, limit=MAX_GROUP_STEPS)
         stack.push_async_callback(ledger.close)
 
         async def note(done: StepDone) -> None:
@@ -75,7 +72,7 @@ async def wire(server: Server, config: AlignmentConfig) -> AsyncIterator[None]:
             active_steps=config.active_steps,
         )
         pipeline = Pipeline(
-            store,
+            patient,
             engine=engine,
             stages=stages,
             worker=worker,
@@ -87,15 +84,30 @@ async def wire(server: Server, config: AlignmentConfig) -> AsyncIterator[None]:
         supervisor = Supervisor(
             config, store=store, engine=engine, pipeline=pipeline, stages=stages, patience=patience, metrics=metrics
         )
-        jobs = Jobs(config, store=store, directory=directory, start=engine.submit_job, cancel=supervisor.cancel)
+        jobs = Jobs(
+            store,
+            directory=directory,
+            start=engine.submit_job,
+            cancel=supervisor.cancel,
+            quotas=server.quotas,
+        )
         server.add(
             alignment_service_pb2_grpc.add_AlignmentServiceServicer_to_server, AlignmentServicer(jobs), FULL_NAME
         )
-        await engine.start(pipeline)
+        background: list[asyncio.Task[None]] = []
+
+        async def begin() -> None:
+            background.extend((asyncio.create_task(progress.run()), asyncio.create_task(supervisor.run())))
+
+        stack.push_async_callback(supervisor.leave)
         stack.push_async_callback(engine.stop)
         stack.push_async_callback(supervisor.close)
-        await supervisor.prepare()
-        stack.push_async_callback(_end, [asyncio.create_task(progress.run()), asyncio.create_task(supervisor.run())])
+        stack.push_async_callback(_end, background)
+        server.prepare(FULL_NAME, store.prepare)
+        server.prepare(FULL_NAME, supervisor.arrive)
+        server.prepare(FULL_NAME, lambda: engine.start(pipeline))
+        server.prepare(FULL_NAME, supervisor.prepare)
+        server.prepare(FULL_NAME, begin)
         yield
 
 

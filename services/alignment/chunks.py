@@ -18,7 +18,7 @@ from services.alignment.metrics import Metrics
 from services.alignment.patience import Patience
 from services.alignment.progress import Progress
 from services.alignment.store import StepDone
-from services.alignment.tables import GroupWriter
+from services.alignment.writing import GroupWriter
 
 Record = record_pb2.Record
 Records = list[Record]
@@ -129,8 +129,8 @@ class ChunkWorker:
 
     async def _commit(self, work: Work, outcome: Outcome, *, step: Step) -> None:
         await asyncio.gather(
-            self._writer.write(work.uid, work.table(tables.QUARANTINE), outcome.rejected),
-            self._writer.write(work.uid, work.table(step.table), outcome.records),
+            self._writer.write(work, work.table(tables.QUARANTINE), outcome.rejected),
+            self._writer.write(work, work.table(step.table), outcome.records),
         )
 
     async def _count(self, work: Work, outcome: Outcome, *, chunk: Chunk, step: Step, seconds: float) -> None:

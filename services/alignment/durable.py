@@ -19,12 +19,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
+from dbos._error import DBOSInitializationError
 from dbos._serialization import DBOSPortableJSON
 from google.rpc import status_pb2
-from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
-from omnialign.errors import Internal, OmnialignError, from_status, to_status
+from omnialign.errors import FailedPrecondition, Internal, OmnialignError, from_status, to_status
 from services.alignment.config import AlignmentConfig
+from services.runtime.database import parse_url, postgresql_arguments
+from services.runtime.database_faults import translate
+from services.runtime.migrations import COMMAND
 
 WORKFLOW_VERSION = "1"
 """Raise it only when running jobs cannot be continued by the new code: their steps are replayed by position."""
@@ -33,6 +37,7 @@ JOBS_QUEUE, CHUNKS_QUEUE = "alignment-jobs", "alignment-chunks"
 DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 JOBS_POLLING_SECONDS = 0.2
 MAX_THREADS = 64
+POOL_SIZE = 8
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +63,19 @@ class Engine:
         self._workflows: Workflows | None = None
 
     async def start(self, workflows: Workflows) -> None:
-        """Launches DBOS on the running loop; workflows that a former process left begin again."""
+        """Launches DBOS on the running loop; workflows that a former process left begin again.
+
+        May be called again after it failed, as it does when the database is away.
+        """
         global _current
         if _current is not None:
             raise Internal("another alignment service runs in this process", reason="ENGINE_RUNNING")
-        _write_ahead(self._config.workflows_url)
         self._workflows, _current = workflows, self
         try:
-            DBOS(config=self._dbos_config())  # type: ignore[arg-type]
-            DBOS.launch()  # on this thread: it adopts the running loop for the workflows
+            _write_ahead(self._config.workflows_url)
+            instance = DBOS(config=self._dbos_config())  # type: ignore[arg-type]
+            instance._background_event_loop.set_main_loop()  # workflows run on this loop
+            await _in_thread(_launch)  # in a thread, because it waits for the database
             await DBOS.register_queue_async(JOBS_QUEUE, polling_interval_sec=JOBS_POLLING_SECONDS)
             await DBOS.register_queue_async(
                 CHUNKS_QUEUE,
@@ -80,11 +89,12 @@ class Engine:
     async def stop(self) -> None:
         """Interrupts what runs, leaving it to be recovered, and ends DBOS."""
         global _current
+        if _current is not self:
+            return  # not started
         self._workflows = None
         await self._interrupt(list(self._tasks))
+        await _in_thread(DBOS.destroy)
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1) as executor:
-            await loop.run_in_executor(executor, DBOS.destroy)
         loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))  # DBOS's own is shut down
         _current = None
 
@@ -179,7 +189,9 @@ class Engine:
     def _dbos_config(self) -> dict[str, Any]:
         return {
             "name": "omnialign-alignment",
-            "system_database_url": self._config.workflows_url,
+            "system_database_url": _dbos_url(self._config.workflows_url),
+            "run_migrations": is_sqlite(self._config.workflows_url),
+            **_connections(self._config.workflows_url),
             "application_version": WORKFLOW_VERSION,
             "executor_id": self._config.executor_id,
             "serializer": DBOSPortableJSON,
@@ -213,9 +225,53 @@ async def _chunk_workflow(uid: str, phase: str, number: int) -> None:
     await _engine().run(lambda workflows: workflows.run_chunk(uid, phase, number))
 
 
+def migrate(url: str) -> None:
+    """Brings the tables of the engine up to date, in the schema `dbos` of a PostgreSQL database."""
+    DBOS.migrate(_dbos_url(url))
+
+
+def is_sqlite(url: str) -> bool:
+    """Whether the engine keeps its tables in a file, and makes them itself."""
+    return parse_url(url).get_backend_name() == "sqlite"
+
+
+def _launch() -> None:
+    """Raises Unavailable (`DATABASE_UNAVAILABLE`) and FailedPrecondition (`SCHEMA_OUTDATED`)."""
+    try:
+        DBOS.launch()
+    except SQLAlchemyError as error:
+        if (typed := translate(error, place="of the workflows")) is not None:
+            raise typed from error
+        raise
+    except DBOSInitializationError as error:
+        message = f"The tables of the workflow engine are not up to date: run '{COMMAND}'."
+        raise FailedPrecondition(message, reason="SCHEMA_OUTDATED", metadata={"service": "workflows"}) from error
+
+
+async def _in_thread(work: Callable[[], object]) -> None:
+    """Waits for blocking work in a thread of its own: the pool of the loop may be DBOS's."""
+    executor = ThreadPoolExecutor(1)
+    try:
+        await asyncio.get_running_loop().run_in_executor(executor, work)
+    finally:
+        executor.shutdown(wait=False)  # who is cancelled does not hold the loop up
+
+
+def _dbos_url(url: str) -> str:
+    return parse_url(url).render_as_string(hide_password=False)
+
+
+def _connections(url: str) -> dict[str, Any]:
+    """How many connections to PostgreSQL there are, and how long each waits."""
+    if is_sqlite(url):
+        return {}
+    arguments = postgresql_arguments("omnialign-workflows")
+    return {"sys_db_pool_size": POOL_SIZE, "db_engine_kwargs": {"connect_args": arguments}}
+
+
 def _write_ahead(url: str) -> None:
     """Puts a SQLite database in write-ahead mode, which its file remembers: commits are several times as fast."""
-    parsed = make_url(url)
+    parsed = parse_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return
     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)

@@ -1,21 +1,19 @@
 """What a caller can do with alignment jobs: submit, look, pause, resume, cancel, watch, read the report."""
 
-import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 from omnialign import names
 from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
 from omnialign.v1 import alignment_service_pb2
 from services.alignment import preflight
-from services.alignment.config import AlignmentConfig
 from services.alignment.job import STAGES, project_of
 from services.alignment.peers import Directory
 from services.alignment.resolve import resolve
 from services.alignment.stages import skipped
 from services.alignment.store import ENDED, Event, Job, Store
+from services.runtime.auth.quotas import Quotas
 from services.runtime.idempotency import body_digest, check_same_body
 from services.runtime.paging import decode_token, encode_token, page_size
 
@@ -23,7 +21,7 @@ StageStatus = alignment_service_pb2.StageStatus
 Format = alignment_service_pb2.GetAlignmentReportRequest.Format
 LOOK_SECONDS = 1.0
 EVENTS_PER_READ = 100
-FILES: dict[int, str] = {Format.FORMAT_HTML: "report.html"}
+REPORT_FORMATS: dict[int, str] = {Format.FORMAT_HTML: "html"}
 
 Starter = Callable[[str], Awaitable[None]]
 Canceller = Callable[[str], None]
@@ -35,16 +33,23 @@ class Jobs:
     """The jobs. `start` queues the workflow of a job; `cancel` begins to end what runs of one."""
 
     def __init__(
-        self, config: AlignmentConfig, *, store: Store, directory: Directory, start: Starter, cancel: Canceller
+        self,
+        store: Store,
+        *,
+        directory: Directory,
+        start: Starter,
+        cancel: Canceller,
+        quotas: Quotas | None = None,
     ) -> None:
-        self._config, self._store, self._directory = config, store, directory
+        self._store, self._directory = store, directory
         self._start, self._cancel = start, cancel
+        self._quotas = quotas or Quotas()
 
     async def create(self, request: alignment_service_pb2.CreateAlignmentJobRequest) -> Job:
         """Submits a job, or with `validate_only` says what it would be.
 
-        Raises what `resolve` and `inspect` raise, AlreadyExists (`JOB_EXISTS`), and InvalidArgument
-        (`REQUEST_ID_REUSED`).
+        Raises what `resolve` and `inspect` raise, AlreadyExists (`JOB_EXISTS`), InvalidArgument
+        (`REQUEST_ID_REUSED`), and ResourceExhausted (`QUOTA_EXCEEDED`).
         """
         if (earlier := await self._earlier(request)) is not None:
             return earlier
@@ -57,6 +62,7 @@ class Jobs:
         if request.validate_only:
             job.preflight.CopyFrom(await preflight.inspect(plan, peers))
             return job
+        await self._quotas.check(request.parent, "alignment_jobs", lambda: self._store.unfinished_count(request.parent))
         try:
             digest = body_digest(request)
             await self._store.insert(job, plan=plan, request_id=request.request_id, digest=digest)
@@ -119,19 +125,24 @@ class Jobs:
             if not events:
                 if await self._store.state(job.uid) in ENDED and not await self._store.events(job.uid, after=last):
                     return
-                await self._store.changed.wait(timeout_seconds=LOOK_SECONDS)
+                await self._store.news.changed.wait(timeout_seconds=LOOK_SECONDS)
 
-    async def report(self, name: str, *, report_format: int) -> Path:
-        """The file with the report. Raises FailedPrecondition (`REPORT_NOT_READY`) before the job succeeded."""
+    async def report(self, name: str, *, report_format: int) -> AsyncIterator[bytes]:
+        """The report, piece by piece.
+
+        Raises FailedPrecondition (`REPORT_NOT_READY`) before the job succeeded, and NotFound (`REPORT_NOT_FOUND`).
+        """
         job = await self.get(name)
         if job.state != Job.STATE_SUCCEEDED:
             state = Job.State.Name(job.state)
             message = f"the alignment job '{name}' has no report: it is {state}, and only a job that succeeded has one"
             raise FailedPrecondition(message, reason="REPORT_NOT_READY", metadata={"name": name, "state": state})
-        path: Path = self._config.reports / job.uid / FILES.get(report_format, "report.json")
-        if not await asyncio.to_thread(path.is_file):
+        is_there = False
+        async for piece in self._store.report(job.uid, report_format=REPORT_FORMATS.get(report_format, "json")):
+            is_there = True
+            yield piece
+        if not is_there:
             raise NotFound(f"the report of '{name}' is gone", reason="REPORT_NOT_FOUND", metadata={"name": name})
-        return path
 
     async def _earlier(self, request: alignment_service_pb2.CreateAlignmentJobRequest) -> Job | None:
         """The job that the same request made before."""

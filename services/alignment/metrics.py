@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from omnialign.v1 import alignment_service_pb2
+from services.alignment import tables
 from services.alignment.counts import Counts
 
+Job = alignment_service_pb2.AlignmentJob
+
 STEP_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
+OUTCOMES, VERDICTS = ("completed", "quarantined", "abstained"), ("win", "tie", "loss", "abstain")
+STEPS = (*tables.LOOP_STAGES, *tables.EVALUATION_STEPS)
+COMPARING = (tables.VERIFY, tables.EVALUATION)
+UNFINISHED = (Job.STATE_QUEUED, Job.STATE_RUNNING, Job.STATE_PAUSED, Job.STATE_CANCELLING)
+ENDED = (Job.STATE_SUCCEEDED, Job.STATE_FAILED, Job.STATE_CANCELLED)
 
 
 class Metrics:
@@ -36,18 +44,46 @@ class Metrics:
             "omnialign_alignment_queue_age_seconds", "Age of the chunk that waits longest.", registry=registry
         )
         self.jobs = Gauge("omnialign_alignment_jobs", "Jobs that have not ended.", ("state",), registry=registry)
+        self._ended = Counter("omnialign_alignment_jobs_ended_total", "Jobs that ended.", ("state",), registry=registry)
+        self.comparisons = Counter(
+            "omnialign_alignment_comparisons_total",
+            "Answers compared by the judge in a stage, by verdict on the later one: win, tie, loss, abstain.",
+            ("stage", "verdict"),
+            registry=registry,
+        )
         self.waiting = Gauge(
             "omnialign_alignment_waiting", "Jobs that wait for a service.", ("service",), registry=registry
         )
         self.pair_yield = Gauge(
             "omnialign_alignment_pair_yield_ratio", "Share of tried refinements kept, newest job.", registry=registry
         )
+        self._begin_at_zero()
 
     def count(self, stage: str, counts: Counts) -> None:
         """Counts what a chunk committed in a stage."""
-        for outcome in ("completed", "quarantined", "abstained"):
+        for outcome in OUTCOMES:
             self.records.labels(stage, outcome).inc(getattr(counts, outcome))
         self.tokens.labels(stage).inc(counts.tokens)
+        if stage in COMPARING:
+            numbers = (counts.kept, counts.tied, counts.lost, counts.abstained)
+            for verdict, number in zip(VERDICTS, numbers, strict=True):
+                self.comparisons.labels(stage, verdict).inc(number)
+
+    def ended(self, state: int) -> None:
+        """Counts the end of a job."""
+        self._ended.labels(_label(state)).inc()
+
+    def _begin_at_zero(self) -> None:
+        """Makes the series of all labels: the first step of a series that appears late is seen by no `rate`."""
+        for state in ENDED:
+            self._ended.labels(_label(state))
+        for stage in STEPS:
+            self.tokens.labels(stage)
+            for outcome in OUTCOMES:
+                self.records.labels(stage, outcome)
+        for stage in COMPARING:
+            for verdict in VERDICTS:
+                self.comparisons.labels(stage, verdict)
 
     def show_pairs(self, pairs: alignment_service_pb2.PairCounts) -> None:
         """Shows the yield of the gate."""
@@ -67,7 +103,9 @@ class Metrics:
 
     def show_jobs(self, states: Sequence[int]) -> None:
         """Shows how many jobs are in which state."""
-        names = alignment_service_pb2.AlignmentJob.State
-        for value in (names.STATE_QUEUED, names.STATE_RUNNING, names.STATE_PAUSED, names.STATE_CANCELLING):
-            label = names.Name(value).removeprefix("STATE_").lower()
-            self.jobs.labels(label).set(sum(state == value for state in states))
+        for value in UNFINISHED:
+            self.jobs.labels(_label(value)).set(sum(state == value for state in states))
+
+
+def _label(state: int) -> str:
+    return Job.State.Name(state).removeprefix("STATE_").lower()  # type: ignore[arg-type]

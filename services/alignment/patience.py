@@ -22,6 +22,8 @@ PASSING = (
     errors.ResourceExhausted,
     errors.Aborted,
     errors.Cancelled,
+    # Our own token is being replaced, and the other service has not read the new file of tokens yet.
+    errors.Unauthenticated,
 )
 FIRST_PAUSE_SECONDS = 0.2
 MAX_FAULTS = 5

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from omnialign.client import AsyncClient
 from services.alignment.config import AlignmentConfig
+from services.runtime.peers import Peers as Connections
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class Peers:
 class Directory:
     """Makes and keeps the clients; closing it closes them."""
 
-    def __init__(self, config: AlignmentConfig) -> None:
+    def __init__(self, config: AlignmentConfig, connections: Connections | None = None) -> None:
         self._config = config
+        self._connections = connections or Connections()
         self._clients: dict[tuple[str, str], AsyncClient] = {}
         self._stack = contextlib.AsyncExitStack()
         self._lock = asyncio.Lock()
@@ -49,6 +51,6 @@ class Directory:
     async def _client(self, address: str, project: str) -> AsyncClient:
         key = (address, project)
         if key not in self._clients:
-            client = AsyncClient(address, project=project, token=self._config.token or None)
+            client = self._connections.client(address, project=project)
             self._clients[key] = await self._stack.enter_async_context(client)
         return self._clients[key]

@@ -21,6 +21,7 @@ from services.alignment.peers import Directory
 from services.alignment.progress import EVALUATE, LOOP, Progress, check_quarantine
 from services.alignment.stages import Stages
 from services.alignment.store import ENDED, Change, Job, Store
+from services.runtime import tracing
 
 StageStatus = alignment_service_pb2.StageStatus
 
@@ -60,6 +61,7 @@ class Pipeline:
     async def run_job(self, uid: str) -> None:
         """Works on a job until it has ended."""
         try:
+            self._progress.lead(uid)
             await self._store.change(uid, _begin)
             await self._run_stages(uid)
         except Stopped:
@@ -70,8 +72,7 @@ class Pipeline:
             logger.exception("job %s failed by a fault of ours", uid)
             await self._fail(uid, Internal(f"{type(error).__name__}: {error}", reason="PIPELINE_FAILED"))
         finally:
-            self._progress.forget(uid)
-            self._store.states.pop(uid, None)
+            self.forget(uid)
 
     async def _run_stages(self, uid: str) -> None:
         stages, binary = self._stages, is_binary((await self.work(uid)).plan)
@@ -88,7 +89,9 @@ class Pipeline:
         await self._stage(uid, "report", stages.report)
         while True:  # a pause may come between the two
             await self.wait_while_paused(uid)
-            if (await self._store.change(uid, _succeed)).state == Job.STATE_SUCCEEDED:
+            job = await self._store.change(uid, _succeed)
+            if job.state == Job.STATE_SUCCEEDED:
+                self._progress.count_end(job)
                 return
 
     async def _stage(self, uid: str, stage: str, body: Callable[[Work], Awaitable[str | None]]) -> str:
@@ -100,7 +103,10 @@ class Pipeline:
                 return ""
             await self._store.change(uid, functools.partial(_enter, stage=stage))
             try:
-                with self._progress.clock(uid, stage).running():
+                with (
+                    tracing.span(f"stage {stage}", is_root=True, job_uid=uid, stage=stage),
+                    self._progress.clock(uid, stage).running(),
+                ):
                     result = await body(work)
             except OmnialignError as error:
                 error.metadata.setdefault("stage", stage)
@@ -132,7 +138,7 @@ class Pipeline:
         looked = time.monotonic()
         try:
             while await self._store.done_count(work.uid, phase=phase, step=last) < count:
-                await self._store.stepped.wait(timeout_seconds=LOOK_SECONDS)
+                await self._store.news.stepped.wait(timeout_seconds=LOOK_SECONDS)
                 await asyncio.sleep(JOIN_SECONDS)
                 await self._check(work, phase)
                 if time.monotonic() - looked > DEAD_LOOK_SECONDS:
@@ -167,7 +173,7 @@ class Pipeline:
         job, _ = await self._store.load(uid)
         if any(s.training_jobs and s.state == StageStatus.STATE_RUNNING for s in job.stages):
             await self._stages.cancel_training(work)
-        await self._store.change(uid, functools.partial(_fail, error=error))
+        self._progress.count_end(await self._store.change(uid, functools.partial(_fail, error=error)))
 
     # ---- a chunk ----
 
@@ -182,10 +188,11 @@ class Pipeline:
             work = await self.work(uid)
             ledger = await self._store.begin_chunk(uid, phase=phase, number=number, steps=[s.name for s in steps])
             chunk = Chunk(phase, number, ledger.record_ids, ledger.is_repeated)
-            for step in steps:
-                if step.name not in ledger.done:
-                    await self.wait_while_paused(uid)
-                    await self._work(work, chunk, step)
+            with tracing.span(f"chunk {phase}", is_root=True, job_uid=uid, chunk=number, records=len(chunk.ids)):
+                for step in steps:
+                    if step.name not in ledger.done:
+                        await self.wait_while_paused(uid)
+                        await self._work(work, chunk, step)
         except Stopped:
             return
         except OmnialignError as error:
@@ -197,12 +204,18 @@ class Pipeline:
 
     async def _work(self, work: Work, chunk: Chunk, step: Step) -> None:
         try:
-            await self._worker.work(work, chunk, step=step)
+            with tracing.span(f"step {step.name}", job_uid=work.uid, stage=step.stage, chunk=chunk.number):
+                await self._worker.work(work, chunk, step=step)
         except OmnialignError as error:
             error.metadata.setdefault("stage", step.stage)
             raise
 
     # ---- parts ----
+
+    def forget(self, uid: str) -> None:
+        """Drops what is kept of a job in memory."""
+        self._progress.forget(uid)
+        self._store.news.states.pop(uid, None)
 
     async def work(self, uid: str) -> Work:
         """The job as its parts need it."""
@@ -212,11 +225,11 @@ class Pipeline:
 
     async def wait_while_paused(self, uid: str) -> None:
         """Returns when the job may go on; raises Stopped when it may not."""
-        states = self._store.states
+        states = self._store.news.states
         if uid not in states:
             states[uid] = await self._store.state(uid)
         while (state := states[uid]) == Job.STATE_PAUSED:
-            await self._store.changed.wait(timeout_seconds=LOOK_SECONDS)
+            await self._store.news.changed.wait(timeout_seconds=LOOK_SECONDS)
             states[uid] = await self._store.state(uid)
         if state in ENDED or state == Job.STATE_CANCELLING:
             raise Stopped

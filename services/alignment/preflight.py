@@ -51,7 +51,7 @@ async def inspect(plan: Spec, peers: Peers) -> Report:
     """The report. Raises FailedPrecondition (`NO_VALID_RECORDS`, `NO_PROMPTS`, `NO_EVALUATION_PROMPTS`)."""
     findings = Findings()
     media = MediaCheck(peers.data)
-    meter, problem = await tokens.open_meter(await _folder(plan.base_model, peers))
+    meter, problem = await tokens.open_meter(plan.base_model, peers.data)
     if problem:
         findings.warnings.append(problem)
     await _annotated(plan, peers, findings, media)
@@ -169,13 +169,6 @@ def _unusual(plan: Spec, findings: Findings) -> list[str]:
     if plan.prompt_split == plan.evaluation_split:
         warnings.append(f"The split '{plan.prompt_split}' is both sampled and evaluated: results will flatter.")
     return warnings
-
-
-async def _folder(model: str, peers: Peers) -> Path | None:
-    """The folder of a model, where this process can read it."""
-    uri = model if model.startswith("file://") else str((await peers.data.get_model_version(model)).uri)
-    path = Path(unquote(urlsplit(uri).path))
-    return path if uri.startswith("file://") and await asyncio.to_thread(path.is_dir) else None
 
 
 async def _parameters(model: str, peers: Peers) -> int:

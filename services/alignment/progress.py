@@ -66,10 +66,15 @@ class Progress:
         self._marked: set[str] = set()
         self._wake = asyncio.Event()
         self._chunk_counts: dict[tuple[str, str], int] = {}
+        self._led: set[str] = set()
 
     def clock(self, uid: str, stage: str) -> Clock:
         """The clock of one stage of a job."""
         return self._clocks.setdefault((uid, stage), Clock())
+
+    def lead(self, uid: str) -> None:
+        """Notes that the job's own workflow runs here: of the replicas that share a job, this one tells the time."""
+        self._led.add(uid)
 
     def mark(self, uid: str) -> None:
         """Notes that chunks of a job committed something."""
@@ -96,7 +101,7 @@ class Progress:
         totals = await self._store.totals(uid)
         phases = {phase: await self._chunks_of(uid, phase) for phase in (LOOP, EVALUATE)}
         sizes = {stage: phases[phase] for stage, phase in PHASE_OF_STAGE.items()}
-        spent = {stage: self.clock(uid, stage).take_ms() for stage in sizes}
+        spent = {stage: self.clock(uid, stage).take_ms() if uid in self._led else 0 for stage in sizes}
 
         def change(job: Job) -> str | None:
             before = job.SerializeToString(deterministic=True)
@@ -110,8 +115,14 @@ class Progress:
         self._metrics.show_pairs(job.pairs)
         return job
 
+    def count_end(self, job: Job) -> None:
+        """Counts a job that this process brought to its end."""
+        if job.state in ENDED:
+            self._metrics.ended(job.state)
+
     def forget(self, uid: str) -> None:
         """Drops what is kept of a job that ended."""
+        self._led.discard(uid)
         for key in [key for key in self._clocks if key[0] == uid]:
             del self._clocks[key]
         for key in [key for key in self._chunk_counts if key[0] == uid]:

@@ -60,3 +60,13 @@ replicas = sa.Table(
     sa.Column("executor_id", sa.String(100), primary_key=True),
     sa.Column("heartbeat_ms", sa.BigInteger, nullable=False),
 )
+
+# The report of a job in each format, in pieces of a size that fits into a message.
+reports = sa.Table(
+    "alignment_reports",
+    metadata,
+    sa.Column("uid", sa.ForeignKey("alignment_jobs.uid"), primary_key=True),
+    sa.Column("format", sa.String(10), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)

@@ -1,15 +1,11 @@
 """The AlignmentService over gRPC: translates, and decides nothing."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from omnialign.v1 import alignment_service_pb2, alignment_service_pb2_grpc
 from services.alignment.jobs import Jobs
 from services.alignment.store import Event, Job
-
-CHUNK_BYTES = 256 * 1024
 
 
 class AlignmentServicer(alignment_service_pb2_grpc.AlignmentServiceServicer):
@@ -65,7 +61,5 @@ class AlignmentServicer(alignment_service_pb2_grpc.AlignmentServiceServicer):
         self, request: alignment_service_pb2.GetAlignmentReportRequest, context: Any
     ) -> AsyncIterator[alignment_service_pb2.GetAlignmentReportResponse]:
         """Streams a report."""
-        path = await self._jobs.report(request.name, report_format=request.format)
-        data = await asyncio.to_thread(Path.read_bytes, path)
-        for start in range(0, len(data), CHUNK_BYTES):
-            yield alignment_service_pb2.GetAlignmentReportResponse(chunk=data[start : start + CHUNK_BYTES])
+        async for piece in self._jobs.report(request.name, report_format=request.format):
+            yield alignment_service_pb2.GetAlignmentReportResponse(chunk=piece)

@@ -7,11 +7,10 @@ from omnialign.errors import FailedPrecondition
 from omnialign.v1 import alignment_service_pb2, record_pb2, training_service_pb2
 from services.alignment import pairs, preflight, seeds, tables, training
 from services.alignment.chunks import plan_chunks
-from services.alignment.config import AlignmentConfig
 from services.alignment.job import Work, is_binary, stage_of
 from services.alignment.patience import Patience
 from services.alignment.progress import EVALUATE, LOOP
-from services.alignment.report import write_report
+from services.alignment.report import make_report
 from services.alignment.storage import Storage
 from services.alignment.store import Job, Spec, Store
 from services.alignment.training import Request, Trainer, TrainingSpec
@@ -24,10 +23,8 @@ Report = Callable[[str, str, Change], Awaitable[None]]
 class Stages:
     """The stages of all jobs of a process."""
 
-    def __init__(
-        self, config: AlignmentConfig, *, store: Store, storage: Storage, patience: Patience, report: Report
-    ) -> None:
-        self._config, self._store, self._storage = config, store, storage
+    def __init__(self, store: Store, *, storage: Storage, patience: Patience, report: Report) -> None:
+        self._store, self._storage = store, storage
         self._patience, self._report = patience, report
 
     async def preflight(self, work: Work) -> None:
@@ -167,12 +164,11 @@ class Stages:
     async def report(self, work: Work) -> None:
         """Writes the report."""
         job, _ = await self._store.load(work.uid)
-        folder = self._config.reports / work.uid
 
-        async def write() -> None:
-            await write_report(job, work.peers.data, folder)
+        async def make() -> dict[str, bytes]:
+            return await make_report(job, work.peers.data)
 
-        await self._patience.call(write, uid=work.uid, service="data")
+        await self._store.put_report(work.uid, await self._patience.call(make, uid=work.uid, service="data"))
 
         def change(job: Job) -> str:
             status = stage_of(job, "report")

@@ -4,33 +4,39 @@ Each change of a job is one transaction that reads it under a lock, changes it, 
 that events have no gaps and watchers miss nothing.
 """
 
-import asyncio
 import contextlib
+import copy
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from google.rpc import status_pb2
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from omnialign.errors import AlreadyExists, NotFound, OmnialignError, from_status, to_status
 from omnialign.v1 import alignment_service_pb2
 from services.alignment import schema
 from services.alignment.counts import Counts
-from services.runtime.database import whole
+from services.alignment.news import News
+from services.runtime.database import Database
+from services.runtime.migrations import Migrations
 
 Job = alignment_service_pb2.AlignmentJob
 Spec = alignment_service_pb2.AlignmentSpec
 Event = alignment_service_pb2.WatchAlignmentJobResponse
 
 Change = Callable[[Job], str | None]
-"""Edits a job and returns the sentence of the event to record; None leaves all as it was."""
+"""Edits a job and returns the sentence of the event to record; None leaves all as it was.
+
+It is called in another thread, and again when the transaction is repeated: it does nothing but that."""
 
 ENDED = (Job.STATE_SUCCEEDED, Job.STATE_FAILED, Job.STATE_CANCELLED)
+MIGRATIONS = Migrations("alignment", Path(__file__).parent / "migrations", witness="alignment_jobs")
+REPORT_PIECE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -53,53 +59,29 @@ class StepDone:
     counts: Counts
 
 
-class Signal:
-    """Wakes all who wait, each time it is given."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def give(self) -> None:
-        """Wakes all who wait now."""
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self, *, timeout_seconds: float) -> None:
-        """Returns at the next signal, or after the time."""
-        event = self._event
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_seconds):
-                await event.wait()
-
-
 class Store:
-    """The jobs and what is known of their progress.
+    """The jobs and what is known of their progress. `news` tells of what changed in this process."""
 
-    `changed` and `stepped` are given when a job or a chunk changed in this process; other replicas' changes are found
-    by looking. `states` holds the newest known state of the jobs that this process works on.
-    """
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.news = News()
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._reader = engine.execution_options(read_only=True)
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
-        self.changed, self.stepped = Signal(), Signal()
-        self.states: dict[str, int] = {}
-        self.num_changes = 0
+    async def prepare(self) -> None:
+        """Sees to it that the tables are up to date. Raises FailedPrecondition (`SCHEMA_OUTDATED`)."""
+        await MIGRATIONS.prepare(self._database)
 
-    @whole
-    async def create_tables(self) -> None:
-        """Creates the tables that are not there."""
-        async with self._engine.begin() as connection:
-            await connection.run_sync(schema.metadata.create_all)
+    def patient(self, *, budget_seconds: float) -> "Store":
+        """The same store for work in the background: it waits so long for a database that is away."""
+        view = copy.copy(self)
+        view._database = self._database.patient(budget_seconds=budget_seconds)
+        return view
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._engine.dispose()
+        await self._database.close()
 
     # ---- jobs ----
 
-    @whole
     async def insert(self, job: Job, *, plan: Spec, request_id: str, digest: str) -> None:
         """Stores a new job with its first event. Raises AlreadyExists (`JOB_EXISTS`) when its name is taken."""
         row = {
@@ -114,175 +96,159 @@ class Store:
             "created": time.time_ns(),
             "last_sequence": 1,
         }
+
+        def add(connection: Connection) -> None:
+            connection.execute(sa.insert(schema.jobs).values(row))
+            connection.execute(sa.insert(schema.events).values(_event(job, sequence=1, message="Accepted.")))
+
         try:
-            async with self._engine.begin() as connection:
-                await connection.execute(sa.insert(schema.jobs).values(row))
-                await connection.execute(sa.insert(schema.events).values(_event(job, sequence=1, message="Accepted.")))
+            await self._database.write(add, then=lambda _: self.news.changed.give())
         except IntegrityError as error:
             message = f"the alignment job '{job.name}' exists already; choose another id"
             raise AlreadyExists(message, reason="JOB_EXISTS", metadata={"name": job.name}) from error
-        self.changed.give()
 
-    @whole
     async def find_request(self, parent: str, request_id: str) -> tuple[Job, str] | None:
         """The job that a request id made in a project, with the digest of that request; None if there is none."""
-        query = sa.select(schema.jobs.c.job, schema.jobs.c.digest).where(
-            schema.jobs.c.parent == parent, schema.jobs.c.request_id == request_id
+        row = await self._first(
+            sa.select(schema.jobs.c.job, schema.jobs.c.digest).where(
+                schema.jobs.c.parent == parent, schema.jobs.c.request_id == request_id
+            )
         )
-        async with self._reader.connect() as connection:
-            row = (await connection.execute(query)).first()
         return (Job.FromString(row.job), row.digest) if row else None
 
-    @whole
     async def get(self, name: str) -> Job:
         """The job of this name. Raises NotFound (`JOB_NOT_FOUND`)."""
-        async with self._reader.connect() as connection:
-            row = (await connection.execute(sa.select(schema.jobs.c.job).where(schema.jobs.c.name == name))).first()
+        row = await self._first(sa.select(schema.jobs.c.job).where(schema.jobs.c.name == name))
         if row is None:
             message = f"there is no alignment job '{name}'"
             raise NotFound(message, reason="JOB_NOT_FOUND", metadata={"name": name})
         return Job.FromString(row.job)
 
-    @whole
     async def load(self, uid: str) -> tuple[Job, Spec]:
         """The job of this uid and its plan. Raises NotFound (`JOB_NOT_FOUND`)."""
-        async with self._reader.connect() as connection:
-            query = sa.select(schema.jobs.c.job, schema.jobs.c.plan).where(schema.jobs.c.uid == uid)
-            row = (await connection.execute(query)).first()
+        row = await self._first(sa.select(schema.jobs.c.job, schema.jobs.c.plan).where(schema.jobs.c.uid == uid))
         if row is None:
             raise NotFound(f"there is no alignment job with uid '{uid}'", reason="JOB_NOT_FOUND", metadata={"uid": uid})
         return Job.FromString(row.job), Spec.FromString(row.plan)
 
-    @whole
     async def page(self, parent: str, *, before: tuple[int, str] | None, limit: int) -> list[tuple[int, Job]]:
         """Jobs of a project, newest first, with their sort keys; `before` is the (key, uid) of the last one seen."""
         query = sa.select(schema.jobs.c.created, schema.jobs.c.job).where(schema.jobs.c.parent == parent)
         if before is not None:
             query = query.where(sa.tuple_(schema.jobs.c.created, schema.jobs.c.uid) < sa.tuple_(*before))
         query = query.order_by(schema.jobs.c.created.desc(), schema.jobs.c.uid.desc()).limit(limit)
-        async with self._reader.connect() as connection:
-            return [(row.created, Job.FromString(row.job)) for row in await connection.execute(query)]
+        return [(row.created, Job.FromString(row.job)) for row in await self._all(query)]
 
-    @whole
+    async def unfinished_count(self, parent: str) -> int:
+        """How many jobs of a project have not ended."""
+        query = sa.select(sa.func.count()).where(schema.jobs.c.parent == parent, schema.jobs.c.state.not_in(ENDED))
+        return int(await self._scalar(query) or 0)
+
     async def unfinished(self) -> list[tuple[str, int]]:
         """(uid, state) of all jobs that have not ended, oldest first."""
         query = sa.select(schema.jobs.c.uid, schema.jobs.c.state).where(schema.jobs.c.state.notin_(ENDED))
-        async with self._reader.connect() as connection:
-            rows = await connection.execute(query.order_by(schema.jobs.c.created))
-            return [(row.uid, row.state) for row in rows]
+        return [(row.uid, row.state) for row in await self._all(query.order_by(schema.jobs.c.created))]
 
-    @whole
     async def state(self, uid: str) -> int:
         """The state of a job."""
-        async with self._reader.connect() as connection:
-            query = sa.select(schema.jobs.c.state).where(schema.jobs.c.uid == uid)
-            return int((await connection.execute(query)).scalar_one())
+        return int(await self._scalar(sa.select(schema.jobs.c.state).where(schema.jobs.c.uid == uid)))
 
-    @whole
     async def change(self, uid: str, change: Change) -> Job:
         """Changes a job in one transaction, and records the event."""
-        async with self._engine.begin() as connection:
-            row = await self._locked(connection, uid)
+        tried: list[dict[str, Any]] = []
+
+        def apply(connection: Connection) -> tuple[Job, bool]:
+            row = _locked(connection, uid)
             job = Job.FromString(row.job)
+            if tried and _has_event(connection, tried[-1]):  # the answer to an earlier try's commit was lost
+                return job, True
             message = change(job)
             if message is None:
-                return Job.FromString(row.job)
+                return Job.FromString(row.job), False
             job.update_time.GetCurrentTime()
             if job.state in ENDED and not job.HasField("end_time"):
                 job.end_time.CopyFrom(job.update_time)
-            await self._save(connection, job, sequence=row.last_sequence + 1, message=message)
-        self.num_changes += 1
-        if job.uid in self.states:
-            self.states[job.uid] = job.state
-        self.changed.give()
+            tried.append(_event(job, sequence=row.last_sequence + 1, message=message))
+            _save(connection, job, event=tried[-1])
+            return job, True
+
+        job, _ = await self._database.write(apply, then=self._note)
         return job
 
-    async def _locked(self, connection: AsyncConnection, uid: str) -> Any:
-        query = sa.select(schema.jobs.c.job, schema.jobs.c.last_sequence).where(schema.jobs.c.uid == uid)
-        return (await connection.execute(query.with_for_update())).one()
+    def _note(self, outcome: tuple[Job, bool]) -> None:
+        job, is_changed = outcome
+        if is_changed:
+            self.news.note(job.uid, state=job.state)
 
-    async def _save(self, connection: AsyncConnection, job: Job, *, sequence: int, message: str) -> None:
-        values = {"job": job.SerializeToString(), "state": job.state, "last_sequence": sequence}
-        await connection.execute(sa.update(schema.jobs).where(schema.jobs.c.uid == job.uid).values(values))
-        await connection.execute(sa.insert(schema.events).values(_event(job, sequence=sequence, message=message)))
-
-    @whole
     async def events(self, uid: str, *, after: int, limit: int = 100) -> list[Event]:
         """The events of a job with numbers above `after`, in order."""
         query = sa.select(schema.events.c.event).where(schema.events.c.uid == uid, schema.events.c.sequence > after)
-        async with self._reader.connect() as connection:
-            rows = await connection.execute(query.order_by(schema.events.c.sequence).limit(limit))
-            return [Event.FromString(row.event) for row in rows]
+        rows = await self._all(query.order_by(schema.events.c.sequence).limit(limit))
+        return [Event.FromString(row.event) for row in rows]
 
     # ---- chunks ----
 
-    @whole
     async def put_chunks(self, uid: str, *, phase: str, chunks: Sequence[Sequence[str]]) -> None:
         """Stores which records are in which chunk; a repeated call replaces the same by the same."""
-        async with self._engine.begin() as connection:
-            where = (schema.chunks.c.uid == uid, schema.chunks.c.phase == phase)
-            await connection.execute(sa.delete(schema.chunks).where(*where))
-            rows = [
-                {"uid": uid, "phase": phase, "number": number, "record_ids": list(ids)}
-                for number, ids in enumerate(chunks)
-            ]
-            if rows:
-                await connection.execute(sa.insert(schema.chunks), rows)
+        rows = [
+            {"uid": uid, "phase": phase, "number": number, "record_ids": list(ids)} for number, ids in enumerate(chunks)
+        ]
 
-    @whole
+        def put(connection: Connection) -> None:
+            _locked(connection, uid)  # two replicas take turns
+            where = (schema.chunks.c.uid == uid, schema.chunks.c.phase == phase)
+            connection.execute(sa.delete(schema.chunks).where(*where))
+            if rows:
+                connection.execute(sa.insert(schema.chunks), rows)
+
+        await self._database.write(put)
+
     async def begin_chunk(self, uid: str, *, phase: str, number: int, steps: Sequence[str]) -> Ledger:
         """Notes that a chunk is taken up, and says what it consists of and how far it got before."""
-        table, key = schema.steps.c, {"uid": uid, "phase": phase, "number": number}
+        table, chunk = schema.steps.c, schema.chunks.c
         where = (table.uid == uid, table.phase == phase, table.number == number)
-        rows = [{**key, "step": step, "attempts": 0} for step in steps]
-        insert = self._insert(schema.steps).on_conflict_do_nothing(index_elements=["uid", "phase", "step", "number"])
+        rows = [{"uid": uid, "phase": phase, "number": number, "step": step, "attempts": 0} for step in steps]
+        keys = ["uid", "phase", "step", "number"]
+        insert = self._database.insert(schema.steps).on_conflict_do_nothing(index_elements=keys)
         again = sa.update(schema.steps).where(*where, table.counts.is_(None)).values(attempts=table.attempts + 1)
-        async with self._engine.begin() as connection:
-            await connection.execute(insert, rows)
-            await connection.execute(again)
-            found = (await connection.execute(sa.select(table.step, table.attempts, table.counts).where(*where))).all()
-            chunk = schema.chunks.c
-            ids = sa.select(chunk.record_ids).where(chunk.uid == uid, chunk.phase == phase, chunk.number == number)
-            record_ids = (await connection.execute(ids)).scalar_one()
+        of_chunk = (chunk.uid == uid, chunk.phase == phase, chunk.number == number)
+
+        def begin(connection: Connection) -> tuple[Sequence[Any], Sequence[str]]:
+            # The chunk's row is the lock of its steps' rows: replicas that take up one chunk take turns.
+            ids = connection.execute(sa.select(chunk.record_ids).where(*of_chunk).with_for_update()).scalar_one()
+            connection.execute(insert, rows)
+            connection.execute(again)
+            return connection.execute(sa.select(table.step, table.attempts, table.counts).where(*where)).all(), ids
+
+        found, record_ids = await self._database.write(begin)
         done = frozenset(row.step for row in found if row.counts is not None)
         return Ledger(tuple(record_ids), done=done, is_repeated=any(row.attempts > 1 for row in found))
 
-    @whole
     async def chunk_count(self, uid: str, *, phase: str) -> int:
         """Number of chunks of a phase."""
         where = (schema.chunks.c.uid == uid, schema.chunks.c.phase == phase)
-        async with self._reader.connect() as connection:
-            return int((await connection.execute(sa.select(sa.func.count()).where(*where))).scalar_one())
+        return int(await self._scalar(sa.select(sa.func.count()).where(*where)))
 
-    @whole
     async def done_count(self, uid: str, *, phase: str, step: str) -> int:
         """Number of chunks of a phase that have a step behind them."""
         table = schema.steps.c
         where = (table.uid == uid, table.phase == phase, table.step == step, table.counts.isnot(None))
-        async with self._reader.connect() as connection:
-            return int((await connection.execute(sa.select(sa.func.count()).where(*where))).scalar_one())
+        return int(await self._scalar(sa.select(sa.func.count()).where(*where)))
 
-    @whole
     async def put_failure(self, uid: str, *, phase: str, number: int, error: OmnialignError) -> None:
         """Notes why a chunk ended without being done."""
         table = schema.chunks.c
         where = (table.uid == uid, table.phase == phase, table.number == number)
-        async with self._engine.begin() as connection:
-            values = {"failure": to_status(error).SerializeToString()}
-            await connection.execute(sa.update(schema.chunks).where(*where).values(values))
-        self.stepped.give()
+        update = sa.update(schema.chunks).where(*where).values(failure=to_status(error).SerializeToString())
+        await self._database.write(lambda c: c.execute(update), then=lambda _: self.news.stepped.give())
 
-    @whole
     async def failure(self, uid: str, *, phase: str) -> OmnialignError | None:
         """Why a chunk of the phase ended without being done, if one did: the first chunk's reason."""
         table = schema.chunks.c
         where = (table.uid == uid, table.phase == phase, table.failure.isnot(None))
-        async with self._reader.connect() as connection:
-            query = sa.select(table.failure).where(*where).order_by(table.number).limit(1)
-            status = (await connection.execute(query)).scalar_one_or_none()
-        return from_status(status_pb2.Status.FromString(status)) if status else None
+        row = await self._first(sa.select(table.failure).where(*where).order_by(table.number).limit(1))
+        return from_status(status_pb2.Status.FromString(row.failure)) if row else None
 
-    @whole
     async def end_steps(self, rows: Sequence[StepDone]) -> None:
         """Stores what steps of chunks committed, in one transaction."""
         table = schema.steps.c
@@ -291,57 +257,105 @@ class Store:
         update = sa.update(schema.steps).where(*where).values(counts=sa.bindparam("done"))
         values = [
             {"of_uid": r.uid, "of_phase": r.phase, "of_step": r.step, "of_number": r.number, "done": r.counts.to_json()}
-            for r in rows
+            for r in sorted(rows, key=lambda r: (r.uid, r.phase, r.step, r.number))  # always locked in the same order
         ]
-        async with self._engine.begin() as connection:
-            await connection.execute(update, values)
-        self.stepped.give()
+        await self._database.write(lambda c: c.execute(update, values), then=lambda _: self.news.stepped.give())
 
-    @whole
     async def totals(self, uid: str) -> dict[str, Counts]:
         """What the chunks of a job committed, by step. `Counts.chunks` is the number of chunks that did it."""
         query = sa.select(schema.steps.c.step, schema.steps.c.counts).where(schema.steps.c.uid == uid)
         totals: dict[str, Counts] = {}
-        async with self._reader.connect() as connection:
-            for row in await connection.execute(query):
-                counts = totals.setdefault(row.step, Counts())
-                if row.counts is not None:
-                    counts.add(Counts.from_json(row.counts))
+        for row in await self._all(query):
+            counts = totals.setdefault(row.step, Counts())
+            if row.counts is not None:
+                counts.add(Counts.from_json(row.counts))
         return totals
 
-    @whole
     async def attempts(self, uid: str) -> dict[tuple[str, int], int]:
         """How often each (step, chunk number) of a job was begun."""
         table = schema.steps.c
-        async with self._reader.connect() as connection:
-            rows = await connection.execute(sa.select(table.step, table.number, table.attempts).where(table.uid == uid))
-            return {(row.step, row.number): row.attempts for row in rows}
+        rows = await self._all(sa.select(table.step, table.number, table.attempts).where(table.uid == uid))
+        return {(row.step, row.number): row.attempts for row in rows}
+
+    # ---- reports ----
+
+    async def put_report(self, uid: str, report: dict[str, bytes]) -> None:
+        """Stores the report of a job in each format; a repeated call replaces it."""
+        rows = [
+            {"uid": uid, "format": name, "number": number, "data": data[start : start + REPORT_PIECE_BYTES]}
+            for name, data in report.items()
+            for number, start in enumerate(range(0, len(data), REPORT_PIECE_BYTES))
+        ]
+
+        def put(connection: Connection) -> None:
+            _locked(connection, uid)
+            connection.execute(sa.delete(schema.reports).where(schema.reports.c.uid == uid))
+            connection.execute(sa.insert(schema.reports), rows)
+
+        await self._database.write(put)
+
+    async def report(self, uid: str, *, report_format: str) -> AsyncIterator[bytes]:
+        """The report of a job in one format, piece by piece; nothing when there is none."""
+        table = schema.reports.c
+        query = sa.select(table.data).where(table.uid == uid, table.format == report_format)
+        number = 0
+        while (row := await self._first(query.where(table.number == number))) is not None:
+            yield row.data
+            number += 1
 
     # ---- replicas ----
 
-    @whole
-    async def beat(self, executor_id: str) -> None:
-        """Notes that a replica lives."""
-        now_ms = time.time_ns() // 1_000_000
-        insert = self._insert(schema.replicas).values(executor_id=executor_id, heartbeat_ms=now_ms)
-        upsert = insert.on_conflict_do_update(index_elements=["executor_id"], set_={"heartbeat_ms": now_ms})
-        async with self._engine.begin() as connection:
-            await connection.execute(upsert)
+    async def beat(self, executor_id: str, *, at_ms: int | None = None) -> None:
+        """Notes that a replica lives; or, with `at_ms`, when it last did."""
+        when = self._now_ms() if at_ms is None else at_ms
+        insert = self._database.insert(schema.replicas).values(executor_id=executor_id, heartbeat_ms=when)
+        upsert = insert.on_conflict_do_update(index_elements=["executor_id"], set_={"heartbeat_ms": when})
+        await self._database.write(lambda connection: connection.execute(upsert))
 
-    @whole
     async def silent(self, *, seconds: float) -> list[str]:
         """Replicas that have not been heard of for so long."""
-        limit_ms = time.time_ns() // 1_000_000 - int(seconds * 1000)
+        limit_ms = self._now_ms() - int(seconds * 1000)
         query = sa.select(schema.replicas.c.executor_id).where(schema.replicas.c.heartbeat_ms < limit_ms)
-        async with self._reader.connect() as connection:
-            return list((await connection.execute(query)).scalars())
+        return [row.executor_id for row in await self._all(query)]
 
-    @whole
     async def forget(self, executor_id: str) -> None:
         """Removes a replica whose work was taken over."""
-        async with self._engine.begin() as connection:
-            where = schema.replicas.c.executor_id == executor_id
-            await connection.execute(sa.delete(schema.replicas).where(where))
+        where = schema.replicas.c.executor_id == executor_id
+        await self._database.write(lambda connection: connection.execute(sa.delete(schema.replicas).where(where)))
+
+    # ---- parts ----
+
+    def _now_ms(self) -> Any:
+        """The present moment: on PostgreSQL by its own clock, because those of replicas differ."""
+        if self._database.is_sqlite:
+            return time.time_ns() // 1_000_000
+        return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()) * 1000, sa.BigInteger)
+
+    async def _all(self, query: sa.Select[Any]) -> Sequence[Any]:
+        return await self._database.read(lambda connection: connection.execute(query).all())
+
+    async def _first(self, query: sa.Select[Any]) -> Any:
+        return await self._database.read(lambda connection: connection.execute(query).first())
+
+    async def _scalar(self, query: sa.Select[Any]) -> Any:
+        return await self._database.read(lambda connection: connection.execute(query).scalar_one())
+
+
+def _locked(connection: Connection, uid: str) -> Any:
+    query = sa.select(schema.jobs.c.job, schema.jobs.c.last_sequence).where(schema.jobs.c.uid == uid)
+    return connection.execute(query.with_for_update(key_share=True)).one()  # rows may still refer to it
+
+
+def _save(connection: Connection, job: Job, *, event: dict[str, Any]) -> None:
+    values = {"job": job.SerializeToString(), "state": job.state, "last_sequence": event["sequence"]}
+    connection.execute(sa.update(schema.jobs).where(schema.jobs.c.uid == job.uid).values(values))
+    connection.execute(sa.insert(schema.events).values(event))
+
+
+def _has_event(connection: Connection, event: dict[str, Any]) -> bool:
+    table = schema.events.c
+    where = (table.uid == event["uid"], table.sequence == event["sequence"], table.event == event["event"])
+    return connection.execute(sa.select(table.sequence).where(*where)).first() is not None
 
 
 def _event(job: Job, *, sequence: int, message: str) -> dict[str, Any]:
@@ -351,10 +365,9 @@ def _event(job: Job, *, sequence: int, message: str) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def open_store(engine: AsyncEngine) -> AsyncIterator[Store]:
-    """A store with its tables created; closed on exit."""
-    store = Store(engine)
-    await store.create_tables()
+async def open_store(url: str) -> AsyncIterator[Store]:
+    """A store that is closed on exit; nothing is opened before its first use."""
+    store = Store(Database(url))
     try:
         yield store
     finally:

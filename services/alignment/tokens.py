@@ -1,9 +1,12 @@
-"""Measuring prompts in tokens of the base model, where its folder can be read."""
+"""Measuring prompts in tokens of the base model: for that its settings are enough, without its weights."""
 
 import asyncio
 import json
+import tempfile
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+from omnialign.client import AsyncClient
 from omnialign.content import media_of
 from omnialign.errors import OmnialignError
 from omnialign.modeling.adapters import Adapter, load_adapter
@@ -36,12 +39,16 @@ class Meter:
         return len(self._adapter.encode(render_response(pieces(prompt, data)).turns))
 
 
-async def open_meter(folder: Path | None) -> tuple[Meter | None, str]:
-    """A meter for the model in a folder, or None and the reason as a sentence."""
-    if folder is None:
-        return None, NO_COUNTS.format("the model's folder cannot be read from here")
+async def open_meter(model: str, data: AsyncClient) -> tuple[Meter | None, str]:
+    """A meter for a model, read in place or fetched, or None and the reason as a sentence."""
     try:
-        return await asyncio.to_thread(_open, folder), ""
+        uri = model if model.startswith("file://") else str((await data.get_model_version(model)).uri)
+        folder = Path(unquote(urlsplit(uri).path))
+        if uri.startswith("file://") and await asyncio.to_thread(folder.is_dir):
+            return await asyncio.to_thread(_open, folder), ""
+        with tempfile.TemporaryDirectory(prefix="omnialign-settings-") as fetched:
+            await data.download_model_settings(model, fetched)
+            return await asyncio.to_thread(_open, Path(fetched)), ""
     except (OmnialignError, OSError, ValueError) as error:
         return None, NO_COUNTS.format(error)
 

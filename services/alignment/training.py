@@ -153,9 +153,15 @@ def _shows(stage: str, seen: dict[str, TrainingJob]) -> Callable[[Job], str | No
         for purpose, p in progress.items():
             for measure, value in p.metrics.items():
                 status.metrics[measure if len(seen) == 1 and stage == "optimize" else f"{purpose}/{measure}"] = value
-        return f"{stage}: step {status.completed} of {status.total}."
+        return " ".join([f"{stage}: step {status.completed} of {status.total}.", *_held_up(seen)])
 
     return change
+
+
+def _held_up(seen: dict[str, TrainingJob]) -> list[str]:
+    """A sentence for each training job that something holds up, such as a cluster without room."""
+    held = {purpose: seen[purpose].condition for purpose in sorted(seen) if seen[purpose].HasField("condition")}
+    return [f"{purpose} waits: {c.message.rstrip('.')} [{c.reason}]." for purpose, c in held.items() if c.reason]
 
 
 def _not_succeeded(job: TrainingJob) -> FailedPrecondition:

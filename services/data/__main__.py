@@ -9,12 +9,18 @@ from services.data.config import DataConfig
 from services.data.datasets import Datasets
 from services.data.importing.importer import Importer
 from services.data.lineage import Lineage
+from services.data.links import MediaLinks
 from services.data.media import Limits
 from services.data.media_store import MediaStore
+from services.data.model_files import ModelFiles
 from services.data.models import Models
+from services.data.objects import open_objects
+from services.data.pool import call
 from services.data.servicer import DataServicer
 from services.data.store import Store
-from services.runtime.database import open_database
+from services.data.sweeper import sweeping
+from services.data.uploads import Uploads
+from services.runtime.database import Database
 from services.runtime.server import Server, run
 
 FULL_NAME = data_service_pb2.DESCRIPTOR.services_by_name["DataService"].full_name
@@ -23,30 +29,37 @@ FULL_NAME = data_service_pb2.DESCRIPTOR.services_by_name["DataService"].full_nam
 @asynccontextmanager
 async def wire(server: Server, config: DataConfig) -> AsyncIterator[None]:
     """Adds the service to a server; on exit closes what it opened, after the work in its threads has ended."""
-    config.root.mkdir(parents=True, exist_ok=True)
+    scratch = config.root / "media" / "incoming"
+    scratch.mkdir(parents=True, exist_ok=True)
     storage_pool = ThreadPoolExecutor(config.storage_workers, thread_name_prefix="data-storage")
     media_pool = ThreadPoolExecutor(config.media_workers, thread_name_prefix="data-media")
-    engine = open_database(config.database())
+    database = Database(config.database())
     try:
-        store = Store(engine)
-        await store.prepare()
-        media = MediaStore(config.root, limits=Limits.of(config), pool=media_pool)
-        media.prepare()
-        datasets = Datasets(config, store=store, pool=storage_pool)
+        store = Store(database)
+        server.prepare(FULL_NAME, store.prepare)
+        objects = open_objects(config, registry=server.registry)
+        server.prepare(FULL_NAME, lambda: call(storage_pool, objects.check))
+        uploads = Uploads(config, objects=objects, scratch=scratch, pool=storage_pool)
+        media = MediaStore(objects, scratch=scratch, limits=Limits.of(config), pool=media_pool)
+        datasets = Datasets(config, store=store, objects=objects, pool=storage_pool, quotas=server.quotas)
+        files = ModelFiles(objects=objects, pool=storage_pool)
         servicer = DataServicer(
             datasets=datasets,
             media=media,
-            models=Models(config, store=store, pool=storage_pool),
+            links=MediaLinks(config, objects=objects, media=media, pool=storage_pool),
+            uploads=uploads,
+            models=Models(config, store=store, uploads=uploads, files=files, pool=storage_pool),
             lineage=Lineage(store=store, datasets=datasets),
-            importer=Importer(config, datasets=datasets, store=store, media=media, pool=media_pool),
+            importer=Importer(config, datasets=datasets, store=store, media=media, uploads=uploads, pool=media_pool),
             max_append_bytes=config.max_append_bytes,
         )
         server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer, FULL_NAME)
-        yield
+        async with sweeping(uploads, every_seconds=config.sweep_seconds, pool=storage_pool):
+            yield
     finally:
         storage_pool.shutdown(wait=True, cancel_futures=True)
         media_pool.shutdown(wait=True, cancel_futures=True)
-        await engine.dispose()
+        await database.close()
 
 
 def main() -> None:

@@ -1,10 +1,17 @@
 """Settings of the data service, read once from the environment (`OMNIALIGN_DATA_*`)."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from services.runtime.database import url_problems
+
 MIB = 1024 * 1024
+GIB = 1024 * MIB
+S3_URL = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?")
+LONGEST_LINK_SECONDS = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -17,6 +24,19 @@ class DataConfig:
     """Folder that holds `media/`, `lance/` and, unless `database_url` says otherwise, `data.db`."""
     database_url: str = ""
     """SQLAlchemy URL of the metadata; empty means SQLite in `root`."""
+    objects_url: str = ""
+    """Where media, models, uploads and tables lie, as `s3://bucket/prefix`; empty means `root`. The credentials are in
+    AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
+    s3_endpoint: str = ""
+    """`https://host:port` of the S3 server; empty means AWS."""
+    s3_public_endpoint: str = ""
+    """Endpoint in the links for callers, where they reach the server by another name; empty means `s3_endpoint`."""
+    s3_region: str = "us-east-1"
+    """Region of the bucket."""
+    s3_path_style: bool = True
+    """Whether the bucket is in the path, as most servers want it; false puts it into the host's name, as AWS wants."""
+    s3_ca_file: Path | None = None
+    """Certificates (PEM) to trust besides the machine's own when talking to the S3 server."""
     import_roots: tuple[Path, ...] = ()
     """Folders that imports and model registrations may read, separated by commas; none means any."""
     max_media_bytes: int = 256 * MIB
@@ -31,6 +51,16 @@ class DataConfig:
     """Largest frame of a video."""
     max_append_bytes: int = 256 * MIB
     """Most bytes of records that one AppendRecords call may hold: they become visible together."""
+    max_upload_files: int = 10_000
+    """Most files of one upload."""
+    max_upload_bytes: int = 256 * GIB
+    """Most bytes of one upload."""
+    upload_seconds: float = 24 * 3600.0
+    """How long an upload is kept for the call that uses it."""
+    link_seconds: float = 900.0
+    """How long links to media work."""
+    sweep_seconds: float = 3600.0
+    """How often uploads that have expired are looked for."""
     media_workers: int = 4
     """Threads that decode and store media."""
     storage_workers: int = 8
@@ -46,8 +76,24 @@ class DataConfig:
 
     def database(self) -> str:
         """URL of the metadata database."""
-        return self.database_url or f"sqlite+aiosqlite:///{self.root / 'data.db'}"
+        return self.database_url or f"sqlite:///{self.root / 'data.db'}"
 
     def roots(self) -> tuple[Path, ...]:
         """The folders that may be read; empty means any."""
         return tuple(folder.resolve() for folder in self.import_roots)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What cannot be."""
+        yield from url_problems(database_url=self.database_url)
+        if self.objects_url and not S3_URL.fullmatch(self.objects_url):
+            yield "objects_url", f"must be s3://bucket or s3://bucket/prefix, not '{self.objects_url}'"
+        for field in ("s3_endpoint", "s3_public_endpoint"):
+            if (value := getattr(self, field)) and not re.fullmatch(r"https?://[^/@\s]+/?", value):
+                yield field, "must be http://host:port or https://host:port"
+        if self.s3_ca_file is not None and not self.s3_ca_file.is_file():
+            yield "s3_ca_file", f"there is no file {self.s3_ca_file}"
+        if not 1 <= self.link_seconds <= LONGEST_LINK_SECONDS:
+            yield "link_seconds", f"must be between 1 and {LONGEST_LINK_SECONDS}"
+        for field in ("upload_seconds", "sweep_seconds"):
+            if getattr(self, field) <= 0:
+                yield field, "must be more than 0"

@@ -5,7 +5,6 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from omnialign.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
 from omnialign.names import DATASET, DATASET_VERSION, PROJECT, parse
@@ -13,13 +12,16 @@ from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from omnialign.v1.record_pb2 import Record
 from services.data.clock import now_us, timestamp
 from services.data.config import DataConfig
+from services.data.objects import ObjectStore
 from services.data.pool import call
 from services.data.store import Store
 from services.data.table import Budget, RecordTable, Selection, Snapshot
+from services.runtime.auth.quotas import Quotas
 
 SAFE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 COMMIT_ATTEMPTS = 5
 NEWEST = "-"
+QUARANTINE = ".quarantine"
 
 
 def missing(kind: str, name: str) -> NotFound:
@@ -42,23 +44,40 @@ def _equal(one: Snapshot, other: Snapshot) -> bool:
     return one.version == other.version or one.fingerprint() == other.fingerprint()
 
 
+def _table_name(name: str) -> str:
+    """A dataset's name as a path below the tables. Raises RESOURCE_NAME_INVALID for one that cannot be a folder."""
+    parts = parse(name, DATASET)
+    if not all(SAFE.fullmatch(part) for part in parts.values()):
+        raise InvalidArgument(f"{name} is not a dataset's name.", reason="RESOURCE_NAME_INVALID")
+    return f"{parts['project']}/{parts['dataset']}"
+
+
 class Datasets:
     """The datasets of all projects."""
 
-    def __init__(self, config: DataConfig, *, store: Store, pool: ThreadPoolExecutor) -> None:
-        self._config, self._store, self._pool = config, store, pool
-        self._folder: Path = config.root / "lance"
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        store: Store,
+        objects: ObjectStore,
+        pool: ThreadPoolExecutor,
+        quotas: Quotas | None = None,
+    ) -> None:
+        self._config, self._store, self._objects, self._pool = config, store, objects, pool
+        self._quotas = quotas or Quotas()
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def create(self, parent: str, dataset_id: str, wanted: Dataset, *, key: str, digest: str) -> Dataset:
         """Creates a dataset. A repeated `key` with the same `digest` gives the first answer.
 
-        Raises DATASET_EXISTS, REQUEST_ID_REUSED.
+        Raises DATASET_EXISTS, REQUEST_ID_REUSED, QUOTA_EXCEEDED.
         """
         if (answered := await self._answered(key, digest)) is not None:
             return answered
         name, created_us = f"{parent}/datasets/{dataset_id}", now_us()
-        self._table(name)  # refuses a name that is no folder
+        _table_name(name)  # refuses a name that is no folder
+        await self._quotas.check(parent, "datasets", lambda: self._store.dataset_count(parent))
         dataset = Dataset(name=name, uid=str(uuid.uuid4()), display_name=wanted.display_name, labels=wanted.labels)
         dataset.create_time.CopyFrom(timestamp(created_us))
         if await self._store.add_dataset(dataset, parent=parent, created_us=created_us, key=key, digest=digest):
@@ -85,34 +104,33 @@ class Datasets:
 
     async def delete(self, name: str) -> None:
         """Deletes a dataset. Raises DATASET_NOT_FOUND."""
-        tables = (self._table(name), self.quarantine_table(name))
+        uid = await self._require(name)
         async with self._lock(name):
             if not await self._store.remove_dataset(name):
                 raise missing("DATASET", name)
-            for table in tables:
-                await call(self._pool, table.remove, self._folder / ".trash" / str(uuid.uuid4()))
+            for suffix in ("", QUARANTINE):
+                await call(self._pool, self._objects.remove_table, _table_name(name) + suffix, uid=uid)
 
     async def append(self, name: str, records: Iterable[Record]) -> tuple[int, int]:
         """Writes records to the head, all visible together; gives how many were new and how many were there."""
-        return await self._merge(name, self._table(name), records)
+        return await self._merge(name, "", records)
 
     async def set_aside(self, name: str, records: Iterable[Record]) -> None:
         """Writes rows to the dataset's quarantine."""
-        await self._merge(name, self.quarantine_table(name), records)
+        await self._merge(name, QUARANTINE, records)
 
     async def pardon(self, name: str, ids: Sequence[str]) -> None:
         """Takes rows out of the quarantine that are records now, since what was wrong with them was mended."""
-        table = self.quarantine_table(name)
-        if table.exists():
+        table = self._table(name, uid=await self._require(name), suffix=QUARANTINE)
+        if await call(self._pool, table.find) is not None:
             async with self._lock(name):
                 await call(self._pool, table.discard, ids)
 
     async def commit(self, name: str) -> DatasetVersion:
         """Freezes the head. Gives the newest version when the head holds just that."""
-        table = self._table(name)
         for _ in range(COMMIT_ATTEMPTS):
             async with self._lock(name):
-                await self._require(name)
+                table = self._table(name, uid=await self._require(name))
                 if (version := await self._try_commit(name, table)) is not None:
                     return version
         raise Aborted(f"Other writers commit {name} all the time: try again.", reason="COMMIT_CONFLICT")
@@ -134,26 +152,18 @@ class Datasets:
         if selection.shard_index and selection.shard_index >= selection.shard_count:
             message = f"Shard {selection.shard_index} of {selection.shard_count} does not exist: shards count from 0."
             raise InvalidArgument(message, reason="SHARD_INVALID")
-        name, state = source, None
-        if "/versions/" in source:
-            name = source.partition("/versions/")[0]
-            state = (await self._version(source))[0]
-        else:
-            await self._require(name)
-        async for batch in self._read(self._table(name), state, selection):
+        name, _, version = source.partition("/versions/")
+        state = (await self._version(source))[0] if version else None
+        table = self._table(name, uid=await self._require(name))
+        async for batch in self._read(table, state, selection):
             yield batch
 
     async def quarantined(self, name: str) -> AsyncIterator[list[Record]]:
         """The quarantined rows of a dataset."""
-        await self._require(name)
-        table = self.quarantine_table(name)
-        if table.exists():
+        table = self._table(name, uid=await self._require(name), suffix=QUARANTINE)
+        if await call(self._pool, table.find) is not None:
             async for batch in self._read(table, None, Selection()):
                 yield batch
-
-    def quarantine_table(self, name: str) -> RecordTable:
-        """The table of a dataset's quarantined rows."""
-        return self._table(name, suffix=".quarantine")
 
     async def _read(self, table: RecordTable, state: int | None, selection: Selection) -> AsyncIterator[list[Record]]:
         snapshot = await call(self._pool, table.snapshot, state)
@@ -161,9 +171,9 @@ class Datasets:
         while (batch := await call(self._pool, next, batches, None)) is not None:
             yield batch
 
-    async def _merge(self, name: str, table: RecordTable, records: Iterable[Record]) -> tuple[int, int]:
+    async def _merge(self, name: str, suffix: str, records: Iterable[Record]) -> tuple[int, int]:
         async with self._lock(name):  # writers of this process take turns; others are met by Lance's own retry
-            await self._require(name)
+            table = self._table(name, uid=await self._require(name), suffix=suffix)
             counts = await call(self._pool, table.merge, records)
             await call(self._pool, table.tidy)
         return counts
@@ -178,7 +188,8 @@ class Datasets:
         version = DatasetVersion(name=f"{name}/versions/{number}", record_count=sum(counts.values()))
         version.subtask_counts.update(counts)
         version.create_time.CopyFrom(timestamp(now_us()))
-        await call(self._pool, table.tag, f"v{number}", version=snapshot.version)
+        # Another replica may take the number for another state: each tag keeps the state that it names.
+        await call(self._pool, table.tag, f"v{number}-{snapshot.version}", version=snapshot.version)
         added = await self._store.add_version(name, version, number=number, state=snapshot.version)
         return version if added else None
 
@@ -191,15 +202,18 @@ class Datasets:
             raise missing("DATASET_VERSION", name)
         return found[1], found[2]
 
-    async def _require(self, name: str) -> None:
+    async def _require(self, name: str) -> str:
+        """The uid of a dataset. Raises DATASET_NOT_FOUND."""
         parse(name, DATASET)
-        if not await self._store.has_dataset(name):
+        uid = await self._store.dataset_uid(name)
+        if uid is None:
             raise missing("DATASET", name)
+        return uid
 
     async def _counted(self, dataset: Dataset) -> Dataset:
-        table = self._table(dataset.name)
-        if table.exists():
-            dataset.record_count = await call(self._pool, lambda: table.snapshot().count())
+        table = self._table(dataset.name, uid=dataset.uid)
+        if (head := await call(self._pool, table.find)) is not None:
+            dataset.record_count = await call(self._pool, head.count)
         return dataset
 
     async def _answered(self, key: str, digest: str) -> Dataset | None:
@@ -213,13 +227,9 @@ class Datasets:
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    def _table(self, name: str, *, suffix: str = "") -> RecordTable:
-        parts = parse(name, DATASET)
-        for part in parts.values():
-            if not SAFE.fullmatch(part):
-                raise InvalidArgument(f"{name} is not a dataset's name.", reason="RESOURCE_NAME_INVALID")
+    def _table(self, name: str, *, uid: str, suffix: str = "") -> RecordTable:
         return RecordTable(
-            self._folder / parts["project"] / f"{parts['dataset']}{suffix}.lance",
+            self._objects.table(_table_name(name) + suffix, uid=uid),
             budget=Budget(self._config.commit_retries, self._config.commit_timeout_seconds),
             retention_seconds=self._config.retention_seconds,
             compact_fragments=self._config.compact_fragments,

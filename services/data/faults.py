@@ -1,4 +1,8 @@
-"""Translating the storage engines' failures to typed errors: a full disk, a lost race, anything else."""
+"""Translating the storage engines' failures to typed errors: a full disk, a lost race, an S3 server that is away.
+
+The engines tell what happened by codes of the system, by codes of S3 or only in words. Messages of ours never repeat
+theirs: these may hold keys and addresses.
+"""
 
 import errno
 from collections.abc import Iterator
@@ -6,22 +10,70 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import OperationalError
 
-from omnialign.errors import Aborted, OmnialignError, ResourceExhausted
+from omnialign.errors import Aborted, FailedPrecondition, OmnialignError, ResourceExhausted, Unavailable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Lance and SQLite report the system's error only in words.
-FULL_WORDS = ("no space left", "disk is full", "file too large", "quota exceeded", "(os error 28)", "(os error 27)")
+FULL_WORDS = (
+    "no space left", "disk is full", "file too large", "quota exceeded", "(os error 28)", "(os error 27)",
+    "quotaexceeded", "storagefull", "insufficient storage", "no writable volumes", "no free volumes left",
+)  # fmt: skip
 CONFLICT_WORDS = ("conflict", "too much write contention", "concurrent")
+REFUSED_WORDS = (
+    "accessdenied", "invalidaccesskeyid", "signaturedoesnotmatch", "expiredtoken", "invalidtoken",
+    "authorizationheadermalformed", "requesttimetooskewed", "403 forbidden", "access denied",
+)  # fmt: skip
+BUCKET_WORDS = ("nosuchbucket", "bucket does not exist")
+AWAY_WORDS = (
+    "error sending request", "error decoding response body", "connection refused", "connection reset", "timed out",
+    "operation timeout", "slowdown", "serviceunavailable", "internalerror", "500 internal server error",
+    "502 bad gateway", "503 service unavailable", "504 gateway timeout", "max retries exceeded",
+)  # fmt: skip
+S3_WORDS = "generic s3 error"
 
 
 def translate(error: Exception) -> OmnialignError | None:
-    """The typed error for a failure of storage; None where it is neither a full disk nor a lost race."""
+    """The typed error for a failure of storage; None where the words tell no cause that is known."""
     words = str(error).lower()
     if (isinstance(error, OSError) and error.errno in FULL) or any(word in words for word in FULL_WORDS):
-        return ResourceExhausted("The storage is full: free some space and try again.", reason="STORAGE_FULL")
+        return storage_full()
+    if S3_WORDS in words and (typed := translate_s3(words)) is not None:
+        return typed
     if any(word in words for word in CONFLICT_WORDS):
         return Aborted("Too many writers changed the table at once: try again.", reason="COMMIT_CONFLICT")
     return None
+
+
+def translate_s3(words: str) -> OmnialignError | None:
+    """The typed error for what an S3 server, or the way to it, says in lower-case words."""
+    if any(word in words for word in BUCKET_WORDS):
+        message = "The bucket does not exist: create it, or name another in OMNIALIGN_DATA_OBJECTS_URL."
+        return FailedPrecondition(message, reason="S3_BUCKET_MISSING")
+    if any(word in words for word in REFUSED_WORDS):
+        message = "The S3 server refuses our credentials: check the access key, its secret and its rights."
+        return FailedPrecondition(message, reason="S3_CREDENTIALS_REFUSED")
+    if "internalerror" in words and "error performing put" in words:
+        return s3_stores_nothing()
+    if any(word in words for word in AWAY_WORDS):
+        return s3_unavailable()
+    return None
+
+
+def s3_unavailable() -> Unavailable:
+    """The error for an S3 server that does not answer, or says that it cannot."""
+    message = "The S3 server does not answer: try again, and check OMNIALIGN_DATA_S3_ENDPOINT if it goes on."
+    return Unavailable(message, reason="S3_UNAVAILABLE")
+
+
+def s3_stores_nothing() -> Unavailable:
+    """The error for an S3 server that answers, and fails at each write: SeaweedFS does so when its disk is full."""
+    message = "The S3 server answers, but stores nothing: it is starting, or full. Free some space if it goes on."
+    return Unavailable(message, reason="S3_WRITES_FAIL")
+
+
+def storage_full() -> ResourceExhausted:
+    """The error for a disk, a bucket or a quota that is full."""
+    return ResourceExhausted("The storage is full: free some space and try again.", reason="STORAGE_FULL")
 
 
 @contextmanager

@@ -1,17 +1,14 @@
-"""The content-addressed media store: `media/sha256/ab/cdef...` in a local folder.
+"""The content-addressed media store: `media/sha256/ab/cdef...` in a local folder or a bucket.
 
-An object appears whole or not at all: it is written to a temporary file, hashed on the way, proven to decode, synced
-and renamed. What is stored was proven once, so the same bytes are not decoded again; they are hashed again, and a
-damaged object is replaced by the good bytes. The blocking methods run in the pool given by the caller.
+An object appears whole or not at all: it is written to a temporary file of this machine, hashed on the way, proven to
+decode, and then put. What is stored was proven once, so the same bytes are not decoded again; they are hashed again,
+and a damaged object is replaced by the good bytes. The blocking methods run in the pool given by the caller.
 """
 
-import ctypes
 import hashlib
-import os
-import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -19,7 +16,8 @@ from typing import IO
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
 from omnialign.v1 import content_pb2
 from services.data import media
-from services.data.faults import storage
+from services.data.incoming import IncomingFile
+from services.data.objects import ObjectStore
 from services.data.pool import call
 from services.data.sniffing import HEAD_BYTES, MODALITIES
 
@@ -35,63 +33,20 @@ class Claim:
     sha256: str = ""
 
 
-class _Incoming:
-    """A temporary file that is hashed and measured while it is written. Removed on exit unless it was moved."""
-
-    def __init__(self, folder: Path, *, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._digest = hashlib.sha256()
-        self.head = b""
-        self.size_bytes = 0
-        with storage():
-            handle, name = tempfile.mkstemp(dir=folder)
-        self.path = Path(name)
-        self._file: IO[bytes] = os.fdopen(handle, "wb")
-
-    def write(self, chunk: bytes) -> None:
-        self.size_bytes += len(chunk)
-        if self.size_bytes > self._limit_bytes:
-            raise media.too_large("bytes", found=self.size_bytes, limit=self._limit_bytes)
-        self.head = self.head or bytes(chunk[:HEAD_BYTES])
-        self._digest.update(chunk)
-        with storage():
-            self._file.write(chunk)
-
-    def finish(self, *, durable: bool) -> str:
-        """Ends the file, on the disk itself if `durable`, and gives its digest."""
-        with storage():
-            self._file.flush()
-            if durable:
-                os.fsync(self._file.fileno())
-            self._file.close()
-        return self._digest.hexdigest()
-
-    def discard(self) -> None:
-        with storage():
-            self._file.close()
-        self.path.unlink(missing_ok=True)
-
-
 class MediaStore:
-    """Media objects by their SHA-256. Safe for many threads and processes on one folder."""
+    """Media objects by their SHA-256. Safe for many threads and processes on one place."""
 
-    def __init__(self, root: Path, *, limits: media.Limits, pool: ThreadPoolExecutor) -> None:
-        self._objects = root / "media" / "sha256"
-        self._incoming = root / "media" / "incoming"
+    def __init__(self, objects: ObjectStore, *, scratch: Path, limits: media.Limits, pool: ThreadPoolExecutor) -> None:
+        self._objects, self._incoming = objects, scratch
         self._limits = limits
         self._pool = pool
-
-    def prepare(self) -> None:
-        """Makes the folders."""
-        self._objects.mkdir(parents=True, exist_ok=True)
-        self._incoming.mkdir(parents=True, exist_ok=True)
 
     async def upload(self, chunks: AsyncIterator[bytes], *, claim: Claim) -> tuple[content_pb2.Media, bool]:
         """Stores a stream; tells whether the bytes were there. Raises the MEDIA_* reasons of `media`."""
         incoming = await call(self._pool, self._begin)
         try:
             async for chunk in chunks:
-                await call(self._pool, incoming.write, chunk)
+                await call(self._pool, self._take, incoming, chunk)
             return await call(self._pool, self._admit, incoming, claim, durable=True)
         finally:
             await call(self._pool, incoming.discard)
@@ -113,25 +68,28 @@ class MediaStore:
             return (known, True) if known is not None else self._write(_chunks(file), claim)
 
     async def settle(self) -> None:
-        """Waits until all that was stored is on the disk: one sync for many objects instead of one for each.
+        """Waits until all that was stored is safe: one sync for many objects instead of one for each.
 
         An object that a power cut damages before that is found by its digest and replaced by the next upload.
         """
-        await call(self._pool, sync_filesystem, self._objects)
+        await call(self._pool, self._objects.settle)
 
     def describe(self, sha256: str) -> content_pb2.Media:
         """The reference of a stored object (blocking). Raises NotFound, MEDIA_CORRUPT."""
-        path = self._path(sha256)
+        if (found := self._objects.stat(_key(sha256))) is None:
+            raise _missing(sha256)
         try:
-            with path.open("rb") as file:
-                head = file.read(HEAD_BYTES)
-        except FileNotFoundError as error:
-            message = f"There is no media {sha256}."
-            raise NotFound(message, reason="MEDIA_NOT_FOUND", metadata={"sha256": sha256}) from error
-        try:
-            return _reference(media.identify(head), sha256, path.stat().st_size)
+            mime_type = media.identify(self._objects.read(_key(sha256), length=HEAD_BYTES))
         except InvalidArgument as error:
             raise _corrupt(sha256) from error
+        return _reference(mime_type, sha256, found.size_bytes)
+
+    def stored_size_bytes(self, sha256: str) -> int | None:
+        """The size of a stored object whose bytes were hashed just now (blocking); None where it is not whole."""
+        try:
+            return sum(len(piece) for piece in self._objects.chunks(_key(sha256), sha256=sha256))
+        except (NotFound, DataLoss):
+            return None
 
     async def described(self, sha256: str) -> content_pb2.Media:
         """`describe`, off the event loop."""
@@ -139,90 +97,62 @@ class MediaStore:
 
     async def read(self, sha256: str) -> AsyncIterator[bytes]:
         """The bytes in chunks. Raises NotFound, or MEDIA_CORRUPT at the end when the digest is another."""
-        file = await call(self._pool, self._open, sha256)
-        digest = hashlib.sha256()
+        pieces = self._objects.chunks(_key(sha256), sha256=sha256)
         try:
-            while chunk := await call(self._pool, file.read, CHUNK_BYTES):
-                digest.update(chunk)
-                yield chunk
+            while (piece := await call(self._pool, next, pieces, None)) is not None:
+                yield piece
+        except NotFound as error:
+            raise _missing(sha256) from error
+        except DataLoss as error:
+            raise _corrupt(sha256) from error
         finally:
-            file.close()
-        if digest.hexdigest() != sha256:
-            raise _corrupt(sha256)
+            with suppress(ValueError):  # a cancelled read ends by itself
+                pieces.close()
 
-    def _begin(self) -> _Incoming:
-        return _Incoming(self._incoming, limit_bytes=self._limits.size_bytes)
+    def presign_get(self, sha256: str, *, seconds: float) -> str:
+        """A link to the bytes (blocking). Raises PRESIGNING_UNAVAILABLE."""
+        return self._objects.presign_get(_key(sha256), seconds=seconds)
 
-    def _open(self, sha256: str) -> IO[bytes]:
-        self.describe(sha256)
-        return self._path(sha256).open("rb")
+    def _begin(self) -> IncomingFile:
+        return IncomingFile(self._incoming, head_bytes=HEAD_BYTES)
 
-    def _path(self, sha256: str) -> Path:
-        return self._objects / sha256[:2] / sha256[2:]
+    def _take(self, incoming: IncomingFile, chunk: bytes) -> None:
+        if incoming.size_bytes + len(chunk) > self._limits.size_bytes:
+            found = incoming.size_bytes + len(chunk)
+            raise media.too_large("bytes", found=found, limit=self._limits.size_bytes)
+        incoming.write(chunk)
 
     def _write(self, chunks: Iterable[bytes], claim: Claim) -> tuple[content_pb2.Media, bool]:
         incoming = self._begin()
         try:
             for chunk in chunks:
-                incoming.write(chunk)
+                self._take(incoming, chunk)
             return self._admit(incoming, claim, durable=False)
         finally:
             incoming.discard()
 
-    def _admit(self, incoming: _Incoming, claim: Claim, *, durable: bool) -> tuple[content_pb2.Media, bool]:
+    def _admit(self, incoming: IncomingFile, claim: Claim, *, durable: bool) -> tuple[content_pb2.Media, bool]:
         mime_type = media.identify(incoming.head, modality=claim.modality, mime_type=claim.mime_type)
-        sha256 = incoming.finish(durable=durable)
+        sha256 = incoming.finish()
         if claim.sha256 and claim.sha256 != sha256:
             message = f"The bytes have the digest {sha256}, and {claim.sha256} was claimed."
             metadata = {"claimed": claim.sha256, "found": sha256}
             raise InvalidArgument(message, reason="MEDIA_DIGEST_MISMATCH", metadata=metadata)
-        existed = self._is_stored(sha256)
+        existed = self.stored_size_bytes(sha256) is not None
         if not existed:
             media.prove(incoming.path, mime_type, limits=self._limits)
-            self._publish(incoming.path, sha256, durable=durable)
+            self._objects.put(_key(sha256), incoming.path, sha256=sha256, durable=durable)
         return _reference(mime_type, sha256, incoming.size_bytes), existed
 
     def _known(self, sha256: str, head: bytes, claim: Claim) -> content_pb2.Media | None:
-        if not self._is_stored(sha256):
+        if (size_bytes := self.stored_size_bytes(sha256)) is None:
             return None
         mime_type = media.identify(head, modality=claim.modality, mime_type=claim.mime_type)
-        return _reference(mime_type, sha256, self._path(sha256).stat().st_size)
-
-    def _is_stored(self, sha256: str) -> bool:
-        try:
-            with self._path(sha256).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-        except FileNotFoundError:
-            return False
-
-    def _publish(self, temporary: Path, sha256: str, *, durable: bool) -> None:
-        target = self._path(sha256)
-        with storage():
-            target.parent.mkdir(exist_ok=True)
-            temporary.replace(target)
-            if durable:
-                with _folder(target.parent) as handle:
-                    os.fsync(handle)  # the rename itself must survive a power cut
+        return _reference(mime_type, sha256, size_bytes)
 
 
-def sync_filesystem(folder: Path) -> None:
-    """Writes out what the folder's filesystem has in memory (blocking)."""
-    sync_one = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    if sync_one is None:  # not Linux
-        os.sync()
-        return
-    with storage(), _folder(folder) as handle:
-        if sync_one(handle):
-            raise OSError(ctypes.get_errno(), "the filesystem cannot be synced")
-
-
-@contextmanager
-def _folder(path: Path) -> Iterator[int]:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
+def _key(sha256: str) -> str:
+    return f"media/sha256/{sha256[:2]}/{sha256[2:]}"
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
@@ -233,6 +163,10 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 def _reference(mime_type: str, sha256: str, size_bytes: int) -> content_pb2.Media:
     modality = content_pb2.Modality.ValueType(MODALITIES[mime_type])
     return content_pb2.Media(modality=modality, mime_type=mime_type, sha256=sha256, size_bytes=size_bytes)
+
+
+def _missing(sha256: str) -> NotFound:
+    return NotFound(f"There is no media {sha256}.", reason="MEDIA_NOT_FOUND", metadata={"sha256": sha256})
 
 
 def _corrupt(sha256: str) -> DataLoss:

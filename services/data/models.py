@@ -1,9 +1,10 @@
-"""The model registry: numbered, immutable versions, each a folder whose bytes were hashed when it was registered."""
+"""The model registry: numbered, immutable versions, each files whose bytes were hashed when they were registered."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from omnialign.errors import Aborted
+from omnialign.folders import FileEntry
 from omnialign.names import MODEL_VERSION, PROJECT, parse
 from omnialign.v1.data_service_pb2 import LineageEdge
 from omnialign.v1.model_pb2 import ModelVersion
@@ -11,27 +12,36 @@ from services.data.clock import now_us, timestamp
 from services.data.config import DataConfig
 from services.data.datasets import COMMIT_ATTEMPTS, missing, version_number
 from services.data.folders import local_path
+from services.data.model_files import ModelFiles
 from services.data.pool import call
 from services.data.store import Store
+from services.data.uploads import Uploads, is_upload
 from services.data.weights import Weights, inspect
 
 
 class Models:
     """The models of all projects."""
 
-    def __init__(self, config: DataConfig, *, store: Store, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, config: DataConfig, *, store: Store, uploads: Uploads, files: ModelFiles, pool: ThreadPoolExecutor
+    ) -> None:
         self._config, self._store, self._pool = config, store, pool
+        self._uploads, self._files = uploads, files
 
     async def register(
         self, parent: str, model_id: str, *, wanted: ModelVersion, sources: Sequence[str]
     ) -> ModelVersion:
-        """Registers a folder, and where it came from. The bytes of the newest version are that version.
+        """Registers a folder or an upload, and where it came from. The bytes of the newest version are that version.
 
-        Raises the reasons of `weights.inspect` and `folders.local_path`.
+        Raises the reasons of `weights.inspect` and `folders.local_path`, and UPLOAD_NOT_FOUND.
         """
-        path = local_path(wanted.uri, roots=self._config.roots())
-        weights = await call(self._pool, inspect, path)
-        version = await self._add(f"{parent}/models/{model_id}", path.as_uri(), wanted, weights)
+        if is_upload(wanted.uri):
+            upload = await self._uploads.get(wanted.uri, parent=parent)
+            uri, weights = await call(self._pool, self._files.admit, upload)
+        else:
+            path = local_path(wanted.uri, roots=self._config.roots())
+            uri, weights = path.as_uri(), await call(self._pool, inspect, path)
+        version = await self._add(f"{parent}/models/{model_id}", uri, wanted, weights)
         edges = [LineageEdge(source=source, target=version.name, relation="made_from") for source in sources]
         await self._store.add_edges(parent, edges)
         return version
@@ -43,6 +53,15 @@ class Models:
         if found is None:
             raise missing("MODEL_VERSION", name)
         return found[1]
+
+    async def files(
+        self, name: str, *, skip: Sequence[str] = (), weights: bool = True
+    ) -> AsyncIterator[ModelVersion | FileEntry | bytes]:
+        """A version, and then each of its files with its bytes. Raises the reasons of `get` and `ModelFiles.read`."""
+        version = await self.get(name)
+        yield version
+        async for part in self._files.read(version, skip=frozenset(skip), weights=weights):
+            yield part
 
     async def page(self, parent: str, *, after: list[str], limit: int) -> tuple[list[ModelVersion], list[str]]:
         """A page of model versions, newest first, and the position after it; empty on the last page."""

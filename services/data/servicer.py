@@ -7,14 +7,17 @@ import grpc
 from google.protobuf import empty_pb2
 
 from omnialign.errors import InvalidArgument, ResourceExhausted
+from omnialign.folders import FileEntry
 from omnialign.v1 import data_service_pb2 as pb
 from omnialign.v1 import data_service_pb2_grpc, dataset_pb2, model_pb2, record_pb2
 from services.data.datasets import Datasets
 from services.data.importing.importer import Importer
 from services.data.lineage import Lineage
+from services.data.links import MediaLinks
 from services.data.media_store import Claim, MediaStore
 from services.data.models import Models
 from services.data.table import Selection
+from services.data.uploads import Uploads
 from services.runtime.idempotency import body_digest
 from services.runtime.paging import decode_token, encode_token, page_size
 
@@ -29,12 +32,15 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         *,
         datasets: Datasets,
         media: MediaStore,
+        links: MediaLinks,
+        uploads: Uploads,
         models: Models,
         lineage: Lineage,
         importer: Importer,
         max_append_bytes: int,
     ) -> None:
         self._datasets, self._media, self._models = datasets, media, models
+        self._links, self._uploads = links, uploads
         self._lineage, self._importer = lineage, importer
         self._max_append_bytes = max_append_bytes
 
@@ -119,6 +125,30 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         async for chunk in self._media.read(request.sha256):
             yield pb.GetMediaResponse(chunk=chunk)
 
+    async def CreateMediaUpload(  # noqa: D102, N802
+        self, request: pb.CreateMediaUploadRequest, context: Context
+    ) -> pb.CreateMediaUploadResponse:
+        return await self._links.create_upload(request.parent, sha256=request.sha256, size_bytes=request.size_bytes)
+
+    async def CompleteMediaUpload(  # noqa: D102, N802
+        self, request: pb.CompleteMediaUploadRequest, context: Context
+    ) -> pb.CompleteMediaUploadResponse:
+        found = await self._links.complete_upload(request.name, modality=request.modality, mime_type=request.mime_type)
+        return pb.CompleteMediaUploadResponse(media=found)
+
+    async def CreateMediaDownload(  # noqa: D102, N802
+        self, request: pb.CreateMediaDownloadRequest, context: Context
+    ) -> pb.CreateMediaDownloadResponse:
+        return await self._links.create_download(request.sha256)
+
+    async def UploadFiles(  # noqa: D102, N802
+        self, request_iterator: AsyncIterator[pb.UploadFilesRequest], context: Context
+    ) -> pb.UploadFilesResponse:
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("message") != "header":
+            raise InvalidArgument("The first message of an upload is its header.", reason="UPLOAD_HEADER_MISSING")
+        return await self._uploads.receive(first.header.parent, _files(request_iterator))
+
     async def ImportDataset(  # noqa: D102, N802
         self, request: pb.ImportDatasetRequest, context: Context
     ) -> AsyncIterator[pb.ImportDatasetResponse]:
@@ -132,6 +162,19 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
 
     async def GetModelVersion(self, request: pb.GetModelVersionRequest, context: Context) -> model_pb2.ModelVersion:  # noqa: D102, N802
         return await self._models.get(request.name)
+
+    async def DownloadModel(  # noqa: D102, N802
+        self, request: pb.DownloadModelRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadModelResponse]:
+        wanted = self._models.files(request.name, skip=request.skip_paths, weights=not request.without_weights)
+        async for part in wanted:
+            if isinstance(part, bytes):
+                yield pb.DownloadModelResponse(chunk=part)
+            elif isinstance(part, FileEntry):
+                file = pb.DownloadedFile(path=part.path, size_bytes=part.size_bytes, sha256=part.sha256)
+                yield pb.DownloadModelResponse(file=file)
+            else:
+                yield pb.DownloadModelResponse(model_version=part)
 
     async def ListModelVersions(  # noqa: D102, N802
         self, request: pb.ListModelVersionsRequest, context: Context
@@ -171,6 +214,14 @@ async def _chunks(messages: AsyncIterator[pb.UploadMediaRequest]) -> AsyncIterat
         if message.WhichOneof("message") != "chunk":
             raise InvalidArgument("Only the first message of an upload is a header.", reason="UPLOAD_HEADER_REPEATED")
         yield message.chunk
+
+
+async def _files(messages: AsyncIterator[pb.UploadFilesRequest]) -> AsyncIterator[pb.UploadedFile | bytes]:
+    async for message in messages:
+        kind = message.WhichOneof("message")
+        if kind == "header":
+            raise InvalidArgument("Only the first message of an upload is a header.", reason="UPLOAD_HEADER_REPEATED")
+        yield message.file if kind == "file" else message.chunk
 
 
 def _after(token: str, *, filter: str, numbers: tuple[int, ...], length: int) -> list[str]:  # noqa: A002

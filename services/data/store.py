@@ -4,18 +4,18 @@ Messages are kept as serialised protos beside the few columns that are searched.
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from omnialign.v1.data_service_pb2 import LineageEdge as Edge
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from omnialign.v1.model_pb2 import ModelVersion
-from services.data.faults import storage
-from services.runtime.database import whole
+from services.runtime.database import Database
+from services.runtime.migrations import Migrations
 
 METADATA = sa.MetaData()
 DATASETS = sa.Table(
@@ -59,31 +59,32 @@ EDGES = sa.Table(
     sa.Column("parent", sa.String(80), primary_key=True),
 )
 NAMES_PER_QUERY = 400  # SQLite takes a bounded number of parameters
+MIGRATIONS = Migrations("data", Path(__file__).parent / "migrations", witness="datasets")
 
 
 class Store:
     """Reads and writes the metadata."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def prepare(self) -> None:
-        """Makes the tables that are missing."""
-        async with self._engine.begin() as connection:
-            await connection.run_sync(METADATA.create_all)
+        """Sees to it that the tables are up to date. Raises FailedPrecondition (`SCHEMA_OUTDATED`)."""
+        await MIGRATIONS.prepare(self._database)
 
-    @whole
     async def add_dataset(self, dataset: Dataset, *, parent: str, created_us: int, key: str, digest: str) -> bool:
         """Adds a dataset, and the request that asked for it if `key`; False when one of the two is there already."""
         blob = dataset.SerializeToString(deterministic=True)
         row = {"name": dataset.name, "parent": parent, "created_us": created_us, "message": blob}
+
+        def add(connection: Connection) -> None:
+            connection.execute(DATASETS.insert().values(row))
+            if key:
+                answer = {"key": key, "digest": digest, "dataset": dataset.name}
+                connection.execute(REQUESTS.insert().values(answer))
+
         try:
-            with storage():
-                async with self._engine.begin() as connection:
-                    await connection.execute(DATASETS.insert().values(row))
-                    if key:
-                        answer = {"key": key, "digest": digest, "dataset": dataset.name}
-                        await connection.execute(REQUESTS.insert().values(answer))
+            await self._database.write(add)
         except IntegrityError:
             return False
         return True
@@ -94,9 +95,10 @@ class Store:
         rows = await self._rows(query)
         return (rows[0][0], rows[0][1]) if rows else None
 
-    async def has_dataset(self, name: str) -> bool:
-        """Whether there is such a dataset."""
-        return bool(await self._rows(sa.select(sa.literal(1)).where(DATASETS.c.name == name)))
+    async def dataset_uid(self, name: str) -> str | None:
+        """The uid of a dataset; None where there is none."""
+        rows = await self._rows(sa.select(DATASETS.c.message).where(DATASETS.c.name == name))
+        return Dataset.FromString(rows[0][0]).uid if rows else None
 
     async def dataset(self, name: str) -> Dataset | None:
         """One dataset as it was created, with `latest_version`, without `record_count`."""
@@ -112,15 +114,20 @@ class Store:
         query = query.order_by(DATASETS.c.created_us.desc(), DATASETS.c.name.desc()).limit(limit)
         return [(us, await self._with_version(Dataset.FromString(blob))) for us, blob in await self._rows(query)]
 
-    @whole
+    async def dataset_count(self, parent: str) -> int:
+        """How many datasets a project has."""
+        query = sa.select(sa.func.count()).select_from(DATASETS).where(DATASETS.c.parent == parent)
+        return int((await self._rows(query))[0][0])
+
     async def remove_dataset(self, name: str) -> bool:
         """Removes a dataset with its versions; False when there is none."""
-        with storage():
-            async with self._engine.begin() as connection:
-                for table in (DATASET_VERSIONS, REQUESTS):
-                    await connection.execute(table.delete().where(table.c.dataset == name))
-                done = await connection.execute(DATASETS.delete().where(DATASETS.c.name == name))
-        return bool(done.rowcount)
+
+        def remove(connection: Connection) -> bool:
+            for table in (DATASET_VERSIONS, REQUESTS):
+                connection.execute(table.delete().where(table.c.dataset == name))
+            return bool(connection.execute(DATASETS.delete().where(DATASETS.c.name == name)).rowcount)
+
+        return await self._database.write(remove)
 
     async def add_version(self, dataset: str, version: DatasetVersion, *, number: int, state: int) -> bool:
         """Adds a version; False when the number was taken by another writer or the dataset is gone."""
@@ -167,16 +174,14 @@ class Store:
         rows = await self._rows(query.order_by(*(column.desc() for column in position)).limit(limit))
         return [([str(us), model, str(n)], ModelVersion.FromString(blob)) for us, model, n, blob in rows]
 
-    @whole
     async def add_edges(self, parent: str, edges: Iterable[Edge]) -> None:
         """Adds edges; those that are there already stay as they are."""
+        # Sorted: writers of the same edges take their rows in the same order.
         keys = sorted({(edge.source, edge.target, edge.relation) for edge in edges})
         rows = [{"source": source, "target": target, "relation": how, "parent": parent} for source, target, how in keys]
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        with storage():
-            async with self._engine.begin() as connection:
-                if rows:
-                    await connection.execute(dialect.insert(EDGES).on_conflict_do_nothing(), rows)
+        insert = self._database.insert(EDGES).on_conflict_do_nothing()
+        if rows:
+            await self._database.write(lambda connection: connection.execute(insert, rows))
 
     async def edges(self, parent: str, names: Sequence[str], *, upwards: bool) -> list[Edge]:
         """The edges that lead to these names (`upwards`), or away from them."""
@@ -193,20 +198,15 @@ class Store:
         dataset.latest_version = (await self._rows(query))[0][0] or 0
         return dataset
 
-    @whole
     async def _insert(self, table: sa.Table, row: dict[str, object]) -> bool:
         try:
-            with storage():
-                async with self._engine.begin() as connection:
-                    await connection.execute(table.insert().values(row))
+            await self._database.write(lambda connection: connection.execute(table.insert().values(row)))
         except IntegrityError:
             return False
         return True
 
-    @whole
     async def _rows(self, query: sa.Select[Any]) -> Any:
-        async with self._engine.execution_options(read_only=True).connect() as connection:
-            return (await connection.execute(query)).all()
+        return await self._database.read(lambda connection: connection.execute(query).all())
 
 
 def _version_query(dataset: str) -> sa.Select[Any]:

@@ -5,12 +5,10 @@ Filters are computed on the narrow columns in Arrow, never written into a filter
 asked. A read holds those narrow columns of the rows asked for and one batch of records, however large the table is.
 """
 
-import errno
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +22,7 @@ import pyarrow.compute as pc
 from omnialign.errors import Aborted
 from omnialign.v1 import record_pb2
 from services.data.faults import storage
+from services.data.objects.base import TablePlace
 
 BATCH_BYTES = 900 * 1024
 BATCH_ROWS = 1024
@@ -77,14 +76,16 @@ class Snapshot:
 
     def count(self) -> int:
         """Number of records."""
-        return int(self._dataset.count_rows())
+        with storage():
+            return int(self._dataset.count_rows())
 
     def counts(self) -> dict[str, int]:
         """Number of records per subtask."""
         found: dict[str, int] = {}
-        for batch in self._dataset.scanner(columns=["subtask"]).to_batches():
-            for entry in pc.value_counts(batch.column(0)).to_pylist():
-                found[entry["values"]] = found.get(entry["values"], 0) + entry["counts"]
+        with _expired():
+            for batch in self._dataset.scanner(columns=["subtask"]).to_batches():
+                for entry in pc.value_counts(batch.column(0)).to_pylist():
+                    found[entry["values"]] = found.get(entry["values"], 0) + entry["counts"]
         return found
 
     def batches(self, selection: Selection) -> Iterator[list[record_pb2.Record]]:
@@ -98,18 +99,20 @@ class Snapshot:
     def fingerprint(self) -> tuple[int, int]:
         """The number of records and a sum over them that does not depend on their order."""
         total = 0
-        for batch in self._dataset.scanner(columns=["fingerprint"]).to_batches():
-            total += sum(batch.column(0).to_pylist())
+        with _expired():
+            for batch in self._dataset.scanner(columns=["fingerprint"]).to_batches():
+                total += sum(batch.column(0).to_pylist())
         return self.count(), total
 
     def _positions(self, selection: Selection) -> tuple[Any, Any]:
         """Positions and record sizes of the selected rows, ordered by id."""
         position, parts = 0, []
-        for batch in self._dataset.scanner(columns=NARROW, batch_size=SCAN_ROWS, scan_in_order=True).to_batches():
-            rows = np.arange(position, position + batch.num_rows)
-            position += batch.num_rows
-            part = pa.table({"id": batch["id"], "row": rows, "size": batch["size"]})
-            parts.append(part.filter(_mask(batch, selection)))
+        with _expired():
+            for batch in self._dataset.scanner(columns=NARROW, batch_size=SCAN_ROWS, scan_in_order=True).to_batches():
+                rows = np.arange(position, position + batch.num_rows)
+                position += batch.num_rows
+                part = pa.table({"id": batch["id"], "row": rows, "size": batch["size"]})
+                parts.append(part.filter(_mask(batch, selection)))
         if not parts:
             return np.empty(0, np.int64), np.empty(0, np.int64)
         found = pa.concat_tables(parts).sort_by("id")
@@ -119,10 +122,12 @@ class Snapshot:
 
 
 class RecordTable:
-    """The table at a path. Safe for many threads and processes."""
+    """The table at a place. Safe for many threads and processes."""
 
-    def __init__(self, path: Path, *, budget: Budget, retention_seconds: float, compact_fragments: int) -> None:
-        self.path = path
+    def __init__(
+        self, place: TablePlace | Path, *, budget: Budget, retention_seconds: float, compact_fragments: int
+    ) -> None:
+        self.place = place if isinstance(place, TablePlace) else TablePlace.of_folder(place)
         self._budget = budget
         self._retention = timedelta(seconds=retention_seconds)
         self._compact_fragments = compact_fragments
@@ -131,9 +136,12 @@ class RecordTable:
         """The table now, or at a version. It is created when missing."""
         return Snapshot(self._open(version))
 
-    def exists(self) -> bool:
-        """Whether anything was ever written here."""
-        return self.path.exists()
+    def find(self) -> Snapshot | None:
+        """The table now; None when nothing was ever written here."""
+        try:
+            return Snapshot(self._connect(None))
+        except FileNotFoundError:
+            return None
 
     def merge(self, records: Iterable[record_pb2.Record]) -> tuple[int, int]:
         """Writes records by id, all visible together; gives how many were new and how many were there.
@@ -159,7 +167,7 @@ class RecordTable:
                 dataset.delete(condition)
 
     def tag(self, name: str, *, version: int) -> None:
-        """Names a state, which keeps it from being cleaned away. A name that is there already moves."""
+        """Names a state, which keeps it from being cleaned away. A name that is there already names it."""
         dataset = self._open()
         with storage():
             try:
@@ -167,7 +175,6 @@ class RecordTable:
             except ValueError as error:
                 if "already exists" not in str(error):
                     raise
-                dataset.tags.update(name, version)
 
     def tidy(self) -> bool:
         """Compacts the table when it is in many pieces, and removes old untagged states; tells whether it did."""
@@ -178,13 +185,6 @@ class RecordTable:
             dataset.optimize.compact_files()
             dataset.cleanup_old_versions(older_than=self._retention, error_if_tagged_old_versions=False)
         return True
-
-    def remove(self, trash: Path) -> None:
-        """Removes the table: it vanishes at once, then its files are deleted."""
-        if self.path.exists():
-            trash.parent.mkdir(parents=True, exist_ok=True)
-            self.path.rename(trash)
-            shutil.rmtree(trash, ignore_errors=True)
 
     def _merge_again(self, rows: pa.Table) -> dict[str, int]:
         """Merges; where a file that was just read is gone, since another process tidied up, begins from the new state.
@@ -206,25 +206,36 @@ class RecordTable:
         return stats
 
     def _open(self, version: int | None = None) -> Any:
-        if not (self.path / "_versions").exists():
-            self._create()
         with _expired():
-            return lance.dataset(str(self.path), version=version)
+            try:
+                return self._connect(version)
+            except FileNotFoundError:
+                self._create()
+                return self._connect(version)
+
+    def _connect(self, version: int | None) -> Any:
+        """Raises FileNotFoundError where there is no table at all."""
+        place = self.place
+        if place.folder is not None and not (place.folder / "_versions").exists():
+            raise FileNotFoundError(place.uri)
+        try:
+            with storage():
+                return lance.dataset(place.uri, version=version, storage_options=dict(place.options) or None)
+        except ValueError as error:
+            if place.folder is None and version is None and "was not found" in str(error):
+                raise FileNotFoundError(place.uri) from None
+            raise
 
     def _create(self) -> None:
-        """Makes the empty table aside and moves it here, which only one of several creators can.
+        """Makes the empty table aside and publishes it, which only one of several creators can.
 
         Creating it in place is no way: of two creators at once, the second may overwrite the first one's records.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with storage(), tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".creating-") as folder:
-            empty = Path(folder) / "table"
+        self.place.scratch.mkdir(parents=True, exist_ok=True)
+        with storage(), tempfile.TemporaryDirectory(dir=self.place.scratch, prefix=".creating-") as scratch:
+            empty = Path(scratch) / "table"
             lance.write_dataset(SCHEMA.empty_table(), str(empty), mode="create")
-            try:
-                empty.rename(self.path)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
+            self.place.publish(empty)
 
 
 def to_arrow(records: Iterable[record_pb2.Record]) -> pa.Table:
@@ -275,13 +286,14 @@ def _spans(sizes: Any) -> Iterator[tuple[int, int]]:
         yield start, len(sizes)
 
 
-class _expired:  # noqa: N801 - a context manager with the name of what it reports
+@contextmanager
+def _expired() -> Iterator[None]:
     """Turns "file not found" into SNAPSHOT_EXPIRED: the state was cleaned away while it was read."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | ValueError) and "not found" in str(error).lower():
-            message = "The state of the table that was being read is gone: read again, or read a committed version."
-            raise Aborted(message, reason="SNAPSHOT_EXPIRED") from error
+    try:
+        with storage():
+            yield
+    except (OSError, ValueError) as error:
+        if "not found" not in str(error).lower():
+            raise
+        message = "The state of the table that was being read is gone: read again, or read a committed version."
+        raise Aborted(message, reason="SNAPSHOT_EXPIRED") from error

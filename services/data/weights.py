@@ -1,97 +1,164 @@
-"""Looking at a model folder: is it complete and safe to load, how large is it, and which bytes are in it.
+"""Looking at the files of a model: are they complete and safe to load, how large are they, and which bytes.
 
 Only headers of weight files are parsed, by hand: counting parameters must not load gigabytes.
 """
 
-import hashlib
 import json
 import math
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from omnialign.errors import InvalidArgument
+from omnialign.folders import FileEntry, entries_digest, folder_digest, list_files
+from services.data.objects import ObjectStore
 
 PICKLES = frozenset({".bin", ".pt", ".pkl", ".pth", ".ckpt", ".pickle"})
 MAX_HEADER_BYTES = 100 * 1024 * 1024
+MAX_CONFIG_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a model folder holds."""
+    """What the files of a model hold."""
 
     sha256: str
     size_bytes: int
     parameter_count: int
 
 
-def inspect(folder: Path) -> Weights:
-    """Reads a model folder (blocking: it hashes every file).
+class ModelSource(Protocol):
+    """The files of a model, wherever they are. All blocking."""
 
-    Raises MODEL_FOLDER_MISSING, MODEL_HAS_PICKLE, MODEL_CONFIG_MISSING, MODEL_CONFIG_INVALID, MODEL_WEIGHTS_MISSING,
-    MODEL_WEIGHTS_INVALID.
-    """
+    name: str
+    """What a caller knows the place by."""
+
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of each file by path, in order of path."""
+        ...
+
+    def read(self, path: str, *, start: int, length: int) -> bytes:
+        """Bytes of a file."""
+        ...
+
+    def digest(self) -> str:
+        """The digest of all files, as in `omnialign.folders`."""
+        ...
+
+
+class FolderFiles:
+    """The files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name, self._folder = str(folder), folder
+
+    def sizes(self) -> Mapping[str, int]:
+        """See ModelSource."""
+        paths = list_files(self._folder)
+        return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in paths}
+
+    def read(self, path: str, *, start: int, length: int) -> bytes:
+        """See ModelSource."""
+        with (self._folder / path).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def digest(self) -> str:
+        """Hashes every file."""
+        return folder_digest(self._folder)
+
+
+class StoredFiles:
+    """Files in the object store, hashed when they came."""
+
+    def __init__(self, name: str, files: Mapping[FileEntry, str], objects: ObjectStore) -> None:
+        self.name, self._files, self._objects = name, files, objects
+        self._keys = {entry.path: key for entry, key in files.items()}
+
+    def sizes(self) -> Mapping[str, int]:
+        """See ModelSource."""
+        return {entry.path: entry.size_bytes for entry in sorted(self._files, key=lambda entry: entry.path.split("/"))}
+
+    def read(self, path: str, *, start: int, length: int) -> bytes:
+        """See ModelSource."""
+        return self._objects.read(self._keys[path], start=start, length=length)
+
+    def digest(self) -> str:
+        """Of the digests that are known."""
+        return entries_digest(self._files)
+
+
+def inspect(folder: Path) -> Weights:
+    """`examine` for a folder. Raises MODEL_FOLDER_MISSING too."""
     if not folder.is_dir():
-        raise _refusal("MODEL_FOLDER_MISSING", f"There is no folder {folder}.", folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    _check_pickles(files, folder)
-    _check_config(folder)
-    weights = [path for path in files if path.suffix == ".safetensors"]
+        raise _refusal("MODEL_FOLDER_MISSING", f"There is no folder {folder}.", str(folder))
+    return examine(FolderFiles(folder))
+
+
+def examine(files: ModelSource) -> Weights:
+    """Reads what makes a model (blocking).
+
+    Raises MODEL_HAS_PICKLE, MODEL_CONFIG_MISSING, MODEL_CONFIG_INVALID, MODEL_WEIGHTS_MISSING, MODEL_WEIGHTS_INVALID.
+    """
+    sizes = files.sizes()
+    _check_pickles(sizes, files.name)
+    _check_config(files, sizes)
+    weights = {path: size for path, size in sizes.items() if path.endswith(".safetensors")}
     if not weights:
-        raise _refusal("MODEL_WEIGHTS_MISSING", f"{folder} has no weights in safetensors.", folder)
+        raise _refusal("MODEL_WEIGHTS_MISSING", f"{files.name} has no weights in safetensors.", files.name)
     return Weights(
-        sha256=_digest(files, folder),
-        size_bytes=sum(path.stat().st_size for path in weights),
-        parameter_count=sum(count_parameters(path) for path in weights),
+        parameter_count=sum(_count_parameters(files, path, size) for path, size in weights.items()),
+        size_bytes=sum(weights.values()),
+        sha256=files.digest(),
     )
 
 
-def count_parameters(path: Path) -> int:
-    """Number of parameters in a safetensors file, from its header. Raises MODEL_WEIGHTS_INVALID."""
-    size_bytes = path.stat().st_size
+def _count_parameters(files: ModelSource, path: str, size_bytes: int) -> int:
+    """Number of parameters in a safetensors file, from its header."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(MAX_HEADER_BYTES, size_bytes - 8):
-                raise ValueError("the header is longer than the file")
-            header = json.loads(file.read(length))
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        if 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0) != size_bytes:
-            raise ValueError("the tensors do not fill the file")
-        return sum(math.prod(entry["shape"]) for entry in tensors)
+        return _count(lambda start, length: files.read(path, start=start, length=length), size_bytes)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        message = f"{path.name} is not a whole safetensors file: {error}."
+        message = f"{path} is not a whole safetensors file: {error}."
         raise _refusal("MODEL_WEIGHTS_INVALID", message, path) from error
 
 
-def _check_pickles(files: list[Path], folder: Path) -> None:
-    pickles = [path for path in files if path.suffix.lower() in PICKLES]
+def _count(read: Callable[[int, int], bytes], size_bytes: int) -> int:
+    if size_bytes < 8:
+        raise ValueError("it is too short for a header")
+    (length,) = struct.unpack("<Q", read(0, 8))
+    if length > min(MAX_HEADER_BYTES, size_bytes - 8):
+        raise ValueError("the header is longer than the file")
+    header = json.loads(read(8, length))
+    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+    if 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0) != size_bytes:
+        raise ValueError("the tensors do not fill the file")
+    return sum(math.prod(entry["shape"]) for entry in tensors)
+
+
+def _check_pickles(sizes: Mapping[str, int], name: str) -> None:
+    pickles = [path for path in sizes if Path(path).suffix.lower() in PICKLES]
     if pickles:
-        names = ", ".join(str(path.relative_to(folder)) for path in pickles[:5])
-        message = f"{names}: a pickle can run code when it is loaded. Convert the weights to safetensors."
-        raise _refusal("MODEL_HAS_PICKLE", message, folder)
+        message = (
+            f"{', '.join(pickles[:5])}: a pickle can run code when it is loaded. Convert the weights to safetensors."
+        )
+        raise _refusal("MODEL_HAS_PICKLE", message, name)
 
 
-def _check_config(folder: Path) -> None:
+def _check_config(files: ModelSource, sizes: Mapping[str, int]) -> None:
+    name = files.name
+    if "config.json" not in sizes:
+        raise _refusal("MODEL_CONFIG_MISSING", f"{name} has no config.json.", name)
+    if sizes["config.json"] > MAX_CONFIG_BYTES:
+        raise _refusal("MODEL_CONFIG_INVALID", f"config.json of {name} is larger than any configuration.", name)
     try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except FileNotFoundError as error:
-        raise _refusal("MODEL_CONFIG_MISSING", f"{folder} has no config.json.", folder) from error
+        config = json.loads(files.read("config.json", start=0, length=MAX_CONFIG_BYTES))
     except (ValueError, RecursionError) as error:
-        raise _refusal("MODEL_CONFIG_INVALID", f"config.json of {folder} is not JSON: {error}.", folder) from error
+        raise _refusal("MODEL_CONFIG_INVALID", f"config.json of {name} is not JSON: {error}.", name) from error
     if not isinstance(config, dict):
-        raise _refusal("MODEL_CONFIG_INVALID", f"config.json of {folder} is not an object.", folder)
+        raise _refusal("MODEL_CONFIG_INVALID", f"config.json of {name} is not an object.", name)
 
 
-def _digest(files: list[Path], folder: Path) -> str:
-    """One digest over the names and digests of all files, in order of name."""
-    whole = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            whole.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
-
-
-def _refusal(reason: str, message: str, path: Path) -> InvalidArgument:
-    return InvalidArgument(message, reason=reason, metadata={"path": str(path)})
+def _refusal(reason: str, message: str, path: str) -> InvalidArgument:
+    return InvalidArgument(message, reason=reason, metadata={"path": path})

@@ -4,9 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import grpc
-
-from omnialign.client.options import CHANNEL_OPTIONS
 from services.gateway.config import GatewayConfig
 from services.gateway.servicer import Proxy
 from services.runtime.server import Server, run
@@ -19,11 +16,11 @@ FULL_NAME = "omnialign.Gateway"
 async def wire(server: Server, config: GatewayConfig) -> AsyncIterator[None]:
     """Adds the gateway to a server; on exit closes its connections."""
     async with AsyncExitStack() as stack:
-        channels: dict[str, Any] = {}
-        for name, address in config.routes().items():
-            channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-            channels[name] = await stack.enter_async_context(channel)
-        server.add_generic(Proxy(channels), FULL_NAME)
+        routes, channels = config.routes(), dict[str, Any]()
+        for address in set(routes.values()):
+            channels[address] = await stack.enter_async_context(server.peers.channel(address))
+        proxy = Proxy({path: channels[address] for path, address in routes.items()})
+        server.add_generic(proxy, FULL_NAME)
         yield
 
 

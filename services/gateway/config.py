@@ -33,7 +33,7 @@ class GatewayConfig:
     """`host:port` of the AlignmentService."""
 
     def routes(self) -> dict[str, str]:
-        """The address of each service by its full name."""
+        """The address of each method by its path on the wire."""
         services = (
             (data_service_pb2, self.data_address),
             (refinement_service_pb2, self.refinement_address),
@@ -43,7 +43,8 @@ class GatewayConfig:
             (alignment_service_pb2, self.alignment_address),
         )
         return {
-            service.full_name: address
+            f"/{service.full_name}/{method.name}": address
             for module, address in services
             for service in module.DESCRIPTOR.services_by_name.values()
+            for method in service.methods
         }

@@ -1,4 +1,4 @@
-"""Passes calls on as bytes: nothing is parsed, so nothing here changes when the contract grows.
+"""Passes calls on as bytes: nothing is parsed.
 
 A call keeps its deadline, request id, token and trace. The services behind authenticate it, validate it and answer; an
 error passes with all its details. Messages flow one at a time in both directions, so a slow reader slows the writer.
@@ -17,17 +17,20 @@ FORWARDED = frozenset({"authorization", "traceparent", "tracestate", "x-request-
 
 
 class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Answers every method of the services in `channels`, which are keyed by full service name."""
+    """Answers the methods in `channels`, which are keyed by path: only those of the contract, so that a stranger
+    cannot make this process keep something for each name that he thinks up.
+    """
 
     def __init__(self, channels: Mapping[str, Any]) -> None:
         self._channels = channels
 
     def service(self, details: Any) -> Any:
-        """The handler of a call; None, which is UNIMPLEMENTED, for a service that is not behind this gateway."""
+        """The handler of a call; None, which is UNIMPLEMENTED, for a method that is not behind this gateway."""
         path: str = details.method
-        name = path.removeprefix("/").partition("/")[0]
-        channel = self._channels.get(name)
-        return None if channel is None else grpc.stream_stream_rpc_method_handler(_forwarder(channel, path, name))
+        channel = self._channels.get(path)
+        if channel is None:
+            return None
+        return grpc.stream_stream_rpc_method_handler(_forwarder(channel, path, path.split("/")[1]))
 
 
 def _forwarder(channel: Any, path: str, name: str) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:

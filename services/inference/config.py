@@ -1,11 +1,23 @@
 """How an engine runs models, from the environment (`OMNIALIGN_ENGINE_*`)."""
 
+import os
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
 GIB = 1 << 30
+
+
+def default_model_cache() -> Path:
+    """`omnialign/models` in the user's cache directory, or in that for temporary files where the user has no home."""
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "omnialign" / "models"
+    try:
+        return Path.home() / ".cache" / "omnialign" / "models"
+    except RuntimeError:  # a container's numeric user
+        return Path(tempfile.gettempdir()) / "omnialign" / "models"
 
 
 @dataclass(frozen=True)
@@ -38,15 +50,20 @@ class EngineConfig:
     """Threads that read and write prompts and media beside the model."""
     model_roots: tuple[Path, ...] = ()
     """Folders that `file://` models may lie in; empty means any."""
+    model_cache: Path = field(default_factory=default_model_cache)
+    """Folder where models are kept that were fetched from the data service; processes may share it."""
+    model_cache_bytes: int = 100 * GIB
+    """Bytes of those models together; beyond them the least recently used are removed."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Numbers out of range."""
-        for field in ("model_budget_bytes", "cache_budget_bytes", "max_batch_rows", "prefill_tokens", "max_waiting"):
-            if getattr(self, field) < 1:
-                yield field, "must be 1 or more"
-        for field in ("lanes", "threads"):
-            if getattr(self, field) < 0:
-                yield field, "must be 0 or more"
+        positive = ("model_budget_bytes", "cache_budget_bytes", "max_batch_rows", "prefill_tokens", "max_waiting")
+        for name in (*positive, "model_cache_bytes"):
+            if getattr(self, name) < 1:
+                yield name, "must be 1 or more"
+        for name in ("lanes", "threads"):
+            if getattr(self, name) < 0:
+                yield name, "must be 0 or more"
         if self.codec_threads < 1:
             yield "codec_threads", "must be 1 or more"
         if not 0 <= self.linger_seconds <= 1:

@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+OUTCOMES = ("end", "stop", "length", "error", "cancelled")
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -42,10 +43,29 @@ class EngineMetrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.cache_bytes = Gauge(
+            "omnialign_engine_cache_bytes", "Bytes of attention cache set aside for running batches.", registry=registry
+        )
+        self.cache_budget_bytes = Gauge(
+            "omnialign_engine_cache_budget_bytes",
+            "Bytes of attention cache that the engine may use.",
+            registry=registry,
+        )
+        self.model_load = Histogram(
+            "omnialign_engine_model_load_seconds",
+            "Time to fetch a model and bring it into memory.",
+            buckets=SECONDS,
+            registry=registry,
+        )
         self.models = Gauge("omnialign_engine_models_resident", "Models in memory.", registry=registry)
         self.model_bytes = Gauge(
             "omnialign_engine_model_bytes", "Bytes of the weights of all models in memory.", registry=registry
         )
+
+        for direction in ("in", "out"):
+            self.tokens.labels(direction)
+        for outcome in OUTCOMES:
+            self.requests.labels(outcome)  # so that the first error is an increase, not a new series
 
     def resident(self, models: int, size_bytes: int) -> None:
         """Sets how many models take how many bytes."""

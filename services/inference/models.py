@@ -1,7 +1,8 @@
 """From a model's name to a folder that is safe to load.
 
-A name is `projects/{p}/models/{m}/versions/{n}`, looked up in the registry, or a `file://` folder. A folder is refused
-when it holds pickles, which run code when read, or weights in no form that we read.
+A name is `projects/{p}/models/{m}/versions/{n}`, looked up in the registry, or a `file://` folder. A registered model
+whose folder is not on this machine is fetched. A folder is refused when it holds pickles, which run code when read, or
+weights in no form that we read.
 """
 
 import json
@@ -15,6 +16,7 @@ from urllib.request import url2pathname
 
 from omnialign.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from omnialign.v1 import model_pb2
+from services.inference.model_cache import ModelCache
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 MAX_HEADER_BYTES = 100 << 20
@@ -27,24 +29,35 @@ class Registry(Protocol):
         """The version of this resource name."""
         ...
 
+    async def download_model(self, name: str, to_folder: Path) -> model_pb2.ModelVersion:
+        """Fetches a version into a folder, which appears when it is whole."""
+        ...
+
 
 class ModelResolver:
     """Finds the folders of models."""
 
-    def __init__(self, registry: Registry | None, *, roots: Sequence[Path] = ()) -> None:
-        self._registry = registry
+    def __init__(
+        self, registry: Registry | None, *, roots: Sequence[Path] = (), cache: ModelCache | None = None
+    ) -> None:
+        self._registry, self._cache = registry, cache
         self._roots = [root.resolve() for root in roots]
         self._known: dict[str, Path] = {}  # versions are immutable
 
     async def folder(self, model: str) -> Path:
         """The folder of a model, checked to be there and free of pickles.
 
-        Raises MODEL_NAME_INVALID, MODEL_NOT_FOUND, MODEL_NOT_ALLOWED, MODEL_URI_UNSUPPORTED or MODEL_HAS_PICKLE.
+        Raises MODEL_NAME_INVALID, MODEL_NOT_FOUND, MODEL_NOT_ALLOWED, MODEL_URI_UNSUPPORTED, MODEL_HAS_PICKLE, and what
+        fetching raises.
         """
-        folder = self._known.get(model) or await self._locate(model)
+        folder = self._known.get(model)
+        if folder is None or not folder.is_dir():  # removed from the cache for others
+            folder = await self._locate(model)
         check_folder(folder, model=model)
         if model.startswith("projects/"):
             self._known[model] = folder
+        if self._cache is not None:
+            self._cache.touch(folder)
         return folder
 
     async def _locate(self, model: str) -> Path:
@@ -59,15 +72,21 @@ class ModelResolver:
                 reason="MODEL_NAME_INVALID",
                 metadata={"model": model},
             )
-        return path_of(await self._registered_uri(model), model=model)
+        return await self._registered(model)
 
-    async def _registered_uri(self, model: str) -> str:
+    async def _registered(self, model: str) -> Path:
+        """The folder of a registered model where it is on this machine, or else in the cache."""
         if self._registry is None:
             raise not_found(model, "this engine has no model registry")
         try:
-            return (await self._registry.get_model_version(model)).uri
+            version = await self._registry.get_model_version(model)
         except NotFound as error:
             raise not_found(model, "the registry does not know it") from error
+        if version.uri.startswith("file://") and (folder := path_of(version.uri, model=model)).is_dir():
+            return folder
+        if self._cache is None:
+            raise not_found(model, "its folder is not on this machine")
+        return await self._cache.folder(version, source=self._registry)
 
     def _check_allowed(self, folder: Path, model: str) -> None:
         if self._roots and not any(folder.resolve().is_relative_to(root) for root in self._roots):

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from omnialign.client import AsyncClient
 from services.inference.config import EngineConfig
 from services.inference.engine import Engine
 from services.inference.media import AsyncMediaReader
@@ -18,7 +17,7 @@ from services.runtime.server import Server
 async def open_engine(server: Server, config: EngineConfig, *, data_address: str) -> AsyncIterator[TransformersEngine]:
     """An engine whose metrics are the server's, with models looked up at `data_address` when they are asked for."""
     async with (
-        AsyncClient(data_address) as client,
+        server.peers.client(data_address) as client,
         open_transformers_engine(config, models=client, metrics=server.registry) as engine,
     ):
         yield engine
@@ -31,5 +30,5 @@ async def open_loop(server: Server, config: ModelServiceConfig, *, engine: Engin
         if engine is None:
             opening = open_engine(server, load(EngineConfig), data_address=config.data_address)
             engine = await stack.enter_async_context(opening)
-        client = await stack.enter_async_context(AsyncClient(config.data_address, project=config.project))
+        client = await stack.enter_async_context(server.peers.client(config.data_address, project=config.project))
         yield ItemLoop(engine, AsyncMediaReader(client, capacity_bytes=config.media_cache_bytes))

@@ -61,6 +61,10 @@ class Scheduler:
         """Starts the threads."""
         self._metrics.queue_age.set_function(self._oldest_seconds)
         self._metrics.queue_depth.set_function(lambda: len(self._waiting))
+        self._metrics.cache_budget_bytes.set(self._config.cache_budget_bytes)
+        self._metrics.cache_bytes.set_function(
+            lambda: sum(size_bytes for lane in self._lanes for _, size_bytes in list(lane.batches))
+        )
         self._metrics.rows_running.set_function(
             lambda: sum(len(batch.rows) for lane in self._lanes for batch, _ in list(lane.batches))
         )

@@ -25,6 +25,7 @@ from services.inference.engine import EngineRequest, EngineResult
 from services.inference.faults import engine_closed, first_error
 from services.inference.loading import LoadedModel, ModelKey, load_model, measure
 from services.inference.metrics import EngineMetrics
+from services.inference.model_cache import ModelCache
 from services.inference.models import ModelResolver, Registry
 from services.inference.residency import Residency
 from services.inference.scheduler import Scheduler
@@ -44,7 +45,7 @@ class TransformersEngine:
     """Runs models of `transformers`. Build it with `open_transformers_engine`."""
 
     def __init__(self, config: EngineConfig, resolver: ModelResolver, metrics: EngineMetrics) -> None:
-        self._config, self._resolver = config, resolver
+        self._config, self._resolver, self._metrics = config, resolver, metrics
         self._device = torch.device(pick_device(config.device))
         self._scheduler = Scheduler(config, metrics, on_cpu=self._device.type == "cpu")
         self._codecs = ThreadPoolExecutor(config.codec_threads, thread_name_prefix="omnialign-codec")
@@ -218,8 +219,9 @@ class TransformersEngine:
         return await asyncio.to_thread(measure, folder, key)
 
     async def _load(self, key: ModelKey) -> LoadedModel:
-        folder = await self._resolver.folder(key.model)
-        return await asyncio.to_thread(load_model, folder, key, self._device)
+        with self._metrics.model_load.time():
+            folder = await self._resolver.folder(key.model)
+            return await asyncio.to_thread(load_model, folder, key, self._device)
 
 
 def pick_device(name: str) -> str:
@@ -267,7 +269,9 @@ async def open_transformers_engine(
 ) -> AsyncIterator[TransformersEngine]:
     """An engine that runs while this lasts. `models` is where `projects/...` names are looked up."""
     registry = CollectorRegistry() if metrics is None else metrics
-    engine = TransformersEngine(config, ModelResolver(models, roots=config.model_roots), EngineMetrics(registry))
+    cache = ModelCache(config.model_cache, limit_bytes=config.model_cache_bytes)
+    resolver = ModelResolver(models, roots=config.model_roots, cache=cache)
+    engine = TransformersEngine(config, resolver, EngineMetrics(registry))
     engine.start()
     try:
         yield engine

@@ -18,7 +18,9 @@ from grpc_status import rpc_status
 
 from omnialign.client.context import CURRENT_CALL, Call
 from omnialign.errors import DeadlineExceeded, OmnialignError, Unavailable
+from services.runtime import tracing
 from services.runtime.admission import Admission
+from services.runtime.auth.guard import MethodGuard
 from services.runtime.failures import as_omnialign_error, rich_status
 from services.runtime.leftovers import read_leftovers
 from services.runtime.logs import AccessLog
@@ -55,13 +57,15 @@ class MethodCalls:
         admission: Admission,
         validator: Validator,
         readiness: Readiness,
+        guard: MethodGuard | None,
         watches: Callable[[], set[asyncio.Task[Any]]],
     ) -> None:
         self._handle = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         _check_kind(self._handle, streams=handler.response_streaming)
         self._reads_stream = bool(handler.request_streaming)
         self._writes_stream = bool(handler.response_streaming)
-        self._service, self._readiness = service, readiness
+        self._service, self._method, self._readiness = service, method, readiness
+        self._guard = guard
         self._is_watch = method.startswith("Watch")
         self._log = AccessLog(service, method)
         self._metrics = metrics
@@ -74,6 +78,7 @@ class MethodCalls:
         """Answers one call; this is what gRPC calls."""
         start = time.perf_counter()
         call = begin_call(context)
+        span = tracing.rpc(self._service, self._method, context)
         self._metrics.started()
         if self._is_watch and call.task:
             self._watches().add(call.task)
@@ -90,15 +95,22 @@ class MethodCalls:
         finally:
             call.finished = True
             self._finish(ending, context, call, time.perf_counter() - start)
+            if span is not None:
+                span.end(ending.code, ending.reason)
 
     async def _admitted(self, request: Any, context: Any, call: Call) -> Any:
-        self._readiness.require(self._service)
         if call.deadline is not None and call.deadline <= time.monotonic():
             raise DeadlineExceeded("The deadline had passed before the call was begun", reason="DEADLINE_EXCEEDED")
+        if self._guard is not None:
+            await self._guard.identify(call)
+            if not self._reads_stream:
+                self._guard.admit(call, request)
+        self._readiness.require(self._service)
         self._admission.enter()
         try:
             if self._reads_stream:
-                request = self._checked(request)
+                # Its first message may be long in coming: the call holds a place while it waits.
+                request = self._checked(await self._guard.admit_stream(call, request) if self._guard else request)
             else:
                 self._check(request)
             if self._writes_stream:
@@ -138,6 +150,8 @@ class MethodCalls:
         if self._is_watch and call.task:
             self._watches().discard(call.task)
         self._metrics.finished(ending.code, seconds)
+        if self._guard is not None:
+            self._guard.write_audit(call, code=ending.code, reason=ending.reason, peer=context.peer())
         if self._log.wants(ending.code):
             self._log.write(
                 code=ending.code,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from omnialign.errors import InvalidArgument
+from services.runtime.certificates import ServerTls
 
 T = TypeVar("T")
 
@@ -61,6 +62,20 @@ class ServerConfig:
     """Whether tools may ask the server for its schema."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe log line to write. DEBUG logs reads too."""
+    tls_certificate_file: Path | None = None
+    """The server's certificate and what it was signed with, as PEM; set means that the port speaks TLS alone. The
+    three files are read again when they change."""
+    tls_key_file: Path | None = None
+    """The key of the certificate."""
+    tls_client_ca_file: Path | None = None
+    """What the callers' certificates are signed with; set means that callers must show one."""
+
+    @property
+    def tls(self) -> ServerTls | None:
+        """The files of TLS; None for a plain port."""
+        if self.tls_certificate_file is None or self.tls_key_file is None:
+            return None
+        return ServerTls(self.tls_certificate_file, self.tls_key_file, self.tls_client_ca_file)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Numbers out of range."""
@@ -72,6 +87,16 @@ class ServerConfig:
                 yield field, "must be a number of seconds, 0 or more"
         if self.max_concurrent_rpcs < 1:
             yield "max_concurrent_rpcs", "must be 1 or more"
+        yield from self._tls_problems()
+
+    def _tls_problems(self) -> Iterator[tuple[str, str]]:
+        """Files that are missing, cannot be used, or do not belong together."""
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            yield "tls_certificate_file", "needs OMNIALIGN_SERVER_TLS_KEY_FILE, and the other way round"
+        elif self.tls is None and self.tls_client_ca_file is not None:
+            yield "tls_client_ca_file", "needs a certificate and a key of the server"
+        elif self.tls is not None and (problem := self.tls.problem()):
+            yield "tls_certificate_file", problem
 
 
 def load(cls: type[T], environ: Mapping[str, str] | None = None) -> T:

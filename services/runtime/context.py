@@ -4,8 +4,9 @@ The values live in a ContextVar that the interceptor sets in the handler's own t
 """
 
 from omnialign.client.context import CURRENT_CALL, request_id
+from services.runtime.auth.callers import Caller
 
-__all__ = ["bearer_token", "remaining_seconds", "request_id"]
+__all__ = ["bearer_token", "caller", "remaining_seconds", "request_id"]
 
 
 def remaining_seconds() -> float | None:
@@ -19,3 +20,9 @@ def bearer_token() -> str:
     call = CURRENT_CALL.get()
     scheme, _, token = (call.authorization if call else "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def caller() -> Caller | None:
+    """Who makes the call that is being answered; None where callers need not say so, and outside a call."""
+    call = CURRENT_CALL.get()
+    return call.caller if call and isinstance(call.caller, Caller) else None

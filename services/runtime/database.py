@@ -1,80 +1,273 @@
-"""Opening the metadata database: SQLite on a laptop, PostgreSQL in a cluster.
+"""The metadata database: SQLite on a laptop, PostgreSQL in a cluster. Transactions are plain functions run in threads.
 
-On SQLite each transaction takes the write lock when it begins (`BEGIN IMMEDIATE`). A deferred one that reads and then
-writes fails at once with "database is locked" when another wrote in between, however long the busy timeout; taken at
-the start, the lock is waited for. So keep transactions short. One that only reads may be opened on
-`engine.execution_options(read_only=True)` and then never waits.
+    await database.write(lambda connection: connection.execute(...))
+
+A transaction is a synchronous function of a `sqlalchemy.Connection`; what it raises rolls it back. It runs to its end
+in its thread even if its caller is cancelled meanwhile, so nobody can leave one open. It may run more than once: on
+PostgreSQL one that lost a race (a serialization failure, a deadlock) is tried again. So it changes nothing but the
+database; what the process must know after the commit goes into `then`.
+
+On SQLite one thread writes, and takes the write lock when it begins (`BEGIN IMMEDIATE`): a deferred transaction that
+reads and then writes fails at once when another process wrote in between. Readers never wait for it.
 """
 
 import asyncio
-import functools
-from collections.abc import Awaitable, Callable, Coroutine
+import copy
+import random
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy import Connection, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite as sqlite_dialect
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from omnialign.errors import InvalidArgument, OmnialignError, Unavailable
+from services.runtime.database_faults import UNAVAILABLE, is_lost_race, translate
 
 BUSY_TIMEOUT_SECONDS = 30.0
+CONNECT_TIMEOUT_SECONDS = 5
+STATEMENT_TIMEOUT_SECONDS = 30
+WAIT_SECONDS = 20.0
+"""How long a transaction waits for a free thread, which on PostgreSQL is a free connection."""
+RACE_BUDGET_SECONDS = 5.0
+"""How long a transaction that loses races is tried again."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 3.0
+READERS, CONNECTIONS = 2, 5
+# A peer that vanished without a word is noticed after about 30 seconds, not after the system's two hours.
+KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
 
 T = TypeVar("T")
-P = ParamSpec("P")
-
-_under_way: set[asyncio.Future[Any]] = set()  # the loop itself keeps weak references to tasks only
+Transaction = Callable[[Connection], T]
 
 
-def open_database(url: str) -> AsyncEngine:
-    """An engine for `url`, such as `sqlite+aiosqlite:///folder/file.db`. Connects on first use; `dispose()` closes it.
+class Database:
+    """One database. Connects on first use; made and used inside a running event loop."""
 
-    The folder of a SQLite file is created when missing. Raises sqlalchemy's ArgumentError for a malformed URL.
-    """
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_async_engine(parsed, pool_pre_ping=True)
-    if parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
-    event.listen(engine.sync_engine, "connect", _prepare)
-    event.listen(engine.sync_engine, "begin", _begin)
+    def __init__(self, url: str, *, connections: int = CONNECTIONS) -> None:
+        """Opens nothing yet. The folder of a SQLite file is created when missing; `connections` bounds PostgreSQL's.
+
+        Raises InvalidArgument (`DATABASE_URL`) for a URL of another kind.
+        """
+        parsed = parse_url(url)
+        self.place = place(parsed)
+        """Where the database is, without credentials: for messages."""
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._engine = _sqlite_engine(parsed) if self.is_sqlite else _postgresql_engine(parsed, connections)
+        self._reading = self._engine.execution_options(**({"read_only": True} if self.is_sqlite else AUTOCOMMIT))
+        self._readers = ThreadPoolExecutor(READERS if self.is_sqlite else connections, thread_name_prefix="database")
+        self._writers = ThreadPoolExecutor(1, thread_name_prefix="writer") if self.is_sqlite else self._readers
+        self._budget_seconds = 0.0
+
+    def patient(self, *, budget_seconds: float) -> "Database":
+        """The same database for work in the background: it waits so long while the database is away.
+
+        A transaction whose commit broke off may have been committed: what is passed must bear being run again.
+        """
+        view = copy.copy(self)
+        view._budget_seconds = budget_seconds
+        return view
+
+    async def write(self, transaction: Transaction[T], *, then: Callable[[T], object] | None = None) -> T:
+        """The result of a transaction, committed.
+
+        `then` is called with it on the event loop right after the commit, also if the caller was cancelled meanwhile.
+        Raises IntegrityError as it is, Unavailable (`DATABASE_UNAVAILABLE`) when the database is away or does not
+        answer in time, ResourceExhausted (`STORAGE_FULL`), and InvalidArgument (`VALUE_INVALID`) for a text that
+        PostgreSQL does not take.
+        """
+        return await self._patiently(lambda: self._call(self._writers, self._engine.begin, transaction, then))
+
+    async def read(self, transaction: Transaction[T]) -> T:
+        """The result of a function that only reads. Each of its statements sees what is committed when it begins."""
+        return await self._patiently(lambda: self._call(self._readers, self._reading.connect, transaction, None))
+
+    async def close(self) -> None:
+        """Closes the connections once the transactions under way have ended."""
+
+        def shut() -> None:
+            self._writers.shutdown(wait=True)
+            self._readers.shutdown(wait=True)
+            self._engine.dispose()
+
+        closer = ThreadPoolExecutor(1)
+        try:
+            await asyncio.get_running_loop().run_in_executor(closer, shut)
+        finally:
+            closer.shutdown(wait=False)
+
+    def insert(self, table: sa.Table) -> Any:
+        """An INSERT into a table that has `on_conflict_do_nothing` and `on_conflict_do_update`."""
+        return (sqlite_dialect.insert if self.is_sqlite else postgresql.insert)(table)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What the call gives; called again while the database is away, until the budget is spent."""
+        pause, deadline = FIRST_PAUSE_SECONDS, time.monotonic() + self._budget_seconds
+        while True:
+            try:
+                return await call()
+            except Unavailable as error:
+                if error.reason != UNAVAILABLE or time.monotonic() + pause > deadline:
+                    raise
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _call(
+        self,
+        threads: ThreadPoolExecutor,
+        connect: Callable[[], AbstractContextManager[Connection]],
+        transaction: Transaction[T],
+        then: Callable[[T], object] | None,
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def deliver(result: T | None, error: BaseException | None) -> None:
+            try:
+                if error is None and then is not None:
+                    then(result)  # type: ignore[arg-type]
+            finally:
+                if not answer.done() and error is not None:
+                    answer.set_exception(error)
+                elif not answer.done():
+                    answer.set_result(result)  # type: ignore[arg-type]
+
+        def run() -> None:
+            try:
+                result, error = self._run(connect, transaction), None
+            except BaseException as problem:
+                result, error = None, problem
+            loop.call_soon_threadsafe(deliver, result, error)
+
+        def expire() -> None:
+            if not answer.done() and queued.cancel():
+                answer.set_exception(_busy(self.place))
+
+        queued = threads.submit(run)
+        timer = loop.call_later(WAIT_SECONDS, expire)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+            queued.cancel()  # one that waits still, for a caller that is gone
+
+    def _run(self, connect: Callable[[], AbstractContextManager[Connection]], transaction: Transaction[T]) -> T:
+        """In a thread: the transaction, again while it loses races."""
+        deadline = time.monotonic() + RACE_BUDGET_SECONDS
+        while True:
+            try:
+                with connect() as connection:
+                    return transaction(connection)
+            except OmnialignError:
+                raise
+            except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+                if isinstance(error, DBAPIError) and is_lost_race(error) and time.monotonic() < deadline:
+                    time.sleep(random.uniform(0.0, 0.1))
+                    continue
+                if (typed := translate(error, place=self.place)) is not None:
+                    raise typed from error
+                raise
+
+
+AUTOCOMMIT: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
+
+
+def parse_url(url: str) -> URL:
+    """The URL with the driver that is installed. Raises InvalidArgument (`DATABASE_URL`), which does not repeat it."""
+    try:
+        parsed = sa.make_url(url)
+    except (SQLAlchemyError, ValueError):
+        parsed = None
+    if parsed is not None and parsed.drivername.partition("+")[0] == "sqlite":
+        return parsed.set(drivername="sqlite")
+    if parsed is not None and parsed.drivername.partition("+")[0] in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise InvalidArgument(
+        "A database URL is 'postgresql+psycopg://user:password@host:5432/name' or 'sqlite:///folder/file.db'.",
+        reason="DATABASE_URL",
+    )
+
+
+def url_problems(**urls: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with database URLs of a configuration, as its `problems` tells it; an empty one is not set."""
+    for name, url in urls.items():
+        try:
+            parse_url(url or "sqlite://")
+        except InvalidArgument as error:
+            yield name, f"is unusable: {error.message}"
+
+
+def place(url: URL) -> str:
+    """Where a database is, for people: its file, or host, port and name."""
+    if url.get_backend_name() == "sqlite":
+        return url.database or ":memory:"
+    return f"{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
+
+
+def postgresql_arguments(name: str) -> dict[str, Any]:
+    """Arguments of every connection to PostgreSQL: limits on connecting, and on waiting for a peer that vanished."""
+    return {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": name, **KEEPALIVE}
+
+
+def _sqlite_engine(url: URL) -> sa.Engine:
+    if url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    arguments = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
+    engine = sa.create_engine(url, connect_args=arguments, hide_parameters=True)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def whole(transaction: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Lets a transaction come to its end when its caller is cancelled in the middle of it.
-
-    Clients hang up and jobs are cancelled at any moment. A connection whose caller went away between sending BEGIN and
-    its answer would go back to the pool, or be dropped, with the database's write lock held. The cancelled caller
-    waits for the end, so that the engine may be disposed of after it.
-    """
-
-    @functools.wraps(transaction)
-    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        task = asyncio.ensure_future(transaction(*args, **kwargs))
-        _under_way.add(task)
-        task.add_done_callback(_under_way.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait({task})
-            raise
-
-    return wrapper
+def _postgresql_engine(url: URL, connections: int) -> sa.Engine:
+    engine = sa.create_engine(
+        url,
+        connect_args=postgresql_arguments("omnialign"),
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=WAIT_SECONDS,
+        pool_pre_ping=True,
+        hide_parameters=True,
+    )
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
 
 
-def _prepare(connection: Any, _record: object) -> None:
-    """Sets a new SQLite connection up. Transactions are begun by `_begin`, not by the driver."""
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    """Sets a new SQLite connection up. Transactions are begun by `_begin_sqlite`, not by the driver."""
     connection.isolation_level = None
-    cursor = connection.cursor()
-    try:
-        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = NORMAL")  # with WAL: safe against a crash of the process
-        cursor.execute("PRAGMA foreign_keys = ON")
-    finally:
-        cursor.close()
+    connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")  # with WAL: safe against a crash of the process
+    connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _begin(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get("read_only", False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+def _begin_sqlite(connection: Connection) -> None:
+    if not connection.get_execution_options().get("read_only", False):
+        connection.connection.driver_connection.execute("BEGIN IMMEDIATE")  # type: ignore[union-attr]
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    """Bounds the statements of a new connection. Not by a startup option: poolers in between refuse those."""
+    milliseconds = STATEMENT_TIMEOUT_SECONDS * 1000
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET statement_timeout = {milliseconds}")
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {2 * milliseconds}")
+    connection.commit()
+
+
+def _busy(where: str) -> Unavailable:
+    message = f"The database {where} has more to do than it manages: retry later, or give it more connections."
+    return Unavailable(message, reason=UNAVAILABLE, metadata={"database": where})

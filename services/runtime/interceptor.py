@@ -1,7 +1,10 @@
 """The one interceptor of a server: everything that surrounds a handler, in this order, outermost first.
 
-    request id and context -> metrics and access log -> errors -> readiness -> deadline -> admission -> validation
-    -> handler
+    request id and context -> metrics, access and audit log -> errors -> deadline -> authentication -> authorisation
+    -> readiness -> admission -> validation -> handler
+
+Who calls is asked before readiness is told, and only if callers must say who they are at all. A client stream is
+authorised by its first message, after admission.
 
 One object instead of a chain of six, because each link of a grpc.aio chain costs every call a coroutine and a handler;
 here a method is wrapped once, on its first call, and each step's own logic lives in its own file.
@@ -13,6 +16,7 @@ from typing import Any
 import grpc
 
 from services.runtime.admission import Admission
+from services.runtime.auth.guard import Guard
 from services.runtime.calls import MethodCalls
 from services.runtime.metrics import RpcMetrics
 from services.runtime.readiness import Readiness
@@ -25,12 +29,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Surrounds every handler but those of health and reflection."""
 
     def __init__(
-        self, *, metrics: RpcMetrics, admission: Admission, validator: Validator, readiness: Readiness
+        self,
+        *,
+        metrics: RpcMetrics,
+        admission: Admission,
+        validator: Validator,
+        readiness: Readiness,
+        guard: Guard | None,
     ) -> None:
         self._metrics = metrics
         self._admission = admission
         self._validator = validator
         self._readiness = readiness
+        self._guard = guard
         self._handlers: dict[str, Any] = {}
         self._watches: set[asyncio.Task[Any]] = set()
 
@@ -63,6 +74,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             admission=self._admission,
             validator=self._validator,
             readiness=self._readiness,
+            guard=self._guard.of_method(path) if self._guard else None,
             watches=lambda: self._watches,
         )
         make = {

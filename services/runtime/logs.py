@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime
 
 from omnialign.client.context import request_id
+from services.runtime.tracing import trace_id
 
 _access = logging.getLogger("services.runtime.access")
 
@@ -37,6 +38,8 @@ class JsonFormatter(logging.Formatter):
         line.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
         if "request_id" not in line and (current := request_id()):
             line["request_id"] = current
+        if trace := trace_id():
+            line["trace_id"] = trace
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, ensure_ascii=False)

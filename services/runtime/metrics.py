@@ -32,7 +32,7 @@ def make_registry(name: str) -> CollectorRegistry:
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     build = Info("omnialign_build", "The software that runs here.", registry=registry)
-    build.info({"service": name, "version": omnialign.__version__})
+    build.info({"component": name, "version": omnialign.__version__})
     return registry
 
 

@@ -32,6 +32,10 @@ class Readiness:
             "omnialign_ready", "Whether the service has connected to what it needs.", ("service",), registry=registry
         )
 
+    def show(self, name: str) -> None:
+        """Makes a service known to the metrics, as ready unless something is left to do."""
+        self._gauge.labels(name).set(self.is_ready(name))
+
     def add(self, name: str, work: Work) -> None:
         """Gives a service something to do before it serves; several works are done in the order they were given."""
         self._work.setdefault(name, []).append(work)

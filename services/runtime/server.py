@@ -21,11 +21,17 @@ from prometheus_client import start_http_server
 from omnialign.client.options import MAX_MESSAGE_BYTES
 from services.runtime import logs
 from services.runtime.admission import Admission
+from services.runtime.auth.config import AuthConfig
+from services.runtime.auth.guard import Guard
+from services.runtime.auth.quotas import Quotas
+from services.runtime.certificates import server_credentials
 from services.runtime.config import ConfigError, ServerConfig, load_all
 from services.runtime.health import Health
 from services.runtime.interceptor import CallInterceptor
 from services.runtime.metrics import RpcMetrics, make_registry
+from services.runtime.peers import PeerConfig, Peers
 from services.runtime.readiness import Readiness, Work
+from services.runtime.tracing import TracingConfig, exported
 from services.runtime.validation import Validator
 
 _log = logging.getLogger(__name__)
@@ -50,19 +56,30 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 class Server:
     """One port with any number of services. Made inside a running event loop."""
 
-    def __init__(self, config: ServerConfig, *, name: str) -> None:
+    def __init__(
+        self, config: ServerConfig, *, name: str, auth: AuthConfig | None = None, peers: PeerConfig | None = None
+    ) -> None:
+        """Without `auth` everybody may call everything; without `peers` other services are called plainly."""
         self.config = config
         self.name = name
+        self.auth = auth or AuthConfig()
+        """Who may call; services make tokens of jobs with it."""
+        self.peers = Peers(peers)
+        """Connections to other services."""
+        self.quotas = Quotas(self.auth.quotas_file)
+        """How much a project may have; the services that own things count them."""
         self.registry = make_registry(name)
         """Where services register their own metrics."""
         self.health = Health()
         self.readiness = Readiness(self.registry, ready=self._prepared)
         """What keeps services from serving."""
+        self._guard = Guard(self.auth, registry=self.registry) if self.auth.enabled else None
         self._interceptor = CallInterceptor(
             metrics=RpcMetrics(self.registry),
             admission=Admission(config.max_concurrent_rpcs),
             validator=Validator(),
             readiness=self.readiness,
+            guard=self._guard,
         )
         self._server = grpc.aio.server(interceptors=(self._interceptor,), options=OPTIONS)
         self._health_server = grpc.aio.server(options=OPTIONS) if config.health_port is not None else None
@@ -93,6 +110,7 @@ class Server:
         register(servicer, self._server)
         self._names.append(full_name)
         self.health.add(full_name)
+        self.readiness.show(full_name)
 
     def add_generic(self, handler: grpc.GenericRpcHandler, name: str) -> None:
         """Adds a handler of calls that are not in the contract of this server, under a name for health checks."""
@@ -107,7 +125,11 @@ class Server:
     def bind(self) -> str:
         """Takes the port, serves nothing yet, and returns the address. Raises RuntimeError when the port is taken."""
         if not self._port:
-            self._port = self._server.add_insecure_port(f"{self.config.host}:{self.config.port}")
+            address, files = f"{self.config.host}:{self.config.port}", self.config.tls
+            if files is None:
+                self._port = self._server.add_insecure_port(address)
+            else:
+                self._port = self._server.add_secure_port(address, server_credentials(files))
         return self.address
 
     async def start(self) -> None:
@@ -130,6 +152,8 @@ class Server:
             await self._health_server.start()
         await self._server.start()
         _log.info("%s listens on %s", self.name, self.address)
+        if self.auth.enabled and self.config.tls is None:
+            _log.warning("%s takes tokens on a plain port: whoever can listen to the network can read them", self.name)
         await self.readiness.start()
 
     def set_serving(self, full_name: str | None = None) -> None:
@@ -154,6 +178,8 @@ class Server:
         await self.readiness.close()
         self._interceptor.end_watches()
         await self._server.stop(self.config.grace_seconds if grace_seconds is None else grace_seconds)
+        if self._guard is not None:
+            await self._guard.close()
         if self._health_server is not None:
             await self._health_server.stop(0)
         if self._metrics_server is not None:
@@ -216,18 +242,21 @@ def run(
     Exits with status 2 and the list of problems when the configuration is wrong.
     """
     try:
-        server_config, config = load_all(ServerConfig, config_cls, environ=environ)
+        server_config, auth, peers, traced, config = load_all(
+            ServerConfig, AuthConfig, PeerConfig, TracingConfig, config_cls, environ=environ
+        )
         logs.configure(server_config.log_level)
-        asyncio.run(_serve(name, server_config, config, wire))
+        with exported(name, traced):
+            asyncio.run(_serve(lambda: Server(server_config, name=name, auth=auth, peers=peers), config, wire))
     except ConfigError as error:
         sys.stderr.write(f"{name}: {error}\n")
         raise SystemExit(EXIT_CONFIG) from None
 
 
 async def _serve(
-    name: str, server_config: ServerConfig, config: C, wire: Callable[[Server, C], AbstractAsyncContextManager[None]]
+    make: Callable[[], Server], config: C, wire: Callable[[Server, C], AbstractAsyncContextManager[None]]
 ) -> None:
-    server = Server(server_config, name=name)
+    server = make()
     async with wire(server, config):
         try:
             await server.start()

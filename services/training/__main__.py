@@ -1,18 +1,23 @@
 """Wires the training service."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from omnialign.v1 import training_service_pb2, training_service_pb2_grpc
-from services.runtime.database import open_database
+from services.runtime.auth.job_tokens import JobTokens
+from services.runtime.database import Database
 from services.runtime.server import Server, run
 from services.training.config import TrainingConfig
+from services.training.delivery import Deliveries
 from services.training.jobs import Changes, Jobs
 from services.training.launcher import Launcher
+from services.training.metrics import Metrics
 from services.training.peers import Peers
+from services.training.processes import ProcessLauncher
 from services.training.servicer import TrainingServicer
 from services.training.store import Store
-from services.training.supervisor import Addresses, Supervisor
+from services.training.supervisor import Supervisor
+from services.training.tokens import random_token, signed
 
 FULL_NAME = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
 
@@ -21,26 +26,55 @@ FULL_NAME = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].
 async def wire(server: Server, config: TrainingConfig) -> AsyncIterator[None]:
     """Adds the service to a server and takes up unfinished jobs; on exit stops following them."""
     config.root.mkdir(parents=True, exist_ok=True)
-    engine = open_database(config.database())
-    store, changes = Store(engine), Changes()
+    database = Database(config.database())
+    store, changes = Store(database), Changes()
     addresses = Addresses(config, server.bind)
+    peers = Peers(addresses.data, server.peers)
+    launcher = _launcher(config, peers=peers, addresses=addresses, changes=changes)
     supervisor = Supervisor(
         config,
-        store=store,
+        store=Store(database.patient(budget_seconds=config.database_budget_seconds)),
         changes=changes,
-        launcher=Launcher(terminate_seconds=config.terminate_seconds),
-        peers=Peers(addresses.data),
-        addresses=addresses,
+        launcher=launcher,
+        peers=peers,
+        make_token=signed(JobTokens(key_file)) if (key_file := server.auth.job_key_file) else random_token,
+        metrics=Metrics(server.registry),
     )
     try:
-        await store.prepare()
-        servicer = TrainingServicer(Jobs(store, changes))
+        jobs = Jobs(store, changes, max_nodes=launcher.max_nodes, quotas=server.quotas)
+        deliveries = Deliveries(jobs, store=store, changes=changes, peers=peers)
+        servicer = TrainingServicer(jobs, deliveries)
         server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, servicer, FULL_NAME)
-        await supervisor.start()
+        server.prepare(FULL_NAME, store.prepare)
+        server.prepare(FULL_NAME, supervisor.start)
         yield
     finally:
         await supervisor.close()
-        await engine.dispose()
+        await database.close()
+
+
+class Addresses:
+    """Where jobs find the services; known once the server is bound."""
+
+    def __init__(self, config: TrainingConfig, own: Callable[[], str]) -> None:
+        self._config, self._own = config, own
+
+    def data(self) -> str:
+        """The data service."""
+        return self._config.data_address or self._own()
+
+    def training(self) -> str:
+        """This service."""
+        return self._config.training_address or self._own()
+
+
+def _launcher(config: TrainingConfig, *, peers: Peers, addresses: Addresses, changes: Changes) -> Launcher:
+    if config.launcher == "process":
+        return ProcessLauncher(config, peers=peers, addresses=addresses)
+    # Imported here: the client library takes a second to load, and a laptop has no use for it.
+    from services.training.kubernetes.launcher import KubernetesLauncher
+
+    return KubernetesLauncher(config, peers=peers, announce=changes.announce)
 
 
 def main() -> None:

@@ -5,7 +5,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from omnialign.errors import InvalidArgument
+from services.runtime.database import url_problems
+from services.training.kubernetes.settings import read_settings
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,12 @@ class TrainingConfig:
     """Where jobs report to; empty means this server."""
     database_url: str = ""
     """SQLAlchemy URL of the jobs; empty means SQLite in `root`."""
+    database_budget_seconds: float = 1800.0
+    """How long work in the background waits for a database that is away before it fails."""
+    launcher: Literal["process", "kubernetes"] = "process"
+    """What runs jobs: processes on this machine, or Kubernetes Jobs."""
+    kubernetes_file: Path | None = None
+    """YAML file that says how the pods of jobs look; required by the launcher `kubernetes`."""
     max_running: int = 1
     """Jobs that run at a time; the others wait in the order they came."""
     command: tuple[str, ...] = ()
@@ -39,11 +49,16 @@ class TrainingConfig:
     stop_jobs_on_shutdown: bool = True
     """Whether an orderly shutdown stops the processes; they go on from their checkpoint at the next start. False
     leaves them running for the next start to adopt."""
+    metrics_port: int | None = None
+    """Port on which rank 0 of a job serves its metrics, handed on to the job; unset means none."""
+    metrics_host: str = "127.0.0.1"
+    """Address on which rank 0 of a job serves its metrics; `0.0.0.0` in a pod."""
     python: str = sys.executable
     """The interpreter of the training program."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Numbers out of range."""
+        """Numbers out of range, and a URL that no database has."""
+        yield from url_problems(database_url=self.database_url)
         for name in ("max_running", "num_cpus"):
             if getattr(self, name) < 1:
                 yield name, "must be 1 or more"
@@ -52,7 +67,22 @@ class TrainingConfig:
                 yield name, "must be a number of seconds above 0"
         if not 0 <= self.terminate_seconds <= 9:
             yield "terminate_seconds", "must be between 0 and 9, because a cancelled job is gone within ten seconds"
+        if self.launcher == "kubernetes":
+            yield from self._file_problems()
+            for name in ("data_address", "training_address"):
+                if not getattr(self, name):
+                    yield name, "is required by the launcher 'kubernetes', because pods cannot guess it"
+
+    def _file_problems(self) -> Iterator[tuple[str, str]]:
+        if self.kubernetes_file is None:
+            yield "kubernetes_file", "is required by the launcher 'kubernetes'"
+            return
+        try:
+            read_settings(self.kubernetes_file)
+        except InvalidArgument as error:
+            for key, problem in error.violations:
+                yield "kubernetes_file", f"{key}: {problem}"
 
     def database(self) -> str:
         """URL of the database."""
-        return self.database_url or f"sqlite+aiosqlite:///{self.root / 'training.db'}"
+        return self.database_url or f"sqlite:///{self.root / 'training.db'}"

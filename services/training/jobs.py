@@ -1,10 +1,10 @@
 """Training jobs as their callers see them: create, read, list, cancel, watch, report."""
 
 import asyncio
-import hashlib
 import hmac
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from omnialign import names
 from omnialign.errors import PermissionDenied, Unauthenticated
@@ -14,7 +14,10 @@ from omnialign.v1.training_service_pb2 import (
     TrainingProgress,
     WatchTrainingJobResponse,
 )
+from services.runtime.auth.quotas import Quotas
 from services.training.store import ENDED, Entry, Store, now
+from services.training.tokens import token_digest
+from services.training.transitions import note_running
 from services.training.workplace import check
 
 WATCH_POLL_SECONDS = 1.0
@@ -39,18 +42,25 @@ class Changes:
 class Jobs:
     """The jobs of a service. The supervisor, which runs them, is told through `changes`."""
 
-    def __init__(self, store: Store, changes: Changes) -> None:
+    def __init__(self, store: Store, changes: Changes, *, max_nodes: int = 1, quotas: Quotas | None = None) -> None:
         self._store = store
         self._changes = changes
+        self._max_nodes = max_nodes
+        self._quotas = quotas or Quotas()
 
     async def create(self, request: CreateTrainingJobRequest) -> TrainingJob:
-        """Queues a job. Raises `InvalidArgument` for a spec that cannot run, `AlreadyExists` for a taken id."""
+        """Queues a job.
+
+        Raises `InvalidArgument` for a spec that cannot run, `AlreadyExists` for a taken id, and `ResourceExhausted`
+        (QUOTA_EXCEEDED) when the project has as many as it may.
+        """
         names.parse(request.parent, names.PROJECT, field="parent")
-        check(request.training_job.spec)
+        check(request.training_job.spec, max_nodes=self._max_nodes)
         uid = str(uuid.uuid4())
         name = f"{request.parent}/trainingJobs/{request.training_job_id or f'job-{uid[:12]}'}"
         job = TrainingJob(name=name, uid=uid, state=TrainingJob.STATE_QUEUED, create_time=now())
         job.spec.CopyFrom(request.training_job.spec)
+        await self._quotas.check(request.parent, "training_jobs", lambda: self._store.unfinished_count(request))
         made = await self._store.create(job, request, parent=request.parent)
         self._changes.announce()
         return made
@@ -78,25 +88,33 @@ class Jobs:
         return entry.job
 
     async def report(self, name: str, progress: TrainingProgress, *, token: str) -> bool:
-        """Takes a job's word on itself; True when it should stop.
+        """Takes a job's word on itself; True when it should stop. One without steps is a sign of life and no more.
 
         Raises `Unauthenticated` without a token and `PermissionDenied` for a token that is not the job's.
         """
-        names.parse(name, names.TRAINING_JOB)
-        if not token:
-            raise Unauthenticated("a report needs the job's token", reason="TOKEN_MISSING")
-        entry = await self._store.get(name)
-        if not entry.token_digest or not hmac.compare_digest(entry.token_digest, token_digest(token)):
-            raise PermissionDenied("the token is not this job's", reason="TOKEN_WRONG", metadata={"name": name})
+        await self.own(name, token=token)
 
         def reported(entry: Entry) -> None:
-            if entry.job.state in (TrainingJob.STATE_RUNNING, TrainingJob.STATE_CANCELLING):
+            if entry.job.state in ENDED:
+                return
+            if progress.completed_steps or progress.total_steps:
                 entry.job.progress.CopyFrom(progress)
-                entry.job.progress.heartbeat_time.CopyFrom(now())
+            entry.job.progress.heartbeat_time.CopyFrom(now())
+            note_running(entry)
 
         entry = await self._store.update(name, reported)
         self._changes.announce()
         return entry.job.state == TrainingJob.STATE_CANCELLING or entry.job.state in ENDED
+
+    async def own(self, name: str, *, token: str) -> Entry:
+        """The job whose token this is. Raises `Unauthenticated` without one, `PermissionDenied` for another's."""
+        names.parse(name, names.TRAINING_JOB)
+        if not token:
+            raise Unauthenticated("this call needs the job's own token", reason="TOKEN_MISSING")
+        entry = await self._store.get(name)
+        if not entry.token_digest or not hmac.compare_digest(entry.token_digest, token_digest(token)):
+            raise PermissionDenied("the token is not this job's", reason="TOKEN_WRONG", metadata={"name": name})
+        return entry
 
     async def watch(self, name: str, *, resume_after: int) -> AsyncIterator[WatchTrainingJobResponse]:
         """The events after a number, each once and in order, until the job has ended."""
@@ -116,13 +134,8 @@ class Jobs:
                 await _wait(change, seconds=WATCH_POLL_SECONDS)
 
 
-def token_digest(token: str) -> str:
-    """What the store keeps of a token."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
 async def _wait(event: asyncio.Event, *, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), timeout=seconds)
-    except TimeoutError:
-        return
+    # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -1,148 +1,111 @@
-"""Process groups on this machine: start, look, stop, adopt.
+"""What starts and ends the attempts of jobs, as the supervisor sees it.
 
-torchrun gives every worker a session of its own, so a signal to the group of the program started does not reach the
-workers. Every process of a job is therefore known by a mark in its environment, which children inherit: also those
-whose parent is gone.
+Two launchers implement it: `processes` on the service's own machine, `kubernetes` in a cluster. The supervisor knows
+neither: it asks what is seen of an attempt, and says start or stop.
 """
 
-import asyncio
-import os
-import signal
-import subprocess
-import time
-from collections.abc import Mapping, Sequence
+import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-import psutil
+from omnialign.errors import OmnialignError
+from omnialign.v1.training_service_pb2 import TrainingJob
 
-MARK = "OMNIALIGN_TRAINING_JOB_UID"
-KILL_SECONDS = 4.0
-LOG_TAIL_LINES = 40
-LOG_TAIL_BYTES = 64 * 1024
+
+@dataclass(frozen=True)
+class Handle:
+    """What finds an attempt again after a restart of the service; the launcher alone knows what the numbers mean.
+
+    A process: its id and its start time, which tells it from a later process of the same id. A Kubernetes Job: the
+    number of the attempt, which is part of the Job's name.
+    """
+
+    pid: int
+    start_time: float = 0.0
 
 
 @dataclass(frozen=True)
 class Started:
-    """A process that was started: its id, and its start time, which tells it from a later process of the same id."""
+    """An attempt that was started, or found started already; in that case its token is an earlier one."""
 
-    pid: int
-    start_time: float
+    handle: Handle
+    token_digest: str
+
+
+class Phase(enum.Enum):
+    """Where an attempt is."""
+
+    ABSENT = enum.auto()
+    """It was not started."""
+    WAITING = enum.auto()
+    """Started, but not all of it runs."""
+    RUNNING = enum.auto()
+    """All of it runs."""
+    SUCCEEDED = enum.auto()
+    """It ended well."""
+    FAILED = enum.auto()
+    """It ended otherwise."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A process that is gone. The exit code is None when somebody else's child, and below zero for a signal."""
+class Observation:
+    """What is seen of an attempt now.
 
-    exit_code: int | None
+    `reason` and `message` tell what holds it up, in UPPER_SNAKE and in one sentence; both are empty when nothing does.
+    """
 
-    def reason(self) -> str:
-        """The end in words."""
-        if self.exit_code is None:
-            return "the process is gone"
-        if self.exit_code >= 0:
-            return f"exit code {self.exit_code}"
-        name = signal.Signals(-self.exit_code).name
-        return f"killed by {name}{', possibly for lack of memory' if name == 'SIGKILL' else ''}"
-
-
-class Launcher:
-    """Starts and ends the processes of jobs."""
-
-    def __init__(self, *, terminate_seconds: float) -> None:
-        self._terminate_seconds = terminate_seconds
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
-
-    def start(
-        self, arguments: Sequence[str], *, uid: str, environment: Mapping[str, str], folder: Path, log: Path
-    ) -> Started:
-        """Starts a program in a session of its own, its output appended to `log`. Raises OSError."""
-        with log.open("ab") as output:
-            child = subprocess.Popen(
-                list(arguments),
-                cwd=folder,
-                env={**environment, MARK: uid},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._children[child.pid] = child
-        return Started(child.pid, _start_time(child.pid))
-
-    def poll(self, started: Started) -> Ended | None:
-        """How the process ended, or None while it runs."""
-        child = self._children.get(started.pid)
-        if child is not None:
-            code = child.poll()
-            if code is None:
-                return None
-            del self._children[started.pid]
-            return Ended(code)
-        return None if _start_time(started.pid) == started.start_time and _runs(started.pid) else Ended(None)
-
-    async def stop(self, uid: str, started: Started | None) -> None:
-        """Ends every process of a job: SIGTERM, then SIGKILL to what is left."""
-        await self._signal_until_gone(uid, started, signal.SIGTERM, seconds=self._terminate_seconds)
-        await self._signal_until_gone(uid, started, signal.SIGKILL, seconds=KILL_SECONDS)
-
-    async def _signal_until_gone(
-        self, uid: str, started: Started | None, number: signal.Signals, *, seconds: float
-    ) -> None:
-        deadline, told = time.monotonic() + seconds, set[int]()
-        while pids := await asyncio.to_thread(members, uid):
-            for pid in pids:
-                # A second SIGTERM would hurry torchrun out of its own shutdown; a SIGKILL may be repeated.
-                if pid not in told or number == signal.SIGKILL:
-                    _send(pid, number)
-                    told.add(pid)
-            if time.monotonic() > deadline:
-                break
-            await asyncio.sleep(0.05)
-            if started is not None and started.pid in self._children:
-                self._children[started.pid].poll()
+    phase: Phase
+    reason: str = ""
+    message: str = ""
+    error: OmnialignError | None = None
+    """Why it failed."""
+    crashed: bool = True
+    """Whether the failure is the program's own, and counts against the restarts allowed; an eviction is not."""
+    model: Path | None = None
+    """The finished model, when it lies in a folder of this machine; a model that was delivered does not."""
 
 
-def members(uid: str) -> list[int]:
-    """The ids of the living processes that carry a job's mark."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == uid and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except psutil.Error:
-            continue  # gone meanwhile, or another user's
-    return found
+class Held(Exception):
+    """Nothing can be done or seen for now, for a reason outside the job; trying again later is right."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason, self.message = reason, message
 
 
-def log_tail(log: Path) -> list[str]:
-    """The last lines of a log; none when there is no log."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES, 0))
-            text = file.read().decode("utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    return [line[:2000] for line in text.splitlines()[-LOG_TAIL_LINES:]]
+class Launcher(Protocol):
+    """Starts, sees and ends attempts. Every method may raise `Held`."""
 
+    max_nodes: int
+    """Nodes that a job may have at most."""
+    longest_seconds: float
+    """How long an attempt may take at most; its token lives so long."""
 
-def _send(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
+    async def open(self) -> None:
+        """Begins to look; called once before all else."""
 
+    async def close(self) -> None:
+        """Ends looking. Attempts go on unless the configuration says otherwise."""
 
-def _start_time(pid: int) -> float:
-    """When a process started, in seconds since 1970; 0 when there is none."""
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return 0.0
+    async def start(self, job: TrainingJob, *, attempt: int, token: str) -> Started:
+        """Starts an attempt, counted from 1; repeated for the same attempt it finds the first one.
 
+        Raises an `OmnialignError` when the job can never be started.
+        """
 
-def _runs(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
+    async def observe(self, job: TrainingJob, handle: Handle | None) -> Observation:
+        """What is seen of the attempt; without a handle, of anything that an earlier attempt left finished."""
+
+    async def stop(self, job: TrainingJob, handle: Handle | None) -> None:
+        """Ends everything that was ever started for a job, and returns when it is gone."""
+
+    async def tidy(self, job: TrainingJob, handle: Handle | None) -> None:
+        """Ends what an attempt that is over may have left behind."""
+
+    async def log_tail(self, job: TrainingJob, handle: Handle | None) -> Sequence[str]:
+        """The last lines that the attempt printed, as far as they can be had."""
+
+    async def forget(self, unfinished: Sequence[str]) -> None:
+        """Ends whatever runs for jobs other than these, by uid: left by a service that died at the wrong moment."""

@@ -7,14 +7,15 @@ from omnialign.v1 import training_service_pb2 as pb
 from omnialign.v1 import training_service_pb2_grpc
 from services.runtime.context import bearer_token
 from services.runtime.paging import decode_token, encode_token, page_size
+from services.training.delivery import Deliveries
 from services.training.jobs import Jobs
 
 
 class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
     """The service's RPCs."""
 
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
+    def __init__(self, jobs: Jobs, deliveries: Deliveries) -> None:
+        self._jobs, self._deliveries = jobs, deliveries
 
     async def CreateTrainingJob(self, request: pb.CreateTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802
         """Queues a job."""
@@ -53,3 +54,10 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
         """Takes a running job's word."""
         stop = await self._jobs.report(request.name, request.progress, token=bearer_token())
         return pb.ReportProgressResponse(stop_requested=stop)
+
+    async def DeliverModel(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.DeliverModelRequest], context: Any
+    ) -> pb.DeliverModelResponse:
+        """Takes a trained model in."""
+        model = await self._deliveries.take(request_iterator, token=bearer_token())
+        return pb.DeliverModelResponse(model=model)

@@ -5,16 +5,18 @@ A change of a job and its event are one transaction, so the numbers of the event
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy as sa
 from google.protobuf import timestamp_pb2
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from omnialign.errors import AlreadyExists, NotFound
 from omnialign.v1.training_service_pb2 import CreateTrainingJobRequest, TrainingJob, WatchTrainingJobResponse
-from services.runtime.database import whole
+from services.runtime.database import Database
 from services.runtime.idempotency import body_digest, check_same_body
+from services.runtime.migrations import Migrations
 
 METADATA = sa.MetaData()
 JOBS = sa.Table(
@@ -46,6 +48,7 @@ REQUESTS = sa.Table(
     sa.Column("job", sa.String(255), nullable=False),
 )
 ENDED = (TrainingJob.STATE_SUCCEEDED, TrainingJob.STATE_FAILED, TrainingJob.STATE_CANCELLED)
+MIGRATIONS = Migrations("training", Path(__file__).parent / "migrations", witness="training_jobs")
 
 
 @dataclass
@@ -69,63 +72,68 @@ def now() -> timestamp_pb2.Timestamp:
 class Store:
     """The only writer of the tables."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._reading = engine.execution_options(read_only=True)
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def prepare(self) -> None:
-        """Makes the tables when they are missing."""
-        async with self._engine.begin() as connection:
-            await connection.run_sync(METADATA.create_all)
+        """Sees to it that the tables are up to date. Raises FailedPrecondition (`SCHEMA_OUTDATED`)."""
+        await MIGRATIONS.prepare(self._database)
 
-    @whole
     async def create(self, job: TrainingJob, request: CreateTrainingJobRequest, *, parent: str) -> TrainingJob:
         """Adds a job with its first event. The same `request_id` and body return the first call's job.
 
         Raises `AlreadyExists` (TRAINING_JOB_EXISTS) and `InvalidArgument` (REQUEST_ID_REUSED).
         """
         key = f"{parent}/{request.request_id}" if request.request_id else ""
+
+        def add(connection: Connection) -> TrainingJob:
+            if key and (made := _made_by(connection, key, request)) is not None:
+                return made
+            connection.execute(JOBS.insert().values(name=job.name, parent=parent, **_columns(Entry(job))))
+            _add_event(connection, job, sequence=1)
+            if key:
+                row = {"key": key, "digest": body_digest(request), "job": job.name}
+                connection.execute(REQUESTS.insert().values(row))
+            return job
+
         try:
-            async with self._engine.begin() as connection:
-                if key and (made := await self._made_by(connection, key, request)) is not None:
-                    return made
-                await connection.execute(JOBS.insert().values(name=job.name, parent=parent, **_columns(Entry(job))))
-                await self._add_event(connection, job, sequence=1)
-                if key:
-                    row = {"key": key, "digest": body_digest(request), "job": job.name}
-                    await connection.execute(REQUESTS.insert().values(row))
+            return await self._database.write(add)
         except IntegrityError as error:
+            # Lost the race, perhaps against its own repetition.
+            if key and (made := await self._database.read(lambda c: _made_by(c, key, request))) is not None:
+                return made
             raise AlreadyExists(
                 f"{job.name} exists", reason="TRAINING_JOB_EXISTS", metadata={"name": job.name}
             ) from error
-        return job
 
-    @whole
     async def get(self, name: str) -> Entry:
         """A job. Raises `NotFound` (TRAINING_JOB_NOT_FOUND)."""
-        async with self._reading.connect() as connection:
-            return await self._read(connection, name)
+        return await self._database.read(lambda connection: _read(connection, name))
 
-    @whole
     async def update(self, name: str, change: Callable[[Entry], None], *, event: bool = True) -> Entry:
-        """Changes a job, with an event that tells of it unless `event` is False or nothing changed."""
-        async with self._engine.begin() as connection:
-            entry = await self._read(connection, name)
+        """Changes a job, with an event that tells of it unless `event` is False or nothing changed.
+
+        `change` is called in another thread, and again when the transaction is repeated: it edits the entry alone.
+        """
+
+        def apply(connection: Connection) -> Entry:
+            entry = _read(connection, name, lock=True)
             before = entry.job.SerializeToString(deterministic=True)
             change(entry)
             changed = before != entry.job.SerializeToString(deterministic=True)
             values = _columns(entry)
             if event and changed:
-                count = await connection.scalar(sa.select(JOBS.c.num_events).where(JOBS.c.name == name))
+                count = connection.scalar(sa.select(JOBS.c.num_events).where(JOBS.c.name == name))
                 sequence = int(count or 0) + 1
                 values["num_events"] = sequence
-                await self._add_event(connection, entry.job, sequence=sequence)
+                _add_event(connection, entry.job, sequence=sequence)
             else:
                 values.pop("num_events", None)
-            await connection.execute(JOBS.update().where(JOBS.c.name == name).values(values))
-        return entry
+            connection.execute(JOBS.update().where(JOBS.c.name == name).values(values))
+            return entry
 
-    @whole
+        return await self._database.write(apply)
+
     async def page(self, parent: str, *, after: Sequence[str], limit: int) -> list[TrainingJob]:
         """Jobs newest first, from after the (created_us, name) of the last one seen."""
         query = sa.select(JOBS.c.message).where(JOBS.c.parent == parent)
@@ -134,43 +142,55 @@ class Store:
             older = sa.and_(JOBS.c.created_us == created, JOBS.c.name < name)
             query = query.where(sa.or_(JOBS.c.created_us < created, older))
         query = query.order_by(JOBS.c.created_us.desc(), JOBS.c.name.desc()).limit(limit)
-        async with self._reading.connect() as connection:
-            return [TrainingJob.FromString(row.message) for row in await connection.execute(query)]
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [TrainingJob.FromString(row.message) for row in rows]
 
-    @whole
+    async def unfinished_count(self, request: CreateTrainingJobRequest) -> int:
+        """How many jobs of the project have not ended; 0 if this very request has made its job before."""
+        key = f"{request.parent}/{request.request_id}" if request.request_id else ""
+        query = sa.select(sa.func.count()).where(JOBS.c.parent == request.parent, JOBS.c.state.not_in(ENDED))
+
+        def count(connection: Connection) -> int:
+            if key and _made_by(connection, key, request) is not None:
+                return 0
+            return int(connection.scalar(query) or 0)
+
+        return await self._database.read(count)
+
     async def unfinished(self) -> list[Entry]:
         """The jobs that have not ended, oldest first."""
         query = sa.select(JOBS).where(JOBS.c.state.not_in(ENDED)).order_by(JOBS.c.created_us, JOBS.c.name)
-        async with self._reading.connect() as connection:
-            return [_entry(row) for row in await connection.execute(query)]
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [_entry(row) for row in rows]
 
-    @whole
     async def events(self, name: str, *, after: int, limit: int = 100) -> list[WatchTrainingJobResponse]:
         """The events of a job after a number, in order."""
         query = sa.select(EVENTS.c.message).where(EVENTS.c.job == name, EVENTS.c.sequence > after)
         query = query.order_by(EVENTS.c.sequence).limit(limit)
-        async with self._reading.connect() as connection:
-            return [WatchTrainingJobResponse.FromString(row.message) for row in await connection.execute(query)]
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [WatchTrainingJobResponse.FromString(row.message) for row in rows]
 
-    async def _made_by(
-        self, connection: AsyncConnection, key: str, request: CreateTrainingJobRequest
-    ) -> TrainingJob | None:
-        row = (await connection.execute(sa.select(REQUESTS).where(REQUESTS.c.key == key))).first()
-        if row is None:
-            return None
-        check_same_body(row.digest, request, request_id=request.request_id)
-        return (await self._read(connection, row.job)).job
 
-    async def _read(self, connection: AsyncConnection, name: str) -> Entry:
-        row = (await connection.execute(sa.select(JOBS).where(JOBS.c.name == name))).first()
-        if row is None:
-            raise NotFound(f"{name} does not exist", reason="TRAINING_JOB_NOT_FOUND", metadata={"name": name})
-        return _entry(row)
+def _made_by(connection: Connection, key: str, request: CreateTrainingJobRequest) -> TrainingJob | None:
+    row = connection.execute(sa.select(REQUESTS).where(REQUESTS.c.key == key)).first()
+    if row is None:
+        return None
+    check_same_body(row.digest, request, request_id=request.request_id)
+    return _read(connection, row.job).job
 
-    async def _add_event(self, connection: AsyncConnection, job: TrainingJob, *, sequence: int) -> None:
-        event = WatchTrainingJobResponse(sequence=sequence, event_time=now(), training_job=job)
-        row = {"job": job.name, "sequence": sequence, "message": event.SerializeToString()}
-        await connection.execute(EVENTS.insert().values(row))
+
+def _read(connection: Connection, name: str, *, lock: bool = False) -> Entry:
+    query = sa.select(JOBS).where(JOBS.c.name == name)
+    row = connection.execute(query.with_for_update() if lock else query).first()
+    if row is None:
+        raise NotFound(f"{name} does not exist", reason="TRAINING_JOB_NOT_FOUND", metadata={"name": name})
+    return _entry(row)
+
+
+def _add_event(connection: Connection, job: TrainingJob, *, sequence: int) -> None:
+    event = WatchTrainingJobResponse(sequence=sequence, event_time=now(), training_job=job)
+    row = {"job": job.name, "sequence": sequence, "message": event.SerializeToString()}
+    connection.execute(EVENTS.insert().values(row))
 
 
 def _columns(entry: Entry) -> dict[str, object]:

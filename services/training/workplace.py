@@ -1,6 +1,5 @@
 """The folder of a job, and the spec file that its program reads."""
 
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +32,11 @@ class Workplace:
     def output(self) -> Path:
         """What the program writes: progress, checkpoints, `error.json`."""
         return self.folder / "output"
+
+    @property
+    def fetched(self) -> Path:
+        """Where the base model is fetched to when it is not on this machine."""
+        return self.folder / "base"
 
     @property
     def model(self) -> Path:
@@ -72,12 +76,18 @@ def document(
         "base_model_dir": str(base_model_dir),
         "output_dir": str(workplace.output),
         "cache_dir": str(workplace.folder / "cache"),
-        **_training(job.spec),
+        **settings_of(job.spec),
     }
 
 
-def check(spec: TrainingSpec) -> Spec:
-    """Refuses a spec that the program would refuse. Raises `InvalidArgument`."""
+def check(spec: TrainingSpec, *, max_nodes: int) -> Spec:
+    """Refuses a spec that the program or the launcher would refuse. Raises `InvalidArgument`."""
+    if spec.distribution.num_nodes > max_nodes:
+        raise InvalidArgument(
+            f"this service runs jobs on {max_nodes} node(s) at most, not {spec.distribution.num_nodes}",
+            reason="TRAINING_SPEC_INVALID",
+            violations=[("training_job.spec.distribution.num_nodes", f"must be at most {max_nodes}")],
+        )
     if spec.method == "dpo" and spec.target:
         raise InvalidArgument(
             "target must be empty for dpo, which reads pairs",
@@ -85,15 +95,11 @@ def check(spec: TrainingSpec) -> Spec:
             violations=[("training_job.spec.target", "must be empty for dpo")],
         )
     nowhere = {"job": "check", "base_model_dir": ".", "output_dir": ".", "cache_dir": "."}
-    return parse_spec({**nowhere, **_training(spec)})
+    return parse_spec({**nowhere, **settings_of(spec)})
 
 
-def new_token() -> str:
-    """A token that nobody can guess."""
-    return secrets.token_urlsafe(32)
-
-
-def _training(spec: TrainingSpec) -> dict[str, object]:
+def settings_of(spec: TrainingSpec) -> dict[str, object]:
+    """The part of the spec file that says what to train and how."""
     return {
         "dataset": spec.dataset,
         "splits": list(spec.splits),

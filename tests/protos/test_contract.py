@@ -151,7 +151,7 @@ def test_create_takes_a_request_id_that_is_a_uuid(method: MethodDescriptor) -> N
 
 
 def test_no_control_message_carries_media_bytes() -> None:
-    carriers = {"GetMedia", "UploadMedia", "GetAlignmentReport"}
+    carriers = {"GetMedia", "UploadMedia", "UploadFiles", "DownloadModel", "DeliverModel", "GetAlignmentReport"}
     for service in services():
         for method in service.methods:
             for message in (method.input_type, method.output_type):

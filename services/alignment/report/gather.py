@@ -46,7 +46,9 @@ class Material:
 async def gather(job: AlignmentJob, client: AsyncClient) -> Material:
     """Everything for the report of this job. Raises OmnialignError when the evaluation cannot be read."""
     evaluated = await _records(client, _table(job, "evaluate", "evaluation"))
-    verified = await _records(client, _table(job, "verify", "verify"), limit=LOOP_RECORDS_MAX)
+    verified = []
+    if not _is_skipped(job, "verify"):
+        verified = await _records(client, _table(job, "verify", "verify"), limit=LOOP_RECORDS_MAX)
     answers = gallery.choose_answers(evaluated, seed=job.spec.seed)
     loop = gallery.choose_feedback(verified, seed=job.spec.seed)
     references = gallery.media_of([*itertools.chain(*answers.values()), *loop])
@@ -59,6 +61,12 @@ async def gather(job: AlignmentJob, client: AsyncClient) -> Material:
         curves=await _curves(client, job),
         edges=await _edges(client, job),
     )
+
+
+def _is_skipped(job: AlignmentJob, stage: str) -> bool:
+    """Whether a job of this kind has no such stage."""
+    states = {status.stage: status.state for status in job.stages}
+    return states.get(stage) == alignment_service_pb2.StageStatus.STATE_SKIPPED
 
 
 def _table(job: AlignmentJob, stage: str, suffix: str) -> str:

@@ -6,9 +6,13 @@ set aside in the dataset's quarantine and counted by reason; they never stop the
 """
 
 import asyncio
+import shutil
+import tempfile
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
 from omnialign.v1 import data_service_pb2, dataset_pb2, record_pb2
@@ -24,6 +28,7 @@ from services.data.importing.sources import SourceFile, find_files
 from services.data.media_store import MediaStore
 from services.data.pool import call
 from services.data.store import Store
+from services.data.uploads import Upload, Uploads, is_upload
 
 WRITE_RECORDS = 512
 
@@ -32,9 +37,17 @@ class Importer:
     """Runs imports."""
 
     def __init__(
-        self, config: DataConfig, *, datasets: Datasets, store: Store, media: MediaStore, pool: ThreadPoolExecutor
+        self,
+        config: DataConfig,
+        *,
+        datasets: Datasets,
+        store: Store,
+        media: MediaStore,
+        uploads: Uploads,
+        pool: ThreadPoolExecutor,
     ) -> None:
         self._config, self._datasets, self._store, self._media, self._pool = config, datasets, store, media, pool
+        self._uploads = uploads
 
     async def run(self, request: Request) -> AsyncIterator[Progress]:
         """Imports; yields progress after each write, and the version at last.
@@ -42,7 +55,11 @@ class Importer:
         Raises the reasons of `sources.find_files` and `folders.local_path`, SOURCE_MALFORMED, and NO_VALID_ROWS (the
         quarantine can be read then).
         """
-        path = local_path(request.source_uri, roots=self._config.roots())
+        async with self._source(request) as (path, uri):
+            async for progress in self._import(request, path, uri):
+                yield progress
+
+    async def _import(self, request: Request, path: Path, uri: str) -> AsyncIterator[Progress]:
         files = await call(self._pool, find_files, path, subtask=request.subtask, split=request.split)
         run = _Run(f"{request.parent}/datasets/{request.dataset_id}", datasets=self._datasets, media=self._media)
         await self._ensure(request)
@@ -56,9 +73,24 @@ class Importer:
             reasons = {reason: str(count) for reason, count in run.progress.quarantine_reasons.items()}
             raise FailedPrecondition(message, reason="NO_VALID_ROWS", metadata=reasons)
         version = await self._datasets.commit(run.name)
-        await self._add_lineage(request.parent, run.name, path.as_uri(), version)
+        await self._add_lineage(request.parent, run.name, uri, version)
         run.progress.dataset_version.CopyFrom(version)
         yield run.progress
+
+    @asynccontextmanager
+    async def _source(self, request: Request) -> AsyncIterator[tuple[Path, str]]:
+        """The files as a path of this machine, and what lineage calls them. An upload is fetched for the time."""
+        if not is_upload(request.source_uri):
+            path = local_path(request.source_uri, roots=self._config.roots())
+            yield path, path.as_uri()
+            return
+        upload = await self._uploads.get(request.source_uri, parent=request.parent)
+        folder = Path(await call(self._pool, tempfile.mkdtemp, prefix="import-", dir=self._config.root))
+        try:
+            await call(self._pool, self._uploads.fetch, upload, folder)
+            yield _top(folder, upload), upload.name
+        finally:
+            await call(self._pool, shutil.rmtree, folder, ignore_errors=True)
 
     async def _ensure(self, request: Request) -> None:
         """Creates the dataset if it is missing; another import may do so at the same time."""
@@ -139,6 +171,13 @@ class _Run:
         self.progress.rows_quarantined += len(bad)
         _count(self.progress.subtask_counts, (record.subtask for record in good))
         _count(self.progress.quarantine_reasons, (record.quarantine.reason for record in bad))
+
+
+def _top(folder: Path, upload: Upload) -> Path:
+    """Where an upload is one folder with all in it, that folder: its name may tell the subtask."""
+    tops = {entry.path.partition("/")[0] for entry in upload.files}
+    only = folder / tops.pop() if len(tops) == 1 else folder
+    return only if only.is_dir() else folder
 
 
 def _read(reader: RowReader, batch: Batch) -> list[ReadRow]:

@@ -39,6 +39,7 @@ class Stack:
         self.training = NullTraining(self.behaviour)
         self.ports = {name: free_port() for name in ("data", "models", "training", "alignment")}
         self.settings: dict[str, Any] = {}
+        self.data_settings: dict[str, Any] = {}
         self._running: dict[str, contextlib.AsyncExitStack] = {}
         self._clients = contextlib.AsyncExitStack()
         self.client: AsyncClient
@@ -95,7 +96,7 @@ class Stack:
     @contextlib.asynccontextmanager
     async def _wired(self, name: str, server: Server) -> AsyncIterator[None]:
         if name == "data":
-            async with wire_data(server, DataConfig(root=self.root / "data")):
+            async with wire_data(server, DataConfig(root=self.root / "data", **self.data_settings)):
                 yield
         elif name == "alignment":
             async with wire_alignment(server, self.config()):

@@ -9,7 +9,7 @@ from omnialign.content import text_of
 from omnialign.v1 import alignment_service_pb2
 from services.alignment import tables
 from services.alignment.store import Store
-from services.runtime.database import open_database
+from services.runtime.database import Database
 from tests.services.alignment.stack import SECONDS, Job, Stack, stage
 
 StageStatus = alignment_service_pb2.StageStatus
@@ -162,7 +162,7 @@ async def test_an_accepted_job_whose_workflow_was_never_queued_is_begun_at_the_n
     spec = await stack.spec(prompts=1)
     job = await stack.end_of((await stack.alignment.create_alignment_job("first", spec)).name)
     await stack.stop("alignment")
-    store = Store(open_database(stack.config().jobs_url))
+    store = Store(Database(stack.config().jobs_url))
     lost = Job(name=job.name.replace("first", "lost"), uid="lost-uid", spec=spec, state=Job.STATE_QUEUED)
     lost.models.base = job.models.base
     for status in job.stages:
@@ -191,7 +191,7 @@ async def test_the_work_of_a_silent_replica_is_taken_over(stack: Stack) -> None:
 
 async def test_only_the_chunks_in_flight_are_taken_up_again(stack: Stack) -> None:
     job = await restart_in(stack, "Refine", prompts=10)
-    store = Store(open_database(stack.config().jobs_url))
+    store = Store(Database(stack.config().jobs_url))
     attempts = await store.attempts(job.uid)
     await store.close()
     assert {attempts["sample", number] for number in range(3)} == {1}
@@ -200,7 +200,7 @@ async def test_only_the_chunks_in_flight_are_taken_up_again(stack: Stack) -> Non
 
 async def test_a_transaction_whose_caller_is_cancelled_ends_and_frees_the_database(stack: Stack) -> None:
     job = await stack.end_of((await stack.submit(prompts=1)).name)
-    store = Store(open_database(stack.config().jobs_url))
+    store = Store(Database(stack.config().jobs_url))
     for _ in range(20):
         callers = [asyncio.create_task(store.change(job.uid, lambda j: "Touched.")) for _ in range(4)]
         await asyncio.sleep(0)

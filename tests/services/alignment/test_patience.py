@@ -54,3 +54,10 @@ async def test_a_wait_ends_when_its_budget_is_spent() -> None:
         await patience([], budget_seconds=0.05).call(flaky, uid="u", service="judge")
     assert caught.value.reason == "SERVICE_UNAVAILABLE"
     assert caught.value.metadata["service"] == "judge"
+
+
+async def test_a_token_that_another_service_does_not_know_yet_is_waited_for() -> None:
+    told: list[tuple[str, str, str]] = []
+    flaky = Flaky(errors.Unauthenticated("who are you?"), 2)
+    assert await patience(told).call(flaky, uid="u", service="data") == "answer"
+    assert told == [("u", "data", "who are you?"), ("u", "data", "")]

@@ -114,7 +114,7 @@ for start in range(0, 60, 10):
 def test_writers_in_other_processes_lose_nothing_and_duplicate_nothing(tmp_path: Path) -> None:
     records = table(tmp_path)
     records.merge([record(0)])
-    command = [sys.executable, "-c", WRITER, str(records.path)]
+    command = [sys.executable, "-c", WRITER, records.place.uri]
     writers = [subprocess.Popen([*command, str(number)]) for number in range(3)]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     assert [one.id for one in read(records.snapshot())] == [record(number).id for number in range(70)]
@@ -128,7 +128,7 @@ def test_many_small_writes_are_compacted_and_tagged_states_stay(tmp_path: Path) 
     for number in range(1, 30):
         records.merge([record(number)])
         records.tidy()
-    dataset = lance.dataset(str(records.path))
+    dataset = lance.dataset(records.place.uri)
     assert len(dataset.get_fragments()) <= 9
     assert len(dataset.versions()) < 20
     assert read(records.snapshot(kept)) == [record(0)]

@@ -1,76 +1,213 @@
-"""SQLite as the metadata database: concurrent read-modify-write loses nothing."""
+"""Transactions on SQLite and PostgreSQL: nothing lost, nobody locked out, and typed errors for what is away."""
 
 import asyncio
+import threading
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from services.runtime.database import open_database, whole
+from omnialign.errors import InvalidArgument, ResourceExhausted, Unavailable
+from services.runtime import database as module
+from services.runtime.database import Database
+from tests.postgresql import PASSWORD, PostgreSQL
+
+
+def make_tables(connection):
+    connection.execute(text("CREATE TABLE counter (id INTEGER PRIMARY KEY, value INTEGER)"))
+    connection.execute(text("CREATE TABLE child (parent INTEGER REFERENCES counter(id))"))
+    connection.execute(text("INSERT INTO counter VALUES (1, 0), (2, 0)"))
+
+
+def value(connection, key=1):
+    return connection.execute(text("SELECT value FROM counter WHERE id = :id"), {"id": key}).scalar_one()
+
+
+def put(connection, new, key=1):
+    connection.execute(text("UPDATE counter SET value = :value WHERE id = :id"), {"value": new, "id": key})
 
 
 @pytest.fixture
-async def engine(tmp_path):
-    engine = open_database(f"sqlite+aiosqlite:///{tmp_path}/new/folder/test.db")
-    async with engine.begin() as connection:
-        await connection.execute(text("CREATE TABLE counter (id INTEGER PRIMARY KEY, value INTEGER)"))
-        await connection.execute(text("CREATE TABLE child (parent INTEGER REFERENCES counter(id))"))
-        await connection.execute(text("INSERT INTO counter VALUES (1, 0)"))
-    yield engine
-    await engine.dispose()
+async def database(database_url):
+    database = Database(database_url)
+    await database.write(make_tables)
+    yield database
+    await database.close()
 
 
-async def test_concurrent_increments_all_count(engine):
-    async def increment() -> None:
-        async with engine.begin() as connection:
-            value = (await connection.execute(text("SELECT value FROM counter"))).scalar_one()
-            await connection.execute(text("UPDATE counter SET value = :value"), {"value": value + 1})
+async def test_concurrent_increments_all_count(database):
+    def increment(connection):
+        query = sa.select(sa.column("value")).select_from(sa.table("counter")).where(sa.column("id") == 1)
+        put(connection, connection.execute(query.with_for_update()).scalar_one() + 1)
 
-    await asyncio.gather(*(increment() for _ in range(20)))
-    async with engine.connect() as connection:
-        assert (await connection.execute(text("SELECT value FROM counter"))).scalar_one() == 20
+    await asyncio.gather(*(database.write(increment) for _ in range(20)))
+    assert await database.read(value) == 20
 
 
-async def test_a_read_only_transaction_does_not_wait_for_a_writer(engine):
-    reader = engine.execution_options(read_only=True)
-    async with engine.begin() as writing:
-        await writing.execute(text("UPDATE counter SET value = 5"))
-        async with reader.connect() as reading:
-            assert (await reading.execute(text("SELECT value FROM counter"))).scalar_one() == 0
+async def test_a_read_does_not_wait_for_a_writer(database):
+    writing, go_on = threading.Event(), threading.Event()
 
+    def write(connection):
+        put(connection, 5)
+        writing.set()
+        assert go_on.wait(10)
 
-async def test_an_exception_rolls_back(engine):
-    with pytest.raises(ZeroDivisionError):
-        async with engine.begin() as connection:
-            await connection.execute(text("UPDATE counter SET value = 9"))
-            raise ZeroDivisionError
-    async with engine.connect() as connection:
-        assert (await connection.execute(text("SELECT value FROM counter"))).scalar_one() == 0
-
-
-async def test_a_transaction_whose_caller_is_cancelled_ends_and_locks_nobody_out(engine):
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    @whole
-    async def write() -> None:
-        async with engine.begin() as connection:
-            begun.set()
-            await go_on.wait()
-            await connection.execute(text("UPDATE counter SET value = 3"))
-
-    caller = asyncio.create_task(write())
-    await begun.wait()
-    caller.cancel()
+    writer = asyncio.create_task(database.write(write))
+    await asyncio.to_thread(writing.wait, 10)
+    assert await database.read(value) == 0
     go_on.set()
+    await writer
+    assert await database.read(value) == 5
+
+
+async def test_an_exception_rolls_back(database):
+    def write(connection):
+        put(connection, 9)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await database.write(write, then=lambda _: pytest.fail("it was not committed"))
+    assert await database.read(value) == 0
+
+
+async def test_a_transaction_whose_caller_is_cancelled_ends_and_its_effects_happen(database):
+    begun, go_on, effects = threading.Event(), threading.Event(), []
+
+    def write(connection):
+        begun.set()
+        assert go_on.wait(10)
+        put(connection, 3)
+        return 3
+
+    caller = asyncio.create_task(database.write(write, then=effects.append))
+    await asyncio.to_thread(begun.wait, 10)
+    caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    async with engine.begin() as connection:
-        assert (await connection.execute(text("SELECT value FROM counter"))).scalar_one() == 3
+    assert effects == []
+    go_on.set()
+    await database.write(lambda connection: None)  # locked out by nobody
+    await database.close()
+    assert effects == [3]
 
 
-async def test_wal_and_foreign_keys_are_on(engine):
-    async with engine.connect() as connection:
-        assert (await connection.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
+async def test_effects_come_before_the_caller_goes_on(database):
+    effects = []
+    await database.write(lambda connection: 1, then=effects.append)
+    assert effects == [1]
+
+
+async def test_a_broken_constraint_is_the_callers_to_handle(database):
     with pytest.raises(IntegrityError):
-        async with engine.begin() as connection:
-            await connection.execute(text("INSERT INTO child VALUES (77)"))
+        await database.write(lambda c: c.execute(text("INSERT INTO child VALUES (77)")))
+
+
+async def test_a_faulty_statement_is_not_taken_for_a_database_that_is_away(database):
+    with pytest.raises((ProgrammingError, sa.exc.OperationalError)):
+        await database.read(lambda c: c.execute(text("SELECT nothing FROM nowhere")))
+
+
+async def test_sqlite_writes_ahead(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/new/folder/test.db")
+    assert await database.read(lambda c: c.execute(text("PRAGMA journal_mode")).scalar_one()) == "wal"
+    await database.close()
+
+
+async def test_a_folder_that_cannot_be_opened_is_said_so(tmp_path):
+    (tmp_path / "file").mkdir()
+    database = Database(f"sqlite:///{tmp_path}/file")
+    with pytest.raises(Unavailable, match="is not available: unable to open database file") as caught:
+        await database.read(lambda c: c.execute(text("SELECT 1")))
+    assert caught.value.reason == "DATABASE_UNAVAILABLE"
+    await database.close()
+
+
+async def test_a_full_disk_is_said_so(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/test.db")
+    await database.write(make_tables)
+
+    def write(connection):
+        pages = connection.execute(text("PRAGMA page_count")).scalar_one()
+        connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+        connection.execute(text("CREATE TABLE large (data BLOB)"))
+        connection.execute(text("INSERT INTO large VALUES (zeroblob(1000000))"))
+
+    with pytest.raises(ResourceExhausted) as caught:
+        await database.write(write)
+    assert caught.value.reason == "STORAGE_FULL"
+    await database.close()
+
+
+@pytest.mark.parametrize("url", ["mysql://root:s3cret@host/db", "s3cret", "", "postgresql://host:s3cret/db"])
+async def test_an_unusable_url_is_not_repeated(url):
+    with pytest.raises(InvalidArgument) as caught:
+        Database(url)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_transactions_that_lose_a_race_are_tried_again(postgres_url):
+    """Two transactions take the same two rows in opposite order: PostgreSQL ends one of them as a deadlock."""
+    database = Database(postgres_url)
+    await database.write(make_tables)
+    meet, tries = threading.Barrier(2), []
+
+    def crossing(first, second):
+        def write(connection):
+            tries.append(first)
+            put(connection, value(connection, first) + 1, first)
+            if len(tries) <= 2:
+                meet.wait(10)
+            put(connection, value(connection, second) + 1, second)
+
+        return write
+
+    await asyncio.gather(database.write(crossing(1, 2)), database.write(crossing(2, 1)))
+    assert len(tries) == 3
+    assert [await database.read(lambda c, key=key: value(c, key)) for key in (1, 2)] == [2, 2]
+    await database.close()
+
+
+async def test_a_transaction_that_finds_no_free_connection_in_time_is_refused(postgres_url, monkeypatch):
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.1)
+    database, go_on = Database(postgres_url, connections=1), threading.Event()
+    holder = asyncio.create_task(database.write(lambda connection: go_on.wait(10)))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="more to do than it manages"):
+        await database.read(lambda connection: None)
+    go_on.set()
+    await holder
+    await database.close()
+
+
+@pytest.fixture
+def own_postgres():
+    server = PostgreSQL()
+    server.start()
+    yield server
+    server.close()
+
+
+async def test_a_stopped_server_is_said_so_and_found_again(own_postgres):
+    database = Database(own_postgres.url())
+    await database.write(make_tables)
+    own_postgres.stop()
+    for call in (database.read(value), database.write(lambda c: put(c, 4))):
+        with pytest.raises(Unavailable) as caught:
+            await call
+        assert caught.value.reason == "DATABASE_UNAVAILABLE"
+        assert PASSWORD not in str(caught.value)
+        assert f"127.0.0.1:{own_postgres.port}/postgres" in str(caught.value)
+    patient = asyncio.create_task(database.patient(budget_seconds=60).write(lambda c: put(c, 4)))
+    await asyncio.to_thread(own_postgres.start)
+    await patient
+    assert await database.read(value) == 4
+    await database.close()
+
+
+async def test_a_wrong_password_is_said_so_without_it(postgres):
+    database = Database(postgres.url().replace(PASSWORD, "wr0ng-s3cret"))
+    with pytest.raises(Unavailable, match="password authentication failed") as caught:
+        await database.read(lambda connection: None)
+    assert "wr0ng" not in str(caught.value)
+    await database.close()

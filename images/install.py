@@ -1,0 +1,213 @@
+"""Fills an image's environment: what is locked and nothing else, without pip, caches or a compiler left inside.
+
+Runs in the builder stage of every Dockerfile, in two steps so that a changed source line keeps the layer of the
+dependencies: `dependencies EXTRA...` and then `project`. Needs nothing but Python's own library and its venv module.
+
+How the outside world is reached comes from build arguments and secrets, and none of it is kept: PIP_INDEX_URL,
+/run/secrets/pip.conf, /run/secrets/ca.pem (extra certificate authorities) and /wheels (wheels that no index has).
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+PREFIX = Path("/opt/omnialign")
+TOOLS = Path("/opt/tools")
+LOCK = Path("constraints.txt")
+CHOSEN_LOCK = Path("lock.txt")
+WHEELS = Path("/wheels")
+PIP_CONFIG = Path("/run/secrets/pip.conf")
+AUTHORITIES = Path("/run/secrets/ca.pem")
+ENVIRONMENT_TOOLS = {"pip", "setuptools", "wheel"}
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_EXTRAS = re.compile(r"omnialign\[(?P<extras>[^\]]*)\]")
+_PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)===?(?P<version>\S+)")
+_EXACT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[[^\]]*\])?\s*\(?\s*==(?P<version>[^\s;,)*]+)\)?\s*(;.*)?$")
+
+_DISTRIBUTIONS = """
+import importlib.metadata, json
+print(json.dumps([[d.metadata["Name"], d.version, d.requires or []] for d in importlib.metadata.distributions()]))
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one step and returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    steps = parser.add_subparsers(dest="step", required=True)
+    dependencies = steps.add_parser("dependencies", help="install what the project and its extras need")
+    dependencies.add_argument("extras", nargs="+", help="extras, or `project` for what every install needs")
+    dependencies.add_argument("--torch", choices=("cpu", "cuda"), help="which build of torch to insist on")
+    dependencies.add_argument("--without", nargs="+", default=[], help="packages that another step installs")
+    deepspeed = steps.add_parser("deepspeed", help="build DeepSpeed with its operations compiled ahead")
+    deepspeed.add_argument("operations", nargs="*")
+    server = steps.add_parser("server", help="install another program into an environment of its own")
+    server.add_argument("lock", type=Path)
+    server.add_argument("into", type=Path)
+    steps.add_parser("project", help="build the project's wheel and install it")
+    given = parser.parse_args(arguments)
+    {
+        "dependencies": install_dependencies,
+        "deepspeed": install_deepspeed,
+        "server": install_server,
+        "project": install_project,
+    }[given.step](given)
+    return 0
+
+
+def install_dependencies(given: argparse.Namespace) -> None:
+    """Makes the environment and installs the locked requirements of the extras."""
+    make_environment(PREFIX)
+    named = requirements(tomllib.loads(Path("pyproject.toml").read_text()), given.extras)
+    wanted = [line for line in named if _name(line) not in given.without]
+    CHOSEN_LOCK.write_text(variant_lock(LOCK.read_text(), torch=given.torch))
+    pip("install", "--no-compile", "--only-binary", ":all:", "--constraint", str(CHOSEN_LOCK), *wanted)
+    finish(PREFIX, CHOSEN_LOCK)
+
+
+def install_deepspeed(given: argparse.Namespace) -> None:
+    """Builds DeepSpeed against the torch of the environment, which has to be there, with operations compiled in.
+
+    An operation that is not compiled in is compiled by the first pod that wants it, and pods have no compiler.
+    """
+    pip("install", "--no-compile", "--constraint", str(CHOSEN_LOCK), "setuptools", "wheel", "ninja", "py-cpuinfo")
+    flags = {f"DS_BUILD_{operation}": "1" for operation in given.operations}
+    settings = {"DS_BUILD_OPS": "0", "DS_ACCELERATOR": "cpu", "PATH": f"{PREFIX / 'bin'}:{os.environ['PATH']}", **flags}
+    lock = ("--constraint", str(CHOSEN_LOCK))
+    pip("install", "--no-compile", "--no-build-isolation", *lock, "deepspeed", environment=settings)
+    pip("uninstall", "--yes", "wheel")
+    finish(PREFIX, CHOSEN_LOCK)
+
+
+def install_server(given: argparse.Namespace) -> None:
+    """Installs a program with a lock file of its own, where versions may differ from ours, into an own environment."""
+    make_environment(given.into)
+    CHOSEN_LOCK.write_text(variant_lock(given.lock.read_text(), torch="cuda"))
+    options = ("--no-compile", "--only-binary", ":all:", "--constraint", str(CHOSEN_LOCK))
+    pip("install", *options, given.lock.stem, into=given.into)
+    finish(given.into, CHOSEN_LOCK)
+
+
+def install_project(given: argparse.Namespace) -> None:
+    """Builds the wheel of the source in the working folder and installs it, without asking any index."""
+    del given
+    wheels = Path("dist")
+    run(TOOLS / "bin/pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", wheels, ".")
+    pip("install", "--no-compile", "--no-deps", "--no-index", *map(str, wheels.glob("*.whl")))
+    compile_bytecode(PREFIX)
+
+
+def make_environment(prefix: Path) -> None:
+    """An empty environment without pip, and beside it, once, the tools that fill environments."""
+    run(sys.executable, "-m", "venv", "--without-pip", prefix)
+    if not TOOLS.exists():
+        run(sys.executable, "-m", "venv", TOOLS)
+        run(TOOLS / "bin/pip", "install", "--constraint", LOCK, "setuptools", "wheel", environment=pip_environment())
+
+
+def pip(*arguments: str, into: Path = PREFIX, environment: dict[str, str] | None = None) -> None:
+    """Runs pip on an environment that has none."""
+    target: tuple[str | Path, ...] = ("--python", into / "bin/python")
+    run(TOOLS / "bin/pip", *target, *arguments, environment=pip_environment() | (environment or {}))
+
+
+def pip_environment() -> dict[str, str]:
+    """How pip reaches packages here: nothing cached, and only settings that were handed to this build."""
+    settings = {"PIP_NO_CACHE_DIR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+    if PIP_CONFIG.is_file() and PIP_CONFIG.stat().st_size:
+        settings["PIP_CONFIG_FILE"] = str(PIP_CONFIG)
+    if AUTHORITIES.is_file() and AUTHORITIES.stat().st_size:
+        settings |= {"PIP_CERT": str(AUTHORITIES), "SSL_CERT_FILE": str(AUTHORITIES)}
+    if WHEELS.is_dir() and any(WHEELS.glob("*.whl")):
+        settings["PIP_FIND_LINKS"] = str(WHEELS)
+    return settings
+
+
+def requirements(project: dict[str, Any], extras: Iterable[str]) -> Iterator[str]:
+    """The requirement lines of extras, other extras among them resolved; `project` names its own."""
+    groups = project["project"]["optional-dependencies"] | {"project": project["project"]["dependencies"]}
+    waiting, seen = list(extras), set[str]()
+    while waiting:
+        if (extra := waiting.pop(0)) in seen:
+            continue
+        seen.add(extra)
+        for line in groups[extra]:
+            if match := _EXTRAS.fullmatch(line):
+                waiting += match["extras"].split(",")
+            else:
+                yield line
+
+
+def pinned(lock: str) -> dict[str, str]:
+    """The versions of a lock file by canonical name."""
+    lines = (line.strip() for line in lock.splitlines())
+    return {_canonical(m["name"]): m["version"] for line in lines if (m := _PIN.fullmatch(line))}
+
+
+def variant_lock(lock: str, *, torch: str | None) -> str:
+    """The lock with one build of torch insisted on: a missing CPU build would else become 6 GB of CUDA, unasked."""
+    pin = {None: r"torch==\1", "cpu": r"torch==\1+cpu", "cuda": r"torch===\1"}[torch]
+    return re.sub(r"(?m)^torch==([^\s+]+)$", pin, lock)
+
+
+def drift(found: Sequence[tuple[str, str, Sequence[str]]], pins: dict[str, str]) -> list[str]:
+    """What is installed, as (name, version, requirements), but not locked.
+
+    Locked is what has its pin, and what something locked asks for in one exact version: the libraries that each build
+    of torch brings along.
+    """
+    exact = {
+        (_canonical(m["name"]), m["version"]) for *_, lines in found for line in lines if (m := _EXACT.match(line))
+    }
+    return sorted(
+        f"{name}=={version}"
+        for name, version, _ in found
+        if _canonical(name) not in ENVIRONMENT_TOOLS | {"omnialign"}
+        and pins.get(_canonical(name), "").partition("+")[0] != version.partition("+")[0]
+        and (_canonical(name), version) not in exact
+    )
+
+
+def finish(prefix: Path, lock: Path) -> None:
+    """Refuses what is not locked, drops what nothing reads at run time, compiles the rest."""
+    listed = subprocess.run(
+        [prefix / "bin/python", "-c", _DISTRIBUTIONS], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    if unlocked := drift(json.loads(listed), pinned(lock.read_text())):
+        raise SystemExit(f"Not in {LOCK}: {', '.join(unlocked)}. Pin them there and build again.")
+    for folder in [*prefix.glob("lib/python*/site-packages/*/tests"), *prefix.glob("include")]:
+        shutil.rmtree(folder)
+    compile_bytecode(prefix)
+
+
+def compile_bytecode(prefix: Path) -> None:
+    """Compiles every module once, by content: the root file system is read-only, and layers may change times."""
+    arguments = ("-m", "compileall", "-qq", "-j", "0", "--invalidation-mode", "unchecked-hash", prefix / "lib")
+    subprocess.run([prefix / "bin/python", *map(str, arguments)], check=False)  # some packages ship templates
+
+
+def run(*command: str | Path, environment: dict[str, str] | None = None) -> None:
+    """Runs a program that has to succeed."""
+    inherited = {name: value for name, value in os.environ.items() if not (name == "PIP_INDEX_URL" and not value)}
+    subprocess.run([str(part) for part in command], check=True, env=inherited | (environment or {}))
+
+
+def _name(requirement: str) -> str:
+    match = _NAME.match(requirement)
+    return match[0] if match else requirement
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The revisions of the tables of the alignment service, run by `services.runtime.migrations`."""

@@ -1,0 +1,34 @@
+"""Where media, models, uploads and tables lie: a local folder or a bucket of an S3 server, behind one interface."""
+
+from urllib.parse import urlsplit
+
+from prometheus_client import CollectorRegistry
+
+from services.data.config import DataConfig
+from services.data.objects.base import ObjectInfo, ObjectStore, TablePlace
+from services.data.objects.local import LocalObjects
+
+__all__ = ["LocalObjects", "ObjectInfo", "ObjectStore", "TablePlace", "open_objects"]
+
+
+def open_objects(config: DataConfig, *, registry: CollectorRegistry) -> ObjectStore:
+    """The store that the settings name. Nothing is connected yet: `check` does."""
+    if not config.objects_url:
+        return LocalObjects(config.root)
+    from services.data.objects.http import trust_in_tables  # a laptop needs no S3 SDK
+    from services.data.objects.metrics import S3Metrics
+    from services.data.objects.s3 import S3Objects, S3Settings
+
+    parts = urlsplit(config.objects_url)
+    settings = S3Settings(
+        bucket=parts.netloc,
+        prefix=parts.path.strip("/"),
+        endpoint=config.s3_endpoint,
+        public_endpoint=config.s3_public_endpoint,
+        region=config.s3_region,
+        path_style=config.s3_path_style,
+        ca_file=config.s3_ca_file,
+    )
+    if config.s3_ca_file is not None:
+        trust_in_tables(config.s3_ca_file, bundle=config.root / "certificates.pem")
+    return S3Objects(settings, scratch=config.root, metrics=S3Metrics(registry))

@@ -1,0 +1,181 @@
+"""Objects as files of a folder. An object appears whole or not at all: a file is synced and then renamed."""
+
+import ctypes
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from omnialign.errors import FailedPrecondition
+from services.data.faults import storage
+from services.data.objects.base import CHUNK_BYTES, ObjectInfo, TablePlace, missing, proven
+
+
+class LocalObjects:
+    """Objects below a folder; a file that is put must lie on the same filesystem."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def uri(self) -> str:
+        """The folder as `file://`."""
+        return self._root.resolve().as_uri()
+
+    def check(self) -> None:
+        """Makes the folder. Raises STORAGE_FULL."""
+        with storage():
+            self._root.mkdir(parents=True, exist_ok=True)
+
+    def put(self, key: str, path: Path, *, sha256: str, durable: bool = True) -> None:
+        """Moves a file here. See ObjectStore."""
+        del sha256  # was computed over this very file
+        target = self.path(key)
+        with storage():
+            if durable:
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+            if durable:
+                _sync_folder(target.parent)
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """Writes a small file. See ObjectStore."""
+        target = self.path(key)
+        with storage():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=".putting-")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                self.put(key, Path(name), sha256="")
+            finally:
+                Path(name).unlink(missing_ok=True)
+
+    def read(self, key: str, *, start: int = 0, length: int) -> bytes:
+        """See ObjectStore."""
+        with self._found(key), self.path(key).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def chunks(self, key: str, *, sha256: str) -> Generator[bytes, None, None]:
+        """See ObjectStore."""
+        return proven(self._pieces(key), key=key, sha256=sha256)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """See ObjectStore."""
+        try:
+            found = self.path(key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return ObjectInfo(key, found.st_size, found.st_mtime_ns // 1000)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See ObjectStore."""
+        for path in self.path(prefix).rglob("*"):
+            if path.is_file() and (found := self.stat(path.relative_to(self._root).as_posix())):
+                yield found
+
+    def copy(self, source: str, target: str) -> None:
+        """Links the file: objects are replaced, never changed. See ObjectStore."""
+        path = self.path(target)
+        with self._found(source), storage():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".copying-") as folder:
+                staged = Path(folder) / "file"
+                try:
+                    staged.hardlink_to(self.path(source))
+                except FileNotFoundError:
+                    raise
+                except OSError:  # a filesystem without links
+                    shutil.copyfile(self.path(source), staged)
+                staged.replace(path)
+            _sync_folder(path.parent)
+
+    def delete(self, key: str) -> None:
+        """See ObjectStore."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self.path(key).unlink()
+
+    def delete_below(self, prefix: str) -> None:
+        """See ObjectStore."""
+        shutil.rmtree(self.path(prefix), ignore_errors=True)
+
+    def settle(self) -> None:
+        """One sync for many objects instead of one for each."""
+        sync_filesystem(self._root)
+
+    def presign_put(self, key: str, *, seconds: float) -> str:
+        """Raises PRESIGNING_UNAVAILABLE: a folder has no links."""
+        raise _no_links(key, seconds)
+
+    def presign_get(self, key: str, *, seconds: float) -> str:
+        """Raises PRESIGNING_UNAVAILABLE: a folder has no links."""
+        raise _no_links(key, seconds)
+
+    def table(self, name: str, *, uid: str) -> TablePlace:
+        """See ObjectStore. A folder vanishes at once, so the name is enough."""
+        del uid
+        return TablePlace.of_folder(self.path(f"lance/{name}.lance"))
+
+    def remove_table(self, name: str, *, uid: str) -> None:
+        """Moves the table away, so that it vanishes at once, then deletes its files. See ObjectStore."""
+        trash = self.path(f"lance/.trash/{uuid.uuid4()}")
+        trash.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            self.path(f"lance/{name}.lance").rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+
+    def path(self, key: str) -> Path:
+        """The file of an object."""
+        parts = PurePosixPath(key).parts
+        assert parts and ".." not in parts and parts[0] != "/", key  # keys are made by this service
+        return self._root.joinpath(*parts)
+
+    def _pieces(self, key: str) -> Iterator[bytes]:
+        with self._found(key), self.path(key).open("rb") as file:
+            while piece := file.read(CHUNK_BYTES):
+                yield piece
+
+    @contextmanager
+    def _found(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise missing(key) from error
+
+
+def sync_filesystem(folder: Path) -> None:
+    """Writes out what the folder's filesystem has in memory (blocking)."""
+    sync_one = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if sync_one is None:  # not Linux
+        os.sync()
+        return
+    with storage(), _folder(folder) as handle:
+        if sync_one(handle):
+            raise OSError(ctypes.get_errno(), "the filesystem cannot be synced")
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename must survive a power cut too."""
+    with _folder(folder) as handle:
+        os.fsync(handle)
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _no_links(key: str, seconds: float) -> FailedPrecondition:
+    del key, seconds
+    message = "This service keeps its objects in local files, which have no links: use UploadMedia and GetMedia."
+    return FailedPrecondition(message, reason="PRESIGNING_UNAVAILABLE")

@@ -1,0 +1,324 @@
+"""Objects in a bucket of an S3 server, by the `minio` SDK.
+
+A large file goes up in parts, of which one is held in memory. Every failure has a type, and no message repeats what
+the server said: it may hold keys.
+"""
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3.exceptions
+from minio import Minio
+from minio.commonconfig import CopySource
+from minio.credentials.providers import EnvAWSProvider
+from minio.deleteobjects import DeleteObject
+from minio.error import InvalidResponseError, S3Error, ServerError
+
+from omnialign.client.retry import RetryBudget
+from omnialign.errors import FailedPrecondition, Internal, OmnialignError
+from omnialign.folders import list_files
+from services.data.faults import s3_stores_nothing, s3_unavailable, storage_full, translate_s3
+from services.data.objects.base import CHUNK_BYTES, ObjectInfo, TablePlace, missing, proven
+from services.data.objects.http import open_http
+from services.data.objects.metrics import S3Metrics
+
+PART_BYTES = 16 * 1024 * 1024
+MOST_PARTS = 9000
+ABSENT = ("NoSuchKey", "NoSuchObject", "NoSuchVersion", "MethodNotAllowed")
+FULL = (
+    "QuotaExceeded", "QuotaExceededException", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "StorageFull",
+    "InsufficientStorage", "EntityTooLargeForQuota",
+)  # fmt: skip
+INSUFFICIENT_STORAGE = 507
+MULTIPLE_CHOICES = 300
+TAKEN = (409, 412)
+"""There is such an object, or another is being put just now."""
+WRITES = ("put", "copy")
+LINK_TO_SELF = timedelta(minutes=5)
+# Lance tries again by itself; longer than this a call should not hang on a server that is away.
+LANCE_OPTIONS = {
+    "client_max_retries": "3",
+    "client_retry_timeout": "20",
+    "connect_timeout": "5s",
+    "timeout": "120s",
+}
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """Which bucket of which server, and how to get there."""
+
+    bucket: str
+    prefix: str
+    """Put before every key; empty or without a `/` at either end."""
+    endpoint: str
+    """`https://host:port`; empty means AWS."""
+    region: str
+    path_style: bool
+    """Whether the bucket is in the path instead of in the host's name."""
+    ca_file: Path | None
+    public_endpoint: str = ""
+    """Endpoint in the links for people outside; empty means `endpoint`."""
+
+
+class S3Objects:
+    """Objects in a bucket. The credentials are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
+
+    def __init__(self, settings: S3Settings, *, scratch: Path, metrics: S3Metrics) -> None:
+        self._settings, self._metrics, self._budget = settings, metrics, RetryBudget()
+        self._scratch = scratch
+        self._bucket = settings.bucket
+        self._http = open_http(settings.ca_file, budget=self._budget)
+        self._client = self._connect(settings.endpoint)
+        self._links = self._connect(settings.public_endpoint or settings.endpoint)
+
+    @property
+    def uri(self) -> str:
+        """`s3://bucket/prefix`."""
+        return f"s3://{self._bucket}/{self._settings.prefix}".rstrip("/")
+
+    def check(self) -> None:
+        """Asks what is there, which needs a server, a bucket and credentials that hold."""
+        if not (key := EnvAWSProvider().retrieve()).access_key or not key.secret_key:
+            message = "There are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            raise FailedPrecondition(message, reason="S3_CREDENTIALS_REFUSED")
+        with self._measured("check"):
+            next(iter(self._client.list_objects(self._bucket, prefix=self._key(""))), None)
+
+    def put(self, key: str, path: Path, *, sha256: str, durable: bool = True) -> None:
+        """Uploads a file, in parts when it is large. See ObjectStore."""
+        del durable  # S3 answers when it is
+        size_bytes = path.stat().st_size
+        with self._measured("put"), path.open("rb") as file:
+            self._client.put_object(
+                self._bucket,
+                self._key(key),
+                file,
+                size_bytes,
+                metadata={"sha256": sha256},
+                part_size=max(PART_BYTES, -(-size_bytes // MOST_PARTS)),
+                num_parallel_uploads=1,
+            )
+        self._metrics.bytes.labels("out").inc(size_bytes)
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """See ObjectStore."""
+        with self._measured("put"):
+            self._client.put_object(self._bucket, self._key(key), BytesIO(data), len(data))
+        self._metrics.bytes.labels("out").inc(len(data))
+
+    def read(self, key: str, *, start: int = 0, length: int) -> bytes:
+        """See ObjectStore."""
+        with self._measured("get", key):
+            try:
+                response = self._get(key, start=start, length=length)
+            except S3Error as error:
+                if error.code == "InvalidRange":  # the object ends before `start`
+                    return b""
+                raise
+            try:
+                data: bytes = response.read()
+            finally:
+                response.release_conn()
+        self._metrics.bytes.labels("in").inc(len(data))
+        return data
+
+    def chunks(self, key: str, *, sha256: str) -> Generator[bytes, None, None]:
+        """See ObjectStore."""
+        return proven(self._pieces(key), key=key, sha256=sha256)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """See ObjectStore."""
+        with self._measured("stat"):
+            try:
+                return _info(key, self._client.stat_object(self._bucket, self._key(key)))
+            except S3Error as error:
+                if error.code in ABSENT:
+                    return None
+                raise
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See ObjectStore."""
+        skip = len(self._key(""))
+        found = self._client.list_objects(self._bucket, prefix=self._key(prefix), recursive=True)
+        while (entry := self._next(found)) is not None:
+            yield _info(entry.object_name[skip:], entry)
+
+    def copy(self, source: str, target: str) -> None:
+        """The server copies; above 5 GiB in parts. See ObjectStore."""
+        with self._measured("copy", source):
+            self._client.copy_object(self._bucket, self._key(target), CopySource(self._bucket, self._key(source)))
+
+    def delete(self, key: str) -> None:
+        """See ObjectStore."""
+        with self._measured("delete"):
+            self._client.remove_object(self._bucket, self._key(key))
+
+    def delete_below(self, prefix: str) -> None:
+        """See ObjectStore."""
+        names = [DeleteObject(self._key(found.key)) for found in self.list(prefix)]
+        with self._measured("delete"):
+            for error in self._client.remove_objects(self._bucket, names):
+                raise translate_s3(str(error.code).lower()) or s3_unavailable()
+
+    def settle(self) -> None:
+        """Nothing to do: S3 answers when an object is safe."""
+
+    def presign_put(self, key: str, *, seconds: float) -> str:
+        """See ObjectStore."""
+        return self._presign("PUT", key, seconds)
+
+    def presign_get(self, key: str, *, seconds: float) -> str:
+        """See ObjectStore."""
+        return self._presign("GET", key, seconds)
+
+    def table(self, name: str, *, uid: str) -> TablePlace:
+        """See ObjectStore. A writer that comes late must not write into a new table of the same name."""
+        key = f"lance/{name}-{uid}.lance"
+        uri = f"s3://{self._bucket}/{self._key(key)}"
+        return TablePlace(uri, self._table_options(), None, self._scratch, partial(self._publish_table, key))
+
+    def remove_table(self, name: str, *, uid: str) -> None:
+        """See ObjectStore."""
+        self.delete_below(f"lance/{name}-{uid}.lance/")
+
+    def _publish_table(self, key: str, folder: Path) -> None:
+        """Puts the manifest of the first version last, and only where there is none: whoever does is the creator."""
+        manifests = []
+        for path in list_files(folder):
+            name = f"{key}/{path.relative_to(folder).as_posix()}"
+            if path.suffix == ".manifest":
+                manifests.append((name, path.read_bytes()))
+            elif path.suffix == ".txn":
+                self.put_bytes(name, path.read_bytes())
+        (manifest,) = manifests
+        self._put_new(*manifest)
+
+    def _put_new(self, key: str, data: bytes) -> bool:
+        """Puts an object unless there is one; tells whether it did. The SDK cannot, but a link takes the header."""
+        with self._measured("put"):
+            url = self._client.get_presigned_url("PUT", self._bucket, self._key(key), expires=LINK_TO_SELF)
+            response = self._http.urlopen("PUT", url, body=data, headers={"If-None-Match": "*"})
+            if response.status in TAKEN:
+                return False
+            if response.status >= MULTIPLE_CHOICES:
+                raise S3Error.fromxml(response)  # type: ignore[no-untyped-call,unused-ignore]
+        return True
+
+    def _connect(self, endpoint: str) -> Minio:
+        settings = self._settings
+        parts = urlsplit(endpoint or f"https://s3.{settings.region}.amazonaws.com")
+        client = Minio(
+            parts.netloc,
+            secure=parts.scheme == "https",
+            region=settings.region,
+            http_client=self._http,
+            credentials=EnvAWSProvider(),
+        )
+        if settings.path_style:
+            client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+        else:
+            client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]
+        return client
+
+    def _table_options(self) -> Mapping[str, str]:
+        settings, key = self._settings, EnvAWSProvider().retrieve()
+        options = LANCE_OPTIONS | {
+            "region": settings.region,
+            "access_key_id": key.access_key or "",
+            "secret_access_key": key.secret_key or "",
+            "virtual_hosted_style_request": "false" if settings.path_style else "true",
+        }
+        if key.session_token:
+            options["session_token"] = key.session_token
+        if settings.endpoint:
+            options |= {"endpoint": self._table_endpoint()}
+            options["allow_http"] = "true" if settings.endpoint.startswith("http://") else "false"
+        return options
+
+    def _table_endpoint(self) -> str:
+        """Lance wants the bucket in the endpoint where it is in the host's name."""
+        parts = urlsplit(self._settings.endpoint)
+        return (
+            f"{parts.scheme}://{parts.netloc}"
+            if self._settings.path_style
+            else (f"{parts.scheme}://{self._bucket}.{parts.netloc}")
+        )
+
+    def _key(self, key: str) -> str:
+        return f"{self._settings.prefix}/{key}" if self._settings.prefix else key
+
+    def _get(self, key: str, *, start: int = 0, length: int = 0) -> Any:
+        return self._client.get_object(self._bucket, self._key(key), offset=start, length=length)
+
+    def _pieces(self, key: str) -> Iterator[bytes]:
+        with self._measured("get", key):
+            response = self._get(key)
+            try:
+                for piece in response.stream(CHUNK_BYTES):
+                    self._metrics.bytes.labels("in").inc(len(piece))
+                    yield piece
+            except BaseException:
+                response.close()  # what is left of the body must not be taken for the next answer
+                raise
+            finally:
+                response.release_conn()
+
+    def _next(self, found: Iterator[Any]) -> Any:
+        with self._measured("list"):
+            return next(found, None)
+
+    def _presign(self, method: str, key: str, seconds: float) -> str:
+        with self._measured("presign"):
+            expires = timedelta(seconds=max(1, int(seconds)))
+            return self._links.get_presigned_url(method, self._bucket, self._key(key), expires=expires)
+
+    @contextmanager
+    def _measured(self, operation: str, key: str = "") -> Iterator[None]:
+        with self._metrics.measured(operation):
+            try:
+                yield
+                self._budget.succeeded()
+            except (S3Error, ServerError, InvalidResponseError, urllib3.exceptions.HTTPError) as error:
+                raise as_error(error, key, operation) from None  # its words may hold keys and signatures
+
+
+def as_error(error: Exception, key: str, operation: str) -> OmnialignError:
+    """The typed error for a failure of the SDK or of the connection."""
+    if isinstance(error, ServerError | InvalidResponseError):
+        return storage_full() if _status(error) == INSUFFICIENT_STORAGE else s3_unavailable()
+    if not isinstance(error, S3Error):
+        return _untrusted() if "CERTIFICATE_VERIFY_FAILED" in str(error) else s3_unavailable()
+    if error.code in ABSENT:
+        return missing(key)
+    if error.code in FULL or error.response.status == INSUFFICIENT_STORAGE:
+        return storage_full()
+    typed = translate_s3(str(error.code).lower())
+    if operation in WRITES and error.code == "InternalError":
+        return s3_stores_nothing()
+    if typed is not None:
+        return typed
+    if error.response.status >= 500:
+        return s3_unavailable()
+    return Internal(f"The S3 server refused an operation with {error.code}.", reason="S3_REFUSED")
+
+
+def _untrusted() -> FailedPrecondition:
+    message = "The certificate of the S3 server is not trusted: name its authority's in OMNIALIGN_DATA_S3_CA_FILE."
+    return FailedPrecondition(message, reason="S3_CERTIFICATE_UNTRUSTED")
+
+
+def _status(error: ServerError | InvalidResponseError) -> int:
+    return error.status_code if isinstance(error, ServerError) else int(getattr(error, "_code", 0))
+
+
+def _info(key: str, entry: Any) -> ObjectInfo:
+    modified_us = int(entry.last_modified.timestamp() * 1_000_000) if entry.last_modified else 0
+    return ObjectInfo(key, entry.size or 0, modified_us)

@@ -1,0 +1,225 @@
+"""Uploads: files that callers send ahead of the call that uses them, kept for a day.
+
+The files lie under numbers, never under the caller's paths; what they are called is in the manifest, which is written
+last: without it there is no upload.
+"""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnialign.errors import InvalidArgument, NotFound, OmnialignError, ResourceExhausted
+from omnialign.folders import FileEntry
+from omnialign.names import matches, parse
+from omnialign.v1.data_service_pb2 import UploadedFile, UploadFilesResponse
+from services.data.clock import now_us, timestamp
+from services.data.config import DataConfig
+from services.data.incoming import IncomingFile
+from services.data.objects import ObjectStore
+from services.data.pool import call
+
+UPLOAD = "projects/{project}/uploads/{upload}"
+PREFIX = "uploads/"
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+MAX_PATH_BYTES, MAX_PART_BYTES, MAX_DEPTH = 512, 200, 16
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\\]")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A complete upload: the key of each file of it."""
+
+    name: str
+    files: dict[FileEntry, str]
+
+
+def check_path(path: str) -> str:
+    """The path, if it may name a file of an upload. Raises UPLOAD_PATH_INVALID."""
+    parts = path.split("/")
+    problem = ""
+    if CONTROL.search(path):
+        problem = "has characters that no path needs"
+    elif not all(parts) or any(part in (".", "..") for part in parts):
+        problem = "is not relative, or has an empty part, `.` or `..` in it"
+    elif len(path.encode()) > MAX_PATH_BYTES or max(len(part.encode()) for part in parts) > MAX_PART_BYTES:
+        problem = f"is longer than {MAX_PATH_BYTES} bytes, or a part of it longer than {MAX_PART_BYTES}"
+    elif len(parts) > MAX_DEPTH:
+        problem = f"has more than {MAX_DEPTH} parts"
+    if problem:
+        message = f"The path {path[:100]!r} of an upload {problem}: rename the file."
+        raise InvalidArgument(message, reason="UPLOAD_PATH_INVALID", metadata={"path": path[:100]})
+    return path
+
+
+def is_upload(name: str) -> bool:
+    """Whether a URI is the name of an upload."""
+    return matches(name, UPLOAD)
+
+
+class Uploads:
+    """The uploads of all projects."""
+
+    def __init__(self, config: DataConfig, *, objects: ObjectStore, scratch: Path, pool: ThreadPoolExecutor) -> None:
+        self._config, self._objects, self._scratch, self._pool = config, objects, scratch, pool
+
+    async def receive(self, parent: str, messages: AsyncIterator[UploadedFile | bytes]) -> UploadFilesResponse:
+        """Takes in files, each begun by its description and followed by its bytes.
+
+        Raises UPLOAD_PATH_INVALID, UPLOAD_FILE_MISSING, UPLOAD_TRUNCATED, UPLOAD_DIGEST_MISMATCH, UPLOAD_EMPTY,
+        UPLOAD_TOO_LARGE.
+        """
+        reception = _Reception(self._config, self._objects, self._scratch)
+        try:
+            async for message in messages:
+                step = reception.begin if isinstance(message, UploadedFile) else reception.write
+                await call(self._pool, step, message)  # type: ignore[arg-type]
+            name = f"{parent}/uploads/{reception.id}"
+            await call(self._pool, reception.finish, name)
+        except BaseException:
+            with suppress(RuntimeError):  # the service is ending
+                self._pool.submit(reception.abandon)
+            raise
+        size_bytes = sum(entry.size_bytes for entry in reception.files)
+        answer = UploadFilesResponse(upload=name, file_count=len(reception.files), size_bytes=size_bytes)
+        answer.expire_time.CopyFrom(timestamp(reception.expire_us))
+        return answer
+
+    async def get(self, name: str, *, parent: str) -> Upload:
+        """A complete upload of a project. Raises UPLOAD_NOT_FOUND, also for one that has expired."""
+        upload_id = parse(name, UPLOAD)["upload"]
+        if re.fullmatch(r"[0-9a-f]{32}", upload_id):
+            with suppress(NotFound):
+                blob = await call(self._pool, self._objects.read, _manifest_key(upload_id), length=MAX_MANIFEST_BYTES)
+                manifest = json.loads(blob)
+                if manifest["name"] == name and name.startswith(f"{parent}/") and manifest["expire_us"] > now_us():
+                    return Upload(name, {FileEntry(*entry): key for *entry, key in manifest["files"]})
+        message = f"There is no {name} now: uploads are kept for {self._config.upload_seconds:g} s. Upload again."
+        raise NotFound(message, reason="UPLOAD_NOT_FOUND", metadata={"name": name})
+
+    def fetch(self, upload: Upload, folder: Path) -> None:
+        """Writes the files below a folder of this machine (blocking). Raises OBJECT_CORRUPT, STORAGE_FULL."""
+        for entry, key in upload.files.items():
+            incoming = IncomingFile(self._scratch)
+            try:
+                for piece in self._objects.chunks(key, sha256=entry.sha256):
+                    incoming.write(piece)
+                incoming.finish()
+                target = folder / entry.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                incoming.path.replace(target)
+            finally:
+                incoming.discard()
+
+    def sweep(self) -> int:
+        """Removes what has expired, and what calls that died left (blocking); gives the number of uploads removed."""
+        oldest_us = now_us() - int(self._config.upload_seconds * 1e6)
+        newest_us: dict[str, int] = {}
+        for found in self._objects.list(PREFIX):
+            upload_id = found.key.removeprefix(PREFIX).partition("/")[0].removesuffix(".json")
+            newest_us[upload_id] = max(newest_us.get(upload_id, 0), found.modified_us)
+        expired = [upload_id for upload_id, modified_us in newest_us.items() if modified_us < oldest_us]
+        for upload_id in expired:
+            self._objects.delete(_manifest_key(upload_id))
+            self._objects.delete_below(f"{PREFIX}{upload_id}/")
+        for path in _older(self._scratch, seconds=self._config.upload_seconds):
+            path.unlink(missing_ok=True)
+        return len(expired)
+
+
+class _Reception:
+    """One upload while it comes. Blocking; one call at a time."""
+
+    def __init__(self, config: DataConfig, objects: ObjectStore, scratch: Path) -> None:
+        self.id = uuid.uuid4().hex
+        self.expire_us = now_us() + int(config.upload_seconds * 1e6)
+        self.files: dict[FileEntry, str] = {}
+        self._config, self._objects, self._scratch = config, objects, scratch
+        self._paths: set[str] = set()
+        self._folders: set[str] = set()
+        self._size_bytes = 0
+        self._file: UploadedFile | None = None
+        self._incoming: IncomingFile | None = None
+
+    def begin(self, file: UploadedFile) -> None:
+        self._end_file()
+        path = check_path(file.path)
+        folders = set(_parents(path))
+        if path in self._paths or path in self._folders or folders & self._paths:
+            message = f"The upload has {path} twice, or as a file and a folder: name each file once."
+            raise InvalidArgument(message, reason="UPLOAD_PATH_REPEATED", metadata={"path": path})
+        self._size_bytes += file.size_bytes
+        self._check_limits(len(self._paths) + 1)
+        self._paths.add(path)
+        self._folders |= folders
+        self._file, self._incoming = file, IncomingFile(self._scratch)
+
+    def write(self, chunk: bytes) -> None:
+        if self._incoming is None or self._file is None:
+            raise InvalidArgument("The bytes of an upload follow the file they are of.", reason="UPLOAD_FILE_MISSING")
+        if self._incoming.size_bytes + len(chunk) > self._file.size_bytes:
+            raise self._refusal("UPLOAD_TOO_LONG", f"has more than the {self._file.size_bytes} bytes it was said to")
+        self._incoming.write(chunk)
+
+    def finish(self, name: str) -> None:
+        self._end_file()
+        if not self.files:
+            raise InvalidArgument("The upload has no files.", reason="UPLOAD_EMPTY")
+        files = [[entry.path, entry.size_bytes, entry.sha256, key] for entry, key in self.files.items()]
+        manifest = {"name": name, "expire_us": self.expire_us, "files": files}
+        self._objects.put_bytes(_manifest_key(self.id), json.dumps(manifest).encode())
+
+    def abandon(self) -> None:
+        """Removes what has come; what cannot be removed now is swept later."""
+        if self._incoming is not None:
+            self._incoming.discard()
+        with suppress(OmnialignError, OSError):
+            self._objects.delete_below(f"{PREFIX}{self.id}/")
+
+    def _end_file(self) -> None:
+        if self._incoming is None or self._file is None:
+            return
+        file, incoming = self._file, self._incoming
+        sha256 = incoming.finish()
+        if incoming.size_bytes != file.size_bytes:
+            raise self._refusal("UPLOAD_TRUNCATED", f"ended after {incoming.size_bytes} of {file.size_bytes} bytes")
+        if file.sha256 and sha256 != file.sha256:
+            raise self._refusal("UPLOAD_DIGEST_MISMATCH", f"has the digest {sha256}, and {file.sha256} was said")
+        key = f"{PREFIX}{self.id}/{len(self.files):06d}"
+        self._objects.put(key, incoming.path, sha256=sha256)
+        incoming.discard()
+        self.files[FileEntry(file.path, file.size_bytes, sha256)] = key
+        self._file = self._incoming = None
+
+    def _check_limits(self, count: int) -> None:
+        config = self._config
+        if count > config.max_upload_files or self._size_bytes > config.max_upload_bytes:
+            limits = f"{config.max_upload_files} files and {config.max_upload_bytes} bytes"
+            raise ResourceExhausted(f"An upload holds at most {limits}: send less.", reason="UPLOAD_TOO_LARGE")
+
+    def _refusal(self, reason: str, problem: str) -> InvalidArgument:
+        path = self._file.path if self._file else ""
+        return InvalidArgument(f"{path} {problem}: send it again.", reason=reason, metadata={"path": path})
+
+
+def _manifest_key(upload_id: str) -> str:
+    return f"{PREFIX}{upload_id}.json"
+
+
+def _parents(path: str) -> Iterator[str]:
+    parts = path.split("/")
+    for count in range(1, len(parts)):
+        yield "/".join(parts[:count])
+
+
+def _older(folder: Path, *, seconds: float) -> Iterator[Path]:
+    oldest = time.time() - seconds
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            if path.is_file() and path.stat().st_mtime < oldest:
+                yield path

@@ -1,0 +1,98 @@
+"""Models fetched from the data service, each in a folder named by its digest; the least recently used go first.
+
+Several processes may share the folder: one fetches a model while the others wait, and a model appears whole and proven.
+"""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from omnialign.errors import FailedPrecondition
+from omnialign.v1 import model_pb2
+
+IN_USE_SECONDS = 900.0
+"""A model that was asked for so recently may be being read, and stays whatever the budget says."""
+
+
+class Source(Protocol):
+    """The part of the SDK that fetches models."""
+
+    async def download_model(self, name: str, to_folder: Path) -> model_pb2.ModelVersion:
+        """Fetches a version into a folder, which appears when it is whole."""
+        ...
+
+
+class ModelCache:
+    """A folder of models, of `limit_bytes` together or of one model that is larger."""
+
+    def __init__(self, folder: Path, *, limit_bytes: int) -> None:
+        self._folder, self._limit_bytes = folder, limit_bytes
+
+    async def folder(self, version: model_pb2.ModelVersion, *, source: Source) -> Path:
+        """The folder of a version, fetched if need be. Raises MODEL_CACHE_UNUSABLE and what the SDK raises."""
+        target = self._folder / version.sha256
+        try:
+            if not await asyncio.to_thread(target.is_dir):
+                await asyncio.to_thread(self._make_room, version.size_bytes)
+                await source.download_model(version.name, target)
+            await asyncio.to_thread(self._mark, target)
+        except OSError as error:
+            message = f"Models cannot be kept in {self._folder} ({error.strerror}): mount a writable volume with room."
+            metadata = {"path": str(self._folder)}
+            raise FailedPrecondition(message, reason="MODEL_CACHE_UNUSABLE", metadata=metadata) from error
+        return target
+
+    def touch(self, folder: Path) -> None:
+        """Notes that a folder is used, if it is one of this cache; it must be there."""
+        if folder.parent == self._folder:
+            with suppress(OSError):
+                self._mark(folder)
+
+    def _mark(self, folder: Path) -> None:
+        self._used_file(folder).touch()
+        os.utime(self._used_file(folder))
+
+    def _make_room(self, wanted_bytes: int) -> None:
+        """Removes what was used longest ago until `wanted_bytes` fit."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        found = sorted((self._used_at(folder), folder) for folder in self._folder.iterdir() if folder.is_dir())
+        sizes = {folder: sum(size for size, _ in _files(folder)) for _, folder in found}
+        total, now = sum(sizes.values()) + wanted_bytes, time.time()
+        for used_at, folder in found:
+            if total <= self._limit_bytes or now - used_at < IN_USE_SECONDS:
+                return
+            total -= sizes[folder]
+            self._remove(folder)
+
+    def _used_at(self, folder: Path) -> float:
+        """When it was asked for last, or written to: what is being fetched has files that are new."""
+        moments = [moment for _, moment in _files(folder)]
+        for path in (self._used_file(folder), folder):
+            with suppress(FileNotFoundError):
+                moments.append(path.stat().st_mtime)
+        return max(moments, default=0.0)
+
+    def _remove(self, folder: Path) -> None:
+        """It vanishes at once: nobody finds half a model."""
+        trash = folder.with_name(f".{folder.name}.removed")
+        with suppress(FileNotFoundError):
+            folder.replace(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+        self._used_file(folder).unlink(missing_ok=True)
+
+    def _used_file(self, folder: Path) -> Path:
+        return folder.with_name(f".{folder.name}.used")
+
+
+def _files(folder: Path) -> Iterator[tuple[int, float]]:
+    """Size and time of change of each file; files may vanish meanwhile."""
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            if path.is_file():
+                yield found.st_size, found.st_mtime

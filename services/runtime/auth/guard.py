@@ -1,0 +1,231 @@
+"""What stands between a call and its handler: who calls, whether it may, and how often.
+
+A caller who has no role in a project is answered as if nothing were there, the same for what exists and for what does
+not: NOT_FOUND before anything is looked up. One who has a role, but too small a one, is told so.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from functools import reduce
+from typing import Any
+
+from google.protobuf.message import Message
+from prometheus_client import CollectorRegistry, Counter
+
+from omnialign.client.context import Call
+from omnialign.errors import InvalidArgument, NotFound, OmnialignError, PermissionDenied
+from services.runtime.auth import audit
+from services.runtime.auth.authenticator import Authenticator, bearer
+from services.runtime.auth.callers import ALL_PROJECTS, Caller, Role
+from services.runtime.auth.config import AuthConfig
+from services.runtime.auth.policy import POLICY, Rule
+from services.runtime.auth.rates import Rates
+from services.runtime.auth.references import LOCATIONS, find_references, is_resource, looks_like_resource
+
+NO_ROLE = "NO_ROLE_IN_PROJECT"
+"""Reason in the metric where the caller is told NOT_FOUND."""
+REASONS = (
+    "TOKEN_MISSING",
+    "TOKEN_UNKNOWN",
+    "TOKEN_EXPIRED",
+    "OIDC_UNAVAILABLE",
+    NO_ROLE,
+    "ROLE_TOO_SMALL",
+    "LOCATION_FORBIDDEN",
+    "JOB_TOKEN_REQUIRED",
+    "RATE_LIMITED",
+)
+
+
+class Guard:
+    """Guards all methods of a server. Raises OSError and InvalidArgument for files that cannot be used."""
+
+    def __init__(self, config: AuthConfig, *, registry: CollectorRegistry) -> None:
+        self._failures = Counter(
+            "omnialign_auth_failures_total",
+            "Calls that were refused for who made them, by reason.",
+            ("reason",),
+            registry=registry,
+        )
+        for reason in REASONS:
+            self._failures.labels(reason)  # so that a rate can be taken from the start
+        self._authenticator = Authenticator(config)
+        self._rates = Rates(per_second=config.rate_per_second, burst=config.rate_burst)
+        self._has_rates = config.rate_per_second > 0
+        audit.enable()
+
+    def of_method(self, path: str) -> "MethodGuard":
+        """The guard of one method, by its path on the wire."""
+        return MethodGuard(
+            path,
+            authenticator=self._authenticator,
+            rates=self._rates if self._has_rates else None,
+            failed=self._failed,
+        )
+
+    async def close(self) -> None:
+        """Ends what goes on in the background."""
+        await self._authenticator.close()
+
+    def _failed(self, error: OmnialignError) -> None:
+        self._failures.labels(NO_ROLE if isinstance(error, NotFound) else error.reason).inc()
+
+
+class MethodGuard:
+    """Guards one method."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        authenticator: Authenticator,
+        rates: Rates | None,
+        failed: Callable[[OmnialignError], None],
+    ) -> None:
+        self._path = path
+        self._rule = POLICY.get(path)
+        self._authenticator = authenticator
+        self._rates = rates
+        self._failed = failed
+        # Without a key for jobs' tokens, only the training service can tell whether one is right, and does.
+        self._leaves_to_handler = self._rule is not None and self._rule.role is None and not authenticator.knows_jobs
+
+    async def identify(self, call: Call) -> None:
+        """Notes who calls. Raises Unauthenticated, and Unavailable when that cannot be found out now."""
+        try:
+            if self._leaves_to_handler:
+                bearer(call.authorization)
+            else:
+                call.caller = await self._authenticator.identify(call.authorization)
+        except OmnialignError as error:
+            self._failed(error)
+            raise
+
+    def admit(self, call: Call, message: Message) -> None:
+        """Lets a request, or the first message of a stream, through, and notes what it is about.
+
+        Raises NotFound for what the caller may not see, PermissionDenied for what it may not do, ResourceExhausted
+        for too many calls, and InvalidArgument for a request that does not say what it is about.
+        """
+        if self._leaves_to_handler:
+            return
+        try:
+            if self._rule is None:
+                raise PermissionDenied("Nobody may call this method", reason="ROLE_TOO_SMALL")
+            resource = call.resource = _resource(message, self._rule)
+            _authorise(call.caller, self._rule, resource)
+            _check_references(call.caller, message)
+            if self._rates is not None and not call.caller.is_service and not call.caller.job:
+                self._rates.take(_project(resource))
+        except InvalidArgument:
+            raise
+        except OmnialignError as error:
+            self._failed(error)
+            raise
+
+    async def admit_stream(self, call: Call, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Waits for the first message of a stream and judges by it. Returns the stream, of which the rest is checked.
+
+        Raises what `admit` raises.
+        """
+        stream = aiter(messages)
+        first = await anext(stream, None)
+        if first is None:
+            raise InvalidArgument("The stream ended before its first message", reason="REQUEST_EMPTY")
+        self.admit(call, first)
+        return self._rest(call, first, stream)
+
+    def write_audit(self, call: Call, *, code: str, reason: str, peer: str) -> None:
+        """Writes a call into the audit log, if it is one that belongs there."""
+        if self._rule is None or self._rule.mutates:
+            audit.write(call, method=self._path.removeprefix("/"), code=code, reason=reason, peer=peer)
+
+    async def _rest(self, call: Call, first: Any, stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        yield first
+        async for message in stream:
+            if not self._leaves_to_handler and self._rule is not None:
+                _check_same(call, message, self._rule)
+                _check_references(call.caller, message)
+            yield message
+
+
+def _authorise(caller: Caller, rule: Rule, resource: str) -> None:
+    """Raises NotFound or PermissionDenied unless the caller may do to `resource` what the rule is about."""
+    if caller.job:
+        allowed = {"itself": {caller.job}, "inputs": caller.inputs, "project": {f"projects/{caller.project}"}}
+        if rule.job is None or resource not in allowed[rule.job]:
+            raise _missing(resource)
+        return
+    if not is_resource(resource):  # a place outside: `_check_references` decides
+        return
+    role = caller.role_in(_project(resource))
+    if not role:
+        raise _missing(resource)
+    if rule.role is None:
+        text = "Only a training job itself may call this, with its own token"
+        raise PermissionDenied(text, reason="JOB_TOKEN_REQUIRED", metadata={"name": resource})
+    if role < rule.role:
+        wanted, project = rule.role.name.lower(), _project(resource)
+        raise PermissionDenied(
+            f"This takes the role {wanted} in project '{project}'",
+            reason="ROLE_TOO_SMALL",
+            metadata={"role": wanted, "project": project},
+        )
+
+
+def _check_references(caller: Caller, message: Message) -> None:
+    """Raises NotFound for a name of a project that the caller may not see, PermissionDenied for a place outside."""
+    if caller.is_service or caller.job:
+        return
+    for text, is_location in find_references(message):
+        if is_resource(text):
+            if not caller.role_in(_project(text)):
+                raise _missing(text)
+        elif is_location and caller.roles.get(ALL_PROJECTS, 0) < Role.ADMIN:
+            raise PermissionDenied(
+                f"'{text[:256]}' is outside of the projects; that takes the role admin in all projects (\"*\")",
+                reason="LOCATION_FORBIDDEN",
+                metadata={"location": text[:256]},
+            )
+        elif looks_like_resource(text):
+            raise _missing(text)
+
+
+def _check_same(call: Call, message: Message, rule: Rule) -> None:
+    """Raises InvalidArgument when a later message of a stream names another resource than the first."""
+    if (later := _read(message, rule)) and later != call.resource:
+        raise _invalid(later, rule, "must be the same in all messages of the stream")
+
+
+def _resource(message: Message, rule: Rule) -> str:
+    """The name that a request is about. Raises InvalidArgument (`RESOURCE_NAME_INVALID`) when it is none."""
+    text = _read(message, rule)
+    if not is_resource(text) and not (text and _is_location(message, rule)):
+        raise _invalid(text, rule, "must be the name of a resource, `projects/{project}...`")
+    return text
+
+
+def _read(message: Message, rule: Rule) -> str:
+    return str(reduce(getattr, rule.field.split("."), message))
+
+
+def _is_location(message: Message, rule: Rule) -> bool:
+    return f"{message.DESCRIPTOR.full_name}.{rule.field}" in LOCATIONS
+
+
+def _project(resource: str) -> str:
+    parts = resource.split("/")
+    return parts[1] if parts[0] == "projects" and len(parts) > 1 else ""
+
+
+def _missing(name: str) -> NotFound:
+    name = name[:512]
+    return NotFound(f"There is no '{name}'", reason="NOT_FOUND", metadata={"name": name})
+
+
+def _invalid(text: str, rule: Rule, problem: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"{rule.field}: {problem}",
+        reason="RESOURCE_NAME_INVALID",
+        metadata={"name": text[:256]},
+        violations=[(rule.field, problem)],
+    )

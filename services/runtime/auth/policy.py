@@ -1,0 +1,109 @@
+"""The one table of who may call what.
+
+Each RPC of the contract has one rule; a test compares the table with the contract. The field names the resource that
+the call is about, and so the project whose roles count; in a client stream it is read from the first message.
+
+The rules say nothing on other names in a request: `references` finds those, and each needs the role reader.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from services.runtime.auth.callers import Role
+
+Scope: TypeAlias = Literal["itself", "inputs", "project"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one RPC asks of its caller."""
+
+    field: str
+    """Path of the field with the resource's name, in the request or the first of its messages."""
+    role: Role | None
+    """Least role in the resource's project; None means that only a training job's own token will do."""
+    mutates: bool = False
+    """Whether a call changes something; then it is in the audit log."""
+    job: Scope | None = None
+    """What the field must hold for a training job's token to do: the job, one of its inputs, or its project."""
+
+
+def _read(field: str, *, job: Scope | None = None) -> Rule:
+    return Rule(field, Role.READER, job=job)
+
+
+def _run(field: str) -> Rule:
+    """Changes nothing, but costs time on an accelerator."""
+    return Rule(field, Role.SUBMITTER)
+
+
+def _write(field: str, *, role: Role = Role.SUBMITTER) -> Rule:
+    return Rule(field, role, mutates=True)
+
+
+def _job(field: str, *, mutates: bool) -> Rule:
+    return Rule(field, None, mutates=mutates, job="itself")
+
+
+_DATA = {
+    "CreateDataset": _write("parent"),
+    "GetDataset": _read("name"),
+    "ListDatasets": _read("parent"),
+    "DeleteDataset": _write("name", role=Role.ADMIN),
+    "AppendRecords": _write("dataset"),
+    "CommitVersion": _write("dataset"),
+    "GetDatasetVersion": _read("name"),
+    "ListDatasetVersions": _read("parent"),
+    "StreamRecords": _read("source", job="inputs"),
+    "StreamQuarantine": _read("dataset"),
+    "UploadMedia": _write("header.parent"),
+    "GetMedia": _read("parent", job="project"),
+    "CreateMediaUpload": _write("parent"),
+    "CompleteMediaUpload": _write("name"),
+    "CreateMediaDownload": _read("parent"),
+    "UploadFiles": _write("header.parent"),
+    "ImportDataset": _write("parent"),
+    "RegisterModel": _write("parent"),
+    "GetModelVersion": _read("name", job="inputs"),
+    "DownloadModel": _read("name", job="inputs"),
+    "ListModelVersions": _read("parent"),
+    "AddLineage": _write("parent"),
+    "GetLineage": _read("name"),
+}
+_REFINEMENT = {"Generate": _run("model"), "Refine": _run("model")}
+_CRITIQUE = {"Critique": _run("model")}
+_JUDGE = {"ScoreResponse": _run("model"), "CompareResponses": _run("model")}
+_TRAINING = {
+    "CreateTrainingJob": _write("parent"),
+    "GetTrainingJob": _read("name"),
+    "ListTrainingJobs": _read("parent"),
+    "CancelTrainingJob": _write("name"),
+    "WatchTrainingJob": _read("name"),
+    "ReportProgress": _job("name", mutates=False),  # a heartbeat: an audit line each would bury the others
+    "DeliverModel": _job("header.name", mutates=True),
+}
+_ALIGNMENT = {
+    "CreateAlignmentJob": _write("parent"),
+    "GetAlignmentJob": _read("name"),
+    "ListAlignmentJobs": _read("parent"),
+    "PauseAlignmentJob": _write("name"),
+    "ResumeAlignmentJob": _write("name"),
+    "CancelAlignmentJob": _write("name"),
+    "WatchAlignmentJob": _read("name"),
+    "GetAlignmentReport": _read("name"),
+}
+
+POLICY: Mapping[str, Rule] = {
+    f"/omnialign.v1.{service}/{method}": rule
+    for service, methods in (
+        ("DataService", _DATA),
+        ("RefinementService", _REFINEMENT),
+        ("CritiqueService", _CRITIQUE),
+        ("JudgeService", _JUDGE),
+        ("TrainingService", _TRAINING),
+        ("AlignmentService", _ALIGNMENT),
+    )
+    for method, rule in methods.items()
+}
+"""The rule of each RPC by its path on the wire."""

@@ -1,0 +1,136 @@
+"""The resource names in a request: each must be of a project that the caller may see.
+
+Services do their work with their own identity, which may read everything. So the service that takes a request from a
+person must make sure that nothing in it names what that person may not see: a job over another team's dataset would
+show it in its report. Every text field of a request counts as a reference unless it is listed here as plain, so that a
+new field is looked at until somebody says otherwise.
+
+What is stored as data is plain: prompts, answers, feedback, records with the provenance they carry.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from services.runtime.auth.callers import is_project
+
+_V1 = "omnialign.v1."
+
+PLAIN_MESSAGES = frozenset(
+    {
+        f"{_V1}Content",
+        f"{_V1}Feedback",
+        f"{_V1}Record",
+        f"{_V1}SamplingParams",
+        f"{_V1}TrainingProgress",
+        f"{_V1}UploadedFile",
+        "google.rpc.Status",
+    }
+)
+PLAIN_FIELDS = frozenset(
+    {
+        f"{_V1}CritiqueItem.id",
+        f"{_V1}CritiqueItem.rubric",
+        f"{_V1}CritiqueItem.subtask",
+        f"{_V1}CompareItem.id",
+        f"{_V1}CompareItem.subtask",
+        f"{_V1}GenerateItem.id",
+        f"{_V1}RefineItem.id",
+        f"{_V1}StreamRecordsRequest.ids",
+        f"{_V1}Dataset.display_name",
+        f"{_V1}ModelVersion.display_name",
+        f"{_V1}DownloadModelRequest.skip_paths",
+        f"{_V1}TrainingJob.log_tail",
+        f"{_V1}PreflightReport.warnings",
+    }
+)
+LOCATIONS = frozenset(
+    {
+        f"{_V1}GenerateRequest.model",
+        f"{_V1}RefineRequest.model",
+        f"{_V1}CritiqueRequest.model",
+        f"{_V1}ScoreResponseRequest.model",
+        f"{_V1}CompareResponsesRequest.model",
+        f"{_V1}AlignmentSpec.base_model",
+        f"{_V1}AlignmentSpec.feedback_model",
+        f"{_V1}AlignmentSpec.judge_model",
+        f"{_V1}TrainingSpec.base_model",
+        f"{_V1}ModelVersion.uri",
+        f"{_V1}ImportDatasetRequest.source_uri",
+    }
+)
+"""Fields that may hold a place outside of the projects instead of a name: a folder of the server, an address."""
+
+Reference: TypeAlias = tuple[str, bool]
+Reader: TypeAlias = Callable[[Any], Iterator[Reference]]
+
+
+def find_references(message: Message) -> Iterator[Reference]:
+    """(text, whether it is in one of LOCATIONS) of every field that may name a resource, empty ones left out."""
+    descriptor: Any = message.DESCRIPTOR
+    reader = _reader(descriptor)
+    return iter(()) if reader is None else reader(message)
+
+
+def is_resource(text: str) -> bool:
+    """Whether `text` is a name under a project: collections and ids in turn, without `.` and `..`."""
+    parts = text.split("/")
+    if parts[0] != "projects" or len(parts) < 2 or not is_project(parts[1]):
+        return False
+    return not any(part in {"", ".", ".."} for part in parts)
+
+
+def looks_like_resource(text: str) -> bool:
+    """Whether `text` begins as a resource name does."""
+    return text.startswith("projects/")
+
+
+_readers: dict[str, Reader | None] = {}
+
+
+def _reader(descriptor: Descriptor) -> Reader | None:
+    """What reads the references of a message type; None for a type that can hold none. Made once per type."""
+    name = descriptor.full_name
+    if name not in _readers:
+        _readers[name] = _make_reader(descriptor)
+    return _readers[name]
+
+
+def _make_reader(descriptor: Descriptor) -> Reader | None:
+    texts = [(f.name, f.is_repeated, f.full_name in LOCATIONS) for f in descriptor.fields if _may_refer(f)]
+    messages = [
+        (field.name, field.is_repeated, reader)
+        for field in descriptor.fields
+        if (kind := _followed(field)) is not None and (reader := _reader(kind)) is not None
+    ]
+    if not texts and not messages:
+        return None
+
+    def read(message: Any) -> Iterator[Reference]:
+        for name, repeated, is_location in texts:
+            value = getattr(message, name)
+            for text in value if repeated else (value,):
+                if text:
+                    yield text, is_location
+        for name, repeated, reader in messages:
+            if repeated:
+                for item in getattr(message, name):
+                    yield from reader(item)
+            elif message.HasField(name):
+                yield from reader(getattr(message, name))
+
+    return read
+
+
+def _may_refer(field: FieldDescriptor) -> bool:
+    return field.type == FieldDescriptor.TYPE_STRING and field.full_name not in PLAIN_FIELDS
+
+
+def _followed(field: FieldDescriptor) -> Descriptor | None:
+    """The type of a message field that may hold references. Maps (labels, metrics) are plain."""
+    kind = field.message_type
+    if kind is None or kind.full_name in PLAIN_MESSAGES or kind.GetOptions().map_entry:
+        return None
+    return kind

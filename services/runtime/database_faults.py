@@ -1,0 +1,89 @@
+"""What failures of a database mean: away for now, full, a lost race, or our own mistake."""
+
+import sqlite3
+
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from omnialign.errors import InvalidArgument, OmnialignError, ResourceExhausted, Unavailable
+
+UNAVAILABLE = "DATABASE_UNAVAILABLE"
+LOST_RACES = ("40001", "40P01")
+# Codes of PostgreSQL by their beginning: connections, resources, operator's hand and time limits, logins, a missing
+# database, a server that only reads (a standby after a failover), and a lock that did not come free in time.
+AWAY = ("08", "53", "57", "28", "3D", "25006", "25P03", "55P03")
+FULL = "53100"
+ROW_TOO_LARGE = "54000"
+AWAY_SQLITE = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+)
+FULL_WORDS = ("no space left", "disk is full", "file too large", "quota exceeded")
+MAX_CHARACTERS = 200
+
+
+def is_lost_race(error: DBAPIError) -> bool:
+    """Whether the transaction was rolled back because of another, and may succeed when it is repeated."""
+    return _sqlstate(error) in LOST_RACES
+
+
+def translate(error: Exception, *, place: str) -> OmnialignError | None:
+    """The typed error for a failure of the database at a place; None for what is our own mistake, or a constraint."""
+    if isinstance(error, PoolTimeout | OSError):
+        return _away(error, place=place)
+    if not isinstance(error, DBAPIError | sqlite3.Error) or isinstance(error, IntegrityError):
+        return None
+    if _is_full(error):
+        message = f"The storage of the database {place} is full: free some space and try again."
+        return ResourceExhausted(message, reason="STORAGE_FULL", metadata={"database": place})
+    if isinstance(error, DataError) or _sqlstate(error) == ROW_TOO_LARGE:
+        message = "A value is longer than the database keeps, or no valid text: shorten or correct it."
+        return InvalidArgument(message, reason="VALUE_INVALID")
+    return _away(error, place=place) if _is_away(error) else None
+
+
+def _is_full(error: DBAPIError | sqlite3.Error) -> bool:
+    words = str(_cause(error)).lower()
+    return (
+        _sqlstate(error) == FULL
+        or _sqlite_code(error) == sqlite3.SQLITE_FULL
+        or any(each in words for each in FULL_WORDS)
+    )
+
+
+def _is_away(error: DBAPIError | sqlite3.Error) -> bool:
+    if isinstance(_cause(error), sqlite3.Error):
+        return _sqlite_code(error) in AWAY_SQLITE
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    sqlstate = _sqlstate(error)
+    if sqlstate:
+        return sqlstate in LOST_RACES or sqlstate.startswith(AWAY)
+    # Without a code from the server: the driver itself could not reach it.
+    return isinstance(error, OperationalError | InterfaceError)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The driver's own error."""
+    return getattr(error, "orig", None) or error
+
+
+def _sqlstate(error: BaseException) -> str:
+    return getattr(_cause(error), "sqlstate", None) or ""
+
+
+def _sqlite_code(error: BaseException) -> int:
+    return int(getattr(_cause(error), "sqlite_errorcode", 0)) & 0xFF  # the extended code begins above
+
+
+def _away(error: Exception, *, place: str) -> Unavailable:
+    """The error in one sentence. Drivers name host, user and database in theirs, never the password."""
+    cause = _cause(error)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    said = (lines[0] if lines else type(cause).__name__)[:MAX_CHARACTERS].rstrip(".:")
+    return Unavailable(
+        f"The database {place} is not available: {said}.", reason=UNAVAILABLE, metadata={"database": place}
+    )

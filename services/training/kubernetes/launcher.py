@@ -1,0 +1,295 @@
+"""The launcher of a cluster: each attempt is an Indexed Job with a Secret and a headless Service that it owns.
+
+The Job is made first and suspended, then what it owns, then it is let go: at whatever point the service dies, there is
+either nothing, or a Job that the next service finds by its name and finishes or deletes, and with it all the rest.
+Several services must not share a database: run one replica, replaced and never doubled (`strategy: Recreate`).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from omnialign.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OmnialignError,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+)
+from omnialign.v1.training_service_pb2 import TrainingJob
+from services.training.config import TrainingConfig
+from services.training.kubernetes import manifests
+from services.training.kubernetes.api import Cluster, Object, connect
+from services.training.kubernetes.mirror import Mirror
+from services.training.kubernetes.observe import ENDED_PHASES, Seen, event_time, observe, spokesman, told_tail
+from services.training.kubernetes.settings import read_settings
+from services.training.launcher import Handle, Held, Observation, Phase, Started
+from services.training.peers import Peers
+from services.training.tokens import token_digest
+
+FIRST_ANSWER_SECONDS = 5.0
+"""How long the cluster may take to answer after the start before it is said to be away."""
+EVENTS_SECONDS = 3.0
+"""How long events that were read are good for."""
+EVENT_PODS = 3
+"""Pods whose events are read; those of one job are held up alike."""
+STOP_POLL_SECONDS, STOP_SHOWN_SECONDS = 0.25, 10.0
+FINISH_SECONDS = 60.0
+"""How long pods may take to end after their model was delivered."""
+QUEUE_SECONDS = 7 * 86_400.0
+"""How long a Job may wait in Kueue's queue before its token is too old."""
+LOG_LINES, LOG_BYTES, LINE_CHARACTERS = 40, 64 * 1024, 2000
+
+
+class KubernetesLauncher:
+    """Makes, sees and deletes Jobs in one namespace."""
+
+    max_nodes = 256
+
+    def __init__(self, config: TrainingConfig, *, peers: Peers, announce: Callable[[], None]) -> None:
+        if config.kubernetes_file is None:
+            raise InvalidArgument("kubernetes_file is required", reason="KUBERNETES_FILE_INVALID")
+        self._config, self._peers, self._announce = config, peers, announce
+        self._settings = read_settings(config.kubernetes_file)
+        deadlines = self._settings.deadlines
+        queued = QUEUE_SECONDS if self._settings.queue else 0.0
+        self.longest_seconds = float(deadlines.run_seconds + deadlines.deliver_seconds) + queued
+        self._cluster: Cluster | None = None
+        self._mirrors: dict[str, Mirror] = {}
+        self._tokens: dict[str, str] = {}
+        self._events: dict[str, tuple[float, list[Object]]] = {}
+
+    async def open(self) -> None:
+        """Connects, and begins to copy Jobs and pods; the cluster need not answer yet. May be called again."""
+        if self._cluster is not None:
+            return
+        self._cluster = await asyncio.to_thread(connect, self._settings)
+        loop = asyncio.get_running_loop()
+
+        def announce() -> None:  # from a mirror's thread, which may outlive the loop
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._announce)
+
+        labels = manifests.selector(self._settings)
+        for kind in ("jobs", "pods"):
+            self._mirrors[kind] = Mirror(self._cluster, kind, labels=labels, announce=announce)
+            self._mirrors[kind].start()
+
+    async def close(self) -> None:
+        """Ends looking; Jobs run on and are found again."""
+        for mirror in self._mirrors.values():
+            await asyncio.to_thread(mirror.close)
+
+    async def start(self, job: TrainingJob, *, attempt: int, token: str) -> Started:
+        """Makes an attempt's objects, or finds them made. Raises the error of a job that can never be made."""
+        self._check(job)
+        name = manifests.name_of(job, attempt)
+        token = self._tokens.setdefault(name, token)  # of an earlier try that got halfway
+        try:
+            await self._peers.check_registered(job.spec.base_model)
+        except Unavailable as error:
+            raise Held("DATA_SERVICE_UNAVAILABLE", error.message) from error
+        try:
+            made = await self._make(self._plan(job, attempt, token))
+        except (Unavailable, PermissionDenied, ResourceExhausted) as error:
+            raise _held(error) from error
+        self._mirrors["jobs"].note(made)
+        self._tokens.pop(name, None)
+        return Started(Handle(attempt), made["metadata"]["annotations"][manifests.DIGEST_ANNOTATION])
+
+    async def observe(self, job: TrainingJob, handle: Handle | None) -> Observation:
+        """What the Job, its pods and, where these are silent, the events say."""
+        if handle is None:
+            return Observation(Phase.ABSENT)
+        for mirror in self._mirrors.values():
+            if not mirror.listed:
+                await asyncio.to_thread(mirror.wait, FIRST_ANSWER_SECONDS)
+            if (problem := mirror.problem) is not None:
+                raise _held(problem)
+        name = manifests.name_of(job, handle.pid)
+        found = self._mirrors["jobs"].get(name) or await self._read(name)
+        if found is None or found["metadata"].get("deletionTimestamp"):
+            error = FailedPrecondition(
+                f"the Kubernetes Job {name} was deleted by somebody else", reason="JOB_DELETED", metadata={"job": name}
+            )
+            return Observation(Phase.FAILED, error=error)
+        _check_owner(found, job)
+        pods = self._mirrors["pods"].where(manifests.POD_JOB_LABEL, name)
+        seen = self._observed(Seen(found, pods))
+        if seen.phase is Phase.FAILED:  # the copy of the pods may lag behind that of the Jobs, and only pods tell why
+            seen = self._observed(Seen(found, await self._read_pods(name)))
+        if seen.phase is Phase.WAITING and not seen.reason:
+            seen = self._observed(Seen(found, pods, await self._read_events(name, pods)))
+        return seen
+
+    async def stop(self, job: TrainingJob, handle: Handle | None) -> None:
+        """Deletes the job's Jobs, and returns when they and their pods are gone."""
+        deadline = time.monotonic() + STOP_SHOWN_SECONDS
+        chosen = f"{manifests.selector(self._settings)},{manifests.UID_LABEL}={job.uid}"
+        while True:
+            try:
+                jobs = await self._api.list("jobs", labels=chosen)
+                for item in jobs:
+                    if not item["metadata"].get("deletionTimestamp"):
+                        await self._api.delete("jobs", item["metadata"]["name"], uid=item["metadata"]["uid"])
+                pods = await self._api.list("pods", labels=chosen)
+            except (Unavailable, PermissionDenied) as error:
+                raise _held(error) from error
+            living = [pod["metadata"]["name"] for pod in pods if pod["status"].get("phase") not in ENDED_PHASES]
+            if not jobs and not living:
+                return
+            if time.monotonic() > deadline:
+                raise Held("STOPPING", f"waits for the end of {', '.join(living[:5]) or 'the Job'}")
+            await asyncio.sleep(STOP_POLL_SECONDS)
+
+    async def tidy(self, job: TrainingJob, handle: Handle | None) -> None:
+        """Deletes a Job that has not ended; an ended one stays, for its pods' logs, until its time is up.
+
+        The pods of a job that delivered its model are about to end by themselves and get the time to.
+        """
+        name = manifests.name_of(job, handle.pid if handle else job.attempt_count)
+        self._events.pop(name, None)
+        delivered = job.state == TrainingJob.STATE_SUCCEEDED
+        deadline = time.monotonic() + (FINISH_SECONDS if delivered else 0.0)
+        while True:
+            found = self._mirrors["jobs"].get(name) or await self._read(name)
+            if found is None or _finished(found):
+                return None
+            if found["metadata"].get("deletionTimestamp") or time.monotonic() >= deadline:
+                return await self.stop(job, handle)
+            await asyncio.sleep(STOP_POLL_SECONDS)
+
+    async def log_tail(self, job: TrainingJob, handle: Handle | None) -> Sequence[str]:
+        """The last lines of the pod that has most to say: the one that broke, or the first."""
+        name = manifests.name_of(job, handle.pid if handle else job.attempt_count)
+        pod = spokesman(self._mirrors["pods"].where(manifests.POD_JOB_LABEL, name))
+        if pod is None:
+            return []
+        try:
+            text = await self._api.logs(
+                pod["metadata"]["name"], container=manifests.CONTAINER, tail_lines=LOG_LINES, limit_bytes=LOG_BYTES
+            )
+        except OmnialignError:  # gone with its node, or never started: then what it left is all there is
+            return told_tail(pod)
+        return [line[:LINE_CHARACTERS] for line in text.splitlines()[-LOG_LINES:]]
+
+    async def forget(self, unfinished: Sequence[str]) -> None:
+        """Deletes the Jobs of this installation that belong to no unfinished job and have not ended."""
+        try:
+            for item in await self._api.list("jobs", labels=manifests.selector(self._settings)):
+                uid = item["metadata"]["labels"].get(manifests.UID_LABEL)
+                if uid not in unfinished and not _finished(item):
+                    await self._api.delete("jobs", item["metadata"]["name"], uid=item["metadata"]["uid"])
+        except (Unavailable, PermissionDenied) as error:
+            raise _held(error) from error
+
+    @property
+    def _api(self) -> Cluster:
+        if self._cluster is None:
+            raise Held("CLUSTER_UNAVAILABLE", "the way to the cluster is not known yet")
+        return self._cluster
+
+    def _observed(self, seen: Seen) -> Observation:
+        return observe(seen, now=datetime.now(UTC), start_seconds=float(self._settings.deadlines.start_seconds))
+
+    def _check(self, job: TrainingJob) -> None:
+        wanted, gpus = max(job.spec.distribution.num_processes, 1), self._settings.gpus
+        if gpus and wanted > gpus:
+            raise InvalidArgument(
+                f"num_processes is {wanted}, but a pod has {gpus} GPU(s): ask for fewer, and for more nodes",
+                reason="TRAINING_SPEC_INVALID",
+                violations=[("spec.distribution.num_processes", f"must be at most {gpus}")],
+            )
+
+    def _plan(self, job: TrainingJob, attempt: int, token: str) -> manifests.Plan:
+        return manifests.Plan(
+            settings=self._settings,
+            job=job,
+            attempt=attempt,
+            token=token,
+            data_address=self._config.data_address,
+            training_address=self._config.training_address,
+            step_timeout_seconds=self._config.step_timeout_seconds,
+            metrics_port=self._config.metrics_port,
+        )
+
+    async def _make(self, plan: manifests.Plan) -> Object:
+        """Makes what is not made yet, and returns the Job."""
+        try:
+            made = await self._api.create("jobs", manifests.job_manifest(plan))
+        except AlreadyExists:
+            made = await self._api.get("jobs", plan.name)
+            _check_owner(made, plan.job)
+            annotations = made["metadata"].get("annotations") or {}
+            if manifests.READY_ANNOTATION in annotations:
+                return made
+            if annotations.get(manifests.DIGEST_ANNOTATION) != token_digest(plan.token):
+                await self._discard(made)
+        for kind, manifest in (
+            ("secrets", manifests.secret_manifest(plan, owner=made)),
+            ("services", manifests.service_manifest(plan, owner=made)),
+        ):
+            with suppress(AlreadyExists):
+                await self._api.create(kind, manifest)
+        return await self._api.patch("jobs", plan.name, manifests.ready_patch(self._settings))
+
+    async def _discard(self, found: Object) -> None:
+        """Deletes what a dead service made halfway: the token that its Secret holds, if it has one, is lost."""
+        await self._api.delete("jobs", found["metadata"]["name"], uid=found["metadata"]["uid"])
+        raise Held("STARTING", "a Job that an earlier service made halfway is being deleted")
+
+    async def _read(self, name: str) -> Object | None:
+        """A Job as the API server has it: the copy may lag behind, and nobody's Job is declared lost by a lag."""
+        try:
+            return await self._api.get("jobs", name)
+        except NotFound:
+            return None
+        except (Unavailable, PermissionDenied) as error:
+            raise _held(error) from error
+
+    async def _read_pods(self, name: str) -> list[Object]:
+        """The pods of a Job as the API server has them."""
+        try:
+            return await self._api.list("pods", labels=f"{manifests.POD_JOB_LABEL}={name}")
+        except (Unavailable, PermissionDenied) as error:
+            raise _held(error) from error
+
+    async def _read_events(self, name: str, pods: Sequence[Object]) -> list[Object]:
+        """The events of a Job, its first pending pods and, in a queue, of its Workload, oldest first."""
+        read_at, events = self._events.get(name, (float("-inf"), []))
+        if time.monotonic() - read_at < EVENTS_SECONDS:
+            return events
+        pending = [pod["metadata"]["name"] for pod in pods if pod["status"].get("phase") == "Pending"]
+        found: list[Object] = []
+        try:
+            for about in [name, *sorted(pending)[:EVENT_PODS]]:
+                found += await self._api.list("events", fields=f"involvedObject.name={about}")
+        except (Unavailable, PermissionDenied) as error:
+            raise _held(error) from error
+        events = sorted(found, key=event_time)
+        self._events[name] = (time.monotonic(), events)
+        return events
+
+
+def _held(error: OmnialignError) -> Held:
+    return Held(error.reason, error.message)
+
+
+def _finished(job: Object) -> bool:
+    conditions = job.get("status", {}).get("conditions") or ()
+    return any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in conditions)
+
+
+def _check_owner(found: Object, job: TrainingJob) -> None:
+    if (found["metadata"].get("labels") or {}).get(manifests.UID_LABEL) != job.uid:
+        name = found["metadata"]["name"]
+        raise FailedPrecondition(
+            f"a Kubernetes Job named {name} belongs to something else: delete it",
+            reason="JOB_NAME_TAKEN",
+            metadata={"job": name},
+        )

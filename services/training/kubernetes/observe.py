@@ -1,0 +1,332 @@
+"""What a Job, its pods and its events say of an attempt: pure, so that every way to be held up is a test of one line.
+
+An attempt has failed when its Job has; a pod that failed within a Job that goes on only holds it up. Why a Job failed
+is told by its pods: the pod that broke, not those that broke with it.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from google.protobuf import json_format
+from google.rpc import status_pb2
+
+from omnialign.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    OmnialignError,
+    ResourceExhausted,
+    Unavailable,
+    from_status,
+)
+from services.training.ending import died
+from services.training.kubernetes.manifests import CONTAINER, KUEUE_LABEL, READY_ANNOTATION
+from services.training.launcher import Observation, Phase
+from training.failure import EXIT_FAILED, EXIT_STALLED, EXIT_STOPPED
+
+Object = dict[str, Any]
+
+IMAGE_REASONS = frozenset(
+    {
+        "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+        "RegistryUnavailable", "SignatureValidationFailed",
+    }
+)  # fmt: skip
+CONTAINER_REASONS = frozenset(
+    {
+        "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "ContainerCannotRun",
+        "PreCreateHookError", "PostStartHookError", "StartError",
+    }
+)  # fmt: skip
+EVENT_REASONS = {
+    "FailedMount": "VOLUME_FAILED",
+    "FailedAttachVolume": "VOLUME_FAILED",
+    "FailedCreatePodSandBox": "POD_NETWORK_FAILED",
+}
+ENDED_PHASES = ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the API server knows of an attempt. Events are those of the Job and of its pods, oldest first."""
+
+    job: Object
+    pods: Sequence[Object] = ()
+    events: Sequence[Object] = ()
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What holds a pod or a Job up."""
+
+    reason: str
+    message: str
+
+
+def observe(seen: Seen, *, now: datetime, start_seconds: float = 0.0) -> Observation:
+    """Where the attempt is, and what holds it up. `start_seconds` bounds how long it may be held up; 0 does not."""
+    conditions = _conditions(seen.job)
+    if _true(conditions.get("Complete")):
+        return Observation(Phase.SUCCEEDED)
+    if failed := _true(conditions.get("Failed")):
+        error, crashed = failure_of(seen, failed)
+        return Observation(Phase.FAILED, error=error, crashed=crashed)
+    hold = _hold(seen)
+    if hold is None:
+        phase = Phase.RUNNING if _all_run(seen) else Phase.WAITING
+        return Observation(phase)
+    if start_seconds and not _suspended(seen.job) and _waited_seconds(seen.job, now) > start_seconds:
+        return Observation(Phase.FAILED, error=_never_started(hold, start_seconds))
+    return Observation(Phase.WAITING, hold.reason, hold.message)
+
+
+def failure_of(seen: Seen, condition: Object) -> tuple[OmnialignError, bool]:
+    """Why a Job failed, and whether that counts as a crash."""
+    if condition.get("reason") == "DeadlineExceeded":
+        hold = next(iter(_pod_holds(seen)), None)
+        held = f"; it was held up: {hold.message}" if hold else ""
+        words = str(condition.get("message") or "the job took longer than its deadline")
+        metadata = {"held_up_by": hold.reason} if hold else {}
+        return DeadlineExceeded(f"{words}{held}", reason="DEADLINE_EXCEEDED", metadata=metadata), True
+    found = [verdict for pod in seen.pods if (verdict := _verdict(pod)) is not None]
+    if not found:
+        return died(str(condition.get("message") or condition.get("reason") or "its pods are gone")), True
+    _, _, error, crashed = min(found, key=lambda verdict: verdict[:2])
+    return error, crashed
+
+
+def spokesman(pods: Sequence[Object]) -> Object | None:
+    """The pod whose log tells most: the one that explains the failure, else the first node's newest."""
+    broken = [(verdict[:2], pod) for pod in pods if (verdict := _verdict(pod)) is not None]
+    if broken:
+        return min(broken, key=lambda item: item[0])[1]
+    newest_first = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""), reverse=True)
+    return min(newest_first, key=_index, default=None)
+
+
+def told_tail(pod: Object) -> list[str]:
+    """The last lines of a log as the program left them in its termination message."""
+    message = str(_terminated(pod).get("message") or "")
+    try:
+        return [str(line) for line in json.loads(message)["log_tail"]]
+    except (ValueError, KeyError, TypeError):
+        return message.splitlines()[-40:]
+
+
+def exit_code(pod: Object) -> int | None:
+    """The exit code of a pod's program, once it ended."""
+    code = _terminated(pod).get("exitCode")
+    return None if code is None else int(code)
+
+
+def _verdict(pod: Object) -> tuple[int, str, OmnialignError, bool] | None:
+    """How much a pod explains a failure (less explains more), when it ended, its error, whether that is a crash."""
+    if pod.get("status", {}).get("phase") != "Failed" and exit_code(pod) in (None, 0):
+        return None
+    ended, name = _terminated(pod), pod["metadata"]["name"]
+    finished_at = str(ended.get("finishedAt") or "")
+    if ended.get("reason") == "OOMKilled":
+        return 0, finished_at, _out_of_memory(pod), True
+    left = _left_behind(ended)
+    code = exit_code(pod)
+    if left is not None and left.reason == "OOM_KILLED":
+        return 0, finished_at, left, True
+    if left is not None and code == EXIT_FAILED:
+        return 1, finished_at, left, True
+    evicted = _evicted(pod)
+    if evicted is not None:
+        return 2, finished_at, Unavailable(evicted.message, reason=evicted.reason, metadata={"pod": name}), False
+    if code == EXIT_STALLED or (left is not None and code != EXIT_STOPPED):
+        return 3, finished_at, left or died(f"exit code {code} of pod {name}"), True
+    if code == EXIT_STOPPED:
+        return 5, finished_at, Unavailable(f"pod {name} was told to stop", reason="EVICTED"), False
+    words = f"exit code {code} of pod {name}" if code is not None else f"pod {name}: {_pod_words(pod)}"
+    return 4, finished_at, died(words, last_line=_last_line(ended)), True
+
+
+def _hold(seen: Seen) -> Hold | None:
+    """The first thing that holds the attempt up: the queue, the making of pods, then the pods themselves."""
+    if _suspended(seen.job):
+        return _queued(seen)
+    return next(iter([*_creation_holds(seen), *_pod_holds(seen)]), None)
+
+
+def _queued(seen: Seen) -> Hold | None:
+    metadata = seen.job["metadata"]
+    queue = metadata.get("labels", {}).get(KUEUE_LABEL)
+    if queue:
+        return Hold("QUEUED_BY_KUEUE", f"waits in queue {queue} until Kueue starts it")
+    if READY_ANNOTATION in (metadata.get("annotations") or {}):
+        return Hold("SUSPENDED", f"somebody suspended the Kubernetes Job {metadata['name']}")
+    return None  # about to be started by us
+
+
+def _creation_holds(seen: Seen) -> Iterator[Hold]:
+    """Pods that the Job's controller could not make."""
+    living = [pod for pod in seen.pods if pod.get("status", {}).get("phase") not in ENDED_PHASES]
+    done = int(seen.job.get("status", {}).get("succeeded") or 0)
+    if len(living) + done >= int(seen.job["spec"].get("parallelism") or 1):
+        return
+    newest = max((str(pod["metadata"].get("creationTimestamp") or "") for pod in seen.pods), default="")
+    refused = [e for e in seen.events if e.get("reason") == "FailedCreate" and event_time(e) >= newest]
+    if refused:
+        message = str(refused[-1].get("message"))
+        if "exceeded quota" in message:
+            yield Hold("QUOTA_EXCEEDED", message)
+        elif "forbidden" in message:
+            yield Hold("FORBIDDEN", message)
+        else:
+            yield Hold("POD_CREATION_FAILED", message)
+
+
+def _pod_holds(seen: Seen) -> Iterator[Hold]:
+    """What holds up the pods, those that are to run now before those that ended and are to be replaced."""
+    newest: dict[str, Object] = {}
+    for pod in sorted(seen.pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or "")):
+        newest[_index(pod)] = pod
+    for pod in sorted(newest.values(), key=lambda pod: pod.get("status", {}).get("phase") in ENDED_PHASES):
+        hold = _pod_hold(pod, seen.events)
+        if hold is not None:
+            yield hold
+
+
+def _pod_hold(pod: Object, events: Sequence[Object]) -> Hold | None:
+    status = pod.get("status", {})
+    if status.get("phase") == "Succeeded":
+        return None
+    if _terminated(pod).get("reason") == "OOMKilled":
+        return Hold("OOM_KILLED", _out_of_memory(pod).message)
+    if (evicted := _evicted(pod)) is not None:
+        return evicted
+    if status.get("phase") == "Unknown" or status.get("reason") == "NodeLost":
+        return Hold("NODE_LOST", f"the node of pod {pod['metadata']['name']} does not answer")
+    if status.get("phase") != "Pending":
+        return None
+    scheduled = _conditions(pod).get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        message = str(scheduled.get("message") or "no node takes the pod")
+        return Hold("UNSCHEDULABLE" if scheduled.get("reason") == "Unschedulable" else "NOT_SCHEDULED", message)
+    return _waiting_hold(pod) or _event_hold(pod, events)
+
+
+def _waiting_hold(pod: Object) -> Hold | None:
+    status = pod.get("status", {})
+    for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
+        if reason in IMAGE_REASONS:
+            return Hold("IMAGE_PULL_FAILED", f"{reason}: {message or container.get('image')}")
+        if reason in CONTAINER_REASONS:
+            return Hold("CONTAINER_FAILED", f"{reason}: {message}")
+    return None
+
+
+def _event_hold(pod: Object, events: Sequence[Object]) -> Hold | None:
+    """A volume or a network that does not come; only events tell."""
+    name = pod["metadata"]["name"]
+    for event in reversed(events):
+        if (event.get("involvedObject") or {}).get("name") == name and event.get("reason") in EVENT_REASONS:
+            return Hold(EVENT_REASONS[event["reason"]], str(event.get("message")))
+    return None
+
+
+def _evicted(pod: Object) -> Hold | None:
+    """Whether a pod was taken from its node for a reason that is not its own."""
+    status, name = pod.get("status", {}), pod["metadata"]["name"]
+    target = _conditions(pod).get("DisruptionTarget", {})
+    if target.get("status") == "True":
+        words = target.get("message") or target.get("reason") or "disrupted"
+        return Hold("EVICTED", f"pod {name} was taken from its node ({target.get('reason')}): {words}")
+    if status.get("reason") in ("Evicted", "Preempting", "Preempted", "Shutdown", "NodeShutdown", "Terminated"):
+        return Hold("EVICTED", f"pod {name} was taken from its node: {status.get('message') or status['reason']}")
+    return None
+
+
+def _left_behind(ended: Object) -> OmnialignError | None:
+    """The typed error in a termination message, as `training.failure` writes it."""
+    try:
+        return from_status(json_format.ParseDict(json.loads(ended.get("message") or "")["status"], status_pb2.Status()))
+    except (ValueError, KeyError, TypeError, json_format.ParseError):
+        return None
+
+
+def _out_of_memory(pod: Object) -> ResourceExhausted:
+    limit = next(
+        (
+            str((c.get("resources", {}).get("limits") or {}).get("memory") or "")
+            for c in pod.get("spec", {}).get("containers", [])
+        ),
+        "",
+    )
+    return ResourceExhausted(
+        f"pod {pod['metadata']['name']} needed more memory than its limit{f' of {limit}' if limit else ''}",
+        reason="OOM_KILLED",
+        metadata={"pod": pod["metadata"]["name"], "limit": limit},
+    )
+
+
+def _never_started(hold: Hold, start_seconds: float) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"the job could not start within {start_seconds:g} s: {hold.message}",
+        reason=hold.reason,
+        metadata={"start_seconds": f"{start_seconds:g}"},
+    )
+
+
+def _all_run(seen: Seen) -> bool:
+    """Whether every pod of the Job runs or has ended well."""
+    going = {_index(pod) for pod in seen.pods if pod.get("status", {}).get("phase") in ("Running", "Succeeded")}
+    return len(going) >= int(seen.job["spec"].get("parallelism") or 1)
+
+
+def _suspended(job: Object) -> bool:
+    return bool(job["spec"].get("suspend"))
+
+
+def _waited_seconds(job: Object, now: datetime) -> float:
+    began = job.get("status", {}).get("startTime")
+    return (now - datetime.fromisoformat(str(began))).total_seconds() if began else 0.0
+
+
+def _conditions(item: Object) -> dict[str, Object]:
+    return {condition["type"]: condition for condition in item.get("status", {}).get("conditions") or ()}
+
+
+def _true(condition: Object | None) -> Object | None:
+    return condition if condition is not None and condition.get("status") == "True" else None
+
+
+def _terminated(pod: Object) -> Object:
+    for container in pod.get("status", {}).get("containerStatuses") or ():
+        if container.get("name") == CONTAINER:
+            return dict((container.get("state") or {}).get("terminated") or {})
+    return {}
+
+
+def _index(pod: Object) -> str:
+    metadata = pod["metadata"]
+    found = (metadata.get("annotations") or {}).get("batch.kubernetes.io/job-completion-index")
+    return str(found if found is not None else metadata["name"])
+
+
+def _pod_words(pod: Object) -> str:
+    status = pod.get("status", {})
+    return str(status.get("message") or status.get("reason") or "failed without a word")
+
+
+def _last_line(ended: Object) -> str:
+    return next((line for line in reversed(str(ended.get("message") or "").splitlines()) if line.strip()), "")
+
+
+def event_time(event: Object) -> str:
+    """When an event last happened, as text that sorts by time."""
+    return str(
+        event.get("lastTimestamp")
+        or (event.get("series") or {}).get("lastObservedTime")
+        or event.get("eventTime")
+        or event.get("firstTimestamp")
+        or event["metadata"].get("creationTimestamp")
+        or ""
+    )

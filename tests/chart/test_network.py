@@ -1,0 +1,140 @@
+"""Network policies allow the calls that the code makes, and no others."""
+
+import pytest
+
+from services.pool import HOSTED
+from tests.chart import code, rendering
+from tests.chart.rendering import SCENARIOS, Manifest, component_of, deployments, manifests, matches, pods
+
+GRPC, HEALTH, METRICS = 50051, 50052, 9090
+RELEASE = {"app.kubernetes.io/name": "omnialign", "app.kubernetes.io/instance": "omnialign"}
+TRAINER = {**RELEASE, "app.kubernetes.io/component": "trainer"}
+STRANGER = {"app": "somebody-else"}
+
+
+def policies(scenario: str) -> list[Manifest]:
+    return [item["spec"] for item in manifests(scenario, kind="NetworkPolicy")]
+
+
+def allowed(scenario: str, source: Manifest, target: Manifest, port: int) -> bool:
+    """Whether a pod may call another of the same namespace: both ends have a say."""
+    out = _rules(scenario, source, "egress", "to", target, port)
+    return out and _rules(scenario, target, "ingress", "from", source, port)
+
+
+def _rules(scenario: str, own: Manifest, direction: str, side: str, other: Manifest, port: int) -> bool:
+    mine = [item for item in policies(scenario) if matches(item["podSelector"], own)]
+    kind = direction.capitalize()
+    if not any(kind in item["policyTypes"] for item in mine):
+        return True
+    return any(
+        _fits(rule, side, other, port)
+        for item in mine
+        if kind in item["policyTypes"]
+        for rule in item.get(direction, [])
+    )
+
+
+def _fits(rule: Manifest, side: str, other: Manifest, port: int) -> bool:
+    if "ports" in rule and port not in [item["port"] for item in rule["ports"]]:
+        return False
+    peers = rule.get(side)
+    return peers is None or any(matches(peer["podSelector"], other) for peer in peers if "podSelector" in peer)
+
+
+def labels(scenario: str) -> dict[str, Manifest]:
+    """Labels of the pods of each component, training jobs among them."""
+    return {**{component_of(found): found for _, found, _ in pods(scenario)}, "trainer": TRAINER}
+
+
+def calls(scenario: str) -> set[tuple[str, str]]:
+    """(caller, callee) by component, as the settings classes tell: whoever asks for an address calls it."""
+    hosting = {
+        service: [
+            name
+            for name, item in deployments(scenario).items()
+            if f"omnialign.io/{service}" in item["spec"]["template"]["metadata"]["labels"]
+        ]
+        for service in HOSTED
+    }
+    found = set()
+    for caller in ("alignment", "training", "gateway", *HOSTED):
+        for callee in code.callees(f"OMNIALIGN_{caller.upper()}_") - {caller}:
+            found |= {(a, b) for a in hosting.get(caller, [caller]) for b in hosting.get(callee, [callee])}
+    return found | {("trainer", "data"), ("trainer", "training")}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_exactly_the_calls_of_the_code_are_allowed(scenario: str) -> None:
+    known = labels(scenario)
+    everyone = set(known) - {"test"}
+    may = {(a, b) for a in everyone for b in everyone if a != b and allowed(scenario, known[a], known[b], GRPC)}
+    assert may == calls(scenario)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_pod_is_denied_by_default(scenario: str) -> None:
+    for where, found, _ in pods(scenario):
+        kinds = {
+            kind for item in policies(scenario) if matches(item["podSelector"], found) for kind in item["policyTypes"]
+        }
+        assert kinds == {"Ingress", "Egress"}, where
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_strangers_reach_the_gateway_alone(scenario: str) -> None:
+    reached = {
+        (component, port)
+        for component, found in labels(scenario).items()
+        for port in (GRPC, HEALTH, METRICS, 5432, 8333, 29500)
+        if _rules(scenario, found, "ingress", "from", STRANGER, port)
+    }
+    assert reached == ({("gateway", GRPC)} if scenario != "external" else set())
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_tests_reach_health_and_the_gateway(scenario: str) -> None:
+    known = labels(scenario)
+    for component in (*deployments(scenario),):
+        assert allowed(scenario, known["test"], known[component], HEALTH)
+    assert allowed(scenario, known["test"], known["gateway"], GRPC)
+
+
+def test_pods_of_a_training_job_reach_each_other_on_any_port() -> None:
+    assert all(allowed("minimal", TRAINER, TRAINER, port) for port in (29500, 41234))
+
+
+@pytest.mark.parametrize(
+    ("target", "port", "clients"),
+    [("postgresql", 5432, {"data", "alignment", "training", "migrate"}), ("s3", 8333, {"data"})],
+)
+def test_bundled_servers_answer_those_who_need_them(target: str, port: int, clients: set[str]) -> None:
+    known = labels("cpu")
+    assert {name for name in known if allowed("cpu", known[name], known[target], port)} == clients
+
+
+def test_external_servers_are_reached_in_their_networks_alone() -> None:
+    blocks = {
+        (component_of(item["metadata"]["labels"]), rule["ports"][0]["port"], peer["ipBlock"]["cidr"])
+        for item in manifests("external", kind="NetworkPolicy")
+        for rule in item["spec"].get("egress", [])
+        for peer in rule.get("to", [])
+        if "ipBlock" in peer and item["metadata"]["name"] != "align-training"
+    }
+    databases = {(name, 6432, "10.20.0.0/16") for name in ("alignment", "data", "migrate")}
+    assert blocks == {*databases, ("data", 9000, "10.30.0.0/16")}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_only_training_reaches_the_api_server(scenario: str) -> None:
+    reaching = {
+        component_of(item["metadata"]["labels"])
+        for item in manifests(scenario, kind="NetworkPolicy")
+        for rule in item["spec"].get("egress", [])
+        if 6443 in [port["port"] for port in rule.get("ports", [])]
+    }
+    assert reaching == {"training"}
+
+
+def test_policies_can_be_left_out() -> None:
+    assert rendering.manifests("minimal", "--set", "networkPolicy.enabled=false", kind="NetworkPolicy") == []

@@ -1,0 +1,71 @@
+"""Fixtures for tests of every kind: a PostgreSQL server, and metadata databases of both kinds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.postgresql import PostgreSQL
+from tests.s3_server import S3Server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server, started by the first test that asks for it, and ended with the last."""
+    server = PostgreSQL()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgreSQL) -> Iterator[str]:
+    """The URL of a new database."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new database; a test that asks for it runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/database/test.db"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server over TLS, started by the first test that asks for it; its credentials are in the environment."""
+    server = S3Server()
+    try:
+        with server.credentials():
+            server.start()
+            yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server that a test may stop."""
+    server = PostgreSQL()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def own_s3() -> Iterator[S3Server]:
+    """An S3 server that a test may stop; its credentials are in the environment."""
+    server = S3Server()
+    try:
+        with server.credentials():
+            server.start()
+            yield server
+    finally:
+        server.close()

@@ -1,0 +1,71 @@
+"""What goes into an image's environment, and what is refused."""
+
+import importlib.util
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools.build_images import ROOT
+
+specification = importlib.util.spec_from_file_location("install", ROOT / "images" / "install.py")
+install = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(install)
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = (ROOT / "constraints.txt").read_text()
+
+
+def names(*extras):
+    return {install._canonical(install._name(line)) for line in install.requirements(PROJECT, extras)}
+
+
+def test_an_extra_that_names_another_brings_its_requirements_once():
+    found = list(install.requirements(PROJECT, ["services", "inference"]))
+    assert len(found) == len(set(found))
+    assert "prometheus-client" in found
+    assert not any(line.startswith("omnialign") for line in found)
+
+
+def test_the_service_image_gets_no_torch_and_the_inference_image_no_database():
+    assert not names("project", "services") & {"torch", "transformers", "deepspeed"}
+    assert not names("project", "inference") & {"sqlalchemy", "pylance", "kubernetes", "deepspeed"}
+
+
+def test_everything_an_image_needs_has_its_pin():
+    pins = install.pinned(LOCK)
+    assert names("project", *PROJECT["project"]["optional-dependencies"]) <= pins.keys()
+
+
+def test_the_vllm_environment_has_a_lock_of_its_own_without_a_cpu_build():
+    pins = install.pinned((ROOT / "images" / "vllm.txt").read_text())
+    assert {"vllm", "torch", "transformers"} <= pins.keys()
+    assert not [version for version in pins.values() if "+cpu" in version]
+
+
+@pytest.mark.parametrize(
+    ("variant", "line"), [(None, "torch==1.2"), ("cpu", "torch==1.2+cpu"), ("cuda", "torch===1.2")]
+)
+def test_the_variant_insists_on_its_build_of_torch_and_touches_nothing_else(variant, line):
+    assert install.variant_lock("a==1\ntorch==1.2\ntorchaudio==3\n", torch=variant) == f"a==1\n{line}\ntorchaudio==3\n"
+
+
+def test_a_package_that_is_not_locked_is_named():
+    found = [("alpha", "1", []), ("beta", "2", []), ("gamma", "3", ["Delta (==4)"]), ("delta", "4", [])]
+    assert install.drift(found, {"alpha": "1", "gamma": "3"}) == ["beta==2"]
+
+
+def test_another_version_than_the_locked_one_is_named():
+    assert install.drift([("alpha", "2", [])], {"alpha": "1"}) == ["alpha==2"]
+
+
+def test_a_build_of_the_locked_version_and_the_tools_of_the_environment_are_let_through():
+    found = [("torch", "1.2+cpu", []), ("pip", "9", []), ("omnialign", "0", [])]
+    assert install.drift(found, {"torch": "1.2"}) == []
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True), st.integers(0, 9)))
+def test_what_is_locked_is_what_is_read_back(versions):
+    lock = "# comment\n" + "".join(f"{name}=={version}\n" for name, version in versions.items())
+    assert install.pinned(lock) == {name: str(version) for name, version in versions.items()}

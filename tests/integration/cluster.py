@@ -1,0 +1,185 @@
+"""The services as processes of their own, as they run in a cluster: TLS both ways, tokens, PostgreSQL and S3.
+
+Only Kubernetes itself is missing: training runs as local processes, and each process has its environment from here
+instead of from the chart.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.chaos.harness import REPOSITORY, free_port
+
+START_SECONDS = 120.0
+SERVICES = ("data", "training", "pool", "alignment-0", "alignment-1", "gateway")
+HEALTH = {
+    "data": "omnialign.v1.DataService",
+    "training": "omnialign.v1.TrainingService",
+    "pool": "omnialign.v1.JudgeService",
+    "alignment-0": "omnialign.v1.AlignmentService",
+    "alignment-1": "omnialign.v1.AlignmentService",
+    "gateway": "omnialign.Gateway",
+}
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where one process listens."""
+
+    grpc: int = field(default_factory=free_port)
+    health: int = field(default_factory=free_port)
+    metrics: int = field(default_factory=free_port)
+
+    @property
+    def address(self) -> str:
+        """Where its services are."""
+        return f"127.0.0.1:{self.grpc}"
+
+
+@dataclass
+class Cluster:
+    """All processes. `common` is the environment that all of them get: TLS, tokens, credentials of the stores."""
+
+    folder: Path
+    database_url: str
+    objects: Mapping[str, str]
+    """The settings of the object store, without their prefix `OMNIALIGN_DATA_`."""
+    common: Mapping[str, str]
+    names: Sequence[str] = SERVICES
+    ports: dict[str, Ports] = field(default_factory=lambda: {name: Ports() for name in SERVICES})
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """Where people call."""
+        return self.ports["gateway"].address
+
+    async def start(self) -> None:
+        """Migrates the database and starts everything; returns once all services are ready."""
+        await asyncio.to_thread(self.migrate)
+        for name in self.names:
+            self.spawn(name)
+        await asyncio.gather(*(self.ready(name) for name in self.names))
+
+    def migrate(self) -> None:
+        """Runs the migrations, as the hook of the chart does."""
+        keys = ("DATA_DATABASE_URL", "TRAINING_DATABASE_URL", "ALIGNMENT_DATABASE_URL")
+        urls = {f"OMNIALIGN_{key}": self.database_url for key in (*keys, "ALIGNMENT_WORKFLOW_DATABASE_URL")}
+        subprocess.run(
+            [sys.executable, "-m", "services.migrate"], cwd=REPOSITORY, env=self._base() | urls, check=True, timeout=120
+        )
+
+    def spawn(self, name: str) -> None:
+        """Starts one process; its log is `NAME.log` in the folder."""
+        module = name.partition("-")[0]
+        with self.log(name).open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", f"services.{module}"],
+                cwd=REPOSITORY,
+                env=self._common(name) | self._server(name) | self._settings(name),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    async def ready(self, name: str) -> None:
+        """Waits until a process serves."""
+        async with asyncio.timeout(START_SECONDS), grpc.aio.insecure_channel(self._health(name)) as channel:
+            request = health_pb2.HealthCheckRequest(service=HEALTH[name])
+            while True:
+                assert self.processes[name].poll() is None, self.log(name).read_text()[-4000:]
+                try:
+                    watch = health_pb2_grpc.HealthStub(channel).Watch(request)
+                    async for answer in watch:
+                        if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                            return
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.1)  # it does not listen yet
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to one process."""
+        process = self.processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+    def stop(self) -> None:
+        """SIGTERM to all, and SIGKILL to what does not end."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+        self.processes.clear()
+
+    def log(self, name: str) -> Path:
+        """The log of a process."""
+        return self.folder / f"{name}.log"
+
+    def _base(self) -> dict[str, str]:
+        kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR") if key in os.environ}
+        return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | dict(self.common)
+
+    def _common(self, name: str) -> dict[str, str]:
+        """What is the same for all; but the gateway asks its callers neither for a certificate nor for a token."""
+        common = self._base()
+        if name != "gateway":
+            return common
+        return {key: value for key, value in common.items() if "_AUTH_" not in key and "CLIENT_CA" not in key}
+
+    def _server(self, name: str) -> dict[str, str]:
+        ports = self.ports[name]
+        return {
+            "OMNIALIGN_SERVER_PORT": str(ports.grpc),
+            "OMNIALIGN_SERVER_HEALTH_PORT": str(ports.health),
+            "OMNIALIGN_SERVER_METRICS_PORT": str(ports.metrics),
+            "OMNIALIGN_SERVER_REFLECTION": "false",
+            "OMNIALIGN_SERVER_GRACE_SECONDS": "5",
+        }
+
+    def _settings(self, name: str) -> dict[str, str]:
+        root = self.folder / name
+        root.mkdir(parents=True, exist_ok=True)
+        data, pool = self.ports["data"].address, self.ports["pool"].address
+        training, alignment = self.ports["training"].address, self.ports["alignment-0"].address
+        models = {"REFINEMENT_ADDRESS": pool, "CRITIQUE_ADDRESS": pool, "JUDGE_ADDRESS": pool}
+        peers = {"DATA_ADDRESS": data, "TRAINING_ADDRESS": training, **models}
+        own: dict[str, dict[str, str]] = {
+            "data": {"ROOT": str(root), "DATABASE_URL": self.database_url, **self.objects},
+            "training": {
+                "ROOT": str(root),
+                "DATABASE_URL": self.database_url,
+                "DATA_ADDRESS": data,
+                "TRAINING_ADDRESS": training,
+            },
+            "alignment": {
+                "ROOT": str(root),
+                "DATABASE_URL": self.database_url,
+                "WORKFLOW_DATABASE_URL": self.database_url,
+                "EXECUTOR_ID": name,
+                "HEARTBEAT_SECONDS": "1",
+                "SILENCE_SECONDS": "5",
+                "CHUNKS_PER_JOB": "4",
+                **peers,
+            },
+            "gateway": {"ALIGNMENT_ADDRESS": alignment, **peers},
+        }
+        if name == "pool":
+            hosted = ("critique", "refinement", "judge")
+            cache = {"OMNIALIGN_ENGINE_MODEL_CACHE": str(root / "models"), "OMNIALIGN_POOL_SERVICES": ",".join(hosted)}
+            return cache | {f"OMNIALIGN_{service.upper()}_DATA_ADDRESS": data for service in hosted}
+        module = name.partition("-")[0]
+        return {f"OMNIALIGN_{module.upper()}_{key}": value for key, value in own[module].items()}
+
+    def _health(self, name: str) -> str:
+        return f"127.0.0.1:{self.ports[name].health}"

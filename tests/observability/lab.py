@@ -1,0 +1,117 @@
+"""The running stack under a real Prometheus and a real OTLP collector, while a small real alignment job runs.
+
+All is real but the judge: one that has learnt enough to keep a pair would take minutes of training, so its answers are
+made up, most of them in favour of the refinement.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from benchmarks.null_services import Behaviour, NullJudge
+from examples.tinyworld import dataset, recipe
+from omnialign.cli import spec as specs
+from omnialign.client import AsyncClient
+from omnialign.errors import NotFound
+from omnialign.v1 import alignment_service_pb2, judge_service_pb2_grpc, record_pb2
+from services.embedded import embedded
+from services.judge import __main__ as judge
+from services.runtime.server import Server
+from tests.observability.collector import Collector, running_collector
+from tests.observability.expressions import RULES
+from tests.observability.prometheus import Prometheus, free_port, running_prometheus
+from training.metrics import PORT_VARIABLE
+
+Job = alignment_service_pb2.AlignmentJob
+NAMESPACE = "lab"
+TRAINING_STEPS = 20
+VERDICTS = (record_pb2.VERDICT_WIN, record_pb2.VERDICT_WIN, record_pb2.VERDICT_TIE, record_pb2.VERDICT_LOSS)
+SETTLE_SECONDS = 6
+"""Scrapes and rule evaluations after the job's end that the last numbers need; both come once a second."""
+
+
+@dataclass
+class Lab:
+    """What is there to look at while the lab runs. The job has ended."""
+
+    prometheus: Prometheus
+    collector: Collector
+    job: Job
+
+
+@contextlib.asynccontextmanager
+async def running_lab(folder: Path) -> AsyncIterator[Lab]:
+    """Runs the job to its end, with everything watching, and then lets one look."""
+    run_port = free_port()
+    async with running_collector() as collector:
+        settings = {PORT_VARIABLE: str(run_port), "OMNIALIGN_TRACING_ENDPOINT": f"http://{collector.address}"}
+        with _environment(settings), mock.patch.object(judge, "wire", _judge):
+            async with embedded(folder / "root", metrics_port=0) as stack:
+                targets = {stack.metrics_address: _labels("stack"), f"127.0.0.1:{run_port}": _labels("trainer")}
+                async with running_prometheus(folder / "prometheus", targets=targets, rules=RULES) as prometheus:
+                    job = await _run_job(stack.address, folder)
+                    await asyncio.sleep(SETTLE_SECONDS)
+                    yield Lab(prometheus, collector, job)
+
+
+@contextlib.asynccontextmanager
+async def _judge(server: Server, config: Any, *, engine: Any) -> AsyncIterator[None]:
+    """Wires a judge that has no model; it abstains for want of words now and then, as models do."""
+
+    def verdict(record_id: str) -> record_pb2.Verdict.ValueType:
+        number = sum(record_id.encode())
+        return record_pb2.VERDICT_ABSTAIN if number % 11 == 0 else VERDICTS[number % len(VERDICTS)]
+
+    servicer = NullJudge(Behaviour(log=False, verdict=verdict))
+    server.add(judge_service_pb2_grpc.add_JudgeServiceServicer_to_server, servicer, "omnialign.v1.JudgeService")
+    yield
+
+
+def _labels(component: str) -> dict[str, str]:
+    """The labels that the chart's monitors give a target."""
+    labels = {"namespace": NAMESPACE, "pod": f"{component}-0", "component": component}
+    return labels | ({"training_job": "run"} if component == "trainer" else {})
+
+
+async def _run_job(address: str, folder: Path) -> Job:
+    async with AsyncClient(address) as client:
+        with contextlib.suppress(NotFound):
+            await client.get_dataset("projects/default/datasets/absent")  # a call that does not end well
+        job = await client.create_alignment_job("lab", await _spec(client, folder))
+        async for event in client.watch_alignment_job(job.name):
+            job = event.alignment_job
+        return job
+
+
+async def _spec(client: AsyncClient, folder: Path) -> alignment_service_pb2.AlignmentSpec:
+    """The demo's job, much smaller, with checkpoints."""
+    source = folder / "dataset"
+    sizes = dataset.Sizes(train=60, prompts=16, validation=0, test=4)
+    await asyncio.to_thread(dataset.write, source, seed=1, sizes=sizes)
+    async for progress in client.import_dataset(recipe.DATASET_ID, source.as_uri()):
+        version = progress.dataset_version
+    model = await client.register_model("base", (Path(recipe.__file__).parent / "model").as_uri())
+    wanted = specs.build(recipe.spec(1, dataset=version.name, base_model=model.name))
+    wanted.chunk_size, wanted.max_quarantine_fraction = 8, 1.0
+    wanted.distribution.num_processes, wanted.distribution.zero_stage = 1, 1  # ZeRO tells the gradient's norm
+    wanted.judge_model = model.name  # never loaded; it keeps the job from training one
+    for hyperparameters in (wanted.feedback_training, wanted.optimization):
+        hyperparameters.batch_size, hyperparameters.max_steps = 8, TRAINING_STEPS
+        hyperparameters.checkpoint_every_steps = 5
+    return wanted
+
+
+@contextlib.contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,0 +1,62 @@
+"""`omnialign models`, and how local files get to a server that is elsewhere."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from omnialign.cli.uploading import is_loopback
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    save_file({"a": np.zeros((2, 3), np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_folder_of_this_machine_is_registered_where_it_is(run, model):
+    result = run("models", "register", "base", model, "--json")
+    assert json.loads(result.stdout)["uri"] == model.as_uri()
+
+
+def test_a_folder_can_be_sent_and_fetched(run, model, tmp_path):
+    sent = run("models", "register", "sent", model, "--upload")
+    assert "6 parameters" in sent.stdout, sent.output
+    fetched = run("models", "download", "sent", tmp_path / "fetched")
+    assert fetched.exit_code == 0, fetched.output
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "fetched" / name).read_bytes() == (model / name).read_bytes()
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(run, tmp_path):
+    result = run("models", "register", "base", tmp_path / "nowhere", "--upload")
+    assert result.exit_code == 1
+    assert "SOURCE_MISSING" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "here"),
+    [
+        ("127.0.0.1:50051", True),
+        ("localhost:50051", True),
+        ("[::1]:50051", True),
+        ("grpcs://127.0.0.1:50051", True),
+        ("omnialign.example:443", False),
+        ("grpcs://omnialign.example:443", False),
+        ("192.0.2.7:50051", False),
+        ("dns:///omnialign:50051", False),
+    ],
+)
+def test_only_loopback_is_this_machine(address, here):
+    assert is_loopback(address) is here
+
+
+def test_a_server_of_this_machine_that_may_not_read_the_folder_is_sent_the_files(run, model, monkeypatch):
+    monkeypatch.setattr("omnialign.cli.uploading.SEEN", frozenset())
+    monkeypatch.setattr("omnialign.cli.uploading.NOT_SEEN", frozenset({"SOURCE_EMPTY"}))
+    result = run("models", "register", "forwarded", model, "--json")
+    assert json.loads(result.stdout)["uri"] != model.as_uri(), result.output

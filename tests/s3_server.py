@@ -1,0 +1,175 @@
+"""A real S3 server for tests: SeaweedFS on free ports of 127.0.0.1, over TLS with a certificate made on the spot."""
+
+import datetime
+import ipaddress
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from minio import Minio
+from minio.credentials import StaticProvider
+
+from omnialign.client.retry import RetryBudget
+
+ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
+START_SECONDS = 60.0
+# Runs $0 until our end of the pipe closes: a test run that is killed leaves no server behind.
+UNTIL_WE_END = 'trap "kill -9 0" EXIT; "$0" "$@" & cat'
+PORTS = ("master", "volume", "filer", "s3", "admin")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+@dataclass
+class S3Server:
+    """One server. It can be stopped and started again on the same data and the same ports."""
+
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="omnialign-s3-")))
+    bucket: str = "omnialign-test"
+
+    def __post_init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ports: list[str] = []
+        numbers = iter(free_ports(2 * len(PORTS) + 1))
+        for name in PORTS:
+            self._ports += [f"-{name}.port={next(numbers)}", f"-{name}.port.grpc={next(numbers)}"]
+        self.port = next(numbers)
+        self.ca_file = self.folder / "ca.pem"
+        _write_certificates(self.folder)
+        key = {"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}
+        identity = {"name": "test", "credentials": [key], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+        (self.folder / "identities.json").write_text(json.dumps({"identities": [identity]}))
+
+    @property
+    def endpoint(self) -> str:
+        """`https://host:port`."""
+        return f"https://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers for its bucket."""
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        command = [
+            "sh", "-c", UNTIL_WE_END, str(Path(sys.executable).with_name("weed")), "-logtostderr", "mini",
+            f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={self.folder / 'identities.json'}",
+            f"-s3.port.https={self.port}", f"-s3.cert.file={self.folder / 'server.pem'}",
+            f"-s3.key.file={self.folder / 'server.key'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            "-s3.autoCreateBucket=false", f"-bucket={self.bucket}", "-admin.ui=false", "-webdav=false",
+            "-master.telemetry=false", *self._ports,
+        ]  # fmt: skip
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+            )
+        self._wait()
+
+    def stop(self) -> None:
+        """Kills the server: connections break at once."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.communicate()
+            self._process = None
+
+    def close(self) -> None:
+        """Ends the server and removes its data."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def credentials(self, *, secret: str = SECRET_KEY) -> Iterator[None]:
+        """Within it, the environment has the credentials, or others."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+            patch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+            yield
+
+    def client(self) -> Minio:
+        """A client of the SDK with the right credentials."""
+        from services.data.objects.http import open_http
+
+        http = open_http(self.ca_file, budget=RetryBudget())
+        keys = StaticProvider(ACCESS_KEY, SECRET_KEY)
+        return Minio(f"127.0.0.1:{self.port}", credentials=keys, region="us-east-1", http_client=http)
+
+    def settings(self, prefix: str) -> dict[str, object]:
+        """Settings of a data service on this server."""
+        return {
+            "objects_url": f"s3://{self.bucket}/{prefix}",
+            "s3_endpoint": self.endpoint,
+            "s3_ca_file": self.ca_file,
+        }
+
+    def _wait(self) -> None:
+        """Until an object can be written: the bucket is there before the volumes are."""
+        from io import BytesIO
+
+        client, deadline = self.client(), time.monotonic() + START_SECONDS
+        while True:
+            assert self._process is not None and self._process.poll() is None, "the S3 server ended"
+            try:
+                client.put_object(self.bucket, "ready", BytesIO(b"yes"), 3)
+                return
+            except Exception:  # it is starting, in one of many ways
+                if time.monotonic() > deadline:
+                    self.stop()
+                    raise
+                time.sleep(0.1)
+
+
+def _write_certificates(folder: Path) -> None:
+    authority, root = _authority()
+    key = _key()
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    hosts = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    leaf = _certificate(subject, root.subject, key).add_extension(hosts, critical=False)
+    pem = serialization.Encoding.PEM
+    (folder / "ca.pem").write_bytes(root.public_bytes(pem))
+    (folder / "server.pem").write_bytes(leaf.sign(authority, hashes.SHA256()).public_bytes(pem))
+    form, secret = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "server.key").write_bytes(key.private_bytes(pem, form, secret))
+
+
+@cache
+def _authority() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    """One for all servers of a process: what a process trusts, it trusts until it ends."""
+    key = _key()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "omnialign test authority")])
+    root = _certificate(name, name, key).add_extension(x509.BasicConstraints(True, 0), critical=True)
+    return key, root.sign(key, hashes.SHA256())
+
+
+def _key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+    builder = builder.serial_number(x509.random_serial_number())
+    return builder.not_valid_before(now - day).not_valid_after(now + 30 * day)

@@ -1,0 +1,44 @@
+"""Paths of uploads: whatever is let in names a file below the folder it is written to."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from omnialign.errors import InvalidArgument
+from services.data.uploads import MAX_PATH_BYTES, check_path, is_upload
+
+PARTS = st.text(st.sampled_from("ab./\\\0\n é\ud800"), max_size=12)
+
+
+@given(st.one_of(PARTS, st.text(max_size=40)))
+@example("/etc/passwd")
+@example("a/../../b")
+@example("..")
+@example("a/./b")
+@example("a//b")
+@example("")
+def test_a_path_is_refused_or_names_a_file_below_the_folder(path: str) -> None:
+    try:
+        check_path(path)
+    except InvalidArgument as error:
+        assert error.reason == "UPLOAD_PATH_INVALID"
+        return
+    root = Path("/srv/folder")
+    target = (root / path).resolve()
+    assert target.is_relative_to(root) and target != root
+    assert target.relative_to(root).as_posix() == path
+    assert len(path.encode()) <= MAX_PATH_BYTES
+    assert path.isprintable() or not any(ord(letter) < 32 for letter in path)
+
+
+@pytest.mark.parametrize("path", ["config.json", "deep/er/model.safetensors", "with blank.txt", ".hidden", "é", "a..b"])
+def test_paths_of_files_as_people_have_them_are_let_in(path: str) -> None:
+    assert check_path(path) == path
+
+
+def test_only_names_of_uploads_are_uploads() -> None:
+    assert is_upload("projects/p/uploads/" + "0" * 32)
+    for other in ("/tmp/x", "file:///tmp/x", "projects/p/models/m", "s3://bucket/x"):
+        assert not is_upload(other)

@@ -1,0 +1,145 @@
+"""The table of who may call what, against the contract: nothing is missing, nothing is left over."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+
+from omnialign.v1 import (
+    alignment_service_pb2,
+    critique_service_pb2,
+    data_service_pb2,
+    judge_service_pb2,
+    refinement_service_pb2,
+    training_service_pb2,
+)
+from services.runtime.auth import references
+from services.runtime.auth.callers import Role
+from services.runtime.auth.policy import POLICY
+
+FILES = (
+    alignment_service_pb2,
+    critique_service_pb2,
+    data_service_pb2,
+    judge_service_pb2,
+    refinement_service_pb2,
+    training_service_pb2,
+)
+READS = ("Get", "List", "Stream", "Watch", "Download", "CreateMediaDownload")
+RUNS = ("Generate", "Refine", "Critique", "ScoreResponse", "CompareResponses")
+ADDRESSES = {"name", "parent", "dataset", "model", "base_model", "feedback_model", "judge_model", "uri", "source_uri"}
+
+
+def methods() -> dict[str, MethodDescriptor]:
+    found = {}
+    for file in FILES:
+        for service in file.DESCRIPTOR.services_by_name.values():
+            found |= {f"/{service.full_name}/{method.name}": method for method in service.methods}
+    return found
+
+
+def strings(descriptor: Descriptor, seen: set[str]) -> Iterator[FieldDescriptor]:
+    if descriptor.full_name in seen:
+        return
+    seen.add(descriptor.full_name)
+    for field in descriptor.fields:
+        if field.type == FieldDescriptor.TYPE_STRING:
+            yield field
+        elif field.message_type is not None:
+            yield from strings(field.message_type, seen)
+
+
+def test_every_rpc_has_a_rule_and_every_rule_an_rpc():
+    assert set(POLICY) == set(methods())
+
+
+@pytest.mark.parametrize("path", methods())
+def test_the_field_of_a_rule_is_text_in_the_request(path):
+    descriptor = methods()[path].input_type
+    *steps, last = POLICY[path].field.split(".")
+    for step in steps:
+        descriptor = descriptor.fields_by_name[step].message_type
+    field = descriptor.fields_by_name[last]
+    assert field.type == FieldDescriptor.TYPE_STRING
+    assert not field.is_repeated
+
+
+@pytest.mark.parametrize("path", methods())
+def test_what_an_rpc_is_called_tells_what_it_takes(path):
+    rule, name = POLICY[path], path.rpartition("/")[2]
+    if name.startswith(READS):
+        assert (rule.role, rule.mutates) == (Role.READER, False)
+    elif name in RUNS:
+        assert (rule.role, rule.mutates) == (Role.SUBMITTER, False)
+    elif name in ("ReportProgress", "DeliverModel"):
+        assert (rule.role, rule.job) == (None, "itself")
+    else:
+        assert (rule.role, rule.mutates) == (Role.ADMIN if name.startswith("Delete") else Role.SUBMITTER, True)
+
+
+def test_only_what_a_training_job_needs_is_open_to_its_token():
+    assert {path.rpartition("/")[2]: rule.job for path, rule in POLICY.items() if rule.job} == {
+        "ReportProgress": "itself",
+        "DeliverModel": "itself",
+        "StreamRecords": "inputs",
+        "DownloadModel": "inputs",
+        "GetModelVersion": "inputs",
+        "GetMedia": "project",
+    }
+
+
+def test_what_is_listed_as_plain_or_as_a_place_exists_in_requests():
+    seen: set[str] = set()
+    names = {field.full_name for method in methods().values() for field in strings(method.input_type, seen)}
+    assert names >= references.PLAIN_FIELDS
+    assert names >= references.LOCATIONS
+    assert seen >= references.PLAIN_MESSAGES
+
+
+def test_no_field_that_says_what_a_request_is_about_is_plain():
+    seen: set[str] = set()
+    for method in methods().values():
+        for field in strings(method.input_type, seen):
+            if field.name in ADDRESSES and field.containing_type.full_name not in references.PLAIN_MESSAGES:
+                assert field.full_name not in references.PLAIN_FIELDS
+            if (
+                field.name in ADDRESSES
+                and "model" in field.name
+                and field.full_name.endswith(("Request.model", "Spec.base_model"))
+            ):
+                assert field.full_name in references.LOCATIONS
+
+
+def test_references_are_found_at_any_depth_and_data_is_not_searched():
+    request = alignment_service_pb2.CreateAlignmentJobRequest(parent="projects/a")
+    spec = request.alignment_job.spec
+    spec.base_model, spec.dataset, spec.judge_model = "file:///m", "projects/b/datasets/d", "projects/c/models/j"
+    assert dict(references.find_references(request)) == {
+        "projects/a": False,
+        "file:///m": True,
+        "projects/b/datasets/d": False,
+        "projects/c/models/j": True,
+    }
+    append = data_service_pb2.AppendRecordsRequest(dataset="projects/a/datasets/d")
+    append.records.add(id="projects/b/x").prompt.parts.add(text="projects/b/datasets/d")
+    assert list(references.find_references(append)) == [("projects/a/datasets/d", False)]
+
+
+@pytest.mark.parametrize(
+    "text", ["projects/../x", "projects/a/../b", "projects//x", "Projects/a", "projects/A", " projects/a", "projects"]
+)
+def test_what_is_not_quite_a_name_is_no_name(text):
+    assert not references.is_resource(text)
+
+
+def test_the_table_in_the_documentation_is_the_one_in_force():
+    scopes = {"itself": "the job", "inputs": "the job's dataset or model", "project": "the job's project", None: ""}
+    rows = []
+    for path, rule in POLICY.items():
+        service, method = path.removeprefix("/omnialign.v1.").split("/")
+        role = rule.role.name.lower() if rule.role else "the job itself"
+        audited = "yes" if rule.mutates else ""
+        rows.append(f"| `{service}.{method}` | `{rule.field}` | {role} | {audited} | {scopes[rule.job]} |")
+    page = (Path(__file__).parents[4] / "docs/security.md").read_text()
+    assert page.split("|---|---|---|---|---|\n")[1].strip().splitlines() == rows

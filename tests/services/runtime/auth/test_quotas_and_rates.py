@@ -1,0 +1,120 @@
+"""How much a project may have, and how fast it may call."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omnialign.client.context import CURRENT_CALL, Call
+from omnialign.errors import InvalidArgument, ResourceExhausted
+from services.runtime.auth import rates
+from services.runtime.auth.callers import Caller, Role
+from services.runtime.auth.quotas import Quotas, parse_quotas
+from services.runtime.auth.rates import Rates
+
+FILE = "default: {datasets: 2, training_jobs: 1}\nprojects:\n  big: {datasets: 9}\n"
+
+
+async def used(count: int) -> int:
+    return count
+
+
+def test_a_projects_own_number_takes_the_place_of_the_default():
+    table = parse_quotas(FILE)
+    assert [table.limit(project, "datasets") for project in ("small", "big")] == [2, 9]
+    assert [table.limit(project, "training_jobs") for project in ("small", "big")] == [1, 1]
+    assert table.limit("small", "alignment_jobs") is None
+    assert parse_quotas("").limit("small", "datasets") is None
+
+
+def test_all_problems_of_a_file_are_told():
+    with pytest.raises(InvalidArgument) as caught:
+        parse_quotas("default: {cars: 1, datasets: -1}\nprojects: {Big: {datasets: many}, other: 3}")
+    assert [where for where, _ in caught.value.violations] == [
+        "default.cars",
+        "default.datasets",
+        "projects.Big",
+        "projects.Big.datasets",
+        "projects.other",
+    ]
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused(text):
+    try:
+        parse_quotas(text)
+    except InvalidArgument as error:
+        assert error.violations
+
+
+async def test_one_too_many_is_refused_with_the_numbers(tmp_path):
+    (tmp_path / "quotas").write_text(FILE)
+    quotas = Quotas(tmp_path / "quotas")
+    await quotas.check("projects/small", "datasets", lambda: used(1))
+    with pytest.raises(ResourceExhausted) as caught:
+        await quotas.check("projects/small", "datasets", lambda: used(2))
+    assert caught.value.reason == "QUOTA_EXCEEDED"
+    assert caught.value.metadata == {"project": "small", "quota": "datasets", "limit": "2", "used": "2"}
+
+
+async def test_without_a_limit_nothing_is_counted(tmp_path):
+    (tmp_path / "quotas").write_text(FILE)
+    await Quotas(tmp_path / "quotas").check("projects/small", "alignment_jobs", never)
+    await Quotas().check("projects/small", "datasets", never)
+
+
+async def never() -> int:
+    raise AssertionError("counted")
+
+
+async def test_our_own_services_are_let_through(tmp_path):
+    (tmp_path / "quotas").write_text(FILE)
+    call = Call("id", None, "", None, caller=Caller("alignment", {"*": Role.SERVICE}))
+    token = CURRENT_CALL.set(call)
+    try:
+        await Quotas(tmp_path / "quotas").check("projects/small", "datasets", never)
+    finally:
+        CURRENT_CALL.reset(token)
+
+
+def test_a_bucket_is_empty_after_its_burst_and_fills_at_its_rate():
+    limits = Rates(per_second=2, burst=3)
+    for _ in range(3):
+        limits.take("demo", now=100.0)
+    with pytest.raises(ResourceExhausted) as caught:
+        limits.take("demo", now=100.0)
+    assert caught.value.metadata["retry_after_seconds"] == "0.500"
+    limits.take("other", now=100.0)
+    limits.take("demo", now=100.5)
+    with pytest.raises(ResourceExhausted):
+        limits.take("demo", now=100.6)
+
+
+def test_who_waits_as_long_as_told_gets_through():
+    limits, now = Rates(per_second=3, burst=1), 5.0
+    for _ in range(20):
+        try:
+            limits.take("demo", now=now)
+        except ResourceExhausted as error:
+            now += float(error.metadata["retry_after_seconds"]) + 0.001
+            limits.take("demo", now=now)
+
+
+def test_the_projects_that_are_remembered_have_a_bound(monkeypatch):
+    monkeypatch.setattr(rates, "MAX_BUCKETS", 3)
+    limits = Rates(per_second=1, burst=1)
+    for number in range(10):
+        limits.take(f"p{number}", now=1.0)
+    assert len(limits._buckets) == 3
+
+
+@given(st.lists(st.floats(0, 2), max_size=60), st.integers(1, 5), st.floats(0.5, 20))
+def test_never_more_than_the_burst_and_the_rate_allow(pauses, burst, per_second):
+    limits, now, let_through = Rates(per_second=per_second, burst=burst), 10.0, 0
+    for pause in pauses:
+        now += pause
+        try:
+            limits.take("demo", now=now)
+            let_through += 1
+        except ResourceExhausted:
+            pass
+    assert let_through <= burst + (now - 10.0) * per_second + 1e-6

@@ -1,0 +1,1 @@
+"""Programs for those who change this repository; run as `python -m tools.NAME`."""
