@@ -14,6 +14,8 @@ KEPT = (
 )  # fmt: skip
 KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "OMNIALIGN_TRAINING_METRICS_")
 
+ALONE = ("--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1")
+
 
 @dataclass(frozen=True)
 class Node:
@@ -37,10 +39,13 @@ class Node:
 def command(
     method: str, *, spec_path: Path, num_processes: int, python: str = sys.executable, node: Node | None = None
 ) -> list[str]:
-    """The argument list that starts a run. On one node the rendezvous takes a free port of its own."""
+    """The argument list that starts a run.
+
+    On one node the rendezvous takes a free port of its own, on loopback: a machine's own name need not resolve.
+    """
     count = node.count if node else 1
     torchrun = ["-m", "torch.distributed.run", "--nnodes", str(count), "--nproc-per-node", str(num_processes)]
-    meeting = _meeting(node) if node and count > 1 else ["--rdzv-endpoint", "127.0.0.1:0"]
+    meeting = _meeting(node) if node and count > 1 else ALONE
     rendezvous = ["--rdzv-backend", "c10d", *meeting, "--max-restarts", "0"]
     return [python, *torchrun, *rendezvous, "-m", "training", method, "--spec", str(spec_path)]
 
