@@ -51,7 +51,7 @@ test-integration: setup ## the demo job on PostgreSQL and S3, through TLS with t
 	$(BIN)/python -m pytest -m integration tests/integration
 
 test-chaos: setup ## kill processes while a job runs, stop its stores, and count what is lost or doubled
-	$(BIN)/python -m pytest -m chaos tests/chaos
+	$(BIN)/python -m pytest -m chaos tests/chaos tests/integration
 
 chart-test: helm ## lint, render and validate the chart for every scenario: goldens, policies, agreement with the code
 	$(BIN)/python -m pytest tests/chart
@@ -97,9 +97,12 @@ experiment: setup ## 25 to 100 % language feedback against binary feedback; writ
 
 ##@ Ship it
 
-.PHONY: images images-check
+.PHONY: images images-check images-try
 images: setup ## build the container images and try each; options: make images IMAGES="service --tag 1.2.3"
 	$(BIN)/python -m tools.build_images $(IMAGES)
+
+images-try: helm ## ... run the chart's pods for one node as containers, and the demo job within (as root; needs runc)
+	$(BIN)/python -m pytest -m cluster tests/e2e tests/images
 
 images-check: setup ## ... start the images that are built and ask them what they are for
 	$(BIN)/python -m tools.build_images --check-only $(IMAGES)

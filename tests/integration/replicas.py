@@ -52,7 +52,8 @@ class Replicas:
             "ALIGNMENT_CHUNKS_PER_JOB": 3,
             "ALIGNMENT_RETRY_CAP_SECONDS": 0.5,
             "ALIGNMENT_HEARTBEAT_SECONDS": 1.0,
-            "ALIGNMENT_SILENCE_SECONDS": 4.0,
+            # Longer than a replica may take to reach a database that is back: a connection that hangs, and a pause.
+            "ALIGNMENT_SILENCE_SECONDS": 12.0,
             "SERVER_HOST": "127.0.0.1",
             "SERVER_PORT": self.ports[name],
             "SERVER_DRAIN_SECONDS": 0,

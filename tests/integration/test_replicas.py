@@ -94,6 +94,7 @@ async def test_the_work_of_a_replica_that_is_ended_in_order_is_taken_over_at_onc
         await replicas.check(job, prompts=PROMPTS, test=TEST)
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("how", ["frozen", "stopped"])
 async def test_a_job_goes_on_after_postgresql_was_away(tmp_path: Path, own_postgres: PostgreSQL, how: str) -> None:
     async with running(tmp_path, own_postgres.create_database(), "alignment-a", "alignment-b") as replicas:

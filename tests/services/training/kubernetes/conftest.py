@@ -157,7 +157,7 @@ def kubeconfig_of(api: FakeApi) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "fake", "cluster": {"server": f"http://127.0.0.1:{api.port}"}}],
+        "clusters": [{"name": "fake", "cluster": {"server": f"http://{api.host}:{api.port}"}}],
         "users": [{"name": "service", "user": {"token": TOKEN}}],
         "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "service"}}],
         "current-context": "fake",

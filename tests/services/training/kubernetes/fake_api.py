@@ -40,7 +40,8 @@ class Fault:
 class FakeApi:
     """One namespace."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.objects: dict[tuple[str, str], Object] = {}
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, str]] = []
@@ -71,7 +72,7 @@ class FakeApi:
         app.router.add_get("/api/v1/namespaces/{namespace}/pods/{name}/log", self._log)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        self._site = web.TCPSite(self._runner, self.host, self.port)
         await self._site.start()
         self.port = self._site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
 
