@@ -1,6 +1,7 @@
 """A cluster of processes on PostgreSQL and S3, under TLS and with tokens."""
 
 import secrets
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from omnialign.client import AsyncClient
 from services.runtime.auth.tokens import digest
 from tests.certificates import Authority
 from tests.integration.cluster import SERVICES, Cluster
+from tests.integration.storage import serve
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 
@@ -91,3 +94,22 @@ def start_cluster(tmp_path: Path, security: Security) -> Start:
             cluster.stop()
 
     return start
+
+
+@pytest.fixture(params=["local", "s3"])
+def backend(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Settings of where objects lie: an own folder or an own prefix in the bucket."""
+    if request.param == "local":
+        return {}
+    return request.getfixturevalue("s3").settings(uuid.uuid4().hex)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def on_s3(s3: S3Server) -> dict[str, Any]:
+    return s3.settings(uuid.uuid4().hex)
+
+
+@pytest.fixture
+async def client(backend: dict[str, Any], tmp_path: Path) -> AsyncIterator[AsyncClient]:
+    async with serve(tmp_path / "state", **backend) as found:
+        yield found

@@ -11,7 +11,7 @@ import pytest
 from omnialign.client import AsyncClient
 from omnialign.errors import Aborted, NotFound
 from services.migrate import migrate
-from tests.integration.test_storage import IMAGE, NAME, ids, model, png, records, serve
+from tests.integration.storage import IMAGE, NAME, ids, model, png, records, serve
 from tests.s3_server import S3Server
 
 Pair = tuple[AsyncClient, AsyncClient]

@@ -1,0 +1,95 @@
+"""Media that go up and down by presigned links of a real S3 server."""
+
+import asyncio
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omnialign.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
+from tests.integration.storage import IMAGE, digest, png, serve
+from tests.s3_server import S3Server
+
+
+def fetch(s3: S3Server, url: str, data: bytes | None = None) -> bytes:
+    """PUTs or GETs with the standard library alone."""
+    import ssl
+
+    request = urllib.request.Request(url, data=data, method="GET" if data is None else "PUT")
+    with urllib.request.urlopen(request, context=ssl.create_default_context(cafile=str(s3.ca_file))) as answer:
+        return answer.read()  # type: ignore[no-any-return]
+
+
+async def test_media_go_up_and_down_by_links(s3: S3Server, on_s3: dict[str, Any], tmp_path: Path) -> None:
+    data = png(side=300)
+    async with serve(tmp_path, **on_s3) as client:
+        link = await client.create_media_upload(digest(data), size_bytes=len(data))
+        with pytest.raises(FailedPrecondition) as caught:
+            await client.complete_media_upload(link.name)
+        assert caught.value.reason == "MEDIA_UPLOAD_EMPTY"
+        await asyncio.to_thread(fetch, s3, link.url, data)
+        with pytest.raises(NotFound):
+            await client.get_media(digest(data))  # nothing is stored before it was proven
+        media = await client.complete_media_upload(link.name)
+        assert (media.sha256, media.mime_type, media.size_bytes) == (digest(data), "image/png", len(data))
+        assert await client.complete_media_upload(link.name) == media
+        down = await client.create_media_download(media.sha256)
+        assert await asyncio.to_thread(fetch, s3, down.url) == data == await client.get_media(media.sha256)
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (png(1)[:-1], "MEDIA_SIZE_MISMATCH"),
+        (png(1)[:-1] + b"?", "MEDIA_DIGEST_MISMATCH"),
+    ],
+)
+async def test_other_bytes_than_were_said_are_refused(
+    s3: S3Server, on_s3: dict[str, Any], tmp_path: Path, sent: bytes, reason: str
+) -> None:
+    async with serve(tmp_path, **on_s3) as client:
+        link = await client.create_media_upload(digest(png(1)), size_bytes=len(png(1)))
+        await asyncio.to_thread(fetch, s3, link.url, sent)
+        with pytest.raises(InvalidArgument) as caught:
+            await client.complete_media_upload(link.name)
+        assert caught.value.reason == reason
+
+
+async def test_bytes_that_do_not_decode_are_refused_at_the_end_of_a_link(
+    s3: S3Server, on_s3: dict[str, Any], tmp_path: Path
+) -> None:
+    async with serve(tmp_path, **on_s3) as client:
+        link = await client.create_media_upload(digest(png()[:-400]), size_bytes=len(png()[:-400]))
+        await asyncio.to_thread(fetch, s3, link.url, png()[:-400])
+        with pytest.raises(InvalidArgument) as caught:
+            await client.complete_media_upload(link.name, modality=IMAGE)
+        assert caught.value.reason == "MEDIA_TRUNCATED"
+
+
+async def test_an_expired_link_is_refused_by_the_server(s3: S3Server, on_s3: dict[str, Any], tmp_path: Path) -> None:
+    async with serve(tmp_path, link_seconds=1, **on_s3) as client:
+        media = await client.upload_media(png(), modality=IMAGE)
+        down = await client.create_media_download(media.sha256)
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await asyncio.to_thread(fetch, s3, down.url)
+                except urllib.error.HTTPError as error:
+                    assert error.code == 403
+                    break
+                await asyncio.sleep(0.2)
+
+
+async def test_local_files_have_no_links(tmp_path: Path) -> None:
+    async with serve(tmp_path) as client:
+        media = await client.upload_media(png(), modality=IMAGE)
+        for call in (client.create_media_upload("0" * 64, size_bytes=5), client.create_media_download(media.sha256)):
+            with pytest.raises(FailedPrecondition) as caught:
+                await call
+            assert caught.value.reason == "PRESIGNING_UNAVAILABLE"
