@@ -249,9 +249,26 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     """Sets a new SQLite connection up. Transactions are begun by `_begin_sqlite`, not by the driver."""
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_SECONDS * 1000)}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute("PRAGMA synchronous = NORMAL")  # with WAL: safe against a crash of the process
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Turns the write-ahead log on, which the file then keeps.
+
+    SQLite does not wait for its busy timeout where two connections turn it on in a new file at once: one is refused, as
+    both hold a lock that the other needs. So the loser tries again here.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.001, 0.02))
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -1,6 +1,7 @@
 """Transactions on SQLite and PostgreSQL: nothing lost, nobody locked out, and typed errors for what is away."""
 
 import asyncio
+import sqlite3
 import threading
 
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from omnialign.errors import InvalidArgument, ResourceExhausted, Unavailable
 from services.runtime import database as module
-from services.runtime.database import Database
+from services.runtime.database import Database, _prepare_sqlite
 from tests.postgresql import PASSWORD, PostgreSQL
 
 
@@ -90,6 +91,30 @@ async def test_a_transaction_whose_caller_is_cancelled_ends_and_its_effects_happ
     await database.write(lambda connection: None)  # locked out by nobody
     await database.close()
     assert effects == [3]
+
+
+async def test_a_file_that_another_process_is_making_is_waited_for(tmp_path):
+    # SQLite does not wait by itself here: turning the write-ahead log on is refused at once while a writer is at work.
+    maker = sqlite3.connect(tmp_path / "new.db", isolation_level=None, check_same_thread=False)
+    maker.execute("BEGIN IMMEDIATE")
+    refused = threading.Event()
+
+    class Refused(sqlite3.Connection):
+        def execute(self, statement, *arguments):
+            try:
+                return super().execute(statement, *arguments)
+            except sqlite3.OperationalError:
+                refused.set()
+                raise
+
+    late = sqlite3.connect(tmp_path / "new.db", factory=Refused, check_same_thread=False)
+    preparing = asyncio.create_task(asyncio.to_thread(_prepare_sqlite, late, None))
+    assert await asyncio.to_thread(refused.wait, 10)
+    maker.execute("COMMIT")
+    await preparing
+    assert late.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    late.close()
+    maker.close()
 
 
 async def test_effects_come_before_the_caller_goes_on(database):
