@@ -46,7 +46,7 @@ def encode(sample: Sample, *, adapter: Adapter, max_length: int) -> Example:
     Raises `Dropped` (TOO_LONG) when the prompt and any answer exceed `max_length` tokens: a cut answer would teach
     the model to stop in the middle of a picture.
     """
-    prompt = list(adapter.encode(sample.turns))
+    prompt = adapter.encode(sample.turns).ids
     answers = [list(adapter.encode_answer(answer)) for answer in sample.answers]
     if len(prompt) + max(len(answer) for answer in answers) > max_length:
         raise Dropped("TOO_LONG")

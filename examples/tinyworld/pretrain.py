@@ -93,7 +93,7 @@ def build_model(adapter: TokenAdapter, vocabulary: int) -> LlamaForCausalLM:
         tie_word_embeddings=True,
         pad_token_id=adapter.pad_id,
         eos_token_id=adapter.end_id,
-        bos_token_id=adapter.encode([])[0],
+        bos_token_id=adapter.encode([]).ids[0],
     )
     return LlamaForCausalLM(config)
 
@@ -102,7 +102,7 @@ def sequences(adapter: TokenAdapter, examples: list[Example]) -> list[Sequence]:
     """Ids of each example with the place where its answer begins."""
     encoded = []
     for one in examples:
-        prompt = adapter.encode(one.turns)
+        prompt = adapter.encode(one.turns).ids
         encoded.append((prompt + adapter.encode_answer(one.answer), len(prompt)))
     return encoded
 

@@ -36,7 +36,7 @@ class Meter:
         return ("PROMPT_TOO_LONG" if too_long else ""), length
 
     def _count(self, prompt: content_pb2.Content, data: dict[str, bytes]) -> int:
-        return len(self._adapter.encode(render_response(pieces(prompt, data)).turns))
+        return len(self._adapter.encode(render_response(pieces(prompt, data)).turns).ids)
 
 
 async def open_meter(model: str, data: AsyncClient) -> tuple[Meter | None, str]:

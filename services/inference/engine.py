@@ -6,6 +6,7 @@ from typing import Protocol
 
 from omnialign.errors import OmnialignError
 from omnialign.modeling.messages import Pieces, Turn
+from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
 from omnialign.v1 import generation_pb2
 
 
@@ -19,6 +20,7 @@ class EngineRequest:
     sampling: generation_pb2.SamplingParams
     seed: int = 0
     template: str = ""
+    policy: MediaPolicy = NO_BOUNDS
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,22 @@ class EngineResult:
     pieces: Pieces = ()
     error: OmnialignError | None = None
     info: generation_pb2.GenerationInfo = field(default_factory=generation_pb2.GenerationInfo)
+
+
+def info_of(request: EngineRequest) -> generation_pb2.GenerationInfo:
+    """What is known before a request ran."""
+    return generation_pb2.GenerationInfo(
+        model=request.model, sampling=request.sampling, seed=request.seed, template=request.template
+    )
+
+
+def engine_result(
+    request_id: str, answer: Pieces | OmnialignError, info: generation_pb2.GenerationInfo
+) -> EngineResult:
+    """The result of a request whose answer was read, or could not be."""
+    if isinstance(answer, OmnialignError):
+        return EngineResult(request_id, error=answer, info=info)
+    return EngineResult(request_id, pieces=answer, info=info)
 
 
 class Engine(Protocol):

@@ -7,30 +7,26 @@ Scheduler threads: the model. A call holds its model in memory until its last re
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
 
 import torch
 from prometheus_client import CollectorRegistry
 
-from omnialign.errors import Internal, InvalidArgument, OmnialignError
+from omnialign.errors import InvalidArgument, OmnialignError
+from omnialign.modeling.inputs import ModelInputs
 from omnialign.v1 import generation_pb2
-from services.inference import stops
 from services.inference.batcher import Outcome, Ticket, Written, cache_bytes
 from services.inference.config import EngineConfig
-from services.inference.engine import EngineRequest, EngineResult
-from services.inference.faults import engine_closed, first_error
+from services.inference.engine import EngineRequest, EngineResult, engine_result, info_of
+from services.inference.faults import first_error
 from services.inference.loading import LoadedModel, ModelKey, load_model, measure
 from services.inference.metrics import EngineMetrics
 from services.inference.model_cache import ModelCache
 from services.inference.models import ModelResolver, Registry
 from services.inference.residency import Residency
 from services.inference.scheduler import Scheduler
-
-T = TypeVar("T")
+from services.inference.translation import Translator
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,17 @@ class Job:
     request: EngineRequest
     ticket: Ticket
 
+    def info(self, outcome: Outcome) -> generation_pb2.GenerationInfo:
+        """What lineage keeps of the request."""
+        info = info_of(self.request)
+        info.sampling.max_new_tokens = self.ticket.max_new_tokens
+        info.prompt_tokens = len(self.ticket.ids)
+        if isinstance(outcome, Written):
+            info.completion_tokens = len(outcome.ids)
+            info.finish_reason = outcome.finish_reason  # type: ignore[assignment]
+            info.latency.FromNanoseconds(int(outcome.seconds * 1e9))
+        return info
+
 
 class TransformersEngine:
     """Runs models of `transformers`. Build it with `open_transformers_engine`."""
@@ -48,7 +55,7 @@ class TransformersEngine:
         self._config, self._resolver, self._metrics = config, resolver, metrics
         self._device = torch.device(pick_device(config.device))
         self._scheduler = Scheduler(config, metrics, on_cpu=self._device.type == "cpu")
-        self._codecs = ThreadPoolExecutor(config.codec_threads, thread_name_prefix="omnialign-codec")
+        self._translator = Translator(config.codec_threads)
         self.residency = Residency(
             budget_bytes=config.model_budget_bytes, measure=self._measure, load=self._load, changed=metrics.resident
         )
@@ -60,7 +67,7 @@ class TransformersEngine:
     def close(self) -> None:
         """Ends the threads. Requests that are not done fail with Unavailable ENGINE_CLOSED."""
         self._scheduler.close()
-        self._codecs.shutdown(wait=False, cancel_futures=True)
+        self._translator.close()
 
     async def load(self, model: str) -> None:
         """Makes a model resident."""
@@ -119,32 +126,27 @@ class TransformersEngine:
     ) -> list[Job]:
         """The jobs of all requests whose prompts can be read; the others have their results at once."""
         group = object() if deterministic else None
-        found = await asyncio.gather(
-            *(self._in_codecs(partial(self._read, loaded, request, group)) for request in requests)
-        )
+        found = await asyncio.gather(*(self._translator.read(loaded.adapter, request) for request in requests))
         jobs = []
-        for request, job in zip(requests, found, strict=True):
-            if isinstance(job, Job):
-                jobs.append(job)
-            else:
-                results.put_nowait(EngineResult(request.id, error=job, info=info_of(request)))
+        for request, inputs in zip(requests, found, strict=True):
+            try:
+                jobs.append(self._job(loaded, request, inputs, group))
+            except OmnialignError as error:
+                results.put_nowait(EngineResult(request.id, error=error, info=info_of(request)))
         return jobs
 
-    def _read(self, loaded: LoadedModel, request: EngineRequest, group: object | None) -> Job | OmnialignError:
-        """A request as ids within the model's context. On a codec thread."""
-        try:
-            ids = loaded.adapter.encode(request.turns)
-            room = self._room(loaded, len(ids), request)
-        except OmnialignError as error:
-            return error
-        except Exception as error:  # a codec met what nobody thought of: this request's trouble alone
-            return Internal(f"The prompt cannot be read: {type(error).__name__}: {error}", reason="PROMPT_UNREADABLE")
-        sampling = request.sampling
+    def _job(
+        self, loaded: LoadedModel, request: EngineRequest, inputs: ModelInputs | OmnialignError, group: object | None
+    ) -> Job:
+        """A request with its ticket. Raises what made its prompt unreadable, or InvalidArgument PROMPT_TOO_LONG."""
+        if isinstance(inputs, OmnialignError):
+            raise inputs
+        room, sampling = self._room(loaded, len(inputs.ids), request), request.sampling
         return Job(
             request,
             Ticket(
                 loaded=loaded,
-                ids=ids,
+                ids=inputs.ids,
                 max_new_tokens=min(sampling.max_new_tokens or room, room),
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
@@ -199,14 +201,13 @@ class TransformersEngine:
             )
 
     async def _finish(self, job: Job, outcome: Outcome, results: asyncio.Queue[EngineResult | BaseException]) -> None:
-        results.put_nowait(await self._in_codecs(lambda: result_of(job, outcome)))
-
-    async def _in_codecs(self, work: Callable[[], T]) -> T:
-        try:
-            future = self._codecs.submit(work)
-        except RuntimeError as error:  # the pool's way to say that it was shut down
-            raise engine_closed() from error
-        return await asyncio.wrap_future(future)
+        info = job.info(outcome)
+        if not isinstance(outcome, Written):
+            results.put_nowait(EngineResult(job.request.id, error=outcome, info=info))
+            return
+        ticket = job.ticket
+        answer = await self._translator.write(ticket.loaded.adapter, outcome.ids, stop=ticket.stops)
+        results.put_nowait(engine_result(job.request.id, answer, info))
 
     def _key(self, model: str, *, deterministic: bool) -> ModelKey:
         name = "float32" if deterministic else self._config.dtype
@@ -233,34 +234,6 @@ def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], 
     """Calls a function on a loop from another thread; nothing happens if the loop has ended meanwhile."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(function, *args)
-
-
-def info_of(request: EngineRequest) -> generation_pb2.GenerationInfo:
-    """What is known before a request ran."""
-    return generation_pb2.GenerationInfo(
-        model=request.model, sampling=request.sampling, seed=request.seed, template=request.template
-    )
-
-
-def result_of(job: Job, outcome: Outcome) -> EngineResult:
-    """The result of a job: its ids decoded. On a codec thread."""
-    request, ticket = job.request, job.ticket
-    info = info_of(request)
-    info.sampling.max_new_tokens = ticket.max_new_tokens
-    info.prompt_tokens = len(ticket.ids)
-    if not isinstance(outcome, Written):
-        return EngineResult(request.id, error=outcome, info=info)
-    info.completion_tokens = len(outcome.ids)
-    info.finish_reason = outcome.finish_reason  # type: ignore[assignment]
-    info.latency.FromNanoseconds(int(outcome.seconds * 1e9))
-    try:
-        pieces = stops.cut(ticket.loaded.adapter.decode(outcome.ids), ticket.stops)
-    except OmnialignError as error:
-        return EngineResult(request.id, error=error, info=info)
-    except Exception as error:  # a codec met what nobody thought of: this answer's trouble alone
-        unreadable = Internal(f"The answer cannot be read: {type(error).__name__}: {error}", reason="ANSWER_UNREADABLE")
-        return EngineResult(request.id, error=unreadable, info=info)
-    return EngineResult(request.id, pieces=pieces, info=info)
 
 
 @asynccontextmanager

@@ -7,7 +7,9 @@ from typing import Protocol
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.adapters.token import AnswerMalformed, TokenAdapter
 from omnialign.modeling.codecs import CodecRange
+from omnialign.modeling.inputs import ModelInputs
 from omnialign.modeling.messages import Piece, Pieces, Turn
+from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
 
 __all__ = ["Adapter", "AnswerMalformed", "TokenAdapter", "load_adapter"]
 
@@ -27,10 +29,10 @@ class Adapter(Protocol):
     def media_spans(self) -> Sequence[CodecRange]:
         """How the model writes media; empty for one that writes none."""
 
-    def encode(self, turns: Sequence[Turn]) -> list[int]:
-        """Ids of a conversation whose last turn is the user's, up to where the answer begins."""
+    def encode(self, turns: Sequence[Turn], policy: MediaPolicy = NO_BOUNDS) -> ModelInputs:
+        """A conversation whose last turn is the user's, up to where the answer begins, its media read by `policy`."""
 
-    def encode_answer(self, pieces: Sequence[Piece]) -> list[int]:
+    def encode_answer(self, pieces: Sequence[Piece], policy: MediaPolicy = NO_BOUNDS) -> list[int]:
         """Ids of an answer, the end id included."""
 
     def decode(self, ids: Sequence[int]) -> Pieces:

@@ -14,7 +14,9 @@ from tokenizers import Tokenizer
 from omnialign.content import NAMES
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.codecs import CodecRange, load_codecs
+from omnialign.modeling.inputs import ModelInputs
 from omnialign.modeling.messages import MediaBytes, Piece, Pieces, Turn
+from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
 
 START, END, PAD = "<s>", "</s>", "<pad>"
 USER, ASSISTANT = "<user>", "<assistant>"
@@ -48,15 +50,15 @@ class TokenAdapter:
         _check_vocabulary(folder / "config.json", max((c.last_id + 1 for c in codecs), default=0))
         return cls(tokenizer, codecs)
 
-    def encode(self, turns: Sequence[Turn]) -> list[int]:
-        """Ids of a conversation, up to and with the assistant's mark."""
+    def encode(self, turns: Sequence[Turn], policy: MediaPolicy = NO_BOUNDS) -> ModelInputs:
+        """A conversation, up to and with the assistant's mark."""
         ids = [self._start_id]
         for turn in turns:
             ids.append(self._roles[turn.role])
             ids += self._encode_pieces(turn.pieces)
-        return [*ids, self._roles["assistant"]]
+        return ModelInputs([*ids, self._roles["assistant"]])
 
-    def encode_answer(self, pieces: Sequence[Piece]) -> list[int]:
+    def encode_answer(self, pieces: Sequence[Piece], policy: MediaPolicy = NO_BOUNDS) -> list[int]:
         """Ids of an answer, the end id included."""
         return [*self._encode_pieces(pieces), self.end_id]
 

@@ -36,16 +36,16 @@ def test_an_answer_with_text_and_media_comes_back(kind):
 @settings(deadline=None)
 def test_text_is_never_a_control_token(chunks):
     text = "".join(chunks)
-    ids = ADAPTER.encode([Turn("user", (text,))])
-    control = set(ADAPTER.encode([])) | {ADAPTER.end_id, ADAPTER.pad_id}
-    frame = ADAPTER.encode([Turn("user", ())])
+    ids = ADAPTER.encode([Turn("user", (text,))]).ids
+    control = set(ADAPTER.encode([]).ids) | {ADAPTER.end_id, ADAPTER.pad_id}
+    frame = ADAPTER.encode([Turn("user", ())]).ids
     assert ids[:2] + ids[-1:] == frame
     assert not control & set(ids[2:-1])
     assert ADAPTER.decode(ADAPTER.encode_answer((text,))) == ((text.strip(),) if text.strip() else ())
 
 
 def test_a_prompt_has_no_end_token_and_an_answer_has_one():
-    assert ADAPTER.end_id not in ADAPTER.encode([Turn("user", ("hello",))])
+    assert ADAPTER.end_id not in ADAPTER.encode([Turn("user", ("hello",))]).ids
     assert ADAPTER.encode_answer(("hello",)).count(ADAPTER.end_id) == 1
 
 
