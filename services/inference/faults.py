@@ -1,8 +1,24 @@
 """Errors that the parts of an engine share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from omnialign.errors import OmnialignError, Unavailable
+from omnialign.errors import OmnialignError, ResourceExhausted, Unavailable
+
+
+class OutOfMemory(ResourceExhausted):
+    """The device has no room left for a model or a batch; what else is in memory goes on."""
+
+    def __init__(self, message: str, *, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, reason="DEVICE_OUT_OF_MEMORY", metadata=dict(metadata or {}))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library says that the device, or the machine, has no memory left."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def engine_closed() -> Unavailable:

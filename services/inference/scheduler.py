@@ -7,10 +7,12 @@ rows are free, without waiting for the stragglers of the last one. Cancelled req
 running batch at its next step.
 """
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -19,9 +21,11 @@ from omnialign.v1 import generation_pb2
 from services.inference.batcher import Outcome, Ticket, Written, cache_bytes, choose
 from services.inference.config import EngineConfig
 from services.inference.decoding import Batch
-from services.inference.faults import engine_closed
+from services.inference.faults import OutOfMemory, engine_closed, is_out_of_memory
 from services.inference.loading import LoadedModel
 from services.inference.metrics import EngineMetrics
+
+log = logging.getLogger(__name__)
 
 OUTCOMES: dict[int, str] = {
     generation_pb2.FINISH_REASON_END: "end",
@@ -53,6 +57,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._waiting: list[Ticket] = []
         self._closed = False
+        self._most_rows: WeakKeyDictionary[LoadedModel, int] = WeakKeyDictionary()
         cores = usable_cores()
         self._lanes = [Lane() for _ in range(config.lanes or (min(cores, MOST_LANES) if on_cpu else 1))]
         self._threads_per_lane = config.threads or max(1, cores // len(self._lanes))
@@ -116,7 +121,8 @@ class Scheduler:
         with self._changed:
             while not self._closed:
                 if self._waiting and not any(other.batches for other in self._lanes):
-                    self._changed.wait_for(lambda: self._closed, timeout=self._config.linger_seconds)
+                    if self._changed.wait_for(lambda: self._closed, timeout=self._config.linger_seconds):
+                        break
                 for loaded in dict.fromkeys(ticket.loaded for ticket in self._waiting):
                     self._admit(lane, loaded)
                 if lane.batches:
@@ -132,6 +138,7 @@ class Scheduler:
                 return
             running = [size_bytes for other in self._lanes for _, size_bytes in other.batches]
             free_bytes = self._config.cache_budget_bytes - sum(running)
+            rows = min(rows, self._most_rows.get(loaded, rows))
             tickets = choose(waiting, max_rows=rows, max_bytes=free_bytes)
             if not tickets:
                 return
@@ -165,10 +172,28 @@ class Scheduler:
         except Exception as error:  # a kernel, the driver or the model's code: all sorts
             ended = []
             rows, batch.rows = batch.rows, []
-            for row in rows:
-                self._deliver(row.ticket, broken(error))
+            self._give_up(batch, [row.ticket for row in rows], error)
         for ticket, written in ended:
             self._deliver(ticket, written)
+
+    def _give_up(self, batch: Batch, tickets: list[Ticket], error: Exception) -> None:
+        """Ends a batch that broke. One too large for the device's memory is begun again in halves, then its like too.
+
+        Nothing is lost by that but time: what a request gets does not depend on who else is in its batch.
+        """
+        if not is_out_of_memory(error) or len(tickets) < 2 or batch.deterministic:
+            for ticket in tickets:
+                self._deliver(ticket, broken(error))
+            return
+        log.warning("out of memory with %d rows; going on with half as many", len(tickets))
+        for ticket in tickets:
+            if ticket.read:  # its features are gone
+                self._deliver(ticket, broken(error))
+        with self._changed:
+            self._most_rows[batch.loaded] = len(tickets) // 2
+            self._waiting = [ticket for ticket in tickets if not ticket.read] + self._waiting
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _deliver(self, ticket: Ticket, outcome: Outcome) -> None:
         if isinstance(outcome, Written):
@@ -201,11 +226,8 @@ def usable_cores() -> int:
 
 def broken(error: Exception) -> OmnialignError:
     """The error of the requests whose batch broke."""
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return ResourceExhausted(
-            "The device ran out of memory while it ran this batch; lower the engine's cache budget.",
-            reason="DEVICE_OUT_OF_MEMORY",
-        )
+    if is_out_of_memory(error):
+        return OutOfMemory("The device ran out of memory on this request alone; lower the engine's cache budget.")
     return Internal(f"The model failed: {type(error).__name__}: {error}", reason="GENERATION_FAILED")
 
 

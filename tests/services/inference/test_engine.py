@@ -185,3 +185,13 @@ async def test_closing_the_engine_fails_what_is_running(model):
         result = (await asyncio.gather(pending, return_exceptions=True))[0]
         error = result if isinstance(result, Exception) else result.error
         assert isinstance(error, Unavailable)
+
+
+async def test_an_engine_that_waits_for_company_can_be_closed(model):
+    async with open_transformers_engine(EngineConfig(lanes=2, linger_seconds=1.0)) as engine:
+        asking = asyncio.create_task(results(engine, requests(model, ["hello"])))
+        await until(lambda: engine._scheduler._waiting)
+        async with asyncio.timeout(20):
+            await asyncio.to_thread(engine.close)
+        (result,) = (await asking).values()
+        assert result.error.reason == "ENGINE_CLOSED"

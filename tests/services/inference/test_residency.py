@@ -1,12 +1,15 @@
 """Models in memory: a budget, least recently used first out, one load at a time, none that is in use."""
 
 import asyncio
-from types import SimpleNamespace
+import gc
+import weakref
+from collections import Counter
 
 import pytest
 import torch
 
 from omnialign.errors import FailedPrecondition, NotFound, ResourceExhausted
+from services.inference.faults import OutOfMemory
 from services.inference.loading import ModelKey
 from services.inference.residency import Residency
 from tests.services.inference.world import until
@@ -16,13 +19,19 @@ def key(name):
     return ModelKey(name, torch.float32)
 
 
+class Model:
+    def __init__(self, name):
+        self.name = name
+
+
 class Disk:
-    """Models that take 10 bytes each, and a gate that holds loads up."""
+    """Models that take 10 bytes each, a gate that holds loads up, and a device with room for some models."""
 
     def __init__(self):
         self.loads, self.loading, self.most_loading = [], 0, 0
         self.gate = asyncio.Event()
         self.gate.set()
+        self.room, self.models = 100, []
 
     async def measure(self, wanted):
         if wanted.model == "missing":
@@ -35,7 +44,12 @@ class Disk:
         self.most_loading = max(self.most_loading, self.loading)
         await self.gate.wait()
         self.loading -= 1
-        return SimpleNamespace(name=wanted.model)
+        gc.collect()
+        if sum(model() is not None for model in self.models) >= self.room:
+            raise OutOfMemory("There is no room.")
+        model = Model(wanted.model)
+        self.models.append(weakref.ref(model))
+        return model
 
 
 @pytest.fixture
@@ -43,8 +57,8 @@ def disk():
     return Disk()
 
 
-def resident(disk, budget_bytes=20):
-    return Residency(budget_bytes=budget_bytes, measure=disk.measure, load=disk.load)
+def resident(disk, budget_bytes=20, tenure_seconds=0.0):
+    return Residency(budget_bytes=budget_bytes, measure=disk.measure, load=disk.load, tenure_seconds=tenure_seconds)
 
 
 async def touch(residency, name):
@@ -97,6 +111,62 @@ async def test_a_model_in_use_stays_and_who_needs_its_room_waits(disk):
         assert caught.value.reason == "MODEL_IN_USE"
     assert await waiter == "b"
     assert await latecomer == "a"
+
+
+async def test_two_jobs_with_two_models_do_not_swap_them_at_every_call(disk):
+    residency = resident(disk, budget_bytes=10, tenure_seconds=3600)
+
+    async def job(name):
+        for _ in range(50):
+            assert await touch(residency, name) == name
+            await asyncio.sleep(0)  # between its calls the model has no work
+
+    await asyncio.gather(*(job(name) for name in "abab"))
+    assert disk.loads == ["a", "b"]
+
+
+async def test_a_busy_model_lets_go_when_its_tenure_is_over(disk):
+    residency = resident(disk, budget_bytes=10, tenure_seconds=0.05)
+    served, stop = Counter(), asyncio.Event()
+
+    async def keep_busy():
+        while not stop.is_set():
+            served["a"] += await touch(residency, "a") == "a"
+            await asyncio.sleep(0)
+
+    users = [asyncio.create_task(keep_busy()) for _ in range(3)]
+    await until(lambda: served["a"])
+    async with asyncio.timeout(10):
+        assert await touch(residency, "b") == "b"
+    before = served["a"]
+    await until(lambda: served["a"] > before)  # and comes back
+    stop.set()
+    await asyncio.gather(*users)
+
+
+async def test_a_model_without_work_leaves_long_before_its_tenure_is_over(disk):
+    residency = resident(disk, budget_bytes=10, tenure_seconds=3600)
+    await touch(residency, "a")
+    async with asyncio.timeout(10):
+        assert await touch(residency, "b") == "b"
+
+
+async def test_a_load_that_meets_less_memory_than_was_reckoned_is_tried_without_the_idle_models(disk):
+    residency = resident(disk)
+    await touch(residency, "a")
+    disk.room = 1
+    assert await touch(residency, "b") == "b"
+    assert names(residency) == ["b"]
+
+
+async def test_a_load_that_runs_out_of_memory_harms_no_model_in_use(disk):
+    residency = resident(disk)
+    async with residency.use(key("a")):
+        disk.room = 1
+        with pytest.raises(OutOfMemory) as caught:
+            await touch(residency, "b")
+        assert caught.value.reason == "DEVICE_OUT_OF_MEMORY"
+        assert names(residency) == ["a"]
 
 
 async def test_a_model_that_can_never_fit_is_refused_with_the_sum_and_harms_no_other(disk):
