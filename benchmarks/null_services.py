@@ -45,6 +45,8 @@ class Behaviour:
     asked: list[tuple[str, str]] = field(default_factory=list)
     """(rpc, id) of every item asked for, repetitions too; filled only where `log` is true."""
     log: bool = True
+    policies: dict[str, generation_pb2.MediaPolicy] = field(default_factory=dict)
+    """The media policy of the last call of each RPC."""
     delay_seconds: float = 0.0
     """How long each call, and each training step, takes."""
     training_steps: int = 3
@@ -76,6 +78,7 @@ class NullRefinement(refinement_service_pb2_grpc.RefinementServiceServicer):
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """y ~ pi(x)."""
+        self._behaviour.policies["Generate"] = request.media_policy
         await self._behaviour.enter("Generate", [item.id for item in request.items])
         for item in request.items:
             words = f"{digest(request.model, text_of(item.prompt), item.seed)} by {request.model.split('/')[3:4]}"
@@ -84,6 +87,7 @@ class NullRefinement(refinement_service_pb2_grpc.RefinementServiceServicer):
 
     async def Refine(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """y* ~ pi(x, y, c)."""
+        self._behaviour.policies["Refine"] = request.media_policy
         await self._behaviour.enter("Refine", [item.id for item in request.items])
         for item in request.items:
             words = text_of(item.response)
@@ -101,6 +105,7 @@ class NullCritique(critique_service_pb2_grpc.CritiqueServiceServicer):
 
     async def Critique(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """c ~ p(x, y)."""
+        self._behaviour.policies["Critique"] = request.media_policy
         await self._behaviour.enter("Critique", [item.id for item in request.items])
         for item in request.items:
             yield critique_service_pb2.CritiqueResponse(id=item.id, **self._result(request, item))
@@ -127,6 +132,7 @@ class NullJudge(judge_service_pb2_grpc.JudgeServiceServicer):
 
     async def CompareResponses(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """A verdict for each pair."""
+        self._behaviour.policies["CompareResponses"] = request.media_policy
         await self._behaviour.enter("CompareResponses", [item.id for item in request.items])
         for item in request.items:
             result = _outcome(self._behaviour, "CompareResponses", item.id)

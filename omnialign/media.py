@@ -7,13 +7,14 @@ belong to whoever accepts files from outside (the data service); this module tru
 
 import io
 import wave
+from collections.abc import Mapping
 from fractions import Fraction
 
 import av
 import av.error
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from omnialign.errors import InvalidArgument
 
@@ -22,20 +23,33 @@ Samples = NDArray[np.float32]
 
 MIME_TYPES = {"image": "image/png", "audio": "audio/wav", "video": "video/mp4"}
 PCM_PEAK = 32767
+MAX_DECODED_BYTES = 1 << 30
+"""Most bytes that one medium may take once decoded under a policy, whatever the policy says."""
 
 
 class MediaError(InvalidArgument):
     """The bytes do not decode as the media they claim to be."""
 
-    def __init__(self, message: str, *, reason: str = "MEDIA_UNDECODABLE") -> None:
-        super().__init__(message, reason=reason)
+    def __init__(
+        self, message: str, *, reason: str = "MEDIA_UNDECODABLE", metadata: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+
+
+def too_large(found_bytes: int, mend: str) -> MediaError:
+    """The error for a medium that would fill the memory."""
+    message = f"Decoded, the medium takes {found_bytes} bytes, and {MAX_DECODED_BYTES} are allowed: {mend}."
+    metadata = {"found_bytes": str(found_bytes), "limit_bytes": str(MAX_DECODED_BYTES)}
+    return MediaError(message, reason="MEDIA_TOO_LARGE", metadata=metadata)
 
 
 def read_image(data: bytes) -> Pixels:
-    """Decodes an image to RGB. Raises MediaError."""
+    """Decodes an image to RGB, upright. Raises MediaError."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"The image is too large: {error}", reason="MEDIA_TOO_LARGE") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise MediaError(f"The image does not decode: {error}.") from error
 
@@ -57,10 +71,9 @@ def read_audio(data: bytes) -> tuple[Samples, int]:
     try:
         with av.open(io.BytesIO(data), mode="r") as container:
             stream = container.streams.audio[0]
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=stream.rate)
+            resampler = av.AudioResampler(format="fltp", rate=stream.rate)
             frames = [out for frame in container.decode(stream) for out in resampler.resample(frame)]
-            frames += resampler.resample(None)
-            chunks = [frame.to_ndarray().reshape(-1) for frame in frames]
+            chunks = [frame.to_ndarray().mean(axis=0) for frame in frames + resampler.resample(None)]
             return np.concatenate(chunks).astype(np.float32), int(stream.rate)
     except (av.error.FFmpegError, IndexError, ValueError) as error:
         raise MediaError(f"The sound does not decode: {error}.") from error

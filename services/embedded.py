@@ -10,7 +10,7 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
@@ -95,16 +95,28 @@ def configure_logging(level: str) -> None:
 
 async def _wire(server: Server, root: Path, address: str, wires: AsyncExitStack) -> None:
     """Adds the services; what they opened is closed by `wires`, last first."""
-    engine = await wires.enter_async_context(open_engine(server, load(EngineConfig), data_address=address))
+    config = engine_config(root)
+    engine = await wires.enter_async_context(open_engine(server, config, data_address=address))
     for wiring in (
         data.wire(server, DataConfig(root=root / "data")),
         refinement.wire(server, RefinementConfig(data_address=address), engine=engine),
         critique.wire(server, CritiqueConfig(data_address=address), engine=engine),
         judge.wire(server, JudgeConfig(data_address=address), engine=engine),
-        training.wire(server, TrainingConfig(root=root / "training", data_address=address, training_address=address)),
+        training.wire(server, _training(root / "training", address, features=config.feature_cache)),
         alignment.wire(server, _alignment(root / "alignment", address)),
     ):
         await wires.enter_async_context(wiring)
+
+
+def engine_config(root: Path) -> EngineConfig:
+    """The engine's settings; media are kept with everything else unless the environment says where."""
+    config = load(EngineConfig)
+    is_given = f"{config.ENV_PREFIX}FEATURE_CACHE" in os.environ
+    return config if is_given else replace(config, feature_cache=root / "features")
+
+
+def _training(root: Path, address: str, *, features: Path) -> TrainingConfig:
+    return TrainingConfig(root=root, data_address=address, training_address=address, feature_cache=features)
 
 
 def _alignment(root: Path, address: str) -> AlignmentConfig:

@@ -9,6 +9,15 @@ from tests.postgresql import PostgreSQL
 from tests.s3_server import S3Server
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What engines keep by default goes to a folder of the run: kept features would outlive the code that made them."""
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("services.inference.config.default_cache", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgreSQL]:
     """A PostgreSQL server, started by the first test that asks for it, and ended with the last."""

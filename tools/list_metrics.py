@@ -15,7 +15,9 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from services.alignment.metrics import Metrics as AlignmentMetrics
 from services.data.objects.metrics import S3Metrics
+from services.inference.features import FeatureMetrics
 from services.inference.metrics import EngineMetrics
+from services.inference.openai_metrics import EndpointMetrics
 from services.runtime.auth.config import AuthConfig
 from services.runtime.auth.guard import Guard
 from services.runtime.metrics import RpcMetrics, make_registry
@@ -93,7 +95,7 @@ def catalogue() -> dict[str, list[Described]]:
         "Services with authentication": _described(_registered(lambda r: Guard(AuthConfig(), registry=r))),
         "Alignment service": _described(_registered(AlignmentMetrics)),
         "Training service": _described(_registered(TrainingMetrics)),
-        "Services with an engine: critique, refinement, judge": _described(_registered(EngineMetrics)),
+        "Services with an engine: critique, refinement, judge": _described(_registered(_engine)),
         "Services that use S3": _described(_registered(S3Metrics)),
         "Rank 0 of a training job": _described(TrainMetrics(method="dpo", model="base").registry),
     }
@@ -121,6 +123,12 @@ def _service() -> CollectorRegistry:
     RpcMetrics(registry)
     Readiness(registry, ready=lambda name: None)
     return registry
+
+
+def _engine(registry: CollectorRegistry) -> None:
+    EngineMetrics(registry)
+    EndpointMetrics(registry)
+    FeatureMetrics(registry)
 
 
 def _registered(register: Callable[[CollectorRegistry], object]) -> CollectorRegistry:

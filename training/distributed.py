@@ -84,6 +84,11 @@ def any_rank(flag: bool) -> bool:
     return bool(total.item())
 
 
+def is_first_of_node() -> bool:
+    """Whether this process does what each node needs once."""
+    return _local_rank() == 0
+
+
 def share_file(path: Path) -> None:
     """Makes a file that rank 0 has exist on every node, at the same path; nodes that have it already keep theirs."""
     lacking = _local_rank() == 0 and not path.is_file()

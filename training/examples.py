@@ -5,17 +5,20 @@ The prompts are the very templates that the services use, so a trained model mee
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from omnialign.errors import FailedPrecondition, OmnialignError
 from omnialign.modeling.adapters import Adapter
+from omnialign.modeling.adapters.joining import joint_shape
 from omnialign.modeling.answers import write_feedback, write_judgement, write_scores
-from omnialign.modeling.messages import Pieces, Turn, pieces
+from omnialign.modeling.inputs import ModelInputs
+from omnialign.modeling.messages import MediaBytes, Pieces, Turn, pieces
+from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
 from omnialign.modeling.prompts import render_comparison, render_critique, render_response, render_score
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import record_pb2
-from training.tokens import Example
+from training.tokens import Example, MediaRef
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,38 @@ def samples(record: record_pb2.Record, *, media: Mapping[str, bytes], method: st
     return {"": _response, "response": _response, "feedback": _feedback, "judgement": _judgement}[target](reader)
 
 
-def encode(sample: Sample, *, adapter: Adapter, max_length: int) -> Example:
-    """The token ids of a sample; the prompt ends open, every answer ends with the end token.
+@dataclass
+class Tally:
+    """What went wrong while examples were made, by UPPER_SNAKE reason."""
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Records and samples that gave no example."""
+    media_losses: Counter[str] = field(default_factory=Counter)
+    """Media that the policy let be used in part, such as sounds that were cut."""
+    shapes: set[tuple[int, ...]] = field(default_factory=set)
+    """Shapes of features that the rows of a batch must share, in families that cannot fill them up."""
+
+
+def encode(sample: Sample, *, adapter: Adapter, max_length: int, policy: MediaPolicy = NO_BOUNDS) -> Example:
+    """The token ids of a sample and what media it has; the prompt ends open, every answer ends with the end token.
 
     Raises `Dropped` (TOO_LONG) when the prompt and any answer exceed `max_length` tokens: a cut answer would teach
-    the model to stop in the middle of a picture.
+    the model to stop in the middle of a picture, and a cut prompt would leave features without their places.
     """
-    prompt = adapter.encode(sample.turns).ids
-    answers = [list(adapter.encode_answer(answer)) for answer in sample.answers]
-    if len(prompt) + max(len(answer) for answer in answers) > max_length:
+    return _encode(sample, adapter=adapter, max_length=max_length, policy=policy)[0]
+
+
+def _encode(sample: Sample, *, adapter: Adapter, max_length: int, policy: MediaPolicy) -> tuple[Example, ModelInputs]:
+    inputs = adapter.encode(sample.turns, policy)
+    answers = [list(adapter.encode_answer(answer, policy)) for answer in sample.answers]
+    if len(inputs.ids) + max(len(answer) for answer in answers) > max_length:
         raise Dropped("TOO_LONG")
-    return Example(prompt=prompt, answers=answers)
+    return Example(prompt=inputs.ids, answers=answers, media=_refs(sample.turns) if inputs.features else ()), inputs
+
+
+def _refs(turns: Iterable[Turn]) -> tuple[MediaRef, ...]:
+    media = (piece for turn in turns for piece in turn.pieces if isinstance(piece, MediaBytes))
+    return tuple(MediaRef(medium.sha256, medium.modality) for medium in media)
 
 
 def examples(
@@ -60,20 +84,30 @@ def examples(
     method: str,
     target: str,
     max_length: int,
-    dropped: Counter[str],
+    tally: Tally,
+    policy: MediaPolicy = NO_BOUNDS,
 ) -> Iterator[Example]:
-    """The examples of records, each with the bytes of its media; what is dropped is counted by reason."""
+    """The examples of records, each with the bytes of its media; what is dropped or cut goes to the tally."""
     for record, media in records:
         try:
             found = samples(record, media=media, method=method, target=target)
         except (Dropped, OmnialignError) as error:
-            dropped[error.reason if isinstance(error, OmnialignError) else str(error)] += 1
+            tally.dropped[_reason(error)] += 1
             continue
         for sample in found:
             try:
-                yield encode(sample, adapter=adapter, max_length=max_length)
+                example, inputs = _encode(sample, adapter=adapter, max_length=max_length, policy=policy)
             except (Dropped, OmnialignError) as error:
-                dropped[error.reason if isinstance(error, OmnialignError) else str(error)] += 1
+                tally.dropped[_reason(error)] += 1
+                continue
+            tally.media_losses.update(loss.reason for loss in inputs.losses)
+            if shape := joint_shape(inputs):
+                tally.shapes.add(shape)
+            yield example
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, OmnialignError) else str(error)
 
 
 def require_examples(count: int, *, dataset: str, dropped: Counter[str]) -> None:
@@ -84,6 +118,21 @@ def require_examples(count: int, *, dataset: str, dropped: Counter[str]) -> None
             f"{dataset} gives no training example; dropped {counts}",
             reason="NO_EXAMPLES",
             metadata={"dataset": dataset, "dropped": counts},
+        )
+
+
+def require_joinable(shapes: Collection[tuple[int, ...]], *, rows_per_batch: int) -> None:
+    """Raises `FailedPrecondition` (FEATURES_DIFFER) when a batch may hold videos that the model cannot take together.
+
+    It would end the run when chance puts two of them into one batch, hours later.
+    """
+    if len(shapes) > 1 and rows_per_batch > 1:
+        found = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
+        raise FailedPrecondition(
+            f"this model takes videos of one shape together, and the data's are {found}; set max_frames in "
+            "media_policy so that all have as many frames, or micro_batch_size to 1",
+            reason="FEATURES_DIFFER",
+            metadata={"shapes": found},
         )
 
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
-from trl.trainer import utils as trl_utils
 
 from training import checkpoint, distributed, metrics
 from training.progress import Progress, require_finite
@@ -136,21 +134,11 @@ def run(trainer: DurableTrainer, companions: Companions) -> bool:
 
 
 def tokenizer_of(folder: Path, *, pad_id: int, end_id: int) -> PreTrainedTokenizerFast:
-    """The tokenizer in the shape that trainers want to see; nothing is tokenised with it."""
+    """The tokenizer in the shape that trainers want to see; nothing is tokenised with it.
+
+    Never a processor: with one, TRL takes over the reading of pictures, and knows no other medium.
+    """
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_id)
     return tokenizer
-
-
-def score_answers_only() -> None:
-    """Makes TRL 1.16's fused head skip the prompt's positions on processors; the loss is the same.
-
-    Worth about a tenth of a run's processor time where prompts are long and answers short; not measurable where
-    answers are most of the tokens.
-
-    TRL does so on devices with Triton and scores every position elsewhere, for the sake of compilers that dislike
-    changing shapes; there is none on a processor. Can go when TRL offers a switch.
-    """
-    if not torch.cuda.is_available() and hasattr(trl_utils, "_use_triton"):
-        trl_utils._use_triton = lambda device: True

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from omnialign.errors import InvalidArgument
+from omnialign.modeling.policy import MediaPolicy
 
 METHODS = ("sft", "dpo")
 
@@ -35,6 +36,8 @@ class Hyperparameters:
     sft_weight: float = 0.0
     seed: int = 0
     checkpoint_every_steps: int = 0
+    train_towers: bool = False
+    """Train the encoders of pictures, videos and sounds too; else only what follows them learns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,7 @@ class Spec:
     token: str = ""
     splits: tuple[str, ...] = ()
     target: Literal["", "response", "feedback", "judgement"] = ""
+    media_policy: MediaPolicy = field(default_factory=MediaPolicy)
     step_timeout_seconds: float = 600.0
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     distribution: Distribution = field(default_factory=Distribution)
@@ -150,6 +154,10 @@ def _value(hint: Any, value: object, *, path: str, problems: list[tuple[str, str
         if isinstance(value, str | Path) and (value or hint is str):
             return hint(value)
         problems.append((path, "must be a text"))
+    elif hint is bool:
+        if isinstance(value, bool):
+            return value
+        problems.append((path, f"must be true or false, not {value!r}"))
     else:
         return _number(hint, value, path=path, problems=problems)
     return None

@@ -11,6 +11,9 @@ proves that files and codes are the same to the codecs.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from examples.tinyworld import oracle
 from examples.tinyworld.faults import faulty_answer, prompt_pieces, right_answer
@@ -54,11 +57,15 @@ class CodeBytes:
     def __init__(self, kind: str) -> None:
         self.modality = MODALITIES[kind]
         self.num_codes = codec(kind).num_codes
-        self.num_codes_per_medium = codec(kind).num_codes_per_medium
+        self.unit, self.min_units, self.max_units = codec(kind).unit, codec(kind).min_units, codec(kind).max_units
 
     def encode(self, data: bytes) -> list[int]:
         """The bytes as codes."""
         return list(data)
+
+    def encode_array(self, array: NDArray[Any], rate: float) -> list[int]:
+        """Codes as an array are what they are."""
+        return [int(code) for code in array]
 
     def decode(self, codes: Sequence[int]) -> bytes:
         """The codes as bytes."""

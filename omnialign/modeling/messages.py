@@ -3,8 +3,10 @@
 Control messages carry media by digest (`omnialign.v1.Content`); here the bytes are at hand.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from omnialign.errors import NotFound
@@ -17,6 +19,11 @@ class MediaBytes:
 
     modality: int
     data: bytes
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest that the medium is stored under, in hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
 
 
 Piece = str | MediaBytes

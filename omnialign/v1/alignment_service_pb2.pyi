@@ -206,6 +206,7 @@ class AlignmentSpec(_message.Message):
     FEEDBACK_MODEL_FIELD_NUMBER: _builtins.int
     JUDGE_MODEL_FIELD_NUMBER: _builtins.int
     CHECKERS_FIELD_NUMBER: _builtins.int
+    MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """The initial model pi."""
     dataset: _builtins.str
@@ -268,6 +269,10 @@ class AlignmentSpec(_message.Message):
     def checkers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Programs that check answers in the evaluation, by name of the `omnialign.checkers` entry point."""
 
+    @_builtins.property
+    def media_policy(self) -> _generation_pb2.MediaPolicy:
+        """How media are decoded in all stages and in training."""
+
     def __init__(
         self,
         *,
@@ -294,10 +299,11 @@ class AlignmentSpec(_message.Message):
         feedback_model: _builtins.str = ...,
         judge_model: _builtins.str = ...,
         checkers: _abc.Iterable[_builtins.str] | None = ...,
+        media_policy: _generation_pb2.MediaPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "feedback_sampling", b"feedback_sampling", "feedback_training", b"feedback_training", "judge_training", b"judge_training", "optimization", b"optimization", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "feedback_sampling", b"feedback_sampling", "feedback_training", b"feedback_training", "judge_training", b"judge_training", "media_policy", b"media_policy", "optimization", b"optimization", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,6 +31,7 @@ class CritiqueRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The feedback model."""
     @_builtins.property
@@ -41,16 +42,21 @@ class CritiqueRequest(_message.Message):
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___CritiqueItem]:
         """The responses to criticise."""
 
+    @_builtins.property
+    def media_policy(self) -> _generation_pb2.MediaPolicy:
+        """How the media of the items are decoded."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         sampling: _generation_pb2.SamplingParams | None = ...,
         items: _abc.Iterable[Global___CritiqueItem] | None = ...,
+        media_policy: _generation_pb2.MediaPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1domnialign/v1/generation.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xf0\x01\n\x0eSamplingParams\x12\x39\n\x0btemperature\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\x00\x00R\x0btemperature\x12,\n\x05top_p\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\x04topP\x12\x31\n\x0emax_new_tokens\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x00R\x0cmaxNewTokens\x12\x1c\n\x04stop\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x10R\x04stop\x12$\n\rdeterministic\x18\x05 \x01(\x08R\rdeterministic\"\xd8\x02\n\x0eGenerationInfo\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12\x12\n\x04seed\x18\x03 \x01(\x04R\x04seed\x12\x1a\n\x08template\x18\x04 \x01(\tR\x08template\x12#\n\rprompt_tokens\x18\x05 \x01(\x05R\x0cpromptTokens\x12+\n\x11\x63ompletion_tokens\x18\x06 \x01(\x05R\x10\x63ompletionTokens\x12\x33\n\x07latency\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07latency\x12?\n\rfinish_reason\x18\x08 \x01(\x0e\x32\x1a.omnialign.v1.FinishReasonR\x0c\x66inishReason*v\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_END\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1domnialign/v1/generation.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xf0\x01\n\x0eSamplingParams\x12\x39\n\x0btemperature\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\x00\x00R\x0btemperature\x12,\n\x05top_p\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\x04topP\x12\x31\n\x0emax_new_tokens\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x00R\x0cmaxNewTokens\x12\x1c\n\x04stop\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x10R\x04stop\x12$\n\rdeterministic\x18\x05 \x01(\x08R\rdeterministic\"\xf3\x02\n\x0bMediaPolicy\x12\x43\n\x11\x66rames_per_second\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\x0f\x66ramesPerSecond\x12*\n\nmax_frames\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x00R\tmaxFrames\x12,\n\nmax_pixels\x18\x03 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x80\x80\x80\x04(\x00R\tmaxPixels\x12\x31\n\x0esample_rate_hz\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\xb8\x17(\x00R\x0csampleRateHz\x12,\n\x12\x66irst_channel_only\x18\x05 \x01(\x08R\x10\x66irstChannelOnly\x12\x43\n\x11max_audio_seconds\x18\x06 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x18\xf5@)\x00\x00\x00\x00\x00\x00\x00\x00R\x0fmaxAudioSeconds\x12\x1f\n\x0buse_damaged\x18\x07 \x01(\x08R\nuseDamaged\"S\n\tMediaLoss\x12\x16\n\x06sha256\x18\x01 \x01(\tR\x06sha256\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n\x06\x64\x65tail\x18\x03 \x01(\tR\x06\x64\x65tail\"\x94\x03\n\x0eGenerationInfo\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12\x12\n\x04seed\x18\x03 \x01(\x04R\x04seed\x12\x1a\n\x08template\x18\x04 \x01(\tR\x08template\x12#\n\rprompt_tokens\x18\x05 \x01(\x05R\x0cpromptTokens\x12+\n\x11\x63ompletion_tokens\x18\x06 \x01(\x05R\x10\x63ompletionTokens\x12\x33\n\x07latency\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07latency\x12?\n\rfinish_reason\x18\x08 \x01(\x0e\x32\x1a.omnialign.v1.FinishReasonR\x0c\x66inishReason\x12:\n\x0cmedia_losses\x18\t \x03(\x0b\x32\x17.omnialign.v1.MediaLossR\x0bmediaLosses*v\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_END\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,10 +41,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLINGPARAMS'].fields_by_name['max_new_tokens']._serialized_options = b'\272H\010\032\006\030\200\200\004(\000'
   _globals['_SAMPLINGPARAMS'].fields_by_name['stop']._loaded_options = None
   _globals['_SAMPLINGPARAMS'].fields_by_name['stop']._serialized_options = b'\272H\005\222\001\002\020\020'
-  _globals['_FINISHREASON']._serialized_start=698
-  _globals['_FINISHREASON']._serialized_end=816
+  _globals['_MEDIAPOLICY'].fields_by_name['frames_per_second']._loaded_options = None
+  _globals['_MEDIAPOLICY'].fields_by_name['frames_per_second']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000@\217@)\000\000\000\000\000\000\000\000'
+  _globals['_MEDIAPOLICY'].fields_by_name['max_frames']._loaded_options = None
+  _globals['_MEDIAPOLICY'].fields_by_name['max_frames']._serialized_options = b'\272H\010\032\006\030\200\200\004(\000'
+  _globals['_MEDIAPOLICY'].fields_by_name['max_pixels']._loaded_options = None
+  _globals['_MEDIAPOLICY'].fields_by_name['max_pixels']._serialized_options = b'\272H\n\"\010\030\200\200\200\200\004(\000'
+  _globals['_MEDIAPOLICY'].fields_by_name['sample_rate_hz']._loaded_options = None
+  _globals['_MEDIAPOLICY'].fields_by_name['sample_rate_hz']._serialized_options = b'\272H\010\032\006\030\200\270\027(\000'
+  _globals['_MEDIAPOLICY'].fields_by_name['max_audio_seconds']._loaded_options = None
+  _globals['_MEDIAPOLICY'].fields_by_name['max_audio_seconds']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\030\365@)\000\000\000\000\000\000\000\000'
+  _globals['_FINISHREASON']._serialized_start=1217
+  _globals['_FINISHREASON']._serialized_end=1335
   _globals['_SAMPLINGPARAMS']._serialized_start=109
   _globals['_SAMPLINGPARAMS']._serialized_end=349
-  _globals['_GENERATIONINFO']._serialized_start=352
-  _globals['_GENERATIONINFO']._serialized_end=696
+  _globals['_MEDIAPOLICY']._serialized_start=352
+  _globals['_MEDIAPOLICY']._serialized_end=723
+  _globals['_MEDIALOSS']._serialized_start=725
+  _globals['_MEDIALOSS']._serialized_end=808
+  _globals['_GENERATIONINFO']._serialized_start=811
+  _globals['_GENERATIONINFO']._serialized_end=1215
 # @@protoc_insertion_point(module_scope)

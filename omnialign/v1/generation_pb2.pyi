@@ -89,6 +89,82 @@ class SamplingParams(_message.Message):
 Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
 
 @_typing.final
+class MediaPolicy(_message.Message):
+    """How media are decoded before a model sees them. A zero means no bound: the model's processor or codec decides."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    MAX_FRAMES_FIELD_NUMBER: _builtins.int
+    MAX_PIXELS_FIELD_NUMBER: _builtins.int
+    SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
+    FIRST_CHANNEL_ONLY_FIELD_NUMBER: _builtins.int
+    MAX_AUDIO_SECONDS_FIELD_NUMBER: _builtins.int
+    USE_DAMAGED_FIELD_NUMBER: _builtins.int
+    frames_per_second: _builtins.float
+    """Rate at which the frames of a video are sampled."""
+    max_frames: _builtins.int
+    """Most frames of a video, spread over its length."""
+    max_pixels: _builtins.int
+    """Most pixels of a picture or a frame; larger ones are scaled down in their proportions."""
+    sample_rate_hz: _builtins.int
+    """Rate that sounds are resampled to, before the model's own."""
+    first_channel_only: _builtins.bool
+    """Take the first channel of a sound instead of the mean of all."""
+    max_audio_seconds: _builtins.float
+    """Length in seconds that sounds are cut to; what was cut is recorded as a loss."""
+    use_damaged: _builtins.bool
+    """Use what decodes of a damaged file and record the loss; else the file is refused."""
+    def __init__(
+        self,
+        *,
+        frames_per_second: _builtins.float = ...,
+        max_frames: _builtins.int = ...,
+        max_pixels: _builtins.int = ...,
+        sample_rate_hz: _builtins.int = ...,
+        first_channel_only: _builtins.bool = ...,
+        max_audio_seconds: _builtins.float = ...,
+        use_damaged: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_channel_only", b"first_channel_only", "frames_per_second", b"frames_per_second", "max_audio_seconds", b"max_audio_seconds", "max_frames", b"max_frames", "max_pixels", b"max_pixels", "sample_rate_hz", b"sample_rate_hz", "use_damaged", b"use_damaged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaPolicy: _TypeAlias = MediaPolicy  # noqa: Y015
+
+@_typing.final
+class MediaLoss(_message.Message):
+    """What of a media object a model did not see."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """The object."""
+    reason: _builtins.str
+    """An UPPER_SNAKE code: `MEDIA_DAMAGED` or `MEDIA_CUT`."""
+    detail: _builtins.str
+    """The figures, for people."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "reason", b"reason", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaLoss: _TypeAlias = MediaLoss  # noqa: Y015
+
+@_typing.final
 class GenerationInfo(_message.Message):
     """What lineage needs to know of one generation."""
 
@@ -102,6 +178,7 @@ class GenerationInfo(_message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    MEDIA_LOSSES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Resource name of the model that wrote it."""
     seed: _builtins.int
@@ -122,6 +199,10 @@ class GenerationInfo(_message.Message):
     def latency(self) -> _duration_pb2.Duration:
         """Time from admission to the last token."""
 
+    @_builtins.property
+    def media_losses(self) -> _containers.RepeatedCompositeFieldContainer[Global___MediaLoss]:
+        """What the media policy left out of the prompt's media, or had to."""
+
     def __init__(
         self,
         *,
@@ -133,10 +214,11 @@ class GenerationInfo(_message.Message):
         completion_tokens: _builtins.int = ...,
         latency: _duration_pb2.Duration | None = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
+        media_losses: _abc.Iterable[Global___MediaLoss] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "finish_reason", b"finish_reason", "latency", b"latency", "model", b"model", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "seed", b"seed", "template", b"template"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "finish_reason", b"finish_reason", "latency", b"latency", "media_losses", b"media_losses", "model", b"model", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "seed", b"seed", "template", b"template"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

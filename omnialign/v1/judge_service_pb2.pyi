@@ -32,6 +32,7 @@ class ScoreResponseRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The judge model."""
     @_builtins.property
@@ -42,16 +43,21 @@ class ScoreResponseRequest(_message.Message):
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_critique_service_pb2.CritiqueItem]:
         """The responses to score; `rubric` and `subtask` choose the dimensions."""
 
+    @_builtins.property
+    def media_policy(self) -> _generation_pb2.MediaPolicy:
+        """How the media of the items are decoded."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         sampling: _generation_pb2.SamplingParams | None = ...,
         items: _abc.Iterable[_critique_service_pb2.CritiqueItem] | None = ...,
+        media_policy: _generation_pb2.MediaPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -108,6 +114,7 @@ class CompareResponsesRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The judge model."""
     @_builtins.property
@@ -118,16 +125,21 @@ class CompareResponsesRequest(_message.Message):
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___CompareItem]:
         """The pairs to compare."""
 
+    @_builtins.property
+    def media_policy(self) -> _generation_pb2.MediaPolicy:
+        """How the media of the items are decoded."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         sampling: _generation_pb2.SamplingParams | None = ...,
         items: _abc.Iterable[Global___CompareItem] | None = ...,
+        media_policy: _generation_pb2.MediaPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from omnialign.v1 import generation_pb2 as _generation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -198,6 +199,7 @@ class TrainingSpec(_message.Message):
     DISTRIBUTION_FIELD_NUMBER: _builtins.int
     SPLITS_FIELD_NUMBER: _builtins.int
     MAX_RESTARTS_FIELD_NUMBER: _builtins.int
+    MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """`sft` or `dpo`."""
     base_model: _builtins.str
@@ -224,6 +226,10 @@ class TrainingSpec(_message.Message):
     def splits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these splits of the dataset; empty means all."""
 
+    @_builtins.property
+    def media_policy(self) -> _generation_pb2.MediaPolicy:
+        """How the media of the examples are decoded."""
+
     def __init__(
         self,
         *,
@@ -236,10 +242,11 @@ class TrainingSpec(_message.Message):
         distribution: Global___Distribution | None = ...,
         splits: _abc.Iterable[_builtins.str] | None = ...,
         max_restarts: _builtins.int = ...,
+        media_policy: _generation_pb2.MediaPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "hyperparameters", b"hyperparameters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "hyperparameters", b"hyperparameters", "media_policy", b"media_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "method", b"method", "output_model_id", b"output_model_id", "splits", b"splits", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "splits", b"splits", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,6 +270,7 @@ class Hyperparameters(_message.Message):
     SFT_WEIGHT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    TRAIN_TOWERS_FIELD_NUMBER: _builtins.int
     learning_rate: _builtins.float
     """Peak learning rate."""
     num_epochs: _builtins.float
@@ -287,6 +295,8 @@ class Hyperparameters(_message.Message):
     """Seed of data order, dropout and initial state."""
     checkpoint_every_steps: _builtins.int
     """Write a checkpoint every so many steps; 0 means at the end only."""
+    train_towers: _builtins.bool
+    """Train the encoders of pictures, videos and sounds too, instead of leaving them as they are."""
     def __init__(
         self,
         *,
@@ -302,10 +312,11 @@ class Hyperparameters(_message.Message):
         sft_weight: _builtins.float = ...,
         seed: _builtins.int = ...,
         checkpoint_every_steps: _builtins.int = ...,
+        train_towers: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "beta", b"beta", "checkpoint_every_steps", b"checkpoint_every_steps", "learning_rate", b"learning_rate", "max_length", b"max_length", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "num_epochs", b"num_epochs", "seed", b"seed", "sft_weight", b"sft_weight", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "beta", b"beta", "checkpoint_every_steps", b"checkpoint_every_steps", "learning_rate", b"learning_rate", "max_length", b"max_length", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "num_epochs", b"num_epochs", "seed", b"seed", "sft_weight", b"sft_weight", "train_towers", b"train_towers", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -72,7 +72,9 @@ class Evaluation:
             some: Sequence[refinement_service_pb2.GenerateItem],
         ) -> AsyncIterator[refinement_service_pb2.GenerateResponse]:
             return work.peers.refinement.generate(
-                refinement_service_pb2.GenerateRequest(model=model, sampling=work.plan.sampling, items=some)
+                refinement_service_pb2.GenerateRequest(
+                    model=model, sampling=work.plan.sampling, media_policy=work.plan.media_policy, items=some
+                )
             )
 
         answers = await self._asker.ask(call, items, uid=work.uid, service="refinement", whole=work.deterministic)

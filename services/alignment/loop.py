@@ -42,7 +42,12 @@ class Loop:
             some: Sequence[refinement_service_pb2.GenerateItem],
         ) -> AsyncIterator[refinement_service_pb2.GenerateResponse]:
             return work.peers.refinement.generate(
-                refinement_service_pb2.GenerateRequest(model=work.models.base, sampling=work.plan.sampling, items=some)
+                refinement_service_pb2.GenerateRequest(
+                    model=work.models.base,
+                    sampling=work.plan.sampling,
+                    media_policy=work.plan.media_policy,
+                    items=some,
+                )
             )
 
         answers = await self._asker.ask(call, items, uid=work.uid, service="refinement", whole=work.deterministic)
@@ -74,7 +79,10 @@ class Loop:
         ) -> AsyncIterator[critique_service_pb2.CritiqueResponse]:
             return work.peers.critique.critique(
                 critique_service_pb2.CritiqueRequest(
-                    model=work.models.feedback, sampling=work.plan.feedback_sampling, items=some
+                    model=work.models.feedback,
+                    sampling=work.plan.feedback_sampling,
+                    media_policy=work.plan.media_policy,
+                    items=some,
                 )
             )
 
@@ -111,7 +119,12 @@ class Loop:
             some: Sequence[refinement_service_pb2.RefineItem],
         ) -> AsyncIterator[refinement_service_pb2.RefineResponse]:
             return work.peers.refinement.refine(
-                refinement_service_pb2.RefineRequest(model=work.models.base, sampling=work.plan.sampling, items=some)
+                refinement_service_pb2.RefineRequest(
+                    model=work.models.base,
+                    sampling=work.plan.sampling,
+                    media_policy=work.plan.media_policy,
+                    items=some,
+                )
             )
 
         answers = await self._asker.ask(call, items, uid=work.uid, service="refinement", whole=work.deterministic)
@@ -165,7 +178,10 @@ class Loop:
         ) -> AsyncIterator[judge_service_pb2.CompareResponsesResponse]:
             return work.peers.judge.compare_responses(
                 judge_service_pb2.CompareResponsesRequest(
-                    model=work.models.judge, sampling=work.plan.feedback_sampling, items=some
+                    model=work.models.judge,
+                    sampling=work.plan.feedback_sampling,
+                    media_policy=work.plan.media_policy,
+                    items=some,
                 )
             )
 

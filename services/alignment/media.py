@@ -1,26 +1,28 @@
-"""Checking that the media of records are there and can be decoded, each object once."""
+"""Checking that the media of records are there and can be decoded under the job's policy, each object once."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from omnialign import media as codecs
 from omnialign.client import AsyncClient
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
+from omnialign.modeling.decoded import decode
+from omnialign.modeling.inputs import MediaLoss
+from omnialign.modeling.messages import MediaBytes
+from omnialign.modeling.policy import MediaPolicy
 from omnialign.v1 import content_pb2
 
-DECODERS: dict[int, Callable[[bytes], object]] = {
-    content_pb2.MODALITY_IMAGE: codecs.read_image,
-    content_pb2.MODALITY_AUDIO: codecs.read_audio,
-    content_pb2.MODALITY_VIDEO: codecs.read_video,
-}
 MAX_HELD_BYTES = 64 * 1024 * 1024
+PARALLEL_DECODES = 2
+"""Media that are decoded at the same time: it bounds the memory that they take."""
 
 
 class MediaCheck:
     """Fetches and decodes media, and remembers what it found; small objects stay in memory for those who ask again."""
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    def __init__(self, client: AsyncClient, policy: MediaPolicy) -> None:
+        self._client, self.policy = client, policy
+        self.losses: list[MediaLoss] = []
+        self._decoding = asyncio.Semaphore(PARALLEL_DECODES)
         self._problems: dict[str, str] = {}
         self._held: dict[str, bytes] = {}
         self._held_bytes = 0
@@ -47,10 +49,17 @@ class MediaCheck:
 
     async def _look(self, medium: content_pb2.Media) -> str:
         try:
-            data = await self.fetch(medium)
-            await asyncio.to_thread(DECODERS[medium.modality], data)
+            found = MediaBytes(medium.modality, await self.fetch(medium))
+            async with self._decoding:
+                loss = await asyncio.to_thread(_loss, found, self.policy)
+            self.losses += [loss] if loss else []
         except NotFound:
             return "MEDIA_NOT_FOUND"
         except (DataLoss, InvalidArgument) as error:
             return error.reason
         return ""
+
+
+def _loss(medium: MediaBytes, policy: MediaPolicy) -> MediaLoss | None:
+    """What a medium loses under a policy; the arrays are gone at once."""
+    return decode(medium, policy).loss

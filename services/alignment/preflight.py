@@ -5,13 +5,15 @@ Estimates are rules of thumb, written as constants here; they are meant to tell 
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from omnialign.content import media_of
 from omnialign.errors import FailedPrecondition
+from omnialign.modeling.inputs import MediaLoss
+from omnialign.modeling.policy import MediaPolicy
 from omnialign.v1 import alignment_service_pb2, record_pb2
 from services.alignment import seeds, tokens
 from services.alignment.job import is_binary
@@ -31,6 +33,7 @@ REFERENCE_BYTES_PER_PARAMETER = 4  # DPO's frozen reference
 TOKENS_PER_SECOND = 2000.0
 TRAINING_SECONDS_PER_RECORD = 0.2
 SMALL_SPLIT = 20
+TOO_LONG = "PROMPT_TOO_LONG"
 
 
 @dataclass
@@ -44,20 +47,23 @@ class Findings:
     evaluation: list[tuple[str, str]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     longest: int = 0
+    context: int = 0
     warnings: list[str] = field(default_factory=list)
 
 
 async def inspect(plan: Spec, peers: Peers) -> Report:
     """The report. Raises FailedPrecondition (`NO_VALID_RECORDS`, `NO_PROMPTS`, `NO_EVALUATION_PROMPTS`)."""
     findings = Findings()
-    media = MediaCheck(peers.data)
+    media = MediaCheck(peers.data, MediaPolicy.of(plan.media_policy))
     meter, problem = await tokens.open_meter(plan.base_model, peers.data)
     if problem:
         findings.warnings.append(problem)
+    findings.context = meter.context_tokens if meter else 0
     await _annotated(plan, peers, findings, media)
     findings.prompts = await _prompts(plan, peers, findings, media, meter, split=plan.prompt_split)
     findings.evaluation = await _prompts(plan, peers, findings, media, meter, split=plan.evaluation_split)
     _require(plan, findings)
+    findings.warnings += _in_part(media.losses)
     return await _report(plan, peers, findings)
 
 
@@ -123,14 +129,35 @@ def _require(plan: Spec, findings: Findings) -> None:
         metadata = {"dataset": plan.dataset, "split": plan.feedback_split, "lacking": ",".join(lacking)}
         raise FailedPrecondition(message, reason="NO_VALID_RECORDS", metadata=metadata)
     if not is_binary(plan) and not findings.prompts:
-        raise _empty("NO_PROMPTS", plan.dataset, plan.prompt_split)
+        raise _empty("NO_PROMPTS", plan.dataset, plan.prompt_split, findings)
     if not findings.evaluation:
-        raise _empty("NO_EVALUATION_PROMPTS", plan.dataset, plan.evaluation_split)
+        raise _empty("NO_EVALUATION_PROMPTS", plan.dataset, plan.evaluation_split, findings)
 
 
-def _empty(reason: str, dataset: str, split: str) -> FailedPrecondition:
+def _empty(reason: str, dataset: str, split: str, findings: Findings) -> FailedPrecondition:
     message = f"no usable prompt in the split '{split}' of '{dataset}'"
-    return FailedPrecondition(message, reason=reason, metadata={"dataset": dataset, "split": split})
+    metadata = {"dataset": dataset, "split": split, **{name: str(n) for name, n in findings.dropped.items()}}
+    if findings.dropped[TOO_LONG]:
+        message += f": {_too_long(findings)}"
+        metadata |= {"longest_prompt_tokens": str(findings.longest), "context_tokens": str(findings.context)}
+    return FailedPrecondition(message, reason=reason, metadata=metadata)
+
+
+def _too_long(findings: Findings) -> str:
+    """What is too long, by how much, and what can be done."""
+    return (
+        f"{findings.dropped[TOO_LONG]} prompts leave no room for an answer: the longest has {findings.longest} tokens, "
+        f"and the model reads and writes {findings.context}; a media_policy with max_frames, max_pixels or "
+        "max_audio_seconds makes media shorter"
+    )
+
+
+def _in_part(losses: Sequence[MediaLoss]) -> list[str]:
+    """A sentence on the media of which the policy leaves something out."""
+    if not losses:
+        return []
+    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(Counter(loss.reason for loss in losses).items()))
+    return [f"{len(losses)} media objects are used in part: {reasons} (such as {losses[0].detail})."]
 
 
 async def _report(plan: Spec, peers: Peers, findings: Findings) -> Report:
@@ -164,6 +191,8 @@ def _unusual(plan: Spec, findings: Findings) -> list[str]:
         warnings.append(
             f"{total} records cannot be used: {', '.join(f'{r} {n}' for r, n in findings.dropped.items())}."
         )
+    if findings.dropped[TOO_LONG]:
+        warnings.append(f"{_too_long(findings)}.")
     if not plan.checkers:
         warnings.append("No checker is named: the evaluation rests on the judge alone.")
     if plan.prompt_split == plan.evaluation_split:

@@ -12,6 +12,8 @@ from services.alignment import checkers
 from services.alignment.job import is_binary, with_defaults
 from services.alignment.peers import Peers
 from services.alignment.store import Spec
+from services.inference.openai_names import is_endpoint_model
+from services.inference.openai_names import parse as parse_endpoint
 
 PROMPTS_SPLIT = "prompts"
 FIELD = "alignment_job.spec"
@@ -34,6 +36,7 @@ async def resolve(spec: Spec, peers: Peers, *, parent: str) -> tuple[Spec, align
         models.feedback = await _model(spec.feedback_model, peers, field="feedback_model", parent=parent)
     if spec.judge_model:
         models.judge = await _model(spec.judge_model, peers, field="judge_model", parent=parent)
+    _check_repeatable(plan, models)
     plan.prompt_split = spec.prompt_split or await _prompt_split(plan, peers)
     return plan, models
 
@@ -51,14 +54,43 @@ async def _dataset(name: str, peers: Peers, *, parent: str) -> dataset_pb2.Datas
 
 
 async def _model(name: str, peers: Peers, *, field: str, parent: str) -> str:
-    """The name of one version of a model, or the folder that was named."""
+    """The name of one version of a model, or the folder or the endpoint that was named."""
     if name.startswith("file://"):
         return name
+    if is_endpoint_model(name):
+        return _endpoint(name, field=field)
     _check_project(name, field=field, parent=parent)
     if names.matches(name, names.MODEL):
         name = f"{name}/versions/-"
     names.parse(name, names.MODEL_VERSION, field=f"{FIELD}.{field}")
     return str((await peers.data.get_model_version(name)).name)
+
+
+def _check_repeatable(plan: Spec, models: alignment_service_pb2.JobModels) -> None:
+    """Raises InvalidArgument ENDPOINT_NOT_DETERMINISTIC where an endpoint would have to give the same tokens again."""
+    for field, name in (("feedback_model", models.feedback), ("judge_model", models.judge)):
+        if plan.feedback_sampling.deterministic and is_endpoint_model(name):
+            message = f"'{name}' is behind an endpoint, which cannot promise the same tokens again"
+            raise InvalidArgument(
+                f"{message}; leave `deterministic` out, or name a folder or a registered version",
+                reason="ENDPOINT_NOT_DETERMINISTIC",
+                metadata={"model": name},
+                violations=[(f"{FIELD}.{field}", message)],
+            )
+
+
+def _endpoint(name: str, *, field: str) -> str:
+    """The name of a model behind an endpoint, which may give feedback and judge, but not be trained."""
+    parse_endpoint(name)
+    if field == "base_model":
+        message = f"'{name}' is behind an endpoint, so it cannot be trained; name a folder or a registered version"
+        raise InvalidArgument(
+            message,
+            reason="BASE_MODEL_NOT_TRAINABLE",
+            metadata={"model": name},
+            violations=[(f"{FIELD}.{field}", message)],
+        )
+    return name
 
 
 async def _prompt_split(plan: Spec, peers: Peers) -> str:

@@ -115,6 +115,7 @@ class Stages:
             hyperparameters=training.hyperparameters(work, work.plan.optimization, purpose=training.OPTIMIZE),
             distribution=work.plan.distribution,
             max_restarts=training.MAX_RESTARTS,
+            media_policy=work.plan.media_policy,
         )
         request = Request(training.OPTIMIZE, spec)
         trained = await self._trainer(work).run(work, [request], stage="optimize")
@@ -259,6 +260,7 @@ def _sft(
         hyperparameters=training.hyperparameters(work, given, purpose=purpose),
         distribution=work.plan.distribution,
         max_restarts=training.MAX_RESTARTS,
+        media_policy=work.plan.media_policy,
     )
     return Request(purpose, spec)
 

@@ -11,6 +11,7 @@ from omnialign.content import media_of
 from omnialign.errors import OmnialignError
 from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.messages import pieces
+from omnialign.modeling.policy import MediaPolicy
 from omnialign.modeling.prompts import render_response
 from omnialign.v1 import content_pb2
 from services.alignment.media import MediaCheck
@@ -23,20 +24,20 @@ class Meter:
 
     def __init__(self, adapter: Adapter, *, context_tokens: int) -> None:
         self._adapter = adapter
-        self._context_tokens = context_tokens
+        self.context_tokens = context_tokens
 
     async def measure(self, prompt: content_pb2.Content, media: MediaCheck) -> tuple[str, int]:
         """(reason code or empty, tokens). A prompt that leaves no room for an answer is `PROMPT_TOO_LONG`."""
         data = {medium.sha256: await media.fetch(medium) for medium in media_of([prompt])}
         try:
-            length = await asyncio.to_thread(self._count, prompt, data)
+            length = await asyncio.to_thread(self._count, prompt, data, media.policy)
         except OmnialignError as error:
             return error.reason, 0
-        too_long = 0 < self._context_tokens <= length
+        too_long = 0 < self.context_tokens <= length
         return ("PROMPT_TOO_LONG" if too_long else ""), length
 
-    def _count(self, prompt: content_pb2.Content, data: dict[str, bytes]) -> int:
-        return len(self._adapter.encode(render_response(pieces(prompt, data)).turns).ids)
+    def _count(self, prompt: content_pb2.Content, data: dict[str, bytes], policy: MediaPolicy) -> int:
+        return len(self._adapter.encode(render_response(pieces(prompt, data)).turns, policy).ids)
 
 
 async def open_meter(model: str, data: AsyncClient) -> tuple[Meter | None, str]:
@@ -55,4 +56,11 @@ async def open_meter(model: str, data: AsyncClient) -> tuple[Meter | None, str]:
 
 def _open(folder: Path) -> Meter:
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    return Meter(load_adapter(folder), context_tokens=int(config.get("max_position_embeddings") or 0))
+    return Meter(load_adapter(folder), context_tokens=int(config.get("max_position_embeddings") or _context(folder)))
+
+
+def _context(folder: Path) -> int:
+    """Tokens that the language model within a composite one reads; 0 where its settings do not say."""
+    from omnialign.modeling.architectures import read_config  # a heavy library, needed for such models alone
+
+    return int(getattr(read_config(folder).get_text_config(decoder=True), "max_position_embeddings", 0) or 0)

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from omnialign.errors import OmnialignError, to_status
 from omnialign.modeling.answers import read_feedback
 from omnialign.modeling.messages import pieces
+from omnialign.modeling.policy import MediaPolicy
 from omnialign.modeling.prompts import render_critique
 from omnialign.v1 import content_pb2, critique_service_pb2
 from services.critique.config import CritiqueConfig
@@ -25,7 +26,8 @@ class Critic:
     def critique(self, request: critique_service_pb2.CritiqueRequest) -> AsyncGenerator[Result, None]:
         """Feedback, an abstention or an error for each item."""
         sampling = with_defaults(request.sampling, max_new_tokens=self._config.max_new_tokens)
-        return self._loop.run(request.items, task=self, model=request.model, sampling=sampling)
+        policy = MediaPolicy.of(request.media_policy)
+        return self._loop.run(request.items, task=self, model=request.model, sampling=sampling, policy=policy)
 
     def contents(self, item: Item) -> Iterable[content_pb2.Content]:
         """The prompt and the response."""

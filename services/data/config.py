@@ -39,6 +39,8 @@ class DataConfig:
     """Certificates (PEM) to trust besides the machine's own when talking to the S3 server."""
     import_roots: tuple[Path, ...] = ()
     """Folders that imports and model registrations may read, separated by commas; none means any."""
+    accept_damaged_media: bool = False
+    """Let in media of which a part decodes; a job's media policy says whether they are used."""
     max_media_bytes: int = 256 * MIB
     """Largest media object."""
     max_image_pixels: int = 64_000_000

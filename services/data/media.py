@@ -14,6 +14,10 @@ import av.error
 from PIL import Image, UnidentifiedImageError
 
 from omnialign.errors import InvalidArgument
+from omnialign.media import MediaError
+from omnialign.modeling.decoded import decode
+from omnialign.modeling.messages import MediaBytes
+from omnialign.modeling.policy import MediaPolicy
 from omnialign.v1 import content_pb2
 from services.data.config import DataConfig
 from services.data.sniffing import AUDIO, DEMUXERS, IMAGE, MODALITIES, VIDEO, canonical, sniff
@@ -21,6 +25,7 @@ from services.data.sniffing import AUDIO, DEMUXERS, IMAGE, MODALITIES, VIDEO, ca
 # A decoder may drop a frame at an edge; more than this share missing means that the end of the file is.
 COMPLETE_SHARE = 0.95
 STREAMED_WAV_SIZES = (0, 0xFFFFFFFF)
+BEGINNING = MediaPolicy(max_frames=1, max_audio_seconds=1.0, use_damaged=True)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Limits:
     seconds: float
     frames: int
     frame_pixels: int
+    accept_damaged: bool = False
 
     @classmethod
     def of(cls, config: DataConfig) -> "Limits":
@@ -42,6 +48,7 @@ class Limits:
             config.max_media_seconds,
             config.max_video_frames,
             config.max_frame_pixels,
+            config.accept_damaged_media,
         )
 
 
@@ -71,13 +78,30 @@ def identify(head: bytes, *, modality: int = 0, mime_type: str = "") -> str:
 
 
 def prove(path: Path, mime_type: str, *, limits: Limits) -> None:
-    """Decodes the whole file. Raises MEDIA_UNDECODABLE, MEDIA_TRUNCATED or MEDIA_TOO_LARGE."""
+    """Decodes the whole file. Raises MEDIA_UNDECODABLE, MEDIA_TRUNCATED or MEDIA_TOO_LARGE.
+
+    Where damaged files are accepted it is enough that the first frame, or the first second, decodes.
+    """
     checks: dict[int, Callable[[Path, str, Limits], None]] = {
         IMAGE: _prove_image,
         AUDIO: _prove_audio,
         VIDEO: _prove_video,
     }
-    checks[MODALITIES[mime_type]](path, mime_type, limits)
+    try:
+        checks[MODALITIES[mime_type]](path, mime_type, limits)
+    except InvalidArgument as error:
+        if not limits.accept_damaged or error.reason not in ("MEDIA_UNDECODABLE", "MEDIA_TRUNCATED"):
+            raise
+        if not _decodes_in_part(path, MODALITIES[mime_type]):
+            raise
+
+
+def _decodes_in_part(path: Path, modality: int) -> bool:
+    try:
+        decode(MediaBytes(modality, path.read_bytes()), BEGINNING)
+    except MediaError:
+        return False
+    return True
 
 
 def _mismatch(claimed: str, found: str) -> InvalidArgument:

@@ -7,9 +7,11 @@ deterministic RPC form exactly one batch, in their order, with nobody else.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from omnialign.errors import OmnialignError
+from omnialign.modeling.adapters.joining import Shape, joint_shape
+from omnialign.modeling.inputs import ModelInputs
 from services.inference.loading import LoadedModel
 
 
@@ -29,11 +31,12 @@ Outcome = Written | OmnialignError
 class Ticket:
     """A request on its way through the scheduler, which calls `deliver` once, on its own thread.
 
-    `group` is the RPC of a deterministic request, None for others. `cancelled` is set by whoever lost interest.
+    `group` is the RPC of a deterministic request, None for others. `cancelled` is set by whoever lost interest. The
+    features of its media leave `inputs` once the model has read them: then `read` is set, and it cannot begin again.
     """
 
     loaded: LoadedModel
-    ids: list[int]
+    inputs: ModelInputs
     max_new_tokens: int
     temperature: float
     top_p: float
@@ -42,7 +45,18 @@ class Ticket:
     deliver: Callable[["Ticket", Outcome], None]
     group: object | None = None
     cancelled: bool = False
+    read: bool = False
     queued_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def ids(self) -> list[int]:
+        """The prompt, every placeholder expanded."""
+        return self.inputs.ids
+
+    def forget_features(self) -> None:
+        """Frees the features of media, which the model has read."""
+        if self.inputs.features:
+            self.inputs, self.read = replace(self.inputs, features=()), True
 
     @property
     def columns(self) -> int:
@@ -67,6 +81,7 @@ def choose(waiting: Sequence[Ticket], *, max_rows: int, max_bytes: int) -> list[
         return batch if cache_bytes(batch) <= max_bytes else []
     alike = [ticket for ticket in waiting if ticket.group is None and similar(len(ticket.ids), len(oldest.ids))]
     alike.sort(key=lambda ticket: abs(len(ticket.ids) - len(oldest.ids)))  # stable: older first
+    alike = of_one_shape([oldest, *(ticket for ticket in alike if ticket is not oldest)])
     rows = min(len(alike), max_rows)
     while rows and cache_bytes(alike[:rows]) > max_bytes:
         rows -= 1
@@ -76,3 +91,15 @@ def choose(waiting: Sequence[Ticket], *, max_rows: int, max_bytes: int) -> list[
 def similar(length: int, other: int) -> bool:
     """Whether two prompt lengths may share a batch without wasting most of it on padding."""
     return max(length, other) <= 2 * min(length, other) + 64
+
+
+def of_one_shape(tickets: Sequence[Ticket]) -> list[Ticket]:
+    """Those whose videos the model can take together with the first one's, in their order."""
+    found: Shape | None = None
+    kept = []
+    for ticket in tickets:
+        shape = joint_shape(ticket.inputs)
+        if shape is None or found is None or shape == found:
+            kept.append(ticket)
+        found = found or shape
+    return kept

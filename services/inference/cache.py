@@ -102,7 +102,7 @@ def keep_rows(cache: Cache, rows: Sequence[int]) -> None:
         for layer in cache.layers:
             layer.keep(rows)
     else:
-        cache.batch_select_indices(torch.tensor(rows))
+        cache.batch_select_indices(torch.tensor(rows, dtype=torch.int64))
 
 
 def rows_without(count: int, finished: Sequence[int]) -> list[int]:

@@ -1,5 +1,6 @@
 """How an engine runs models, from the environment (`OMNIALIGN_ENGINE_*`)."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -7,31 +8,57 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from services.inference.openai_config import OpenAIConfig
+
 GIB = 1 << 30
 
 
-def default_model_cache() -> Path:
-    """`omnialign/models` in the user's cache directory, or in that for temporary files where the user has no home."""
+def default_cache() -> Path:
+    """`omnialign` in the user's cache directory, or in that for temporary files where the user has no home."""
     if cache := os.environ.get("XDG_CACHE_HOME"):
-        return Path(cache) / "omnialign" / "models"
+        return Path(cache) / "omnialign"
     try:
-        return Path.home() / ".cache" / "omnialign" / "models"
+        return Path.home() / ".cache" / "omnialign"
     except RuntimeError:  # a container's numeric user
-        return Path(tempfile.gettempdir()) / "omnialign" / "models"
+        return Path(tempfile.gettempdir()) / "omnialign"
+
+
+def default_model_cache() -> Path:
+    """Where models are kept when nobody says."""
+    return default_cache() / "models"
+
+
+def default_feature_cache() -> Path:
+    """Where features of media are kept when nobody says: beside the models."""
+    return default_cache() / "features"
+
+
+def is_json_object(text: str) -> bool:
+    """Whether a text is a JSON object."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
-class EngineConfig:
+class EngineConfig(OpenAIConfig):
     """Devices, budgets and batch sizes of one engine."""
 
     ENV_PREFIX: ClassVar[str] = "OMNIALIGN_ENGINE_"
 
+    kind: Literal["transformers", "vllm"] = "transformers"
+    """What runs the models; `vllm` needs vLLM in the environment."""
+    vllm_options: str = "{}"
+    """Further arguments of vLLM's engine as a JSON object, as in `{"tensor_parallel_size": 2}`; they win over ours."""
     device: str = "auto"
     """Where models live: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights; `auto` is float32 on a CPU and bfloat16 on a GPU. Deterministic requests run in float32."""
     model_budget_bytes: int = 8 * GIB
     """Memory that the weights of all resident models may take together."""
+    tenure_seconds: float = 20.0
+    """How long a model with work keeps its memory while requests wait for another that needs the room."""
     cache_budget_bytes: int = 2 * GIB
     """Memory that the key/value caches of all running batches may take together."""
     max_batch_rows: int = 128
@@ -54,17 +81,26 @@ class EngineConfig:
     """Folder where models are kept that were fetched from the data service; processes may share it."""
     model_cache_bytes: int = 100 * GIB
     """Bytes of those models together; beyond them the least recently used are removed."""
+    feature_cache: Path = field(default_factory=default_feature_cache)
+    """Folder where decoded and preprocessed media are kept; processes may share it."""
+    feature_cache_bytes: int = 20 * GIB
+    """Bytes of those features together; beyond them the least recently used are removed."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Numbers out of range."""
+        yield from super().problems()
         positive = ("model_budget_bytes", "cache_budget_bytes", "max_batch_rows", "prefill_tokens", "max_waiting")
-        for name in (*positive, "model_cache_bytes"):
+        for name in (*positive, "model_cache_bytes", "feature_cache_bytes"):
             if getattr(self, name) < 1:
                 yield name, "must be 1 or more"
         for name in ("lanes", "threads"):
             if getattr(self, name) < 0:
                 yield name, "must be 0 or more"
+        if not is_json_object(self.vllm_options):
+            yield "vllm_options", "must be a JSON object"
         if self.codec_threads < 1:
             yield "codec_threads", "must be 1 or more"
+        if not 0 <= self.tenure_seconds <= 3600:
+            yield "tenure_seconds", "must be between 0 and 3600"
         if not 0 <= self.linger_seconds <= 1:
             yield "linger_seconds", "must be between 0 and 1"

@@ -7,7 +7,7 @@ batch of the same requests in the same order takes the same course.
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +17,12 @@ import torch
 from omnialign.v1 import generation_pb2
 from services.inference.batcher import Ticket, Written
 from services.inference.cache import is_joinable, join_rows, keep_rows, new_cache, rows_without
+from services.inference.positions import next_positions, prompt_positions, step_positions
 from services.inference.sampling import Draws
 from services.inference.spans import Place, SpanRules
 from services.inference.stops import stop_met
+
+NO_FEATURES: Mapping[str, torch.Tensor] = {}
 
 
 @dataclass(eq=False)
@@ -38,13 +41,22 @@ class Row:
     def finish_reason(self) -> int:
         """Why the row ends after its last token; 0 if it goes on."""
         ticket, adapter = self.ticket, self.ticket.loaded.adapter
-        if self.written[-1] == adapter.end_id:
+        if self.written[-1] in adapter.end_ids:
             return generation_pb2.FINISH_REASON_END
         if ticket.stops and stop_met(adapter, self.written, ticket.stops):
             return generation_pb2.FINISH_REASON_STOP
         if len(self.written) >= ticket.max_new_tokens:
             return generation_pb2.FINISH_REASON_LENGTH
         return generation_pb2.FINISH_REASON_UNSPECIFIED
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Prompts that were read together: their cache, the logits of what follows each, and where that stands."""
+
+    cache: Any
+    logits: torch.Tensor
+    following: torch.Tensor
 
 
 class Batch:
@@ -58,7 +70,7 @@ class Batch:
             tickets = sorted(tickets, key=lambda ticket: len(ticket.ids))
         self.rows = [Row(ticket) for ticket in tickets]
         self._unread = list(self._portions(tickets, prefill_tokens))
-        self._read: list[tuple[Any, torch.Tensor]] = []
+        self._read: list[Portion] = []
         self._steps = 0
 
     @property
@@ -93,26 +105,37 @@ class Batch:
                 start, longest = end, len(ticket.ids)
         yield tickets[start:]
 
-    def _prefill(self, tickets: Sequence[Ticket]) -> tuple[Any, torch.Tensor]:
-        """The cache of some prompts and the logits of what follows each."""
+    def _prefill(self, tickets: Sequence[Ticket]) -> Portion:
+        """Reads some prompts with their media."""
         longest = max(len(ticket.ids) for ticket in tickets)
         pad = self.loaded.adapter.pad_id
-        ids = self._tensor([[pad] * (longest - len(t.ids)) + t.ids for t in tickets])
-        mask = self._mask([len(t.ids) for t in tickets], longest)
+        ids = torch.tensor([[pad] * (longest - len(t.ids)) + t.ids for t in tickets])
+        features = self._features(tickets, ids)
+        ids, mask = ids.to(self.loaded.device), self._mask([len(t.ids) for t in tickets], longest)
         cache = new_cache(self.loaded.module.config)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        return cache, self._forward(cache, ids, mask, positions)
+        positions = prompt_positions(self.loaded.module, ids, mask, features)
+        logits = self._forward(cache, ids, mask, positions, features)
+        return Portion(cache, logits, next_positions(positions))
+
+    def _features(self, tickets: Sequence[Ticket], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The features of all media of some prompts, numbers in the model's own type."""
+        loaded = self.loaded
+        found = loaded.adapter.tensors([ticket.inputs for ticket in tickets], ids)
+        return {name: _moved(tensor, loaded.key.dtype, loaded.device) for name, tensor in found.items()}
 
     def _join(self) -> None:
         """Makes one batch of the portions read."""
         lengths = [len(row.ticket.ids) for row in self.rows]
         ahead = max(row.ticket.max_new_tokens for row in self.rows)
-        self._cache = join_rows([cache for cache, _ in self._read], columns=max(lengths))
-        self._logits = torch.cat([logits for _, logits in self._read])
+        self._cache = join_rows([portion.cache for portion in self._read], columns=max(lengths))
+        self._logits = torch.cat([portion.logits for portion in self._read])
+        self._following = torch.cat([portion.following for portion in self._read])
+        self._tokens = torch.zeros(len(self.rows), dtype=torch.int64, device=self.loaded.device)  # of the last step
         self._read = []
+        for row in self.rows:
+            row.ticket.forget_features()
         prompt_mask = self._mask(lengths, max(lengths))
         self._attention = torch.cat((prompt_mask, torch.ones_like(prompt_mask[:, :1]).expand(-1, ahead)), dim=1)
-        self._lengths = self._tensor(lengths)
         draws = [(row.ticket.seed, row.ticket.temperature, row.ticket.top_p) for row in self.rows]
         self._draws = Draws.of(draws, device=self.loaded.device)
         self._columns = max(lengths)
@@ -120,38 +143,53 @@ class Batch:
         self._rules = SpanRules(spans, vocabulary=vocabulary, device=self.loaded.device)
 
     def _step(self) -> list[tuple[Ticket, Written]]:
-        """Writes one token per row, drops the rows that end with it, and looks ahead for the rest."""
+        """Reads the last tokens, writes one more per row and drops the rows that end with it.
+
+        Rows that end are handed out before anything is computed for the others, which might fail.
+        """
         self._drop([i for i, row in enumerate(self.rows) if row.ticket.cancelled])
+        if self._steps:
+            self._look_ahead()
         logits = self._rules.constrain(self._logits, [row.place for row in self.rows])
-        tokens = self._draws.choose(logits, torch.full_like(self._lengths, self._steps))
+        tokens = self._draws.choose(logits, torch.full_like(self._following[:, 0], self._steps, dtype=torch.int64))
         self._steps += 1
         for row, token in zip(self.rows, tokens.tolist(), strict=True):
             row.write(token)
         ended = [(i, reason) for i, row in enumerate(self.rows) if (reason := row.finish_reason())]
         seconds = time.monotonic() - self.started_at
         results = [(self.rows[i].ticket, Written(self.rows[i].written, reason, seconds)) for i, reason in ended]
-        tokens = tokens[self._drop([i for i, _ in ended])]
-        if self.rows:
-            self._columns += 1
-            mask = self._attention[:, : self._columns]
-            positions = (self._lengths + self._steps - 1)[:, None]
-            self._logits = self._forward(self._cache, tokens[:, None], mask, positions)
+        self._tokens = tokens
+        self._drop([i for i, _ in ended])
         return results
 
-    def _drop(self, ended: Sequence[int]) -> torch.Tensor:
-        """Drops rows; gives the order of those that stay."""
+    def _look_ahead(self) -> None:
+        """The logits of what follows the tokens just written."""
+        self._columns += 1
+        mask = self._attention[:, : self._columns]
+        positions = step_positions(self._following, self._steps - 1)
+        self._logits = self._forward(self._cache, self._tokens[:, None], mask, positions)
+
+    def _drop(self, ended: Sequence[int]) -> None:
+        """Drops rows."""
+        if not ended:
+            return
         order = rows_without(len(self.rows), ended)
         kept = self._tensor(order)
-        if ended:
-            self.rows = [self.rows[i] for i in order]
-            keep_rows(self._cache, order)
-            self._logits, self._attention, self._lengths = (
-                tensor[kept] for tensor in (self._logits, self._attention, self._lengths)
-            )
-            self._draws = self._draws.keep(kept)
-        return kept
+        keep_rows(self._cache, order)
+        self._logits, self._attention, self._following, self._tokens = (
+            tensor[kept] for tensor in (self._logits, self._attention, self._following, self._tokens)
+        )
+        self._draws = self._draws.keep(kept)
+        self.rows = [self.rows[i] for i in order]
 
-    def _forward(self, cache: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _forward(
+        self,
+        cache: Any,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        features: Mapping[str, torch.Tensor] = NO_FEATURES,
+    ) -> torch.Tensor:
         """Logits of the next token of each row, shape (rows, tokens)."""
         output = self.loaded.module(
             input_ids=ids,
@@ -159,7 +197,8 @@ class Batch:
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            **self.loaded.last_logits,
+            **features,
         )
         return torch.as_tensor(output.logits[:, -1])
 
@@ -170,6 +209,13 @@ class Batch:
 
     def _tensor(self, values: Any) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.loaded.device)
+
+
+def _moved(tensor: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A tensor on the model's device; features in its dtype, times and other single numbers as they are."""
+    if tensor.is_floating_point() and tensor.ndim > 1:
+        return tensor.to(device, dtype)
+    return tensor.to(device)
 
 
 _deterministic = 0

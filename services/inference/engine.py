@@ -1,10 +1,11 @@
 """What every engine offers: prompts in, pieces out, one result per request in the order they finish."""
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from omnialign.errors import OmnialignError
+from omnialign.modeling.inputs import MediaLoss
 from omnialign.modeling.messages import Pieces, Turn
 from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
 from omnialign.v1 import generation_pb2
@@ -21,6 +22,8 @@ class EngineRequest:
     seed: int = 0
     template: str = ""
     policy: MediaPolicy = NO_BOUNDS
+    json_schema: str = ""
+    """A JSON schema that the answer is held to by an engine that can; others let the model write freely."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,14 @@ class EngineResult:
     info: generation_pb2.GenerationInfo = field(default_factory=generation_pb2.GenerationInfo)
 
 
-def info_of(request: EngineRequest) -> generation_pb2.GenerationInfo:
-    """What is known before a request ran."""
+def info_of(request: EngineRequest, losses: Iterable[MediaLoss] = ()) -> generation_pb2.GenerationInfo:
+    """What is known before a request ran; `losses` is what its prompt lacks of its media."""
     return generation_pb2.GenerationInfo(
-        model=request.model, sampling=request.sampling, seed=request.seed, template=request.template
+        model=request.model,
+        sampling=request.sampling,
+        seed=request.seed,
+        template=request.template,
+        media_losses=[generation_pb2.MediaLoss(**asdict(loss)) for loss in losses],
     )
 
 

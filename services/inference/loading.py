@@ -1,14 +1,17 @@
 """Loading a model folder: weights by `transformers`, the adapter by `omnialign.modeling`."""
 
-from dataclasses import dataclass
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from omnialign.errors import FailedPrecondition, OmnialignError
 from omnialign.modeling.adapters import Adapter, load_adapter
+from omnialign.modeling.architectures import model_class
+from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from services.inference import models
 
 UNLIMITED_TOKENS = 1 << 20
@@ -33,6 +36,8 @@ class LoadedModel:
     context_tokens: int
     cache_bytes_per_token: int
     size_bytes: int
+    last_logits: Mapping[str, int] = field(default_factory=dict)
+    """Further arguments of a call that needs the last column's logits alone."""
 
 
 def measure(folder: Path, key: ModelKey) -> int:
@@ -40,14 +45,15 @@ def measure(folder: Path, key: ModelKey) -> int:
     return models.parameter_count(folder, model=key.model) * key.dtype.itemsize
 
 
-def load_model(folder: Path, key: ModelKey, device: torch.device) -> LoadedModel:
-    """Reads a model. Raises FailedPrecondition MODEL_HAS_NO_ADAPTER or MODEL_LOAD_FAILED."""
-    adapter = _load_adapter(folder, key.model)
+def load_model(folder: Path, key: ModelKey, device: torch.device, features: Cache = NO_CACHE) -> LoadedModel:
+    """Reads a model. Raises FailedPrecondition MODEL_LOAD_FAILED, and what `load_model_adapter` raises."""
+    adapter = load_model_adapter(folder, key.model, features)
     try:
-        module = AutoModelForCausalLM.from_pretrained(
+        module = model_class(folder).from_pretrained(
             folder, dtype=key.dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
         module = module.to(device).eval()
+        last_logits = keep_last_logits(module)
     except Exception as error:  # the library raises whatever its parts raise
         raise models.load_failed(key.model, f"{type(error).__name__}: {error}") from error
     config = module.config.get_text_config(decoder=True)
@@ -59,17 +65,35 @@ def load_model(folder: Path, key: ModelKey, device: torch.device) -> LoadedModel
         context_tokens=getattr(config, "max_position_embeddings", None) or UNLIMITED_TOKENS,
         cache_bytes_per_token=_cache_bytes_per_token(config, key.dtype),
         size_bytes=sum(p.numel() * p.element_size() for p in module.parameters()),
+        last_logits=last_logits,
     )
 
 
-def _load_adapter(folder: Path, model: str) -> Adapter:
+def keep_last_logits(module: Any) -> dict[str, int]:
+    """Arguments with which a model computes the logits of the last column alone.
+
+    A model that knows no such argument is changed to do so: the logits of whole prompts would take more memory than all
+    else.
+    """
+    if "logits_to_keep" in inspect.signature(module.forward).parameters:
+        return {"logits_to_keep": 1}
+    module.get_output_embeddings().register_forward_pre_hook(lambda head, args: (args[0][:, -1:], *args[1:]))
+    return {}
+
+
+def load_model_adapter(folder: Path, model: str, features: Cache = NO_CACHE) -> Adapter:
+    """The adapter of a model's folder; what it makes of media is kept in `features`.
+
+    Raises FailedPrecondition with the reason that `load_adapter` gives, or MODEL_HAS_NO_ADAPTER.
+    """
     try:
-        return load_adapter(folder)
+        return load_adapter(folder, features)
     except Exception as error:
-        why = error.message if isinstance(error, OmnialignError) else f"{type(error).__name__}: {error}"
+        typed = isinstance(error, OmnialignError)
+        why = error.message if typed else f"{type(error).__name__}: {error}"  # type: ignore[attr-defined]
         raise FailedPrecondition(
             f"The model {model} has no adapter that reads and writes its content: {why}",
-            reason="MODEL_HAS_NO_ADAPTER",
+            reason=error.reason if typed else "MODEL_HAS_NO_ADAPTER",  # type: ignore[attr-defined]
             metadata={"model": model},
         ) from error
 

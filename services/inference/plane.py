@@ -1,26 +1,35 @@
 """What a model service is wired with: a connection to the data service, media at hand, and an engine."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from services.inference.config import EngineConfig
 from services.inference.engine import Engine
 from services.inference.media import AsyncMediaReader
 from services.inference.model_service import ModelServiceConfig
+from services.inference.openai_engine import open_openai_engine
+from services.inference.routing import RoutingEngine
 from services.inference.stream import ItemLoop
-from services.inference.transformers_engine import TransformersEngine, open_transformers_engine
+from services.inference.transformers_engine import open_transformers_engine
+from services.inference.vllm_engine import open_vllm_engine
 from services.runtime.config import load
 from services.runtime.server import Server
 
+OPENERS: dict[str, Callable[..., AbstractAsyncContextManager[Engine]]] = {
+    "transformers": open_transformers_engine,
+    "vllm": open_vllm_engine,
+}
+
 
 @asynccontextmanager
-async def open_engine(server: Server, config: EngineConfig, *, data_address: str) -> AsyncIterator[TransformersEngine]:
+async def open_engine(server: Server, config: EngineConfig, *, data_address: str) -> AsyncIterator[RoutingEngine]:
     """An engine whose metrics are the server's, with models looked up at `data_address` when they are asked for."""
     async with (
         server.peers.client(data_address) as client,
-        open_transformers_engine(config, models=client, metrics=server.registry) as engine,
+        OPENERS[config.kind](config, models=client, metrics=server.registry) as local,
+        open_openai_engine(config, models=client, metrics=server.registry) as endpoints,
     ):
-        yield engine
+        yield RoutingEngine(local, endpoints)
 
 
 @asynccontextmanager

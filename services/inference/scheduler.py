@@ -121,8 +121,9 @@ class Scheduler:
         with self._changed:
             while not self._closed:
                 if self._waiting and not any(other.batches for other in self._lanes):
-                    if self._changed.wait_for(lambda: self._closed, timeout=self._config.linger_seconds):
-                        break
+                    self._changed.wait_for(lambda: self._closed, timeout=self._config.linger_seconds)
+                if self._closed:  # nobody would wake us any more
+                    break
                 for loaded in dict.fromkeys(ticket.loaded for ticket in self._waiting):
                     self._admit(lane, loaded)
                 if lane.batches:

@@ -1,61 +1,87 @@
 """Well-formed media: what a row may write next, given the media span it is in.
 
-A medium is its begin id, a fixed number of its codec's codes, and its end id. Left alone a model miscounts long spans,
-and one code too few makes the whole answer unreadable. So inside a span only what belongs there may be written, and
-codes nowhere else. An answer that is cut off inside a span is still malformed.
+A medium follows its grammar (`MediaSpan`). Left alone a model miscounts long spans, and one code too few makes the
+whole answer unreadable. So inside a span only what belongs there may be written, and codes nowhere else. An answer that
+is cut off inside a span is still malformed. Nothing here knows an engine: it is ids, logits and torch.
 """
 
 from collections.abc import Sequence
 
 import torch
 
-from omnialign.modeling.codecs import CodecRange
-
-OUTSIDE = 0
-
-
-class SpanRules:
-    """The rules of one model. State 0 is outside of any span; span i has state 2i + 1 for codes and 2i + 2 for its end.
-
-    `vocabulary` is the number of logits of a token.
-    """
-
-    def __init__(self, spans: Sequence[CodecRange], *, vocabulary: int, device: torch.device) -> None:
-        self.spans = spans
-        self._forbidden = torch.zeros(1 + 2 * len(spans), vocabulary, dtype=torch.bool)
-        for index, span in enumerate(spans):
-            codes = slice(span.first_id, span.last_id + 1)
-            self._forbidden[OUTSIDE, codes] = self._forbidden[OUTSIDE, span.end_id] = True
-            self._forbidden[2 * index + 1 : 2 * index + 3] = True
-            self._forbidden[2 * index + 1, codes] = self._forbidden[2 * index + 2, span.end_id] = False
-        self._forbidden = self._forbidden.to(device)
-
-    def constrain(self, logits: torch.Tensor, places: Sequence["Place"]) -> torch.Tensor:
-        """Logits of shape (rows, tokens), minus infinity where a row at its place may not write a token."""
-        if not self.spans:
-            return logits
-        states = torch.tensor([place.state for place in places], device=logits.device)
-        return logits.masked_fill(self._forbidden[states], float("-inf"))
+from omnialign.modeling.spans import MediaSpan, Slot, slot, union
 
 
 class Place:
-    """Where a row is: outside of any span, or in one that still lacks some codes."""
+    """Where a row is: outside of any span, or some tokens into one.
+
+    Spans that begin alike (an image and a video of Emu3) stay open together until a token tells them apart.
+    """
 
     def __init__(self) -> None:
-        self.state = OUTSIDE
-        self._missing_codes = 0
+        self.allowed: Slot | None = None
+        """What may be written next; None outside of any span, where everything but codes may."""
+        self.num_written = 0
+        """Tokens that this place has seen."""
+        self._open: list[MediaSpan] = []
+        self._position = 0
 
-    def write(self, token: int, spans: Sequence[CodecRange]) -> None:
+    @property
+    def outside(self) -> bool:
+        """Whether the row is outside of any span, so that an answer may end here."""
+        return self.allowed is None
+
+    def write(self, token: int, spans: Sequence[MediaSpan]) -> None:
         """Goes on by one token."""
-        if self.state == OUTSIDE:
-            self._open(token, spans)
-        elif self.state % 2 == 0:
-            self.state = OUTSIDE
+        self.num_written += 1
+        if self.allowed is None:
+            self._open, self._position = [span for span in spans if span.begin_id == token], 0
         else:
-            self._missing_codes -= 1
-            self.state += self._missing_codes == 0
+            ended = any(token == span.end_id for span in self._open)
+            alike = [span for span in self._open if _has(span.allowed(self._position), token)]
+            self._open, self._position = [] if ended else alike, self._position + 1
+        self.allowed = union([span.allowed(self._position) for span in self._open]) if self._open else None
 
-    def _open(self, token: int, spans: Sequence[CodecRange]) -> None:
-        for index, span in enumerate(spans):
-            if token == span.begin_id:
-                self.state, self._missing_codes = 2 * index + 1, span.codec.num_codes_per_medium
+    def follow(self, written: Sequence[int], spans: Sequence[MediaSpan]) -> None:
+        """Catches up with all the ids that a row has written so far, for engines that keep the rows themselves."""
+        for token in written[self.num_written :]:
+            self.write(token, spans)
+
+
+class SpanRules:
+    """The rules of one model, with a mask for each set of tokens that may stand somewhere, made when first needed.
+
+    `vocabulary` is the number of logits of a token. Used by one thread.
+    """
+
+    def __init__(self, spans: Sequence[MediaSpan], *, vocabulary: int, device: torch.device) -> None:
+        self.spans = spans
+        self._codes = union([(*span.codes, *slot(span.end_id)) for span in spans])
+        self._vocabulary, self._device = vocabulary, device
+        self._rows: dict[Slot | None, int] = {}
+        self._forbidden = torch.zeros(0, vocabulary, dtype=torch.bool, device=device)
+
+    def constrain(self, logits: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
+        """Logits of shape (rows, tokens), minus infinity where a row at its place may not write a token."""
+        if not self.spans:
+            return logits
+        rows = torch.tensor([self._row(place.allowed) for place in places], device=logits.device)
+        return logits.masked_fill(self._forbidden[rows], float("-inf"))
+
+    def _row(self, allowed: Slot | None) -> int:
+        if allowed not in self._rows:
+            self._rows[allowed] = len(self._rows)
+            self._forbidden = torch.cat((self._forbidden, self._mask(allowed)[None].to(self._device)))
+        return self._rows[allowed]
+
+    def _mask(self, allowed: Slot | None) -> torch.Tensor:
+        """True for every token that may not be written."""
+        inside = allowed is not None
+        forbidden = torch.full((self._vocabulary,), inside)
+        for ids in allowed if allowed is not None else self._codes:
+            forbidden[ids.start : ids.stop] = not inside
+        return forbidden
+
+
+def _has(allowed: Slot, token: int) -> bool:
+    return any(token in ids for ids in allowed)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from omnialign.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, OmnialignError
+from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
 from omnialign.modeling.prompts import Rendered
 from omnialign.v1 import content_pb2, generation_pb2
 from services.inference.engine import Engine, EngineRequest, EngineResult
@@ -82,6 +83,7 @@ class ItemLoop:
         task: Task[ItemT, ResultT],
         model: str,
         sampling: generation_pb2.SamplingParams,
+        policy: MediaPolicy = NO_BOUNDS,
     ) -> AsyncGenerator[ResultT, None]:
         """One result per item, as each finishes. Raises InvalidArgument ITEM_ID_REPEATED before any work."""
         check_ids(items)
@@ -89,7 +91,7 @@ class ItemLoop:
         for failure in failures:
             yield failure
         results: asyncio.Queue[ResultT | BaseException] = asyncio.Queue()
-        driver = asyncio.create_task(self._drive(works, task, model, sampling, results))
+        driver = asyncio.create_task(self._drive(works, task, _requests(works, model, sampling, policy), results))
         try:
             for _ in works:
                 result = await results.get()
@@ -123,18 +125,18 @@ class ItemLoop:
         self,
         works: Sequence[_Work[ItemT]],
         task: Task[ItemT, ResultT],
-        model: str,
-        sampling: generation_pb2.SamplingParams,
+        asked: "tuple[list[EngineRequest], dict[str, tuple[_Work[ItemT], int]]]",
         results: "asyncio.Queue[ResultT | BaseException]",
     ) -> None:
         """Asks the engine and finishes items beside it; what ends the call goes into `results` as an exception."""
-        requests, places = _requests(works, model, sampling)
+        requests, places = asked
         try:
             async with asyncio.TaskGroup() as group:
                 for work in works:
                     if work.is_answered:  # nothing to ask
                         group.create_task(self._finish(work, task, results))
-                answers = self._engine.generate(requests, deterministic=sampling.deterministic)
+                deterministic = any(request.sampling.deterministic for request in requests)
+                answers = self._engine.generate(requests, deterministic=deterministic)
                 async with aclosing(answers):
                     async for answer in answers:
                         work, place = places[answer.id]
@@ -191,7 +193,7 @@ def derived_seed(seed: int, *, purpose: str) -> int:
 
 
 def _requests(
-    works: Sequence[_Work[ItemT]], model: str, sampling: generation_pb2.SamplingParams
+    works: Sequence[_Work[ItemT]], model: str, sampling: generation_pb2.SamplingParams, policy: MediaPolicy
 ) -> tuple[list[EngineRequest], dict[str, tuple[_Work[ItemT], int]]]:
     """The engine's requests in the order of the items, and where each answer belongs."""
     requests: list[EngineRequest] = []
@@ -201,5 +203,7 @@ def _requests(
             name = str(len(requests))
             places[name] = (work, place)
             rendered = prompt.rendered
-            requests.append(EngineRequest(name, model, rendered.turns, sampling, prompt.seed, rendered.template))
+            requests.append(
+                EngineRequest(name, model, rendered.turns, sampling, prompt.seed, rendered.template, policy)
+            )
     return requests, places

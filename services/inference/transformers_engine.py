@@ -14,12 +14,15 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from omnialign.errors import InvalidArgument, OmnialignError
-from omnialign.modeling.inputs import ModelInputs
+from omnialign.modeling.adapters.joining import check_joinable
+from omnialign.modeling.feature_cache import NO_CACHE, Cache
+from omnialign.modeling.inputs import MediaLoss, ModelInputs
 from omnialign.v1 import generation_pb2
 from services.inference.batcher import Outcome, Ticket, Written, cache_bytes
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest, EngineResult, engine_result, info_of
 from services.inference.faults import first_error
+from services.inference.features import open_features
 from services.inference.loading import LoadedModel, ModelKey, load_model, measure
 from services.inference.metrics import EngineMetrics
 from services.inference.model_cache import ModelCache
@@ -35,10 +38,11 @@ class Job:
 
     request: EngineRequest
     ticket: Ticket
+    losses: tuple[MediaLoss, ...] = ()
 
     def info(self, outcome: Outcome) -> generation_pb2.GenerationInfo:
         """What lineage keeps of the request."""
-        info = info_of(self.request)
+        info = info_of(self.request, self.losses)
         info.sampling.max_new_tokens = self.ticket.max_new_tokens
         info.prompt_tokens = len(self.ticket.ids)
         if isinstance(outcome, Written):
@@ -51,13 +55,19 @@ class Job:
 class TransformersEngine:
     """Runs models of `transformers`. Build it with `open_transformers_engine`."""
 
-    def __init__(self, config: EngineConfig, resolver: ModelResolver, metrics: EngineMetrics) -> None:
-        self._config, self._resolver, self._metrics = config, resolver, metrics
+    def __init__(
+        self, config: EngineConfig, resolver: ModelResolver, metrics: EngineMetrics, features: Cache = NO_CACHE
+    ) -> None:
+        self._config, self._resolver, self._metrics, self._features = config, resolver, metrics, features
         self._device = torch.device(pick_device(config.device))
         self._scheduler = Scheduler(config, metrics, on_cpu=self._device.type == "cpu")
         self._translator = Translator(config.codec_threads)
         self.residency = Residency(
-            budget_bytes=config.model_budget_bytes, measure=self._measure, load=self._load, changed=metrics.resident
+            budget_bytes=config.model_budget_bytes,
+            measure=self._measure,
+            load=self._load,
+            changed=metrics.resident,
+            tenure_seconds=config.tenure_seconds,
         )
 
     def start(self) -> None:
@@ -146,7 +156,7 @@ class TransformersEngine:
             request,
             Ticket(
                 loaded=loaded,
-                ids=inputs.ids,
+                inputs=inputs,
                 max_new_tokens=min(sampling.max_new_tokens or room, room),
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
@@ -155,6 +165,7 @@ class TransformersEngine:
                 deliver=lambda ticket, outcome: None,
                 group=group,
             ),
+            inputs.losses,
         )
 
     def _room(self, loaded: LoadedModel, prompt_tokens: int, request: EngineRequest) -> int:
@@ -191,6 +202,7 @@ class TransformersEngine:
             self._scheduler.cancel(list(tickets))
 
     def _check_fits(self, tickets: Sequence[Ticket]) -> None:
+        check_joinable([ticket.inputs for ticket in tickets])
         size_bytes, budget_bytes = cache_bytes(tickets), self._config.cache_budget_bytes
         if size_bytes > budget_bytes:
             raise InvalidArgument(
@@ -222,7 +234,7 @@ class TransformersEngine:
     async def _load(self, key: ModelKey) -> LoadedModel:
         with self._metrics.model_load.time():
             folder = await self._resolver.folder(key.model)
-            return await asyncio.to_thread(load_model, folder, key, self._device)
+            return await asyncio.to_thread(load_model, folder, key, self._device, self._features)
 
 
 def pick_device(name: str) -> str:
@@ -244,7 +256,7 @@ async def open_transformers_engine(
     registry = CollectorRegistry() if metrics is None else metrics
     cache = ModelCache(config.model_cache, limit_bytes=config.model_cache_bytes)
     resolver = ModelResolver(models, roots=config.model_roots, cache=cache)
-    engine = TransformersEngine(config, resolver, EngineMetrics(registry))
+    engine = TransformersEngine(config, resolver, EngineMetrics(registry), open_features(config, registry))
     engine.start()
     try:
         yield engine

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from omnialign.errors import OmnialignError, to_status
 from omnialign.modeling.answers import read_judgement, read_scores
 from omnialign.modeling.messages import pieces
+from omnialign.modeling.policy import MediaPolicy
 from omnialign.modeling.prompts import render_comparison, render_score
 from omnialign.v1 import content_pb2, critique_service_pb2, judge_service_pb2, record_pb2
 from services.inference.engine import EngineResult
@@ -30,12 +31,14 @@ class Judge:
     def score(self, request: judge_service_pb2.ScoreResponseRequest) -> AsyncGenerator[ScoreResult, None]:
         """Scores, an abstention or an error for each item."""
         sampling = with_defaults(request.sampling, max_new_tokens=self._config.max_new_tokens)
-        return self._loop.run(request.items, task=Scoring(), model=request.model, sampling=sampling)
+        policy = MediaPolicy.of(request.media_policy)
+        return self._loop.run(request.items, task=Scoring(), model=request.model, sampling=sampling, policy=policy)
 
     def compare(self, request: judge_service_pb2.CompareResponsesRequest) -> AsyncGenerator[CompareResult, None]:
         """A verdict or an error for each item."""
         sampling = with_defaults(request.sampling, max_new_tokens=self._config.max_new_tokens)
-        return self._loop.run(request.items, task=Comparing(), model=request.model, sampling=sampling)
+        policy = MediaPolicy.of(request.media_policy)
+        return self._loop.run(request.items, task=Comparing(), model=request.model, sampling=sampling, policy=policy)
 
 
 class Scoring:

@@ -1,13 +1,15 @@
 """Responses y ~ pi(x) and refinements y* ~ pi(x, y, c)."""
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import Any
 
 from omnialign.errors import OmnialignError, to_status
 from omnialign.modeling.messages import pieces
+from omnialign.modeling.policy import MediaPolicy
 from omnialign.modeling.prompts import render_refinement, render_response
 from omnialign.v1 import content_pb2, generation_pb2, record_pb2, refinement_service_pb2
 from services.inference.engine import EngineResult
-from services.inference.stream import ItemLoop, Prompt, with_defaults
+from services.inference.stream import ItemLoop, Prompt, Task, with_defaults
 from services.refinement.config import RefinementConfig
 
 GenerateItem = refinement_service_pb2.GenerateItem
@@ -24,13 +26,17 @@ class Writer:
 
     def generate(self, request: refinement_service_pb2.GenerateRequest) -> AsyncGenerator[GenerateResult, None]:
         """A response or an error for each item."""
-        task = Responding(self._loop)
-        return self._loop.run(request.items, task=task, model=request.model, sampling=self._sampling(request))
+        return self._run(request, Responding(self._loop))
 
     def refine(self, request: refinement_service_pb2.RefineRequest) -> AsyncGenerator[RefineResult, None]:
         """A refined response or an error for each item."""
-        task = Refining(self._loop)
-        return self._loop.run(request.items, task=task, model=request.model, sampling=self._sampling(request))
+        return self._run(request, Refining(self._loop))
+
+    def _run(self, request: Any, task: Task[Any, Any]) -> AsyncGenerator[Any, None]:
+        policy = MediaPolicy.of(request.media_policy)
+        return self._loop.run(
+            request.items, task=task, model=request.model, sampling=self._sampling(request), policy=policy
+        )
 
     def _sampling(
         self, request: refinement_service_pb2.GenerateRequest | refinement_service_pb2.RefineRequest

@@ -36,6 +36,8 @@ class TrainingConfig:
     """Jobs that run at a time; the others wait in the order they came."""
     command: tuple[str, ...] = ()
     """Arguments of the program to run instead of torchrun; the method and the spec's path are appended."""
+    feature_cache: Path | None = None
+    """Folder where the processes of jobs keep decoded media, which engines may share; unset leaves each job its own."""
     num_cpus: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Cores that a job's processes share."""
     terminate_seconds: float = 5.0

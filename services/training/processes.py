@@ -17,6 +17,9 @@ from services.training.workplace import Workplace, document
 from training import launch
 from training.failure import clear_failure
 
+FEATURES_VARIABLE = "OMNIALIGN_ENGINE_FEATURE_CACHE"
+"""Where a training program looks for decoded media."""
+
 DAY_SECONDS = 86_400.0
 
 
@@ -124,4 +127,6 @@ class ProcessLauncher:
                 job.spec.method, spec_path=place.spec, num_processes=num_processes, python=self._config.python
             )
         environment = launch.environment(os.environ, num_processes=num_processes, num_cpus=self._config.num_cpus)
+        if self._config.feature_cache is not None:
+            environment[FEATURES_VARIABLE] = str(self._config.feature_cache)
         return self._groups.start(arguments, uid=job.uid, environment=environment, folder=place.folder, log=place.log)

@@ -106,6 +106,7 @@ def settings_of(spec: TrainingSpec) -> dict[str, object]:
         "target": spec.target,
         "hyperparameters": _set_fields(spec.hyperparameters),
         "distribution": _set_fields(spec.distribution),
+        "media_policy": _set_fields(spec.media_policy),
     }
 
 

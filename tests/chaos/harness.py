@@ -157,9 +157,9 @@ def check_work(lefts: Sequence[Left], final: Left) -> None:
     for left in lefts:
         for step in left.done:
             assert final.attempts[step] == left.attempts[step], f"{step} was done and was begun again"
-    for (phase, step, number), attempts in final.attempts.items():
+    for (phase, name, number), attempts in final.attempts.items():
         kills = sum((phase, number) in left.in_flight for left in lefts)
-        assert attempts <= 1 + kills, f"{(phase, step, number)} was begun {attempts} times for {kills} kills"
+        assert attempts <= 1 + kills, f"{(phase, name, number)} was begun {attempts} times for {kills} kills"
 
 
 def free_port() -> int:

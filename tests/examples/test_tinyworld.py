@@ -37,7 +37,7 @@ def test_every_thing_is_named_and_drawn_like_no_other(kind):
 @settings(max_examples=20, deadline=None)
 def test_codecs_bring_any_codes_back_from_real_files(kind, data):
     world_codec = codec(kind)
-    size = world_codec.num_codes_per_medium
+    size = world_codec.max_units
     codes = data.draw(st.lists(st.integers(0, world_codec.num_codes - 1), min_size=size, max_size=size))
     assert world_codec.encode(world_codec.decode(codes)) == codes
 

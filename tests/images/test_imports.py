@@ -147,7 +147,7 @@ def _names(node: ast.AST) -> list[str]:
         ("services/refinement", "inference"),
         ("services/judge", "inference"),
         ("omnialign/modeling", "inference"),
-        ("omnialign/modeling", "services"),
+        ("omnialign/modeling", "training"),
         ("training", "training"),
     ],
 )
@@ -155,4 +155,7 @@ def test_what_a_folder_imports_even_lazily_is_declared_by_its_extra(folder, extr
     groups = ["project", extra] if extra else ["project"]
     declared = modules_of({canonical(re.match(r"[A-Za-z0-9._-]+", line)[0]) for line in requirements(*groups)})
     missing = {name: files for name, files in imported(ROOT / folder).items() if name not in declared}
+    # vLLM brings a PyTorch of its own, so it is never an extra of ours; only the engine that runs it imports it.
+    vllm = missing.pop("vllm", set())
+    assert all(Path(path).name.startswith("vllm_") for path in vllm)
     assert not missing

@@ -82,13 +82,17 @@ class Cluster:
         module = name.partition("-")[0]
         with self.log(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", f"services.{module}"],
+                [self.python(name), "-m", f"services.{module}"],
                 cwd=REPOSITORY,
                 env=self._common(name) | self._server(name) | self._settings(name),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    def python(self, name: str) -> str:
+        """The interpreter that runs a process."""
+        return sys.executable
 
     async def ready(self, name: str) -> None:
         """Waits until a process serves."""

@@ -1,10 +1,13 @@
 """Media files are written and read without a change that anyone would see or hear."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from omnialign.media import (
     MediaError,
@@ -51,3 +54,11 @@ def test_a_truncated_image_is_a_typed_error():
     data = write_image(np.full((64, 64, 3), 77, dtype=np.uint8))
     with pytest.raises(MediaError):
         read_image(data[: len(data) // 2])
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused():
+    buffer = io.BytesIO()
+    Image.new("1", (20000, 20000)).save(buffer, format="PNG")
+    with pytest.raises(MediaError) as caught:
+        read_image(buffer.getvalue())
+    assert caught.value.reason == "MEDIA_TOO_LARGE"

@@ -11,7 +11,7 @@ import pytest
 from omnialign.cli.state import read_state
 from omnialign.client import AsyncClient
 from omnialign.errors import FailedPrecondition, NotFound
-from services.embedded import embedded
+from services.embedded import embedded, engine_config
 
 START = "from omnialign.cli.main import main; main()"
 
@@ -109,3 +109,10 @@ def test_the_command_on_another_root_says_how_other_commands_find_it(tmp_path):
         finally:
             process.terminate()
     assert lines[1] == f"In other terminals: export OMNIALIGN_ROOT={tmp_path}\n"
+
+
+def test_media_are_kept_with_the_rest_unless_the_environment_says_where(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMNIALIGN_ENGINE_FEATURE_CACHE", raising=False)
+    assert engine_config(tmp_path).feature_cache == tmp_path / "features"
+    monkeypatch.setenv("OMNIALIGN_ENGINE_FEATURE_CACHE", "/elsewhere")
+    assert str(engine_config(tmp_path).feature_cache) == "/elsewhere"

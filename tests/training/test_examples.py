@@ -11,7 +11,15 @@ from omnialign.modeling.answers import read_feedback, read_judgement
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import record_pb2
 from training.collators import IGNORED, PairCollator, SftCollator, sft_row
-from training.examples import Dropped, encode, examples, require_examples, samples
+from training.examples import (
+    Dropped,
+    Tally,
+    encode,
+    examples,
+    require_examples,
+    require_joinable,
+    samples,
+)
 
 
 def of(record: record_pb2.Record, *, method: str = "sft", target: str = ""):
@@ -93,11 +101,21 @@ def test_dpo_masks_are_aligned_with_either_answer():
 
 
 def test_too_long_examples_are_dropped_and_counted_never_cut(record, model_dir: Path):
-    dropped: Counter[str] = Counter()
+    tally = Tally()
     adapter = load_adapter(model_dir)
-    found = list(examples([(record, {})], adapter=adapter, method="dpo", target="", max_length=5, dropped=dropped))
-    assert (found, dropped) == ([], Counter(TOO_LONG=1))
+    found = list(examples([(record, {})], adapter=adapter, method="dpo", target="", max_length=5, tally=tally))
+    assert (found, tally.dropped) == ([], Counter(TOO_LONG=1))
     with pytest.raises(FailedPrecondition) as caught:
-        require_examples(0, dataset="d", dropped=dropped)
+        require_examples(0, dataset="d", dropped=tally.dropped)
     assert caught.value.reason == "NO_EXAMPLES"
     assert "TOO_LONG: 1" in caught.value.message
+
+
+def test_videos_that_cannot_be_fed_together_are_refused_before_any_step():
+    shapes = {(4, 3, 56, 56), (6, 3, 56, 56)}
+    with pytest.raises(FailedPrecondition) as caught:
+        require_joinable(shapes, rows_per_batch=2)
+    assert caught.value.reason == "FEATURES_DIFFER"
+    assert "micro_batch_size to 1" in caught.value.message
+    require_joinable(shapes, rows_per_batch=1)
+    require_joinable({(4, 3, 56, 56)}, rows_per_batch=8)

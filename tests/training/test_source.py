@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from omnialign.client import AsyncClient
-from omnialign.errors import FailedPrecondition
+from omnialign.errors import FailedPrecondition, NotFound
+from omnialign.modeling.adapters import load_adapter
 from services.data.__main__ import wire
 from services.data.config import DataConfig
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
+from tests.training.multimodal import medium
 from training import source, tokens
+from training.media import path_of
 from training.spec import parse_spec
 
 
@@ -25,14 +28,37 @@ async def test_examples_survive_the_data_service(tmp_path: Path, model_dir: Path
             dataset = await client.create_dataset("pairs")
             await client.append_records(dataset.name, [record])
             await client.commit_version(dataset.name)
+        adapter = load_adapter(model_dir)
         spec = parse_spec({**document, "dataset": dataset.name, "data_address": server.address})
-        path = await asyncio.to_thread(source.prepare, spec, method="dpo", max_length=100)
+        path = await asyncio.to_thread(source.prepare, spec, method="dpo", max_length=100, adapter=adapter)
         empty = parse_spec({**document, "dataset": dataset.name, "data_address": server.address, "splits": ["test"]})
         with pytest.raises(FailedPrecondition) as caught:
-            await asyncio.to_thread(source.prepare, empty, method="dpo", max_length=100)
+            await asyncio.to_thread(source.prepare, empty, method="dpo", max_length=100, adapter=adapter)
         assert caught.value.reason == "NO_EXAMPLES"
         await server.stop(0)
-    assert await asyncio.to_thread(source.prepare, spec, method="dpo", max_length=100) == path
+    assert await asyncio.to_thread(source.prepare, spec, method="dpo", max_length=100, adapter=adapter) == path
     (example,) = tokens.load(path)
     assert len(example.answers) == 2
     assert len(example.answers[0]) == len("hello") + 1
+
+
+async def test_every_node_gets_the_media_that_its_examples_name(tmp_path: Path, model_dir: Path):
+    picture = medium("image")
+    folders = {"job": "j", "base_model_dir": str(model_dir), "output_dir": str(tmp_path), "cache_dir": str(tmp_path)}
+    found = [tokens.Example([1], [[2]], (tokens.MediaRef(picture.sha256, picture.modality),))]
+    server = Server(ServerConfig(), name="test")
+    async with wire(server, DataConfig(root=tmp_path / "data")):
+        await server.start()
+        server.set_serving()
+        async with AsyncClient(server.address) as client:
+            await client.upload_media(picture.data, modality=picture.modality)
+        spec = parse_spec({**folders, "dataset": "d", "data_address": server.address})
+        await asyncio.to_thread(source.provide_media, spec, found)
+        await server.stop(0)
+    assert path_of(source.media_folder(spec), picture.sha256).read_bytes() == picture.data
+    alone = parse_spec({**folders, "dataset": "d"})
+    source.provide_media(alone, found)  # what is there needs no service
+    path_of(source.media_folder(spec), picture.sha256).unlink()
+    with pytest.raises(NotFound) as caught:
+        source.provide_media(alone, found)
+    assert caught.value.reason == "MEDIA_NOT_FOUND"

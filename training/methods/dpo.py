@@ -14,8 +14,9 @@ from trl import DPOConfig, DPOTrainer
 from trl.models import prepare_deepspeed
 
 from training.arguments import by_length, common
-from training.collators import PairCollator
+from training.collators import PairCollator, pair_row
 from training.loop import DurableTrainer
+from training.media import BatchMedia, name_media
 from training.spec import Hyperparameters, Spec
 from training.tokens import Example
 
@@ -50,13 +51,14 @@ def trainer(
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     *,
+    media: BatchMedia,
     spec: Spec,
     hyperparameters: Hyperparameters,
 ) -> Dpo:
     """The trainer of a run. The model is loaded after the arguments exist: under ZeRO-3 they decide how."""
     # Short to long, so that the reference pass, which goes in this order, pads little.
     ordered = [examples[index] for index in by_length([example.length for example in examples])]
-    rows = [{"prompt_ids": e.prompt, "chosen_ids": e.answers[0], "rejected_ids": e.answers[1]} for e in ordered]
+    rows = name_media([pair_row(e.prompt, *e.answers) for e in ordered], ordered)
     weighted = hyperparameters.sft_weight > 0
     arguments = DPOConfig(
         **common(spec, hyperparameters, seed=hyperparameters.seed),
@@ -71,7 +73,7 @@ def trainer(
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        data_collator=PairCollator(pad_id=tokenizer.pad_token_id),
+        data_collator=PairCollator(pad_id=tokenizer.pad_token_id, media=media),
     )
     made.lengths = [example.length for example in ordered]
     return made

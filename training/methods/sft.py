@@ -9,6 +9,7 @@ from trl import SFTConfig, SFTTrainer
 from training.arguments import common
 from training.collators import SftCollator, sft_row
 from training.loop import DurableTrainer
+from training.media import BatchMedia, name_media
 from training.spec import Hyperparameters, Spec
 from training.tokens import Example
 
@@ -22,11 +23,12 @@ def trainer(
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     *,
+    media: BatchMedia,
     spec: Spec,
     hyperparameters: Hyperparameters,
 ) -> Sft:
     """The trainer of a run. The model is loaded after the arguments exist: under ZeRO-3 they decide how."""
-    rows = [sft_row(example.prompt, example.answers[0]) for example in examples]
+    rows = name_media([sft_row(e.prompt, e.answers[0]) for e in examples], examples)
     arguments = SFTConfig(
         **common(spec, hyperparameters, seed=hyperparameters.seed),
         max_length=None,
@@ -37,7 +39,7 @@ def trainer(
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        data_collator=SftCollator(pad_id=tokenizer.pad_token_id),
+        data_collator=SftCollator(pad_id=tokenizer.pad_token_id, media=media),
     )
     made.lengths = [example.length for example in examples]
     return made

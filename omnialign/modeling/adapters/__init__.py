@@ -2,16 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.adapters.token import AnswerMalformed, TokenAdapter
-from omnialign.modeling.codecs import CodecRange
-from omnialign.modeling.inputs import ModelInputs
-from omnialign.modeling.messages import Piece, Pieces, Turn
+from omnialign.modeling.adapters.spans import AnswerMalformed
+from omnialign.modeling.adapters.token import TokenAdapter
+from omnialign.modeling.feature_cache import NO_CACHE, Cache
+from omnialign.modeling.inputs import MediaFeatures, ModelInputs
+from omnialign.modeling.messages import MediaBytes, Piece, Pieces, Turn
 from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.spans import MediaSpan
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Adapter", "AnswerMalformed", "TokenAdapter", "load_adapter"]
+
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 class Adapter(Protocol):
@@ -26,11 +33,18 @@ class Adapter(Protocol):
         """Id that ends an answer."""
 
     @property
-    def media_spans(self) -> Sequence[CodecRange]:
+    def end_ids(self) -> Sequence[int]:
+        """All ids that end an answer when the model writes one of them; `end_id` is the first."""
+
+    @property
+    def media_spans(self) -> Sequence[MediaSpan]:
         """How the model writes media; empty for one that writes none."""
 
     def encode(self, turns: Sequence[Turn], policy: MediaPolicy = NO_BOUNDS) -> ModelInputs:
         """A conversation whose last turn is the user's, up to where the answer begins, its media read by `policy`."""
+
+    def features(self, media: Sequence[MediaBytes], policy: MediaPolicy = NO_BOUNDS) -> tuple[MediaFeatures, ...]:
+        """The features of all media of a conversation, in reading order, as `encode` gives them."""
 
     def encode_answer(self, pieces: Sequence[Piece], policy: MediaPolicy = NO_BOUNDS) -> list[int]:
         """Ids of an answer, the end id included."""
@@ -38,13 +52,38 @@ class Adapter(Protocol):
     def decode(self, ids: Sequence[int]) -> Pieces:
         """The answer that ids stand for; what follows the end id is dropped. Raises AnswerMalformed."""
 
+    def tensors(self, rows: Sequence[ModelInputs], ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
+        """What the model's `forward` needs for a batch beside ids, attention mask and positions.
 
-def load_adapter(folder: Path) -> Adapter:
-    """The adapter of a model folder. Raises InvalidArgument MODEL_HAS_NO_ADAPTER."""
+        `rows` are the rows in order, `ids` int64 of shape (rows, columns), padded on either side. {} without media.
+        """
+
+
+def load_adapter(folder: Path, cache: Cache = NO_CACHE) -> Adapter:
+    """The adapter of a model folder; what it makes of media is kept in `cache`.
+
+    Raises InvalidArgument MODEL_HAS_NO_ADAPTER, and what `TokenAdapter.load` and `ProcessorAdapter` raise.
+    """
     if (folder / "codecs.json").is_file() and (folder / "tokenizer.json").is_file():
-        return TokenAdapter.load(folder)
+        return TokenAdapter.load(folder, cache)
+    if any((folder / name).is_file() for name in TOKENIZERS):
+        return _family_adapter(folder, cache)
     raise InvalidArgument(
-        f"The model folder {folder.name} has no codecs.json and tokenizer.json, so nothing tells how it reads media.",
+        f"The model folder {folder.name} has neither codecs.json with tokenizer.json nor the tokenizer of a processor "
+        "model, so nothing tells how it reads text and media.",
         reason="MODEL_HAS_NO_ADAPTER",
         metadata={"folder": folder.name},
     )
+
+
+def _family_adapter(folder: Path, cache: Cache) -> Adapter:
+    """The adapter of a family of `transformers`, which programs that run no model do without."""
+    try:
+        from omnialign.modeling.adapters.families import family_adapter
+    except ImportError as error:
+        raise InvalidArgument(
+            f"The model {folder.name} is read by transformers, which is not installed here ({error}).",
+            reason="MODEL_HAS_NO_ADAPTER",
+            metadata={"folder": folder.name},
+        ) from error
+    return family_adapter(folder, cache)

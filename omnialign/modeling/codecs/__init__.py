@@ -1,22 +1,36 @@
 """Codecs: media to token codes and back.
 
-A codec has a modality, a number of codes, and a fixed number of codes per medium. `codecs.json` beside a model's
-weights names the codec of each modality, its options, and the range of token ids its codes take.
+A codec has a modality, code books, and a number of units per medium, fixed or between bounds. `codecs.json` beside a
+causal language model's weights makes it a token model: it names the codec of each modality, its options, the folder of
+its weights where it has any, and the range of token ids that its codes take:
+
+    {"codecs": [{"type": "mimi", "options": {"folder": "audio_codec", "codebooks": 8, "max_frames": 250},
+                 "begin": "<audio>", "end": "</audio>", "first_id": 32000, "num_ids": 16384}]}
+
+`num_ids` may be left out; where it is given, another size of the code books is an error.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
+
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.codecs.palette import PaletteImageCodec, PaletteVideoCodec
+from omnialign.modeling.codecs.residual import DacCodec, EncodecCodec, MimiCodec
 from omnialign.modeling.codecs.tone import ToneAudioCodec
+from omnialign.modeling.codecs.vq_codecs import ChameleonImageCodec, Emu3ImageCodec, Emu3VideoCodec, JanusImageCodec
+from omnialign.modeling.codecs.weights import Weights
+from omnialign.modeling.spans import MediaSpan, slot
 
 
 class Codec(Protocol):
-    """Turns one medium into `num_codes_per_medium` codes in [0, `num_codes`) and back."""
+    """Turns one medium into `min_units` to `max_units` units of codes, each code in [0, `num_codes`), and back."""
 
     @property
     def modality(self) -> int:
@@ -24,14 +38,25 @@ class Codec(Protocol):
 
     @property
     def num_codes(self) -> int:
-        """Size of the code book."""
+        """Size of the code books together."""
 
     @property
-    def num_codes_per_medium(self) -> int:
-        """Length of every span."""
+    def unit(self) -> tuple[range, ...]:
+        """The codes of each place of a unit: one for each book of a frame, or one for each cell of a picture."""
+
+    @property
+    def min_units(self) -> int:
+        """Fewest units of a medium."""
+
+    @property
+    def max_units(self) -> int:
+        """Most units of a medium."""
 
     def encode(self, data: bytes) -> list[int]:
         """Codes of a media file. Raises MediaError when it does not decode."""
+
+    def encode_array(self, array: NDArray[Any], rate: float) -> list[int]:
+        """Codes of a decoded medium: pixels, frames at `rate` per second, or samples at `rate` hertz."""
 
     def decode(self, codes: Sequence[int]) -> bytes:
         """The media file that the codes stand for."""
@@ -41,6 +66,13 @@ TYPES: dict[str, Callable[..., Codec]] = {
     "palette_image": PaletteImageCodec,
     "palette_video": PaletteVideoCodec,
     "tone_audio": ToneAudioCodec,
+    "encodec": EncodecCodec,
+    "dac": DacCodec,
+    "mimi": MimiCodec,
+    "chameleon_image": ChameleonImageCodec,
+    "janus_image": JanusImageCodec,
+    "emu3_image": Emu3ImageCodec,
+    "emu3_video": Emu3VideoCodec,
 }
 
 
@@ -58,30 +90,91 @@ class CodecRange:
         """The highest id of the range."""
         return self.first_id + self.codec.num_codes - 1
 
+    @cached_property
+    def span(self) -> MediaSpan:
+        """The grammar of a medium in ids."""
+        codec, shift = self.codec, self.first_id
+        unit = tuple((range(codes.start + shift, codes.stop + shift),) for codes in codec.unit)
+        codes = slot(self.first_id, self.last_id)
+        return MediaSpan(self.begin_id, self.end_id, unit, codec.min_units, codec.max_units, codes)
 
-def build(kind: str, options: Mapping[str, Any]) -> Codec:
-    """Builds a codec by its type name. Raises InvalidArgument CODEC_UNKNOWN."""
+
+def build(kind: str, options: Mapping[str, Any], folder: Path | None = None) -> Codec:
+    """Builds a codec by its type name; folders in its options are beside the model in `folder`.
+
+    Raises InvalidArgument CODEC_UNKNOWN, CODEC_OPTIONS_INVALID, CODEC_WEIGHTS_MISSING or CODEC_WEIGHTS_INVALID.
+    """
     if kind not in TYPES:
         raise InvalidArgument(
             f"There is no codec type {kind!r}; known are {', '.join(sorted(TYPES))}.",
             reason="CODEC_UNKNOWN",
             metadata={"type": kind},
         )
-    return TYPES[kind](**options)
+    options = dict(options)
+    if "folder" in options:
+        options["folder"] = _beside(folder, str(options["folder"]), kind)
+    try:
+        inspect.signature(TYPES[kind]).bind(**options)
+        return TYPES[kind](**options)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"The options of the codec {kind!r} do not fit it: {error}.",
+            reason="CODEC_OPTIONS_INVALID",
+            metadata={"type": kind, "options": ", ".join(sorted(options))},
+        ) from error
 
 
 def load_codecs(path: Path, token_id: Callable[[str], int | None], vocabulary_size: int) -> list[CodecRange]:
     """Reads `codecs.json`. Ranges may overlap neither the text ids below `vocabulary_size` nor each other."""
     ranges: list[CodecRange] = []
     free_id = vocabulary_size
-    for entry in sorted(json.loads(path.read_text())["codecs"], key=lambda e: int(e["first_id"])):
+    for entry in _entries(path):
+        codec = build(str(entry["type"]), entry.get("options", {}), path.parent)
         begin, end = token_id(entry["begin"]), token_id(entry["end"])
-        if begin is None or end is None or int(entry["first_id"]) < free_id:
+        first, size = int(entry["first_id"]), int(entry.get("num_ids", codec.num_codes))
+        if begin is None or end is None or begin == end or first < free_id or size != codec.num_codes:
             raise InvalidArgument(
-                f"The codec {entry['type']!r} overlaps other token ids, or its span tokens are not in the tokenizer.",
+                f"The codec {entry['type']!r} takes ids {first} to {first + size - 1} for {codec.num_codes} codes: "
+                f"these must be as many, from {free_id} on, between two tokens that the tokenizer has.",
                 reason="CODEC_RANGE_INVALID",
-                metadata={"type": str(entry["type"]), "first_id": str(entry["first_id"])},
+                metadata={"type": str(entry["type"]), "first_id": str(first), "num_codes": str(codec.num_codes)},
             )
-        ranges.append(CodecRange(build(entry["type"], entry["options"]), begin, end, int(entry["first_id"])))
+        ranges.append(CodecRange(codec, begin, end, first))
         free_id = ranges[-1].last_id + 1
     return ranges
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """The entries of `codecs.json` by their first id. Raises InvalidArgument CODECS_INVALID."""
+    known, needed = {"type", "options", "begin", "end", "first_id", "num_ids"}, {"type", "begin", "end", "first_id"}
+    try:
+        entries: list[dict[str, Any]] = json.loads(path.read_text())["codecs"]
+        wrong = [name for entry in entries for name in (entry.keys() - known) | (needed - entry.keys())]
+        entries = [] if wrong else sorted(entries, key=lambda entry: int(entry["first_id"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _invalid(path, f"it does not read as a list of codecs ({error!r})") from error
+    if wrong:
+        raise _invalid(path, f"its entries lack or do not know {', '.join(sorted(wrong))}")
+    return entries
+
+
+def _invalid(path: Path, why: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"The file {path.name} of the model cannot be used: {why}.",
+        reason="CODECS_INVALID",
+        metadata={"folder": path.parent.name},
+    )
+
+
+def _beside(folder: Path | None, name: str, kind: str) -> Path:
+    """A folder within the model's. Raises InvalidArgument where it leads out of it or holds no weights."""
+    root = (folder or Path()).resolve()
+    found = (root / name).resolve()
+    if not found.is_relative_to(root):
+        raise InvalidArgument(
+            f"The folder {name!r} of the codec {kind!r} is not within the model's folder.",
+            reason="CODEC_OPTIONS_INVALID",
+            metadata={"type": kind, "folder": name},
+        )
+    Weights(found)
+    return found

@@ -67,7 +67,8 @@ class PaletteImageCodec:
         self.palette = Palette(tuple(palette))
         self.rows, self.columns, self.run, self.cell_pixels = rows, columns, run, cell_pixels
         self.num_codes = len(palette) ** run
-        self.num_codes_per_medium = rows * columns // run
+        self.min_units = self.max_units = rows * columns // run
+        self.unit = (range(self.num_codes),)
 
     def pack(self, cells: Cells) -> list[int]:
         """Codes of a grid of palette indices, `(rows, columns)`."""
@@ -79,7 +80,11 @@ class PaletteImageCodec:
 
     def encode(self, data: bytes) -> list[int]:
         """Codes of an image file."""
-        return self.pack(self.palette.quantise(read_image(data), self.rows, self.columns))
+        return self.encode_array(read_image(data))
+
+    def encode_array(self, array: Pixels, rate: float = 0.0) -> list[int]:
+        """Codes of pixels `(height, width, 3)`."""
+        return self.pack(self.palette.quantise(array, self.rows, self.columns))
 
     def decode(self, codes: Sequence[int]) -> bytes:
         """A PNG of the codes."""
@@ -106,7 +111,8 @@ class PaletteVideoCodec:
         self.frames, self.rows, self.columns, self.run = frames, rows, columns, run
         self.cell_pixels, self.frames_per_second = cell_pixels, frames_per_second
         self.num_codes = len(palette) ** run
-        self.num_codes_per_medium = frames * rows * columns // run
+        self.min_units = self.max_units = frames * rows * columns // run
+        self.unit = (range(self.num_codes),)
 
     def pack(self, cells: Cells) -> list[int]:
         """Codes of grids of palette indices, `(frames, rows, columns)`."""
@@ -118,11 +124,14 @@ class PaletteVideoCodec:
 
     def encode(self, data: bytes) -> list[int]:
         """Codes of a video file. Raises MediaError when it has no frame."""
-        video, _ = read_video(data)
-        if not len(video):
+        return self.encode_array(*read_video(data))
+
+    def encode_array(self, array: Pixels, rate: float = 0.0) -> list[int]:
+        """Codes of frames `(frames, height, width, 3)`. Raises MediaError when there is none."""
+        if not len(array):
             raise MediaError("The video has no frame.")
-        chosen = np.linspace(0, len(video) - 1, self.frames).round().astype(int)
-        grids = [self.palette.quantise(video[index], self.rows, self.columns) for index in chosen]
+        chosen = np.linspace(0, len(array) - 1, self.frames).round().astype(int)
+        grids = [self.palette.quantise(array[index], self.rows, self.columns) for index in chosen]
         return self.pack(np.stack(grids))
 
     def decode(self, codes: Sequence[int]) -> bytes:

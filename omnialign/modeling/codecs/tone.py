@@ -29,12 +29,16 @@ class ToneAudioCodec:
         self.amplitudes = np.asarray(amplitudes, dtype=np.float64)
         self.frames, self.frame_samples, self.rate_hz = frames, frame_samples, rate_hz
         self.num_codes = 1 + len(frequencies_hz) * len(amplitudes)
-        self.num_codes_per_medium = frames
+        self.min_units = self.max_units = frames
+        self.unit = (range(self.num_codes),)
 
     def encode(self, data: bytes) -> list[int]:
         """Codes of a sound file; what is longer than the codec's length is cut, what is shorter is silence."""
-        samples, rate_hz = read_audio(data)
-        samples = self._resample(samples, rate_hz)
+        return self.encode_array(*read_audio(data))
+
+    def encode_array(self, array: Samples, rate: float) -> list[int]:
+        """Codes of mono samples at `rate` hertz."""
+        samples = self._resample(array, int(rate))
         wanted = self.frames * self.frame_samples
         padded = np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
         return [self._code(frame) for frame in padded.reshape(self.frames, self.frame_samples)]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from omnialign.cli import spec
 from omnialign.errors import InvalidArgument
-from omnialign.v1 import alignment_service_pb2
+from omnialign.v1 import alignment_service_pb2, generation_pb2
 
 NEEDED = {"base_model": "base", "dataset": "prompts"}
 
@@ -44,6 +44,14 @@ def test_all_problems_are_named_at_once_with_the_nearest_known_key():
 def test_an_unknown_choice_is_answered_with_the_choices():
     with pytest.raises(InvalidArgument, match="binary"):
         spec.build({**NEEDED, "pair_source": "ternary"})
+
+
+def test_a_media_policy_is_set_in_a_file_or_on_the_command_line():
+    merged = spec.with_settings({**NEEDED, "media_policy": {"max_pixels": 589_824}}, ["media_policy.max_frames=8"])
+    assert spec.build(merged).media_policy == generation_pb2.MediaPolicy(max_pixels=589_824, max_frames=8)
+    with pytest.raises(InvalidArgument) as caught:
+        spec.build({**NEEDED, "media_policy": {"max_frame": 8}})
+    assert dict(caught.value.violations) == {"media_policy.max_frame": "is not a setting; did you mean 'max_frames'?"}
 
 
 def test_settings_are_laid_over_a_file_without_changing_it():

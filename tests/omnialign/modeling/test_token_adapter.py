@@ -77,6 +77,45 @@ def test_a_codec_range_over_text_ids_is_refused(tmp_path):
     assert caught.value.reason == "CODEC_RANGE_INVALID"
 
 
+def changed(tmp_path, **entry):
+    """The model's folder with another first codec; a value of None takes the key away."""
+    for name in ("tokenizer.json", "config.json"):
+        shutil.copy(FOLDER / name, tmp_path)
+    codecs = json.loads((FOLDER / "codecs.json").read_text())
+    codecs["codecs"][0] = {k: v for k, v in {**codecs["codecs"][0], **entry}.items() if v is not None}
+    (tmp_path / "codecs.json").write_text(json.dumps(codecs))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"num_ids": 7}, "CODEC_RANGE_INVALID"),
+        ({"begin": "<nowhere>"}, "CODEC_RANGE_INVALID"),
+        ({"end": "<image>"}, "CODEC_RANGE_INVALID"),
+        ({"type": "wishful"}, "CODEC_UNKNOWN"),
+        ({"options": {"colour": "red"}}, "CODEC_OPTIONS_INVALID"),
+        ({"type": "mimi", "options": {"folder": "audio_codec", "max_frames": 3}}, "CODEC_WEIGHTS_MISSING"),
+        ({"type": "mimi", "options": {"folder": "/etc", "max_frames": 3}}, "CODEC_OPTIONS_INVALID"),
+        ({"begins": "<image>"}, "CODECS_INVALID"),
+        ({"end": None}, "CODECS_INVALID"),
+        ({"first_id": "many"}, "CODECS_INVALID"),
+    ],
+)
+def test_an_entry_that_does_not_fit_is_a_typed_error(tmp_path, entry, reason):
+    with pytest.raises(InvalidArgument) as caught:
+        load_adapter(changed(tmp_path, **entry))
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"codecs": 3}', '{"codecs": [3]}', "<html>"])
+def test_a_codecs_file_that_is_none_is_a_typed_error(tmp_path, text):
+    (changed(tmp_path) / "codecs.json").write_text(text)
+    with pytest.raises(InvalidArgument) as caught:
+        load_adapter(tmp_path)
+    assert caught.value.reason == "CODECS_INVALID"
+
+
 def test_a_codec_beyond_the_models_vocabulary_is_refused(tmp_path):
     for name in ("tokenizer.json", "codecs.json"):
         shutil.copy(FOLDER / name, tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.null_services import malformed, too_long
 from omnialign.content import text_of
 from omnialign.errors import Internal
-from omnialign.v1 import alignment_service_pb2, record_pb2
+from omnialign.v1 import alignment_service_pb2, generation_pb2, record_pb2
 from tests.services.alignment.stack import Job, Stack, stage
 
 StageStatus = alignment_service_pb2.StageStatus
@@ -43,6 +43,14 @@ async def test_a_record_grows_from_stage_to_stage(stack: Stack) -> None:
     assert record.comparison.verdict == record_pb2.VERDICT_WIN
     assert response.generation.seed not in (0, refinement.generation.seed)
     assert response.generation.model == job.models.base
+
+
+async def test_the_media_policy_goes_into_every_request_and_training_job(stack: Stack) -> None:
+    policy = generation_pb2.MediaPolicy(max_frames=8, frames_per_second=2, use_damaged=True)
+    job = await stack.end_of((await stack.submit(media_policy=policy)).name)
+    assert job.state == Job.STATE_SUCCEEDED, job.error
+    assert stack.behaviour.policies == dict.fromkeys(("Generate", "Refine", "Critique", "CompareResponses"), policy)
+    assert [training.spec.media_policy for training in stack.training.jobs.values()] == [policy] * 3
 
 
 async def test_the_training_jobs_get_what_the_spec_says(stack: Stack) -> None:

@@ -1,12 +1,17 @@
 """What is refused, and what a repeated call does."""
 
+import json
 import uuid
 
+import numpy as np
 import pytest
 
+from omnialign.content import content
 from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OmnialignError
-from omnialign.v1 import record_pb2
+from omnialign.media import write_audio, write_image
+from omnialign.v1 import content_pb2, generation_pb2, record_pb2
 from tests.services.alignment.stack import Job, Stack
+from tests.services.inference.world import random_model
 
 
 async def refusal(stack: Stack, **fields: object) -> OmnialignError:
@@ -63,6 +68,28 @@ async def test_a_job_over_such_a_dataset_fails_in_its_preflight(stack: Stack) ->
     assert not stack.training.jobs
 
 
+async def test_endpoints_may_give_feedback_and_judge(stack: Stack) -> None:
+    names = {"feedback_model": "openai+http://h/v1#critic", "judge_model": "openai+https://h/v1#judge"}
+    job = await stack.alignment.create_alignment_job("first", await stack.spec(**names), validate_only=True)
+    assert (job.models.feedback, job.models.judge) == tuple(names.values())
+
+
+async def test_an_endpoint_cannot_be_trained(stack: Stack) -> None:
+    error = await refusal(stack, base_model="openai+http://h/v1#m")
+    assert (type(error), error.reason) == (InvalidArgument, "BASE_MODEL_NOT_TRAINABLE")
+
+
+async def test_an_endpoint_is_refused_where_the_same_tokens_must_come_again(stack: Stack) -> None:
+    sampling = generation_pb2.SamplingParams(deterministic=True)
+    error = await refusal(stack, judge_model="openai+http://h/v1#judge", sampling=sampling)
+    assert (type(error), error.reason) == (InvalidArgument, "ENDPOINT_NOT_DETERMINISTIC")
+
+
+async def test_a_misspelt_endpoint_is_refused(stack: Stack) -> None:
+    error = await refusal(stack, judge_model="openai+http://h/v1")
+    assert (type(error), error.reason) == (InvalidArgument, "MODEL_NAME_INVALID")
+
+
 async def test_an_empty_evaluation_split_is_refused(stack: Stack) -> None:
     spec = await stack.spec(evaluation_split="tset")
     with pytest.raises(FailedPrecondition) as caught:
@@ -90,6 +117,49 @@ async def test_a_record_whose_medium_is_gone_is_named_before_it_is_dropped(stack
     spec = await stack.spec(dataset=version.name)
     job = await stack.alignment.create_alignment_job("first", spec, validate_only=True)
     assert dict(job.preflight.dropped) == {"MEDIA_NOT_FOUND": 1}
+
+
+async def with_prompt(stack: Stack, data: bytes, modality: int, *, split: str = "prompts") -> str:
+    """A dataset with one more prompt, which shows a medium; the name of its version."""
+    dataset = (await stack.make_dataset(prompts=0 if split == "prompts" else 1)).partition("/versions/")[0]
+    media = await stack.client.upload_media(data, modality=modality)
+    record = record_pb2.Record(id="seen", subtask="ti2t", split=split, prompt=content(media, "What is it?"))
+    await stack.client.append_records(dataset, [record])
+    return (await stack.client.commit_version(dataset)).name
+
+
+async def test_media_longer_than_the_context_are_refused_with_the_numbers(stack: Stack) -> None:
+    model = random_model(stack.root / "small")
+    codecs = stack.root / "small" / "codecs.json"
+    large = json.loads(codecs.read_text())
+    large["codecs"][0]["options"] |= {"rows": 32, "columns": 32}  # 1,024 tokens; the model reads 512
+    codecs.write_text(json.dumps(large))
+    picture = write_image(np.zeros((64, 64, 3), dtype=np.uint8))
+    spec = await stack.spec(dataset=await with_prompt(stack, picture, content_pb2.MODALITY_IMAGE), base_model=model)
+    with pytest.raises(FailedPrecondition) as caught:
+        await stack.alignment.create_alignment_job("first", spec, validate_only=True)
+    error = caught.value
+    assert (error.reason, error.metadata["PROMPT_TOO_LONG"]) == ("NO_PROMPTS", "1")
+    assert error.metadata["context_tokens"] == "512"
+    assert int(error.metadata["longest_prompt_tokens"]) > 1024
+    assert "media_policy" in error.message
+
+
+async def test_media_that_the_policy_uses_in_part_are_named_before_the_job(stack: Stack) -> None:
+    tone = write_audio(np.zeros(16_000, dtype=np.float32), 16_000)
+    policy = generation_pb2.MediaPolicy(max_audio_seconds=0.25)
+    dataset = await with_prompt(stack, tone, content_pb2.MODALITY_AUDIO)
+    spec = await stack.spec(dataset=dataset, media_policy=policy)
+    job = await stack.alignment.create_alignment_job("first", spec, validate_only=True)
+    (warning,) = [text for text in job.preflight.warnings if "in part" in text]
+    assert warning == "1 media objects are used in part: MEDIA_CUT 1 (such as 0.25 of 1 seconds are kept)."
+    assert job.preflight.prompts == 1
+
+
+async def test_a_policy_out_of_range_is_refused(stack: Stack) -> None:
+    error = await refusal(stack, media_policy=generation_pb2.MediaPolicy(max_frames=-1))
+    assert isinstance(error, InvalidArgument)
+    assert any("max_frames" in field for field, _ in error.violations)
 
 
 async def test_the_same_request_gives_the_same_job(stack: Stack) -> None:

@@ -107,6 +107,17 @@ def test_a_video_that_can_be_read_from_its_beginning_is_refused_when_frames_are_
     assert refused(data[: len(data) * 8 // 10], tmp_path) in ("MEDIA_TRUNCATED", "MEDIA_UNDECODABLE")
 
 
+@pytest.mark.parametrize("kind", ["png", "wav", "mp3"])
+def test_where_damaged_files_are_accepted_a_part_is_enough_and_nothing_is_not(kind: str, tmp_path: Path) -> None:
+    make, mime_type = GOOD[kind]
+    path = tmp_path / kind
+    for data in (make(), make()[: len(make()) * 6 // 10]):
+        path.write_bytes(data)
+        prove(path, mime_type, limits=replace(LIMITS, accept_damaged=True))
+    reason = refused(make()[:43], tmp_path, replace(LIMITS, accept_damaged=True))
+    assert reason in ("MEDIA_TRUNCATED", "MEDIA_UNDECODABLE")
+
+
 def test_a_wav_that_ends_before_its_header_says_is_truncated(tmp_path: Path) -> None:
     assert refused(write_audio(SOUND, 8000)[:-2000], tmp_path) == "MEDIA_TRUNCATED"
 

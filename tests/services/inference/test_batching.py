@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.cache_utils import DynamicCache
 
+from omnialign.modeling.inputs import ModelInputs
 from services.inference.batcher import Ticket, cache_bytes, choose
 from services.inference.cache import join_rows, keep_rows, new_cache, rows_without
 
@@ -19,7 +20,7 @@ MODEL = SimpleNamespace(cache_bytes_per_token=10)
 def ticket(length, *, max_new_tokens=10, group=None):
     return Ticket(
         loaded=MODEL,
-        ids=[1] * length,
+        inputs=ModelInputs([1] * length),
         max_new_tokens=max_new_tokens,
         temperature=0,
         top_p=0,

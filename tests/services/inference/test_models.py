@@ -51,8 +51,15 @@ async def test_an_unknown_model_is_a_clear_error(engine, name, reason):
     assert (await refusal(engine, name)).reason == reason
 
 
-async def test_a_model_without_an_adapter_is_refused(engine, copied):
+async def test_a_model_that_has_neither_codecs_nor_a_chat_template_is_refused(engine, copied):
     (copied / "codecs.json").unlink()
+    refused = await refusal(engine, f"file://{copied}")
+    assert refused.reason == "CHAT_TEMPLATE_MISSING"
+    assert "codecs.json" in refused.message
+
+
+async def test_a_model_without_a_tokenizer_has_no_adapter(engine, copied):
+    (copied / "tokenizer.json").unlink()
     assert (await refusal(engine, f"file://{copied}")).reason == "MODEL_HAS_NO_ADAPTER"
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from omnialign.client import AsyncClient
 from omnialign.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
+from omnialign.modeling.policy import MediaPolicy
 from omnialign.v1 import training_service_pb2_grpc
 from omnialign.v1.training_service_pb2 import (
     TrainingJob,
@@ -15,6 +16,7 @@ from omnialign.v1.training_service_pb2 import (
     WatchTrainingJobRequest,
     WatchTrainingJobResponse,
 )
+from training.spec import read_spec
 
 NAME = "projects/default/trainingJobs/tune"
 
@@ -39,6 +41,19 @@ async def test_a_job_that_ends_well_has_its_model_registered_with_lineage(serve,
         assert (await client.get_model_version(job.model)).uri.endswith("/output/model")
         sources = {edge.source for edge in (await client.get_lineage(job.model)).edges}
         assert {spec.dataset, spec.base_model, NAME} <= sources
+
+
+async def test_the_program_gets_the_media_policy_and_the_shared_cache(serve, spec, program, tmp_path: Path):
+    spec.media_policy.max_frames = 8
+    spec.media_policy.use_damaged = True
+    told, features = tmp_path / "told", tmp_path / "features"
+    tell = f"shutil.copy(sys.argv[2], {str(told)!r})\nprint(os.environ['OMNIALIGN_ENGINE_FEATURE_CACHE'])\nfinish()"
+    async with serve(program(tell), feature_cache=features) as client:
+        await client.create_training_job("tune", spec)
+        job = (await watch(client))[-1].training_job
+    assert job.state == TrainingJob.STATE_SUCCEEDED, job
+    assert read_spec(told).media_policy == MediaPolicy(max_frames=8, use_damaged=True)
+    assert str(features) in job.log_tail
 
 
 async def test_events_are_numbered_without_gaps_and_a_watch_resumes_without_loss(serve, spec, program):

@@ -1,0 +1,223 @@
+"""Media to features: what a Hugging Face processor makes of one medium, and what stands for it in the prompt.
+
+One path for all families: the processor is given the medium with its own placeholder as the text, and tells what it
+replaced the placeholder by. So a medium is processed once, whatever prompts it is in, and kept in the feature cache.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import ProcessorMixin
+
+from omnialign.content import NAMES
+from omnialign.errors import InvalidArgument
+from omnialign.media import MediaError
+from omnialign.modeling.decoded import Decoded, decode
+from omnialign.modeling.feature_cache import Cache, feature_key, split_loss, with_loss
+from omnialign.modeling.feature_file import Arrays
+from omnialign.modeling.inputs import MediaFeatures, MediaLoss
+from omnialign.modeling.messages import MediaBytes
+from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.sounds import resampled
+from omnialign.v1 import content_pb2
+
+FRAMES_PER_SECOND = 2.0
+"""Rate at which videos are sampled where neither the job's policy nor the processor names one."""
+TEXT = "replacement"
+NOT_FEATURES = frozenset(
+    {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "text_replacement_offsets", "video_metadata"}
+)
+PARTS: dict[int, tuple[str, str, str]] = {
+    content_pb2.MODALITY_IMAGE: ("image", "image_processor", "images"),
+    content_pb2.MODALITY_AUDIO: ("audio", "feature_extractor", "audio"),
+    content_pb2.MODALITY_VIDEO: ("video", "video_processor", "videos"),
+}
+"""Name, sub-processor and argument of each modality."""
+COMPANY_COUNTS = frozenset({"LlavaOnevisionProcessor"})
+"""Processors that read a picture in another way when the same conversation holds several."""
+
+
+@dataclass(frozen=True)
+class ReadMedium:
+    """A medium as the model is fed it, the text that stands for it, and what the policy left out."""
+
+    features: MediaFeatures
+    text: str
+    loss: MediaLoss | None = None
+
+
+class MediaProcessor:
+    """The media side of a processor; safe for threads. `tokens` are the placeholders of the modalities it reads."""
+
+    def __init__(self, processor: Any, *, revision: str, cache: Cache) -> None:
+        self._processor, self._revision, self._cache = processor, revision, cache
+        self.tokens: Mapping[int, str] = {
+            modality: str(getattr(processor, f"{name}_token"))
+            for modality, (name, part, _) in PARTS.items()
+            if _is_generic(processor, name, part)
+        }
+
+    def read(self, medium: MediaBytes, policy: MediaPolicy, *, pictures: int = 1) -> ReadMedium:
+        """The features of one medium of a conversation that holds so many pictures.
+
+        Raises MediaError: what decoding raises, MEDIA_REFUSED by the processor, MEDIA_TOO_SHORT, AUDIO_TOO_LONG.
+        """
+        self.check_reads(medium.modality)
+        several = medium.modality == content_pb2.MODALITY_IMAGE and pictures > 1 and self._company_counts
+        key = feature_key(medium.sha256, f"{self._revision}/{medium.modality}/{int(several)}", policy)
+        arrays, loss = split_loss(self._cache.get(key, lambda: self._make(medium, policy, 1 + several)))
+        features = {name: array for name, array in arrays.items() if name != TEXT}
+        return ReadMedium(MediaFeatures(medium.modality, features), arrays[TEXT].tobytes().decode(), loss)
+
+    def decoded(self, medium: MediaBytes, policy: MediaPolicy) -> Decoded:
+        """A medium decoded under the policy as the processor completes it; kept in the cache as well."""
+        self.check_reads(medium.modality)
+        key = feature_key(medium.sha256, f"{self._revision}/{medium.modality}/decoded", policy)
+        arrays, loss = split_loss(self._cache.get(key, lambda: _packed(self._decode(medium, policy))))
+        times = tuple(arrays["times"].tolist())
+        return Decoded(medium.modality, arrays["array"], float(arrays["rate"]), times, loss)
+
+    def check_reads(self, modality: int) -> None:
+        """Raises InvalidArgument MODALITY_UNSUPPORTED or PROCESSOR_UNSUPPORTED for what this model does not read."""
+        if modality in self.tokens:
+            return
+        name, part, _ = PARTS.get(modality, (NAMES.get(modality, str(modality)), "", ""))
+        if getattr(self._processor, part or "-", None) is None:
+            raise InvalidArgument(
+                f"This model does not read {name}.", reason="MODALITY_UNSUPPORTED", metadata={"modality": name}
+            )
+        raise InvalidArgument(
+            f"{type(self._processor).__name__} does not tell what stands for {name} in a prompt, so this family needs "
+            "an adapter of its own.",
+            reason="PROCESSOR_UNSUPPORTED",
+            metadata={"processor": type(self._processor).__name__, "modality": name},
+        )
+
+    def completed(self, policy: MediaPolicy) -> MediaPolicy:
+        """A policy with the processor's own rates and limits where it sets none: what media are decoded by.
+
+        Videos: the frames per second and the most frames that the video processor names, and two frames per second
+        where it names neither a rate nor a number. Sounds: the rate of the feature extractor.
+        """
+        video = getattr(self._processor, "video_processor", None)
+        number = getattr(video, "num_frames", None)
+        rate = getattr(video, "fps", None) or (0.0 if number else FRAMES_PER_SECOND)
+        return replace(
+            policy,
+            frames_per_second=policy.frames_per_second or float(rate),
+            max_frames=policy.max_frames or int(number or getattr(video, "max_frames", None) or 0),
+            sample_rate_hz=policy.sample_rate_hz or self._sampling_rate_hz,
+        )
+
+    @property
+    def _sampling_rate_hz(self) -> int:
+        return int(getattr(getattr(self._processor, "feature_extractor", None), "sampling_rate", 0))
+
+    @property
+    def _company_counts(self) -> bool:
+        return type(self._processor).__name__ in COMPANY_COUNTS
+
+    def _decode(self, medium: MediaBytes, policy: MediaPolicy) -> Decoded:
+        decoded = decode(medium, self.completed(policy))
+        if medium.modality == content_pb2.MODALITY_AUDIO and decoded.rate != self._sampling_rate_hz:
+            samples = resampled(decoded.array, int(decoded.rate), self._sampling_rate_hz)
+            decoded = replace(decoded, array=samples, rate=float(self._sampling_rate_hz))
+        return decoded
+
+    def _make(self, medium: MediaBytes, policy: MediaPolicy, copies: int) -> Arrays:
+        decoded = self._decode(medium, policy)
+        self._check_length(decoded)
+        found = self._processed(decoded, copies)
+        text, name = found["text_replacement_offsets"][0][0]["replacement"], NAMES[medium.modality]
+        if self.tokens[medium.modality] not in text:
+            raise MediaError(f"The {name} is too short to give this model a single token.", reason="MEDIA_TOO_SHORT")
+        arrays = {name: _array(value) for name, value in found.items() if name not in NOT_FEATURES}
+        if copies > 1:  # all alike; an array with a single number is about the conversation
+            arrays = {name: a[: len(a) // copies] if len(a) > 1 else a for name, a in arrays.items()}
+        return with_loss({**arrays, TEXT: np.frombuffer(text.encode(), dtype=np.uint8)}, decoded.loss)
+
+    def _processed(self, decoded: Decoded, copies: int) -> Any:
+        """What the processor makes of so many copies of a medium. Raises MediaError MEDIA_REFUSED."""
+        try:
+            return self._processor(
+                text=[self.tokens[decoded.modality] * copies],
+                return_tensors="pt",
+                return_text_replacement_offsets=True,
+                **_arguments(decoded, copies),
+            )
+        except Exception as error:  # processors raise whatever their parts raise
+            raise MediaError(
+                f"{type(self._processor).__name__} refuses the {NAMES[decoded.modality]}: {error}",
+                reason="MEDIA_REFUSED",
+            ) from error
+
+    def _check_length(self, decoded: Decoded) -> None:
+        """Feature extractors cut sounds without a word; here nothing is cut unless the policy says so."""
+        extractor = getattr(self._processor, "feature_extractor", None)
+        most = getattr(extractor, "n_samples", 0)
+        cuts = getattr(self._processor, "audio_kwargs", {}).get("truncation", True)
+        if decoded.modality == content_pb2.MODALITY_AUDIO and cuts and 0 < most < len(decoded.array):
+            raise MediaError(
+                f"The sound is {len(decoded.array) / decoded.rate:g} seconds long and this model hears "
+                f"{most / decoded.rate:g}; set max_audio_seconds in the media policy to cut it.",
+                reason="AUDIO_TOO_LONG",
+            )
+
+
+def video_metadata(decoded: Decoded) -> dict[str, Any]:
+    """What processors want to know of a video that was sampled before: its kept frames are all there is.
+
+    `frames_indices` divided by `fps` are the times of the frames.
+    """
+    rate = decoded.rate or 1.0
+    return {
+        "fps": rate,
+        "total_num_frames": len(decoded.array),
+        "duration": len(decoded.array) / rate,
+        "frames_indices": [round(time * rate, 6) for time in decoded.times_seconds],
+        "height": decoded.array.shape[1],
+        "width": decoded.array.shape[2],
+    }
+
+
+def _is_generic(processor: Any, name: str, part: str) -> bool:
+    """Whether a processor reads a modality and tells what stands for it in the prompt."""
+    method, base = f"replace_{name}_token", ProcessorMixin
+    return (
+        isinstance(processor, base)
+        and getattr(processor, part, None) is not None
+        and getattr(processor, f"{name}_token", None) is not None
+        and getattr(type(processor), method, None) is not getattr(base, method)
+    )
+
+
+def _arguments(decoded: Decoded, copies: int) -> dict[str, Any]:
+    """The processor's arguments for a medium; nothing is sampled again."""
+    if decoded.modality == content_pb2.MODALITY_IMAGE:
+        return {"images": [[Image.fromarray(decoded.array)] * copies]}  # an array's axes would be guessed
+    if decoded.modality == content_pb2.MODALITY_AUDIO:
+        return {"audio": [decoded.array], "audio_kwargs": {"sampling_rate": int(decoded.rate)}}
+    known = video_metadata(decoded)
+    options = {"do_sample_frames": False, "fps": known["fps"], "video_metadata": [known], "return_metadata": True}
+    frames = torch.from_numpy(np.ascontiguousarray(decoded.array)).permute(0, 3, 1, 2)
+    return {"videos": [frames], "videos_kwargs": {**options, "input_data_format": "channels_first"}}
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """An array of what a processor returned: a tensor, or a list of one for each medium."""
+    found: NDArray[Any] = np.asarray(value.numpy() if isinstance(value, torch.Tensor) else value)
+    return found
+
+
+def _packed(decoded: Decoded) -> Arrays:
+    arrays = {
+        "array": decoded.array,
+        "rate": np.asarray(decoded.rate, dtype=np.float64),
+        "times": np.asarray(decoded.times_seconds, dtype=np.float64),
+    }
+    return with_loss(arrays, decoded.loss)

@@ -1,0 +1,245 @@
+"""Processor models: a Hugging Face processor feeds features of media to a language model, which answers in text.
+
+One adapter for every family that `AutoProcessor` knows and whose processor tells what stands for a medium in a prompt,
+and for plain causal language models with a chat template, which read text alone. The chat template is the model's own.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, ProcessorMixin
+
+from omnialign.content import NAMES
+from omnialign.errors import InvalidArgument
+from omnialign.modeling.adapters.features import PARTS, MediaProcessor, ReadMedium
+from omnialign.modeling.adapters.folder import check_fit, load_processor, revision_of
+from omnialign.modeling.adapters.joining import check_joinable, join_features
+from omnialign.modeling.adapters.markup import Markup
+from omnialign.modeling.architectures import model_class
+from omnialign.modeling.decoded import Decoded
+from omnialign.modeling.feature_cache import NO_CACHE, Cache
+from omnialign.modeling.inputs import MediaFeatures, ModelInputs
+from omnialign.modeling.messages import MediaBytes, Piece, Pieces, Turn
+from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.spans import MediaSpan
+from omnialign.v1 import content_pb2
+
+ANSWER = "\ufdd3"
+"""Stands before an answer while a template is looked into; a noncharacter that no text may hold."""
+
+
+@dataclass(frozen=True)
+class PlaceholderPrompt:
+    """A prompt with one placeholder per medium, for engines that process media themselves.
+
+    `ids` hold the placeholder as the template writes it; `media` are decoded in reading order.
+    """
+
+    ids: list[int]
+    media: tuple[Decoded, ...] = ()
+
+
+class ProcessorAdapter:
+    """Adapter of a processor model or of a plain language model with a chat template.
+
+    Raises InvalidArgument: PROCESSOR_UNSUPPORTED, CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_REFUSED, TOKENIZER_MISMATCH,
+    MODEL_CONFIG_INVALID.
+    """
+
+    default_template = ""
+    """The chat template of a family that is published without one."""
+
+    def __init__(self, folder: Path, cache: Cache = NO_CACHE) -> None:
+        self._processor = load_processor(folder)
+        if self.default_template and not getattr(self._processor, "chat_template", None):
+            self._processor.chat_template = self.default_template
+        self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
+        self.revision = revision_of(folder)
+        self._reader = MediaProcessor(self._processor, revision=self.revision, cache=cache)
+        self._markup = Markup(self._tokenizer.backend_tokenizer, self._reader.tokens.values())
+        tokens = sorted(self._reader.tokens.values(), key=len, reverse=True)
+        self._media = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+        check_fit(folder, self._tokenizer, self._processor)
+        self.media_spans: Sequence[MediaSpan] = ()
+        self._check_template(folder)
+        self.end_ids = self._end_ids(folder)
+        pad_id = self._tokenizer.pad_token_id
+        self.pad_id: int = self.end_id if pad_id is None else pad_id
+
+    @property
+    def end_id(self) -> int:
+        """The id that ends an answer as the chat template writes it."""
+        return self.end_ids[0]
+
+    @property
+    def reads(self) -> frozenset[int]:
+        """The modalities that the model reads beside text, values of `omnialign.v1.Modality`."""
+        return frozenset(self._reader.tokens)
+
+    model_class = staticmethod(model_class)
+
+    def encode(self, turns: Sequence[Turn], policy: MediaPolicy = NO_BOUNDS) -> ModelInputs:
+        """A conversation up to where the answer begins, every placeholder expanded, with the media's features.
+
+        A policy that sets no rate leaves it to the processor; see `MediaProcessor.completed`. Raises InvalidArgument
+        and MediaError for media that the model does not read.
+        """
+        media = [piece for turn in turns for piece in turn.pieces if isinstance(piece, MediaBytes)]
+        read = self._read(media, policy)
+        rendered = self._render(turns)
+        self._check_placeholders(rendered, media)
+        ids = self._encode_prompt(self._expanded(rendered, read))
+        losses = tuple(medium.loss for medium in read if medium.loss is not None)
+        inputs = ModelInputs(ids, tuple(medium.features for medium in read), losses)
+        check_joinable([inputs])
+        return inputs
+
+    def features(self, media: Sequence[MediaBytes], policy: MediaPolicy = NO_BOUNDS) -> tuple[MediaFeatures, ...]:
+        """The features of all media of a conversation, in reading order, as `encode` gives them."""
+        return tuple(medium.features for medium in self._read(media, policy))
+
+    def _read(self, media: Sequence[MediaBytes], policy: MediaPolicy) -> list[ReadMedium]:
+        pictures = sum(medium.modality == content_pb2.MODALITY_IMAGE for medium in media)
+        return [self._reader.read(medium, policy, pictures=pictures) for medium in media]
+
+    def encode_answer(self, pieces: Sequence[Piece], policy: MediaPolicy = NO_BOUNDS) -> list[int]:
+        """Ids of an answer as the template writes an assistant's turn, up to and with its end.
+
+        Raises InvalidArgument MODALITY_UNSUPPORTED for an answer with media, which these models do not write.
+        """
+        for piece in pieces:
+            if isinstance(piece, MediaBytes):
+                name = NAMES.get(piece.modality, str(piece.modality))
+                raise InvalidArgument(
+                    f"This model writes text and no {name}.", reason="MODALITY_UNSUPPORTED", metadata={"modality": name}
+                )
+        ids = self._answer_ids(pieces)
+        body = list(takewhile(lambda number: number not in self.end_ids, ids))
+        return [*body, ids[len(body)] if len(body) < len(ids) else self.end_id]
+
+    def decode(self, ids: Sequence[int]) -> Pieces:
+        """The text of ids up to the first end id, control tokens left out."""
+        body = list(takewhile(lambda number: number not in self.end_ids, ids))
+        text: str = self._tokenizer.backend_tokenizer.decode(body, skip_special_tokens=True).strip()
+        return (text,) if text else ()
+
+    def placeholders(self, turns: Sequence[Turn], policy: MediaPolicy = NO_BOUNDS) -> PlaceholderPrompt:
+        """A conversation up to where the answer begins, with one placeholder per medium, and the decoded media."""
+        media = [piece for turn in turns for piece in turn.pieces if isinstance(piece, MediaBytes)]
+        decoded = tuple(self._reader.decoded(medium, policy) for medium in media)
+        rendered = self._render(turns)
+        self._check_placeholders(rendered, media)
+        return PlaceholderPrompt(self._encode_prompt(rendered), decoded)
+
+    def tensors(self, rows: Sequence[ModelInputs], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What `forward` needs for a batch beside ids, attention mask and positions; {} where no row has media.
+
+        `rows` are the batch's rows in order and `ids` their padded ids, int64 of shape (rows, columns), padded on
+        either side. The features of all media follow each other in reading order. Raises InvalidArgument
+        FEATURES_DIFFER for videos that this model cannot take together; see `joint_shape`.
+        """
+        found = join_features(rows)
+        if found and getattr(self._processor, "return_mm_token_type_ids", False):
+            types = self._processor.create_mm_token_type_ids(ids.tolist())
+            found["mm_token_type_ids"] = torch.tensor(types, dtype=torch.int64)
+        return found
+
+    def _render(self, turns: Sequence[Turn], *, prompt: bool = True) -> str:
+        """The template's text of a conversation, with people's control tokens marked."""
+        messages = [{"role": turn.role, "content": self._content(turn.pieces)} for turn in turns]
+        try:
+            text = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        except Exception as error:  # templates raise what they like
+            raise InvalidArgument(
+                f"The model's chat template refuses the conversation: {error}", reason="CHAT_TEMPLATE_REFUSED"
+            ) from error
+        return str(text)
+
+    def _content(self, pieces: Sequence[Piece]) -> Any:
+        """The content of a message: a list of parts for processors, text for plain language models."""
+        texts = iter(self._markup.quote(piece for piece in pieces if isinstance(piece, str)))
+        if not isinstance(self._processor, ProcessorMixin):
+            return "".join(texts)
+        return [
+            {"type": "text", "text": next(texts)} if isinstance(piece, str) else {"type": PARTS[piece.modality][0]}
+            for piece in pieces
+        ]
+
+    def _expanded(self, rendered: str, read: Sequence[ReadMedium]) -> str:
+        """A rendered prompt with each placeholder replaced by what stands for its medium."""
+        waiting: dict[str, Iterator[str]] = {
+            token: iter([medium.text for medium in read if medium.features.modality == modality])
+            for modality, token in self._reader.tokens.items()
+        }
+        return self._markup.substitute(rendered, self._media, lambda token: next(waiting[token]))
+
+    def _check_placeholders(self, rendered: str, media: Sequence[MediaBytes]) -> None:
+        found: list[str] = []
+        self._markup.substitute(rendered, self._media, lambda token: found.append(token) or token)  # type: ignore[func-returns-value]
+        for modality, token in self._reader.tokens.items():
+            wanted = sum(medium.modality == modality for medium in media)
+            if found.count(token) != wanted:
+                raise InvalidArgument(
+                    f"The model's chat template writes {found.count(token)} {NAMES[modality]} placeholders for the "
+                    f"{wanted} of the conversation; it must write {token} once for each.",
+                    reason="CHAT_TEMPLATE_REFUSED",
+                    metadata={"modality": NAMES[modality]},
+                )
+
+    def _encode_prompt(self, rendered: str) -> list[int]:
+        """Ids of a rendered prompt, with the begin that a processor's tokenizer adds unless the template wrote it."""
+        ids = self._markup.encode(rendered)
+        if not isinstance(self._processor, ProcessorMixin):
+            return ids  # templates of plain language models write all there is
+        adds = getattr(self._processor, "text_kwargs", {}).get("add_special_tokens", True)
+        bos = self._tokenizer.bos_token
+        return ids if not adds or (bos and rendered.startswith(bos)) else [*self._markup.prefix_ids, *ids]
+
+    def _answer_ids(self, pieces: Sequence[Piece]) -> list[int]:
+        """Ids of all that the template writes from where an answer begins."""
+        question = Turn("user", (".",))
+        prefix = self._render([question])
+        whole = self._render([question, Turn("assistant", tuple(pieces))], prompt=False)
+        if not whole.startswith(prefix):  # a template that writes the assistant's mark in two ways
+            whole, prefix = self._with_mark(question, pieces)
+        return self._markup.encode(whole.removeprefix(prefix), begins=False)
+
+    def _with_mark(self, question: Turn, pieces: Sequence[Piece]) -> tuple[str, str]:
+        """The template's text with everything before the answer, found by a mark at its beginning."""
+        text = "".join(self._markup.quote(piece for piece in pieces if isinstance(piece, str)))
+        first, marked = ([{"type": "text", "text": t}] for t in (question.pieces[0], ANSWER + text))
+        messages = [{"role": "user", "content": first}, {"role": "assistant", "content": marked}]
+        if not isinstance(self._processor, ProcessorMixin):
+            messages = [{"role": m["role"], "content": m["content"][0]["text"]} for m in messages]  # type: ignore[index]
+        whole = str(self._processor.apply_chat_template(messages, tokenize=False))
+        return whole, whole.partition(ANSWER)[0] + ANSWER
+
+    def _check_template(self, folder: Path) -> None:
+        if not (getattr(self._processor, "chat_template", None) or getattr(self._tokenizer, "chat_template", None)):
+            raise InvalidArgument(
+                f"The model folder {folder.name} has no chat template; put the family's own into chat_template.jinja "
+                "(or, for a token model, its codecs into codecs.json).",
+                reason="CHAT_TEMPLATE_MISSING",
+                metadata={"folder": folder.name},
+            )
+
+    def _end_ids(self, folder: Path) -> tuple[int, ...]:
+        """What ends an answer: the template's own end first, then those of generation_config.json or the tokenizer."""
+        named: Any = self._tokenizer.eos_token_id
+        if (folder / "generation_config.json").is_file():
+            named = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id or named
+        ends = list(named) if isinstance(named, (list, tuple)) else [named]
+        written = [number for number in self._answer_ids((".",)) if number in self._markup.special_ids][:1]
+        found = [int(number) for number in (*written, *ends) if number is not None]
+        if not found:
+            raise InvalidArgument(
+                f"Nothing tells what ends an answer of {folder.name}; name eos_token_id in generation_config.json.",
+                reason="MODEL_HAS_NO_END",
+                metadata={"folder": folder.name},
+            )
+        return tuple(dict.fromkeys(found))

@@ -1,0 +1,210 @@
+"""Sounds as residual codes: EnCodec, DAC and Mimi.
+
+A frame of some milliseconds has one code of each book, and books come one after the other in the ids: frame by frame,
+within a frame from the coarsest book to the finest. A sound has between `min_frames` and `max_frames` frames; a shorter
+one is filled with silence, a longer one is refused, since it would be cut without anybody having asked for it.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnialign.errors import InvalidArgument
+from omnialign.media import MediaError, Samples, read_audio, write_audio
+from omnialign.modeling.codecs.weights import LazyModule, Weights, load_folder
+from omnialign.modeling.sounds import resampled
+from omnialign.v1 import content_pb2
+
+
+class ResidualAudioCodec:
+    """What the three have in common. `codebooks` of 0 takes all that the model has."""
+
+    modality = content_pb2.MODALITY_AUDIO
+    model_type = ""
+
+    def __init__(self, *, folder: Path, max_frames: int, min_frames: int = 1, codebooks: int = 0) -> None:
+        self.weights = Weights(folder)
+        self.config: Any = read_config(folder, self.model_type)
+        self._check_config()
+        self.codebooks = codebooks or self.most_codebooks
+        if not 1 <= self.codebooks <= self.most_codebooks:
+            raise ValueError(f"codebooks must be from 1 to {self.most_codebooks}")
+        if not 1 <= min_frames <= max_frames:
+            raise ValueError("min_frames must be at least 1 and at most max_frames")
+        self.book_size = int(self.config.codebook_size)
+        self.num_codes = self.codebooks * self.book_size
+        self.unit = tuple(range(k * self.book_size, (k + 1) * self.book_size) for k in range(self.codebooks))
+        self.min_units, self.max_units = min_frames, max_frames
+        self.rate_hz = int(self.config.sampling_rate)
+        self._module = LazyModule(lambda: load_folder(self._model_class(), self.weights))
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples of a frame."""
+        return int(self.config.hop_length)
+
+    @property
+    def most_codebooks(self) -> int:
+        """Books that the model has."""
+        raise NotImplementedError
+
+    @cached_property
+    def revision(self) -> str:
+        """Changes with the weights and with what is made of them."""
+        return f"{self.model_type}/{self.weights.digest}/{self.codebooks}/{self.min_units}"
+
+    def encode(self, data: bytes) -> list[int]:
+        """Codes of a sound file."""
+        return self.encode_array(*read_audio(data))
+
+    def encode_array(self, array: Samples, rate: float) -> list[int]:
+        """Codes of mono samples at `rate` hertz. Raises MediaError AUDIO_TOO_LONG."""
+        import torch
+
+        frames = self._padded(resampled(array, round(rate), self.rate_hz))
+        with torch.inference_mode():
+            codes = self._encode(self._module(), torch.from_numpy(frames)[None, None])[: self.codebooks]
+        flat: list[int] = (codes.T + torch.arange(self.codebooks) * self.book_size).flatten().tolist()
+        return flat
+
+    def decode(self, codes: Sequence[int]) -> bytes:
+        """A WAV of the codes, `frame_samples` for each frame."""
+        import torch
+
+        grid = torch.tensor(codes).reshape(-1, self.codebooks) - torch.arange(self.codebooks) * self.book_size
+        with torch.inference_mode():
+            samples = self._decode(self._module(), grid.T.contiguous()[None]).flatten().float().numpy()
+        wanted = len(grid) * self.frame_samples
+        return write_audio(np.pad(samples[:wanted], (0, max(0, wanted - len(samples)))), self.rate_hz)
+
+    def _padded(self, samples: Samples) -> Samples:
+        """Samples of whole frames."""
+        frames = max(self.min_units, -(-len(samples) // self.frame_samples))
+        if frames > self.max_units:
+            seconds = len(samples) / self.rate_hz
+            most = self.max_units * self.frame_samples / self.rate_hz
+            raise MediaError(
+                f"The sound is {seconds:.1f} seconds long and this model's codec takes {most:.1f}; set "
+                "max_audio_seconds in the media policy to cut it.",
+                reason="AUDIO_TOO_LONG",
+            )
+        return np.pad(samples, (0, frames * self.frame_samples - len(samples))).astype(np.float32)
+
+    def _check_config(self) -> None:
+        """Raises ValueError for a configuration that the codec cannot use."""
+
+    def _model_class(self) -> Any:
+        """The class of transformers."""
+        raise NotImplementedError
+
+    def _encode(self, module: Any, samples: Any) -> Any:
+        """Codes `(books, frames)` of a tensor `(1, 1, samples)`."""
+        raise NotImplementedError
+
+    def _decode(self, module: Any, codes: Any) -> Any:
+        """Samples of a tensor of codes `(1, books, frames)`."""
+        raise NotImplementedError
+
+
+class EncodecCodec(ResidualAudioCodec):
+    """EnCodec for mono sounds without loudness scales: the 24 kHz model."""
+
+    model_type = "encodec"
+
+    @property
+    def most_codebooks(self) -> int:
+        """Books of the widest band."""
+        return int(self.config.num_quantizers)
+
+    def _check_config(self) -> None:
+        if self.config.normalize or self.config.chunk_length_s or self.config.audio_channels != 1:
+            raise ValueError("this EnCodec model writes loudness scales or two channels, which are no codes")
+
+    def _model_class(self) -> Any:
+        from transformers import EncodecModel
+
+        return EncodecModel
+
+    def _encode(self, module: Any, samples: Any) -> Any:
+        bands = sorted(self.config.target_bandwidths)
+        books = module.quantizer.get_num_quantizers_for_bandwidth
+        # Books are residual, so the first of a wider band are those of a narrower one.
+        band = next((band for band in bands if books(band) >= self.codebooks), bands[-1])
+        return module.encode(samples, bandwidth=band).audio_codes[0, 0]
+
+    def _decode(self, module: Any, codes: Any) -> Any:
+        return module.decode(codes[None], [None]).audio_values
+
+
+class DacCodec(ResidualAudioCodec):
+    """The Descript audio codec."""
+
+    model_type = "dac"
+
+    @property
+    def most_codebooks(self) -> int:
+        """Books of the model."""
+        return int(self.config.n_codebooks)
+
+    def _model_class(self) -> Any:
+        from transformers import DacModel
+
+        return DacModel
+
+    def _encode(self, module: Any, samples: Any) -> Any:
+        return module.encode(samples, n_quantizers=self.codebooks).audio_codes[0]
+
+    def _decode(self, module: Any, codes: Any) -> Any:
+        return module.decode(audio_codes=codes).audio_values
+
+
+class MimiCodec(ResidualAudioCodec):
+    """Mimi: 12.5 frames per second, the first books semantic."""
+
+    model_type = "mimi"
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples of a frame."""
+        return int(self.config.frame_size)
+
+    @property
+    def most_codebooks(self) -> int:
+        """Books of the model."""
+        return int(self.config.num_quantizers)
+
+    def _model_class(self) -> Any:
+        from transformers import MimiModel
+
+        return MimiModel
+
+    def _encode(self, module: Any, samples: Any) -> Any:
+        books = max(self.codebooks, int(self.config.num_semantic_quantizers))
+        return module.encode(samples, num_quantizers=books).audio_codes[0]
+
+    def _decode(self, module: Any, codes: Any) -> Any:
+        return module.decode(codes).audio_values
+
+
+def read_config(folder: Path, model_type: str) -> Any:
+    """A codec's configuration. Raises InvalidArgument CODEC_WEIGHTS_INVALID for another model's or none."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _no_config(folder, model_type, "none that reads") from error
+    if config.model_type != model_type:
+        raise _no_config(folder, model_type, config.model_type)
+    return config
+
+
+def _no_config(folder: Path, wanted: str, found: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"The codec folder {folder.name} must have the config.json of a model of type {wanted}; it has {found}.",
+        reason="CODEC_WEIGHTS_INVALID",
+        metadata={"folder": folder.name, "wanted": wanted, "found": found},
+    )

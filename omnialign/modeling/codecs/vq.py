@@ -1,0 +1,178 @@
+"""Images and videos as the codes of vector-quantising autoencoders: those of Chameleon, Janus and Emu3.
+
+`Vq` is one such model, alone in a folder or a part of a language model's weights. The families' adapters use it with
+their own preprocessing, `vq_codecs` puts it beside any causal language model.
+"""
+
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from omnialign.media import Pixels
+from omnialign.modeling.codecs.weights import LazyModule, Weights, load_folder, load_part
+
+DECODER_FOLDER = "image_decoder"
+
+
+class Vq:
+    """A vector-quantising autoencoder of a configuration, its weights a folder's own or a part of a model's."""
+
+    def __init__(self, config: Any, weights: Weights) -> None:
+        self.config, self.weights = config, weights
+        self.factor: int = 2 ** (len(config.channel_multiplier) - 1)
+        self._module = LazyModule(self._load)
+
+    @property
+    def num_codes(self) -> int:
+        """Size of the code book."""
+        return int(self.config.num_embeddings)
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether pictures can be made of codes."""
+        return True
+
+    @cached_property
+    def revision(self) -> str:
+        """Changes with the weights."""
+        return f"{self.config.model_type}/{self.weights.digest}"
+
+    def encode(self, pixel_values: Any) -> Any:
+        """Codes `(rows, columns)` of a float tensor `(1, 3, height, width)` as the family prepares pictures."""
+        import torch
+
+        with torch.inference_mode():
+            return self._encode(self._module(), pixel_values.float()).reshape(pixel_values.shape[-2] // self.factor, -1)
+
+    def decode(self, codes: Any) -> Any:
+        """A float tensor `(3, height, width)`, about [-1, 1], of codes `(rows, columns)`."""
+        import torch
+
+        with torch.inference_mode():
+            return self._decode(self._module(), codes).squeeze(0)
+
+    def _load(self) -> Any:
+        cls = self._model_class()
+        return load_part(cls(self.config), self.weights) if self.weights.part else load_folder(cls, self.weights)
+
+    def _model_class(self) -> Any:
+        raise NotImplementedError
+
+    def _encode(self, module: Any, pixel_values: Any) -> Any:
+        return module.encode(pixel_values, return_dict=True).image_tokens
+
+    def _decode(self, module: Any, codes: Any) -> Any:
+        raise NotImplementedError
+
+
+class JanusVq(Vq):
+    """The VQ model with which Janus writes pictures; it reads them by another tower."""
+
+    def _model_class(self) -> Any:
+        from transformers.models.janus.modeling_janus import JanusVQVAE
+
+        return JanusVQVAE
+
+    def _decode(self, module: Any, codes: Any) -> Any:
+        return module.decode(codes.flatten()[None])
+
+
+class ChameleonVq(Vq):
+    """The VQ model of Chameleon. Transformers has its encoder alone; the decoder's weights are a folder beside it.
+
+    They are those that were published with the model, `decoder.*` of its VQ-GAN checkpoint, as safetensors.
+    """
+
+    def __init__(self, config: Any, weights: Weights) -> None:
+        super().__init__(config, weights)
+        self._decoder_folder = weights.folder / DECODER_FOLDER
+        self._decoder = LazyModule(self._load_decoder)
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether the decoder's folder is there."""
+        return self._decoder_folder.is_dir()
+
+    def _model_class(self) -> Any:
+        from transformers import ChameleonVQVAE
+
+        return ChameleonVQVAE
+
+    def _decode(self, module: Any, codes: Any) -> Any:
+        quantised = module.quantize.embedding(codes)[None].permute(0, 3, 1, 2)
+        return self._decoder()(module.post_quant_conv(quantised))
+
+    def _load_decoder(self) -> Any:
+        from torch import nn
+        from transformers import JanusVQVAEConfig
+        from transformers.models.janus.modeling_janus import JanusVQVAEDecoder
+
+        weights = Weights(self._decoder_folder, "decoder")
+        names = ("embed_dim", "num_embeddings", "latent_channels", "base_channels", "channel_multiplier")
+        shared = {name: getattr(self.config, name) for name in (*names, "num_res_blocks", "dropout")}
+        decoder = JanusVQVAEDecoder(JanusVQVAEConfig(**shared, out_channels=self.config.in_channels))
+        for level in decoder.up:
+            level.attn = nn.ModuleList()  # the one difference: Janus attends at its lowest resolution too
+        return load_part(decoder, weights, partial(_from_lowest, levels=len(decoder.up)))
+
+
+def _from_lowest(name: str, levels: int) -> str:
+    """The name of a decoder's weight in transformers, which counts levels from the lowest resolution."""
+    first, *rest = name.split(".")
+    return ".".join((first, str(levels - 1 - int(rest[0])), *rest[1:])) if first == "up" else name
+
+
+class Emu3Vq(Vq):
+    """The VQ model of Emu3, for pictures and for videos: `temporal` frames make one grid of codes."""
+
+    @property
+    def num_codes(self) -> int:
+        """Size of the code book."""
+        return int(self.config.codebook_size)
+
+    @property
+    def temporal(self) -> int:
+        """Frames of a video that one grid of codes stands for."""
+        return int(self.config.temporal_downsample_factor)
+
+    def encode_video(self, pixel_values: Any) -> Any:
+        """Codes `(grids, rows, columns)` of a float tensor `(frames, 3, height, width)`, frames times `temporal`."""
+        import torch
+
+        # The sizes cut what batches were padded with, counted from the front axes: here nothing is to be cut.
+        whole = torch.tensor([[1 << 30, 1 << 30]])
+        with torch.inference_mode():
+            return self._module().encode(pixel_values[None].float(), whole, return_dict=True).image_tokens[0]
+
+    def decode_video(self, codes: Any) -> Any:
+        """A float tensor `(frames, 3, height, width)` of codes `(grids, rows, columns)`."""
+        return self.decode(codes[None])
+
+    def _model_class(self) -> Any:
+        from transformers import Emu3VQVAE
+
+        return Emu3VQVAE
+
+    def _encode(self, module: Any, pixel_values: Any) -> Any:
+        import torch
+
+        return module.encode(pixel_values, torch.tensor([pixel_values.shape[-2:]]), return_dict=True).image_tokens[0]
+
+    def _decode(self, module: Any, codes: Any) -> Any:
+        return module.decode(codes if codes.ndim == 4 else codes[None])
+
+
+def to_pixels(picture: Any) -> Pixels:
+    """RGB pixels `(height, width, 3)` of a float tensor `(3, height, width)` in [-1, 1]."""
+    pixels: Pixels = ((picture.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
+def square(pixels: Pixels, side: int) -> Any:
+    """A float tensor `(3, side, side)` in [-1, 1]."""
+    import torch
+
+    picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)

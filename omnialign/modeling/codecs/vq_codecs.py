@@ -1,0 +1,148 @@
+"""VQ models as codecs beside any language model: pictures scaled to one square, so that all have as many codes."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from omnialign.errors import InvalidArgument
+from omnialign.media import MediaError, Pixels, read_image, read_video, write_image, write_video
+from omnialign.modeling.codecs.residual import read_config
+from omnialign.modeling.codecs.vq import DECODER_FOLDER, ChameleonVq, Emu3Vq, JanusVq, Vq, square, to_pixels
+from omnialign.modeling.codecs.weights import Weights
+from omnialign.v1 import content_pb2
+
+
+class VqImageCodec:
+    """Pictures scaled to a square of `side_pixels`, one code per square of the model's factor, row by row."""
+
+    modality: int = content_pb2.MODALITY_IMAGE
+    model_type = ""
+    vq_class: type[Vq] = Vq
+
+    def __init__(self, *, folder: Path, side_pixels: int) -> None:
+        config = read_config(folder, self.model_type)
+        self.vq = self.vq_class(config, Weights(folder))
+        if side_pixels < 1 or side_pixels % self.vq.factor:
+            raise ValueError(f"side_pixels must be a multiple of {self.vq.factor}")
+        self.side_pixels, self.num_codes = side_pixels, self.vq.num_codes
+        self.unit: tuple[range, ...] = (range(self.num_codes),)
+        self.min_units = self.max_units = (side_pixels // self.vq.factor) ** 2
+
+    @cached_property
+    def revision(self) -> str:
+        """Changes with the weights and with what is made of them."""
+        return f"{self.vq.revision}/{self.side_pixels}"
+
+    def encode(self, data: bytes) -> list[int]:
+        """Codes of an image file."""
+        return self.encode_array(read_image(data))
+
+    def encode_array(self, array: Pixels, rate: float = 0.0) -> list[int]:
+        """Codes of pixels `(height, width, 3)`."""
+        codes: list[int] = self.vq.encode(square(array, self.side_pixels)[None]).flatten().tolist()
+        return codes
+
+    def decode(self, codes: Sequence[int]) -> bytes:
+        """A PNG of the codes. Raises InvalidArgument MODALITY_UNSUPPORTED for a model without a decoder."""
+        import torch
+
+        need_decoder(self.vq)
+        side = self.side_pixels // self.vq.factor
+        return write_image(to_pixels(self.vq.decode(torch.tensor(codes).reshape(side, side))))
+
+
+class ChameleonImageCodec(VqImageCodec):
+    """Pictures by the VQ model of Chameleon."""
+
+    model_type, vq_class = "chameleon_vqgan", ChameleonVq
+
+
+class JanusImageCodec(VqImageCodec):
+    """Pictures by the VQ model of Janus, whose size is that of its configuration."""
+
+    model_type, vq_class = "janus_vqgan", JanusVq
+
+    def __init__(self, *, folder: Path) -> None:
+        config = read_config(folder, self.model_type)
+        super().__init__(folder=folder, side_pixels=config.num_patches * 2 ** (len(config.channel_multiplier) - 1))
+
+
+class Emu3ImageCodec(VqImageCodec):
+    """Pictures by the VQ model of Emu3."""
+
+    model_type, vq_class = "emu3_vqgan", Emu3Vq
+
+
+class Emu3VideoCodec(VqImageCodec):
+    """Videos by the VQ model of Emu3: a unit is the grid of codes of a few frames, from `min_units` to `max_units`.
+
+    Frames are taken at `frames_per_second`; a video longer than that allows is sampled over its whole length.
+    """
+
+    modality = content_pb2.MODALITY_VIDEO
+    model_type, vq_class = "emu3_vqgan", Emu3Vq
+    vq: Emu3Vq
+
+    def __init__(
+        self, *, folder: Path, side_pixels: int, frames_per_second: float, max_units: int, min_units: int = 1
+    ) -> None:
+        super().__init__(folder=folder, side_pixels=side_pixels)
+        if not 1 <= min_units <= max_units or frames_per_second <= 0:
+            raise ValueError("units must be 1 <= min_units <= max_units, and frames_per_second positive")
+        self.unit = (range(self.num_codes),) * self.max_units
+        self.min_units, self.max_units, self.frames_per_second = min_units, max_units, frames_per_second
+
+    @cached_property
+    def revision(self) -> str:
+        """Changes with the weights and with what is made of them."""
+        return f"{self.vq.revision}/{self.side_pixels}/{self.frames_per_second}/{self.min_units}-{self.max_units}"
+
+    def encode(self, data: bytes) -> list[int]:
+        """Codes of a video file."""
+        return self.encode_array(*read_video(data))
+
+    def encode_array(self, array: Pixels, rate: float = 0.0) -> list[int]:
+        """Codes of frames `(frames, height, width, 3)` at `rate` per second. Raises MediaError when there is none."""
+        import torch
+
+        bounds = (self.min_units * self.vq.temporal, self.max_units * self.vq.temporal)
+        chosen = sample_frames(len(array), rate, self.frames_per_second, self.vq.temporal, bounds)
+        frames = torch.stack([square(array[index], self.side_pixels) for index in chosen])
+        codes: list[int] = self.vq.encode_video(frames).flatten().tolist()
+        return codes
+
+    def decode(self, codes: Sequence[int]) -> bytes:
+        """An MP4 of the codes."""
+        import torch
+
+        side = self.side_pixels // self.vq.factor
+        frames = self.vq.decode_video(torch.tensor(codes).reshape(-1, side, side))
+        return write_video(np.stack([to_pixels(frame) for frame in frames]), self.frames_per_second)
+
+
+def need_decoder(vq: Vq) -> None:
+    """Raises InvalidArgument MODALITY_UNSUPPORTED for a model that makes no pictures of codes."""
+    if not vq.can_decode:
+        raise InvalidArgument(
+            f"This model's pictures cannot be made visible: put the weights of its image decoder in {DECODER_FOLDER}/.",
+            reason="MODALITY_UNSUPPORTED",
+            metadata={"modality": "image"},
+        )
+
+
+def sample_frames(
+    num_frames: int, rate: float, wanted_rate: float, multiple: int, bounds: tuple[int, int]
+) -> list[int]:
+    """Indices of the frames that show a video at another rate: a multiple of `multiple`, within bounds that are such.
+
+    The last frame is held where frames lack. Raises MediaError for a video without a frame.
+    """
+    if not num_frames:
+        raise MediaError("The video has no frame.")
+    seconds = num_frames / (rate or wanted_rate)
+    fewest, most = bounds
+    count = min(max(fewest, -(-round(seconds * wanted_rate) // multiple) * multiple), most)
+    step = max(seconds / count, 1 / wanted_rate)  # spread over the whole length where it is too long
+    return [min(int((index + 0.5) * step * (rate or wanted_rate)), num_frames - 1) for index in range(count)]

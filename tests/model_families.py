@@ -1,0 +1,388 @@
+"""Tiny random models of the real processor families, written to folders as their users have them.
+
+Each is the family's own architecture and processor classes with small sizes, a byte-level tokenizer trained on the spot
+that has the family's control tokens, and a chat template of the family's shape. Pictures of 56 to 112 pixels, sounds of
+a second and videos of a few frames give a handful of tokens each.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+import omnialign  # noqa: F401  makes torchvision importable for the video processors
+from tests.family_texts import (
+    MISTRAL,
+    ONEVISION,
+    QWEN_ENDS,
+    VICUNA,
+    llama_tokenizer,
+    padded,
+    qwen_tokenizer,
+    special_ids,
+    turns_template,
+)
+
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "initializer_range": 0.2,
+}
+"""Sizes of every language model; heads of 32, the smallest that the attention kernels of engines know."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family. `reads` and `writes` are its modalities beside text; `vllm` tells whether vLLM knows it."""
+
+    name: str
+    reads: tuple[str, ...]
+    make: Callable[[Path], None]
+    writes: tuple[str, ...] = ()
+    vllm: bool = True
+
+    def build(self, folder: Path) -> Path:
+        """Writes a model, with the same random weights each time: config, weights, tokenizer, processor, template."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            self.make(folder)
+        return folder
+
+
+def save(folder: Path, model: Any, processor: Any, tokenizer: PreTrainedTokenizerBase, ends: Sequence[str]) -> None:
+    """Writes a folder as it is published: weights, generation config with all end ids, processor and template."""
+    end_ids = tokenizer.convert_tokens_to_ids(list(ends))
+    model.generation_config.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def clip_tower() -> dict[str, Any]:
+    """A CLIP tower with patches of 14 pixels."""
+    return {
+        "model_type": "clip_vision_model",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "patch_size": 14,
+        "projection_dim": 32,
+        "initializer_range": 0.2,
+    }
+
+
+def make_llava(folder: Path) -> None:
+    """LLaVA 1.5: CLIP and Llama; every picture is 16 tokens."""
+    tokenizer = llama_tokenizer()
+    config = transformers.LlavaConfig(
+        vision_config=clip_tower(),
+        text_config={"model_type": "llama", "vocab_size": padded(tokenizer), **special_ids(tokenizer), **TEXT},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=16,
+    )
+    processor = transformers.LlavaProcessor(
+        image_processor=transformers.CLIPImageProcessor(
+            size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}
+        ),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=VICUNA,
+    )
+    save(folder, transformers.LlavaForConditionalGeneration(config), processor, tokenizer, ["</s>"])
+
+
+def make_llava_next(folder: Path) -> None:
+    """LLaVA-NeXT: pictures are cut into tiles, so that their number of tokens depends on their shape."""
+    tokenizer = llama_tokenizer()
+    grid = [[56, 112], [112, 56], [112, 112]]
+    config = transformers.LlavaNextConfig(
+        vision_config=clip_tower(),
+        text_config={"model_type": "mistral", "vocab_size": padded(tokenizer), **special_ids(tokenizer), **TEXT},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=grid,
+        image_seq_length=16,
+    )
+    processor = transformers.LlavaNextProcessor(
+        image_processor=transformers.LlavaNextImageProcessor(
+            size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=grid
+        ),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=MISTRAL,
+    )
+    save(folder, transformers.LlavaNextForConditionalGeneration(config), processor, tokenizer, ["</s>"])
+
+
+def make_llava_onevision(folder: Path) -> None:
+    """LLaVA-OneVision: SigLIP and Qwen2; pictures in tiles, videos in pooled frames."""
+    tokenizer = qwen_tokenizer(["<image>", "<video>"])
+    grid = [[56, 56], [56, 112], [112, 56], [112, 112]]
+    tower = {**clip_tower(), "model_type": "siglip_vision_model", "num_hidden_layers": 2, "vision_use_head": False}
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=tower,
+        text_config={"model_type": "qwen2", "vocab_size": padded(tokenizer), **special_ids(tokenizer), **TEXT},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=grid,
+    )
+    size = {"height": 56, "width": 56}
+    processor = transformers.LlavaOnevisionProcessor(
+        image_processor=transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=grid),
+        video_processor=transformers.LlavaOnevisionVideoProcessor(size=size),
+        tokenizer=tokenizer,
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=ONEVISION,
+    )
+    save(folder, transformers.LlavaOnevisionForConditionalGeneration(config), processor, tokenizer, QWEN_ENDS)
+
+
+VISION_CONTROL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+VISION_TEMPLATE = turns_template(
+    "<|vision_start|><|image_pad|><|vision_end|>", "", "<|vision_start|><|video_pad|><|vision_end|>"
+)
+
+
+def vision_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The ids that the configs of the Qwen-VL families name."""
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    return dict(zip(names, tokenizer.convert_tokens_to_ids(list(VISION_CONTROL)), strict=True))
+
+
+def qwen_tower(**sizes: Any) -> dict[str, Any]:
+    """A vision tower of the Qwen-VL families."""
+    tower = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": 64}
+    return {**tower, "initializer_range": 0.2, **sizes}
+
+
+def mrope(**more: Any) -> dict[str, Any]:
+    """Rotary positions in time, height and width, for heads of 32."""
+    return {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5], **more}
+
+
+def make_qwen2_5_vl(folder: Path) -> None:
+    """Qwen2.5-VL: a token for every 28 x 28 pixels and, in videos, two frames."""
+    tokenizer = qwen_tokenizer(VISION_CONTROL)
+    config = transformers.Qwen2_5_VLConfig(
+        vision_config=qwen_tower(patch_size=14, window_size=56, fullatt_block_indexes=[1]),
+        text_config={"vocab_size": padded(tokenizer), "rope_parameters": mrope(), **special_ids(tokenizer), **TEXT},
+        **vision_ids(tokenizer),
+    )
+    pixels = {"min_pixels": 28 * 28, "max_pixels": 112 * 112}
+    processor = transformers.Qwen2_5_VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**pixels),
+        video_processor=transformers.Qwen2VLVideoProcessor(**pixels, cap_pixels_per_frame=False),
+        tokenizer=tokenizer,
+        chat_template=VISION_TEMPLATE,
+    )
+    model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+    save(folder, model, processor, tokenizer, QWEN_ENDS)
+
+
+def make_qwen3_vl(folder: Path) -> None:
+    """Qwen3-VL: a token for every 32 x 32 pixels; each frame pair of a video is preceded by its time in words."""
+    tokenizer = qwen_tokenizer(VISION_CONTROL)
+    config = transformers.Qwen3VLConfig(
+        vision_config=qwen_tower(patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0]),
+        text_config={
+            "vocab_size": padded(tokenizer),
+            "head_dim": 32,
+            "rope_parameters": mrope(mrope_interleaved=True),
+            **special_ids(tokenizer),
+            **TEXT,
+        },
+        **vision_ids(tokenizer),
+    )
+    pixels = {"shortest_edge": 32 * 32, "longest_edge": 128 * 128}
+    processor = transformers.Qwen3VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(size=pixels, patch_size=16),
+        video_processor=transformers.Qwen3VLVideoProcessor(
+            size={**pixels, "longest_edge": 16 * 128 * 128}, cap_pixels_per_frame=False
+        ),
+        tokenizer=tokenizer,
+        chat_template=VISION_TEMPLATE,
+    )
+    model = transformers.Qwen3VLForConditionalGeneration(config)
+    save(folder, model, processor, tokenizer, QWEN_ENDS)
+
+
+def make_qwen2_audio(folder: Path) -> None:
+    """Qwen2-Audio: 25 tokens per second of sound, in windows of five seconds."""
+    tokenizer = qwen_tokenizer(["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"])
+    config = transformers.Qwen2AudioConfig(
+        audio_config={
+            "d_model": 64,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 128,
+            "num_mel_bins": 32,
+            "max_source_positions": 250,
+            "initializer_range": 0.2,
+        },
+        text_config={"model_type": "qwen2", "vocab_size": padded(tokenizer), **special_ids(tokenizer), **TEXT},
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    processor = transformers.Qwen2AudioProcessor(
+        feature_extractor=transformers.WhisperFeatureExtractor(feature_size=32, chunk_length=5),
+        tokenizer=tokenizer,
+        chat_template=turns_template("", "Audio: <|audio_bos|><|AUDIO|><|audio_eos|>\n", ""),
+    )
+    model = transformers.Qwen2AudioForConditionalGeneration(config)
+    save(folder, model, processor, tokenizer, QWEN_ENDS)
+
+
+def whisper_features(**settings: Any) -> Any:
+    """The feature extractor of the Qwen-Omni families: 32 mel bins, 100 frames per second."""
+    return transformers.WhisperFeatureExtractor(feature_size=32, **settings)
+
+
+def omni_tower(**sizes: Any) -> dict[str, Any]:
+    """An audio tower of the Qwen-Omni families."""
+    tower = {"d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 128}
+    return {**tower, "num_mel_bins": 32, "output_dim": 64, "initializer_range": 0.2, **sizes}
+
+
+def qwen2_5_omni_thinker() -> tuple[Any, Any, PreTrainedTokenizerBase]:
+    """Config, processor and tokenizer of a Qwen2.5-Omni thinker."""
+    named = {
+        "image_token": "<|IMAGE|>",
+        "audio_token": "<|AUDIO|>",
+        "video_token": "<|VIDEO|>",
+        "vision_bos_token": "<|vision_bos|>",
+        "vision_eos_token": "<|vision_eos|>",
+        "audio_bos_token": "<|audio_bos|>",
+        "audio_eos_token": "<|audio_eos|>",
+    }
+    tokenizer = qwen_tokenizer((), **named)
+    config = transformers.Qwen2_5OmniThinkerConfig(
+        audio_config=omni_tower(n_window=50, max_source_positions=250),
+        vision_config=qwen_tower(patch_size=14, window_size=56, fullatt_block_indexes=[1]),
+        text_config={"vocab_size": padded(tokenizer), "rope_parameters": mrope(), **special_ids(tokenizer), **TEXT},
+        audio_token_index=tokenizer.audio_token_id,
+        image_token_index=tokenizer.image_token_id,
+        video_token_index=tokenizer.video_token_id,
+        audio_start_token_id=tokenizer.audio_bos_token_id,
+        audio_end_token_id=tokenizer.audio_eos_token_id,
+        vision_start_token_id=tokenizer.vision_bos_token_id,
+        vision_end_token_id=tokenizer.vision_eos_token_id,
+    )
+    pixels = {"min_pixels": 28 * 28, "max_pixels": 112 * 112}
+    processor = transformers.Qwen2_5OmniProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**pixels),
+        video_processor=transformers.Qwen2VLVideoProcessor(**pixels, cap_pixels_per_frame=False),
+        feature_extractor=whisper_features(chunk_length=5),
+        tokenizer=tokenizer,
+        chat_template=turns_template(
+            "<|vision_bos|><|IMAGE|><|vision_eos|>",
+            "<|audio_bos|><|AUDIO|><|audio_eos|>",
+            "<|vision_bos|><|VIDEO|><|vision_eos|>",
+        ),
+    )
+    return config, processor, tokenizer
+
+
+def make_qwen2_5_omni(folder: Path) -> None:
+    """The thinker of Qwen2.5-Omni, alone: text, pictures, sounds and videos in, text out."""
+    config, processor, tokenizer = qwen2_5_omni_thinker()
+    model = transformers.Qwen2_5OmniThinkerForConditionalGeneration(config)
+    save(folder, model, processor, tokenizer, QWEN_ENDS)
+
+
+def make_qwen3_omni_moe(folder: Path) -> None:
+    """The thinker of Qwen3-Omni, alone: a mixture of four experts."""
+    named = {
+        "image_token": "<|image_pad|>",
+        "audio_token": "<|audio_pad|>",
+        "video_token": "<|video_pad|>",
+        "vision_bos_token": "<|vision_start|>",
+        "vision_eos_token": "<|vision_end|>",
+        "audio_bos_token": "<|audio_start|>",
+        "audio_eos_token": "<|audio_end|>",
+    }
+    tokenizer = qwen_tokenizer((), **named)
+    config = transformers.Qwen3OmniMoeThinkerConfig(
+        audio_config=omni_tower(n_window=50, n_window_infer=100, downsample_hidden_size=16),
+        vision_config=qwen_tower(patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0]),
+        text_config={
+            "vocab_size": padded(tokenizer),
+            "head_dim": 32,
+            "rope_parameters": mrope(mrope_interleaved=True),
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+            **special_ids(tokenizer),
+            **TEXT,
+        },
+        audio_token_id=tokenizer.audio_token_id,
+        image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id,
+        audio_start_token_id=tokenizer.audio_bos_token_id,
+        vision_start_token_id=tokenizer.vision_bos_token_id,
+    )
+    pixels = {"shortest_edge": 32 * 32, "longest_edge": 128 * 128}
+    processor = transformers.Qwen3OmniMoeProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(size=pixels, patch_size=16),
+        video_processor=transformers.Qwen2VLVideoProcessor(size=pixels, patch_size=16, cap_pixels_per_frame=False),
+        feature_extractor=whisper_features(),
+        tokenizer=tokenizer,
+        chat_template=turns_template(
+            "<|vision_start|><|image_pad|><|vision_end|>",
+            "<|audio_start|><|audio_pad|><|audio_end|>",
+            "<|vision_start|><|video_pad|><|vision_end|>",
+        ),
+    )
+    model = transformers.Qwen3OmniMoeThinkerForConditionalGeneration(config)
+    save(folder, model, processor, tokenizer, QWEN_ENDS)
+
+
+def writing(name: str) -> Callable[[Path], None]:
+    """The maker of a family that writes media; its module imports this one."""
+
+    def make(folder: Path) -> None:
+        getattr(importlib.import_module("tests.writing_families"), name)(folder)
+
+    return make
+
+
+def make_text(folder: Path) -> None:
+    """Qwen2: a plain language model with a chat template."""
+    tokenizer = qwen_tokenizer(())
+    tokenizer.chat_template = turns_template("", "", "")
+    config = transformers.Qwen2Config(vocab_size=padded(tokenizer), **special_ids(tokenizer), **TEXT)
+    save(folder, transformers.Qwen2ForCausalLM(config), tokenizer, tokenizer, QWEN_ENDS)
+
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (
+        Family("qwen2", (), make_text),
+        Family("llava", ("image",), make_llava),
+        Family("llava_next", ("image",), make_llava_next),
+        Family("llava_onevision", ("image", "video"), make_llava_onevision),
+        Family("qwen2_5_vl", ("image", "video"), make_qwen2_5_vl),
+        Family("qwen3_vl", ("image", "video"), make_qwen3_vl),
+        Family("qwen2_audio", ("audio",), make_qwen2_audio),
+        Family("qwen2_5_omni", ("image", "audio", "video"), make_qwen2_5_omni),
+        Family("chameleon", ("image",), writing("make_chameleon"), writes=("image",), vllm=False),
+        Family("emu3", ("image", "video"), writing("make_emu3"), writes=("image", "video"), vllm=False),
+        Family("janus", ("image",), writing("make_janus"), writes=("image",), vllm=False),
+        Family("qwen3_omni_moe", ("image", "audio", "video"), make_qwen3_omni_moe),
+    )
+}

@@ -1,0 +1,164 @@
+"""Conversations with media, training runs over them, and what a trainer's model says of an answer."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from omnialign import media
+from omnialign.modeling.adapters import Adapter, load_adapter
+from omnialign.modeling.messages import MediaBytes, Pieces, Turn
+from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.v1 import content_pb2
+from tests.model_families import FAMILIES, Family
+from tests.writing_families import chameleon_vq, composite, emu3_vq, encodec
+from training import collators, defaults, heads, launch, source, tokens
+from training import media as training_media
+from training.examples import Sample, encode
+from training.runner import load_model
+from training.spec import parse_spec
+
+COMPOSITE = (
+    {"type": "chameleon_image", "make": chameleon_vq, "options": {"folder": "image_codec", "side_pixels": 16}},
+    {"type": "encodec", "make": encodec, "options": {"folder": "audio_codec", "min_frames": 2, "max_frames": 250}},
+    {
+        "type": "emu3_video",
+        "make": emu3_vq,
+        "options": {"folder": "video_codec", "side_pixels": 16, "frames_per_second": 4.0, "max_units": 2},
+    },
+)
+EVERYTHING = ("image", "audio", "video")
+
+
+def make_composite(folder: Path) -> None:
+    """A language model with a learned codec of each modality beside it."""
+    composite(folder, COMPOSITE, context=8192)
+
+
+TRAINED: Mapping[str, Family] = {
+    **FAMILIES,
+    "anygpt": Family("anygpt", EVERYTHING, make_composite, writes=EVERYTHING),
+}
+"""All families, and a language model with learned codecs beside it."""
+MODALITIES = {
+    "image": content_pb2.MODALITY_IMAGE,
+    "audio": content_pb2.MODALITY_AUDIO,
+    "video": content_pb2.MODALITY_VIDEO,
+}
+
+
+def medium(name: str, *, seed: int = 0) -> MediaBytes:
+    """A small medium of a modality; another seed gives another one, of another size."""
+    draw = np.random.default_rng(seed)
+    if name == "image":
+        data = media.write_image(draw.integers(0, 256, (56 + 28 * (seed % 3), 84, 3), dtype=np.uint8))
+    elif name == "audio":
+        seconds = np.arange(int(16000 * (0.6 + 0.2 * (seed % 3)))) / 16000
+        data = media.write_audio(np.sin(2 * np.pi * 220 * (1 + seed) * seconds).astype(np.float32) / 2, 16000)
+    else:
+        data = media.write_video(draw.integers(0, 256, (4 + 2 * (seed % 2), 56, 84, 3), dtype=np.uint8), 2.0)
+    return MediaBytes(MODALITIES[name], data)
+
+
+def question(*pieces: str | MediaBytes) -> tuple[Turn, ...]:
+    """A conversation of one question."""
+    return (Turn("user", tuple(pieces)),)
+
+
+def keep(folder: Path, turns: Sequence[Turn]) -> None:
+    """Puts the bytes of a conversation's media where a run keeps them."""
+    for turn in turns:
+        for piece in turn.pieces:
+            if isinstance(piece, MediaBytes):
+                source.write_cached(training_media.path_of(folder, piece.sha256), piece.data)
+
+
+def batch(
+    adapter: Adapter,
+    samples: Sequence[Sample],
+    *,
+    folder: Path,
+    policy: MediaPolicy = NO_BOUNDS,
+    fill: Sequence[int] = (),
+) -> dict[str, torch.Tensor]:
+    """The batch that a trainer makes of samples with one answer (sft) or two (dpo), by way of the file of examples."""
+    for sample in samples:
+        keep(folder / "media", sample.turns)
+    tokens.save(folder / "examples.npz", [encode(s, adapter=adapter, max_length=10**6, policy=policy) for s in samples])
+    found = tokens.load(folder / "examples.npz")
+    fillers = training_media.fillers(adapter, fill)
+    side = training_media.BatchMedia(adapter, folder / "media", policy=policy, fillers=fillers)
+    if len(found[0].answers) == 1:
+        rows = [collators.sft_row(example.prompt, example.answers[0]) for example in found]
+        return collators.SftCollator(pad_id=adapter.pad_id, media=side)(training_media.name_media(rows, found))
+    rows = [collators.pair_row(example.prompt, *example.answers) for example in found]
+    return collators.PairCollator(pad_id=adapter.pad_id, media=side)(training_media.name_media(rows, found))
+
+
+def log_probabilities(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """What a trainer's model gives each answer of an sft batch: summed log-probabilities, (rows,)."""
+    if not hasattr(model, "_scores_answers"):
+        heads.add_head(model.eval())
+        model._scores_answers = True
+    with torch.no_grad():
+        scored = model(**inputs, use_cache=False, fused_lm_head=True).log_probs.sum(dim=1)
+    return torch.as_tensor(scored)
+
+
+def log_probability(
+    model_dir: Path, turns: Sequence[Turn], answer: Pieces, *, folder: Path, policy: MediaPolicy = NO_BOUNDS
+) -> float:
+    """The summed log-probability of an answer, its end included, under the model as a trainer loads and feeds it.
+
+    `folder` is an empty one to work in.
+    """
+    adapter = load_adapter(model_dir)
+    inputs = batch(adapter, [Sample(tuple(turns), (answer,))], folder=folder, policy=policy)
+    return float(log_probabilities(load_model(model_dir), inputs)[0])
+
+
+def prepare(
+    folder: Path, *, base: Path, method: str, samples: Sequence[Sample], num_processes: int = 2, **changes: Any
+) -> list[str]:
+    """A run with its examples and media in place; returns its command. `changes` go into the hyperparameters.
+
+    But for `zero_stage` and `precision`, which go into the distribution.
+    """
+    distribution = {name: changes.pop(name) for name in ("zero_stage", "precision") if name in changes}
+    document = {
+        "job": "projects/default/trainingJobs/j",
+        "dataset": "projects/default/datasets/d",
+        "base_model_dir": str(base),
+        "output_dir": str(folder),
+        "cache_dir": str(folder / "cache"),
+        "hyperparameters": {"batch_size": 2 * num_processes, "learning_rate": 1e-3, "max_length": 4096, **changes},
+        "distribution": {"num_processes": num_processes, "zero_stage": 2, **distribution},
+        "step_timeout_seconds": 120.0,
+    }
+    spec = parse_spec(document)
+    adapter = load_adapter(base)
+    for sample in samples:
+        keep(source.media_folder(spec), sample.turns)
+    length = defaults.complete(spec.hyperparameters, method=method, num_processes=num_processes).max_length
+    path = source.cache_path(spec, method=method, max_length=length)
+    tokens.save(path, [encode(sample, adapter=adapter, max_length=length) for sample in samples])
+    (folder / "job.yaml").write_text(yaml.safe_dump(document))
+    return launch.command(method, spec_path=folder / "job.yaml", num_processes=num_processes)
+
+
+def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Starts a run in a session of its own."""
+    environment = launch.environment(os.environ, num_processes=2, num_cpus=2) | {"PYTHONPATH": str(Path.cwd())}
+    return subprocess.Popen(command, env=environment, start_new_session=True)
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """The loss by step; a later attempt's word on a step replaces the earlier one's."""
+    lines = (folder / "progress.jsonl").read_text().splitlines() if (folder / "progress.jsonl").exists() else []
+    return {row["step"]: row["loss"] for row in map(json.loads, lines)}

@@ -1,0 +1,41 @@
+"""A trained folder has everything that made the base model's whole."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from training.final import _write
+
+FILES = ("tokenizer.json", "processor_config.json", "chat_template.jinja", "generation_config.json", "codecs.json")
+
+
+def test_processor_templates_and_codecs_go_along_and_old_weights_do_not(tmp_path: Path):
+    base = tmp_path / "base"
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    )
+    model.save_pretrained(base)
+    codec = {"type": "mimi", "options": {"folder": "codecs/audio"}, "begin": "<a>", "end": "</a>", "first_id": 8}
+    for name in FILES:
+        (base / name).write_text(json.dumps({"codecs": [codec, {"type": "tone_audio"}]}))
+    for name in ("codecs/audio/model.safetensors", "additional_chat_templates/x.jinja", "original/old.pth", "old.bin"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_bytes(name.encode())
+    state = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    _write(model, state, base_dir=base, final=tmp_path / "model")
+    found = {str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert found >= {*FILES, "config.json", "codecs/audio/model.safetensors", "additional_chat_templates/x.jinja"}
+    assert not [name for name in found if name.endswith((".pth", ".bin"))]
+    assert (tmp_path / "model" / "config.json").read_bytes() == (base / "config.json").read_bytes()
+
+
+def test_a_part_of_a_larger_model_keeps_its_own_config(tmp_path: Path):
+    base = tmp_path / "base"
+    config = LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(base)
+    (base / "config.json").write_text(json.dumps({"model_type": "larger"}))
+    _write(model, model.state_dict(), base_dir=base, final=tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "llama"

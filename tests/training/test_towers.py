@@ -1,0 +1,89 @@
+"""Ranks whose batches have unlike modalities: every rank runs every tower, and nothing else changes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from omnialign.modeling.adapters import load_adapter
+from tests.model_families import FAMILIES
+from tests.training.multimodal import MODALITIES, batch, log_probabilities, losses, medium, prepare, question, start
+from training.examples import Sample
+from training.runner import load_model
+from training.sampler import LengthSampler
+
+NAME = "qwen2_5_omni"
+STEPS = 3
+
+
+def disjoint(method: str = "sft") -> list[Sample]:
+    """Six questions: with a picture, a sound, a video, and nothing, so that two ranks differ."""
+    media = [medium(kind, seed=2) for kind in ("image", "audio", "video")]
+    asked = [question("What is it?", piece) for piece in media] + [question(f"Who is {n}?") for n in range(3)]
+    worse = [("No.",)] if method == "dpo" else []
+    return [Sample(turns, ((f"It is {number}.",), *worse)) for number, turns in enumerate(asked)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("zero_stage", "train_towers", "method"), [(3, True, "sft"), (3, False, "dpo"), (2, True, "sft")]
+)
+def test_ranks_with_other_media_than_each_other_train_as_one_rank_does(
+    tmp_path: Path, zero_stage: int, train_towers: bool, method: str
+):
+    base = FAMILIES[NAME].build(tmp_path / "base")
+    runs = {}
+    for num_processes in (1, 2):
+        run = tmp_path / str(num_processes)
+        command = prepare(
+            run,
+            base=base,
+            method=method,
+            samples=disjoint(method),
+            num_processes=num_processes,
+            zero_stage=zero_stage if num_processes == 2 else 0,
+            max_steps=STEPS,
+            batch_size=2,
+            train_towers=train_towers,
+        )
+        assert start(command).wait(timeout=200) == 0
+        runs[num_processes] = losses(run)
+    assert list(runs[2]) == list(range(1, STEPS + 1))
+    # One rank needs no fillers; two with fillers come to the same.
+    assert runs[2] == pytest.approx(runs[1], abs=2e-4)
+
+
+def test_the_runs_above_do_give_the_ranks_other_media(tmp_path: Path):
+    adapter = load_adapter(FAMILIES[NAME].build(tmp_path / "base"))
+    lengths, kinds = [], []
+    for sample in disjoint():
+        inputs = adapter.encode(sample.turns)
+        lengths.append(len(inputs.ids) + len(adapter.encode_answer(sample.answers[0])))
+        kinds.append({medium.modality for medium in inputs.features})
+    order = list(LengthSampler(lengths, batch_size=2, seed=0))
+    assert any(kinds[first] != kinds[second] for first, second in zip(order[::2], order[1::2], strict=True))
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl", "qwen2_audio", NAME])
+def test_a_filler_changes_no_probability_and_no_gradient(tmp_path: Path, name: str):
+    family = FAMILIES[name]
+    base = family.build(tmp_path / "base")
+    adapter = load_adapter(base)
+    model = load_model(base, train_towers=True)
+    samples = [Sample(question("Who are you?"), (("Nobody.",),)), Sample(question("And you?"), (("Somebody else.",),))]
+    plain = batch(adapter, samples, folder=tmp_path)
+    filled = batch(adapter, samples, folder=tmp_path, fill=[MODALITIES[kind] for kind in family.reads])
+    assert filled["input_ids"].shape[1] > plain["input_ids"].shape[1]
+    assert int((filled["labels"] != -100).sum()) == int((plain["labels"] != -100).sum())
+    assert torch.allclose(log_probabilities(model, filled), log_probabilities(model, plain), atol=1e-4)
+    gradients = []
+    for inputs in (plain, filled):
+        model.zero_grad()
+        model(**inputs, use_cache=False, fused_lm_head=True).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    towers = gradients[1].keys() - gradients[0].keys()
+    assert towers  # every tower took part, and learnt nothing
+    assert not any(gradients[1][name].any() for name in towers)
+    for name in gradients[0]:
+        assert torch.allclose(gradients[0][name], gradients[1][name], atol=1e-5), name

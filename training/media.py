@@ -1,0 +1,143 @@
+"""The media of a batch: features by digest, from the cache or made again from the bytes that the run keeps.
+
+Examples hold digests, so the features of a batch come when it does. Where ranks share out states or weights, each runs
+every tower of the model in every batch: gradients are reduced, and weights gathered, by all ranks in the order in which
+the model uses them, so that ranks that differ in what they run abort or wait for ever. A batch that lacks a modality of
+the data therefore gets a tiny medium of it, a *filler*, behind its shortest row. A causal model sees nothing of what
+follows and no loss falls on it, so that a filler changes neither the loss nor its gradient (the balancing term of a
+mixture of experts alone counts its tokens). Batches of one modality each would do as well, but their order would no
+longer be random.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from omnialign import media
+from omnialign.errors import NotFound
+from omnialign.modeling.adapters import Adapter
+from omnialign.modeling.feature_cache import FeatureCache
+from omnialign.modeling.inputs import MediaFeatures, ModelInputs
+from omnialign.modeling.messages import MediaBytes, Turn
+from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.v1 import content_pb2
+from training.tokens import Example, MediaRef
+
+FOLDER_VARIABLE = "OMNIALIGN_ENGINE_FEATURE_CACHE"
+BYTES_VARIABLE = "OMNIALIGN_ENGINE_FEATURE_CACHE_BYTES"
+THREADS = 4
+"""Prompts of a batch whose features are read or made at the same time."""
+FILLER_PIXELS = 56
+FILLER_RATE_HZ = 16000
+
+
+class KeptMedium(MediaBytes):
+    """A medium whose bytes stay in the run's folder until somebody wants them."""
+
+    def __init__(self, ref: MediaRef, folder: Path) -> None:
+        object.__setattr__(self, "modality", ref.modality)
+        object.__setattr__(self, "sha256", ref.sha256)
+        object.__setattr__(self, "_path", path_of(folder, ref.sha256))
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The bytes. Raises `NotFound` (MEDIA_NOT_FOUND) when the folder lost them."""
+        path: Path = self._path  # type: ignore[attr-defined]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise NotFound(
+                f"Media {self.sha256} is not in the run's cache folder any more; start the job anew to fetch it again.",
+                reason="MEDIA_NOT_FOUND",
+                metadata={"sha256": self.sha256},
+            ) from error
+
+
+def path_of(folder: Path, sha256: str) -> Path:
+    """Where a run keeps the bytes of a medium."""
+    return folder / sha256[:2] / sha256
+
+
+@dataclass(frozen=True)
+class BatchMedia:
+    """What a batch needs beside ids.
+
+    `folder` holds the media's bytes; `fillers` are the modalities that every batch must have, each with its filler.
+    """
+
+    adapter: Adapter
+    folder: Path
+    policy: MediaPolicy = NO_BOUNDS
+    fillers: Mapping[int, ModelInputs] = field(default_factory=dict)
+
+    def inputs(self, rows: Sequence[Mapping[str, Any]], ids: Sequence[list[int]]) -> list[ModelInputs]:
+        """Each row's ids with the features of its `media`; what the batch lacks goes behind the shortest row."""
+        refs = [tuple(MediaRef(**ref) for ref in row.get("media") or ()) for row in rows]
+        features = self._features(refs)
+        made = [ModelInputs(list(row), features[key]) for row, key in zip(ids, refs, strict=True)]
+        present = {ref.modality for key in refs for ref in key}
+        for modality in sorted(self.fillers.keys() - present):
+            shortest = min(range(len(made)), key=lambda index: len(made[index].ids))
+            made[shortest] = _joined(made[shortest], self.fillers[modality])
+        return made
+
+    def tensors(self, inputs: Sequence[ModelInputs], ids: Tensor) -> dict[str, Tensor]:
+        """What the model's `forward` takes beside ids and mask; nothing where no row has media."""
+        if not any(row.features for row in inputs):
+            return {}
+        return self.adapter.tensors(inputs, ids)
+
+    def _features(self, refs: Iterable[tuple[MediaRef, ...]]) -> dict[tuple[MediaRef, ...], tuple[MediaFeatures, ...]]:
+        """The features of each row's media, once for rows that share them, such as the two answers of a prompt."""
+        wanted = list(dict.fromkeys(refs))
+        if not any(wanted):
+            return dict.fromkeys(wanted, ())
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="features") as pool:
+            return dict(zip(wanted, pool.map(self._read, wanted), strict=True))
+
+    def _read(self, refs: tuple[MediaRef, ...]) -> tuple[MediaFeatures, ...]:
+        return self.adapter.features([KeptMedium(ref, self.folder) for ref in refs], self.policy) if refs else ()
+
+
+def modalities(examples: Iterable[Example]) -> frozenset[int]:
+    """The modalities whose features the examples need."""
+    return frozenset(ref.modality for example in examples for ref in example.media)
+
+
+def name_media(rows: Sequence[dict[str, Any]], examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Training rows with a column that names their media; without it where the model reads media as ids."""
+    if not modalities(examples):
+        return list(rows)
+    return [{**row, "media": [asdict(ref) for ref in e.media]} for row, e in zip(rows, examples, strict=True)]
+
+
+def feature_cache(folder: Path, environ: Mapping[str, str] = os.environ) -> FeatureCache:
+    """The cache that engines on this machine share, where the environment names it; else one in `folder`."""
+    shared, limit = environ.get(FOLDER_VARIABLE, ""), environ.get(BYTES_VARIABLE, "")
+    settings = {"limit_bytes": int(limit)} if limit else {}
+    return FeatureCache(Path(shared) if shared else folder, **settings)
+
+
+def _joined(row: ModelInputs, more: ModelInputs) -> ModelInputs:
+    return replace(row, ids=[*row.ids, *more.ids], features=(*row.features, *more.features))
+
+
+def fillers(adapter: Adapter, wanted: Iterable[int]) -> dict[int, ModelInputs]:
+    """For each modality a conversation that holds nothing but a tiny medium of it."""
+    return {m: adapter.encode((Turn("user", (MediaBytes(m, tiny(m)),)),), NO_BOUNDS) for m in sorted(wanted)}
+
+
+def tiny(modality: int) -> bytes:
+    """As small a file as every family's processor takes: a grey square, a second of silence, four frames."""
+    grey = np.full((4, FILLER_PIXELS, FILLER_PIXELS, 3), 127, dtype=np.uint8)
+    if modality == content_pb2.MODALITY_IMAGE:
+        return media.write_image(grey[0])
+    if modality == content_pb2.MODALITY_VIDEO:
+        return media.write_video(grey, 2.0)
+    return media.write_audio(np.zeros(FILLER_RATE_HZ, dtype=np.float32), FILLER_RATE_HZ)
