@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import json
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -133,7 +134,21 @@ def run_guarded(call: Callable[[], Awaitable[None]], *, out: Output) -> None:
 
     from omnialign.errors import OmnialignError
 
+    interrupted = False
+
     async def body() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            interrupted = True
+            loop.remove_signal_handler(signal.SIGINT)  # the second one ends the program where it stands
+            if task is not None:
+                task.cancel()
+
+        # Not asyncio's own way: there a signal just before the loop waits is seen only when something else happens.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+            loop.add_signal_handler(signal.SIGINT, interrupt)
         await call()
 
     try:
@@ -141,6 +156,10 @@ def run_guarded(call: Callable[[], Awaitable[None]], *, out: Output) -> None:
     except OmnialignError as error:
         fail(error, out=out)
     except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except asyncio.CancelledError:
+        if not interrupted:
+            raise
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
         sys.stderr.close()  # the reader, such as `head`, has had enough
