@@ -19,7 +19,7 @@ MIN_COVERAGE := 85
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # Small models on small machines: one thread per process beats threads that fight for the cores.
-test test-fast test-integration test-chaos test-vllm chart-test observability-test bench bench-loop bench-engine bench-media: export OMP_NUM_THREADS ?= 1
+test test-fast test-integration test-chaos test-families test-vllm chart-test observability-test bench bench-loop bench-engine bench-media: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help
 help:
@@ -52,18 +52,21 @@ demo: setup ## run the whole loop on four modalities on this machine; results in
 
 ##@ Test it
 
-.PHONY: test test-fast test-integration test-chaos test-vllm chart-test chart-generate observability-test helm check
+.PHONY: test test-fast test-integration test-chaos test-families test-vllm chart-test chart-generate observability-test helm check
 test: helm ## all tests but those with a target of their own below, with coverage
-	$(BIN)/python -m pytest -m "not chaos and not integration and not gpu and not cluster and not vllm" --cov --cov-fail-under=$(MIN_COVERAGE)
+	$(BIN)/python -m pytest -m "not chaos and not integration and not gpu and not cluster and not families and not vllm" --cov --cov-fail-under=$(MIN_COVERAGE)
 
 test-fast: helm ## only the tests that take less than ten seconds, without coverage
-	$(BIN)/python -m pytest -m "not slow and not chaos and not integration and not gpu and not cluster and not vllm"
+	$(BIN)/python -m pytest -m "not slow and not chaos and not integration and not gpu and not cluster and not families and not vllm"
 
 test-integration: setup ## the demo job on PostgreSQL and S3, through TLS with tokens, on two alignment replicas
 	$(BIN)/python -m pytest -m integration tests/integration
 
 test-chaos: setup ## kill processes while a job runs, stop its stores, and count what is lost or doubled
 	$(BIN)/python -m pytest -m chaos tests/chaos tests/integration
+
+test-families: setup ## train the real model families for some steps with two ranks, kill and resume them; minutes
+	$(BIN)/python -m pytest -m families tests/training
 
 test-vllm: setup $(VLLM_INSTALLED) ## the loop and the model families on real vLLM, in .venv-vllm; minutes; writes docs/models.md
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm

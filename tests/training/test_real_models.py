@@ -44,7 +44,7 @@ async def answer_of(folder: Path, turns: tuple[Turn, ...]) -> generation_pb2.Gen
     return result.info
 
 
-@pytest.mark.slow
+@pytest.mark.families
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("name", "method"),
@@ -80,7 +80,7 @@ def assert_learnt(base: Path, trained: Path) -> None:
     assert any("layers" in name for name in changed)
 
 
-@pytest.mark.slow
+@pytest.mark.families
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("name", "method"), [("qwen2_5_omni", "sft"), ("qwen2_audio", "dpo")])
 def test_a_stopped_run_goes_on_with_the_same_losses(tmp_path: Path, name: str, method: str):

@@ -24,7 +24,7 @@ def disjoint(method: str = "sft") -> list[Sample]:
     return [Sample(turns, ((f"It is {number}.",), *worse)) for number, turns in enumerate(asked)]
 
 
-@pytest.mark.slow
+@pytest.mark.families
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("zero_stage", "train_towers", "method"), [(3, True, "sft"), (3, False, "dpo"), (2, True, "sft")]
