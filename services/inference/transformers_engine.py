@@ -5,10 +5,10 @@ Scheduler threads: the model. A call holds its model in memory until its last re
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from prometheus_client import CollectorRegistry
@@ -21,7 +21,7 @@ from omnialign.v1 import generation_pb2
 from services.inference.batcher import Outcome, Ticket, Written, cache_bytes
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest, EngineResult, engine_result, info_of
-from services.inference.faults import first_error
+from services.inference.fan_out import Deliver, fan_out
 from services.inference.features import open_features
 from services.inference.loading import LoadedModel, ModelKey, load_model, measure
 from services.inference.metrics import EngineMetrics
@@ -92,47 +92,25 @@ class TransformersEngine:
         self, requests: Sequence[EngineRequest], *, deterministic: bool = False
     ) -> AsyncGenerator[EngineResult, None]:
         """One result per request, as each finishes; see `Engine.generate`."""
-        by_model: dict[str, list[EngineRequest]] = defaultdict(list)
-        for request in requests:
-            by_model[request.model].append(request)
-        results: asyncio.Queue[EngineResult | BaseException] = asyncio.Queue()
-        tasks = [
-            asyncio.create_task(self._run(model, group, deterministic, results)) for model, group in by_model.items()
-        ]
-        try:
-            for _ in requests:
-                result = await results.get()
-                if isinstance(result, BaseException):
-                    raise result
+        run = partial(self._run, deterministic=deterministic)
+        async with aclosing(fan_out(requests, run)) as results:
+            async for result in results:
                 yield result
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(
-        self,
-        model: str,
-        requests: Sequence[EngineRequest],
-        deterministic: bool,
-        results: asyncio.Queue[EngineResult | BaseException],
+        self, model: str, requests: Sequence[EngineRequest], deliver: Deliver, *, deterministic: bool
     ) -> None:
-        """Runs the requests of one model; what concerns all of them goes into `results` as an exception."""
-        try:
-            async with self.residency.use(self._key(model, deterministic=deterministic)) as loaded:
-                jobs = await self._read_all(loaded, requests, deterministic, results)
-                await self._write_all(jobs, deterministic, results)
-        except BaseExceptionGroup as errors:
-            results.put_nowait(first_error(errors))
-        except Exception as error:  # raised in `generate`, which waits for it
-            results.put_nowait(error)
+        """Runs the requests of one model. Raises what concerns all of them."""
+        async with self.residency.use(self._key(model, deterministic=deterministic)) as loaded:
+            jobs = await self._read_all(loaded, requests, deterministic, deliver)
+            await self._write_all(jobs, deterministic, deliver)
 
     async def _read_all(
         self,
         loaded: LoadedModel,
         requests: Sequence[EngineRequest],
         deterministic: bool,
-        results: asyncio.Queue[EngineResult | BaseException],
+        deliver: Deliver,
     ) -> list[Job]:
         """The jobs of all requests whose prompts can be read; the others have their results at once."""
         group = object() if deterministic else None
@@ -142,7 +120,7 @@ class TransformersEngine:
             try:
                 jobs.append(self._job(loaded, request, inputs, group))
             except OmnialignError as error:
-                results.put_nowait(EngineResult(request.id, error=error, info=info_of(request)))
+                deliver(EngineResult(request.id, error=error, info=info_of(request)))
         return jobs
 
     def _job(
@@ -179,9 +157,7 @@ class TransformersEngine:
             )
         return context - prompt_tokens
 
-    async def _write_all(
-        self, jobs: Sequence[Job], deterministic: bool, results: asyncio.Queue[EngineResult | BaseException]
-    ) -> None:
+    async def _write_all(self, jobs: Sequence[Job], deterministic: bool, deliver: Deliver) -> None:
         """Runs jobs on the scheduler and hands out their results; drops those not done when cancelled."""
         if not jobs:
             return
@@ -197,7 +173,7 @@ class TransformersEngine:
             async with asyncio.TaskGroup() as group:
                 for _ in jobs:
                     ticket, outcome = await outcomes.get()
-                    group.create_task(self._finish(tickets.pop(ticket), outcome, results))
+                    group.create_task(self._finish(tickets.pop(ticket), outcome, deliver))
         finally:
             self._scheduler.cancel(list(tickets))
 
@@ -212,14 +188,14 @@ class TransformersEngine:
                 metadata={"size_bytes": str(size_bytes), "budget_bytes": str(budget_bytes)},
             )
 
-    async def _finish(self, job: Job, outcome: Outcome, results: asyncio.Queue[EngineResult | BaseException]) -> None:
+    async def _finish(self, job: Job, outcome: Outcome, deliver: Deliver) -> None:
         info = job.info(outcome)
         if not isinstance(outcome, Written):
-            results.put_nowait(EngineResult(job.request.id, error=outcome, info=info))
+            deliver(EngineResult(job.request.id, error=outcome, info=info))
             return
         ticket = job.ticket
         answer = await self._translator.write(ticket.loaded.adapter, outcome.ids, stop=ticket.stops)
-        results.put_nowait(engine_result(job.request.id, answer, info))
+        deliver(engine_result(job.request.id, answer, info))
 
     def _key(self, model: str, *, deterministic: bool) -> ModelKey:
         name = "float32" if deterministic else self._config.dtype

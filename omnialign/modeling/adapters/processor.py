@@ -180,7 +180,12 @@ class ProcessorAdapter:
 
     def _check_placeholders(self, rendered: str, media: Sequence[MediaBytes]) -> None:
         found: list[str] = []
-        self._markup.substitute(rendered, self._media, lambda token: found.append(token) or token)  # type: ignore[func-returns-value]
+
+        def note(token: str) -> str:
+            found.append(token)
+            return token
+
+        self._markup.substitute(rendered, self._media, note)
         for modality, token in self._reader.tokens.items():
             wanted = sum(medium.modality == modality for medium in media)
             if found.count(token) != wanted:
