@@ -3,9 +3,7 @@
 import datetime
 import ipaddress
 import json
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from minio import Minio
 from minio.credentials import StaticProvider
 
 from omnialign.client.retry import RetryBudget
+from tests.processes import kill_group
 
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
 START_SECONDS = 60.0
@@ -92,7 +91,7 @@ class S3Server:
     def stop(self) -> None:
         """Kills the server: connections break at once."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            kill_group(self._process.pid)
             self._process.communicate()
             self._process = None
 

@@ -6,7 +6,6 @@ instead of from the chart.
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.chaos.harness import REPOSITORY, free_port
+from tests.processes import kill_group
 
 START_SECONDS = 120.0
 SERVICES = ("data", "training", "pool", "alignment-0", "alignment-1", "gateway")
@@ -111,7 +111,7 @@ class Cluster:
     def kill(self, name: str) -> None:
         """SIGKILL to one process."""
         process = self.processes.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_group(process.pid)
         process.wait(10)
 
     def stop(self) -> None:
@@ -122,7 +122,7 @@ class Cluster:
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                kill_group(process.pid)
                 process.wait(10)
         self.processes.clear()
 

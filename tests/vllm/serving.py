@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx2
 
 from services.inference.vllm_loading import ENVIRONMENT
+from tests.processes import kill_group
 
 START_SECONDS = 240
 OPTIONS = ("--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-num-seqs", "64")
@@ -57,7 +57,7 @@ class Served:
         """Ends the process and its children at once, as a lost machine would."""
         assert self.process is not None
         if self.process.returncode is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            kill_group(self.process.pid)
         await self.process.wait()
 
     async def _answers(self, client: httpx2.AsyncClient) -> bool:

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from tests.processes import kill_group
 from tests.services.training.kubernetes import fake_controllers as pods
 from tests.services.training.kubernetes.fake_api import FakeApi, Object
 
@@ -30,7 +31,7 @@ class Kubelet:
         self._loop.cancel()
         for process in self._processes.values():
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                kill_group(process.pid)
         await asyncio.gather(self._loop, *self._tasks, return_exceptions=True)
 
     def terminate(self, name: str) -> None:
