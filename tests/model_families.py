@@ -27,6 +27,7 @@ from tests.family_texts import (
     special_ids,
     turns_template,
 )
+from tests.published import CLIP_NAMES, rename
 
 TEXT = {
     "hidden_size": 64,
@@ -42,7 +43,7 @@ TEXT = {
 
 @dataclass(frozen=True)
 class Family:
-    """One model family. `reads` and `writes` are its modalities beside text; `vllm` tells whether vLLM knows it."""
+    """One model family. `reads` and `writes` are its modalities beside text; `vllm` tells whether vLLM runs it."""
 
     name: str
     reads: tuple[str, ...]
@@ -104,6 +105,7 @@ def make_llava(folder: Path) -> None:
         chat_template=VICUNA,
     )
     save(folder, transformers.LlavaForConditionalGeneration(config), processor, tokenizer, ["</s>"])
+    rename(folder, CLIP_NAMES)
 
 
 def make_llava_next(folder: Path) -> None:
@@ -128,6 +130,7 @@ def make_llava_next(folder: Path) -> None:
         chat_template=MISTRAL,
     )
     save(folder, transformers.LlavaNextForConditionalGeneration(config), processor, tokenizer, ["</s>"])
+    rename(folder, CLIP_NAMES)
 
 
 def make_llava_onevision(folder: Path) -> None:
@@ -152,6 +155,7 @@ def make_llava_onevision(folder: Path) -> None:
         chat_template=ONEVISION,
     )
     save(folder, transformers.LlavaOnevisionForConditionalGeneration(config), processor, tokenizer, QWEN_ENDS)
+    rename(folder, CLIP_NAMES)
 
 
 VISION_CONTROL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -196,6 +200,10 @@ def make_qwen2_5_vl(folder: Path) -> None:
     save(folder, model, processor, tokenizer, QWEN_ENDS)
 
 
+HALF = [0.5, 0.5, 0.5]
+"""Mean and deviation of Qwen3-VL's pictures as published, those of its videos too."""
+
+
 def make_qwen3_vl(folder: Path) -> None:
     """Qwen3-VL: a token for every 32 x 32 pixels; each frame pair of a video is preceded by its time in words."""
     tokenizer = qwen_tokenizer(VISION_CONTROL)
@@ -212,7 +220,7 @@ def make_qwen3_vl(folder: Path) -> None:
     )
     pixels = {"shortest_edge": 32 * 32, "longest_edge": 128 * 128}
     processor = transformers.Qwen3VLProcessor(
-        image_processor=transformers.Qwen2VLImageProcessor(size=pixels, patch_size=16),
+        image_processor=transformers.Qwen2VLImageProcessor(size=pixels, patch_size=16, image_mean=HALF, image_std=HALF),
         video_processor=transformers.Qwen3VLVideoProcessor(
             size={**pixels, "longest_edge": 16 * 128 * 128}, cap_pixels_per_frame=False
         ),
@@ -224,7 +232,7 @@ def make_qwen3_vl(folder: Path) -> None:
 
 
 def make_qwen2_audio(folder: Path) -> None:
-    """Qwen2-Audio: 25 tokens per second of sound, in windows of five seconds."""
+    """Qwen2-Audio: 25 tokens per second of sound, thirty seconds at most."""
     tokenizer = qwen_tokenizer(["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"])
     config = transformers.Qwen2AudioConfig(
         audio_config={
@@ -233,14 +241,14 @@ def make_qwen2_audio(folder: Path) -> None:
             "encoder_attention_heads": 2,
             "encoder_ffn_dim": 128,
             "num_mel_bins": 32,
-            "max_source_positions": 250,
+            "max_source_positions": 1500,
             "initializer_range": 0.2,
         },
         text_config={"model_type": "qwen2", "vocab_size": padded(tokenizer), **special_ids(tokenizer), **TEXT},
         audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
     )
     processor = transformers.Qwen2AudioProcessor(
-        feature_extractor=transformers.WhisperFeatureExtractor(feature_size=32, chunk_length=5),
+        feature_extractor=transformers.WhisperFeatureExtractor(feature_size=32),
         tokenizer=tokenizer,
         chat_template=turns_template("", "Audio: <|audio_bos|><|AUDIO|><|audio_eos|>\n", ""),
     )
@@ -274,7 +282,13 @@ def qwen2_5_omni_thinker() -> tuple[Any, Any, PreTrainedTokenizerBase]:
     config = transformers.Qwen2_5OmniThinkerConfig(
         audio_config=omni_tower(n_window=50, max_source_positions=250),
         vision_config=qwen_tower(patch_size=14, window_size=56, fullatt_block_indexes=[1]),
-        text_config={"vocab_size": padded(tokenizer), "rope_parameters": mrope(), **special_ids(tokenizer), **TEXT},
+        text_config={
+            "vocab_size": padded(tokenizer),
+            "rope_parameters": mrope(),
+            "tie_word_embeddings": False,
+            **special_ids(tokenizer),
+            **TEXT,
+        },
         audio_token_index=tokenizer.audio_token_id,
         image_token_index=tokenizer.image_token_id,
         video_token_index=tokenizer.video_token_id,
@@ -319,7 +333,9 @@ def make_qwen3_omni_moe(folder: Path) -> None:
     tokenizer = qwen_tokenizer((), **named)
     config = transformers.Qwen3OmniMoeThinkerConfig(
         audio_config=omni_tower(n_window=50, n_window_infer=100, downsample_hidden_size=16),
-        vision_config=qwen_tower(patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0]),
+        vision_config=qwen_tower(
+            patch_size=16, image_size=128, num_position_embeddings=64, deepstack_visual_indexes=[0]
+        ),
         text_config={
             "vocab_size": padded(tokenizer),
             "head_dim": 32,
@@ -327,6 +343,7 @@ def make_qwen3_omni_moe(folder: Path) -> None:
             "num_experts": 4,
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 64,
+            "tie_word_embeddings": False,
             **special_ids(tokenizer),
             **TEXT,
         },
@@ -379,10 +396,10 @@ FAMILIES: Mapping[str, Family] = {
         Family("qwen2_5_vl", ("image", "video"), make_qwen2_5_vl),
         Family("qwen3_vl", ("image", "video"), make_qwen3_vl),
         Family("qwen2_audio", ("audio",), make_qwen2_audio),
-        Family("qwen2_5_omni", ("image", "audio", "video"), make_qwen2_5_omni),
+        Family("qwen2_5_omni", ("image", "audio", "video"), make_qwen2_5_omni, vllm=False),
         Family("chameleon", ("image",), writing("make_chameleon"), writes=("image",), vllm=False),
         Family("emu3", ("image", "video"), writing("make_emu3"), writes=("image", "video"), vllm=False),
         Family("janus", ("image",), writing("make_janus"), writes=("image",), vllm=False),
-        Family("qwen3_omni_moe", ("image", "audio", "video"), make_qwen3_omni_moe),
+        Family("qwen3_omni_moe", ("image", "audio", "video"), make_qwen3_omni_moe, vllm=False),
     )
 }

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimoda
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from omnialign.errors import InvalidArgument
+from omnialign.modeling.rope import mend_positions
 
 THINKERS = {
     "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
@@ -38,6 +39,7 @@ def model_class(folder: Path) -> Any:
     Raises InvalidArgument MODEL_CONFIG_INVALID.
     """
     kind = read_config(folder).model_type.removesuffix("_thinker")
+    mend_positions(kind)
     if kind in THINKERS:
         return getattr(transformers, THINKERS[kind])
     if kind in WRITERS:

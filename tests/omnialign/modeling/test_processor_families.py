@@ -265,7 +265,7 @@ BAD = {
     "MODALITY_UNSUPPORTED": ("llava", sound()),
     "MEDIA_REFUSED": ("qwen3_vl", picture(width=20000, height=1)),
     "MEDIA_TOO_SHORT": ("qwen2_audio", sound(seconds=0.001)),
-    "AUDIO_TOO_LONG": ("qwen2_audio", sound(seconds=5.5)),
+    "AUDIO_TOO_LONG": ("qwen2_audio", sound(seconds=30.5)),
     "MEDIA_UNDECODABLE": ("llava_next", MediaBytes(content_pb2.MODALITY_IMAGE, b"no picture")),
 }
 
