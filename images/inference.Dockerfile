@@ -1,6 +1,6 @@
 # The model services (critique, refinement, judge) with their engine, one pool of them per pod.
-# VARIANT=cpu insists on the small CPU build of torch (an index or a folder of wheels has to have it);
-# VARIANT=cuda takes the build with CUDA inside and adds vLLM in an environment of its own, /opt/vllm.
+# VARIANT=cpu insists on the small CPU build of torch (an index or a folder of wheels has to have it); VARIANT=cuda
+# takes the build with CUDA inside; VARIANT=vllm that one with vLLM beside our services, in the versions that vLLM wants.
 ARG BASE_IMAGE=python:3.11.14-slim-bookworm
 
 # Wheels that no index has: `--build-context wheels=FOLDER` puts a folder in this stage's place.
@@ -14,9 +14,7 @@ COPY pyproject.toml constraints.txt images/install.py images/vllm.txt ./
 RUN --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=secret,id=pip,target=/run/secrets/pip.conf \
     --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
-    python3 install.py dependencies project inference --torch "${VARIANT}" \
- && mkdir -p /opt/vllm \
- && if [ "${VARIANT}" = cuda ]; then python3 install.py server vllm.txt /opt/vllm; fi
+    python3 install.py dependencies project inference --torch "${VARIANT}"
 COPY . .
 RUN python3 install.py project
 
@@ -33,7 +31,6 @@ LABEL org.opencontainers.image.title="omnialign inference" \
 RUN groupadd --gid 10001 omnialign \
  && useradd --no-log-init --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin omnialign
 COPY --from=builder /opt/omnialign /opt/omnialign
-COPY --from=builder /opt/vllm /opt/vllm
 # Everything that a library wants to write goes below /tmp, the one folder that has to be mounted writable.
 ENV PATH=/opt/omnialign/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \

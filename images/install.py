@@ -22,6 +22,7 @@ from typing import Any
 PREFIX = Path("/opt/omnialign")
 TOOLS = Path("/opt/tools")
 LOCK = Path("constraints.txt")
+VLLM_LOCK = Path("vllm.txt")
 CHOSEN_LOCK = Path("lock.txt")
 WHEELS = Path("/wheels")
 PIP_CONFIG = Path("/run/secrets/pip.conf")
@@ -45,19 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps = parser.add_subparsers(dest="step", required=True)
     dependencies = steps.add_parser("dependencies", help="install what the project and its extras need")
     dependencies.add_argument("extras", nargs="+", help="extras, or `project` for what every install needs")
-    dependencies.add_argument("--torch", choices=("cpu", "cuda"), help="which build of torch to insist on")
+    dependencies.add_argument(
+        "--torch",
+        choices=("cpu", "cuda", "vllm"),
+        help="which build of torch to insist on; vllm: with CUDA, under vLLM",
+    )
     dependencies.add_argument("--without", nargs="+", default=[], help="packages that another step installs")
     deepspeed = steps.add_parser("deepspeed", help="build DeepSpeed with its operations compiled ahead")
     deepspeed.add_argument("operations", nargs="*")
-    server = steps.add_parser("server", help="install another program into an environment of its own")
-    server.add_argument("lock", type=Path)
-    server.add_argument("into", type=Path)
     steps.add_parser("project", help="build the project's wheel and install it")
     given = parser.parse_args(arguments)
     {
         "dependencies": install_dependencies,
         "deepspeed": install_deepspeed,
-        "server": install_server,
         "project": install_project,
     }[given.step](given)
     return 0
@@ -65,10 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def install_dependencies(given: argparse.Namespace) -> None:
     """Makes the environment and installs the locked requirements of the extras."""
+    if given.torch == "vllm" and not shutil.which("gcc"):
+        raise SystemExit("vLLM's kernels are compiled when they first run: build it on a BASE_IMAGE that holds gcc.")
     make_environment(PREFIX)
     named = requirements(tomllib.loads(Path("pyproject.toml").read_text()), given.extras)
     wanted = [line for line in named if _name(line) not in given.without]
-    CHOSEN_LOCK.write_text(variant_lock(LOCK.read_text(), torch=given.torch))
+    lock = LOCK.read_text()
+    if given.torch == "vllm":
+        lock, wanted = lock_over(lock, VLLM_LOCK.read_text()), [*wanted, "vllm"]
+    CHOSEN_LOCK.write_text(variant_lock(lock, torch=given.torch))
     pip("install", "--no-compile", "--only-binary", ":all:", "--constraint", str(CHOSEN_LOCK), *wanted)
     finish(PREFIX, CHOSEN_LOCK)
 
@@ -85,15 +91,6 @@ def install_deepspeed(given: argparse.Namespace) -> None:
     pip("install", "--no-compile", "--no-build-isolation", *lock, "deepspeed", environment=settings)
     pip("uninstall", "--yes", "wheel")
     finish(PREFIX, CHOSEN_LOCK)
-
-
-def install_server(given: argparse.Namespace) -> None:
-    """Installs a program with a lock file of its own, where versions may differ from ours, into an own environment."""
-    make_environment(given.into)
-    CHOSEN_LOCK.write_text(variant_lock(given.lock.read_text(), torch="cuda"))
-    options = ("--no-compile", "--only-binary", ":all:", "--constraint", str(CHOSEN_LOCK))
-    pip("install", *options, given.lock.stem, into=given.into)
-    finish(given.into, CHOSEN_LOCK)
 
 
 def install_project(given: argparse.Namespace) -> None:
@@ -113,9 +110,9 @@ def make_environment(prefix: Path) -> None:
         run(TOOLS / "bin/pip", "install", "--constraint", LOCK, "setuptools", "wheel", environment=pip_environment())
 
 
-def pip(*arguments: str, into: Path = PREFIX, environment: dict[str, str] | None = None) -> None:
-    """Runs pip on an environment that has none."""
-    target: tuple[str | Path, ...] = ("--python", into / "bin/python")
+def pip(*arguments: str, environment: dict[str, str] | None = None) -> None:
+    """Runs pip on the image's environment, which has none."""
+    target: tuple[str | Path, ...] = ("--python", PREFIX / "bin/python")
     run(TOOLS / "bin/pip", *target, *arguments, environment=pip_environment() | (environment or {}))
 
 
@@ -154,8 +151,13 @@ def pinned(lock: str) -> dict[str, str]:
 
 def variant_lock(lock: str, *, torch: str | None) -> str:
     """The lock with one build of torch insisted on: a missing CPU build would else become 6 GB of CUDA, unasked."""
-    pin = {None: r"torch==\1", "cpu": r"torch==\1+cpu", "cuda": r"torch===\1"}[torch]
+    pin = {None: r"torch==\1", "cpu": r"torch==\1+cpu"}.get(torch, r"torch===\1")
     return re.sub(r"(?m)^torch==([^\s+]+)$", pin, lock)
+
+
+def lock_over(lock: str, over: str) -> str:
+    """Two lock files as one; the second has the last word."""
+    return "".join(f"{name}=={version}\n" for name, version in (pinned(lock) | pinned(over)).items())
 
 
 def drift(found: Sequence[tuple[str, str, Sequence[str]]], pins: dict[str, str]) -> list[str]:

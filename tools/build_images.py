@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     plan = make_plan(given)
     names = tuple(given.images) or NAMES
+    if given.variant == "vllm" and names != ("inference",):
+        raise SystemExit("Only the inference image has the variant vllm: name it alone, and build the others as cuda.")
     for name in names:
         started = time.monotonic()
         if not given.check_only:
@@ -176,7 +178,10 @@ def _parser() -> argparse.ArgumentParser:
     say("--prefix", default="omnialign", help="registry and folder that the names begin with (%(default)s)")
     say("--tag", help="default: the project's version")
     say(
-        "--variant", default="cpu", choices=("cpu", "cuda"), help="which torch inference and trainer hold (%(default)s)"
+        "--variant",
+        default="cpu",
+        choices=("cpu", "cuda", "vllm"),
+        help="which torch inference and trainer hold (%(default)s); vllm is for inference alone",
     )
     say(
         "--base-image", help="Debian-like, with Python 3.11 and its venv module; default: pinned in images/*.Dockerfile"

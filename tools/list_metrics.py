@@ -50,6 +50,7 @@ OTHERS = {
     "vllm:prefix_cache_hits_total": "counter",
     "vllm:prefix_cache_queries_total": "counter",
     "vllm:prompt_tokens_total": "counter",
+    "vllm:request_queue_time_seconds": "histogram",
     "vllm:request_success_total": "counter",
     "vllm:time_to_first_token_seconds": "histogram",
 }

@@ -7,6 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.inference.metrics import OUTCOMES, SECONDS
 
+REASONS = ("rate_limit", "overload", "server", "connection", "timeout")
+
 
 class EndpointMetrics:
     """The metrics of all endpoints of one engine, in the registry of its server."""
@@ -51,5 +53,8 @@ class EndpointMetrics:
         """Begins the series of an endpoint at 0, so that its first error is an increase, not a new series."""
         for outcome in OUTCOMES:
             self.requests.labels(endpoint, outcome)
+        for reason in REASONS:
+            self.retries.labels(endpoint, reason)
         for direction in ("in", "out"):
             self.tokens.labels(endpoint, direction)
+        self.seconds.labels(endpoint)

@@ -72,6 +72,7 @@ def problems(done: Any) -> list[str]:
         ("inference.pools.default=null", "No pool hosts judge"),
         ("gateway.ingress.enabled=true", "The Ingress has no host"),
         ("gateway.grpcRoute.enabled=true", "The GRPCRoute has no gateway"),
+        ("inference.defaults.endpoints.keysSecret.name=keys", "The pool `default` has keys and no endpoints"),
         ("inference.defaults.autoscaling.enabled=true", "is scaled by KEDA: set its `autoscaling.prometheusAddress`"),
     ],
 )
@@ -102,6 +103,16 @@ def test_secrets_that_are_missing_or_lack_a_key(render: Render) -> None:
         "There is no Secret `omnialign-tls` in the namespace `omnialign`: "
         "make it, with the keys tls.crt, tls.key, ca.crt.",
         "The Secret `omnialign-auth` has no key `tokens.yaml`.",
+    ]
+
+
+def test_a_secret_that_several_pools_name_is_asked_for_once(render: Render) -> None:
+    endpoints = (
+        "inference.defaults.endpoints.urls={https://a.example.com/v1},inference.defaults.endpoints.keysSecret.name"
+    )
+    pools = ("--set", f"{endpoints}=keys,inference.pools.second.services={{judge}}")
+    assert problems(render("cpu", *pools)) == [
+        "There is no Secret `keys` in the namespace `omnialign`: make it, with the keys keys."
     ]
 
 

@@ -8,11 +8,13 @@ import pytest
 import yaml
 
 from services import migrate
+from services.inference.config import EngineConfig
+from services.inference.openai_keys import Keys
 from services.pool import HOSTED
 from services.runtime.config import load_all
 from services.runtime.health import LIVENESS
 from services.training.kubernetes.settings import read_settings
-from tests.chart import code, rendering
+from tests.chart import code, generated, rendering
 from tests.chart.rendering import (
     SCENARIOS,
     Manifest,
@@ -87,7 +89,7 @@ def _files(scenario: str, volume: Manifest) -> dict[str, str]:
 def _made() -> dict[str, str]:
     tls, auth = named("cpu", "Secret", "omnialign-tls"), named("cpu", "Secret", "omnialign-auth")
     decoded = {key: base64.b64decode(value).decode() for key, value in tls["data"].items()}
-    return {**decoded, **auth["stringData"]}
+    return {**decoded, **auth["stringData"], "keys": "https://models.example.com/v1 a-key"}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -101,6 +103,19 @@ def test_every_service_starts_with_its_environment(scenario: str, mounted: Any) 
             if any(name.startswith(prefix) for name in variables) or prefix == f"OMNIALIGN_{component.upper()}_"
         ]
         load_all(*(code.config_classes()[prefix] for prefix in prefixes), environ=variables)
+
+
+def test_endpoints_and_their_keys_reach_the_engine(mounted: Any) -> None:
+    ((_, spec, container),) = [found for found in services("external") if program(found[2]) == "services.pool"]
+    (engine,) = load_all(EngineConfig, environ=mounted("external", spec, container))
+    assert engine.openai_endpoints == ("https://models.example.com/v1", "http://qwen.models.svc:8000/v1")
+    assert engine.openai_concurrency == 16
+    assert Keys(engine.openai_keys_file).of("https://models.example.com/v1") == "a-key"
+
+
+def test_as_many_requests_are_at_an_endpoint_as_without_the_chart() -> None:
+    endpoints = yaml.safe_load(generated.VALUES.read_text())["inference"]["defaults"]["endpoints"]
+    assert endpoints["concurrency"] == EngineConfig().openai_concurrency
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -122,7 +122,31 @@ def test_external_servers_are_reached_in_their_networks_alone() -> None:
         if "ipBlock" in peer and item["metadata"]["name"] != "align-training"
     }
     databases = {(name, 6432, "10.20.0.0/16") for name in ("alignment", "data", "migrate")}
-    assert blocks == {*databases, ("data", 9000, "10.30.0.0/16")}
+    assert blocks == {*databases, ("data", 9000, "10.30.0.0/16"), ("pool-default", 443, "10.40.0.0/16")}
+
+
+def test_pools_reach_their_endpoints_where_these_lie() -> None:
+    policy = rendering.named("external", "NetworkPolicy", "align-pool-default")
+    (rule,) = [item for item in policy["spec"]["egress"] if {"port": 8000} in item["ports"]]
+    assert rule["ports"] == [{"port": 443}, {"port": 8000}]
+    assert rule["to"] == [
+        {"ipBlock": {"cidr": "10.40.0.0/16"}},
+        {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "models"}},
+            "podSelector": {"matchLabels": {"app": "qwen"}},
+        },
+    ]
+
+
+def test_only_pools_with_endpoints_may_leave_for_them() -> None:
+    value = "inference.pools.asking.endpoints.urls={http://10.1.2.3:8000/v1}"
+    opened = {
+        component_of(item["metadata"]["labels"]): rule
+        for item in manifests("minimal", "--set", value, kind="NetworkPolicy")
+        for rule in item["spec"].get("egress", [])
+        if {"port": 8000} in rule.get("ports", [])
+    }
+    assert opened == {"pool-asking": {"ports": [{"port": 8000}]}}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

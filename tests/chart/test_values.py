@@ -98,6 +98,11 @@ def merge(into: dict[str, Any], more: dict[str, Any]) -> None:
         ("data.replicas=two", "at '/data/replicas': got string, want integer"),
         ("images.service.tag=latest", "at '/images/service/tag'"),
         ("tls.source=secrets", "at '/tls/source': value must be one of"),
+        (
+            "inference.defaults.engine.OPENAI_ENDPOINTS=x",
+            "at '/inference/defaults/engine': additional properties 'OPENAI",
+        ),
+        ("inference.defaults.endpoints.urls={models.example.com}", "at '/inference/defaults/endpoints/urls/0'"),
         ("inference.pools.Large.gpus=1", "at '/inference/pools': additional properties 'Large'"),
     ],
 )

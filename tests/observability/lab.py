@@ -1,7 +1,7 @@
 """The running stack under a real Prometheus and a real OTLP collector, while a small real alignment job runs.
 
 All is real but the judge: one that has learnt enough to keep a pair would take minutes of training, so its answers are
-made up, most of them in favour of the refinement.
+made up, most of them in favour of the refinement. An endpoint that is busy at first is asked beside the job.
 """
 
 import asyncio
@@ -13,18 +13,27 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from aiohttp import web
+
 from benchmarks.null_services import Behaviour, NullJudge
 from examples.tinyworld import dataset, recipe
 from omnialign.cli import spec as specs
 from omnialign.client import AsyncClient
 from omnialign.errors import NotFound
-from omnialign.v1 import alignment_service_pb2, judge_service_pb2_grpc, record_pb2
+from omnialign.v1 import (
+    alignment_service_pb2,
+    content_pb2,
+    judge_service_pb2_grpc,
+    record_pb2,
+    refinement_service_pb2,
+)
 from services.embedded import embedded
 from services.judge import __main__ as judge
 from services.runtime.server import Server
 from tests.observability.collector import Collector, running_collector
 from tests.observability.expressions import RULES
 from tests.observability.prometheus import Prometheus, free_port, running_prometheus
+from tests.services.inference.endpoints import Stub, echo, fails, serve_stub
 from training.metrics import PORT_VARIABLE
 
 Job = alignment_service_pb2.AlignmentJob
@@ -48,13 +57,20 @@ class Lab:
 async def running_lab(folder: Path) -> AsyncIterator[Lab]:
     """Runs the job to its end, with everything watching, and then lets one look."""
     run_port = free_port()
-    async with running_collector() as collector:
-        settings = {PORT_VARIABLE: str(run_port), "OMNIALIGN_TRACING_ENDPOINT": f"http://{collector.address}"}
+    async with running_collector() as collector, serve_stub() as endpoint:
+        settings = {
+            PORT_VARIABLE: str(run_port),
+            "OMNIALIGN_TRACING_ENDPOINT": f"http://{collector.address}",
+            "OMNIALIGN_ENGINE_OPENAI_ENDPOINTS": endpoint.base_url,
+        }
         with _environment(settings), mock.patch.object(judge, "wire", _judge):
             async with embedded(folder / "root", metrics_port=0) as stack:
                 targets = {stack.metrics_address: _labels("stack"), f"127.0.0.1:{run_port}": _labels("trainer")}
                 async with running_prometheus(folder / "prometheus", targets=targets, rules=RULES) as prometheus:
-                    job = await _run_job(stack.address, folder)
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(_ask(stack.address, endpoint, prometheus))
+                        running = group.create_task(_run_job(stack.address, folder))
+                    job = running.result()
                     await asyncio.sleep(SETTLE_SECONDS)
                     yield Lab(prometheus, collector, job)
 
@@ -70,6 +86,22 @@ async def _judge(server: Server, config: Any, *, engine: Any) -> AsyncIterator[N
     servicer = NullJudge(Behaviour(log=False, verdict=verdict))
     server.add(judge_service_pb2_grpc.add_JudgeServiceServicer_to_server, servicer, "omnialign.v1.JudgeService")
     yield
+
+
+async def _ask(address: str, endpoint: Stub, prometheus: Prometheus) -> None:
+    """Has the endpoint answer a few prompts, once it has refused one for now and Prometheus has seen its series."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await asyncio.to_thread(prometheus.await_numbers, "omnialign_endpoint_request_seconds_count")
+        return await echo(request)
+
+    endpoint.acts.append(fails(429))
+    endpoint.default = answer
+    prompt = content_pb2.Content(parts=[content_pb2.Part(text="Say hello")])
+    items = [refinement_service_pb2.GenerateItem(id=str(number), prompt=prompt) for number in range(4)]
+    async with AsyncClient(address) as client:
+        answers = client.generate(refinement_service_pb2.GenerateRequest(model=endpoint.model(), items=items))
+        assert [reply.WhichOneof("result") async for reply in answers] == ["response"] * len(items)
 
 
 def _labels(component: str) -> dict[str, str]:

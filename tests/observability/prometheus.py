@@ -47,6 +47,13 @@ class Prometheus:
         found = self.get("query_range", query=expression, start=self.started_at, end=time.time(), step=1)["result"]
         return sum(not math.isnan(float(value)) for series in found for _, value in series["values"])
 
+    def await_numbers(self, expression: str) -> None:
+        """Returns when an expression gives numbers. Raises AssertionError when it does not."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self.numbers(expression):
+            assert time.monotonic() < deadline, f"{expression} gives nothing"
+            time.sleep(0.5)
+
     def values(self, label: str, selector: str) -> list[str]:
         """The values of a label."""
         found: list[str] = self.get(f"label/{label}/values", **{"match[]": selector})

@@ -1,10 +1,11 @@
-"""Inference: how busy the engines are, how long requests wait and run, what is in memory; vLLM's and the GPUs' own."""
+"""Inference: how busy engines and endpoints are, how long requests wait and run; vLLM's and the GPUs' own metrics."""
 
 from grafana_foundation_sdk.builders import dashboard
 
 from tools.dashboards.parts import HERE, RATE, Query, board, graph, number, quantile, rate, row
 
 MODEL_SERVICES = 'service=~"omnialign.v1.(Refinement|Critique|Judge)Service"'
+LEVELS = ("concurrency_limit", "requests_running")
 
 
 def build() -> dashboard.Dashboard:
@@ -14,7 +15,7 @@ def build() -> dashboard.Dashboard:
         uid="omnialign-inference",
         description="The engines behind the refinement, critique and judge services.",
     )
-    return _devices(_vllm(_memory(_requests(_load(made)))))
+    return _devices(_endpoints(_vllm(_memory(_requests(_load(made))))))
 
 
 def _load(made: dashboard.Dashboard) -> dashboard.Dashboard:
@@ -232,6 +233,60 @@ def _vllm(made: dashboard.Dashboard) -> dashboard.Dashboard:
                 unit="cps",
                 description="Requests thrown out of the batch for want of cache, and requests ended, by reason.",
                 width=6,
+            )
+        )
+    )
+
+
+def _endpoints(made: dashboard.Dashboard) -> dashboard.Dashboard:
+    limit, running = (f"sum by (endpoint) (omnialign_endpoint_{name}{{{HERE}}})" for name in LEVELS)
+    seconds, tokens = "omnialign_endpoint_request_seconds", "omnialign_endpoint_tokens_total"
+    return (
+        made.with_row(row("Endpoints (OpenAI-compatible)"))
+        .with_panel(
+            graph(
+                "Requests to endpoints",
+                Query(
+                    rate("omnialign_endpoint_requests_total", HERE, by="endpoint, outcome"), "{{endpoint}} {{outcome}}"
+                ),
+                unit="reqps",
+                description="How requests ended: answered, cut at their length, failed after all retries, cancelled.",
+            )
+        )
+        .with_panel(
+            graph(
+                "Tries that failed",
+                Query(rate("omnialign_endpoint_retries_total", HERE, by="endpoint, reason"), "{{endpoint}} {{reason}}"),
+                unit="reqps",
+                description="Tries that failed for a passing reason: a rate limit, overload, no connection, no time.",
+            )
+        )
+        .with_panel(
+            graph(
+                "Requests at endpoints",
+                Query(running, "{{endpoint}}"),
+                Query(limit, "{{endpoint}} at most"),
+                unit="none",
+                description="Requests at an endpoint, and how many it is found to bear; all pods together.",
+            )
+        )
+        .with_panel(
+            graph(
+                "Time to an answer",
+                Query(quantile(0.5, seconds, HERE, by="endpoint"), "{{endpoint}} median"),
+                Query(quantile(0.95, seconds, HERE, by="endpoint"), "{{endpoint}} 95 %"),
+                unit="s",
+                description="Time of the try that was answered, without waiting and without those that failed.",
+                width=12,
+            )
+        )
+        .with_panel(
+            graph(
+                "Tokens of endpoints",
+                Query(rate(tokens, HERE, by="endpoint, direction"), "{{endpoint}} {{direction}}"),
+                unit="cps",
+                description="Tokens per second read (in) and written (out), as the endpoint counts them.",
+                width=12,
             )
         )
     )

@@ -36,6 +36,9 @@ error. What only the cluster knows (Secrets, storage classes, GPUs, CRDs) is ask
 {{- if and $pool.modelCache.persistent (not $pool.modelCache.existingClaim) (ne $pool.modelCache.accessMode "ReadWriteMany") (or $pool.autoscaling.enabled (gt (int $pool.replicas) 1)) }}
 - {{ printf "The pool `%s` has several replicas on one model cache: set its `modelCache.accessMode` to ReadWriteMany, or `modelCache.persistent` to false." $name | quote }}
 {{- end }}
+{{- if and $pool.endpoints.keysSecret.name (not $pool.endpoints.urls) }}
+- {{ printf "The pool `%s` has keys and no endpoints: set its `endpoints.urls`, or leave `endpoints.keysSecret.name` empty." $name | quote }}
+{{- end }}
 {{- if and $pool.autoscaling.enabled (eq $pool.autoscaling.kind "keda") (not $pool.autoscaling.prometheusAddress) }}
 - {{ printf "The pool `%s` is scaled by KEDA: set its `autoscaling.prometheusAddress`." $name | quote }}
 {{- end }}
@@ -121,7 +124,11 @@ error. What only the cluster knows (Secrets, storage classes, GPUs, CRDs) is ask
 {{- range list $v.postgresql.caSecret $v.s3.caSecret $v.auth.oidc.caSecret }}
 {{- if .name }}{{ $wanted = append $wanted (dict "name" .name "keys" (list .key)) }}{{ end }}
 {{- end }}
-{{- range $secret := $wanted }}
+{{- range $name, $_ := $v.inference.pools }}
+{{- $keys := (include "omnialign.poolValues" (dict "root" $ "name" $name) | fromYaml).endpoints.keysSecret }}
+{{- if $keys.name }}{{ $wanted = append $wanted (dict "name" $keys.name "keys" (list $keys.key)) }}{{ end }}
+{{- end }}
+{{- range $secret := $wanted | uniq }}
 {{- if $secret.name }}
 {{- $found := lookup "v1" "Secret" $.Release.Namespace $secret.name }}
 {{- if not $found }}

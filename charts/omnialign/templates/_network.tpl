@@ -41,7 +41,8 @@ Who may talk to whom, from the table of components: a pod takes calls from those
 {{- $port | default (ternary "80" "443" (hasPrefix "http://" .)) -}}
 {{- end }}
 
-{{/* The policy of a gRPC component: `.root`, `.name`, `.component`, `.services` (what it hosts, as a list). */}}
+{{/* The policy of a gRPC component: `.root`, `.name`, `.component`, `.services` (what it hosts, as a list),
+     optionally `.endpoints` (URLs that it asks for models). */}}
 {{- define "omnialign.networkPolicy" -}}
 {{- $root := .root -}}
 {{- $policy := $root.Values.networkPolicy -}}
@@ -116,6 +117,20 @@ spec:
     {{- end }}
     {{- if and (has "auth" .component.needs) $root.Values.auth.oidc.issuer }}
     - ports: [{port: {{ include "omnialign.portOf" $root.Values.auth.oidc.issuer }}}]
+    {{- end }}
+    {{- if .endpoints }}
+    {{- $ports := list }}
+    {{- range .endpoints }}
+    {{- $ports = append $ports (include "omnialign.portOf" .) }}
+    {{- end }}
+    - ports:
+        {{- range $ports | uniq | sortAlpha }}
+        - {port: {{ . }}}
+        {{- end }}
+      {{- with $policy.endpointsTo }}
+      to:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
     {{- end }}
     {{- with get $policy.extraEgress (ternary "inference" .name (hasPrefix "pool-" .name)) }}
     {{- toYaml . | nindent 4 }}

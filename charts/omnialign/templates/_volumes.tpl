@@ -1,6 +1,6 @@
 {{/* What a service reads and writes: certificates and keys from Secrets, read-only; /tmp and a scratch folder. */}}
 
-{{/* The files of a service as a YAML list of `name`, `path`, `volume`: `.root`, `.name`, `.component`. Mounts and volumes
+{{/* The files of a service as a YAML list of `name`, `path`, `volume`: `.root`, `.name`, `.component`, `.values`. Mounts and volumes
      are both made from it, so that neither goes without the other. */}}
 {{- define "omnialign.files" -}}
 {{- $values := .root.Values -}}
@@ -44,6 +44,11 @@
 {{- end }}
 {{- if and (has "objects" $needs) (not $values.s3.bundled.enabled) $values.s3.caSecret.name }}
 {{ include "omnialign.caFile" (dict "name" "s3-ca" "secret" $values.s3.caSecret) }}
+{{- end }}
+{{- with dig "endpoints" "keysSecret" "name" "" .values }}
+- name: endpoint-keys
+  path: /etc/omnialign/endpoint-keys
+  volume: {secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: {{ $.values.endpoints.keysSecret.key }}, path: keys}]}}
 {{- end }}
 {{- if eq .name "training" }}
 - name: kubernetes
