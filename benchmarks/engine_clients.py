@@ -88,7 +88,10 @@ async def ours(items: Sequence[Item], media: Mapping[str, bytes], settings: argp
 
         async def chunk(some: Sequence[Item]) -> list[critique_service_pb2.CritiqueResponse]:
             request = critique_service_pb2.CritiqueRequest(
-                model=f"openai+{settings.base_url}#{settings.model}", sampling=sampling, items=some
+                model=f"openai+{settings.base_url}#{settings.model}",
+                sampling=sampling,
+                items=some,
+                answer_form=generation_pb2.ANSWER_FORM_SECTIONS,  # asks for the same as the other client
             )
             async with chunks_at_once:
                 return [result async for result in critic.critique(request)]

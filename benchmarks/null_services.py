@@ -47,6 +47,8 @@ class Behaviour:
     log: bool = True
     policies: dict[str, generation_pb2.MediaPolicy] = field(default_factory=dict)
     """The media policy of the last call of each RPC."""
+    forms: dict[str, generation_pb2.AnswerForm.ValueType] = field(default_factory=dict)
+    """The form of answers that the last call of each RPC asked for."""
     delay_seconds: float = 0.0
     """How long each call, and each training step, takes."""
     training_steps: int = 3
@@ -106,6 +108,7 @@ class NullCritique(critique_service_pb2_grpc.CritiqueServiceServicer):
     async def Critique(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """c ~ p(x, y)."""
         self._behaviour.policies["Critique"] = request.media_policy
+        self._behaviour.forms["Critique"] = request.answer_form
         await self._behaviour.enter("Critique", [item.id for item in request.items])
         for item in request.items:
             yield critique_service_pb2.CritiqueResponse(id=item.id, **self._result(request, item))
@@ -133,6 +136,7 @@ class NullJudge(judge_service_pb2_grpc.JudgeServiceServicer):
     async def CompareResponses(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """A verdict for each pair."""
         self._behaviour.policies["CompareResponses"] = request.media_policy
+        self._behaviour.forms["CompareResponses"] = request.answer_form
         await self._behaviour.enter("CompareResponses", [item.id for item in request.items])
         for item in request.items:
             result = _outcome(self._behaviour, "CompareResponses", item.id)

@@ -44,6 +44,7 @@ async def show(
     rows = [
         ("name", version.name),
         ("folder", version.uri),
+        ("LoRA of", version.lora_base),
         ("sha256", version.sha256),
         ("parameters", f"{version.parameter_count:,}"),
         ("weights", f"{version.size_bytes:,} bytes"),
@@ -58,7 +59,9 @@ async def show(
 async def register(
     session: Session,
     model: Annotated[str, typer.Argument(help="Id of the model; created when missing.")],
-    folder: Annotated[str, typer.Argument(help="Folder with config, safetensors and tokenizer.")],
+    folder: Annotated[
+        str, typer.Argument(help="Folder with config, safetensors and tokenizer, or a LoRA as PEFT saves it.")
+    ],
     display_name: Annotated[str, typer.Option(help="What it is, for people.")] = "",
     source: Annotated[list[str] | None, typer.Option(help="Full name of what it was made from.")] = None,
     upload: Upload = None,

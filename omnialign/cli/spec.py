@@ -135,8 +135,8 @@ def _expected(field: FieldDescriptor) -> str:
     if field.message_type is not None:
         return f"a mapping with {', '.join(field.message_type.fields_by_name)}"
     if field.enum_type is not None:
-        names = list(field.enum_type.values_by_name)[1:]
-        common = names[0][: names[0].rfind("_LANGUAGE") + 1] if "_LANGUAGE" in names[0] else ""
+        unset, *names = field.enum_type.values_by_name
+        common = unset.removesuffix("UNSPECIFIED")
         return "one of " + ", ".join(name.removeprefix(common).lower() for name in names)
     kinds = {
         FieldDescriptor.CPPTYPE_STRING: "text",

@@ -1,4 +1,4 @@
-"""Structured answers of feedback models and judges: one writer and one reader for each form.
+"""Structured answers of feedback models and judges, in sections: one writer and one reader for each.
 
 Writers make training targets, readers turn what a model wrote into messages. A reader never guesses: what is not in
 the form raises AnswerUnparsable with a reason, and the caller abstains.

@@ -207,8 +207,10 @@ class AlignmentSpec(_message.Message):
     JUDGE_MODEL_FIELD_NUMBER: _builtins.int
     CHECKERS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
+    FEEDBACK_ANSWER_FORM_FIELD_NUMBER: _builtins.int
+    JUDGE_ANSWER_FORM_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
-    """The initial model pi."""
+    """The initial model pi, which is trained: `projects/{p}/models/{m}/versions/{n}`, or a `file://` folder."""
     dataset: _builtins.str
     """Dataset version with annotated records (responses, feedback, preference)."""
     feedback_split: _builtins.str
@@ -234,9 +236,15 @@ class AlignmentSpec(_message.Message):
     seed: _builtins.int
     """Seed of everything that is drawn."""
     feedback_model: _builtins.str
-    """Feedback model to use instead of training one."""
+    """Feedback model to use instead of training one: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, or
+    `openai+http(s)://host/v1#NAME`.
+    """
     judge_model: _builtins.str
-    """Judge to use instead of training one."""
+    """Judge to use instead of training one, named in the same ways as the feedback model."""
+    feedback_answer_form: _generation_pb2.AnswerForm.ValueType
+    """The form of the feedback model's answers. JSON needs a `feedback_model`: one trained in the job writes sections."""
+    judge_answer_form: _generation_pb2.AnswerForm.ValueType
+    """The form of the judge's answers. JSON needs a `judge_model`: one trained in the job writes sections."""
     @_builtins.property
     def subtasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these subtasks; empty means all in the dataset."""
@@ -300,10 +308,12 @@ class AlignmentSpec(_message.Message):
         judge_model: _builtins.str = ...,
         checkers: _abc.Iterable[_builtins.str] | None = ...,
         media_policy: _generation_pb2.MediaPolicy | None = ...,
+        feedback_answer_form: _generation_pb2.AnswerForm.ValueType = ...,
+        judge_answer_form: _generation_pb2.AnswerForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "feedback_sampling", b"feedback_sampling", "feedback_training", b"feedback_training", "judge_training", b"judge_training", "media_policy", b"media_policy", "optimization", b"optimization", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_answer_form", b"feedback_answer_form", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "judge_answer_form", b"judge_answer_form", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

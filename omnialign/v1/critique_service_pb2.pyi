@@ -32,8 +32,11 @@ class CritiqueRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
+    ANSWER_FORM_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The feedback model."""
+    """The feedback model: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, or `openai+http(s)://host/v1#NAME`."""
+    answer_form: _generation_pb2.AnswerForm.ValueType
+    """The form of the answers; see AnswerForm for what unspecified means."""
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
         """How to draw tokens."""
@@ -53,10 +56,11 @@ class CritiqueRequest(_message.Message):
         sampling: _generation_pb2.SamplingParams | None = ...,
         items: _abc.Iterable[Global___CritiqueItem] | None = ...,
         media_policy: _generation_pb2.MediaPolicy | None = ...,
+        answer_form: _generation_pb2.AnswerForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_form", b"answer_form", "items", b"items", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,6 +20,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _AnswerForm:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AnswerFormEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnswerForm.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ANSWER_FORM_UNSPECIFIED: _AnswerForm.ValueType  # 0
+    """JSON for a model that is asked for chats at an endpoint (`openai+http(s)://host/v1#NAME` without an adapter),
+    sections for any other.
+    """
+    ANSWER_FORM_SECTIONS: _AnswerForm.ValueType  # 1
+    """Sections such as `##Critique: ...`, which models learn in a job's training. The prompt does not explain them."""
+    ANSWER_FORM_JSON: _AnswerForm.ValueType  # 2
+    """One JSON object, which the prompt explains: for general models. Chat endpoints and vLLM hold the model to a schema;
+    other engines let it write freely. vLLM fails a model whose tokenizer it does not have (`JSON_SCHEMA_UNSUPPORTED`).
+    """
+
+class AnswerForm(_AnswerForm, metaclass=_AnswerFormEnumTypeWrapper):
+    """How a feedback model or a judge is asked to write its answer."""
+
+ANSWER_FORM_UNSPECIFIED: AnswerForm.ValueType  # 0
+"""JSON for a model that is asked for chats at an endpoint (`openai+http(s)://host/v1#NAME` without an adapter),
+sections for any other.
+"""
+ANSWER_FORM_SECTIONS: AnswerForm.ValueType  # 1
+"""Sections such as `##Critique: ...`, which models learn in a job's training. The prompt does not explain them."""
+ANSWER_FORM_JSON: AnswerForm.ValueType  # 2
+"""One JSON object, which the prompt explains: for general models. Chat endpoints and vLLM hold the model to a schema;
+other engines let it write freely. vLLM fails a model whose tokenizer it does not have (`JSON_SCHEMA_UNSUPPORTED`).
+"""
+Global___AnswerForm: _TypeAlias = AnswerForm  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015

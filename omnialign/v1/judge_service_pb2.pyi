@@ -33,8 +33,11 @@ class ScoreResponseRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
+    ANSWER_FORM_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The judge model."""
+    """The judge model: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, or `openai+http(s)://host/v1#NAME`."""
+    answer_form: _generation_pb2.AnswerForm.ValueType
+    """The form of the answers; see AnswerForm for what unspecified means."""
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
         """How to draw tokens."""
@@ -54,10 +57,11 @@ class ScoreResponseRequest(_message.Message):
         sampling: _generation_pb2.SamplingParams | None = ...,
         items: _abc.Iterable[_critique_service_pb2.CritiqueItem] | None = ...,
         media_policy: _generation_pb2.MediaPolicy | None = ...,
+        answer_form: _generation_pb2.AnswerForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_form", b"answer_form", "items", b"items", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -115,8 +119,11 @@ class CompareResponsesRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
+    ANSWER_FORM_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The judge model."""
+    """The judge model: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, or `openai+http(s)://host/v1#NAME`."""
+    answer_form: _generation_pb2.AnswerForm.ValueType
+    """The form of the answers; see AnswerForm for what unspecified means."""
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
         """How to draw tokens."""
@@ -136,10 +143,11 @@ class CompareResponsesRequest(_message.Message):
         sampling: _generation_pb2.SamplingParams | None = ...,
         items: _abc.Iterable[Global___CompareItem] | None = ...,
         media_policy: _generation_pb2.MediaPolicy | None = ...,
+        answer_form: _generation_pb2.AnswerForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_form", b"answer_form", "items", b"items", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,7 +21,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ModelVersion(_message.Message):
-    """One immutable version of a model: a folder with weights (safetensors), configuration, tokenizer and codecs."""
+    """One immutable version of a model: a folder with weights (safetensors), configuration, tokenizer and codecs; or a LoRA,
+    a folder with an adapter_config.json and the weights that it adds to those of its base model.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -53,6 +55,7 @@ class ModelVersion(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LORA_BASE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{version}`. Output only."""
     uri: _builtins.str
@@ -67,6 +70,10 @@ class ModelVersion(_message.Message):
     """Number of parameters. Output only."""
     display_name: _builtins.str
     """What it is, for people."""
+    lora_base: _builtins.str
+    """Of a LoRA, the version of the base model that it belongs to, as its adapter_config.json names it. Empty for a model
+    of its own. Output only.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels."""
@@ -86,10 +93,11 @@ class ModelVersion(_message.Message):
         display_name: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        lora_base: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "labels", b"labels", "name", b"name", "parameter_count", b"parameter_count", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "labels", b"labels", "lora_base", b"lora_base", "name", b"name", "parameter_count", b"parameter_count", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

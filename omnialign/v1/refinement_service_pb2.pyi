@@ -33,7 +33,7 @@ class GenerateRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Model that answers: `projects/{p}/models/{m}/versions/{n}` or `file://` folder."""
+    """Model that answers: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, or `openai+http(s)://host/v1#NAME`."""
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
         """How to draw tokens."""
@@ -141,7 +141,7 @@ class RefineRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Model that refines: the initial model of the job."""
+    """Model that refines, named in the same ways; in a job, its initial model."""
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
         """How to draw tokens."""

@@ -82,6 +82,7 @@ class Loop:
                     model=work.models.feedback,
                     sampling=work.plan.feedback_sampling,
                     media_policy=work.plan.media_policy,
+                    answer_form=work.plan.feedback_answer_form,
                     items=some,
                 )
             )
@@ -181,6 +182,7 @@ class Loop:
                     model=work.models.judge,
                     sampling=work.plan.feedback_sampling,
                     media_policy=work.plan.media_policy,
+                    answer_form=work.plan.judge_answer_form,
                     items=some,
                 )
             )

@@ -4,10 +4,13 @@ Everything cheap that can be wrong is found here, while the caller still waits, 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from omnialign import names
 from omnialign.errors import FailedPrecondition, InvalidArgument
-from omnialign.v1 import alignment_service_pb2, dataset_pb2
+from omnialign.modeling.lora import is_lora, not_trainable
+from omnialign.v1 import alignment_service_pb2, dataset_pb2, generation_pb2
 from services.alignment import checkers
 from services.alignment.job import is_binary, with_defaults
 from services.alignment.peers import Peers
@@ -22,8 +25,8 @@ FIELD = "alignment_job.spec"
 async def resolve(spec: Spec, peers: Peers, *, parent: str) -> tuple[Spec, alignment_service_pb2.JobModels]:
     """The plan of a spec, and the models that are given.
 
-    Raises NotFound for a dataset or model that is not there, InvalidArgument for a name, checker, subtask or project
-    that cannot be, FailedPrecondition (`DATASET_EMPTY`) for a dataset without a version.
+    Raises NotFound for a dataset or model that is not there, InvalidArgument for a name, checker, subtask, project or
+    form of answers that cannot be, FailedPrecondition (`DATASET_EMPTY`) for a dataset without a version.
     """
     checkers.check_names(spec.checkers)
     plan = with_defaults(spec)
@@ -37,6 +40,7 @@ async def resolve(spec: Spec, peers: Peers, *, parent: str) -> tuple[Spec, align
     if spec.judge_model:
         models.judge = await _model(spec.judge_model, peers, field="judge_model", parent=parent)
     _check_repeatable(plan, models)
+    _check_forms(plan)
     plan.prompt_split = spec.prompt_split or await _prompt_split(plan, peers)
     return plan, models
 
@@ -56,6 +60,8 @@ async def _dataset(name: str, peers: Peers, *, parent: str) -> dataset_pb2.Datas
 async def _model(name: str, peers: Peers, *, field: str, parent: str) -> str:
     """The name of one version of a model, or the folder or the endpoint that was named."""
     if name.startswith("file://"):
+        if field == "base_model" and is_lora(Path(unquote(urlsplit(name).path))):
+            raise not_trainable(name, field=f"{FIELD}.{field}")
         return name
     if is_endpoint_model(name):
         return _endpoint(name, field=field)
@@ -63,7 +69,10 @@ async def _model(name: str, peers: Peers, *, field: str, parent: str) -> str:
     if names.matches(name, names.MODEL):
         name = f"{name}/versions/-"
     names.parse(name, names.MODEL_VERSION, field=f"{FIELD}.{field}")
-    return str((await peers.data.get_model_version(name)).name)
+    version = await peers.data.get_model_version(name)
+    if field == "base_model" and version.lora_base:
+        raise not_trainable(version.name, field=f"{FIELD}.{field}")
+    return str(version.name)
 
 
 def _check_repeatable(plan: Spec, models: alignment_service_pb2.JobModels) -> None:
@@ -76,6 +85,23 @@ def _check_repeatable(plan: Spec, models: alignment_service_pb2.JobModels) -> No
                 reason="ENDPOINT_NOT_DETERMINISTIC",
                 metadata={"model": name},
                 violations=[(f"{FIELD}.{field}", message)],
+            )
+
+
+def _check_forms(plan: Spec) -> None:
+    """Raises InvalidArgument ANSWER_FORM_NOT_TRAINED where a model that the job trains would be asked for JSON."""
+    forms = (
+        ("feedback", plan.feedback_answer_form, plan.feedback_model or is_binary(plan)),
+        ("judge", plan.judge_answer_form, plan.judge_model),
+    )
+    for role, form, is_given in forms:
+        if form == generation_pb2.ANSWER_FORM_JSON and not is_given:
+            message = f"no {role}_model is given, and the one that the job trains writes sections"
+            raise InvalidArgument(
+                f"{message}; leave {role}_answer_form out, or name a {role}_model",
+                reason="ANSWER_FORM_NOT_TRAINED",
+                metadata={"field": f"{role}_answer_form"},
+                violations=[(f"{FIELD}.{role}_answer_form", message)],
             )
 
 

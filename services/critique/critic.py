@@ -3,14 +3,14 @@
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 from omnialign.errors import OmnialignError, to_status
-from omnialign.modeling.answers import read_feedback
 from omnialign.modeling.messages import pieces
 from omnialign.modeling.policy import MediaPolicy
 from omnialign.modeling.prompts import render_critique
-from omnialign.v1 import content_pb2, critique_service_pb2
+from omnialign.modeling.questions import Form, Question, ask_feedback
+from omnialign.v1 import content_pb2, critique_service_pb2, record_pb2
 from services.critique.config import CritiqueConfig
 from services.inference.engine import EngineResult
-from services.inference.reading import read_answer, rubric_of
+from services.inference.reading import form_of, read_answer, rubric_of
 from services.inference.stream import ItemLoop, Prompt, with_defaults
 
 Item = critique_service_pb2.CritiqueItem
@@ -18,7 +18,7 @@ Result = critique_service_pb2.CritiqueResponse
 
 
 class Critic:
-    """Criticises responses; also the task of one item (`services.inference.stream.Task`)."""
+    """Has a model criticise."""
 
     def __init__(self, loop: ItemLoop, config: CritiqueConfig) -> None:
         self._loop, self._config = loop, config
@@ -27,7 +27,15 @@ class Critic:
         """Feedback, an abstention or an error for each item."""
         sampling = with_defaults(request.sampling, max_new_tokens=self._config.max_new_tokens)
         policy = MediaPolicy.of(request.media_policy)
-        return self._loop.run(request.items, task=self, model=request.model, sampling=sampling, policy=policy)
+        task = Criticising(form_of(request.answer_form, request.model))
+        return self._loop.run(request.items, task=task, model=request.model, sampling=sampling, policy=policy)
+
+
+class Criticising:
+    """The task of one response to criticise (`services.inference.stream.Task`), in one form of answers."""
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
 
     def contents(self, item: Item) -> Iterable[content_pb2.Content]:
         """The prompt and the response."""
@@ -35,13 +43,14 @@ class Critic:
 
     def prompts(self, item: Item, media: Mapping[str, bytes]) -> Sequence[Prompt]:
         """Asks for feedback on the dimensions of the item. Raises SUBTASK_UNKNOWN."""
-        rendered = render_critique(pieces(item.prompt, media), pieces(item.response, media), rubric_of(item))
-        return [Prompt(rendered, item.seed)]
+        question, prompt, response = self._ask(item), pieces(item.prompt, media), pieces(item.response, media)
+        rendered = render_critique(prompt, response, rubric_of(item), template=question.template)
+        return [Prompt(rendered, item.seed, question.json_schema)]
 
     async def result(self, item: Item, answers: Sequence[EngineResult]) -> Result:
         """The feedback, or an abstention where the answer is not in the asked form."""
         (answer,) = answers
-        read = read_answer(answer, lambda text: read_feedback(text, rubric_of(item)))
+        read = read_answer(answer, self._ask(item).read)
         if read.value is None:
             return Result(id=item.id, abstention=read.abstention)
         read.value.generation.CopyFrom(answer.info)
@@ -50,3 +59,6 @@ class Critic:
     def failure(self, item: Item, error: OmnialignError) -> Result:
         """An error of this item."""
         return Result(id=item.id, error=to_status(error))
+
+    def _ask(self, item: Item) -> Question[record_pb2.Feedback]:
+        return ask_feedback(self._form, rubric_of(item))

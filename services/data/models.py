@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from omnialign.errors import Aborted
 from omnialign.folders import FileEntry
+from omnialign.modeling.lora import check_home, lora_of_lora
 from omnialign.names import MODEL_VERSION, PROJECT, parse
 from omnialign.v1.data_service_pb2 import LineageEdge
 from omnialign.v1.model_pb2 import ModelVersion
@@ -33,7 +34,8 @@ class Models:
     ) -> ModelVersion:
         """Registers a folder or an upload, and where it came from. The bytes of the newest version are that version.
 
-        Raises the reasons of `weights.inspect` and `folders.local_path`, and UPLOAD_NOT_FOUND.
+        A LoRA is made from its base too. Raises the reasons of `weights.inspect` and `folders.local_path`,
+        UPLOAD_NOT_FOUND, and for a LoRA those of its base.
         """
         if is_upload(wanted.uri):
             upload = await self._uploads.get(wanted.uri, parent=parent)
@@ -41,8 +43,10 @@ class Models:
         else:
             path = local_path(wanted.uri, roots=self._config.roots())
             uri, weights = path.as_uri(), await call(self._pool, inspect, path)
+        base = await self._base(weights, parent=parent, name=wanted.uri)
         version = await self._add(f"{parent}/models/{model_id}", uri, wanted, weights)
-        edges = [LineageEdge(source=source, target=version.name, relation="made_from") for source in sources]
+        made_from = dict.fromkeys([*sources, *base])
+        edges = [LineageEdge(source=source, target=version.name, relation="made_from") for source in made_from]
         await self._store.add_edges(parent, edges)
         return version
 
@@ -69,6 +73,18 @@ class Models:
         rows = await self._store.models(parent, after=after, limit=limit + 1)
         return [version for _, version in rows[:limit]], rows[limit - 1][0] if len(rows) > limit else []
 
+    async def _base(self, weights: Weights, *, parent: str, name: str) -> list[str]:
+        """The base of a LoRA, which must be a model of its own in the same project; else none.
+
+        Raises BASE_MODEL_NOT_IN_PROJECT, MODEL_VERSION_NOT_FOUND, LORA_OF_LORA.
+        """
+        if weights.lora is None:
+            return []
+        check_home(weights.lora, name=name, parent=parent)
+        if (await self.get(weights.lora.base)).lora_base:
+            raise lora_of_lora(name, weights.lora.base)
+        return [weights.lora.base]
+
     async def _add(self, model: str, uri: str, wanted: ModelVersion, weights: Weights) -> ModelVersion:
         for _ in range(COMMIT_ATTEMPTS):
             newest = await self._store.model(model, None)
@@ -79,6 +95,7 @@ class Models:
             version.labels.update(wanted.labels)
             version.sha256, version.size_bytes = weights.sha256, weights.size_bytes
             version.parameter_count = weights.parameter_count
+            version.lora_base = weights.lora.base if weights.lora else ""
             version.create_time.CopyFrom(timestamp(created_us))
             if await self._store.add_model(version, model=model, number=number, created_us=created_us):
                 return version

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from omnialign.errors import InvalidArgument
 from omnialign.folders import FileEntry, entries_digest, folder_digest, list_files
+from omnialign.modeling.lora import CONFIG as LORA_CONFIG
+from omnialign.modeling.lora import LoraSettings, parse_lora
 from services.data.objects import ObjectStore
 
 PICKLES = frozenset({".bin", ".pt", ".pkl", ".pth", ".ckpt", ".pickle"})
@@ -22,11 +24,12 @@ MAX_CONFIG_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Weights:
-    """What the files of a model hold."""
+    """What the files of a model hold; `lora` has the settings if it is a LoRA."""
 
     sha256: str
     size_bytes: int
     parameter_count: int
+    lora: LoraSettings | None = None
 
 
 class ModelSource(Protocol):
@@ -100,11 +103,14 @@ def inspect(folder: Path) -> Weights:
 def examine(files: ModelSource) -> Weights:
     """Reads what makes a model (blocking).
 
-    Raises MODEL_HAS_PICKLE, MODEL_CONFIG_MISSING, MODEL_CONFIG_INVALID, MODEL_WEIGHTS_MISSING, MODEL_WEIGHTS_INVALID.
+    Raises MODEL_HAS_PICKLE, MODEL_CONFIG_MISSING, MODEL_CONFIG_INVALID, MODEL_WEIGHTS_MISSING, MODEL_WEIGHTS_INVALID,
+    and for a LoRA what `parse_lora` raises.
     """
     sizes = files.sizes()
     _check_pickles(sizes, files.name)
-    _check_config(files, sizes)
+    lora = _lora(files, sizes)
+    if lora is None:
+        _check_config(files, sizes)
     weights = {path: size for path, size in sizes.items() if path.endswith(".safetensors")}
     if not weights:
         raise _refusal("MODEL_WEIGHTS_MISSING", f"{files.name} has no weights in safetensors.", files.name)
@@ -112,6 +118,7 @@ def examine(files: ModelSource) -> Weights:
         parameter_count=sum(_count_parameters(files, path, size) for path, size in weights.items()),
         size_bytes=sum(weights.values()),
         sha256=files.digest(),
+        lora=lora,
     )
 
 
@@ -146,10 +153,16 @@ def _check_pickles(sizes: Mapping[str, int], name: str) -> None:
         raise _refusal("MODEL_HAS_PICKLE", message, name)
 
 
+def _lora(files: ModelSource, sizes: Mapping[str, int]) -> LoraSettings | None:
+    if "config.json" in sizes or LORA_CONFIG not in sizes:
+        return None
+    return parse_lora(files.read(LORA_CONFIG, start=0, length=MAX_CONFIG_BYTES + 1), name=files.name)
+
+
 def _check_config(files: ModelSource, sizes: Mapping[str, int]) -> None:
     name = files.name
     if "config.json" not in sizes:
-        raise _refusal("MODEL_CONFIG_MISSING", f"{name} has no config.json.", name)
+        raise _refusal("MODEL_CONFIG_MISSING", f"{name} has no config.json, nor the {LORA_CONFIG} of a LoRA.", name)
     if sizes["config.json"] > MAX_CONFIG_BYTES:
         raise _refusal("MODEL_CONFIG_INVALID", f"config.json of {name} is larger than any configuration.", name)
     try:

@@ -68,9 +68,9 @@ class Engine(Protocol):
         """One result per request, as each finishes.
 
         Raises what concerns all of them: a model that cannot be had (MODEL_NOT_FOUND, MODEL_TOO_LARGE,
-        MODEL_LOAD_FAILED, MODEL_HAS_PICKLE, MODEL_HAS_NO_ADAPTER) or a full queue (QUEUE_FULL). Closing the iterator
-        drops the requests that are not done. With `deterministic` all requests form one batch, in order, in float32;
-        a batch that does not fit raises BATCH_TOO_LARGE.
+        MODEL_LOAD_FAILED, MODEL_HAS_PICKLE, MODEL_HAS_NO_ADAPTER, LORA_UNSUPPORTED) or a full queue (QUEUE_FULL).
+        Closing the iterator drops the requests that are not done. With `deterministic` all requests form one batch, in
+        order, in float32; a batch that does not fit raises BATCH_TOO_LARGE.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from omnialign.errors import OmnialignError, ResourceExhausted, Unavailable
+from omnialign.errors import FailedPrecondition, NotFound, OmnialignError, ResourceExhausted, Unavailable
 
 
 class OutOfMemory(ResourceExhausted):
@@ -18,6 +18,29 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or "can't allocate memory" in str(error)
+    )
+
+
+class EngineDied(Unavailable):
+    """A model's process has ended; the next request starts it again."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"The vLLM engine of {model} has ended; its log tells why. It starts anew when it is asked again.",
+            reason="ENGINE_DIED",
+            metadata={"model": model},
+        )
+
+
+def not_found(model: str, why: str) -> NotFound:
+    """The error for a model that is not there."""
+    return NotFound(f"There is no model {model}: {why}.", reason="MODEL_NOT_FOUND", metadata={"model": model})
+
+
+def load_failed(model: str, why: str) -> FailedPrecondition:
+    """The error for a model that is there but cannot be loaded."""
+    return FailedPrecondition(
+        f"The model {model} cannot be loaded: {why}", reason="MODEL_LOAD_FAILED", metadata={"model": model}
     )
 
 

@@ -12,7 +12,10 @@ from omnialign.errors import FailedPrecondition, OmnialignError
 from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.architectures import model_class
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
-from services.inference import models
+from services.inference import weights
+from services.inference.faults import load_failed
+from services.inference.merging import merge_lora
+from services.inference.models import ModelFiles
 
 UNLIMITED_TOKENS = 1 << 20
 
@@ -42,20 +45,25 @@ class LoadedModel:
 
 def measure(folder: Path, key: ModelKey) -> int:
     """Bytes that the weights take once loaded."""
-    return models.parameter_count(folder, model=key.model) * key.dtype.itemsize
+    return weights.parameter_count(folder, model=key.model) * key.dtype.itemsize
 
 
-def load_model(folder: Path, key: ModelKey, device: torch.device, features: Cache = NO_CACHE) -> LoadedModel:
-    """Reads a model. Raises FailedPrecondition MODEL_LOAD_FAILED, and what `load_model_adapter` raises."""
-    adapter = load_model_adapter(folder, key.model, features)
+def load_model(files: ModelFiles, key: ModelKey, device: torch.device, features: Cache = NO_CACHE) -> LoadedModel:
+    """Reads a model, a LoRA merged into its base.
+
+    Raises FailedPrecondition MODEL_LOAD_FAILED, and what `load_model_adapter` and `merge_lora` raise.
+    """
+    adapter = load_model_adapter(files.folder, key.model, features)
     try:
-        module = model_class(folder).from_pretrained(
-            folder, dtype=key.dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        module = model_class(files.folder).from_pretrained(
+            files.folder, dtype=key.dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
         module = module.to(device).eval()
         last_logits = keep_last_logits(module)
     except Exception as error:  # the library raises whatever its parts raise
-        raise models.load_failed(key.model, f"{type(error).__name__}: {error}") from error
+        raise load_failed(key.model, f"{type(error).__name__}: {error}") from error
+    if files.lora is not None:
+        module = merge_lora(module, files.lora, model=key.model)
     config = module.config.get_text_config(decoder=True)
     return LoadedModel(
         key=key,

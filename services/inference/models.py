@@ -1,25 +1,24 @@
-"""From a model's name to a folder that is safe to load.
+"""From a model's name to files that are safe to load.
 
 A name is `projects/{p}/models/{m}/versions/{n}`, looked up in the registry, or a `file://` folder. A registered model
 whose folder is not on this machine is fetched. A folder is refused when it holds pickles, which run code when read, or
-weights in no form that we read.
+weights in no form that we read. A LoRA leads to its base, which is found in the same way; the base of a registered one
+must be in the same project, so that nobody reaches through a LoRA what its own name would not let them.
 """
 
-import json
-import math
-import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from omnialign.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
+from omnialign.errors import InvalidArgument, NotFound, PermissionDenied
+from omnialign.modeling.lora import check_home, is_lora, lora_of_lora, read_lora
 from omnialign.v1 import model_pb2
+from services.inference.faults import not_found
 from services.inference.model_cache import ModelCache
-
-PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
-MAX_HEADER_BYTES = 100 << 20
+from services.inference.weights import check_folder
 
 
 class Registry(Protocol):
@@ -34,8 +33,21 @@ class Registry(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a model is made of: the folder of `base`, which is its own name unless it is a LoRA.
+
+    `lora` is the folder of the LoRA and `rank` its largest rank; None and 0 for a model of its own.
+    """
+
+    base: str
+    folder: Path
+    lora: Path | None = None
+    rank: int = 0
+
+
 class ModelResolver:
-    """Finds the folders of models."""
+    """Finds the files of models."""
 
     def __init__(
         self, registry: Registry | None, *, roots: Sequence[Path] = (), cache: ModelCache | None = None
@@ -44,12 +56,29 @@ class ModelResolver:
         self._roots = [root.resolve() for root in roots]
         self._known: dict[str, Path] = {}  # versions are immutable
 
-    async def folder(self, model: str) -> Path:
-        """The folder of a model, checked to be there and free of pickles.
+    async def find(self, model: str) -> ModelFiles:
+        """The files of a model, checked to be there and free of pickles.
 
-        Raises MODEL_NAME_INVALID, MODEL_NOT_FOUND, MODEL_NOT_ALLOWED, MODEL_URI_UNSUPPORTED, MODEL_HAS_PICKLE, and what
-        fetching raises.
+        Raises MODEL_NAME_INVALID, MODEL_NOT_FOUND, MODEL_NOT_ALLOWED, MODEL_URI_UNSUPPORTED, MODEL_HAS_PICKLE, what
+        fetching raises, and for a LoRA what `parse_lora` and `check_home` raise and LORA_OF_LORA.
         """
+        folder = await self._checked(model)
+        if not is_lora(folder):
+            return ModelFiles(model, folder)
+        settings = read_lora(folder, name=model)
+        if model.startswith("projects/"):
+            check_home(settings, name=model, parent="/".join(model.split("/")[:2]))
+        base = await self._checked(settings.base)
+        if is_lora(base):
+            raise lora_of_lora(model, settings.base)
+        return ModelFiles(settings.base, base, lora=folder, rank=settings.rank)
+
+    async def folder(self, model: str) -> Path:
+        """The folder with a model's settings and weights, which for a LoRA is its base's. Raises what `find` raises."""
+        return (await self.find(model)).folder
+
+    async def _checked(self, model: str) -> Path:
+        """The folder of exactly this model, noted as used."""
         folder = self._known.get(model)
         if folder is None or not folder.is_dir():  # removed from the cache for others
             folder = await self._locate(model)
@@ -97,18 +126,6 @@ class ModelResolver:
             )
 
 
-def not_found(model: str, why: str) -> NotFound:
-    """The error for a model that is not there."""
-    return NotFound(f"There is no model {model}: {why}.", reason="MODEL_NOT_FOUND", metadata={"model": model})
-
-
-def load_failed(model: str, why: str) -> FailedPrecondition:
-    """The error for a model that is there but cannot be loaded."""
-    return FailedPrecondition(
-        f"The model {model} cannot be loaded: {why}", reason="MODEL_LOAD_FAILED", metadata={"model": model}
-    )
-
-
 def path_of(uri: str, *, model: str) -> Path:
     """The local path of a `file://` URI."""
     parts = urlparse(uri)
@@ -119,34 +136,3 @@ def path_of(uri: str, *, model: str) -> Path:
             metadata={"model": model, "uri": uri},
         )
     return Path(url2pathname(parts.path))
-
-
-def check_folder(folder: Path, *, model: str) -> None:
-    """Raises MODEL_NOT_FOUND, MODEL_HAS_PICKLE or MODEL_LOAD_FAILED for a folder that must not or cannot be loaded."""
-    if not (folder / "config.json").is_file():
-        raise not_found(model, "its folder or the config.json in it does not exist")
-    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES):
-        raise FailedPrecondition(
-            f"The model {model} holds {', '.join(pickles)}, and pickles run code when read; convert it to safetensors.",
-            reason="MODEL_HAS_PICKLE",
-            metadata={"model": model, "files": ", ".join(pickles)},
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise load_failed(model, "its folder has no *.safetensors file.")
-
-
-def parameter_count(folder: Path, *, model: str) -> int:
-    """Numbers in the safetensors files of a folder, from their headers alone. Raises MODEL_LOAD_FAILED."""
-    try:
-        return sum(_count(path) for path in sorted(folder.glob("*.safetensors")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise load_failed(model, f"a safetensors header does not read ({error}).") from error
-
-
-def _count(path: Path) -> int:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > MAX_HEADER_BYTES:
-            raise ValueError(f"{path.name} claims a header of {length} bytes")
-        header = json.loads(file.read(length))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

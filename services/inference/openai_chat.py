@@ -45,7 +45,8 @@ class ChatDialect:
         message = choice.get("message")
         if not isinstance(message, Mapping) or not isinstance(message.get("content") or "", str):
             raise source.invalid("has no message with text", str(answer))
-        text = (message.get("content") or "").strip()
+        # Half of a surrogate pair can be escaped in JSON, but not be in a text that is stored or sent on.
+        text = (message.get("content") or "").strip().encode("utf-8", "replace").decode()
         refused = choice.get("finish_reason") == "content_filter" or (not text and message.get("refusal"))
         pieces, finish = cut_at_stop((text,) if text else (), finish_of(choice), stops_of(request))
         return Reply(
@@ -62,7 +63,7 @@ class ChatDialect:
         if bounded and request.sampling.max_new_tokens:
             options["max_tokens"] = request.sampling.max_new_tokens
         if request.json_schema:
-            schema = {"name": "answer", "schema": json.loads(request.json_schema)}
+            schema = {"name": "answer", "schema": json.loads(request.json_schema), "strict": True}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
         text = json.dumps({"model": self._model.name, "messages": messages, **options})
         return Body(text.encode(), tuple(losses))

@@ -20,9 +20,10 @@ from omnialign.v1 import generation_pb2
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest, EngineResult, engine_result, info_of
 from services.inference.fan_out import Deliver, fan_out
+from services.inference.faults import not_found
 from services.inference.features import open_features
 from services.inference.model_cache import ModelCache
-from services.inference.models import ModelResolver, Registry, not_found
+from services.inference.models import ModelResolver, Registry
 from services.inference.openai_chat import ChatDialect
 from services.inference.openai_clock import Clock, SystemClock
 from services.inference.openai_dialect import Dialect, Reply

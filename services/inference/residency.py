@@ -104,6 +104,14 @@ class Residency(Generic[LoadedT]):
             self._drop(key)
             self._released.set()
 
+    async def retire(self, key: ModelKey, loaded: LoadedT) -> None:
+        """Drops a model as soon as nobody uses it; the next use loads it again."""
+        while key in self._residents and self._residents[key].loaded is loaded:
+            if self._in_use(key):
+                await self._wait_for_release(None)
+            else:
+                self.forget(key, loaded)
+
     def drop_all(self) -> None:
         """Drops all models, at the end of the engine."""
         for key in list(self._residents):

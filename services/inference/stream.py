@@ -31,10 +31,11 @@ OF_THE_ITEM = (InvalidArgument, NotFound, FailedPrecondition, DataLoss)
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt of an item, with the seed of its own random stream."""
+    """One prompt of an item, with the seed of its own random stream and the schema of a JSON answer, if it has one."""
 
     rendered: Rendered
     seed: int
+    json_schema: str = ""
 
 
 class Task(Protocol[ItemT_contra, ResultT_co]):
@@ -202,8 +203,8 @@ def _requests(
         for place, prompt in enumerate(work.prompts):
             name = str(len(requests))
             places[name] = (work, place)
-            rendered = prompt.rendered
+            rendered, schema = prompt.rendered, prompt.json_schema
             requests.append(
-                EngineRequest(name, model, rendered.turns, sampling, prompt.seed, rendered.template, policy)
+                EngineRequest(name, model, rendered.turns, sampling, prompt.seed, rendered.template, policy, schema)
             )
     return requests, places

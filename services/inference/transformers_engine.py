@@ -209,8 +209,8 @@ class TransformersEngine:
 
     async def _load(self, key: ModelKey) -> LoadedModel:
         with self._metrics.model_load.time():
-            folder = await self._resolver.folder(key.model)
-            return await asyncio.to_thread(load_model, folder, key, self._device, self._features)
+            files = await self._resolver.find(key.model)
+            return await asyncio.to_thread(load_model, files, key, self._device, self._features)
 
 
 def pick_device(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The engine that runs models by vLLM: one vLLM engine per resident model, with processes of its own.
+"""The engine that runs models by vLLM: one vLLM engine per resident model, LoRAs in that of their base.
 
 Event loop: finding models, one task per request. Codec threads: reading prompts and media, and ids into answers. vLLM
 does the rest: batches, caches of prefixes and of media. Its order is the order of arrival, so requests with the same
@@ -17,41 +17,30 @@ from typing import Any, TypeVar
 import torch
 from prometheus_client import CollectorRegistry
 
-from omnialign.errors import FailedPrecondition, Internal, OmnialignError, Unavailable
+from omnialign.errors import FailedPrecondition, Internal, OmnialignError
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.messages import Piece
-from services.inference import models
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest, EngineResult, engine_result, info_of
 from services.inference.fan_out import Deliver, fan_out
-from services.inference.faults import engine_closed
+from services.inference.faults import EngineDied, engine_closed
 from services.inference.features import open_features
 from services.inference.loading import ModelKey, load_model_adapter
 from services.inference.metrics import EngineMetrics
 from services.inference.model_cache import ModelCache
-from services.inference.models import ModelResolver, Registry
+from services.inference.models import ModelFiles, ModelResolver, Registry
 from services.inference.residency import Residency, too_large
 from services.inference.scheduler import OUTCOMES, queue_full
 from services.inference.transformers_engine import pick_device
 from services.inference.translation import Translator
-from services.inference.vllm_loading import VllmModel, start_vllm
+from services.inference.vllm_loading import VllmModel, check_installed, size_in_bytes, start_vllm
+from services.inference.vllm_loras import Loras
 from services.inference.vllm_metrics import VllmMetrics
 from services.inference.vllm_prompts import VllmPrompt, order_of, prompt_of
 from services.inference.vllm_sampling import Answer, MediaMissed, prompt_too_long, refused, sampling_of, stop_texts
 
 T = TypeVar("T")
 TRIES = 3
-
-
-class EngineDied(Unavailable):
-    """vLLM's process has ended; the next request starts it again."""
-
-    def __init__(self, model: str) -> None:
-        super().__init__(
-            f"The vLLM engine of {model} has ended; its log tells why. It starts anew when it is asked again.",
-            reason="ENGINE_DIED",
-            metadata={"model": model},
-        )
 
 
 class VllmEngine:
@@ -64,6 +53,7 @@ class VllmEngine:
         self._metrics = metrics = EngineMetrics(registry)
         self._vllm_metrics = VllmMetrics(registry)
         self._translator = Translator(config.codec_threads)
+        self._loras = Loras()
         self._ids = itertools.count()
         self._unfinished = 0
         self._closing: set[asyncio.Task[None]] = set()
@@ -88,12 +78,12 @@ class VllmEngine:
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     async def load(self, model: str) -> None:
-        """Makes a model resident."""
+        """Makes a model resident; a LoRA with its base."""
         async with self._use(model):
             pass
 
     async def unload(self, model: str) -> None:
-        """Ends a model's process. Raises FailedPrecondition MODEL_IN_USE."""
+        """Ends a model's process; a LoRA has none, and goes with its base. Raises FailedPrecondition MODEL_IN_USE."""
         await self.residency.unload(model)
         await asyncio.gather(*self._closing, return_exceptions=True)
 
@@ -124,7 +114,7 @@ class VllmEngine:
 
             async def scored() -> Any:
                 whole, ended = await rendered(model, prompt), Answer(model.adapter, (), [])
-                async for output in model.llm.generate(whole, params, self._next_id()):
+                async for output in model.generate(whole, params, self._next_id()):
                     ended.take(output)
                 return output.prompt_logprobs[-len(ids) :]
 
@@ -169,18 +159,19 @@ class VllmEngine:
     @asynccontextmanager
     async def _use(self, name: str) -> AsyncIterator[VllmModel]:
         """A model whose engine lives. One that dies meanwhile leaves residency, so that the next request starts it."""
-        key = self._key(name)
+        files = await self._resolver.find(name)
+        key = self._key(files.base)
+        await self._loras.admit(files, name=name, check_size=lambda rank: self._check_size(files, key, rank))
         while True:
             async with self.residency.use(key) as model:
-                if model.is_dead:
-                    self.residency.forget(key, model)
-                    continue
                 try:
-                    yield model
+                    if not model.is_dead and self._loras.fit(model, files, name=name):
+                        yield await self._loras.put_on(model, files, name=name)
+                        return
                 finally:
                     if model.is_dead:
                         self.residency.forget(key, model)
-                return
+            await self.residency.retire(key, model)
 
     async def _result(self, model: VllmModel, request: EngineRequest) -> EngineResult:
         """Runs one request. Raises EngineDied, which concerns all; what concerns this one alone is in its result."""
@@ -225,7 +216,7 @@ class VllmEngine:
 
         try:
             params = sampling_of(request, model.adapter, max_new_tokens)
-            async with aclosing(model.llm.generate(prompt, params, self._next_id())) as outputs:
+            async with aclosing(model.generate(prompt, params, self._next_id())) as outputs:
                 async for output in outputs:
                     if answer.take(output):
                         return
@@ -249,9 +240,11 @@ class VllmEngine:
 
     async def _measure(self, key: ModelKey) -> int:
         """Bytes of weights and cache; every engine has a cache of its own. Raises ResourceExhausted MODEL_TOO_LARGE."""
-        folder = await self._resolver.folder(key.model)
-        count = await asyncio.to_thread(models.parameter_count, folder, model=key.model)
-        size_bytes = count * key.dtype.itemsize
+        files = await self._resolver.find(key.model)
+        return await asyncio.to_thread(self._check_size, files, key, self._loras.rank(key.model))
+
+    def _check_size(self, files: ModelFiles, key: ModelKey, lora_rank: int) -> int:
+        size_bytes = size_in_bytes(files.folder, key, lora_rank)
         if size_bytes > self._config.model_budget_bytes:
             raise too_large(key, size_bytes=size_bytes, budget_bytes=self._config.model_budget_bytes)
         return size_bytes + self._config.cache_budget_bytes
@@ -261,7 +254,12 @@ class VllmEngine:
         with self._metrics.model_load.time():
             folder = await self._resolver.folder(key.model)
             adapter = await asyncio.to_thread(load_model_adapter, folder, key.model, self._features)
-            model = await asyncio.to_thread(start_vllm, folder, key, adapter, self._config)
+            rank = self._loras.rank(key.model)
+            try:
+                model = await asyncio.to_thread(start_vllm, folder, key, adapter, self._config, rank)
+            except FailedPrecondition:
+                self._loras.withdraw(key.model)
+                raise
         self._vllm_metrics.add(model)
         return model
 
@@ -314,6 +312,7 @@ async def open_vllm_engine(
     config: EngineConfig, *, models: Registry | None = None, metrics: CollectorRegistry | None = None
 ) -> AsyncIterator[VllmEngine]:
     """An engine that runs while this lasts. `models` is where `projects/...` names are looked up."""
+    check_installed()
     registry = CollectorRegistry() if metrics is None else metrics
     cache = ModelCache(config.model_cache, limit_bytes=config.model_cache_bytes)
     resolver = ModelResolver(models, roots=config.model_roots, cache=cache)

@@ -3,13 +3,14 @@
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 from omnialign.errors import OmnialignError, to_status
-from omnialign.modeling.answers import read_judgement, read_scores
+from omnialign.modeling.answers import Judgement
 from omnialign.modeling.messages import pieces
 from omnialign.modeling.policy import MediaPolicy
 from omnialign.modeling.prompts import render_comparison, render_score
+from omnialign.modeling.questions import Form, Question, ask_judgement, ask_scores
 from omnialign.v1 import content_pb2, critique_service_pb2, judge_service_pb2, record_pb2
 from services.inference.engine import EngineResult
-from services.inference.reading import read_answer, rubric_of
+from services.inference.reading import Read, form_of, read_answer, rubric_of
 from services.inference.stream import ItemLoop, Prompt, derived_seed, with_defaults
 from services.judge.config import JudgeConfig
 from services.judge.verdict import verdict
@@ -32,17 +33,22 @@ class Judge:
         """Scores, an abstention or an error for each item."""
         sampling = with_defaults(request.sampling, max_new_tokens=self._config.max_new_tokens)
         policy = MediaPolicy.of(request.media_policy)
-        return self._loop.run(request.items, task=Scoring(), model=request.model, sampling=sampling, policy=policy)
+        task = Scoring(form_of(request.answer_form, request.model))
+        return self._loop.run(request.items, task=task, model=request.model, sampling=sampling, policy=policy)
 
     def compare(self, request: judge_service_pb2.CompareResponsesRequest) -> AsyncGenerator[CompareResult, None]:
         """A verdict or an error for each item."""
         sampling = with_defaults(request.sampling, max_new_tokens=self._config.max_new_tokens)
         policy = MediaPolicy.of(request.media_policy)
-        return self._loop.run(request.items, task=Comparing(), model=request.model, sampling=sampling, policy=policy)
+        task = Comparing(form_of(request.answer_form, request.model))
+        return self._loop.run(request.items, task=task, model=request.model, sampling=sampling, policy=policy)
 
 
 class Scoring:
-    """The task of one response to score."""
+    """The task of one response to score, in one form of answers."""
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
 
     def contents(self, item: ScoreItem) -> Iterable[content_pb2.Content]:
         """The prompt and the response."""
@@ -50,13 +56,14 @@ class Scoring:
 
     def prompts(self, item: ScoreItem, media: Mapping[str, bytes]) -> Sequence[Prompt]:
         """Asks for a score on each dimension. Raises SUBTASK_UNKNOWN."""
-        rendered = render_score(pieces(item.prompt, media), pieces(item.response, media), rubric_of(item))
-        return [Prompt(rendered, item.seed)]
+        question, prompt, response = self._ask(item), pieces(item.prompt, media), pieces(item.response, media)
+        rendered = render_score(prompt, response, rubric_of(item), template=question.template)
+        return [Prompt(rendered, item.seed, question.json_schema)]
 
     async def result(self, item: ScoreItem, answers: Sequence[EngineResult]) -> ScoreResult:
         """The scores, or an abstention."""
         (answer,) = answers
-        read = read_answer(answer, lambda text: read_scores(text, rubric_of(item)))
+        read = read_answer(answer, self._ask(item).read)
         if read.value is None:
             return ScoreResult(id=item.id, abstention=read.abstention)
         read.value.generation.CopyFrom(answer.info)
@@ -66,9 +73,15 @@ class Scoring:
         """An error of this item."""
         return ScoreResult(id=item.id, error=to_status(error))
 
+    def _ask(self, item: ScoreItem) -> Question[record_pb2.Feedback]:
+        return ask_scores(self._form, rubric_of(item))
+
 
 class Comparing:
-    """The task of one pair to compare."""
+    """The task of one pair to compare, in one form of answers."""
+
+    def __init__(self, form: Form) -> None:
+        self._question = ask_judgement(form)
 
     def contents(self, item: CompareItem) -> Iterable[content_pb2.Content]:
         """The prompt and both responses."""
@@ -81,16 +94,20 @@ class Comparing:
         prompt, baseline, candidate = (
             pieces(content, media) for content in (item.prompt, item.baseline, item.candidate)
         )
+        template, schema = self._question.template, self._question.json_schema
+        forward = render_comparison(prompt, baseline, candidate, template=template)
+        backward = render_comparison(prompt, candidate, baseline, template=template)
         return [
-            Prompt(render_comparison(prompt, baseline, candidate), item.seed),
-            Prompt(render_comparison(prompt, candidate, baseline), derived_seed(item.seed, purpose="backward")),
+            Prompt(forward, item.seed, schema),
+            Prompt(backward, derived_seed(item.seed, purpose="backward"), schema),
         ]
 
     async def result(self, item: CompareItem, answers: Sequence[EngineResult]) -> CompareResult:
         """The verdict over both orders."""
         if not answers:
             return CompareResult(id=item.id, comparison=tie_of_identical())
-        return CompareResult(id=item.id, comparison=comparison_of(*answers))
+        reads = [read_answer(answer, self._question.read) for answer in answers]
+        return CompareResult(id=item.id, comparison=comparison_of(answers, reads))
 
     def failure(self, item: CompareItem, error: OmnialignError) -> CompareResult:
         """An error of this item."""
@@ -102,9 +119,9 @@ def tie_of_identical() -> record_pb2.Comparison:
     return record_pb2.Comparison(verdict=record_pb2.VERDICT_TIE, forward_reason=IDENTICAL, backward_reason=IDENTICAL)
 
 
-def comparison_of(forward: EngineResult, backward: EngineResult) -> record_pb2.Comparison:
+def comparison_of(answers: Sequence[EngineResult], reads: Sequence[Read[Judgement]]) -> record_pb2.Comparison:
     """The comparison that two answers make. An answer that cannot be read leaves its words as the reason."""
-    reads = [read_answer(answer, read_judgement) for answer in (forward, backward)]
+    forward, backward = answers
     reasons = [
         read.value.reason if read.value is not None else read.abstention.text if read.abstention else ""
         for read in reads

@@ -10,6 +10,7 @@ from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.errors import InvalidArgument, NotFound, Unavailable
 from omnialign.folders import FileEntry
+from omnialign.modeling.lora import is_lora, not_trainable
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.runtime.peers import Peers as Connections
 
@@ -17,6 +18,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 0.25
+FIELD = "training_job.spec.base_model"
 REGISTER_SECONDS = 1800.0
 """How long registering may take: a large model is read, and perhaps copied, by the data service."""
 
@@ -31,9 +33,11 @@ class Peers:
     async def model_dir(self, name: str, *, fetched: Path) -> Path:
         """The folder of a model version or of a `file://` URI; one that is not on this machine is fetched.
 
-        Raises `NotFound` and `InvalidArgument`.
+        Raises `NotFound` and `InvalidArgument` (BASE_MODEL_NOT_TRAINABLE for a LoRA).
         """
-        uri = name if name.startswith("file://") else await self._ask(name, lambda c: _uri(c, name))
+        uri = name if name.startswith("file://") else await self._ask(name, lambda c: _base_uri(c, name))
+        if uri == name and is_lora(Path(unquote(urlparse(uri).path))):
+            raise not_trainable(name, field=FIELD)
         folder = _local(uri)
         if folder is None and name == uri:
             raise NotFound(f"{name} has no model folder", reason="MODEL_FILES_MISSING", metadata={"model": name})
@@ -42,14 +46,16 @@ class Peers:
         return folder or fetched
 
     async def check_registered(self, name: str) -> None:
-        """Raises `NotFound`, and `InvalidArgument` (MODEL_NOT_REGISTERED) for what no other machine could fetch."""
+        """Raises `NotFound`, and `InvalidArgument` for a LoRA (BASE_MODEL_NOT_TRAINABLE) and for what no other machine
+        could fetch (MODEL_NOT_REGISTERED).
+        """
         if not names.matches(name, names.MODEL_VERSION):
             raise InvalidArgument(
                 f"a job in a cluster starts from a registered model version, not {name}: register it first",
                 reason="MODEL_NOT_REGISTERED",
                 metadata={"model": name},
             )
-        await self._ask(name, lambda client: _uri(client, name))
+        await self._ask(name, lambda client: _base_uri(client, name))
 
     async def register(self, job: TrainingJob, folder: Path) -> str:
         """Registers a finished model and returns its name. Safe to repeat: the same bytes are the same version.
@@ -93,6 +99,14 @@ class Peers:
         parts = name.split("/")
         project = parts[1] if len(parts) > 1 and parts[0] == names.PROJECT.split("/")[0] else "default"
         return self._connections.client(self._address(), project=project)
+
+
+async def _base_uri(client: AsyncClient, name: str) -> str:
+    """Where a model lies that training is to start from."""
+    version = await client.get_model_version(name)
+    if version.lora_base:
+        raise not_trainable(name, field=FIELD)
+    return str(version.uri)
 
 
 async def _uri(client: AsyncClient, name: str) -> str:

@@ -38,14 +38,26 @@ def test_everything_an_image_needs_has_its_pin():
     assert names("project", *PROJECT["project"]["optional-dependencies"]) <= pins.keys()
 
 
-def test_the_vllm_environment_has_a_lock_of_its_own_without_a_cpu_build():
+def test_vllm_has_a_lock_of_its_own_without_a_cpu_build():
     pins = install.pinned((ROOT / "images" / "vllm.txt").read_text())
     assert {"vllm", "torch", "transformers"} <= pins.keys()
     assert not [version for version in pins.values() if "+cpu" in version]
 
 
+def test_beside_vllm_its_versions_win_and_ours_fill_the_rest():
+    both = install.pinned(install.lock_over("a==1\nNumPy==2\n", "numpy==3\nvllm==4\n"))
+    assert both == {"a": "1", "numpy": "3", "vllm": "4"}
+
+
+def test_vllm_is_refused_a_base_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(install.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit, match="BASE_IMAGE that holds gcc"):
+        install.main(["dependencies", "project", "inference", "--torch", "vllm"])
+
+
 @pytest.mark.parametrize(
-    ("variant", "line"), [(None, "torch==1.2"), ("cpu", "torch==1.2+cpu"), ("cuda", "torch===1.2")]
+    ("variant", "line"),
+    [(None, "torch==1.2"), ("cpu", "torch==1.2+cpu"), ("cuda", "torch===1.2"), ("vllm", "torch===1.2")],
 )
 def test_the_variant_insists_on_its_build_of_torch_and_touches_nothing_else(variant, line):
     assert install.variant_lock("a==1\ntorch==1.2\ntorchaudio==3\n", torch=variant) == f"a==1\n{line}\ntorchaudio==3\n"

@@ -1,5 +1,6 @@
 """One process that hosts any of the model services on one engine."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -40,4 +41,23 @@ def test_a_missing_setting_of_a_hosted_service_ends_the_process_with_a_sentence(
     )
     assert done.returncode == 2
     assert "OMNIALIGN_CRITIQUE_DATA_ADDRESS: is required and not set" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_an_engine_that_is_not_installed_ends_the_process_with_a_sentence():
+    done = subprocess.run(
+        [sys.executable, "-m", "services.pool"],
+        env={
+            "OMNIALIGN_POOL_SERVICES": "critique",
+            "OMNIALIGN_CRITIQUE_DATA_ADDRESS": NOWHERE,
+            "OMNIALIGN_ENGINE_KIND": "vllm",
+        },
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "OMNIALIGN_ENGINE_KIND: is vllm, which is not installed here; take the image" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,6 +1,7 @@
 """The engine contract on real vLLM: seeds, stops, bounds, spans; errors that harm one request alone."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from prometheus_client import generate_latest
@@ -108,6 +109,12 @@ async def test_a_deterministic_request_is_refused(engine, random_model):
     with pytest.raises(FailedPrecondition) as caught:
         await results(engine, requests(random_model, ["a"]), deterministic=True)
     assert caught.value.reason == "DETERMINISM_UNSUPPORTED"
+
+
+async def test_a_token_model_cannot_be_held_to_a_schema(engine, random_model):
+    (asked,) = requests(random_model, ["a"], max_new_tokens=4)
+    (result,) = (await results(engine, [replace(asked, json_schema='{"type": "object"}')])).values()
+    assert result.error.reason == "JSON_SCHEMA_UNSUPPORTED"
 
 
 async def test_log_probabilities_are_those_of_the_transformers_model(engine):

@@ -2,6 +2,9 @@
 
 A template is a file `{name}.v{n}.md`: turns that begin with `@user` or `@assistant`, and slots in braces that take text
 or media. A changed text is a new version; its hash goes into every record it produced, so lineage can tell.
+
+Feedback is asked for by one of two templates: `critique` is for models that learnt the form of the answer in training,
+`critique_json` tells it in words. `omnialign.modeling.questions` knows which reader goes with which.
 """
 
 import hashlib
@@ -17,7 +20,16 @@ from omnialign.modeling.messages import Piece, Pieces, Turn
 from omnialign.v1 import record_pb2
 
 _SLOT = re.compile(r"\{(\w+)\}")
-VERSIONS = {"response": 1, "refinement": 1, "critique": 1, "score": 1, "comparison": 1}
+VERSIONS = {
+    "response": 1,
+    "refinement": 1,
+    "critique": 1,
+    "critique_json": 1,
+    "score": 1,
+    "score_json": 1,
+    "comparison": 1,
+    "comparison_json": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -44,19 +56,19 @@ def render_refinement(prompt: Pieces, response: Pieces, feedback: record_pb2.Fee
     return _render("refinement", {"prompt": prompt, "response": response, "advice": (write_advice(feedback),)})
 
 
-def render_critique(prompt: Pieces, response: Pieces, rubric: Sequence[str]) -> Rendered:
+def render_critique(prompt: Pieces, response: Pieces, rubric: Sequence[str], *, template: str = "critique") -> Rendered:
     """Asks for c ~ p_phi(x, y)."""
-    return _render("critique", {"prompt": prompt, "response": response, "rubric": (", ".join(rubric),)})
+    return _render(template, {"prompt": prompt, "response": response, "rubric": (", ".join(rubric),)})
 
 
-def render_score(prompt: Pieces, response: Pieces, rubric: Sequence[str]) -> Rendered:
+def render_score(prompt: Pieces, response: Pieces, rubric: Sequence[str], *, template: str = "score") -> Rendered:
     """Asks for scores alone."""
-    return _render("score", {"prompt": prompt, "response": response, "rubric": (", ".join(rubric),)})
+    return _render(template, {"prompt": prompt, "response": response, "rubric": (", ".join(rubric),)})
 
 
-def render_comparison(prompt: Pieces, first: Pieces, second: Pieces) -> Rendered:
+def render_comparison(prompt: Pieces, first: Pieces, second: Pieces, *, template: str = "comparison") -> Rendered:
     """Asks which of two responses is better, in the order given."""
-    return _render("comparison", {"prompt": prompt, "first": first, "second": second})
+    return _render(template, {"prompt": prompt, "first": first, "second": second})
 
 
 def _render(name: str, slots: Mapping[str, Pieces]) -> Rendered:

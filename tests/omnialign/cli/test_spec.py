@@ -42,8 +42,15 @@ def test_all_problems_are_named_at_once_with_the_nearest_known_key():
 
 
 def test_an_unknown_choice_is_answered_with_the_choices():
-    with pytest.raises(InvalidArgument, match="binary"):
+    with pytest.raises(InvalidArgument, match="one of language_feedback, binary"):
         spec.build({**NEEDED, "pair_source": "ternary"})
+    with pytest.raises(InvalidArgument, match="one of sections, json"):
+        spec.build({**NEEDED, "judge_answer_form": "yaml"})
+
+
+def test_a_form_of_answers_is_named_in_short():
+    built = spec.build({**NEEDED, "feedback_answer_form": "json"})
+    assert built.feedback_answer_form == generation_pb2.ANSWER_FORM_JSON
 
 
 def test_a_media_policy_is_set_in_a_file_or_on_the_command_line():

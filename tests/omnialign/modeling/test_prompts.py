@@ -1,7 +1,17 @@
 """Prompt templates put text and media where they belong and name themselves."""
 
+import json
+
+from omnialign.modeling.answers_json import VERDICTS, feedback_schema
 from omnialign.modeling.messages import MediaBytes
-from omnialign.modeling.prompts import VERSIONS, render_comparison, render_critique, render_refinement, render_response
+from omnialign.modeling.prompts import (
+    VERSIONS,
+    render_comparison,
+    render_critique,
+    render_refinement,
+    render_response,
+    render_score,
+)
 from omnialign.v1 import content_pb2, record_pb2
 
 PICTURE = MediaBytes(content_pb2.MODALITY_IMAGE, b"png")
@@ -30,6 +40,26 @@ def test_media_stand_where_their_slot_is():
 def test_braces_in_a_prompt_are_text_and_open_no_slot():
     (turn,) = render_critique(("{response} {rubric}",), ("fine",), ["clarity"]).turns
     assert "##Prompt: {response} {rubric}\n##Response: fine" in turn.pieces[0]
+
+
+def test_templates_that_explain_json_name_all_its_fields_and_hold_the_same_media():
+    schema = json.loads(feedback_schema(["clarity"]))
+    (turn,) = render_critique(("Draw.",), (PICTURE,), ["clarity"], template="critique_json").turns
+    assert turn.pieces[1] == PICTURE
+    assert all(f'"{name}"' in turn.pieces[2] for name in (*schema["properties"], "rationale", "score"))
+    (turn,) = render_score(("Draw.",), (PICTURE,), ["clarity"], template="score_json").turns
+    assert all(f'"{name}"' in turn.pieces[2] for name in ("scores", "rationale", "score"))
+    (turn,) = render_comparison(("Draw.",), (PICTURE,), ("no",), template="comparison_json").turns
+    assert all(f'"{name}"' in turn.pieces[2] for name in ("reason", "preferred", *VERDICTS))
+
+
+def test_templates_that_have_made_records_never_change():
+    feedback = record_pb2.Feedback()
+    assert render_response(("x",)).template == "response@1:b8fe9223565e"
+    assert render_refinement(("x",), ("y",), feedback).template == "refinement@1:3fad8707869f"
+    assert render_critique(("x",), ("y",), []).template == "critique@1:efee23a72229"
+    assert render_score(("x",), ("y",), []).template == "score@1:d0bf530aa8e1"
+    assert render_comparison(("x",), ("y",), ("z",)).template == "comparison@1:a1af26cdf62c"
 
 
 def test_every_template_is_named_by_version_and_hash_and_the_names_differ():

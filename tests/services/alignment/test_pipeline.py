@@ -161,6 +161,18 @@ async def test_given_models_are_used_and_not_trained(stack: Stack) -> None:
     assert {name.rpartition("-")[2] for name in stack.training.jobs} == {"optimize"}
 
 
+async def test_given_models_are_asked_in_the_form_that_the_spec_says(stack: Stack) -> None:
+    critic = await stack.register_model("critic")
+    json_form = generation_pb2.ANSWER_FORM_JSON
+    fields = {"feedback_model": critic, "judge_model": critic, "feedback_answer_form": json_form}
+    job = await stack.end_of((await stack.submit(**fields)).name)
+    assert job.state == Job.STATE_SUCCEEDED, job.error
+    assert stack.behaviour.forms == {
+        "Critique": json_form,
+        "CompareResponses": generation_pb2.ANSWER_FORM_UNSPECIFIED,  # the judge service knows which the model wants
+    }
+
+
 async def test_a_failed_training_job_fails_the_job_with_its_reason(stack: Stack) -> None:
     stack.behaviour.training_error = Internal("the loss is not a number", reason="LOSS_NAN")
     job = await stack.end_of((await stack.submit()).name)

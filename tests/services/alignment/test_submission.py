@@ -11,7 +11,7 @@ from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument,
 from omnialign.media import write_audio, write_image
 from omnialign.v1 import content_pb2, generation_pb2, record_pb2
 from tests.services.alignment.stack import Job, Stack
-from tests.services.inference.world import random_model
+from tests.services.inference.world import random_lora, random_model
 
 
 async def refusal(stack: Stack, **fields: object) -> OmnialignError:
@@ -34,6 +34,22 @@ async def test_a_misspelt_dataset_is_not_found(stack: Stack) -> None:
 async def test_a_name_of_another_shape_is_an_invalid_argument(stack: Stack) -> None:
     error = await refusal(stack, base_model="hf://org/model")
     assert (type(error), error.reason) == (InvalidArgument, "RESOURCE_NAME_INVALID")
+
+
+async def test_a_lora_may_give_feedback_and_judge_but_not_be_trained(stack: Stack) -> None:
+    spec = await stack.spec()
+    folder = stack.root / "lora"
+    random_lora(folder, random_model(stack.root / "random"), base_model_name_or_path=spec.base_model)
+    lora = (await stack.client.register_model("lora", folder.as_uri())).name
+    for base in (lora, "projects/default/models/lora", folder.as_uri()):
+        spec.base_model = base
+        with pytest.raises(InvalidArgument) as caught:
+            await stack.alignment.create_alignment_job("first", spec)
+        assert caught.value.reason == "BASE_MODEL_NOT_TRAINABLE"
+        assert "merge_and_unload" in caught.value.message
+    given = await stack.spec(dataset=spec.dataset, feedback_model=lora, judge_model=folder.as_uri())
+    job = await stack.alignment.create_alignment_job("second", given)
+    assert (job.models.feedback, job.models.judge) == (lora, folder.as_uri())
 
 
 async def test_an_unknown_checker_is_refused_with_the_known_names(stack: Stack) -> None:
@@ -88,6 +104,28 @@ async def test_an_endpoint_is_refused_where_the_same_tokens_must_come_again(stac
 async def test_a_misspelt_endpoint_is_refused(stack: Stack) -> None:
     error = await refusal(stack, judge_model="openai+http://h/v1")
     assert (type(error), error.reason) == (InvalidArgument, "MODEL_NAME_INVALID")
+
+
+@pytest.mark.parametrize("role", ["feedback", "judge"])
+async def test_a_model_that_the_job_trains_is_not_asked_for_json(stack: Stack, role: str) -> None:
+    given = {"feedback_model": "file:///critic", "judge_model": "file:///judge"}
+    del given[f"{role}_model"]
+    forms = dict.fromkeys(("feedback_answer_form", "judge_answer_form"), generation_pb2.ANSWER_FORM_JSON)
+    error = await refusal(stack, **given, **forms)
+    assert (type(error), error.reason) == (InvalidArgument, "ANSWER_FORM_NOT_TRAINED")
+    assert [field for field, _ in error.violations] == [f"alignment_job.spec.{role}_answer_form"]
+
+
+async def test_a_form_of_answers_is_taken_with_the_model_that_knows_it(stack: Stack) -> None:
+    spec = await stack.spec(
+        feedback_model="file:///critic",
+        judge_model="openai+http://h/v1#judge",
+        feedback_answer_form=generation_pb2.ANSWER_FORM_JSON,
+        judge_answer_form=generation_pb2.ANSWER_FORM_SECTIONS,
+    )
+    job = await stack.alignment.create_alignment_job("first", spec, validate_only=True)
+    assert job.spec.feedback_answer_form == generation_pb2.ANSWER_FORM_JSON
+    assert job.spec.judge_answer_form == generation_pb2.ANSWER_FORM_SECTIONS
 
 
 async def test_an_empty_evaluation_split_is_refused(stack: Stack) -> None:

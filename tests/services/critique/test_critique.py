@@ -1,15 +1,17 @@
 """Feedback read from what a model wrote, abstentions with a reason where it cannot be read."""
 
+import json
 from collections import defaultdict
 
 import pytest
 
 from omnialign.content import content
-from omnialign.errors import from_status
+from omnialign.errors import InvalidArgument, from_status
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import critique_service_pb2 as pb
 from omnialign.v1 import generation_pb2
 from tests.services.inference import world
+from tests.services.inference.endpoints import chat, obeying, says, serve_stub
 
 ADVICE = "##Critique: too dark ##Refinement: brighten it"
 ANSWERS = {
@@ -39,8 +41,13 @@ def item(name, *, dimensions=("clarity", "safety"), subtask="", seed=0):
     )
 
 
-async def criticise(client, model, items, **sampling):
-    request = pb.CritiqueRequest(model=model, sampling=generation_pb2.SamplingParams(**sampling), items=items)
+async def criticise(client, model, items, *, form="UNSPECIFIED", **sampling):
+    request = pb.CritiqueRequest(
+        model=model,
+        sampling=generation_pb2.SamplingParams(**sampling),
+        items=items,
+        answer_form=f"ANSWER_FORM_{form}",
+    )
     return [result async for result in client.critique(request)]
 
 
@@ -80,3 +87,59 @@ async def test_the_subtask_chooses_the_rubric(client, model):
     assert "aesthetics" in rubric("t2i")
     (unknown,) = await criticise(client, model, [item("a", dimensions=(), subtask="t2x")])
     assert from_status(unknown.error).reason == "SUBTASK_UNKNOWN"
+
+
+@pytest.fixture
+async def stub():
+    async with serve_stub() as stub:
+        yield stub
+
+
+@pytest.fixture
+async def chatting(tmp_path, stub):
+    """A client of services that may ask the endpoint."""
+    async with world.serve_plane(tmp_path / "data", openai_endpoints=(stub.base_url,)) as plane:
+        yield plane.client
+
+
+async def test_a_general_model_behind_a_chat_gives_feedback_though_nothing_says_in_which_form(chatting, stub):
+    stub.default = obeying("too dark", "brighten it", "sharp", "a knife")
+    (found,) = await criticise(chatting, stub.model(), [item("a")])
+    assert (found.feedback.critique, found.feedback.refinement) == ("too dark", "brighten it")
+    assert [(s.dimension, s.score, s.rationale) for s in found.feedback.scores] == [
+        ("clarity", 3, "sharp"),
+        ("safety", 3, "a knife"),
+    ]
+    assert found.feedback.generation.template.startswith("critique_json@1:")
+    (message,) = stub.asked[0]["messages"]
+    assert "clarity, safety" in message["content"]
+    assert '"refinement"' in message["content"]
+
+
+async def test_what_a_general_model_writes_out_of_form_abstains_with_its_reason(chatting, stub):
+    unknown = {"critique": "a", "refinement": "b", "scores": {"clarity": {"rationale": "", "score": 9}}}
+    stub.acts += [says(chat("##Critique: too dark")), says(chat(json.dumps(unknown)))]
+    found = [(await criticise(chatting, stub.model(), [item("a", dimensions=["clarity"])]))[0] for _ in range(2)]
+    assert [result.abstention.reason for result in found] == ["ANSWER_NOT_JSON", "SCORE_OUT_OF_RANGE"]
+    assert found[0].abstention.text == "##Critique: too dark"
+
+
+async def test_a_model_behind_a_chat_may_have_learnt_sections(chatting, stub):
+    stub.default = says(chat(f"{ADVICE} ##Scores: clarity 3, safety 1"))
+    (found,) = await criticise(chatting, stub.model(), [item("a")], form="SECTIONS")
+    assert found.feedback.critique == "too dark"
+    assert found.feedback.generation.template.startswith("critique@1:")
+    assert "response_format" not in stub.asked[0]
+
+
+async def test_a_model_of_our_own_engine_may_be_asked_for_json(client, tmp_path):
+    answer = '{"critique":"dark","refinement":"brighten","scores":{"clarity":{"rationale":"","score":2}}}'
+    chain = {"<assistant>": {answer: 1.0}, answer: {"</s>": 1.0}}
+    general = world.chain_model(tmp_path / "general", chain)
+    (found,) = await criticise(client, general, [item("a", dimensions=["clarity"])], form="JSON")
+    assert [(s.dimension, s.score) for s in found.feedback.scores] == [("clarity", 2)]
+
+
+async def test_a_form_that_is_not_known_is_refused(client, model):
+    with pytest.raises(InvalidArgument):
+        await client.critique(pb.CritiqueRequest(model=model, items=[item("a")], answer_form=7)).__anext__()

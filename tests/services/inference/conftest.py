@@ -8,6 +8,7 @@ import pytest
 from services.inference.config import EngineConfig
 from services.inference.transformers_engine import TransformersEngine, open_transformers_engine
 from tests.services.inference import world
+from tests.services.inference.endpoints import Stub, serve_stub
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,13 @@ async def engine() -> AsyncIterator[TransformersEngine]:
     """An engine with default settings on one CPU thread."""
     async with open_transformers_engine(EngineConfig(threads=1)) as engine:
         yield engine
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[Stub]:
+    """An OpenAI-compatible endpoint that says the last words of the prompt."""
+    async with serve_stub() as stub:
+        yield stub
 
 
 @pytest.fixture

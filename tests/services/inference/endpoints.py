@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,6 +101,22 @@ async def echo(request: web.Request) -> web.Response:
     content = json.loads(await request.read())["messages"][-1]["content"]
     text = content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
     return web.json_response(chat(text))
+
+
+def obeying(*words: str) -> Act:
+    """Answers with the JSON that the asked schema admits: these words as its texts, the last of each choice."""
+
+    async def act(request: web.Request) -> web.Response:
+        asked = json.loads(await request.read())["response_format"]["json_schema"]
+        return web.json_response(chat(json.dumps(_filled(asked["schema"], iter(words)))))
+
+    return act
+
+
+def _filled(schema: dict[str, Any], words: Iterator[str]) -> Any:
+    if schema["type"] == "object":
+        return {name: _filled(inner, words) for name, inner in schema["properties"].items()}
+    return schema["enum"][-1] if "enum" in schema else next(words, "")
 
 
 def says(body: object, *, status: int = 200, **headers: str) -> Act:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, AutoTokenizer
 
 from omnialign.modeling.adapters.processor import ProcessorAdapter
@@ -23,8 +22,10 @@ from services.inference.config import EngineConfig
 from services.inference.decoding import Batch
 from services.inference.engine import EngineRequest
 from services.inference.loading import LoadedModel, ModelKey, load_model
+from services.inference.models import ModelFiles
 from services.inference.transformers_engine import open_transformers_engine
 from tests.model_families import FAMILIES, Family
+from tests.published import with_talker
 from tests.stock_inputs import ask, conversations, film, medium, picture, sound, stock_inputs
 
 READERS = [name for name, family in FAMILIES.items() if not family.writes]
@@ -63,7 +64,9 @@ def loaded(request, folders) -> Loaded:
     if name not in _loaded:
         family = FAMILIES[name]
         folder = family.build(folders / name)
-        model = load_model(folder, ModelKey(f"file://{folder}", torch.float32), torch.device("cpu"))
+        model = load_model(
+            ModelFiles(f"file://{folder}", folder), ModelKey(f"file://{folder}", torch.float32), torch.device("cpu")
+        )
         auto = AutoProcessor if family.reads else AutoTokenizer
         _loaded[name] = Loaded(family, folder, model, auto.from_pretrained(folder, local_files_only=True))
     return _loaded[name]
@@ -194,13 +197,10 @@ def test_features_are_freed_once_the_model_has_read_them(loaded):
 
 @families(["qwen2_5_omni"])
 def test_of_an_omni_folder_the_thinker_is_loaded(loaded, tmp_path):
-    whole = shutil.copytree(loaded.folder, tmp_path / "omni")
-    weights = load_file(whole / "model.safetensors")
-    talker = {"talker.codec_head.weight": torch.zeros(2, 2)}
-    save_file({f"thinker.{name}": tensor for name, tensor in weights.items()} | talker, whole / "model.safetensors")
-    thinker = json.loads((whole / "config.json").read_text())
-    (whole / "config.json").write_text(json.dumps({"model_type": "qwen2_5_omni", "thinker_config": thinker}))
-    model = load_model(whole, ModelKey(f"file://{whole}", torch.float32), torch.device("cpu"))
+    whole = with_talker(shutil.copytree(loaded.folder, tmp_path / "omni"))
+    model = load_model(
+        ModelFiles(f"file://{whole}", whole), ModelKey(f"file://{whole}", torch.float32), torch.device("cpu")
+    )
     turns = ask(picture(), sound(), film(), "?")
     other = Loaded(loaded.family, whole, model, loaded.processor)
     assert written([ticket(other, turns)]) == written([ticket(loaded, turns)])

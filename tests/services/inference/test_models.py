@@ -9,8 +9,9 @@ import pytest
 from omnialign.errors import NotFound, OmnialignError
 from omnialign.v1 import model_pb2
 from services.inference.config import EngineConfig
-from services.inference.models import ModelResolver, parameter_count
+from services.inference.models import ModelResolver
 from services.inference.transformers_engine import open_transformers_engine
+from services.inference.weights import parameter_count
 from tests.services.inference.world import requests
 
 

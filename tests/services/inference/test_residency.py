@@ -205,3 +205,20 @@ async def test_unloading_frees_the_memory(disk):
     await residency.unload("a")
     await residency.unload("never loaded")
     assert residency.size_bytes == 0
+
+
+async def test_a_model_that_retires_leaves_when_its_last_user_does_and_is_loaded_anew(disk):
+    residency = resident(disk)
+    async with residency.use(key("a")) as first:
+        async with residency.use(key("a")):
+            retiring = asyncio.create_task(residency.retire(key("a"), first))
+            await turns()
+            assert names(residency) == ["a"]
+        await turns()
+        assert not retiring.done()
+    await retiring
+    assert names(residency) == []
+    async with residency.use(key("a")) as second:
+        assert second is not first
+        await residency.retire(key("a"), first)  # has left already
+        assert names(residency) == ["a"]

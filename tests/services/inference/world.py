@@ -7,12 +7,14 @@ on the one before alone, with the probabilities asked for: so a test knows the d
 import asyncio
 import json
 import math
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -104,6 +106,45 @@ def chain_model(folder: Path, chain: Mapping[str, Mapping[str, float]], *, conte
         model.lm_head.weight.copy_(logits / math.sqrt(size))  # the final norm makes a unit vector this long
     model.save_pretrained(folder)
     return f"file://{folder}"
+
+
+LORA_TARGETS = ("q_proj", "v_proj", "gate_proj", "down_proj")
+
+
+def random_lora(folder: Path, base: str, *, seed: int = 0, rank: int = 4, layers: int = 2, **settings: object) -> str:
+    """A LoRA of a `random_model` in PEFT's files, large enough to change answers; its name."""
+    folder.mkdir(parents=True)
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": rank}
+    config |= {"lora_alpha": 2 * rank, "target_modules": LORA_TARGETS, "bias": "none", **settings}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    random, tensors = torch.Generator().manual_seed(seed), {}
+    for name, weight in weights_of(base).items():
+        module = name.removesuffix(".weight")
+        if module.endswith(LORA_TARGETS):
+            for side, shape in (("A", (rank, weight.shape[1])), ("B", (weight.shape[0], rank))):
+                tensors[f"base_model.model.{module}.lora_{side}.weight"] = 0.3 * torch.randn(shape, generator=random)
+    for name in [name for name in tensors if ".layers.1." in name]:
+        for layer in range(2, layers):  # of a deeper base
+            tensors[name.replace(".layers.1.", f".layers.{layer}.")] = tensors[name].clone()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return f"file://{folder}"
+
+
+def merged_model(folder: Path, base: str, lora: str) -> str:
+    """The base with a `random_lora` in its weights, by hand; its name."""
+    shutil.copytree(base.removeprefix("file://"), folder)
+    weights, updates = weights_of(base), load_file(f"{lora.removeprefix('file://')}/adapter_model.safetensors")
+    for name, a in updates.items():
+        if name.endswith(".lora_A.weight"):
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            weights[f"{module}.weight"] += 2 * updates[name.replace("lora_A", "lora_B")] @ a  # 2 = alpha / rank
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return f"file://{folder}"
+
+
+def weights_of(model: str) -> dict[str, torch.Tensor]:
+    """The weights of a `random_model`."""
+    return load_file(f"{model.removeprefix('file://')}/model.safetensors")
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -1,14 +1,17 @@
 """Comparisons in both orders and scores, over real servers with a model whose answers are known."""
 
+import json
 from collections import Counter
 
 import pytest
+from aiohttp import web
 
 from omnialign.content import content
 from omnialign.v1 import critique_service_pb2, generation_pb2, record_pb2
 from omnialign.v1 import judge_service_pb2 as pb
 from services.inference.stream import derived_seed
 from tests.services.inference import world
+from tests.services.inference.endpoints import chat, obeying, says, serve_stub
 
 ANSWERS = {
     "##Reason: says 1 ##Preferred: 1": 0.4,
@@ -97,3 +100,52 @@ async def test_scores_are_read_or_abstained(plane, model, tmp_path):
     assert {(s.dimension, s.score, s.rationale) for f in scored for s in f.scores} == {("clarity", 2, "blurred")}
     assert {(a.reason, a.text) for a in abstained} == {("SECTION_MISSING", "two of three")}
     assert len(scored) + len(abstained) == 20
+
+
+@pytest.fixture
+async def stub():
+    async with serve_stub() as stub:
+        yield stub
+
+
+@pytest.fixture
+async def chatting(tmp_path, stub):
+    """The services, which may ask the endpoint."""
+    async with world.serve_plane(tmp_path / "data", openai_endpoints=(stub.base_url,)) as found:
+        yield found
+
+
+async def prefer_new(request):
+    """A general model that prefers what is new, and says where it stood."""
+    asked = json.loads(await request.read())
+    assert asked["response_format"]["json_schema"]["schema"]["properties"]["preferred"]["enum"][0] == "first"
+    preferred = "first" if "##First response: new" in asked["messages"][0]["content"] else "second"
+    return web.json_response(chat(json.dumps({"reason": f"the {preferred} is new", "preferred": preferred})))
+
+
+async def test_a_general_model_behind_a_chat_decides_though_nothing_says_in_which_form(chatting, stub):
+    stub.default = prefer_new
+    (comparison,) = (await compare(chatting, stub.model(), [pair("a", seed=3)])).values()
+    assert comparison.verdict == record_pb2.VERDICT_WIN
+    assert (comparison.forward_reason, comparison.backward_reason) == ("the second is new", "the first is new")
+    assert comparison.forward_generation.template.startswith("comparison_json@1:")
+    assert comparison.backward_generation.template == comparison.forward_generation.template
+
+
+async def test_a_general_model_that_does_not_write_the_form_abstains_with_its_words(chatting, stub):
+    stub.acts += [says(chat("The second.")), says(chat('{"reason": "a", "preferred": "2"}'))]
+    (comparison,) = (await compare(chatting, stub.model(), [pair("a")])).values()
+    assert comparison.verdict == record_pb2.VERDICT_ABSTAIN
+    assert comparison.abstain_reason in ("ANSWER_NOT_JSON", "VERDICT_INVALID")
+    assert "The second." in (comparison.forward_reason, comparison.backward_reason)
+
+
+async def test_a_general_model_behind_a_chat_scores(chatting, stub):
+    stub.default = obeying("blurred")
+    item = critique_service_pb2.CritiqueItem(
+        id="a", prompt=content("draw"), response=content("done"), rubric=["clarity"]
+    )
+    request = pb.ScoreResponseRequest(model=stub.model(), items=[item])
+    (found,) = [result async for result in chatting.client.score_responses(request)]
+    assert [(s.dimension, s.score, s.rationale) for s in found.feedback.scores] == [("clarity", 3, "blurred")]
+    assert found.feedback.generation.template.startswith("score_json@1:")

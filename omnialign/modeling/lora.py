@@ -1,0 +1,162 @@
+"""The settings of a LoRA folder, as the library PEFT writes it: the base that it belongs to, and its rank.
+
+A folder with an adapter_config.json and no config.json is a LoRA: low-rank updates of a base model, which is a model of
+its own. Only plain updates of the base's weights are taken, because that is what every engine can apply and merge; so
+one name means one model wherever it runs. Nothing here reads weights.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omnialign import names
+from omnialign.errors import InvalidArgument
+
+CONFIG = "adapter_config.json"
+MAX_CONFIG_BYTES = 16 << 20
+MERGE = "merge it into its base (PEFT's merge_and_unload) and register the result as a model of its own"
+"""The mend for whatever cannot be done with a LoRA."""
+
+PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
+"""Ways to begin a training that leave the base's weights as they are; PiSSA, OLoRA and the like change them."""
+EXTRAS = (
+    "use_dora",
+    "modules_to_save",
+    "lora_bias",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "layer_replication",
+    "use_bdlora",
+    "use_qalora",
+    "megatron_config",
+)
+"""Settings by which PEFT does more than add low-rank updates; of a plain LoRA they are false or empty."""
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """`base` is a version `projects/...` or a `file://` folder; `rank` the largest that any module has."""
+
+    base: str
+    rank: int
+
+
+def is_lora(folder: Path) -> bool:
+    """Whether a folder holds a LoRA instead of a model of its own."""
+    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def read_lora(folder: Path, *, name: str) -> LoraSettings:
+    """The settings of a LoRA folder. Raises what `parse_lora` raises."""
+    with (folder / CONFIG).open("rb") as file:
+        return parse_lora(file.read(MAX_CONFIG_BYTES + 1), name=name)
+
+
+def parse_lora(text: bytes, *, name: str) -> LoraSettings:
+    """The settings in an adapter_config.json; `name` is what the caller knows the LoRA by.
+
+    Raises InvalidArgument LORA_CONFIG_INVALID, LORA_UNSUPPORTED or BASE_MODEL_INVALID.
+    """
+    config = _object(text, name)
+    if config.get("peft_type") != "LORA":
+        raise unsupported(name, f"its peft_type is {config.get('peft_type')!r}, not 'LORA'")
+    extras = [key for key in EXTRAS if config.get(key)]
+    if config.get("bias", "none") != "none":
+        extras.append("bias")
+    if not _is_plain(config.get("init_lora_weights")):
+        extras.append("init_lora_weights")
+    if extras:
+        raise unsupported(name, f"it has {', '.join(extras)}")
+    return LoraSettings(_base(config.get("base_model_name_or_path"), name), _rank(config, name))
+
+
+def check_home(settings: LoraSettings, *, name: str, parent: str) -> None:
+    """Raises InvalidArgument BASE_MODEL_NOT_IN_PROJECT unless the base of a registered LoRA is in its project.
+
+    Who may register a LoRA may not therefore use the models of other projects, or folders of the server.
+    """
+    if not settings.base.startswith(f"{parent}/"):
+        raise InvalidArgument(
+            f"The LoRA {name} belongs to {settings.base}, which is not registered in {parent}: register that model "
+            f"there and write the version's name into {CONFIG} as base_model_name_or_path.",
+            reason="BASE_MODEL_NOT_IN_PROJECT",
+            metadata={"model": name, "base": settings.base},
+        )
+
+
+def unsupported(name: str, why: str) -> InvalidArgument:
+    """The error for a LoRA that is read but cannot be run."""
+    return InvalidArgument(
+        f"The LoRA {name} cannot be used: {why}; {MERGE}.", reason="LORA_UNSUPPORTED", metadata={"model": name}
+    )
+
+
+def lora_of_lora(name: str, base: str) -> InvalidArgument:
+    """The error for a LoRA whose base is a LoRA."""
+    return InvalidArgument(
+        f"The LoRA {name} belongs to {base}, which is a LoRA itself; merge that one into its base and name the result.",
+        reason="LORA_OF_LORA",
+        metadata={"model": name, "base": base},
+    )
+
+
+def not_trainable(name: str, *, field: str) -> InvalidArgument:
+    """The error for a LoRA where training is to start from it."""
+    message = f"'{name}' is a LoRA, which training cannot start from; {MERGE}"
+    return InvalidArgument(
+        message, reason="BASE_MODEL_NOT_TRAINABLE", metadata={"model": name}, violations=[(field, message)]
+    )
+
+
+def _object(text: bytes, name: str) -> Mapping[str, Any]:
+    if len(text) > MAX_CONFIG_BYTES:
+        raise _invalid(name, "is larger than any configuration")
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(name, f"is not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise _invalid(name, "is not an object")
+    return config
+
+
+def _is_plain(init: object) -> bool:
+    return init is None or isinstance(init, bool) or (isinstance(init, str) and init.lower() in PLAIN_INITS)
+
+
+def _rank(config: Mapping[str, Any], name: str) -> int:
+    pattern = config.get("rank_pattern") or {}
+    if not isinstance(pattern, dict):
+        raise _invalid(name, "has a rank_pattern that is not an object")
+    found = [config.get("r"), *pattern.values()]
+    ranks = [rank for rank in found if type(rank) is int and rank > 0]
+    if len(ranks) < len(found):
+        raise _invalid(name, "has no positive whole numbers as r and in rank_pattern")
+    return max(ranks)
+
+
+def _base(base: object, name: str) -> str:
+    """The reference of a base; PEFT writes the path that the base was loaded from."""
+    if isinstance(base, str) and base.isprintable():
+        if base.startswith("file://"):
+            return base
+        if Path(base).is_absolute():
+            return Path(base).as_uri()
+        if names.matches(base, names.MODEL_VERSION) and base.rpartition("/")[2].isdecimal():
+            return base
+    raise InvalidArgument(
+        f"The LoRA {name} names {base!r} as its base; write projects/{{project}}/models/{{model}}/versions/{{number}}, "
+        f"a file:// folder or an absolute path into {CONFIG} as base_model_name_or_path.",
+        reason="BASE_MODEL_INVALID",
+        metadata={"model": name, "base": repr(base)[:512]},
+    )
+
+
+def _invalid(name: str, why: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"The {CONFIG} of {name} {why}; save the LoRA anew with PEFT.",
+        reason="LORA_CONFIG_INVALID",
+        metadata={"model": name},
+    )
