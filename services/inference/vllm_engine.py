@@ -38,9 +38,12 @@ from services.inference.vllm_loras import Loras
 from services.inference.vllm_metrics import VllmMetrics
 from services.inference.vllm_prompts import VllmPrompt, order_of, prompt_of
 from services.inference.vllm_sampling import Answer, MediaMissed, prompt_too_long, refused, sampling_of, stop_texts
+from services.inference.vllm_suspects import Suspects
 
 T = TypeVar("T")
 TRIES = 3
+WATCH_SECONDS = 1.0
+"""How often an engine with requests is asked whether it lives."""
 
 
 class VllmEngine:
@@ -54,6 +57,7 @@ class VllmEngine:
         self._vllm_metrics = VllmMetrics(registry)
         self._translator = Translator(config.codec_threads)
         self._loras = Loras()
+        self._suspects = Suspects()
         self._ids = itertools.count()
         self._unfinished = 0
         self._closing: set[asyncio.Task[None]] = set()
@@ -150,11 +154,18 @@ class VllmEngine:
 
         try:
             async with self._use(name) as model, asyncio.TaskGroup() as group:
-                for request in sorted(requests, key=order_of):
-                    group.create_task(run(model, request))
+                watch = group.create_task(self._watched(model))
+                await asyncio.wait([group.create_task(run(model, r)) for r in sorted(requests, key=order_of)])
+                watch.cancel()
         finally:
             self._unfinished -= left
             self._metrics.requests.labels("cancelled").inc(left)
+
+    async def _watched(self, model: VllmModel) -> None:
+        """Raises when an engine dies: what was sent to it while it died would wait for ever."""
+        while not model.is_dead:  # noqa: ASYNC110  vLLM tells nobody
+            await asyncio.sleep(WATCH_SECONDS)
+        raise engine_closed() if self._closed else EngineDied(model.key.model)
 
     @asynccontextmanager
     async def _use(self, name: str) -> AsyncIterator[VllmModel]:
@@ -185,7 +196,8 @@ class VllmEngine:
             async def answered() -> EngineResult:
                 return await self._answered(model, request, await rendered(model, prompt), info)
 
-            return await insisting(answered)
+            async with self._suspects.watch(model, request):
+                return await insisting(answered)
         except EngineDeadError as error:
             self._metrics.requests.labels("error").inc()
             raise (engine_closed() if self._closed else EngineDied(request.model)) from error

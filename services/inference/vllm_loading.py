@@ -30,6 +30,7 @@ SPARE_BYTES = 2 * GIB
 """Device memory of an engine beside weights and cache: activations, graphs, the driver's context."""
 CPU_BLOCK_TOKENS = 32
 """Tokens of a block of the cache on a CPU, where vLLM's own choice of 128 would share hardly any short prompt."""
+WORKER = "services.inference.vllm_worker.WorkerExtension"
 MAX_LORAS = 4
 """LoRAs that a batch may be for, unless the operator has said otherwise; an engine keeps as many at hand."""
 UNBOUNDED = 1 << 30
@@ -109,6 +110,7 @@ def engine_arguments(
         "skip_tokenizer_init": not takes_media(adapter),  # our adapters are the tokenizers of token models
         "generation_config": "vllm",  # sampling is the caller's, not the folder's
         "trust_remote_code": False,
+        "worker_extension_cls": WORKER,
         **_platform_arguments(folder, key, config, lora_rank),
         **_span_arguments(adapter),
         **_lora_arguments(lora_rank),
@@ -134,7 +136,6 @@ def _lora_arguments(rank: int) -> dict[str, Any]:
         "enable_lora": True,
         "max_lora_rank": rank,
         "max_loras": MAX_LORAS,
-        "worker_extension_cls": "services.inference.vllm_lora_worker.LoraWorker",
     }
 
 

@@ -1,6 +1,7 @@
 """Models coming and going on real vLLM: those that do not start, engines that die, two models in room for one."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -48,6 +49,31 @@ async def test_an_engine_that_dies_fails_its_requests_and_the_next_request_start
         os.kill(second, signal.SIGKILL)  # while nobody asks for anything
         await until(lambda: model.is_dead)
         assert len(await results(engine, requests(random_model, ["a"], max_new_tokens=4))) == 1
+
+
+async def test_a_prompt_that_ends_its_engine_each_time_fails_alone(random_model, monkeypatch):
+    from services.inference.vllm_engine import open_vllm_engine
+    from services.inference.vllm_loading import VllmModel
+
+    real, deadly = VllmModel.generate, []
+
+    def generate(model, prompt, params, request_id):
+        if prompt["prompt_token_ids"] == deadly:
+            os.kill(core_of(model), signal.SIGKILL)
+        return real(model, prompt, params, request_id)
+
+    monkeypatch.setattr(VllmModel, "generate", generate)
+    asked = requests(random_model, ["a", "b", "deadly", "c"], max_new_tokens=4)
+    async with open_vllm_engine(EngineConfig(cache_budget_bytes=CACHE_BYTES)) as engine:
+        deadly += await engine.prompt_ids(asked[2])
+        found: dict[str, object] = {}
+        for _ in range(6):  # as a job asks again for what it has no answer to
+            with contextlib.suppress(Unavailable):
+                async for result in engine.generate([r for r in asked if r.id not in found]):
+                    found[result.id] = result
+    refused = found.pop(asked[2].id).error
+    assert refused.reason == "REQUEST_KILLS_ENGINE"
+    assert [result.error for result in found.values()] == [None] * 3
 
 
 async def test_two_models_take_turns_in_room_for_one(random_model):
