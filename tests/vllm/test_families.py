@@ -20,11 +20,11 @@ from tests.chaos.harness import REPOSITORY
 from tests.model_families import FAMILIES, Family
 from tests.vllm.cluster import PYTHON
 from tests.vllm.conftest import CACHE_BYTES
+from tests.vllm.shown import record
 from tests.vllm.trainer_side import ANSWER, conversations, medium
 
 TOLERANCE = 2e-3
 """Most that two log-probabilities of a token may differ; 1e-5 was seen."""
-RESULTS = REPOSITORY / "out" / "families"
 
 
 async def trainer_side(family: Family, folder: Path) -> list[dict[str, list[float]]]:
@@ -58,7 +58,7 @@ async def test_a_family_reads_on_vllm_what_the_trainer_reads(family: Family, tmp
         again = {result.id: result async for result in engine.generate(requests)}
     assert [result.error for result in results.values() if result.error] == []
     assert {name: result.pieces for name, result in results.items()} == {n: r.pieces for n, r in again.items()}
-    record(family)
+    record(family.name, reads=family.reads)
 
 
 async def test_a_medium_of_a_prompt_that_was_too_long_is_read_in_the_next(tmp_path: Path) -> None:
@@ -73,10 +73,3 @@ async def test_a_medium_of_a_prompt_that_was_too_long_is_read_in_the_next(tmp_pa
             turns = (Turn("user", (picture, text)),)
             (result,) = [r async for r in engine.generate([EngineRequest("0", f"file://{folder}", turns, sampling)])]
             assert (result.error.reason if result.error else "") == reason
-
-
-def record(family: Family) -> None:
-    """Writes what was shown: media are read as the trainer reads them, and answers are text."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    shown = {"family": family.name, "engine": "vllm", "reads": list(family.reads), "writes": [], "passed": True}
-    (RESULTS / f"{family.name}.vllm.json").write_text(json.dumps(shown) + "\n")

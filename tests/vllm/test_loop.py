@@ -11,7 +11,10 @@ import pytest
 
 from tests.chaos.harness import REPOSITORY
 from tests.vllm.cluster import PYTHON, vllm_cluster
+from tests.vllm.shown import record
 
+MEDIA = ("image", "audio", "video")
+"""What the model of the demo, a language model with codecs, reads and writes in its eight subtasks."""
 LEAST_GAIN = 0.25
 """Of the whole demo, as in the integration test on the transformers engine."""
 
@@ -43,3 +46,5 @@ async def demo(folder: Path) -> dict[str, Any]:
 async def test_the_demo_gains_with_models_on_vllm(tmp_path: Path) -> None:
     report = await demo(tmp_path)
     assert report["mean"]["gain"] >= LEAST_GAIN
+    assert all(subtask["gain"] > 0 for subtask in report["subtasks"].values())
+    record("anygpt", reads=MEDIA, writes=MEDIA)
