@@ -75,7 +75,7 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
         except (urllib.error.URLError, ConnectionError):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise
-            time.sleep(0.2)
+            time.sleep(0.2)  # it announces nothing
 
 
 def serve_stub(port: int) -> None:

@@ -267,18 +267,20 @@ def omni_tower(**sizes: Any) -> dict[str, Any]:
     return {**tower, "num_mel_bins": 32, "output_dim": 64, "initializer_range": 0.2, **sizes}
 
 
+def omni_tokenizer(image: str, audio: str, video: str, *, begin: str, end: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Qwen-Omni family, with what stands for a medium and what is around it."""
+    media = {"image_token": image, "audio_token": audio, "video_token": video}
+    around = {
+        f"{kind}_{place}_token": f"<|{kind}_{word}|>"
+        for kind in ("vision", "audio")
+        for place, word in (("bos", begin), ("eos", end))
+    }
+    return qwen_tokenizer((), **media, **around)
+
+
 def qwen2_5_omni_thinker() -> tuple[Any, Any, PreTrainedTokenizerBase]:
     """Config, processor and tokenizer of a Qwen2.5-Omni thinker."""
-    named = {
-        "image_token": "<|IMAGE|>",
-        "audio_token": "<|AUDIO|>",
-        "video_token": "<|VIDEO|>",
-        "vision_bos_token": "<|vision_bos|>",
-        "vision_eos_token": "<|vision_eos|>",
-        "audio_bos_token": "<|audio_bos|>",
-        "audio_eos_token": "<|audio_eos|>",
-    }
-    tokenizer = qwen_tokenizer((), **named)
+    tokenizer = omni_tokenizer("<|IMAGE|>", "<|AUDIO|>", "<|VIDEO|>", begin="bos", end="eos")
     config = transformers.Qwen2_5OmniThinkerConfig(
         audio_config=omni_tower(n_window=50, max_source_positions=250),
         vision_config=qwen_tower(patch_size=14, window_size=56, fullatt_block_indexes=[1]),
@@ -321,16 +323,7 @@ def make_qwen2_5_omni(folder: Path) -> None:
 
 def make_qwen3_omni_moe(folder: Path) -> None:
     """The thinker of Qwen3-Omni, alone: a mixture of four experts."""
-    named = {
-        "image_token": "<|image_pad|>",
-        "audio_token": "<|audio_pad|>",
-        "video_token": "<|video_pad|>",
-        "vision_bos_token": "<|vision_start|>",
-        "vision_eos_token": "<|vision_end|>",
-        "audio_bos_token": "<|audio_start|>",
-        "audio_eos_token": "<|audio_end|>",
-    }
-    tokenizer = qwen_tokenizer((), **named)
+    tokenizer = omni_tokenizer("<|image_pad|>", "<|audio_pad|>", "<|video_pad|>", begin="start", end="end")
     config = transformers.Qwen3OmniMoeThinkerConfig(
         audio_config=omni_tower(n_window=50, n_window_infer=100, downsample_hidden_size=16),
         vision_config=qwen_tower(

@@ -27,7 +27,7 @@ class JanusForConditionalGeneration(transformers.JanusForConditionalGeneration):
     the classifier-free guidance that the loop adds.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # without the arguments of a loop that is not run here
         self,
         input_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,

@@ -218,9 +218,12 @@ class ProcessorAdapter:
         """The template's text with everything before the answer, found by a mark at its beginning."""
         text = "".join(self._markup.quote(piece for piece in pieces if isinstance(piece, str)))
         first, marked = ([{"type": "text", "text": t}] for t in (question.pieces[0], ANSWER + text))
-        messages = [{"role": "user", "content": first}, {"role": "assistant", "content": marked}]
+        messages: list[dict[str, Any]] = [
+            {"role": "user", "content": first},
+            {"role": "assistant", "content": marked},
+        ]
         if not isinstance(self._processor, ProcessorMixin):
-            messages = [{"role": m["role"], "content": m["content"][0]["text"]} for m in messages]  # type: ignore[index]
+            messages = [{"role": m["role"], "content": m["content"][0]["text"]} for m in messages]
         whole = str(self._processor.apply_chat_template(messages, tokenize=False))
         return whole, whole.partition(ANSWER)[0] + ANSWER
 

@@ -5,6 +5,7 @@ within a frame from the coarsest book to the finest. A sound has between `min_fr
 one is filled with silence, a longer one is refused, since it would be cut without anybody having asked for it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from omnialign.modeling.sounds import resampled
 from omnialign.v1 import content_pb2
 
 
-class ResidualAudioCodec:
+class ResidualAudioCodec(ABC):
     """What the three have in common. `codebooks` of 0 takes all that the model has."""
 
     modality = content_pb2.MODALITY_AUDIO
@@ -47,9 +48,9 @@ class ResidualAudioCodec:
         return int(self.config.hop_length)
 
     @property
+    @abstractmethod
     def most_codebooks(self) -> int:
         """Books that the model has."""
-        raise NotImplementedError
 
     @cached_property
     def revision(self) -> str:
@@ -93,20 +94,20 @@ class ResidualAudioCodec:
             )
         return np.pad(samples, (0, frames * self.frame_samples - len(samples))).astype(np.float32)
 
-    def _check_config(self) -> None:
+    def _check_config(self) -> None:  # noqa: B027  most take any
         """Raises ValueError for a configuration that the codec cannot use."""
 
+    @abstractmethod
     def _model_class(self) -> Any:
         """The class of transformers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _encode(self, module: Any, samples: Any) -> Any:
         """Codes `(books, frames)` of a tensor `(1, 1, samples)`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _decode(self, module: Any, codes: Any) -> Any:
         """Samples of a tensor of codes `(1, books, frames)`."""
-        raise NotImplementedError
 
 
 class EncodecCodec(ResidualAudioCodec):

@@ -4,6 +4,7 @@
 their own preprocessing, `vq_codecs` puts it beside any causal language model.
 """
 
+from abc import ABC, abstractmethod
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from omnialign.modeling.codecs.weights import LazyModule, Weights, load_folder, 
 DECODER_FOLDER = "image_decoder"
 
 
-class Vq:
+class Vq(ABC):
     """A vector-quantising autoencoder of a configuration, its weights a folder's own or a part of a model's."""
 
     def __init__(self, config: Any, weights: Weights) -> None:
@@ -57,14 +58,16 @@ class Vq:
         cls = self._model_class()
         return load_part(cls(self.config), self.weights) if self.weights.part else load_folder(cls, self.weights)
 
+    @abstractmethod
     def _model_class(self) -> Any:
-        raise NotImplementedError
+        """The class that holds the codec's weights."""
 
     def _encode(self, module: Any, pixel_values: Any) -> Any:
         return module.encode(pixel_values, return_dict=True).image_tokens
 
+    @abstractmethod
     def _decode(self, module: Any, codes: Any) -> Any:
-        raise NotImplementedError
+        """Pictures `(1, 3, height, width)` of codes `(rows, columns)`."""
 
 
 class JanusVq(Vq):

@@ -18,8 +18,8 @@ class VqImageCodec:
     """Pictures scaled to a square of `side_pixels`, one code per square of the model's factor, row by row."""
 
     modality: int = content_pb2.MODALITY_IMAGE
-    model_type = ""
-    vq_class: type[Vq] = Vq
+    model_type: str
+    vq_class: type[Vq]
 
     def __init__(self, *, folder: Path, side_pixels: int) -> None:
         config = read_config(folder, self.model_type)
