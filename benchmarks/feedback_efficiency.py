@@ -1,4 +1,4 @@
-"""Feedback efficiency (the paper's figure 4, in small): `make experiment`.
+"""Feedback efficiency (the paper's figure 4, in small): `make bench-feedback`.
 
 Five arms: DPO on annotated binary pairs, and DPO on refinements with a feedback model that learnt from 25, 50, 75 or
 100 % of the annotated language feedback. Every arm optimises on the same number of pairs, from the same annotated

@@ -64,7 +64,7 @@ def as_markdown(
     lines = [
         "# Feedback efficiency",
         "",
-        "Written by `make experiment`. Share of fully correct answers by the oracle on held-out prompts, sampled at",
+        "Written by `make bench-feedback`. Share of fully correct answers by the oracle on held-out prompts, sampled at",
         f"temperature 1; {outcomes[0]['pairs']} pairs in every arm; {rows[0]['seeds']} seeds; 95 % intervals by",
         "bootstrap over seeds and prompts.",
         "",

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 GENERATED = (Path("omnialign/v1"), Path("buf/validate"))
 VALIDATE = "buf/validate/validate.proto"
-INIT = '"""Generated from protos/ by `make proto`. Do not edit."""\n'
+INIT = '"""Generated from protos/ by `make generate-protos`. Do not edit."""\n'
 
 
 def protoc(*arguments: str) -> None:
@@ -106,7 +106,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Entry point of `make proto`, and of two steps of `make check`."""
+    """Entry point of `make generate-protos`, and of two steps of `make check`."""
     arguments = parse_arguments()
     if arguments.image:
         return write_image(arguments.image.resolve())
@@ -115,7 +115,7 @@ def main() -> None:
         if not arguments.check:
             return install(Path(scratch))
         if stale := differences(Path(scratch)):
-            sys.exit(f"generated code is not current, run `make proto`: {', '.join(map(str, stale))}")
+            sys.exit(f"generated code is not current, run `make generate-protos`: {', '.join(map(str, stale))}")
     return None
 
 

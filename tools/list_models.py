@@ -18,7 +18,7 @@ RUNNERS = {"transformers": "transformers engine", "vllm": "vLLM engine (processo
 
 HEAD = """# Model families
 
-Written by `make models` after `make test` and `make test-vllm`; do not edit. Each family is a tiny random model of the
+Written by `make generate-models` after `make test` and `make test-vllm`; do not edit. Each family is a tiny random model of the
 real architecture class with the family's real processor or codec, saved and loaded as a user would. A mark says that
 a test fed, or had written, that modality through that runner and every assertion held: for engines, that the greedy
 answer is the one that the family's own code gives, or that the expanded prompt is the one that our adapter makes; for

@@ -1,1 +1,1 @@
-"""Generated from protos/ by `make proto`. Do not edit."""
+"""Generated from protos/ by `make generate-protos`. Do not edit."""

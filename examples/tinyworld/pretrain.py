@@ -1,4 +1,4 @@
-"""Makes the misaligned base model again from a seed: `make tinyworld-model`.
+"""Makes the misaligned base model again from a seed: `make generate-tinyworld`.
 
 A Llama of 4 layers and width 128 (about a million parameters, embeddings tied), 4,000 steps of 64 sequences, AdamW at
 2e-3 with cosine decay, bfloat16 autocast. About 25 minutes on two cores. The result is `examples/tinyworld/model`.
