@@ -42,8 +42,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[services,inference,training,dev]'
 	touch $@
 
-# vLLM pins its own transformers and NumPy, so it has its own environment. PyPI has two of its dependencies for CUDA only;
-# they do not load beside the CPU build of PyTorch, and vLLM works without them. The .pth file lets the processes
+# vLLM pins its own transformers and NumPy, so it has its own environment. PyPI has two of its dependencies for
+# CUDA only; they do not load beside the CPU build of PyTorch, and vLLM works without them. The .pth file lets the processes
 # that vLLM starts find torchvision: see omnialign/torchvision.py.
 $(VLLM_INSTALLED): pyproject.toml constraints-vllm.txt
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)

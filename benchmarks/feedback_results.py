@@ -64,8 +64,8 @@ def as_markdown(
     lines = [
         "# Feedback efficiency",
         "",
-        "Written by `make bench-feedback`. Share of fully correct answers by the oracle on held-out prompts, sampled at",
-        f"temperature 1; {outcomes[0]['pairs']} pairs in every arm; {rows[0]['seeds']} seeds; 95 % intervals by",
+        "Written by `make bench-feedback`. Share of fully correct answers by the oracle on held-out prompts, sampled",
+        f"at temperature 1; {outcomes[0]['pairs']} pairs in every arm; {rows[0]['seeds']} seeds; 95 % intervals by",
         "bootstrap over seeds and prompts.",
         "",
         "| arm | subtask | base | aligned | gain | 95 % interval |",

@@ -18,14 +18,14 @@ RUNNERS = {"transformers": "transformers engine", "vllm": "vLLM engine (processo
 
 HEAD = """# Model families
 
-Written by `make generate-models` after `make test` and `make test-vllm`; do not edit. Each family is a tiny random model of the
-real architecture class with the family's real processor or codec, saved and loaded as a user would. A mark says that
-a test fed, or had written, that modality through that runner and every assertion held: for engines, that the greedy
-answer is the one that the family's own code gives, or that the expanded prompt is the one that our adapter makes; for
-the trainer, that its ids and tensors are the engine's. Text is read and written by all.
+Written by `make generate-models` after `make test` and `make test-vllm`; do not edit. Each family is tested with a tiny
+random model of the real architecture class and the family's real processor or codec, saved and loaded as a user would.
+A mark says that a test read or wrote that modality through that runner and every assertion held: for engines, that the
+greedy answer equals that of the family's own code, or that the expanded prompt equals our adapter's; for the trainer,
+that its ids and tensors equal the engine's. All families read and write text.
 
-What only real weights can show is **not measured** here: the quality of answers, speed at real sizes, and checkpoints
-whose files differ from what the installed library saves. `-` means not tried, or not possible: see the notes below.
+Only real weights can show the quality of answers, the speed at real sizes, and checkpoints whose files differ from what
+the installed library saves: these are **not measured** here. `-` means not tried, or not possible: see the notes below.
 """
 
 
