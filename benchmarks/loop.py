@@ -31,9 +31,9 @@ from omnialign.v1 import (
 )
 from services.alignment.__main__ import wire as wire_alignment
 from services.alignment.config import AlignmentConfig
-from services.alignment.seeds import record_seed
 from services.data.__main__ import wire as wire_data
 from services.data.config import DataConfig
+from services.pipeline.planning import record_seed
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
 

@@ -23,11 +23,11 @@ from omnialign.modeling.messages import MediaBytes, Pieces
 from omnialign.modeling.prompts import Rendered, render_critique, render_refinement, render_response
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import generation_pb2, record_pb2
-from services.alignment.seeds import record_seed
 from services.inference.engine import EngineRequest
 from services.inference.loading import ModelKey
 from services.inference.vllm_loading import ENVIRONMENT, engine_arguments
 from services.inference.vllm_sampling import sampling_of
+from services.pipeline.planning import record_seed
 
 Row = dict[str, Any]
 SEED_STAGES = {"generate": "sample", "critique": "critique", "refine": "refine"}

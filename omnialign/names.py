@@ -88,3 +88,13 @@ def _invalid(name: str, *, field: str, expected: str) -> InvalidArgument:
         metadata={"name": name[:256], "expected": expected},
         violations=[(field, f"must have the form '{expected}'")],
     )
+
+
+def project_of(name: str) -> str:
+    """The project id in a resource name."""
+    return name.split("/")[1]
+
+
+def id_of(name: str) -> str:
+    """The last id of a resource name."""
+    return name.rpartition("/")[2]

@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from omnialign.errors import InvalidArgument, OmnialignError
-from services.alignment import durable
-from services.alignment.store import MIGRATIONS as ALIGNMENT
+from services.alignment.job import MIGRATIONS as ALIGNMENT
 from services.data.store import MIGRATIONS as DATA
+from services.pipeline import workflow_engine
 from services.runtime.database import Database
 from services.runtime.migrations import Migrations
 from services.training.store import MIGRATIONS as TRAINING
@@ -87,7 +87,7 @@ def _workflows(url: str, *, deadline_seconds: float) -> Migrate:
             await database.patient(budget_seconds=deadline_seconds).read(lambda connection: None)
         finally:
             await database.close()
-        await asyncio.to_thread(durable.migrate, url)
+        await asyncio.to_thread(workflow_engine.migrate, url)
         return f"up to date in {database.place}"
 
     return work

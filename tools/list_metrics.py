@@ -13,11 +13,13 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Info
 from prometheus_client.metrics import MetricWrapperBase
 
-from services.alignment.metrics import Metrics as AlignmentMetrics
+from services.alignment.job import ALIGNMENT
+from services.alignment.metrics import AlignmentMetrics
 from services.data.objects.metrics import S3Metrics
 from services.inference.features import FeatureMetrics
 from services.inference.metrics import EngineMetrics
 from services.inference.openai_metrics import EndpointMetrics
+from services.pipeline.metrics import PipelineMetrics
 from services.runtime.auth.config import AuthConfig
 from services.runtime.auth.guard import Guard
 from services.runtime.metrics import RpcMetrics, make_registry
@@ -94,7 +96,7 @@ def catalogue() -> dict[str, list[Described]]:
     return {
         "Every service": _described(_service()),
         "Services with authentication": _described(_registered(lambda r: Guard(AuthConfig(), registry=r))),
-        "Alignment service": _described(_registered(AlignmentMetrics)),
+        "Alignment service": _described(_registered(_alignment)),
         "Training service": _described(_registered(TrainingMetrics)),
         "Services with an engine: critique, refinement, judge": _described(_registered(_engine)),
         "Services that use S3": _described(_registered(S3Metrics)),
@@ -124,6 +126,11 @@ def _service() -> CollectorRegistry:
     RpcMetrics(registry)
     Readiness(registry, ready=lambda name: None)
     return registry
+
+
+def _alignment(registry: CollectorRegistry) -> None:
+    PipelineMetrics(registry, ALIGNMENT)
+    AlignmentMetrics(registry)
 
 
 def _engine(registry: CollectorRegistry) -> None:

@@ -1,46 +1,56 @@
-"""What the parts of the pipeline share of one job: its names, its plan, its models, and the services for it."""
+"""What an alignment job is: its stages, the tables that it writes, and the defaults of its spec."""
 
-from dataclasses import dataclass
+from pathlib import Path
 
+from omnialign import names
 from omnialign.v1 import alignment_service_pb2, generation_pb2
-from services.alignment import tables
-from services.alignment.peers import Peers
-from services.alignment.store import Job, Spec
+from services.pipeline.kind import JobKind
+from services.runtime.migrations import Migrations
 
-STAGES = (
+Job = alignment_service_pb2.AlignmentJob
+Spec = alignment_service_pb2.AlignmentSpec
+StageStatus = alignment_service_pb2.StageStatus
+
+# Tables by purpose. The first four are also the stages of self improving that fill them.
+SAMPLE, CRITIQUE, REFINE, VERIFY = "sample", "critique", "refine", "verify"
+PAIRS, FEEDBACK, JUDGEMENT = "pairs", "feedback", "judgement"
+ANSWERS_BASE, ANSWERS_ALIGNED, EVALUATION = "answers-base", "answers-aligned", "evaluation"
+
+# Stages that are not named as a table, and phases: parts that work on chunks of records.
+PREFLIGHT, FEEDBACK_MODELING, PAIR, OPTIMIZE, EVALUATE, REPORT = (
     "preflight",
     "feedback_modeling",
-    "sample",
-    "critique",
-    "refine",
-    "verify",
     "pair",
     "optimize",
     "evaluate",
     "report",
 )
+LOOP = "loop"
+
+LOOP_STAGES = (SAMPLE, CRITIQUE, REFINE, VERIFY)
+EVALUATION_STEPS = (ANSWERS_BASE, ANSWERS_ALIGNED, EVALUATION)
+STAGES = (PREFLIGHT, FEEDBACK_MODELING, *LOOP_STAGES, PAIR, OPTIMIZE, EVALUATE, REPORT)
+
 DEFAULT_CHUNK_SIZE = 64
 DEFAULT_QUARANTINE_FRACTION = 0.2
 
+MIGRATIONS = Migrations("alignment", Path(__file__).parent / "migrations", witness="alignment_jobs")
 
-@dataclass(frozen=True)
-class Work:
-    """One job at work. `plan` is the spec with names resolved and defaults filled in."""
-
-    uid: str
-    name: str
-    plan: Spec
-    models: alignment_service_pb2.JobModels
-    peers: Peers
-
-    def table(self, purpose: str) -> str:
-        """Name of the dataset for one purpose."""
-        return tables.table(self.name, purpose)
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the same request must give the same tokens, so that chunks are always asked for whole."""
-        return self.plan.sampling.deterministic
+ALIGNMENT = JobKind(
+    name="alignment",
+    noun="alignment job",
+    pattern=names.ALIGNMENT_JOB,
+    job=Job,
+    plan=Spec,
+    stage=StageStatus,
+    event=alignment_service_pb2.WatchAlignmentJobResponse,
+    event_field="alignment_job",
+    stages=STAGES,
+    quota="alignment_jobs",
+    migrations=MIGRATIONS,
+    quarantine_limit=lambda plan: float(plan.max_quarantine_fraction),
+    is_deterministic=lambda plan: bool(plan.sampling.deterministic),
+)
 
 
 def with_defaults(spec: Spec) -> Spec:
@@ -61,20 +71,12 @@ def with_defaults(spec: Spec) -> Spec:
 
 
 def is_binary(plan: Spec) -> bool:
-    """Whether the pairs are the annotated preferences, and the loop is left out."""
+    """Whether the pairs are the annotated preferences, so that self improving is left out."""
     return plan.pair_source == alignment_service_pb2.PAIR_SOURCE_BINARY
 
 
-def project_of(name: str) -> str:
-    """The project id in a resource name."""
-    return name.split("/")[1]
-
-
-def stage_of(job: Job, stage: str) -> alignment_service_pb2.StageStatus:
-    """The status of a stage within a job."""
-    return next(status for status in job.stages if status.stage == stage)
-
-
-def job_id_of(name: str) -> str:
-    """The id of a job, the last part of its name."""
-    return name.rpartition("/")[2]
+def skipped_stages(plan: Spec, models: alignment_service_pb2.JobModels) -> frozenset[str]:
+    """Stages that a plan does not need."""
+    if is_binary(plan):
+        return frozenset({*LOOP_STAGES, FEEDBACK_MODELING} if models.judge else LOOP_STAGES)
+    return frozenset({FEEDBACK_MODELING} if models.feedback and models.judge else ())

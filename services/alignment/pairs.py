@@ -1,10 +1,10 @@
-"""Which records become preference pairs: the gate's, or for comparison the annotated ones."""
+"""Which records become preference pairs: those that passed the gate, or for comparison the annotated ones."""
 
 from collections.abc import AsyncIterator
 
 from omnialign.v1 import record_pb2
-from services.alignment import seeds
-from services.alignment.asking import prompt_only
+from services.pipeline.item_calls import prompt_only
+from services.pipeline.planning import subset
 
 Record = record_pb2.Record
 
@@ -43,6 +43,6 @@ def ordered(record: Record) -> Record:
 def cap(records: list[Record], *, seed: int, count: int) -> list[Record]:
     """At most `count` of the pairs (0 means all), drawn by the job's seed, in order of id."""
     if count and len(records) > count:
-        chosen = set(seeds.subset([record.id for record in records], seed=seed, count=count))
+        chosen = set(subset([record.id for record in records], seed=seed, count=count))
         records = [record for record in records if record.id in chosen]
     return sorted(records, key=lambda record: record.id)

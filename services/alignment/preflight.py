@@ -15,12 +15,11 @@ from omnialign.errors import FailedPrecondition
 from omnialign.modeling.inputs import MediaLoss
 from omnialign.modeling.policy import MediaPolicy
 from omnialign.v1 import alignment_service_pb2, record_pb2
-from services.alignment import seeds, tokens
-from services.alignment.job import is_binary
-from services.alignment.media import MediaCheck
+from services.alignment.job import Spec, is_binary
 from services.alignment.pairs import has_feedback, has_preference
-from services.alignment.peers import Peers
-from services.alignment.store import Spec
+from services.alignment.prompt_check import MediaCheck, TokenCounter, open_token_counter
+from services.pipeline.planning import limited
+from services.pipeline.service_clients import ServiceClients
 
 Record = record_pb2.Record
 Report = alignment_service_pb2.PreflightReport
@@ -51,37 +50,29 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
 
-async def inspect(plan: Spec, peers: Peers) -> Report:
+async def inspect(plan: Spec, clients: ServiceClients) -> Report:
     """The report. Raises FailedPrecondition (`NO_VALID_RECORDS`, `NO_PROMPTS`, `NO_EVALUATION_PROMPTS`)."""
     findings = Findings()
-    media = MediaCheck(peers.data, MediaPolicy.of(plan.media_policy))
-    meter, problem = await tokens.open_meter(plan.base_model, peers.data)
+    media = MediaCheck(clients.data, MediaPolicy.of(plan.media_policy))
+    counter, problem = await open_token_counter(plan.base_model, clients.data)
     if problem:
         findings.warnings.append(problem)
-    findings.context = meter.context_tokens if meter else 0
-    await _annotated(plan, peers, findings, media)
-    findings.prompts = await _prompts(plan, peers, findings, media, meter, split=plan.prompt_split)
-    findings.evaluation = await _prompts(plan, peers, findings, media, meter, split=plan.evaluation_split)
+    findings.context = counter.context_tokens if counter else 0
+    await _annotated(plan, clients, findings, media)
+    findings.prompts = await _prompts(plan, clients, findings, media, counter, split=plan.prompt_split)
+    findings.evaluation = await _prompts(plan, clients, findings, media, counter, split=plan.evaluation_split)
     _require(plan, findings)
     findings.warnings += _in_part(media.losses)
-    return await _report(plan, peers, findings)
+    return await _report(plan, clients, findings)
 
 
-def selected(prompts: list[tuple[str, str]], *, seed: int, limit: int) -> list[tuple[str, str]]:
-    """At most `limit` (0 means all) of the (id, subtask), drawn by the job's seed."""
-    if not limit or len(prompts) <= limit:
-        return prompts
-    chosen = set(seeds.subset([record_id for record_id, _ in prompts], seed=seed, count=limit))
-    return [prompt for prompt in prompts if prompt[0] in chosen]
-
-
-def records_of(plan: Spec, peers: Peers, *, split: str) -> AsyncIterator[Record]:
+def records_of(plan: Spec, clients: ServiceClients, *, split: str) -> AsyncIterator[Record]:
     """The records of a split in the subtasks of the job."""
-    return peers.data.stream_records(plan.dataset, splits=[split], subtasks=list(plan.subtasks))
+    return clients.data.stream_records(plan.dataset, splits=[split], subtasks=list(plan.subtasks))
 
 
-async def _annotated(plan: Spec, peers: Peers, findings: Findings, media: MediaCheck) -> None:
-    async for record in records_of(plan, peers, split=plan.feedback_split):
+async def _annotated(plan: Spec, clients: ServiceClients, findings: Findings, media: MediaCheck) -> None:
+    async for record in records_of(plan, clients, split=plan.feedback_split):
         findings.annotated += 1
         feedback, preference = has_feedback(record), has_preference(record)
         if not feedback and not preference:
@@ -94,20 +85,26 @@ async def _annotated(plan: Spec, peers: Peers, findings: Findings, media: MediaC
 
 
 async def _prompts(
-    plan: Spec, peers: Peers, findings: Findings, media: MediaCheck, meter: tokens.Meter | None, *, split: str
+    plan: Spec,
+    clients: ServiceClients,
+    findings: Findings,
+    media: MediaCheck,
+    counter: TokenCounter | None,
+    *,
+    split: str,
 ) -> list[tuple[str, str]]:
     limit = plan.max_prompts if split == plan.prompt_split else plan.max_evaluation_prompts
     prompts: list[tuple[str, str]] = []
-    async for record in records_of(plan, peers, split=split):
+    async for record in records_of(plan, clients, split=split):
         reason = await media.problem(media_of([record.prompt]))
-        if not reason and meter is not None:
-            reason, length = await meter.measure(record.prompt, media)
+        if not reason and counter is not None:
+            reason, length = await counter.measure(record.prompt, media)
             findings.longest = max(findings.longest, length)
         if reason:
             findings.dropped[reason] += 1
         else:
             prompts.append((record.id, record.subtask))
-    return selected(prompts, seed=plan.seed, limit=limit)
+    return limited(prompts, seed=plan.seed, limit=limit)
 
 
 def _require(plan: Spec, findings: Findings) -> None:
@@ -160,7 +157,7 @@ def _in_part(losses: Sequence[MediaLoss]) -> list[str]:
     return [f"{len(losses)} media objects are used in part: {reasons} (such as {losses[0].detail})."]
 
 
-async def _report(plan: Spec, peers: Peers, findings: Findings) -> Report:
+async def _report(plan: Spec, clients: ServiceClients, findings: Findings) -> Report:
     prompts = [] if is_binary(plan) else findings.prompts
     report = Report(
         feedback_records=findings.feedback if not is_binary(plan) else findings.preferences,
@@ -174,8 +171,8 @@ async def _report(plan: Spec, peers: Peers, findings: Findings) -> Report:
     length = plan.sampling.max_new_tokens or DEFAULT_ANSWER_TOKENS
     generations = GENERATIONS_PER_PROMPT * len(prompts) + GENERATIONS_PER_EVALUATION * len(findings.evaluation)
     report.estimated_tokens = length * generations
-    parameters = await _parameters(plan.base_model, peers)
-    report.estimated_training_bytes = parameters * (BYTES_PER_PARAMETER + REFERENCE_BYTES_PER_PARAMETER)
+    paracounters = await _paracounters(plan.base_model, clients)
+    report.estimated_training_bytes = paracounters * (BYTES_PER_PARAMETER + REFERENCE_BYTES_PER_PARAMETER)
     trained = findings.feedback + findings.preferences + len(prompts)
     seconds = report.estimated_tokens / TOKENS_PER_SECOND + trained * TRAINING_SECONDS_PER_RECORD
     report.estimated_time.FromSeconds(int(seconds))
@@ -200,10 +197,10 @@ def _unusual(plan: Spec, findings: Findings) -> list[str]:
     return warnings
 
 
-async def _parameters(model: str, peers: Peers) -> int:
+async def _paracounters(model: str, clients: ServiceClients) -> int:
     if model.startswith("file://"):
         return await asyncio.to_thread(_count_in_folder, Path(unquote(urlsplit(model).path)))
-    version = await peers.data.get_model_version(model)
+    version = await clients.data.get_model_version(model)
     return int(version.parameter_count or version.size_bytes // 4)
 
 

@@ -4,51 +4,58 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from omnialign.v1 import alignment_service_pb2, alignment_service_pb2_grpc
-from services.alignment.jobs import Jobs
-from services.alignment.store import Event, Job
+from services.alignment.job import Job
+from services.alignment.submission import create_job
+from services.pipeline.service import Pipeline
+
+Event = alignment_service_pb2.WatchAlignmentJobResponse
+Format = alignment_service_pb2.GetAlignmentReportRequest.Format
+REPORT_FORMATS: dict[int, str] = {Format.FORMAT_HTML: "html"}
+"""Formats of a report other than JSON, which is the default."""
 
 
 class AlignmentServicer(alignment_service_pb2_grpc.AlignmentServiceServicer):
-    """Errors become statuses in the interceptor; requests are validated before they come here."""
+    """Errors become statuses in the interceptor; requests are validated before they get here."""
 
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline, self._jobs = pipeline, pipeline.jobs
 
     async def CreateAlignmentJob(  # noqa: N802
         self, request: alignment_service_pb2.CreateAlignmentJobRequest, context: Any
     ) -> Job:
         """Submits or checks a job."""
-        return await self._jobs.create(request)
+        return await create_job(self._pipeline, request)
 
     async def GetAlignmentJob(  # noqa: N802
         self, request: alignment_service_pb2.GetAlignmentJobRequest, context: Any
     ) -> Job:
         """Reads a job."""
-        return await self._jobs.get(request.name)
+        return await self._jobs.get(request.name)  # type: ignore[no-any-return]
 
     async def ListAlignmentJobs(  # noqa: N802
         self, request: alignment_service_pb2.ListAlignmentJobsRequest, context: Any
     ) -> alignment_service_pb2.ListAlignmentJobsResponse:
         """Lists jobs."""
-        return await self._jobs.page(request)
+        jobs, token = await self._jobs.page(request)
+        return alignment_service_pb2.ListAlignmentJobsResponse(alignment_jobs=jobs, next_page_token=token)
 
     async def PauseAlignmentJob(  # noqa: N802
         self, request: alignment_service_pb2.PauseAlignmentJobRequest, context: Any
     ) -> Job:
         """Pauses a job."""
-        return await self._jobs.pause(request.name)
+        return await self._jobs.pause(request.name)  # type: ignore[no-any-return]
 
     async def ResumeAlignmentJob(  # noqa: N802
         self, request: alignment_service_pb2.ResumeAlignmentJobRequest, context: Any
     ) -> Job:
         """Resumes a job."""
-        return await self._jobs.resume(request.name)
+        return await self._jobs.resume(request.name)  # type: ignore[no-any-return]
 
     async def CancelAlignmentJob(  # noqa: N802
         self, request: alignment_service_pb2.CancelAlignmentJobRequest, context: Any
     ) -> Job:
         """Cancels a job."""
-        return await self._jobs.cancel(request.name)
+        return await self._jobs.cancel(request.name)  # type: ignore[no-any-return]
 
     async def WatchAlignmentJob(  # noqa: N802
         self, request: alignment_service_pb2.WatchAlignmentJobRequest, context: Any
@@ -61,5 +68,6 @@ class AlignmentServicer(alignment_service_pb2_grpc.AlignmentServiceServicer):
         self, request: alignment_service_pb2.GetAlignmentReportRequest, context: Any
     ) -> AsyncIterator[alignment_service_pb2.GetAlignmentReportResponse]:
         """Streams a report."""
-        async for piece in self._jobs.report(request.name, report_format=request.format):
+        report_format = REPORT_FORMATS.get(request.format, "json")
+        async for piece in self._jobs.report(request.name, report_format=report_format):
             yield alignment_service_pb2.GetAlignmentReportResponse(chunk=piece)

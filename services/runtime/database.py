@@ -16,7 +16,7 @@ import copy
 import random
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -93,6 +93,18 @@ class Database:
     async def read(self, transaction: Transaction[T]) -> T:
         """The result of a function that only reads. Each of its statements sees what is committed when it begins."""
         return await self._patiently(lambda: self._call(self._readers, self._reading.connect, transaction, None))
+
+    async def all(self, query: sa.Select[Any]) -> Sequence[Any]:
+        """The rows of a query."""
+        return await self.read(lambda connection: connection.execute(query).all())
+
+    async def first(self, query: sa.Select[Any]) -> Any:
+        """The first row of a query, None if there is none."""
+        return await self.read(lambda connection: connection.execute(query).first())
+
+    async def scalar(self, query: sa.Select[Any]) -> Any:
+        """The only value of the only row of a query."""
+        return await self.read(lambda connection: connection.execute(query).scalar_one())
 
     async def close(self) -> None:
         """Closes the connections once the transactions under way have ended."""

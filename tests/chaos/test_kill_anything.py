@@ -17,8 +17,7 @@ from safetensors.numpy import save_file
 
 from omnialign.client import AsyncClient
 from omnialign.v1 import alignment_service_pb2
-from services.alignment.job import STAGES
-from services.alignment.tables import LOOP_STAGES
+from services.alignment.job import LOOP_STAGES, STAGES
 from tests.chaos.harness import Job, Left, Stack, check_work, end_of, kill_during, rows, tokens_of
 from tests.services.alignment.stack import annotated_record, prompt_record
 

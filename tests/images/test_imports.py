@@ -139,6 +139,7 @@ def _names(node: ast.AST) -> list[str]:
         ("omnialign/cli", None),
         ("services/data", "services"),
         ("services/alignment", "services"),
+        ("services/pipeline", "services"),
         ("services/training", "services"),
         ("services/runtime", "services"),
         ("services/gateway", "services"),

@@ -16,15 +16,14 @@ import sqlalchemy as sa
 
 from omnialign.client import AsyncClient
 from omnialign.errors import NotFound, OmnialignError
-from services.alignment import tables
-from services.alignment.store import ENDED
+from services.alignment.job import ALIGNMENT, EVALUATION_STEPS, LOOP_STAGES, PAIRS, VERIFY
 from services.migrate import VARIABLES, WORKFLOWS, migrate
 from services.runtime.database import parse_url
 from tests.chaos.harness import REPOSITORY
 from tests.services.alignment.stack import Job, Stack, free_port
 
 SECONDS = 150.0
-WRITTEN = (*tables.LOOP_STAGES, tables.PAIRS, *tables.EVALUATION_STEPS)
+WRITTEN = (*LOOP_STAGES, PAIRS, *EVALUATION_STEPS)
 
 
 class Replicas:
@@ -106,7 +105,7 @@ class Replicas:
             while time.monotonic() < deadline:
                 with contextlib.suppress(OmnialignError):
                     job = await client.get_alignment_job(job.name)
-                    if job.state in ENDED:
+                    if job.state in ALIGNMENT.ended:
                         return job
                 await asyncio.sleep(0.1)
         raise AssertionError(f"the job has not ended: {job}\n{self.log(name).read_text()[-4000:]}")
@@ -116,7 +115,7 @@ class Replicas:
         assert job.state == Job.STATE_SUCCEEDED, job.error
         for purpose in WRITTEN:
             ids = Counter(record.id for record in await self.stack.records(job, purpose))
-            expected = test if purpose in tables.EVALUATION_STEPS else prompts
+            expected = test if purpose in EVALUATION_STEPS else prompts
             assert (len(ids), set(ids.values())) == (expected, {1}), purpose
         assert (job.pairs.tried, job.pairs.kept) == (prompts, prompts)
         assert len(self.stack.training.jobs) == 3
@@ -124,7 +123,7 @@ class Replicas:
     async def verified(self, job: Job) -> list[str]:
         """Ids of the records that are through the loop; none before there is a table of them."""
         try:
-            return [record.id for record in await self.stack.records(job, tables.VERIFY)]
+            return [record.id for record in await self.stack.records(job, VERIFY)]
         except NotFound:
             return []
 

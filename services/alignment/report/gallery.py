@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omnialign.v1 import content_pb2, record_pb2
-from services.alignment import evaluation
+from services.alignment.report import statistics
 from services.alignment.report.pictures import Picture, picture
 
 Record = record_pb2.Record
@@ -42,7 +42,7 @@ class Piece:
 
 def outcome(record: Record) -> str:
     """What alignment did to this prompt's answer, in a few words."""
-    marked = evaluation.marks(record)
+    marked = statistics.marks(record)
     return "not checked" if marked is None else OUTCOMES[marked]
 
 
@@ -86,11 +86,11 @@ def pictures(references: Mapping[str, content_pb2.Media], data: Mapping[str, byt
 
 def answer_card(record: Record, shown: Mapping[str, Picture]) -> dict[str, Any]:
     """One example of the evaluation for the template."""
-    marked = evaluation.marks(record)
+    marked = statistics.marks(record)
     return {
         "id": record.id,
         "outcome": outcome(record),
-        "held_out": evaluation.is_held_out(record),
+        "held_out": statistics.is_held_out(record),
         "verdict": verdict(record),
         "prompt": pieces(record.prompt, shown),
         "answers": [
@@ -142,7 +142,7 @@ def _by_subtask(records: Iterable[Record]) -> dict[str, list[Record]]:
     for record in records:
         if record.responses:
             groups.setdefault(record.subtask, []).append(record)
-    return {name: groups[name] for name in sorted(groups, key=evaluation.subtask_order)}
+    return {name: groups[name] for name in sorted(groups, key=statistics.subtask_order)}
 
 
 def _ranked(records: Sequence[Record], *, seed: int) -> list[Record]:

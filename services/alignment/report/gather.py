@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.errors import NotFound, OmnialignError
 from omnialign.v1 import alignment_service_pb2, content_pb2, data_service_pb2, record_pb2
@@ -72,8 +73,9 @@ def _is_skipped(job: AlignmentJob, stage: str) -> bool:
 def _table(job: AlignmentJob, stage: str, suffix: str) -> str:
     """Name of the dataset that a stage wrote: as its status says, else by the convention."""
     stated = next((status.dataset for status in job.stages if status.stage == stage), "")
-    project, _, job_id = job.name.partition("/alignmentJobs/")
-    return stated or f"{project}/datasets/{job_id}-{suffix}"
+    return stated or names.format_name(
+        names.DATASET, project=names.project_of(job.name), dataset=f"{names.id_of(job.name)}-{suffix}"
+    )
 
 
 async def _records(client: AsyncClient, source: str, *, limit: int = 0) -> list[Record]:
@@ -102,12 +104,12 @@ async def _media(client: AsyncClient, references: Mapping[str, content_pb2.Media
 
 async def _curves(client: AsyncClient, job: AlignmentJob) -> dict[str, Points]:
     """Measures per step of each training job, by `stage/method of the job`."""
-    names = [(status.stage, name) for status in job.stages for name in status.training_jobs]
+    training_jobs = [(status.stage, name) for status in job.stages for name in status.training_jobs]
     curves = {}
-    for stage, name in names:
+    for stage, name in training_jobs:
         try:
             async with asyncio.timeout(HISTORY_TIMEOUT_SECONDS):
-                curves[f"{stage}/{name.split('/')[-1]}"] = thinned(await _history(client, name))
+                curves[f"{stage}/{names.id_of(name)}"] = thinned(await _history(client, name))
         except (OmnialignError, TimeoutError) as error:
             log.warning("report: training history left out", extra={"training_job": name, "error": str(error)})
     return {name: points for name, points in curves.items() if points}

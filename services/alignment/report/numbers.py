@@ -1,4 +1,4 @@
-"""`report.json`: everything the page says in numbers, from the job and its evaluation."""
+"""`report.json`: everything the page says in numbers, from the job and its statistics."""
 
 import datetime
 import math
@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from omnialign.v1 import alignment_service_pb2, data_service_pb2
-from services.alignment import evaluation
+from services.alignment.report import statistics
 
 AlignmentJob = alignment_service_pb2.AlignmentJob
 StageStatus = alignment_service_pb2.StageStatus
@@ -19,7 +19,7 @@ PAIR_FATES = ("kept", "tied", "lost", "abstained")
 def report_numbers(
     job: AlignmentJob,
     *,
-    records: Sequence[evaluation.Record],
+    records: Sequence[statistics.Record],
     curves: Mapping[str, Sequence[Mapping[str, float]]],
     edges: Sequence[data_service_pb2.LineageEdge],
 ) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def report_numbers(
         "seed": job.spec.seed,
         "models": {name: getattr(job.models, name) for name in ("base", "feedback", "judge", "aligned")},
         "dataset": job.spec.dataset,
-        **evaluation.evaluate(records, seed=job.spec.seed),
+        **statistics.evaluate(records, seed=job.spec.seed),
         "pairs": pairs,
         "stages": stages,
         "seconds": sum(stage["seconds"] for stage in stages.values()),

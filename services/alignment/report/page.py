@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from omnialign import names
 from omnialign.v1 import alignment_service_pb2
 from services.alignment.report import gallery, lineage
 from services.alignment.report.gather import Material, Points
@@ -31,7 +32,7 @@ def render(numbers: dict[str, Any], *, job: alignment_service_pb2.AlignmentJob, 
         .get_template("report.html.j2")
         .render(
             n=numbers,
-            job_id=job.name.split("/")[-1],
+            job_id=names.id_of(job.name),
             ended=_ended(job),
             answers=answers,
             loop=[gallery.feedback_card(record, shown) for record in material.loop],

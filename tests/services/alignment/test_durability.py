@@ -7,8 +7,11 @@ import pytest
 
 from omnialign.content import text_of
 from omnialign.v1 import alignment_service_pb2
-from services.alignment import tables
-from services.alignment.store import Store
+from services.alignment.job import ALIGNMENT, LOOP_STAGES
+from services.pipeline.chunk_store import ChunkStore
+from services.pipeline.job_store import JobStore
+from services.pipeline.notifier import Notifier
+from services.pipeline.replicas import ReplicaStore
 from services.runtime.database import Database
 from tests.services.alignment.stack import SECONDS, Job, Stack, stage
 
@@ -32,7 +35,7 @@ async def restart_in(stack: Stack, rpc: str, **fields: object) -> Job:
 async def test_a_job_goes_on_after_a_restart_with_each_record_once(stack: Stack, name: str) -> None:
     job = await restart_in(stack, RPCS[name], prompts=10)
     assert job.state == Job.STATE_SUCCEEDED, job.error
-    for purpose in tables.LOOP_STAGES:
+    for purpose in LOOP_STAGES:
         assert [r.id for r in await stack.records(job, purpose)] == IDS
         assert stage(job, purpose).completed == 10
     assert (job.pairs.tried, job.pairs.kept) == (10, 10)
@@ -162,14 +165,15 @@ async def test_an_accepted_job_whose_workflow_was_never_queued_is_begun_at_the_n
     spec = await stack.spec(prompts=1)
     job = await stack.end_of((await stack.alignment.create_alignment_job("first", spec)).name)
     await stack.stop("alignment")
-    store = Store(Database(stack.config().jobs_url))
+    database = Database(stack.config().jobs_url)
+    store = JobStore(database, ALIGNMENT, Notifier())
     lost = Job(name=job.name.replace("first", "lost"), uid="lost-uid", spec=spec, state=Job.STATE_QUEUED)
     lost.models.base = job.models.base
     for status in job.stages:
         lost.stages.add(stage=status.stage, state=StageStatus.STATE_PENDING)
     _, plan = await store.load(job.uid)
     await store.insert(lost, plan=plan, request_id="", digest="")
-    await store.close()
+    await database.close()
     await stack.start("alignment")
     assert (await asyncio.wait_for(stack.end_of(lost.name), SECONDS)).state == Job.STATE_SUCCEEDED
 
@@ -191,10 +195,10 @@ async def test_the_work_of_a_silent_replica_is_taken_over(stack: Stack) -> None:
 
 async def test_only_the_chunks_in_flight_are_taken_up_again(stack: Stack) -> None:
     job = await restart_in(stack, "Refine", prompts=10)
-    store = Store(Database(stack.config().jobs_url))
-    attempts = await store.attempts(job.uid)
-    await store.close()
-    found = [[attempts[step, number] for step in tables.LOOP_STAGES] for number in range(3)]
+    database = Database(stack.config().jobs_url)
+    attempts = await ChunkStore(database, ALIGNMENT, Notifier()).attempts(job.uid)
+    await database.close()
+    found = [[attempts[step, number] for step in LOOP_STAGES] for number in range(3)]
     assert [1, 1, 2, 2] in found, found  # the chunk that was held; begun again, and at the step where it was
     assert all(numbers == sorted(numbers) for numbers in found), found  # no chunk goes back to a step that was done
     assert max(attempts.values()) == 2
@@ -202,12 +206,13 @@ async def test_only_the_chunks_in_flight_are_taken_up_again(stack: Stack) -> Non
 
 async def test_a_transaction_whose_caller_is_cancelled_ends_and_frees_the_database(stack: Stack) -> None:
     job = await stack.end_of((await stack.submit(prompts=1)).name)
-    store = Store(Database(stack.config().jobs_url))
+    database = Database(stack.config().jobs_url)
+    store = JobStore(database, ALIGNMENT, Notifier())
     for _ in range(20):
         callers = [asyncio.create_task(store.change(job.uid, lambda j: "Touched.")) for _ in range(4)]
         await asyncio.sleep(0)
         for caller in callers:
             caller.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
-    await asyncio.wait_for(store.beat("somebody"), SECONDS)
-    await store.close()
+    await asyncio.wait_for(ReplicaStore(database, ALIGNMENT.name).heartbeat("somebody"), SECONDS)
+    await database.close()

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnialign.v1 import record_pb2
-from services.alignment.evaluation import evaluate, is_held_out, marks
+from services.alignment.report.statistics import evaluate, is_held_out, marks
 
 WIN, TIE, LOSS, ABSTAIN = (
     record_pb2.VERDICT_WIN,

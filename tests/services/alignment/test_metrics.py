@@ -4,8 +4,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from omnialign.v1.alignment_service_pb2 import AlignmentJob
-from services.alignment.counts import Counts
-from services.alignment.metrics import Metrics
+from services.alignment.job import ALIGNMENT, EVALUATION_STEPS, LOOP_STAGES
+from services.alignment.metrics import AlignmentMetrics
+from services.pipeline.counts import Counts
+from services.pipeline.metrics import PipelineMetrics
 
 
 @pytest.fixture
@@ -14,8 +16,15 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def metrics(registry) -> Metrics:
-    return Metrics(registry)
+def metrics(registry) -> AlignmentMetrics:
+    return AlignmentMetrics(registry)
+
+
+@pytest.fixture
+def pipeline_metrics(registry) -> PipelineMetrics:
+    made = PipelineMetrics(registry, ALIGNMENT)
+    made.declare_steps((*LOOP_STAGES, *EVALUATION_STEPS))
+    return made
 
 
 def verdicts(registry: CollectorRegistry, stage: str) -> dict[str, float | None]:
@@ -25,24 +34,24 @@ def verdicts(registry: CollectorRegistry, stage: str) -> dict[str, float | None]
 
 
 def test_the_gates_verdicts_are_counted(metrics, registry):
-    metrics.count("verify", Counts(completed=6, abstained=1, kept=3, tied=2, lost=1))
+    metrics.count_verdicts("verify", Counts(completed=6, abstained=1, measures={"kept": 3, "tied": 2, "lost": 1}))
     assert verdicts(registry, "verify") == {"win": 3, "tie": 2, "loss": 1, "abstain": 1}
     assert verdicts(registry, "evaluation") == {"win": 0, "tie": 0, "loss": 0, "abstain": 0}
 
 
 def test_stages_that_compare_nothing_have_no_verdicts(metrics, registry):
-    metrics.count("critique", Counts(completed=6, abstained=1))
+    metrics.count_verdicts("critique", Counts(completed=6, abstained=1))
     assert verdicts(registry, "critique") == {"win": None, "tie": None, "loss": None, "abstain": None}
 
 
-def test_every_stage_has_its_series_before_anything_happens(registry, metrics):
+def test_every_stage_has_its_series_before_anything_happens(registry, pipeline_metrics):
     labels = {"stage": "answers-aligned", "outcome": "quarantined"}
     assert registry.get_sample_value("omnialign_alignment_records_total", labels) == 0
     assert registry.get_sample_value("omnialign_alignment_tokens_total", {"stage": "sample"}) == 0
 
 
-def test_ends_are_counted_from_zero(metrics, registry):
-    metrics.ended(AlignmentJob.STATE_FAILED)
+def test_ends_are_counted_from_zero(pipeline_metrics, registry):
+    pipeline_metrics.count_end(AlignmentJob.STATE_FAILED)
     states = ("succeeded", "failed", "cancelled")
     found = {s: registry.get_sample_value("omnialign_alignment_jobs_ended_total", {"state": s}) for s in states}
     assert found == {"succeeded": 0, "failed": 1, "cancelled": 0}

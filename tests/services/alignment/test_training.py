@@ -1,7 +1,7 @@
 """What an alignment job says of its training jobs."""
 
 from omnialign.v1 import alignment_service_pb2, training_service_pb2
-from services.alignment.training import _shows
+from services.alignment.training_jobs import _shows
 
 TrainingJob = training_service_pb2.TrainingJob
 Condition = training_service_pb2.TrainingCondition

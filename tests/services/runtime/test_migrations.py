@@ -9,18 +9,19 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from omnialign.errors import FailedPrecondition
-from services.alignment.schema import metadata as alignment_tables
-from services.alignment.store import MIGRATIONS as ALIGNMENT
+from services.alignment.job import MIGRATIONS as ALIGNMENT
 from services.data.store import METADATA as DATA_TABLES
 from services.data.store import MIGRATIONS as DATA
+from services.pipeline.schema import tables
 from services.runtime.database import Database
 from services.training.store import METADATA as TRAINING_TABLES
 from services.training.store import MIGRATIONS as TRAINING
 
+ALIGNMENT_TABLES = tables("alignment").metadata
 SERVICES = {
     "data": (DATA, DATA_TABLES),
     "training": (TRAINING, TRAINING_TABLES),
-    "alignment": (ALIGNMENT, alignment_tables),
+    "alignment": (ALIGNMENT, ALIGNMENT_TABLES),
 }
 
 
@@ -70,15 +71,15 @@ async def test_services_of_one_process_migrate_their_databases_at_once(tmp_path)
 
 async def test_a_database_made_before_there_were_revisions_is_adopted_with_its_rows(database_url):
     database = Database(database_url)
-    old = [table for name, table in alignment_tables.tables.items() if name != "alignment_reports"]
+    old = [table for name, table in ALIGNMENT_TABLES.tables.items() if name != "alignment_reports"]
 
     def make(connection):
-        alignment_tables.create_all(connection, tables=old)
+        ALIGNMENT_TABLES.create_all(connection, tables=old)
         connection.execute(sa.text("INSERT INTO alignment_replicas VALUES ('alignment-0', 7)"))
 
     await database.write(make)
     assert await database.write(ALIGNMENT.upgrade) == ("0001", ALIGNMENT.head)
-    assert await database.read(lambda c: differences(c, alignment_tables)) == []
+    assert await database.read(lambda c: differences(c, ALIGNMENT_TABLES)) == []
     assert await database.read(lambda c: c.scalar(sa.text("SELECT heartbeat_ms FROM alignment_replicas"))) == 7
     await database.close()
 

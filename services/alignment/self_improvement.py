@@ -1,0 +1,235 @@
+"""The steps of self improving: sample y, criticise it, refine it to y*, and verify that y* is better."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from omnialign.v1 import content_pb2, critique_service_pb2, judge_service_pb2, record_pb2, refinement_service_pb2
+from services.alignment.job import CRITIQUE, REFINE, SAMPLE, VERIFY
+from services.pipeline.item_calls import ItemCall, ItemCaller, prompt_only
+from services.pipeline.kind import JobContext, Outcome, Record, Records, Step
+from services.pipeline.planning import record_seed
+from services.pipeline.quarantine import abstained
+
+UNCHANGED = "The refinement equals the response."
+VERDICT_MEASURES = {record_pb2.VERDICT_WIN: "kept", record_pb2.VERDICT_TIE: "tied", record_pb2.VERDICT_LOSS: "lost"}
+
+
+def self_improvement_steps(caller: ItemCaller) -> tuple[Step, ...]:
+    """The steps, in order. A record collects y, its feedback c, y*, and the judge's verdict."""
+
+    def step(call: ItemCall[Any, Any], *, reads: str, tokens: Callable[[Record], int], **more: Any) -> Step:
+        async def run(context: JobContext, records: Records) -> Outcome:
+            return await caller.run(context, records, call)
+
+        return Step(name=call.stage, stage=call.stage, reads=reads, writes=call.stage, run=run, tokens=tokens, **more)
+
+    return (
+        step(sampling_call(), reads="", tokens=_response_tokens(0)),
+        step(critique_call(), reads=SAMPLE, tokens=_feedback_tokens),
+        step(refining_call(), reads=CRITIQUE, tokens=_response_tokens(1)),
+        step(
+            comparison_call(stage=VERIFY, seed_stage=VERIFY, settle=_settle_unchanged),
+            reads=REFINE,
+            tokens=comparison_tokens,
+            measures=verdict_measures,
+        ),
+    )
+
+
+# ---- sample: y ~ pi(x) ----
+
+
+def sampling_call() -> ItemCall[refinement_service_pb2.GenerateItem, refinement_service_pb2.GenerateResponse]:
+    """y ~ pi(x), by the initial model. What people annotated stays behind: the loop may know the prompt alone."""
+
+    def build(context: JobContext, record: Record) -> refinement_service_pb2.GenerateItem:
+        seed = seed_of(context, record, stage=SAMPLE)
+        return refinement_service_pb2.GenerateItem(id=record.id, prompt=record.prompt, seed=seed)
+
+    return ItemCall(
+        service="refinement",
+        stage=SAMPLE,
+        prepare=prompt_only,
+        build=build,
+        call=lambda context, items: generate(context, items, model=context.job.models.base),
+        apply=_add_initial_models_response,
+    )
+
+
+def generate(
+    context: JobContext, items: Sequence[refinement_service_pb2.GenerateItem], *, model: str
+) -> AsyncIterator[refinement_service_pb2.GenerateResponse]:
+    """Lets a model answer prompts."""
+    plan = context.plan
+    request = refinement_service_pb2.GenerateRequest(
+        model=model, sampling=plan.sampling, media_policy=plan.media_policy, items=items
+    )
+    return context.clients.refinement.generate(request)
+
+
+# ---- critique: c ~ p(c | x, y) ----
+
+
+def critique_call() -> ItemCall[critique_service_pb2.CritiqueItem, critique_service_pb2.CritiqueResponse]:
+    """c ~ p(c | x, y), by the feedback model."""
+
+    def build(context: JobContext, record: Record) -> critique_service_pb2.CritiqueItem:
+        return critique_service_pb2.CritiqueItem(
+            id=record.id,
+            prompt=record.prompt,
+            response=record.responses[0].content,
+            subtask=record.subtask,
+            seed=seed_of(context, record, stage=CRITIQUE),
+        )
+
+    def call(
+        context: JobContext, items: Sequence[critique_service_pb2.CritiqueItem]
+    ) -> AsyncIterator[critique_service_pb2.CritiqueResponse]:
+        request = critique_service_pb2.CritiqueRequest(
+            model=context.job.models.feedback,
+            sampling=context.plan.feedback_sampling,
+            media_policy=context.plan.media_policy,
+            answer_form=context.plan.feedback_answer_form,
+            items=items,
+        )
+        return context.clients.critique.critique(request)
+
+    def apply(context: JobContext, record: Record, answer: critique_service_pb2.CritiqueResponse) -> Record:
+        if answer.WhichOneof("result") == "abstention":
+            abstention = answer.abstention
+            return abstained(record, stage=CRITIQUE, reason=abstention.reason, text=abstention.text)
+        record.responses[0].feedback.CopyFrom(answer.feedback)
+        return record
+
+    return ItemCall(service="critique", stage=CRITIQUE, build=build, call=call, apply=apply)
+
+
+# ---- refine: y* ~ pi(x, y, c) ----
+
+
+def refining_call() -> ItemCall[refinement_service_pb2.RefineItem, refinement_service_pb2.RefineResponse]:
+    """y* ~ pi(x, y, c), by the initial model."""
+
+    def build(context: JobContext, record: Record) -> refinement_service_pb2.RefineItem:
+        return refinement_service_pb2.RefineItem(
+            id=record.id,
+            prompt=record.prompt,
+            response=record.responses[0].content,
+            feedback=record.responses[0].feedback,
+            seed=seed_of(context, record, stage=REFINE),
+        )
+
+    def call(
+        context: JobContext, items: Sequence[refinement_service_pb2.RefineItem]
+    ) -> AsyncIterator[refinement_service_pb2.RefineResponse]:
+        request = refinement_service_pb2.RefineRequest(
+            model=context.job.models.base,
+            sampling=context.plan.sampling,
+            media_policy=context.plan.media_policy,
+            items=items,
+        )
+        return context.clients.refinement.refine(request)
+
+    return ItemCall(service="refinement", stage=REFINE, build=build, call=call, apply=_add_initial_models_response)
+
+
+# ---- verify: the gate ----
+
+
+def comparison_call(
+    *, stage: str, seed_stage: str, settle: Callable[[Record], bool]
+) -> ItemCall[judge_service_pb2.CompareItem, judge_service_pb2.CompareResponsesResponse]:
+    """The judge on the second response of each record (the candidate) against the first (the baseline), both orders."""
+
+    def build(context: JobContext, record: Record) -> judge_service_pb2.CompareItem:
+        baseline, candidate = record.responses
+        return judge_service_pb2.CompareItem(
+            id=record.id,
+            prompt=record.prompt,
+            baseline=baseline.content,
+            candidate=candidate.content,
+            subtask=record.subtask,
+            seed=seed_of(context, record, stage=seed_stage),
+        )
+
+    def call(
+        context: JobContext, items: Sequence[judge_service_pb2.CompareItem]
+    ) -> AsyncIterator[judge_service_pb2.CompareResponsesResponse]:
+        request = judge_service_pb2.CompareResponsesRequest(
+            model=context.job.models.judge,
+            sampling=context.plan.feedback_sampling,
+            media_policy=context.plan.media_policy,
+            answer_form=context.plan.judge_answer_form,
+            items=items,
+        )
+        return context.clients.judge.compare_responses(request)
+
+    def apply(context: JobContext, record: Record, answer: judge_service_pb2.CompareResponsesResponse) -> Record:
+        record.comparison.CopyFrom(answer.comparison)
+        return record
+
+    return ItemCall(service="judge", stage=stage, build=build, call=call, apply=apply, settle=settle)
+
+
+def _settle_unchanged(record: Record) -> bool:
+    """A refinement that changed nothing is a tie; the judge need not be asked."""
+    if not is_unchanged(record.responses[0].content, record.responses[1].content):
+        return False
+    tie = record_pb2.Comparison(verdict=record_pb2.VERDICT_TIE, forward_reason=UNCHANGED)
+    record.comparison.CopyFrom(tie)
+    return True
+
+
+# ---- what the steps of an evaluation use too ----
+
+
+def seed_of(context: JobContext, record: Record, *, stage: str) -> int:
+    """Seed of a record in a stage."""
+    return record_seed(context.plan.seed, stage=stage, record_id=record.id)
+
+
+def add_response(record: Record, response: record_pb2.Response, *, model: str) -> Record:
+    """Adds a model's response to the record, and returns the record."""
+    added = record.responses.add()
+    added.CopyFrom(response)
+    added.source = response.source or model
+    return record
+
+
+def is_empty(content: content_pb2.Content) -> bool:
+    """Whether a message says nothing."""
+    return not any(part.WhichOneof("part") == "media" or part.text.strip() for part in content.parts)
+
+
+def is_unchanged(before: content_pb2.Content, after: content_pb2.Content) -> bool:
+    """Whether the second message is empty or says the same as the first."""
+    return is_empty(after) or _essence(before) == _essence(after)
+
+
+def comparison_tokens(record: Record) -> int:
+    """Tokens that the judge wrote on a record, in both orders."""
+    comparison = record.comparison
+    return comparison.forward_generation.completion_tokens + comparison.backward_generation.completion_tokens
+
+
+def verdict_measures(record: Record) -> Mapping[str, int]:
+    """What a verdict counts as: `kept`, `tied` or `lost`; an abstention is counted apart, for it is no result."""
+    name = VERDICT_MEASURES.get(record.comparison.verdict)
+    return {name: 1} if name else {}
+
+
+def _add_initial_models_response(context: JobContext, record: Record, answer: Any) -> Record:
+    return add_response(record, answer.response, model=context.job.models.base)
+
+
+def _essence(content: content_pb2.Content) -> list[str]:
+    parts = (part.media.sha256 if part.WhichOneof("part") == "media" else part.text.strip() for part in content.parts)
+    return [part for part in parts if part]
+
+
+def _feedback_tokens(record: Record) -> int:
+    return record.responses[0].feedback.generation.completion_tokens
+
+
+def _response_tokens(index: int) -> Callable[[Record], int]:
+    return lambda record: record.responses[index].generation.completion_tokens

@@ -1,0 +1,184 @@
+"""From the request that a person sends to a job with a plan: names resolved, defaults filled in, mistakes found.
+
+Everything cheap that can be wrong is found here, while the caller still waits, with an error that says what to do.
+"""
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from omnialign import names
+from omnialign.errors import FailedPrecondition, InvalidArgument
+from omnialign.modeling.lora import is_lora, not_trainable
+from omnialign.v1 import alignment_service_pb2, dataset_pb2, generation_pb2
+from services.alignment import checkers, preflight
+from services.alignment.job import STAGES, Job, Spec, StageStatus, is_binary, skipped_stages, with_defaults
+from services.inference.openai_names import is_endpoint_model
+from services.inference.openai_names import parse as parse_endpoint
+from services.pipeline.service import Pipeline
+from services.pipeline.service_clients import ServiceClients
+
+PROMPTS_SPLIT = "prompts"
+FIELD = "alignment_job.spec"
+
+
+async def create_job(pipeline: Pipeline, request: alignment_service_pb2.CreateAlignmentJobRequest) -> Job:
+    """Submits a job, or with `validate_only` returns what it would be.
+
+    Raises what `resolve`, `preflight.inspect` and `Jobs.submit` raise.
+    """
+    if (earlier := await pipeline.jobs.find_request(request)) is not None:
+        return earlier  # type: ignore[no-any-return]
+    clients = await pipeline.clients.of(names.project_of(request.parent))
+    plan, models = await resolve(request.alignment_job.spec, clients, parent=request.parent)
+    job = _new_job(request, models, skipped=skipped_stages(plan, models))
+    if request.validate_only:
+        job.preflight.CopyFrom(await preflight.inspect(plan, clients))
+        return job
+    return await pipeline.jobs.submit(request, job, plan)  # type: ignore[no-any-return]
+
+
+async def resolve(spec: Spec, clients: ServiceClients, *, parent: str) -> tuple[Spec, alignment_service_pb2.JobModels]:
+    """The plan of a spec, and the models that are given.
+
+    Raises NotFound for a dataset or model that does not exist, InvalidArgument for a name, checker, subtask, project or
+    answer form that cannot be used, and FailedPrecondition (`DATASET_EMPTY`) for a dataset without a version.
+    """
+    checkers.check_names(spec.checkers)
+    plan = with_defaults(spec)
+    version = await _dataset(spec.dataset, clients, parent=parent)
+    plan.dataset = version.name
+    _check_subtasks(spec.subtasks, version)
+    plan.base_model = await _model(spec.base_model, clients, field="base_model", parent=parent)
+    models = alignment_service_pb2.JobModels(base=plan.base_model)
+    if spec.feedback_model and not is_binary(plan):
+        models.feedback = await _model(spec.feedback_model, clients, field="feedback_model", parent=parent)
+    if spec.judge_model:
+        models.judge = await _model(spec.judge_model, clients, field="judge_model", parent=parent)
+    _check_repeatable(plan, models)
+    _check_forms(plan)
+    plan.prompt_split = spec.prompt_split or await _prompt_split(plan, clients)
+    return plan, models
+
+
+def _new_job(
+    request: alignment_service_pb2.CreateAlignmentJobRequest,
+    models: alignment_service_pb2.JobModels,
+    *,
+    skipped: frozenset[str],
+) -> Job:
+    uid = str(uuid.uuid4())
+    job_id = request.alignment_job_id or f"job-{uid[:8]}"
+    name = names.format_name(names.ALIGNMENT_JOB, project=names.project_of(request.parent), alignment_job=job_id)
+    job = Job(name=name, uid=uid, spec=request.alignment_job.spec, state=Job.STATE_QUEUED, models=models)
+    for stage in STAGES:
+        state = StageStatus.STATE_SKIPPED if stage in skipped else StageStatus.STATE_PENDING
+        job.stages.add(stage=stage, state=state)
+    job.create_time.GetCurrentTime()
+    job.update_time.CopyFrom(job.create_time)
+    return job
+
+
+async def _dataset(name: str, clients: ServiceClients, *, parent: str) -> dataset_pb2.DatasetVersion:
+    _check_project(name, field="dataset", parent=parent)
+    if names.matches(name, names.DATASET):
+        dataset = await clients.data.get_dataset(name)
+        if not dataset.latest_version:
+            message = f"the dataset '{name}' has no version yet; commit one first"
+            raise FailedPrecondition(message, reason="DATASET_EMPTY", metadata={"dataset": name})
+        name = f"{name}/versions/{dataset.latest_version}"
+    names.parse(name, names.DATASET_VERSION, field=f"{FIELD}.dataset")
+    return await clients.data.get_dataset_version(name)
+
+
+async def _model(name: str, clients: ServiceClients, *, field: str, parent: str) -> str:
+    """The name of one version of a model, or the folder or the endpoint that was named."""
+    if name.startswith("file://"):
+        if field == "base_model" and is_lora(Path(unquote(urlsplit(name).path))):
+            raise not_trainable(name, field=f"{FIELD}.{field}")
+        return name
+    if is_endpoint_model(name):
+        return _endpoint(name, field=field)
+    _check_project(name, field=field, parent=parent)
+    if names.matches(name, names.MODEL):
+        name = f"{name}/versions/-"
+    names.parse(name, names.MODEL_VERSION, field=f"{FIELD}.{field}")
+    version = await clients.data.get_model_version(name)
+    if field == "base_model" and version.lora_base:
+        raise not_trainable(version.name, field=f"{FIELD}.{field}")
+    return str(version.name)
+
+
+def _check_repeatable(plan: Spec, models: alignment_service_pb2.JobModels) -> None:
+    """Raises InvalidArgument ENDPOINT_NOT_DETERMINISTIC where an endpoint would have to give the same tokens again."""
+    for field, name in (("feedback_model", models.feedback), ("judge_model", models.judge)):
+        if plan.feedback_sampling.deterministic and is_endpoint_model(name):
+            message = f"'{name}' is behind an endpoint, which cannot promise the same tokens again"
+            raise InvalidArgument(
+                f"{message}; leave `deterministic` out, or name a folder or a registered version",
+                reason="ENDPOINT_NOT_DETERMINISTIC",
+                metadata={"model": name},
+                violations=[(f"{FIELD}.{field}", message)],
+            )
+
+
+def _check_forms(plan: Spec) -> None:
+    """Raises InvalidArgument ANSWER_FORM_NOT_TRAINED where a model that the job trains would be asked for JSON."""
+    forms = (
+        ("feedback", plan.feedback_answer_form, plan.feedback_model or is_binary(plan)),
+        ("judge", plan.judge_answer_form, plan.judge_model),
+    )
+    for role, form, is_given in forms:
+        if form == generation_pb2.ANSWER_FORM_JSON and not is_given:
+            message = f"no {role}_model is given, and the one that the job trains writes sections"
+            raise InvalidArgument(
+                f"{message}; leave {role}_answer_form out, or name a {role}_model",
+                reason="ANSWER_FORM_NOT_TRAINED",
+                metadata={"field": f"{role}_answer_form"},
+                violations=[(f"{FIELD}.{role}_answer_form", message)],
+            )
+
+
+def _endpoint(name: str, *, field: str) -> str:
+    """The name of a model behind an endpoint, which may give feedback and judge, but not be trained."""
+    parse_endpoint(name)
+    if field == "base_model":
+        message = f"'{name}' is behind an endpoint, so it cannot be trained; name a folder or a registered version"
+        raise InvalidArgument(
+            message,
+            reason="BASE_MODEL_NOT_TRAINABLE",
+            metadata={"model": name},
+            violations=[(f"{FIELD}.{field}", message)],
+        )
+    return name
+
+
+async def _prompt_split(plan: Spec, clients: ServiceClients) -> str:
+    async for _ in clients.data.stream_records(plan.dataset, splits=[PROMPTS_SPLIT], limit=1):
+        return PROMPTS_SPLIT
+    return plan.feedback_split
+
+
+def _check_project(name: str, *, field: str, parent: str) -> None:
+    if name.startswith("projects/") and not name.startswith(f"{parent}/"):
+        message = f"'{name}' belongs to another project than the job ('{parent}')"
+        raise InvalidArgument(
+            message,
+            reason="PROJECT_MISMATCH",
+            metadata={"name": name, "parent": parent},
+            violations=[(f"{FIELD}.{field}", message)],
+        )
+
+
+def _check_subtasks(subtasks: Sequence[str], version: dataset_pb2.DatasetVersion) -> None:
+    for subtask in subtasks:
+        if not version.subtask_counts.get(subtask):
+            known = ", ".join(sorted(version.subtask_counts)) or "none"
+            message = f"the dataset has no records of the subtask '{subtask}'; it has: {known}"
+            raise InvalidArgument(
+                message,
+                reason="SUBTASK_UNKNOWN",
+                metadata={"subtask": subtask, "known": known},
+                violations=[(f"{FIELD}.subtasks", message)],
+            )

@@ -1,0 +1,150 @@
+"""Persistence of chunks: which records they hold, which of their steps are committed, and what came of them.
+
+A step's row is written only after its records are stored. So a row with counts proves that the step is done, and a
+chunk that is taken up again skips it; a crash between the two makes the step run again over records that are there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from google.rpc import status_pb2
+from sqlalchemy import Connection
+
+from omnialign.errors import OmnialignError, from_status, to_status
+from services.pipeline.counts import Counts
+from services.pipeline.job_store import lock_job
+from services.pipeline.kind import JobKind
+from services.pipeline.notifier import Notifier
+from services.pipeline.schema import tables
+from services.runtime.database import Database
+
+
+@dataclass(frozen=True)
+class ChunkState:
+    """What is known of a chunk when it is taken up."""
+
+    record_ids: tuple[str, ...]
+    committed: frozenset[str]
+    """Names of the steps that are done."""
+    is_repeated: bool
+    """Whether an earlier attempt may have stored records of a step that is not committed."""
+
+
+@dataclass(frozen=True)
+class StepCommit:
+    """What a step made of a chunk."""
+
+    uid: str
+    phase: str
+    step: str
+    number: int
+    counts: Counts
+
+
+class ChunkStore:
+    """The chunks of all jobs of a kind. `notifier` hears of steps and failures that this process stores."""
+
+    def __init__(self, database: Database, kind: JobKind, notifier: Notifier) -> None:
+        self._database, self._notifier = database, notifier
+        self._tables = tables(kind.name)
+
+    async def put_chunks(self, uid: str, *, phase: str, chunks: Sequence[Sequence[str]]) -> None:
+        """Stores which records are in which chunk; a repeated call replaces the same by the same."""
+        table = self._tables.chunks
+        rows = [
+            {"uid": uid, "phase": phase, "number": number, "record_ids": list(ids)} for number, ids in enumerate(chunks)
+        ]
+
+        def put(connection: Connection) -> None:
+            lock_job(connection, self._tables, uid)  # two replicas take turns
+            connection.execute(sa.delete(table).where(table.c.uid == uid, table.c.phase == phase))
+            if rows:
+                connection.execute(sa.insert(table), rows)
+
+        await self._database.write(put)
+
+    async def begin_chunk(self, uid: str, *, phase: str, number: int, steps: Sequence[str]) -> ChunkState:
+        """Notes that a chunk is taken up, and returns what is known of it."""
+        table, chunk = self._tables.steps.c, self._tables.chunks.c
+        where = (table.uid == uid, table.phase == phase, table.number == number)
+        rows = [{"uid": uid, "phase": phase, "number": number, "step": step, "attempts": 0} for step in steps]
+        keys = ["uid", "phase", "step", "number"]
+        insert = self._database.insert(self._tables.steps).on_conflict_do_nothing(index_elements=keys)
+        again = sa.update(self._tables.steps).where(*where, table.counts.is_(None)).values(attempts=table.attempts + 1)
+        of_chunk = (chunk.uid == uid, chunk.phase == phase, chunk.number == number)
+
+        def begin(connection: Connection) -> tuple[Sequence[Any], Sequence[str]]:
+            # The chunk's row is the lock of its steps' rows: replicas that take up the same chunk take turns.
+            ids = connection.execute(sa.select(chunk.record_ids).where(*of_chunk).with_for_update()).scalar_one()
+            connection.execute(insert, rows)
+            connection.execute(again)
+            return connection.execute(sa.select(table.step, table.attempts, table.counts).where(*where)).all(), ids
+
+        found, record_ids = await self._database.write(begin)
+        committed = frozenset(row.step for row in found if row.counts is not None)
+        is_repeated = any(row.attempts > 1 for row in found)
+        return ChunkState(tuple(record_ids), committed=committed, is_repeated=is_repeated)
+
+    async def chunk_count(self, uid: str, *, phase: str) -> int:
+        """Number of chunks of a phase."""
+        chunk = self._tables.chunks.c
+        query = sa.select(sa.func.count()).where(chunk.uid == uid, chunk.phase == phase)
+        return int(await self._database.scalar(query))
+
+    async def committed_count(self, uid: str, *, phase: str, step: str) -> int:
+        """Number of chunks of a phase that have committed a step."""
+        table = self._tables.steps.c
+        where = (table.uid == uid, table.phase == phase, table.step == step, table.counts.isnot(None))
+        return int(await self._database.scalar(sa.select(sa.func.count()).where(*where)))
+
+    async def put_failure(self, uid: str, *, phase: str, number: int, error: OmnialignError) -> None:
+        """Notes why a chunk ended without being done."""
+        chunk = self._tables.chunks.c
+        where = (chunk.uid == uid, chunk.phase == phase, chunk.number == number)
+        update = sa.update(self._tables.chunks).where(*where).values(failure=to_status(error).SerializeToString())
+        await self._database.write(
+            lambda connection: connection.execute(update), then=lambda _: self._notifier.step_committed.notify_all()
+        )
+
+    async def failure(self, uid: str, *, phase: str) -> OmnialignError | None:
+        """Why a chunk of the phase ended without being done: the reason of the first one, None if there is none."""
+        chunk = self._tables.chunks.c
+        where = (chunk.uid == uid, chunk.phase == phase, chunk.failure.isnot(None))
+        query = sa.select(chunk.failure).where(*where).order_by(chunk.number).limit(1)
+        row = await self._database.first(query)
+        return from_status(status_pb2.Status.FromString(row.failure)) if row else None
+
+    async def commit_steps(self, commits: Sequence[StepCommit]) -> None:
+        """Stores what steps made of chunks, in one transaction."""
+        table = self._tables.steps.c
+        keys = {"uid": table.uid, "phase": table.phase, "step": table.step, "number": table.number}
+        where = [column == sa.bindparam(f"of_{name}") for name, column in keys.items()]
+        update = sa.update(self._tables.steps).where(*where).values(counts=sa.bindparam("done"))
+        # Sorted, so that two replicas lock the rows in the same order and never wait for each other in a circle.
+        in_order = sorted(commits, key=lambda c: (c.uid, c.phase, c.step, c.number))
+        values = [
+            {"of_uid": c.uid, "of_phase": c.phase, "of_step": c.step, "of_number": c.number, "done": c.counts.to_json()}
+            for c in in_order
+        ]
+        await self._database.write(
+            lambda connection: connection.execute(update, values),
+            then=lambda _: self._notifier.step_committed.notify_all(),
+        )
+
+    async def totals(self, uid: str) -> dict[str, Counts]:
+        """What the chunks of a job committed, by step. `Counts.chunks` is the number of chunks that did so."""
+        table = self._tables.steps.c
+        totals: dict[str, Counts] = {}
+        for row in await self._database.all(sa.select(table.step, table.counts).where(table.uid == uid)):
+            counts = totals.setdefault(row.step, Counts())
+            if row.counts is not None:
+                counts.add(Counts.from_json(row.counts))
+        return totals
+
+    async def attempts(self, uid: str) -> dict[tuple[str, int], int]:
+        """How often each (step, chunk number) of a job was begun."""
+        table = self._tables.steps.c
+        rows = await self._database.all(sa.select(table.step, table.number, table.attempts).where(table.uid == uid))
+        return {(row.step, row.number): row.attempts for row in rows}

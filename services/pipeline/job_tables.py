@@ -1,0 +1,65 @@
+"""The datasets that a job writes, and their lineage. Every call may be repeated, and is while the service is away."""
+
+from collections.abc import Sequence
+
+from omnialign import names
+from omnialign.errors import AlreadyExists, FailedPrecondition
+from omnialign.v1 import data_service_pb2
+from services.pipeline.kind import JobContext, Record
+from services.pipeline.planning import request_id
+from services.pipeline.service_retry import ServiceRetrier
+
+APPEND_DEADLINE_SECONDS = 300.0
+SERVICE = "data"
+
+
+class JobTables:
+    """The tables of all jobs of a kind. `label` is the dataset label that names the job, such as `alignment_job`."""
+
+    def __init__(self, retrier: ServiceRetrier, *, label: str) -> None:
+        self._retrier, self._label = retrier, label
+
+    async def create(self, context: JobContext, purpose: str) -> str:
+        """Creates the job's table for a purpose, once; returns its name.
+
+        Raises FailedPrecondition (`TABLE_TAKEN`) if another dataset has that name.
+        """
+        name = context.table(purpose)
+        labels = {self._label: context.name, "purpose": purpose}
+        once = request_id(context.uid, f"table/{purpose}")
+
+        async def create() -> str:
+            dataset = await context.clients.data.create_dataset(names.id_of(name), labels=labels, request_id=once)
+            return str(dataset.name)
+
+        try:
+            return await self._retrier.call(create, uid=context.uid, service=SERVICE)
+        except AlreadyExists as error:
+            message = f"the dataset '{name}' exists and belongs to something else; choose another job id"
+            raise FailedPrecondition(message, reason="TABLE_TAKEN", metadata={"dataset": name}) from error
+
+    async def append(self, context: JobContext, name: str, records: Sequence[Record]) -> None:
+        """Writes records to a table; those whose ids it has are replaced."""
+
+        async def append() -> None:
+            await context.clients.data.append_records(name, records, deadline_seconds=APPEND_DEADLINE_SECONDS)
+
+        if records:
+            await self._retrier.call(append, uid=context.uid, service=SERVICE)
+
+    async def commit(self, context: JobContext, purpose: str) -> str:
+        """Freezes a table; returns the name of the version."""
+
+        async def commit() -> str:
+            return str((await context.clients.data.commit_version(context.table(purpose))).name)
+
+        return await self._retrier.call(commit, uid=context.uid, service=SERVICE)
+
+    async def link(self, context: JobContext, *edges: tuple[str, str, str]) -> None:
+        """Adds lineage: (source, target, relation). Edges with an empty source or target are left out."""
+        messages = [data_service_pb2.LineageEdge(source=s, target=t, relation=r) for s, t, r in edges if s and t]
+
+        async def link() -> None:
+            await context.clients.data.add_lineage(messages)
+
+        await self._retrier.call(link, uid=context.uid, service=SERVICE)

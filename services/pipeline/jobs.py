@@ -1,0 +1,175 @@
+"""What a caller can do with the jobs of any kind: submit, look, pause, resume, cancel, watch, read the report.
+
+Making a job from a request is up to the kind; everything after that is here.
+"""
+
+import functools
+from collections.abc import AsyncIterator
+from typing import Any
+
+from omnialign import names
+from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
+from services.pipeline.job_store import Event, JobStore, event_job
+from services.pipeline.kind import Job, JobKind, Plan
+from services.pipeline.notifier import Notifier
+from services.pipeline.supervisor import Supervisor
+from services.pipeline.workflow_engine import WorkflowEngine
+from services.runtime.auth.quotas import Quotas
+from services.runtime.idempotency import body_digest, check_same_body
+from services.runtime.paging import decode_token, encode_token, page_size
+
+LOOK_SECONDS = 1.0
+EVENTS_PER_READ = 100
+
+
+class Jobs:
+    """The jobs of a kind."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        *,
+        kind: JobKind,
+        engine: WorkflowEngine,
+        supervisor: Supervisor,
+        notifier: Notifier,
+        quotas: Quotas,
+    ) -> None:
+        self._store, self._kind = store, kind
+        self._engine, self._supervisor, self._notifier = engine, supervisor, notifier
+        self._quotas = quotas
+
+    async def find_request(self, request: Any) -> Job | None:
+        """The job that the same create request made before; None if there is none.
+
+        Raises InvalidArgument (`REQUEST_ID_REUSED`) if its request id came with another body then.
+        """
+        if not request.request_id:
+            return None
+        found = await self._store.find_request(request.parent, request.request_id)
+        if found is None:
+            return None
+        check_same_body(found[1], request, request_id=request.request_id)
+        return found[0]
+
+    async def submit(self, request: Any, job: Job, plan: Plan) -> Job:
+        """Stores a new job and queues its workflow; returns the job that is stored.
+
+        Raises AlreadyExists (`JOB_EXISTS`), InvalidArgument (`REQUEST_ID_REUSED`), and ResourceExhausted
+        (`QUOTA_EXCEEDED`).
+        """
+        await self._quotas.check(request.parent, self._kind.quota, lambda: self._store.unfinished_count(request.parent))
+        try:
+            digest = body_digest(request)
+            await self._store.insert(job, plan=plan, request_id=request.request_id, digest=digest)
+        except AlreadyExists:
+            if (earlier := await self.find_request(request)) is not None:  # it lost a race against its own repetition
+                return earlier
+            raise
+        # If this process dies here, a supervisor finds the job QUEUED and queues its workflow.
+        await self._engine.submit_job(job.uid)
+        return job
+
+    async def get(self, name: str) -> Job:
+        """The job of this name. Raises NotFound (`JOB_NOT_FOUND`)."""
+        names.parse(name, self._kind.pattern)
+        return await self._store.get(name)
+
+    async def page(self, request: Any) -> tuple[list[Job], str]:
+        """One page of the jobs of a project, newest first, and the token of the next page."""
+        names.parse(request.parent, names.PROJECT, field="parent")
+        key = decode_token(request.page_token, filter=request.parent)
+        size = page_size(request.page_size)
+        before = (int(key[0]), key[1]) if key else None
+        rows = await self._store.page(request.parent, before=before, limit=size + 1)
+        token = ""
+        if len(rows) > size:
+            created, job = rows[size - 1]
+            token = encode_token([str(created), job.uid], filter=request.parent)
+        return [job for _, job in rows[:size]], token
+
+    async def pause(self, name: str) -> Job:
+        """Holds a job: what is in flight ends, and nothing new begins. Pausing a paused job changes nothing."""
+        job = await self.get(name)
+        return await self._store.change(job.uid, functools.partial(_pause, kind=self._kind))
+
+    async def resume(self, name: str) -> Job:
+        """Continues a paused job. Resuming a job that runs changes nothing."""
+        job = await self.get(name)
+        return await self._store.change(job.uid, functools.partial(_resume, kind=self._kind))
+
+    async def cancel(self, name: str) -> Job:
+        """Ends a job in any stage. Cancelling an ended job changes nothing."""
+        job = await self.get(name)
+        job = await self._store.change(job.uid, functools.partial(_cancel, kind=self._kind))
+        if job.state == self._kind.job.STATE_CANCELLING:
+            self._supervisor.cancel(job.uid)
+        return job
+
+    async def watch(self, name: str, *, resume_after: int) -> AsyncIterator[Event]:
+        """The events of a job with numbers above `resume_after`, as they come, until the job has ended."""
+        job = await self.get(name)
+        last = resume_after
+        while True:
+            events = await self._store.events(job.uid, after=last, limit=EVENTS_PER_READ)
+            for event in events:
+                last = event.sequence
+                yield event
+            if events and event_job(self._kind, events[-1]).state in self._kind.ended:
+                return
+            if not events:
+                # The state is read before the events are looked for once more: an event between the two is not lost.
+                has_ended = await self._store.state(job.uid) in self._kind.ended
+                if has_ended and not await self._store.events(job.uid, after=last):
+                    return
+                await self._notifier.job_changed.wait(timeout_seconds=LOOK_SECONDS)
+
+    async def report(self, name: str, *, report_format: str) -> AsyncIterator[bytes]:
+        """The report of a job in one format, piece by piece.
+
+        Raises FailedPrecondition (`REPORT_NOT_READY`) before the job succeeded, and NotFound (`REPORT_NOT_FOUND`).
+        """
+        job = await self.get(name)
+        if job.state != self._kind.job.STATE_SUCCEEDED:
+            state = self._kind.job.State.Name(job.state)
+            message = (
+                f"the {self._kind.noun} '{name}' has no report: it is {state}, and only a job that succeeded has one"
+            )
+            raise FailedPrecondition(message, reason="REPORT_NOT_READY", metadata={"name": name, "state": state})
+        is_there = False
+        async for piece in self._store.report(job.uid, report_format=report_format):
+            is_there = True
+            yield piece
+        if not is_there:
+            raise NotFound(f"the report of '{name}' is gone", reason="REPORT_NOT_FOUND", metadata={"name": name})
+
+
+def _pause(job: Job, *, kind: JobKind) -> str | None:
+    if job.state == kind.job.STATE_PAUSED:
+        return None
+    if job.state not in (kind.job.STATE_QUEUED, kind.job.STATE_RUNNING):
+        raise _wrong_state(job, kind, verb="paused")
+    job.state = kind.job.STATE_PAUSED
+    return "Paused."
+
+
+def _resume(job: Job, *, kind: JobKind) -> str | None:
+    if job.state in (kind.job.STATE_QUEUED, kind.job.STATE_RUNNING):
+        return None
+    if job.state != kind.job.STATE_PAUSED:
+        raise _wrong_state(job, kind, verb="resumed")
+    job.state = kind.job.STATE_RUNNING
+    return "Resumed."
+
+
+def _cancel(job: Job, *, kind: JobKind) -> str | None:
+    if job.state in kind.ended or job.state == kind.job.STATE_CANCELLING:
+        return None
+    job.state = kind.job.STATE_CANCELLING
+    return "Cancelling."
+
+
+def _wrong_state(job: Job, kind: JobKind, *, verb: str) -> FailedPrecondition:
+    state = kind.job.State.Name(job.state)
+    message = f"the {kind.noun} '{job.name}' cannot be {verb}: it is {state}"
+    return FailedPrecondition(message, reason="JOB_STATE", metadata={"name": job.name, "state": state})

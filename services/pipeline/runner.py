@@ -1,0 +1,281 @@
+"""Runs the workflows of jobs and of their chunks: what pauses, what fails, what is replayed after a restart.
+
+Code between the steps runs again after a restart, so it decides only by what steps returned. A step may run again too,
+if the process died before its result was kept; each one is written for that.
+"""
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from omnialign import names
+from omnialign.errors import Internal, OmnialignError, to_status
+from services.pipeline.chunk_store import ChunkStore
+from services.pipeline.chunk_worker import Chunk, ChunkWorker
+from services.pipeline.job_store import JobStore
+from services.pipeline.kind import Job, JobContext, JobKind, JobProgram, Phase, Step, stage_of
+from services.pipeline.notifier import Notifier
+from services.pipeline.progress import Progress, StageUpdater
+from services.pipeline.quarantine import check_quarantine
+from services.pipeline.service_clients import ClientPool
+from services.pipeline.workflow_engine import WorkflowEngine
+from services.runtime import tracing
+
+LOOK_SECONDS = 1.0
+"""How often changes by other replicas are looked for."""
+DEAD_LOOK_SECONDS = 5.0
+JOIN_SECONDS = 0.1
+"""Commits that come within this time of each other are looked at together."""
+
+StageBody = Callable[[JobContext], Awaitable[str | None]]
+
+logger = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """The job is being cancelled or has ended: there is nothing more to do."""
+
+
+class JobGate:
+    """Loads jobs for those who work on them, and holds them back while a job is paused."""
+
+    def __init__(self, kind: JobKind, *, jobs: JobStore, clients: ClientPool, notifier: Notifier) -> None:
+        self._kind, self._jobs, self._clients, self._notifier = kind, jobs, clients, notifier
+
+    async def context(self, uid: str) -> JobContext:
+        """The job as it is now."""
+        job, plan = await self._jobs.load(uid)
+        return JobContext(self._kind, job, plan, await self._clients.of(names.project_of(job.name)))
+
+    async def wait_while_paused(self, uid: str) -> None:
+        """Returns when the job may go on; raises Stopped when it may not."""
+        states = self._notifier.states
+        if uid not in states:
+            states[uid] = await self._jobs.state(uid)
+        while (state := states[uid]) == self._kind.job.STATE_PAUSED:
+            await self._notifier.job_changed.wait(timeout_seconds=LOOK_SECONDS)
+            states[uid] = await self._jobs.state(uid)
+        if state in self._kind.ended or state == self._kind.job.STATE_CANCELLING:
+            raise Stopped
+
+
+class JobRunner:
+    """The workflows of a kind's jobs and chunks (`workflow_engine.Workflows`)."""
+
+    def __init__(
+        self,
+        program: JobProgram,
+        *,
+        kind: JobKind,
+        engine: WorkflowEngine,
+        gate: JobGate,
+        jobs: JobStore,
+        chunks: ChunkStore,
+        worker: ChunkWorker,
+        updater: StageUpdater,
+        progress: Progress,
+        notifier: Notifier,
+    ) -> None:
+        self.kind, self.engine, self.gate = kind, engine, gate
+        self.jobs, self.chunks = jobs, chunks
+        self.updater, self.progress, self.notifier = updater, progress, notifier
+        self._program, self._worker = program, worker
+        self._phases = {phase.name: phase for phase in program.phases}
+
+    async def run_job(self, uid: str) -> None:
+        """Works on a job until it has ended."""
+        try:
+            self.progress.lead(uid)
+            await self.jobs.change(uid, functools.partial(_begin, kind=self.kind))
+            await self._program.run(RunningJob(self, uid))
+            await self._succeed(uid)
+        except Stopped:
+            return
+        except OmnialignError as error:
+            await self._fail(uid, error)
+        except Exception as error:
+            logger.exception("job %s failed because of a bug", uid)
+            await self._fail(uid, Internal(f"{type(error).__name__}: {error}", reason="PIPELINE_FAILED"))
+        finally:
+            self.forget(uid)
+
+    async def run_chunk(self, uid: str, phase: str, number: int) -> None:
+        """Works on one chunk until it is done, the job is stopped, or the chunk fails, which ends the job.
+
+        The chunk's row in the job database says which steps are committed, so the engine need not remember them.
+        """
+        steps = self._phases[phase].steps
+        try:
+            await self.gate.wait_while_paused(uid)
+            context = await self.gate.context(uid)
+            state = await self.chunks.begin_chunk(uid, phase=phase, number=number, steps=[s.name for s in steps])
+            chunk = Chunk(phase, number, state.record_ids, state.is_repeated)
+            with tracing.span(f"chunk {phase}", is_root=True, job_uid=uid, chunk=number, records=len(chunk.ids)):
+                for step in steps:
+                    if step.name not in state.committed:
+                        await self.gate.wait_while_paused(uid)
+                        await self._run_step(context, chunk, step)
+        except Stopped:
+            return
+        except OmnialignError as error:
+            await self.chunks.put_failure(uid, phase=phase, number=number, error=error)
+        except Exception as error:
+            logger.exception("chunk %s of job %s failed because of a bug", number, uid)
+            failure = Internal(f"{type(error).__name__}: {error}", reason="CHUNK_FAILED")
+            await self.chunks.put_failure(uid, phase=phase, number=number, error=failure)
+
+    def forget(self, uid: str) -> None:
+        """Drops what is kept of a job in memory."""
+        self.progress.forget(uid)
+        self.notifier.states.pop(uid, None)
+
+    async def check(self, context: JobContext, phase: Phase) -> None:
+        """Raises what ended a chunk of a phase, or FailedPrecondition (`QUARANTINE_LIMIT`)."""
+        failure = await self.chunks.failure(context.uid, phase=phase.name)
+        if failure is not None:
+            raise failure
+        job, plan = await self.jobs.load(context.uid)
+        if any(status.quarantined for status in job.stages):
+            totals = await self.chunks.totals(context.uid)
+            check_quarantine(job, self._program.phases, totals, limit=self.kind.quarantine_limit(plan))
+
+    async def _run_step(self, context: JobContext, chunk: Chunk, step: Step) -> None:
+        try:
+            with tracing.span(f"step {step.name}", job_uid=context.uid, stage=step.stage, chunk=chunk.number):
+                await self._worker.run_step(context, chunk, step=step)
+        except OmnialignError as error:
+            error.metadata.setdefault("stage", step.stage)
+            raise
+
+    async def _succeed(self, uid: str) -> None:
+        while True:  # the job may be paused between the two
+            await self.gate.wait_while_paused(uid)
+            job = await self.jobs.change(uid, functools.partial(_succeed, kind=self.kind))
+            if job.state == self.kind.job.STATE_SUCCEEDED:
+                self.progress.count_end(job)
+                return
+
+    async def _fail(self, uid: str, error: OmnialignError) -> None:
+        try:
+            await self.gate.wait_while_paused(uid)
+        except Stopped:
+            return
+        context = await self.gate.context(uid)
+        if self._program.has_external_work(context.job):
+            await self._program.cancel_external_work(context)
+        job = await self.jobs.change(uid, functools.partial(_fail, kind=self.kind, error=error))
+        self.progress.count_end(job)
+
+
+class RunningJob:
+    """One running job as its program sees it (`kind.JobRun`)."""
+
+    def __init__(self, runner: JobRunner, uid: str) -> None:
+        self._runner, self._uid = runner, uid
+
+    async def context(self) -> JobContext:
+        """The job as it is now."""
+        return await self._runner.gate.context(self._uid)
+
+    async def step(self, name: str, body: Callable[[JobContext], Awaitable[str | int | None]]) -> str:
+        """The result of `body`, which runs once the job is not paused; kept under `name`."""
+        await self._runner.gate.wait_while_paused(self._uid)
+
+        async def run() -> str | int | None:
+            return await body(await self.context())
+
+        return str(await self._runner.engine.step(name, run) or "")
+
+    async def stage(self, name: str, body: StageBody) -> str:
+        """A step that is a whole stage: it is timed, and its state shown. Skipped stages return an empty string."""
+        kind, jobs, updater = self._runner.kind, self._runner.jobs, self._runner.updater
+
+        async def run(context: JobContext) -> str | None:
+            if stage_of(context.job, name).state == kind.stage.STATE_SKIPPED:
+                return ""
+            await jobs.change(self._uid, functools.partial(_enter, kind=kind, stage=name))
+            try:
+                with (
+                    tracing.span(f"stage {name}", is_root=True, job_uid=self._uid, stage=name),
+                    updater.clock(self._uid, name).running(),
+                ):
+                    result = await body(context)
+            except OmnialignError as error:
+                error.metadata.setdefault("stage", name)
+                raise
+            await updater.update(self._uid, name, functools.partial(_leave, kind=kind, stage=name))
+            return result
+
+        return await self.step(name, run)
+
+    async def chunks(self, phase: Phase) -> None:
+        """Plans the chunks of a phase, queues them, and waits until all are done. Raises what ended one of them."""
+        count = int(await self.step(f"plan_{phase.name}", phase.plan) or 0)
+        for number in range(count):
+            await self._runner.engine.submit_chunk(self._uid, phase.name, number)
+        await self.step(phase.name, functools.partial(self._await_chunks, phase=phase, count=count))
+
+    async def _await_chunks(self, context: JobContext, *, phase: Phase, count: int) -> None:
+        """Returns when all chunks are done; raises what ended one of them, after the others were stopped."""
+        runner, last = self._runner, phase.steps[-1].name
+        looked = time.monotonic()
+        try:
+            while await runner.chunks.committed_count(self._uid, phase=phase.name, step=last) < count:
+                await runner.notifier.step_committed.wait(timeout_seconds=LOOK_SECONDS)
+                await asyncio.sleep(JOIN_SECONDS)
+                await runner.check(context, phase)
+                if time.monotonic() - looked > DEAD_LOOK_SECONDS:
+                    looked = time.monotonic()
+                    await self._check_dead(phase)
+            await runner.progress.flush(self._uid)
+            await runner.check(context, phase)
+        except OmnialignError:
+            await runner.engine.cancel_chunks(self._uid, phase.name, range(count))
+            await runner.progress.flush(self._uid)
+            raise
+
+    async def _check_dead(self, phase: Phase) -> None:
+        dead = await self._runner.engine.dead_chunks(self._uid, phase.name)
+        if dead:
+            raise Internal(f"the workflow engine gave up on '{dead[0]}'; the log has the reason", reason="CHUNK_FAILED")
+
+
+def _begin(job: Job, *, kind: JobKind) -> str | None:
+    if job.state != kind.job.STATE_QUEUED:
+        return None
+    job.state = kind.job.STATE_RUNNING
+    return "Started."
+
+
+def _enter(job: Job, *, kind: JobKind, stage: str) -> str | None:
+    status = stage_of(job, stage)
+    if status.state != kind.stage.STATE_PENDING:
+        return None
+    status.state = kind.stage.STATE_RUNNING
+    return f"{stage} begins."
+
+
+def _leave(job: Job, *, kind: JobKind, stage: str) -> str:
+    stage_of(job, stage).state = kind.stage.STATE_DONE
+    return f"{stage} is done."
+
+
+def _succeed(job: Job, *, kind: JobKind) -> str | None:
+    if job.state != kind.job.STATE_RUNNING:
+        return None
+    job.state = kind.job.STATE_SUCCEEDED
+    return "Succeeded."
+
+
+def _fail(job: Job, *, kind: JobKind, error: OmnialignError) -> str | None:
+    if job.state in kind.ended or job.state == kind.job.STATE_CANCELLING:
+        return None
+    job.state = kind.job.STATE_FAILED
+    job.error.CopyFrom(to_status(error))
+    running = [s for s in job.stages if s.state == kind.stage.STATE_RUNNING]
+    blamed = [s for s in job.stages if s.stage == error.metadata.get("stage")]
+    for status in blamed or running[:1]:
+        status.state = kind.stage.STATE_FAILED
+    return f"Failed: {error.message}"

@@ -1,0 +1,341 @@
+"""The durable workflow engine (DBOS): a thin wrapper, and the only file that knows it.
+
+A job is one workflow (its id is the uid of the job); each chunk of records is a child (`<uid>/<phase>-0007`). The
+engine keeps what a workflow did, step by step, in a database, and a process that starts anew goes on where the last one
+was killed. Values are stored as JSON, never as pickles.
+
+DBOS lives once per process, runs its workflows on the event loop that launched it, and is shared by all job kinds of
+the process. Three of its traps are avoided here:
+
+- its queues poll once a second unless told otherwise: ours poll every few dozen milliseconds;
+- a dead executor's workflows are taken up only by an executor of the same id, or by an explicit recovery: so ids are
+  stable, and `services.pipeline.replicas` calls `recover` for replicas that fell silent;
+- recovery looks only at workflows of the same application version, a hash of the code by default, so that an upgrade
+  would strand all running jobs: here the version is the workflows' own.
+"""
+
+import asyncio
+import base64
+import functools
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
+from dbos._error import DBOSInitializationError
+from dbos._serialization import DBOSPortableJSON
+from google.rpc import status_pb2
+from sqlalchemy.exc import SQLAlchemyError
+
+from omnialign.errors import FailedPrecondition, Internal, OmnialignError, from_status, to_status
+from services.pipeline.config import PipelineConfig
+from services.pipeline.notifier import Signal
+from services.runtime.database import parse_url, postgresql_arguments
+from services.runtime.database_faults import translate
+from services.runtime.migrations import COMMAND
+
+WORKFLOW_VERSION = "1"
+"""Raise it only if running jobs cannot be continued by the new code: their steps are replayed by position."""
+
+DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+JOBS_POLLING_SECONDS = 0.2
+MAX_THREADS = 64
+POOL_SIZE = 8
+
+logger = logging.getLogger(__name__)
+
+Body = Callable[[], Awaitable[Any]]
+
+
+class Workflows(Protocol):
+    """What the engine runs. Both may be called again for work that was begun before: they must continue it."""
+
+    async def run_job(self, uid: str) -> None:
+        """Works on a job until it has ended."""
+
+    async def run_chunk(self, uid: str, phase: str, number: int) -> None:
+        """Works on one chunk of a job."""
+
+
+class WorkflowEngine:
+    """The workflows of one job kind in this process."""
+
+    def __init__(self, kind: str, config: PipelineConfig) -> None:
+        self._kind, self._config = kind, config
+        self._jobs_queue, self._chunks_queue = f"{kind}-jobs", f"{kind}-chunks"
+        # Registered before anything is launched, so that recovery at launch finds the functions of every kind.
+        self._job_workflow, self._chunk_workflow = _registered(kind)
+        self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._workflows: Workflows | None = None
+
+    async def start(self, workflows: Workflows) -> None:
+        """Launches DBOS on the running loop, unless another kind has; workflows that a former process left begin again.
+
+        May be called again after it failed, as it does while the database is away. Raises Internal (`ENGINE_RUNNING`)
+        if the kind is running in this process already, or another kind on another workflow database.
+        """
+        if self._kind in _shared.engines:
+            message = f"another {self._kind} service is running in this process"
+            raise Internal(message, reason="ENGINE_RUNNING")
+        if _shared.engines and _shared.url != self._config.workflows_url:
+            message = "another job kind of this process keeps its workflows in another database"
+            raise Internal(message, reason="ENGINE_RUNNING")
+        is_first = not _shared.engines
+        self._workflows = workflows
+        _shared.engines[self._kind] = self
+        _shared.url = self._config.workflows_url
+        try:
+            if is_first:
+                await self._launch()
+            await DBOS.register_queue_async(self._jobs_queue, polling_interval_sec=JOBS_POLLING_SECONDS)
+            await DBOS.register_queue_async(
+                self._chunks_queue,
+                partition_worker_concurrency=self._config.chunks_per_job,
+                polling_interval_sec=self._config.queue_polling_seconds,
+            )
+        except BaseException:
+            await self.stop()
+            raise
+        _shared.changed.notify_all()
+
+    async def stop(self) -> None:
+        """Interrupts what runs, leaving it to be recovered; the last kind to stop ends DBOS."""
+        if _shared.engines.get(self._kind) is not self:
+            return  # not started
+        self._workflows = None
+        await self._interrupt(list(self._tasks))
+        if list(_shared.engines) == [self._kind]:
+            await _in_thread(DBOS.destroy)
+            loop = asyncio.get_running_loop()
+            loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))  # DBOS shut its own down
+        del _shared.engines[self._kind]
+        _shared.changed.notify_all()
+
+    # ---- queueing and steps ----
+
+    async def submit_job(self, uid: str) -> None:
+        """Queues the workflow of a job. Repeated calls change nothing."""
+        with SetWorkflowID(uid):
+            await DBOS.enqueue_workflow_async(self._jobs_queue, self._job_workflow, uid)
+
+    async def submit_chunk(self, uid: str, phase: str, number: int) -> None:
+        """Queues the workflow of a chunk; called by the workflow of its job. Repeated calls change nothing."""
+        # The partition is the job, so that `chunks_per_job` bounds each job, and a large one does not starve others.
+        with SetWorkflowID(chunk_id(uid, phase, number)), SetEnqueueOptions(queue_partition_key=uid):
+            await DBOS.enqueue_workflow_async(self._chunks_queue, self._chunk_workflow, uid, phase, number)
+
+    async def step(self, name: str, body: Body) -> Any:
+        """The result of `body`, JSON; read from the database if this workflow got that far before.
+
+        An OmnialignError is a result too, and is raised again; other exceptions are bugs and raise Internal.
+        """
+
+        async def run() -> dict[str, Any]:
+            try:
+                return {"value": await body()}
+            except OmnialignError as error:
+                return {"error": _encoded(error)}
+            except Exception as error:
+                logger.exception("step %s failed", name)
+                message = f"the step '{name}' failed: {type(error).__name__}: {error}"
+                return {"error": _encoded(Internal(message, reason="STEP_FAILED"))}
+
+        result = await DBOS.run_step_async({"name": name}, run)
+        if "error" in result:
+            raise from_status(status_pb2.Status.FromString(base64.b64decode(result["error"])))
+        return result["value"]
+
+    # ---- control ----
+
+    async def cancel(self, uid: str) -> None:
+        """Ends the workflows of a job and of its chunks, and interrupts those that run here."""
+        await DBOS.cancel_workflow_async(uid, cancel_children=True)
+        await self.interrupt(uid)
+
+    async def cancel_chunks(self, uid: str, phase: str, numbers: Sequence[int]) -> None:
+        """Ends the workflows of chunks; called in a step of their job's workflow."""
+        ids = [chunk_id(uid, phase, number) for number in numbers]
+        if ids:
+            await DBOS.cancel_workflows_async(ids)
+        await self._interrupt([i for i in self._tasks if i in set(ids)])
+
+    async def interrupt(self, uid: str) -> None:
+        """Interrupts the workflows of a job that run in this process."""
+        await self._interrupt([i for i in self._tasks if i == uid or i.startswith(f"{uid}/")])
+
+    async def recover(self, executor_id: str) -> None:
+        """Takes over the workflows of an executor that is gone."""
+        await asyncio.to_thread(DBOS._recover_pending_workflows, [executor_id])
+
+    # ---- looking ----
+
+    def running(self) -> set[str]:
+        """Uids of the jobs that this process is working on."""
+        return {workflow_id.partition("/")[0] for workflow_id in self._tasks}
+
+    async def dead_chunks(self, uid: str, phase: str) -> list[str]:
+        """Workflow ids of chunks that the engine gave up on, at most one."""
+        found = await DBOS.list_workflows_async(workflow_id_prefix=f"{uid}/{phase}-", status=list(DEAD), limit=1)
+        return [workflow.workflow_id for workflow in found]
+
+    async def is_dead(self, uid: str) -> bool:
+        """Whether the engine gave up on the workflow of a job."""
+        found = await DBOS.list_workflows_async(workflow_ids=[uid], status=list(DEAD), limit=1)
+        return bool(found)
+
+    async def queued(self) -> list[int]:
+        """Times (ms since 1970) at which the chunks that wait in the queue were queued."""
+        waiting = await DBOS.list_queued_workflows_async(
+            queue_name=self._chunks_queue, status="ENQUEUED", load_input=False
+        )
+        return [workflow.created_at for workflow in waiting if workflow.created_at is not None]
+
+    # ---- parts ----
+
+    async def run(self, work: Callable[[Workflows], Awaitable[None]]) -> None:
+        """Runs the body of a workflow in its task, so that it can be interrupted."""
+        workflow_id, task = DBOS.workflow_id, asyncio.current_task()
+        assert workflow_id is not None and task is not None
+        if self._workflows is None:
+            raise asyncio.CancelledError  # stopping: it stays pending, and begins again at the next start
+        self._tasks[workflow_id] = task
+        try:
+            await work(self._workflows)
+        finally:
+            self._tasks.pop(workflow_id, None)
+
+    async def _interrupt(self, workflow_ids: Sequence[str]) -> None:
+        tasks = [self._tasks[i] for i in workflow_ids if self._tasks[i] is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _launch(self) -> None:
+        _write_ahead(self._config.workflows_url)
+        instance = DBOS(config=self._dbos_config())  # type: ignore[arg-type]
+        instance._background_event_loop.set_main_loop()  # workflows run on this loop
+        await _in_thread(_launch)  # in a thread, because it waits for the database
+
+    def _dbos_config(self) -> dict[str, Any]:
+        return {
+            # DBOS ties a queue to the application that registered it first: this name may never change.
+            "name": f"omnialign-{self._kind}",
+            "system_database_url": _dbos_url(self._config.workflows_url),
+            "run_migrations": is_sqlite(self._config.workflows_url),
+            **_connections(self._config.workflows_url),
+            "application_version": WORKFLOW_VERSION,
+            "executor_id": self._config.executor_id,
+            "serializer": DBOSPortableJSON,
+            "max_executor_threads": MAX_THREADS,
+            "log_level": "ERROR",
+            "enable_otlp": False,
+        }
+
+
+@dataclass
+class _Shared:
+    """What the kinds of this process share: DBOS is a singleton, so this is one too."""
+
+    engines: dict[str, WorkflowEngine]
+    """The engines that were started, by kind."""
+    url: str
+    """Where the workflows of all of them are kept."""
+    changed: Signal
+    """Notified when a kind starts or stops."""
+
+
+_shared = _Shared({}, url="", changed=Signal())
+
+
+@functools.cache
+def _registered(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The workflow functions of a kind, known to DBOS by the kind's name for as long as the process lives."""
+
+    @DBOS.workflow(name=f"{kind}_job", max_recovery_attempts=None)
+    async def job(uid: str) -> None:
+        await (await _engine_of(kind)).run(lambda workflows: workflows.run_job(uid))
+
+    @DBOS.workflow(name=f"{kind}_chunk", max_recovery_attempts=None)
+    async def chunk(uid: str, phase: str, number: int) -> None:
+        await (await _engine_of(kind)).run(lambda workflows: workflows.run_chunk(uid, phase, number))
+
+    return job, chunk
+
+
+async def _engine_of(kind: str) -> WorkflowEngine:
+    """The engine of a kind. Waits for a kind that has not started while others have: DBOS recovers all at once."""
+    while _shared.engines and kind not in _shared.engines:
+        await _shared.changed.wait(timeout_seconds=1.0)
+    if kind not in _shared.engines:
+        raise asyncio.CancelledError  # it stays pending, and begins again at the next start
+    return _shared.engines[kind]
+
+
+def chunk_id(uid: str, phase: str, number: int) -> str:
+    """Id of the workflow of a chunk."""
+    return f"{uid}/{phase}-{number:04d}"
+
+
+def migrate(url: str) -> None:
+    """Brings the tables of the engine up to date, in the schema `dbos` of a PostgreSQL database."""
+    DBOS.migrate(_dbos_url(url))
+
+
+def is_sqlite(url: str) -> bool:
+    """Whether the engine keeps its tables in a file, and creates them itself."""
+    return parse_url(url).get_backend_name() == "sqlite"
+
+
+def _launch() -> None:
+    """Raises Unavailable (`DATABASE_UNAVAILABLE`) and FailedPrecondition (`SCHEMA_OUTDATED`)."""
+    try:
+        DBOS.launch()
+    except SQLAlchemyError as error:
+        if (typed := translate(error, place="of the workflows")) is not None:
+            raise typed from error
+        raise
+    except DBOSInitializationError as error:
+        message = f"The tables of the workflow engine are not up to date: run '{COMMAND}'."
+        raise FailedPrecondition(message, reason="SCHEMA_OUTDATED", metadata={"service": "workflows"}) from error
+
+
+def _encoded(error: OmnialignError) -> str:
+    return base64.b64encode(to_status(error).SerializeToString()).decode()
+
+
+async def _in_thread(work: Callable[[], object]) -> None:
+    """Waits for blocking work in a thread of its own: the loop's pool may be DBOS's."""
+    executor = ThreadPoolExecutor(1)
+    try:
+        await asyncio.get_running_loop().run_in_executor(executor, work)
+    finally:
+        executor.shutdown(wait=False)  # a caller that is cancelled does not hold up the loop
+
+
+def _dbos_url(url: str) -> str:
+    return parse_url(url).render_as_string(hide_password=False)
+
+
+def _connections(url: str) -> dict[str, Any]:
+    """How many connections to PostgreSQL there are, and how long each waits."""
+    if is_sqlite(url):
+        return {}
+    arguments = postgresql_arguments("omnialign-workflows")
+    return {"sys_db_pool_size": POOL_SIZE, "db_engine_kwargs": {"connect_args": arguments}}
+
+
+def _write_ahead(url: str) -> None:
+    """Puts a SQLite database in write-ahead mode, which its file remembers: commits are several times as fast."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return
+    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(parsed.database)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+    finally:
+        connection.close()

@@ -1,0 +1,73 @@
+"""Group commit: joined, ordered, isolated, interruptible."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from services.pipeline.group_commit import GroupCommitter
+
+
+class Sink:
+    """Takes what is committed; the first commit waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.commits: list[list[int]] = []
+        self.free = asyncio.Event()
+
+    async def __call__(self, items: Sequence[int]) -> None:
+        self.commits.append(list(items))
+        await self.free.wait()
+        if 13 in self.commits[-1]:
+            raise ValueError("thirteen")
+
+
+async def test_what_comes_during_a_write_goes_out_together() -> None:
+    sink = Sink()
+    grouped = GroupCommitter(sink, limit=10)
+    writers = [asyncio.create_task(grouped.add([number])) for number in range(4)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    sink.free.set()
+    await asyncio.gather(*writers)
+    assert sink.commits == [[0, 1, 2, 3]] or sink.commits == [[0], [1, 2, 3]]
+
+
+async def test_a_group_keeps_within_its_limit() -> None:
+    sink = Sink()
+    sink.free.set()
+    grouped = GroupCommitter(sink, limit=3)
+    await asyncio.gather(*(grouped.add([number, number]) for number in range(4)))
+    assert all(len(commit) <= 3 for commit in sink.commits)
+    assert sorted(item for commit in sink.commits for item in commit) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+async def test_only_the_writer_of_bad_items_hears_of_them() -> None:
+    sink = Sink()
+    sink.free.set()
+    grouped = GroupCommitter(sink, limit=10)
+    outcomes = await asyncio.gather(*(grouped.add([number]) for number in (1, 13, 2)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None), ValueError, type(None)]
+
+
+async def test_an_interrupted_writer_does_not_harm_the_others() -> None:
+    sink = Sink()
+    grouped = GroupCommitter(sink, limit=10)
+    first = asyncio.create_task(grouped.add([1]))
+    await asyncio.sleep(0)
+    second, third = asyncio.create_task(grouped.add([2])), asyncio.create_task(grouped.add([3]))
+    await asyncio.sleep(0)
+    second.cancel()
+    sink.free.set()
+    await asyncio.gather(first, third)
+    with pytest.raises(asyncio.CancelledError):
+        await second
+
+
+async def test_closing_cancels_who_waits() -> None:
+    grouped = GroupCommitter(Sink(), limit=10)
+    writer = asyncio.create_task(grouped.add([1]))
+    await asyncio.sleep(0)
+    await grouped.close()
+    with pytest.raises(asyncio.CancelledError):
+        await writer
