@@ -27,9 +27,9 @@ from omnialign.v1 import content_pb2, critique_service_pb2, generation_pb2
 from services.critique.config import CritiqueConfig
 from services.critique.critic import Critic
 from services.inference.config import EngineConfig
+from services.inference.item_loop import ItemLoop
 from services.inference.media import AsyncMediaReader
-from services.inference.openai_engine import open_openai_engine
-from services.inference.stream import ItemLoop
+from services.inference.openai.engine import open_openai_engine
 
 Item = critique_service_pb2.CritiqueItem
 EDGE_PIXELS = 64

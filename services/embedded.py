@@ -24,7 +24,7 @@ from services.critique.config import CritiqueConfig
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.inference.config import EngineConfig
-from services.inference.plane import open_engine
+from services.inference.factory import open_engine
 from services.judge import __main__ as judge
 from services.judge.config import JudgeConfig
 from services.refinement import __main__ as refinement

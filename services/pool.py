@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from services.critique import __main__ as critique
 from services.critique.config import CritiqueConfig
 from services.inference.config import EngineConfig
-from services.inference.plane import open_engine
+from services.inference.factory import open_engine
 from services.judge import __main__ as judge
 from services.judge.config import JudgeConfig
 from services.refinement import __main__ as refinement

@@ -270,7 +270,7 @@ def composite(folder: Path, codecs: Sequence[Mapping[str, Any]], *, context: int
     Each has a maker of its weights by the name of its folder: `{"type": "mimi", "make": mimi, "options": {...}}`.
     """
     from omnialign.modeling.codecs import build
-    from tests.services.inference.world import make_tokenizer
+    from tests.services.inference.model_factory import make_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)

@@ -8,7 +8,7 @@ from services.critique.config import CritiqueConfig
 from services.critique.critic import Critic
 from services.critique.servicer import CritiqueServicer
 from services.inference.engine import Engine
-from services.inference.plane import open_loop
+from services.inference.factory import open_loop
 from services.runtime.server import Server, run
 
 FULL_NAME = critique_service_pb2.DESCRIPTOR.services_by_name["CritiqueService"].full_name

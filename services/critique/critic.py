@@ -10,8 +10,8 @@ from omnialign.modeling.questions import Form, Question, ask_feedback
 from omnialign.v1 import content_pb2, critique_service_pb2, record_pb2
 from services.critique.config import CritiqueConfig
 from services.inference.engine import EngineResult
-from services.inference.reading import form_of, read_answer, rubric_of
-from services.inference.stream import ItemLoop, Prompt, with_defaults
+from services.inference.item_loop import ItemLoop, Prompt, with_defaults
+from services.inference.structured_output import form_of, read_answer, rubric_of
 
 Item = critique_service_pb2.CritiqueItem
 Result = critique_service_pb2.CritiqueResponse
@@ -32,7 +32,7 @@ class Critic:
 
 
 class Criticising:
-    """The task of one response to criticise (`services.inference.stream.Task`), in one form of answers."""
+    """The task of one response to criticise (`services.inference.item_loop.Task`), in one form of answers."""
 
     def __init__(self, form: Form) -> None:
         self._form = form

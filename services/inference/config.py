@@ -1,4 +1,15 @@
-"""How an engine runs models, from the environment (`OMNIALIGN_ENGINE_*`)."""
+"""How an engine asks OpenAI-compatible endpoints, from the environment (`OMNIALIGN_ENGINE_OPENAI_*`).
+
+Model names come from callers, so the operator says which endpoints may be asked at all: with none listed, none is,
+loopback included. Otherwise anybody who may ask for a critique could make a pod send requests to its neighbours.
+
+
+How an engine runs models, from the environment (`OMNIALIGN_ENGINE_*`).
+
+Settings that every model service has: where the data service is, and what a request gets that does not ask for more.
+
+Each service's own configuration extends this one with its environment prefix.
+"""
 
 import json
 import os
@@ -8,7 +19,45 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from services.inference.openai_config import OpenAIConfig
+from omnialign.errors import InvalidArgument
+from services.inference.model_uri import base_url_of
+
+
+@dataclass(frozen=True)
+class OpenAIConfig:
+    """Endpoints, their keys, and how patiently they are asked."""
+
+    openai_endpoints: tuple[str, ...] = ()
+    """Base URLs that `openai+...` models may name, as in `https://host/v1`; scheme, host, port and path must all be
+    the same. Empty means none."""
+    openai_keys_file: Path | None = None
+    """File with a line `BASE_URL KEY` per endpoint that wants a key; read again when it changes."""
+    openai_concurrency: int = 64
+    """Most requests that are at one endpoint at the same time; fewer while it is overloaded."""
+    openai_connect_seconds: float = 5.0
+    """How long a connection may take."""
+    openai_request_seconds: float = 600.0
+    """How long one try of a request may take."""
+    openai_max_retries: int = 10
+    """How often one request is tried again."""
+    openai_retry_seconds: float = 120.0
+    """How long after its first failure one request is tried again."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Numbers out of range and addresses that are none."""
+        if self.openai_concurrency < 1:
+            yield "openai_concurrency", "must be 1 or more"
+        if self.openai_max_retries < 0:
+            yield "openai_max_retries", "must be 0 or more"
+        for name in ("openai_connect_seconds", "openai_request_seconds", "openai_retry_seconds"):
+            if not 0 < getattr(self, name) < float("inf"):
+                yield name, "must be a number of seconds above 0"
+        for endpoint in self.openai_endpoints:
+            try:
+                base_url_of(endpoint, model=endpoint)
+            except InvalidArgument as error:
+                yield "openai_endpoints", error.message
+
 
 GIB = 1 << 30
 
@@ -104,3 +153,27 @@ class EngineConfig(OpenAIConfig):
             yield "tenure_seconds", "must be between 0 and 3600"
         if not 0 <= self.linger_seconds <= 1:
             yield "linger_seconds", "must be between 0 and 1"
+
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ModelServiceConfig:
+    """What critique, refinement and judge services are told alike."""
+
+    data_address: str
+    """`host:port` of the data service, which holds media and models."""
+    project: str = "default"
+    """Project whose media are read and written."""
+    max_new_tokens: int = 1024
+    """Bound of new tokens of requests that name none."""
+    media_cache_bytes: int = 64 * MIB
+    """Bytes of media kept at hand."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Numbers out of range."""
+        if self.max_new_tokens < 1:
+            yield "max_new_tokens", "must be 1 or more"
+        if self.media_cache_bytes < 0:
+            yield "media_cache_bytes", "must be 0 or more"

@@ -1,6 +1,10 @@
-"""What every engine offers: prompts in, pieces out, one result per request in the order they finish."""
+"""What every engine offers: prompts in, pieces out, one result per request in the order they finish.
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+Requests of several models in one call: each model's run by itself, the results in the order they come."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
@@ -9,6 +13,7 @@ from omnialign.modeling.inputs import MediaLoss
 from omnialign.modeling.messages import Pieces, Turn
 from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
 from omnialign.v1 import generation_pb2
+from services.inference.errors import first_error
 
 
 @dataclass(frozen=True)
@@ -81,3 +86,38 @@ class Engine(Protocol):
     async def unload(self, model: str) -> None:
         """Frees a model's memory; nothing happens if it is not resident. Raises FailedPrecondition MODEL_IN_USE."""
         ...
+
+
+Deliver = Callable[[EngineResult], None]
+Run = Callable[[str, Sequence[EngineRequest], Deliver], Awaitable[None]]
+"""Runs the requests of one model and delivers one result for each; raises what concerns all of them."""
+
+
+async def fan_out(requests: Sequence[EngineRequest], run: Run) -> AsyncGenerator[EngineResult, None]:
+    """One result per request, as each finishes. Closing it cancels what still runs; what `run` raises ends all."""
+    by_model: dict[str, list[EngineRequest]] = defaultdict(list)
+    for request in requests:
+        by_model[request.model].append(request)
+    results: asyncio.Queue[EngineResult | BaseException] = asyncio.Queue()
+    tasks = [asyncio.create_task(_guarded(run, model, group, results)) for model, group in by_model.items()]
+    try:
+        for _ in requests:
+            result = await results.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _guarded(
+    run: Run, model: str, requests: Sequence[EngineRequest], results: asyncio.Queue[EngineResult | BaseException]
+) -> None:
+    try:
+        await run(model, requests, results.put_nowait)
+    except BaseExceptionGroup as errors:
+        results.put_nowait(first_error(errors))
+    except Exception as error:  # raised in `fan_out`, which waits for it
+        results.put_nowait(error)

@@ -2,8 +2,18 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from omnialign.v1 import generation_pb2
+
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+FINISH_OUTCOMES: dict[int, str] = {
+    generation_pb2.FINISH_REASON_UNSPECIFIED: "end",
+    generation_pb2.FINISH_REASON_END: "end",
+    generation_pb2.FINISH_REASON_STOP: "stop",
+    generation_pb2.FINISH_REASON_LENGTH: "length",
+}
+"""Outcome of a request that was answered, by why its answer ended. Endpoints may leave that unsaid."""
 OUTCOMES = ("end", "stop", "length", "error", "cancelled")
+"""Values of the label `outcome`."""
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -71,3 +81,37 @@ class EngineMetrics:
         """Sets how many models take how many bytes."""
         self.models.set(models)
         self.model_bytes.set(size_bytes)
+
+
+class FeatureMetrics:
+    """What a cache does. The names are promises: dashboards and alerts use them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.lookups = Counter(
+            "omnialign_feature_cache_lookups_total",
+            "Media asked for: hit (their features were kept) or miss (they were decoded).",
+            ("outcome",),
+            registry=registry,
+        )
+        self.moved = Counter(
+            "omnialign_feature_cache_io_bytes_total",
+            "Bytes of features read and written.",
+            ("direction",),
+            registry=registry,
+        )
+        self.size = Gauge(
+            "omnialign_feature_cache_bytes", "Bytes of the features kept, as far as counted.", registry=registry
+        )
+        for outcome, direction in (("hit", "read"), ("miss", "written")):
+            self.lookups.labels(outcome)
+            self.moved.labels(direction)
+
+    def count(
+        self, *, hits: int = 0, misses: int = 0, read_bytes: int = 0, written_bytes: int = 0, size_bytes: int = 0
+    ) -> None:
+        """Adds what happened; see `CacheCounts`."""
+        self.lookups.labels("hit").inc(hits)
+        self.lookups.labels("miss").inc(misses)
+        self.moved.labels("read").inc(read_bytes)
+        self.moved.labels("written").inc(written_bytes)
+        self.size.inc(size_bytes)

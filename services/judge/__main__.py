@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from omnialign.v1 import judge_service_pb2, judge_service_pb2_grpc
 from services.inference.engine import Engine
-from services.inference.plane import open_loop
+from services.inference.factory import open_loop
 from services.judge.config import JudgeConfig
 from services.judge.judge import Judge
 from services.judge.servicer import JudgeServicer

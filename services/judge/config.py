@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from services.inference.model_service import ModelServiceConfig
+from services.inference.config import ModelServiceConfig
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from omnialign.modeling.prompts import render_comparison, render_score
 from omnialign.modeling.questions import Form, Question, ask_judgement, ask_scores
 from omnialign.v1 import content_pb2, critique_service_pb2, judge_service_pb2, record_pb2
 from services.inference.engine import EngineResult
-from services.inference.reading import Read, form_of, read_answer, rubric_of
-from services.inference.stream import ItemLoop, Prompt, derived_seed, with_defaults
+from services.inference.item_loop import ItemLoop, Prompt, derived_seed, with_defaults
+from services.inference.structured_output import Read, form_of, read_answer, rubric_of
 from services.judge.config import JudgeConfig
 from services.judge.verdict import verdict
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from omnialign.v1 import refinement_service_pb2, refinement_service_pb2_grpc
 from services.inference.engine import Engine
-from services.inference.plane import open_loop
+from services.inference.factory import open_loop
 from services.refinement.config import RefinementConfig
 from services.refinement.servicer import RefinementServicer
 from services.refinement.writer import Writer

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from services.inference.model_service import ModelServiceConfig
+from services.inference.config import ModelServiceConfig
 
 
 @dataclass(frozen=True)

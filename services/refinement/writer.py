@@ -9,7 +9,7 @@ from omnialign.modeling.policy import MediaPolicy
 from omnialign.modeling.prompts import render_refinement, render_response
 from omnialign.v1 import content_pb2, generation_pb2, record_pb2, refinement_service_pb2
 from services.inference.engine import EngineResult
-from services.inference.stream import ItemLoop, Prompt, Task, with_defaults
+from services.inference.item_loop import ItemLoop, Prompt, Task, with_defaults
 from services.refinement.config import RefinementConfig
 
 GenerateItem = refinement_service_pb2.GenerateItem

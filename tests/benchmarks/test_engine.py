@@ -6,7 +6,7 @@ import json
 import pytest
 
 from benchmarks import engine, engine_clients
-from tests.services.inference.endpoints import serve_stub
+from tests.services.inference.stub_endpoint import serve_stub
 
 
 async def asked_by(client):

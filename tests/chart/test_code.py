@@ -9,7 +9,7 @@ import yaml
 
 from services import migrate
 from services.inference.config import EngineConfig
-from services.inference.openai_keys import Keys
+from services.inference.openai.endpoint import Keys
 from services.pool import HOSTED
 from services.runtime.config import load_all
 from services.runtime.health import LIVENESS

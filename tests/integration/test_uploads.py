@@ -18,8 +18,8 @@ from omnialign.errors import (
     ResourceExhausted,
 )
 from omnialign.v1 import data_service_pb2
-from services.inference.model_cache import ModelCache
-from services.inference.models import ModelResolver
+from services.inference.models.download_cache import ModelCache
+from services.inference.models.resolver import ModelResolver
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
 from tests.integration.storage import IN_OUT, model, serve

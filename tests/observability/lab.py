@@ -33,7 +33,7 @@ from services.runtime.server import Server
 from tests.observability.collector import Collector, running_collector
 from tests.observability.expressions import RULES
 from tests.observability.prometheus import Prometheus, free_port, running_prometheus
-from tests.services.inference.endpoints import Stub, echo, fails, serve_stub
+from tests.services.inference.stub_endpoint import Stub, echo, fails, serve_stub
 from training.metrics import PORT_VARIABLE
 
 Job = alignment_service_pb2.AlignmentJob

@@ -17,9 +17,9 @@ from omnialign.modeling.messages import MediaBytes, Pieces, Turn
 from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
 from omnialign.v1 import generation_pb2
 from services.inference.config import EngineConfig
-from services.inference.decoding import Batch
 from services.inference.engine import EngineRequest
-from services.inference.transformers_engine import open_transformers_engine
+from services.inference.transformers.batch import Batch
+from services.inference.transformers.engine import open_transformers_engine
 from tests.model_families import Family
 from tests.training.multimodal import TRAINED, batch, medium
 from training.examples import Sample

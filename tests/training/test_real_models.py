@@ -14,7 +14,7 @@ from omnialign.modeling.messages import Turn
 from omnialign.v1 import generation_pb2
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest
-from services.inference.transformers_engine import open_transformers_engine
+from services.inference.transformers.engine import open_transformers_engine
 from tests.training.multimodal import TRAINED, losses, medium, prepare, question, start
 from training.examples import Sample
 

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from services.inference.config import EngineConfig
-from tests.services.inference import world
+from tests.services.inference import model_factory
 
 HAVE_VLLM = importlib.util.find_spec("vllm") is not None
 collect_ignore_glob = [] if HAVE_VLLM else ["test_*.py"]
@@ -29,13 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random model with a context of 512 tokens, whose answers seldom end; heads as vLLM's kernels want them."""
     folder = tmp_path_factory.mktemp("models") / "random"
-    return world.random_model(folder, hidden_size=64, num_attention_heads=2)
+    return model_factory.random_model(folder, hidden_size=64, num_attention_heads=2)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine() -> AsyncIterator[object]:
     """One engine for the tests of a module; a model is started by the first that asks for it."""
-    from services.inference.vllm_engine import open_vllm_engine
+    from services.inference.vllm.engine import open_vllm_engine
 
     async with open_vllm_engine(EngineConfig(cache_budget_bytes=CACHE_BYTES)) as engine:
         yield engine

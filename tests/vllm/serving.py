@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 
-from services.inference.vllm_loading import ENVIRONMENT
+from services.inference.vllm.process import ENVIRONMENT
 from tests.processes import kill_group
 
 START_SECONDS = 240

@@ -10,8 +10,8 @@ from omnialign.errors import FailedPrecondition, ResourceExhausted
 from omnialign.modeling.messages import MediaBytes
 from omnialign.v1 import generation_pb2
 from services.inference.config import EngineConfig
-from services.inference.transformers_engine import open_transformers_engine
-from tests.services.inference.world import requests, until
+from services.inference.transformers.engine import open_transformers_engine
+from tests.services.inference.model_factory import requests, until
 from tests.vllm.conftest import CACHE_BYTES, TINY_WORLD
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -28,7 +28,7 @@ async def texts(engine, asked):
 
 async def test_seeded_prompts_that_are_read_in_parts_are_answered_as_those_read_whole(random_model):
     """vLLM 0.32 sets back the generator of such a prompt by an offset, which generators of a CPU do not have."""
-    from services.inference.vllm_engine import open_vllm_engine
+    from services.inference.vllm.engine import open_vllm_engine
 
     asked = requests(random_model, [f"{'word ' * 15}{i}" for i in range(12)], temperature=1.0, max_new_tokens=6)
     found = []
@@ -110,7 +110,7 @@ async def test_dropping_the_results_ends_the_requests(engine, random_model):
 
 
 async def test_a_full_queue_refuses_all_of_a_call(random_model):
-    from services.inference.vllm_engine import open_vllm_engine
+    from services.inference.vllm.engine import open_vllm_engine
 
     async with open_vllm_engine(EngineConfig(max_waiting=4)) as small:
         with pytest.raises(ResourceExhausted) as caught:
@@ -135,8 +135,8 @@ async def test_log_probabilities_are_those_of_the_transformers_model(engine):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from services.inference.loading import load_model_adapter
-    from services.inference.models import path_of
+    from services.inference.models.adapter import load_model_adapter
+    from services.inference.models.resolver import path_of
 
     folder = path_of(TINY_WORLD, model=TINY_WORLD)
     (request,) = requests(TINY_WORLD, ["Draw a red circle"])
@@ -155,7 +155,7 @@ async def test_log_probabilities_are_those_of_the_transformers_model(engine):
 async def test_metrics_of_vllm_stand_beside_ours(random_model):
     from prometheus_client import CollectorRegistry
 
-    from services.inference.vllm_engine import open_vllm_engine
+    from services.inference.vllm.engine import open_vllm_engine
 
     registry = CollectorRegistry()
     config = EngineConfig(cache_budget_bytes=64 << 20)

@@ -43,7 +43,7 @@ def config_of(folder: Path) -> EngineConfig:
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES.values() if f.vllm], ids=lambda family: family.name)
 async def test_a_family_reads_on_vllm_what_the_trainer_reads(family: Family, tmp_path: Path) -> None:
-    from services.inference.vllm_engine import open_vllm_engine
+    from services.inference.vllm.engine import open_vllm_engine
 
     folder = tmp_path / family.name
     wanted = await trainer_side(family, folder)
@@ -64,7 +64,7 @@ async def test_a_family_reads_on_vllm_what_the_trainer_reads(family: Family, tmp
 async def test_a_medium_of_a_prompt_that_was_too_long_is_read_in_the_next(tmp_path: Path) -> None:
     """vLLM takes what it has rendered for sent, though the prompt was never run."""
     from omnialign.modeling.messages import Turn
-    from services.inference.vllm_engine import open_vllm_engine
+    from services.inference.vllm.engine import open_vllm_engine
 
     folder = FAMILIES["qwen2_5_vl"].build(tmp_path / "model")
     picture, sampling = medium("image"), generation_pb2.SamplingParams(max_new_tokens=4)

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from omnialign.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from services.inference.config import EngineConfig
-from tests.services.inference.world import requests, until
+from tests.services.inference.model_factory import requests, until
 from tests.vllm.conftest import CACHE_BYTES, TINY_WORLD
 
 
@@ -27,7 +27,7 @@ def core_of(model) -> int:
 
 
 async def test_an_engine_that_dies_fails_its_requests_and_the_next_request_starts_it_again(random_model):
-    from services.inference.vllm_engine import open_vllm_engine
+    from services.inference.vllm.engine import open_vllm_engine
 
     async with open_vllm_engine(EngineConfig(cache_budget_bytes=CACHE_BYTES)) as engine:
         await engine.load(random_model)
@@ -52,8 +52,8 @@ async def test_an_engine_that_dies_fails_its_requests_and_the_next_request_start
 
 
 async def test_a_prompt_that_ends_its_engine_each_time_fails_alone(random_model, monkeypatch):
-    from services.inference.vllm_engine import open_vllm_engine
-    from services.inference.vllm_loading import VllmModel
+    from services.inference.vllm.engine import open_vllm_engine
+    from services.inference.vllm.process import VllmModel
 
     real, deadly = VllmModel.generate, []
 
@@ -77,7 +77,7 @@ async def test_a_prompt_that_ends_its_engine_each_time_fails_alone(random_model,
 
 
 async def test_two_models_take_turns_in_room_for_one(random_model):
-    from services.inference.vllm_engine import open_vllm_engine
+    from services.inference.vllm.engine import open_vllm_engine
 
     registry = CollectorRegistry()
     config = EngineConfig(
@@ -100,7 +100,7 @@ async def test_two_models_take_turns_in_room_for_one(random_model):
 
 
 async def test_a_model_that_cannot_be_had_says_why(random_model, tmp_path, folder_of):
-    from services.inference.vllm_engine import open_vllm_engine
+    from services.inference.vllm.engine import open_vllm_engine
 
     unknown = tmp_path / "unknown"
     shutil.copytree(folder_of(random_model), unknown)

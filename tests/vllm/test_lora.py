@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from omnialign.errors import InvalidArgument
 from services.inference.config import EngineConfig
-from services.inference.transformers_engine import open_transformers_engine
-from tests.services.inference import world
-from tests.services.inference.world import requests
+from services.inference.transformers.engine import open_transformers_engine
+from tests.services.inference import model_factory
+from tests.services.inference.model_factory import requests
 from tests.vllm.conftest import CACHE_BYTES
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]  # engines that start again
@@ -27,15 +27,15 @@ def loras(random_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("loras")
     found = {}
     for index, rank in enumerate((4, 8)):
-        lora = world.random_lora(folder / f"lora{index}", random_model, seed=index, rank=rank)
-        found[lora] = world.merged_model(folder / f"merged{index}", random_model, lora)
+        lora = model_factory.random_lora(folder / f"lora{index}", random_model, seed=index, rank=rank)
+        found[lora] = model_factory.merged_model(folder / f"merged{index}", random_model, lora)
     return found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def serving():
     """An engine, and the metrics by which its starts are counted."""
-    from services.inference.vllm_engine import open_vllm_engine
+    from services.inference.vllm.engine import open_vllm_engine
 
     registry = CollectorRegistry()
     async with open_vllm_engine(EngineConfig(cache_budget_bytes=CACHE_BYTES), metrics=registry) as engine:
@@ -105,13 +105,13 @@ async def test_more_loras_than_an_engine_has_room_for_and_a_higher_rank_start_it
     engine, starts = serving
     await engine.load(next(iter(loras)))
     started, before = starts(), await written(engine, random_model)
-    others = [world.random_lora(tmp_path / str(i), random_model, seed=i) for i in range(5, 8)]
+    others = [model_factory.random_lora(tmp_path / str(i), random_model, seed=i) for i in range(5, 8)]
     found = [await written(engine, name) for name in others]
     together = await asyncio.gather(*(written(engine, name) for name in (*others, random_model)))
     assert together == [*found, before]
     assert starts() == started + 1
-    higher = world.random_lora(tmp_path / "higher", random_model, seed=9, rank=20)
-    merged = world.merged_model(tmp_path / "merged", random_model, higher)
+    higher = model_factory.random_lora(tmp_path / "higher", random_model, seed=9, rank=20)
+    merged = model_factory.merged_model(tmp_path / "merged", random_model, higher)
     async with open_transformers_engine(EngineConfig(threads=1)) as other:
         assert await written(engine, higher) == await written(other, merged)
     assert starts() == started + 2
@@ -123,15 +123,15 @@ async def test_a_lora_that_vllm_cannot_place_is_refused_and_harms_no_other(servi
     lora = next(iter(loras))
     await engine.load(lora)
     started = starts()
-    deeper = world.random_lora(tmp_path / "deeper", random_model, layers=3)
-    huge = world.random_lora(tmp_path / "huge", random_model, rank=600)
-    broken = world.random_lora(tmp_path / "broken", random_model)
+    deeper = model_factory.random_lora(tmp_path / "deeper", random_model, layers=3)
+    huge = model_factory.random_lora(tmp_path / "huge", random_model, rank=600)
+    broken = model_factory.random_lora(tmp_path / "broken", random_model)
     (tmp_path / "broken" / "adapter_model.safetensors").write_bytes(b"nonsense")
     family = tmp_path / "family"
     shutil.copytree(random_model.removeprefix("file://"), family)
     config = json.loads((family / "config.json").read_text())
     (family / "config.json").write_text(json.dumps(config | {"architectures": ["GPT2LMHeadModel"]}))
-    without = world.random_lora(tmp_path / "without", f"file://{family}")
+    without = model_factory.random_lora(tmp_path / "without", f"file://{family}")
     for name in (deeper, huge, broken, without):
         with pytest.raises(InvalidArgument) as caught:
             await engine.load(name)

@@ -16,9 +16,9 @@ from omnialign.modeling.messages import MediaBytes, Turn
 from omnialign.modeling.prompts import render_response
 from omnialign.v1 import content_pb2, generation_pb2
 from services.inference.config import EngineConfig
+from services.inference.constrained_decoding import span_config
 from services.inference.engine import EngineRequest
-from services.inference.openai_engine import open_openai_engine
-from services.inference.vllm_span_config import span_config
+from services.inference.openai.engine import open_openai_engine
 from tests.model_families import FAMILIES
 from tests.vllm.conftest import TINY_WORLD
 from tests.vllm.serving import serve
@@ -31,7 +31,12 @@ FOLDER = Path(TINY_WORLD.removeprefix("file://"))
 async def tiny(tmp_path_factory):
     """The tiny world's token model, whose media the server keeps well-formed."""
     spans = json.dumps(span_config(load_adapter(FOLDER).media_spans))
-    processor = ("--logits-processors", "services.inference.vllm_spans:SpanProcessor", "--additional-config", spans)
+    processor = (
+        "--logits-processors",
+        "services.inference.vllm.logits_processor:SpanProcessor",
+        "--additional-config",
+        spans,
+    )
     options = ("--skip-tokenizer-init", *processor)
     async with serve(FOLDER, log=tmp_path_factory.mktemp("tiny") / "log", options=options) as served:
         yield served

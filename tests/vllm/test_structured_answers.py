@@ -28,7 +28,7 @@ def asked(model: str, question: Question[record_pb2.Feedback]) -> list[EngineReq
 
 
 async def test_a_processor_model_that_is_held_to_the_schema_gives_feedback(tmp_path: Path) -> None:
-    from services.inference.vllm_engine import open_vllm_engine
+    from services.inference.vllm.engine import open_vllm_engine
 
     model = f"file://{FAMILIES['qwen2_5_vl'].build(tmp_path / 'model')}"
     question = ask_feedback(generation_pb2.ANSWER_FORM_JSON, RUBRIC)

@@ -11,7 +11,7 @@ from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument,
 from omnialign.media import write_audio, write_image
 from omnialign.v1 import content_pb2, generation_pb2, record_pb2
 from tests.services.alignment.stack import Job, Stack
-from tests.services.inference.world import random_lora, random_model
+from tests.services.inference.model_factory import random_lora, random_model
 
 
 async def refusal(stack: Stack, **fields: object) -> OmnialignError:

@@ -10,8 +10,9 @@ from omnialign.errors import InvalidArgument, from_status
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import critique_service_pb2 as pb
 from omnialign.v1 import generation_pb2
-from tests.services.inference import world
-from tests.services.inference.endpoints import chat, obeying, says, serve_stub
+from tests.services.inference import model_factory
+from tests.services.inference.service_stack import serve_stack
+from tests.services.inference.stub_endpoint import chat, obeying, says, serve_stub
 
 ADVICE = "##Critique: too dark ##Refinement: brighten it"
 ANSWERS = {
@@ -26,13 +27,13 @@ CHAIN = {"<assistant>": ANSWERS, **{answer: {"</s>": 1.0} for answer in ANSWERS}
 
 @pytest.fixture
 async def client(tmp_path):
-    async with world.serve_plane(tmp_path / "data") as plane:
+    async with serve_stack(tmp_path / "data") as plane:
         yield plane.client
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return world.chain_model(tmp_path_factory.mktemp("models") / "critic", CHAIN)
+    return model_factory.chain_model(tmp_path_factory.mktemp("models") / "critic", CHAIN)
 
 
 def item(name, *, dimensions=("clarity", "safety"), subtask="", seed=0):
@@ -98,7 +99,7 @@ async def stub():
 @pytest.fixture
 async def chatting(tmp_path, stub):
     """A client of services that may ask the endpoint."""
-    async with world.serve_plane(tmp_path / "data", openai_endpoints=(stub.base_url,)) as plane:
+    async with serve_stack(tmp_path / "data", openai_endpoints=(stub.base_url,)) as plane:
         yield plane.client
 
 
@@ -135,7 +136,7 @@ async def test_a_model_behind_a_chat_may_have_learnt_sections(chatting, stub):
 async def test_a_model_of_our_own_engine_may_be_asked_for_json(client, tmp_path):
     answer = '{"critique":"dark","refinement":"brighten","scores":{"clarity":{"rationale":"","score":2}}}'
     chain = {"<assistant>": {answer: 1.0}, answer: {"</s>": 1.0}}
-    general = world.chain_model(tmp_path / "general", chain)
+    general = model_factory.chain_model(tmp_path / "general", chain)
     (found,) = await criticise(client, general, [item("a", dimensions=["clarity"])], form="JSON")
     assert [(s.dimension, s.score) for s in found.feedback.scores] == [("clarity", 2)]
 

@@ -6,21 +6,21 @@ from pathlib import Path
 import pytest
 
 from services.inference.config import EngineConfig
-from services.inference.transformers_engine import TransformersEngine, open_transformers_engine
-from tests.services.inference import world
-from tests.services.inference.endpoints import Stub, serve_stub
+from services.inference.transformers.engine import TransformersEngine, open_transformers_engine
+from tests.services.inference import model_factory
+from tests.services.inference.stub_endpoint import Stub, serve_stub
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random model with a context of 512 tokens."""
-    return world.random_model(tmp_path_factory.mktemp("models") / "random")
+    return model_factory.random_model(tmp_path_factory.mktemp("models") / "random")
 
 
 @pytest.fixture(scope="session")
 def other_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Another of the same size."""
-    return world.random_model(tmp_path_factory.mktemp("models") / "other", seed=1)
+    return model_factory.random_model(tmp_path_factory.mktemp("models") / "other", seed=1)
 
 
 @pytest.fixture

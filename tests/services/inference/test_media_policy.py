@@ -16,15 +16,15 @@ from services.critique.config import CritiqueConfig
 from services.critique.critic import Critic
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest, EngineResult
-from services.inference.features import open_features, shared
+from services.inference.item_loop import ItemLoop
 from services.inference.media import AsyncMediaReader
-from services.inference.stream import ItemLoop
-from services.inference.transformers_engine import open_transformers_engine
+from services.inference.models.adapter import open_feature_cache, shared_feature_cache
+from services.inference.transformers.engine import open_transformers_engine
 from services.judge.config import JudgeConfig
 from services.judge.judge import Judge
 from services.refinement.config import RefinementConfig
 from services.refinement.writer import Writer
-from tests.services.inference.world import requests
+from tests.services.inference.model_factory import requests
 
 POLICY = MediaPolicy(frames_per_second=2.0, max_frames=8, max_pixels=1000, sample_rate_hz=16000, use_damaged=True)
 PICTURE = write_image(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
@@ -110,7 +110,7 @@ async def test_media_are_decoded_once_for_all_requests_and_engines(tmp_path: Pat
         async with open_transformers_engine(config) as engine:
             async for result in engine.generate([seen(request, half, POLICY) for request in plain]):
                 losses += [loss.reason for loss in result.info.media_losses]
-    counts = shared(tmp_path / "features", limit_bytes=config.feature_cache_bytes).counts
+    counts = shared_feature_cache(tmp_path / "features", limit_bytes=config.feature_cache_bytes).counts
     assert (counts.misses, counts.hits) == (1, 5)
     assert losses == ["MEDIA_DAMAGED"] * 6  # what is kept says what it lacks
     (kept,) = (tmp_path / "features").glob("*/*")
@@ -122,8 +122,8 @@ def test_what_the_cache_does_is_measured(tmp_path: Path) -> None:
 
     registry = CollectorRegistry()
     config = EngineConfig(feature_cache=tmp_path)
-    cache = open_features(config, registry)
-    assert open_features(config, registry) is cache  # and nothing is counted twice
+    cache = open_feature_cache(config, registry)
+    assert open_feature_cache(config, registry) is cache  # and nothing is counted twice
     for _ in range(3):
         cache.get("key", lambda: {"codes": np.arange(10)})
     value = registry.get_sample_value

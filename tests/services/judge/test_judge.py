@@ -9,9 +9,10 @@ from aiohttp import web
 from omnialign.content import content
 from omnialign.v1 import critique_service_pb2, generation_pb2, record_pb2
 from omnialign.v1 import judge_service_pb2 as pb
-from services.inference.stream import derived_seed
-from tests.services.inference import world
-from tests.services.inference.endpoints import chat, obeying, says, serve_stub
+from services.inference.item_loop import derived_seed
+from tests.services.inference import model_factory
+from tests.services.inference.service_stack import serve_stack
+from tests.services.inference.stub_endpoint import chat, obeying, says, serve_stub
 
 ANSWERS = {
     "##Reason: says 1 ##Preferred: 1": 0.4,
@@ -28,13 +29,13 @@ EXPECTED = {
 
 @pytest.fixture
 async def plane(tmp_path):
-    async with world.serve_plane(tmp_path / "data") as found:
+    async with serve_stack(tmp_path / "data") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return world.chain_model(tmp_path_factory.mktemp("models") / "judge", CHAIN)
+    return model_factory.chain_model(tmp_path_factory.mktemp("models") / "judge", CHAIN)
 
 
 async def compare(plane, model, items, **sampling):
@@ -85,7 +86,7 @@ async def test_identical_responses_tie_without_asking(plane, model):
 async def test_scores_are_read_or_abstained(plane, model, tmp_path):
     answers = {"##Scores: clarity 2 (blurred)": 0.5, "two of three": 0.5}
     chain = {"<assistant>": answers, **{answer: {"</s>": 1.0} for answer in answers}}
-    scorer = world.chain_model(tmp_path / "scorer", chain)
+    scorer = model_factory.chain_model(tmp_path / "scorer", chain)
     items = [
         critique_service_pb2.CritiqueItem(
             id=str(i), prompt=content("draw"), response=content("done"), rubric=["clarity"], seed=i
@@ -111,7 +112,7 @@ async def stub():
 @pytest.fixture
 async def chatting(tmp_path, stub):
     """The services, which may ask the endpoint."""
-    async with world.serve_plane(tmp_path / "data", openai_endpoints=(stub.base_url,)) as found:
+    async with serve_stack(tmp_path / "data", openai_endpoints=(stub.base_url,)) as found:
         yield found
 
 

@@ -12,7 +12,8 @@ from omnialign.errors import InvalidArgument, NotFound, from_status
 from omnialign.media import read_image
 from omnialign.v1 import content_pb2, generation_pb2, record_pb2
 from omnialign.v1 import refinement_service_pb2 as pb
-from tests.services.inference import world
+from tests.services.inference import model_factory
+from tests.services.inference.service_stack import serve_stack
 
 PAINTER = {
     "<assistant>": {"look: ": 0.8, "well": 0.2},
@@ -33,18 +34,20 @@ BROKEN_MEDIA = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, mime_type=
 @pytest.fixture(scope="module")
 def painter(tmp_path_factory):
     """A model that draws a picture in 8 tokens, and takes too many words first in one of five."""
-    return world.chain_model(tmp_path_factory.mktemp("models") / "painter", PAINTER)
+    return model_factory.chain_model(tmp_path_factory.mktemp("models") / "painter", PAINTER)
 
 
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory):
     """A model that never ends by itself before thousands of tokens."""
-    return world.chain_model(tmp_path_factory.mktemp("models") / "talker", {"<assistant>": {"a": 1}, "a": {"a": 1}})
+    return model_factory.chain_model(
+        tmp_path_factory.mktemp("models") / "talker", {"<assistant>": {"a": 1}, "a": {"a": 1}}
+    )
 
 
 @pytest.fixture
 async def plane(tmp_path):
-    async with world.serve_plane(tmp_path / "data", max_batch_rows=64) as found:
+    async with serve_stack(tmp_path / "data", max_batch_rows=64) as found:
         yield found
 
 
@@ -134,10 +137,10 @@ def running(plane):
 async def test_a_client_that_goes_away_stops_the_generation(plane, talker):
     stream = plane.client.generate(generate(talker, [content("go on")] * 8, max_new_tokens=4000))
     call = asyncio.create_task(anext(stream))
-    await world.until(lambda: running(plane) == 8)
+    await model_factory.until(lambda: running(plane) == 8)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
-    await world.until(lambda: not running(plane))
+    await model_factory.until(lambda: not running(plane))
     written = plane.server.registry.get_sample_value("omnialign_engine_tokens_total", {"direction": "out"})
     assert not written  # no row reached its end
     found = [r async for r in plane.client.generate(generate(talker, [content("hi")], max_new_tokens=2))]
@@ -147,7 +150,7 @@ async def test_a_client_that_goes_away_stops_the_generation(plane, talker):
 async def test_health_answers_while_the_model_works(plane, talker):
     stream = plane.client.generate(generate(talker, [content("go on")] * 64, max_new_tokens=4000))
     call = asyncio.create_task(anext(stream))
-    await world.until(lambda: running(plane) == 64)
+    await model_factory.until(lambda: running(plane) == 64)
     async with grpc.aio.insecure_channel(plane.server.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for _ in range(20):

@@ -1,0 +1,138 @@
+"""From a model's name to files that are safe to load.
+
+A name is `projects/{p}/models/{m}/versions/{n}`, looked up in the registry, or a `file://` folder. A registered model
+whose folder is not on this machine is fetched. A folder is refused when it holds pickles, which run code when read, or
+weights in no form that we read. A LoRA leads to its base, which is found in the same way; the base of a registered one
+must be in the same project, so that nobody reaches through a LoRA what its own name would not let them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from omnialign.errors import InvalidArgument, NotFound, PermissionDenied
+from omnialign.modeling.lora import check_home, is_lora, lora_of_lora, read_lora
+from omnialign.v1 import model_pb2
+from services.inference.errors import not_found
+from services.inference.models.download_cache import ModelCache
+from services.inference.models.safetensors import check_folder
+
+
+class Registry(Protocol):
+    """The part of the SDK that knows models."""
+
+    async def get_model_version(self, name: str) -> model_pb2.ModelVersion:
+        """The version of this resource name."""
+        ...
+
+    async def download_model(self, name: str, to_folder: Path) -> model_pb2.ModelVersion:
+        """Fetches a version into a folder, which appears when it is whole."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a model is made of: the folder of `base`, which is its own name unless it is a LoRA.
+
+    `lora` is the folder of the LoRA and `rank` its largest rank; None and 0 for a model of its own.
+    """
+
+    base: str
+    folder: Path
+    lora: Path | None = None
+    rank: int = 0
+
+
+class ModelResolver:
+    """Finds the files of models."""
+
+    def __init__(
+        self, registry: Registry | None, *, roots: Sequence[Path] = (), cache: ModelCache | None = None
+    ) -> None:
+        self._registry, self._cache = registry, cache
+        self._roots = [root.resolve() for root in roots]
+        self._known: dict[str, Path] = {}  # versions are immutable
+
+    async def find(self, model: str) -> ModelFiles:
+        """The files of a model, checked to be there and free of pickles.
+
+        Raises MODEL_NAME_INVALID, MODEL_NOT_FOUND, MODEL_NOT_ALLOWED, MODEL_URI_UNSUPPORTED, MODEL_HAS_PICKLE, what
+        fetching raises, and for a LoRA what `parse_lora` and `check_home` raise and LORA_OF_LORA.
+        """
+        folder = await self._checked(model)
+        if not is_lora(folder):
+            return ModelFiles(model, folder)
+        settings = read_lora(folder, name=model)
+        if model.startswith("projects/"):
+            check_home(settings, name=model, parent="/".join(model.split("/")[:2]))
+        base = await self._checked(settings.base)
+        if is_lora(base):
+            raise lora_of_lora(model, settings.base)
+        return ModelFiles(settings.base, base, lora=folder, rank=settings.rank)
+
+    async def folder(self, model: str) -> Path:
+        """The folder with a model's settings and weights, which for a LoRA is its base's. Raises what `find` raises."""
+        return (await self.find(model)).folder
+
+    async def _checked(self, model: str) -> Path:
+        """The folder of exactly this model, noted as used."""
+        folder = self._known.get(model)
+        if folder is None or not folder.is_dir():  # removed from the cache for others
+            folder = await self._locate(model)
+        check_folder(folder, model=model)
+        if model.startswith("projects/"):
+            self._known[model] = folder
+        if self._cache is not None:
+            self._cache.touch(folder)
+        return folder
+
+    async def _locate(self, model: str) -> Path:
+        if model.startswith("file://"):
+            folder = path_of(model, model=model)
+            self._check_allowed(folder, model)
+            return folder
+        if not model.startswith("projects/"):
+            raise InvalidArgument(
+                f"The model {model!r} is neither projects/{{project}}/models/{{model}}/versions/{{version}} nor a "
+                "file:// folder.",
+                reason="MODEL_NAME_INVALID",
+                metadata={"model": model},
+            )
+        return await self._registered(model)
+
+    async def _registered(self, model: str) -> Path:
+        """The folder of a registered model where it is on this machine, or else in the cache."""
+        if self._registry is None:
+            raise not_found(model, "this engine has no model registry")
+        try:
+            version = await self._registry.get_model_version(model)
+        except NotFound as error:
+            raise not_found(model, "the registry does not know it") from error
+        if version.uri.startswith("file://") and (folder := path_of(version.uri, model=model)).is_dir():
+            return folder
+        if self._cache is None:
+            raise not_found(model, "its folder is not on this machine")
+        return await self._cache.folder(version, source=self._registry)
+
+    def _check_allowed(self, folder: Path, model: str) -> None:
+        if self._roots and not any(folder.resolve().is_relative_to(root) for root in self._roots):
+            raise PermissionDenied(
+                f"The model {model} lies in none of the folders that models may be read from.",
+                reason="MODEL_NOT_ALLOWED",
+                metadata={"model": model},
+            )
+
+
+def path_of(uri: str, *, model: str) -> Path:
+    """The local path of a `file://` URI."""
+    parts = urlparse(uri)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise InvalidArgument(
+            f"The weights of {model} are at {uri}; this engine reads file:// folders of this machine only.",
+            reason="MODEL_URI_UNSUPPORTED",
+            metadata={"model": model, "uri": uri},
+        )
+    return Path(url2pathname(parts.path))

@@ -1,0 +1,109 @@
+"""Loading a model folder: weights by `transformers`, the adapter by `omnialign.modeling`.
+
+Merging a LoRA into its base, so that both run as one model with weights of its own."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omnialign.modeling.adapters import Adapter
+from omnialign.modeling.architectures import model_class
+from omnialign.modeling.feature_cache import NO_CACHE, Cache
+from omnialign.modeling.lora import unsupported
+from services.inference.errors import load_failed
+from services.inference.models import safetensors
+from services.inference.models.adapter import load_model_adapter
+from services.inference.models.key import ModelKey
+from services.inference.models.resolver import ModelFiles
+
+UNLIMITED_TOKENS = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model in memory with what is needed to run it. `context_tokens` bounds prompt and answer together."""
+
+    key: ModelKey
+    module: Any
+    adapter: Adapter
+    device: torch.device
+    context_tokens: int
+    cache_bytes_per_token: int
+    size_bytes: int
+    last_logits: Mapping[str, int] = field(default_factory=dict)
+    """Further arguments of a call that needs the last column's logits alone."""
+
+
+def measure(folder: Path, key: ModelKey) -> int:
+    """Bytes that the weights take once loaded."""
+    return safetensors.parameter_count(folder, model=key.model) * key.dtype.itemsize
+
+
+def load_model(files: ModelFiles, key: ModelKey, device: torch.device, features: Cache = NO_CACHE) -> LoadedModel:
+    """Reads a model, a LoRA merged into its base.
+
+    Raises FailedPrecondition MODEL_LOAD_FAILED, and what `load_model_adapter` and `merge_lora` raise.
+    """
+    adapter = load_model_adapter(files.folder, key.model, features)
+    try:
+        module = model_class(files.folder).from_pretrained(
+            files.folder, dtype=key.dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+        module = module.to(device).eval()
+        last_logits = keep_last_logits(module)
+    except Exception as error:  # the library raises whatever its parts raise
+        raise load_failed(key.model, f"{type(error).__name__}: {error}") from error
+    if files.lora is not None:
+        module = merge_lora(module, files.lora, model=key.model)
+    config = module.config.get_text_config(decoder=True)
+    return LoadedModel(
+        key=key,
+        module=module,
+        adapter=adapter,
+        device=device,
+        context_tokens=getattr(config, "max_position_embeddings", None) or UNLIMITED_TOKENS,
+        cache_bytes_per_token=_cache_bytes_per_token(config, key.dtype),
+        size_bytes=sum(p.numel() * p.element_size() for p in module.parameters()),
+        last_logits=last_logits,
+    )
+
+
+def keep_last_logits(module: Any) -> dict[str, int]:
+    """Arguments with which a model computes the logits of the last column alone.
+
+    A model that knows no such argument is changed to do so: the logits of whole prompts would take more memory than all
+    else.
+    """
+    if "logits_to_keep" in inspect.signature(module.forward).parameters:
+        return {"logits_to_keep": 1}
+    module.get_output_embeddings().register_forward_pre_hook(lambda head, args: (args[0][:, -1:], *args[1:]))
+    return {}
+
+
+def _cache_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
+    """Bytes of keys and values of one token in all layers."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * head_size * dtype.itemsize)
+
+
+def merge_lora(module: Any, lora: Path, *, model: str) -> Any:
+    """The module with a LoRA's updates in its weights. Raises InvalidArgument LORA_UNSUPPORTED.
+
+    A LoRA that does not fit is refused whole: PEFT would leave out what has no place, and the answers would be wrong.
+    """
+    from peft import LoraConfig, PeftModel  # seconds to import, and few models need it
+
+    try:
+        adapted = PeftModel(module, LoraConfig.from_pretrained(str(lora)), autocast_adapter_dtype=False)
+        loaded = adapted.load_adapter(str(lora), "default", torch_device=str(module.device))
+    except Exception as error:  # the library raises whatever its parts raise
+        why = " ".join(str(error).split())
+        raise unsupported(model, f"PEFT says {type(error).__name__}: {why}") from error
+    if strays := [*loaded.unexpected_keys, *loaded.missing_keys]:
+        raise unsupported(model, f"it does not fit its base ({len(strays)} weights, such as {strays[0]})")
+    return adapted.merge_and_unload()

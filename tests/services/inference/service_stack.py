@@ -1,0 +1,46 @@
+"""The data service and all model services on one port, on one engine."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnialign.client import AsyncClient
+from services.critique.__main__ import wire as wire_critique
+from services.critique.config import CritiqueConfig
+from services.data.__main__ import wire as wire_data
+from services.data.config import DataConfig
+from services.inference.config import EngineConfig
+from services.inference.factory import open_engine
+from services.judge.__main__ import wire as wire_judge
+from services.judge.config import JudgeConfig
+from services.refinement.__main__ import wire as wire_refinement
+from services.refinement.config import RefinementConfig
+from services.runtime.config import ServerConfig
+from services.runtime.server import Server
+
+
+@dataclass(frozen=True)
+class ServiceStack:
+    """All model services and the data service on one port."""
+
+    client: AsyncClient
+    server: Server
+
+
+@asynccontextmanager
+async def serve_stack(root: Path, **settings: object) -> AsyncIterator[ServiceStack]:
+    """The services with one engine of these settings."""
+    server = Server(ServerConfig(), name="stack")
+    address = server.bind()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(wire_data(server, DataConfig(root=root)))
+        config = EngineConfig(**{"threads": 1, **settings})  # type: ignore[arg-type]
+        engine = await stack.enter_async_context(open_engine(server, config, data_address=address))
+        await stack.enter_async_context(wire_refinement(server, RefinementConfig(address), engine=engine))
+        await stack.enter_async_context(wire_critique(server, CritiqueConfig(address), engine=engine))
+        await stack.enter_async_context(wire_judge(server, JudgeConfig(address), engine=engine))
+        await server.start()
+        stack.push_async_callback(server.stop, 0)
+        server.set_serving()
+        yield ServiceStack(await stack.enter_async_context(AsyncClient(address)), server)
