@@ -24,9 +24,9 @@ from omnialign.modeling.prompts import Rendered, render_critique, render_refinem
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import generation_pb2, record_pb2
 from services.inference.engine import EngineRequest
-from services.inference.loading import ModelKey
-from services.inference.vllm_loading import ENVIRONMENT, engine_arguments
-from services.inference.vllm_sampling import sampling_of
+from services.inference.models.key import ModelKey
+from services.inference.vllm.process import ENVIRONMENT, engine_arguments
+from services.inference.vllm.requests import sampling_of
 from services.pipeline.planning import record_seed
 
 Row = dict[str, Any]

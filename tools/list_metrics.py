@@ -16,9 +16,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from services.alignment.job import ALIGNMENT
 from services.alignment.metrics import AlignmentMetrics
 from services.data.objects.metrics import S3Metrics
-from services.inference.features import FeatureMetrics
-from services.inference.metrics import EngineMetrics
-from services.inference.openai_metrics import EndpointMetrics
+from services.inference.metrics import EngineMetrics, FeatureMetrics
+from services.inference.openai.metrics import EndpointMetrics
 from services.pipeline.metrics import PipelineMetrics
 from services.runtime.auth.config import AuthConfig
 from services.runtime.auth.guard import Guard

@@ -14,8 +14,8 @@ from omnialign.modeling.lora import is_lora, not_trainable
 from omnialign.v1 import alignment_service_pb2, dataset_pb2, generation_pb2
 from services.alignment import checkers, preflight
 from services.alignment.job import STAGES, Job, Spec, StageStatus, is_binary, skipped_stages, with_defaults
-from services.inference.openai_names import is_endpoint_model
-from services.inference.openai_names import parse as parse_endpoint
+from services.inference.model_uri import is_endpoint_model
+from services.inference.model_uri import parse as parse_endpoint
 from services.pipeline.service import Pipeline
 from services.pipeline.service_clients import ServiceClients
 
