@@ -34,7 +34,7 @@ from omnialign.modeling.messages import MediaBytes, Pieces, Turn
 from omnialign.modeling.policy import MediaPolicy
 from omnialign.modeling.prompts import render_comparison, render_critique, render_refinement, render_response
 from omnialign.v1 import content_pb2, record_pb2
-from tests.model_families import FAMILIES
+from tests.model_factory.families import FAMILIES
 
 POLICY = MediaPolicy(frames_per_second=2.0, max_frames=64, max_pixels=768 * 768, max_audio_seconds=60.0)
 THREADS = 2

@@ -1,14 +1,32 @@
-"""Ending the processes that a test started."""
+"""What tests that start processes share: the folder they run in, free ports, and how they end."""
 
 import contextlib
 import os
 import signal
+import socket
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of 127.0.0.1 that nothing listens on now."""
+    with contextlib.ExitStack() as held:  # all at once, or the same one might come twice
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on now."""
+    return free_ports(1)[0]
 
 
 def kill_group(pid: int) -> None:
-    """SIGKILL to the process group that `pid` leads.
+    """Sends SIGKILL to the process group that `pid` leads.
 
-    A child of asyncio may be gone before its return code is known: another thread waits for it.
+    A child of asyncio may be gone before its return code is known, for another thread waits for it: no error then.
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)

@@ -1,10 +1,7 @@
 """A real S3 server for tests: SeaweedFS on free ports of 127.0.0.1, over TLS with a certificate made on the spot."""
 
-import datetime
-import ipaddress
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,33 +13,18 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from minio import Minio
 from minio.credentials import StaticProvider
 
 from omnialign.client.retry import RetryBudget
-from tests.processes import kill_group
+from tests.certificates import Authority
+from tests.processes import free_ports, kill_group
 
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
 START_SECONDS = 60.0
 # Runs $0 until our end of the pipe closes: a test run that is killed leaves no server behind.
 UNTIL_WE_END = 'trap "kill -9 0" EXIT; "$0" "$@" & cat'
 PORTS = ("master", "volume", "filer", "s3", "admin")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 @dataclass
@@ -59,8 +41,9 @@ class S3Server:
         for name in PORTS:
             self._ports += [f"-{name}.port={next(numbers)}", f"-{name}.port.grpc={next(numbers)}"]
         self.port = next(numbers)
-        self.ca_file = self.folder / "ca.pem"
-        _write_certificates(self.folder)
+        authority, _ = _authority()
+        self.ca_file = authority.file
+        self.certificate = authority.issue(f"s3-{self.port}", hosts=("127.0.0.1",))
         key = {"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}
         identity = {"name": "test", "credentials": [key], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         (self.folder / "identities.json").write_text(json.dumps({"identities": [identity]}))
@@ -77,8 +60,8 @@ class S3Server:
         command = [
             "sh", "-c", UNTIL_WE_END, str(Path(sys.executable).with_name("weed")), "-logtostderr", "mini",
             f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={self.folder / 'identities.json'}",
-            f"-s3.port.https={self.port}", f"-s3.cert.file={self.folder / 'server.pem'}",
-            f"-s3.key.file={self.folder / 'server.key'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            f"-s3.port.https={self.port}", f"-s3.cert.file={self.certificate.certificate}",
+            f"-s3.key.file={self.certificate.key}", "-s3.port.iceberg=0", "-s3.port.lance=0",
             "-s3.autoCreateBucket=false", f"-bucket={self.bucket}", "-admin.ui=false", "-webdav=false",
             "-master.telemetry=false", *self._ports,
         ]  # fmt: skip
@@ -141,34 +124,8 @@ class S3Server:
                 time.sleep(0.1)
 
 
-def _write_certificates(folder: Path) -> None:
-    authority, root = _authority()
-    key = _key()
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    hosts = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    leaf = _certificate(subject, root.subject, key).add_extension(hosts, critical=False)
-    pem = serialization.Encoding.PEM
-    (folder / "ca.pem").write_bytes(root.public_bytes(pem))
-    (folder / "server.pem").write_bytes(leaf.sign(authority, hashes.SHA256()).public_bytes(pem))
-    form, secret = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    (folder / "server.key").write_bytes(key.private_bytes(pem, form, secret))
-
-
 @cache
-def _authority() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-    """One for all servers of a process: what a process trusts, it trusts until it ends."""
-    key = _key()
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "omnialign test authority")])
-    root = _certificate(name, name, key).add_extension(x509.BasicConstraints(True, 0), critical=True)
-    return key, root.sign(key, hashes.SHA256())
-
-
-def _key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number())
-    return builder.not_valid_before(now - day).not_valid_after(now + 30 * day)
+def _authority() -> tuple[Authority, tempfile.TemporaryDirectory[str]]:
+    """One authority for all servers of a process: what a process trusts, it trusts until it ends."""
+    folder = tempfile.TemporaryDirectory(prefix="omnialign-ca-")  # lives as long as this cache holds it
+    return Authority(Path(folder.name)), folder

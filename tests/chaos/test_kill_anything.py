@@ -18,8 +18,17 @@ from safetensors.numpy import save_file
 from omnialign.client import AsyncClient
 from omnialign.v1 import alignment_service_pb2
 from services.alignment.job import LOOP_STAGES, STAGES
-from tests.chaos.harness import Job, Left, Stack, check_work, end_of, kill_during, rows, tokens_of
-from tests.services.alignment.stack import annotated_record, prompt_record
+from tests.chaos.stack_process import (
+    CommittedWork,
+    Job,
+    StackProcess,
+    assert_nothing_redone,
+    await_end,
+    kill_during,
+    read_table,
+    written_content,
+)
+from tests.service_stack import annotated_record, prompt_record
 
 pytestmark = pytest.mark.chaos
 
@@ -33,8 +42,8 @@ Submit = Callable[[AsyncClient, Path], Awaitable[Job]]
 
 
 @asynccontextmanager
-async def running(root: Path, command: tuple[str, ...]) -> AsyncIterator[Stack]:
-    stack = Stack(root, command)
+async def running(root: Path, command: tuple[str, ...]) -> AsyncIterator[StackProcess]:
+    stack = StackProcess(root, command)
     await stack.start()
     try:
         yield stack
@@ -84,28 +93,28 @@ async def submit_tinyworld(client: AsyncClient, shared: Path) -> Job:
     return await client.create_alignment_job("chaos", wanted)
 
 
-async def disturbed(stack: Stack, job: Job, *, delay_seconds: float) -> list[Left]:
+async def disturbed(stack: StackProcess, job: Job, *, delay_seconds: float) -> list[CommittedWork]:
     """Kills the stack once in every stage."""
     draw = random.Random(SEED)
-    lefts = []
+    before_kills = []
     for stage in STAGES:
         delay = delay_seconds if stage in LONG else 0.02
-        lefts.append(await kill_during(stack, job, stage, delay_seconds=delay, draw=draw))
-    return lefts
+        before_kills.append(await kill_during(stack, job, stage, delay_seconds=delay, draw=draw))
+    return before_kills
 
 
-async def check_tables(stack: Stack, job: Job, calm_stack: Stack, calm: Job) -> None:
+async def check_tables(stack: StackProcess, job: Job, calm_stack: StackProcess, calm: Job) -> None:
     """Every id once in every table or the quarantine, and the same content as the calm run's."""
-    aside = {record.id for record in await rows(stack, job, "quarantine")}
+    aside = {record.id for record in await read_table(stack, job, "quarantine")}
     for purpose in (*LOOP_STAGES, "pairs", "answers-base", "answers-aligned", "evaluation"):
-        found = await rows(stack, job, purpose)
+        found = await read_table(stack, job, purpose)
         ids = [record.id for record in found]
         assert len(ids) == len(set(ids)), f"{purpose} has doubles"
         if purpose in SOURCES:
-            before = {record.id for record in await rows(stack, job, SOURCES[purpose])}
+            before = {record.id for record in await read_table(stack, job, SOURCES[purpose])}
             assert before <= set(ids) | aside, f"{purpose} lost {before - set(ids) - aside}"
-        expected = await rows(calm_stack, calm, purpose)
-        assert [(r.id, tokens_of(r)) for r in found] == [(r.id, tokens_of(r)) for r in expected], purpose
+        expected = await read_table(calm_stack, calm, purpose)
+        assert [(r.id, written_content(r)) for r in found] == [(r.id, written_content(r)) for r in expected], purpose
 
 
 async def survive(folder: Path, command: tuple[str, ...], submit: Submit, *, delay_seconds: float) -> None:
@@ -115,14 +124,14 @@ async def survive(folder: Path, command: tuple[str, ...], submit: Submit, *, del
             async with AsyncClient(one.address) as client:
                 jobs.append(await submit(client, folder / "shared"))
             if one is calm_stack:
-                calm = await end_of(calm_stack, jobs[0])
+                calm = await await_end(calm_stack, jobs[0])
                 assert calm.state == Job.STATE_SUCCEEDED, calm.error
-        lefts = await disturbed(stack, jobs[1], delay_seconds=delay_seconds)
-        job = await end_of(stack, jobs[1])
+        before_kills = await disturbed(stack, jobs[1], delay_seconds=delay_seconds)
+        job = await await_end(stack, jobs[1])
         assert job.state == Job.STATE_SUCCEEDED, job.error
-        hit = set().union(*(left.running for left in lefts))
+        hit = set().union(*(before.running for before in before_kills))
         assert set(LONG) <= hit, f"stages not hit: {set(LONG) - hit}"
-        check_work(lefts, stack.left(job.uid))
+        assert_nothing_redone(before_kills, stack.committed_work(job.uid))
         await check_tables(stack, job, calm_stack, calm)
         assert job.pairs == calm.pairs
         for mine, theirs in zip(job.stages, calm.stages, strict=True):

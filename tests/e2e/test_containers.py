@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chaos.harness import REPOSITORY
 from tests.e2e.node import HOST, Container, Node, Object
+from tests.processes import REPOSITORY
 from tests.services.training.kubernetes.conftest import kubeconfig_of
 from tests.services.training.kubernetes.fake_api import FakeApi
 from tests.services.training.kubernetes.fake_controllers import Controllers, ended, index, running

@@ -15,8 +15,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.chaos.harness import REPOSITORY, free_port
-from tests.processes import kill_group
+from tests.processes import REPOSITORY, free_port, kill_group
 
 START_SECONDS = 120.0
 SERVICES = ("data", "training", "pool", "alignment-0", "alignment-1", "gateway")

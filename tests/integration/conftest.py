@@ -15,7 +15,7 @@ from omnialign.client import AsyncClient
 from services.runtime.auth.tokens import digest
 from tests.certificates import Authority
 from tests.integration.cluster import SERVICES, Cluster
-from tests.integration.storage import serve
+from tests.integration.data_service import serve_data
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 
@@ -111,5 +111,5 @@ def on_s3(s3: S3Server) -> dict[str, Any]:
 
 @pytest.fixture
 async def client(backend: dict[str, Any], tmp_path: Path) -> AsyncIterator[AsyncClient]:
-    async with serve(tmp_path / "state", **backend) as found:
+    async with serve_data(tmp_path / "state", **backend) as found:
         yield found

@@ -19,8 +19,8 @@ from omnialign.errors import NotFound, OmnialignError
 from services.alignment.job import ALIGNMENT, EVALUATION_STEPS, LOOP_STAGES, PAIRS, VERIFY
 from services.migrate import VARIABLES, WORKFLOWS, migrate
 from services.runtime.database import parse_url
-from tests.chaos.harness import REPOSITORY
-from tests.services.alignment.stack import Job, Stack, free_port
+from tests.processes import REPOSITORY, free_port
+from tests.service_stack import Job, ServiceStack
 
 SECONDS = 150.0
 WRITTEN = (*LOOP_STAGES, PAIRS, *EVALUATION_STEPS)
@@ -31,7 +31,7 @@ class Replicas:
 
     def __init__(self, root: Path, url: str) -> None:
         self.root, self.url = root, url
-        self.stack = Stack(root)
+        self.stack = ServiceStack(root)
         self.ports: dict[str, int] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 

@@ -11,9 +11,9 @@ import pytest
 
 from omnialign.client import AsyncClient
 from omnialign.errors import NotFound, Unauthenticated
-from tests.chaos.harness import REPOSITORY
 from tests.integration.cluster import Cluster
 from tests.integration.conftest import Identity, Security, Start
+from tests.processes import REPOSITORY
 from tests.s3_server import S3Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]

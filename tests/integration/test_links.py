@@ -13,7 +13,7 @@ from omnialign.errors import (
     InvalidArgument,
     NotFound,
 )
-from tests.integration.storage import IMAGE, digest, png, serve
+from tests.integration.data_service import IMAGE, png_bytes, serve_data, sha256_hex
 from tests.s3_server import S3Server
 
 
@@ -27,17 +27,17 @@ def fetch(s3: S3Server, url: str, data: bytes | None = None) -> bytes:
 
 
 async def test_media_go_up_and_down_by_links(s3: S3Server, on_s3: dict[str, Any], tmp_path: Path) -> None:
-    data = png(side=300)
-    async with serve(tmp_path, **on_s3) as client:
-        link = await client.create_media_upload(digest(data), size_bytes=len(data))
+    data = png_bytes(side=300)
+    async with serve_data(tmp_path, **on_s3) as client:
+        link = await client.create_media_upload(sha256_hex(data), size_bytes=len(data))
         with pytest.raises(FailedPrecondition) as caught:
             await client.complete_media_upload(link.name)
         assert caught.value.reason == "MEDIA_UPLOAD_EMPTY"
         await asyncio.to_thread(fetch, s3, link.url, data)
         with pytest.raises(NotFound):
-            await client.get_media(digest(data))  # nothing is stored before it was proven
+            await client.get_media(sha256_hex(data))  # nothing is stored before it was proven
         media = await client.complete_media_upload(link.name)
-        assert (media.sha256, media.mime_type, media.size_bytes) == (digest(data), "image/png", len(data))
+        assert (media.sha256, media.mime_type, media.size_bytes) == (sha256_hex(data), "image/png", len(data))
         assert await client.complete_media_upload(link.name) == media
         down = await client.create_media_download(media.sha256)
         assert await asyncio.to_thread(fetch, s3, down.url) == data == await client.get_media(media.sha256)
@@ -46,15 +46,15 @@ async def test_media_go_up_and_down_by_links(s3: S3Server, on_s3: dict[str, Any]
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        (png(1)[:-1], "MEDIA_SIZE_MISMATCH"),
-        (png(1)[:-1] + b"?", "MEDIA_DIGEST_MISMATCH"),
+        (png_bytes(1)[:-1], "MEDIA_SIZE_MISMATCH"),
+        (png_bytes(1)[:-1] + b"?", "MEDIA_DIGEST_MISMATCH"),
     ],
 )
 async def test_other_bytes_than_were_said_are_refused(
     s3: S3Server, on_s3: dict[str, Any], tmp_path: Path, sent: bytes, reason: str
 ) -> None:
-    async with serve(tmp_path, **on_s3) as client:
-        link = await client.create_media_upload(digest(png(1)), size_bytes=len(png(1)))
+    async with serve_data(tmp_path, **on_s3) as client:
+        link = await client.create_media_upload(sha256_hex(png_bytes(1)), size_bytes=len(png_bytes(1)))
         await asyncio.to_thread(fetch, s3, link.url, sent)
         with pytest.raises(InvalidArgument) as caught:
             await client.complete_media_upload(link.name)
@@ -64,17 +64,17 @@ async def test_other_bytes_than_were_said_are_refused(
 async def test_bytes_that_do_not_decode_are_refused_at_the_end_of_a_link(
     s3: S3Server, on_s3: dict[str, Any], tmp_path: Path
 ) -> None:
-    async with serve(tmp_path, **on_s3) as client:
-        link = await client.create_media_upload(digest(png()[:-400]), size_bytes=len(png()[:-400]))
-        await asyncio.to_thread(fetch, s3, link.url, png()[:-400])
+    async with serve_data(tmp_path, **on_s3) as client:
+        link = await client.create_media_upload(sha256_hex(png_bytes()[:-400]), size_bytes=len(png_bytes()[:-400]))
+        await asyncio.to_thread(fetch, s3, link.url, png_bytes()[:-400])
         with pytest.raises(InvalidArgument) as caught:
             await client.complete_media_upload(link.name, modality=IMAGE)
         assert caught.value.reason == "MEDIA_TRUNCATED"
 
 
 async def test_an_expired_link_is_refused_by_the_server(s3: S3Server, on_s3: dict[str, Any], tmp_path: Path) -> None:
-    async with serve(tmp_path, link_seconds=1, **on_s3) as client:
-        media = await client.upload_media(png(), modality=IMAGE)
+    async with serve_data(tmp_path, link_seconds=1, **on_s3) as client:
+        media = await client.upload_media(png_bytes(), modality=IMAGE)
         down = await client.create_media_download(media.sha256)
         async with asyncio.timeout(20):
             while True:
@@ -87,8 +87,8 @@ async def test_an_expired_link_is_refused_by_the_server(s3: S3Server, on_s3: dic
 
 
 async def test_local_files_have_no_links(tmp_path: Path) -> None:
-    async with serve(tmp_path) as client:
-        media = await client.upload_media(png(), modality=IMAGE)
+    async with serve_data(tmp_path) as client:
+        media = await client.upload_media(png_bytes(), modality=IMAGE)
         for call in (client.create_media_upload("0" * 64, size_bytes=5), client.create_media_download(media.sha256)):
             with pytest.raises(FailedPrecondition) as caught:
                 await call

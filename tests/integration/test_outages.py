@@ -9,13 +9,13 @@ import pytest
 from omnialign.errors import (
     Unavailable,
 )
-from tests.integration.storage import IMAGE, NAME, ids, png, records, serve
+from tests.integration.data_service import IMAGE, NAME, png_bytes, record_ids, serve_data, text_records
 from tests.s3_server import S3Server
 
 
 async def refused(tmp_path: Path, **settings: Any) -> Unavailable:
     """What calls of a service say that cannot use its storage."""
-    async with serve(tmp_path, **settings) as client:
+    async with serve_data(tmp_path, **settings) as client:
         with pytest.raises(Unavailable) as caught:
             await client.get_dataset(NAME)
         return caught.value
@@ -51,23 +51,23 @@ async def test_a_server_that_stops_gives_unavailable_and_the_service_recovers(tm
     try:
         with server.credentials():
             server.start()
-            async with serve(tmp_path, **server.settings("x")) as client:
+            async with serve_data(tmp_path, **server.settings("x")) as client:
                 await client.create_dataset("prompts")
-                await client.append_records(NAME, records(10))
-                media = await client.upload_media(png(), modality=IMAGE)
+                await client.append_records(NAME, text_records(10))
+                media = await client.upload_media(png_bytes(), modality=IMAGE)
                 await asyncio.to_thread(server.stop)
                 for call in (
                     client.get_media(media.sha256, deadline_seconds=30),
-                    client.append_records(NAME, records(20), deadline_seconds=30),
+                    client.append_records(NAME, text_records(20), deadline_seconds=30),
                     client.commit_version(NAME),
                 ):
                     with pytest.raises(Unavailable) as caught:
                         await call
                     assert caught.value.reason == "S3_UNAVAILABLE"
                 await asyncio.to_thread(server.start)
-                assert await client.get_media(media.sha256) == png()
-                await client.append_records(NAME, records(20))
-                assert await ids(client, NAME) == [record.id for record in records(20)]
+                assert await client.get_media(media.sha256) == png_bytes()
+                await client.append_records(NAME, text_records(20))
+                assert await record_ids(client, NAME) == [record.id for record in text_records(20)]
     finally:
         server.close()
 
@@ -76,7 +76,7 @@ async def test_a_service_that_starts_before_its_server_serves_when_it_is_there(t
     server = S3Server()
     try:
         with server.credentials():
-            async with serve(tmp_path, **server.settings("x")) as client:
+            async with serve_data(tmp_path, **server.settings("x")) as client:
                 with pytest.raises(Unavailable) as caught:
                     await client.get_dataset(NAME)
                 assert caught.value.metadata["cause"] == "S3_UNAVAILABLE"

@@ -14,7 +14,7 @@ import pytest
 from omnialign.client import AsyncClient
 from tests.integration.replicas import SECONDS, Replicas, problem
 from tests.postgresql import PostgreSQL
-from tests.services.alignment.stack import Job
+from tests.service_stack import Job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -19,14 +19,14 @@ from omnialign.errors import (
 from services.data.config import DataConfig
 from services.data.objects import open_objects
 from services.data.table import SCHEMA, Budget, RecordTable
-from tests.integration.storage import IMAGE, NAME, digest, ids, png, records, serve
+from tests.integration.data_service import IMAGE, NAME, png_bytes, record_ids, serve_data, sha256_hex, text_records
 from tests.s3_server import S3Server
 
 
 async def test_media_come_back_and_are_one_object(client: AsyncClient) -> None:
-    data = png(side=700)
+    data = png_bytes(side=700)
     media = await client.upload_media(data, modality=IMAGE)
-    assert (media.mime_type, media.size_bytes, media.sha256) == ("image/png", len(data), digest(data))
+    assert (media.mime_type, media.size_bytes, media.sha256) == ("image/png", len(data), sha256_hex(data))
     assert await client.upload_media(data, modality=IMAGE) == media
     assert await client.get_media(media.sha256) == data
     with pytest.raises(NotFound) as caught:
@@ -36,10 +36,10 @@ async def test_media_come_back_and_are_one_object(client: AsyncClient) -> None:
 
 async def test_bad_media_are_refused_and_leave_nothing(client: AsyncClient) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        await client.upload_media(png()[:-400], modality=IMAGE)
+        await client.upload_media(png_bytes()[:-400], modality=IMAGE)
     assert caught.value.reason == "MEDIA_TRUNCATED"
     with pytest.raises(NotFound):
-        await client.get_media(digest(png()[:-400]))
+        await client.get_media(sha256_hex(png_bytes()[:-400]))
 
 
 async def test_a_damaged_object_on_s3_is_data_loss_until_it_is_uploaded_again(
@@ -47,64 +47,64 @@ async def test_a_damaged_object_on_s3_is_data_loss_until_it_is_uploaded_again(
 ) -> None:
     import io
 
-    async with serve(tmp_path, **on_s3) as client:
-        media = await client.upload_media(png(), modality=IMAGE)
-        prefix, damaged = on_s3["objects_url"].rpartition("/")[2], png()[:-1] + b"?"
+    async with serve_data(tmp_path, **on_s3) as client:
+        media = await client.upload_media(png_bytes(), modality=IMAGE)
+        prefix, damaged = on_s3["objects_url"].rpartition("/")[2], png_bytes()[:-1] + b"?"
         key = f"{prefix}/media/sha256/{media.sha256[:2]}/{media.sha256[2:]}"
         s3.client().put_object(s3.bucket, key, io.BytesIO(damaged), len(damaged))
         with pytest.raises(DataLoss) as caught:
             await client.get_media(media.sha256)
         assert caught.value.reason == "MEDIA_CORRUPT"
-        await client.upload_media(png(), modality=IMAGE)
-        assert await client.get_media(media.sha256) == png()
+        await client.upload_media(png_bytes(), modality=IMAGE)
+        assert await client.get_media(media.sha256) == png_bytes()
 
 
 async def test_records_and_versions_survive_a_restart(backend: dict[str, Any], tmp_path: Path) -> None:
-    async with serve(tmp_path / "state", **backend) as client:
+    async with serve_data(tmp_path / "state", **backend) as client:
         await client.create_dataset("prompts")
-        await client.append_records(NAME, records(30))
+        await client.append_records(NAME, text_records(30))
         version = await client.commit_version(NAME)
-        await client.append_records(NAME, records(30, "other"))
-        media = await client.upload_media(png(), modality=IMAGE)
-    async with serve(tmp_path / "state", **backend) as client:
-        assert [record async for record in client.stream_records(version.name)] == records(30)
-        assert [record async for record in client.stream_records(NAME)] == records(30, "other")
-        assert await client.get_media(media.sha256) == png()
+        await client.append_records(NAME, text_records(30, "other"))
+        media = await client.upload_media(png_bytes(), modality=IMAGE)
+    async with serve_data(tmp_path / "state", **backend) as client:
+        assert [record async for record in client.stream_records(version.name)] == text_records(30)
+        assert [record async for record in client.stream_records(NAME)] == text_records(30, "other")
+        assert await client.get_media(media.sha256) == png_bytes()
         assert (await client.get_dataset(NAME)).record_count == 30
 
 
 async def test_a_dataset_of_a_deleted_name_begins_empty(client: AsyncClient) -> None:
     for _ in range(2):
         await client.create_dataset("prompts")
-        assert await ids(client, NAME) == []
-        await client.append_records(NAME, records(3))
+        assert await record_ids(client, NAME) == []
+        await client.append_records(NAME, text_records(3))
         assert (await client.commit_version(NAME)).record_count == 3
         await client.delete_dataset(NAME)
     with pytest.raises(NotFound):
-        await ids(client, NAME)
+        await record_ids(client, NAME)
 
 
 async def test_many_small_writes_are_compacted_and_versions_stay(backend: dict[str, Any], tmp_path: Path) -> None:
-    async with serve(tmp_path / "state", compact_fragments=4, retention_seconds=0, **backend) as client:
+    async with serve_data(tmp_path / "state", compact_fragments=4, retention_seconds=0, **backend) as client:
         await client.create_dataset("prompts")
         for number in range(8):
-            await client.append_records(NAME, records(1, first=number))
+            await client.append_records(NAME, text_records(1, first=number))
             if number == 3:
                 version = await client.commit_version(NAME)
-        assert len(await ids(client, version.name)) == 4
-        assert len(await ids(client, NAME)) == 8
+        assert len(await record_ids(client, version.name)) == 4
+        assert len(await record_ids(client, NAME)) == 8
 
 
 def test_a_creator_that_comes_late_changes_nothing(backend: dict[str, Any], tmp_path: Path) -> None:
     objects = open_objects(DataConfig(root=tmp_path, **backend), registry=CollectorRegistry())
     place = objects.table("default/late", uid="u")
     table = RecordTable(place, budget=Budget(5, 30), retention_seconds=3600, compact_fragments=32)
-    table.merge(records(5))
-    table.merge(records(9))
+    table.merge(text_records(5))
+    table.merge(text_records(9))
     lance.write_dataset(SCHEMA.empty_table(), str(tmp_path / "empty"), mode="create")
     place.publish(tmp_path / "empty")
     assert table.snapshot().count() == 9
-    assert table.merge(records(10)) == (1, 9)
+    assert table.merge(text_records(10)) == (1, 9)
 
 
 WRITER = """

@@ -11,7 +11,7 @@ import pytest
 from omnialign.client import AsyncClient
 from omnialign.errors import Aborted, NotFound
 from services.migrate import migrate
-from tests.integration.storage import IMAGE, NAME, ids, model, png, records, serve
+from tests.integration.data_service import IMAGE, NAME, png_bytes, record_ids, serve_data, text_records, write_model
 from tests.s3_server import S3Server
 
 Pair = tuple[AsyncClient, AsyncClient]
@@ -23,16 +23,16 @@ async def pair(s3: S3Server, postgres_url: str, tmp_path: Path) -> AsyncIterator
     assert await migrate({"OMNIALIGN_DATA_DATABASE_URL": postgres_url}, deadline_seconds=60) == 0
     settings = s3.settings(uuid.uuid4().hex) | {"database_url": postgres_url, "compact_fragments": 4}
     async with AsyncExitStack() as stack:
-        opening = [serve(tmp_path / name, **settings) for name in ("one", "other")]
+        opening = [serve_data(tmp_path / name, **settings) for name in ("one", "other")]
         one, other = [await stack.enter_async_context(service) for service in opening]
         yield one, other
 
 
 async def test_what_one_replica_stored_the_other_reads(pair: Pair, tmp_path: Path) -> None:
     one, other = pair
-    media = await one.upload_media(png(), modality=IMAGE)
-    assert await other.get_media(media.sha256) == png()
-    upload = await one.upload_files(model(tmp_path / "model"))
+    media = await one.upload_media(png_bytes(), modality=IMAGE)
+    assert await other.get_media(media.sha256) == png_bytes()
+    upload = await one.upload_files(write_model(tmp_path / "model"))
     version = await other.register_model("base", upload)
     assert await one.download_model(version.name, tmp_path / "fetched") == version
 
@@ -42,7 +42,7 @@ async def test_appends_and_commits_of_two_replicas_lose_nothing_and_double_nothi
 
     async def write(writer: int) -> None:
         client = pair[writer % 2]
-        await client.append_records(NAME, records(40, f"w{writer}", first=writer * 20))
+        await client.append_records(NAME, text_records(40, f"w{writer}", first=writer * 20))
         for _ in range(5):
             try:
                 await client.commit_version(NAME)
@@ -52,19 +52,23 @@ async def test_appends_and_commits_of_two_replicas_lose_nothing_and_double_nothi
         raise AssertionError("no commit went through")
 
     await asyncio.gather(*(write(writer) for writer in range(6)))
-    assert await ids(pair[0], NAME) == await ids(pair[1], NAME) == [record.id for record in records(140)]
+    assert (
+        await record_ids(pair[0], NAME)
+        == await record_ids(pair[1], NAME)
+        == [record.id for record in text_records(140)]
+    )
     versions = [version async for version in pair[0].list_dataset_versions(NAME)]
     for version in versions:
-        assert len(await ids(pair[1], version.name)) == version.record_count
+        assert len(await record_ids(pair[1], version.name)) == version.record_count
     assert [int(version.name.rsplit("/")[-1]) for version in versions] == list(range(len(versions), 0, -1))
 
 
 async def test_a_dataset_that_one_replica_deletes_is_gone_and_begins_empty_for_the_other(pair: Pair) -> None:
     one, other = pair
     await one.create_dataset("prompts")
-    await other.append_records(NAME, records(5))
+    await other.append_records(NAME, text_records(5))
     await one.delete_dataset(NAME)
     with pytest.raises(NotFound):
-        await other.append_records(NAME, records(1))
+        await other.append_records(NAME, text_records(1))
     await other.create_dataset("prompts")
-    assert await ids(one, NAME) == []
+    assert await record_ids(one, NAME) == []

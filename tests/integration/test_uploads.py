@@ -22,12 +22,12 @@ from services.inference.models.download_cache import ModelCache
 from services.inference.models.resolver import ModelResolver
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
-from tests.integration.storage import IN_OUT, model, serve
+from tests.integration.data_service import IN_OUT, serve_data, write_model
 from tests.s3_server import S3Server
 
 
 async def test_an_uploaded_model_is_registered_and_downloaded_whole(client: AsyncClient, tmp_path: Path) -> None:
-    folder, seen = model(tmp_path / "model", kilobytes=1500), []
+    folder, seen = write_model(tmp_path / "model", kilobytes=1500), []
     upload = await client.upload_files(folder, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1] > 1_500_000
     version = await client.register_model("base", upload)
@@ -48,7 +48,7 @@ async def test_an_uploaded_model_is_registered_and_downloaded_whole(client: Asyn
 
 @pytest.mark.parametrize("uploaded", [True, False])
 async def test_a_models_settings_come_without_its_weights(client: AsyncClient, tmp_path: Path, uploaded: bool) -> None:
-    folder, settings = model(tmp_path / "model"), tmp_path / "settings"
+    folder, settings = write_model(tmp_path / "model"), tmp_path / "settings"
     version = await client.register_model("base", await client.upload_files(folder) if uploaded else folder.as_uri())
     settings.mkdir()
     await client.download_model_settings(version.name, settings)
@@ -59,7 +59,7 @@ async def test_a_models_settings_come_without_its_weights(client: AsyncClient, t
 
 
 async def test_a_model_is_the_same_uploaded_or_in_place(client: AsyncClient, tmp_path: Path) -> None:
-    folder = model(tmp_path / "model")
+    folder = write_model(tmp_path / "model")
     placed = await client.register_model("base", folder.as_uri())
     assert await client.register_model("base", await client.upload_files(folder)) == placed
     await client.download_model(placed.name, tmp_path / "copy")
@@ -71,7 +71,7 @@ async def test_a_model_is_the_same_uploaded_or_in_place(client: AsyncClient, tmp
 
 
 async def test_a_download_goes_on_where_an_earlier_one_ended(client: AsyncClient, tmp_path: Path) -> None:
-    folder = model(tmp_path / "model", kilobytes=600)
+    folder = write_model(tmp_path / "model", kilobytes=600)
     version = await client.register_model("base", await client.upload_files(folder))
     partial = tmp_path / f".fetched.{version.sha256[:16]}.partial"
     partial.mkdir()
@@ -86,10 +86,10 @@ async def test_a_download_goes_on_where_an_earlier_one_ended(client: AsyncClient
 async def test_a_large_file_goes_up_in_parts_and_is_counted(
     s3: S3Server, on_s3: dict[str, Any], tmp_path: Path
 ) -> None:
-    folder = model(tmp_path / "model", kilobytes=20_000)
+    folder = write_model(tmp_path / "model", kilobytes=20_000)
     size_bytes = (folder / "model.safetensors").stat().st_size
     server = Server(ServerConfig(), name="data")
-    async with serve(tmp_path / "state", server=server, **on_s3) as client:
+    async with serve_data(tmp_path / "state", server=server, **on_s3) as client:
         version = await client.register_model("base", await client.upload_files(folder))
         prefix = on_s3["objects_url"].rpartition("/")[2]
         uploads = s3.client().list_objects(s3.bucket, prefix=f"{prefix}/uploads/", recursive=True)
@@ -102,7 +102,7 @@ async def test_a_large_file_goes_up_in_parts_and_is_counted(
 
 
 async def test_an_engine_that_is_elsewhere_fetches_a_registered_model(client: AsyncClient, tmp_path: Path) -> None:
-    folder = model(tmp_path / "model")
+    folder = write_model(tmp_path / "model")
     version = await client.register_model("base", await client.upload_files(folder))
     local = version.uri.startswith("file://")
     resolver = ModelResolver(client, cache=ModelCache(tmp_path / "cache", limit_bytes=10**9))
@@ -113,7 +113,7 @@ async def test_an_engine_that_is_elsewhere_fetches_a_registered_model(client: As
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "deep/x.pkl"])
 async def test_an_upload_with_a_pickle_is_no_model(client: AsyncClient, tmp_path: Path, name: str) -> None:
-    folder = model(tmp_path / "model")
+    folder = write_model(tmp_path / "model")
     (folder / name).write_bytes(b"x")
     with pytest.raises(InvalidArgument) as caught:
         await client.register_model("base", await client.upload_files(folder))
@@ -121,7 +121,7 @@ async def test_an_upload_with_a_pickle_is_no_model(client: AsyncClient, tmp_path
 
 
 async def test_broken_weights_in_an_upload_are_refused(client: AsyncClient, tmp_path: Path) -> None:
-    folder = model(tmp_path / "model")
+    folder = write_model(tmp_path / "model")
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     for broken in (whole[:-1], b"\xff" * 40, b""):
@@ -148,15 +148,15 @@ async def test_an_upload_is_imported_and_the_folders_name_tells_the_subtask(
 
 
 async def test_an_upload_is_of_its_project_alone(client: AsyncClient, tmp_path: Path) -> None:
-    upload = await client.upload_files(model(tmp_path / "model"))
+    upload = await client.upload_files(write_model(tmp_path / "model"))
     with pytest.raises(NotFound) as caught:
         await client.register_model("base", upload.replace("/default/", "/other/"))
     assert caught.value.reason == "UPLOAD_NOT_FOUND"
 
 
 async def test_uploads_expire_and_are_swept(backend: dict[str, Any], tmp_path: Path) -> None:
-    async with serve(tmp_path / "state", upload_seconds=1, sweep_seconds=0.2, **backend) as client:
-        upload = await client.upload_files(model(tmp_path / "model"))
+    async with serve_data(tmp_path / "state", upload_seconds=1, sweep_seconds=0.2, **backend) as client:
+        upload = await client.upload_files(write_model(tmp_path / "model"))
         async with asyncio.timeout(30):
             while True:
                 try:
@@ -194,7 +194,7 @@ File = data_service_pb2.UploadedFile
 async def test_an_upload_that_is_not_right_is_refused(
     tmp_path: Path, files: list[tuple[str, bytes, int]], reason: str
 ) -> None:
-    async with serve(tmp_path, max_upload_files=5, max_upload_bytes=1000) as client:
+    async with serve_data(tmp_path, max_upload_files=5, max_upload_bytes=1000) as client:
 
         async def messages() -> AsyncIterator[Message]:
             yield Message(header=Header(parent="projects/default"))
@@ -209,7 +209,7 @@ async def test_an_upload_that_is_not_right_is_refused(
 
 
 async def test_a_digest_that_does_not_hold_refuses_the_upload(tmp_path: Path) -> None:
-    async with serve(tmp_path) as client:
+    async with serve_data(tmp_path) as client:
 
         async def messages() -> AsyncIterator[Message]:
             yield Message(header=Header(parent="projects/default"))

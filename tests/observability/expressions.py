@@ -66,7 +66,7 @@ def alerts() -> dict[str, dict[str, Any]]:
 def expressions() -> list[Expression]:
     """All of them, as Grafana and Prometheus would evaluate them."""
     shown = [
-        Expression(f"{where} [{target['refId']}]", filled(target["expr"]), "panel")
+        Expression(f"{where} [{target['refId']}]", with_grafana_variables(target["expr"]), "panel")
         for where, panel in panels()
         for target in panel["targets"]
     ]
@@ -79,7 +79,7 @@ def expressions() -> list[Expression]:
     return shown + ruled
 
 
-def filled(text: str) -> str:
+def with_grafana_variables(text: str) -> str:
     """The expression with Grafana's variables filled in: its own, and All for those that a person chooses."""
     for name, value in GRAFANA.items():
         text = text.replace(name, value)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import math
-import socket
 import subprocess
 import time
 import urllib.error
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from tests.processes import free_port
 from tools import fetch_prometheus
 
 START_SECONDS = 60.0
@@ -73,12 +73,6 @@ async def running_prometheus(
     finally:
         process.terminate()
         await asyncio.to_thread(process.wait, 30)
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _config(targets: Mapping[str, Mapping[str, str]], rules: Sequence[Path]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.observability.expressions import ROOT, Expression, expressions, filled, rules, variables
+from tests.observability.expressions import ROOT, Expression, expressions, rules, variables, with_grafana_variables
 from tests.observability.promql import uses
 from tools import list_metrics
 
@@ -60,7 +60,7 @@ def test_it_matches_by_labels_that_the_metric_has(expression: Expression):
 
 @pytest.mark.parametrize(("where", "selector", "label"), list(variables()))
 def test_variables_ask_for_labels_that_exist(where, selector, label):
-    (use,) = uses(filled(selector))
+    (use,) = uses(with_grafana_variables(selector))
     assert label in labels_of(use.metric), where
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.observability.collector import attributes
-from tests.observability.expressions import Expression, expressions, filled, variables
-from tests.observability.lab import Job, Lab, running_lab
+from tests.observability.expressions import Expression, expressions, variables, with_grafana_variables
+from tests.observability.observed_stack import Job, ObservedStack, observed_stack
 from tests.observability.prometheus import QueryFailed
 from tests.observability.promql import selectors
 
@@ -49,13 +49,13 @@ class Seen:
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory) -> Seen:
     async def look() -> Seen:
-        async with running_lab(tmp_path_factory.mktemp("lab")) as lab:
+        async with observed_stack(tmp_path_factory.mktemp("lab")) as lab:
             return await asyncio.to_thread(_look, lab)
 
     return asyncio.run(look())
 
 
-def _look(lab: Lab) -> Seen:
+def _look(lab: ObservedStack) -> Seen:
     found = Seen(lab.job, traces=list(lab.collector.traces().values()), labels=lab.prometheus.get("labels"))
     for expression in expressions():
         for text in (expression.text, *selectors(expression.text)):
@@ -64,7 +64,7 @@ def _look(lab: Lab) -> Seen:
             except QueryFailed as error:
                 found.numbers[text] = str(error)
     for where, selector, label in variables():
-        found.values[where] = lab.prometheus.values(label, filled(selector))
+        found.values[where] = lab.prometheus.values(label, with_grafana_variables(selector))
     found.rules = [rule for group in lab.prometheus.get("rules")["groups"] for rule in group["rules"]]
     return found
 

@@ -16,8 +16,9 @@ from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.messages import MediaBytes, Pieces, Turn
 from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
 from omnialign.v1 import content_pb2
-from tests.model_families import FAMILIES, Family
-from tests.writing_families import chameleon_vq, composite, emu3_vq, encodec
+from tests.model_factory.codecs import chameleon_vq, composite, emu3_vq, encodec
+from tests.model_factory.families import FAMILIES
+from tests.model_factory.family import Family
 from training import collators, defaults, heads, launch, source, tokens
 from training import media as training_media
 from training.examples import Sample, encode

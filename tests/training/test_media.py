@@ -10,7 +10,7 @@ from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.feature_cache import FeatureCache
 from omnialign.modeling.inputs import ModelInputs
 from omnialign.modeling.policy import MediaPolicy
-from tests.model_families import FAMILIES
+from tests.model_factory.families import FAMILIES
 from tests.training.multimodal import keep, medium, question
 from training.examples import Sample, Tally, encode
 from training.media import BatchMedia, KeptMedium, feature_cache, fillers, modalities, name_media, path_of

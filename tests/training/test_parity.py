@@ -20,7 +20,7 @@ from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest
 from services.inference.transformers.batch import Batch
 from services.inference.transformers.engine import open_transformers_engine
-from tests.model_families import Family
+from tests.model_factory.family import Family
 from tests.training.multimodal import TRAINED, batch, medium
 from training.examples import Sample
 from training.heads import add_head

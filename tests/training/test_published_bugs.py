@@ -13,7 +13,7 @@ from omnialign.content import content
 from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.messages import Turn
 from omnialign.v1 import content_pb2, record_pb2
-from tests.model_families import FAMILIES
+from tests.model_factory.families import FAMILIES
 from tests.training.multimodal import batch, log_probabilities, medium, question
 from training.collators import IGNORED, PairCollator, SftCollator, pair_row, sft_row
 from training.examples import Sample, Tally, examples

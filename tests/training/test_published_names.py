@@ -3,7 +3,7 @@
 import pytest
 from safetensors import safe_open
 
-from tests.model_families import FAMILIES
+from tests.model_factory.families import FAMILIES
 from training.runner import load_model
 
 

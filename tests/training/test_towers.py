@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omnialign.modeling.adapters import load_adapter
-from tests.model_families import FAMILIES
+from tests.model_factory.families import FAMILIES
 from tests.training.multimodal import MODALITIES, batch, log_probabilities, losses, medium, prepare, question, start
 from training.examples import Sample
 from training.runner import load_model

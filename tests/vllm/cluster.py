@@ -4,8 +4,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.harness import REPOSITORY
 from tests.integration.cluster import Cluster
+from tests.processes import REPOSITORY
 
 PYTHON = REPOSITORY / ".venv" / "bin" / "python"
 NAMES = ("data", "training", "pool", "alignment-0", "gateway")

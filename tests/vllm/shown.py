@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from tests.chaos.harness import REPOSITORY
+from tests.processes import REPOSITORY
 
 RESULTS = REPOSITORY / "out" / "families"
 

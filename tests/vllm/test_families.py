@@ -16,8 +16,9 @@ import pytest
 from omnialign.v1 import generation_pb2
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest
-from tests.chaos.harness import REPOSITORY
-from tests.model_families import FAMILIES, Family
+from tests.model_factory.families import FAMILIES
+from tests.model_factory.family import Family
+from tests.processes import REPOSITORY
 from tests.vllm.cluster import PYTHON
 from tests.vllm.conftest import CACHE_BYTES
 from tests.vllm.shown import record

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.harness import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.vllm.cluster import PYTHON, vllm_cluster
 from tests.vllm.shown import record
 

@@ -19,7 +19,7 @@ from services.inference.config import EngineConfig
 from services.inference.constrained_decoding import span_config
 from services.inference.engine import EngineRequest
 from services.inference.openai.engine import open_openai_engine
-from tests.model_families import FAMILIES
+from tests.model_factory.families import FAMILIES
 from tests.vllm.conftest import TINY_WORLD
 from tests.vllm.serving import serve
 

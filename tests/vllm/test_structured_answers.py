@@ -8,7 +8,7 @@ from omnialign.modeling.questions import Question, ask_feedback
 from omnialign.v1 import generation_pb2, record_pb2
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest
-from tests.model_families import FAMILIES
+from tests.model_factory.families import FAMILIES
 from tests.vllm.conftest import CACHE_BYTES
 from tests.vllm.trainer_side import medium
 

@@ -18,7 +18,8 @@ from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.architectures import model_class
 from omnialign.modeling.messages import MediaBytes, Turn
 from omnialign.v1 import content_pb2
-from tests.model_families import FAMILIES, Family
+from tests.model_factory.families import FAMILIES
+from tests.model_factory.family import Family
 
 ANSWER = ("A red circle on the left.",)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import LlamaTokenizer
 
 from omnialign.modeling.adapters.markup import BREAK, CLOSE, OPEN, Markup
-from tests.family_texts import llama_tokenizer, qwen_tokenizer
+from tests.model_factory.tokenizers import llama_tokenizer, qwen_tokenizer
 
 
 def sentencepiece() -> LlamaTokenizer:

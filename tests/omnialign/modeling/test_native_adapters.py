@@ -19,7 +19,7 @@ from omnialign.modeling.architectures import model_class
 from omnialign.modeling.feature_cache import FeatureCache
 from omnialign.modeling.messages import MediaBytes, Turn
 from omnialign.v1 import content_pb2
-from tests.model_families import FAMILIES
+from tests.model_factory.families import FAMILIES
 
 WRITERS = ("chameleon", "emu3", "janus")
 CODE_NAMES = {"chameleon": "IMGIMGBCZ", "emu3": "<|visual token 000012|>", "janus": "<|im_start|>"}

@@ -21,8 +21,8 @@ from omnialign.modeling.feature_cache import FeatureCache
 from omnialign.modeling.messages import MediaBytes, Turn
 from omnialign.modeling.policy import MediaPolicy
 from omnialign.v1 import content_pb2
-from tests.model_families import FAMILIES
-from tests.stock_inputs import PLAIN, ask, conversations, film, medium, picture, rendered, sound, stock_inputs
+from tests.model_factory.families import FAMILIES
+from tests.reference_inputs import PLAIN, ask, conversations, film, medium, picture, reference_inputs, rendered, sound
 
 READERS = [name for name, family in FAMILIES.items() if not family.writes]
 MEDIA_READERS = [name for name in READERS if FAMILIES[name].reads]
@@ -69,7 +69,7 @@ def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 def test_ids_and_tensors_are_those_of_the_stock_processor(root, name):
     _, adapter, processor = made(root, name)
     for turns in conversations(FAMILIES[name].reads):
-        wanted = stock_inputs(adapter, processor, [turns])
+        wanted = reference_inputs(adapter, processor, [turns])
         inputs = adapter.encode(turns)
         assert [inputs.ids] == wanted["input_ids"].tolist()
         check_tensors(adapter.tensors([inputs], wanted["input_ids"]), wanted)
@@ -91,7 +91,7 @@ def test_a_batch_has_the_tensors_of_the_stock_batch(root, name):
     asked.append(ask(*(medium(kind, 2) for kind in FAMILIES[name].reads), "Both."))
     if "image" in FAMILIES[name].reads:
         asked.append(ask(picture(3, width=56, height=112), "Narrow."))
-    wanted = stock_inputs(adapter, processor, asked)
+    wanted = reference_inputs(adapter, processor, asked)
     rows = [adapter.encode(turns) for turns in asked]
     check_tensors(adapter.tensors(rows, wanted["input_ids"]), wanted)
 

@@ -17,7 +17,7 @@ from omnialign.modeling.architectures import model_class
 from omnialign.modeling.messages import MediaBytes, Turn
 from omnialign.modeling.rope import mend_positions, moved
 from omnialign.v1 import content_pb2
-from tests.model_families import FAMILIES
+from tests.model_factory.families import FAMILIES
 
 GRIDS = st.tuples(st.integers(1, 12), st.integers(1, 4), st.integers(1, 4))
 

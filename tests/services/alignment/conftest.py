@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.alignment.stack import Stack
+from tests.service_stack import ServiceStack
 
 
 @pytest.fixture
-async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+async def stack(tmp_path: Path) -> AsyncIterator[ServiceStack]:
     """All servers, running."""
-    made = Stack(tmp_path)
+    made = ServiceStack(tmp_path)
     await made.open()
     try:
         yield made

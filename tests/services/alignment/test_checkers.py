@@ -12,10 +12,10 @@ from omnialign.content import content
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import record_pb2
 from services.alignment import checkers
-from tests.services.alignment.stack import Job, Stack, annotated_record
+from tests.service_stack import Job, ServiceStack, annotated_record
 
 
-async def tiny_dataset(stack: Stack) -> str:
+async def tiny_dataset(stack: ServiceStack) -> str:
     draw = random.Random(3)
     records = [annotated_record(f"train-{i}") for i in range(4)]
     for split in ("prompts", "test"):
@@ -27,7 +27,7 @@ async def tiny_dataset(stack: Stack) -> str:
     return (await stack.client.commit_version(dataset.name)).name
 
 
-async def test_an_evaluation_holds_the_checkers_scores_and_words(stack: Stack) -> None:
+async def test_an_evaluation_holds_the_checkers_scores_and_words(stack: ServiceStack) -> None:
     job = await stack.submit(dataset=await tiny_dataset(stack), checkers=["tinyworld"])
     job = await stack.end_of(job.name)
     assert job.state == Job.STATE_SUCCEEDED, job.error
@@ -40,14 +40,14 @@ async def test_an_evaluation_holds_the_checkers_scores_and_words(stack: Stack) -
     assert (status.metrics["correct_base"], status.metrics["win_rate"]) == (0.0, 1.0)
 
 
-async def test_prompts_that_a_checker_cannot_take_leave_the_evaluation(stack: Stack) -> None:
+async def test_prompts_that_a_checker_cannot_take_leave_the_evaluation(stack: ServiceStack) -> None:
     job = await stack.end_of((await stack.submit(checkers=["tinyworld"])).name)
     assert job.state == Job.STATE_FAILED
     assert b"QUARANTINE_LIMIT" in job.error.details[0].value
     assert "PROMPT_FOREIGN" in job.error.message
 
 
-async def test_the_check_counts_prompts_in_tokens_of_the_base_model(stack: Stack) -> None:
+async def test_the_check_counts_prompts_in_tokens_of_the_base_model(stack: ServiceStack) -> None:
     folder = Path(recipe.__file__).parent / "model"
     model = await stack.client.register_model("tiny", folder.as_uri())
     spec = await stack.spec(dataset=await tiny_dataset(stack), base_model=model.name)

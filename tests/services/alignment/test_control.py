@@ -7,7 +7,7 @@ import pytest
 
 from omnialign.errors import FailedPrecondition, NotFound
 from omnialign.v1 import alignment_service_pb2, alignment_service_pb2_grpc, training_service_pb2
-from tests.services.alignment.stack import SECONDS, Job, Stack, stage
+from tests.service_stack import SECONDS, Job, ServiceStack, stage_status
 
 StageStatus = alignment_service_pb2.StageStatus
 TrainingJob = training_service_pb2.TrainingJob
@@ -22,7 +22,7 @@ HELD = {
 
 
 @pytest.mark.parametrize("name", HELD)
-async def test_a_job_can_be_cancelled_in_every_stage(stack: Stack, name: str) -> None:
+async def test_a_job_can_be_cancelled_in_every_stage(stack: ServiceStack, name: str) -> None:
     entered, _ = stack.behaviour.hold(HELD[name])
     job = await stack.submit()
     await asyncio.wait_for(entered.wait(), SECONDS)
@@ -34,25 +34,25 @@ async def test_a_job_can_be_cancelled_in_every_stage(stack: Stack, name: str) ->
     assert all(training.state in ended for training in stack.training.jobs.values())
 
 
-async def test_a_job_can_be_cancelled_while_it_is_evaluated(stack: Stack) -> None:
+async def test_a_job_can_be_cancelled_while_it_is_evaluated(stack: ServiceStack) -> None:
     entered, release = stack.behaviour.hold("CompareResponses")
     job = await stack.submit()
     await asyncio.wait_for(entered.wait(), SECONDS)
     entered.clear()
     release.set()
-    await stack.until(job.name, lambda j: stage(j, "verify").state == StageStatus.STATE_DONE)
+    await stack.until(job.name, lambda j: stage_status(j, "verify").state == StageStatus.STATE_DONE)
     release.clear()
     await asyncio.wait_for(entered.wait(), SECONDS)
     await stack.alignment.cancel_alignment_job(job.name)
     assert (await asyncio.wait_for(stack.end_of(job.name), SECONDS)).state == Job.STATE_CANCELLED
 
 
-async def test_cancelling_an_ended_job_changes_nothing(stack: Stack) -> None:
+async def test_cancelling_an_ended_job_changes_nothing(stack: ServiceStack) -> None:
     job = await stack.end_of((await stack.submit(prompts=1)).name)
     assert await stack.alignment.cancel_alignment_job(job.name) == job
 
 
-async def test_a_paused_job_begins_nothing_new_until_it_is_resumed(stack: Stack) -> None:
+async def test_a_paused_job_begins_nothing_new_until_it_is_resumed(stack: ServiceStack) -> None:
     stack.settings["chunks_per_job"] = 1
     await stack.stop("alignment")
     await stack.start("alignment")
@@ -61,7 +61,7 @@ async def test_a_paused_job_begins_nothing_new_until_it_is_resumed(stack: Stack)
     await asyncio.wait_for(entered.wait(), SECONDS)
     assert (await stack.alignment.pause_alignment_job(job.name)).state == Job.STATE_PAUSED
     release.set()
-    paused = await stack.until(job.name, lambda j: stage(j, "critique").completed == 4)
+    paused = await stack.until(job.name, lambda j: stage_status(j, "critique").completed == 4)
     assert paused.state == Job.STATE_PAUSED
     asked = list(stack.behaviour.asked)
     await asyncio.sleep(0.3)  # time in which something new would have begun
@@ -70,7 +70,7 @@ async def test_a_paused_job_begins_nothing_new_until_it_is_resumed(stack: Stack)
     assert (await stack.end_of(job.name)).state == Job.STATE_SUCCEEDED
 
 
-async def test_a_pause_survives_a_restart(stack: Stack) -> None:
+async def test_a_pause_survives_a_restart(stack: ServiceStack) -> None:
     entered, release = stack.behaviour.hold("Critique")
     job = await stack.submit(prompts=4)
     await asyncio.wait_for(entered.wait(), SECONDS)
@@ -82,10 +82,10 @@ async def test_a_pause_survives_a_restart(stack: Stack) -> None:
     await stack.alignment.resume_alignment_job(job.name)
     job = await stack.end_of(job.name)
     assert job.state == Job.STATE_SUCCEEDED
-    assert stage(job, "verify").completed == 4
+    assert stage_status(job, "verify").completed == 4
 
 
-async def test_a_paused_job_can_be_cancelled(stack: Stack) -> None:
+async def test_a_paused_job_can_be_cancelled(stack: ServiceStack) -> None:
     entered, release = stack.behaviour.hold("Generate")
     job = await stack.submit()
     await asyncio.wait_for(entered.wait(), SECONDS)
@@ -95,7 +95,7 @@ async def test_a_paused_job_can_be_cancelled(stack: Stack) -> None:
     assert (await asyncio.wait_for(stack.end_of(job.name), SECONDS)).state == Job.STATE_CANCELLED
 
 
-async def test_a_paused_job_leaves_room_for_others(stack: Stack) -> None:
+async def test_a_paused_job_leaves_room_for_others(stack: ServiceStack) -> None:
     stack.settings["chunks_per_job"] = 1
     await stack.stop("alignment")
     await stack.start("alignment")
@@ -109,7 +109,7 @@ async def test_a_paused_job_leaves_room_for_others(stack: Stack) -> None:
     assert (await asyncio.wait_for(stack.end_of(second.name), SECONDS)).state == Job.STATE_SUCCEEDED
 
 
-async def test_an_ended_job_can_be_neither_paused_nor_resumed(stack: Stack) -> None:
+async def test_an_ended_job_can_be_neither_paused_nor_resumed(stack: ServiceStack) -> None:
     job = await stack.end_of((await stack.submit(prompts=1)).name)
     for call in (stack.alignment.pause_alignment_job, stack.alignment.resume_alignment_job):
         with pytest.raises(FailedPrecondition) as caught:
@@ -117,7 +117,7 @@ async def test_an_ended_job_can_be_neither_paused_nor_resumed(stack: Stack) -> N
         assert caught.value.reason == "JOB_STATE"
 
 
-async def test_events_are_numbered_without_gaps_and_a_watch_goes_on_where_it_ended(stack: Stack) -> None:
+async def test_events_are_numbered_without_gaps_and_a_watch_goes_on_where_it_ended(stack: ServiceStack) -> None:
     job = await stack.submit(prompts=8)
     first = []
     async for event in stack.alignment.watch_alignment_job(job.name):
@@ -133,13 +133,13 @@ async def test_events_are_numbered_without_gaps_and_a_watch_goes_on_where_it_end
         assert [event async for event in stub.WatchAlignmentJob(request, timeout=SECONDS)] == []
 
 
-async def test_watching_an_unknown_job_is_not_found(stack: Stack) -> None:
+async def test_watching_an_unknown_job_is_not_found(stack: ServiceStack) -> None:
     with pytest.raises(NotFound):
         async for _ in stack.alignment.watch_alignment_job("projects/default/alignmentJobs/nobody"):
             pass
 
 
-async def test_a_watch_survives_a_restart_of_the_service(stack: Stack) -> None:
+async def test_a_watch_survives_a_restart_of_the_service(stack: ServiceStack) -> None:
     entered, release = stack.behaviour.hold("Refine")
     job = await stack.submit(prompts=4)
     watching = asyncio.create_task(stack.end_of(job.name))

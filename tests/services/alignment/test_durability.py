@@ -13,14 +13,14 @@ from services.pipeline.job_store import JobStore
 from services.pipeline.notifier import Notifier
 from services.pipeline.replicas import ReplicaStore
 from services.runtime.database import Database
-from tests.services.alignment.stack import SECONDS, Job, Stack, stage
+from tests.service_stack import SECONDS, Job, ServiceStack, stage_status
 
 StageStatus = alignment_service_pb2.StageStatus
 IDS = [f"prompt-{i:03d}" for i in range(10)]
 RPCS = {"sample": "Generate", "critique": "Critique", "refine": "Refine", "verify": "CompareResponses"}
 
 
-async def restart_in(stack: Stack, rpc: str, **fields: object) -> Job:
+async def restart_in(stack: ServiceStack, rpc: str, **fields: object) -> Job:
     """A job that was interrupted while an RPC was answered, and went on after the restart."""
     entered, release = stack.behaviour.hold(rpc)
     job = await stack.submit(**fields)  # type: ignore[arg-type]
@@ -32,23 +32,23 @@ async def restart_in(stack: Stack, rpc: str, **fields: object) -> Job:
 
 
 @pytest.mark.parametrize("name", RPCS)
-async def test_a_job_goes_on_after_a_restart_with_each_record_once(stack: Stack, name: str) -> None:
+async def test_a_job_goes_on_after_a_restart_with_each_record_once(stack: ServiceStack, name: str) -> None:
     job = await restart_in(stack, RPCS[name], prompts=10)
     assert job.state == Job.STATE_SUCCEEDED, job.error
     for purpose in LOOP_STAGES:
         assert [r.id for r in await stack.records(job, purpose)] == IDS
-        assert stage(job, purpose).completed == 10
+        assert stage_status(job, purpose).completed == 10
     assert (job.pairs.tried, job.pairs.kept) == (10, 10)
 
 
 @pytest.mark.parametrize("rpc", ["train-judge", "train-optimize"])
-async def test_a_training_job_is_not_begun_twice(stack: Stack, rpc: str) -> None:
+async def test_a_training_job_is_not_begun_twice(stack: ServiceStack, rpc: str) -> None:
     job = await restart_in(stack, rpc)
     assert job.state == Job.STATE_SUCCEEDED, job.error
     assert len(stack.training.jobs) == 3
 
 
-async def test_a_restart_recomputes_only_what_was_in_flight(stack: Stack) -> None:
+async def test_a_restart_recomputes_only_what_was_in_flight(stack: ServiceStack) -> None:
     await restart_in(stack, "Refine", prompts=10)
     asked = Counter(stack.behaviour.asked)
     counts = {i: [asked[rpc, i] for rpc in ("Generate", "Critique", "Refine", "CompareResponses")] for i in IDS}
@@ -57,7 +57,7 @@ async def test_a_restart_recomputes_only_what_was_in_flight(stack: Stack) -> Non
     assert [1, 1, 2, 1] in counts.values()
 
 
-async def test_what_a_dead_process_committed_of_a_chunk_is_not_computed_again(stack: Stack) -> None:
+async def test_what_a_dead_process_committed_of_a_chunk_is_not_computed_again(stack: ServiceStack) -> None:
     """The process wrote a chunk's critiques, all but one, and died before it could note so."""
     entered, release = stack.behaviour.hold("Critique")
     job = await stack.submit(prompts=4)
@@ -75,10 +75,10 @@ async def test_what_a_dead_process_committed_of_a_chunk_is_not_computed_again(st
     assert [i for rpc, i in stack.behaviour.asked if rpc == "Critique"] == ["prompt-003"]
     critiques = [r.responses[0].feedback.critique for r in await stack.records(job, "critique")]
     assert critiques == ["Written before the crash."] * 3 + ["It could be better."]
-    assert stage(job, "critique").completed == 4
+    assert stage_status(job, "critique").completed == 4
 
 
-async def test_a_deterministic_chunk_is_asked_for_whole_again(stack: Stack) -> None:
+async def test_a_deterministic_chunk_is_asked_for_whole_again(stack: ServiceStack) -> None:
     entered, release = stack.behaviour.hold("Critique")
     spec = await stack.spec(prompts=4)
     spec.sampling.deterministic = True
@@ -95,7 +95,7 @@ async def test_a_deterministic_chunk_is_asked_for_whole_again(stack: Stack) -> N
     assert all(r.responses[0].feedback.critique for r in await stack.records(job, "critique"))
 
 
-async def test_an_interrupted_job_makes_the_pairs_of_an_undisturbed_one(stack: Stack) -> None:
+async def test_an_interrupted_job_makes_the_pairs_of_an_undisturbed_one(stack: ServiceStack) -> None:
     disturbed = await restart_in(stack, "Refine", prompts=10)
     dataset = disturbed.spec.dataset
     calm = await stack.end_of((await stack.submit("calm", dataset=dataset)).name)
@@ -106,7 +106,7 @@ async def test_an_interrupted_job_makes_the_pairs_of_an_undisturbed_one(stack: S
     assert texts[0] == texts[1]
 
 
-async def test_a_job_waits_for_a_model_service_that_died_and_says_so(stack: Stack) -> None:
+async def test_a_job_waits_for_a_model_service_that_died_and_says_so(stack: ServiceStack) -> None:
     entered, release = stack.behaviour.hold("Critique")
     job = await stack.submit()
     await asyncio.wait_for(entered.wait(), SECONDS)
@@ -119,10 +119,10 @@ async def test_a_job_waits_for_a_model_service_that_died_and_says_so(stack: Stac
     await stack.start("models")
     job = await asyncio.wait_for(stack.end_of(job.name), SECONDS)
     assert job.state == Job.STATE_SUCCEEDED, job.error
-    assert stage(job, "critique").completed == 10
+    assert stage_status(job, "critique").completed == 10
 
 
-async def test_a_job_waits_for_the_data_service(stack: Stack) -> None:
+async def test_a_job_waits_for_the_data_service(stack: ServiceStack) -> None:
     entered, release = stack.behaviour.hold("Refine")
     job = await stack.submit()
     await asyncio.wait_for(entered.wait(), SECONDS)
@@ -135,7 +135,7 @@ async def test_a_job_waits_for_the_data_service(stack: Stack) -> None:
     assert [r.id for r in await stack.records(job, "refine")] == IDS
 
 
-async def test_a_service_that_stays_away_fails_the_job(stack: Stack) -> None:
+async def test_a_service_that_stays_away_fails_the_job(stack: ServiceStack) -> None:
     stack.settings["retry_budget_seconds"] = 0.5
     await stack.stop("alignment")
     await stack.start("alignment")
@@ -146,11 +146,11 @@ async def test_a_service_that_stays_away_fails_the_job(stack: Stack) -> None:
     job = await asyncio.wait_for(stack.end_of(job.name), SECONDS)
     assert job.state == Job.STATE_FAILED
     assert b"SERVICE_UNAVAILABLE" in job.error.details[0].value
-    assert stage(job, "critique").state == StageStatus.STATE_FAILED
+    assert stage_status(job, "critique").state == StageStatus.STATE_FAILED
     await stack.start("models")
 
 
-async def test_a_cancellation_goes_on_after_a_restart(stack: Stack) -> None:
+async def test_a_cancellation_goes_on_after_a_restart(stack: ServiceStack) -> None:
     entered, _ = stack.behaviour.hold("Generate")
     job = await stack.submit()
     await asyncio.wait_for(entered.wait(), SECONDS)
@@ -161,7 +161,7 @@ async def test_a_cancellation_goes_on_after_a_restart(stack: Stack) -> None:
     assert (await asyncio.wait_for(stack.end_of(job.name), SECONDS)).state == Job.STATE_CANCELLED
 
 
-async def test_an_accepted_job_whose_workflow_was_never_queued_is_begun_at_the_next_start(stack: Stack) -> None:
+async def test_an_accepted_job_whose_workflow_was_never_queued_is_begun_at_the_next_start(stack: ServiceStack) -> None:
     spec = await stack.spec(prompts=1)
     job = await stack.end_of((await stack.alignment.create_alignment_job("first", spec)).name)
     await stack.stop("alignment")
@@ -178,7 +178,7 @@ async def test_an_accepted_job_whose_workflow_was_never_queued_is_begun_at_the_n
     assert (await asyncio.wait_for(stack.end_of(lost.name), SECONDS)).state == Job.STATE_SUCCEEDED
 
 
-async def test_the_work_of_a_silent_replica_is_taken_over(stack: Stack) -> None:
+async def test_the_work_of_a_silent_replica_is_taken_over(stack: ServiceStack) -> None:
     """The first replica stops mid-work and never comes back; another, with its own id, ends the job."""
     stack.settings |= {"heartbeat_seconds": 1.0, "silence_seconds": 1.5}
     entered, release = stack.behaviour.hold("Refine")
@@ -193,7 +193,7 @@ async def test_the_work_of_a_silent_replica_is_taken_over(stack: Stack) -> None:
     assert [r.id for r in await stack.records(job, "refine")] == IDS[:4]
 
 
-async def test_only_the_chunks_in_flight_are_taken_up_again(stack: Stack) -> None:
+async def test_only_the_chunks_in_flight_are_taken_up_again(stack: ServiceStack) -> None:
     job = await restart_in(stack, "Refine", prompts=10)
     database = Database(stack.config().jobs_url)
     attempts = await ChunkStore(database, ALIGNMENT, Notifier()).attempts(job.uid)
@@ -204,7 +204,7 @@ async def test_only_the_chunks_in_flight_are_taken_up_again(stack: Stack) -> Non
     assert max(attempts.values()) == 2
 
 
-async def test_a_transaction_whose_caller_is_cancelled_ends_and_frees_the_database(stack: Stack) -> None:
+async def test_a_transaction_whose_caller_is_cancelled_ends_and_frees_the_database(stack: ServiceStack) -> None:
     job = await stack.end_of((await stack.submit(prompts=1)).name)
     database = Database(stack.config().jobs_url)
     store = JobStore(database, ALIGNMENT, Notifier())

@@ -9,10 +9,10 @@ import pytest
 from omnialign.errors import ResourceExhausted
 from services.runtime.auth.quotas import Quotas
 from services.runtime.server import Server
-from tests.services.alignment.stack import Stack
+from tests.service_stack import ServiceStack
 
 
-class Limited(Stack):
+class Limited(ServiceStack):
     """A stack with a file of quotas."""
 
     @contextlib.asynccontextmanager

@@ -10,33 +10,33 @@ from omnialign.content import content
 from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OmnialignError
 from omnialign.media import write_audio, write_image
 from omnialign.v1 import content_pb2, generation_pb2, record_pb2
-from tests.services.alignment.stack import Job, Stack
+from tests.service_stack import Job, ServiceStack
 from tests.services.inference.model_factory import random_lora, random_model
 
 
-async def refusal(stack: Stack, **fields: object) -> OmnialignError:
+async def refusal(stack: ServiceStack, **fields: object) -> OmnialignError:
     with pytest.raises(OmnialignError) as caught:
         await stack.submit(**fields)  # type: ignore[arg-type]
     return caught.value
 
 
-async def test_an_unknown_model_is_not_found(stack: Stack) -> None:
+async def test_an_unknown_model_is_not_found(stack: ServiceStack) -> None:
     error = await refusal(stack, base_model="projects/default/models/typo/versions/1")
     assert isinstance(error, NotFound)
 
 
-async def test_a_misspelt_dataset_is_not_found(stack: Stack) -> None:
+async def test_a_misspelt_dataset_is_not_found(stack: ServiceStack) -> None:
     error = await refusal(stack, dataset="projects/default/datasets/wrold/versions/1")
     assert isinstance(error, NotFound)
     assert "wrold" in str(error)
 
 
-async def test_a_name_of_another_shape_is_an_invalid_argument(stack: Stack) -> None:
+async def test_a_name_of_another_shape_is_an_invalid_argument(stack: ServiceStack) -> None:
     error = await refusal(stack, base_model="hf://org/model")
     assert (type(error), error.reason) == (InvalidArgument, "RESOURCE_NAME_INVALID")
 
 
-async def test_a_lora_may_give_feedback_and_judge_but_not_be_trained(stack: Stack) -> None:
+async def test_a_lora_may_give_feedback_and_judge_but_not_be_trained(stack: ServiceStack) -> None:
     spec = await stack.spec()
     folder = stack.root / "lora"
     random_lora(folder, random_model(stack.root / "random"), base_model_name_or_path=spec.base_model)
@@ -52,62 +52,62 @@ async def test_a_lora_may_give_feedback_and_judge_but_not_be_trained(stack: Stac
     assert (job.models.feedback, job.models.judge) == (lora, folder.as_uri())
 
 
-async def test_an_unknown_checker_is_refused_with_the_known_names(stack: Stack) -> None:
+async def test_an_unknown_checker_is_refused_with_the_known_names(stack: ServiceStack) -> None:
     error = await refusal(stack, checkers=["tinywrold"])
     assert (type(error), error.reason) == (InvalidArgument, "CHECKER_UNKNOWN")
     assert "tinywrold" in str(error)
 
 
-async def test_an_unknown_subtask_is_refused_with_the_known_ones(stack: Stack) -> None:
+async def test_an_unknown_subtask_is_refused_with_the_known_ones(stack: ServiceStack) -> None:
     error = await refusal(stack, subtasks=["t2x"])
     assert (type(error), error.reason) == (InvalidArgument, "SUBTASK_UNKNOWN")
     assert error.metadata["known"] == "t2t"
 
 
-async def test_a_dataset_without_a_version_is_refused(stack: Stack) -> None:
+async def test_a_dataset_without_a_version_is_refused(stack: ServiceStack) -> None:
     dataset = await stack.client.create_dataset("empty")
     error = await refusal(stack, dataset=dataset.name)
     assert (type(error), error.reason) == (FailedPrecondition, "DATASET_EMPTY")
 
 
-async def test_the_check_refuses_a_dataset_without_valid_annotated_records(stack: Stack) -> None:
+async def test_the_check_refuses_a_dataset_without_valid_annotated_records(stack: ServiceStack) -> None:
     spec = await stack.spec(annotated=0)
     with pytest.raises(FailedPrecondition) as caught:
         await stack.alignment.create_alignment_job("first", spec, validate_only=True)
     assert caught.value.reason == "NO_VALID_RECORDS"
 
 
-async def test_a_job_over_such_a_dataset_fails_in_its_preflight(stack: Stack) -> None:
+async def test_a_job_over_such_a_dataset_fails_in_its_preflight(stack: ServiceStack) -> None:
     job = await stack.end_of((await stack.submit(annotated=0)).name)
     assert job.state == Job.STATE_FAILED
     assert b"NO_VALID_RECORDS" in job.error.details[0].value
     assert not stack.training.jobs
 
 
-async def test_endpoints_may_give_feedback_and_judge(stack: Stack) -> None:
+async def test_endpoints_may_give_feedback_and_judge(stack: ServiceStack) -> None:
     names = {"feedback_model": "openai+http://h/v1#critic", "judge_model": "openai+https://h/v1#judge"}
     job = await stack.alignment.create_alignment_job("first", await stack.spec(**names), validate_only=True)
     assert (job.models.feedback, job.models.judge) == tuple(names.values())
 
 
-async def test_an_endpoint_cannot_be_trained(stack: Stack) -> None:
+async def test_an_endpoint_cannot_be_trained(stack: ServiceStack) -> None:
     error = await refusal(stack, base_model="openai+http://h/v1#m")
     assert (type(error), error.reason) == (InvalidArgument, "BASE_MODEL_NOT_TRAINABLE")
 
 
-async def test_an_endpoint_is_refused_where_the_same_tokens_must_come_again(stack: Stack) -> None:
+async def test_an_endpoint_is_refused_where_the_same_tokens_must_come_again(stack: ServiceStack) -> None:
     sampling = generation_pb2.SamplingParams(deterministic=True)
     error = await refusal(stack, judge_model="openai+http://h/v1#judge", sampling=sampling)
     assert (type(error), error.reason) == (InvalidArgument, "ENDPOINT_NOT_DETERMINISTIC")
 
 
-async def test_a_misspelt_endpoint_is_refused(stack: Stack) -> None:
+async def test_a_misspelt_endpoint_is_refused(stack: ServiceStack) -> None:
     error = await refusal(stack, judge_model="openai+http://h/v1")
     assert (type(error), error.reason) == (InvalidArgument, "MODEL_NAME_INVALID")
 
 
 @pytest.mark.parametrize("role", ["feedback", "judge"])
-async def test_a_model_that_the_job_trains_is_not_asked_for_json(stack: Stack, role: str) -> None:
+async def test_a_model_that_the_job_trains_is_not_asked_for_json(stack: ServiceStack, role: str) -> None:
     given = {"feedback_model": "file:///critic", "judge_model": "file:///judge"}
     del given[f"{role}_model"]
     forms = dict.fromkeys(("feedback_answer_form", "judge_answer_form"), generation_pb2.ANSWER_FORM_JSON)
@@ -116,7 +116,7 @@ async def test_a_model_that_the_job_trains_is_not_asked_for_json(stack: Stack, r
     assert [field for field, _ in error.violations] == [f"alignment_job.spec.{role}_answer_form"]
 
 
-async def test_a_form_of_answers_is_taken_with_the_model_that_knows_it(stack: Stack) -> None:
+async def test_a_form_of_answers_is_taken_with_the_model_that_knows_it(stack: ServiceStack) -> None:
     spec = await stack.spec(
         feedback_model="file:///critic",
         judge_model="openai+http://h/v1#judge",
@@ -128,14 +128,14 @@ async def test_a_form_of_answers_is_taken_with_the_model_that_knows_it(stack: St
     assert job.spec.judge_answer_form == generation_pb2.ANSWER_FORM_SECTIONS
 
 
-async def test_an_empty_evaluation_split_is_refused(stack: Stack) -> None:
+async def test_an_empty_evaluation_split_is_refused(stack: ServiceStack) -> None:
     spec = await stack.spec(evaluation_split="tset")
     with pytest.raises(FailedPrecondition) as caught:
         await stack.alignment.create_alignment_job("first", spec, validate_only=True)
     assert caught.value.reason == "NO_EVALUATION_PROMPTS"
 
 
-async def test_a_check_reports_and_stores_nothing(stack: Stack) -> None:
+async def test_a_check_reports_and_stores_nothing(stack: ServiceStack) -> None:
     job = await stack.alignment.create_alignment_job("first", await stack.spec(), validate_only=True)
     assert (job.preflight.prompts, job.preflight.prompts_by_subtask["t2t"]) == (10, 10)
     assert job.preflight.estimated_tokens > 0
@@ -145,7 +145,7 @@ async def test_a_check_reports_and_stores_nothing(stack: Stack) -> None:
         await stack.alignment.get_alignment_job(job.name)
 
 
-async def test_a_record_whose_medium_is_gone_is_named_before_it_is_dropped(stack: Stack) -> None:
+async def test_a_record_whose_medium_is_gone_is_named_before_it_is_dropped(stack: ServiceStack) -> None:
     dataset = await stack.make_dataset()
     lost = record_pb2.Record(id="prompt-lost", subtask="ti2t", split="prompts")
     media = lost.prompt.parts.add().media
@@ -157,7 +157,7 @@ async def test_a_record_whose_medium_is_gone_is_named_before_it_is_dropped(stack
     assert dict(job.preflight.dropped) == {"MEDIA_NOT_FOUND": 1}
 
 
-async def with_prompt(stack: Stack, data: bytes, modality: int, *, split: str = "prompts") -> str:
+async def with_prompt(stack: ServiceStack, data: bytes, modality: int, *, split: str = "prompts") -> str:
     """A dataset with one more prompt, which shows a medium; the name of its version."""
     dataset = (await stack.make_dataset(prompts=0 if split == "prompts" else 1)).partition("/versions/")[0]
     media = await stack.client.upload_media(data, modality=modality)
@@ -166,7 +166,7 @@ async def with_prompt(stack: Stack, data: bytes, modality: int, *, split: str = 
     return (await stack.client.commit_version(dataset)).name
 
 
-async def test_media_longer_than_the_context_are_refused_with_the_numbers(stack: Stack) -> None:
+async def test_media_longer_than_the_context_are_refused_with_the_numbers(stack: ServiceStack) -> None:
     model = random_model(stack.root / "small")
     codecs = stack.root / "small" / "codecs.json"
     large = json.loads(codecs.read_text())
@@ -183,7 +183,7 @@ async def test_media_longer_than_the_context_are_refused_with_the_numbers(stack:
     assert "media_policy" in error.message
 
 
-async def test_media_that_the_policy_uses_in_part_are_named_before_the_job(stack: Stack) -> None:
+async def test_media_that_the_policy_uses_in_part_are_named_before_the_job(stack: ServiceStack) -> None:
     tone = write_audio(np.zeros(16_000, dtype=np.float32), 16_000)
     policy = generation_pb2.MediaPolicy(max_audio_seconds=0.25)
     dataset = await with_prompt(stack, tone, content_pb2.MODALITY_AUDIO)
@@ -194,20 +194,20 @@ async def test_media_that_the_policy_uses_in_part_are_named_before_the_job(stack
     assert job.preflight.prompts == 1
 
 
-async def test_a_policy_out_of_range_is_refused(stack: Stack) -> None:
+async def test_a_policy_out_of_range_is_refused(stack: ServiceStack) -> None:
     error = await refusal(stack, media_policy=generation_pb2.MediaPolicy(max_frames=-1))
     assert isinstance(error, InvalidArgument)
     assert any("max_frames" in field for field, _ in error.violations)
 
 
-async def test_the_same_request_gives_the_same_job(stack: Stack) -> None:
+async def test_the_same_request_gives_the_same_job(stack: ServiceStack) -> None:
     spec, request_id = await stack.spec(), str(uuid.uuid4())
     first = await stack.alignment.create_alignment_job("first", spec, request_id=request_id)
     again = await stack.alignment.create_alignment_job("first", spec, request_id=request_id)
     assert again.uid == first.uid
 
 
-async def test_a_request_id_with_another_body_is_refused(stack: Stack) -> None:
+async def test_a_request_id_with_another_body_is_refused(stack: ServiceStack) -> None:
     spec, request_id = await stack.spec(), str(uuid.uuid4())
     await stack.alignment.create_alignment_job("first", spec, request_id=request_id)
     with pytest.raises(InvalidArgument) as caught:
@@ -215,21 +215,21 @@ async def test_a_request_id_with_another_body_is_refused(stack: Stack) -> None:
     assert caught.value.reason == "REQUEST_ID_REUSED"
 
 
-async def test_a_taken_job_id_is_refused(stack: Stack) -> None:
+async def test_a_taken_job_id_is_refused(stack: ServiceStack) -> None:
     spec = await stack.spec()
     await stack.alignment.create_alignment_job("first", spec)
     with pytest.raises(AlreadyExists):
         await stack.alignment.create_alignment_job("first", spec)
 
 
-async def test_a_table_name_that_is_taken_fails_the_job_and_harms_nothing(stack: Stack) -> None:
+async def test_a_table_name_that_is_taken_fails_the_job_and_harms_nothing(stack: ServiceStack) -> None:
     await stack.client.create_dataset("first-sample")
     job = await stack.end_of((await stack.submit()).name)
     assert job.state == Job.STATE_FAILED
     assert b"TABLE_TAKEN" in job.error.details[0].value
 
 
-async def test_jobs_are_listed_newest_first_in_pages(stack: Stack) -> None:
+async def test_jobs_are_listed_newest_first_in_pages(stack: ServiceStack) -> None:
     spec = await stack.spec()
     for job_id in ("aa", "bb", "cc"):
         await stack.alignment.create_alignment_job(job_id, spec)
@@ -237,7 +237,7 @@ async def test_jobs_are_listed_newest_first_in_pages(stack: Stack) -> None:
     assert listed == ["cc", "bb", "aa"]
 
 
-async def test_a_report_is_refused_before_the_job_succeeded(stack: Stack) -> None:
+async def test_a_report_is_refused_before_the_job_succeeded(stack: ServiceStack) -> None:
     entered, _ = stack.behaviour.hold("Generate")
     job = await stack.submit()
     await entered.wait()

@@ -11,7 +11,7 @@ from services.alignment.config import AlignmentConfig
 from services.pipeline import workflow_engine
 from services.pipeline.workflow_engine import WorkflowEngine
 from tests.postgresql import PASSWORD, PostgreSQL
-from tests.services.alignment.stack import SECONDS
+from tests.service_stack import SECONDS
 
 
 class Workflows:

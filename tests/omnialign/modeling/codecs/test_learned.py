@@ -14,13 +14,13 @@ from omnialign.media import MediaError, read_audio, read_image, read_video, writ
 from omnialign.modeling.codecs import build
 from omnialign.modeling.codecs.vq_codecs import sample_frames
 from omnialign.modeling.sounds import resampled
-from tests import writing_families as families
+from tests.model_factory import codecs as tiny_codecs
 
-SOUNDS = {"encodec": families.encodec, "dac": families.dac, "mimi": families.mimi}
+SOUNDS = {"encodec": tiny_codecs.encodec, "dac": tiny_codecs.dac, "mimi": tiny_codecs.mimi}
 PICTURES = {
-    "chameleon_image": (families.chameleon_vq, {"side_pixels": 16}),
-    "janus_image": (families.janus_vq, {}),
-    "emu3_image": (families.emu3_vq, {"side_pixels": 32}),
+    "chameleon_image": (tiny_codecs.chameleon_vq, {"side_pixels": 16}),
+    "janus_image": (tiny_codecs.janus_vq, {}),
+    "emu3_image": (tiny_codecs.emu3_vq, {"side_pixels": 32}),
 }
 
 

@@ -25,9 +25,9 @@ from services.inference.transformers.admission import Ticket, choose
 from services.inference.transformers.batch import Batch
 from services.inference.transformers.engine import open_transformers_engine
 from services.inference.transformers.loading import LoadedModel, load_model
-from tests.model_families import FAMILIES, Family
-from tests.published import with_talker
-from tests.stock_inputs import ask, conversations, film, medium, picture, sound, stock_inputs
+from tests.model_factory.families import FAMILIES
+from tests.model_factory.family import Family, add_talker
+from tests.reference_inputs import ask, conversations, film, medium, picture, reference_inputs, sound
 
 READERS = [name for name, family in FAMILIES.items() if not family.writes]
 VIDEO_READERS = [name for name in READERS if "video" in FAMILIES[name].reads]
@@ -101,7 +101,7 @@ def written(tickets: Sequence[Ticket], *, prefill_tokens: int = 1 << 20) -> list
 
 def generated(loaded: Loaded, turns: Sequence[Turn], tokens: int = TOKENS) -> list[int]:
     """The ids that the library writes for a conversation, up to and with the end."""
-    inputs = stock_inputs(loaded.adapter, loaded.processor, [turns])
+    inputs = reference_inputs(loaded.adapter, loaded.processor, [turns])
     module = loaded.model.module
     with torch.inference_mode():
         ids = module.generate(**inputs, max_new_tokens=tokens, do_sample=False)[0, inputs["input_ids"].shape[1] :]
@@ -198,7 +198,7 @@ def test_features_are_freed_once_the_model_has_read_them(loaded):
 
 @families(["qwen2_5_omni"])
 def test_of_an_omni_folder_the_thinker_is_loaded(loaded, tmp_path):
-    whole = with_talker(shutil.copytree(loaded.folder, tmp_path / "omni"))
+    whole = add_talker(shutil.copytree(loaded.folder, tmp_path / "omni"))
     model = load_model(
         ModelFiles(f"file://{whole}", whole), ModelKey(f"file://{whole}", torch.float32), torch.device("cpu")
     )

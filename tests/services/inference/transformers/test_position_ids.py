@@ -9,7 +9,7 @@ from omnialign.modeling.architectures import model_class
 from omnialign.modeling.messages import MediaBytes, Turn
 from omnialign.v1 import content_pb2
 from services.inference.transformers.position_ids import next_positions, prompt_positions, step_positions
-from tests.model_families import FAMILIES
+from tests.model_factory.families import FAMILIES
 
 
 def test_an_answer_after_a_video_longer_than_the_question_stands_where_it_stands_in_training(tmp_path):

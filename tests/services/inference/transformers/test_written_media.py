@@ -13,8 +13,8 @@ from omnialign.v1 import content_pb2, generation_pb2
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest
 from services.inference.transformers.engine import open_transformers_engine
-from tests.model_families import FAMILIES
-from tests.writing_families import chameleon_vq, composite, emu3_vq, encodec, mimi, tilt
+from tests.model_factory.codecs import bias_towards, chameleon_vq, composite, emu3_vq, encodec, mimi
+from tests.model_factory.families import FAMILIES
 
 SHAPES = {"chameleon": (32, 32, 3), "emu3": (32, 32, 3), "janus": (32, 32, 3)}
 OUT = Path(__file__).parents[4] / "out" / "families"
@@ -61,7 +61,7 @@ def family_folder(root, name):
     """A tiny model of a family that writes media or the end, and little else."""
     folder = FAMILIES[name].build(root / name)
     adapter = load_adapter(folder)
-    tilt(folder, [adapter.media_spans[0].begin_id, adapter.end_id])
+    bias_towards(folder, [adapter.media_spans[0].begin_id, adapter.end_id])
     return folder
 
 
@@ -111,7 +111,7 @@ CLIP = {
 async def test_a_language_model_with_codecs_beside_it_reads_and_writes_all_of_their_modalities(tmp_path):
     folder = composite(tmp_path / "anygpt", [PICTURE, SOUND, CLIP])
     adapter = load_adapter(folder)
-    tilt(folder, [*(span.begin_id for span in adapter.media_spans), adapter.end_id])
+    bias_towards(folder, [*(span.begin_id for span in adapter.media_spans), adapter.end_id])
     sound = write_audio((np.sin(np.arange(150) / 3) / 2).astype(np.float32), 8000)
     prompt = (image(), MediaBytes(content_pb2.MODALITY_AUDIO, sound), "Answer.")
     results = await answers(folder, prompt, count=24)
@@ -127,7 +127,7 @@ async def test_a_language_model_with_codecs_beside_it_reads_and_writes_all_of_th
 async def test_speech_codes_are_written_frame_by_frame_from_the_coarsest_book_on(tmp_path):
     folder = composite(tmp_path / "speech", [SPEECH])
     adapter = load_adapter(folder)
-    tilt(folder, [adapter.media_spans[0].begin_id, adapter.end_id])
+    bias_towards(folder, [adapter.media_spans[0].begin_id, adapter.end_id])
     results = await answers(folder, ("Speak.",))
     lengths = {len(read_audio(data)[0]) for data in written(results, content_pb2.MODALITY_AUDIO)}
     assert lengths and lengths <= {640, 1280, 1920}

@@ -12,7 +12,7 @@ from omnialign.v1 import content_pb2, generation_pb2
 from services.inference.constrained_decoding import read_spans, span_config
 from services.inference.engine import EngineRequest
 from services.inference.vllm.requests import order_of, prompt_of
-from tests.model_families import FAMILIES
+from tests.model_factory.families import FAMILIES
 
 slots = st.lists(
     st.tuples(st.integers(0, 99), st.integers(0, 99)).map(lambda ends: slot(min(ends), max(ends))[0]), max_size=3

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -22,6 +21,7 @@ from services.training import supervisor
 from services.training.__main__ import wire
 from services.training.config import TrainingConfig
 from services.training.kubernetes import mirror
+from tests.processes import free_port
 from tests.services.training.kubernetes.fake_api import TOKEN, FakeApi, Object
 from tests.services.training.kubernetes.fake_controllers import Controllers
 
@@ -101,11 +101,6 @@ class Cluster:
 
 
 Serve = Callable[..., AbstractAsyncContextManager[Cluster]]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from omnialign.content import content
 from omnialign.errors import from_status
 from omnialign.v1 import record_pb2
 from omnialign.v1.training_service_pb2 import TrainingJob
-from tests.services.training.kubernetes.conftest import NAME, free_port
+from tests.processes import free_port
+from tests.services.training.kubernetes.conftest import NAME
 from tests.services.training.kubernetes.kubelet import Kubelet
 from tests.services.training.test_real_run import make_model
 

@@ -20,7 +20,8 @@ from services.runtime.server import Server
 from services.training.__main__ import wire
 from services.training.config import TrainingConfig
 from tests.certificates import Authority
-from tests.services.training.kubernetes.conftest import free_port, kubeconfig_of
+from tests.processes import free_port
+from tests.services.training.kubernetes.conftest import kubeconfig_of
 from tests.services.training.kubernetes.kubelet import Kubelet
 from tests.services.training.test_real_run import make_model
 

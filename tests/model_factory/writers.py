@@ -1,29 +1,27 @@
-"""Tiny random models of the families that write pictures, and of codecs that other models are put together with.
+"""Tiny random models of the families that write pictures, in folders as their users have them.
 
-As in `tests.model_families`: the real architecture, processor and VQ classes in small sizes, saved as users have them.
+As in `readers`: the real architecture, processor and VQ classes in small sizes.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import AddedToken
 from torch import nn
-from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEDecoder
+from transformers.models.janus.modeling_janus import JanusVQVAEDecoder
 
 from omnialign.modeling.codecs.vq import DECODER_FOLDER
-from tests.family_texts import llama_tokenizer, padded, qwen_tokenizer, special_ids, trained
-from tests.model_families import TEXT, save
+from tests.model_factory.family import TEXT, save
+from tests.model_factory.tokenizers import llama_tokenizer, qwen_tokenizer, special_token_ids, train_bpe, vocab_rows
 
 NUM_CODES = 64
 LETTERS = "ABCDEFGHIJ"
 
 
-def spread(module: nn.Module) -> None:
+def spread_codes(module: nn.Module) -> None:
     """Gives a random VQ model codes that tell pictures apart: as it is initialised, one code is the nearest to all."""
     for name, weight in module.named_parameters():
         if "quant" in name and "embedding" in name:
@@ -73,7 +71,7 @@ def save_image_decoder(folder: Path, config: Any) -> None:
     decoder = JanusVQVAEDecoder(transformers.JanusVQVAEConfig(**sizes, out_channels=3))
     for level in decoder.up:
         level.attn = nn.ModuleList()
-    spread(decoder)
+    spread_codes(decoder)
     levels, state = len(config.channel_multiplier), {}
     for name, weight in decoder.state_dict().items():
         first, *rest = name.split(".")
@@ -90,10 +88,10 @@ def make_chameleon(folder: Path) -> None:
     tokenizer.add_tokens(["<racm3:break>", "<eoss>"], special_tokens=True)
     add_codes(tokenizer, [f"IMGIMG{''.join(LETTERS[int(d)] for d in str(code))}Z" for code in range(NUM_CODES)])
     config = transformers.ChameleonConfig(
-        vocab_size=padded(tokenizer),
+        vocab_size=vocab_rows(tokenizer),
         vq_config=dict(CHAMELEON_VQ),
         vocabulary_map=tokenizer.get_vocab(),
-        **special_ids(tokenizer),
+        **special_token_ids(tokenizer),
         **TEXT,
     )
     processor = transformers.ChameleonProcessor(
@@ -102,7 +100,7 @@ def make_chameleon(folder: Path) -> None:
         image_seq_length=64,
     )
     model = transformers.ChameleonForConditionalGeneration(config)
-    spread(model.model.vqmodel)
+    spread_codes(model.model.vqmodel)
     save(folder, model, processor, tokenizer, ["</s>"])
     save_image_decoder(folder, model.model.vqmodel.config)
 
@@ -118,7 +116,7 @@ EMU3_TEMPLATE = (
 
 def make_emu3(folder: Path) -> None:
     """Emu3: pictures of 256 to 1024 pixels in all, a code for every 8 x 8."""
-    vocabulary, merges = trained(())
+    vocabulary, merges = train_bpe(())
     named = {
         "image_token": "<image>",
         "boi_token": "<|image start|>",
@@ -135,7 +133,12 @@ def make_emu3(folder: Path) -> None:
     )
     add_codes(tokenizer, [f"<|visual token {code:06d}|>" for code in range(NUM_CODES)])
     config = transformers.Emu3Config(
-        text_config={"vocab_size": padded(tokenizer), "attention_dropout": 0.0, **special_ids(tokenizer), **TEXT},
+        text_config={
+            "vocab_size": vocab_rows(tokenizer),
+            "attention_dropout": 0.0,
+            **special_token_ids(tokenizer),
+            **TEXT,
+        },
         vq_config=dict(EMU3_VQ),
         vocabulary_map=tokenizer.get_vocab(),
     )
@@ -143,7 +146,7 @@ def make_emu3(folder: Path) -> None:
         transformers.Emu3ImageProcessor(min_pixels=16 * 16, max_pixels=32 * 32), tokenizer, chat_template=EMU3_TEMPLATE
     )
     model = transformers.Emu3ForConditionalGeneration(config)
-    spread(model.model.vqmodel)
+    spread_codes(model.model.vqmodel)
     save(folder, model, processor, tokenizer, ["<|extra_204|>"])
 
 
@@ -161,7 +164,12 @@ def make_janus(folder: Path) -> None:
     tokenizer = qwen_tokenizer((), **named)
     tokenizer.add_special_tokens({"bos_token": "<|begin_of_sentence|>"})
     config = transformers.JanusConfig(
-        text_config={"model_type": "llama", "vocab_size": padded(tokenizer), **special_ids(tokenizer), **TEXT},
+        text_config={
+            "model_type": "llama",
+            "vocab_size": vocab_rows(tokenizer),
+            **special_token_ids(tokenizer),
+            **TEXT,
+        },
         vision_config={
             "hidden_size": 64,
             "num_hidden_layers": 2,
@@ -183,127 +191,5 @@ def make_janus(folder: Path) -> None:
         num_image_tokens=16,
     )
     model = transformers.JanusForConditionalGeneration(config)
-    spread(model.model.vqmodel)
+    spread_codes(model.model.vqmodel)
     save(folder, model, processor, tokenizer, ["<|im_end|>"])
-
-
-# Codecs in folders of their own
-
-
-def encodec(folder: Path) -> None:
-    """EnCodec at 8 kHz: 40 samples a frame, up to 4 books of 16 codes."""
-    config = transformers.EncodecConfig(
-        sampling_rate=8000,
-        target_bandwidths=[0.8, 1.6, 3.2],
-        num_filters=4,
-        upsampling_ratios=[5, 4, 2],
-        hidden_size=16,
-        codebook_size=16,
-        num_lstm_layers=1,
-    )
-    model = transformers.EncodecModel(config)
-    for name, buffer in model.named_buffers():
-        if name.endswith(".embed"):
-            buffer.normal_()
-    model.save_pretrained(folder)
-
-
-def dac(folder: Path) -> None:
-    """DAC at 8 kHz: 32 samples a frame, 3 books of 16 codes."""
-    config = transformers.DacConfig(
-        sampling_rate=8000,
-        encoder_hidden_size=8,
-        decoder_hidden_size=32,
-        downsampling_ratios=[2, 4, 4],
-        n_codebooks=3,
-        codebook_size=16,
-        codebook_dim=4,
-    )
-    transformers.DacModel(config).save_pretrained(folder)
-
-
-def mimi(folder: Path) -> None:
-    """Mimi at 8 kHz: 640 samples a frame, 4 books of 16 codes, the first semantic."""
-    config = transformers.MimiConfig(
-        sampling_rate=8000,
-        hidden_size=32,
-        num_filters=4,
-        upsampling_ratios=[8, 5, 4, 2],
-        codebook_size=16,
-        codebook_dim=16,
-        vector_quantization_hidden_dimension=16,
-        num_quantizers=4,
-        upsample_groups=32,
-        num_hidden_layers=1,
-        intermediate_size=64,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-    )
-    transformers.MimiModel(config).save_pretrained(folder)
-
-
-def chameleon_vq(folder: Path) -> None:
-    """Chameleon's VQ model with its decoder."""
-    model = transformers.ChameleonVQVAE(transformers.ChameleonVQVAEConfig(**CHAMELEON_VQ))
-    spread(model)
-    model.save_pretrained(folder)
-    save_image_decoder(folder, model.config)
-
-
-def janus_vq(folder: Path) -> None:
-    """Janus's VQ model: pictures of 32 pixels, 16 codes."""
-    model = JanusVQVAE(transformers.JanusVQVAEConfig(**JANUS_VQ))
-    spread(model)
-    model.save_pretrained(folder)
-
-
-def emu3_vq(folder: Path) -> None:
-    """Emu3's VQ model."""
-    model = transformers.Emu3VQVAE(transformers.Emu3VQVAEConfig(**EMU3_VQ))
-    spread(model)
-    model.save_pretrained(folder)
-
-
-def composite(folder: Path, codecs: Sequence[Mapping[str, Any]], *, context: int = 2048, seed: int = 0) -> Path:
-    """A Llama with codecs of learned weights: `codecs` are entries of codecs.json without span tokens and ids.
-
-    Each has a maker of its weights by the name of its folder: `{"type": "mimi", "make": mimi, "options": {...}}`.
-    """
-    from omnialign.modeling.codecs import build
-    from tests.services.inference.model_factory import make_tokenizer
-
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    kinds = [str(codec["type"]) for codec in codecs]
-    vocabulary = make_tokenizer(folder)
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    tokenizer.add_tokens([f"<{end}{kind}>" for kind in kinds for end in ("", "/")], special_tokens=True)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    first, entries = len(tokenizer), []
-    for codec in codecs:
-        if not (folder / codec["options"]["folder"]).is_dir():
-            codec["make"](folder / codec["options"]["folder"])
-        kind, options = str(codec["type"]), codec["options"]
-        size = build(kind, options, folder).num_codes
-        entry = {"type": kind, "options": options, "begin": f"<{kind}>", "end": f"</{kind}>"}
-        entries.append({**entry, "first_id": first, "num_ids": size})
-        first += size
-    (folder / "codecs.json").write_text(json.dumps({"codecs": entries}))
-    sizes = {**TEXT, "max_position_embeddings": context}
-    ids = {"eos_token_id": vocabulary["</s>"], "pad_token_id": vocabulary["<pad>"], "bos_token_id": vocabulary["<s>"]}
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=first, **ids, **sizes)).save_pretrained(folder)
-    return folder
-
-
-def tilt(folder: Path, tokens: Sequence[int]) -> None:
-    """Changes a random model so that it writes one of some tokens, each as likely, wherever it may.
-
-    A constant in every embedding makes a constant of the last hidden state, which the head reads for these tokens.
-    """
-    path = folder / "model.safetensors"
-    state = load_file(path)
-    (embeddings,) = (weight for name, weight in state.items() if name.endswith("embed_tokens.weight"))
-    (head,) = (weight for name, weight in state.items() if name.endswith("lm_head.weight"))
-    embeddings[:, 0], head[:, 0], head[list(tokens)] = 100, 0, 0
-    head[list(tokens), 0] = 5
-    save_file(state, path, metadata={"format": "pt"})

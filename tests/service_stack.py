@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,14 @@ from services.data.__main__ import wire as wire_data
 from services.data.config import DataConfig
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
+from tests.processes import free_port
 
 Job = alignment_service_pb2.AlignmentJob
 SECONDS = 90.0
 """Longest wait for something that takes a moment: machines under test are slow at times."""
 
 
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Stack:
+class ServiceStack:
     """Servers that can be stopped and started again one by one, on the same ports and folders."""
 
     def __init__(self, root: Path) -> None:
@@ -187,6 +180,6 @@ def annotated_record(record_id: str) -> record_pb2.Record:
     return record
 
 
-def stage(job: Job, name: str) -> alignment_service_pb2.StageStatus:
+def stage_status(job: Job, name: str) -> alignment_service_pb2.StageStatus:
     """The status of a stage."""
     return next(status for status in job.stages if status.stage == name)

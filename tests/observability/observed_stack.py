@@ -32,7 +32,8 @@ from services.judge import __main__ as judge
 from services.runtime.server import Server
 from tests.observability.collector import Collector, running_collector
 from tests.observability.expressions import RULES
-from tests.observability.prometheus import Prometheus, free_port, running_prometheus
+from tests.observability.prometheus import Prometheus, running_prometheus
+from tests.processes import free_port
 from tests.services.inference.stub_endpoint import Stub, echo, fails, serve_stub
 from training.metrics import PORT_VARIABLE
 
@@ -45,7 +46,7 @@ SETTLE_SECONDS = 6
 
 
 @dataclass
-class Lab:
+class ObservedStack:
     """What is there to look at while the lab runs. The job has ended."""
 
     prometheus: Prometheus
@@ -54,7 +55,7 @@ class Lab:
 
 
 @contextlib.asynccontextmanager
-async def running_lab(folder: Path) -> AsyncIterator[Lab]:
+async def observed_stack(folder: Path) -> AsyncIterator[ObservedStack]:
     """Runs the job to its end, with everything watching, and then lets one look."""
     run_port = free_port()
     async with running_collector() as collector, serve_stub() as endpoint:
@@ -72,7 +73,7 @@ async def running_lab(folder: Path) -> AsyncIterator[Lab]:
                         running = group.create_task(_run_job(stack.address, folder))
                     job = running.result()
                     await asyncio.sleep(SETTLE_SECONDS)
-                    yield Lab(prometheus, collector, job)
+                    yield ObservedStack(prometheus, collector, job)
 
 
 @contextlib.asynccontextmanager

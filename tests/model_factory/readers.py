@@ -1,73 +1,28 @@
-"""Tiny random models of the real processor families, written to folders as their users have them.
+"""Tiny random models of the families that read media and write text, in folders as their users have them.
 
 Each is the family's own architecture and processor classes with small sizes, a byte-level tokenizer trained on the spot
 that has the family's control tokens, and a chat template of the family's shape. Pictures of 56 to 112 pixels, sounds of
 a second and videos of a few frames give a handful of tokens each.
 """
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from transformers import PreTrainedTokenizerBase
 
-import omnialign  # noqa: F401  makes torchvision importable for the video processors
-from tests.family_texts import (
+from tests.model_factory.family import CLIP_NAMES, TEXT, rename, save
+from tests.model_factory.tokenizers import (
     MISTRAL,
     ONEVISION,
     QWEN_ENDS,
     VICUNA,
     llama_tokenizer,
-    padded,
     qwen_tokenizer,
-    special_ids,
+    special_token_ids,
     turns_template,
+    vocab_rows,
 )
-from tests.published import CLIP_NAMES, rename
-
-TEXT = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
-    "initializer_range": 0.2,
-}
-"""Sizes of every language model; heads of 32, the smallest that the attention kernels of engines know."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """One model family. `reads` and `writes` are its modalities beside text; `vllm` tells whether vLLM runs it."""
-
-    name: str
-    reads: tuple[str, ...]
-    make: Callable[[Path], None]
-    writes: tuple[str, ...] = ()
-    vllm: bool = True
-
-    def build(self, folder: Path) -> Path:
-        """Writes a model, with the same random weights each time: config, weights, tokenizer, processor, template."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(7)
-            self.make(folder)
-        return folder
-
-
-def save(folder: Path, model: Any, processor: Any, tokenizer: PreTrainedTokenizerBase, ends: Sequence[str]) -> None:
-    """Writes a folder as it is published: weights, generation config with all end ids, processor and template."""
-    end_ids = tokenizer.convert_tokens_to_ids(list(ends))
-    model.generation_config.eos_token_id = end_ids if len(end_ids) > 1 else end_ids[0]
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.bos_token_id = tokenizer.bos_token_id
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
 
 
 def clip_tower() -> dict[str, Any]:
@@ -90,7 +45,12 @@ def make_llava(folder: Path) -> None:
     tokenizer = llama_tokenizer()
     config = transformers.LlavaConfig(
         vision_config=clip_tower(),
-        text_config={"model_type": "llama", "vocab_size": padded(tokenizer), **special_ids(tokenizer), **TEXT},
+        text_config={
+            "model_type": "llama",
+            "vocab_size": vocab_rows(tokenizer),
+            **special_token_ids(tokenizer),
+            **TEXT,
+        },
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=16,
     )
@@ -114,7 +74,12 @@ def make_llava_next(folder: Path) -> None:
     grid = [[56, 112], [112, 56], [112, 112]]
     config = transformers.LlavaNextConfig(
         vision_config=clip_tower(),
-        text_config={"model_type": "mistral", "vocab_size": padded(tokenizer), **special_ids(tokenizer), **TEXT},
+        text_config={
+            "model_type": "mistral",
+            "vocab_size": vocab_rows(tokenizer),
+            **special_token_ids(tokenizer),
+            **TEXT,
+        },
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=grid,
         image_seq_length=16,
@@ -140,7 +105,12 @@ def make_llava_onevision(folder: Path) -> None:
     tower = {**clip_tower(), "model_type": "siglip_vision_model", "num_hidden_layers": 2, "vision_use_head": False}
     config = transformers.LlavaOnevisionConfig(
         vision_config=tower,
-        text_config={"model_type": "qwen2", "vocab_size": padded(tokenizer), **special_ids(tokenizer), **TEXT},
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": vocab_rows(tokenizer),
+            **special_token_ids(tokenizer),
+            **TEXT,
+        },
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=grid,
@@ -186,7 +156,12 @@ def make_qwen2_5_vl(folder: Path) -> None:
     tokenizer = qwen_tokenizer(VISION_CONTROL)
     config = transformers.Qwen2_5_VLConfig(
         vision_config=qwen_tower(patch_size=14, window_size=56, fullatt_block_indexes=[1]),
-        text_config={"vocab_size": padded(tokenizer), "rope_parameters": mrope(), **special_ids(tokenizer), **TEXT},
+        text_config={
+            "vocab_size": vocab_rows(tokenizer),
+            "rope_parameters": mrope(),
+            **special_token_ids(tokenizer),
+            **TEXT,
+        },
         **vision_ids(tokenizer),
     )
     pixels = {"min_pixels": 28 * 28, "max_pixels": 112 * 112}
@@ -210,10 +185,10 @@ def make_qwen3_vl(folder: Path) -> None:
     config = transformers.Qwen3VLConfig(
         vision_config=qwen_tower(patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0]),
         text_config={
-            "vocab_size": padded(tokenizer),
+            "vocab_size": vocab_rows(tokenizer),
             "head_dim": 32,
             "rope_parameters": mrope(mrope_interleaved=True),
-            **special_ids(tokenizer),
+            **special_token_ids(tokenizer),
             **TEXT,
         },
         **vision_ids(tokenizer),
@@ -244,7 +219,12 @@ def make_qwen2_audio(folder: Path) -> None:
             "max_source_positions": 1500,
             "initializer_range": 0.2,
         },
-        text_config={"model_type": "qwen2", "vocab_size": padded(tokenizer), **special_ids(tokenizer), **TEXT},
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": vocab_rows(tokenizer),
+            **special_token_ids(tokenizer),
+            **TEXT,
+        },
         audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
     )
     processor = transformers.Qwen2AudioProcessor(
@@ -285,10 +265,10 @@ def qwen2_5_omni_thinker() -> tuple[Any, Any, PreTrainedTokenizerBase]:
         audio_config=omni_tower(n_window=50, max_source_positions=250),
         vision_config=qwen_tower(patch_size=14, window_size=56, fullatt_block_indexes=[1]),
         text_config={
-            "vocab_size": padded(tokenizer),
+            "vocab_size": vocab_rows(tokenizer),
             "rope_parameters": mrope(),
             "tie_word_embeddings": False,
-            **special_ids(tokenizer),
+            **special_token_ids(tokenizer),
             **TEXT,
         },
         audio_token_index=tokenizer.audio_token_id,
@@ -330,14 +310,14 @@ def make_qwen3_omni_moe(folder: Path) -> None:
             patch_size=16, image_size=128, num_position_embeddings=64, deepstack_visual_indexes=[0]
         ),
         text_config={
-            "vocab_size": padded(tokenizer),
+            "vocab_size": vocab_rows(tokenizer),
             "head_dim": 32,
             "rope_parameters": mrope(mrope_interleaved=True),
             "num_experts": 4,
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 64,
             "tie_word_embeddings": False,
-            **special_ids(tokenizer),
+            **special_token_ids(tokenizer),
             **TEXT,
         },
         audio_token_id=tokenizer.audio_token_id,
@@ -362,37 +342,9 @@ def make_qwen3_omni_moe(folder: Path) -> None:
     save(folder, model, processor, tokenizer, QWEN_ENDS)
 
 
-def writing(name: str) -> Callable[[Path], None]:
-    """The maker of a family that writes media; its module imports this one."""
-
-    def make(folder: Path) -> None:
-        getattr(importlib.import_module("tests.writing_families"), name)(folder)
-
-    return make
-
-
 def make_text(folder: Path) -> None:
     """Qwen2: a plain language model with a chat template."""
     tokenizer = qwen_tokenizer(())
     tokenizer.chat_template = turns_template("", "", "")
-    config = transformers.Qwen2Config(vocab_size=padded(tokenizer), **special_ids(tokenizer), **TEXT)
+    config = transformers.Qwen2Config(vocab_size=vocab_rows(tokenizer), **special_token_ids(tokenizer), **TEXT)
     save(folder, transformers.Qwen2ForCausalLM(config), tokenizer, tokenizer, QWEN_ENDS)
-
-
-FAMILIES: Mapping[str, Family] = {
-    family.name: family
-    for family in (
-        Family("qwen2", (), make_text),
-        Family("llava", ("image",), make_llava),
-        Family("llava_next", ("image",), make_llava_next),
-        Family("llava_onevision", ("image", "video"), make_llava_onevision),
-        Family("qwen2_5_vl", ("image", "video"), make_qwen2_5_vl),
-        Family("qwen3_vl", ("image", "video"), make_qwen3_vl),
-        Family("qwen2_audio", ("audio",), make_qwen2_audio),
-        Family("qwen2_5_omni", ("image", "audio", "video"), make_qwen2_5_omni, vllm=False),
-        Family("chameleon", ("image",), writing("make_chameleon"), writes=("image",), vllm=False),
-        Family("emu3", ("image", "video"), writing("make_emu3"), writes=("image", "video"), vllm=False),
-        Family("janus", ("image",), writing("make_janus"), writes=("image",), vllm=False),
-        Family("qwen3_omni_moe", ("image", "audio", "video"), make_qwen3_omni_moe, vllm=False),
-    )
-}

@@ -69,7 +69,7 @@ def conversations(reads: Sequence[str]) -> list[tuple[Turn, ...]]:
     return found
 
 
-def stock_inputs(
+def reference_inputs(
     adapter: ProcessorAdapter,
     processor: Any,
     batch: Sequence[Sequence[Turn]],

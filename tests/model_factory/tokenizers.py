@@ -15,7 +15,7 @@ CORPUS = (
 )
 
 
-def trained(specials: Sequence[str], merges: int = 200) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def train_bpe(specials: Sequence[str], merges: int = 200) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of a byte-level BPE whose first ids are `specials`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -35,7 +35,7 @@ QWEN_TOOLS = ("<tool_call>", "</tool_call>")
 
 def qwen_tokenizer(controls: Sequence[str], **named: str) -> PreTrainedTokenizerBase:
     """A Qwen2 tokenizer with further control tokens; `named` are those that it knows by an attribute."""
-    vocabulary, merges = trained(())
+    vocabulary, merges = train_bpe(())
     tokenizer = transformers.Qwen2Tokenizer(
         vocab=vocabulary, merges=merges, extra_special_tokens=named, model_max_length=4096
     )
@@ -47,7 +47,7 @@ def qwen_tokenizer(controls: Sequence[str], **named: str) -> PreTrainedTokenizer
 
 def llama_tokenizer(image: str = "<image>") -> PreTrainedTokenizerBase:
     """A byte-level tokenizer that begins every text with `<s>`, as those of Llama and Mistral do."""
-    vocabulary, merges = trained(("<unk>", "<s>", "</s>", "<pad>"))
+    vocabulary, merges = train_bpe(("<unk>", "<s>", "</s>", "<pad>"))
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -59,12 +59,12 @@ def llama_tokenizer(image: str = "<image>") -> PreTrainedTokenizerBase:
     return found
 
 
-def padded(tokenizer: PreTrainedTokenizerBase) -> int:
+def vocab_rows(tokenizer: PreTrainedTokenizerBase) -> int:
     """Rows of the embedding: the tokens rounded up, as published models have it."""
     return -(-len(tokenizer) // 64) * 64
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
     """The ids that every text config names."""
     return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
 

@@ -26,7 +26,7 @@ Serve = Callable[..., AbstractAsyncContextManager[AsyncClient]]
 
 
 @asynccontextmanager
-async def serve(root: Path, *, server: Server | None = None, **settings: Any) -> AsyncIterator[AsyncClient]:
+async def serve_data(root: Path, *, server: Server | None = None, **settings: Any) -> AsyncIterator[AsyncClient]:
     """A client of a data service with these settings."""
     server = server or Server(ServerConfig(), name="data")
     async with AsyncExitStack() as stack:
@@ -37,24 +37,24 @@ async def serve(root: Path, *, server: Server | None = None, **settings: Any) ->
         yield await stack.enter_async_context(AsyncClient(server.address))
 
 
-def png(seed: int = 0, side: int = 64) -> bytes:
+def png_bytes(seed: int = 0, side: int = 64) -> bytes:
     return write_image(np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8))
 
 
-def digest(data: bytes) -> str:
+def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def records(count: int, text: str = "x", first: int = 0) -> list[record_pb2.Record]:
+def text_records(count: int, text: str = "x", first: int = 0) -> list[record_pb2.Record]:
     found = range(first, first + count)
     return [record_pb2.Record(id=f"r{number:05d}", subtask="t2t", prompt=content(text)) for number in found]
 
 
-async def ids(client: AsyncClient, source: str) -> list[str]:
+async def record_ids(client: AsyncClient, source: str) -> list[str]:
     return [record.id async for record in client.stream_records(source)]
 
 
-def model(folder: Path, seed: int = 0, kilobytes: int = 4) -> Path:
+def write_model(folder: Path, seed: int = 0, kilobytes: int = 4) -> Path:
     (folder / "deep").mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (folder / "deep" / "tokens é.json").write_text("{}")

@@ -1,11 +1,9 @@
-"""Starts a stack as a process, kills it with all that it started, and looks at what it left behind."""
+"""A stack in a process of its own: started, killed with all its children, and searched for the work it had committed."""
 
 import asyncio
 import contextlib
 import os
 import random
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,43 +17,43 @@ import psutil
 from omnialign.client import AsyncClient
 from omnialign.errors import OmnialignError
 from omnialign.v1 import alignment_service_pb2, record_pb2
+from tests.processes import REPOSITORY, free_port, kill_group
 
 Job = alignment_service_pb2.AlignmentJob
 StageStatus = alignment_service_pb2.StageStatus
 Step = tuple[str, str, int]
 START_SECONDS = 180.0
-REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
-class Left:
-    """What lay on the disk right after a kill."""
+class CommittedWork:
+    """What the database held of a job right after a kill."""
 
     state: int
     running: frozenset[str]
-    """Stages that were at work."""
+    """Stages that were running."""
     attempts: dict[Step, int]
     done: frozenset[Step]
     in_flight: frozenset[tuple[str, int]]
-    """Chunks, as (phase, number), that were begun and not through."""
+    """Chunks, as (phase, number), that had started and not finished."""
 
 
 @dataclass
-class Stack:
-    """A stack that can be killed and started again. `command` gets the port in place of `{port}`."""
+class StackProcess:
+    """A stack that can be killed and started again. In `command`, `{port}` and `{root}` are filled in."""
 
     root: Path
     command: Sequence[str]
-    port: int = field(default_factory=lambda: free_port())
+    port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
-        """Where it serves."""
+        """The address of its services, as host:port."""
         return f"127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Starts it and returns once it answers."""
+        """Starts the stack and returns once it answers."""
         self._spawn()
         await self._answers()
 
@@ -73,26 +71,25 @@ class Stack:
             )
 
     def kill(self) -> None:
-        """SIGKILL to its process group and to everything that it started, wherever that went."""
+        """Sends SIGKILL to the process group and to every descendant, whatever group that has moved to."""
         assert self.process is not None
         with contextlib.suppress(psutil.NoSuchProcess):
             descendants = psutil.Process(self.process.pid).children(recursive=True)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            kill_group(self.process.pid)
             for process in descendants:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             psutil.wait_procs(descendants, timeout=10)
         self.process.wait(10)
 
-    def left(self, uid: str) -> Left:
-        """What a killed stack left of a job."""
+    def committed_work(self, uid: str) -> CommittedWork:
+        """What the stack had committed of a job; call it after a kill."""
         with contextlib.closing(sqlite3.connect(self.root / "alignment" / "alignment.db")) as database:
             (row,) = database.execute("SELECT job FROM alignment_jobs WHERE uid = ?", (uid,)).fetchall()
             query = "SELECT phase, step, number, attempts, counts IS NOT NULL FROM alignment_steps WHERE uid = ?"
             steps = database.execute(query, (uid,)).fetchall()
         job = Job.FromString(row[0])
-        return Left(
+        return CommittedWork(
             state=job.state,
             running=frozenset(s.stage for s in job.stages if s.state == StageStatus.STATE_RUNNING),
             attempts={(phase, step, number): attempts for phase, step, number, attempts, _ in steps},
@@ -115,8 +112,10 @@ class Stack:
                     await asyncio.sleep(0.2)
 
 
-async def kill_during(stack: Stack, job: Job, stage: str, *, delay_seconds: float, draw: random.Random) -> Left:
-    """Kills the stack a random time after a stage began, and says what was left; then starts it again."""
+async def kill_during(
+    stack: StackProcess, job: Job, stage: str, *, delay_seconds: float, draw: random.Random
+) -> CommittedWork:
+    """Kills the stack at a random time after a stage began, starts it again, and returns what it had committed."""
     async with AsyncClient(stack.address) as client:
         async for event in client.watch_alignment_job(job.name):
             status = next(s for s in event.alignment_job.stages if s.stage == stage)
@@ -124,27 +123,27 @@ async def kill_during(stack: Stack, job: Job, stage: str, *, delay_seconds: floa
                 break
         await asyncio.sleep(draw.uniform(0.0, delay_seconds))
     stack.kill()
-    left = stack.left(job.uid)
+    committed = stack.committed_work(job.uid)
     await stack.start()
-    return left
+    return committed
 
 
-async def end_of(stack: Stack, job: Job) -> Job:
-    """The job once it has ended."""
+async def await_end(stack: StackProcess, job: Job) -> Job:
+    """Waits for a job to end and returns it."""
     async with AsyncClient(stack.address) as client:
         async for event in client.watch_alignment_job(job.name):
             job = event.alignment_job
     return job
 
 
-async def rows(stack: Stack, job: Job, purpose: str) -> list[record_pb2.Record]:
+async def read_table(stack: StackProcess, job: Job, purpose: str) -> list[record_pb2.Record]:
     """The rows of one of a job's tables."""
     name = job.name.replace("/alignmentJobs/", "/datasets/") + f"-{purpose}"
     async with AsyncClient(stack.address) as client:
         return [record async for record in client.stream_records(name)]
 
 
-def tokens_of(record: record_pb2.Record) -> list[tuple[str, ...]]:
+def written_content(record: record_pb2.Record) -> list[tuple[str, ...]]:
     """What the models wrote in a record: texts and digests of media, without times."""
     return [
         tuple(part.media.sha256 if part.WhichOneof("part") == "media" else part.text for part in response.content.parts)
@@ -152,18 +151,11 @@ def tokens_of(record: record_pb2.Record) -> list[tuple[str, ...]]:
     ]
 
 
-def check_work(lefts: Sequence[Left], final: Left) -> None:
-    """Asserts that no step that was done was done again, and that only chunks in flight were taken up again."""
-    for left in lefts:
-        for step in left.done:
-            assert final.attempts[step] == left.attempts[step], f"{step} was done and was begun again"
+def assert_nothing_redone(before_kills: Sequence[CommittedWork], final: CommittedWork) -> None:
+    """Asserts that no step ran again once it was done, and that only chunks in flight were resumed."""
+    for before in before_kills:
+        for step in before.done:
+            assert final.attempts[step] == before.attempts[step], f"{step} was done and ran again"
     for (phase, name, number), attempts in final.attempts.items():
-        kills = sum((phase, number) in left.in_flight for left in lefts)
-        assert attempts <= 1 + kills, f"{(phase, name, number)} was begun {attempts} times for {kills} kills"
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        kills = sum((phase, number) in before.in_flight for before in before_kills)
+        assert attempts <= 1 + kills, f"{(phase, name, number)} ran {attempts} times for {kills} kills"
