@@ -1,4 +1,4 @@
-"""A stack in a process of its own: started, killed with all its children, and searched for the work it had committed."""
+"""A stack in its own process: started, killed with all its children, and searched for the work it had committed."""
 
 import asyncio
 import contextlib
