@@ -23,7 +23,7 @@ ANSWER = (
 )
 SERVE = ("-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--served-model-name", MODEL)
 CPU = ("--dtype", "float32", "--enforce-eager", "--skip-mm-profiling", "--kv-cache-memory-bytes", str(256 << 20))
-BUILD = "import sys; from pathlib import Path; from tests.model_families import FAMILIES; "
+BUILD = "import sys; from pathlib import Path; from tests.model_factory.families import FAMILIES; "
 BUILD += "FAMILIES['qwen2_5_vl'].build(Path(sys.argv[1]))"
 
 

@@ -1,4 +1,4 @@
-"""Tokenizers and chat templates for the tiny models of `tests.model_families`, in the shapes of the families."""
+"""Tokenizers and chat templates of the tiny models, in the shapes of the families."""
 
 import json
 from collections.abc import Sequence
