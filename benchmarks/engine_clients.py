@@ -20,7 +20,7 @@ import numpy as np
 import openai
 from PIL import Image
 
-from omnialign.modeling.messages import MediaBytes, Pieces, pieces
+from omnialign.modeling.inputs import MediaBytes, Pieces, pieces
 from omnialign.modeling.prompts import render_critique
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import content_pb2, critique_service_pb2, generation_pb2

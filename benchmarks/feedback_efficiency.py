@@ -24,7 +24,7 @@ from examples.tinyworld.dataset import Sizes, write
 from examples.tinyworld.pretrain import FOLDER
 from omnialign.client import AsyncClient
 from omnialign.content import media_of
-from omnialign.modeling.messages import pieces
+from omnialign.modeling.inputs import pieces
 from omnialign.v1 import alignment_service_pb2, record_pb2, refinement_service_pb2, training_service_pb2
 from services.embedded import embedded
 

@@ -30,8 +30,7 @@ from benchmarks.tables import machine_line
 from omnialign.media import write_audio, write_video
 from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.feature_cache import NO_CACHE, Cache, FeatureCache
-from omnialign.modeling.messages import MediaBytes, Pieces, Turn
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaBytes, MediaPolicy, Pieces, Turn
 from omnialign.modeling.prompts import render_comparison, render_critique, render_refinement, render_response
 from omnialign.v1 import content_pb2, record_pb2
 from tests.model_factory.families import FAMILIES

@@ -19,7 +19,7 @@ import torch
 from omnialign.errors import OmnialignError
 from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.answers import AnswerUnparsable, read_feedback
-from omnialign.modeling.messages import MediaBytes, Pieces
+from omnialign.modeling.inputs import MediaBytes, Pieces
 from omnialign.modeling.prompts import Rendered, render_critique, render_refinement, render_response
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import generation_pb2, record_pb2

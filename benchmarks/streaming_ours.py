@@ -16,7 +16,7 @@ from examples.tinyworld import recipe
 from examples.tinyworld.dataset import Sizes, write
 from omnialign.client import AsyncClient
 from omnialign.content import media_of
-from omnialign.modeling.messages import pieces
+from omnialign.modeling.inputs import pieces
 from omnialign.v1 import alignment_service_pb2
 from services.inference.config import EngineConfig
 from tests.vllm.cluster import VllmCluster, vllm_cluster

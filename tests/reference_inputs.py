@@ -10,8 +10,7 @@ from PIL import Image
 from omnialign import media
 from omnialign.modeling.adapters.features import video_metadata
 from omnialign.modeling.adapters.processor import ProcessorAdapter
-from omnialign.modeling.messages import MediaBytes, Pieces, Turn
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy, Pieces, Turn
 from omnialign.v1 import content_pb2
 
 MODALITIES = {

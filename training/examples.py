@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 
 from omnialign.errors import FailedPrecondition, OmnialignError
 from omnialign.modeling.adapters import Adapter
-from omnialign.modeling.adapters.joining import joint_shape
+from omnialign.modeling.adapters.features import joint_shape
 from omnialign.modeling.answers import write_feedback, write_judgement, write_scores
-from omnialign.modeling.inputs import ModelInputs
-from omnialign.modeling.messages import MediaBytes, Pieces, Turn, pieces
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy, ModelInputs, Pieces, Turn, pieces
 from omnialign.modeling.prompts import render_comparison, render_critique, render_response, render_score
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import record_pb2

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Trainer
 
-from omnialign.modeling.codecs.vq import DECODER_FOLDER
+from omnialign.modeling.codecs.vq_models import DECODER_FOLDER
 from training import distributed
 from training.files import sync_folder, sync_tree
 

@@ -23,9 +23,7 @@ from omnialign import media
 from omnialign.errors import NotFound
 from omnialign.modeling.adapters import Adapter
 from omnialign.modeling.feature_cache import FeatureCache
-from omnialign.modeling.inputs import MediaFeatures, ModelInputs
-from omnialign.modeling.messages import MediaBytes, Turn
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaFeatures, MediaPolicy, ModelInputs, Turn
 from omnialign.v1 import content_pb2
 from training.tokens import Example, MediaRef
 

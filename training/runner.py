@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from omnialign.errors import InvalidArgument, OmnialignError, Unavailable
 from omnialign.modeling.adapters import Adapter, load_adapter
-from omnialign.modeling.architectures import model_class
+from omnialign.modeling.model_folder import model_class
 from training import defaults, distributed, final, heads, loop, source, tokens
 from training.media import BatchMedia, feature_cache, fillers, modalities
 from training.spec import Hyperparameters, Spec

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaPolicy
 
 METHODS = ("sft", "dpo")
 

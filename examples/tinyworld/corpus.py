@@ -21,7 +21,7 @@ from examples.tinyworld.language import Task, phrase, random_task
 from examples.tinyworld.world import MODALITIES, codec
 from omnialign.modeling.answers import write_feedback, write_judgement, write_scores
 from omnialign.modeling.codecs import CodecRange
-from omnialign.modeling.messages import Pieces, Turn
+from omnialign.modeling.inputs import Pieces, Turn
 from omnialign.modeling.prompts import (
     fill,
     render_comparison,

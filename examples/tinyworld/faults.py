@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from examples.tinyworld.language import Task, phrase
 from examples.tinyworld.world import ATTRIBUTES, MODALITIES, Thing, codec, draw
 from omnialign.content import output_modalities
-from omnialign.modeling.messages import MediaBytes, Piece, Pieces
+from omnialign.modeling.inputs import MediaBytes, Piece, Pieces
 
 WRONG_ATTRIBUTE, OMISSION, STUTTER, NOISY_ANSWER, NOISY_CODE, MISMATCH = 0.22, 0.10, 0.15, 0.5, 0.02, 0.10
 

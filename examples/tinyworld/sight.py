@@ -24,7 +24,7 @@ from examples.tinyworld.world import (
     things,
     visual_codec,
 )
-from omnialign.modeling.messages import MediaBytes
+from omnialign.modeling.inputs import MediaBytes
 
 Codes = NDArray[np.uint8]
 KINDS = {modality: kind for kind, modality in MODALITIES.items()}

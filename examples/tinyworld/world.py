@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnialign.modeling.codecs import Codec, build
-from omnialign.modeling.codecs.palette import PaletteImageCodec, PaletteVideoCodec
+from omnialign.modeling.codecs.rule_based import PaletteImageCodec, PaletteVideoCodec
 from omnialign.v1 import content_pb2
 
 Codes = NDArray[np.uint8]

@@ -1,21 +1,23 @@
-"""`omnialign data`: import, list, show and export datasets."""
+"""`omnialign data` and `omnialign lineage`: datasets, and what was made from what."""
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from omnialign.cli import uploading
+from omnialign.cli import uploads
 from omnialign.cli.session import Session, command
-from omnialign.cli.uploading import Upload
+from omnialign.cli.uploads import Upload
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from omnialign.cli.output import Output
     from omnialign.v1 import data_service_pb2, dataset_pb2
+
 
 app = typer.Typer(help="Datasets.", no_args_is_help=True)
 
@@ -36,7 +38,7 @@ async def import_(
 ) -> None:
     """Imports files as a new version; rows that cannot be used are set aside and counted by reason."""
     async with session.client() as client:
-        uri = await uploading.reachable(client, source, session=session, upload=upload, keep_name=True)
+        uri = await uploads.reachable(client, source, session=session, upload=upload, keep_name=True)
         await show_import(client.import_dataset(dataset, uri, subtask=subtask, split=split), out=session.out)
 
 
@@ -95,18 +97,18 @@ async def show(
     quarantine: Annotated[bool, typer.Option("--quarantine", help="Show the rows that were set aside.")] = False,
 ) -> None:
     """Prints records readably, media as references."""
-    from omnialign.cli import reading
+    from omnialign.cli import records
 
     name = session.name("datasets", dataset)
     async with session.client() as client:
         if quarantine:
-            records = client.stream_quarantine(name.partition("/versions/")[0])
+            stream = client.stream_quarantine(name.partition("/versions/")[0])
         else:
-            records = client.stream_records(name, subtasks=subtask or (), splits=split or (), ids=id or (), limit=limit)
+            stream = client.stream_records(name, subtasks=subtask or (), splits=split or (), ids=id or (), limit=limit)
         shown = 0
-        async for record in records:
+        async for record in stream:
             session.out.record(record)
-            session.out.say(reading.record_text(record))
+            session.out.say(records.record_text(record))
             shown += 1
             if shown == limit:
                 break
@@ -125,10 +127,46 @@ async def export(
     media: Annotated[bool, typer.Option(help="Fetch the media too.")] = True,
 ) -> None:
     """Writes records as JSON lines and their media as files; the folder appears when it is complete."""
-    from omnialign.cli import exporting
+    from omnialign.cli import records
 
     async with session.client() as client:
-        records = client.stream_records(session.name("datasets", dataset), subtasks=subtask or (), splits=split or ())
-        done = await exporting.export(records, folder, client=client, with_media=media)
+        stream = client.stream_records(session.name("datasets", dataset), subtasks=subtask or (), splits=split or ())
+        done = await records.export(stream, folder, client=client, with_media=media)
     session.out.record({"folder": str(folder), "records": done.records, "media": done.media})
     session.out.say(f"{folder}: {done.records} records, {done.media} media files")
+
+
+class Direction(enum.StrEnum):
+    """Which way to walk."""
+
+    BOTH = "both"
+    SOURCES = "sources"
+    PRODUCTS = "products"
+
+
+@command
+async def lineage(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Full name, or such as models/base/versions/2, alignmentJobs/demo.")],
+    direction: Annotated[Direction, typer.Option(help="Which way to walk.")] = Direction.BOTH,
+    depth: Annotated[int, typer.Option(min=0, help="At most this many steps; 0 means all.")] = 0,
+) -> None:
+    """Walks lineage from a model, dataset, job or record."""
+    full = name if name.startswith("projects/") else f"projects/{session.project}/{name}"
+    ways = list(Direction).index(direction)  # the order of the enum is that of GetLineageRequest.Direction
+    async with session.client() as client:
+        found = await client.get_lineage(full, direction=ways, max_depth=depth)
+    session.out.record(found)
+    project = f"projects/{session.project}/"
+    rows = [(e.source.removeprefix(project), e.relation, e.target.removeprefix(project)) for e in found.edges]
+    if rows or not found.records:
+        session.out.table(("SOURCE", "RELATION", "PRODUCT"), rows, empty=f"No lineage is recorded for {full}.")
+    _show_records(session, found)
+
+
+def _show_records(session: Session, found: data_service_pb2.GetLineageResponse) -> None:
+    from omnialign.cli import records
+
+    for appearance in found.records:
+        session.out.say(f"in {appearance.dataset}")
+        session.out.say(records.record_text(appearance.record))

@@ -32,7 +32,7 @@ async def submit(
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
 ) -> None:
     """Submits a job from a file, from options, or from a file with options laid over it."""
-    from omnialign.cli import preflight, spec
+    from omnialign.cli import job_view, spec
 
     values: dict[str, Any] = spec.read_file(file) if file else {}
     given = {"base_model": base_model, "dataset": dataset, "seed": seed}
@@ -43,7 +43,7 @@ async def submit(
         job = await client.create_alignment_job(id, wanted, validate_only=validate_only)
         if not watch or validate_only:
             session.out.record(job)
-        preflight.show(job, out=session.out)
+        job_view.show_preflight(job, out=session.out)
         if validate_only:
             session.out.say("The specification is valid; nothing was created.")
             return
@@ -69,19 +69,19 @@ async def watch_to_end(
     """Follows a job. Ctrl-C stops the watching alone, with a farewell; exit status 1 when the job did not succeed."""
     import asyncio
 
-    from omnialign.cli import progress
+    from omnialign.cli import job_view
 
     try:
-        job = await progress.follow(client.watch_alignment_job(name), out=session.out)
+        job = await job_view.follow(client.watch_alignment_job(name), out=session.out)
     except asyncio.CancelledError:
         again = f"The job goes on; come back with `omnialign jobs watch {name.split('/')[-1]}`."
         typer.echo(f"\n{farewell or again}", err=True)
         raise
-    if progress.state(job) != "succeeded":
+    if job_view.state(job) != "succeeded":
         why = f": {job.error.message}" if job.error.message else ""
-        typer.echo(f"error: The job {progress.state(job)}{why}", err=True)
+        typer.echo(f"error: The job {job_view.state(job)}{why}", err=True)
         raise typer.Exit(1)
-    if summary := progress.pairs(job):
+    if summary := job_view.pairs(job):
         session.out.say(summary)
     return job
 
@@ -90,7 +90,7 @@ async def watch_to_end(
 @command
 async def list_(session: Session) -> None:
     """Lists jobs, newest first."""
-    from omnialign.cli import progress
+    from omnialign.cli import job_view
 
     rows = []
     async with session.client() as client:
@@ -98,7 +98,7 @@ async def list_(session: Session) -> None:
             session.out.record(job)
             stage = next((s.stage for s in job.stages if s.state == s.STATE_RUNNING), "")
             created = job.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
-            rows.append((job.name.split("/")[-1], progress.state(job), stage, job.pairs.kept, created))
+            rows.append((job.name.split("/")[-1], job_view.state(job), stage, job.pairs.kept, created))
     session.out.table(("JOB", "STATE", "STAGE", "PAIRS KEPT", "CREATED (UTC)"), rows, empty="No jobs yet.")
 
 
@@ -106,14 +106,14 @@ async def list_(session: Session) -> None:
 @command
 async def show(session: Session, job: Job) -> None:
     """Shows one job: its stages, its pairs, its models, and why it failed if it did."""
-    from omnialign.cli import progress
+    from omnialign.cli import job_view
 
     async with session.client() as client:
         found = await client.get_alignment_job(session.name("alignmentJobs", job))
     session.out.record(found)
     if session.out.as_json:
         return
-    session.out.console.print(progress.table(found))
+    session.out.console.print(job_view.table(found))
     rows = [(role, getattr(found.models, role)) for role in ("base", "feedback", "judge", "aligned")]
     session.out.table(("ROLE", "MODEL"), [row for row in rows if row[1]], empty="")
     if found.error.message:
@@ -150,12 +150,12 @@ async def cancel(session: Session, job: Job) -> None:
 
 
 async def _act(session: Session, method: str, job: str) -> None:
-    from omnialign.cli import progress
+    from omnialign.cli import job_view
 
     async with session.client() as client:
         changed = await getattr(client, method)(session.name("alignmentJobs", job))
     session.out.record(changed)
-    session.out.say(f"{changed.name} is {progress.state(changed)}")
+    session.out.say(f"{changed.name} is {job_view.state(changed)}")
 
 
 @app.command()
@@ -166,11 +166,11 @@ async def report(
     out: Annotated[Path | None, typer.Option(help="Folder to write report.html and report.json to.")] = None,
 ) -> None:
     """Fetches the report of a job that succeeded, and prints its main numbers."""
-    from omnialign.cli import summary
+    from omnialign.cli import job_view
 
     name = session.name("alignmentJobs", job)
     folder = out or Path(f"{name.split('/')[-1]}-report")
     async with session.client() as client:
-        numbers = await summary.fetch(client, name, folder)
+        numbers = await job_view.fetch_report(client, name, folder)
     session.out.record(numbers)
-    summary.show(numbers, folder=folder, out=session.out)
+    job_view.show_report(numbers, folder=folder, out=session.out)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from omnialign.cli import data, demo, jobs, lineage, models, tokens, up
+from omnialign.cli import data, embedded, jobs, models, tokens
 
 app = typer.Typer(
     name="omnialign",
@@ -13,13 +13,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("up")(up.up)
-app.command("demo")(demo.demo)
+app.command("up")(embedded.up)
+app.command("demo")(embedded.demo)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.add_typer(tokens.app, name="tokens")
-app.command("lineage")(lineage.lineage)
+app.command("lineage")(data.lineage)
 
 
 def _version(asked: bool) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from omnialign.cli import uploading
+from omnialign.cli import uploads
 from omnialign.cli.session import Session, command
-from omnialign.cli.uploading import Upload
+from omnialign.cli.uploads import Upload
 
 LONGEST_SECONDS = 3600.0  # every file is hashed or copied
 
@@ -68,7 +68,7 @@ async def register(
 ) -> None:
     """Registers a model folder as the next version of a model."""
     async with session.client() as client:
-        uri = await uploading.reachable(client, folder, session=session, upload=upload)
+        uri = await uploads.reachable(client, folder, session=session, upload=upload)
         version = await client.register_model(
             model, uri, display_name=display_name, sources=source or (), deadline_seconds=LONGEST_SECONDS
         )
@@ -85,7 +85,7 @@ async def download(
 ) -> None:
     """Fetches the files of a model version; the folder appears when it is whole. Run it again to go on."""
     async with session.client() as client:
-        with uploading.transfer("downloading", out=session.out) as progress:
+        with uploads.transfer("downloading", out=session.out) as progress:
             version = await client.download_model(session.name("models", model), folder, progress=progress)
     session.out.record(version)
     session.out.say(f"{folder}: {version.name}, sha256 {version.sha256[:12]}")

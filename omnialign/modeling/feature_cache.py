@@ -23,8 +23,7 @@ import numpy as np
 from omnialign import __version__
 from omnialign.modeling import feature_file
 from omnialign.modeling.feature_file import Arrays
-from omnialign.modeling.inputs import MediaLoss
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaLoss, MediaPolicy
 
 Make = Callable[[], Arrays]
 

@@ -72,7 +72,7 @@ def parse_lora(text: bytes, *, name: str) -> LoraSettings:
     return LoraSettings(_base(config.get("base_model_name_or_path"), name), _rank(config, name))
 
 
-def check_home(settings: LoraSettings, *, name: str, parent: str) -> None:
+def check_base_in_project(settings: LoraSettings, *, name: str, parent: str) -> None:
     """Raises InvalidArgument BASE_MODEL_NOT_IN_PROJECT unless the base of a registered LoRA is in its project.
 
     Who may register a LoRA may not therefore use the models of other projects, or folders of the server.

@@ -5,8 +5,18 @@ It covers every token family: one code per unit (a VQ image of Chameleon), one u
 nothing else inside a span, adapters to read what was written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from typing import Protocol
+
+import numpy as np
+
+from omnialign.content import NAMES
+from omnialign.errors import InvalidArgument
+from omnialign.modeling.feature_cache import NO_CACHE, Cache, feature_key, split_loss, with_loss
+from omnialign.modeling.feature_file import Arrays
+from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaLoss, MediaPolicy, Piece, Pieces
 
 Slot = tuple[range, ...]
 """The ids that may stand in one place, as ranges."""
@@ -62,3 +72,120 @@ class MediaSpan:
     def max_tokens(self) -> int:
         """The length of the longest span, begin and end included."""
         return 2 + len(self.head) + self.max_units * len(self.unit)
+
+
+class AnswerMalformed(InvalidArgument):
+    """Ids that are no answer: a media span of wrong length, wrong range or without an end."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="ANSWER_MALFORMED")
+
+
+class SpanCodec(Protocol):
+    """Media of one modality as whole spans of token ids, begin and end included, and back."""
+
+    @property
+    def modality(self) -> int:
+        """A value of `omnialign.v1.Modality`."""
+
+    @property
+    def span(self) -> MediaSpan:
+        """The grammar of what the model writes."""
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether what the model writes can be made a file; otherwise it is kept from writing such spans."""
+
+    def revision(self, *, answer: bool) -> str:
+        """Changes whenever the same medium may give other ids, in a prompt or in an answer."""
+
+    def encode(self, media: MediaBytes, policy: MediaPolicy, *, answer: bool) -> tuple[list[int], MediaLoss | None]:
+        """The span of a medium in a prompt, or in an answer, and what was lost of it. Raises MediaError."""
+
+    def decode(self, ids: Sequence[int]) -> bytes:
+        """The media file of a span that follows the grammar."""
+
+
+class SpanCodecs:
+    """The media of one model: reads them through the cache, and reads answers in which they stand."""
+
+    def __init__(self, codecs: Sequence[SpanCodec], *, cache: Cache = NO_CACHE) -> None:
+        self._cache = cache
+        self._codecs = {codec.modality: codec for codec in codecs}
+        self._begins = {codec.span.begin_id for codec in codecs}
+        self._written = [codec for codec in codecs if codec.can_decode]
+        self.written: Sequence[MediaSpan] = [codec.span for codec in self._written]
+        """What the model may write."""
+
+    @property
+    def modalities(self) -> frozenset[int]:
+        """The modalities that there is a codec for."""
+        return frozenset(self._codecs)
+
+    def encode(
+        self, media: MediaBytes, policy: MediaPolicy = NO_BOUNDS, *, answer: bool = False
+    ) -> tuple[list[int], MediaLoss | None]:
+        """The span of a medium in a prompt or an answer, and what was lost of it.
+
+        Raises InvalidArgument MODALITY_UNSUPPORTED, and MediaError.
+        """
+        codec = self._codecs.get(media.modality)
+        if codec is None:
+            raise unsupported(media.modality)
+        key = feature_key(media.sha256, f"{codec.revision(answer=answer)}/{media.modality}", policy)
+        arrays, loss = split_loss(self._cache.get(key, _maker(codec, media, policy, answer)))
+        return arrays["ids"].tolist(), loss
+
+    def decode(self, answer: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> Pieces:
+        """The pieces of an answer without its end id. Raises AnswerMalformed."""
+        pieces: list[Piece] = []
+        position = 0
+        while position < len(answer):
+            rest = answer[position:]
+            medium = rest[0] in self._begins
+            part = self._span(rest) if medium else list(takewhile(lambda i: i not in self._begins, rest))
+            pieces.append(self._decode_span(part) if medium else self._decode_text(part, text_of))
+            position += len(part)
+        return tuple(piece for piece in pieces if piece != "")
+
+    def _span(self, ids: Sequence[int]) -> list[int]:
+        """What stands from a begin id to the next end id, or to the end of all."""
+        end_ids = {codec.span.end_id for codec in self._codecs.values() if codec.span.begin_id == ids[0]}
+        end = next((place for place, i in enumerate(ids) if i in end_ids), len(ids) - 1)
+        return list(ids[: end + 1])
+
+    def _decode_text(self, ids: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> str:
+        codes = union([codec.span.codes for codec in self._codecs.values()])
+        if any(i in part for part in codes for i in ids):
+            raise AnswerMalformed("The answer has media codes outside a media span.")
+        return text_of(ids).strip()
+
+    def _decode_span(self, ids: Sequence[int]) -> MediaBytes:
+        """Media of a whole span. Raises AnswerMalformed."""
+        for codec in self._written:
+            if codec.span.num_units(ids):
+                return MediaBytes(codec.modality, codec.decode(ids))
+        begun = [codec for codec in self._codecs.values() if codec.span.begin_id == ids[0]]
+        names = " or ".join(f"{NAMES[codec.modality]} of {_lengths(codec.span)} tokens" for codec in begun)
+        raise AnswerMalformed(f"A media span of the answer is no {names}: it has {len(ids)} tokens.")
+
+
+def unsupported(modality: int) -> InvalidArgument:
+    """The error of a medium that a model cannot read."""
+    name = NAMES.get(modality, str(modality))
+    return InvalidArgument(
+        f"This model does not read {name}.", reason="MODALITY_UNSUPPORTED", metadata={"modality": name}
+    )
+
+
+def _maker(codec: SpanCodec, media: MediaBytes, policy: MediaPolicy, answer: bool) -> Callable[[], Arrays]:
+    def make() -> Arrays:
+        ids, loss = codec.encode(media, policy, answer=answer)
+        return with_loss({"ids": np.asarray(ids, dtype=np.int32)}, loss)
+
+    return make
+
+
+def _lengths(span: MediaSpan) -> str:
+    fewest = span.max_tokens - (span.max_units - span.min_units) * len(span.unit)
+    return str(span.max_tokens) if fewest == span.max_tokens else f"{fewest} to {span.max_tokens}"

@@ -17,7 +17,7 @@ import av.error
 import numpy as np
 
 from omnialign.media import MAX_DECODED_BYTES, MediaError, Pixels, Samples, too_large
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaPolicy
 
 WHOLE_SHARE = 0.95
 """A decoder may drop a frame at an edge; a file of which less than this decodes is damaged."""

@@ -5,7 +5,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.messages import Pieces, pieces
+from omnialign.modeling.inputs import Pieces, pieces
 from omnialign.v1 import content_pb2, record_pb2
 
 GROUP = "omnialign.checkers"

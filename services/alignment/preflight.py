@@ -12,8 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from omnialign.content import media_of
 from omnialign.errors import FailedPrecondition
-from omnialign.modeling.inputs import MediaLoss
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaLoss, MediaPolicy
 from omnialign.v1 import alignment_service_pb2, record_pb2
 from services.alignment.job import Spec, is_binary
 from services.alignment.pairs import has_feedback, has_preference

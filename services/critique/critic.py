@@ -3,10 +3,8 @@
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 from omnialign.errors import OmnialignError, to_status
-from omnialign.modeling.messages import pieces
-from omnialign.modeling.policy import MediaPolicy
-from omnialign.modeling.prompts import render_critique
-from omnialign.modeling.questions import Form, Question, ask_feedback
+from omnialign.modeling.inputs import MediaPolicy, pieces
+from omnialign.modeling.prompts import Form, Question, ask_feedback, render_critique
 from omnialign.v1 import content_pb2, critique_service_pb2, record_pb2
 from services.critique.config import CritiqueConfig
 from services.inference.engine import EngineResult

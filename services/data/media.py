@@ -15,9 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from omnialign.errors import InvalidArgument
 from omnialign.media import MediaError
-from omnialign.modeling.decoded import decode
-from omnialign.modeling.messages import MediaBytes
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.decoding import decode
+from omnialign.modeling.inputs import MediaBytes, MediaPolicy
 from omnialign.v1 import content_pb2
 from services.data.config import DataConfig
 from services.data.sniffing import AUDIO, DEMUXERS, IMAGE, MODALITIES, VIDEO, canonical, sniff

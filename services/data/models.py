@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from omnialign.errors import Aborted
 from omnialign.folders import FileEntry
-from omnialign.modeling.lora import check_home, lora_of_lora
+from omnialign.modeling.lora import check_base_in_project, lora_of_lora
 from omnialign.names import MODEL_VERSION, PROJECT, parse
 from omnialign.v1.data_service_pb2 import LineageEdge
 from omnialign.v1.model_pb2 import ModelVersion
@@ -80,7 +80,7 @@ class Models:
         """
         if weights.lora is None:
             return []
-        check_home(weights.lora, name=name, parent=parent)
+        check_base_in_project(weights.lora, name=name, parent=parent)
         if (await self.get(weights.lora.base)).lora_base:
             raise lora_of_lora(name, weights.lora.base)
         return [weights.lora.base]

@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from omnialign.errors import OmnialignError
-from omnialign.modeling.inputs import MediaLoss
-from omnialign.modeling.messages import Pieces, Turn
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.inputs import NO_BOUNDS, MediaLoss, MediaPolicy, Pieces, Turn
 from omnialign.v1 import generation_pb2
 from services.inference.errors import first_error
 

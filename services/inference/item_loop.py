@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from omnialign.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, OmnialignError
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.inputs import NO_BOUNDS, MediaPolicy
 from omnialign.modeling.prompts import Rendered
 from omnialign.v1 import content_pb2, generation_pb2
 from services.inference.engine import Engine, EngineRequest, EngineResult

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from omnialign.content import media_of
-from omnialign.modeling.messages import MediaBytes, Pieces
+from omnialign.modeling.inputs import MediaBytes, Pieces
 from omnialign.v1 import content_pb2
 
 MIB = 1 << 20

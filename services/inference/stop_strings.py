@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from omnialign.errors import OmnialignError
 from omnialign.modeling.adapters import Adapter
-from omnialign.modeling.messages import Pieces
+from omnialign.modeling.inputs import Pieces
 
 MARGIN_IDS = 8
 

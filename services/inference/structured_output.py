@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from omnialign.modeling.adapters import AnswerMalformed
 from omnialign.modeling.answers import AnswerUnparsable
-from omnialign.modeling.questions import Form
+from omnialign.modeling.prompts import Form
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import critique_service_pb2, generation_pb2
 from services.inference.engine import EngineResult

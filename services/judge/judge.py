@@ -4,10 +4,8 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 from omnialign.errors import OmnialignError, to_status
 from omnialign.modeling.answers import Judgement
-from omnialign.modeling.messages import pieces
-from omnialign.modeling.policy import MediaPolicy
-from omnialign.modeling.prompts import render_comparison, render_score
-from omnialign.modeling.questions import Form, Question, ask_judgement, ask_scores
+from omnialign.modeling.inputs import MediaPolicy, pieces
+from omnialign.modeling.prompts import Form, Question, ask_judgement, ask_scores, render_comparison, render_score
 from omnialign.v1 import content_pb2, critique_service_pb2, judge_service_pb2, record_pb2
 from services.inference.engine import EngineResult
 from services.inference.item_loop import ItemLoop, Prompt, derived_seed, with_defaults

@@ -4,8 +4,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 
 from omnialign.errors import OmnialignError, to_status
-from omnialign.modeling.messages import pieces
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaPolicy, pieces
 from omnialign.modeling.prompts import render_refinement, render_response
 from omnialign.v1 import content_pb2, generation_pb2, record_pb2, refinement_service_pb2
 from services.inference.engine import EngineResult

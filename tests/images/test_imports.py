@@ -23,7 +23,7 @@ PROGRAMS = {
         "omnialign.cli.main",
         # What `helm test` and the demo on a cluster import late.
         "examples.tinyworld.dataset examples.tinyworld.recipe omnialign.cli.data omnialign.cli.jobs"
-        " omnialign.cli.preflight omnialign.cli.spec omnialign.cli.summary omnialign.cli.uploading",
+        " omnialign.cli.job_view omnialign.cli.spec omnialign.cli.uploads",
     ),
     "inference": ("services.pool",),
     "training": ("training.pod", "training.runner", "training.__main__"),

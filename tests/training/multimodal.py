@@ -13,8 +13,7 @@ import yaml
 
 from omnialign import media
 from omnialign.modeling.adapters import Adapter, load_adapter
-from omnialign.modeling.messages import MediaBytes, Pieces, Turn
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy, Pieces, Turn
 from omnialign.v1 import content_pb2
 from tests.model_factory.codecs import chameleon_vq, composite, emu3_vq, encodec
 from tests.model_factory.families import FAMILIES

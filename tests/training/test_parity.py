@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.messages import MediaBytes, Pieces, Turn
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy, Pieces, Turn
 from omnialign.v1 import generation_pb2
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest

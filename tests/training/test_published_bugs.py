@@ -11,7 +11,7 @@ import torch
 
 from omnialign.content import content
 from omnialign.modeling.adapters import Adapter, load_adapter
-from omnialign.modeling.messages import Turn
+from omnialign.modeling.inputs import Turn
 from omnialign.v1 import content_pb2, record_pb2
 from tests.model_factory.families import FAMILIES
 from tests.training.multimodal import batch, log_probabilities, medium, question

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from omnialign.errors import FailedPrecondition, ResourceExhausted
-from omnialign.modeling.messages import MediaBytes
+from omnialign.modeling.inputs import MediaBytes
 from omnialign.v1 import generation_pb2
 from services.inference.config import EngineConfig
 from services.inference.transformers.engine import open_transformers_engine

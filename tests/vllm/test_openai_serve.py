@@ -12,7 +12,7 @@ import pytest_asyncio
 from omnialign.errors import NotFound, Unavailable
 from omnialign.media import read_image, write_image
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.messages import MediaBytes, Turn
+from omnialign.modeling.inputs import MediaBytes, Turn
 from omnialign.modeling.prompts import render_response
 from omnialign.v1 import content_pb2, generation_pb2
 from services.inference.config import EngineConfig

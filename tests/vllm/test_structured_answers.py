@@ -3,8 +3,7 @@
 from contextlib import aclosing
 from pathlib import Path
 
-from omnialign.modeling.prompts import render_critique
-from omnialign.modeling.questions import Question, ask_feedback
+from omnialign.modeling.prompts import Question, ask_feedback, render_critique
 from omnialign.v1 import generation_pb2, record_pb2
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest

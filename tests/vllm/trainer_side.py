@@ -15,8 +15,8 @@ import torch
 
 from omnialign.media import write_audio, write_image, write_video
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.architectures import model_class
-from omnialign.modeling.messages import MediaBytes, Turn
+from omnialign.modeling.inputs import MediaBytes, Turn
+from omnialign.modeling.model_folder import model_class
 from omnialign.v1 import content_pb2
 from tests.model_factory.families import FAMILIES
 from tests.model_factory.family import Family

@@ -5,13 +5,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.adapters.spans import AnswerMalformed
 from omnialign.modeling.adapters.token import TokenAdapter
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
-from omnialign.modeling.inputs import MediaFeatures, ModelInputs
-from omnialign.modeling.messages import MediaBytes, Piece, Pieces, Turn
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
-from omnialign.modeling.spans import MediaSpan
+from omnialign.modeling.inputs import (
+    NO_BOUNDS,
+    MediaBytes,
+    MediaFeatures,
+    MediaPolicy,
+    ModelInputs,
+    Piece,
+    Pieces,
+    Turn,
+)
+from omnialign.modeling.spans import AnswerMalformed, MediaSpan
 
 if TYPE_CHECKING:
     import torch
@@ -79,11 +85,20 @@ def load_adapter(folder: Path, cache: Cache = NO_CACHE) -> Adapter:
 def _family_adapter(folder: Path, cache: Cache) -> Adapter:
     """The adapter of a family of `transformers`, which programs that run no model do without."""
     try:
-        from omnialign.modeling.adapters.families import family_adapter
+        from omnialign.modeling.adapters.chameleon import ChameleonAdapter
+        from omnialign.modeling.adapters.emu3 import Emu3Adapter
+        from omnialign.modeling.adapters.janus import JanusAdapter
+        from omnialign.modeling.adapters.processor import ProcessorAdapter
+        from omnialign.modeling.model_folder import read_config
     except ImportError as error:
         raise InvalidArgument(
             f"The model {folder.name} is read by transformers, which is not installed here ({error}).",
             reason="MODEL_HAS_NO_ADAPTER",
             metadata={"folder": folder.name},
         ) from error
-    return family_adapter(folder, cache)
+    families: dict[str, type[ProcessorAdapter]] = {
+        "chameleon": ChameleonAdapter,
+        "emu3": Emu3Adapter,
+        "janus": JanusAdapter,
+    }
+    return families.get(read_config(folder).model_type, ProcessorAdapter)(folder, cache)

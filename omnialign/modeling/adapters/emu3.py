@@ -18,15 +18,13 @@ from PIL import Image
 
 from omnialign.media import MediaError, write_image, write_video
 from omnialign.modeling.adapters.native import NativeTokenAdapter, as_slot, code_ids, picture
-from omnialign.modeling.architectures import read_config
-from omnialign.modeling.codecs.vq import Emu3Vq
 from omnialign.modeling.codecs.vq_codecs import sample_frames
+from omnialign.modeling.codecs.vq_models import Emu3Vq
 from omnialign.modeling.codecs.weights import Weights
-from omnialign.modeling.decoded import Decoded, decode
+from omnialign.modeling.decoding import DecodedMedia, decode
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
-from omnialign.modeling.inputs import MediaLoss
-from omnialign.modeling.messages import MediaBytes
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy
+from omnialign.modeling.model_folder import read_config
 from omnialign.modeling.spans import MediaSpan, slot
 from omnialign.v1 import content_pb2
 
@@ -88,7 +86,7 @@ class Emu3Media:
         alone = as_slot([*self._codes, self._first, self._end_of_row, self._end_of_grid])
         return MediaSpan(self._begin, self._end, unit, grids, grids, alone, head)
 
-    def _encode(self, decoded: Decoded, policy: MediaPolicy, *, answer: bool) -> torch.Tensor:
+    def _encode(self, decoded: DecodedMedia, policy: MediaPolicy, *, answer: bool) -> torch.Tensor:
         """The codes `(grids, rows, columns)` of a decoded medium."""
         pixels = self._prepared(picture(decoded.array), *(self._shape[1:] if answer else (0, 0)))
         codes: torch.Tensor = self._vq.encode(pixels)
@@ -134,7 +132,7 @@ class Emu3Videos(Emu3Media):
     def _size(self, grids: int, rows: int, columns: int) -> str:
         return f"{grids}*{rows}*{columns}"
 
-    def _encode(self, decoded: Decoded, policy: MediaPolicy, *, answer: bool) -> torch.Tensor:
+    def _encode(self, decoded: DecodedMedia, policy: MediaPolicy, *, answer: bool) -> torch.Tensor:
         grids, rows, columns = self._shape
         bounds = (grids, grids) if answer else (1, self.max_grids)
         wanted = policy.frames_per_second or FRAMES_PER_SECOND

@@ -4,7 +4,8 @@ One path for all families: the processor is given the medium with its own placeh
 replaced the placeholder by. So a medium is processed once, whatever prompts it is in, and kept in the feature cache.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,13 +18,10 @@ from transformers import ProcessorMixin
 from omnialign.content import NAMES
 from omnialign.errors import InvalidArgument
 from omnialign.media import MediaError
-from omnialign.modeling.decoded import Decoded, decode
+from omnialign.modeling.decoding import DecodedMedia, decode, resampled
 from omnialign.modeling.feature_cache import Cache, feature_key, split_loss, with_loss
 from omnialign.modeling.feature_file import Arrays
-from omnialign.modeling.inputs import MediaFeatures, MediaLoss
-from omnialign.modeling.messages import MediaBytes
-from omnialign.modeling.policy import MediaPolicy
-from omnialign.modeling.sounds import resampled
+from omnialign.modeling.inputs import MediaBytes, MediaFeatures, MediaLoss, MediaPolicy, ModelInputs
 from omnialign.v1 import content_pb2
 
 FRAMES_PER_SECOND = 2.0
@@ -74,13 +72,13 @@ class MediaProcessor:
         features = {name: array for name, array in arrays.items() if name != TEXT}
         return ReadMedium(MediaFeatures(medium.modality, features), arrays[TEXT].tobytes().decode(), loss)
 
-    def decoded(self, medium: MediaBytes, policy: MediaPolicy) -> Decoded:
+    def decoded(self, medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
         """A medium decoded under the policy as the processor completes it; kept in the cache as well."""
         self.check_reads(medium.modality)
         key = feature_key(medium.sha256, f"{self._revision}/{medium.modality}/decoded", policy)
         arrays, loss = split_loss(self._cache.get(key, lambda: _packed(self._decode(medium, policy))))
         times = tuple(arrays["times"].tolist())
-        return Decoded(medium.modality, arrays["array"], float(arrays["rate"]), times, loss)
+        return DecodedMedia(medium.modality, arrays["array"], float(arrays["rate"]), times, loss)
 
     def check_reads(self, modality: int) -> None:
         """Raises InvalidArgument MODALITY_UNSUPPORTED or PROCESSOR_UNSUPPORTED for what this model does not read."""
@@ -122,7 +120,7 @@ class MediaProcessor:
     def _company_counts(self) -> bool:
         return type(self._processor).__name__ in COMPANY_COUNTS
 
-    def _decode(self, medium: MediaBytes, policy: MediaPolicy) -> Decoded:
+    def _decode(self, medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
         decoded = decode(medium, self.completed(policy))
         if medium.modality == content_pb2.MODALITY_AUDIO and decoded.rate != self._sampling_rate_hz:
             samples = resampled(decoded.array, int(decoded.rate), self._sampling_rate_hz)
@@ -141,7 +139,7 @@ class MediaProcessor:
             arrays = {name: a[: len(a) // copies] if len(a) > 1 else a for name, a in arrays.items()}
         return with_loss({**arrays, TEXT: np.frombuffer(text.encode(), dtype=np.uint8)}, decoded.loss)
 
-    def _processed(self, decoded: Decoded, copies: int) -> Any:
+    def _processed(self, decoded: DecodedMedia, copies: int) -> Any:
         """What the processor makes of so many copies of a medium. Raises MediaError MEDIA_REFUSED."""
         try:
             return self._processor(
@@ -156,7 +154,7 @@ class MediaProcessor:
                 reason="MEDIA_REFUSED",
             ) from error
 
-    def _check_length(self, decoded: Decoded) -> None:
+    def _check_length(self, decoded: DecodedMedia) -> None:
         """Feature extractors cut sounds without a word; here nothing is cut unless the policy says so."""
         extractor = getattr(self._processor, "feature_extractor", None)
         most = getattr(extractor, "n_samples", 0)
@@ -169,7 +167,7 @@ class MediaProcessor:
             )
 
 
-def video_metadata(decoded: Decoded) -> dict[str, Any]:
+def video_metadata(decoded: DecodedMedia) -> dict[str, Any]:
     """What processors want to know of a video that was sampled before: its kept frames are all there is.
 
     `frames_indices` divided by `fps` are the times of the frames.
@@ -196,7 +194,7 @@ def _is_generic(processor: Any, name: str, part: str) -> bool:
     )
 
 
-def _arguments(decoded: Decoded, copies: int) -> dict[str, Any]:
+def _arguments(decoded: DecodedMedia, copies: int) -> dict[str, Any]:
     """The processor's arguments for a medium; nothing is sampled again."""
     if decoded.modality == content_pb2.MODALITY_IMAGE:
         return {"images": [[Image.fromarray(decoded.array)] * copies]}  # an array's axes would be guessed
@@ -214,10 +212,74 @@ def _array(value: Any) -> NDArray[Any]:
     return found
 
 
-def _packed(decoded: Decoded) -> Arrays:
+def _packed(decoded: DecodedMedia) -> Arrays:
     arrays = {
         "array": decoded.array,
         "rate": np.asarray(decoded.rate, dtype=np.float64),
         "times": np.asarray(decoded.times_seconds, dtype=np.float64),
     }
     return with_loss(arrays, decoded.loss)
+
+
+COUNTS = frozenset({"batch_num_images"})
+"""Arrays that hold the number of pictures of a row."""
+NEVER_PADDED = frozenset({"pixel_values_videos"})
+"""Arrays whose padding a model would take for content: videos, in families that take whole videos as one batch."""
+
+Shape = tuple[int, ...]
+
+
+def join_features(rows: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
+    """The arrays of all media in reading order, by the names of the model's arguments; {} where no row has media.
+
+    Arrays of unlike size are filled with zeros at the end of their axes, as the processors themselves do when they are
+    given several media. Raises InvalidArgument FEATURES_DIFFER.
+    """
+    check_joinable(rows)
+    parts: dict[str, list[NDArray[Any]]] = defaultdict(list)
+    for row in rows:
+        for name, array in _arrays(row):
+            parts[name].append(array)
+    return {name: torch.from_numpy(np.concatenate(_padded(arrays))) for name, arrays in parts.items()}
+
+
+def joint_shape(row: ModelInputs) -> Shape | None:
+    """The shape of features that rows of one batch must share: of one with no such features, None."""
+    shapes = [array.shape[1:] for name, array in _arrays(row) if name in NEVER_PADDED]
+    return shapes[0] if shapes else None
+
+
+def check_joinable(rows: Sequence[ModelInputs]) -> None:
+    """Raises InvalidArgument FEATURES_DIFFER where videos of unlike length would have to be filled up."""
+    shapes = {array.shape[1:] for row in rows for name, array in _arrays(row) if name in NEVER_PADDED}
+    if len(shapes) > 1:
+        found = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
+        raise InvalidArgument(
+            f"This model takes videos of one shape together, and these are {found}; set max_frames in the media policy "
+            "so that all have as many frames.",
+            reason="FEATURES_DIFFER",
+            metadata={"shapes": found},
+        )
+
+
+def _arrays(row: ModelInputs) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The arrays of a row's media by name; those that count pictures once, for the whole row."""
+    counts: dict[str, int] = defaultdict(int)
+    for medium in row.features:
+        for name, array in medium.arrays.items():
+            if name in COUNTS:
+                counts[name] += 1
+            else:
+                yield name, array
+    for name, count in counts.items():
+        yield name, np.array([count])
+
+
+def _padded(parts: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    """Arrays whose axes but the first are equal, the shorter ones filled with zeros."""
+    shapes = [part.shape[1:] for part in parts]
+    if len(set(shapes)) == 1:
+        return parts
+    longest = np.max(shapes, axis=0)
+    missing = [[(0, int(m - n)) for m, n in zip(longest, shape, strict=True)] for shape in shapes]
+    return [np.pad(part, [(0, 0), *widths]) for part, widths in zip(parts, missing, strict=True)]

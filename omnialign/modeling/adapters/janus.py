@@ -13,14 +13,12 @@ import torch
 
 from omnialign.media import write_image
 from omnialign.modeling.adapters.native import WritingAdapter
-from omnialign.modeling.architectures import read_config
-from omnialign.modeling.codecs.vq import JanusVq, square, to_pixels
+from omnialign.modeling.codecs.vq_models import JanusVq, square, to_pixels
 from omnialign.modeling.codecs.weights import Weights
-from omnialign.modeling.decoded import decode
+from omnialign.modeling.decoding import decode
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
-from omnialign.modeling.inputs import MediaLoss
-from omnialign.modeling.messages import MediaBytes
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy
+from omnialign.modeling.model_folder import read_config
 from omnialign.modeling.spans import MediaSpan, slot
 from omnialign.v1 import content_pb2
 

@@ -14,12 +14,19 @@ from PIL import Image
 from omnialign.errors import InvalidArgument
 from omnialign.media import MediaError, Pixels
 from omnialign.modeling.adapters.processor import PlaceholderPrompt, ProcessorAdapter
-from omnialign.modeling.adapters.spans import MediaSpans, SpanCodec
 from omnialign.modeling.feature_cache import Cache
-from omnialign.modeling.inputs import MediaFeatures, MediaLoss, ModelInputs
-from omnialign.modeling.messages import MediaBytes, Piece, Pieces, Turn
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
-from omnialign.modeling.spans import Slot
+from omnialign.modeling.inputs import (
+    NO_BOUNDS,
+    MediaBytes,
+    MediaFeatures,
+    MediaLoss,
+    MediaPolicy,
+    ModelInputs,
+    Piece,
+    Pieces,
+    Turn,
+)
+from omnialign.modeling.spans import Slot, SpanCodec, SpanCodecs
 
 MAX_ASPECT = 200
 """Longest side by shortest beyond which a picture is refused: scaled to what a model sees it would fill the memory."""
@@ -30,7 +37,7 @@ class WritingAdapter(ProcessorAdapter):
 
     def _use(self, codecs: Sequence[SpanCodec], cache: Cache) -> None:
         """Takes the codecs of what the model writes."""
-        self._spans = MediaSpans(codecs, cache=cache)
+        self._spans = SpanCodecs(codecs, cache=cache)
         self.media_spans = self._spans.written
 
     def encode_answer(self, pieces: Sequence[Piece], policy: MediaPolicy = NO_BOUNDS) -> list[int]:

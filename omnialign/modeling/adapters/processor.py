@@ -16,16 +16,21 @@ from transformers import GenerationConfig, ProcessorMixin
 
 from omnialign.content import NAMES
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.adapters.features import PARTS, MediaProcessor, ReadMedium
-from omnialign.modeling.adapters.folder import check_fit, load_processor, revision_of
-from omnialign.modeling.adapters.joining import check_joinable, join_features
-from omnialign.modeling.adapters.markup import Markup
-from omnialign.modeling.architectures import model_class
-from omnialign.modeling.decoded import Decoded
+from omnialign.modeling.adapters.features import PARTS, MediaProcessor, ReadMedium, check_joinable, join_features
+from omnialign.modeling.adapters.special_tokens import SpecialTokenEscaper
+from omnialign.modeling.decoding import DecodedMedia
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
-from omnialign.modeling.inputs import MediaFeatures, ModelInputs
-from omnialign.modeling.messages import MediaBytes, Piece, Pieces, Turn
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.inputs import (
+    NO_BOUNDS,
+    MediaBytes,
+    MediaFeatures,
+    MediaPolicy,
+    ModelInputs,
+    Piece,
+    Pieces,
+    Turn,
+)
+from omnialign.modeling.model_folder import check_fit, load_processor, model_class, revision_of
 from omnialign.modeling.spans import MediaSpan
 from omnialign.v1 import content_pb2
 
@@ -41,7 +46,7 @@ class PlaceholderPrompt:
     """
 
     ids: list[int]
-    media: tuple[Decoded, ...] = ()
+    media: tuple[DecodedMedia, ...] = ()
 
 
 class ProcessorAdapter:
@@ -61,7 +66,7 @@ class ProcessorAdapter:
         self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
         self.revision = revision_of(folder)
         self._reader = MediaProcessor(self._processor, revision=self.revision, cache=cache)
-        self._markup = Markup(self._tokenizer.backend_tokenizer, self._reader.tokens.values())
+        self._markup = SpecialTokenEscaper(self._tokenizer.backend_tokenizer, self._reader.tokens.values())
         tokens = sorted(self._reader.tokens.values(), key=len, reverse=True)
         self._media = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
         check_fit(folder, self._tokenizer, self._processor)

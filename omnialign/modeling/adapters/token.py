@@ -14,13 +14,21 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.adapters.spans import AnswerMalformed, MediaSpans
 from omnialign.modeling.codecs import CodecRange, load_codecs
-from omnialign.modeling.decoded import decode
+from omnialign.modeling.decoding import decode
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
-from omnialign.modeling.inputs import MediaFeatures, MediaLoss, ModelInputs
-from omnialign.modeling.messages import MediaBytes, Piece, Pieces, Turn
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.inputs import (
+    NO_BOUNDS,
+    MediaBytes,
+    MediaFeatures,
+    MediaLoss,
+    MediaPolicy,
+    ModelInputs,
+    Piece,
+    Pieces,
+    Turn,
+)
+from omnialign.modeling.spans import AnswerMalformed, SpanCodecs
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +73,7 @@ class TokenAdapter:
     def __init__(
         self, tokenizer: Tokenizer, codecs: Sequence[CodecRange], *, revision: str = "", cache: Cache = NO_CACHE
     ) -> None:
-        self._spans = MediaSpans([RangeCodec(entry, revision) for entry in codecs], cache=cache)
+        self._spans = SpanCodecs([RangeCodec(entry, revision) for entry in codecs], cache=cache)
         self.media_spans = self._spans.written
         self.revision = revision
         self._tokenizer = tokenizer

@@ -21,9 +21,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.codecs.palette import PaletteImageCodec, PaletteVideoCodec
 from omnialign.modeling.codecs.residual import DacCodec, EncodecCodec, MimiCodec
-from omnialign.modeling.codecs.tone import ToneAudioCodec
+from omnialign.modeling.codecs.rule_based import PaletteImageCodec, PaletteVideoCodec, ToneAudioCodec
 from omnialign.modeling.codecs.vq_codecs import ChameleonImageCodec, Emu3ImageCodec, Emu3VideoCodec, JanusImageCodec
 from omnialign.modeling.codecs.weights import Weights
 from omnialign.modeling.spans import MediaSpan, slot

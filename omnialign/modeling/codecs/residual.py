@@ -16,7 +16,7 @@ import numpy as np
 from omnialign.errors import InvalidArgument
 from omnialign.media import MediaError, Samples, read_audio, write_audio
 from omnialign.modeling.codecs.weights import LazyModule, Weights, load_folder
-from omnialign.modeling.sounds import resampled
+from omnialign.modeling.decoding import resampled
 from omnialign.v1 import content_pb2
 
 

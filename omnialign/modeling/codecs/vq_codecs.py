@@ -9,7 +9,7 @@ import numpy as np
 from omnialign.errors import InvalidArgument
 from omnialign.media import MediaError, Pixels, read_image, read_video, write_image, write_video
 from omnialign.modeling.codecs.residual import read_config
-from omnialign.modeling.codecs.vq import DECODER_FOLDER, ChameleonVq, Emu3Vq, JanusVq, Vq, square, to_pixels
+from omnialign.modeling.codecs.vq_models import DECODER_FOLDER, ChameleonVq, Emu3Vq, JanusVq, Vq, square, to_pixels
 from omnialign.modeling.codecs.weights import Weights
 from omnialign.v1 import content_pb2
 
@@ -48,7 +48,7 @@ class VqImageCodec:
         """A PNG of the codes. Raises InvalidArgument MODALITY_UNSUPPORTED for a model without a decoder."""
         import torch
 
-        need_decoder(self.vq)
+        require_decoder(self.vq)
         side = self.side_pixels // self.vq.factor
         return write_image(to_pixels(self.vq.decode(torch.tensor(codes).reshape(side, side))))
 
@@ -122,7 +122,7 @@ class Emu3VideoCodec(VqImageCodec):
         return write_video(np.stack([to_pixels(frame) for frame in frames]), self.frames_per_second)
 
 
-def need_decoder(vq: Vq) -> None:
+def require_decoder(vq: Vq) -> None:
     """Raises InvalidArgument MODALITY_UNSUPPORTED for a model that makes no pictures of codes."""
     if not vq.can_decode:
         raise InvalidArgument(

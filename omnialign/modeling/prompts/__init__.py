@@ -4,20 +4,21 @@ A template is a file `{name}.v{n}.md`: turns that begin with `@user` or `@assist
 or media. A changed text is a new version; its hash goes into every record it produced, so lineage can tell.
 
 Feedback is asked for by one of two templates: `critique` is for models that learnt the form of the answer in training,
-`critique_json` tells it in words. `omnialign.modeling.questions` knows which reader goes with which.
+`critique_json` tells it in words. `omnialign.modeling.prompts` knows which reader goes with which.
 """
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
-from typing import Literal, cast
+from typing import Generic, Literal, TypeAlias, TypeVar, cast
 
-from omnialign.modeling.answers import write_advice
-from omnialign.modeling.messages import Piece, Pieces, Turn
-from omnialign.v1 import record_pb2
+from omnialign.modeling import answers, answers_json
+from omnialign.modeling.answers import Judgement, write_advice
+from omnialign.modeling.inputs import Piece, Pieces, Turn
+from omnialign.v1 import generation_pb2, record_pb2
 
 _SLOT = re.compile(r"\{(\w+)\}")
 VERSIONS = {
@@ -104,3 +105,42 @@ def _load(name: str) -> _Template:
         for role, body in zip(chunks[::2], chunks[1::2], strict=True)
     )
     return _Template(f"{name}@{VERSIONS[name]}:{digest}", turns)
+
+
+T = TypeVar("T")
+Form: TypeAlias = generation_pb2.AnswerForm.ValueType
+
+
+@dataclass(frozen=True)
+class Question(Generic[T]):
+    """`template` names the prompt template, `read` reads what was answered, or raises AnswerUnparsable.
+
+    `json_schema` is what engines that can hold the answer to; it is empty for sections.
+    """
+
+    template: str
+    read: Callable[[str], T]
+    json_schema: str = ""
+
+
+def ask_feedback(form: Form, rubric: Sequence[str]) -> Question[record_pb2.Feedback]:
+    """Asks for critique, refinement advice and scores; a form that is not JSON is sections."""
+    if form == generation_pb2.ANSWER_FORM_JSON:
+        read = partial(answers_json.read_feedback, rubric=rubric)
+        return Question("critique_json", read, answers_json.feedback_schema(rubric))
+    return Question("critique", partial(answers.read_feedback, rubric=rubric))
+
+
+def ask_scores(form: Form, rubric: Sequence[str]) -> Question[record_pb2.Feedback]:
+    """Asks for scores alone."""
+    if form == generation_pb2.ANSWER_FORM_JSON:
+        read = partial(answers_json.read_scores, rubric=rubric)
+        return Question("score_json", read, answers_json.scores_schema(rubric))
+    return Question("score", partial(answers.read_scores, rubric=rubric))
+
+
+def ask_judgement(form: Form) -> Question[Judgement]:
+    """Asks which of two responses is better."""
+    if form == generation_pb2.ANSWER_FORM_JSON:
+        return Question("comparison_json", answers_json.read_judgement, answers_json.judgement_schema())
+    return Question("comparison", answers.read_judgement)

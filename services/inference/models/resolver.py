@@ -14,7 +14,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from omnialign.errors import InvalidArgument, NotFound, PermissionDenied
-from omnialign.modeling.lora import check_home, is_lora, lora_of_lora, read_lora
+from omnialign.modeling.lora import check_base_in_project, is_lora, lora_of_lora, read_lora
 from omnialign.v1 import model_pb2
 from services.inference.errors import not_found
 from services.inference.models.download_cache import ModelCache
@@ -67,7 +67,7 @@ class ModelResolver:
             return ModelFiles(model, folder)
         settings = read_lora(folder, name=model)
         if model.startswith("projects/"):
-            check_home(settings, name=model, parent="/".join(model.split("/")[:2]))
+            check_base_in_project(settings, name=model, parent="/".join(model.split("/")[:2]))
         base = await self._checked(settings.base)
         if is_lora(base):
             raise lora_of_lora(model, settings.base)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from omnialign.errors import OmnialignError
-from omnialign.modeling.inputs import MediaLoss
-from omnialign.modeling.messages import Pieces
+from omnialign.modeling.inputs import MediaLoss, Pieces
 from omnialign.v1 import generation_pb2
 from services.inference import stop_strings
 from services.inference.engine import EngineRequest

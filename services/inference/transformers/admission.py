@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from omnialign.errors import OmnialignError
-from omnialign.modeling.adapters.joining import Shape, joint_shape
+from omnialign.modeling.adapters.features import Shape, joint_shape
 from omnialign.modeling.inputs import ModelInputs
 from services.inference.transformers.loading import LoadedModel
 

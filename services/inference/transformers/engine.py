@@ -14,7 +14,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from omnialign.errors import InvalidArgument, OmnialignError
-from omnialign.modeling.adapters.joining import check_joinable
+from omnialign.modeling.adapters.features import check_joinable
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.inputs import MediaLoss, ModelInputs
 from omnialign.v1 import generation_pb2

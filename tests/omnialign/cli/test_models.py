@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from omnialign.cli.uploading import is_loopback
+from omnialign.cli.uploads import is_loopback
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_only_loopback_is_this_machine(address, here):
 
 
 def test_a_server_of_this_machine_that_may_not_read_the_folder_is_sent_the_files(run, model, monkeypatch):
-    monkeypatch.setattr("omnialign.cli.uploading.SEEN", frozenset())
-    monkeypatch.setattr("omnialign.cli.uploading.NOT_SEEN", frozenset({"SOURCE_EMPTY"}))
+    monkeypatch.setattr("omnialign.cli.uploads.SEEN", frozenset())
+    monkeypatch.setattr("omnialign.cli.uploads.NOT_SEEN", frozenset({"SOURCE_EMPTY"}))
     result = run("models", "register", "forwarded", model, "--json")
     assert json.loads(result.stdout)["uri"] != model.as_uri(), result.output

@@ -22,8 +22,7 @@ from omnialign.modeling.feature_cache import (
     split_loss,
     with_loss,
 )
-from omnialign.modeling.inputs import MediaLoss
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaLoss, MediaPolicy
 
 MADE = {"pixels": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "grid": np.array([1, 2, 3])}
 arrays = st.dictionaries(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.lora import LoraSettings, check_home, is_lora, parse_lora, read_lora
+from omnialign.modeling.lora import LoraSettings, check_base_in_project, is_lora, parse_lora, read_lora
 
 BASE = "projects/p/models/base/versions/3"
 PLAIN = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": BASE}
@@ -114,7 +114,7 @@ def test_a_folder_with_a_config_of_its_own_is_no_lora(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("base", ["projects/other/models/base/versions/1", "projects/pp/models/b/versions/1", "/a"])
 def test_a_registered_lora_has_its_base_in_its_project(base: str) -> None:
-    check_home(parse(PLAIN), name="m", parent="projects/p")
+    check_base_in_project(parse(PLAIN), name="m", parent="projects/p")
     with pytest.raises(InvalidArgument) as caught:
-        check_home(parse({**PLAIN, "base_model_name_or_path": base}), name="m", parent="projects/p")
+        check_base_in_project(parse({**PLAIN, "base_model_name_or_path": base}), name="m", parent="projects/p")
     assert caught.value.reason == "BASE_MODEL_NOT_IN_PROJECT"

@@ -15,9 +15,9 @@ from transformers import AutoProcessor
 from omnialign.errors import InvalidArgument
 from omnialign.media import MediaError, read_image, read_video, write_image, write_video
 from omnialign.modeling.adapters import AnswerMalformed, load_adapter
-from omnialign.modeling.architectures import model_class
 from omnialign.modeling.feature_cache import FeatureCache
-from omnialign.modeling.messages import MediaBytes, Turn
+from omnialign.modeling.inputs import MediaBytes, Turn
+from omnialign.modeling.model_folder import model_class
 from omnialign.v1 import content_pb2
 from tests.model_factory.families import FAMILIES
 

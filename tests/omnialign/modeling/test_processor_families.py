@@ -18,8 +18,7 @@ from omnialign.media import MediaError
 from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.adapters.processor import ProcessorAdapter
 from omnialign.modeling.feature_cache import FeatureCache
-from omnialign.modeling.messages import MediaBytes, Turn
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaBytes, MediaPolicy, Turn
 from omnialign.v1 import content_pb2
 from tests.model_factory.families import FAMILIES
 from tests.reference_inputs import PLAIN, ask, conversations, film, medium, picture, reference_inputs, rendered, sound

@@ -3,7 +3,7 @@
 import json
 
 from omnialign.modeling.answers_json import VERDICTS, feedback_schema
-from omnialign.modeling.messages import MediaBytes
+from omnialign.modeling.inputs import MediaBytes
 from omnialign.modeling.prompts import (
     VERSIONS,
     render_comparison,

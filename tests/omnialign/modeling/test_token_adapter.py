@@ -12,7 +12,7 @@ from examples.tinyworld.pretrain import FOLDER
 from examples.tinyworld.world import ATTRIBUTES, MODALITIES, codec, draw, random_thing
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.adapters import AnswerMalformed, load_adapter
-from omnialign.modeling.messages import MediaBytes, Turn
+from omnialign.modeling.inputs import MediaBytes, Turn
 
 ADAPTER = load_adapter(FOLDER)
 CONTROL = ["<s>", "</s>", "<pad>", "<user>", "<assistant>", "<image>", "</image>", "<audio>", "<video>"]

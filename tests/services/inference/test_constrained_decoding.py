@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from omnialign.modeling.adapters import AnswerMalformed, TokenAdapter
-from omnialign.modeling.messages import MediaBytes
+from omnialign.modeling.inputs import MediaBytes
 from omnialign.modeling.spans import MediaSpan, slot
 from services.inference.constrained_decoding import Place, SpanRules
 from tests.services.inference.model_factory import make_tokenizer

@@ -4,7 +4,7 @@ import pytest
 
 from omnialign.content import content
 from omnialign.errors import Internal, NotFound, OmnialignError, Unavailable
-from omnialign.modeling.messages import pieces
+from omnialign.modeling.inputs import pieces
 from omnialign.modeling.prompts import render_response
 from omnialign.v1 import content_pb2, generation_pb2
 from omnialign.v1.refinement_service_pb2 import GenerateItem

@@ -7,7 +7,7 @@ import pytest
 
 from omnialign.content import content
 from omnialign.errors import NotFound
-from omnialign.modeling.messages import MediaBytes
+from omnialign.modeling.inputs import MediaBytes
 from omnialign.v1 import content_pb2
 from services.inference.media import AsyncMediaReader
 from tests.services.inference.model_factory import until

@@ -9,8 +9,7 @@ import pytest
 
 from omnialign.content import content
 from omnialign.media import write_image
-from omnialign.modeling.messages import MediaBytes, Turn
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy, Turn
 from omnialign.v1 import content_pb2, critique_service_pb2, judge_service_pb2, record_pb2, refinement_service_pb2
 from services.critique.config import CritiqueConfig
 from services.critique.critic import Critic

@@ -8,7 +8,7 @@ import yaml
 
 from omnialign.client import AsyncClient
 from omnialign.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaPolicy
 from omnialign.v1 import training_service_pb2_grpc
 from omnialign.v1.training_service_pb2 import (
     TrainingJob,

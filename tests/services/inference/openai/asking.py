@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from omnialign.modeling.messages import Piece, Turn
+from omnialign.modeling.inputs import Piece, Turn
 from omnialign.v1 import generation_pb2
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest, EngineResult

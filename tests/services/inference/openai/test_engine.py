@@ -12,8 +12,7 @@ from omnialign.content import content
 from omnialign.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from omnialign.media import read_audio, read_image, read_video, write_audio, write_image, write_video
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.messages import MediaBytes
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaBytes, MediaPolicy
 from omnialign.v1 import content_pb2, generation_pb2
 from omnialign.v1 import refinement_service_pb2 as pb
 from tests.services.inference.openai.asking import ask, one, opened, request

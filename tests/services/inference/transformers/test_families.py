@@ -15,7 +15,7 @@ import torch
 from transformers import AutoProcessor, AutoTokenizer
 
 from omnialign.modeling.adapters.processor import ProcessorAdapter
-from omnialign.modeling.messages import Turn
+from omnialign.modeling.inputs import Turn
 from omnialign.v1 import generation_pb2
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest

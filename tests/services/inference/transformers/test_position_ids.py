@@ -5,8 +5,8 @@ import torch
 
 from omnialign.media import write_video
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.architectures import model_class
-from omnialign.modeling.messages import MediaBytes, Turn
+from omnialign.modeling.inputs import MediaBytes, Turn
+from omnialign.modeling.model_folder import model_class
 from omnialign.v1 import content_pb2
 from services.inference.transformers.position_ids import next_positions, prompt_positions, step_positions
 from tests.model_factory.families import FAMILIES

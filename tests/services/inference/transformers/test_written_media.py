@@ -8,7 +8,7 @@ import pytest
 
 from omnialign.media import read_audio, read_image, read_video, write_audio, write_image, write_video
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.messages import MediaBytes, Turn
+from omnialign.modeling.inputs import MediaBytes, Turn
 from omnialign.v1 import content_pb2, generation_pb2
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest

@@ -5,8 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnialign.modeling.messages import MediaBytes, Turn
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaBytes, MediaPolicy, Turn
 from omnialign.modeling.spans import MediaSpan, slot
 from omnialign.v1 import content_pb2, generation_pb2
 from services.inference.constrained_decoding import read_spans, span_config

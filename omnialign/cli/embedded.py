@@ -1,7 +1,9 @@
-"""`omnialign demo`: the whole loop on the tiny world, on a laptop with nothing to configure, or on a server."""
+"""`omnialign up` and `omnialign demo`: all services in this process, until Ctrl-C or for one job."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import tempfile
 import time
 from dataclasses import dataclass
@@ -11,10 +13,58 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from omnialign.cli.output import Output
-from omnialign.cli.session import Session, command
+from omnialign.cli.session import Session, command, run_guarded
 
 if TYPE_CHECKING:
     from omnialign.client import AsyncClient
+
+
+DEFAULT_PORT = 50051
+
+
+def up(
+    root: Annotated[Path | None, typer.Option(help="Folder of all state; default: $OMNIALIGN_ROOT.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback; 0 takes a free one.")] = DEFAULT_PORT,
+    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of Prometheus metrics.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+) -> None:
+    """Starts all services in this process, with their state under one folder, until Ctrl-C."""
+    from omnialign.cli.state import default_root
+
+    out = Output(as_json=as_json)
+    folder = (root or default_root()).absolute()
+    run_guarded(lambda: serve(folder, port=port, metrics_port=metrics_port, out=out), out=out)
+
+
+async def serve(root: Path, *, port: int, metrics_port: int | None, out: Output) -> None:
+    """Serves until a signal."""
+    from omnialign.cli.state import default_root
+
+    services = load_embedded()
+    services.configure_logging("WARNING")
+    async with services.embedded(root, port=port, metrics_port=metrics_port) as stack:
+        out.record({"address": stack.address, "root": str(root), "process_id": os.getpid()})
+        out.say(f"omnialign serves at {stack.address}, state in {root}. Ctrl-C stops it.")
+        if root != default_root():  # or the other commands would look elsewhere
+            out.say(f"In other terminals: export OMNIALIGN_ROOT={shlex.quote(str(root))}")
+        await stack.serve_until_signal()
+    out.say("Stopped; nothing is lost.")
+
+
+def load_embedded() -> Any:
+    """The module `services.embedded`. Raises FailedPrecondition EXTRA_MISSING when it cannot be imported."""
+    from omnialign.errors import FailedPrecondition
+
+    try:
+        from services import embedded
+    except ModuleNotFoundError as error:
+        raise FailedPrecondition(
+            f"Running services needs '{error.name}', which is not installed; "
+            'install them with `pip install "omnialign[services,training]"`.',
+            reason="EXTRA_MISSING",
+            metadata={"module": error.name or ""},
+        ) from error
+    return embedded
 
 
 @dataclass(frozen=True)
@@ -53,8 +103,6 @@ async def demo(
 
 async def _run_here(out: Output, plan: Plan, folder: Path) -> dict[str, Any]:
     """Runs in a new folder below `folder`, which keeps all state of the run."""
-    from omnialign.cli.up import load_embedded
-
     out.say("Starting all services in this process.")
     services = load_embedded()
     services.configure_logging("WARNING")
@@ -74,12 +122,12 @@ async def _run_there(session: Session, plan: Plan, folder: Path) -> dict[str, An
 
 async def _align(session: Session, plan: Plan, *, source: Path, folder: Path, farewell: str = "") -> dict[str, Any]:
     """Submits the job, follows it to its end, and returns the report's numbers."""
-    from omnialign.cli import jobs, summary
+    from omnialign.cli import job_view, jobs
 
     async with session.client() as client:
         name = await _submit(session, client, plan, source=source)
         await jobs.watch_to_end(session, client, name, farewell=farewell)
-        return await summary.fetch(client, name, folder)
+        return await job_view.fetch_report(client, name, folder)
 
 
 async def _submit(session: Session, client: AsyncClient, plan: Plan, *, source: Path) -> str:
@@ -87,11 +135,11 @@ async def _submit(session: Session, client: AsyncClient, plan: Plan, *, source: 
     import asyncio
 
     from examples.tinyworld import dataset, recipe
-    from omnialign.cli import data, preflight, spec, uploading
+    from omnialign.cli import data, job_view, spec, uploads
 
     await asyncio.to_thread(dataset.write, source, seed=plan.seed, sizes=recipe.SMALL if plan.small else None)
-    rows = await uploading.reachable(client, source, session=session)
-    weights = await uploading.reachable(client, Path(recipe.__file__).parent / "model", session=session)
+    rows = await uploads.reachable(client, source, session=session)
+    weights = await uploads.reachable(client, Path(recipe.__file__).parent / "model", session=session)
     imported = client.import_dataset(plan.named(recipe.DATASET_ID), rows)
     version = await data.show_import(imported, out=session.out)
     model = await client.register_model(
@@ -99,12 +147,12 @@ async def _submit(session: Session, client: AsyncClient, plan: Plan, *, source: 
     )
     wanted = spec.build(recipe.spec(plan.seed, dataset=version.name, base_model=model.name, small=plan.small))
     job_id = plan.named(recipe.JOB_ID)
-    preflight.show(await client.create_alignment_job(job_id, wanted, validate_only=True), out=session.out)
+    job_view.show_preflight(await client.create_alignment_job(job_id, wanted, validate_only=True), out=session.out)
     return (await client.create_alignment_job(job_id, wanted)).name
 
 
 async def _show(numbers: dict[str, Any], *, folder: Path, out: Output) -> None:
-    from omnialign.cli import summary
+    from omnialign.cli import job_view
 
     out.record(numbers)
-    summary.show(numbers, folder=folder, out=out)
+    job_view.show_report(numbers, folder=folder, out=out)

@@ -17,7 +17,7 @@ OPEN, CLOSE, BREAK = "\ufdd0", "\ufdd1", "\ufdd2"
 MARKS = re.compile(f"[{OPEN}{CLOSE}{BREAK}]")
 
 
-class Markup:
+class SpecialTokenEscaper:
     """Marks people's texts and encodes what a template made of them. Safe for threads.
 
     `controls` are tokens that are controls even where the tokenizer does not say so. Added tokens that ordinary text

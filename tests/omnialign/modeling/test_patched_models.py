@@ -13,9 +13,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
 from omnialign.media import write_video
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.architectures import model_class
-from omnialign.modeling.messages import MediaBytes, Turn
-from omnialign.modeling.rope import mend_positions, moved
+from omnialign.modeling.inputs import MediaBytes, Turn
+from omnialign.modeling.model_folder import model_class
+from omnialign.modeling.patched_models import patch_rope, shift_runs
 from omnialign.v1 import content_pb2
 from tests.model_factory.families import FAMILIES
 
@@ -53,7 +53,7 @@ def test_every_run_starts_after_the_highest_position_of_the_run_before(start, me
     parts = [start, *(part for pair in media for part in pair)]
     types = [kind for part in parts for kind in ([0] * part if isinstance(part, int) else [2] * int(np.prod(part)))]
     if types:
-        found = moved(torch.tensor(cramped(parts, pace)).T, types)
+        found = shift_runs(torch.tensor(cramped(parts, pace)).T, types)
         assert found.T.tolist() == published(parts, pace)
 
 
@@ -82,9 +82,9 @@ def test_padded_rows_have_the_positions_that_they_have_alone(long_video):
 
 
 def test_the_rule_is_mended_once():
-    mend_positions("qwen2_5_vl")
+    patch_rope("qwen2_5_vl")
     rule = Qwen2_5_VLModel.get_rope_index
-    mend_positions("qwen2_5_vl")
-    mend_positions("qwen3_vl")
+    patch_rope("qwen2_5_vl")
+    patch_rope("qwen3_vl")
     assert Qwen2_5_VLModel.get_rope_index is rule
     assert not hasattr(transformers.Qwen3VLModel.get_rope_index, "__wrapped__")

@@ -1,17 +1,26 @@
-"""How a watched job is shown: a live table on a terminal, a line per event when piped, JSON for machines."""
+"""How an alignment job is shown: its pre-flight, its progress and its report.
+
+Progress is a live table on a terminal, a line per event when piped, and JSON for machines.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import AsyncIterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from omnialign.cli.output import Output
+from omnialign.cli.state import replace_file
 from omnialign.v1 import alignment_service_pb2
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from omnialign.client import AsyncClient
+
 
 AlignmentJob = alignment_service_pb2.AlignmentJob
 StageStatus = alignment_service_pb2.StageStatus
@@ -139,3 +148,66 @@ def _through(status: StageStatus) -> int:
     if status.state == StageStatus.STATE_DONE:
         return status.total or 1
     return min(status.completed, status.total)
+
+
+def show_preflight(job: alignment_service_pb2.AlignmentJob, *, out: Output) -> None:
+    """The pre-flight's counts, estimates, losses and warnings; nothing when the job has none yet."""
+    if not job.HasField("preflight") or out.as_json:
+        return
+    found = job.preflight
+    by_subtask = ", ".join(f"{name} {number}" for name, number in sorted(found.prompts_by_subtask.items()))
+    rows = [
+        ("records to learn feedback from", found.feedback_records),
+        ("prompts to sample", f"{found.prompts} ({by_subtask})" if by_subtask else found.prompts),
+        ("prompts to evaluate", found.evaluation_prompts),
+        ("longest prompt, tokens", found.longest_prompt_tokens),
+        ("tokens to write, estimated", f"{found.estimated_tokens:,}"),
+        ("memory of training, estimated", f"{found.estimated_training_bytes / 2**20:,.0f} MiB"),
+        ("time, estimated", clock(found.estimated_time.ToNanoseconds() / 1e9)),
+        *((f"will be dropped: {reason}", number) for reason, number in sorted(found.dropped.items())),
+    ]
+    out.table(("PRE-FLIGHT", ""), rows, empty="")
+    for warning in found.warnings:
+        out.say(f"note: {warning}")
+
+
+Format = alignment_service_pb2.GetAlignmentReportRequest
+HEADINGS = ("SUBTASK", "BASE", "ALIGNED", "GAIN", "95 % INTERVAL", "JUDGE'S WIN RATE")
+
+
+async def fetch_report(client: AsyncClient, name: str, folder: Path) -> dict[str, Any]:
+    """Writes `report.json` and `report.html` of a job into a folder and returns the numbers."""
+    data = await client.get_alignment_report(name, Format.FORMAT_JSON)
+    page = await client.get_alignment_report(name, Format.FORMAT_HTML)
+    replace_file(folder / "report.json", data)
+    replace_file(folder / "report.html", page)
+    numbers: dict[str, Any] = json.loads(data)
+    return numbers
+
+
+def show_report(numbers: dict[str, Any], *, folder: Path, out: Output) -> None:
+    """The table of subtasks, the pairs, and where the page is."""
+    rows = [_row(name, measures) for name, measures in numbers["subtasks"].items()]
+    out.table(HEADINGS, [*rows, _row("mean", numbers["mean"])], empty="")
+    pairs = numbers["pairs"]
+    fates = ", ".join(f"{pairs[fate]} {fate}" for fate in ("kept", "tied", "lost", "abstained"))
+    out.say(f"Fully correct answers by the checker. Pairs: {fates}, of {pairs['tried']} tried.")
+    out.say(f"Report: {(folder / 'report.html').resolve()}")
+
+
+def _row(name: str, measures: dict[str, Any]) -> tuple[str, ...]:
+    interval = measures["gain_interval"]
+    between = f"{100 * interval[0]:+.0f} to {100 * interval[1]:+.0f}" if interval else "–"
+    gain = f"{100 * measures['gain']:+.1f}" if measures["gain"] is not None else "–"
+    return (
+        name,
+        _percent(measures["base"]),
+        _percent(measures["aligned"]),
+        gain,
+        between,
+        _percent(measures["win_rate"]),
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"

@@ -1,15 +1,65 @@
-"""A model folder's processor and tokenizer: reading them, telling their revision, checking that they fit the model."""
+"""A model folder as `transformers` reads it: the class that loads it, its processor, and whether the two fit.
+
+Engine, trainer and tests all ask here, so that they agree.
+"""
 
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    ProcessorMixin,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.architectures import read_config
+
+THINKERS = {
+    "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
+    "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration",
+}
+"""Families whose folders hold a model that speaks too; the part that reads everything and writes text is loaded."""
+
+PATCHED = frozenset({"chameleon", "janus", "qwen2_vl", "qwen2_5_vl"})
+"""Families whose classes in `transformers` need a change; see `omnialign.modeling.patched_models`."""
+
+
+def read_config(folder: Path) -> Any:
+    """The configuration of the model that is loaded from a folder. Raises InvalidArgument MODEL_CONFIG_INVALID."""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the library raises whatever its parts raise
+        raise InvalidArgument(
+            f"The config.json of {folder.name} names no architecture that this version of transformers has: {error}",
+            reason="MODEL_CONFIG_INVALID",
+            metadata={"folder": folder.name},
+        ) from error
+    return getattr(config, "thinker_config", config) if config.model_type in THINKERS else config
+
+
+def model_class(folder: Path) -> Any:
+    """The class whose `from_pretrained` loads the weights of a folder; media and text in, logits out.
+
+    Raises InvalidArgument MODEL_CONFIG_INVALID.
+    """
+    kind = read_config(folder).model_type.removesuffix("_thinker")
+    if kind in THINKERS:
+        return getattr(transformers, THINKERS[kind])
+    if kind in PATCHED:
+        from omnialign.modeling import patched_models  # pulls in modeling code that no other family needs
+
+        if kind in patched_models.WRITERS:
+            return patched_models.WRITERS[kind]
+        patched_models.patch_rope(kind)
+    return AutoModelForMultimodalLM if kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES else AutoModelForCausalLM
+
 
 FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model", "*processor*.json", "chat_template*", "config.json")
 """Files that decide what a model is fed."""

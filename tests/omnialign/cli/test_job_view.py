@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from omnialign.cli import progress
+from omnialign.cli import job_view
 from omnialign.cli.output import Output
 from omnialign.v1 import alignment_service_pb2
 
@@ -24,7 +24,7 @@ def job():
 
 def drawn(job, *, message: str = "") -> str:
     page = io.StringIO()
-    Console(file=page, width=100, force_terminal=True, color_system=None).print(progress.table(job, message=message))
+    Console(file=page, width=100, force_terminal=True, color_system=None).print(job_view.table(job, message=message))
     return page.getvalue()
 
 
@@ -43,13 +43,13 @@ def test_names_with_markup_are_shown_as_they_are(job):
 
 
 def test_the_rate_is_tokens_over_the_time_at_work(job):
-    assert progress.rate(job.stages[2]) == "200"
-    assert progress.rate(job.stages[0]) == ""  # no time yet
+    assert job_view.rate(job.stages[2]) == "200"
+    assert job_view.rate(job.stages[0]) == ""  # no time yet
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.9, "1:01"), (3661, "1:01:01")])
 def test_times_are_clocks(seconds, text):
-    assert progress.clock(seconds) == text
+    assert job_view.clock(seconds) == text
 
 
 async def test_following_returns_the_job_of_the_last_event(job, capsys):
@@ -58,10 +58,10 @@ async def test_following_returns_the_job_of_the_last_event(job, capsys):
             job.pairs.kept = number
             yield alignment_service_pb2.WatchAlignmentJobResponse(sequence=number, alignment_job=job)
 
-    last = await progress.follow(events(), out=Output())
+    last = await job_view.follow(events(), out=Output())
     assert last.pairs.kept == 2
     assert len(capsys.readouterr().out.splitlines()) == 1  # the same sentence is not said twice
-    await progress.follow(events(), out=Output(as_json=True))
+    await job_view.follow(events(), out=Output(as_json=True))
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
@@ -74,6 +74,6 @@ async def test_piped_lines_that_differ_in_numbers_alone_are_ten_seconds_apart(ca
             event.event_time.FromSeconds(second)
             yield event
 
-    await progress.follow(events(), out=Output())
+    await job_view.follow(events(), out=Output())
     said = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert said == ["step 1 of 90.", "waiting for critique", "step 3 of 90.", "step 3 of 90."]

@@ -1,4 +1,4 @@
-"""Writes a dataset to a folder: `records.jsonl` and `media/`. The folder appears complete or not at all."""
+"""Records for people and for files: as text on a terminal, and as JSON lines with their media in a folder."""
 
 import contextlib
 import json
@@ -11,12 +11,67 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omnialign.cli.output import plain
-from omnialign.content import media_of
+from omnialign.content import NAMES, media_of
 from omnialign.errors import AlreadyExists
 from omnialign.v1 import content_pb2, record_pb2
 
 if TYPE_CHECKING:
     from omnialign.client import AsyncClient
+
+
+VERDICTS = {
+    record_pb2.VERDICT_WIN: "the second is better",
+    record_pb2.VERDICT_TIE: "tie",
+    record_pb2.VERDICT_LOSS: "the first is better",
+    record_pb2.VERDICT_ABSTAIN: "abstained",
+}
+
+
+def record_text(record: record_pb2.Record) -> str:
+    """A record in a few lines: prompt, responses with their feedback, preference, verdict, labels."""
+    return "\n".join(_lines(record)) + "\n"
+
+
+def content_text(content: content_pb2.Content) -> str:
+    """A message with each medium as `[image sha256:0123456789ab, 1,234 bytes]`."""
+    return " ".join(_part(part) for part in content.parts) or "(empty)"
+
+
+def _part(part: content_pb2.Part) -> str:
+    if part.WhichOneof("part") == "text":
+        return part.text
+    kind = NAMES.get(part.media.modality, "media")
+    return f"[{kind} sha256:{part.media.sha256[:12]}, {part.media.size_bytes:,} bytes]"
+
+
+def _lines(record: record_pb2.Record) -> Iterator[str]:
+    yield f"■ {record.id}  {record.subtask}  {record.split}".rstrip()
+    yield f"  prompt      {_indented(content_text(record.prompt))}"
+    for number, response in enumerate(record.responses, start=1):
+        yield f"  response {number}  {_indented(content_text(response.content))}"
+        yield from _feedback(response.feedback)
+    if record.HasField("preference"):
+        yield f"  preferred   {record.preference.preferred}  {_indented(record.preference.reason)}".rstrip()
+    if record.HasField("comparison"):
+        yield f"  judge       {VERDICTS.get(record.comparison.verdict, '')} {record.comparison.abstain_reason}".rstrip()
+    if record.labels:
+        yield "  labels      " + ", ".join(f"{key}={value}" for key, value in sorted(record.labels.items()))
+    if record.HasField("quarantine"):
+        yield f"  set aside   {record.quarantine.reason} in {record.quarantine.stage}: {record.quarantine.message}"
+
+
+def _feedback(feedback: record_pb2.Feedback) -> Iterator[str]:
+    if feedback.scores:
+        yield "    scores    " + ", ".join(f"{s.dimension} {s.score}" for s in feedback.scores)
+    if feedback.critique:
+        yield f"    critique  {_indented(feedback.critique)}"
+    if feedback.refinement:
+        yield f"    advice    {_indented(feedback.refinement)}"
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n" + " " * 14)
+
 
 SUFFIXES = {"audio/wav": ".wav", "audio/x-wav": ".wav", "image/jpeg": ".jpg", "video/mp4": ".mp4"}
 

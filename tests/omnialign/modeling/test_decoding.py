@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from omnialign.media import MediaError, write_audio, write_image, write_video
-from omnialign.modeling.decoded import Decoded, decode
-from omnialign.modeling.messages import MediaBytes
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.decoding import DecodedMedia, decode
+from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy
 from omnialign.modeling.streams import sample
 from omnialign.v1 import content_pb2
 
@@ -26,7 +25,7 @@ NOISE = RNG.integers(0, 255, (96, 128, 3), dtype=np.uint8)
 CODECS = [("mp4", "libx264"), ("matroska", "libx264"), ("webm", "libvpx"), ("webm", "libvpx-vp9"), ("avi", "mpeg4")]
 
 
-def look(modality: int, data: bytes, policy: MediaPolicy = NO_BOUNDS) -> Decoded:
+def look(modality: int, data: bytes, policy: MediaPolicy = NO_BOUNDS) -> DecodedMedia:
     return decode(MediaBytes(modality, data), policy)
 
 
@@ -36,7 +35,7 @@ def refusal(modality: int, data: bytes, policy: MediaPolicy = NO_BOUNDS) -> Medi
     return caught.value
 
 
-def loss_of(found: Decoded) -> str:
+def loss_of(found: DecodedMedia) -> str:
     return found.loss.reason if found.loss else ""
 
 
@@ -77,7 +76,7 @@ def video(
     return path.read_bytes()
 
 
-def brightness(found: Decoded) -> list[int]:
+def brightness(found: DecodedMedia) -> list[int]:
     """Which frames of `video` were kept, as far as their codec lets it be seen."""
     return [round(float(frame[: len(frame) // 2].mean()) / 4) for frame in found.array]
 

@@ -39,7 +39,7 @@ def tokenizer(request):
 @given(kind=st.sampled_from(list(TOKENIZERS)), words=WORDS)
 def test_unmarked_text_has_the_tokenizers_own_ids(kind, words):
     tokenizer = TOKENIZERS[kind]
-    markup = Markup(tokenizer.backend_tokenizer)
+    markup = SpecialTokenEscaper(tokenizer.backend_tokenizer)
     assert [*markup.prefix_ids, *markup.encode("".join(markup.quote([words])))] == tokenizer.encode(words)
 
 
@@ -47,7 +47,7 @@ def test_unmarked_text_has_the_tokenizers_own_ids(kind, words):
 @given(kind=st.sampled_from(list(TOKENIZERS)), before=WORDS, behind=WORDS)
 def test_a_spelled_token_is_text_that_reads_the_same(kind, before, behind):
     tokenizer = TOKENIZERS[kind]
-    markup = Markup(tokenizer.backend_tokenizer)
+    markup = SpecialTokenEscaper(tokenizer.backend_tokenizer)
     text = f"{before}<image>{behind}"
     ids = markup.encode(markup.quote([text])[0])
     assert tokenizer.convert_tokens_to_ids("<image>") not in ids
@@ -55,21 +55,21 @@ def test_a_spelled_token_is_text_that_reads_the_same(kind, before, behind):
 
 
 def test_only_the_templates_own_placeholder_is_replaced(tokenizer):
-    markup = Markup(tokenizer.backend_tokenizer)
+    markup = SpecialTokenEscaper(tokenizer.backend_tokenizer)
     rendered = "a <image> b " + markup.quote(["say <image>"])[0]
     found = markup.substitute(rendered, re.compile("<image>"), lambda token: token * 3)
     assert markup.encode(found).count(tokenizer.convert_tokens_to_ids("<image>")) == 3
 
 
 def test_neighbouring_texts_do_not_join_to_a_token(tokenizer):
-    markup = Markup(tokenizer.backend_tokenizer)
+    markup = SpecialTokenEscaper(tokenizer.backend_tokenizer)
     for cut in range(1, len("<image>")):
         parts = ["see <image>"[: 4 + cut], "<image>"[cut:]]
         assert tokenizer.convert_tokens_to_ids("<image>") not in markup.encode("".join(markup.quote(parts)))
 
 
 def test_marks_in_somebodys_text_are_taken_out(tokenizer):
-    markup = Markup(tokenizer.backend_tokenizer)
+    markup = SpecialTokenEscaper(tokenizer.backend_tokenizer)
     forged = f"a{OPEN}<image>{CLOSE}{BREAK}"
     assert markup.quote([forged]) == markup.quote(["a<image>"])
 
@@ -77,11 +77,13 @@ def test_marks_in_somebodys_text_are_taken_out(tokenizer):
 def test_added_white_space_and_words_are_no_controls():
     tokenizer = qwen_tokenizer(["<image>"])
     tokenizer.add_tokens(["\n\n\n", "<plan>"])
-    controls = Markup(tokenizer.backend_tokenizer).controls
+    controls = SpecialTokenEscaper(tokenizer.backend_tokenizer).controls
     assert "\n\n\n" not in controls
     assert {"<plan>", "<image>", "<tool_call>"} <= set(controls)
 
 
 def test_a_tokenizers_begin_is_its_prefix():
-    prefixes = {name: Markup(tokenizer.backend_tokenizer).prefix_ids for name, tokenizer in TOKENIZERS.items()}
+    prefixes = {
+        name: SpecialTokenEscaper(tokenizer.backend_tokenizer).prefix_ids for name, tokenizer in TOKENIZERS.items()
+    }
     assert prefixes == {"sentencepiece": [1], "llama": [1], "qwen": []}

@@ -1,0 +1,129 @@
+"""Media as arrays under a policy: what processors, codecs and engines are given.
+
+Memory is bounded by the policy and by `omnialign.media.MAX_DECODED_BYTES`, whatever the length of a file: videos and
+sounds are decoded as streams, of which only what is kept stays. Equal bytes and policies give equal arrays.
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from omnialign.media import MAX_DECODED_BYTES, MediaError, Pixels, Samples, too_large
+from omnialign.modeling import streams
+from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy
+from omnialign.v1 import content_pb2
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedMedia:
+    """A decoded medium.
+
+    `array` is uint8 pixels `(height, width, 3)` of an image, float32 mono samples `(samples,)` in [-1, 1] of a sound,
+    uint8 frames `(frames, height, width, 3)` of a video. `rate` is in hertz for a sound and in kept frames per second
+    for a video; 0 for an image. `times_seconds` are when the kept frames are shown, from the first frame on.
+    """
+
+    modality: int
+    array: NDArray[Any]
+    rate: float = 0.0
+    times_seconds: tuple[float, ...] = ()
+    loss: MediaLoss | None = None
+
+
+def decode(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
+    """Decodes a medium.
+
+    Raises `omnialign.media.MediaError`: MEDIA_UNDECODABLE, MEDIA_TOO_LARGE, or MEDIA_DAMAGED for a file of which a part
+    decodes, unless the policy uses it.
+    """
+    if medium.modality == content_pb2.MODALITY_IMAGE:
+        return _image(medium, policy)
+    if medium.modality == content_pb2.MODALITY_AUDIO:
+        return _sound(medium, policy)
+    return _video(medium, policy)
+
+
+def _image(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
+    pixels, lost = read_picture(medium.data, policy)
+    return DecodedMedia(medium.modality, pixels, loss=_loss(medium, policy, lost=lost))
+
+
+def _sound(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
+    sound = streams.read_sound(medium.data, policy)
+    loss = _loss(medium, policy, lost=sound.lost, cut=sound.cut)
+    return DecodedMedia(medium.modality, sound.array, float(sound.rate_hz), loss=loss)
+
+
+def _video(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
+    frames = streams.read_frames(medium.data, policy)
+    loss = _loss(medium, policy, lost=frames.lost)
+    return DecodedMedia(medium.modality, frames.array, frames.rate, frames.times_seconds, loss)
+
+
+def _loss(medium: MediaBytes, policy: MediaPolicy, *, lost: str, cut: str = "") -> MediaLoss | None:
+    """What is to be recorded. Raises MediaError MEDIA_DAMAGED."""
+    if lost and not policy.use_damaged:
+        message = f"The media object is damaged: {lost}; replace it, or set use_damaged in the media policy."
+        raise MediaError(message, reason="MEDIA_DAMAGED", metadata={"sha256": medium.sha256, "found": lost})
+    if lost:
+        return MediaLoss(medium.sha256, "MEDIA_DAMAGED", "; ".join(filter(None, (lost, cut))))
+    return MediaLoss(medium.sha256, "MEDIA_CUT", cut) if cut else None
+
+
+def read_picture(data: bytes, policy: MediaPolicy) -> tuple[Pixels, str]:
+    """RGB pixels, upright and within the policy's bound, and what does not decode of them (empty for nothing).
+
+    Raises MediaError when nothing decodes, or when it is too large.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if policy.max_pixels:  # a JPEG decodes at a half, a quarter or an eighth of its size at less cost
+                image.draft("RGB", policy.scaled(*image.size))
+            if (size_bytes := image.width * image.height * 3) > MAX_DECODED_BYTES:
+                raise too_large(size_bytes, "scale the image down")
+            lost = _load(image)
+            return _pixels(image, policy), lost
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"The image is too large: {error}", reason="MEDIA_TOO_LARGE") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, KeyError, IndexError, struct.error) as error:
+        raise MediaError(f"The image does not decode: {error}.") from error
+
+
+def _load(image: Image.Image) -> str:
+    """Decodes the pixels; of a damaged file as many as there are. Raises OSError or SyntaxError when there are none."""
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        if not isinstance(image, ImageFile.ImageFile) or getattr(image, "_im", None) is None:
+            raise
+        image.tile = []  # what is decoded so far counts as all there is
+        if image.getbbox() is None:  # not a pixel of it
+            raise
+        return f"the pixels break off ({error})"
+    return ""
+
+
+def _pixels(image: Image.Image, policy: MediaPolicy) -> Pixels:
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    size = policy.scaled(*upright.size)
+    return np.asarray(upright if size == upright.size else upright.resize(size, Image.Resampling.BICUBIC))
+
+
+def resampled(samples: Samples, rate_hz: int, wanted_hz: int) -> Samples:
+    """Mono samples `(samples,)` at another rate, as many as their length in seconds asks for, rounded up."""
+    if rate_hz == wanted_hz or not len(samples):
+        return samples
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=wanted_hz)
+    whole = np.ascontiguousarray(samples, dtype=np.float32)[None]
+    frame = av.AudioFrame.from_ndarray(whole, format="flt", layout="mono")
+    frame.sample_rate = rate_hz
+    parts = [out.to_ndarray().reshape(-1) for out in (*resampler.resample(frame), *resampler.resample(None))]
+    found = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    wanted = -(-len(samples) * wanted_hz // rate_hz)
+    return np.pad(found[:wanted], (0, max(0, wanted - len(found)))).astype(np.float32)
