@@ -15,10 +15,8 @@ from omnialign.client import AsyncClient
 from omnialign.content import media_of
 from omnialign.errors import DataLoss, InvalidArgument, NotFound, OmnialignError
 from omnialign.modeling.adapters import Adapter, load_adapter
-from omnialign.modeling.decoded import decode
-from omnialign.modeling.inputs import MediaLoss
-from omnialign.modeling.messages import MediaBytes, pieces
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.decoding import decode
+from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy, pieces
 from omnialign.modeling.prompts import render_response
 from omnialign.v1 import content_pb2
 
@@ -123,6 +121,6 @@ def _open(folder: Path) -> TokenCounter:
 
 def _context(folder: Path) -> int:
     """Tokens that the language model within a composite one reads; 0 where its settings do not say."""
-    from omnialign.modeling.architectures import read_config  # a heavy library, needed for such models alone
+    from omnialign.modeling.model_folder import read_config  # a heavy library, needed for such models alone
 
     return int(getattr(read_config(folder).get_text_config(decoder=True), "max_position_embeddings", 0) or 0)

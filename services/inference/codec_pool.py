@@ -11,8 +11,7 @@ from typing import TypeVar
 
 from omnialign.errors import Internal, OmnialignError
 from omnialign.modeling.adapters import Adapter
-from omnialign.modeling.inputs import ModelInputs
-from omnialign.modeling.messages import Pieces
+from omnialign.modeling.inputs import ModelInputs, Pieces
 from services.inference import stop_strings
 from services.inference.engine import EngineRequest
 from services.inference.errors import engine_closed

@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 from torch import nn
 from transformers.models.janus.modeling_janus import JanusVQVAEDecoder
 
-from omnialign.modeling.codecs.vq import DECODER_FOLDER
+from omnialign.modeling.codecs.vq_models import DECODER_FOLDER
 from tests.model_factory.family import TEXT, save
 from tests.model_factory.tokenizers import llama_tokenizer, qwen_tokenizer, special_token_ids, train_bpe, vocab_rows
 

@@ -8,8 +8,7 @@ import pytest
 from omnialign.errors import NotFound
 from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.feature_cache import FeatureCache
-from omnialign.modeling.inputs import ModelInputs
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.inputs import MediaPolicy, ModelInputs
 from tests.model_factory.families import FAMILIES
 from tests.training.multimodal import keep, medium, question
 from training.examples import Sample, Tally, encode

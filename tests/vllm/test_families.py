@@ -64,7 +64,7 @@ async def test_a_family_reads_on_vllm_what_the_trainer_reads(family: Family, tmp
 
 async def test_a_medium_of_a_prompt_that_was_too_long_is_read_in_the_next(tmp_path: Path) -> None:
     """vLLM takes what it has rendered for sent, though the prompt was never run."""
-    from omnialign.modeling.messages import Turn
+    from omnialign.modeling.inputs import Turn
     from services.inference.vllm.engine import open_vllm_engine
 
     folder = FAMILIES["qwen2_5_vl"].build(tmp_path / "model")

@@ -14,10 +14,8 @@ from typing import Any
 from omnialign import media
 from omnialign.content import NAMES
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.decoded import Decoded, decode
-from omnialign.modeling.inputs import MediaLoss
-from omnialign.modeling.messages import MediaBytes, Turn
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.decoding import DecodedMedia, decode
+from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaLoss, MediaPolicy, Turn
 from omnialign.v1 import content_pb2
 from services.inference.codec_pool import Translator
 from services.inference.engine import EngineRequest
@@ -152,7 +150,7 @@ def _mark(data: bytes, marks: tuple[tuple[bytes, str], ...], default: str) -> st
     return next((name for mark, name in marks if data.startswith(mark)), default)
 
 
-def _encode(decoded: Decoded) -> bytes:
+def _encode(decoded: DecodedMedia) -> bytes:
     if decoded.modality == AUDIO:
         return media.write_audio(decoded.array, round(decoded.rate))
     if decoded.modality == VIDEO:

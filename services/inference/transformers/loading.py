@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from omnialign.modeling.adapters import Adapter
-from omnialign.modeling.architectures import model_class
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.lora import unsupported
+from omnialign.modeling.model_folder import model_class
 from services.inference.errors import load_failed
 from services.inference.models import safetensors
 from services.inference.models.adapter import load_model_adapter

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from omnialign.errors import FailedPrecondition, Internal, OmnialignError
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
-from omnialign.modeling.messages import Piece
+from omnialign.modeling.inputs import Piece
 from services.inference.codec_pool import Translator
 from services.inference.config import EngineConfig
 from services.inference.engine import Deliver, EngineRequest, EngineResult, engine_result, fan_out, info_of

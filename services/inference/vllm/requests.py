@@ -12,10 +12,8 @@ from omnialign.content import NAMES
 from omnialign.errors import FailedPrecondition, Internal, InvalidArgument, OmnialignError
 from omnialign.modeling.adapters import Adapter
 from omnialign.modeling.adapters.features import video_metadata
-from omnialign.modeling.decoded import Decoded
-from omnialign.modeling.inputs import MediaLoss
-from omnialign.modeling.messages import MediaBytes, Turn
-from omnialign.modeling.policy import MediaPolicy
+from omnialign.modeling.decoding import DecodedMedia
+from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy, Turn
 from omnialign.v1 import content_pb2, generation_pb2
 from services.inference import stop_strings
 from services.inference.engine import EngineRequest
@@ -77,7 +75,7 @@ def order_of(request: EngineRequest) -> tuple[list[str], list[str]]:
     return [medium.sha256 for medium in media_of(request.turns)], texts
 
 
-def _item(decoded: Decoded) -> Any:
+def _item(decoded: DecodedMedia) -> Any:
     """A medium in the form that vLLM knows for its modality."""
     if decoded.modality == content_pb2.MODALITY_AUDIO:
         return decoded.array, decoded.rate

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaTokenizer
 
-from omnialign.modeling.adapters.markup import BREAK, CLOSE, OPEN, Markup
+from omnialign.modeling.adapters.special_tokens import BREAK, CLOSE, OPEN, SpecialTokenEscaper
 from tests.model_factory.tokenizers import llama_tokenizer, qwen_tokenizer
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from omnialign.modeling.messages import Turn
+from omnialign.modeling.inputs import Turn
 from omnialign.v1 import generation_pb2
 from services.inference.engine import EngineRequest
 

@@ -13,7 +13,7 @@ from omnialign.errors import InvalidArgument
 from omnialign.media import MediaError, read_audio, read_image, read_video, write_audio, write_image, write_video
 from omnialign.modeling.codecs import build
 from omnialign.modeling.codecs.vq_codecs import sample_frames
-from omnialign.modeling.sounds import resampled
+from omnialign.modeling.decoding import resampled
 from tests.model_factory import codecs as tiny_codecs
 
 SOUNDS = {"encodec": tiny_codecs.encodec, "dac": tiny_codecs.dac, "mimi": tiny_codecs.mimi}
