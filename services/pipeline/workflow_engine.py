@@ -21,12 +21,13 @@ import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 from dbos._error import DBOSInitializationError
+from dbos._recovery import _recover_workflow
 from dbos._serialization import DBOSPortableJSON
 from google.rpc import status_pb2
 from sqlalchemy.exc import SQLAlchemyError
@@ -90,7 +91,7 @@ class WorkflowEngine:
         _shared.url = self._config.workflows_url
         try:
             if is_first:
-                await self._launch()
+                await self._launch()  # which recovers the workflows of all kinds
             await DBOS.register_queue_async(self._jobs_queue, polling_interval_sec=JOBS_POLLING_SECONDS)
             await DBOS.register_queue_async(
                 self._chunks_queue,
@@ -100,6 +101,9 @@ class WorkflowEngine:
         except BaseException:
             await self.stop()
             raise
+        if self._kind in _shared.left:
+            _shared.left.discard(self._kind)
+            await _in_thread(self._recover_own)
         _shared.changed.notify_all()
 
     async def stop(self) -> None:
@@ -112,6 +116,9 @@ class WorkflowEngine:
             await _in_thread(DBOS.destroy)
             loop = asyncio.get_running_loop()
             loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))  # DBOS shut its own down
+            _shared.left.clear()
+        else:
+            _shared.left.add(self._kind)
         del _shared.engines[self._kind]
         _shared.changed.notify_all()
 
@@ -216,9 +223,17 @@ class WorkflowEngine:
 
     async def _launch(self) -> None:
         _write_ahead(self._config.workflows_url)
-        instance = DBOS(config=self._dbos_config())  # type: ignore[arg-type]
-        instance._background_event_loop.set_main_loop()  # workflows run on this loop
+        _shared.instance = DBOS(config=self._dbos_config())  # type: ignore[arg-type]
+        _shared.instance._background_event_loop.set_main_loop()  # workflows run on this loop
         await _in_thread(_launch)  # in a thread, because it waits for the database
+
+    def _recover_own(self) -> None:
+        """Queues again what the kind left pending when it stopped while another one kept DBOS running."""
+        executor_id, names = self._config.executor_id, [f"{self._kind}_job", f"{self._kind}_chunk"]
+        ours = {workflow.workflow_id for workflow in DBOS.list_workflows(name=names, status="PENDING")}
+        for workflow in _shared.instance._sys_db.get_pending_workflows(executor_id, WORKFLOW_VERSION):
+            if workflow.workflow_id in ours - _shared.waiting:
+                _recover_workflow(_shared.instance, workflow, [executor_id])
 
     def _dbos_config(self) -> dict[str, Any]:
         return {
@@ -244,11 +259,17 @@ class _Shared:
     """The engines that were started, by kind."""
     url: str
     """Where the workflows of all of them are kept."""
-    changed: Signal
+    instance: Any = None
+    """The DBOS that the first of them launched."""
+    changed: Signal = field(default_factory=Signal)
     """Notified when a kind starts or stops."""
+    left: set[str] = field(default_factory=set)
+    """Kinds that stopped while others went on."""
+    waiting: set[str] = field(default_factory=set)
+    """Ids of workflows that wait for their kind to start."""
 
 
-_shared = _Shared({}, url="", changed=Signal())
+_shared = _Shared({}, url="")
 
 
 @functools.cache
@@ -268,8 +289,13 @@ def _registered(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 async def _engine_of(kind: str) -> WorkflowEngine:
     """The engine of a kind. Waits for a kind that has not started while others have: DBOS recovers all at once."""
-    while _shared.engines and kind not in _shared.engines:
-        await _shared.changed.wait(timeout_seconds=1.0)
+    workflow_id = str(DBOS.workflow_id)
+    _shared.waiting.add(workflow_id)
+    try:
+        while _shared.engines and kind not in _shared.engines:
+            await _shared.changed.wait(timeout_seconds=1.0)
+    finally:
+        _shared.waiting.discard(workflow_id)
     if kind not in _shared.engines:
         raise asyncio.CancelledError  # it stays pending, and begins again at the next start
     return _shared.engines[kind]

@@ -1,0 +1,11 @@
+"""The tables of the first release."""
+
+from alembic import op
+
+from services.pipeline.schema import tables
+
+revision, down_revision = "0001", None
+
+
+def upgrade() -> None:
+    tables("census").metadata.create_all(op.get_bind())
