@@ -14,7 +14,7 @@ from omnialign.v1 import record_pb2
 from services.pipeline.service import Pipeline, open_pipeline
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
-from tests.services.alignment.stack import SECONDS, Stack
+from tests.service_stack import SECONDS, ServiceStack
 from tests.services.pipeline.census import (
     CENSUS,
     CensusConfig,
@@ -49,7 +49,7 @@ class CensusService:
 
 
 @contextlib.asynccontextmanager
-async def census_service(stack: Stack) -> AsyncIterator[CensusService]:
+async def census_service(stack: ServiceStack) -> AsyncIterator[CensusService]:
     """The census service, in this process and on the workflow engine of the stack's alignment service."""
     programs: list[CensusProgram] = []
 
@@ -75,7 +75,7 @@ async def census_service(stack: Stack) -> AsyncIterator[CensusService]:
 
 
 @pytest.fixture
-async def dataset(stack: Stack) -> str:
+async def dataset(stack: ServiceStack) -> str:
     made = await stack.client.create_dataset("letters")
     records = [
         record_pb2.Record(id=f"r{i:02d}", subtask="t2t", prompt=content("x" * (i + 1))) for i in range(NUM_PROMPTS)
@@ -84,12 +84,12 @@ async def dataset(stack: Stack) -> str:
     return (await stack.client.commit_version(made.name)).name
 
 
-async def rows(stack: Stack, purpose: str) -> list[record_pb2.Record]:
+async def rows(stack: ServiceStack, purpose: str) -> list[record_pb2.Record]:
     name = f"projects/default/datasets/census-{purpose}"
     return [record async for record in stack.client.stream_records(name)]
 
 
-async def test_it_runs_beside_another_kind_in_one_process(stack: Stack, dataset: str) -> None:
+async def test_it_runs_beside_another_kind_in_one_process(stack: ServiceStack, dataset: str) -> None:
     alignment_job = await stack.submit(prompts=4)
     async with census_service(stack) as census:
         job = await asyncio.wait_for(census.end_of(await census.submit(dataset)), SECONDS)
@@ -104,7 +104,7 @@ async def test_it_runs_beside_another_kind_in_one_process(stack: Stack, dataset:
     }
 
 
-async def test_its_jobs_go_on_after_a_restart_with_each_record_once(stack: Stack, dataset: str) -> None:
+async def test_its_jobs_go_on_after_a_restart_with_each_record_once(stack: ServiceStack, dataset: str) -> None:
     async with census_service(stack) as census:
         census.program.release.clear()
         job = await census.submit(dataset)
@@ -115,7 +115,7 @@ async def test_its_jobs_go_on_after_a_restart_with_each_record_once(stack: Stack
     assert [record.id for record in await rows(stack, "check")] == [f"r{i:02d}" for i in range(NUM_PROMPTS)]
 
 
-async def test_its_records_are_quarantined_and_too_many_of_them_fail_the_job(stack: Stack, dataset: str) -> None:
+async def test_its_records_are_quarantined_and_too_many_of_them_fail_the_job(stack: ServiceStack, dataset: str) -> None:
     async with census_service(stack) as census:
         job = await asyncio.wait_for(census.end_of(await census.submit(dataset, forbidden="x" * 18)), SECONDS)
         assert (job.state, job.stages[0].quarantined) == (Job.STATE_SUCCEEDED, 3)
@@ -127,7 +127,7 @@ async def test_its_records_are_quarantined_and_too_many_of_them_fail_the_job(sta
         assert job.stages[0].state == Stage.STATE_FAILED
 
 
-async def test_its_jobs_are_paused_resumed_and_cancelled(stack: Stack, dataset: str) -> None:
+async def test_its_jobs_are_paused_resumed_and_cancelled(stack: ServiceStack, dataset: str) -> None:
     async with census_service(stack) as census:
         jobs = census.pipeline.jobs
         census.program.release.clear()
