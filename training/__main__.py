@@ -1,29 +1,32 @@
 """`python -m training sft --spec job.yaml`: one training run, usually under torchrun.
 
-Everything heavy is imported late, so that a wrong spec is refused at once.
+Heavy modules are imported late, so that a wrong spec is refused at once.
 """
 
 import argparse
 import logging
 import os
 import signal
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from omnialign.errors import Internal, OmnialignError
-from training.failure import EXIT_FAILED, EXIT_STOPPED, clear_failure, note_exit, write_failure
-from training.progress import Progress
-from training.spec import METHODS, Spec, read_spec
+from training.launch import EXIT_FAILED, EXIT_STOPPED, clear_failure, note_exit, write_failure
+from training.methods import METHODS
+from training.progress import Progress, Watchdog
+from training.spec import Spec, read_spec
 
 log = logging.getLogger("training")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line and returns the exit code: 0, or one of `training.failure`."""
+    """Runs the command line and returns the exit code: 0, or an `EXIT_*` of `training.launch`."""
     parser = argparse.ArgumentParser(prog="python -m training", description="Runs one training method.")
     parser.add_argument("method", choices=METHODS)
-    parser.add_argument("--spec", type=Path, required=True, help="the YAML file that says what to train")
+    parser.add_argument("--spec", type=Path, required=True, help="YAML file that says what to train and how")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
@@ -50,7 +53,7 @@ def run(spec: Spec, *, method: str) -> int:
 
 def _train(spec: Spec, *, method: str, is_main: bool) -> bool:
     if spec.model_dir.is_dir():
-        log.info("the model is there already")
+        log.info("%s exists already: nothing to do", spec.model_dir)
         return True
     progress = Progress(spec, is_main=is_main)
     _stop_on_signal(progress.stop_requested.set)
@@ -64,19 +67,18 @@ def _train(spec: Spec, *, method: str, is_main: bool) -> bool:
 def _train_with(spec: Spec, *, progress: Progress, method: str, is_main: bool) -> bool:
     _prepare_environment()
     from training import loop, runner
-    from training.watchdog import Watchdog
 
     def stalled() -> None:
         message = f"no training step for {spec.step_timeout_seconds:g} s; the stacks are in the log"
         write_failure(spec.output_dir, Internal(message, reason="STEP_STALLED"))
 
     watchdog = Watchdog(timeout_seconds=spec.step_timeout_seconds, on_stall=stalled)
-    companions = loop.Companions(spec=spec, progress=progress, watchdog=watchdog, method=method)
-    return runner.train(companions, is_main=is_main)
+    context = loop.RunContext(spec=spec, progress=progress, watchdog=watchdog, method=method)
+    return runner.train(context, is_main=is_main)
 
 
 def _prepare_environment() -> None:
-    """Must come before torch and DeepSpeed are imported, which read these."""
+    """Sets what torch and DeepSpeed read when they are imported."""
     if not any(Path("/dev").glob("nvidia[0-9]*")):
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
@@ -87,15 +89,13 @@ def _prepare_environment() -> None:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
-def _stop_on_signal(stop: object) -> None:
+def _stop_on_signal(stop: Callable[[], None]) -> None:
     def handle(number: int, frame: FrameType | None) -> None:
-        stop()  # type: ignore[operator]
+        stop()
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
@@ -106,5 +106,5 @@ if __name__ == "__main__":
     note_exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Collective libraries keep threads that can hold an interpreter's exit for minutes.
+    # Collective libraries keep threads that can delay the interpreter's exit by minutes.
     os._exit(code)

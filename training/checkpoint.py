@@ -1,8 +1,15 @@
 """Checkpoints that are complete or do not exist.
 
-A checkpoint is written into a staging folder by all ranks; rank 0 then makes every byte durable, writes
-`manifest.json` last, and renames the folder. A folder whose manifest is missing, or whose files differ from it, is
-never restored from.
+All ranks write into a staging folder; rank 0 then commits it:
+
+1. every byte of the staged parts is made durable;
+2. `manifest.json`, with the digest of every part, is written last;
+3. the folder is renamed to `step-NNNNNNNN`;
+4. older checkpoints are removed.
+
+A crash before 3 leaves a staging folder, which nobody restores from and the next commit removes. A crash between 3 and
+4 leaves a checkpoint too many, which the next commit removes as well. A checkpoint whose manifest is missing or does
+not match its files, because a disk lost some of them, is passed over for the one before it: that is why two are kept.
 """
 
 import hashlib
@@ -12,37 +19,35 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from omnialign.errors import FailedPrecondition
-from training.files import sync_folder, sync_tree, walk, write_atomically
+from training.files import replace_folder, sync_tree, walk, write_atomically
 
 MANIFEST = "manifest.json"
 KEEP = 2
 
 
 def staging_dir(root: Path, *, step: int) -> Path:
-    """Where the ranks write the checkpoint of a step before it exists; the same path on every rank."""
+    """Where the ranks write the parts of a step's checkpoint; the same path on every rank."""
     return root / f".staging-{step:08d}"
 
 
 def commit(staged: Path, root: Path, *, step: int, shape: Mapping[str, int | str]) -> Path:
-    """Turns a staging folder into the checkpoint of `step` and removes all but the newest `KEEP`.
+    """Turns a staging folder into the checkpoint of `step`, and removes all but the newest `KEEP`.
 
     `shape` is what a run must share with the checkpoint to restore it, such as the number of processes.
     """
-    sync_tree(staged)
+    sync_tree(staged)  # before the manifest: what it names must be on disk when it is
     manifest = {"step": step, "shape": dict(shape), "files": _digests(staged)}
     write_atomically(staged / MANIFEST, json.dumps(manifest, indent=1).encode())
     final = root / f"step-{step:08d}"
-    shutil.rmtree(final, ignore_errors=True)
-    staged.replace(final)
-    sync_folder(root)
+    replace_folder(staged, final)
     prune(root)
     return final
 
 
 def newest(root: Path, *, shape: Mapping[str, int | str]) -> Path | None:
-    """The newest complete checkpoint, or None. Torn ones are passed over.
+    """The newest complete checkpoint, or None. Incomplete ones are passed over.
 
-    Raises `FailedPrecondition` (CHECKPOINT_INCOMPATIBLE) when it was written by a run of another shape.
+    Raises `FailedPrecondition` (CHECKPOINT_INCOMPATIBLE) if it was written by a run of another shape.
     """
     for folder in sorted(root.glob("step-*"), reverse=True):
         manifest = _manifest(folder)
@@ -59,7 +64,7 @@ def newest(root: Path, *, shape: Mapping[str, int | str]) -> Path | None:
 
 
 def prune(root: Path) -> None:
-    """Removes staging folders, torn checkpoints, and all complete ones but the newest `KEEP`."""
+    """Removes staging folders, checkpoints without a manifest, and all but the newest `KEEP` of the others."""
     for staged in root.glob(".staging-*"):
         shutil.rmtree(staged, ignore_errors=True)
     kept = 0

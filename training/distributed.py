@@ -1,4 +1,7 @@
-"""What the processes of one run share: environment, DeepSpeed's configuration, and agreements between ranks."""
+"""What the processes of one run share: environment, DeepSpeed's configuration, and agreements between ranks.
+
+Every function that communicates must be called by all ranks in the same order, or they wait for each other for ever.
+"""
 
 import contextlib
 import json
@@ -16,21 +19,21 @@ from training.spec import Distribution
 
 TIMEOUT = timedelta(minutes=30)
 SHARED_BYTES = 16 * 1024 * 1024
-"""How much of a shared file travels at a time."""
+"""Bytes of a shared file that are broadcast at a time."""
 
 
 def rank() -> int:
-    """This process's number, 0 without torchrun."""
+    """Number of this process; 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Processes of the run, 1 without torchrun."""
+    """Processes of the run; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def deepspeed_config(distribution: Distribution) -> dict[str, Any]:
-    """DeepSpeed's configuration of a stage; a fresh object on every call, so nobody can change another's stage."""
+    """DeepSpeed's configuration of a ZeRO stage; a new object on every call, because DeepSpeed edits it."""
     path = resources.files("training") / "deepspeed" / f"zero{distribution.zero_stage}.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if distribution.precision == "bf16":
@@ -39,10 +42,10 @@ def deepspeed_config(distribution: Distribution) -> dict[str, Any]:
 
 
 def join() -> None:
-    """Joins the process group: NCCL on accelerators, gloo on processors.
+    """Joins the process group: NCCL on GPUs, gloo on CPUs.
 
-    DeepSpeed's shared-memory collective is left out on processors: it compiles C++ on first use, for a minute, and
-    gloo over loopback is as quick for the models that fit a processor.
+    DeepSpeed's shared-memory collective is not used on CPUs: it compiles C++ on first use, for a minute, and gloo over
+    loopback is as fast for models that fit a CPU.
     """
     import deepspeed
 
@@ -56,8 +59,8 @@ def join() -> None:
 def _tell_accelerate() -> None:
     """Makes Accelerate see the ranks.
 
-    On processors with DeepSpeed, Accelerate 1.15 believes that each rank is alone: every rank would train on all the
-    data and write over the others' files, without a word. `use_configured_state` of the arguments keeps this state.
+    On CPUs with DeepSpeed, Accelerate 1.15 takes each rank for the only one: every rank would silently train on all
+    the data and overwrite the others' files. `use_configured_state` among the arguments keeps this state.
     """
     from accelerate import PartialState
 
@@ -70,13 +73,13 @@ def _tell_accelerate() -> None:
 
 
 def barrier() -> None:
-    """Waits until every rank is here."""
+    """Waits until every rank has arrived."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.barrier()
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is up on any rank; every rank gets the same answer."""
+    """Whether `flag` is set on any rank; every rank gets the same answer."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return flag
     total = torch.tensor([int(flag)], device=_device())
@@ -85,14 +88,14 @@ def any_rank(flag: bool) -> bool:
 
 
 def is_first_of_node() -> bool:
-    """Whether this process does what each node needs once."""
+    """Whether this process does what every node needs once."""
     return _local_rank() == 0
 
 
 def share_file(path: Path) -> None:
-    """Makes a file that rank 0 has exist on every node, at the same path; nodes that have it already keep theirs."""
+    """Copies rank 0's file to every node, to the same path; nodes that have it already keep theirs."""
     lacking = _local_rank() == 0 and not path.is_file()
-    if not any_rank(lacking):
+    if not any_rank(lacking):  # one machine, or a shared folder
         return
     size = torch.tensor([path.stat().st_size if rank() == 0 else 0], device=_device())
     dist.broadcast(size, src=0)
@@ -103,6 +106,7 @@ def share_file(path: Path) -> None:
         sink = files.enter_context(staged.open("wb")) if lacking else None
         for start in range(0, int(size.item()), SHARED_BYTES):
             count = min(SHARED_BYTES, int(size.item()) - start)
+            # uint8, (count,): filled on rank 0, and to be overwritten by the broadcast on the others.
             piece = torch.frombuffer(bytearray(source.read(count) if source else count), dtype=torch.uint8)
             piece = piece.to(_device())
             dist.broadcast(piece, src=0)
@@ -118,12 +122,12 @@ def _local_rank() -> int:
 
 
 def _device() -> torch.device:
-    """Where tensors of a collective must lie."""
+    """Where the tensors of a collective must be."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def share_outcome(path: Path | None, error: OmnialignError | None) -> Path:
-    """Rank 0's result on every rank. Raises rank 0's error on every rank, so that no rank waits for a dead one."""
+    """Rank 0's `path` on every rank. Raises rank 0's `error` on every rank, so that none waits for a dead one."""
     outcome: list[Any] = [str(path) if path else None, to_status(error).SerializeToString() if error else None]
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(outcome, src=0)

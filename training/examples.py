@@ -1,63 +1,104 @@
-"""Records to examples: what each method and target learns from a record.
+"""Examples: prompts and answers as token ids, made from records and kept in one file.
 
-An example is a prompt with its answers: one answer for sft; the chosen and the rejected one, in that order, for dpo.
-The prompts are the very templates that the services use, so a trained model meets what it was trained on.
+Media that the model reads as features stand in an example by digest alone: the file stays small, and the features are
+loaded when their batch is made (`training.media`).
 """
 
+import io
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from zipfile import BadZipFile
 
-from omnialign.errors import FailedPrecondition, OmnialignError
+import numpy as np
+
+from omnialign.errors import DataLoss, FailedPrecondition, OmnialignError
 from omnialign.modeling.adapters import Adapter
-from omnialign.modeling.adapters.features import joint_shape
-from omnialign.modeling.answers import write_feedback, write_judgement, write_scores
-from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy, ModelInputs, Pieces, Turn, pieces
-from omnialign.modeling.prompts import render_comparison, render_critique, render_response, render_score
-from omnialign.modeling.rubrics import rubric
+from omnialign.modeling.adapters.joining import joint_shape
+from omnialign.modeling.inputs import ModelInputs
+from omnialign.modeling.messages import MediaBytes, Turn
+from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
 from omnialign.v1 import record_pb2
-from training.tokens import Example, MediaRef
+from training.files import write_atomically
+from training.samples import Dropped, Sample, samples_of
+
+DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
-class Sample:
-    """An example before it is tokenised."""
+class MediaRef:
+    """A medium by its digest. `modality` is a value of `omnialign.v1.Modality`."""
 
-    turns: tuple[Turn, ...]
-    answers: tuple[Pieces, ...]
-
-
-class Dropped(Exception):
-    """A record that gives no example; the argument is an UPPER_SNAKE reason."""
+    sha256: str
+    modality: int
 
 
-def samples(record: record_pb2.Record, *, media: Mapping[str, bytes], method: str, target: str) -> tuple[Sample, ...]:
-    """The samples that a record gives. Raises `Dropped` when it has nothing to learn from."""
-    if record.HasField("quarantine"):
-        raise Dropped("QUARANTINED")
-    reader = _Reader(record, media)
-    if method == "dpo":
-        return (_pair(reader),)
-    return {"": _response, "response": _response, "feedback": _feedback, "judgement": _judgement}[target](reader)
+@dataclass(frozen=True)
+class Example:
+    """A prompt and its answers as token ids; for dpo the answers are chosen, then rejected."""
+
+    prompt: list[int]
+    answers: list[list[int]]
+    media: tuple[MediaRef, ...] = ()
+    """The prompt's media in reading order, if the model reads them as features; empty if it reads them as ids."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt with its longest answer."""
+        return len(self.prompt) + max(len(answer) for answer in self.answers)
 
 
 @dataclass
 class Tally:
-    """What went wrong while examples were made, by UPPER_SNAKE reason."""
+    """What was lost while examples were made, by UPPER_SNAKE reason."""
 
     dropped: Counter[str] = field(default_factory=Counter)
     """Records and samples that gave no example."""
     media_losses: Counter[str] = field(default_factory=Counter)
-    """Media that the policy let be used in part, such as sounds that were cut."""
+    """Media that were used in part, as the policy allows; for example, audio that was cut."""
     shapes: set[tuple[int, ...]] = field(default_factory=set)
-    """Shapes of features that the rows of a batch must share, in families that cannot fill them up."""
+    """Feature shapes that all rows of a batch must share, in families that cannot pad them."""
 
 
-def encode(sample: Sample, *, adapter: Adapter, max_length: int, policy: MediaPolicy = NO_BOUNDS) -> Example:
-    """The token ids of a sample and what media it has; the prompt ends open, every answer ends with the end token.
+def make_examples(
+    records: Iterable[tuple[record_pb2.Record, Mapping[str, bytes]]],
+    *,
+    adapter: Adapter,
+    method: str,
+    target: str,
+    max_length: int,
+    tally: Tally,
+    policy: MediaPolicy = NO_BOUNDS,
+) -> Iterator[Example]:
+    """The examples of `records`, each given with the bytes of its media; losses are counted in `tally`.
 
-    Raises `Dropped` (TOO_LONG) when the prompt and any answer exceed `max_length` tokens: a cut answer would teach
-    the model to stop in the middle of a picture, and a cut prompt would leave features without their places.
+    A bad record costs itself and never the run: `require_examples` decides later whether enough is left.
+    """
+    for record, media in records:
+        try:
+            found = samples_of(record, media=media, method=method, target=target)
+        except (Dropped, OmnialignError) as error:
+            tally.dropped[_reason(error)] += 1
+            continue
+        for sample in found:
+            try:
+                example, inputs = _encode(sample, adapter=adapter, max_length=max_length, policy=policy)
+            except (Dropped, OmnialignError) as error:
+                tally.dropped[_reason(error)] += 1
+                continue
+            tally.media_losses.update(loss.reason for loss in inputs.losses)
+            if shape := joint_shape(inputs):
+                tally.shapes.add(shape)
+            yield example
+
+
+def encode_sample(sample: Sample, *, adapter: Adapter, max_length: int, policy: MediaPolicy = NO_BOUNDS) -> Example:
+    """The token ids of a sample. The prompt is left open, every answer ends with the end token.
+
+    Raises `Dropped` (TOO_LONG) when the prompt with any answer exceeds `max_length` tokens. Nothing is ever cut: a cut
+    answer would teach the model to stop in the middle of a picture, and a cut prompt would leave features without
+    their placeholder tokens.
     """
     return _encode(sample, adapter=adapter, max_length=max_length, policy=policy)[0]
 
@@ -75,41 +116,12 @@ def _refs(turns: Iterable[Turn]) -> tuple[MediaRef, ...]:
     return tuple(MediaRef(medium.sha256, medium.modality) for medium in media)
 
 
-def examples(
-    records: Iterable[tuple[record_pb2.Record, Mapping[str, bytes]]],
-    *,
-    adapter: Adapter,
-    method: str,
-    target: str,
-    max_length: int,
-    tally: Tally,
-    policy: MediaPolicy = NO_BOUNDS,
-) -> Iterator[Example]:
-    """The examples of records, each with the bytes of its media; what is dropped or cut goes to the tally."""
-    for record, media in records:
-        try:
-            found = samples(record, media=media, method=method, target=target)
-        except (Dropped, OmnialignError) as error:
-            tally.dropped[_reason(error)] += 1
-            continue
-        for sample in found:
-            try:
-                example, inputs = _encode(sample, adapter=adapter, max_length=max_length, policy=policy)
-            except (Dropped, OmnialignError) as error:
-                tally.dropped[_reason(error)] += 1
-                continue
-            tally.media_losses.update(loss.reason for loss in inputs.losses)
-            if shape := joint_shape(inputs):
-                tally.shapes.add(shape)
-            yield example
-
-
 def _reason(error: Exception) -> str:
     return error.reason if isinstance(error, OmnialignError) else str(error)
 
 
 def require_examples(count: int, *, dataset: str, dropped: Counter[str]) -> None:
-    """Raises `FailedPrecondition` (NO_EXAMPLES) with the dropped counts when there is nothing to train on."""
+    """Raises `FailedPrecondition` (NO_EXAMPLES), with the dropped counts, when there is nothing to train on."""
     if count == 0:
         counts = ", ".join(f"{reason}: {number}" for reason, number in sorted(dropped.items())) or "no records"
         raise FailedPrecondition(
@@ -119,85 +131,55 @@ def require_examples(count: int, *, dataset: str, dropped: Counter[str]) -> None
         )
 
 
-def require_joinable(shapes: Collection[tuple[int, ...]], *, rows_per_batch: int) -> None:
-    """Raises `FailedPrecondition` (FEATURES_DIFFER) when a batch may hold videos that the model cannot take together.
+def require_batchable(shapes: Collection[tuple[int, ...]], *, rows_per_batch: int) -> None:
+    """Raises `FailedPrecondition` (FEATURES_DIFFER) when a batch could hold videos that the model cannot stack.
 
-    It would end the run when chance puts two of them into one batch, hours later.
+    Checked before the first step, because otherwise the run ends hours later, when chance puts two such videos into
+    one batch.
     """
     if len(shapes) > 1 and rows_per_batch > 1:
         found = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
         raise FailedPrecondition(
-            f"this model takes videos of one shape together, and the data's are {found}; set max_frames in "
-            "media_policy so that all have as many frames, or micro_batch_size to 1",
+            f"this model takes only videos of one shape in a batch, and the data has {found}; set max_frames in "
+            "media_policy so that all videos have equally many frames, or set micro_batch_size to 1",
             reason="FEATURES_DIFFER",
             metadata={"shapes": found},
         )
 
 
-class _Reader:
-    """A record with its media in place."""
+def save_examples(path: Path, examples: Sequence[Example]) -> None:
+    """Writes examples to one npz file, atomically.
 
-    def __init__(self, record: record_pb2.Record, media: Mapping[str, bytes]) -> None:
-        self.record = record
-        self.prompt = pieces(record.prompt, media)
-        self.responses = [pieces(response.content, media) for response in record.responses]
-        self.rubric = rubric(record.subtask)
-
-    def preferred(self) -> int:
-        """1 or 2 by annotation, 0 where there is none."""
-        return self.record.preference.preferred if self.record.HasField("preference") else 0
-
-
-def _pair(reader: _Reader) -> Sample:
-    if len(reader.responses) < 2:
-        raise Dropped("NO_PAIR")
-    chosen = (reader.preferred() or 2) - 1
-    if reader.responses[chosen] == reader.responses[1 - chosen]:
-        raise Dropped("PAIR_IDENTICAL")
-    turns = render_response(reader.prompt).turns
-    return Sample(turns, (reader.responses[chosen], reader.responses[1 - chosen]))
+    The layout is flat, so that loading needs no pickle: all ids in one array (prompt, answers, prompt, answers, ...),
+    where each piece ends, and how many answers and media each example has.
+    """
+    pieces = [piece for example in examples for piece in (example.prompt, *example.answers)]
+    refs = [ref for example in examples for ref in example.media]
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        ids=np.fromiter((i for piece in pieces for i in piece), dtype=np.int32),  # (all tokens,)
+        ends=np.cumsum([len(piece) for piece in pieces], dtype=np.int64),  # (pieces,)
+        answers=np.array([len(example.answers) for example in examples], dtype=np.int32),  # (examples,)
+        media=np.array([len(example.media) for example in examples], dtype=np.int32),  # (examples,)
+        digests=np.frombuffer(b"".join(bytes.fromhex(ref.sha256) for ref in refs), dtype=np.uint8),  # (refs * 32,)
+        modalities=np.array([ref.modality for ref in refs], dtype=np.int8),  # (refs,)
+    )
+    write_atomically(path, buffer.getvalue())
 
 
-def _response(reader: _Reader) -> tuple[Sample, ...]:
-    preferred = reader.preferred() or 1
-    if len(reader.responses) < preferred:
-        raise Dropped("NO_RESPONSE")
-    return (Sample(render_response(reader.prompt).turns, (reader.responses[preferred - 1],)),)
-
-
-def _feedback(reader: _Reader) -> tuple[Sample, ...]:
-    found = [
-        Sample(
-            render_critique(reader.prompt, content, reader.rubric).turns,
-            ((write_feedback(response.feedback, reader.rubric),),),
-        )
-        for content, response in zip(reader.responses, reader.record.responses, strict=True)
-        if response.HasField("feedback")
-    ]
-    if not found:
-        raise Dropped("NO_FEEDBACK")
-    return tuple(found)
-
-
-def _judgement(reader: _Reader) -> tuple[Sample, ...]:
-    """The comparison of the first two responses in both orders, and the scores of every scored response."""
-    found = []
-    if reader.preferred() and len(reader.responses) >= 2:
-        found = [_comparison(reader, first=0), _comparison(reader, first=1)]
-    for content, response in zip(reader.responses, reader.record.responses, strict=True):
-        if response.feedback.scores:
-            scores = write_scores(response.feedback, reader.rubric)
-            found.append(Sample(render_score(reader.prompt, content, reader.rubric).turns, ((scores,),)))
-    if not found:
-        raise Dropped("NO_PREFERENCE")
-    return tuple(found)
-
-
-def _comparison(reader: _Reader, *, first: int) -> Sample:
-    """The comparison with response `first` (0 or 1) shown first; the words follow the order shown."""
-    second = 1 - first
-    rendered = render_comparison(reader.prompt, reader.responses[first], reader.responses[second])
-    critiques = [reader.record.responses[index].feedback.critique.strip() for index in (first, second)]
-    reason = " ".join(f"response {shown}: {words}" for shown, words in enumerate(critiques, start=1) if words)
-    preferred = 1 if reader.preferred() - 1 == first else 2
-    return Sample(rendered.turns, ((write_judgement(reason, preferred),),))
+def load_examples(path: Path) -> list[Example]:
+    """The examples in a file written by `save_examples`. Raises `DataLoss` (EXAMPLES_UNREADABLE) if it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            ids, ends, answers, media = (arrays[name] for name in ("ids", "ends", "answers", "media"))
+            # `ends[:-1]` are the borders between pieces; without pieces, split would still give one empty piece.
+            pieces = iter([piece.tolist() for piece in np.split(ids, ends[:-1])] if len(ends) else [])
+            named = zip(arrays["digests"].reshape(-1, DIGEST_BYTES), arrays["modalities"], strict=True)
+            refs = iter([MediaRef(digest.tobytes().hex(), int(modality)) for digest, modality in named])
+        return [
+            Example(next(pieces), [next(pieces) for _ in range(count)], tuple(next(refs) for _ in range(number)))
+            for count, number in zip(answers, media, strict=True)
+        ]
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, StopIteration, BadZipFile) as error:
+        raise DataLoss(f"{path} is not a file of examples: {error}", reason="EXAMPLES_UNREADABLE") from error

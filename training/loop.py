@@ -1,6 +1,6 @@
-"""What every method's trainer does alike: durable checkpoints, a stable data order, stopping, and telling of itself.
+"""What every method's trainer does alike: durable checkpoints, a stable data order, stopping, reporting.
 
-`DurableTrainer` goes in front of a TRL trainer in a class's bases; the methods add their loss and their columns only.
+`DurableTrainer` stands in front of a TRL trainer among a class's bases; a method adds its loss and its columns only.
 """
 
 import logging
@@ -14,17 +14,53 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from training import checkpoint, distributed, metrics
-from training.progress import Progress, require_finite
-from training.sampler import LengthSampler
-from training.spec import Spec
-from training.watchdog import Watchdog
+from training.batches import LengthSampler
+from training.progress import Progress, Watchdog, require_finite
+from training.spec import Hyperparameters, Spec
+
+NEVER = 10**9
 
 log = logging.getLogger(__name__)
 
 
+def common_arguments(spec: Spec, hyperparameters: Hyperparameters) -> dict[str, Any]:
+    """The arguments that the `transformers` trainers of all methods share."""
+    per_process = hyperparameters.batch_size // distributed.world_size()
+    micro = hyperparameters.micro_batch_size or per_process
+    return {
+        "output_dir": str(spec.output_dir / "checkpoints"),
+        "deepspeed": distributed.deepspeed_config(spec.distribution),
+        "learning_rate": hyperparameters.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": hyperparameters.warmup_ratio,  # below 1 it is a share of the steps
+        "weight_decay": hyperparameters.weight_decay,
+        "num_train_epochs": hyperparameters.num_epochs,
+        "max_steps": hyperparameters.max_steps or -1,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": per_process // micro,
+        "max_grad_norm": 1.0,
+        "seed": hyperparameters.seed,
+        "save_strategy": "steps",
+        "save_steps": hyperparameters.checkpoint_every_steps or NEVER,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would show the last good loss in place of a NaN
+        "report_to": [],
+        "disable_tqdm": True,
+        "bf16": False,  # precision is in DeepSpeed's configuration
+        # TRL turns on both of these by default.
+        "gradient_checkpointing": None,
+        "activation_checkpointing": False,
+        "accelerator_config": {"use_configured_state": True},  # see distributed._tell_accelerate
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+        "log_level": "warning",
+    }
+
+
 @dataclass(frozen=True)
-class Companions:
-    """Who goes along with a training loop."""
+class RunContext:
+    """What goes through a whole run with its trainer."""
 
     spec: Spec
     progress: Progress
@@ -32,7 +68,7 @@ class Companions:
     method: str
 
     def shape(self) -> dict[str, int | str]:
-        """What a run must share with a checkpoint to go on from it."""
+        """What a run must share with a checkpoint to be able to go on from it."""
         return {
             "method": self.method,
             "num_processes": distributed.world_size(),
@@ -41,56 +77,60 @@ class Companions:
 
 
 class DurableTrainer(Trainer):
-    """Checkpoints atomically and orders the data by `LengthSampler`. Set `lengths` and `companions` before training."""
+    """Checkpoints atomically, and orders the data by `LengthSampler`. Set `lengths` and `context` before training."""
 
     lengths: list[int]
-    companions: Companions
+    """Tokens of each example."""
+    context: RunContext
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
+        # Pools are made of whole optimiser steps of all ranks, not of what one rank takes in one pass.
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * distributed.world_size()
         return LengthSampler(self.lengths, batch_size=batch_size, seed=self.args.seed)
 
     def _get_output_dir(self, trial: Any) -> str:
         # The trainer writes to `<this>/checkpoint-<step>`.
-        return str(self._staging())
+        return str(self._staging_dir())
 
-    def _staging(self) -> Path:
+    def _staging_dir(self) -> Path:
         return checkpoint.staging_dir(Path(self.args.output_dir), step=self.state.global_step)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # TRL's own override writes a model card first, which needs a network and says nothing here.
+        # 1. All ranks write their parts. `Trainer`'s own method, because TRL's override first writes a model card,
+        #    which needs a network.
         Trainer._save_checkpoint(self, model, trial)
+        # 2. Once every part is there, rank 0 turns them into a checkpoint.
         distributed.barrier()
         if distributed.rank() == 0:
-            staged = next(self._staging().glob("checkpoint-*"))
+            staged = next(self._staging_dir().glob("checkpoint-*"))
             root, step = Path(self.args.output_dir), self.state.global_step
-            checkpoint.commit(staged, root, step=step, shape=self.companions.shape())
+            checkpoint.commit(staged, root, step=step, shape=self.context.shape())
+        # 3. No rank goes on before that, lest it write into the folder that is being renamed. What is left is the
+        #    staging folder of nodes that do not share rank 0's: a checkpoint needs a folder that all nodes share.
         distributed.barrier()
-        # Where nodes share no folder, the other nodes' parts are of no use to anyone: checkpoints need a shared one.
-        shutil.rmtree(self._staging(), ignore_errors=True)
+        shutil.rmtree(self._staging_dir(), ignore_errors=True)
 
 
-class Follower(TrainerCallback):  # type: ignore[misc]
-    """Feeds progress and watchdog, refuses a loss that is no number, and ends the loop when asked to."""
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    """Feeds progress and watchdog, refuses a loss that is not finite, and ends the loop on request."""
 
-    def __init__(self, companions: Companions) -> None:
-        self._companions = companions
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
         self.stopped = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Starts the clocks."""
-        self._companions.progress.begin(step=state.global_step, total_steps=state.max_steps)
-        self._companions.watchdog.start()
+        self._context.progress.begin(step=state.global_step, total_steps=state.max_steps)
+        self._context.watchdog.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Beats, and stops with a checkpoint when any rank was asked to."""
-        self._companions.watchdog.beat()
-        if (
-            distributed.any_rank(self._companions.progress.stop_requested.is_set())
-            and state.global_step < state.max_steps
-        ):
+        self._context.watchdog.beat()
+        # All ranks must agree, step by step: one that stopped alone would leave the others in their next collective.
+        requested = distributed.any_rank(self._context.progress.stop_requested.is_set())
+        if requested and state.global_step < state.max_steps:
             self.stopped = True
             control.should_save = control.should_training_stop = True
 
@@ -102,41 +142,41 @@ class Follower(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Passes a step's measures on. Raises `FailedPrecondition` (LOSS_NOT_FINITE)."""
+        """Passes on a step's metrics. Raises `FailedPrecondition` (LOSS_NOT_FINITE)."""
         metrics = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
         if "loss" in metrics:
             require_finite(metrics, step=state.global_step)
             tokens = int(metrics.pop("num_tokens", 0))
-            self._companions.progress.step(step=state.global_step, metrics=metrics, tokens=tokens)
+            self._context.progress.step(step=state.global_step, metrics=metrics, tokens=tokens)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stops the watch."""
-        self._companions.watchdog.stop()
+        """Stops the watchdog."""
+        self._context.watchdog.stop()
 
 
-def run(trainer: DurableTrainer, companions: Companions) -> bool:
+def run(trainer: DurableTrainer, context: RunContext) -> bool:
     """Trains from the newest checkpoint, if any. False when the run was stopped before its end."""
-    follower = Follower(companions)
-    trainer.companions = companions
-    trainer.add_callback(follower)
-    if meter := metrics.exported(method=companions.method, model=companions.spec.base_model_dir.name):
-        trainer.add_callback(meter)
+    progress = ProgressCallback(context)
+    trainer.context = context
+    trainer.add_callback(progress)
+    if exporter := metrics.start_exporter(method=context.method, model=context.spec.base_model_dir.name):
+        trainer.add_callback(exporter)
     root = Path(trainer.args.output_dir)
-    found = checkpoint.newest(root, shape=companions.shape()) if root.is_dir() else None
+    found = checkpoint.newest(root, shape=context.shape()) if root.is_dir() else None
     if distributed.any_rank(found is None):
         found = None  # all ranks go on from the same step, or none does
     if found is not None:
         log.info("going on from %s", found.name)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
-    return not follower.stopped
+    return not progress.stopped
 
 
 def tokenizer_of(folder: Path, *, pad_id: int, end_id: int) -> PreTrainedTokenizerFast:
-    """The tokenizer in the shape that trainers want to see; nothing is tokenised with it.
+    """The tokenizer that trainers insist on; nothing is tokenised with it.
 
-    Never a processor: with one, TRL takes over the reading of pictures, and knows no other medium.
+    Never a processor: given one, TRL reads the pictures itself, and knows no other medium.
     """
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)

@@ -1,12 +1,13 @@
-"""The media of a batch: features by digest, from the cache or made again from the bytes that the run keeps.
+"""The media of a batch: features by digest, from the cache or computed again from the bytes that the run keeps.
 
-Examples hold digests, so the features of a batch come when it does. Where ranks share out states or weights, each runs
-every tower of the model in every batch: gradients are reduced, and weights gathered, by all ranks in the order in which
-the model uses them, so that ranks that differ in what they run abort or wait for ever. A batch that lacks a modality of
-the data therefore gets a tiny medium of it, a *filler*, behind its shortest row. A causal model sees nothing of what
-follows and no loss falls on it, so that a filler changes neither the loss nor its gradient (the balancing term of a
-mixture of experts alone counts its tokens). Batches of one modality each would do as well, but their order would no
-longer be random.
+Examples hold digests only; the features are loaded when a batch is made.
+
+Where ZeRO shards states or weights, all ranks reduce gradients and gather weights in the order in which the model uses
+them. Ranks that run different towers would abort or wait for each other for ever, so each must run every tower in every
+batch. A batch that lacks a modality of the data therefore gets a tiny medium of it, a *filler*, behind its shortest
+row. In a causal model no earlier token sees it, and no loss falls on it, so a filler changes neither the loss nor its
+gradient (only the balancing term of a mixture of experts counts its tokens). Batches of one modality each would also
+work, but their order would no longer be random.
 """
 
 import os
@@ -25,18 +26,18 @@ from omnialign.modeling.adapters import Adapter
 from omnialign.modeling.feature_cache import FeatureCache
 from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaFeatures, MediaPolicy, ModelInputs, Turn
 from omnialign.v1 import content_pb2
-from training.tokens import Example, MediaRef
+from training.examples import Example, MediaRef
 
 FOLDER_VARIABLE = "OMNIALIGN_ENGINE_FEATURE_CACHE"
 BYTES_VARIABLE = "OMNIALIGN_ENGINE_FEATURE_CACHE_BYTES"
-THREADS = 4
-"""Prompts of a batch whose features are read or made at the same time."""
+NUM_THREADS = 4
+"""Prompts of a batch whose features are loaded or computed at the same time."""
 FILLER_PIXELS = 56
 FILLER_RATE_HZ = 16000
 
 
 class KeptMedium(MediaBytes):
-    """A medium whose bytes stay in the run's folder until somebody wants them."""
+    """A medium whose bytes stay in the run's folder until they are needed."""
 
     def __init__(self, ref: MediaRef, folder: Path) -> None:
         object.__setattr__(self, "modality", ref.modality)
@@ -51,7 +52,7 @@ class KeptMedium(MediaBytes):
             return path.read_bytes()
         except OSError as error:
             raise NotFound(
-                f"Media {self.sha256} is not in the run's cache folder any more; start the job anew to fetch it again.",
+                f"media {self.sha256} is no longer in the run's cache folder; start the job again to fetch it",
                 reason="MEDIA_NOT_FOUND",
                 metadata={"sha256": self.sha256},
             ) from error
@@ -64,18 +65,17 @@ def path_of(folder: Path, sha256: str) -> Path:
 
 @dataclass(frozen=True)
 class BatchMedia:
-    """What a batch needs beside ids.
-
-    `folder` holds the media's bytes; `fillers` are the modalities that every batch must have, each with its filler.
-    """
+    """What a batch needs besides ids."""
 
     adapter: Adapter
     folder: Path
+    """Holds the bytes of the media."""
     policy: MediaPolicy = NO_BOUNDS
     fillers: Mapping[int, ModelInputs] = field(default_factory=dict)
+    """The modalities that every batch must have, each with its filler."""
 
     def inputs(self, rows: Sequence[Mapping[str, Any]], ids: Sequence[list[int]]) -> list[ModelInputs]:
-        """Each row's ids with the features of its `media`; what the batch lacks goes behind the shortest row."""
+        """Each row's ids with the features of its `media`; fillers that the batch needs go behind its shortest row."""
         refs = [tuple(MediaRef(**ref) for ref in row.get("media") or ()) for row in rows]
         features = self._features(refs)
         made = [ModelInputs(list(row), features[key]) for row, key in zip(ids, refs, strict=True)]
@@ -86,17 +86,20 @@ class BatchMedia:
         return made
 
     def tensors(self, inputs: Sequence[ModelInputs], ids: Tensor) -> dict[str, Tensor]:
-        """What the model's `forward` takes beside ids and mask; nothing where no row has media."""
+        """What the model's `forward` takes besides ids and mask; nothing if no row has media.
+
+        `ids` is (rows, longest), padded; it says where the features belong.
+        """
         if not any(row.features for row in inputs):
             return {}
         return self.adapter.tensors(inputs, ids)
 
     def _features(self, refs: Iterable[tuple[MediaRef, ...]]) -> dict[tuple[MediaRef, ...], tuple[MediaFeatures, ...]]:
-        """The features of each row's media, once for rows that share them, such as the two answers of a prompt."""
+        """The features of each row's media; rows that share media, such as both answers of a pair, load them once."""
         wanted = list(dict.fromkeys(refs))
         if not any(wanted):
             return dict.fromkeys(wanted, ())
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="features") as pool:
+        with ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="features") as pool:
             return dict(zip(wanted, pool.map(self._read, wanted), strict=True))
 
     def _read(self, refs: tuple[MediaRef, ...]) -> tuple[MediaFeatures, ...]:
@@ -109,14 +112,14 @@ def modalities(examples: Iterable[Example]) -> frozenset[int]:
 
 
 def name_media(rows: Sequence[dict[str, Any]], examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Training rows with a column that names their media; without it where the model reads media as ids."""
+    """Adds a column with the media of each row; adds nothing if the model reads all media as ids."""
     if not modalities(examples):
         return list(rows)
     return [{**row, "media": [asdict(ref) for ref in e.media]} for row, e in zip(rows, examples, strict=True)]
 
 
 def feature_cache(folder: Path, environ: Mapping[str, str] = os.environ) -> FeatureCache:
-    """The cache that engines on this machine share, where the environment names it; else one in `folder`."""
+    """The cache that the engines of this machine share, if `environ` names it; else one in `folder`."""
     shared, limit = environ.get(FOLDER_VARIABLE, ""), environ.get(BYTES_VARIABLE, "")
     settings = {"limit_bytes": int(limit)} if limit else {}
     return FeatureCache(Path(shared) if shared else folder, **settings)
@@ -127,12 +130,12 @@ def _joined(row: ModelInputs, more: ModelInputs) -> ModelInputs:
 
 
 def fillers(adapter: Adapter, wanted: Iterable[int]) -> dict[int, ModelInputs]:
-    """For each modality a conversation that holds nothing but a tiny medium of it."""
+    """The filler of each wanted modality: a conversation that holds nothing but a tiny medium."""
     return {m: adapter.encode((Turn("user", (MediaBytes(m, tiny(m)),)),), NO_BOUNDS) for m in sorted(wanted)}
 
 
 def tiny(modality: int) -> bytes:
-    """As small a file as every family's processor takes: a grey square, a second of silence, four frames."""
+    """The smallest file that every processor accepts: a grey square, a second of silence, or four frames."""
     grey = np.full((4, FILLER_PIXELS, FILLER_PIXELS, 3), 127, dtype=np.uint8)
     if modality == content_pb2.MODALITY_IMAGE:
         return media.write_image(grey[0])

@@ -1,8 +1,8 @@
-"""Prometheus metrics of a run, exported by rank 0 on a port of its own: what an operator watches while it trains.
+"""Prometheus metrics of a run, served by rank 0 on a port of its own: what an operator watches while it trains.
 
-Off unless `OMNIALIGN_TRAINING_METRICS_PORT` is set. The names are promises: dashboards and alerts use them. Nothing
-here waits: numbers are set in memory, a thread serves them, and a port that cannot be had costs a warning and no run.
-The job's name is no label; in a cluster it is a label of the scraped pod.
+Off unless `OMNIALIGN_TRAINING_METRICS_PORT` is set. The names are promises: dashboards and alerts use them. Training
+never waits for them: numbers are set in memory, a thread serves them, and a port that is taken costs a warning and not
+the run. The job's name is not a label here; in a cluster it is a label of the scraped pod.
 """
 
 import logging
@@ -52,7 +52,7 @@ class TrainMetrics:
         self.data_wait = self._counter("data_wait_seconds", "Time spent between steps, which is waiting for data.")
         self.step_duration = self._histogram("step_duration_seconds", "Time of a step, without the wait for its data.")
         self.checkpoint_duration = self._histogram("checkpoint_duration_seconds", "Time to write a checkpoint.")
-        self.last_step.set_to_current_time()  # what comes before the first step counts as its time
+        self.last_step.set_to_current_time()  # so that an alert on its age covers the time before the first step
         self._tokens_seen = 0.0
         self._logged = {"loss": self.loss, "grad_norm": self.grad_norm, "learning_rate": self.learning_rate}
         if method == "dpo":
@@ -62,7 +62,7 @@ class TrainMetrics:
             )
 
     def log(self, measures: Mapping[str, float]) -> None:
-        """Takes a step's measures by their names in the trainer's log; what is no number is left out."""
+        """Shows a step's measures, by their names in the trainer's log; values that are not finite are skipped."""
         for name, gauge in self._logged.items():
             value = measures.get(name)
             if isinstance(value, int | float) and math.isfinite(value):
@@ -76,7 +76,7 @@ class TrainMetrics:
         return Gauge(f"omnialign_train_{name}", words, registry=self.registry)
 
     def _measure(self, name: str, words: str) -> Gauge:
-        """A gauge that is not a number until it is known: a loss of 0 would be a lie."""
+        """A gauge that is NaN until its value is known: a loss of 0 would be a lie."""
         gauge = self._gauge(name, words)
         gauge.set(math.nan)
         return gauge
@@ -91,8 +91,12 @@ class TrainMetrics:
         Info(name, words, registry=self.registry).info(facts)
 
 
-class Meter(TrainerCallback):  # type: ignore[misc]
-    """Feeds the metrics from the trainer's loop: step, log, checkpoint, and the time that passes between them."""
+class MetricsCallback(TrainerCallback):  # type: ignore[misc]
+    """Feeds the metrics from the trainer's loop: steps, logs, checkpoints, and the time between them.
+
+    Time is told apart by the order of the events: from `step_begin` to `step_end` is the step, from its log to
+    `save` the checkpoint, and the rest up to the next `step_begin` is waiting for data.
+    """
 
     def __init__(self, metrics: TrainMetrics) -> None:
         self._metrics = metrics
@@ -101,7 +105,7 @@ class Meter(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Notes where the run begins."""
+        """Shows where the run begins."""
         self._metrics.step.set(state.global_step)
         self._metrics.steps_planned.set(state.max_steps)
         self._metrics.ranks.set(distributed.world_size())
@@ -110,7 +114,7 @@ class Meter(TrainerCallback):  # type: ignore[misc]
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The batch is there."""
+        """The batch has arrived."""
         self._step_since = time.monotonic()
         self._metrics.data_wait.inc(self._step_since - self._idle_since)
 
@@ -129,20 +133,20 @@ class Meter(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Measures are there."""
+        """The step's measures are known."""
         self._metrics.log(logs or {})
         self._idle_since = time.monotonic()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """A checkpoint is complete; it was begun when the step's measures had been logged."""
+        """A checkpoint is complete; it was begun right after the step's measures were logged."""
         now = time.monotonic()
         self._metrics.checkpoint_duration.observe(now - self._idle_since)
         self._metrics.last_checkpoint.set_to_current_time()
         self._idle_since = now
 
 
-def exported(*, method: str, model: str, environ: Mapping[str, str] | None = None) -> Meter | None:
-    """Serves the metrics of a run until the process ends; None on other ranks, and where no port is set."""
+def start_exporter(*, method: str, model: str, environ: Mapping[str, str] | None = None) -> MetricsCallback | None:
+    """Serves the metrics of a run until the process ends; None on ranks other than 0 and without a port."""
     variables = os.environ if environ is None else environ
     port = variables.get(PORT_VARIABLE, "")
     if distributed.rank() != 0 or not port:
@@ -151,7 +155,7 @@ def exported(*, method: str, model: str, environ: Mapping[str, str] | None = Non
     try:
         server, _ = start_http_server(int(port), addr=variables.get(HOST_VARIABLE, LOOPBACK), registry=metrics.registry)
     except (OSError, ValueError, OverflowError) as error:
-        log.warning("metrics cannot be served on port %s and this run goes on without: %s", port, error)
+        log.warning("metrics cannot be served on port %s, and the run goes on without them: %s", port, error)
         return None
     log.info("metrics are served on port %d", server.server_port)
-    return Meter(metrics)
+    return MetricsCallback(metrics)

@@ -1,25 +1,34 @@
 """`python -m training.pod`: one pod of a training job in a cluster.
 
-Fetches the base model, runs torchrun as one node of the job, and, in the first pod, tells the training service that the
-job lives and delivers the finished model. How it ended is told by the exit code and, with the last log lines, by the
-termination message, which the service reads from the pod's status.
+Fetches the base model, runs torchrun as one node of the job, and, in the first pod, sends heartbeats to the training
+service and delivers the finished model. The exit code and the termination message, with the last log lines, tell how
+it ended; the service reads both from the pod's status.
 """
 
+import collections
+import contextlib
 import logging
 import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType
+from typing import IO
 
+import psutil
 import yaml
 
 from omnialign.errors import Internal, OmnialignError, ResourceExhausted, Unavailable
 from training import launch
-from training.failure import (
+from training.client import PodClient, Stopped
+from training.files import write_atomically
+from training.launch import (
     EXIT_FAILED,
     EXIT_STALLED,
     EXIT_STOPPED,
@@ -29,20 +38,21 @@ from training.failure import (
     read_failure,
     write_termination,
 )
-from training.files import write_atomically
-from training.pod_child import Child, out_of_memory_kills
-from training.pod_document import PodDocument, read_document
-from training.pod_link import Link, Stopped
-from training.pod_place import Place
+from training.pod_paths import PodDocument, PodPaths, read_document
 
 EXIT_CRASHED = 1
 DNS_POLL_SECONDS = 0.5
+TAIL_LINES = 40
+POLL_SECONDS = 0.2
+OUTPUT_SECONDS = 5.0
+"""How long to wait for the last output of a torchrun that has exited."""
+MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 log = logging.getLogger("training.pod")
 
 
-class Ended(Exception):
-    """The run ended without a model: the exit code, the error and the last log lines."""
+class RunFailed(Exception):
+    """The run ended without a model: the exit code of the pod, the error, and the last log lines."""
 
     def __init__(self, code: int, error: OmnialignError, tail: list[str]) -> None:
         super().__init__(error.message)
@@ -50,63 +60,65 @@ class Ended(Exception):
 
 
 def main() -> int:
-    """Runs the pod and returns its exit code; a failure is left in the termination message."""
+    """Runs the pod and returns its exit code; an error is left in the termination message."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    place, stop = Place.of(os.environ), threading.Event()
+    paths, stop = PodPaths.from_environment(os.environ), threading.Event()
     _stop_on_signal(stop)
     try:
-        document = read_document(place.document)
-        run(document, place, stop=stop)
+        document = read_document(paths.document)
+        run(document, paths, stop=stop)
     except Stopped:
         log.info("told to stop before training began")
         return EXIT_STOPPED
-    except Ended as ended:
-        log.error("%s: %s", ended.error.reason, ended.error.message)
-        write_termination(place.termination_log, ended.error, log_tail=ended.tail)
-        return ended.code
+    except RunFailed as failed:
+        log.error("%s: %s", failed.error.reason, failed.error.message)
+        write_termination(paths.termination_log, failed.error, log_tail=failed.tail)
+        return failed.code
     except OmnialignError as error:
         log.error("%s: %s", error.reason, error.message)
-        write_termination(place.termination_log, error, log_tail=[])
+        write_termination(paths.termination_log, error, log_tail=[])
         return EXIT_FAILED
     return 0
 
 
-def run(document: PodDocument, place: Place, *, stop: threading.Event) -> None:
-    """Everything from the base model to the delivery. Raises `Ended`, `Stopped` and the services' errors."""
-    link = Link(document, stop=stop)
+def run(document: PodDocument, paths: PodPaths, *, stop: threading.Event) -> None:
+    """Everything from the base model to the delivery. Raises `RunFailed`, `Stopped` and the services' errors."""
+    client = PodClient(document, stop=stop)
     try:
-        if place.is_first:
-            link.start_heartbeats()
-        base_model_dir = place.base_model(document.base_model)
-        if not (place.output / "model").is_dir():
-            link.fetch_model(base_model_dir)
-        _write_spec(document, place, base_model_dir=str(base_model_dir))
-        node = place.node(document)
+        if paths.is_first:
+            client.start_heartbeats()
+        base_model_dir = paths.base_model(document.base_model)
+        # A finished model in the workspace is that of an earlier pod, which ended before it could deliver it.
+        if not (paths.output / "model").is_dir():
+            client.fetch_model(base_model_dir)
+        _write_spec(document, paths, base_model_dir=str(base_model_dir))
+        node = paths.node(document)
         _await_first_node(node, stop=stop)
-        _train(document, place, node, stop=stop)
-        if place.is_first:
-            _deliver(link, place)
+        _train(document, paths, node, stop=stop)
+        if paths.is_first:
+            _deliver(client, paths)
     finally:
-        link.close()
+        client.close()
 
 
-def _write_spec(document: PodDocument, place: Place, *, base_model_dir: str) -> None:
+def _write_spec(document: PodDocument, paths: PodPaths, *, base_model_dir: str) -> None:
+    """Writes the run's spec, readable by its owner only, and removes what an earlier attempt said at its end."""
     folders = {
         "base_model_dir": base_model_dir,
-        "output_dir": str(place.output),
-        "cache_dir": str(place.cache),
+        "output_dir": str(paths.output),
+        "cache_dir": str(paths.cache),
     }
-    for folder in (place.output, place.cache, place.spec.parent):
+    for folder in (paths.output, paths.cache, paths.spec.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(place.spec, yaml.safe_dump({**document.spec, **folders}).encode())
-    place.spec.chmod(0o600)
-    place.exit_file.unlink(missing_ok=True)
-    if place.is_first:
-        clear_failure(place.output)
+    write_atomically(paths.spec, yaml.safe_dump({**document.spec, **folders}).encode())
+    paths.spec.chmod(0o600)
+    paths.exit_file.unlink(missing_ok=True)
+    if paths.is_first:
+        clear_failure(paths.output)
 
 
 def _await_first_node(node: launch.Node, *, stop: threading.Event) -> None:
-    """Waits until the first pod's name resolves and its port answers: pods start in any order, DNS lags behind.
+    """Waits until the first pod answers at its name: pods start in any order, and DNS lags behind.
 
     Raises `Unavailable` (RENDEZVOUS_TIMEOUT) and `Stopped`.
     """
@@ -129,28 +141,31 @@ def _await_first_node(node: launch.Node, *, stop: threading.Event) -> None:
             raise Stopped
 
 
-def _train(document: PodDocument, place: Place, node: launch.Node, *, stop: threading.Event) -> None:
-    """Runs torchrun to its end. Raises `Ended` when it ended without success."""
-    command = launch.command(document.method, spec_path=place.spec, num_processes=document.num_processes, node=node)
-    given = {**os.environ, EXIT_VARIABLE: str(place.exit_file)}
-    environment = launch.environment(given, num_processes=document.num_processes, num_cpus=place.num_cpus)
+def _train(document: PodDocument, paths: PodPaths, node: launch.Node, *, stop: threading.Event) -> None:
+    """Runs torchrun to its end. Raises `RunFailed` unless it succeeded."""
+    command = launch.command(document.method, spec_path=paths.spec, num_processes=document.num_processes, node=node)
+    given = {**os.environ, EXIT_VARIABLE: str(paths.exit_file)}
+    environment = launch.environment(given, num_processes=document.num_processes, num_cpus=paths.num_cpus)
     kills_before = out_of_memory_kills()
-    child = Child(command, environment=environment, folder=place.scratch)
-    code = child.wait(stop)
+    torchrun = Torchrun(command, environment=environment, folder=paths.scratch)
+    code = torchrun.wait(stop)
     if code == 0:
         return
-    noted, tail = noted_exit(place.exit_file), list(child.tail)
-    error = read_failure(place.output) or read_failure(place.spec.parent)
+    noted, tail = noted_exit(paths.exit_file), list(torchrun.tail)
+    error = read_failure(paths.output) or read_failure(paths.spec.parent)
+    # From the surest witness to the vaguest: the kernel's count of kills (a killed process leaves no word, and its
+    # peers' complaints about it would mislead), a stop that was asked for, the run's own error, the exit code.
     if out_of_memory_kills() > kills_before:
-        words = "a process of the pod was killed because the pod's memory limit was reached"
-        raise Ended(EXIT_CRASHED, ResourceExhausted(words, reason="OOM_KILLED"), tail)
+        message = "a process of the pod was killed because the pod reached its memory limit; raise the limit"
+        raise RunFailed(EXIT_CRASHED, ResourceExhausted(message, reason="OOM_KILLED"), tail)
     if noted == EXIT_STOPPED or (stop.is_set() and error is None):
         stopped = Unavailable("told to stop; the run goes on from its checkpoint", reason="STOPPED")
-        raise Ended(EXIT_STOPPED, stopped, tail)
-    if error is not None:
-        stalled = error.reason == "STEP_STALLED"
-        raise Ended(EXIT_STALLED if stalled else EXIT_FAILED if noted == EXIT_FAILED else EXIT_CRASHED, error, tail)
-    raise Ended(EXIT_CRASHED, _died(code, tail), tail)
+        raise RunFailed(EXIT_STOPPED, stopped, tail)
+    if error is None:
+        raise RunFailed(EXIT_CRASHED, _died(code, tail), tail)
+    if error.reason == "STEP_STALLED":
+        raise RunFailed(EXIT_STALLED, error, tail)
+    raise RunFailed(EXIT_FAILED if noted == EXIT_FAILED else EXIT_CRASHED, error, tail)
 
 
 def _died(code: int, tail: list[str]) -> Internal:
@@ -162,13 +177,13 @@ def _died(code: int, tail: list[str]) -> Internal:
     )
 
 
-def _deliver(link: Link, place: Place) -> None:
-    """Delivers the model and clears the workspace, which may outlive the pod."""
-    model = place.output / "model"
+def _deliver(client: PodClient, paths: PodPaths) -> None:
+    """Delivers the model, then clears the workspace, which may outlive the pod."""
+    model = paths.output / "model"
     if not model.is_dir():
-        raise Internal("training ended well but left no model on the first node", reason="MODEL_MISSING")
-    log.info("delivered as %s", link.deliver_model(model))
-    for folder in (place.output, place.cache):
+        raise Internal("training succeeded but left no model on the first node", reason="MODEL_MISSING")
+    log.info("delivered as %s", client.deliver_model(model))
+    for folder in (paths.output, paths.cache):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -178,6 +193,64 @@ def _stop_on_signal(stop: threading.Event) -> None:
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
+
+
+class Torchrun:
+    """A running torchrun: its output is passed on, and its last lines are kept in `tail`."""
+
+    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], folder: Path) -> None:
+        self.tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
+        self._process = subprocess.Popen(
+            list(command),
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        self._reader = threading.Thread(target=self._pass_on, args=(self._process.stdout,), daemon=True)
+        self._reader.start()
+
+    def wait(self, stop: threading.Event) -> int:
+        """Waits for the exit and returns its code; once `stop` is set, the workers are asked to stop."""
+        asked = False
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(timeout=POLL_SECONDS)
+                self._reader.join(timeout=OUTPUT_SECONDS)
+                return code
+            if stop.is_set() and not asked:
+                self._ask_to_stop()
+                asked = True
+
+    def _ask_to_stop(self) -> None:
+        """Sends SIGTERM to the workers, not to torchrun, which would kill them after 30 s however long the pod has."""
+        workers = []
+        with contextlib.suppress(psutil.Error):
+            workers = psutil.Process(self._process.pid).children()
+        for worker in workers:
+            with contextlib.suppress(psutil.Error):
+                worker.terminate()
+        if not workers:
+            self._process.terminate()
+
+    def _pass_on(self, output: IO[bytes]) -> None:
+        for line in output:
+            text = line.decode("utf-8", errors="replace").rstrip("\n")
+            self.tail.append(text)
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+
+def out_of_memory_kills() -> int:
+    """How many processes of this container were killed for lack of memory; 0 where the kernel does not say."""
+    try:
+        counts = dict(line.split() for line in MEMORY_EVENTS.read_text().splitlines())
+        return int(counts.get("oom_kill", 0))
+    except (OSError, ValueError):
+        return 0
 
 
 if __name__ == "__main__":

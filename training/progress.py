@@ -1,32 +1,39 @@
-"""How a run tells of itself: a line per step in `progress.jsonl`, and a word every second to the training service.
+"""Progress of a run: reported while it is made, and a watchdog that ends the process when none is.
 
-Reports come from a thread of rank 0, so that a long step still has a heartbeat. A report that fails is dropped: the
-next one says more, and training never waits for the network.
+A line per step goes to `progress.jsonl`, and a report every second to the training service. Reports come from a thread
+of rank 0, so a long step still has a heartbeat. A report that fails is dropped: the next one says more, and training
+never waits for the network.
 """
 
+import faulthandler
 import json
 import logging
 import math
+import os
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from omnialign.client import Client
 from omnialign.errors import FailedPrecondition, OmnialignError
 from omnialign.v1 import training_service_pb2
-from training.connection import connection
+from training.client import connection_of
+from training.launch import EXIT_STALLED
 from training.spec import Spec
 
 INTERVAL_SECONDS = 1.0
 FILE = "progress.jsonl"
+LAST_RESORT_FACTOR = 1.5
+"""After how many time-outs faulthandler ends the process, should the watchdog's own thread be stuck too."""
 
 log = logging.getLogger(__name__)
 
 
 class Progress:
-    """What rank 0 knows of the run; other ranks hold one too, which neither writes nor reports."""
+    """What rank 0 knows of the run. Other ranks hold one too, which neither writes nor reports."""
 
     def __init__(self, spec: Spec, *, is_main: bool) -> None:
         self._spec = spec
@@ -40,12 +47,12 @@ class Progress:
         self.stop_requested = threading.Event()
 
     def start(self) -> None:
-        """Starts reporting, on rank 0 of a run that has somewhere to report to."""
+        """Starts to report, on rank 0 of a run that has a `training_address`."""
         if self._is_main and self._spec.training_address:
             self._thread.start()
 
     def begin(self, *, step: int, total_steps: int) -> None:
-        """Notes where training begins, which is after the checkpoint's step on a later attempt."""
+        """Notes the step at which training begins; that of the checkpoint in a later attempt."""
         with self._lock:
             self._started_at, self._started_step = time.monotonic(), step
             self._message.completed_steps, self._message.total_steps = step, total_steps
@@ -55,6 +62,7 @@ class Progress:
         with self._lock:
             self._message.completed_steps, self._message.tokens = step, tokens
             self._message.metrics.update({k: v for k, v in metrics.items() if math.isfinite(v)})
+            # The pace is that of this attempt alone; steps before a restart took time that no clock here saw.
             done = step - self._started_step
             pace_seconds = (time.monotonic() - self._started_at) / max(done, 1)
             self._message.eta.FromMilliseconds(int(1000 * pace_seconds * (self._message.total_steps - step)))
@@ -63,7 +71,7 @@ class Progress:
             self._file.flush()
 
     def close(self) -> None:
-        """Sends the last report and stops."""
+        """Sends a last report and stops."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(timeout=3 * INTERVAL_SECONDS)
@@ -71,9 +79,10 @@ class Progress:
             self._file.close()
 
     def _report_until_ended(self) -> None:
-        how = connection(self._spec.job, token=self._spec.token)
-        with Client(self._spec.training_address, **how) as client:
+        connection = connection_of(self._spec.job, token=self._spec.token)
+        with Client(self._spec.training_address, **connection) as client:
             while True:
+                # The event is read before the report, so that the last report tells of the last step.
                 ended = self._ended.wait(INTERVAL_SECONDS)
                 self._report(client)
                 if ended:
@@ -90,7 +99,7 @@ class Progress:
         except OmnialignError as error:
             log.debug("a progress report failed: %s", error)
         except Exception:
-            log.warning("a progress report failed in an unforeseen way", exc_info=True)
+            log.warning("a progress report failed unexpectedly", exc_info=True)
 
 
 def _open(path: Path) -> TextIO:
@@ -99,7 +108,7 @@ def _open(path: Path) -> TextIO:
 
 
 def require_finite(metrics: Mapping[str, float], *, step: int) -> None:
-    """Raises `FailedPrecondition` (LOSS_NOT_FINITE) when the loss or the gradient is not a number any more."""
+    """Raises `FailedPrecondition` (LOSS_NOT_FINITE) when the loss or the gradient norm is NaN or infinite."""
     for name in ("loss", "grad_norm"):
         value = metrics.get(name, 0.0)
         if not math.isfinite(value):
@@ -108,3 +117,49 @@ def require_finite(metrics: Mapping[str, float], *, step: int) -> None:
                 reason="LOSS_NOT_FINITE",
                 metadata={"measure": name, "value": str(value), "step": str(step)},
             )
+
+
+class Watchdog:
+    """Ends the process, with the stacks of all threads, when `beat` is not called for `timeout_seconds`.
+
+    One rank that hangs in a collective blocks all others until the collective's own time-out, half an hour later, and
+    none of them says where. Two watchers take turns, because a hang can hold the interpreter's lock:
+
+    - a Python thread, which can still call `on_stall`, prints the stacks and exits with `EXIT_STALLED`;
+    - faulthandler's C thread, which needs no lock, does so `LAST_RESORT_FACTOR` time-outs after the last beat.
+    """
+
+    def __init__(self, *, timeout_seconds: float, on_stall: Callable[[], None] = lambda: None) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._on_stall = on_stall
+        self._beat_at = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="step-watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Starts to watch; the first time-out begins now."""
+        self.beat()
+        self._thread.start()
+
+    def beat(self) -> None:
+        """Notes that a step was finished."""
+        self._beat_at = time.monotonic()
+        faulthandler.dump_traceback_later(self._timeout_seconds * LAST_RESORT_FACTOR, exit=True)
+
+    def stop(self) -> None:
+        """Stops watching."""
+        self._ended.set()
+        faulthandler.cancel_dump_traceback_later()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(1.0, self._timeout_seconds / 4)):
+            silent_seconds = time.monotonic() - self._beat_at
+            if silent_seconds > self._timeout_seconds:
+                sys.stderr.write(f"no training step for {silent_seconds:.1f} s; stacks of all threads follow\n")
+                faulthandler.dump_traceback(all_threads=True)
+                sys.stderr.flush()
+                try:
+                    self._on_stall()
+                finally:
+                    # Not `sys.exit`: the main thread is stuck and would never get to raise it.
+                    os._exit(EXIT_STALLED)

@@ -1,39 +1,35 @@
-"""Fetches a dataset: records and their media, from the data service, once.
+"""Fetches a dataset from the data service, once: its records, and the media that they name.
 
-Rank 0 fetches and tokenises; the token ids go to a file in the cache folder that every rank reads. A later attempt
-of the same run finds the file, so it trains on exactly the data that the first attempt saw. Media whose features the
-model is fed are kept as bytes beside it, on every node.
+Rank 0 fetches and tokenises; the token ids go to a file in the cache folder that every rank reads. A later attempt of
+the same run finds the file, so it trains on exactly the data that the first one saw. Media that the model reads as
+features are kept beside it as bytes, on every node.
 """
 
 import asyncio
 import hashlib
 import json
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 from omnialign.client import AsyncClient
 from omnialign.content import media_of
-from omnialign.errors import NotFound, Unavailable
+from omnialign.errors import NotFound
 from omnialign.modeling.adapters import Adapter
+from omnialign.retry import RetryPolicy
 from omnialign.v1 import record_pb2
-from training import tokens
-from training.connection import connection
-from training.examples import Tally, examples, require_examples, require_joinable
-from training.files import write_atomically
+from training.client import connection_of, retry_while_away
+from training.examples import Example, Tally, make_examples, require_batchable, require_examples, save_examples
+from training.files import write_atomically, write_cached
 from training.media import path_of
 from training.spec import Spec
-from training.tokens import Example
 
 CONCURRENT_MEDIA = 16
 CHUNK_RECORDS = 128
-ATTEMPTS = 9
-LONGEST_WAIT_SECONDS = 15.0
+"""Records whose media are in memory at the same time."""
+RETRIES = RetryPolicy(base_seconds=1.0, cap_seconds=15.0, budget_seconds=75.0)
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 def cache_path(spec: Spec, *, method: str, max_length: int) -> Path:
@@ -44,23 +40,28 @@ def cache_path(spec: Spec, *, method: str, max_length: int) -> Path:
 
 
 def prepare(spec: Spec, *, method: str, max_length: int, adapter: Adapter, rows_per_batch: int = 1) -> Path:
-    """Makes sure that the file of examples exists, and returns it.
+    """Returns the file of examples, which is made unless it exists.
 
-    Raises `FailedPrecondition` (NO_EXAMPLES) when no record gives one, (FEATURES_DIFFER) when not any `rows_per_batch`
-    of them can be fed together, or the data service's error after a few tries.
+    Raises `FailedPrecondition`: NO_EXAMPLES when no record gives one, FEATURES_DIFFER when `rows_per_batch` of them may
+    not fit into one batch. Raises the data service's error if it stays away.
     """
     path = cache_path(spec, method=method, max_length=max_length)
     if path.is_file():
         return path
-    found, tally = _persistently(lambda: _fetch(spec, method=method, max_length=max_length, adapter=adapter))
-    for words, counts in (("dropped", tally.dropped), ("media used in part", tally.media_losses)):
+
+    async def fetch() -> tuple[list[Example], Tally]:
+        return await _fetch_examples(spec, method=method, max_length=max_length, adapter=adapter)
+
+    found, tally = asyncio.run(retry_while_away(fetch, policy=RETRIES, what="fetching the dataset"))
+    for what, counts in (("dropped", tally.dropped), ("media used in part", tally.media_losses)):
         if counts:
-            log.warning("%s while preparing examples: %s", words, dict(counts))
+            log.warning("%s while preparing examples: %s", what, dict(counts))
     require_examples(len(found), dataset=spec.dataset, dropped=tally.dropped)
-    require_joinable(tally.shapes, rows_per_batch=rows_per_batch)
+    require_batchable(tally.shapes, rows_per_batch=rows_per_batch)
     summary = {"examples": len(found), "dropped": tally.dropped, "media_losses": tally.media_losses}
+    # The examples last: their file is what a later attempt looks for.
     write_atomically(path.with_suffix(".json"), json.dumps(summary).encode())
-    tokens.save(path, found)
+    save_examples(path, found)
     return path
 
 
@@ -70,48 +71,42 @@ def media_folder(spec: Spec) -> Path:
 
 
 def provide_media(spec: Spec, found: Sequence[Example]) -> None:
-    """Makes sure that this node has the bytes of all media that the examples name.
+    """Fetches the bytes of the examples' media that this node lacks; only rank 0's node has them from preparing.
 
-    Only rank 0's node has them from preparing. Raises the data service's error after a few tries, and `NotFound`
-    (MEDIA_NOT_FOUND) where there is no data service to ask.
+    Raises the data service's error if it stays away, and `NotFound` (MEDIA_NOT_FOUND) without a data service to ask.
     """
     folder = media_folder(spec)
     wanted = {ref.sha256 for example in found for ref in example.media}
     lacking = sorted(digest for digest in wanted if not path_of(folder, digest).is_file())
     if lacking and not spec.data_address:
         raise NotFound(
-            f"{len(lacking)} media of the examples are not in {folder}, and no data_address says where to fetch them",
+            f"{len(lacking)} media of the examples are not in {folder}: set data_address to fetch them",
             reason="MEDIA_NOT_FOUND",
             metadata={"sha256": lacking[0]},
         )
+
+    async def fetch() -> None:
+        async with _client(spec) as client:
+            for start in range(0, len(lacking), CHUNK_RECORDS):
+                await _fetch_media(client, lacking[start : start + CHUNK_RECORDS], folder=folder)
+
     if lacking:
-        _persistently(lambda: _provide(spec, lacking, folder=folder))
+        asyncio.run(retry_while_away(fetch, policy=RETRIES, what="fetching media"))
 
 
-def _persistently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """The result of work that needs the data service, which may be away for a while."""
-    for attempt in range(1, ATTEMPTS):
-        try:
-            return asyncio.run(work())
-        except Unavailable:
-            time.sleep(min(0.5 * 2**attempt, LONGEST_WAIT_SECONDS))
-    return asyncio.run(work())
+def _client(spec: Spec) -> AsyncClient:
+    return AsyncClient(spec.data_address, **connection_of(spec.job, token=spec.token))
 
 
-async def _provide(spec: Spec, digests: Sequence[str], *, folder: Path) -> None:
-    async with AsyncClient(spec.data_address, **connection(spec.job, token=spec.token)) as client:
-        for start in range(0, len(digests), CHUNK_RECORDS):
-            await _media(client, digests[start : start + CHUNK_RECORDS], folder=folder)
-
-
-async def _fetch(spec: Spec, *, method: str, max_length: int, adapter: Adapter) -> tuple[list[Example], Tally]:
+async def _fetch_examples(spec: Spec, *, method: str, max_length: int, adapter: Adapter) -> tuple[list[Example], Tally]:
     found: list[Example] = []
     tally = Tally()
-    async with AsyncClient(spec.data_address, **connection(spec.job, token=spec.token)) as client:
+    async with _client(spec) as client:
         async for chunk in _chunks(client, spec):
             contents = [content for r in chunk for content in (r.prompt, *(y.content for y in r.responses))]
-            media = await _media(client, {item.sha256 for item in media_of(contents)}, folder=media_folder(spec))
-            found += examples(
+            digests = {item.sha256 for item in media_of(contents)}
+            media = await _fetch_media(client, digests, folder=media_folder(spec))
+            found += make_examples(
                 ((record, media) for record in chunk),
                 adapter=adapter,
                 method=method,
@@ -134,26 +129,18 @@ async def _chunks(client: AsyncClient, spec: Spec) -> AsyncIterator[list[record_
         yield chunk
 
 
-async def _media(client: AsyncClient, wanted: Iterable[str], *, folder: Path) -> Mapping[str, bytes]:
-    """The bytes of media by digest; each is fetched once, a few at a time."""
-    gate = asyncio.Semaphore(CONCURRENT_MEDIA)
+async def _fetch_media(client: AsyncClient, wanted: Iterable[str], *, folder: Path) -> Mapping[str, bytes]:
+    """The bytes of media by digest. Each is fetched once and kept in `folder`, `CONCURRENT_MEDIA` at a time."""
+    slots = asyncio.Semaphore(CONCURRENT_MEDIA)
     digests = sorted(wanted)
 
     async def fetch(digest: str) -> bytes:
         cached = path_of(folder, digest)
         if cached.is_file():
             return cached.read_bytes()
-        async with gate:
+        async with slots:
             data = await client.get_media(digest)
         write_cached(cached, data)
         return data
 
     return dict(zip(digests, await asyncio.gather(*(fetch(digest) for digest in digests)), strict=True))
-
-
-def write_cached(path: Path, data: bytes) -> None:
-    """Keeps bytes that can be fetched again: whole or not at all, but with no wait for the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}")
-    staged.write_bytes(data)
-    staged.replace(path)

@@ -1,7 +1,7 @@
 """The spec of one training run: a YAML file, read strictly.
 
-A key that is not known is an error which names the nearest known one, and every problem of the file is reported at
-once: a run that silently ignores a setting wastes hours before anybody looks.
+An unknown key is an error that names the nearest known one, and all problems of the file are reported at once: a run
+that silently ignores a setting wastes hours before anybody notices.
 """
 
 import difflib
@@ -17,12 +17,10 @@ import yaml
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.inputs import MediaPolicy
 
-METHODS = ("sft", "dpo")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """How to optimise. A zero means the method's default, see `training.defaults`."""
+    """How to optimise. A zero means the default of the method (`training.methods`)."""
 
     learning_rate: float = 0.0
     num_epochs: float = 0.0
@@ -37,12 +35,12 @@ class Hyperparameters:
     seed: int = 0
     checkpoint_every_steps: int = 0
     train_towers: bool = False
-    """Train the encoders of pictures, videos and sounds too; else only what follows them learns."""
+    """Whether the encoders of pictures, videos and sounds learn too; otherwise only what follows them learns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """How the run is spread."""
+    """How the run is distributed."""
 
     num_processes: int = 1
     zero_stage: int = 0
@@ -57,30 +55,35 @@ class Distribution:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """One training run.
-
-    `job` is its resource name and `token` what it proves itself with; without a `training_address` nothing is
-    reported. `data_address` may be empty when the examples are in `cache_dir` already.
-    """
+    """One training run."""
 
     job: str
+    """Resource name of the job."""
     dataset: str
+    """Resource name of the dataset, or of a version of it."""
     base_model_dir: Path
     output_dir: Path
     cache_dir: Path
+    """Holds the examples, the bytes of their media, and features."""
     data_address: str = ""
+    """May be empty when the examples are in `cache_dir` already."""
     training_address: str = ""
+    """Where progress is reported to; empty means nowhere."""
     token: str = ""
+    """Proves to the services that the caller is the job."""
     splits: tuple[str, ...] = ()
+    """Empty means all."""
     target: Literal["", "response", "feedback", "judgement"] = ""
+    """What sft learns to write; empty means responses. Must be empty for dpo."""
     media_policy: MediaPolicy = field(default_factory=MediaPolicy)
     step_timeout_seconds: float = 600.0
+    """A step that takes longer is stuck, and the run ends."""
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     distribution: Distribution = field(default_factory=Distribution)
 
     @property
     def model_dir(self) -> Path:
-        """Where the finished model lies; it exists when the run is complete."""
+        """The finished model; the folder exists once the run is complete."""
         return self.output_dir / "model"
 
 
@@ -94,7 +97,7 @@ def read_spec(path: Path) -> Spec:
 
 
 def parse_spec(document: object) -> Spec:
-    """The spec in a parsed document. Raises `InvalidArgument` (TRAINING_SPEC_INVALID) with every problem found."""
+    """The spec in a parsed YAML document. Raises `InvalidArgument` (TRAINING_SPEC_INVALID) with every problem found."""
     problems: list[tuple[str, str]] = []
     spec = _build(Spec, document, path="", problems=problems)
     if not problems:
@@ -138,7 +141,7 @@ def _unknown(key: str, known: list[str]) -> str:
 
 
 def _value(hint: Any, value: object, *, path: str, problems: list[tuple[str, str]]) -> object:
-    """A value of the wanted type; booleans and strings never pass for numbers."""
+    """A value of type `hint`, or None after noting what is wrong; booleans and strings never pass for numbers."""
     if is_dataclass(hint):
         return _build(typing.cast(type[Any], hint), value, path=f"{path}.", problems=problems)
     if typing.get_origin(hint) is Literal:
@@ -153,7 +156,7 @@ def _value(hint: Any, value: object, *, path: str, problems: list[tuple[str, str
     elif hint is Path or hint is str:
         if isinstance(value, str | Path) and (value or hint is str):
             return hint(value)
-        problems.append((path, "must be a text"))
+        problems.append((path, "must be a string"))
     elif hint is bool:
         if isinstance(value, bool):
             return value
@@ -174,6 +177,7 @@ def _number(hint: type[int] | type[float], value: object, *, path: str, problems
 
 
 def _contradictions(spec: Spec) -> list[tuple[str, str]]:
+    """Problems between settings that are each valid alone."""
     found: list[tuple[str, str]] = []
     hyperparameters, distribution = spec.hyperparameters, spec.distribution
     if not 0 <= distribution.zero_stage <= 3:

@@ -8,41 +8,39 @@ from services.runtime.auth.job_tokens import JobTokens
 from services.runtime.database import Database
 from services.runtime.server import Server, run
 from services.training.config import TrainingConfig
-from services.training.delivery import Deliveries
-from services.training.jobs import Changes, Jobs
-from services.training.launcher import Launcher
+from services.training.jobs import Deliveries, Jobs, Notifier
+from services.training.launcher import Launcher, random_token, signed_token
 from services.training.metrics import Metrics
-from services.training.peers import Peers
-from services.training.processes import ProcessLauncher
+from services.training.model_registry import ModelRegistry
+from services.training.process_launcher import ProcessLauncher
 from services.training.servicer import TrainingServicer
 from services.training.store import Store
 from services.training.supervisor import Supervisor
-from services.training.tokens import random_token, signed
 
 FULL_NAME = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
 
 
 @asynccontextmanager
 async def wire(server: Server, config: TrainingConfig) -> AsyncIterator[None]:
-    """Adds the service to a server and takes up unfinished jobs; on exit stops following them."""
+    """Adds the service to a server, which then follows unfinished jobs; on exit stops following them."""
     config.root.mkdir(parents=True, exist_ok=True)
     database = Database(config.database())
-    store, changes = Store(database), Changes()
+    store, notifier = Store(database), Notifier()
     addresses = Addresses(config, server.bind)
-    peers = Peers(addresses.data, server.peers)
-    launcher = _launcher(config, peers=peers, addresses=addresses, changes=changes)
+    registry = ModelRegistry(addresses.data, server.peers)
+    launcher = _launcher(config, registry=registry, addresses=addresses, notifier=notifier)
     supervisor = Supervisor(
         config,
         store=Store(database.patient(budget_seconds=config.database_budget_seconds)),
-        changes=changes,
+        notifier=notifier,
         launcher=launcher,
-        peers=peers,
-        make_token=signed(JobTokens(key_file)) if (key_file := server.auth.job_key_file) else random_token,
+        registry=registry,
+        make_token=signed_token(JobTokens(key_file)) if (key_file := server.auth.job_key_file) else random_token,
         metrics=Metrics(server.registry),
     )
     try:
-        jobs = Jobs(store, changes, max_nodes=launcher.max_nodes, quotas=server.quotas)
-        deliveries = Deliveries(jobs, store=store, changes=changes, peers=peers)
+        jobs = Jobs(store, notifier, max_nodes=launcher.max_nodes, quotas=server.quotas)
+        deliveries = Deliveries(jobs, store=store, notifier=notifier, registry=registry)
         servicer = TrainingServicer(jobs, deliveries)
         server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, servicer, FULL_NAME)
         server.prepare(FULL_NAME, store.prepare)
@@ -68,13 +66,13 @@ class Addresses:
         return self._config.training_address or self._own()
 
 
-def _launcher(config: TrainingConfig, *, peers: Peers, addresses: Addresses, changes: Changes) -> Launcher:
+def _launcher(config: TrainingConfig, *, registry: ModelRegistry, addresses: Addresses, notifier: Notifier) -> Launcher:
     if config.launcher == "process":
-        return ProcessLauncher(config, peers=peers, addresses=addresses)
-    # Imported here: the client library takes a second to load, and a laptop has no use for it.
+        return ProcessLauncher(config, registry=registry, addresses=addresses)
+    # Imported late: the client library takes a second to load, and a laptop does not need it.
     from services.training.kubernetes.launcher import KubernetesLauncher
 
-    return KubernetesLauncher(config, peers=peers, announce=changes.announce)
+    return KubernetesLauncher(config, registry=registry, notify=notifier.notify_all)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from services.training.kubernetes.settings import read_settings
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Where the state lies, how many jobs run, and how long things may take."""
+    """Where the state is kept, how many jobs run, and how long things may take."""
 
     ENV_PREFIX: ClassVar[str] = "OMNIALIGN_TRAINING_"
 
@@ -27,39 +27,39 @@ class TrainingConfig:
     database_url: str = ""
     """SQLAlchemy URL of the jobs; empty means SQLite in `root`."""
     database_budget_seconds: float = 1800.0
-    """How long work in the background waits for a database that is away before it fails."""
+    """How long background work waits for a database that is away before it fails."""
     launcher: Literal["process", "kubernetes"] = "process"
     """What runs jobs: processes on this machine, or Kubernetes Jobs."""
     kubernetes_file: Path | None = None
-    """YAML file that says how the pods of jobs look; required by the launcher `kubernetes`."""
+    """YAML file that describes the pods of jobs; required by the launcher `kubernetes`."""
     max_running: int = 1
-    """Jobs that run at a time; the others wait in the order they came."""
+    """Jobs that run at a time; the others wait in the order in which they came."""
     command: tuple[str, ...] = ()
     """Arguments of the program to run instead of torchrun; the method and the spec's path are appended."""
     feature_cache: Path | None = None
-    """Folder where the processes of jobs keep decoded media, which engines may share; unset leaves each job its own."""
+    """Folder where jobs keep features of media, which engines may share; unset gives each job its own."""
     num_cpus: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Cores that a job's processes share."""
     terminate_seconds: float = 5.0
-    """How long the processes of a job may take to end by themselves before they are killed."""
+    """How long the processes of a job may take to end after SIGTERM before they are killed."""
     heartbeat_timeout_seconds: float = 300.0
-    """A job that has not spoken for so long is killed and FAILED (HEARTBEAT_LOST)."""
+    """A job that sends no heartbeat for this long is killed and FAILED (HEARTBEAT_LOST)."""
     step_timeout_seconds: float = 240.0
-    """A training step that takes so long is stuck; the run shows its stacks and ends."""
+    """A training step that takes this long is stuck; the run prints its stacks and ends."""
     poll_seconds: float = 0.2
-    """How often the processes are looked at."""
+    """How often the attempts of jobs are observed."""
     stop_jobs_on_shutdown: bool = True
     """Whether an orderly shutdown stops the processes; they go on from their checkpoint at the next start. False
     leaves them running for the next start to adopt."""
     metrics_port: int | None = None
-    """Port on which rank 0 of a job serves its metrics, handed on to the job; unset means none."""
+    """Port on which rank 0 of a job serves its metrics; unset means none."""
     metrics_host: str = "127.0.0.1"
     """Address on which rank 0 of a job serves its metrics; `0.0.0.0` in a pod."""
     python: str = sys.executable
     """The interpreter of the training program."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Numbers out of range, and a URL that no database has."""
+        """Numbers out of range, an invalid URL, and what the launcher `kubernetes` lacks."""
         yield from url_problems(database_url=self.database_url)
         for name in ("max_running", "num_cpus"):
             if getattr(self, name) < 1:

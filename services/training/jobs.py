@@ -1,68 +1,75 @@
-"""Training jobs as their callers see them: create, read, list, cancel, watch, report."""
+"""Training jobs as their callers see them: create, read, list, cancel, watch; and, from the job, report and deliver.
+
+A delivered model goes on to the data service as it comes in, so a model of any size needs no more memory or disk here
+than one message.
+"""
 
 import asyncio
 import hmac
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
 from omnialign import names
-from omnialign.errors import PermissionDenied, Unauthenticated
+from omnialign.errors import Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated
+from omnialign.folders import FileEntry
+from omnialign.retry import wait_for_event
 from omnialign.v1.training_service_pb2 import (
     CreateTrainingJobRequest,
+    DeliverModelRequest,
     TrainingJob,
     TrainingProgress,
     WatchTrainingJobResponse,
 )
 from services.runtime.auth.quotas import Quotas
-from services.training.store import ENDED, Entry, Store, now
-from services.training.tokens import token_digest
-from services.training.transitions import note_running
-from services.training.workplace import check
+from services.training.job_directory import check_spec
+from services.training.launcher import token_digest
+from services.training.model_registry import ModelRegistry
+from services.training.store import ENDED, Entry, Store, note_running, now, settle
 
 WATCH_POLL_SECONDS = 1.0
+"""How often a watch looks at the store unasked, for changes that another replica made."""
 
 
-class Changes:
+class Notifier:
     """Wakes everybody who waits for any job to change."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def announce(self) -> None:
-        """Something changed."""
+    def notify_all(self) -> None:
+        """Wakes all who hold an event of `subscribe`."""
         self._event.set()
         self._event = asyncio.Event()
 
     def subscribe(self) -> asyncio.Event:
-        """An event that the next change sets; take it before looking at the store, and no change is missed."""
+        """An event that the next change sets. Take it before looking at the store, and no change is missed."""
         return self._event
 
 
 class Jobs:
-    """The jobs of a service. The supervisor, which runs them, is told through `changes`."""
+    """The jobs of a service. The supervisor, which runs them, hears of changes through `notifier`."""
 
-    def __init__(self, store: Store, changes: Changes, *, max_nodes: int = 1, quotas: Quotas | None = None) -> None:
+    def __init__(self, store: Store, notifier: Notifier, *, max_nodes: int = 1, quotas: Quotas | None = None) -> None:
         self._store = store
-        self._changes = changes
+        self._notifier = notifier
         self._max_nodes = max_nodes
         self._quotas = quotas or Quotas()
 
     async def create(self, request: CreateTrainingJobRequest) -> TrainingJob:
         """Queues a job.
 
-        Raises `InvalidArgument` for a spec that cannot run, `AlreadyExists` for a taken id, and `ResourceExhausted`
-        (QUOTA_EXCEEDED) when the project has as many as it may.
+        Raises `InvalidArgument` for a spec that cannot run, `AlreadyExists` for an id that is taken, and
+        `ResourceExhausted` (QUOTA_EXCEEDED) when the project has as many unfinished jobs as it may.
         """
         names.parse(request.parent, names.PROJECT, field="parent")
-        check(request.training_job.spec, max_nodes=self._max_nodes)
+        check_spec(request.training_job.spec, max_nodes=self._max_nodes)
         uid = str(uuid.uuid4())
         name = f"{request.parent}/trainingJobs/{request.training_job_id or f'job-{uid[:12]}'}"
         job = TrainingJob(name=name, uid=uid, state=TrainingJob.STATE_QUEUED, create_time=now())
         job.spec.CopyFrom(request.training_job.spec)
         await self._quotas.check(request.parent, "training_jobs", lambda: self._store.unfinished_count(request))
         made = await self._store.create(job, request, parent=request.parent)
-        self._changes.announce()
+        self._notifier.notify_all()
         return made
 
     async def get(self, name: str) -> TrainingJob:
@@ -71,7 +78,7 @@ class Jobs:
         return (await self._store.get(name)).job
 
     async def page(self, parent: str, *, after: list[str], limit: int) -> list[TrainingJob]:
-        """Jobs of a project, newest first."""
+        """Jobs of a project, from newest to oldest."""
         names.parse(parent, names.PROJECT, field="parent")
         return await self._store.page(parent, after=after, limit=limit)
 
@@ -84,11 +91,11 @@ class Jobs:
                 entry.job.state = TrainingJob.STATE_CANCELLING
 
         entry = await self._store.update(name, cancelling)
-        self._changes.announce()
+        self._notifier.notify_all()
         return entry.job
 
     async def report(self, name: str, progress: TrainingProgress, *, token: str) -> bool:
-        """Takes a job's word on itself; True when it should stop. One without steps is a sign of life and no more.
+        """Records a report of the job itself; True when it should stop. A report without steps is only a heartbeat.
 
         Raises `Unauthenticated` without a token and `PermissionDenied` for a token that is not the job's.
         """
@@ -103,26 +110,27 @@ class Jobs:
             note_running(entry)
 
         entry = await self._store.update(name, reported)
-        self._changes.announce()
+        self._notifier.notify_all()
         return entry.job.state == TrainingJob.STATE_CANCELLING or entry.job.state in ENDED
 
     async def own(self, name: str, *, token: str) -> Entry:
-        """The job whose token this is. Raises `Unauthenticated` without one, `PermissionDenied` for another's."""
+        """The job that `token` belongs to. Raises `Unauthenticated` without one, `PermissionDenied` for another's."""
         names.parse(name, names.TRAINING_JOB)
         if not token:
             raise Unauthenticated("this call needs the job's own token", reason="TOKEN_MISSING")
         entry = await self._store.get(name)
+        # In constant time, so that answers do not tell how much of a guessed digest is right.
         if not entry.token_digest or not hmac.compare_digest(entry.token_digest, token_digest(token)):
             raise PermissionDenied("the token is not this job's", reason="TOKEN_WRONG", metadata={"name": name})
         return entry
 
     async def watch(self, name: str, *, resume_after: int) -> AsyncIterator[WatchTrainingJobResponse]:
-        """The events after a number, each once and in order, until the job has ended."""
+        """The events with numbers above `resume_after`, each once and in order, until the job has ended."""
         await self.get(name)
         seen = resume_after
         while True:
-            change = self._changes.subscribe()
-            # The job is read first: an event that makes it end is then surely among the events read.
+            change = self._notifier.subscribe()
+            # The job is read before its events: if it has ended, the event that says so is among those read next.
             ended = (await self._store.get(name)).job.state in ENDED
             events = await self._store.events(name, after=seen)
             for event in events:
@@ -131,11 +139,88 @@ class Jobs:
             if not events and ended:
                 return
             if not events:
-                await _wait(change, seconds=WATCH_POLL_SECONDS)
+                await wait_for_event(change, timeout_seconds=WATCH_POLL_SECONDS)
 
 
-async def _wait(event: asyncio.Event, *, seconds: float) -> None:
-    # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event.
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
+class Deliveries:
+    """The receiving end of DeliverModel. One delivery of a job at a time; others of it wait and get its result."""
+
+    def __init__(self, jobs: Jobs, *, store: Store, notifier: Notifier, registry: ModelRegistry) -> None:
+        self._jobs, self._store, self._notifier, self._registry = jobs, store, notifier, registry
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def receive(self, messages: AsyncIterator[DeliverModelRequest], *, token: str) -> str:
+        """Receives a model, ends its job as SUCCEEDED, and returns the model's name; safe to repeat.
+
+        Raises `InvalidArgument` (DELIVERY_MALFORMED), `FailedPrecondition` (JOB_NOT_RUNNING, ATTEMPT_OUTDATED), the
+        errors of the token, and the data service's.
+        """
+        header = await anext(aiter(messages), None)
+        if header is None or header.WhichOneof("message") != "header":
+            raise _malformed("the first message of a delivery must be its header")
+        name, attempt = header.header.name, header.header.attempt
+        await self._jobs.own(name, token=token)
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        try:
+            async with lock:
+                # Read again: the delivery that held the lock may have ended the job.
+                entry = await self._jobs.own(name, token=token)
+                if entry.job.state == TrainingJob.STATE_SUCCEEDED:
+                    return entry.job.model
+                _check_expected(entry, attempt)
+                model = await self._registry.upload_pieces(entry.job, _pieces(messages))
+                return await self._settle(name, attempt, model)
+        finally:
+            if not lock.locked():
+                self._locks.pop(name, None)
+
+    async def _settle(self, name: str, attempt: int, model: str) -> str:
+        """Ends the job with its model, unless it was cancelled or restarted while the model came in."""
+
+        def delivered(entry: Entry) -> None:
+            if entry.job.state in (TrainingJob.STATE_QUEUED, TrainingJob.STATE_RUNNING):
+                _check_expected(entry, attempt)
+                note_running(entry)
+                settle(entry, TrainingJob.STATE_SUCCEEDED, model=model)
+
+        entry = await self._store.update(name, delivered)
+        self._notifier.notify_all()
+        if entry.job.state != TrainingJob.STATE_SUCCEEDED:
+            raise Aborted("the job was stopped while its model came in", reason="JOB_NOT_RUNNING")
+        return entry.job.model
+
+
+def _check_expected(entry: Entry, attempt: int) -> None:
+    # QUEUED is fine: a job whose pods the service has not yet seen running can deliver all the same.
+    if entry.job.state in ENDED or entry.job.state == TrainingJob.STATE_CANCELLING:
+        state = TrainingJob.State.Name(entry.job.state)
+        raise FailedPrecondition(
+            f"the job is {state} and accepts no model", reason="JOB_NOT_RUNNING", metadata={"state": state}
+        )
+    if entry.job.attempt_count != attempt:
+        raise FailedPrecondition(
+            f"attempt {attempt} delivers a model, but the current attempt is {entry.job.attempt_count}",
+            reason="ATTEMPT_OUTDATED",
+            metadata={"attempt": str(attempt), "current": str(entry.job.attempt_count)},
+        )
+
+
+async def _pieces(messages: AsyncIterator[DeliverModelRequest]) -> AsyncIterator[FileEntry | bytes]:
+    """The files of a delivery, each followed by its bytes. The receiver of the bytes checks order and sizes."""
+    begun = False
+    async for message in messages:
+        kind = message.WhichOneof("message")
+        if kind == "file":
+            begun = True
+            file = message.file
+            yield FileEntry(file.path, file.size_bytes, file.sha256)
+        elif kind == "chunk" and begun:
+            yield message.chunk
+        else:
+            raise _malformed("after the header come files, each followed by its bytes")
+    if not begun:
+        raise _malformed("a delivery without a file is not a model")
+
+
+def _malformed(message: str) -> InvalidArgument:
+    return InvalidArgument(message, reason="DELIVERY_MALFORMED")

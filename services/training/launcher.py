@@ -1,24 +1,27 @@
-"""What starts and ends the attempts of jobs, as the supervisor sees it.
+"""Attempts: what starts, observes and ends them, as the supervisor sees it, and the token that each one gets.
 
-Two launchers implement it: `processes` on the service's own machine, `kubernetes` in a cluster. The supervisor knows
-neither: it asks what is seen of an attempt, and says start or stop.
+Two launchers implement the protocol: `process_launcher` on the service's own machine, `kubernetes` in a cluster. The
+supervisor knows neither: it asks how an attempt is doing, and orders it to start or stop.
 """
 
 import enum
-from collections.abc import Sequence
+import hashlib
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from omnialign.errors import OmnialignError
 from omnialign.v1.training_service_pb2 import TrainingJob
+from services.runtime.auth.job_tokens import JobTokens
 
 
 @dataclass(frozen=True)
 class Handle:
-    """What finds an attempt again after a restart of the service; the launcher alone knows what the numbers mean.
+    """Finds an attempt again after a restart of the service. Only the launcher knows what the numbers mean.
 
-    A process: its id and its start time, which tells it from a later process of the same id. A Kubernetes Job: the
+    A process: its id and its start time, which tells it from a later process with the same id. A Kubernetes Job: the
     number of the attempt, which is part of the Job's name.
     """
 
@@ -28,7 +31,7 @@ class Handle:
 
 @dataclass(frozen=True)
 class Started:
-    """An attempt that was started, or found started already; in that case its token is an earlier one."""
+    """An attempt that was started, or was found started already; in that case its token is an earlier one."""
 
     handle: Handle
     token_digest: str
@@ -44,16 +47,16 @@ class Phase(enum.Enum):
     RUNNING = enum.auto()
     """All of it runs."""
     SUCCEEDED = enum.auto()
-    """It ended well."""
+    """It ended successfully."""
     FAILED = enum.auto()
-    """It ended otherwise."""
+    """It ended in any other way."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What is seen of an attempt now.
+    """What is known of an attempt now.
 
-    `reason` and `message` tell what holds it up, in UPPER_SNAKE and in one sentence; both are empty when nothing does.
+    `reason` (UPPER_SNAKE) and `message` (one sentence) say what blocks it; both are empty when nothing does.
     """
 
     phase: Phase
@@ -62,13 +65,13 @@ class Observation:
     error: OmnialignError | None = None
     """Why it failed."""
     crashed: bool = True
-    """Whether the failure is the program's own, and counts against the restarts allowed; an eviction is not."""
+    """Whether the program itself failed, which counts against the restarts allowed; an eviction does not."""
     model: Path | None = None
-    """The finished model, when it lies in a folder of this machine; a model that was delivered does not."""
+    """The finished model, if it is in a folder of this machine; None for a model that the job delivered."""
 
 
-class Held(Exception):
-    """Nothing can be done or seen for now, for a reason outside the job; trying again later is right."""
+class Blocked(Exception):
+    """Nothing can be done or observed for now, for a reason outside the job; trying again later is right."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
@@ -76,36 +79,60 @@ class Held(Exception):
 
 
 class Launcher(Protocol):
-    """Starts, sees and ends attempts. Every method may raise `Held`."""
+    """Starts, observes and ends attempts. Every method may raise `Blocked`."""
 
     max_nodes: int
-    """Nodes that a job may have at most."""
+    """Most nodes that a job may have."""
     longest_seconds: float
-    """How long an attempt may take at most; its token lives so long."""
+    """Longest time that an attempt may take; its token is valid for as long."""
 
     async def open(self) -> None:
-        """Begins to look; called once before all else."""
+        """Connects to where attempts run; called once, before everything else."""
 
     async def close(self) -> None:
-        """Ends looking. Attempts go on unless the configuration says otherwise."""
+        """Disconnects. Attempts go on unless the configuration says otherwise."""
 
     async def start(self, job: TrainingJob, *, attempt: int, token: str) -> Started:
-        """Starts an attempt, counted from 1; repeated for the same attempt it finds the first one.
+        """Starts an attempt, counted from 1. Repeated for the same attempt, it finds the one already started.
 
-        Raises an `OmnialignError` when the job can never be started.
+        Raises an `OmnialignError` if the job can never be started.
         """
 
     async def observe(self, job: TrainingJob, handle: Handle | None) -> Observation:
-        """What is seen of the attempt; without a handle, of anything that an earlier attempt left finished."""
+        """The state of the attempt; without a handle, of anything that an earlier attempt finished."""
 
     async def stop(self, job: TrainingJob, handle: Handle | None) -> None:
         """Ends everything that was ever started for a job, and returns when it is gone."""
 
     async def tidy(self, job: TrainingJob, handle: Handle | None) -> None:
-        """Ends what an attempt that is over may have left behind."""
+        """Ends what an attempt that is over may have left running."""
 
     async def log_tail(self, job: TrainingJob, handle: Handle | None) -> Sequence[str]:
-        """The last lines that the attempt printed, as far as they can be had."""
+        """The last lines that the attempt printed, as far as they are available."""
 
     async def forget(self, unfinished: Sequence[str]) -> None:
-        """Ends whatever runs for jobs other than these, by uid: left by a service that died at the wrong moment."""
+        """Ends what runs for jobs other than `unfinished` (uids): left by a service that died at the wrong moment."""
+
+
+MakeToken = Callable[[TrainingJob, float], str]
+"""Makes the token of a job; the number says for how many seconds it is valid."""
+
+
+def random_token(job: TrainingJob, lifetime_seconds: float) -> str:
+    """A token that nobody can guess, for a service whose peers do not check tokens."""
+    return secrets.token_urlsafe(32)
+
+
+def signed_token(tokens: JobTokens) -> MakeToken:
+    """Makes tokens that name the job and its inputs; every service that shares the key can check them."""
+
+    def make(job: TrainingJob, lifetime_seconds: float) -> str:
+        inputs = [job.spec.dataset, job.spec.base_model]
+        return tokens.make(job.name, inputs=inputs, lifetime_seconds=lifetime_seconds)
+
+    return make
+
+
+def token_digest(token: str) -> str:
+    """What the store keeps of a token, so that reading the database gives nobody a job's rights."""
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -8,14 +8,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from omnialign.v1.training_service_pb2 import TrainingJob
+from services.training.store import ENDED
 
 WAIT_BUCKETS_SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
 UNFINISHED = (TrainingJob.STATE_QUEUED, TrainingJob.STATE_RUNNING, TrainingJob.STATE_CANCELLING)
-ENDED = (TrainingJob.STATE_SUCCEEDED, TrainingJob.STATE_FAILED, TrainingJob.STATE_CANCELLED)
 
 
 class Metrics:
-    """What an operator watches: jobs by state, how long they wait, what holds them up, and how they end."""
+    """What an operator watches: jobs by state, how long they wait, what blocks them, and how they end."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._jobs = Gauge("omnialign_training_jobs", "Jobs that have not ended.", ("state",), registry=registry)
@@ -41,7 +41,9 @@ class Metrics:
         )
         self._ended = Counter("omnialign_training_jobs_ended_total", "Jobs that ended.", ("state",), registry=registry)
         for state in ENDED:
-            self._ended.labels(_label(state))  # so that the first failure is an increase, not a new series
+            self._ended.labels(
+                _label(state)
+            )  # starts the series at 0: the first failure must be an increase, not a new series
 
     def show(self, jobs: Sequence[TrainingJob]) -> None:
         """Shows the jobs that have not ended."""
@@ -50,12 +52,12 @@ class Metrics:
             self._jobs.labels(_label(state)).set(sum(job.state == state for job in jobs))
         waiting = [now - _seconds(job.create_time) for job in jobs if job.state == TrainingJob.STATE_QUEUED]
         self._queue_age.set(max(waiting, default=0.0))
-        silent = [now - _spoke(job) for job in jobs if job.state == TrainingJob.STATE_RUNNING]
+        silent = [now - _heard_of(job) for job in jobs if job.state == TrainingJob.STATE_RUNNING]
         self._heartbeat_age.set(max(silent, default=0.0))
         self._show_held(jobs)
 
     def started(self, job: TrainingJob) -> None:
-        """Counts an attempt of a job that begins now."""
+        """Counts an attempt that begins now."""
         if job.attempt_count > 1:
             self._restarts.inc()
         else:
@@ -72,7 +74,7 @@ class Metrics:
                 self._held.labels(reason).set(count)
 
 
-def _spoke(job: TrainingJob) -> float:
+def _heard_of(job: TrainingJob) -> float:
     return max(_seconds(job.progress.heartbeat_time), _seconds(job.start_time))
 
 

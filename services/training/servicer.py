@@ -7,8 +7,7 @@ from omnialign.v1 import training_service_pb2 as pb
 from omnialign.v1 import training_service_pb2_grpc
 from services.runtime.context import bearer_token
 from services.runtime.paging import decode_token, encode_token, page_size
-from services.training.delivery import Deliveries
-from services.training.jobs import Jobs
+from services.training.jobs import Deliveries, Jobs
 
 
 class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
@@ -51,13 +50,13 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
             yield event
 
     async def ReportProgress(self, request: pb.ReportProgressRequest, context: Any) -> pb.ReportProgressResponse:  # noqa: N802
-        """Takes a running job's word."""
+        """Records a report of a running job."""
         stop = await self._jobs.report(request.name, request.progress, token=bearer_token())
         return pb.ReportProgressResponse(stop_requested=stop)
 
     async def DeliverModel(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.DeliverModelRequest], context: Any
     ) -> pb.DeliverModelResponse:
-        """Takes a trained model in."""
-        model = await self._deliveries.take(request_iterator, token=bearer_token())
+        """Receives a trained model."""
+        model = await self._deliveries.receive(request_iterator, token=bearer_token())
         return pb.DeliverModelResponse(model=model)

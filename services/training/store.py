@@ -53,7 +53,7 @@ MIGRATIONS = Migrations("training", Path(__file__).parent / "migrations", witnes
 
 @dataclass
 class Entry:
-    """A job with what only the service knows of it. `pid` is 0 while no process runs."""
+    """A job with what only the service knows of it. `pid` is 0 while no attempt runs."""
 
     job: TrainingJob
     token_digest: str = ""
@@ -63,10 +63,25 @@ class Entry:
 
 
 def now() -> timestamp_pb2.Timestamp:
-    """The present moment."""
+    """The current time."""
     moment = timestamp_pb2.Timestamp()
     moment.GetCurrentTime()
     return moment
+
+
+def note_running(entry: Entry) -> None:
+    """Marks a launched job as running, and when it began to."""
+    if entry.job.state == TrainingJob.STATE_QUEUED:
+        entry.job.state = TrainingJob.STATE_RUNNING
+    if not entry.job.HasField("start_time"):
+        entry.job.start_time.CopyFrom(now())
+
+
+def settle(entry: Entry, state: "TrainingJob.State.ValueType", *, model: str = "") -> None:
+    """Marks a job as ended in `state`."""
+    entry.job.state, entry.job.model = state, model
+    entry.job.ClearField("condition")
+    entry.job.end_time.CopyFrom(now())
 
 
 class Store:
@@ -76,11 +91,11 @@ class Store:
         self._database = database
 
     async def prepare(self) -> None:
-        """Sees to it that the tables are up to date. Raises FailedPrecondition (`SCHEMA_OUTDATED`)."""
+        """Makes the tables, or checks that they are up to date. Raises `FailedPrecondition` (SCHEMA_OUTDATED)."""
         await MIGRATIONS.prepare(self._database)
 
     async def create(self, job: TrainingJob, request: CreateTrainingJobRequest, *, parent: str) -> TrainingJob:
-        """Adds a job with its first event. The same `request_id` and body return the first call's job.
+        """Adds a job with its first event. A repeated `request_id` with the same body returns the first call's job.
 
         Raises `AlreadyExists` (TRAINING_JOB_EXISTS) and `InvalidArgument` (REQUEST_ID_REUSED).
         """
@@ -99,7 +114,7 @@ class Store:
         try:
             return await self._database.write(add)
         except IntegrityError as error:
-            # Lost the race, perhaps against its own repetition.
+            # Another call was faster; if it was a repetition of this one, its job is the answer.
             if key and (made := await self._database.read(lambda c: _made_by(c, key, request))) is not None:
                 return made
             raise AlreadyExists(
@@ -111,9 +126,10 @@ class Store:
         return await self._database.read(lambda connection: _read(connection, name))
 
     async def update(self, name: str, change: Callable[[Entry], None], *, event: bool = True) -> Entry:
-        """Changes a job, with an event that tells of it unless `event` is False or nothing changed.
+        """Applies `change` to a job, and adds an event unless `event` is False or the job did not change.
 
-        `change` is called in another thread, and again when the transaction is repeated: it edits the entry alone.
+        `change` is called in another thread, and again if the transaction is repeated, so it may edit nothing but the
+        entry.
         """
 
         def apply(connection: Connection) -> Entry:
@@ -123,6 +139,7 @@ class Store:
             changed = before != entry.job.SerializeToString(deterministic=True)
             values = _columns(entry)
             if event and changed:
+                # The row is locked, so two writers cannot take the same number.
                 count = connection.scalar(sa.select(JOBS.c.num_events).where(JOBS.c.name == name))
                 sequence = int(count or 0) + 1
                 values["num_events"] = sequence
@@ -135,7 +152,7 @@ class Store:
         return await self._database.write(apply)
 
     async def page(self, parent: str, *, after: Sequence[str], limit: int) -> list[TrainingJob]:
-        """Jobs newest first, from after the (created_us, name) of the last one seen."""
+        """Jobs from newest to oldest. `after` is the (created_us, name) of the last one that was seen."""
         query = sa.select(JOBS.c.message).where(JOBS.c.parent == parent)
         if after:
             created, name = int(after[0]), after[1]
@@ -146,7 +163,7 @@ class Store:
         return [TrainingJob.FromString(row.message) for row in rows]
 
     async def unfinished_count(self, request: CreateTrainingJobRequest) -> int:
-        """How many jobs of the project have not ended; 0 if this very request has made its job before."""
+        """How many jobs of the project have not ended; 0 if this request made its job earlier, and so adds none."""
         key = f"{request.parent}/{request.request_id}" if request.request_id else ""
         query = sa.select(sa.func.count()).where(JOBS.c.parent == request.parent, JOBS.c.state.not_in(ENDED))
 
@@ -164,7 +181,7 @@ class Store:
         return [_entry(row) for row in rows]
 
     async def events(self, name: str, *, after: int, limit: int = 100) -> list[WatchTrainingJobResponse]:
-        """The events of a job after a number, in order."""
+        """The events of a job with numbers above `after`, in order."""
         query = sa.select(EVENTS.c.message).where(EVENTS.c.job == name, EVENTS.c.sequence > after)
         query = query.order_by(EVENTS.c.sequence).limit(limit)
         rows = await self._database.read(lambda connection: connection.execute(query).all())

@@ -1,71 +1,69 @@
 """Runs queued jobs and follows them to their end, across restarts of the service.
 
-One task per job that is launched: it looks at the job through the launcher, step by step, and writes what it finds.
-The store is written at every turn, so a service that is killed finds at its next start what was going on. What is
-true of a job comes from two sources, and both must agree: what the launcher sees, and what the job says of itself.
+One task per launched job observes it through the launcher, step by step, and writes what it finds. Every turn goes to
+the store before the next one, so a service that is killed finds at its next start what was going on. A job is known
+from two sources, which must agree: what the launcher observes, and what the job reports of itself.
 """
 
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from omnialign.errors import Internal, OmnialignError, Unavailable, to_status
+from omnialign.retry import wait_for_event
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.training.config import TrainingConfig
-from services.training.ending import heartbeat_lost, may_restart, not_delivered
-from services.training.jobs import Changes
-from services.training.launcher import Handle, Held, Launcher, Observation, Phase
+from services.training.failure_policy import heartbeat_lost, may_restart, not_delivered
+from services.training.jobs import Notifier
+from services.training.launcher import Blocked, Handle, Launcher, MakeToken, Observation, Phase, token_digest
 from services.training.metrics import Metrics
-from services.training.peers import Peers
-from services.training.store import ENDED, Entry, Store, now
-from services.training.tokens import MakeToken, token_digest
-from services.training.transitions import note_running, settle
+from services.training.model_registry import ModelRegistry
+from services.training.store import ENDED, Entry, Store, note_running, now, settle
 
 log = logging.getLogger(__name__)
 
 SCHEDULE_SECONDS = 1.0
 SILENCE_SHOWN_SECONDS = 25.0
-"""Silence of a running job that is shown as its condition; it is stopped only after `heartbeat_timeout_seconds`."""
-HELD_SECONDS = 5.0
-"""How often something that is held up is tried again."""
+"""Silence of a running job that is shown as its condition; it is killed only after `heartbeat_timeout_seconds`."""
+BLOCKED_SECONDS = 5.0
+"""How often something that is blocked is tried again."""
 
 
 @dataclass
-class Memory:
-    """What a follower remembers between two looks."""
+class AttemptState:
+    """What the follower of a job remembers of its attempt from one step to the next."""
 
     running_since: float | None = None
     verdict: Observation | None = None
-    """How the attempt failed, once that is decided: ending it may take several looks, and changes what is seen."""
+    """How the attempt failed, once that is decided. Ending it may take several steps and changes what is observed."""
     tail: list[str] = field(default_factory=list)
 
 
 class Supervisor:
-    """Owns the course of all jobs."""
+    """Brings every job from QUEUED to its end."""
 
     def __init__(
         self,
         config: TrainingConfig,
         *,
         store: Store,
-        changes: Changes,
+        notifier: Notifier,
         launcher: Launcher,
-        peers: Peers,
+        registry: ModelRegistry,
         make_token: MakeToken,
         metrics: Metrics,
     ) -> None:
-        self._config, self._store, self._changes = config, store, changes
-        self._launcher, self._peers, self._make_token = launcher, peers, make_token
+        self._config, self._store, self._notifier = config, store, notifier
+        self._launcher, self._registry, self._make_token = launcher, registry, make_token
         self._metrics = metrics
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._loop: asyncio.Task[None] | None = None
         self._forgot = False
 
     async def start(self) -> None:
-        """Begins to schedule; jobs left by an earlier service are taken up first."""
+        """Starts to schedule, beginning with the jobs that an earlier service left."""
         await self._launcher.open()
         self._loop = asyncio.create_task(self._schedule_for_ever(), name="training-supervisor")
 
@@ -79,17 +77,17 @@ class Supervisor:
 
     async def _schedule_for_ever(self) -> None:
         while True:
-            change = self._changes.subscribe()
+            change = self._notifier.subscribe()
             try:
                 await self._schedule()
             except OmnialignError as error:
                 log.warning("scheduling failed and will be tried again: %s", error)
             except Exception:
-                log.exception("scheduling failed in an unforeseen way and will be tried again")
-            await _within(change, SCHEDULE_SECONDS)
+                log.exception("scheduling failed unexpectedly and will be tried again")
+            await wait_for_event(change, timeout_seconds=SCHEDULE_SECONDS)
 
     async def _schedule(self) -> None:
-        """Gives every job that should have a follower one, oldest first."""
+        """Starts a follower for every job that should have one, oldest first."""
         for name in [name for name, task in self._followers.items() if task.done()]:
             del self._followers[name]
         unfinished = await self._store.unfinished()
@@ -98,44 +96,46 @@ class Supervisor:
             await self._forget(unfinished)
         for entry in unfinished:
             name, waiting = entry.job.name, entry.job.state == TrainingJob.STATE_QUEUED and not entry.pid
+            # Only a job that was never launched waits for its turn: one that is to be cancelled, or that an earlier
+            # service launched, takes no further slot.
             if name in self._followers or (waiting and len(self._followers) >= self._config.max_running):
                 continue
             self._followers[name] = asyncio.create_task(self._follow(name), name=f"follow {name}")
 
     async def _forget(self, unfinished: list[Entry]) -> None:
-        """Ends, once, what an earlier service left running for jobs that have ended."""
+        """Ends, once per start of the service, what an earlier one left running for jobs that have ended."""
         try:
             await self._launcher.forget([entry.job.uid for entry in unfinished])
             self._forgot = True
-        except Held as held:
-            log.warning("what earlier jobs left could not be looked for yet: %s", held)
+        except Blocked as blocked:
+            log.warning("what earlier jobs left behind cannot be ended yet: %s", blocked)
 
     async def _follow(self, name: str) -> None:
-        """Brings one job to its end."""
-        memory = Memory()
+        """Brings one job to its end, step by step; whatever else is raised fails the job."""
+        attempt = AttemptState()
         try:
             while True:
-                change, pause_seconds = self._changes.subscribe(), self._config.poll_seconds
+                change, pause_seconds = self._notifier.subscribe(), self._config.poll_seconds
                 try:
-                    if await self._step(name, memory):
+                    if await self._step(name, attempt):
                         return
-                except Held as held:
-                    await self._show(name, held.reason, held.message)
-                    pause_seconds = HELD_SECONDS
+                except Blocked as blocked:
+                    await self._show(name, blocked.reason, blocked.message)
+                    pause_seconds = BLOCKED_SECONDS
                 except Unavailable as error:
-                    log.warning("%s cannot be looked at and will be again: %s", name, error)
-                    pause_seconds = HELD_SECONDS
-                await _within(change, pause_seconds)
+                    log.warning("%s cannot be observed and will be tried again: %s", name, error)
+                    pause_seconds = BLOCKED_SECONDS
+                await wait_for_event(change, timeout_seconds=pause_seconds)
         except OmnialignError as error:
             await self._settle(name, None, TrainingJob.STATE_FAILED, error=error)
         except Exception as error:
             log.exception("following %s failed", name)
             await self._settle(name, None, TrainingJob.STATE_FAILED, error=Internal(f"the service failed: {error!r}"))
         finally:
-            self._changes.announce()
+            self._notifier.notify_all()
 
-    async def _step(self, name: str, memory: Memory) -> bool:
-        """Looks at a job once and does what is due; True when there is nothing left to do."""
+    async def _step(self, name: str, attempt: AttemptState) -> bool:
+        """Observes a job once and does what is due; True when nothing is left to do."""
         entry = await self._store.get(name)
         job, handle = entry.job, _handle(entry)
         if job.state in ENDED:
@@ -144,57 +144,65 @@ class Supervisor:
         if job.state == TrainingJob.STATE_CANCELLING:
             await self._cancel(job, handle)
             return True
-        seen = memory.verdict or await self._launcher.observe(job, handle)
+        seen = attempt.verdict or await self._launcher.observe(job, handle)
         if seen.phase is Phase.ABSENT:
             await self._begin(job)
         elif seen.phase is Phase.SUCCEEDED and seen.model is not None:
             await self._register(job, handle, seen.model)
             return True
         elif seen.phase is Phase.SUCCEEDED:
-            # The delivery settles the job before the program can end, so what the store says now is the last word.
+            # A delivery settles the job before the pod can exit: if the store, read after the pod was seen to have
+            # succeeded, has no model, none will come.
             if (await self._store.get(name)).job.state not in ENDED:
-                memory.verdict = Observation(Phase.FAILED, error=not_delivered())
+                attempt.verdict = Observation(Phase.FAILED, error=not_delivered())
         elif seen.phase is Phase.FAILED:
-            memory.verdict = seen
-            return await self._end_attempt(job, handle, memory)
+            attempt.verdict = seen
+            return await self._end_attempt(job, handle, attempt)
         else:
-            await self._watch_over(job, seen, memory)
+            await self._watch_over(job, seen, attempt)
         return False
 
     async def _begin(self, job: TrainingJob) -> None:
-        """Starts the next attempt. Everything before the launcher's answer may be repeated by the next service."""
+        """Starts the next attempt.
+
+        A crash at any line is safe. Before the launcher's answer is stored, the job has no handle, so the next service
+        begins the same attempt again: a process launcher first ends what it finds of the job, a cluster finds the Job
+        by its name. The digest is stored before the start, because the program may report at once.
+        """
         token = self._make_token(job, self._launcher.longest_seconds)
         await self._store.update(job.name, lambda e: setattr(e, "token_digest", token_digest(token)), event=False)
-        attempt = job.attempt_count + 1
-        started = await self._launcher.start(job, attempt=attempt, token=token)
+        number = job.attempt_count + 1
+        started = await self._launcher.start(job, attempt=number, token=token)
 
         def begun(entry: Entry) -> None:
             entry.pid, entry.pid_start_time = started.handle.pid, started.handle.start_time
             entry.token_digest = started.token_digest
-            entry.job.attempt_count = attempt
+            entry.job.attempt_count = number
             entry.job.ClearField("condition")
 
         entry = await self._store.update(job.name, begun)
-        if attempt > 1:
+        if number > 1:
             self._metrics.started(entry.job)
-        self._changes.announce()
+        self._notifier.notify_all()
 
-    async def _watch_over(self, job: TrainingJob, seen: Observation, memory: Memory) -> None:
-        """Notes how an attempt fares that has not ended; one that is silent for too long has failed."""
+    async def _watch_over(self, job: TrainingJob, seen: Observation, attempt: AttemptState) -> None:
+        """Notes what became of an attempt that goes on; one that is silent for too long has failed."""
         reason, message = seen.reason, seen.message
         if seen.phase is not Phase.RUNNING:
-            memory.running_since = None
+            attempt.running_since = None
         else:
             await self._note_running(job)
-            memory.running_since = memory.running_since or time.time()
-            silent_seconds = time.time() - max(_spoke_at(job), memory.running_since)
+            # Silence counts from the heartbeat or, after a restart of the service or the pods, from when this service
+            # first saw the attempt run: a job must not die because nobody listened.
+            attempt.running_since = attempt.running_since or time.time()
+            silent_seconds = time.time() - max(_spoke_at(job), attempt.running_since)
             if silent_seconds > self._config.heartbeat_timeout_seconds:
                 error = heartbeat_lost(self._config.heartbeat_timeout_seconds)
-                memory.verdict = Observation(Phase.FAILED, error=error)
+                attempt.verdict = Observation(Phase.FAILED, error=error)
             if silent_seconds > SILENCE_SHOWN_SECONDS and not reason:
                 reason = "HEARTBEAT_LOST"
                 message = (
-                    "the job runs but has fallen silent; it will be stopped after "
+                    "the job runs but sends no heartbeat; it will be killed after "
                     f"{self._config.heartbeat_timeout_seconds:g} s of silence"
                 )
         if (job.condition.reason, job.condition.message) != (reason, message):
@@ -206,10 +214,10 @@ class Supervisor:
         entry = await self._store.update(job.name, note_running)
         if entry.job.attempt_count == 1 and entry.job.state == TrainingJob.STATE_RUNNING:
             self._metrics.started(entry.job)
-        self._changes.announce()
+        self._notifier.notify_all()
 
     async def _cancel(self, job: TrainingJob, handle: Handle | None) -> None:
-        """Ends everything and only then says so. A model that was finished meanwhile is kept."""
+        """Ends everything, then marks the job as cancelled. A model that was finished in the meantime is kept."""
         tail = await self._tail(job, handle)
         await self._launcher.stop(job, handle)
         seen = await self._launcher.observe(job, handle)
@@ -218,34 +226,36 @@ class Supervisor:
         else:
             await self._settle(job.name, handle, TrainingJob.STATE_CANCELLED, tail=tail)
 
-    async def _end_attempt(self, job: TrainingJob, handle: Handle | None, memory: Memory) -> bool:
-        """Ends an attempt that failed; True when the job has failed for good."""
-        verdict = memory.verdict or Observation(Phase.FAILED)
-        error = verdict.error or Internal("the attempt failed and left no word", reason="PROCESS_DIED")
-        memory.tail = memory.tail or await self._tail(job, handle)
+    async def _end_attempt(self, job: TrainingJob, handle: Handle | None, attempt: AttemptState) -> bool:
+        """Ends an attempt that failed; True when the job has ended with it."""
+        verdict = attempt.verdict or Observation(Phase.FAILED)
+        error = verdict.error or Internal("the attempt failed and left no error", reason="PROCESS_DIED")
+        attempt.tail = attempt.tail or await self._tail(job, handle)
         await self._launcher.tidy(job, handle)
-        tail, memory.tail, memory.verdict, memory.running_since = memory.tail, [], None, None
+        tail, attempt.tail, attempt.verdict, attempt.running_since = attempt.tail, [], None, None
         entry = await self._store.update(job.name, lambda e: _note_end(e, crashed=verdict.crashed), event=False)
         if entry.job.state == TrainingJob.STATE_CANCELLING:
             await self._settle(job.name, handle, TrainingJob.STATE_CANCELLED, tail=tail)
         elif may_restart(error, crashes=entry.num_crashes, allowed=entry.job.spec.max_restarts):
-            log.warning("%s ended (%s) and is started again from its newest checkpoint", job.name, error)
+            log.warning("%s failed (%s) and is started again from its newest checkpoint", job.name, error)
             return False
         else:
             await self._settle(job.name, handle, TrainingJob.STATE_FAILED, error=error, tail=tail)
         return True
 
     async def _register(self, job: TrainingJob, handle: Handle | None, folder: Path) -> None:
-        """Registers the model, then settles the job; in this order, so that a SUCCEEDED job always has its model."""
+        """Registers the model, then settles the job: in this order, a SUCCEEDED job always has its model."""
         await self._launcher.tidy(job, handle)
         try:
-            model = await self._peers.register(job, folder)
+            model = await self._registry.register(job, folder)
         except Unavailable as error:
-            raise Held("DATA_SERVICE_UNAVAILABLE", f"the model is trained and waits: {error.message}") from error
+            raise Blocked(
+                "DATA_SERVICE_UNAVAILABLE", f"the model is trained and waits to be registered: {error.message}"
+            ) from error
         await self._settle(job.name, handle, TrainingJob.STATE_SUCCEEDED, model=model)
 
     async def _after_delivery(self, job: TrainingJob, handle: Handle | None) -> None:
-        """A job that delivered its model has ended; its program is about to."""
+        """Cleans up after a job that ended by delivering its model; its program is about to exit."""
         await self._launcher.tidy(job, handle)
         tail = await self._tail(job, handle)
 
@@ -257,7 +267,7 @@ class Supervisor:
         self._metrics.ended(job.state)
 
     async def _show(self, name: str, reason: str, message: str) -> None:
-        """Writes what holds a job up, when that changed."""
+        """Writes what blocks a job, if that changed."""
         condition = (await self._store.get(name)).job.condition
         if (condition.reason, condition.message) == (reason, message):
             return
@@ -271,13 +281,13 @@ class Supervisor:
                 entry.job.condition.reason, entry.job.condition.message = reason, message
 
         await self._store.update(name, shown)
-        self._changes.announce()
+        self._notifier.notify_all()
 
     async def _tail(self, job: TrainingJob, handle: Handle | None) -> list[str]:
-        """The end of the log; none rather than an error, because nothing may keep a job from ending."""
+        """The end of the log; empty rather than an error, because nothing may keep a job from ending."""
         try:
             return list(await self._launcher.log_tail(job, handle))
-        except (Held, OmnialignError) as error:
+        except (Blocked, OmnialignError) as error:
             log.warning("the log of %s cannot be read: %s", job.name, error)
             return []
 
@@ -291,7 +301,7 @@ class Supervisor:
         model: str = "",
         tail: list[str] | None = None,
     ) -> None:
-        """Writes a job's end; one that has ended already stays as it is."""
+        """Writes the end of a job; one that has ended already stays as it is."""
         if tail is None:
             tail = await self._tail((await self._store.get(name)).job, handle)
         lines = tail
@@ -308,7 +318,7 @@ class Supervisor:
         settled = (await self._store.update(name, ended)).job
         if settled.state == state:
             self._metrics.ended(state)
-        self._changes.announce()
+        self._notifier.notify_all()
 
 
 def _note_end(entry: Entry, *, crashed: bool) -> None:
@@ -322,10 +332,3 @@ def _handle(entry: Entry) -> Handle | None:
 
 def _spoke_at(job: TrainingJob) -> float:
     return job.progress.heartbeat_time.ToMilliseconds() / 1000
-
-
-async def _within(change: asyncio.Event, seconds: float) -> None:
-    # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event.
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await change.wait()

@@ -15,13 +15,13 @@ from omnialign import media
 from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy, Pieces, Turn
 from omnialign.v1 import content_pb2
-from tests.model_factory.codecs import chameleon_vq, composite, emu3_vq, encodec
-from tests.model_factory.families import FAMILIES
-from tests.model_factory.family import Family
-from training import collators, defaults, heads, launch, source, tokens
+from tests.model_families import FAMILIES, Family
+from tests.writing_families import chameleon_vq, composite, emu3_vq, encodec
+from training import batches, examples, fused_lm_head, launch, methods, source
 from training import media as training_media
-from training.examples import Sample, encode
+from training.examples import encode_sample
 from training.runner import load_model
+from training.samples import Sample
 from training.spec import parse_spec
 
 COMPOSITE = (
@@ -90,21 +90,23 @@ def batch(
     """The batch that a trainer makes of samples with one answer (sft) or two (dpo), by way of the file of examples."""
     for sample in samples:
         keep(folder / "media", sample.turns)
-    tokens.save(folder / "examples.npz", [encode(s, adapter=adapter, max_length=10**6, policy=policy) for s in samples])
-    found = tokens.load(folder / "examples.npz")
+    examples.save_examples(
+        folder / "examples.npz", [encode_sample(s, adapter=adapter, max_length=10**6, policy=policy) for s in samples]
+    )
+    found = examples.load_examples(folder / "examples.npz")
     fillers = training_media.fillers(adapter, fill)
     side = training_media.BatchMedia(adapter, folder / "media", policy=policy, fillers=fillers)
     if len(found[0].answers) == 1:
-        rows = [collators.sft_row(example.prompt, example.answers[0]) for example in found]
-        return collators.SftCollator(pad_id=adapter.pad_id, media=side)(training_media.name_media(rows, found))
-    rows = [collators.pair_row(example.prompt, *example.answers) for example in found]
-    return collators.PairCollator(pad_id=adapter.pad_id, media=side)(training_media.name_media(rows, found))
+        rows = [batches.sft_row(example.prompt, example.answers[0]) for example in found]
+        return batches.SftCollator(pad_id=adapter.pad_id, media=side)(training_media.name_media(rows, found))
+    rows = [batches.pair_row(example.prompt, *example.answers) for example in found]
+    return batches.PairCollator(pad_id=adapter.pad_id, media=side)(training_media.name_media(rows, found))
 
 
 def log_probabilities(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """What a trainer's model gives each answer of an sft batch: summed log-probabilities, (rows,)."""
     if not hasattr(model, "_scores_answers"):
-        heads.add_head(model.eval())
+        fused_lm_head.add_head(model.eval())
         model._scores_answers = True
     with torch.no_grad():
         scored = model(**inputs, use_cache=False, fused_lm_head=True).log_probs.sum(dim=1)
@@ -145,9 +147,9 @@ def prepare(
     adapter = load_adapter(base)
     for sample in samples:
         keep(source.media_folder(spec), sample.turns)
-    length = defaults.complete(spec.hyperparameters, method=method, num_processes=num_processes).max_length
+    length = methods.complete(spec.hyperparameters, method=method, num_processes=num_processes).max_length
     path = source.cache_path(spec, method=method, max_length=length)
-    tokens.save(path, [encode(sample, adapter=adapter, max_length=length) for sample in samples])
+    examples.save_examples(path, [encode_sample(sample, adapter=adapter, max_length=length) for sample in samples])
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     return launch.command(method, spec_path=folder / "job.yaml", num_processes=num_processes)
 

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
+from training.batches import LengthSampler
 from training.distributed import deepspeed_config
 from training.launch import environment
 from training.progress import require_finite
-from training.sampler import LengthSampler
 from training.spec import Distribution
 
 

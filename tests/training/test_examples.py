@@ -10,20 +10,13 @@ from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.answers import read_feedback, read_judgement
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import record_pb2
-from training.collators import IGNORED, PairCollator, SftCollator, sft_row
-from training.examples import (
-    Dropped,
-    Tally,
-    encode,
-    examples,
-    require_examples,
-    require_joinable,
-    samples,
-)
+from training.batches import IGNORED, PairCollator, SftCollator, sft_row
+from training.examples import Tally, encode_sample, make_examples, require_batchable, require_examples
+from training.samples import Dropped, samples_of
 
 
 def of(record: record_pb2.Record, *, method: str = "sft", target: str = ""):
-    return samples(record, media={}, method=method, target=target)
+    return samples_of(record, media={}, method=method, target=target)
 
 
 def test_response_learns_the_preferred_answer(record):
@@ -74,7 +67,7 @@ def test_prompts_end_open_and_every_answer_ends_with_the_end_token_once(record, 
     adapter = load_adapter(model_dir)
     for method, target in (("dpo", ""), ("sft", "response"), ("sft", "feedback"), ("sft", "judgement")):
         for sample in of(record, method=method, target=target):
-            example = encode(sample, adapter=adapter, max_length=10_000)
+            example = encode_sample(sample, adapter=adapter, max_length=10_000)
             assert adapter.end_id not in example.prompt
             for answer in example.answers:
                 assert answer.count(adapter.end_id) == 1
@@ -103,7 +96,7 @@ def test_dpo_masks_are_aligned_with_either_answer():
 def test_too_long_examples_are_dropped_and_counted_never_cut(record, model_dir: Path):
     tally = Tally()
     adapter = load_adapter(model_dir)
-    found = list(examples([(record, {})], adapter=adapter, method="dpo", target="", max_length=5, tally=tally))
+    found = list(make_examples([(record, {})], adapter=adapter, method="dpo", target="", max_length=5, tally=tally))
     assert (found, tally.dropped) == ([], Counter(TOO_LONG=1))
     with pytest.raises(FailedPrecondition) as caught:
         require_examples(0, dataset="d", dropped=tally.dropped)
@@ -114,8 +107,8 @@ def test_too_long_examples_are_dropped_and_counted_never_cut(record, model_dir: 
 def test_videos_that_cannot_be_fed_together_are_refused_before_any_step():
     shapes = {(4, 3, 56, 56), (6, 3, 56, 56)}
     with pytest.raises(FailedPrecondition) as caught:
-        require_joinable(shapes, rows_per_batch=2)
+        require_batchable(shapes, rows_per_batch=2)
     assert caught.value.reason == "FEATURES_DIFFER"
     assert "micro_batch_size to 1" in caught.value.message
-    require_joinable(shapes, rows_per_batch=1)
-    require_joinable({(4, 3, 56, 56)}, rows_per_batch=8)
+    require_batchable(shapes, rows_per_batch=1)
+    require_batchable({(4, 3, 56, 56)}, rows_per_batch=8)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.final import _write
+from training.runner import write_model
 
 FILES = ("tokenizer.json", "processor_config.json", "chat_template.jinja", "generation_config.json", "codecs.json")
 
@@ -24,7 +24,7 @@ def test_processor_templates_and_codecs_go_along_and_old_weights_do_not(tmp_path
         (base / name).parent.mkdir(parents=True, exist_ok=True)
         (base / name).write_bytes(name.encode())
     state = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
-    _write(model, state, base_dir=base, final=tmp_path / "model")
+    write_model(model, state, base_dir=base, to=tmp_path / "model")
     found = {str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model").rglob("*") if path.is_file()}
     assert found >= {*FILES, "config.json", "codecs/audio/model.safetensors", "additional_chat_templates/x.jinja"}
     assert not [name for name in found if name.endswith((".pth", ".bin"))]
@@ -37,5 +37,5 @@ def test_a_part_of_a_larger_model_keeps_its_own_config(tmp_path: Path):
     model = LlamaForCausalLM(config)
     model.save_pretrained(base)
     (base / "config.json").write_text(json.dumps({"model_type": "larger"}))
-    _write(model, model.state_dict(), base_dir=base, final=tmp_path / "model")
+    write_model(model, model.state_dict(), base_dir=base, to=tmp_path / "model")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "llama"

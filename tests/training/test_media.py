@@ -11,9 +11,9 @@ from omnialign.modeling.feature_cache import FeatureCache
 from omnialign.modeling.inputs import MediaPolicy, ModelInputs
 from tests.model_factory.families import FAMILIES
 from tests.training.multimodal import keep, medium, question
-from training.examples import Sample, Tally, encode
+from training.examples import Example, MediaRef, Tally, encode_sample
 from training.media import BatchMedia, KeptMedium, feature_cache, fillers, modalities, name_media, path_of
-from training.tokens import Example, MediaRef
+from training.samples import Sample
 
 TURNS = question(medium("image", seed=0), medium("image", seed=1), "Which?")
 
@@ -37,7 +37,7 @@ def test_features_are_those_of_encoding_with_and_without_the_cache(base: Path, t
     adapter = load_adapter(base, cache)
     policy = MediaPolicy(max_pixels=56 * 56)
     wanted = adapter.encode(TURNS, policy)
-    example = encode(Sample(TURNS, (("The first.",),)), adapter=adapter, max_length=1000, policy=policy)
+    example = encode_sample(Sample(TURNS, (("The first.",),)), adapter=adapter, max_length=1000, policy=policy)
     (row,) = name_media([{"input_ids": example.prompt}], [example])
     side = BatchMedia(adapter, tmp_path / "media", policy=policy)
     misses = cache.counts.misses
@@ -62,7 +62,7 @@ def test_a_medium_that_the_run_lost_is_a_typed_error(tmp_path: Path):
 def test_fillers_are_added_for_what_a_batch_lacks_and_for_nothing_else(base: Path, tmp_path: Path):
     adapter = load_adapter(base)
     keep(tmp_path, TURNS)
-    example = encode(Sample(TURNS, (("The first.",),)), adapter=adapter, max_length=1000)
+    example = encode_sample(Sample(TURNS, (("The first.",),)), adapter=adapter, max_length=1000)
     needed = fillers(adapter, modalities([example, Example([1], [[2]], (MediaRef("ab" * 32, 4),))]))
     rows = name_media([{}, {}], [example, Example([1], [[2]])])
     with_picture, short = BatchMedia(adapter, tmp_path, fillers=needed).inputs(rows, [example.prompt, [1, 2]])
@@ -88,7 +88,7 @@ def test_the_cache_is_the_one_that_engines_share_where_the_environment_names_it(
 def test_what_a_policy_cuts_is_counted(tmp_path: Path):
     from omnialign.content import content
     from omnialign.v1 import content_pb2, record_pb2
-    from training.examples import examples
+    from training.examples import make_examples
 
     sound = medium("audio", seed=2)
     shown = content_pb2.Media(modality=sound.modality, mime_type="audio/wav", sha256=sound.sha256)
@@ -99,6 +99,8 @@ def test_what_a_policy_cuts_is_counted(tmp_path: Path):
     adapter = load_adapter(FAMILIES["qwen2_audio"].build(tmp_path / "base"))
     given = [(record, {sound.sha256: sound.data})]
     policy = MediaPolicy(max_audio_seconds=0.5)
-    made = list(examples(given, adapter=adapter, method="sft", target="", max_length=999, tally=tally, policy=policy))
+    made = list(
+        make_examples(given, adapter=adapter, method="sft", target="", max_length=999, tally=tally, policy=policy)
+    )
     assert len(made) == 1
     assert sum(tally.media_losses.values()) == 1

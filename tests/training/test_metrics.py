@@ -23,8 +23,8 @@ def port() -> int:
         return int(server.getsockname()[1])
 
 
-def exported(port: int, **environ: str) -> metrics.Meter | None:
-    return metrics.exported(method="dpo", model="base", environ={metrics.PORT_VARIABLE: str(port), **environ})
+def exported(port: int, **environ: str) -> metrics.MetricsCallback | None:
+    return metrics.start_exporter(method="dpo", model="base", environ={metrics.PORT_VARIABLE: str(port), **environ})
 
 
 def state(step: int) -> SimpleNamespace:
@@ -32,7 +32,7 @@ def state(step: int) -> SimpleNamespace:
 
 
 def test_a_run_without_a_port_exports_nothing():
-    assert metrics.exported(method="sft", model="base", environ={}) is None
+    assert metrics.start_exporter(method="sft", model="base", environ={}) is None
 
 
 def test_only_rank_0_exports(monkeypatch, port):
@@ -48,7 +48,7 @@ def test_a_taken_port_costs_a_warning_and_no_run(caplog, port):
 
 @pytest.mark.parametrize("wrong", ["many", "-1", "99999999"])
 def test_a_port_that_is_none_costs_a_warning_and_no_run(caplog, wrong):
-    assert metrics.exported(method="sft", model="base", environ={metrics.PORT_VARIABLE: wrong}) is None
+    assert metrics.start_exporter(method="sft", model="base", environ={metrics.PORT_VARIABLE: wrong}) is None
     assert "this run goes on without" in caplog.text
 
 

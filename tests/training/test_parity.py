@@ -21,9 +21,9 @@ from services.inference.transformers.batch import Batch
 from services.inference.transformers.engine import open_transformers_engine
 from tests.model_factory.family import Family
 from tests.training.multimodal import TRAINED, batch, medium
-from training.examples import Sample
-from training.heads import add_head
+from training.fused_lm_head import add_head
 from training.runner import load_model
+from training.samples import Sample
 
 OUT = Path(__file__).parents[2] / "out" / "families"
 TOLERANCE = 2e-4

@@ -1,10 +1,12 @@
 """The parts of a pod's program; the whole of it runs in tests/services/training/kubernetes."""
 
+import asyncio
 import json
 import os
 import socket
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnialign.errors import FailedPrecondition, InvalidArgument, Unavailable
-from training import failure, launch, pod, pod_link
-from training.connection import connection
-from training.pod_child import Child
-from training.pod_document import PodDocument, read_document
-from training.pod_link import Link, Stopped
-from training.pod_place import Place
+from omnialign.retry import RetryPolicy
+from training import launch, pod
+from training.client import PodClient, Stopped, connection_of, retry_while_away
+from training.pod import Torchrun
+from training.pod_paths import PodDocument, PodPaths, read_document
 
 DOCUMENT = PodDocument(
     job="projects/team/trainingJobs/t",
@@ -35,9 +36,9 @@ DOCUMENT = PodDocument(
 )
 
 
-def place(folder: Path, **variables: str) -> Place:
+def place(folder: Path, **variables: str) -> PodPaths:
     given = {"DOCUMENT": f"{folder}/d.json", "WORKSPACE": f"{folder}/w", "SCRATCH": f"{folder}/s"}
-    return Place.of({f"OMNIALIGN_POD_{key}": value for key, value in given.items()} | variables)
+    return PodPaths.from_environment({f"OMNIALIGN_POD_{key}": value for key, value in given.items()} | variables)
 
 
 def node(*, index: int, endpoint: str, seconds: float = 5.0) -> launch.Node:
@@ -82,9 +83,9 @@ def test_a_run_inherits_certificates_and_no_token_of_anybody(tmp_path):
 
 
 def test_calls_are_made_for_the_jobs_project_with_its_own_token():
-    how = connection(DOCUMENT.job, token="secret", environ={"OMNIALIGN_PEER_CA_FILE": "/ca.crt"})
+    how = connection_of(DOCUMENT.job, token="secret", environ={"OMNIALIGN_PEER_CA_FILE": "/ca.crt"})
     assert (how["project"], how["token"], how["tls"], how["ca_file"]) == ("team", "secret", True, Path("/ca.crt"))
-    assert connection(DOCUMENT.job, token="", environ={})["tls"] is False
+    assert connection_of(DOCUMENT.job, token="", environ={})["tls"] is False
 
 
 @settings(max_examples=40)
@@ -95,24 +96,24 @@ def test_calls_are_made_for_the_jobs_project_with_its_own_token():
 )
 def test_last_words_fit_into_what_kubernetes_keeps_and_can_be_read(tmp_path_factory, message, tail, metadata):
     file = tmp_path_factory.mktemp("last") / "words"
-    failure.write_termination(file, FailedPrecondition(message, reason="WHY", metadata=metadata), log_tail=tail)
+    launch.write_termination(file, FailedPrecondition(message, reason="WHY", metadata=metadata), log_tail=tail)
     data = file.read_bytes()
     assert len(data) <= 4096
     assert "WHY" in json.dumps(json.loads(data)["status"])
 
 
 def test_last_words_that_cannot_be_written_are_passed_over(tmp_path):
-    failure.write_termination(tmp_path / "none" / "x", FailedPrecondition("x"), log_tail=[])
+    launch.write_termination(tmp_path / "none" / "x", FailedPrecondition("x"), log_tail=[])
 
 
 def test_a_run_notes_its_exit_code_for_its_node_once(tmp_path, monkeypatch):
-    monkeypatch.setenv(failure.EXIT_VARIABLE, str(tmp_path / "code"))
+    monkeypatch.setenv(launch.EXIT_VARIABLE, str(tmp_path / "code"))
     monkeypatch.setenv("LOCAL_RANK", "1")
-    failure.note_exit(65)
-    assert failure.noted_exit(tmp_path / "code") is None
+    launch.note_exit(65)
+    assert launch.noted_exit(tmp_path / "code") is None
     monkeypatch.setenv("LOCAL_RANK", "0")
-    failure.note_exit(75)
-    assert failure.noted_exit(tmp_path / "code") == 75
+    launch.note_exit(75)
+    assert launch.noted_exit(tmp_path / "code") == 75
 
 
 def test_a_node_waits_for_the_first_one_to_answer():
@@ -139,9 +140,8 @@ def test_a_first_node_that_never_comes_is_an_error_of_its_own():
         pod._await_first_node(node(index=1, endpoint=absent.endpoint, seconds=60), stop=stop)
 
 
-async def test_a_service_that_is_away_is_asked_again_until_the_time_is_up(monkeypatch):
-    monkeypatch.setattr(pod_link, "FIRST_WAIT_SECONDS", 0.01)
-    link, tries = Link(DOCUMENT, stop=threading.Event()), 0
+async def test_a_service_that_is_away_is_asked_again_until_the_time_is_up():
+    quick, tries = RetryPolicy(base_seconds=0.01, cap_seconds=0.05, budget_seconds=5.0), 0
 
     async def work() -> str:
         nonlocal tries
@@ -150,27 +150,28 @@ async def test_a_service_that_is_away_is_asked_again_until_the_time_is_up(monkey
             raise Unavailable("away")
         return "done"
 
-    assert await link._insist(work, seconds=5, what="it", stoppable=True) == "done"
+    assert await retry_while_away(work, policy=quick, what="it") == "done"
 
     async def never() -> str:
         raise Unavailable("away")
 
     with pytest.raises(Unavailable):
-        await link._insist(never, seconds=0.05, what="it", stoppable=False)
+        await retry_while_away(never, policy=replace(quick, budget_seconds=0.05), what="it")
+    with pytest.raises(Unavailable) as caught:
+        await retry_while_away(lambda: asyncio.sleep(60), policy=quick, what="it", deadline_seconds=0.05)
+    assert caught.value.reason == "SERVICE_UNAVAILABLE"
 
 
 async def test_a_pod_told_to_stop_stops_waiting_for_a_model():
-    import asyncio
-
     stop = threading.Event()
     stop.set()
     with pytest.raises(Stopped):
-        await Link(DOCUMENT, stop=stop)._insist(lambda: asyncio.sleep(60), seconds=60, what="it", stoppable=True)
+        await PodClient(DOCUMENT, stop=stop)._unless_stopped(asyncio.sleep(60))
 
 
 def test_the_output_of_a_run_is_passed_on_and_its_end_is_kept(tmp_path, capsys):
     lines = "import sys\nfor i in range(100): print('line', i)\nsys.exit(3)"
-    child = Child([sys.executable, "-c", lines], environment=dict(os.environ), folder=tmp_path)
+    child = Torchrun([sys.executable, "-c", lines], environment=dict(os.environ), folder=tmp_path)
     assert child.wait(threading.Event()) == 3
     assert list(child.tail) == [f"line {i}" for i in range(60, 100)]
     assert "line 0\n" in capsys.readouterr().out
@@ -182,7 +183,7 @@ def test_a_stop_reaches_the_workers_and_not_their_parent_alone(tmp_path):
     worker = f"import signal,sys,time; {handler}; open({up!r}, 'w'); time.sleep(60)"
     parent = f"import subprocess,sys; sys.exit(subprocess.call([sys.executable, '-c', {worker!r}]))"
     child, stop = (
-        Child([sys.executable, "-c", parent], environment=dict(os.environ), folder=tmp_path),
+        Torchrun([sys.executable, "-c", parent], environment=dict(os.environ), folder=tmp_path),
         threading.Event(),
     )
     while not (tmp_path / "up").exists():

@@ -15,9 +15,10 @@ from omnialign.modeling.inputs import Turn
 from omnialign.v1 import content_pb2, record_pb2
 from tests.model_factory.families import FAMILIES
 from tests.training.multimodal import batch, log_probabilities, medium, question
-from training.collators import IGNORED, PairCollator, SftCollator, pair_row, sft_row
-from training.examples import Sample, Tally, examples
+from training.batches import IGNORED, PairCollator, SftCollator, pair_row, sft_row
+from training.examples import Tally, make_examples
 from training.runner import load_model
+from training.samples import Sample
 
 NAME = "qwen2_5_vl"
 LONG = ("A red circle, on the left of a square.",)
@@ -82,7 +83,9 @@ def test_media_are_never_cut_out_of_a_prompt_that_is_too_long(adapter: Adapter):
     for room, wanted in ((30, 0), (200, 1)):
         tally = Tally()
         media = {picture.sha256: picture.data}
-        made = list(examples([(record, media)], adapter=adapter, method="sft", target="", max_length=room, tally=tally))
+        made = list(
+            make_examples([(record, media)], adapter=adapter, method="sft", target="", max_length=room, tally=tally)
+        )
         assert len(made) == wanted
         assert tally.dropped == Counter(TOO_LONG=1 - wanted)
         for example in made:

@@ -16,7 +16,7 @@ from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest
 from services.inference.transformers.engine import open_transformers_engine
 from tests.training.multimodal import TRAINED, losses, medium, prepare, question, start
-from training.examples import Sample
+from training.samples import Sample
 
 STEPS = 6
 SETTINGS = {"max_steps": STEPS, "learning_rate": 3e-3, "checkpoint_every_steps": 2}

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from training import defaults, launch, source, tokens
-from training.failure import read_failure
+from training import examples, launch, methods, source
+from training.launch import read_failure
 from training.spec import parse_spec
 
 STEPS = 8
@@ -51,9 +51,9 @@ def prepare(folder: Path, *, base: Path, method: str, zero_stage: int) -> list[s
     def ids(longest: int) -> list[int]:
         return [draw.randrange(6, 100) for _ in range(draw.randint(3, longest))]
 
-    made = [tokens.Example(ids(12), [[*ids(20), 2] for _ in range(2)]) for _ in range(14)]
-    length = defaults.complete(spec.hyperparameters, method=method, num_processes=2).max_length
-    tokens.save(source.cache_path(spec, method=method, max_length=length), made)
+    made = [examples.Example(ids(12), [[*ids(20), 2] for _ in range(2)]) for _ in range(14)]
+    length = methods.complete(spec.hyperparameters, method=method, num_processes=2).max_length
+    examples.save_examples(source.cache_path(spec, method=method, max_length=length), made)
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     return launch.command(method, spec_path=folder / "job.yaml", num_processes=2)
 

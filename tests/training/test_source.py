@@ -13,7 +13,7 @@ from services.data.config import DataConfig
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
 from tests.training.multimodal import medium
-from training import source, tokens
+from training import examples, source
 from training.media import path_of
 from training.spec import parse_spec
 
@@ -37,7 +37,7 @@ async def test_examples_survive_the_data_service(tmp_path: Path, model_dir: Path
         assert caught.value.reason == "NO_EXAMPLES"
         await server.stop(0)
     assert await asyncio.to_thread(source.prepare, spec, method="dpo", max_length=100, adapter=adapter) == path
-    (example,) = tokens.load(path)
+    (example,) = examples.load_examples(path)
     assert len(example.answers) == 2
     assert len(example.answers[0]) == len("hello") + 1
 
@@ -45,7 +45,7 @@ async def test_examples_survive_the_data_service(tmp_path: Path, model_dir: Path
 async def test_every_node_gets_the_media_that_its_examples_name(tmp_path: Path, model_dir: Path):
     picture = medium("image")
     folders = {"job": "j", "base_model_dir": str(model_dir), "output_dir": str(tmp_path), "cache_dir": str(tmp_path)}
-    found = [tokens.Example([1], [[2]], (tokens.MediaRef(picture.sha256, picture.modality),))]
+    found = [examples.Example([1], [[2]], (examples.MediaRef(picture.sha256, picture.modality),))]
     server = Server(ServerConfig(), name="test")
     async with wire(server, DataConfig(root=tmp_path / "data")):
         await server.start()

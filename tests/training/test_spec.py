@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnialign.errors import InvalidArgument
-from training.defaults import BY_METHOD, complete
+from training.methods import METHODS, complete
 from training.spec import Hyperparameters, parse_spec, read_spec
 
 GOOD = {
@@ -85,7 +85,7 @@ def test_no_text_or_truth_value_passes_for_a_number(hyperparameters: dict[str, o
     assert len(problems({**GOOD, "hyperparameters": hyperparameters})) == len(hyperparameters)
 
 
-@given(st.sampled_from(sorted(BY_METHOD)), st.integers(1, 7), st.integers(0, 9))
+@given(st.sampled_from(sorted(METHODS)), st.integers(1, 7), st.integers(0, 9))
 def test_completed_hyperparameters_can_always_be_shared(method: str, num_processes: int, micro: int):
     filled = complete(Hyperparameters(micro_batch_size=micro), method=method, num_processes=num_processes)
     assert filled.learning_rate > 0

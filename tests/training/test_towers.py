@@ -8,9 +8,9 @@ import torch
 from omnialign.modeling.adapters import load_adapter
 from tests.model_factory.families import FAMILIES
 from tests.training.multimodal import MODALITIES, batch, log_probabilities, losses, medium, prepare, question, start
-from training.examples import Sample
+from training.batches import LengthSampler
 from training.runner import load_model
-from training.sampler import LengthSampler
+from training.samples import Sample
 
 NAME = "qwen2_5_omni"
 STEPS = 3

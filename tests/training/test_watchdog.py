@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
-from training.failure import EXIT_STALLED
+from training.launch import EXIT_STALLED
 
 STUCK = """
 import threading
-from training.watchdog import Watchdog
+from training.progress import Watchdog
 Watchdog(timeout_seconds=0.2).start()
 def stuck_here():
     threading.Event().wait()

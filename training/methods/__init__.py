@@ -1,1 +1,59 @@
-"""The training methods, one file each; a method knows nothing of modalities."""
+"""The training methods: one record each here, one trainer each in the file of the same name.
+
+The records are light, so that a spec can be checked and completed where no torch is installed.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from training.spec import Hyperparameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One training method."""
+
+    name: str
+    defaults: Hyperparameters
+    """What a zero in the hyperparameters stands for. The table in `training/README.md` says the same."""
+
+    def trainer_builder(self) -> Callable[..., Any]:
+        """`build_trainer` of the method's file, which imports torch and TRL."""
+        builder: Callable[..., Any] = importlib.import_module(f"training.methods.{self.name}").build_trainer
+        return builder
+
+
+SFT = Method(
+    name="sft",
+    defaults=Hyperparameters(
+        learning_rate=1e-3, num_epochs=3.0, batch_size=32, max_length=1024, warmup_ratio=0.05, weight_decay=0.0
+    ),
+)
+DPO = Method(
+    name="dpo",
+    defaults=Hyperparameters(
+        learning_rate=2e-4,
+        num_epochs=2.0,
+        batch_size=16,
+        max_length=1024,
+        warmup_ratio=0.1,
+        weight_decay=0.0,
+        beta=0.3,
+        sft_weight=0.0,
+    ),
+)
+METHODS = {method.name: method for method in (SFT, DPO)}
+
+
+def complete(given: Hyperparameters, *, method: str, num_processes: int) -> Hyperparameters:
+    """The hyperparameters with every zero replaced by the method's default.
+
+    The batch size is rounded up to what all processes take in one pass. Only a default can change by that: a given
+    batch size that does not divide is refused with the spec.
+    """
+    defaults = METHODS[method].defaults
+    filled = replace(given, **{f.name: getattr(given, f.name) or getattr(defaults, f.name) for f in fields(given)})
+    unit = num_processes * max(filled.micro_batch_size, 1)
+    return replace(filled, batch_size=-(-filled.batch_size // unit) * unit)

@@ -1,7 +1,8 @@
 """Direct preference optimisation against a frozen copy of the start, with a likelihood term on the chosen answer.
 
-L = -log σ(β (Δ_chosen - Δ_rejected)) + w · NLL(chosen), where Δ is the summed log-ratio to the reference over the
-answer's tokens, the end token included. The reference's log-probabilities are computed once, before the first step.
+L = -log σ(β (Δ_chosen - Δ_rejected)) + w · NLL(chosen), where Δ is log π(answer | prompt) - log π_ref(answer | prompt),
+summed over the answer's tokens, the end token included. β is `beta`, w is `sft_weight`. The reference's
+log-probabilities are computed once, before the first step, so no second model stays in memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 from trl.models import prepare_deepspeed
 
-from training.arguments import by_length, common
-from training.collators import PairCollator, pair_row
-from training.loop import DurableTrainer
+from training.batches import PairCollator, by_length, pair_row
+from training.examples import Example
+from training.loop import DurableTrainer, common_arguments
 from training.media import BatchMedia, name_media
 from training.spec import Hyperparameters, Spec
-from training.tokens import Example
 
 
 class Dpo(DurableTrainer, DPOTrainer):  # type: ignore[misc]
@@ -31,13 +31,15 @@ class Dpo(DurableTrainer, DPOTrainer):  # type: ignore[misc]
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """Adds the reference's summed log-probability of either answer to each row.
 
-        TRL's own hands them from rank 0 to the others through a cache file in a folder that, for data held in
-        memory, each process makes for itself; the others then fail to find it.
+        TRL's own method hands them from rank 0 to the others through a cache file, but for data in memory each process
+        makes a cache folder of its own, and the other ranks fail to find the file.
         """
         loader = DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
         engine = prepare_deepspeed(self.model, self.accelerator)
         found: dict[str, list[float]] = {"ref_chosen_logps": [], "ref_rejected_logps": []}
         for batch in self.accelerator.prepare(loader):
+            # Two tensors of (rows of all ranks,), in the order of the data; `gather_for_metrics` drops the rows that
+            # the loader repeats to fill up the last batch.
             sums = self.accelerator.gather_for_metrics(self.compute_ref_log_probs(engine, batch))
             for column, values in zip(found, sums, strict=True):
                 found[column] += values.tolist()
@@ -46,7 +48,7 @@ class Dpo(DurableTrainer, DPOTrainer):  # type: ignore[misc]
         return dataset
 
 
-def trainer(
+def build_trainer(
     load_model: Callable[[], PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
@@ -55,25 +57,26 @@ def trainer(
     spec: Spec,
     hyperparameters: Hyperparameters,
 ) -> Dpo:
-    """The trainer of a run. The model is loaded after the arguments exist: under ZeRO-3 they decide how."""
-    # Short to long, so that the reference pass, which goes in this order, pads little.
+    """The trainer of a run."""
+    # The reference pass takes the rows in this order; from short to long, its batches carry little padding.
     ordered = [examples[index] for index in by_length([example.length for example in examples])]
     rows = name_media([pair_row(e.prompt, *e.answers) for e in ordered], ordered)
-    weighted = hyperparameters.sft_weight > 0
+    with_sft = hyperparameters.sft_weight > 0
+    # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
     arguments = DPOConfig(
-        **common(spec, hyperparameters, seed=hyperparameters.seed),
+        **common_arguments(spec, hyperparameters),
         beta=hyperparameters.beta,
-        loss_type=["sigmoid", "sft"] if weighted else ["sigmoid"],
-        loss_weights=[1.0, hyperparameters.sft_weight] if weighted else None,
+        loss_type=["sigmoid", "sft"] if with_sft else ["sigmoid"],
+        loss_weights=[1.0, hyperparameters.sft_weight] if with_sft else None,
         precompute_ref_log_probs=True,
         max_length=None,
     )
-    made = Dpo(
+    trainer = Dpo(
         model=load_model(),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         data_collator=PairCollator(pad_id=tokenizer.pad_token_id, media=media),
     )
-    made.lengths = [example.length for example in ordered]
-    return made
+    trainer.lengths = [example.length for example in ordered]
+    return trainer

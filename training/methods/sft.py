@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the negative log-likelihood of the answer, prompt excluded."""
+"""Supervised fine-tuning: L = -log p(answer | prompt), averaged over the answers' tokens; the prompt has no loss."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,19 +6,18 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from training.arguments import common
-from training.collators import SftCollator, sft_row
-from training.loop import DurableTrainer
+from training.batches import SftCollator, sft_row
+from training.examples import Example
+from training.loop import DurableTrainer, common_arguments
 from training.media import BatchMedia, name_media
 from training.spec import Hyperparameters, Spec
-from training.tokens import Example
 
 
 class Sft(DurableTrainer, SFTTrainer):  # type: ignore[misc]
     """TRL's trainer on rows that are token ids already."""
 
 
-def trainer(
+def build_trainer(
     load_model: Callable[[], PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
@@ -27,19 +26,20 @@ def trainer(
     spec: Spec,
     hyperparameters: Hyperparameters,
 ) -> Sft:
-    """The trainer of a run. The model is loaded after the arguments exist: under ZeRO-3 they decide how."""
+    """The trainer of a run."""
     rows = name_media([sft_row(e.prompt, e.answers[0]) for e in examples], examples)
+    # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
     arguments = SFTConfig(
-        **common(spec, hyperparameters, seed=hyperparameters.seed),
+        **common_arguments(spec, hyperparameters),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    made = Sft(
+    trainer = Sft(
         model=load_model(),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         data_collator=SftCollator(pad_id=tokenizer.pad_token_id, media=media),
     )
-    made.lengths = [example.length for example in examples]
-    return made
+    trainer.lengths = [example.length for example in examples]
+    return trainer

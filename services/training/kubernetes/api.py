@@ -1,15 +1,15 @@
-"""Calls of the Kubernetes API, for one namespace: objects are plain mappings, errors are typed.
+"""Calls of the Kubernetes API for one namespace: objects are plain mappings, errors are typed.
 
 The official client sets up the connection (service account or kubeconfig, TLS, token renewal) and makes the requests;
-its calls block, so each runs in a thread. Every request has a time-out, and what may pass by itself is tried again
-within a budget: throttling (429), an overloaded server (5xx), a broken connection. Every call may run twice, because
-names are fixed: a repeated create is answered with a conflict, a repeated delete with not found.
+its calls block, so each runs in a thread. Every request has a time-out.
+
+Retries happen here and nowhere else (the client's own are off): throttling (429), an overloaded server (5xx) and a
+broken connection are tried again within `BUDGET_SECONDS`. Every call may run twice, because names are fixed: a repeated
+create is answered with a conflict, a repeated delete with not found.
 """
 
 import asyncio
 import json
-import random
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +30,14 @@ from omnialign.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from omnialign.retry import RetryPolicy
 from services.training.kubernetes.settings import KubernetesSettings
 
 Object = dict[str, Any]
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 20.0
 BUDGET_SECONDS = 30.0
-"""How long one call may take with all its retries."""
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
+"""How long after its first failure a call is still tried again."""
 RETRIED = frozenset({429, 500, 502, 503, 504})
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 MERGE_PATCH = "application/merge-patch+json"
@@ -69,7 +69,7 @@ class Cluster:
     def __init__(self, connection: k8s.ApiClient, namespace: str, *, budget_seconds: float = BUDGET_SECONDS) -> None:
         self._connection = connection
         self.namespace = namespace
-        self._budget_seconds = budget_seconds
+        self._retries = RetryPolicy(base_seconds=0.25, jitter=0.4, cap_seconds=10.0, budget_seconds=budget_seconds)
 
     async def create(self, kind: str, body: Object) -> Object:
         """Creates an object. Raises `AlreadyExists`, `InvalidArgument`, `PermissionDenied`, `ResourceExhausted`."""
@@ -80,7 +80,7 @@ class Cluster:
         return (await self._call("get", kind, "GET", name=name)).json()
 
     async def list(self, kind: str, *, labels: str = "", fields: str = "") -> list[Object]:
-        """The objects that selectors choose."""
+        """The objects that match the selectors."""
         query = {"labelSelector": labels, "fieldSelector": fields}
         return list((await self._call("list", kind, "GET", query=query)).json().get("items") or [])
 
@@ -89,7 +89,7 @@ class Cluster:
         return (await self._call("patch", kind, "PATCH", name=name, body=body)).json()
 
     async def delete(self, kind: str, name: str, *, uid: str) -> None:
-        """Deletes an object after what it owns; one that is gone, or is another by now, is fine."""
+        """Deletes an object and, before it, what it owns. One that is gone or was replaced (another `uid`) is fine."""
         options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
         try:
             await self._call("delete", kind, "DELETE", name=name, body=options)
@@ -113,29 +113,28 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
     ) -> Answer:
-        """One call with its retries. Raises the typed error of an answer that is none."""
-        expiry, attempt = time.monotonic() + self._budget_seconds, 0
+        """One call with its retries. Raises the typed error of an unsuccessful answer."""
+        retries = self._retries.start()
         path = "/".join(filter(None, (PATHS[kind], name, part)))
         resource = "/".join(filter(None, (kind, part)))
         while True:
-            attempt += 1
             error: OmnialignError
             try:
                 answer = await asyncio.to_thread(self.request, method, path, query=query or {}, body=body)
                 if answer.status < 300:
                     return answer
-                error, wait = error_of(answer, verb=verb, resource=resource), _retry_after(answer)
+                error, asked_seconds = error_of(answer, verb=verb, resource=resource), _retry_after(answer)
                 if answer.status not in RETRIED:
                     raise error
             except (urllib3.exceptions.HTTPError, ApiException, OSError) as failure:
-                error, wait = unreachable(failure), None
-            wait = _backoff_seconds(attempt) if wait is None else wait
-            if time.monotonic() + wait >= expiry:
+                error, asked_seconds = unreachable(failure), None
+            pause_seconds = retries.next_pause_seconds(retry_after_seconds=asked_seconds or 0.0)
+            if pause_seconds is None:
                 raise error
-            await asyncio.sleep(wait)
+            await asyncio.sleep(pause_seconds)
 
     def request(self, method: str, path: str, *, query: Mapping[str, str], body: Object | None = None) -> Answer:
-        """One request (blocking), whatever its answer. Raises what the connection raises."""
+        """One request and its answer, successful or not (blocking). Raises what the connection raises."""
         response = self._open(method, path, query=query, body=body, read_seconds=READ_SECONDS)
         try:
             return Answer(response.status, response.read() or b"", response.headers.get("Retry-After", ""))
@@ -145,7 +144,7 @@ class Cluster:
     def stream(
         self, path: str, *, query: Mapping[str, str], read_seconds: float
     ) -> tuple[Answer, Iterator[bytes], Any]:
-        """One request whose answer comes in lines (blocking): the head, the lines, and what closes it early."""
+        """One request whose answer comes line by line (blocking): the head, the lines, and what closes it early."""
         response = self._open("GET", path, query=query, body=None, read_seconds=read_seconds)
         if response.status >= 300:
             try:
@@ -185,10 +184,10 @@ def connect(settings: KubernetesSettings) -> Cluster:
             k8s_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except (k8s_config.ConfigException, OSError) as error:
         raise Unavailable(
-            f"the way to the cluster is not known: {error}; run in a pod with a service account or set kubeconfig",
+            f"nothing says how to reach the cluster: {error}; run in a pod with a service account or set kubeconfig",
             reason="CLUSTER_UNAVAILABLE",
         ) from error
-    configuration.retries = False  # ours know of Retry-After and of a budget
+    configuration.retries = False  # `Cluster._call` retries; it knows Retry-After and a budget
     return Cluster(k8s.ApiClient(configuration), settings.namespace or own_namespace())
 
 
@@ -213,7 +212,7 @@ def error_of(answer: Answer, *, verb: str, resource: str) -> OmnialignError:
         )
     if answer.status == 403:
         return PermissionDenied(
-            f"the training service may not {verb} {resource}; give its role that right: {message}",
+            f"the training service may not {verb} {resource}; grant its role that right: {message}",
             reason="FORBIDDEN",
             metadata=metadata,
         )
@@ -238,7 +237,7 @@ def unreachable(failure: Exception) -> Unavailable:
 
 
 def _message(answer: Answer) -> str:
-    """The words of a `Status` object, or the beginning of whatever came instead."""
+    """The message of a `Status` object, or the beginning of whatever came instead."""
     try:
         return str(answer.json().get("message") or answer.body[:300].decode(errors="replace"))
     except (ValueError, TypeError):
@@ -246,16 +245,12 @@ def _message(answer: Answer) -> str:
 
 
 def _retry_after(answer: Answer) -> float | None:
-    """The seconds that the server asked to wait, if it did; a date is not understood and means none."""
+    """The seconds that the server asks to wait, if it does; a date is not understood and counts as none."""
     return float(answer.retry_after) if answer.retry_after.isdecimal() else None
 
 
-def _backoff_seconds(attempt: int) -> float:
-    return min(FIRST_WAIT_SECONDS * 2.0 ** min(attempt - 1, 10), LONGEST_WAIT_SECONDS) * random.uniform(0.8, 1.2)
-
-
 def _lines(response: Any) -> Iterator[bytes]:
-    """The lines of a response as they come."""
+    """The lines of a response, as they arrive."""
     rest = b""
     for chunk in response.stream(amt=None, decode_content=False):
         *lines, rest = (rest + chunk).split(b"\n")

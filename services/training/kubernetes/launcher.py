@@ -26,11 +26,17 @@ from services.training.config import TrainingConfig
 from services.training.kubernetes import manifests
 from services.training.kubernetes.api import Cluster, Object, connect
 from services.training.kubernetes.mirror import Mirror
-from services.training.kubernetes.observe import ENDED_PHASES, Seen, event_time, observe, spokesman, told_tail
+from services.training.kubernetes.observe import (
+    ENDED_PHASES,
+    ClusterState,
+    event_time,
+    most_informative_pod,
+    observe,
+    termination_tail,
+)
 from services.training.kubernetes.settings import read_settings
-from services.training.launcher import Handle, Held, Observation, Phase, Started
-from services.training.peers import Peers
-from services.training.tokens import token_digest
+from services.training.launcher import Blocked, Handle, Observation, Phase, Started, token_digest
+from services.training.model_registry import ModelRegistry
 
 FIRST_ANSWER_SECONDS = 5.0
 """How long the cluster may take to answer after the start before it is said to be away."""
@@ -51,10 +57,10 @@ class KubernetesLauncher:
 
     max_nodes = 256
 
-    def __init__(self, config: TrainingConfig, *, peers: Peers, announce: Callable[[], None]) -> None:
+    def __init__(self, config: TrainingConfig, *, registry: ModelRegistry, notify: Callable[[], None]) -> None:
         if config.kubernetes_file is None:
             raise InvalidArgument("kubernetes_file is required", reason="KUBERNETES_FILE_INVALID")
-        self._config, self._peers, self._announce = config, peers, announce
+        self._config, self._registry, self._notify = config, registry, notify
         self._settings = read_settings(config.kubernetes_file)
         deadlines = self._settings.deadlines
         queued = QUEUE_SECONDS if self._settings.queue else 0.0
@@ -71,13 +77,13 @@ class KubernetesLauncher:
         self._cluster = await asyncio.to_thread(connect, self._settings)
         loop = asyncio.get_running_loop()
 
-        def announce() -> None:  # from a mirror's thread, which may outlive the loop
+        def notify() -> None:  # from a mirror's thread, which may outlive the loop
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._announce)
+                loop.call_soon_threadsafe(self._notify)
 
         labels = manifests.selector(self._settings)
         for kind in ("jobs", "pods"):
-            self._mirrors[kind] = Mirror(self._cluster, kind, labels=labels, announce=announce)
+            self._mirrors[kind] = Mirror(self._cluster, kind, labels=labels, notify=notify)
             self._mirrors[kind].start()
 
     async def close(self) -> None:
@@ -91,13 +97,13 @@ class KubernetesLauncher:
         name = manifests.name_of(job, attempt)
         token = self._tokens.setdefault(name, token)  # of an earlier try that got halfway
         try:
-            await self._peers.check_registered(job.spec.base_model)
+            await self._registry.check_registered(job.spec.base_model)
         except Unavailable as error:
-            raise Held("DATA_SERVICE_UNAVAILABLE", error.message) from error
+            raise Blocked("DATA_SERVICE_UNAVAILABLE", error.message) from error
         try:
             made = await self._make(self._plan(job, attempt, token))
         except (Unavailable, PermissionDenied, ResourceExhausted) as error:
-            raise _held(error) from error
+            raise _blocked(error) from error
         self._mirrors["jobs"].note(made)
         self._tokens.pop(name, None)
         return Started(Handle(attempt), made["metadata"]["annotations"][manifests.DIGEST_ANNOTATION])
@@ -110,7 +116,7 @@ class KubernetesLauncher:
             if not mirror.listed:
                 await asyncio.to_thread(mirror.wait, FIRST_ANSWER_SECONDS)
             if (problem := mirror.problem) is not None:
-                raise _held(problem)
+                raise _blocked(problem)
         name = manifests.name_of(job, handle.pid)
         found = self._mirrors["jobs"].get(name) or await self._read(name)
         if found is None or found["metadata"].get("deletionTimestamp"):
@@ -120,11 +126,11 @@ class KubernetesLauncher:
             return Observation(Phase.FAILED, error=error)
         _check_owner(found, job)
         pods = self._mirrors["pods"].where(manifests.POD_JOB_LABEL, name)
-        seen = self._observed(Seen(found, pods))
+        seen = self._observed(ClusterState(found, pods))
         if seen.phase is Phase.FAILED:  # the copy of the pods may lag behind that of the Jobs, and only pods tell why
-            seen = self._observed(Seen(found, await self._read_pods(name)))
+            seen = self._observed(ClusterState(found, await self._read_pods(name)))
         if seen.phase is Phase.WAITING and not seen.reason:
-            seen = self._observed(Seen(found, pods, await self._read_events(name, pods)))
+            seen = self._observed(ClusterState(found, pods, await self._read_events(name, pods)))
         return seen
 
     async def stop(self, job: TrainingJob, handle: Handle | None) -> None:
@@ -139,12 +145,12 @@ class KubernetesLauncher:
                         await self._api.delete("jobs", item["metadata"]["name"], uid=item["metadata"]["uid"])
                 pods = await self._api.list("pods", labels=chosen)
             except (Unavailable, PermissionDenied) as error:
-                raise _held(error) from error
+                raise _blocked(error) from error
             living = [pod["metadata"]["name"] for pod in pods if pod["status"].get("phase") not in ENDED_PHASES]
             if not jobs and not living:
                 return
             if time.monotonic() > deadline:
-                raise Held("STOPPING", f"waits for the end of {', '.join(living[:5]) or 'the Job'}")
+                raise Blocked("STOPPING", f"waits for the end of {', '.join(living[:5]) or 'the Job'}")
             await asyncio.sleep(STOP_POLL_SECONDS)
 
     async def tidy(self, job: TrainingJob, handle: Handle | None) -> None:
@@ -167,7 +173,7 @@ class KubernetesLauncher:
     async def log_tail(self, job: TrainingJob, handle: Handle | None) -> Sequence[str]:
         """The last lines of the pod that has most to say: the one that broke, or the first."""
         name = manifests.name_of(job, handle.pid if handle else job.attempt_count)
-        pod = spokesman(self._mirrors["pods"].where(manifests.POD_JOB_LABEL, name))
+        pod = most_informative_pod(self._mirrors["pods"].where(manifests.POD_JOB_LABEL, name))
         if pod is None:
             return []
         try:
@@ -175,7 +181,7 @@ class KubernetesLauncher:
                 pod["metadata"]["name"], container=manifests.CONTAINER, tail_lines=LOG_LINES, limit_bytes=LOG_BYTES
             )
         except OmnialignError:  # gone with its node, or never started: then what it left is all there is
-            return told_tail(pod)
+            return termination_tail(pod)
         return [line[:LINE_CHARACTERS] for line in text.splitlines()[-LOG_LINES:]]
 
     async def forget(self, unfinished: Sequence[str]) -> None:
@@ -186,15 +192,15 @@ class KubernetesLauncher:
                 if uid not in unfinished and not _finished(item):
                     await self._api.delete("jobs", item["metadata"]["name"], uid=item["metadata"]["uid"])
         except (Unavailable, PermissionDenied) as error:
-            raise _held(error) from error
+            raise _blocked(error) from error
 
     @property
     def _api(self) -> Cluster:
         if self._cluster is None:
-            raise Held("CLUSTER_UNAVAILABLE", "the way to the cluster is not known yet")
+            raise Blocked("CLUSTER_UNAVAILABLE", "the way to the cluster is not known yet")
         return self._cluster
 
-    def _observed(self, seen: Seen) -> Observation:
+    def _observed(self, seen: ClusterState) -> Observation:
         return observe(seen, now=datetime.now(UTC), start_seconds=float(self._settings.deadlines.start_seconds))
 
     def _check(self, job: TrainingJob) -> None:
@@ -241,7 +247,7 @@ class KubernetesLauncher:
     async def _discard(self, found: Object) -> None:
         """Deletes what a dead service made halfway: the token that its Secret holds, if it has one, is lost."""
         await self._api.delete("jobs", found["metadata"]["name"], uid=found["metadata"]["uid"])
-        raise Held("STARTING", "a Job that an earlier service made halfway is being deleted")
+        raise Blocked("STARTING", "a Job that an earlier service made halfway is being deleted")
 
     async def _read(self, name: str) -> Object | None:
         """A Job as the API server has it: the copy may lag behind, and nobody's Job is declared lost by a lag."""
@@ -250,14 +256,14 @@ class KubernetesLauncher:
         except NotFound:
             return None
         except (Unavailable, PermissionDenied) as error:
-            raise _held(error) from error
+            raise _blocked(error) from error
 
     async def _read_pods(self, name: str) -> list[Object]:
         """The pods of a Job as the API server has them."""
         try:
             return await self._api.list("pods", labels=f"{manifests.POD_JOB_LABEL}={name}")
         except (Unavailable, PermissionDenied) as error:
-            raise _held(error) from error
+            raise _blocked(error) from error
 
     async def _read_events(self, name: str, pods: Sequence[Object]) -> list[Object]:
         """The events of a Job, its first pending pods and, in a queue, of its Workload, oldest first."""
@@ -270,14 +276,14 @@ class KubernetesLauncher:
             for about in [name, *sorted(pending)[:EVENT_PODS]]:
                 found += await self._api.list("events", fields=f"involvedObject.name={about}")
         except (Unavailable, PermissionDenied) as error:
-            raise _held(error) from error
+            raise _blocked(error) from error
         events = sorted(found, key=event_time)
         self._events[name] = (time.monotonic(), events)
         return events
 
 
-def _held(error: OmnialignError) -> Held:
-    return Held(error.reason, error.message)
+def _blocked(error: OmnialignError) -> Blocked:
+    return Blocked(error.reason, error.message)
 
 
 def _finished(job: Object) -> bool:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from omnialign.v1.training_service_pb2 import TrainingJob
+from services.training.job_directory import spec_settings
 from services.training.kubernetes.settings import KubernetesSettings
-from services.training.tokens import token_digest
-from services.training.workplace import settings_of
-from training.failure import EXIT_FAILED, EXIT_STOPPED
-from training.pod_document import PodDocument
+from services.training.launcher import token_digest
+from training.launch import EXIT_FAILED, EXIT_STOPPED
+from training.pod_paths import PodDocument
 
 Object = dict[str, Any]
 
@@ -322,6 +322,6 @@ def _document(plan: Plan) -> PodDocument:
             "data_address": plan.data_address,
             "training_address": plan.training_address,
             "step_timeout_seconds": plan.step_timeout_seconds,
-            **settings_of(spec),
+            **spec_settings(spec),
         },
     )

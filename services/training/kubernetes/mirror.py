@@ -1,13 +1,12 @@
-"""A copy of the Jobs and pods of this installation, kept up by list and watch.
+"""A copy of the Jobs and pods of this installation, kept up to date by list and watch.
 
-One thread for each kind: it lists, then watches from the list's resource version on, and lists again when the server
-has forgotten that version (410 Gone). Watches are short, because a connection that died silently is only noticed
-when its time is up, and every cause of trouble must be seen within half a minute.
+One thread per kind: it lists, then watches from the list's resource version on, and lists again when the server no
+longer knows that version (410 Gone). Watches are short, because a connection that died silently is noticed only when
+its time is up, and every problem must show within half a minute.
 """
 
 import json
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -18,25 +17,26 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 
 from omnialign.errors import Aborted, OmnialignError, Unavailable
+from omnialign.retry import RetryPolicy, RetryState
 from services.training.kubernetes.api import PATHS, Cluster, Object, error_of, unreachable
 
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 10
 """How long the server keeps one watch open."""
-SPARE_SECONDS = 5.0
-"""How much longer the client waits before it takes the connection for dead."""
+GRACE_SECONDS = 5.0
+"""How much longer the client waits before it considers the connection dead."""
 SHOWN_SECONDS = 3.0
-"""How long trouble may last before it is told: an API server that restarts is not worth a word."""
-PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 10.0
+"""How long a problem may last before it shows: an API server that restarts is not worth reporting."""
+RETRIES = RetryPolicy(base_seconds=1.0, jitter=0.4, cap_seconds=10.0)
+"""Without a budget: a copy is needed for as long as the service runs."""
 
 
 class Mirror:
     """The objects of one kind, by name."""
 
-    def __init__(self, cluster: Cluster, kind: str, *, labels: str, announce: Callable[[], None]) -> None:
-        self._cluster, self._kind, self._labels, self._announce = cluster, kind, labels, announce
+    def __init__(self, cluster: Cluster, kind: str, *, labels: str, notify: Callable[[], None]) -> None:
+        self._cluster, self._kind, self._labels, self._notify = cluster, kind, labels, notify
         self._lock = threading.Lock()
         self._objects: dict[str, Object] = {}
         self._version = ""
@@ -48,7 +48,7 @@ class Mirror:
         self._thread = threading.Thread(target=self._run, name=f"mirror-{kind}", daemon=True)
 
     def start(self) -> None:
-        """Begins to copy."""
+        """Starts to copy."""
         self._thread.start()
 
     def close(self) -> None:
@@ -60,22 +60,22 @@ class Mirror:
 
     @property
     def listed(self) -> bool:
-        """Whether the copy was complete once."""
+        """Whether the copy has been complete once."""
         return self._listed.is_set()
 
-    def wait(self, seconds: float) -> None:
-        """Waits until the copy was complete once, at most so long (blocking)."""
-        if not self._listed.wait(seconds) and self._problem is None:
+    def wait(self, timeout_seconds: float) -> None:
+        """Waits until the copy has been complete once, at most `timeout_seconds` (blocking)."""
+        if not self._listed.wait(timeout_seconds) and self._problem is None:
             self._problem = Unavailable("the API server does not answer", reason="CLUSTER_UNAVAILABLE")
 
     @property
     def problem(self) -> OmnialignError | None:
-        """Why the copy has not been kept up for a while; None when it is, and for a moment after it broke."""
+        """Why the copy is out of date; None when it is not, and in the first `SHOWN_SECONDS` of a problem."""
         problem, since = self._problem, self._problem_since
         return problem if time.monotonic() - since > SHOWN_SECONDS else None
 
     def get(self, name: str) -> Object | None:
-        """An object of the copy."""
+        """An object of the copy, by name."""
         with self._lock:
             return self._objects.get(name)
 
@@ -85,47 +85,46 @@ class Mirror:
             return [o for o in self._objects.values() if (o["metadata"].get("labels") or {}).get(label) == value]
 
     def note(self, item: Object) -> None:
-        """Adds an object that was just made, ahead of the watch."""
+        """Adds an object that was just created, before the watch sees it."""
         with self._lock:
             self._objects.setdefault(item["metadata"]["name"], item)
 
     def _run(self) -> None:
-        failures = 0
+        retries = RETRIES.start()
         while not self._ended.is_set():
             try:
                 if not self._version:
                     self._list()
                 self._watch()
-                failures = 0
+                retries.reset()
             except OmnialignError as error:
-                failures += 1
-                self._fail(error, failures)
+                self._fail(error, retries)
             except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
-                failures += 1
-                self._fail(unreachable(error), failures)
+                self._fail(unreachable(error), retries)
             except Exception as error:
-                failures += 1
-                log.exception("the copy of %s failed in an unforeseen way and is made anew", self._kind)
+                log.exception("copying %s failed unexpectedly; the copy is made again from the start", self._kind)
                 self._version = ""
-                self._fail(unreachable(error), failures)
+                self._fail(unreachable(error), retries)
 
-    def _fail(self, error: OmnialignError, failures: int) -> None:
+    def _fail(self, error: OmnialignError, retries: RetryState) -> None:
+        """Notes a failure and pauses before the next attempt."""
         if self._ended.is_set():
             return
-        if isinstance(error, Aborted):  # 410: the version is too old; what happened since is in a fresh list
+        is_first = retries.num_failures == 0
+        asked_seconds = float(error.metadata.get("retry_after_seconds", 0))
+        pause_seconds = retries.next_pause_seconds(retry_after_seconds=asked_seconds)
+        if isinstance(error, Aborted):  # 410: the version is too old; a fresh list holds what has happened since
             self._version = ""
-            if failures == 1:
+            if is_first:
                 return
         else:
             if self._problem is None:
                 self._problem_since = time.monotonic()
             self._problem = error
-            self._announce()
-            if failures == 1:
-                log.warning("%s cannot be watched and will be again: %s", self._kind, error)
-        pause = min(PAUSE_SECONDS * 2.0 ** min(failures - 1, 6), LONGEST_PAUSE_SECONDS)
-        asked_seconds = float(error.metadata.get("retry_after_seconds", 0))
-        self._ended.wait(max(pause * random.uniform(0.8, 1.2), asked_seconds))
+            self._notify()
+            if is_first:
+                log.warning("%s cannot be watched for now: %s", self._kind, error)
+        self._ended.wait(pause_seconds)
 
     def _list(self) -> None:
         answer = self._cluster.request("GET", PATHS[self._kind], query={"labelSelector": self._labels})
@@ -137,7 +136,7 @@ class Mirror:
         self._version = str(body["metadata"]["resourceVersion"])
         self._problem = None
         self._listed.set()
-        self._announce()
+        self._notify()
 
     def _watch(self) -> None:
         query = {
@@ -148,7 +147,7 @@ class Mirror:
             "timeoutSeconds": str(WATCH_SECONDS),
         }
         head, lines, self._response = self._cluster.stream(
-            PATHS[self._kind], query=query, read_seconds=WATCH_SECONDS + SPARE_SECONDS
+            PATHS[self._kind], query=query, read_seconds=WATCH_SECONDS + GRACE_SECONDS
         )
         try:
             if head.status >= 300:
@@ -161,7 +160,7 @@ class Mirror:
             self._response.close()
             self._response = None
         if time.monotonic() - began < 0.5:
-            self._ended.wait(0.5)  # a server that ends each watch at once is not to be run into the ground
+            self._ended.wait(0.5)  # a server that ends each watch at once must not be flooded with new ones
 
     def _take(self, event: Object) -> None:
         item = event["object"]
@@ -177,4 +176,4 @@ class Mirror:
                 self._objects.pop(item["metadata"]["name"], None)
             else:
                 self._objects[item["metadata"]["name"]] = item
-        self._announce()
+        self._notify()

@@ -21,10 +21,10 @@ from omnialign.errors import (
     Unavailable,
     from_status,
 )
-from services.training.ending import died
+from services.training.failure_policy import died
 from services.training.kubernetes.manifests import CONTAINER, KUEUE_LABEL, READY_ANNOTATION
 from services.training.launcher import Observation, Phase
-from training.failure import EXIT_FAILED, EXIT_STALLED, EXIT_STOPPED
+from training.launch import EXIT_FAILED, EXIT_STALLED, EXIT_STOPPED
 
 Object = dict[str, Any]
 
@@ -49,7 +49,7 @@ ENDED_PHASES = ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True)
-class Seen:
+class ClusterState:
     """What the API server knows of an attempt. Events are those of the Job and of its pods, oldest first."""
 
     job: Object
@@ -58,46 +58,46 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Hold:
+class BlockReason:
     """What holds a pod or a Job up."""
 
     reason: str
     message: str
 
 
-def observe(seen: Seen, *, now: datetime, start_seconds: float = 0.0) -> Observation:
+def observe(state: ClusterState, *, now: datetime, start_seconds: float = 0.0) -> Observation:
     """Where the attempt is, and what holds it up. `start_seconds` bounds how long it may be held up; 0 does not."""
-    conditions = _conditions(seen.job)
+    conditions = _conditions(state.job)
     if _true(conditions.get("Complete")):
         return Observation(Phase.SUCCEEDED)
     if failed := _true(conditions.get("Failed")):
-        error, crashed = failure_of(seen, failed)
+        error, crashed = failure_of(state, failed)
         return Observation(Phase.FAILED, error=error, crashed=crashed)
-    hold = _hold(seen)
-    if hold is None:
-        phase = Phase.RUNNING if _all_run(seen) else Phase.WAITING
+    block = _block(state)
+    if block is None:
+        phase = Phase.RUNNING if _all_run(state) else Phase.WAITING
         return Observation(phase)
-    if start_seconds and not _suspended(seen.job) and _waited_seconds(seen.job, now) > start_seconds:
-        return Observation(Phase.FAILED, error=_never_started(hold, start_seconds))
-    return Observation(Phase.WAITING, hold.reason, hold.message)
+    if start_seconds and not _suspended(state.job) and _waited_seconds(state.job, now) > start_seconds:
+        return Observation(Phase.FAILED, error=_never_started(block, start_seconds))
+    return Observation(Phase.WAITING, block.reason, block.message)
 
 
-def failure_of(seen: Seen, condition: Object) -> tuple[OmnialignError, bool]:
+def failure_of(state: ClusterState, condition: Object) -> tuple[OmnialignError, bool]:
     """Why a Job failed, and whether that counts as a crash."""
     if condition.get("reason") == "DeadlineExceeded":
-        hold = next(iter(_pod_holds(seen)), None)
-        held = f"; it was held up: {hold.message}" if hold else ""
+        block = next(iter(_pod_blocks(state)), None)
+        held = f"; it was held up: {block.message}" if block else ""
         words = str(condition.get("message") or "the job took longer than its deadline")
-        metadata = {"held_up_by": hold.reason} if hold else {}
+        metadata = {"held_up_by": block.reason} if block else {}
         return DeadlineExceeded(f"{words}{held}", reason="DEADLINE_EXCEEDED", metadata=metadata), True
-    found = [verdict for pod in seen.pods if (verdict := _verdict(pod)) is not None]
+    found = [verdict for pod in state.pods if (verdict := _verdict(pod)) is not None]
     if not found:
         return died(str(condition.get("message") or condition.get("reason") or "its pods are gone")), True
     _, _, error, crashed = min(found, key=lambda verdict: verdict[:2])
     return error, crashed
 
 
-def spokesman(pods: Sequence[Object]) -> Object | None:
+def most_informative_pod(pods: Sequence[Object]) -> Object | None:
     """The pod whose log tells most: the one that explains the failure, else the first node's newest."""
     broken = [(verdict[:2], pod) for pod in pods if (verdict := _verdict(pod)) is not None]
     if broken:
@@ -106,7 +106,7 @@ def spokesman(pods: Sequence[Object]) -> Object | None:
     return min(newest_first, key=_index, default=None)
 
 
-def told_tail(pod: Object) -> list[str]:
+def termination_tail(pod: Object) -> list[str]:
     """The last lines of a log as the program left them in its termination message."""
     message = str(_terminated(pod).get("message") or "")
     try:
@@ -146,106 +146,108 @@ def _verdict(pod: Object) -> tuple[int, str, OmnialignError, bool] | None:
     return 4, finished_at, died(words, last_line=_last_line(ended)), True
 
 
-def _hold(seen: Seen) -> Hold | None:
+def _block(state: ClusterState) -> BlockReason | None:
     """The first thing that holds the attempt up: the queue, the making of pods, then the pods themselves."""
-    if _suspended(seen.job):
-        return _queued(seen)
-    return next(iter([*_creation_holds(seen), *_pod_holds(seen)]), None)
+    if _suspended(state.job):
+        return _queued(state)
+    return next(iter([*_creation_blocks(state), *_pod_blocks(state)]), None)
 
 
-def _queued(seen: Seen) -> Hold | None:
-    metadata = seen.job["metadata"]
+def _queued(state: ClusterState) -> BlockReason | None:
+    metadata = state.job["metadata"]
     queue = metadata.get("labels", {}).get(KUEUE_LABEL)
     if queue:
-        return Hold("QUEUED_BY_KUEUE", f"waits in queue {queue} until Kueue starts it")
+        return BlockReason("QUEUED_BY_KUEUE", f"waits in queue {queue} until Kueue starts it")
     if READY_ANNOTATION in (metadata.get("annotations") or {}):
-        return Hold("SUSPENDED", f"somebody suspended the Kubernetes Job {metadata['name']}")
+        return BlockReason("SUSPENDED", f"somebody suspended the Kubernetes Job {metadata['name']}")
     return None  # about to be started by us
 
 
-def _creation_holds(seen: Seen) -> Iterator[Hold]:
+def _creation_blocks(state: ClusterState) -> Iterator[BlockReason]:
     """Pods that the Job's controller could not make."""
-    living = [pod for pod in seen.pods if pod.get("status", {}).get("phase") not in ENDED_PHASES]
-    done = int(seen.job.get("status", {}).get("succeeded") or 0)
-    if len(living) + done >= int(seen.job["spec"].get("parallelism") or 1):
+    living = [pod for pod in state.pods if pod.get("status", {}).get("phase") not in ENDED_PHASES]
+    done = int(state.job.get("status", {}).get("succeeded") or 0)
+    if len(living) + done >= int(state.job["spec"].get("parallelism") or 1):
         return
-    newest = max((str(pod["metadata"].get("creationTimestamp") or "") for pod in seen.pods), default="")
-    refused = [e for e in seen.events if e.get("reason") == "FailedCreate" and event_time(e) >= newest]
+    newest = max((str(pod["metadata"].get("creationTimestamp") or "") for pod in state.pods), default="")
+    refused = [e for e in state.events if e.get("reason") == "FailedCreate" and event_time(e) >= newest]
     if refused:
         message = str(refused[-1].get("message"))
         if "exceeded quota" in message:
-            yield Hold("QUOTA_EXCEEDED", message)
+            yield BlockReason("QUOTA_EXCEEDED", message)
         elif "forbidden" in message:
-            yield Hold("FORBIDDEN", message)
+            yield BlockReason("FORBIDDEN", message)
         else:
-            yield Hold("POD_CREATION_FAILED", message)
+            yield BlockReason("POD_CREATION_FAILED", message)
 
 
-def _pod_holds(seen: Seen) -> Iterator[Hold]:
+def _pod_blocks(state: ClusterState) -> Iterator[BlockReason]:
     """What holds up the pods, those that are to run now before those that ended and are to be replaced."""
     newest: dict[str, Object] = {}
-    for pod in sorted(seen.pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or "")):
+    for pod in sorted(state.pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or "")):
         newest[_index(pod)] = pod
     for pod in sorted(newest.values(), key=lambda pod: pod.get("status", {}).get("phase") in ENDED_PHASES):
-        hold = _pod_hold(pod, seen.events)
-        if hold is not None:
-            yield hold
+        block = _pod_block(pod, state.events)
+        if block is not None:
+            yield block
 
 
-def _pod_hold(pod: Object, events: Sequence[Object]) -> Hold | None:
+def _pod_block(pod: Object, events: Sequence[Object]) -> BlockReason | None:
     status = pod.get("status", {})
     if status.get("phase") == "Succeeded":
         return None
     if _terminated(pod).get("reason") == "OOMKilled":
-        return Hold("OOM_KILLED", _out_of_memory(pod).message)
+        return BlockReason("OOM_KILLED", _out_of_memory(pod).message)
     if (evicted := _evicted(pod)) is not None:
         return evicted
     if status.get("phase") == "Unknown" or status.get("reason") == "NodeLost":
-        return Hold("NODE_LOST", f"the node of pod {pod['metadata']['name']} does not answer")
+        return BlockReason("NODE_LOST", f"the node of pod {pod['metadata']['name']} does not answer")
     if status.get("phase") != "Pending":
         return None
     scheduled = _conditions(pod).get("PodScheduled", {})
     if scheduled.get("status") == "False":
         message = str(scheduled.get("message") or "no node takes the pod")
-        return Hold("UNSCHEDULABLE" if scheduled.get("reason") == "Unschedulable" else "NOT_SCHEDULED", message)
-    return _waiting_hold(pod) or _event_hold(pod, events)
+        return BlockReason("UNSCHEDULABLE" if scheduled.get("reason") == "Unschedulable" else "NOT_SCHEDULED", message)
+    return _waiting_block(pod) or _event_block(pod, events)
 
 
-def _waiting_hold(pod: Object) -> Hold | None:
+def _waiting_block(pod: Object) -> BlockReason | None:
     status = pod.get("status", {})
     for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
         if reason in IMAGE_REASONS:
-            return Hold("IMAGE_PULL_FAILED", f"{reason}: {message or container.get('image')}")
+            return BlockReason("IMAGE_PULL_FAILED", f"{reason}: {message or container.get('image')}")
         if reason in CONTAINER_REASONS:
-            return Hold("CONTAINER_FAILED", f"{reason}: {message}")
+            return BlockReason("CONTAINER_FAILED", f"{reason}: {message}")
     return None
 
 
-def _event_hold(pod: Object, events: Sequence[Object]) -> Hold | None:
+def _event_block(pod: Object, events: Sequence[Object]) -> BlockReason | None:
     """A volume or a network that does not come; only events tell."""
     name = pod["metadata"]["name"]
     for event in reversed(events):
         if (event.get("involvedObject") or {}).get("name") == name and event.get("reason") in EVENT_REASONS:
-            return Hold(EVENT_REASONS[event["reason"]], str(event.get("message")))
+            return BlockReason(EVENT_REASONS[event["reason"]], str(event.get("message")))
     return None
 
 
-def _evicted(pod: Object) -> Hold | None:
+def _evicted(pod: Object) -> BlockReason | None:
     """Whether a pod was taken from its node for a reason that is not its own."""
     status, name = pod.get("status", {}), pod["metadata"]["name"]
     target = _conditions(pod).get("DisruptionTarget", {})
     if target.get("status") == "True":
         words = target.get("message") or target.get("reason") or "disrupted"
-        return Hold("EVICTED", f"pod {name} was taken from its node ({target.get('reason')}): {words}")
+        return BlockReason("EVICTED", f"pod {name} was taken from its node ({target.get('reason')}): {words}")
     if status.get("reason") in ("Evicted", "Preempting", "Preempted", "Shutdown", "NodeShutdown", "Terminated"):
-        return Hold("EVICTED", f"pod {name} was taken from its node: {status.get('message') or status['reason']}")
+        return BlockReason(
+            "EVICTED", f"pod {name} was taken from its node: {status.get('message') or status['reason']}"
+        )
     return None
 
 
 def _left_behind(ended: Object) -> OmnialignError | None:
-    """The typed error in a termination message, as `training.failure` writes it."""
+    """The typed error in a termination message, as `training.launch` writes it."""
     try:
         return from_status(json_format.ParseDict(json.loads(ended.get("message") or "")["status"], status_pb2.Status()))
     except (ValueError, KeyError, TypeError, json_format.ParseError):
@@ -267,18 +269,18 @@ def _out_of_memory(pod: Object) -> ResourceExhausted:
     )
 
 
-def _never_started(hold: Hold, start_seconds: float) -> FailedPrecondition:
+def _never_started(block: BlockReason, start_seconds: float) -> FailedPrecondition:
     return FailedPrecondition(
-        f"the job could not start within {start_seconds:g} s: {hold.message}",
-        reason=hold.reason,
+        f"the job could not start within {start_seconds:g} s: {block.message}",
+        reason=block.reason,
         metadata={"start_seconds": f"{start_seconds:g}"},
     )
 
 
-def _all_run(seen: Seen) -> bool:
+def _all_run(state: ClusterState) -> bool:
     """Whether every pod of the Job runs or has ended well."""
-    going = {_index(pod) for pod in seen.pods if pod.get("status", {}).get("phase") in ("Running", "Succeeded")}
-    return len(going) >= int(seen.job["spec"].get("parallelism") or 1)
+    going = {_index(pod) for pod in state.pods if pod.get("status", {}).get("phase") in ("Running", "Succeeded")}
+    return len(going) >= int(state.job["spec"].get("parallelism") or 1)
 
 
 def _suspended(job: Object) -> bool:

@@ -23,7 +23,7 @@ PROGRAM = """
 from omnialign.client import Client
 from omnialign.errors import OmnialignError
 from omnialign.v1.training_service_pb2 import TrainingProgress
-from training.connection import connection
+from training.client import connection_of
 
 def tried(call):
     try:
@@ -32,7 +32,7 @@ def tried(call):
         return error.reason
     return ""
 
-with Client(spec["training_address"], **connection(spec["job"], token=spec["token"])) as client:
+with Client(spec["training_address"], **connection_of(spec["job"], token=spec["token"])) as client:
     told = {
         "report": tried(lambda: client.report_progress(spec["job"], TrainingProgress(completed_steps=1))),
         "report for another": tried(lambda: client.report_progress(spec["job"] + "0", TrainingProgress())),

@@ -11,7 +11,7 @@ import pytest
 
 from omnialign.client import AsyncClient
 from omnialign.v1.training_service_pb2 import TrainingJob
-from services.training.groups import members
+from services.training.process_groups import processes_of
 from tests.services.data.test_loras import lora
 
 NAME = "projects/default/trainingJobs/tune"
@@ -54,12 +54,12 @@ async def test_cancel_ends_stubborn_processes_and_grandchildren_of_other_session
         await client.create_training_job("tune", spec)
         job = await reach(client, TrainingJob.STATE_RUNNING)
         await until((tmp_path / "training" / "jobs" / job.uid / "output" / "ready").exists)
-        assert len(members(job.uid)) == 2
+        assert len(processes_of(job.uid)) == 2
         began = time.monotonic()
         await client.cancel_training_job(NAME)
         assert (await end_of(client)).state == TrainingJob.STATE_CANCELLED
         assert time.monotonic() - began < 10
-        assert members(job.uid) == []
+        assert processes_of(job.uid) == []
         assert (await client.cancel_training_job(NAME)).state == TrainingJob.STATE_CANCELLED
 
 
@@ -94,7 +94,7 @@ async def test_a_typed_failure_of_the_data_is_final_and_keeps_its_reason(serve, 
     spec.max_restarts = 5
     lines = """
 from omnialign.errors import FailedPrecondition
-from training.failure import write_failure
+from training.launch import write_failure
 write_failure(output, FailedPrecondition("nothing to train on", reason="NO_EXAMPLES"))
 sys.exit(65)
 """
@@ -112,7 +112,7 @@ async def test_a_silent_job_is_killed_and_failed(serve, spec, program):
         job = await end_of(client)
         assert job.state == TrainingJob.STATE_FAILED
         assert b"HEARTBEAT_LOST" in job.error.SerializeToString()
-        assert members(job.uid) == []
+        assert processes_of(job.uid) == []
 
 
 async def test_an_unknown_base_model_fails_the_job_before_anything_starts(serve, spec, program):
@@ -141,7 +141,7 @@ async def test_a_restarted_service_adopts_the_process_that_still_runs(serve, spe
     async with serve(command, port=port, stop_jobs_on_shutdown=False) as client:
         await client.create_training_job("tune", spec)
         job = await reach(client, TrainingJob.STATE_RUNNING)
-    assert members(job.uid)
+    assert processes_of(job.uid)
     async with serve(command, port=port) as client:
         (tmp_path / "training" / "jobs" / job.uid / "output" / "go").touch()
         job = await end_of(client)
@@ -156,7 +156,7 @@ async def test_a_job_whose_process_died_with_the_service_is_started_again_withou
         await client.create_training_job("tune", spec)
         job = await reach(client, TrainingJob.STATE_RUNNING)
     await until((tmp_path / "training" / "jobs" / job.uid / "output" / "starts").exists)
-    for pid in members(job.uid):
+    for pid in processes_of(job.uid):
         os.kill(pid, signal.SIGKILL)
     async with serve(command, port=port) as client:
         job = await end_of(client)
@@ -171,8 +171,8 @@ async def test_an_orderly_shutdown_stops_the_processes_and_the_job_goes_on_at_th
         await client.create_training_job("tune", spec)
         job = await reach(client, TrainingJob.STATE_RUNNING)
         await until((tmp_path / "training" / "jobs" / job.uid / "output" / "starts").exists)
-        assert members(job.uid)
-    assert members(job.uid) == []
+        assert processes_of(job.uid)
+    assert processes_of(job.uid) == []
     async with serve(command) as client:
         assert (await client.get_training_job(NAME)).state == TrainingJob.STATE_RUNNING
         assert (await end_of(client)).state == TrainingJob.STATE_SUCCEEDED

@@ -2,7 +2,7 @@
 
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.runtime.auth.job_tokens import JobTokens
-from services.training.tokens import random_token, signed, token_digest
+from services.training.launcher import random_token, signed_token, token_digest
 
 
 def test_random_tokens_differ_and_their_digest_tells_nothing():
@@ -16,6 +16,6 @@ def test_a_signed_token_names_the_job_and_exactly_its_inputs(tmp_path):
     tokens = JobTokens(tmp_path / "key")
     job = TrainingJob(name="projects/team/trainingJobs/tune")
     job.spec.dataset, job.spec.base_model = "projects/team/datasets/d", "projects/team/models/m/versions/1"
-    caller = tokens.check(signed(tokens)(job, 60.0))
+    caller = tokens.check(signed_token(tokens)(job, 60.0))
     assert caller.job == job.name
     assert caller.inputs == {job.spec.dataset, job.spec.base_model}

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from omnialign.client import AsyncClient
+from omnialign.retry import RetryPolicy
 from omnialign.v1.training_service_pb2 import TrainingJob, TrainingSpec
 from services.data.__main__ import wire as wire_data
 from services.data.config import DataConfig
@@ -31,9 +32,9 @@ NAME = "projects/default/trainingJobs/tune"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits of seconds become waits of tenths, so that a test of a failure need not wait for real ones."""
-    monkeypatch.setattr(supervisor, "HELD_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "BLOCKED_SECONDS", 0.1)
     monkeypatch.setattr(mirror, "SHOWN_SECONDS", 0.2)
-    monkeypatch.setattr(mirror, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(mirror, "RETRIES", RetryPolicy(base_seconds=0.05, cap_seconds=10.0))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from omnialign.v1.training_service_pb2 import TrainingJob, TrainingProgress
 from services.training import supervisor
 from tests.services.training.kubernetes import fake_controllers as pods
 from tests.services.training.kubernetes.fake_api import Fault
-from training.failure import write_termination
+from training.launch import write_termination
 
 
 def reason_of(job: TrainingJob) -> str:

@@ -9,7 +9,7 @@ import pytest
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.training.kubernetes import manifests
 from services.training.kubernetes.settings import KubernetesSettings, parse_settings
-from training.pod_document import PodDocument
+from training.pod_paths import PodDocument
 
 FULL = {
     "image": "registry.test/trainer:1",

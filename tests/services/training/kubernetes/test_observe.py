@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from omnialign.errors import FailedPrecondition, to_status
 from services.training.kubernetes.manifests import READY_ANNOTATION
-from services.training.kubernetes.observe import Seen, observe
+from services.training.kubernetes.observe import ClusterState, observe
 from services.training.launcher import Observation, Phase
 from tests.services.training.kubernetes import fake_controllers as pods
 
@@ -34,7 +34,7 @@ def pod(index: int, status: dict, *, created: str = "2026-01-01T00:00:00Z") -> d
 
 
 def seen(*items: dict, of: dict | None = None, events: tuple = ()) -> Observation:
-    return observe(Seen(of or job(nodes=len(items)), items, events), now=NOW)
+    return observe(ClusterState(of or job(nodes=len(items)), items, events), now=NOW)
 
 
 def reason(observation: Observation) -> str:

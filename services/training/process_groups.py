@@ -1,8 +1,8 @@
-"""Process groups on this machine: start, look, stop.
+"""The processes of jobs on this machine: start, poll, stop.
 
-torchrun gives every worker a session of its own, so a signal to the group of the program started does not reach the
-workers. Every process of a job is therefore known by a mark in its environment, which children inherit: also those
-whose parent is gone.
+torchrun gives every worker a session of its own, so a signal to the process group of the program does not reach the
+workers. A job's processes are therefore recognised by a mark in their environment, which children inherit, those too
+whose parent has died.
 """
 
 import asyncio
@@ -25,13 +25,14 @@ LOG_TAIL_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A process that is gone. The exit code is None when somebody else's child, and below zero for a signal."""
+class ProcessExit:
+    """How a process ended."""
 
     exit_code: int | None
+    """Below 0 for a signal; None for a process that an earlier service started, whose code nobody collected."""
 
     def reason(self) -> str:
-        """The end in words."""
+        """The exit in words."""
         if self.exit_code is None:
             return "the process is gone"
         if self.exit_code >= 0:
@@ -40,13 +41,13 @@ class Ended:
         return f"killed by {name}{', possibly for lack of memory' if name == 'SIGKILL' else ''}"
 
 
-class Groups:
+class ProcessGroups:
     """Starts and ends the processes of jobs."""
 
     def __init__(self, *, terminate_seconds: float) -> None:
         self._terminate_seconds = terminate_seconds
         self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._ended: dict[Handle, Ended] = {}
+        self._exits: dict[Handle, ProcessExit] = {}
 
     def start(
         self, arguments: Sequence[str], *, uid: str, environment: Mapping[str, str], folder: Path, log: Path
@@ -65,54 +66,57 @@ class Groups:
         self._children[child.pid] = child
         return Handle(child.pid, _start_time(child.pid))
 
-    def poll(self, handle: Handle) -> Ended | None:
+    def poll(self, handle: Handle) -> ProcessExit | None:
         """How the process ended, or None while it runs."""
+        # 1. A child of this service: the kernel keeps its exit code until it is collected here, once.
         child = self._children.get(handle.pid)
         if child is not None and (code := child.poll()) is not None:
             del self._children[handle.pid]
-            self._ended[handle] = Ended(code)
+            self._exits[handle] = ProcessExit(code)
         elif child is not None:
             return None
-        if handle in self._ended:
-            return self._ended[handle]
-        return None if _start_time(handle.pid) == handle.start_time and _runs(handle.pid) else Ended(None)
+        # 2. A child whose exit was collected earlier.
+        if handle in self._exits:
+            return self._exits[handle]
+        # 3. A process of an earlier service. The start time tells it from a later process with the same id.
+        return None if _start_time(handle.pid) == handle.start_time and _runs(handle.pid) else ProcessExit(None)
 
     async def stop(self, uid: str, handle: Handle | None) -> None:
-        """Ends every process of a job: SIGTERM, then SIGKILL to what is left."""
+        """Ends every process of a job: SIGTERM, then SIGKILL for those that are left."""
         await self._signal_until_gone(uid, handle, signal.SIGTERM, seconds=self._terminate_seconds)
         await self._signal_until_gone(uid, handle, signal.SIGKILL, seconds=KILL_SECONDS)
 
     async def _signal_until_gone(
         self, uid: str, handle: Handle | None, number: signal.Signals, *, seconds: float
     ) -> None:
-        deadline, told = time.monotonic() + seconds, set[int]()
-        while pids := await asyncio.to_thread(members, uid):
+        deadline, signalled = time.monotonic() + seconds, set[int]()
+        while pids := await asyncio.to_thread(processes_of, uid):
             for pid in pids:
-                # A second SIGTERM would hurry torchrun out of its own shutdown; a SIGKILL may be repeated.
-                if pid not in told or number == signal.SIGKILL:
+                # A second SIGTERM would make torchrun abandon its own shutdown; SIGKILL may be repeated.
+                if pid not in signalled or number == signal.SIGKILL:
                     _send(pid, number)
-                    told.add(pid)
+                    signalled.add(pid)
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.05)
             if handle is not None:
-                self.poll(handle)
+                self.poll(handle)  # collects the exit of the child, which would otherwise stay a zombie
 
 
-def members(uid: str) -> list[int]:
-    """The ids of the living processes that carry a job's mark."""
+def processes_of(uid: str) -> list[int]:
+    """The ids of the living processes that carry the mark of job `uid`."""
     found = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == uid and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.pid)
         except psutil.Error:
-            continue  # gone meanwhile, or another user's
+            continue  # it has ended meanwhile, or belongs to another user
     return found
 
 
 def log_tail(log: Path) -> list[str]:
-    """The last lines of a log; none when there is no log."""
+    """The last lines of a log; none if there is no log."""
     try:
         with log.open("rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES, 0))
@@ -130,7 +134,7 @@ def _send(pid: int, number: signal.Signals) -> None:
 
 
 def _start_time(pid: int) -> float:
-    """When a process started, in seconds since 1970; 0 when there is none."""
+    """When a process started, in seconds since 1970; 0 if there is no such process."""
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.Error:

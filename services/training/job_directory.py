@@ -13,7 +13,7 @@ from training.spec import Spec, parse_spec
 
 
 @dataclass(frozen=True)
-class Workplace:
+class JobDirectory:
     """The files of one job, under `<root>/jobs/<uid>`."""
 
     folder: Path
@@ -25,66 +25,66 @@ class Workplace:
 
     @property
     def log(self) -> Path:
-        """All that the processes print."""
+        """Everything that the processes print."""
         return self.folder / "log.txt"
 
     @property
     def output(self) -> Path:
-        """What the program writes: progress, checkpoints, `error.json`."""
+        """What the program writes: progress, checkpoints, `error.json`, the finished model."""
         return self.folder / "output"
 
     @property
     def fetched(self) -> Path:
-        """Where the base model is fetched to when it is not on this machine."""
+        """The base model, if it had to be fetched from another machine."""
         return self.folder / "base"
 
     @property
     def model(self) -> Path:
-        """The finished model; it exists when training is complete."""
+        """The finished model; the folder exists once training is complete."""
         return self.output / "model"
 
     def reports_to(self) -> str:
-        """The address that the program was told to report to; empty when it was told none."""
+        """The address that the program reports to; empty if there is none."""
         try:
             return str(yaml.safe_load(self.spec.read_text(encoding="utf-8")).get("training_address", ""))
         except (OSError, yaml.YAMLError, AttributeError):
             return ""
 
     def prepare(self, document: dict[str, object]) -> None:
-        """Makes the folders and writes the spec."""
+        """Makes the folders and writes the spec, which only the owner may read."""
         self.output.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         write_atomically(self.spec, yaml.safe_dump(document).encode())
         self.spec.chmod(0o600)
 
 
-def document(
+def spec_document(
     job: TrainingJob,
-    workplace: Workplace,
+    directory: JobDirectory,
     *,
     base_model_dir: Path,
     data_address: str,
     training_address: str,
     token: str,
 ) -> dict[str, object]:
-    """The spec file's content for a job."""
+    """The content of a job's spec file."""
     return {
         "job": job.name,
         "token": token,
         "data_address": data_address,
         "training_address": training_address,
         "base_model_dir": str(base_model_dir),
-        "output_dir": str(workplace.output),
-        "cache_dir": str(workplace.folder / "cache"),
-        **settings_of(job.spec),
+        "output_dir": str(directory.output),
+        "cache_dir": str(directory.folder / "cache"),
+        **spec_settings(job.spec),
     }
 
 
-def check(spec: TrainingSpec, *, max_nodes: int) -> Spec:
-    """Refuses a spec that the program or the launcher would refuse. Raises `InvalidArgument`."""
+def check_spec(spec: TrainingSpec, *, max_nodes: int) -> Spec:
+    """The spec as the program will read it. Raises `InvalidArgument` for one that program or launcher would refuse."""
     if spec.distribution.num_nodes > max_nodes:
         raise InvalidArgument(
-            f"this service runs jobs on {max_nodes} node(s) at most, not {spec.distribution.num_nodes}",
+            f"this service runs jobs on at most {max_nodes} node(s), not {spec.distribution.num_nodes}",
             reason="TRAINING_SPEC_INVALID",
             violations=[("training_job.spec.distribution.num_nodes", f"must be at most {max_nodes}")],
         )
@@ -94,11 +94,12 @@ def check(spec: TrainingSpec, *, max_nodes: int) -> Spec:
             reason="TRAINING_SPEC_INVALID",
             violations=[("training_job.spec.target", "must be empty for dpo")],
         )
-    nowhere = {"job": "check", "base_model_dir": ".", "output_dir": ".", "cache_dir": "."}
-    return parse_spec({**nowhere, **settings_of(spec)})
+    # The folders are not known yet; any name will do for the check.
+    placeholders = {"job": "check", "base_model_dir": ".", "output_dir": ".", "cache_dir": "."}
+    return parse_spec({**placeholders, **spec_settings(spec)})
 
 
-def settings_of(spec: TrainingSpec) -> dict[str, object]:
+def spec_settings(spec: TrainingSpec) -> dict[str, object]:
     """The part of the spec file that says what to train and how."""
     return {
         "dataset": spec.dataset,

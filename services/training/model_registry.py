@@ -1,4 +1,9 @@
-"""What the training service asks of the data service: where a model lies, and to register a new one."""
+"""The model registry of the data service, as training needs it: where a model is, and registering a new one.
+
+Retries: `AsyncClient` repeats a single call for about a second, which hides a broken connection. Whole operations, many
+calls each, are repeated here for as long as a restart of the data service takes, and by nothing above: the supervisor
+and the launchers turn what is still UNAVAILABLE after that into `Blocked`, which shows as the job's condition.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,34 +16,34 @@ from omnialign.client import AsyncClient
 from omnialign.errors import InvalidArgument, NotFound, Unavailable
 from omnialign.folders import FileEntry
 from omnialign.modeling.lora import is_lora, not_trainable
+from omnialign.retry import RetryPolicy
 from omnialign.v1.training_service_pb2 import TrainingJob
-from services.runtime.peers import Peers as Connections
+from services.runtime.peers import Peers
 
 T = TypeVar("T")
 
-ATTEMPTS = 6
-FIRST_WAIT_SECONDS = 0.25
+RETRIES = RetryPolicy(base_seconds=0.25, cap_seconds=4.0, budget_seconds=8.0)
 FIELD = "training_job.spec.base_model"
 REGISTER_SECONDS = 1800.0
-"""How long registering may take: a large model is read, and perhaps copied, by the data service."""
+"""How long registering may take: the data service reads, and perhaps copies, a large model."""
 
 
-class Peers:
-    """A client of the data service, connected anew for each errand: errands are rare and may be hours apart."""
+class ModelRegistry:
+    """A client of the model registry. It connects anew for each operation: they are rare and may be hours apart."""
 
-    def __init__(self, address: Callable[[], str], connections: Connections | None = None) -> None:
+    def __init__(self, address: Callable[[], str], peers: Peers | None = None) -> None:
         self._address = address
-        self._connections = connections or Connections()
+        self._peers = peers or Peers()
 
     async def model_dir(self, name: str, *, fetched: Path) -> Path:
-        """The folder of a model version or of a `file://` URI; one that is not on this machine is fetched.
+        """The folder of a model version or of a `file://` URI; a model on another machine is fetched to `fetched`.
 
         Raises `NotFound` and `InvalidArgument` (BASE_MODEL_NOT_TRAINABLE for a LoRA).
         """
         uri = name if name.startswith("file://") else await self._ask(name, lambda c: _base_uri(c, name))
         if uri == name and is_lora(Path(unquote(urlparse(uri).path))):
             raise not_trainable(name, field=FIELD)
-        folder = _local(uri)
+        folder = _local_folder(uri)
         if folder is None and name == uri:
             raise NotFound(f"{name} has no model folder", reason="MODEL_FILES_MISSING", metadata={"model": name})
         if folder is None:
@@ -46,8 +51,10 @@ class Peers:
         return folder or fetched
 
     async def check_registered(self, name: str) -> None:
-        """Raises `NotFound`, and `InvalidArgument` for a LoRA (BASE_MODEL_NOT_TRAINABLE) and for what no other machine
-        could fetch (MODEL_NOT_REGISTERED).
+        """Checks that any machine can fetch the model and training can start from it.
+
+        Raises `NotFound`, and `InvalidArgument`: MODEL_NOT_REGISTERED for anything but a model version,
+        BASE_MODEL_NOT_TRAINABLE for a LoRA.
         """
         if not names.matches(name, names.MODEL_VERSION):
             raise InvalidArgument(
@@ -60,12 +67,12 @@ class Peers:
     async def register(self, job: TrainingJob, folder: Path) -> str:
         """Registers a finished model and returns its name. Safe to repeat: the same bytes are the same version.
 
-        It stays in its place where the base model lies on this machine too; else the registry has another disk, and
-        the files are uploaded.
+        The files stay where they are if the registry can read them there, which it can if the base model is a folder
+        of this machine too; otherwise they are uploaded.
         """
         base = job.spec.base_model
         base_uri = base if base.startswith("file://") else await self._ask(job.name, lambda client: _uri(client, base))
-        if _local(base_uri) is not None:
+        if _local_folder(base_uri) is not None:
             return await self._ask(job.name, lambda client: _register(client, job, folder.as_uri()))
 
         async def upload(client: AsyncClient) -> str:
@@ -73,36 +80,43 @@ class Peers:
 
         return await self._ask(job.name, upload)
 
-    async def pass_on(self, job: TrainingJob, pieces: AsyncIterator[FileEntry | bytes]) -> str:
-        """Passes a model's files to the data service as they come, registers them, and returns the model's name.
+    async def upload_pieces(self, job: TrainingJob, pieces: AsyncIterator[FileEntry | bytes]) -> str:
+        """Uploads a model's files as they come, registers them, and returns the model's name.
 
-        Files are a `FileEntry` each, followed by their bytes. They come once, so a failure is the sender's to repeat.
+        `pieces` holds each file's `FileEntry`, followed by its bytes. It can be read only once, so only the sender can
+        repeat a failed upload.
         """
         async with self._client(job.name) as client:
             upload = await client.upload_pieces(pieces)
         return await self._ask(job.name, lambda client: _register(client, job, upload))
 
-    async def _ask(self, name: str, errand: Callable[[AsyncClient], Awaitable[T]]) -> T:
-        """Runs an errand, again with growing waits while the data service is away."""
-        for attempt in range(ATTEMPTS):
+    async def _ask(self, name: str, operation: Callable[[AsyncClient], Awaitable[T]]) -> T:
+        """The result of `operation`, which is repeated while the data service is away."""
+        retries = RETRIES.start()
+        while True:
             try:
                 async with self._client(name) as client:
-                    return await errand(client)
+                    return await operation(client)
             except Unavailable:
-                if attempt == ATTEMPTS - 1:
+                pause_seconds = retries.next_pause_seconds()
+                if pause_seconds is None:
                     raise
-                await asyncio.sleep(FIRST_WAIT_SECONDS * 2**attempt)
-        raise AssertionError("unreachable")
+            await asyncio.sleep(pause_seconds)
 
     def _client(self, name: str) -> AsyncClient:
-        """A client for the project that a resource is in."""
-        parts = name.split("/")
-        project = parts[1] if len(parts) > 1 and parts[0] == names.PROJECT.split("/")[0] else "default"
-        return self._connections.client(self._address(), project=project)
+        """A client for the project of a resource."""
+        return self._peers.client(self._address(), project=_project_of(name))
+
+
+def _project_of(name: str) -> str:
+    for pattern in (names.TRAINING_JOB, names.MODEL_VERSION):
+        if names.matches(name, pattern):
+            return names.parse(name, pattern)["project"]
+    return "default"
 
 
 async def _base_uri(client: AsyncClient, name: str) -> str:
-    """Where a model lies that training is to start from."""
+    """Where the model version is that training is to start from. Raises `InvalidArgument` for a LoRA."""
     version = await client.get_model_version(name)
     if version.lora_base:
         raise not_trainable(name, field=FIELD)
@@ -113,8 +127,8 @@ async def _uri(client: AsyncClient, name: str) -> str:
     return str((await client.get_model_version(name)).uri)
 
 
-def _local(uri: str) -> Path | None:
-    """The model folder of this machine that a URI names; None when there is none."""
+def _local_folder(uri: str) -> Path | None:
+    """The model folder of this machine that a URI names, or None."""
     parsed = urlparse(uri)
     folder = Path(unquote(parsed.path))
     return folder if parsed.scheme == "file" and (folder / "config.json").is_file() else None

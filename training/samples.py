@@ -1,0 +1,114 @@
+"""What a record teaches: the prompts and answers that each method and target takes from it, before they are tokenised.
+
+A sample has one answer for sft, and the chosen and the rejected one, in that order, for dpo. The prompts come from the
+templates that the services use too, so a trained model later meets exactly what it was trained on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from omnialign.modeling.answers import write_feedback, write_judgement, write_scores
+from omnialign.modeling.messages import Pieces, Turn, pieces
+from omnialign.modeling.prompts import render_comparison, render_critique, render_response, render_score
+from omnialign.modeling.rubrics import rubric
+from omnialign.v1 import record_pb2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and its answers, as content."""
+
+    turns: tuple[Turn, ...]
+    answers: tuple[Pieces, ...]
+
+
+class Dropped(Exception):
+    """A record or sample that gives no example; the argument is an UPPER_SNAKE reason."""
+
+
+def samples_of(
+    record: record_pb2.Record, *, media: Mapping[str, bytes], method: str, target: str
+) -> tuple[Sample, ...]:
+    """The samples that a record gives. `media` maps digests to bytes.
+
+    Raises `Dropped` when there is nothing to learn from: QUARANTINED, NO_RESPONSE, NO_FEEDBACK, NO_PREFERENCE, NO_PAIR,
+    PAIR_IDENTICAL. Media that cannot be used raise their own typed errors.
+    """
+    if record.HasField("quarantine"):
+        raise Dropped("QUARANTINED")
+    reader = _Reader(record, media)
+    if method == "dpo":
+        return (_pair(reader),)
+    return {"": _response, "response": _response, "feedback": _feedback, "judgement": _judgement}[target](reader)
+
+
+class _Reader:
+    """A record with the bytes of its media filled in."""
+
+    def __init__(self, record: record_pb2.Record, media: Mapping[str, bytes]) -> None:
+        self.record = record
+        self.prompt = pieces(record.prompt, media)
+        self.responses = [pieces(response.content, media) for response in record.responses]
+        self.rubric = rubric(record.subtask)
+
+    def preferred(self) -> int:
+        """The annotated preference, 1 or 2; 0 without one."""
+        return self.record.preference.preferred if self.record.HasField("preference") else 0
+
+
+def _pair(reader: _Reader) -> Sample:
+    if len(reader.responses) < 2:
+        raise Dropped("NO_PAIR")
+    # Without an annotation the second response wins: self improving writes the refinement y* behind the draft y.
+    chosen = (reader.preferred() or 2) - 1
+    if reader.responses[chosen] == reader.responses[1 - chosen]:
+        raise Dropped("PAIR_IDENTICAL")
+    turns = render_response(reader.prompt).turns
+    return Sample(turns, (reader.responses[chosen], reader.responses[1 - chosen]))
+
+
+def _response(reader: _Reader) -> tuple[Sample, ...]:
+    preferred = reader.preferred() or 1
+    if len(reader.responses) < preferred:
+        raise Dropped("NO_RESPONSE")
+    return (Sample(render_response(reader.prompt).turns, (reader.responses[preferred - 1],)),)
+
+
+def _feedback(reader: _Reader) -> tuple[Sample, ...]:
+    """One critique for each response that has feedback."""
+    found = [
+        Sample(
+            render_critique(reader.prompt, content, reader.rubric).turns,
+            ((write_feedback(response.feedback, reader.rubric),),),
+        )
+        for content, response in zip(reader.responses, reader.record.responses, strict=True)
+        if response.HasField("feedback")
+    ]
+    if not found:
+        raise Dropped("NO_FEEDBACK")
+    return tuple(found)
+
+
+def _judgement(reader: _Reader) -> tuple[Sample, ...]:
+    """The comparison of the first two responses, and the scores of every scored response."""
+    found = []
+    if reader.preferred() and len(reader.responses) >= 2:
+        # Both orders, so that the judge cannot learn to prefer a position.
+        found = [_comparison(reader, first=0), _comparison(reader, first=1)]
+    for content, response in zip(reader.responses, reader.record.responses, strict=True):
+        if response.feedback.scores:
+            scores = write_scores(response.feedback, reader.rubric)
+            found.append(Sample(render_score(reader.prompt, content, reader.rubric).turns, ((scores,),)))
+    if not found:
+        raise Dropped("NO_PREFERENCE")
+    return tuple(found)
+
+
+def _comparison(reader: _Reader, *, first: int) -> Sample:
+    """The comparison that shows response `first` (0 or 1) first. Reason and verdict follow the order shown."""
+    second = 1 - first
+    rendered = render_comparison(reader.prompt, reader.responses[first], reader.responses[second])
+    critiques = [reader.record.responses[index].feedback.critique.strip() for index in (first, second)]
+    reason = " ".join(f"response {shown}: {words}" for shown, words in enumerate(critiques, start=1) if words)
+    preferred = 1 if reader.preferred() - 1 == first else 2
+    return Sample(rendered.turns, ((write_judgement(reason, preferred),),))
