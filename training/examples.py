@@ -15,10 +15,8 @@ import numpy as np
 
 from omnialign.errors import DataLoss, FailedPrecondition, OmnialignError
 from omnialign.modeling.adapters import Adapter
-from omnialign.modeling.adapters.joining import joint_shape
-from omnialign.modeling.inputs import ModelInputs
-from omnialign.modeling.messages import MediaBytes, Turn
-from omnialign.modeling.policy import NO_BOUNDS, MediaPolicy
+from omnialign.modeling.adapters.features import joint_shape
+from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy, ModelInputs, Turn
 from omnialign.v1 import record_pb2
 from training.files import write_atomically
 from training.samples import Dropped, Sample, samples_of

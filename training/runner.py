@@ -16,8 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from omnialign.errors import InvalidArgument, OmnialignError, Unavailable
 from omnialign.modeling.adapters import Adapter, load_adapter
-from omnialign.modeling.architectures import model_class
-from omnialign.modeling.codecs.vq import DECODER_FOLDER
+from omnialign.modeling.codecs.vq_models import DECODER_FOLDER
+from omnialign.modeling.model_folder import model_class
 from training import distributed, fused_lm_head, loop, source
 from training.examples import Example, load_examples
 from training.files import replace_folder

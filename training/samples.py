@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from omnialign.modeling.answers import write_feedback, write_judgement, write_scores
-from omnialign.modeling.messages import Pieces, Turn, pieces
+from omnialign.modeling.inputs import Pieces, Turn, pieces
 from omnialign.modeling.prompts import render_comparison, render_critique, render_response, render_score
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import record_pb2

@@ -15,8 +15,9 @@ from omnialign import media
 from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy, Pieces, Turn
 from omnialign.v1 import content_pb2
-from tests.model_families import FAMILIES, Family
-from tests.writing_families import chameleon_vq, composite, emu3_vq, encodec
+from tests.model_factory.codecs import chameleon_vq, composite, emu3_vq, encodec
+from tests.model_factory.families import FAMILIES
+from tests.model_factory.family import Family
 from training import batches, examples, fused_lm_head, launch, methods, source
 from training import media as training_media
 from training.examples import encode_sample
