@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Info
 from prometheus_client.metrics import MetricWrapperBase
 
 from services.alignment.job import ALIGNMENT
-from services.alignment.metrics import AlignmentMetrics
+from services.alignment.summary import AlignmentMetrics
 from services.data.objects.metrics import S3Metrics
 from services.inference.metrics import EngineMetrics, FeatureMetrics
 from services.inference.openai.metrics import EndpointMetrics

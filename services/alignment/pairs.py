@@ -3,10 +3,24 @@
 from collections.abc import AsyncIterator
 
 from omnialign.v1 import record_pb2
+from services.alignment.job import Spec, is_binary
 from services.pipeline.item_calls import prompt_only
 from services.pipeline.planning import subset
+from services.pipeline.service_clients import ServiceClients
 
 Record = record_pb2.Record
+
+
+def split_records(plan: Spec, clients: ServiceClients, *, split: str) -> AsyncIterator[Record]:
+    """The records of a split in the subtasks of the job."""
+    return clients.data.stream_records(plan.dataset, splits=[split], subtasks=list(plan.subtasks))
+
+
+async def find_pairs(plan: Spec, clients: ServiceClients, *, verified: str) -> list[Record]:
+    """The pairs of a job: of the annotated records in a binary job, else of the version `verified` of its gate."""
+    if is_binary(plan):
+        return await annotated(split_records(plan, clients, split=plan.feedback_split))
+    return await gated(clients.data.stream_records(verified))
 
 
 async def gated(records: AsyncIterator[Record]) -> list[Record]:
@@ -15,7 +29,7 @@ async def gated(records: AsyncIterator[Record]) -> list[Record]:
 
 
 async def annotated(records: AsyncIterator[Record]) -> list[Record]:
-    """Records with an annotated preference, their responses in the order [rejected, chosen]."""
+    """Records with an annotated preference; responses are [rejected, chosen], in the order of the gate's [y, y*]."""
     return [ordered(record) async for record in records if has_preference(record)]
 
 

@@ -5,7 +5,7 @@ Estimates are rules of thumb, written as constants here; they are meant to tell 
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,7 +15,7 @@ from omnialign.errors import FailedPrecondition
 from omnialign.modeling.inputs import MediaLoss, MediaPolicy
 from omnialign.v1 import alignment_service_pb2, record_pb2
 from services.alignment.job import Spec, is_binary
-from services.alignment.pairs import has_feedback, has_preference
+from services.alignment.pairs import has_feedback, has_preference, split_records
 from services.alignment.prompt_check import MediaCheck, TokenCounter, open_token_counter
 from services.pipeline.planning import limited
 from services.pipeline.service_clients import ServiceClients
@@ -65,13 +65,8 @@ async def inspect(plan: Spec, clients: ServiceClients) -> Report:
     return await _report(plan, clients, findings)
 
 
-def records_of(plan: Spec, clients: ServiceClients, *, split: str) -> AsyncIterator[Record]:
-    """The records of a split in the subtasks of the job."""
-    return clients.data.stream_records(plan.dataset, splits=[split], subtasks=list(plan.subtasks))
-
-
 async def _annotated(plan: Spec, clients: ServiceClients, findings: Findings, media: MediaCheck) -> None:
-    async for record in records_of(plan, clients, split=plan.feedback_split):
+    async for record in split_records(plan, clients, split=plan.feedback_split):
         findings.annotated += 1
         feedback, preference = has_feedback(record), has_preference(record)
         if not feedback and not preference:
@@ -94,7 +89,7 @@ async def _prompts(
 ) -> list[tuple[str, str]]:
     limit = plan.max_prompts if split == plan.prompt_split else plan.max_evaluation_prompts
     prompts: list[tuple[str, str]] = []
-    async for record in records_of(plan, clients, split=split):
+    async for record in split_records(plan, clients, split=split):
         reason = await media.problem(media_of([record.prompt]))
         if not reason and counter is not None:
             reason, length = await counter.measure(record.prompt, media)

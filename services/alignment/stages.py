@@ -106,7 +106,9 @@ class Stages:
     async def pair(self, context: JobContext, *, verified: str) -> str:
         """Keeps the pairs that passed the gate, or takes the annotated ones; returns the version of their table."""
         await self._create(context, (PAIRS,))
-        found = await self._retrier.call(lambda: self._find_pairs(context, verified), uid=context.uid, service="data")
+        found = await self._retrier.call(
+            lambda: pairs.find_pairs(context.plan, context.clients, verified=verified), uid=context.uid, service="data"
+        )
         kept = pairs.cap(found, seed=context.plan.seed, count=context.plan.max_pairs)
         if not kept:
             raise _no_pairs(context)
@@ -206,16 +208,10 @@ class Stages:
 
     async def _prompts(self, context: JobContext, *, split: str, limit: int) -> list[tuple[str, str]]:
         async def read() -> list[tuple[str, str]]:
-            return [(r.id, r.subtask) async for r in preflight.records_of(context.plan, context.clients, split=split)]
+            return [(r.id, r.subtask) async for r in pairs.split_records(context.plan, context.clients, split=split)]
 
         prompts = await self._retrier.call(read, uid=context.uid, service="data")
         return planning.limited(prompts, seed=context.plan.seed, limit=limit)
-
-    async def _find_pairs(self, context: JobContext, verified: str) -> list[record_pb2.Record]:
-        if is_binary(context.plan):
-            split = context.plan.feedback_split
-            return await pairs.annotated(preflight.records_of(context.plan, context.clients, split=split))
-        return await pairs.gated(context.clients.data.stream_records(verified))
 
     async def _feedback_request(self, context: JobContext) -> TrainingRequest:
         """The job that trains the feedback model, on a table with the share of the records that it may learn from."""
@@ -240,7 +236,7 @@ class Stages:
         self, context: JobContext, wanted: Callable[[record_pb2.Record], bool]
     ) -> list[record_pb2.Record]:
         async def read() -> list[record_pb2.Record]:
-            stream = preflight.records_of(context.plan, context.clients, split=context.plan.feedback_split)
+            stream = pairs.split_records(context.plan, context.clients, split=context.plan.feedback_split)
             return [record async for record in stream if wanted(record)]
 
         return await self._retrier.call(read, uid=context.uid, service="data")

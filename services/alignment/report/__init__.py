@@ -10,7 +10,7 @@ from omnialign.client import AsyncClient
 from omnialign.v1 import alignment_service_pb2
 from services.alignment.report import page
 from services.alignment.report.gather import gather
-from services.alignment.report.numbers import report_numbers
+from services.alignment.report.statistics import report_numbers
 
 __all__ = ["make_report"]
 

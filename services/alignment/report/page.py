@@ -15,7 +15,7 @@ from omnialign import names
 from omnialign.v1 import alignment_service_pb2
 from services.alignment.report import gallery, lineage
 from services.alignment.report.gather import Material, Points
-from services.alignment.report.numbers import PAIR_FATES
+from services.alignment.report.statistics import PAIR_FATES
 
 SUBTASK_WORDS = {"t": "text", "i": "image", "a": "audio", "v": "video"}
 CURVES_SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy")

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation: records in, shares and 95 % confidence intervals out.
+"""The numbers of a report (`report.json`): shares with 95 % confidence intervals, and what each stage cost.
 
 Pure: no files, no network. A record of an evaluation table holds the base model's answer first and the aligned model's
 second, the checker's marks in its labels, and the judge's comparison with the aligned answer as candidate.
@@ -9,19 +9,25 @@ multinomial: exact, paired, and its cost does not grow with the number of prompt
 subtask alike, however many prompts it has, and is resampled within subtasks.
 """
 
+import datetime
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from omnialign.v1 import record_pb2
+from omnialign.v1 import alignment_service_pb2, data_service_pb2, record_pb2
 
 Record = record_pb2.Record
+AlignmentJob = alignment_service_pb2.AlignmentJob
+StageStatus = alignment_service_pb2.StageStatus
 Shares = NDArray[np.float64]  # (1 + resamples, outcomes): the observed shares first, then the resampled ones
 
+PAIR_FATES = ("kept", "tied", "lost", "abstained")
 SUBTASKS = ("t2t", "ti2t", "ta2t", "tv2t", "t2i", "t2a", "t2v", "ti2ti")  # the order in which people expect them
 RESAMPLES = 2000
 PERCENTILES = (2.5, 97.5)
@@ -42,6 +48,33 @@ WIN_POINTS = np.array([1.0, 0.5, 0.0])
 SCORES = tuple((base, aligned) for base in range(TOP_SCORE + 1) for aligned in range(TOP_SCORE + 1))
 BASE_SCORE = np.array([base for base, _ in SCORES], dtype=float)
 ALIGNED_SCORE = np.array([aligned for _, aligned in SCORES], dtype=float)
+
+
+def report_numbers(
+    job: AlignmentJob,
+    *,
+    records: Sequence[Record],
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    edges: Sequence[data_service_pb2.LineageEdge],
+) -> dict[str, Any]:
+    """The content of `report.json`. Shares are 0 to 1, times seconds, and what was not measured is null."""
+    pairs = {"tried": job.pairs.tried, **{fate: getattr(job.pairs, fate) for fate in PAIR_FATES}}
+    stages = {status.stage: _stage(status, kept=job.pairs.kept) for status in job.stages}
+    return {
+        "job": job.name,
+        "created": job.create_time.ToDatetime(datetime.UTC).isoformat(timespec="seconds"),
+        "seed": job.spec.seed,
+        "models": {name: getattr(job.models, name) for name in ("base", "feedback", "judge", "aligned")},
+        "dataset": job.spec.dataset,
+        **evaluate(records, seed=job.spec.seed),
+        "pairs": pairs,
+        "stages": stages,
+        "seconds": sum(stage["seconds"] for stage in stages.values()),
+        "tokens": sum(stage["tokens"] for stage in stages.values()),
+        "training": {name: list(points) for name, points in curves.items()},
+        "lineage": [{"source": e.source, "target": e.target, "relation": e.relation} for e in edges],
+        "spec": json_format.MessageToDict(job.spec, preserving_proto_field_name=True),
+    }
 
 
 def evaluate(records: Iterable[Record], *, seed: int = 0) -> dict[str, Any]:
@@ -171,3 +204,19 @@ def _measure(name: str, shares: Shares | None, values: NDArray[np.float64]) -> d
     estimates = shares @ values
     interval = [float(bound) for bound in np.percentile(estimates[1:], PERCENTILES)]
     return {name: float(estimates[0]), f"{name}_interval": interval}
+
+
+def _stage(status: StageStatus, *, kept: int) -> dict[str, Any]:
+    seconds = status.elapsed.ToNanoseconds() / 1e9
+    return {
+        "state": StageStatus.State.Name(status.state).removeprefix("STATE_").lower(),
+        "seconds": seconds,
+        "completed": status.completed,
+        "total": status.total,
+        "quarantined": status.quarantined,
+        "abstained": status.abstained,
+        "tokens": status.tokens,
+        "seconds_per_kept_pair": seconds / kept if kept else None,
+        "tokens_per_kept_pair": status.tokens / kept if kept else None,
+        "metrics": {name: value if math.isfinite(value) else None for name, value in status.metrics.items()},
+    }

@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry
 
 from omnialign.v1.alignment_service_pb2 import AlignmentJob
 from services.alignment.job import ALIGNMENT, EVALUATION_STEPS, LOOP_STAGES
-from services.alignment.metrics import AlignmentMetrics
+from services.alignment.summary import AlignmentMetrics
 from services.pipeline.counts import Counts
 from services.pipeline.metrics import PipelineMetrics
 

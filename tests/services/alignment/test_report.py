@@ -24,7 +24,7 @@ from omnialign.v1 import (
 )
 from services.alignment.report import gallery, lineage, make_report, page, pictures
 from services.alignment.report.gather import Material, thinned
-from services.alignment.report.numbers import report_numbers
+from services.alignment.report.statistics import report_numbers
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.runtime.config import ServerConfig
