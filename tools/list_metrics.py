@@ -19,10 +19,10 @@ from services.data.objects.metrics import S3Metrics
 from services.inference.metrics import EngineMetrics, FeatureMetrics
 from services.inference.openai.metrics import EndpointMetrics
 from services.pipeline.metrics import PipelineMetrics
-from services.runtime.auth.config import AuthConfig
+from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.auth.guard import Guard
+from services.runtime.health import Readiness
 from services.runtime.metrics import RpcMetrics, make_registry
-from services.runtime.readiness import Readiness
 from services.training.metrics import Metrics as TrainingMetrics
 from training.metrics import TrainMetrics
 

@@ -16,7 +16,7 @@ from services.data.objects import ObjectStore
 from services.data.pool import call
 from services.data.store import Store
 from services.data.table import Budget, RecordTable, Selection, Snapshot
-from services.runtime.auth.quotas import Quotas
+from services.runtime.limits import Quotas
 
 SAFE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 COMMIT_ATTEMPTS = 5

@@ -18,8 +18,7 @@ from services.data.media_store import Claim, MediaStore
 from services.data.models import Models
 from services.data.table import Selection
 from services.data.uploads import Uploads
-from services.runtime.idempotency import body_digest
-from services.runtime.paging import decode_token, encode_token, page_size
+from services.runtime.requests import body_digest, decode_token, encode_token, page_size
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 

@@ -18,7 +18,7 @@ async def wire(server: Server, config: GatewayConfig) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         routes, channels = config.routes(), dict[str, Any]()
         for address in set(routes.values()):
-            channels[address] = await stack.enter_async_context(server.peers.channel(address))
+            channels[address] = await stack.enter_async_context(server.clients.channel(address))
         proxy = Proxy({path: channels[address] for path, address in routes.items()})
         server.add_generic(proxy, FULL_NAME)
         yield

@@ -61,7 +61,7 @@ OPENERS: dict[str, Callable[..., AbstractAsyncContextManager[Engine]]] = {
 async def open_engine(server: Server, config: EngineConfig, *, data_address: str) -> AsyncIterator[RoutingEngine]:
     """An engine whose metrics are the server's, with models looked up at `data_address` when they are asked for."""
     async with (
-        server.peers.client(data_address) as client,
+        server.clients.client(data_address) as client,
         OPENERS[config.kind](config, models=client, metrics=server.registry) as local,
         open_openai_engine(config, models=client, metrics=server.registry) as endpoints,
     ):
@@ -75,5 +75,5 @@ async def open_loop(server: Server, config: ModelServiceConfig, *, engine: Engin
         if engine is None:
             opening = open_engine(server, load(EngineConfig), data_address=config.data_address)
             engine = await stack.enter_async_context(opening)
-        client = await stack.enter_async_context(server.peers.client(config.data_address, project=config.project))
+        client = await stack.enter_async_context(server.clients.client(config.data_address, project=config.project))
         yield ItemLoop(engine, AsyncMediaReader(client, capacity_bytes=config.media_cache_bytes))

@@ -14,9 +14,8 @@ from services.pipeline.kind import Job, JobKind, Plan
 from services.pipeline.notifier import Notifier
 from services.pipeline.supervisor import Supervisor
 from services.pipeline.workflow_engine import WorkflowEngine
-from services.runtime.auth.quotas import Quotas
-from services.runtime.idempotency import body_digest, check_same_body
-from services.runtime.paging import decode_token, encode_token, page_size
+from services.runtime.limits import Quotas
+from services.runtime.requests import body_digest, check_same_body, decode_token, encode_token, page_size
 
 LOOK_SECONDS = 1.0
 EVENTS_PER_READ = 100

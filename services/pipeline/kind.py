@@ -13,7 +13,7 @@ from omnialign import names
 from omnialign.v1 import record_pb2
 from services.pipeline.counts import Counts
 from services.pipeline.service_clients import ServiceClients
-from services.runtime.auth.quotas import Kind as Quota
+from services.runtime.limits import Kind as Quota
 from services.runtime.migrations import Migrations
 
 Record = record_pb2.Record

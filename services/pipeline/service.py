@@ -81,7 +81,7 @@ async def open_pipeline(
         impatient_jobs = JobStore(database, kind, notifier)
         updater = StageUpdater(jobs, kind)
 
-        clients = ClientPool(config.service_addresses, server.peers)
+        clients = ClientPool(config.service_addresses, server.clients)
         stack.push_async_callback(clients.close)
         retrier = ServiceRetrier(config.retry_policy, announce=updater.announce)
         tables = JobTables(retrier, label=f"{kind.name}_job")

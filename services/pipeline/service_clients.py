@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Mapping
 
 from omnialign.client import AsyncClient
-from services.runtime.peers import Peers as ClientFactory
+from services.runtime.connections import ClientFactory
 
 
 class ServiceClients:

@@ -36,7 +36,7 @@ from omnialign.errors import FailedPrecondition, Internal, OmnialignError, from_
 from services.pipeline.config import PipelineConfig
 from services.pipeline.notifier import Signal
 from services.runtime.database import parse_url, postgresql_arguments
-from services.runtime.database_faults import translate
+from services.runtime.database_errors import as_omnialign_error
 from services.runtime.migrations import COMMAND
 
 WORKFLOW_VERSION = "1"
@@ -321,7 +321,7 @@ def _launch() -> None:
     try:
         DBOS.launch()
     except SQLAlchemyError as error:
-        if (typed := translate(error, place="of the workflows")) is not None:
+        if (typed := as_omnialign_error(error, place="of the workflows")) is not None:
             raise typed from error
         raise
     except DBOSInitializationError as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from omnialign.errors import InvalidArgument
-from services.runtime.certificates import ServerTls
+from services.runtime.connections import ServerTls
 
 T = TypeVar("T")
 

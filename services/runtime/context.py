@@ -1,10 +1,66 @@
-"""What a handler may ask about the call it answers, without touching gRPC's context object.
+"""The call that is being answered: who makes it, with which roles, and how much time is left.
 
-The values live in a ContextVar that the interceptor sets in the handler's own task; child tasks see them too.
+The values live in a ContextVar that the interceptor sets in the handler's own task; child tasks see them too. Handlers
+ask here instead of touching gRPC's context object.
 """
 
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from omnialign.client.context import CURRENT_CALL, request_id
-from services.runtime.auth.callers import Caller
+
+ALL_PROJECTS = "*"
+
+_PROJECT = re.compile(r"[a-z][a-z0-9-]{0,61}")
+
+
+class Role(enum.IntEnum):
+    """What a caller may do in a project; each role may do all that the ones before it may."""
+
+    READER = 1
+    """Read."""
+    SUBMITTER = 2
+    """Write data, register models, run models, submit and end jobs."""
+    ADMIN = 3
+    """Delete; over all projects, name places outside of them too."""
+    SERVICE = 4
+    """One of our own services: everything, everywhere, without a limit of rate."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The bearer of a token that is valid now."""
+
+    name: str
+    """Who it is, for the audit log."""
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    """Role by project id; `*` stands for every project."""
+    job: str = ""
+    """Resource name of the training job whose own token this is; empty for people and services."""
+    inputs: frozenset[str] = frozenset()
+    """What that job may read, as the job's spec names it."""
+
+    @property
+    def is_service(self) -> bool:
+        """Whether this is one of our own services."""
+        return self.roles.get(ALL_PROJECTS) is Role.SERVICE
+
+    @property
+    def project(self) -> str:
+        """Project id of the job whose token this is; empty for people and services."""
+        return self.job.split("/")[1] if self.job else ""
+
+    def role_in(self, project: str) -> int:
+        """The role in a project as a number, 0 for none."""
+        return max(self.roles.get(project, 0), self.roles.get(ALL_PROJECTS, 0))
+
+
+def is_project(text: str) -> bool:
+    """Whether `text` can be the id of a project."""
+    return _PROJECT.fullmatch(text) is not None
+
 
 __all__ = ["bearer_token", "caller", "remaining_seconds", "request_id"]
 

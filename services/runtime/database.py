@@ -30,7 +30,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from omnialign.errors import InvalidArgument, OmnialignError, Unavailable
-from services.runtime.database_faults import UNAVAILABLE, is_lost_race, translate
+from services.runtime.database_errors import UNAVAILABLE, as_omnialign_error, is_lost_race
 
 BUSY_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5
@@ -188,7 +188,7 @@ class Database:
                 if isinstance(error, DBAPIError) and is_lost_race(error) and time.monotonic() < deadline:
                     time.sleep(random.uniform(0.0, 0.1))
                     continue
-                if (typed := translate(error, place=self.place)) is not None:
+                if (typed := as_omnialign_error(error, place=self.place)) is not None:
                     raise typed from error
                 raise
 

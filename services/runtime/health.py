@@ -1,16 +1,24 @@
-"""The health service (grpc.health.v1), readable at any moment and settable without waiting.
+"""Health: what a service must do before it can serve, and what it answers to probes (grpc.health.v1).
 
-Names: one per service, for readiness; `liveness`, which serves as soon as the event loop does and until the end; and
-the empty name for the whole process. That one turns to SERVING once every service has been ready, and back
-only when the server drains: a service that is briefly not ready is no reason to restart the process.
+Names of the health service: one per service, for readiness; `liveness`, SERVING as long as the event loop runs; and the
+empty name for the whole process. That one turns to SERVING once every service has been ready, and back only when the
+server drains: a service that is briefly not ready is no reason to restart the process.
+
+A service whose database or object store is away does not crash: it runs, is NOT_SERVING, refuses calls with the cause,
+and serves as soon as its startup steps have succeeded. They are tried again until they do.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry, Gauge
+
+from omnialign.errors import OmnialignError, Unavailable
+from services.runtime.errors import as_omnialign_error
 
 LIVENESS = "liveness"
 
@@ -81,3 +89,85 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """Wakes the watchers. A new event each time, so that none misses a change while it writes."""
         self._changed, old = asyncio.Event(), self._changed
         old.set()
+
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
+
+StartupStep = Callable[[], Awaitable[None]]
+
+_log = logging.getLogger(__name__)
+
+
+class Readiness:
+    """The work of all services of a server. `ready` is told each name whose work has succeeded."""
+
+    def __init__(self, registry: CollectorRegistry, *, ready: Callable[[str], None]) -> None:
+        self._ready = ready
+        self._work: dict[str, list[StartupStep]] = {}
+        self._problems: dict[str, OmnialignError] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._gauge = Gauge(
+            "omnialign_ready", "Whether the service has connected to what it needs.", ("service",), registry=registry
+        )
+
+    def show(self, name: str) -> None:
+        """Makes a service known to the metrics, as ready unless something is left to do."""
+        self._gauge.labels(name).set(self.is_ready(name))
+
+    def add(self, name: str, work: StartupStep) -> None:
+        """Gives a service something to do before it serves; several works are done in the order they were given."""
+        self._work.setdefault(name, []).append(work)
+        self._problems.setdefault(name, _starting(name))
+        self._gauge.labels(name).set(0)
+
+    def is_ready(self, name: str) -> bool:
+        """Whether nothing is left to do for a service."""
+        return name not in self._problems
+
+    def require(self, name: str) -> None:
+        """Raises Unavailable (`NOT_READY`, with what is missing) while something is left to do."""
+        if self._problems and (problem := self._problems.get(name)) is not None:
+            message = f"The service is not ready: {problem.message}"
+            raise Unavailable(message, reason="NOT_READY", metadata={"service": name, "cause": problem.reason})
+
+    async def start(self) -> None:
+        """Tries each service's work once, then goes on in the background where it failed."""
+        first = {name: asyncio.Event() for name in self._work}
+        self._tasks = [asyncio.create_task(self._prepare(name, first[name]), name=f"prepare {name}") for name in first]
+        await asyncio.gather(*(event.wait() for event in first.values()))
+
+    def problems(self) -> list[OmnialignError]:
+        """What keeps services from being ready now."""
+        return list(self._problems.values())
+
+    async def close(self) -> None:
+        """Gives up on what has not succeeded."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _prepare(self, name: str, tried: asyncio.Event) -> None:
+        wait_seconds, remaining = FIRST_WAIT_SECONDS, self._work[name]
+        while remaining:
+            try:
+                await remaining[0]()
+                remaining.pop(0)
+            except Exception as error:
+                self._note(name, as_omnialign_error(error))
+                tried.set()
+                await asyncio.sleep(wait_seconds)
+                wait_seconds = min(2 * wait_seconds, LONGEST_WAIT_SECONDS)
+        del self._problems[name]
+        self._gauge.labels(name).set(1)
+        self._ready(name)
+        tried.set()
+
+    def _note(self, name: str, problem: OmnialignError) -> None:
+        if problem.message != self._problems[name].message:
+            fields = {"rpc_service": name, "reason": problem.reason}
+            _log.warning("%s is not ready: %s", name, problem.message, extra=fields)
+        self._problems[name] = problem
+
+
+def _starting(name: str) -> OmnialignError:
+    return Unavailable(f"{name} is starting", reason="STARTING")

@@ -1,6 +1,9 @@
 """Logs as one JSON object per line on standard error, each with the request id it belongs to.
 
-Access lines (one per finished call) are at INFO, those of reads that went well at DEBUG.
+The access log has one line per finished call, at INFO, or at DEBUG for reads that succeeded.
+
+The audit log has one line per call that changed something or tried to: who, what, when, and how it ended. It never
+holds tokens or the content of messages beyond resource names. Its lines are written whatever the log level.
 """
 
 import json
@@ -8,7 +11,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from omnialign.client.context import request_id
+from omnialign.client.context import Call, request_id
+from services.runtime.context import Caller
 from services.runtime.tracing import trace_id
 
 _access = logging.getLogger("services.runtime.access")
@@ -72,3 +76,30 @@ class AccessLog:
 
     def _level(self, code: str) -> int:
         return self._ok_level if code == "OK" else logging.INFO
+
+
+AUDIT_LOGGER = "services.runtime.audit"
+
+_audit = logging.getLogger(AUDIT_LOGGER)
+
+
+def enable_audit() -> None:
+    """Lets the lines out, whatever level the rest of the log has. Called once, when authentication is set up."""
+    _audit.setLevel(logging.INFO)
+
+
+def write_audit(call: Call, *, method: str, code: str, reason: str, peer: str) -> None:
+    """Writes the line of a call that ended with the status named `code`; `reason` is the error's, empty for none."""
+    caller = call.caller if isinstance(call.caller, Caller) else None
+    parts = call.resource.split("/")
+    fields = {
+        "caller": caller.name if caller else "",
+        "rpc": method,
+        "project": parts[1] if parts[0] == "projects" and len(parts) > 1 else "",
+        "resource": call.resource[:512],
+        "code": code,
+        "reason": reason,
+        "peer": peer,
+        "request_id": call.request_id,
+    }
+    _audit.info("%s by %s: %s", method, fields["caller"] or "nobody known", code, extra=fields)

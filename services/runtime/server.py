@@ -20,19 +20,16 @@ from prometheus_client import start_http_server
 
 from omnialign.client.options import MAX_MESSAGE_BYTES
 from services.runtime import logs
-from services.runtime.admission import Admission
-from services.runtime.auth.config import AuthConfig
+from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.auth.guard import Guard
-from services.runtime.auth.quotas import Quotas
-from services.runtime.certificates import server_credentials
 from services.runtime.config import ConfigError, ServerConfig, load_all
-from services.runtime.health import Health
+from services.runtime.connections import ClientConfig, ClientFactory, server_credentials
+from services.runtime.health import Health, Readiness, StartupStep
 from services.runtime.interceptor import CallInterceptor
+from services.runtime.limits import ConcurrencyLimit, Quotas
 from services.runtime.metrics import RpcMetrics, make_registry
-from services.runtime.peers import PeerConfig, Peers
-from services.runtime.readiness import Readiness, Work
+from services.runtime.requests import Validator
 from services.runtime.tracing import TracingConfig, exported
-from services.runtime.validation import Validator
 
 _log = logging.getLogger(__name__)
 
@@ -57,14 +54,14 @@ class Server:
     """One port with any number of services. Made inside a running event loop."""
 
     def __init__(
-        self, config: ServerConfig, *, name: str, auth: AuthConfig | None = None, peers: PeerConfig | None = None
+        self, config: ServerConfig, *, name: str, auth: AuthConfig | None = None, clients: ClientConfig | None = None
     ) -> None:
-        """Without `auth` everybody may call everything; without `peers` other services are called plainly."""
+        """Without `auth` everybody may call everything; without `clients` other services are called plainly."""
         self.config = config
         self.name = name
         self.auth = auth or AuthConfig()
         """Who may call; services make tokens of jobs with it."""
-        self.peers = Peers(peers)
+        self.clients = ClientFactory(clients)
         """Connections to other services."""
         self.quotas = Quotas(self.auth.quotas_file)
         """How much a project may have; the services that own things count them."""
@@ -76,7 +73,7 @@ class Server:
         self._guard = Guard(self.auth, registry=self.registry) if self.auth.enabled else None
         self._interceptor = CallInterceptor(
             metrics=RpcMetrics(self.registry),
-            admission=Admission(config.max_concurrent_rpcs),
+            admission=ConcurrencyLimit(config.max_concurrent_rpcs),
             validator=Validator(),
             readiness=self.readiness,
             guard=self._guard,
@@ -118,7 +115,7 @@ class Server:
         self._names.append(name)
         self.health.add(name)
 
-    def prepare(self, full_name: str, work: Work) -> None:
+    def prepare(self, full_name: str, work: StartupStep) -> None:
         """Gives a service something to do before it serves, such as connecting; tried again until it succeeds."""
         self.readiness.add(full_name, work)
 
@@ -242,12 +239,12 @@ def run(
     Exits with status 2 and the list of problems when the configuration is wrong.
     """
     try:
-        server_config, auth, peers, traced, config = load_all(
-            ServerConfig, AuthConfig, PeerConfig, TracingConfig, config_cls, environ=environ
+        server_config, auth, clients, traced, config = load_all(
+            ServerConfig, AuthConfig, ClientConfig, TracingConfig, config_cls, environ=environ
         )
         logs.configure(server_config.log_level)
         with exported(name, traced):
-            asyncio.run(_serve(lambda: Server(server_config, name=name, auth=auth, peers=peers), config, wire))
+            asyncio.run(_serve(lambda: Server(server_config, name=name, auth=auth, clients=clients), config, wire))
     except ConfigError as error:
         sys.stderr.write(f"{name}: {error}\n")
         raise SystemExit(EXIT_CONFIG) from None

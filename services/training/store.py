@@ -15,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from omnialign.errors import AlreadyExists, NotFound
 from omnialign.v1.training_service_pb2 import CreateTrainingJobRequest, TrainingJob, WatchTrainingJobResponse
 from services.runtime.database import Database
-from services.runtime.idempotency import body_digest, check_same_body
 from services.runtime.migrations import Migrations
+from services.runtime.requests import body_digest, check_same_body
 
 METADATA = sa.MetaData()
 JOBS = sa.Table(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from services.runtime.auth import quotas
+from services.runtime import limits
 from services.training.kubernetes.settings import KubernetesSettings, key_of
 from tests.chart.rendering import ROOT
 
@@ -102,7 +102,7 @@ def jobs_schema() -> Schema:
 
 def quota_schema() -> Schema:
     """What a project's quotas may hold, as JSON schema."""
-    properties = {kind: {"type": "integer", "minimum": 0} for kind in typing.get_args(quotas.Kind)}
+    properties = {kind: {"type": "integer", "minimum": 0} for kind in typing.get_args(limits.Kind)}
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 

@@ -27,7 +27,7 @@ from services.inference.openai.errors import (
     understand,
 )
 from services.inference.openai.metrics import EndpointMetrics
-from services.runtime.auth.watched import Watched
+from services.runtime.watched_file import WatchedFile
 
 NO_KEY = "none"
 
@@ -36,7 +36,7 @@ class Keys:
     """The keys by endpoint; none at all without a file. The file is read again when it changes."""
 
     def __init__(self, path: Path | None) -> None:
-        self._file = None if path is None else Watched(path, parse_keys)
+        self._file = None if path is None else WatchedFile(path, parse_keys)
 
     def of(self, base_url: str) -> str:
         """The key of an endpoint; empty for one without."""

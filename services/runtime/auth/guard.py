@@ -13,13 +13,12 @@ from prometheus_client import CollectorRegistry, Counter
 
 from omnialign.client.context import Call
 from omnialign.errors import InvalidArgument, NotFound, OmnialignError, PermissionDenied
-from services.runtime.auth import audit
-from services.runtime.auth.authenticator import Authenticator, bearer
-from services.runtime.auth.callers import ALL_PROJECTS, Caller, Role
-from services.runtime.auth.config import AuthConfig
+from services.runtime.auth.authenticator import AuthConfig, Authenticator, bearer
 from services.runtime.auth.policy import POLICY, Rule
-from services.runtime.auth.rates import Rates
 from services.runtime.auth.references import LOCATIONS, find_references, is_resource, looks_like_resource
+from services.runtime.context import ALL_PROJECTS, Caller, Role
+from services.runtime.limits import RateLimiter
+from services.runtime.logs import enable_audit, write_audit
 
 NO_ROLE = "NO_ROLE_IN_PROJECT"
 """Reason in the metric where the caller is told NOT_FOUND."""
@@ -49,9 +48,9 @@ class Guard:
         for reason in REASONS:
             self._failures.labels(reason)  # so that a rate can be taken from the start
         self._authenticator = Authenticator(config)
-        self._rates = Rates(per_second=config.rate_per_second, burst=config.rate_burst)
+        self._rates = RateLimiter(per_second=config.rate_per_second, burst=config.rate_burst)
         self._has_rates = config.rate_per_second > 0
-        audit.enable()
+        enable_audit()
 
     def of_method(self, path: str) -> "MethodGuard":
         """The guard of one method, by its path on the wire."""
@@ -78,7 +77,7 @@ class MethodGuard:
         path: str,
         *,
         authenticator: Authenticator,
-        rates: Rates | None,
+        rates: RateLimiter | None,
         failed: Callable[[OmnialignError], None],
     ) -> None:
         self._path = path
@@ -137,7 +136,7 @@ class MethodGuard:
     def write_audit(self, call: Call, *, code: str, reason: str, peer: str) -> None:
         """Writes a call into the audit log, if it is one that belongs there."""
         if self._rule is None or self._rule.mutates:
-            audit.write(call, method=self._path.removeprefix("/"), code=code, reason=reason, peer=peer)
+            write_audit(call, method=self._path.removeprefix("/"), code=code, reason=reason, peer=peer)
 
     async def _rest(self, call: Call, first: Any, stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield first

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from services.runtime.auth.callers import Role
+from services.runtime.context import Role
 
 Scope: TypeAlias = Literal["itself", "inputs", "project"]
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from services.runtime.auth.callers import is_project
+from services.runtime.context import is_project
 
 _V1 = "omnialign.v1."
 

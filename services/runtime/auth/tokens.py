@@ -1,4 +1,6 @@
-"""The file of bearer tokens: who has one, as a digest, and what each may do.
+"""Our own tokens: those of people and services, listed in a file, and those of training jobs, signed.
+
+The file keeps a digest of each token, and what its bearer may do:
 
     tokens:
       - name: alice
@@ -9,20 +11,30 @@
         sha256: "..."
         roles: {"*": service}
 
-Tokens are long and random, so a plain digest is as good as a slow one, and it can be looked up.
+Tokens are long and random, so a plain digest is as safe as a slow one, and it can be looked up.
+
+A job's token names the job, what it may read, and until when. It is signed, not stored: the training service makes it,
+and the training and the data service check it with the same key, so that neither calls the other for it. The key file
+holds one key per line, in any form of 32 bytes or more. The first one signs and all are accepted, so that a new key can
+be put above the old one while jobs run.
 """
 
 import hashlib
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import jwt
 import yaml
 
-from omnialign.errors import InvalidArgument
-from services.runtime.auth.callers import ALL_PROJECTS, Caller, Role, is_project
+from omnialign import names
+from omnialign.errors import FailedPrecondition, InvalidArgument, Unauthenticated
+from services.runtime.context import ALL_PROJECTS, Caller, Role, is_project
+from services.runtime.watched_file import WatchedFile
 
 MAX_NAME_CHARACTERS = 100
 MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -143,3 +155,69 @@ def _moment(value: Any) -> datetime | None:
         return None
     moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+ALGORITHM = "HS256"
+ISSUER = "omnialign-training"
+MIN_KEY_BYTES = 32
+LEEWAY_SECONDS = 10
+
+Keys = tuple[bytes, ...]
+
+
+class JobTokens:
+    """Makes and checks the tokens of jobs with the keys of a file, which is read again when it changes.
+
+    Raises InvalidArgument (`JOB_KEY_INVALID`) for a file without a key or with a short one, and OSError.
+    """
+
+    def __init__(self, key_file: Path) -> None:
+        self._keys = WatchedFile(key_file, parse_keys)
+
+    def make(self, job: str, *, inputs: Sequence[str], lifetime_seconds: float) -> str:
+        """The token of a job, by the job's resource name. `inputs` are the dataset and model as its spec names them."""
+        names.parse(job, names.TRAINING_JOB)
+        if lifetime_seconds <= 0:
+            raise FailedPrecondition("A token needs a lifetime above 0", reason="LIFETIME_INVALID")
+        now = int(time.time())
+        claims = {
+            "iss": ISSUER,
+            "sub": job,
+            "project": job.split("/")[1],
+            "inputs": sorted(set(inputs)),
+            "iat": now,
+            "exp": now + max(int(lifetime_seconds), 1),
+        }
+        return jwt.encode(claims, self._keys.current()[0], algorithm=ALGORITHM)
+
+    def check(self, token: str) -> Caller:
+        """The job that a token is of. Raises Unauthenticated: `TOKEN_EXPIRED`, `TOKEN_UNKNOWN`."""
+        for key in self._keys.current():
+            try:
+                claims = jwt.decode(
+                    token,
+                    key,
+                    algorithms=[ALGORITHM],
+                    issuer=ISSUER,
+                    leeway=LEEWAY_SECONDS,
+                    options={"require": ["exp", "iat", "sub", "iss"], "verify_aud": False},
+                )
+            except jwt.ExpiredSignatureError:
+                raise Unauthenticated("The job's token has expired", reason="TOKEN_EXPIRED") from None
+            except (jwt.InvalidTokenError, ValueError):
+                continue
+            job, inputs = claims["sub"], claims.get("inputs")
+            if isinstance(job, str) and names.matches(job, names.TRAINING_JOB) and isinstance(inputs, list):
+                return Caller(job, job=job, inputs=frozenset(map(str, inputs)))
+        raise Unauthenticated("The token is not one that is known here", reason="TOKEN_UNKNOWN")
+
+
+def parse_keys(text: str) -> Keys:
+    """The keys of a file, one a line. Raises InvalidArgument (`JOB_KEY_INVALID`)."""
+    keys = tuple(line.strip().encode() for line in text.splitlines() if line.strip())
+    if not keys or min(map(len, keys)) < MIN_KEY_BYTES:
+        raise InvalidArgument(
+            f"The file of job keys must hold one key a line, each of {MIN_KEY_BYTES} bytes or more",
+            reason="JOB_KEY_INVALID",
+        )
+    return keys

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from omnialign.cli.main import app
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc
-from services.runtime.auth.config import AuthConfig
+from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.auth.tokens import digest, parse_tokens
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server

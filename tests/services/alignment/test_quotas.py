@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from omnialign.errors import ResourceExhausted
-from services.runtime.auth.quotas import Quotas
+from services.runtime.limits import Quotas
 from services.runtime.server import Server
 from tests.service_stack import ServiceStack
 

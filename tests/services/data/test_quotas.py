@@ -6,8 +6,8 @@ from omnialign.client import AsyncClient
 from omnialign.errors import ResourceExhausted
 from services.data.__main__ import wire
 from services.data.config import DataConfig
-from services.runtime.auth.quotas import Quotas
 from services.runtime.config import ServerConfig
+from services.runtime.limits import Quotas
 from services.runtime.server import Server
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from omnialign.client import AsyncClient
 from omnialign.errors import ResourceExhausted
-from services.runtime.auth.quotas import Quotas
 from services.runtime.config import ServerConfig
+from services.runtime.limits import Quotas
 from services.runtime.server import Server
 from services.training.__main__ import wire
 from services.training.config import TrainingConfig

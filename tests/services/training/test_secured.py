@@ -10,10 +10,10 @@ from omnialign.errors import NotFound, PermissionDenied
 from omnialign.v1.training_service_pb2 import TrainingJob, TrainingProgress
 from services.data.__main__ import wire as wire_data
 from services.data.config import DataConfig
-from services.runtime.auth.config import AuthConfig
+from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.auth.tokens import digest
 from services.runtime.config import ServerConfig
-from services.runtime.peers import PeerConfig
+from services.runtime.connections import ClientConfig
 from services.runtime.server import Server
 from services.training.__main__ import wire
 from services.training.config import TrainingConfig
@@ -56,14 +56,14 @@ async def test_a_jobs_token_opens_its_own_doors_alone(tmp_path, spec, program, m
     entries = [{"name": n, "sha256": digest(n), "roles": r} for n, r in zip(names, roles, strict=True)]
     for name, text in (("tokens", yaml.safe_dump({"tokens": entries})), ("key", "k" * 40), ("own", "service")):
         (tmp_path / name).write_text(text)
-    peers = PeerConfig(ca.file, mine.certificate, mine.key, token_file=tmp_path / "own")
+    peers = ClientConfig(ca.file, mine.certificate, mine.key, token_file=tmp_path / "own")
     for field in ("ca_file", "certificate_file", "key_file"):  # the process of the job finds them in its environment
         monkeypatch.setenv(f"OMNIALIGN_PEER_{field.upper()}", str(getattr(peers, field)))
     server = Server(
         ServerConfig(tls_certificate_file=pair.certificate, tls_key_file=pair.key, tls_client_ca_file=ca.file),
         name="test",
         auth=AuthConfig(tokens_file=tmp_path / "tokens", job_key_file=tmp_path / "key"),
-        peers=peers,
+        clients=peers,
     )
     config = TrainingConfig(root=tmp_path / "training", command=program(PROGRAM), poll_seconds=0.05)
     how = {"project": "demo", "ca_file": ca.file, "certificate_file": mine.certificate, "key_file": mine.key}

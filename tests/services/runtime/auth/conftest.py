@@ -31,9 +31,9 @@ from omnialign.v1 import (
     training_service_pb2,
     training_service_pb2_grpc,
 )
-from services.runtime.auth.config import AuthConfig
-from services.runtime.auth.job_tokens import JobTokens
+from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.auth.policy import POLICY
+from services.runtime.auth.tokens import JobTokens
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
 

@@ -3,8 +3,8 @@
 import pytest
 from google.protobuf.message import Message
 
-from services.runtime.auth.callers import Role
 from services.runtime.auth.policy import POLICY
+from services.runtime.context import Role
 from tests.services.runtime.auth.conftest import METHODS, Answer, Guarded, name_for, request_of
 
 PEOPLE = {"reader": Role.READER, "submitter": Role.SUBMITTER, "admin": Role.ADMIN}

@@ -12,7 +12,7 @@ from omnialign.v1 import alignment_service_pb2, data_service_pb2, refinement_ser
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.runtime import logs
-from services.runtime.auth.config import AuthConfig
+from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from omnialign.errors import Unauthenticated, Unavailable
 from omnialign.v1 import data_service_pb2
-from services.runtime.auth import key_set
-from services.runtime.auth.callers import Role
-from services.runtime.auth.oidc import Oidc, roles_of
+from services.runtime.auth import oidc
+from services.runtime.auth.oidc import OidcVerifier, roles_of
+from services.runtime.context import Role
 from tests.certificates import Authority
 from tests.services.runtime.auth.conftest import Guarded
 
@@ -65,7 +65,7 @@ class Issuer:
 
     def _answers(self) -> dict[str, Any]:
         about = {"issuer": self.url, "jwks_uri": f"{self.url}/keys"} | self.about
-        return {key_set.DISCOVERY: about, "/keys": {"keys": [*map(_published, self.keys.items()), *self.extra_keys]}}
+        return {oidc.DISCOVERY: about, "/keys": {"keys": [*map(_published, self.keys.items()), *self.extra_keys]}}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         issuer = self
@@ -98,14 +98,14 @@ def issuer(tmp_path: Path) -> Iterator[Issuer]:
     found.close()
 
 
-def verifier(issuer: Issuer, **more: Any) -> Oidc:
+def verifier(issuer: Issuer, **more: Any) -> OidcVerifier:
     settings = {"issuer": issuer.url, "audience": AUDIENCE, "roles_claim": "omnialign_roles"}
-    return Oidc(**{**settings, "ca_file": issuer.authority.file, **more})
+    return OidcVerifier(**{**settings, "ca_file": issuer.authority.file, **more})
 
 
-async def reason(oidc: Oidc, token: str, key_id: str = "first") -> str:
+async def reason(checker: OidcVerifier, token: str, key_id: str = "first") -> str:
     try:
-        await oidc.check(token, key_id=key_id)
+        await checker.check(token, key_id=key_id)
     except (Unauthenticated, Unavailable) as error:
         return error.reason
     return ""
@@ -119,11 +119,11 @@ async def test_a_good_token_gives_the_roles_in_its_claim(issuer, key):
 
 
 async def test_what_is_wrong_with_a_token_is_found(issuer):
-    oidc, now = verifier(issuer), time.time()
+    checker, now = verifier(issuer), time.time()
     stranger = ec.generate_private_key(ec.SECP256R1())
-    assert await reason(oidc, issuer.sign()) == ""
-    assert await reason(oidc, issuer.sign(exp=now - 10)) == ""  # clocks differ a little
-    assert await reason(oidc, issuer.sign(exp=now - 40)) == "TOKEN_EXPIRED"
+    assert await reason(checker, issuer.sign()) == ""
+    assert await reason(checker, issuer.sign(exp=now - 10)) == ""  # clocks differ a little
+    assert await reason(checker, issuer.sign(exp=now - 40)) == "TOKEN_EXPIRED"
     for wrong in (
         issuer.sign(nbf=now + 60),
         issuer.sign(aud="another"),
@@ -134,17 +134,17 @@ async def test_what_is_wrong_with_a_token_is_found(issuer):
         issuer.sign(key=stranger),
         issuer.sign() + "x",
     ):
-        assert await reason(oidc, wrong) == "TOKEN_UNKNOWN"
+        assert await reason(checker, wrong) == "TOKEN_UNKNOWN"
 
 
 async def test_the_token_does_not_choose_the_algorithm(issuer):
     issuer.keys = {"first": rsa.generate_private_key(65537, 2048)}
-    oidc = verifier(issuer)
-    assert await reason(oidc, issuer.sign(algorithm="RS512")) == "TOKEN_UNKNOWN"
-    assert await reason(oidc, issuer.sign(algorithm="PS256")) == "TOKEN_UNKNOWN"
+    checker = verifier(issuer)
+    assert await reason(checker, issuer.sign(algorithm="RS512")) == "TOKEN_UNKNOWN"
+    assert await reason(checker, issuer.sign(algorithm="PS256")) == "TOKEN_UNKNOWN"
     public = _published(("first", issuer.keys["first"]))["n"]  # known to all: must be no secret to sign with
-    assert await reason(oidc, issuer.sign(key=public, algorithm="HS256")) == "TOKEN_UNKNOWN"
-    assert await reason(oidc, issuer.sign(key="", algorithm="none")) == "TOKEN_UNKNOWN"
+    assert await reason(checker, issuer.sign(key=public, algorithm="HS256")) == "TOKEN_UNKNOWN"
+    assert await reason(checker, issuer.sign(key="", algorithm="none")) == "TOKEN_UNKNOWN"
 
 
 async def test_keys_of_other_kinds_and_broken_ones_are_left_out(issuer):
@@ -155,40 +155,40 @@ async def test_keys_of_other_kinds_and_broken_ones_are_left_out(issuer):
         {"kty": "RSA", "kid": "enc", "use": "enc"},
         7,
     ]
-    oidc = verifier(issuer)
-    assert await reason(oidc, issuer.sign()) == ""
+    checker = verifier(issuer)
+    assert await reason(checker, issuer.sign()) == ""
     for key_id in ("oct", "p384", "broken", "enc"):
-        assert await reason(oidc, issuer.sign(), key_id=key_id) == "TOKEN_UNKNOWN"
+        assert await reason(checker, issuer.sign(), key_id=key_id) == "TOKEN_UNKNOWN"
 
 
 async def test_a_new_key_is_fetched_once_it_is_named_and_made_up_ids_are_not_load(issuer, monkeypatch):
-    monkeypatch.setattr(key_set, "MIN_PAUSE_SECONDS", 0.0)
-    oidc = verifier(issuer)
-    assert await reason(oidc, issuer.sign()) == ""
+    monkeypatch.setattr(oidc, "MIN_PAUSE_SECONDS", 0.0)
+    checker = verifier(issuer)
+    assert await reason(checker, issuer.sign()) == ""
     issuer.keys["second"] = ec.generate_private_key(ec.SECP256R1())
-    assert await reason(oidc, issuer.sign("second"), "second") == ""
+    assert await reason(checker, issuer.sign("second"), "second") == ""
     asked = len(issuer.asked)
-    assert await reason(oidc, issuer.sign("second"), "second") == ""
+    assert await reason(checker, issuer.sign("second"), "second") == ""
     assert len(issuer.asked) == asked == 4
-    monkeypatch.setattr(key_set, "MIN_PAUSE_SECONDS", 60.0)
+    monkeypatch.setattr(oidc, "MIN_PAUSE_SECONDS", 60.0)
     for number in range(5):
-        assert await reason(oidc, issuer.sign(), f"made-up-{number}") == "TOKEN_UNKNOWN"
+        assert await reason(checker, issuer.sign(), f"made-up-{number}") == "TOKEN_UNKNOWN"
     assert len(issuer.asked) == asked
 
 
 async def test_while_the_issuer_is_away_known_keys_stay_in_use_and_unknown_ones_are_unavailable(issuer, monkeypatch):
-    monkeypatch.setattr(key_set, "MIN_PAUSE_SECONDS", 0.0)
-    oidc, fresh = verifier(issuer), verifier(issuer)
+    monkeypatch.setattr(oidc, "MIN_PAUSE_SECONDS", 0.0)
+    checker, fresh = verifier(issuer), verifier(issuer)
     token = issuer.sign()
-    assert await reason(oidc, token) == ""
+    assert await reason(checker, token) == ""
     issuer.about = {"jwks_uri": "https://127.0.0.1:1/keys"}
-    monkeypatch.setattr(key_set, "REFRESH_SECONDS", 0.0)
-    assert await reason(oidc, token) == ""
-    assert await reason(oidc, token, "another") == "TOKEN_UNKNOWN"
+    monkeypatch.setattr(oidc, "REFRESH_SECONDS", 0.0)
+    assert await reason(checker, token) == ""
+    assert await reason(checker, token, "another") == "TOKEN_UNKNOWN"
     assert await reason(fresh, token) == "OIDC_UNAVAILABLE"
     issuer.about = {}
     assert await reason(fresh, token) == ""
-    await oidc.close()
+    await checker.close()
 
 
 @pytest.mark.parametrize(

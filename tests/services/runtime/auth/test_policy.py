@@ -15,8 +15,8 @@ from omnialign.v1 import (
     training_service_pb2,
 )
 from services.runtime.auth import references
-from services.runtime.auth.callers import Role
 from services.runtime.auth.policy import POLICY
+from services.runtime.context import Role
 
 FILES = (
     alignment_service_pb2,

@@ -12,10 +12,10 @@ from omnialign.v1 import record_pb2
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.data.__main__ import wire as wire_data
 from services.data.config import DataConfig
-from services.runtime.auth.config import AuthConfig
+from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.auth.tokens import digest
 from services.runtime.config import ServerConfig
-from services.runtime.peers import PeerConfig
+from services.runtime.connections import ClientConfig
 from services.runtime.server import Server
 from services.training.__main__ import wire
 from services.training.config import TrainingConfig
@@ -40,7 +40,7 @@ def secured(folder: Path, port: int) -> tuple[Server, dict, dict]:
         ),
         name="test",
         auth=AuthConfig(tokens_file=folder / "tokens", job_key_file=folder / "key"),
-        peers=PeerConfig(ca.file, mine.certificate, mine.key, token_file=folder / "own"),
+        clients=ClientConfig(ca.file, mine.certificate, mine.key, token_file=folder / "own"),
     )
     files = {"ca.crt": ca.file, "tls.crt": mine.certificate, "tls.key": mine.key}
     data = {key: base64.b64encode(path.read_bytes()).decode() for key, path in files.items()}

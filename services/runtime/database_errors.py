@@ -30,7 +30,7 @@ def is_lost_race(error: DBAPIError) -> bool:
     return _sqlstate(error) in LOST_RACES
 
 
-def translate(error: Exception, *, place: str) -> OmnialignError | None:
+def as_omnialign_error(error: Exception, *, place: str) -> OmnialignError | None:
     """The typed error for a failure of the database at a place; None for what is our own mistake, or a constraint."""
     if isinstance(error, PoolTimeout | OSError):
         return _away(error, place=place)

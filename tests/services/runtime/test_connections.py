@@ -1,4 +1,4 @@
-"""Servers and clients under TLS, with real certificates: who is let in, and certificates that are renewed."""
+"""Connections: TLS with real certificates, which are renewed, and clients that spread calls over replicas."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from omnialign.client import AsyncClient, Client, TokenFile, channel
 from omnialign.errors import InvalidArgument, Unauthenticated, Unavailable
 from services.runtime.config import ConfigError, ServerConfig, load
-from services.runtime.peers import PeerConfig, Peers
+from services.runtime.connections import ClientConfig, ClientFactory
+from services.runtime.server import Server
 from tests.certificates import DAY, Authority, Pair
 
 NAME = "projects/p/datasets/d"
@@ -112,8 +113,8 @@ async def test_a_client_follows_its_certificate_files_and_its_calls_under_way_en
     trusted.write_bytes(ca.file.read_bytes())
     pair, mine = ca.issue(), ca.issue("mine")
     server = await start_server(**serving(pair, tls_client_ca_file=trusted))
-    config = PeerConfig(ca_file=ca.file, certificate_file=mine.certificate, key_file=mine.key)
-    async with Peers(config).client(server.address) as client:
+    config = ClientConfig(ca_file=ca.file, certificate_file=mine.certificate, key_file=mine.key)
+    async with ClientFactory(config).client(server.address) as client:
         waiting = asyncio.create_task(client.get_dataset("wait"))
         await probe.entered.wait()
         trusted.write_bytes(other_ca.file.read_bytes())
@@ -133,23 +134,23 @@ async def test_a_peer_shows_its_certificate_and_its_token_and_follows_the_file(s
     server, mine = await start_server(**serving(ca.issue(), tls_client_ca_file=ca.file)), ca.issue("mine")
     token_file = tmp_path / "token"
     token_file.write_text("first\n")
-    config = PeerConfig(ca_file=ca.file, certificate_file=mine.certificate, key_file=mine.key, token_file=token_file)
+    config = ClientConfig(ca_file=ca.file, certificate_file=mine.certificate, key_file=mine.key, token_file=token_file)
     assert list(config.problems()) == []
-    peers = Peers(config)
-    async with peers.client(server.address, project="demo") as client:
+    factory = ClientFactory(config)
+    async with factory.client(server.address, project="demo") as client:
         await client.get_dataset(NAME)
         token_file.write_text("the second")
         await client.get_dataset(NAME)
         assert client.project == "demo"
     assert [seen["token"] for seen in probe.seen] == ["first", "the second"]
-    async with peers.channel(server.address) as bare:
+    async with factory.channel(server.address) as bare:
         method = bare.unary_unary("/omnialign.v1.DataService/GetDataset")
         assert await method(b"\x0a\x01x", timeout=5) == b"\x0a\x01x"
     assert probe.seen[-1]["token"] == ""
 
 
 async def test_without_settings_peers_are_plain(server, probe):
-    async with Peers().client(server.address) as client:
+    async with ClientFactory().client(server.address) as client:
         await client.get_dataset(NAME)
     assert probe.seen[-1]["token"] == ""
 
@@ -219,8 +220,27 @@ def test_settings_of_tls_are_checked_at_start(ca, other_ca, tmp_path):
 
 def test_settings_of_peers_are_checked_at_start(ca, tmp_path):
     pair = ca.issue()
-    assert [name for name, _ in PeerConfig(certificate_file=pair.certificate).problems()] == [
+    assert [name for name, _ in ClientConfig(certificate_file=pair.certificate).problems()] == [
         "certificate_file",
         "ca_file",
     ]
-    assert [name for name, _ in PeerConfig(token_file=tmp_path / "nowhere").problems()] == ["token_file"]
+    assert [name for name, _ in ClientConfig(token_file=tmp_path / "nowhere").problems()] == ["token_file"]
+
+
+def answered(server: Server) -> float:
+    labels = {"service": "omnialign.v1.DataService", "method": "GetDataset", "code": "OK"}
+    return server.registry.get_sample_value("omnialign_rpc_requests_total", labels) or 0.0
+
+
+async def test_calls_are_spread_over_the_replicas_and_go_to_those_that_are_left(start_server):
+    servers = [await start_server() for _ in range(2)]
+    address = "ipv4:" + ",".join(server.address for server in servers)
+    async with ClientFactory().client(address) as client:
+        await client.get_dataset("first")  # connected to one at least; the other follows
+        while min(map(answered, servers)) < 3:
+            await client.get_dataset("more")
+        await servers[0].stop(0)
+        before = answered(servers[1])
+        for _ in range(5):
+            await client.get_dataset("left")
+    assert answered(servers[1]) == before + 5

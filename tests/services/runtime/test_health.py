@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from omnialign.client import AsyncClient
 from omnialign.errors import FailedPrecondition, Unavailable
-from services.runtime.readiness import Readiness
+from services.runtime.health import Readiness
 
 SERVICE = "omnialign.v1.DataService"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

@@ -1,13 +1,24 @@
-"""How much a project may have. The services that own a thing count it; the numbers come from one file.
+"""The limits of a server: calls in flight, calls per second of each project, and how much a project may own.
+
+Calls in flight: what exceeds the limit is refused at once instead of queueing without end. gRPC's own limit would
+refuse health checks too, and Kubernetes would kill a server that is merely busy; the interceptor exempts health and
+reflection.
+
+Calls per second: a token bucket per project. Each replica counts for itself, because a shared count would cost every
+call a round trip to a database.
+
+Quotas: the services that own a thing count it; the numbers come from one file.
 
     default: {alignment_jobs: 4, training_jobs: 8, datasets: 500}
     projects:
       speech: {alignment_jobs: 10}
 
-A number that is given for a project takes the place of the default's; what is not given has no limit. Calls of our own
-services are let through: what they make belongs to a job whose submission was counted.
+A number given for a project replaces the default; what is not given has no limit. Calls of our own services are exempt:
+what they create belongs to a job whose submission was counted.
 """
 
+import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +27,72 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from omnialign.errors import InvalidArgument, ResourceExhausted
-from services.runtime.auth.callers import is_project
-from services.runtime.auth.watched import Watched
-from services.runtime.context import caller
+from services.runtime.context import caller, is_project
+from services.runtime.errors import RETRY_AFTER
+from services.runtime.watched_file import WatchedFile
+
+RETRY_AFTER_SECONDS = 1.0
+
+
+class ConcurrencyLimit:
+    """Counts calls in flight, up to `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._in_flight = 0
+
+    def enter(self) -> None:
+        """Takes a place, until `leave`. Raises ResourceExhausted (`TOO_MANY_CALLS`) when all are taken."""
+        if self._in_flight >= self._limit:
+            raise ResourceExhausted(
+                f"The server is at its limit of {self._limit} calls in flight; retry in {RETRY_AFTER_SECONDS:g} s",
+                reason="TOO_MANY_CALLS",
+                metadata={"limit": str(self._limit), RETRY_AFTER: f"{RETRY_AFTER_SECONDS:g}"},
+            )
+        self._in_flight += 1
+
+    def leave(self) -> None:
+        """Gives a place back."""
+        self._in_flight -= 1
+
+
+MAX_BUCKETS = 4096
+MIN_RETRY_SECONDS = 0.01
+
+
+class RateLimiter:
+    """The buckets of all projects. A project that has not called for a long time has a full one."""
+
+    def __init__(self, *, per_second: float, burst: int) -> None:
+        self._per_second = per_second
+        self._burst = float(burst or max(1, round(2 * per_second)))
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, project: str, *, now: float | None = None) -> None:
+        """Counts one call. Raises ResourceExhausted (`RATE_LIMITED`, with the time to wait) when there were too many.
+
+        `now` is on the clock of `time.monotonic`.
+        """
+        now = time.monotonic() if now is None else now
+        level, filled = self._buckets.pop(project, (self._burst, now))
+        level = min(self._burst, level + max(now - filled, 0.0) * self._per_second)
+        self._buckets[project] = (level - 1 if level >= 1 else level, now)
+        if len(self._buckets) > MAX_BUCKETS:
+            self._buckets.popitem(last=False)
+        if level < 1:
+            raise self._limited(project, wait_seconds=max((1 - level) / self._per_second, MIN_RETRY_SECONDS))
+
+    def _limited(self, project: str, *, wait_seconds: float) -> ResourceExhausted:
+        return ResourceExhausted(
+            f"Project '{project}' calls more than {self._per_second:g} times a second; retry in {wait_seconds:.2g} s",
+            reason="RATE_LIMITED",
+            metadata={
+                "project": project,
+                "rate_per_second": f"{self._per_second:g}",
+                RETRY_AFTER: f"{wait_seconds:.3f}",
+            },
+        )
+
 
 Kind: TypeAlias = Literal["alignment_jobs", "training_jobs", "datasets"]
 
@@ -45,7 +119,7 @@ class Quotas:
     """The limits in force; without a file there are none. Raises what `parse_quotas` raises, and OSError."""
 
     def __init__(self, file: Path | None = None) -> None:
-        self._table = Watched(file, parse_quotas) if file else None
+        self._table = WatchedFile(file, parse_quotas) if file else None
 
     async def check(self, parent: str, kind: Kind, count: Callable[[], Awaitable[int]]) -> None:
         """Raises ResourceExhausted (`QUOTA_EXCEEDED`) unless one more fits. `count` is asked only if there is a limit.

@@ -12,7 +12,7 @@ from omnialign.client import AsyncClient
 from omnialign.errors import Aborted, DeadlineExceeded, Internal, InvalidArgument, NotFound, ResourceExhausted
 from omnialign.v1 import data_service_pb2 as pb
 from omnialign.v1 import data_service_pb2_grpc, record_pb2
-from services.runtime import leftovers
+from services.runtime import interceptor
 
 
 def details_of(failure: grpc.aio.AioRpcError) -> dict[str, object]:
@@ -132,7 +132,7 @@ async def test_error_of_a_client_stream_arrives_although_messages_are_left(clien
 
 
 async def test_error_of_a_client_stream_that_never_ends_arrives_too(server, monkeypatch):
-    monkeypatch.setattr(leftovers, "MAX_LEFTOVER_SECONDS", 0.05)
+    monkeypatch.setattr(interceptor, "MAX_DRAIN_SECONDS", 0.05)
     async with grpc.aio.insecure_channel(server.address) as channel:
         call = data_service_pb2_grpc.DataServiceStub(channel).AppendRecords(timeout=20)
         await call.write(pb.AppendRecordsRequest(dataset="missing"))
@@ -142,7 +142,7 @@ async def test_error_of_a_client_stream_that_never_ends_arrives_too(server, monk
 
 
 async def test_error_of_a_huge_client_stream_is_not_waited_for_to_its_end(server, monkeypatch):
-    monkeypatch.setattr(leftovers, "MAX_LEFTOVER_BYTES", 1000)
+    monkeypatch.setattr(interceptor, "MAX_DRAIN_BYTES", 1000)
     read = []
 
     async def messages():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnialign.errors import BY_CODE, DataLoss, Internal, InvalidArgument, OmnialignError, from_status, to_status
-from services.runtime.failures import as_omnialign_error, rich_status
+from services.runtime.errors import as_omnialign_error, rich_status
 
 texts = st.text(max_size=40)
 reasons = st.from_regex(r"[A-Z][A-Z_]{0,30}", fullmatch=True)

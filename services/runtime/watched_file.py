@@ -19,16 +19,16 @@ LOOK_EVERY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
-Signature = tuple[int, int, int]
+FileVersion = tuple[int, int, int]
 
 
-class Watched(Generic[T]):
+class WatchedFile(Generic[T]):
     """What `parse` makes of a file. The first reading raises what `parse` or the system raises."""
 
     def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
         self._path = path
         self._parse = parse
-        self._signature = signature(path)
+        self._version = file_version(path)
         self._value = parse(path.read_text("utf-8"))
         self._looked = time.monotonic()
 
@@ -42,18 +42,18 @@ class Watched(Generic[T]):
 
     def _look(self) -> None:
         try:
-            found = signature(self._path)
-            if found == self._signature:
+            found = file_version(self._path)
+            if found == self._version:
                 return
             self._value = self._parse(self._path.read_text("utf-8"))
-            self._signature = found
+            self._version = found
         except (OSError, ValueError, OmnialignError) as error:
             _log.error("'%s' is not what it should be; its former content stays in force: %s", self._path, error)
         else:
             _log.info("'%s' was read again", self._path)
 
 
-def signature(path: Path) -> Signature:
+def file_version(path: Path) -> FileVersion:
     """What changes when the file does, links followed. Raises OSError."""
     found = os.stat(path)  # noqa: PTH116  the same call, without a Path in between
     return found.st_mtime_ns, found.st_size, found.st_ino

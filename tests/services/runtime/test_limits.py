@@ -6,10 +6,9 @@ from hypothesis import strategies as st
 
 from omnialign.client.context import CURRENT_CALL, Call
 from omnialign.errors import InvalidArgument, ResourceExhausted
-from services.runtime.auth import rates
-from services.runtime.auth.callers import Caller, Role
-from services.runtime.auth.quotas import Quotas, parse_quotas
-from services.runtime.auth.rates import Rates
+from services.runtime import limits as module
+from services.runtime.context import Caller, Role
+from services.runtime.limits import Quotas, RateLimiter, parse_quotas
 
 FILE = "default: {datasets: 2, training_jobs: 1}\nprojects:\n  big: {datasets: 9}\n"
 
@@ -77,7 +76,7 @@ async def test_our_own_services_are_let_through(tmp_path):
 
 
 def test_a_bucket_is_empty_after_its_burst_and_fills_at_its_rate():
-    limits = Rates(per_second=2, burst=3)
+    limits = RateLimiter(per_second=2, burst=3)
     for _ in range(3):
         limits.take("demo", now=100.0)
     with pytest.raises(ResourceExhausted) as caught:
@@ -90,7 +89,7 @@ def test_a_bucket_is_empty_after_its_burst_and_fills_at_its_rate():
 
 
 def test_who_waits_as_long_as_told_gets_through():
-    limits, now = Rates(per_second=3, burst=1), 5.0
+    limits, now = RateLimiter(per_second=3, burst=1), 5.0
     for _ in range(20):
         try:
             limits.take("demo", now=now)
@@ -100,8 +99,8 @@ def test_who_waits_as_long_as_told_gets_through():
 
 
 def test_the_projects_that_are_remembered_have_a_bound(monkeypatch):
-    monkeypatch.setattr(rates, "MAX_BUCKETS", 3)
-    limits = Rates(per_second=1, burst=1)
+    monkeypatch.setattr(module, "MAX_BUCKETS", 3)
+    limits = RateLimiter(per_second=1, burst=1)
     for number in range(10):
         limits.take(f"p{number}", now=1.0)
     assert len(limits._buckets) == 3
@@ -109,7 +108,7 @@ def test_the_projects_that_are_remembered_have_a_bound(monkeypatch):
 
 @given(st.lists(st.floats(0, 2), max_size=60), st.integers(1, 5), st.floats(0.5, 20))
 def test_never_more_than_the_burst_and_the_rate_allow(pauses, burst, per_second):
-    limits, now, let_through = Rates(per_second=per_second, burst=burst), 10.0, 0
+    limits, now, let_through = RateLimiter(per_second=per_second, burst=burst), 10.0, 0
     for pause in pauses:
         now += pause
         try:
