@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from omnialign.v1 import training_service_pb2, training_service_pb2_grpc
-from services.runtime.auth.job_tokens import JobTokens
+from services.runtime.auth.tokens import JobTokens
 from services.runtime.database import Database
 from services.runtime.server import Server, run
 from services.training.config import TrainingConfig
@@ -27,7 +27,7 @@ async def wire(server: Server, config: TrainingConfig) -> AsyncIterator[None]:
     database = Database(config.database())
     store, notifier = Store(database), Notifier()
     addresses = Addresses(config, server.bind)
-    registry = ModelRegistry(addresses.data, server.peers)
+    registry = ModelRegistry(addresses.data, server.clients)
     launcher = _launcher(config, registry=registry, addresses=addresses, notifier=notifier)
     supervisor = Supervisor(
         config,

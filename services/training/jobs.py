@@ -20,7 +20,7 @@ from omnialign.v1.training_service_pb2 import (
     TrainingProgress,
     WatchTrainingJobResponse,
 )
-from services.runtime.auth.quotas import Quotas
+from services.runtime.limits import Quotas
 from services.training.job_directory import check_spec
 from services.training.launcher import token_digest
 from services.training.model_registry import ModelRegistry

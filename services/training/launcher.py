@@ -14,7 +14,7 @@ from typing import Protocol
 
 from omnialign.errors import OmnialignError
 from omnialign.v1.training_service_pb2 import TrainingJob
-from services.runtime.auth.job_tokens import JobTokens
+from services.runtime.auth.tokens import JobTokens
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from omnialign.folders import FileEntry
 from omnialign.modeling.lora import is_lora, not_trainable
 from omnialign.retry import RetryPolicy
 from omnialign.v1.training_service_pb2 import TrainingJob
-from services.runtime.peers import Peers
+from services.runtime.connections import ClientFactory
 
 T = TypeVar("T")
 
@@ -31,9 +31,9 @@ REGISTER_SECONDS = 1800.0
 class ModelRegistry:
     """A client of the model registry. It connects anew for each operation: they are rare and may be hours apart."""
 
-    def __init__(self, address: Callable[[], str], peers: Peers | None = None) -> None:
+    def __init__(self, address: Callable[[], str], peers: ClientFactory | None = None) -> None:
         self._address = address
-        self._peers = peers or Peers()
+        self._peers = peers or ClientFactory()
 
     async def model_dir(self, name: str, *, fetched: Path) -> Path:
         """The folder of a model version or of a `file://` URI; a model on another machine is fetched to `fetched`.

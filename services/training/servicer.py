@@ -6,7 +6,7 @@ from typing import Any
 from omnialign.v1 import training_service_pb2 as pb
 from omnialign.v1 import training_service_pb2_grpc
 from services.runtime.context import bearer_token
-from services.runtime.paging import decode_token, encode_token, page_size
+from services.runtime.requests import decode_token, encode_token, page_size
 from services.training.jobs import Deliveries, Jobs
 
 

@@ -1,7 +1,7 @@
 """Tokens of jobs."""
 
 from omnialign.v1.training_service_pb2 import TrainingJob
-from services.runtime.auth.job_tokens import JobTokens
+from services.runtime.auth.tokens import JobTokens
 from services.training.launcher import random_token, signed_token, token_digest
 
 
