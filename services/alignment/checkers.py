@@ -49,7 +49,7 @@ async def check(
     subtask: str,
     media: Mapping[str, bytes],
 ) -> record_pb2.Feedback:
-    """The scores of all checkers on one answer, and their words in the critique."""
+    """The scores of all checkers on one answer, with their comments in the critique."""
     question, answer = pieces(prompt, media), pieces(response, media)
     found = record_pb2.Feedback()
     for checker in checkers:
@@ -60,5 +60,5 @@ async def check(
 
 
 def is_correct(feedback: record_pb2.Feedback) -> bool:
-    """Whether an answer is fully correct: each score is the highest, and there is one."""
+    """Whether an answer is fully correct: there are scores, and all of them are the highest."""
     return bool(feedback.scores) and all(score.score == TOP_SCORE for score in feedback.scores)

@@ -1,6 +1,6 @@
 """The pre-flight: what the job will find, drop and cost, before any accelerator is taken.
 
-Estimates are rules of thumb, written as constants here; they are meant to tell minutes from days.
+The estimates are rules of thumb, whose constants are at the top; they are meant to tell minutes from days.
 """
 
 import asyncio
@@ -50,7 +50,10 @@ class Findings:
 
 
 async def inspect(plan: Spec, clients: ServiceClients) -> Report:
-    """The report. Raises FailedPrecondition (`NO_VALID_RECORDS`, `NO_PROMPTS`, `NO_EVALUATION_PROMPTS`)."""
+    """Reads everything that the job will read, and reports on it.
+
+    Raises FailedPrecondition (`NO_VALID_RECORDS`, `NO_PROMPTS`, `NO_EVALUATION_PROMPTS`).
+    """
     findings = Findings()
     media = MediaCheck(clients.data, MediaPolicy.of(plan.media_policy))
     counter, problem = await open_token_counter(plan.base_model, clients.data)
@@ -135,7 +138,7 @@ def _empty(reason: str, dataset: str, split: str, findings: Findings) -> FailedP
 
 
 def _too_long(findings: Findings) -> str:
-    """What is too long, by how much, and what can be done."""
+    """What is too long, by how much, and what to do about it."""
     return (
         f"{findings.dropped[TOO_LONG]} prompts leave no room for an answer: the longest has {findings.longest} tokens, "
         f"and the model reads and writes {findings.context}; a media_policy with max_frames, max_pixels or "
@@ -144,7 +147,7 @@ def _too_long(findings: Findings) -> str:
 
 
 def _in_part(losses: Sequence[MediaLoss]) -> list[str]:
-    """A sentence on the media of which the policy leaves something out."""
+    """A sentence on the media that the policy shortens or shrinks."""
     if not losses:
         return []
     reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(Counter(loss.reason for loss in losses).items()))

@@ -22,11 +22,11 @@ from omnialign.v1 import content_pb2
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
 CONCURRENT_DECODES = 2
-"""Media that are decoded at the same time: it bounds the memory that they take."""
+"""Number of media decoded at the same time, which bounds the memory that they take."""
 
 
 class MediaCheck:
-    """Fetches and decodes media, and remembers what it found; small objects stay in memory for those who ask again."""
+    """Fetches and decodes media, and remembers what it found. Small ones stay in memory: they are often asked for again."""
 
     def __init__(self, client: AsyncClient, policy: MediaPolicy) -> None:
         self._client, self.policy = client, policy
@@ -42,7 +42,7 @@ class MediaCheck:
         return next(filter(None, found), "")
 
     async def fetch(self, medium: content_pb2.Media) -> bytes:
-        """The bytes of a medium. Raises NotFound, or DataLoss when they are not what they were."""
+        """The bytes of a medium. Raises NotFound, or DataLoss if they changed in storage."""
         if medium.sha256 not in self._cached:
             data = await self._client.get_media(medium.sha256)
             if self._cached_bytes + len(data) > MAX_CACHED_BYTES:
@@ -70,7 +70,7 @@ class MediaCheck:
 
 
 def _loss(medium: MediaBytes, policy: MediaPolicy) -> MediaLoss | None:
-    """What a medium loses under a policy; the arrays are gone at once."""
+    """What a medium loses under a policy. The decoded arrays, which are large, are dropped here."""
     return decode(medium, policy).loss
 
 
@@ -120,7 +120,7 @@ def _open(folder: Path) -> TokenCounter:
 
 
 def _context(folder: Path) -> int:
-    """Tokens that the language model within a composite one reads; 0 where its settings do not say."""
+    """Context length of the language model within a composite model, in tokens; 0 if its settings do not say."""
     from omnialign.modeling.model_folder import read_config  # a heavy library, needed for such models alone
 
     return int(getattr(read_config(folder).get_text_config(decoder=True), "max_position_embeddings", 0) or 0)

@@ -93,7 +93,7 @@ async def _dataset(name: str, clients: ServiceClients, *, parent: str) -> datase
 
 
 async def _model(name: str, clients: ServiceClients, *, field: str, parent: str) -> str:
-    """The name of one version of a model, or the folder or the endpoint that was named."""
+    """Resolves a model: to the name of one version, or to the folder or endpoint that was given."""
     if name.startswith("file://"):
         if field == "base_model" and is_lora(Path(unquote(urlsplit(name).path))):
             raise not_trainable(name, field=f"{FIELD}.{field}")
@@ -111,7 +111,7 @@ async def _model(name: str, clients: ServiceClients, *, field: str, parent: str)
 
 
 def _check_repeatable(plan: Spec, models: alignment_service_pb2.JobModels) -> None:
-    """Raises InvalidArgument ENDPOINT_NOT_DETERMINISTIC where an endpoint would have to give the same tokens again."""
+    """Raises InvalidArgument (`ENDPOINT_NOT_DETERMINISTIC`) if an endpoint would have to give the same tokens again."""
     for field, name in (("feedback_model", models.feedback), ("judge_model", models.judge)):
         if plan.feedback_sampling.deterministic and is_endpoint_model(name):
             message = f"'{name}' is behind an endpoint, which cannot promise the same tokens again"
@@ -124,7 +124,7 @@ def _check_repeatable(plan: Spec, models: alignment_service_pb2.JobModels) -> No
 
 
 def _check_forms(plan: Spec) -> None:
-    """Raises InvalidArgument ANSWER_FORM_NOT_TRAINED where a model that the job trains would be asked for JSON."""
+    """Raises InvalidArgument (`ANSWER_FORM_NOT_TRAINED`) if a model that the job trains would be asked for JSON."""
     forms = (
         ("feedback", plan.feedback_answer_form, plan.feedback_model or is_binary(plan)),
         ("judge", plan.judge_answer_form, plan.judge_model),
@@ -141,7 +141,7 @@ def _check_forms(plan: Spec) -> None:
 
 
 def _endpoint(name: str, *, field: str) -> str:
-    """The name of a model behind an endpoint, which may give feedback and judge, but not be trained."""
+    """Checks a model behind an endpoint, which may give feedback and judge but cannot be trained; returns its name."""
     parse_endpoint(name)
     if field == "base_model":
         message = f"'{name}' is behind an endpoint, so it cannot be trained; name a folder or a registered version"

@@ -44,7 +44,7 @@ def training_job_name(job_name: str, purpose: str) -> str:
 def hyperparameters(
     context: JobContext, given: training_service_pb2.Hyperparameters, *, purpose: str
 ) -> training_service_pb2.Hyperparameters:
-    """The hyperparameters with a seed drawn from the job's where none was given."""
+    """The hyperparameters; where no seed was given, one is derived from the job's."""
     filled = training_service_pb2.Hyperparameters()
     filled.CopyFrom(given)
     filled.seed = given.seed or record_seed(context.plan.seed, stage="training", record_id=purpose) % 2**31

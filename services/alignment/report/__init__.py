@@ -1,4 +1,4 @@
-"""The report of an alignment job: JSON for programs and one self-contained HTML page for people.
+"""The report of an alignment job: JSON for programs, and one self-contained HTML page for people.
 
 Everything shown is read over the client from what the job's stages committed. The page makes no request of any kind.
 """
@@ -16,7 +16,7 @@ __all__ = ["make_report"]
 
 
 async def make_report(job: alignment_service_pb2.AlignmentJob, client: AsyncClient) -> dict[str, bytes]:
-    """The report in UTF-8 by format: `json` and `html`. Raises OmnialignError when the evaluation cannot be read."""
+    """The report in UTF-8 by format: `json` and `html`. Raises OmnialignError if the evaluation cannot be read."""
     material = await gather(job, client)
 
     def make() -> dict[str, bytes]:

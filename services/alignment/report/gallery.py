@@ -52,7 +52,7 @@ def verdict(record: Record) -> str:
 
 
 def choose_answers(records: Iterable[Record], *, seed: int) -> dict[str, list[Record]]:
-    """Examples of the evaluation by subtask: two improved, one still wrong, one regressed, as far as there are such.
+    """Examples of the evaluation by subtask: two improved, one still wrong, one regressed, as far as there are any.
 
     Free places go to answers that were right before and after.
     """
@@ -65,7 +65,7 @@ def choose_answers(records: Iterable[Record], *, seed: int) -> dict[str, list[Re
 
 
 def choose_feedback(records: Iterable[Record], *, seed: int) -> list[Record]:
-    """Examples of the loop: one kept refinement by subtask, and one of each way in which the gate refused."""
+    """Examples of the loop: one kept refinement by subtask, and one of each way in which the gate refused one."""
     groups = _by_subtask(records)
     kept = [_first(_ranked(group, seed=seed), lambda r: verdict(r) == "win") for group in groups.values()]
     everything = _ranked([r for group in groups.values() for r in group], seed=seed)

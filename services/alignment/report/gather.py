@@ -1,8 +1,8 @@
-"""Reads over the client what a report is made of.
+"""Reads what a report is made of, over the client.
 
-Only the evaluation table is indispensable. Whatever else is missing (a table that this kind of job has not, a training
-job's history, a medium that was deleted) leaves a gap in the report and a warning in the log: a report must not fail a
-job whose work is done.
+Only the evaluation table is indispensable. Anything else that is missing (a table that the job does not have, a training
+job's history, a deleted medium) leaves a gap in the report and a warning in the log: a report must not fail a job whose
+work is done.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Material:
 
 
 async def gather(job: AlignmentJob, client: AsyncClient) -> Material:
-    """Everything for the report of this job. Raises OmnialignError when the evaluation cannot be read."""
+    """Everything for the report of this job. Raises OmnialignError if the evaluation cannot be read."""
     evaluated = await _records(client, _table(job, "evaluate", "evaluation"))
     verified = []
     if not _is_skipped(job, "verify"):
@@ -65,13 +65,13 @@ async def gather(job: AlignmentJob, client: AsyncClient) -> Material:
 
 
 def _is_skipped(job: AlignmentJob, stage: str) -> bool:
-    """Whether a job of this kind has no such stage."""
+    """Whether the job left a stage out."""
     states = {status.stage: status.state for status in job.stages}
     return states.get(stage) == alignment_service_pb2.StageStatus.STATE_SKIPPED
 
 
 def _table(job: AlignmentJob, stage: str, suffix: str) -> str:
-    """Name of the dataset that a stage wrote: as its status says, else by the convention."""
+    """Name of the dataset that a stage wrote: from its status, or else by convention."""
     stated = next((status.dataset for status in job.stages if status.stage == stage), "")
     return stated or names.format_name(
         names.DATASET, project=names.project_of(job.name), dataset=f"{names.id_of(job.name)}-{suffix}"
@@ -103,7 +103,7 @@ async def _media(client: AsyncClient, references: Mapping[str, content_pb2.Media
 
 
 async def _curves(client: AsyncClient, job: AlignmentJob) -> dict[str, Points]:
-    """Measures per step of each training job, by `stage/method of the job`."""
+    """Metrics per step of each training job, by `stage/id of the training job`."""
     training_jobs = [(status.stage, name) for status in job.stages for name in status.training_jobs]
     curves = {}
     for stage, name in training_jobs:
@@ -126,7 +126,7 @@ async def _history(client: AsyncClient, name: str) -> Points:
 
 
 def thinned(points: Points) -> Points:
-    """At most `POINTS_MAX` points, the last always among them."""
+    """At most `POINTS_MAX` evenly spaced points. The last one is always kept: it is where the training ended."""
     stride = math.ceil(len(points) / POINTS_MAX) or 1
     return points[::-1][::stride][::-1]
 

@@ -51,7 +51,7 @@ class Graph:
 
 
 def kind(name: str) -> str:
-    """What sort of artefact a resource name names, for people."""
+    """What a resource name stands for, as people call it."""
     return next((label for key, label in reversed(KINDS.items()) if f"/{key}/" in name), "artefact")
 
 
@@ -69,7 +69,7 @@ def drawable(edges: Iterable[data_service_pb2.LineageEdge]) -> list[data_service
 
 
 def draw(edges: Iterable[data_service_pb2.LineageEdge]) -> Graph:
-    """Lays out a graph. Rings, which lineage should not have, are drawn without looping for ever."""
+    """Lays out a graph. Cycles, which lineage should not have, are drawn without looping forever."""
     links = [e for e in drawable(edges) if e.source != e.target]
     names = list(dict.fromkeys(name for e in links for name in (e.source, e.target)))[:NODES_MAX]
     links = [e for e in links if e.source in names and e.target in names]

@@ -63,7 +63,7 @@ def _ended(job: alignment_service_pb2.AlignmentJob) -> datetime.datetime:
 
 
 def draw_curves(name: str, points: Points) -> list[dict[str, Any]]:
-    """The curves worth a look of one training job, scaled to a box of 100 × 100 with y downwards."""
+    """The interesting curves of one training job, scaled to a box of 100 × 100 with y downwards."""
     stage, _, training_job = name.partition("/")
     return [
         {"stage": stage, "training_job": training_job, **_curve(measure, series)}
@@ -81,7 +81,7 @@ def _curve(measure: str, series: Sequence[tuple[float, float]]) -> dict[str, Any
 
 
 def words(subtask: str) -> str:
-    """`ti2t` as `text + image → text`; a name of another form as it is."""
+    """`ti2t` as `text + image → text`; names of any other form stay as they are."""
     read, arrow, written = subtask.partition("2")
     if not arrow or not {*read, *written} <= set(SUBTASK_WORDS):
         return subtask

@@ -1,4 +1,4 @@
-"""Media as a page can hold them: data URIs, and pictures of what cannot be seen.
+"""Media as a page can hold them: data URIs, and pictures of what has no picture.
 
 A sound gets its spectrogram beside the player, a video a strip of its frames, so that a printed or silent page still
 shows the answer. Small files are embedded as they are; larger ones as a reduced picture, so that the page stays light.
