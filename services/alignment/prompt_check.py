@@ -26,7 +26,7 @@ CONCURRENT_DECODES = 2
 
 
 class MediaCheck:
-    """Fetches and decodes media, and remembers what it found. Small ones stay in memory: they are often asked for again."""
+    """Fetches and decodes media, and remembers what it found. Small ones stay in memory, for they are needed twice."""
 
     def __init__(self, client: AsyncClient, policy: MediaPolicy) -> None:
         self._client, self.policy = client, policy
@@ -59,7 +59,7 @@ class MediaCheck:
     async def _look(self, medium: content_pb2.Media) -> str:
         try:
             found = MediaBytes(medium.modality, await self.fetch(medium))
-            async with self._decoding:
+            async with self._decoding:  # a decoded video takes a hundred times its bytes
                 loss = await asyncio.to_thread(_loss, found, self.policy)
             self.losses += [loss] if loss else []
         except NotFound:

@@ -203,6 +203,7 @@ def is_empty(content: content_pb2.Content) -> bool:
 
 def is_unchanged(before: content_pb2.Content, after: content_pb2.Content) -> bool:
     """Whether the second message is empty or says the same as the first."""
+    # Media are compared by content, and text without the space around it.
     return is_empty(after) or _essence(before) == _essence(after)
 
 

@@ -129,6 +129,7 @@ class TrainingJobRunner:
                     await self._update(context.uid, stage, _shows(stage, seen))
                     if event.training_job.state in FINISHED:
                         return event.training_job
+                # The stream ended without a final event, as it does when its server drains: look, then watch again.
                 job = await context.clients.training.get_training_job(name)
                 if job.state in FINISHED:
                     return job

@@ -69,7 +69,7 @@ class ChunkWorker:
             await self._store(context, made, step=step)
         outcome = _merged(inputs, stored=stored, made=made)
         await self._commit(context, outcome, chunk=chunk, step=step, seconds=time.monotonic() - begun)
-        chunk.cached_output = (step.writes, outcome.records)
+        chunk.cached_output = (step.writes, outcome.records)  # saves the next step a read
 
     async def _inputs(self, context: JobContext, chunk: Chunk, *, step: Step) -> Records:
         if chunk.cached_output is not None and chunk.cached_output[0] == step.reads:
@@ -116,6 +116,7 @@ class ChunkWorker:
             tokens=tokens,
             seconds=round(seconds, 4),
         )
+        # Only now that all records are stored may the step count as done (see crash window 2).
         await self._committer.add([StepCommit(context.uid, chunk.phase, step.name, chunk.number, counts)])
         self._metrics.count_step(step, counts, seconds=seconds)
         self._program.observe_step(step.name, counts)

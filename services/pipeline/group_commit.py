@@ -31,6 +31,7 @@ class GroupCommitter(Generic[T]):
         """Returns once the items are written; raises what their write raised."""
         if not items:
             return
+        # The writer waits on a future of its own: cancelling it gives up the wait, not the write of the whole group.
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((items, future))
         if self._task is None or self._task.done():
@@ -46,6 +47,7 @@ class GroupCommitter(Generic[T]):
             future.cancel()
 
     async def _drain(self) -> None:
+        # One group at a time: while it is written, those who come form the next one.
         while self._waiting:
             group = self._take()
             try:

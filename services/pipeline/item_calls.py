@@ -121,12 +121,13 @@ class ItemCaller:
         is_whole = context.is_deterministic
         wait = self._retrier.wait(context.uid, call.service)
         while missing := [item for item in items if item.id not in answers]:
-            if is_whole:
+            if is_whole:  # the same batch again, or the tokens would differ
                 answers, missing = {}, list(items)
             num_before = len(answers)
             try:
                 await self._attempt(context, missing, call=call, answers=answers, attempts=attempts)
             except RETRYABLE as error:
+                # Some answers arrived, so the service is alive: the next failure starts with a fresh budget.
                 if len(answers) > num_before and not is_whole:
                     await wait.progressed()
                 await wait.after(error)

@@ -46,7 +46,7 @@ class StageClock:
     def take_ms(self) -> int:
         """Milliseconds spent since the last call; what is less than one is kept for the next."""
         now = time.monotonic()
-        if self._active:
+        if self._active:  # a block is open: count it up to now, and the rest of it from now on
             self._spent, self._since = self._spent + now - self._since, now
         milliseconds = int(self._spent * 1000)
         self._spent -= milliseconds / 1000
@@ -142,6 +142,8 @@ class Progress:
         sizes = {phase.name: await self._chunk_count(uid, phase) for phase in self._program.phases}
         stages = [stage for phase in self._program.phases for stage in phase.stages]
         is_led = uid in self._led
+        # Clocks run on every replica that works on the job. Adding them all up would count the same minutes several
+        # times, so only the replica that runs the job's own workflow adds its time.
         spent_ms = {stage: self._updater.clock(uid, stage).take_ms() if is_led else 0 for stage in stages}
 
         def change(job: Job) -> str | None:
@@ -194,6 +196,7 @@ class Progress:
         status.abstained = sum(counts.abstained for counts in steps)
         status.tokens = sum(counts.tokens for counts in steps)
         if status.state in (state.STATE_PENDING, state.STATE_RUNNING):
+            # Before the phase is planned its size is 0, and nothing can be done.
             is_done = size > 0 and last.chunks == size
             status.state = state.STATE_DONE if is_done else state.STATE_RUNNING
 

@@ -66,6 +66,7 @@ class ReplicaMonitor:
     async def beat(self) -> None:
         """Writes a heartbeat."""
         await self._store.heartbeat(self._config.executor_id)
+        # A gap of half the silence means that others may have looked dead in between, so the period starts anew.
         now = time.monotonic()
         if now - self._heartbeat_at > max(self._config.silence_seconds / 2, 2 * self._config.heartbeat_seconds):
             self._alive_since = now

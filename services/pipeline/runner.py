@@ -163,6 +163,7 @@ class JobRunner:
         except Stopped:
             return
         context = await self.gate.context(uid)
+        # Cancelled before the job is FAILED: a job that has ended leaves no training job behind.
         if self._program.has_external_work(context.job):
             await self._program.cancel_external_work(context)
         job = await self.jobs.change(uid, functools.partial(_fail, kind=self.kind, error=error))
@@ -213,6 +214,7 @@ class RunningJob:
     async def chunks(self, phase: Phase) -> None:
         """Plans the chunks of a phase, queues them, and waits until all are done. Raises what ended one of them."""
         count = int(await self.step(f"plan_{phase.name}", phase.plan) or 0)
+        # Replayed from the start after a restart; chunks that are queued or done already are not queued again.
         for number in range(count):
             await self._runner.engine.submit_chunk(self._uid, phase.name, number)
         await self.step(phase.name, functools.partial(self._await_chunks, phase=phase, count=count))
@@ -222,6 +224,7 @@ class RunningJob:
         runner, last = self._runner, phase.steps[-1].name
         looked = time.monotonic()
         try:
+            # Commits of this process wake the wait; those of other replicas are found by looking once a second.
             while await runner.chunks.committed_count(self._uid, phase=phase.name, step=last) < count:
                 await runner.notifier.step_committed.wait(timeout_seconds=LOOK_SECONDS)
                 await asyncio.sleep(JOIN_SECONDS)

@@ -99,6 +99,7 @@ class ServiceWait:
 
     async def after(self, error: Exception) -> None:
         """Pauses before the next attempt; raises if there must not be one."""
+        # A bug fails fast, within a few attempts; a service that is away is waited for as long as the budget lasts.
         self._num_internal_errors += _is_internal(error)
         if not is_transient(error) and not (_is_internal(error) and self._num_internal_errors <= MAX_INTERNAL_ERRORS):
             raise error

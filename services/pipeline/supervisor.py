@@ -67,6 +67,7 @@ class Supervisor:
     async def _repeat(self, work: Callable[[], Awaitable[None]], *, seconds: float) -> None:
         while True:
             try:
+                # Bounded, because a database that accepts connections but never answers would end the rounds for good.
                 async with asyncio.timeout(ROUND_SECONDS):
                     await work()
             except (Unavailable, TimeoutError) as error:
@@ -104,6 +105,7 @@ class Supervisor:
                 self._metrics.count_end(job.state)
 
     async def _end(self, uid: str) -> None:
+        # The workflows end first, so that none of them starts another training job meanwhile.
         try:
             await self._engine.cancel(uid)
             await self._program.cancel_external_work(await self._runner.gate.context(uid))
@@ -125,8 +127,9 @@ class Supervisor:
             if state == self._kind.job.STATE_CANCELLING:
                 self.cancel(uid)
                 running.discard(uid)
+        # What runs here but is not unfinished was ended by another replica.
         for uid in running - {uid for uid, _ in unfinished}:
-            await self._engine.interrupt(uid)  # another replica ended it
+            await self._engine.interrupt(uid)
 
     def _take_over_states(self, unfinished: dict[str, int]) -> None:
         states = self._notifier.states

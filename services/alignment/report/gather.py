@@ -1,8 +1,8 @@
 """Reads what a report is made of, over the client.
 
-Only the evaluation table is indispensable. Anything else that is missing (a table that the job does not have, a training
-job's history, a deleted medium) leaves a gap in the report and a warning in the log: a report must not fail a job whose
-work is done.
+Only the evaluation table is indispensable. Anything else that is missing (a table that the job does not have, the
+history of a training job, a deleted medium) leaves a gap in the report and a warning in the log: a report must not fail
+a job whose work is done.
 """
 
 import asyncio
@@ -128,6 +128,7 @@ async def _history(client: AsyncClient, name: str) -> Points:
 def thinned(points: Points) -> Points:
     """At most `POINTS_MAX` evenly spaced points. The last one is always kept: it is where the training ended."""
     stride = math.ceil(len(points) / POINTS_MAX) or 1
+    # Counted from the end, so that whatever the stride leaves out is at the beginning.
     return points[::-1][::stride][::-1]
 
 
