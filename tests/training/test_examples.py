@@ -1,17 +1,29 @@
-"""What each method and target learns from a record."""
+"""What each method and target learns from a record, and the file that keeps it."""
 
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from omnialign.errors import FailedPrecondition
+from omnialign.errors import DataLoss, FailedPrecondition
 from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.answers import read_feedback, read_judgement
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import record_pb2
 from training.batches import IGNORED, PairCollator, SftCollator, sft_row
-from training.examples import Tally, encode_sample, make_examples, require_batchable, require_examples
+from training.examples import (
+    Example,
+    MediaRef,
+    Tally,
+    encode_sample,
+    load_examples,
+    make_examples,
+    require_batchable,
+    require_examples,
+    save_examples,
+)
 from training.samples import Dropped, samples_of
 
 
@@ -112,3 +124,35 @@ def test_videos_that_cannot_be_fed_together_are_refused_before_any_step():
     assert "micro_batch_size to 1" in caught.value.message
     require_batchable(shapes, rows_per_batch=1)
     require_batchable({(4, 3, 56, 56)}, rows_per_batch=8)
+
+
+ids = st.lists(st.integers(0, 2**31 - 1), max_size=5)
+refs = st.builds(MediaRef, st.binary(min_size=32, max_size=32).map(bytes.hex), st.integers(1, 4))
+made = st.builds(Example, ids, st.lists(ids, min_size=1, max_size=3), st.lists(refs, max_size=3).map(tuple))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(made, max_size=6))
+def test_examples_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, examples: list[Example]):
+    path = tmp_path_factory.mktemp("examples") / "examples.npz"
+    save_examples(path, examples)
+    assert load_examples(path) == examples
+
+
+def test_a_medium_takes_the_room_of_its_digest(tmp_path: Path):
+    plain = [Example([1] * 20, [[2] * 10])] * 100
+    save_examples(tmp_path / "plain.npz", plain)
+    save_examples(tmp_path / "media.npz", [Example(e.prompt, e.answers, (MediaRef("ab" * 32, 2),)) for e in plain])
+    more = (tmp_path / "media.npz").stat().st_size - (tmp_path / "plain.npz").stat().st_size
+    assert more == 100 * 33
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 400))
+def test_a_damaged_file_is_a_typed_error(tmp_path_factory: pytest.TempPathFactory, kept: int):
+    path = tmp_path_factory.mktemp("examples") / "examples.npz"
+    save_examples(path, [Example([1, 2], [[3]], (MediaRef("ab" * 32, 2),))])
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataLoss) as caught:
+        load_examples(path)
+    assert caught.value.reason == "EXAMPLES_UNREADABLE"

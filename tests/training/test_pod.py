@@ -75,6 +75,15 @@ def test_the_command_of_several_nodes_names_the_meeting_and_its_host(tmp_path):
     assert sorted(f"j-{index}.j" for index in range(256))[0] == "j-0.j"  # torchrun's order puts rank 0 there
 
 
+def test_the_environment_of_a_run_carries_no_secrets():
+    kept = launch.environment(
+        {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "x", "OMNIALIGN_DATA_ROOT": "y"}, num_processes=2, num_cpus=4
+    )
+    assert kept["PATH"] == "/bin"
+    assert kept["OMP_NUM_THREADS"] == "2"
+    assert not {"AWS_SECRET_ACCESS_KEY", "OMNIALIGN_DATA_ROOT"} & set(kept)
+
+
 def test_a_run_inherits_certificates_and_no_token_of_anybody(tmp_path):
     inherited = {"OMNIALIGN_PEER_CA_FILE": "ca", "OMNIALIGN_PEER_TOKEN_FILE": "token", "AWS_SECRET_ACCESS_KEY": "x"}
     kept = launch.environment(inherited, num_processes=2, num_cpus=4)

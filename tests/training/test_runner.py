@@ -1,12 +1,15 @@
-"""A trained folder has everything that made the base model's whole."""
+"""A trained folder has everything that made the base model's whole, under the names that other programs look for."""
 
 import json
 from pathlib import Path
 
+import pytest
 import torch
+from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.runner import write_model
+from tests.model_factory.families import FAMILIES
+from training.runner import load_model, write_model
 
 FILES = ("tokenizer.json", "processor_config.json", "chat_template.jinja", "generation_config.json", "codecs.json")
 
@@ -39,3 +42,15 @@ def test_a_part_of_a_larger_model_keeps_its_own_config(tmp_path: Path):
     (base / "config.json").write_text(json.dumps({"model_type": "larger"}))
     write_model(model, model.state_dict(), base_dir=base, to=tmp_path / "model")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "llama"
+
+
+def names(folder) -> set[str]:
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return set(file.keys())
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_audio"])
+def test_a_model_is_saved_under_the_names_that_it_was_loaded_by(family, tmp_path):
+    folder = FAMILIES[family].build(tmp_path / "published")
+    load_model(folder).save_pretrained(tmp_path / "trained")
+    assert names(tmp_path / "trained") == names(folder)
