@@ -1,4 +1,4 @@
-"""DeepSpeed's stage, and the order of the data."""
+"""DeepSpeed's stage."""
 
 import pytest
 

@@ -1,8 +1,15 @@
 """The launcher of a cluster: each attempt is an Indexed Job with a Secret and a headless Service that it owns.
 
-The Job is made first and suspended, then what it owns, then it is let go: at whatever point the service dies, there is
-either nothing, or a Job that the next service finds by its name and finishes or deletes, and with it all the rest.
-Several services must not share a database: run one replica, replaced and never doubled (`strategy: Recreate`).
+The order of creation makes every crash safe:
+
+1. the Job, suspended: it has a fixed name, by which the next service finds it;
+2. the Secret and the Service, owned by the Job: deleting the Job deletes them;
+3. the patch that marks the Job as ready and lets its pods start.
+
+A service that is blocked before 3 goes on where it was. One that dies takes the token with it: the next one finds a Job
+without pods, deletes it, and starts over.
+
+Two services must not share a database: run one replica, with `strategy: Recreate`.
 """
 
 import asyncio
@@ -39,21 +46,21 @@ from services.training.launcher import Blocked, Handle, Observation, Phase, Star
 from services.training.model_registry import ModelRegistry
 
 FIRST_ANSWER_SECONDS = 5.0
-"""How long the cluster may take to answer after the start before it is said to be away."""
+"""How long the cluster may take to answer after the start before it counts as away."""
 EVENTS_SECONDS = 3.0
-"""How long events that were read are good for."""
+"""How long events that were read are reused."""
 EVENT_PODS = 3
-"""Pods whose events are read; those of one job are held up alike."""
+"""Pods of a job whose events are read; the others are blocked by the same thing."""
 STOP_POLL_SECONDS, STOP_SHOWN_SECONDS = 0.25, 10.0
 FINISH_SECONDS = 60.0
-"""How long pods may take to end after their model was delivered."""
+"""How long pods may take to exit after their model was delivered."""
 QUEUE_SECONDS = 7 * 86_400.0
 """How long a Job may wait in Kueue's queue before its token is too old."""
 LOG_LINES, LOG_BYTES, LINE_CHARACTERS = 40, 64 * 1024, 2000
 
 
 class KubernetesLauncher:
-    """Makes, sees and deletes Jobs in one namespace."""
+    """Creates, observes and deletes Jobs in one namespace."""
 
     max_nodes = 256
 
@@ -71,13 +78,13 @@ class KubernetesLauncher:
         self._events: dict[str, tuple[float, list[Object]]] = {}
 
     async def open(self) -> None:
-        """Connects, and begins to copy Jobs and pods; the cluster need not answer yet. May be called again."""
+        """Starts to copy Jobs and pods; the cluster need not answer yet. May be called again."""
         if self._cluster is not None:
             return
         self._cluster = await asyncio.to_thread(connect, self._settings)
         loop = asyncio.get_running_loop()
 
-        def notify() -> None:  # from a mirror's thread, which may outlive the loop
+        def notify() -> None:  # called by a mirror's thread, which may outlive the loop
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._notify)
 
@@ -87,15 +94,16 @@ class KubernetesLauncher:
             self._mirrors[kind].start()
 
     async def close(self) -> None:
-        """Ends looking; Jobs run on and are found again."""
+        """Stops copying. Jobs run on, and the next service finds them."""
         for mirror in self._mirrors.values():
             await asyncio.to_thread(mirror.close)
 
     async def start(self, job: TrainingJob, *, attempt: int, token: str) -> Started:
-        """Makes an attempt's objects, or finds them made. Raises the error of a job that can never be made."""
+        """Creates an attempt's objects, or finds them created. Raises the error of a job that can never start."""
         self._check(job)
         name = manifests.name_of(job, attempt)
-        token = self._tokens.setdefault(name, token)  # of an earlier try that got halfway
+        # A try that was blocked halfway may have created the Secret: its token stays the attempt's.
+        token = self._tokens.setdefault(name, token)
         try:
             await self._registry.check_registered(job.spec.base_model)
         except Unavailable as error:
@@ -109,7 +117,7 @@ class KubernetesLauncher:
         return Started(Handle(attempt), made["metadata"]["annotations"][manifests.DIGEST_ANNOTATION])
 
     async def observe(self, job: TrainingJob, handle: Handle | None) -> Observation:
-        """What the Job, its pods and, where these are silent, the events say."""
+        """What the Job, its pods and, where these say nothing, the events say."""
         if handle is None:
             return Observation(Phase.ABSENT)
         for mirror in self._mirrors.values():
@@ -121,20 +129,22 @@ class KubernetesLauncher:
         found = self._mirrors["jobs"].get(name) or await self._read(name)
         if found is None or found["metadata"].get("deletionTimestamp"):
             error = FailedPrecondition(
-                f"the Kubernetes Job {name} was deleted by somebody else", reason="JOB_DELETED", metadata={"job": name}
+                f"somebody deleted the Kubernetes Job {name}; create the training job again",
+                reason="JOB_DELETED",
+                metadata={"job": name},
             )
             return Observation(Phase.FAILED, error=error)
         _check_owner(found, job)
         pods = self._mirrors["pods"].where(manifests.POD_JOB_LABEL, name)
         seen = self._observed(ClusterState(found, pods))
-        if seen.phase is Phase.FAILED:  # the copy of the pods may lag behind that of the Jobs, and only pods tell why
+        if seen.phase is Phase.FAILED:  # the copy of pods may be older than that of Jobs, and only pods say why
             seen = self._observed(ClusterState(found, await self._read_pods(name)))
         if seen.phase is Phase.WAITING and not seen.reason:
             seen = self._observed(ClusterState(found, pods, await self._read_events(name, pods)))
         return seen
 
     async def stop(self, job: TrainingJob, handle: Handle | None) -> None:
-        """Deletes the job's Jobs, and returns when they and their pods are gone."""
+        """Deletes the Kubernetes Jobs of a job, and returns when they and their pods are gone."""
         deadline = time.monotonic() + STOP_SHOWN_SECONDS
         chosen = f"{manifests.selector(self._settings)},{manifests.UID_LABEL}={job.uid}"
         while True:
@@ -154,9 +164,9 @@ class KubernetesLauncher:
             await asyncio.sleep(STOP_POLL_SECONDS)
 
     async def tidy(self, job: TrainingJob, handle: Handle | None) -> None:
-        """Deletes a Job that has not ended; an ended one stays, for its pods' logs, until its time is up.
+        """Deletes a Job that has not ended; one that has stays for `ttl_seconds`, for the logs of its pods.
 
-        The pods of a job that delivered its model are about to end by themselves and get the time to.
+        The pods of a job that delivered its model are about to exit, and are given `FINISH_SECONDS` to do so.
         """
         name = manifests.name_of(job, handle.pid if handle else job.attempt_count)
         self._events.pop(name, None)
@@ -171,7 +181,7 @@ class KubernetesLauncher:
             await asyncio.sleep(STOP_POLL_SECONDS)
 
     async def log_tail(self, job: TrainingJob, handle: Handle | None) -> Sequence[str]:
-        """The last lines of the pod that has most to say: the one that broke, or the first."""
+        """The last lines of the pod that says most: the one that broke, or else the first."""
         name = manifests.name_of(job, handle.pid if handle else job.attempt_count)
         pod = most_informative_pod(self._mirrors["pods"].where(manifests.POD_JOB_LABEL, name))
         if pod is None:
@@ -180,12 +190,12 @@ class KubernetesLauncher:
             text = await self._api.logs(
                 pod["metadata"]["name"], container=manifests.CONTAINER, tail_lines=LOG_LINES, limit_bytes=LOG_BYTES
             )
-        except OmnialignError:  # gone with its node, or never started: then what it left is all there is
+        except OmnialignError:  # its node is gone, or it never started: the termination message is all there is
             return termination_tail(pod)
         return [line[:LINE_CHARACTERS] for line in text.splitlines()[-LOG_LINES:]]
 
     async def forget(self, unfinished: Sequence[str]) -> None:
-        """Deletes the Jobs of this installation that belong to no unfinished job and have not ended."""
+        """Deletes the Jobs of this installation that have not ended and belong to none of the `unfinished` jobs."""
         try:
             for item in await self._api.list("jobs", labels=manifests.selector(self._settings)):
                 uid = item["metadata"]["labels"].get(manifests.UID_LABEL)
@@ -197,7 +207,7 @@ class KubernetesLauncher:
     @property
     def _api(self) -> Cluster:
         if self._cluster is None:
-            raise Blocked("CLUSTER_UNAVAILABLE", "the way to the cluster is not known yet")
+            raise Blocked("CLUSTER_UNAVAILABLE", "the service is not connected to the cluster yet")
         return self._cluster
 
     def _observed(self, seen: ClusterState) -> Observation:
@@ -207,7 +217,7 @@ class KubernetesLauncher:
         wanted, gpus = max(job.spec.distribution.num_processes, 1), self._settings.gpus
         if gpus and wanted > gpus:
             raise InvalidArgument(
-                f"num_processes is {wanted}, but a pod has {gpus} GPU(s): ask for fewer, and for more nodes",
+                f"num_processes is {wanted}, but a pod has {gpus} GPU(s): ask for fewer processes on more nodes",
                 reason="TRAINING_SPEC_INVALID",
                 violations=[("spec.distribution.num_processes", f"must be at most {gpus}")],
             )
@@ -225,7 +235,7 @@ class KubernetesLauncher:
         )
 
     async def _make(self, plan: manifests.Plan) -> Object:
-        """Makes what is not made yet, and returns the Job."""
+        """Creates what does not exist yet, and returns the Job."""
         try:
             made = await self._api.create("jobs", manifests.job_manifest(plan))
         except AlreadyExists:
@@ -245,12 +255,12 @@ class KubernetesLauncher:
         return await self._api.patch("jobs", plan.name, manifests.ready_patch(self._settings))
 
     async def _discard(self, found: Object) -> None:
-        """Deletes what a dead service made halfway: the token that its Secret holds, if it has one, is lost."""
+        """Deletes a Job that a dead service left halfway: nobody knows the token in its Secret, if it has one."""
         await self._api.delete("jobs", found["metadata"]["name"], uid=found["metadata"]["uid"])
-        raise Blocked("STARTING", "a Job that an earlier service made halfway is being deleted")
+        raise Blocked("STARTING", "a Job that an earlier service created halfway is being deleted")
 
     async def _read(self, name: str) -> Object | None:
-        """A Job as the API server has it: the copy may lag behind, and nobody's Job is declared lost by a lag."""
+        """A Job as the API server has it, because a Job must not be declared lost when only the copy is old."""
         try:
             return await self._api.get("jobs", name)
         except NotFound:

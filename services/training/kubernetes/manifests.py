@@ -1,7 +1,7 @@
 """The objects of one attempt: an Indexed Job, and the Secret and the headless Service that it owns.
 
-Pure functions of a job, an attempt and the settings. All three objects have one name, made of the job's uid and the
-attempt, so creating them again can only meet them again.
+Pure functions of a job, an attempt and the settings. All three objects share one name, made of the job's uid and the
+number of the attempt, so creating them twice gives a conflict and never a second set.
 """
 
 import base64
@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from omnialign import names
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.training.job_directory import spec_settings
 from services.training.kubernetes.settings import KubernetesSettings
@@ -38,7 +39,7 @@ METRICS_PORT_NAME = "metrics"
 
 @dataclass(frozen=True)
 class Plan:
-    """What manifests are made of."""
+    """What manifests are made from."""
 
     settings: KubernetesSettings
     job: TrainingJob
@@ -66,13 +67,13 @@ def name_of(job: TrainingJob, attempt: int) -> str:
 
 
 def selector(settings: KubernetesSettings) -> str:
-    """What chooses the Jobs and pods of this installation."""
+    """The label selector of the Jobs and pods of this installation."""
     return f"{MANAGER_LABEL}={MANAGER},{INSTANCE_LABEL}={settings.instance}"
 
 
 def labels(settings: KubernetesSettings, job: TrainingJob, attempt: int) -> dict[str, str]:
     """The labels of an attempt's objects and pods."""
-    _, project, _, job_id = job.name.split("/")
+    ids = names.parse(job.name, names.TRAINING_JOB)
     own = {
         "app.kubernetes.io/name": "omnialign",
         "app.kubernetes.io/component": COMPONENT,
@@ -80,17 +81,18 @@ def labels(settings: KubernetesSettings, job: TrainingJob, attempt: int) -> dict
         MANAGER_LABEL: MANAGER,
         UID_LABEL: job.uid,
         ATTEMPT_LABEL: str(attempt),
-        PROJECT_LABEL: project.rstrip("-"),  # ids may end with what labels may not
-        JOB_LABEL: job_id,
+        PROJECT_LABEL: ids["project"].rstrip("-"),  # an id may end with a hyphen, a label may not
+        JOB_LABEL: ids["training_job"],
     }
     return settings.labels | own
 
 
 def job_manifest(plan: Plan) -> Object:
-    """The Job, suspended: its pods may start only when their Secret is there.
+    """The Job, suspended: its pods may start only when their Secret exists.
 
-    The first failure of a pod fails the Job: the training service begins a new attempt with a rendezvous of its own, if
-    any is allowed. Only what is no failure is mended within the Job: an eviction, and a stop with a checkpoint.
+    The first failure of a pod fails the Job, and the training service starts a new attempt, with a rendezvous of its
+    own, if the job's spec allows one. Within the Job, Kubernetes replaces only pods that did not fail: those that were
+    evicted, and those that stopped on request with a checkpoint.
     """
     settings = plan.settings
     own = labels(settings, plan.job, plan.attempt)
@@ -119,7 +121,7 @@ def job_manifest(plan: Plan) -> Object:
 
 
 def secret_manifest(plan: Plan, *, owner: Object) -> Object:
-    """The Secret with the document that the pods read, the job's token in it."""
+    """The Secret with the document that the pods read; the job's token is in it."""
     text = base64.b64encode(json.dumps(_document(plan).to_json()).encode()).decode()
     return {
         "apiVersion": "v1",
@@ -148,7 +150,7 @@ def service_manifest(plan: Plan, *, owner: Object) -> Object:
 
 
 def ready_patch(settings: KubernetesSettings) -> Object:
-    """Declares an attempt's objects complete, and lets the pods start unless Kueue is to."""
+    """Marks an attempt's objects as complete, and lets the pods start unless Kueue will."""
     patch: Object = {"metadata": {"annotations": {READY_ANNOTATION: "true"}}}
     if not settings.queue:
         patch["spec"] = {"suspend": False}
@@ -160,12 +162,14 @@ def _owned(plan: Plan, owner: Object) -> Object:
     return {
         "name": plan.name,
         "labels": labels(plan.settings, plan.job, plan.attempt),
-        # Blocking, so that a Job that is gone has taken its Secret with it and the name is free.
+        # Blocking: once the Job is gone, so are its Secret and Service, and the name is free.
         "ownerReferences": [{**reference, "controller": True, "blockOwnerDeletion": True}],
     }
 
 
 def _failure_policy() -> Object:
+    """Rules in order, of which the first that matches decides; a pod that matches none fails the Job at once."""
+
     def exits(code: int) -> Object:
         return {"containerName": CONTAINER, "operator": "In", "values": [code]}
 
@@ -224,7 +228,7 @@ def _container(plan: Plan) -> Object:
             "requests": settings.resources.requests | gpus,
             "limits": settings.resources.limits | gpus,
         },
-        # An error that the program could not write, such as death for lack of memory, is then the log's last lines.
+        # Where the program could not write an error, as when it was killed, the log's last lines stand in for it.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -245,7 +249,7 @@ def _environment(plan: Plan) -> list[Object]:
         "OMNIALIGN_POD_SCRATCH": SCRATCH_DIR,
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        # Libraries look up the user's name and home to place their caches; the image knows no such user.
+        # Libraries derive their cache folders from the user's name and home, and the image has no such user.
         "HOME": SCRATCH_DIR,
         "TMPDIR": SCRATCH_DIR,
         "USER": "omnialign",

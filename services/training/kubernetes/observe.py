@@ -1,7 +1,7 @@
-"""What a Job, its pods and its events say of an attempt: pure, so that every way to be held up is a test of one line.
+"""What a Job, its pods and its events say about an attempt: pure, so that each way to be blocked is a one-line test.
 
-An attempt has failed when its Job has; a pod that failed within a Job that goes on only holds it up. Why a Job failed
-is told by its pods: the pod that broke, not those that broke with it.
+An attempt has failed when its Job has; a pod that failed within a Job that goes on only blocks it. Why a Job failed is
+read from its pods: from the pod that broke, not from those that broke with it.
 """
 
 import json
@@ -50,7 +50,7 @@ ENDED_PHASES = ("Succeeded", "Failed")
 
 @dataclass(frozen=True)
 class ClusterState:
-    """What the API server knows of an attempt. Events are those of the Job and of its pods, oldest first."""
+    """What the API server knows of an attempt; `events` are those of the Job and of its pods, oldest first."""
 
     job: Object
     pods: Sequence[Object] = ()
@@ -59,14 +59,14 @@ class ClusterState:
 
 @dataclass(frozen=True)
 class BlockReason:
-    """What holds a pod or a Job up."""
+    """What blocks a pod or a Job: a reason in UPPER_SNAKE and a sentence."""
 
     reason: str
     message: str
 
 
 def observe(state: ClusterState, *, now: datetime, start_seconds: float = 0.0) -> Observation:
-    """Where the attempt is, and what holds it up. `start_seconds` bounds how long it may be held up; 0 does not."""
+    """The phase of the attempt, and what blocks it. It may be blocked for `start_seconds`; 0 means for ever."""
     conditions = _conditions(state.job)
     if _true(conditions.get("Complete")):
         return Observation(Phase.SUCCEEDED)
@@ -86,10 +86,10 @@ def failure_of(state: ClusterState, condition: Object) -> tuple[OmnialignError, 
     """Why a Job failed, and whether that counts as a crash."""
     if condition.get("reason") == "DeadlineExceeded":
         block = next(iter(_pod_blocks(state)), None)
-        held = f"; it was held up: {block.message}" if block else ""
-        words = str(condition.get("message") or "the job took longer than its deadline")
+        cause = f"; it was blocked: {block.message}" if block else ""
+        message = str(condition.get("message") or "the job took longer than its deadline")
         metadata = {"held_up_by": block.reason} if block else {}
-        return DeadlineExceeded(f"{words}{held}", reason="DEADLINE_EXCEEDED", metadata=metadata), True
+        return DeadlineExceeded(f"{message}{cause}", reason="DEADLINE_EXCEEDED", metadata=metadata), True
     found = [verdict for pod in state.pods if (verdict := _verdict(pod)) is not None]
     if not found:
         return died(str(condition.get("message") or condition.get("reason") or "its pods are gone")), True
@@ -98,7 +98,7 @@ def failure_of(state: ClusterState, condition: Object) -> tuple[OmnialignError, 
 
 
 def most_informative_pod(pods: Sequence[Object]) -> Object | None:
-    """The pod whose log tells most: the one that explains the failure, else the first node's newest."""
+    """The pod whose log says most: the one that explains the failure, or else the newest of the first node."""
     broken = [(verdict[:2], pod) for pod in pods if (verdict := _verdict(pod)) is not None]
     if broken:
         return min(broken, key=lambda item: item[0])[1]
@@ -107,7 +107,7 @@ def most_informative_pod(pods: Sequence[Object]) -> Object | None:
 
 
 def termination_tail(pod: Object) -> list[str]:
-    """The last lines of a log as the program left them in its termination message."""
+    """The last lines of the log, as the program left them in its termination message."""
     message = str(_terminated(pod).get("message") or "")
     try:
         return [str(line) for line in json.loads(message)["log_tail"]]
@@ -116,13 +116,24 @@ def termination_tail(pod: Object) -> list[str]:
 
 
 def exit_code(pod: Object) -> int | None:
-    """The exit code of a pod's program, once it ended."""
+    """The exit code of a pod's program, once it has ended."""
     code = _terminated(pod).get("exitCode")
     return None if code is None else int(code)
 
 
 def _verdict(pod: Object) -> tuple[int, str, OmnialignError, bool] | None:
-    """How much a pod explains a failure (less explains more), when it ended, its error, whether that is a crash."""
+    """A pod's rank as an explanation, when it ended, its error, and whether that is a crash; None if it did not fail.
+
+    When one pod breaks, its peers soon fail in their collectives, each with an error of its own. The pods are therefore
+    ranked, and the lowest rank wins, then the earliest end:
+
+    - 0: killed for lack of memory: only the kernel knows, and the peers' errors never say so;
+    - 1: a typed error, with the exit code of one;
+    - 2: evicted: the other failures follow from it, and it is no crash;
+    - 3: stalled, or a typed error with another exit code, which may be a consequence;
+    - 4: an exit code and nothing else;
+    - 5: told to stop, which never causes a failure.
+    """
     if pod.get("status", {}).get("phase") != "Failed" and exit_code(pod) in (None, 0):
         return None
     ended, name = _terminated(pod), pod["metadata"]["name"]
@@ -142,12 +153,12 @@ def _verdict(pod: Object) -> tuple[int, str, OmnialignError, bool] | None:
         return 3, finished_at, left or died(f"exit code {code} of pod {name}"), True
     if code == EXIT_STOPPED:
         return 5, finished_at, Unavailable(f"pod {name} was told to stop", reason="EVICTED"), False
-    words = f"exit code {code} of pod {name}" if code is not None else f"pod {name}: {_pod_words(pod)}"
+    words = f"exit code {code} of pod {name}" if code is not None else f"pod {name}: {_pod_message(pod)}"
     return 4, finished_at, died(words, last_line=_last_line(ended)), True
 
 
 def _block(state: ClusterState) -> BlockReason | None:
-    """The first thing that holds the attempt up: the queue, the making of pods, then the pods themselves."""
+    """The first thing that blocks the attempt: the queue, then the creation of pods, then the pods themselves."""
     if _suspended(state.job):
         return _queued(state)
     return next(iter([*_creation_blocks(state), *_pod_blocks(state)]), None)
@@ -160,15 +171,16 @@ def _queued(state: ClusterState) -> BlockReason | None:
         return BlockReason("QUEUED_BY_KUEUE", f"waits in queue {queue} until Kueue starts it")
     if READY_ANNOTATION in (metadata.get("annotations") or {}):
         return BlockReason("SUSPENDED", f"somebody suspended the Kubernetes Job {metadata['name']}")
-    return None  # about to be started by us
+    return None  # this service is about to start it
 
 
 def _creation_blocks(state: ClusterState) -> Iterator[BlockReason]:
-    """Pods that the Job's controller could not make."""
+    """Why the Job's controller could not create its pods, if it could not."""
     living = [pod for pod in state.pods if pod.get("status", {}).get("phase") not in ENDED_PHASES]
     done = int(state.job.get("status", {}).get("succeeded") or 0)
     if len(living) + done >= int(state.job["spec"].get("parallelism") or 1):
         return
+    # Refusals older than the newest pod are settled: that pod was created after them.
     newest = max((str(pod["metadata"].get("creationTimestamp") or "") for pod in state.pods), default="")
     refused = [e for e in state.events if e.get("reason") == "FailedCreate" and event_time(e) >= newest]
     if refused:
@@ -182,7 +194,7 @@ def _creation_blocks(state: ClusterState) -> Iterator[BlockReason]:
 
 
 def _pod_blocks(state: ClusterState) -> Iterator[BlockReason]:
-    """What holds up the pods, those that are to run now before those that ended and are to be replaced."""
+    """What blocks the pods: first those that should run now, then those that ended and will be replaced."""
     newest: dict[str, Object] = {}
     for pod in sorted(state.pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or "")):
         newest[_index(pod)] = pod
@@ -224,7 +236,7 @@ def _waiting_block(pod: Object) -> BlockReason | None:
 
 
 def _event_block(pod: Object, events: Sequence[Object]) -> BlockReason | None:
-    """A volume or a network that does not come; only events tell."""
+    """A volume or a network that does not get ready, which only events say."""
     name = pod["metadata"]["name"]
     for event in reversed(events):
         if (event.get("involvedObject") or {}).get("name") == name and event.get("reason") in EVENT_REASONS:
@@ -233,7 +245,7 @@ def _event_block(pod: Object, events: Sequence[Object]) -> BlockReason | None:
 
 
 def _evicted(pod: Object) -> BlockReason | None:
-    """Whether a pod was taken from its node for a reason that is not its own."""
+    """Why a pod was taken from its node through no fault of its own; None if it was not."""
     status, name = pod.get("status", {}), pod["metadata"]["name"]
     target = _conditions(pod).get("DisruptionTarget", {})
     if target.get("status") == "True":
@@ -278,9 +290,9 @@ def _never_started(block: BlockReason, start_seconds: float) -> FailedPreconditi
 
 
 def _all_run(state: ClusterState) -> bool:
-    """Whether every pod of the Job runs or has ended well."""
-    going = {_index(pod) for pod in state.pods if pod.get("status", {}).get("phase") in ("Running", "Succeeded")}
-    return len(going) >= int(state.job["spec"].get("parallelism") or 1)
+    """Whether every pod of the Job runs or has succeeded."""
+    active = {_index(pod) for pod in state.pods if pod.get("status", {}).get("phase") in ("Running", "Succeeded")}
+    return len(active) >= int(state.job["spec"].get("parallelism") or 1)
 
 
 def _suspended(job: Object) -> bool:
@@ -313,9 +325,9 @@ def _index(pod: Object) -> str:
     return str(found if found is not None else metadata["name"])
 
 
-def _pod_words(pod: Object) -> str:
+def _pod_message(pod: Object) -> str:
     status = pod.get("status", {})
-    return str(status.get("message") or status.get("reason") or "failed without a word")
+    return str(status.get("message") or status.get("reason") or "failed and left no message")
 
 
 def _last_line(ended: Object) -> str:

@@ -1,9 +1,8 @@
 """What the operator decides about the pods of training jobs: one YAML file, read strictly and once.
 
-Keys are written in camelCase, as everything else in a cluster. A key that is not known is an error which names the
-nearest known one, and every problem of the file is reported at once: a misspelt toleration would otherwise show as a
-pod that waits for ever. Parts that Kubernetes itself defines (tolerations, affinity) are passed on as they are; the API
-server judges them.
+Keys are camelCase, like everything else in a cluster. An unknown key is an error that names the nearest known one, and
+all problems of the file are reported at once: a misspelt toleration would otherwise show as a pod that waits for ever.
+Parts that Kubernetes itself defines (tolerations, affinity) are passed on unchanged; the API server validates them.
 """
 
 import difflib
@@ -28,19 +27,19 @@ class Resources:
     requests: dict[str, str] = field(default_factory=lambda: {"cpu": "1", "memory": "4Gi"})
     """What the scheduler reserves."""
     limits: dict[str, str] = field(default_factory=lambda: {"memory": "8Gi"})
-    """What a pod may use at most; one that exceeds its memory is killed (OOM_KILLED)."""
+    """The most that a pod may use; one that exceeds its memory is killed (OOM_KILLED)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """Where checkpoints and the examples of a job lie while it runs."""
+    """Where a job's checkpoints and examples are kept while it runs."""
 
     claim: str = ""
     """Name of an existing PersistentVolumeClaim; each job gets a folder of its own on it (`subPath`), and goes on from
     its newest checkpoint after an eviction. Jobs of several nodes need a claim that is ReadWriteMany. Empty means
     a volume that lives as long as the pod: an evicted job starts again from its first step."""
     size: str = "20Gi"
-    """Limit of the volume that lives as long as the pod; not used with a claim."""
+    """Size limit of the volume that lives as long as the pod; not used with a claim."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +47,14 @@ class Deadlines:
     """How long things may take, in seconds."""
 
     run_seconds: int = 86_400
-    """From the Job's start to its end, waiting for a node included; then it is FAILED (DEADLINE_EXCEEDED)."""
+    """From the Job's start to its end, waiting for a node included; after that it is FAILED (DEADLINE_EXCEEDED)."""
     start_seconds: int = 0
-    """How long a job may wait for its pods to run, by the fault of an image, the scheduler or a quota, before it is
-    FAILED with that reason; 0 means as long as it takes. Waiting in Kueue's queue does not count."""
+    """How long an image, the scheduler or a quota may keep a job's pods from running before it is FAILED with that
+    reason; 0 means as long as it takes. Waiting in Kueue's queue does not count."""
     rendezvous_seconds: int = 1_800
     """How long the nodes of a job wait for one another."""
     termination_seconds: int = 60
-    """What a pod gets to write a checkpoint after it was told to end."""
+    """How long a pod has to write a checkpoint after it was told to end."""
     deliver_seconds: int = 3_600
     """How long the finished model may take to be delivered, retries included."""
 
@@ -65,11 +64,11 @@ class Tls:
     """The certificates that job pods use towards the data and the training service."""
 
     secret_name: str = ""
-    """Secret to mount, such as cert-manager writes one; empty means no TLS."""
+    """Secret to mount, such as one that cert-manager writes; empty means no TLS."""
     ca_key: str = "ca.crt"
     """Key of the certificate authority in that Secret."""
     certificate_key: str = "tls.crt"
-    """Key of the client certificate; empty means that none is shown (TLS without mTLS)."""
+    """Key of the client certificate; empty means that none is presented (TLS without mTLS)."""
     key_key: str = "tls.key"
     """Key of the client certificate's private key."""
 
@@ -85,7 +84,7 @@ class KubernetesSettings:
     image_pull_secrets: tuple[str, ...] = ()
     """Names of the Secrets with the registry's credentials."""
     namespace: str = ""
-    """Where Jobs are made; empty means the training service's own namespace."""
+    """Where Jobs are created; empty means the training service's own namespace."""
     kubeconfig: str = ""
     """Path of a kubeconfig file; empty means the service account of the pod that the service runs in."""
     instance: str = "omnialign"
@@ -94,7 +93,7 @@ class KubernetesSettings:
     service_account_name: str = "default"
     """Service account of job pods; its token is never mounted."""
     labels: dict[str, str] = field(default_factory=dict)
-    """More labels of Jobs and pods."""
+    """Additional labels of Jobs and pods."""
     annotations: dict[str, str] = field(default_factory=dict)
     """Annotations of pods."""
     resources: Resources = field(default_factory=Resources)
@@ -102,11 +101,11 @@ class KubernetesSettings:
     gpus: int = 0
     """GPUs of each pod."""
     gpu_resource: str = "nvidia.com/gpu"
-    """Name of the extended resource that GPUs are."""
+    """Name of the extended resource that stands for GPUs."""
     node_selector: dict[str, str] = field(default_factory=dict)
     """Labels that a node must have."""
     tolerations: tuple[dict[str, Any], ...] = ()
-    """Taints that do not keep the pods away, as in a PodSpec."""
+    """Taints that the pods tolerate, as in a PodSpec."""
     affinity: dict[str, Any] = field(default_factory=dict)
     """Affinity as in a PodSpec."""
     topology_spread_constraints: tuple[dict[str, Any], ...] = ()
@@ -116,13 +115,13 @@ class KubernetesSettings:
     runtime_class_name: str = ""
     """Runtime class of the pods, such as `nvidia` where GPUs need one; empty means the cluster's default."""
     queue: str = ""
-    """Kueue's LocalQueue. When set, Jobs are made suspended and Kueue starts them."""
+    """Kueue's LocalQueue. If set, Jobs are created suspended and Kueue starts them."""
     shm_bytes: int = 1_073_741_824
     """Limit of /dev/shm, which is memory of the pod; NCCL and data loaders need it."""
     scratch_size: str = "50Gi"
-    """Limit of /tmp, where the base model lies."""
+    """Size limit of /tmp, which holds the base model."""
     workspace: Workspace = field(default_factory=Workspace)
-    """Where checkpoints lie."""
+    """Where checkpoints are kept."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     """How long things may take."""
     ttl_seconds: int = 86_400
@@ -130,7 +129,7 @@ class KubernetesSettings:
     tls: Tls = field(default_factory=Tls)
     """The certificates of job pods."""
     env: dict[str, str] = field(default_factory=dict)
-    """More environment variables of the pods, such as NCCL_DEBUG."""
+    """Additional environment variables of the pods, such as NCCL_DEBUG."""
     run_as_user: int = 10_001
     """User and group id of the pods, and the group that their volumes belong to."""
     rendezvous_port: int = 29_500
@@ -217,7 +216,7 @@ def _value(hint: Any, value: object, *, path: str, problems: Problems) -> object
         return _sequence(arguments[0], value, path=path, problems=problems)
     if hint is int and isinstance(value, float) and value.is_integer():
         value = int(value)  # templates write large numbers as 1e+09
-    expected = "a whole number of at least 0" if hint is int else "a text"
+    expected = "a whole number of at least 0" if hint is int else "a string"
     if isinstance(value, bool) or not isinstance(value, hint) or (hint is int and typing.cast(int, value) < 0):
         problems.append((path, f"must be {expected}, not {value!r}"))
         return None
@@ -225,22 +224,22 @@ def _value(hint: Any, value: object, *, path: str, problems: Problems) -> object
 
 
 def _mapping(kind: Any, value: object, *, path: str, problems: Problems) -> object:
-    """A mapping of texts to texts, in which numbers pass for texts (`cpu: 1`), or of texts to anything."""
+    """A mapping of strings to strings, where numbers pass for strings (`cpu: 1`), or of strings to anything."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        problems.append((path, "must be a mapping of texts"))
+        problems.append((path, "must be a mapping of strings"))
         return None
     if kind is Any:
         return dict(value)
     for key, item in value.items():
         if isinstance(item, bool) or not isinstance(item, str | int | float):
-            problems.append((f"{path}.{key}", f"must be a text, not {item!r}"))
+            problems.append((f"{path}.{key}", f"must be a string, not {item!r}"))
     return {key: str(item) for key, item in value.items()}
 
 
 def _sequence(kind: Any, value: object, *, path: str, problems: Problems) -> object:
     wanted = str if kind is str else Mapping
     if not isinstance(value, list) or not all(isinstance(item, wanted) for item in value):
-        problems.append((path, f"must be a list of {'texts' if kind is str else 'mappings'}"))
+        problems.append((path, f"must be a list of {'strings' if kind is str else 'mappings'}"))
         return None
     return tuple(value)
 
@@ -264,7 +263,7 @@ def _contradictions(settings: KubernetesSettings) -> Iterator[tuple[str, str]]:
         if getattr(settings.deadlines, key) < 1:
             yield f"deadlines.{key_of(key)}", "must be 1 or more"
     if settings.tls.certificate_key and not settings.tls.key_key:
-        yield "tls.keyKey", "must be set with certificateKey"
+        yield "tls.keyKey", "must be set when certificateKey is"
 
 
 def _named(settings: KubernetesSettings) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -280,7 +279,7 @@ def _quantities(settings: KubernetesSettings) -> Iterator[tuple[str, str]]:
     for kind, quantities in (("requests", settings.resources.requests), ("limits", settings.resources.limits)):
         found |= {f"resources.{kind}.{name}": quantity for name, quantity in quantities.items()}
         if settings.gpu_resource in quantities:
-            yield f"resources.{kind}.{settings.gpu_resource}", "is written as `gpus`"
+            yield f"resources.{kind}.{settings.gpu_resource}", "must be set as `gpus`"
     for key, quantity in found.items():
         if not _QUANTITY.fullmatch(quantity):
             yield key, f"must be a quantity such as 500m or 4Gi, not '{quantity}'"
