@@ -45,7 +45,6 @@ ALIGNMENT = JobKind(
     stage=StageStatus,
     event=alignment_service_pb2.WatchAlignmentJobResponse,
     event_field="alignment_job",
-    stages=STAGES,
     quota="alignment_jobs",
     migrations=MIGRATIONS,
     quarantine_limit=lambda plan: float(plan.max_quarantine_fraction),

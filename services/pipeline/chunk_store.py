@@ -14,10 +14,9 @@ from sqlalchemy import Connection
 
 from omnialign.errors import OmnialignError, from_status, to_status
 from services.pipeline.counts import Counts
-from services.pipeline.job_store import lock_job
 from services.pipeline.kind import JobKind
 from services.pipeline.notifier import Notifier
-from services.pipeline.schema import tables
+from services.pipeline.schema import lock_job, tables
 from services.runtime.database import Database
 
 

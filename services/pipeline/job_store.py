@@ -16,7 +16,7 @@ from omnialign import names
 from omnialign.errors import AlreadyExists, NotFound
 from services.pipeline.kind import Change, Job, JobKind, Plan
 from services.pipeline.notifier import Notifier
-from services.pipeline.schema import Tables, tables
+from services.pipeline.schema import lock_job, tables
 from services.runtime.database import Database
 
 Event = Any
@@ -199,14 +199,6 @@ class JobStore:
         event = self._kind.event(sequence=sequence, message=message, **{self._kind.event_field: job})
         event.event_time.GetCurrentTime()
         return {"uid": job.uid, "sequence": sequence, "event": event.SerializeToString()}
-
-
-def lock_job(connection: Connection, tables: Tables, uid: str) -> Any:
-    """Locks the row of a job until the transaction ends; returns its `job` and `last_sequence`."""
-    jobs = tables.jobs.c
-    # FOR NO KEY UPDATE: rows of other tables may still come to refer to it meanwhile.
-    query = sa.select(jobs.job, jobs.last_sequence).where(jobs.uid == uid).with_for_update(key_share=True)
-    return connection.execute(query).one()
 
 
 def event_job(kind: JobKind, event: Event) -> Job:

@@ -4,7 +4,7 @@ Making a job from a request is up to the kind; everything after that is here.
 """
 
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from omnialign import names
@@ -12,8 +12,6 @@ from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
 from services.pipeline.job_store import Event, JobStore, event_job
 from services.pipeline.kind import Job, JobKind, Plan
 from services.pipeline.notifier import Notifier
-from services.pipeline.supervisor import Supervisor
-from services.pipeline.workflow_engine import WorkflowEngine
 from services.runtime.limits import Quotas
 from services.runtime.requests import body_digest, check_same_body, decode_token, encode_token, page_size
 
@@ -22,20 +20,20 @@ EVENTS_PER_READ = 100
 
 
 class Jobs:
-    """The jobs of a kind."""
+    """The jobs of a kind. `start` queues the workflow of a job, and `cancel` begins to end one; both take its uid."""
 
     def __init__(
         self,
         store: JobStore,
         *,
         kind: JobKind,
-        engine: WorkflowEngine,
-        supervisor: Supervisor,
+        start: Callable[[str], Awaitable[None]],
+        cancel: Callable[[str], None],
         notifier: Notifier,
         quotas: Quotas,
     ) -> None:
         self._store, self._kind = store, kind
-        self._engine, self._supervisor, self._notifier = engine, supervisor, notifier
+        self._start, self._cancel, self._notifier = start, cancel, notifier
         self._quotas = quotas
 
     async def find_request(self, request: Any) -> Job | None:
@@ -66,7 +64,7 @@ class Jobs:
                 return earlier
             raise
         # If this process dies here, a supervisor finds the job QUEUED and queues its workflow.
-        await self._engine.submit_job(job.uid)
+        await self._start(job.uid)
         return job
 
     async def get(self, name: str) -> Job:
@@ -102,7 +100,7 @@ class Jobs:
         job = await self.get(name)
         job = await self._store.change(job.uid, functools.partial(_cancel, kind=self._kind))
         if job.state == self._kind.job.STATE_CANCELLING:
-            self._supervisor.cancel(job.uid)
+            self._cancel(job.uid)
         return job
 
     async def watch(self, name: str, *, resume_after: int) -> AsyncIterator[Event]:

@@ -61,9 +61,6 @@ class JobKind:
     event_field: str
     """Field of `event` that holds the job."""
 
-    stages: tuple[str, ...]
-    """Names of the stages, in the order in which people see them."""
-
     quota: Quota
     """The quota that bounds the unfinished jobs of a project."""
 

@@ -5,6 +5,7 @@ Every kind has the same tables under names of its own (`alignment_jobs`, ...), s
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -94,3 +95,11 @@ def tables(prefix: str) -> Tables:
         sa.Column("data", sa.LargeBinary, nullable=False),
     )
     return Tables(metadata, jobs, events, chunks, steps, replicas, reports)
+
+
+def lock_job(connection: sa.Connection, tables: Tables, uid: str) -> Any:
+    """Locks the row of a job until the transaction ends; returns its `job` and `last_sequence`."""
+    jobs = tables.jobs.c
+    # FOR NO KEY UPDATE: rows of other tables may still come to refer to it meanwhile.
+    query = sa.select(jobs.job, jobs.last_sequence).where(jobs.uid == uid).with_for_update(key_share=True)
+    return connection.execute(query).one()

@@ -156,8 +156,8 @@ async def open_pipeline(
             Jobs(
                 impatient_jobs,
                 kind=kind,
-                engine=engine,
-                supervisor=supervisor,
+                start=engine.submit_job,
+                cancel=supervisor.cancel,
                 notifier=notifier,
                 quotas=server.quotas,
             ),

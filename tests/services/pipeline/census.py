@@ -24,6 +24,7 @@ from services.runtime.migrations import Migrations
 JOB_STATES = ("UNSPECIFIED", "CANCELLED", "QUEUED", "CANCELLING", "RUNNING", "FAILED", "PAUSED", "SUCCEEDED")
 """The same states as those of every kind, but with numbers of their own."""
 STAGE_STATES = ("UNSPECIFIED", "FAILED", "SKIPPED", "DONE", "RUNNING", "PENDING")
+STAGES = ("count", "publish")
 LETTERS = "letters"
 
 
@@ -97,7 +98,6 @@ CENSUS = JobKind(
     stage=Stage,
     event=Event,
     event_field="job",
-    stages=("count", "publish"),
     quota="datasets",
     migrations=Migrations("census", Path(__file__).parent / "census_migrations", witness="census_jobs"),
     quarantine_limit=lambda plan: 0.5,

@@ -17,6 +17,7 @@ from services.runtime.server import Server
 from tests.service_stack import SECONDS, ServiceStack
 from tests.services.pipeline.census import (
     CENSUS,
+    STAGES,
     CensusConfig,
     CensusProgram,
     CreateRequest,
@@ -38,7 +39,7 @@ class CensusService:
         request = CreateRequest(parent="projects/default", request_id=str(uuid.uuid4()), census_id=census_id)
         request.plan.CopyFrom(Plan(dataset=dataset, chunk_size=4, **plan))
         job = Job(uid=str(uuid.uuid4()), name=f"projects/default/censuses/{census_id}", state=Job.STATE_QUEUED)
-        for stage in CENSUS.stages:
+        for stage in STAGES:
             job.stages.add(stage=stage, state=Stage.STATE_PENDING)
         return await self.pipeline.jobs.submit(request, job, request.plan)
 
