@@ -27,7 +27,8 @@ from training.spec import Spec
 CONCURRENT_MEDIA = 16
 CHUNK_RECORDS = 128
 """Records whose media are in memory at the same time."""
-RETRIES = RetryPolicy(base_seconds=1.0, cap_seconds=15.0, budget_seconds=75.0)
+RETRIES = RetryPolicy(base_seconds=1.0, cap_seconds=15.0, max_attempts=9)
+"""About a minute of pauses. Counted in attempts, because a single attempt may read for minutes."""
 
 log = logging.getLogger(__name__)
 

@@ -22,14 +22,15 @@ from services.runtime.connections import ClientFactory
 
 T = TypeVar("T")
 
-RETRIES = RetryPolicy(base_seconds=0.25, cap_seconds=4.0, budget_seconds=8.0)
+RETRIES = RetryPolicy(base_seconds=0.25, cap_seconds=4.0, max_attempts=6)
+"""About six seconds of pauses. Counted in attempts, because a single attempt may upload for minutes."""
 FIELD = "training_job.spec.base_model"
 REGISTER_SECONDS = 1800.0
 """How long registering may take: the data service reads, and perhaps copies, a large model."""
 
 
 class ModelRegistry:
-    """A client of the model registry. It connects anew for each operation: they are rare and may be hours apart."""
+    """A client of the model registry. It connects again for each operation: they are rare and may be hours apart."""
 
     def __init__(self, address: Callable[[], str], peers: ClientFactory | None = None) -> None:
         self._address = address
