@@ -11,7 +11,7 @@ from tests.observability.expressions import ROOT, RULES, RUNBOOKS, alerts, rules
 from tools import fetch_prometheus
 
 CASES = sorted((ROOT / "tests" / "observability" / "rules").glob("*.test.yaml"))
-SECTIONS = ["## What it means", "## Who suffers", "## Look here", "## Mend"]
+SECTIONS = ["## What it means", "## Who is affected", "## Where to look", "## What to do"]
 
 
 @pytest.mark.parametrize(("name", "rule"), alerts().items())
