@@ -24,11 +24,10 @@ from omnialign.modeling.inputs import MediaBytes, Pieces, pieces
 from omnialign.modeling.prompts import render_critique
 from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import content_pb2, critique_service_pb2, generation_pb2
-from services.critique.config import CritiqueConfig
 from services.critique.critic import Critic
 from services.inference.config import EngineConfig
 from services.inference.item_loop import ItemLoop
-from services.inference.media import AsyncMediaReader
+from services.inference.media import MediaClient
 from services.inference.openai.engine import open_openai_engine
 
 Item = critique_service_pb2.CritiqueItem
@@ -82,7 +81,7 @@ async def ours(items: Sequence[Item], media: Mapping[str, bytes], settings: argp
     config = EngineConfig(openai_endpoints=(settings.base_url,), openai_concurrency=settings.concurrency)
     sampling = generation_pb2.SamplingParams(max_new_tokens=settings.tokens)
     async with open_openai_engine(config) as engine:
-        critic = Critic(ItemLoop(engine, AsyncMediaReader(Pictures(media))), CritiqueConfig(data_address=""))
+        critic = Critic(ItemLoop(engine, MediaClient(Pictures(media)), max_new_tokens=settings.tokens))
 
         chunks_at_once = asyncio.Semaphore(CHUNKS_AT_ONCE)
 

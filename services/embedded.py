@@ -20,15 +20,15 @@ from omnialign.errors import FailedPrecondition
 from services.alignment import __main__ as alignment
 from services.alignment.config import AlignmentConfig
 from services.critique import __main__ as critique
-from services.critique.config import CritiqueConfig
+from services.critique.__main__ import CritiqueConfig
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.inference.config import EngineConfig
 from services.inference.factory import open_engine
 from services.judge import __main__ as judge
-from services.judge.config import JudgeConfig
+from services.judge.__main__ import JudgeConfig
 from services.refinement import __main__ as refinement
-from services.refinement.config import RefinementConfig
+from services.refinement.__main__ import RefinementConfig
 from services.runtime import logs, tracing
 from services.runtime.config import ServerConfig, load
 from services.runtime.server import Server

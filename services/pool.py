@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from services.critique import __main__ as critique
-from services.critique.config import CritiqueConfig
+from services.critique.__main__ import CritiqueConfig
 from services.inference.config import EngineConfig
 from services.inference.factory import open_engine
 from services.judge import __main__ as judge
-from services.judge.config import JudgeConfig
+from services.judge.__main__ import JudgeConfig
 from services.refinement import __main__ as refinement
-from services.refinement.config import RefinementConfig
+from services.refinement.__main__ import RefinementConfig
 from services.runtime.config import load_all
 from services.runtime.server import Server, run
 

@@ -15,7 +15,7 @@ from omnialign.v1 import alignment_service_pb2, dataset_pb2, generation_pb2
 from services.alignment import checkers, preflight
 from services.alignment.job import STAGES, Job, Spec, StageStatus, is_binary, skipped_stages, with_defaults
 from services.inference.model_uri import is_endpoint_model
-from services.inference.model_uri import parse as parse_endpoint
+from services.inference.model_uri import parse_endpoint_model as parse_endpoint
 from services.pipeline.service import Pipeline
 from services.pipeline.service_clients import ServiceClients
 

@@ -1,14 +1,6 @@
-"""How an engine asks OpenAI-compatible endpoints, from the environment (`OMNIALIGN_ENGINE_OPENAI_*`).
+"""Settings of engines (`OMNIALIGN_ENGINE_*`) and of the services on top of them, read from the environment.
 
-Model names come from callers, so the operator says which endpoints may be asked at all: with none listed, none is,
-loopback included. Otherwise anybody who may ask for a critique could make a pod send requests to its neighbours.
-
-
-How an engine runs models, from the environment (`OMNIALIGN_ENGINE_*`).
-
-Settings that every model service has: where the data service is, and what a request gets that does not ask for more.
-
-Each service's own configuration extends this one with its environment prefix.
+Field names are variable names, so they are promises: `linger_seconds` is `OMNIALIGN_ENGINE_LINGER_SECONDS`.
 """
 
 import json
@@ -22,29 +14,36 @@ from typing import ClassVar, Literal
 from omnialign.errors import InvalidArgument
 from services.inference.model_uri import base_url_of
 
+MIB = 1 << 20
+GIB = 1 << 30
+
 
 @dataclass(frozen=True)
 class OpenAIConfig:
-    """Endpoints, their keys, and how patiently they are asked."""
+    """How an engine asks OpenAI-compatible endpoints.
+
+    Model names come from callers, so the operator decides which endpoints may be asked. With none listed, none may be,
+    not even on loopback: otherwise anybody who may ask for a critique could make a pod send requests to its neighbours.
+    """
 
     openai_endpoints: tuple[str, ...] = ()
-    """Base URLs that `openai+...` models may name, as in `https://host/v1`; scheme, host, port and path must all be
-    the same. Empty means none."""
+    """Base URLs that `openai+...` models may name, such as `https://host/v1`; scheme, host, port and path must all
+    match. Empty means none."""
     openai_keys_file: Path | None = None
-    """File with a line `BASE_URL KEY` per endpoint that wants a key; read again when it changes."""
+    """File with a line `BASE_URL KEY` per endpoint that needs a key; read again when it changes."""
     openai_concurrency: int = 64
-    """Most requests that are at one endpoint at the same time; fewer while it is overloaded."""
+    """Most requests in flight to one endpoint; fewer while it is overloaded."""
     openai_connect_seconds: float = 5.0
-    """How long a connection may take."""
+    """How long connecting may take."""
     openai_request_seconds: float = 600.0
-    """How long one try of a request may take."""
+    """How long one attempt of a request may take."""
     openai_max_retries: int = 10
-    """How often one request is tried again."""
+    """How many times one request is retried."""
     openai_retry_seconds: float = 120.0
-    """How long after its first failure one request is tried again."""
+    """How long after its first failure a request may still be retried."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Numbers out of range and addresses that are none."""
+        """Numbers out of range, and addresses that are not valid."""
         if self.openai_concurrency < 1:
             yield "openai_concurrency", "must be 1 or more"
         if self.openai_max_retries < 0:
@@ -59,11 +58,8 @@ class OpenAIConfig:
                 yield "openai_endpoints", error.message
 
 
-GIB = 1 << 30
-
-
 def default_cache() -> Path:
-    """`omnialign` in the user's cache directory, or in that for temporary files where the user has no home."""
+    """`omnialign` in the user's cache directory, or in the temporary directory for a user without a home."""
     if cache := os.environ.get("XDG_CACHE_HOME"):
         return Path(cache) / "omnialign"
     try:
@@ -73,21 +69,13 @@ def default_cache() -> Path:
 
 
 def default_model_cache() -> Path:
-    """Where models are kept when nobody says."""
+    """Default folder of downloaded models."""
     return default_cache() / "models"
 
 
 def default_feature_cache() -> Path:
-    """Where features of media are kept when nobody says: beside the models."""
+    """Default folder of media features: beside the models."""
     return default_cache() / "features"
-
-
-def is_json_object(text: str) -> bool:
-    """Whether a text is a JSON object."""
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -99,41 +87,42 @@ class EngineConfig(OpenAIConfig):
     kind: Literal["transformers", "vllm"] = "transformers"
     """What runs the models; `vllm` needs vLLM in the environment."""
     vllm_options: str = "{}"
-    """Further arguments of vLLM's engine as a JSON object, as in `{"tensor_parallel_size": 2}`; they win over ours."""
+    """Further arguments of vLLM's engine as a JSON object, such as `{"tensor_parallel_size": 2}`; they override the
+    arguments that we set."""
     device: str = "auto"
     """Where models live: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights; `auto` is float32 on a CPU and bfloat16 on a GPU. Deterministic requests run in float32."""
     model_budget_bytes: int = 8 * GIB
-    """Memory that the weights of all resident models may take together."""
+    """Memory for the weights of all resident models together."""
     tenure_seconds: float = 20.0
-    """How long a model with work keeps its memory while requests wait for another that needs the room."""
+    """Minimum residency: how long a model with work keeps its memory while requests for another model wait for it."""
     cache_budget_bytes: int = 2 * GIB
-    """Memory that the key/value caches of all running batches may take together."""
+    """Memory for the key/value caches of all running batches together."""
     max_batch_rows: int = 128
     """Most rows of one model that run at the same time, deterministic requests aside."""
     prefill_tokens: int = 4096
-    """Prompt tokens read in one go; between two such readings the other batches take a step."""
+    """Prompt tokens per prefill step; between two of them the other batches take a step."""
     max_waiting: int = 8192
-    """Requests in the queue beyond which new ones are refused."""
+    """Queue length beyond which new requests are refused."""
     linger_seconds: float = 0.005
-    """How long an idle engine waits for company before it starts a batch."""
+    """Batch delay: how long an idle engine waits for further requests before it starts a batch."""
     lanes: int = 0
-    """Threads that run batches side by side; 0 means one on a GPU, and one per core up to four on a CPU."""
+    """Worker threads that run batches side by side; 0 means one on a GPU, and one per core up to four on a CPU."""
     threads: int = 0
-    """Cores that the arithmetic of one lane uses; 0 shares them all out among the lanes."""
+    """Cores that the arithmetic of one worker uses; 0 divides all cores among the workers."""
     codec_threads: int = 2
-    """Threads that read and write prompts and media beside the model."""
+    """Threads that encode prompts and decode answers, media included, beside the model."""
     model_roots: tuple[Path, ...] = ()
-    """Folders that `file://` models may lie in; empty means any."""
+    """Folders that `file://` models may be in; empty means any."""
     model_cache: Path = field(default_factory=default_model_cache)
-    """Folder where models are kept that were fetched from the data service; processes may share it."""
+    """Folder of models downloaded from the data service; processes may share it."""
     model_cache_bytes: int = 100 * GIB
-    """Bytes of those models together; beyond them the least recently used are removed."""
+    """Size of that folder, beyond which the least recently used models are removed."""
     feature_cache: Path = field(default_factory=default_feature_cache)
-    """Folder where decoded and preprocessed media are kept; processes may share it."""
+    """Folder of decoded and preprocessed media; processes may share it."""
     feature_cache_bytes: int = 20 * GIB
-    """Bytes of those features together; beyond them the least recently used are removed."""
+    """Size of that folder, beyond which the least recently used features are removed."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Numbers out of range."""
@@ -155,21 +144,26 @@ class EngineConfig(OpenAIConfig):
             yield "linger_seconds", "must be between 0 and 1"
 
 
-MIB = 1 << 20
+def is_json_object(text: str) -> bool:
+    """Whether a text is a JSON object."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
 class ModelServiceConfig:
-    """What critique, refinement and judge services are told alike."""
+    """Settings that the critique, refinement and judge services share; each adds its environment prefix."""
 
     data_address: str
     """`host:port` of the data service, which holds media and models."""
     project: str = "default"
     """Project whose media are read and written."""
     max_new_tokens: int = 1024
-    """Bound of new tokens of requests that name none."""
+    """Bound of new tokens for requests that set none."""
     media_cache_bytes: int = 64 * MIB
-    """Bytes of media kept at hand."""
+    """Bytes of media kept in memory."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Numbers out of range."""

@@ -1,12 +1,15 @@
-"""What every engine offers: prompts in, pieces out, one result per request in the order they finish.
+"""The engine protocol: prompts in, answers out, one result per request as each finishes.
 
-Requests of several models in one call: each model's run by itself, the results in the order they come."""
+An engine runs the requests of one model (`run`) and keeps models in memory (`load`, `unload`). Callers use `generate`,
+which all engines inherit: it groups requests by model, runs the groups side by side and merges their results. That is
+the only place where requests are grouped.
+"""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Protocol
 
 from omnialign.errors import OmnialignError
 from omnialign.modeling.inputs import NO_BOUNDS, MediaLoss, MediaPolicy, Pieces, Turn
@@ -16,24 +19,27 @@ from services.inference.errors import first_error
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """One prompt for one model. `id` is the caller's, repeated in the result; `template` goes into the lineage."""
+    """One prompt for one model."""
 
     id: str
+    """The caller's name for the request, repeated in the result; unique within a call."""
     model: str
     turns: tuple[Turn, ...]
     sampling: generation_pb2.SamplingParams
     seed: int = 0
+    """Seed of the request's own random stream."""
     template: str = ""
+    """Prompt template with its hash; it goes into the lineage."""
     policy: MediaPolicy = NO_BOUNDS
     json_schema: str = ""
-    """A JSON schema that the answer is held to by an engine that can; others let the model write freely."""
+    """JSON schema of the answer. Engines that cannot enforce a schema let the model write freely."""
 
 
 @dataclass(frozen=True)
 class EngineResult:
-    """What became of one request: the pieces of the answer, or the error that concerns this request alone.
+    """The outcome of one request: the pieces of its answer, or the error that concerns this request alone.
 
-    `info` is filled as far as the request came: an answer that cannot be read has its token counts too.
+    `info` is filled as far as the request got: an answer that cannot be decoded has token counts too.
     """
 
     id: str
@@ -41,9 +47,75 @@ class EngineResult:
     error: OmnialignError | None = None
     info: generation_pb2.GenerationInfo = field(default_factory=generation_pb2.GenerationInfo)
 
+    @classmethod
+    def of(
+        cls, request_id: str, answer: Pieces | OmnialignError, info: generation_pb2.GenerationInfo
+    ) -> "EngineResult":
+        """The result of a request whose answer was decoded, or could not be."""
+        if isinstance(answer, OmnialignError):
+            return cls(request_id, error=answer, info=info)
+        return cls(request_id, pieces=answer, info=info)
+
+
+Deliver = Callable[[EngineResult], None]
+"""Takes one result; called on the event loop."""
+
+
+class Engine(ABC):
+    """Runs models."""
+
+    async def generate(
+        self, requests: Sequence[EngineRequest], *, deterministic: bool = False
+    ) -> AsyncGenerator[EngineResult, None]:
+        """One result per request, as each finishes; requests may name different models.
+
+        Raises whatever concerns the call as a whole: a model that cannot be used (MODEL_NOT_FOUND, MODEL_TOO_LARGE,
+        MODEL_LOAD_FAILED, MODEL_HAS_PICKLE, MODEL_HAS_NO_ADAPTER, LORA_UNSUPPORTED) or a full queue (QUEUE_FULL).
+        Closing the iterator cancels the requests that are not finished. With `deterministic`, the requests of a model
+        form one batch, in order, in float32; a batch that does not fit raises BATCH_TOO_LARGE.
+        """
+        by_model: dict[str, list[EngineRequest]] = defaultdict(list)
+        for request in requests:
+            by_model[request.model].append(request)
+        results: asyncio.Queue[EngineResult | BaseException] = asyncio.Queue()
+
+        async def run_group(model: str, group: Sequence[EngineRequest]) -> None:
+            try:
+                await self.run(model, group, results.put_nowait, deterministic=deterministic)
+            except BaseExceptionGroup as errors:
+                results.put_nowait(first_error(errors))
+            except Exception as error:  # raised below, where the caller waits
+                results.put_nowait(error)
+
+        tasks = [asyncio.create_task(run_group(model, group)) for model, group in by_model.items()]
+        try:
+            for _ in requests:
+                result = await results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    @abstractmethod
+    async def run(
+        self, model: str, requests: Sequence[EngineRequest], deliver: Deliver, *, deterministic: bool
+    ) -> None:
+        """Runs requests that all name `model`, and delivers one result for each. Raises what concerns all of them."""
+
+    @abstractmethod
+    async def load(self, model: str) -> None:
+        """Makes a model resident."""
+
+    @abstractmethod
+    async def unload(self, model: str) -> None:
+        """Frees a model's memory, if it is resident. Raises FailedPrecondition MODEL_IN_USE."""
+
 
 def info_of(request: EngineRequest, losses: Iterable[MediaLoss] = ()) -> generation_pb2.GenerationInfo:
-    """What is known before a request ran; `losses` is what its prompt lacks of its media."""
+    """What is known of a request before it runs; `losses` are the parts of its media that the prompt lacks."""
     return generation_pb2.GenerationInfo(
         model=request.model,
         sampling=request.sampling,
@@ -51,71 +123,3 @@ def info_of(request: EngineRequest, losses: Iterable[MediaLoss] = ()) -> generat
         template=request.template,
         media_losses=[generation_pb2.MediaLoss(**asdict(loss)) for loss in losses],
     )
-
-
-def engine_result(
-    request_id: str, answer: Pieces | OmnialignError, info: generation_pb2.GenerationInfo
-) -> EngineResult:
-    """The result of a request whose answer was read, or could not be."""
-    if isinstance(answer, OmnialignError):
-        return EngineResult(request_id, error=answer, info=info)
-    return EngineResult(request_id, pieces=answer, info=info)
-
-
-class Engine(Protocol):
-    """Runs models."""
-
-    def generate(
-        self, requests: Sequence[EngineRequest], *, deterministic: bool = False
-    ) -> AsyncGenerator[EngineResult, None]:
-        """One result per request, as each finishes.
-
-        Raises what concerns all of them: a model that cannot be had (MODEL_NOT_FOUND, MODEL_TOO_LARGE,
-        MODEL_LOAD_FAILED, MODEL_HAS_PICKLE, MODEL_HAS_NO_ADAPTER, LORA_UNSUPPORTED) or a full queue (QUEUE_FULL).
-        Closing the iterator drops the requests that are not done. With `deterministic` all requests form one batch, in
-        order, in float32; a batch that does not fit raises BATCH_TOO_LARGE.
-        """
-        ...
-
-    async def load(self, model: str) -> None:
-        """Makes a model resident."""
-        ...
-
-    async def unload(self, model: str) -> None:
-        """Frees a model's memory; nothing happens if it is not resident. Raises FailedPrecondition MODEL_IN_USE."""
-        ...
-
-
-Deliver = Callable[[EngineResult], None]
-Run = Callable[[str, Sequence[EngineRequest], Deliver], Awaitable[None]]
-"""Runs the requests of one model and delivers one result for each; raises what concerns all of them."""
-
-
-async def fan_out(requests: Sequence[EngineRequest], run: Run) -> AsyncGenerator[EngineResult, None]:
-    """One result per request, as each finishes. Closing it cancels what still runs; what `run` raises ends all."""
-    by_model: dict[str, list[EngineRequest]] = defaultdict(list)
-    for request in requests:
-        by_model[request.model].append(request)
-    results: asyncio.Queue[EngineResult | BaseException] = asyncio.Queue()
-    tasks = [asyncio.create_task(_guarded(run, model, group, results)) for model, group in by_model.items()]
-    try:
-        for _ in requests:
-            result = await results.get()
-            if isinstance(result, BaseException):
-                raise result
-            yield result
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _guarded(
-    run: Run, model: str, requests: Sequence[EngineRequest], results: asyncio.Queue[EngineResult | BaseException]
-) -> None:
-    try:
-        await run(model, requests, results.put_nowait)
-    except BaseExceptionGroup as errors:
-        results.put_nowait(first_error(errors))
-    except Exception as error:  # raised in `fan_out`, which waits for it
-        results.put_nowait(error)

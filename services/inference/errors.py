@@ -1,19 +1,38 @@
-"""Errors that the parts of an engine share."""
+"""Errors that engines share.
+
+    OmnialignError
+    ├── ResourceExhausted   QUEUE_FULL, DEVICE_OUT_OF_MEMORY (OutOfMemory)
+    ├── Unavailable         ENGINE_CLOSED
+    ├── NotFound            MODEL_NOT_FOUND
+    ├── FailedPrecondition  MODEL_LOAD_FAILED
+    ├── InvalidArgument     PROMPT_TOO_LONG
+    └── Internal            PROMPT_UNREADABLE, ANSWER_UNREADABLE
+
+What only one engine raises is defined beside that engine.
+"""
 
 from collections.abc import Iterator, Mapping
 
-from omnialign.errors import FailedPrecondition, NotFound, OmnialignError, ResourceExhausted, Unavailable
+from omnialign.errors import (
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OmnialignError,
+    ResourceExhausted,
+    Unavailable,
+)
 
 
 class OutOfMemory(ResourceExhausted):
-    """The device has no room left for a model or a batch; what else is in memory goes on."""
+    """The device has no room for a model or a batch; whatever else is in memory is unharmed."""
 
     def __init__(self, message: str, *, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message, reason="DEVICE_OUT_OF_MEMORY", metadata=dict(metadata or {}))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a library says that the device, or the machine, has no memory left."""
+    """Whether an error of a library means that the device, or the machine, has no memory left."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -21,36 +40,54 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-class EngineDied(Unavailable):
-    """A model's process has ended; the next request starts it again."""
+def queue_full(*, waiting: int, new: int, bound: int) -> ResourceExhausted:
+    """The error for more requests than may wait."""
+    return ResourceExhausted(
+        f"{waiting} requests are waiting already; {new} more would exceed the engine's bound of {bound}. "
+        "Try again later.",
+        reason="QUEUE_FULL",
+        metadata={"waiting": str(waiting), "new": str(new), "bound": str(bound)},
+    )
 
-    def __init__(self, model: str) -> None:
-        super().__init__(
-            f"The vLLM engine of {model} has ended; its log tells why. It starts anew when it is asked again.",
-            reason="ENGINE_DIED",
-            metadata={"model": model},
-        )
+
+def engine_closed() -> Unavailable:
+    """The error of requests that were cut off because the engine shut down."""
+    return Unavailable("The engine is shutting down.", reason="ENGINE_CLOSED")
 
 
 def not_found(model: str, why: str) -> NotFound:
-    """The error for a model that is not there."""
+    """The error for a model that does not exist."""
     return NotFound(f"There is no model {model}: {why}.", reason="MODEL_NOT_FOUND", metadata={"model": model})
 
 
 def load_failed(model: str, why: str) -> FailedPrecondition:
-    """The error for a model that is there but cannot be loaded."""
+    """The error for a model that exists but cannot be loaded."""
     return FailedPrecondition(
         f"The model {model} cannot be loaded: {why}", reason="MODEL_LOAD_FAILED", metadata={"model": model}
     )
 
 
-def engine_closed() -> Unavailable:
-    """The error of requests that the end of the engine cut off."""
-    return Unavailable("The engine is shutting down.", reason="ENGINE_CLOSED")
+def prompt_too_long(model: str, *, prompt_tokens: int, context_tokens: int) -> InvalidArgument:
+    """The error for a prompt that leaves no room for an answer."""
+    return InvalidArgument(
+        f"The prompt has {prompt_tokens} tokens, and {model} takes {context_tokens}, prompt and answer together.",
+        reason="PROMPT_TOO_LONG",
+        metadata={"prompt_tokens": str(prompt_tokens), "context_tokens": str(context_tokens)},
+    )
+
+
+def prompt_unreadable(error: Exception) -> Internal:
+    """The error for a prompt on which a codec failed unexpectedly."""
+    return Internal(f"The prompt cannot be read: {type(error).__name__}: {error}", reason="PROMPT_UNREADABLE")
+
+
+def answer_unreadable(error: Exception) -> Internal:
+    """The error for an answer on which a codec failed unexpectedly."""
+    return Internal(f"The answer cannot be read: {type(error).__name__}: {error}", reason="ANSWER_UNREADABLE")
 
 
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """An error to tell the caller of several that came together: ours before others."""
+    """The error to report of several that were raised together: a typed one if there is any."""
     flat = list(_flatten(errors))
     return next((error for error in flat if isinstance(error, OmnialignError)), flat[0])
 
@@ -61,12 +98,3 @@ def _flatten(errors: BaseExceptionGroup[BaseException]) -> Iterator[BaseExceptio
             yield from _flatten(error)
         else:
             yield error
-
-
-def queue_full(waiting: int, new: int, bound: int) -> ResourceExhausted:
-    """The error for more requests than may wait."""
-    return ResourceExhausted(
-        f"{waiting} requests wait already; {new} more would be over the engine's bound of {bound}. Try again later.",
-        reason="QUEUE_FULL",
-        metadata={"waiting": str(waiting), "new": str(new), "bound": str(bound)},
-    )

@@ -1,66 +1,95 @@
 """The loop that every model service runs: items in, prompts to the engine, a result per item as it finishes.
 
-A service says how an item becomes prompts and how answers become a result (`Task`); the loop does the rest. What is
-the fault of an item fails that item; what would fail any item (the model, the data service, the queue) ends the call.
+A service says how an item becomes prompts and how answers become a result (`Task`); the loop does everything else. An
+error that an item causes fails that item. An error that any item would meet (the model, the data service, the queue)
+ends the call.
 """
 
 import asyncio
 import hashlib
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from omnialign.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, OmnialignError
-from omnialign.modeling.inputs import NO_BOUNDS, MediaPolicy
+from omnialign.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, OmnialignError, to_status
+from omnialign.modeling.inputs import MediaPolicy
 from omnialign.modeling.prompts import Rendered
 from omnialign.v1 import content_pb2, generation_pb2
 from services.inference.engine import Engine, EngineRequest, EngineResult
 from services.inference.errors import first_error
-from services.inference.media import AsyncMediaReader
+from services.inference.media import MediaClient
 
 ItemT = TypeVar("ItemT", bound=Any)
 ResultT = TypeVar("ResultT", bound=Any)
-ItemT_contra = TypeVar("ItemT_contra", bound=Any, contravariant=True)
-ResultT_co = TypeVar("ResultT_co", bound=Any, covariant=True)
 
-OF_THE_ITEM = (InvalidArgument, NotFound, FailedPrecondition, DataLoss)
-"""Errors of fetching and storing media that the item has caused; the others are the surroundings' fault."""
+ITEM_ERRORS = (InvalidArgument, NotFound, FailedPrecondition, DataLoss)
+"""Errors of reading and storing media that the item has caused; all others are the environment's."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt of an item, with the seed of its own random stream and the schema of a JSON answer, if it has one."""
+    """One prompt of an item."""
 
     rendered: Rendered
     seed: int
+    """Seed of the prompt's own random stream."""
     json_schema: str = ""
+    """Schema of the answer, if the answer is JSON."""
 
 
-class Task(Protocol[ItemT_contra, ResultT_co]):
-    """What a service does with an item."""
+class Task(ABC, Generic[ItemT, ResultT]):
+    """What a service does with an item. `result_type` builds its results, from `id` and `error` for instance."""
 
-    def contents(self, item: ItemT_contra) -> Iterable[content_pb2.Content]:
+    def __init__(self, result_type: Callable[..., ResultT]) -> None:
+        self.result_type = result_type
+
+    @abstractmethod
+    def contents(self, item: ItemT) -> Iterable[content_pb2.Content]:
         """The messages whose media the prompts need."""
-        ...
 
-    def prompts(self, item: ItemT_contra, media: Mapping[str, bytes]) -> Sequence[Prompt]:
-        """What to ask the model, by sha256 of the media. None at all is fine. May raise OmnialignError."""
-        ...
+    @abstractmethod
+    def prompts(self, item: ItemT, media: Mapping[str, bytes]) -> Sequence[Prompt]:
+        """What to ask the model, possibly nothing; `media` are bytes by sha256. May raise OmnialignError."""
 
-    async def result(self, item: ItemT_contra, answers: Sequence[EngineResult]) -> ResultT_co:
+    @abstractmethod
+    async def result(self, item: ItemT, answers: Sequence[EngineResult]) -> ResultT:
         """The result, given the answers in the order of the prompts. Raises the error of an answer to fail the item."""
+
+    def failure(self, item: ItemT, error: OmnialignError) -> ResultT:
+        """The result of an item that failed."""
+        return self.result_type(id=item.id, error=to_status(error))
+
+
+class ItemsRequest(Protocol):
+    """What the requests of all model services have in common."""
+
+    @property
+    def items(self) -> Sequence[Any]:
+        """What to work on."""
         ...
 
-    def failure(self, item: ItemT_contra, error: OmnialignError) -> ResultT_co:
-        """The result of an item that failed."""
+    @property
+    def model(self) -> str:
+        """The model to ask."""
+        ...
+
+    @property
+    def sampling(self) -> generation_pb2.SamplingParams:
+        """How to sample; fields that are 0 mean the service's defaults."""
+        ...
+
+    @property
+    def media_policy(self) -> generation_pb2.MediaPolicy:
+        """How media are reduced before the model reads them."""
         ...
 
 
 @dataclass
 class _Work(Generic[ItemT]):
-    """An item on its way."""
+    """An item with its prompts, and the answers as they arrive."""
 
     item: ItemT
     prompts: Sequence[Prompt]
@@ -72,27 +101,31 @@ class _Work(Generic[ItemT]):
 
 
 class ItemLoop:
-    """Runs the items of requests on an engine; `media` reads what they hold and stores what they make."""
+    """Runs the items of requests on an engine; `media` reads what they contain and stores what they produce.
 
-    def __init__(self, engine: Engine, media: AsyncMediaReader) -> None:
-        self._engine, self.media = engine, media
+    `max_new_tokens` bounds the answers of requests that set no bound of their own.
+    """
+
+    def __init__(self, engine: Engine, media: MediaClient, *, max_new_tokens: int) -> None:
+        self._engine, self.media, self._max_new_tokens = engine, media, max_new_tokens
 
     async def run(
-        self,
-        items: Sequence[ItemT],
-        *,
-        task: Task[ItemT, ResultT],
-        model: str,
-        sampling: generation_pb2.SamplingParams,
-        policy: MediaPolicy = NO_BOUNDS,
+        self, request: ItemsRequest, task: Task[ItemT, ResultT], *, temperature: float = 0.0
     ) -> AsyncGenerator[ResultT, None]:
-        """One result per item, as each finishes. Raises InvalidArgument ITEM_ID_REPEATED before any work."""
-        check_ids(items)
-        works, failures = await self._prepare(items, task)
+        """One result per item, as each finishes. Raises InvalidArgument ITEM_ID_REPEATED before any work.
+
+        `temperature` is that of requests that set none.
+        """
+        check_ids(request.items)
+        sampling = with_defaults(request.sampling, max_new_tokens=self._max_new_tokens, temperature=temperature)
+        works, failures = await self._prepare(request.items, task)
         for failure in failures:
             yield failure
+        # The engine runs in a task of its own and results wait in a queue, so that a slow reader of this iterator
+        # holds up neither the engine nor the media of other items.
         results: asyncio.Queue[ResultT | BaseException] = asyncio.Queue()
-        driver = asyncio.create_task(self._drive(works, task, _requests(works, model, sampling, policy), results))
+        requests, owners = _engine_requests(works, request, sampling)
+        driver = asyncio.create_task(self._drive(works, task, requests, owners, results))
         try:
             for _ in works:
                 result = await results.get()
@@ -106,72 +139,69 @@ class ItemLoop:
     async def _prepare(
         self, items: Sequence[ItemT], task: Task[ItemT, ResultT]
     ) -> tuple[list[_Work[ItemT]], list[ResultT]]:
-        """The items with their prompts, and the results of those that have none for their own fault."""
-        found = await asyncio.gather(*(self._prompts(item, task) for item in items))
+        """The items with their prompts, and the results of those whose prompts cannot be made."""
+
+        async def prompts_of(item: ItemT) -> Sequence[Prompt] | OmnialignError:
+            try:
+                return task.prompts(item, await self.media.fetch(task.contents(item)))
+            except ITEM_ERRORS as error:
+                return error
+
         works, failures = [], []
-        for item, prompts in zip(items, found, strict=True):
+        for item, prompts in zip(items, await asyncio.gather(*map(prompts_of, items)), strict=True):
             if isinstance(prompts, OmnialignError):
                 failures.append(task.failure(item, prompts))
             else:
                 works.append(_Work(item, prompts, [None] * len(prompts)))
         return works, failures
 
-    async def _prompts(self, item: ItemT, task: Task[ItemT, ResultT]) -> Sequence[Prompt] | OmnialignError:
-        try:
-            return task.prompts(item, await self.media.fetch(task.contents(item)))
-        except OF_THE_ITEM as error:
-            return error
-
     async def _drive(
         self,
         works: Sequence[_Work[ItemT]],
         task: Task[ItemT, ResultT],
-        asked: "tuple[list[EngineRequest], dict[str, tuple[_Work[ItemT], int]]]",
+        requests: Sequence[EngineRequest],
+        owners: Mapping[str, tuple[_Work[ItemT], int]],
         results: "asyncio.Queue[ResultT | BaseException]",
     ) -> None:
-        """Asks the engine and finishes items beside it; what ends the call goes into `results` as an exception."""
-        requests, places = asked
+        """Asks the engine and finishes items beside it; an error that ends the call goes into `results`."""
+        deterministic = any(request.sampling.deterministic for request in requests)
         try:
             async with asyncio.TaskGroup() as group:
                 for work in works:
-                    if work.is_answered:  # nothing to ask
+                    if work.is_answered:  # there was nothing to ask
                         group.create_task(self._finish(work, task, results))
-                deterministic = any(request.sampling.deterministic for request in requests)
-                answers = self._engine.generate(requests, deterministic=deterministic)
-                async with aclosing(answers):
+                async with aclosing(self._engine.generate(requests, deterministic=deterministic)) as answers:
                     async for answer in answers:
-                        work, place = places[answer.id]
-                        work.answers[place] = answer
+                        work, index = owners[answer.id]
+                        work.answers[index] = answer
                         if work.is_answered:
                             group.create_task(self._finish(work, task, results))
         except BaseExceptionGroup as errors:
             results.put_nowait(first_error(errors))
 
     async def _finish(
-        self,
-        work: _Work[ItemT],
-        task: Task[ItemT, ResultT],
-        results: "asyncio.Queue[ResultT | BaseException]",
+        self, work: _Work[ItemT], task: Task[ItemT, ResultT], results: "asyncio.Queue[ResultT | BaseException]"
     ) -> None:
         answers = [answer for answer in work.answers if answer is not None]
         try:
             results.put_nowait(await task.result(work.item, answers))
         except OmnialignError as error:
-            if not isinstance(error, OF_THE_ITEM) and all(error is not answer.error for answer in answers):
+            # The error of an answer always concerns its item alone; one of storing media may concern everybody.
+            if not isinstance(error, ITEM_ERRORS) and all(error is not answer.error for answer in answers):
                 raise
             results.put_nowait(task.failure(work.item, error))
 
 
 def check_ids(items: Sequence[Any]) -> None:
-    """Raises InvalidArgument ITEM_ID_REPEATED, naming the places of every id that is there twice."""
+    """Raises InvalidArgument ITEM_ID_REPEATED, naming every position of an id that occurs more than once."""
     counts = Counter(item.id for item in items)
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise InvalidArgument(
-            f"Item ids are not unique: {', '.join(repeated[:5])}.",
+            f"Item ids must be unique, and these are not: {', '.join(repeated[:5])}.",
             reason="ITEM_ID_REPEATED",
             metadata={"ids": ", ".join(repeated[:5]), "count": str(len(repeated))},
             violations=[
-                (f"items[{index}].id", "is the id of another item too")
+                (f"items[{index}].id", "is also the id of another item")
                 for index, item in enumerate(items)
                 if counts[item.id] > 1
             ],
@@ -188,23 +218,32 @@ def with_defaults(
 
 
 def derived_seed(seed: int, *, purpose: str) -> int:
-    """A seed for another random stream of the same item."""
+    """A seed for another, independent random stream of the same item."""
     digest = hashlib.blake2b(purpose.encode(), key=seed.to_bytes(8, "little"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
-def _requests(
-    works: Sequence[_Work[ItemT]], model: str, sampling: generation_pb2.SamplingParams, policy: MediaPolicy
+def _engine_requests(
+    works: Sequence[_Work[ItemT]], request: ItemsRequest, sampling: generation_pb2.SamplingParams
 ) -> tuple[list[EngineRequest], dict[str, tuple[_Work[ItemT], int]]]:
-    """The engine's requests in the order of the items, and where each answer belongs."""
+    """The engine's requests in the order of the items, and for each id the item and prompt that it belongs to."""
+    policy = MediaPolicy.of(request.media_policy)
     requests: list[EngineRequest] = []
-    places: dict[str, tuple[_Work[ItemT], int]] = {}
+    owners: dict[str, tuple[_Work[ItemT], int]] = {}
     for work in works:
-        for place, prompt in enumerate(work.prompts):
+        for index, prompt in enumerate(work.prompts):
             name = str(len(requests))
-            places[name] = (work, place)
-            rendered, schema = prompt.rendered, prompt.json_schema
+            owners[name] = (work, index)
             requests.append(
-                EngineRequest(name, model, rendered.turns, sampling, prompt.seed, rendered.template, policy, schema)
+                EngineRequest(
+                    id=name,
+                    model=request.model,
+                    turns=prompt.rendered.turns,
+                    sampling=sampling,
+                    seed=prompt.seed,
+                    template=prompt.rendered.template,
+                    policy=policy,
+                    json_schema=prompt.json_schema,
+                )
             )
-    return requests, places
+    return requests, owners

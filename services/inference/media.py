@@ -1,7 +1,7 @@
 """Media between the data service and the models: bytes in by digest, bytes out as stored objects.
 
-Bytes that were read or written a moment ago are likely to be asked for again (a response is criticised, refined and
-compared), so they are kept within a bound. Several callers that want the same object share one download.
+Bytes that were just read or written are likely to be needed again (a response is criticised, refined and compared), so
+they stay in memory up to a bound. Callers that need the same object at the same time share one download.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ MIME_TYPES: dict[int, str] = {
 
 
 class MediaSource(Protocol):
-    """The part of the SDK that holds media."""
+    """The part of the SDK that reads and writes media."""
 
     async def get_media(self, sha256: str) -> bytes:
         """The bytes of an object."""
@@ -35,8 +35,8 @@ class MediaSource(Protocol):
         ...
 
 
-class AsyncMediaReader:
-    """Reads and writes media objects, keeping up to `capacity_bytes` of them at hand. For use on one event loop."""
+class MediaClient:
+    """Reads and writes media objects, and keeps up to `capacity_bytes` of them in memory. For use on one event loop."""
 
     def __init__(self, source: MediaSource, *, capacity_bytes: int = 64 * MIB) -> None:
         self._source, self._capacity_bytes = source, capacity_bytes
@@ -47,7 +47,7 @@ class AsyncMediaReader:
         self._calls = asyncio.Semaphore(PARALLEL_CALLS)
 
     async def fetch(self, contents: Iterable[content_pb2.Content]) -> dict[str, bytes]:
-        """The bytes of all media of some messages, by sha256. Raises NotFound or DataLoss of the first that fails."""
+        """The bytes of all media in `contents`, by sha256. Raises the NotFound or DataLoss of the first that fails."""
         digests = list(dict.fromkeys(media.sha256 for media in media_of(contents)))
         return dict(zip(digests, await asyncio.gather(*map(self.get, digests)), strict=True))
 
@@ -58,11 +58,13 @@ class AsyncMediaReader:
             return self._kept[sha256]
         if sha256 not in self._downloads:
             self._downloads[sha256] = asyncio.create_task(self._download(sha256))
-            self._downloads[sha256].add_done_callback(lambda task: self._forget(sha256, task))
-        return await asyncio.shield(self._downloads[sha256])  # it goes on for the others when one goes away
+            self._downloads[sha256].add_done_callback(lambda task: self._end_download(sha256, task))
+        return await asyncio.shield(
+            self._downloads[sha256]
+        )  # the download continues for other callers if this one is cancelled
 
     async def store(self, pieces: Pieces) -> content_pb2.Content:
-        """A message of these pieces, its media stored."""
+        """A message of these pieces, with its media stored."""
         parts = await asyncio.gather(*(self._part(piece) for piece in pieces))
         return content_pb2.Content(parts=parts)
 
@@ -87,13 +89,13 @@ class AsyncMediaReader:
         self._keep(sha256, data)
         return data
 
-    def _forget(self, sha256: str, task: asyncio.Task[bytes]) -> None:
+    def _end_download(self, sha256: str, task: asyncio.Task[bytes]) -> None:
         del self._downloads[sha256]
         if not task.cancelled():
-            task.exception()  # seen, even if every caller has gone away
+            task.exception()  # retrieved, even if every caller was cancelled
 
     def _keep(self, sha256: str, data: bytes) -> None:
-        """Keeps an object, dropping those not used for longest. One over the whole bound is not kept."""
+        """Keeps an object, and drops the least recently used ones. An object above the whole bound is not kept."""
         if len(data) > self._capacity_bytes or sha256 in self._kept:
             return
         self._kept[sha256] = data
@@ -105,5 +107,5 @@ class AsyncMediaReader:
 
 
 def text_of(pieces: Sequence[str | MediaBytes]) -> str:
-    """The text of an answer, its media left out."""
+    """The text of an answer, without its media."""
     return " ".join(piece for piece in pieces if isinstance(piece, str))

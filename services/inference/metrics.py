@@ -1,4 +1,4 @@
-"""Prometheus metrics of an engine. The names are promises: dashboards and alerts use them."""
+"""Prometheus metrics of engines and of the feature cache. The names are promises: dashboards and alerts use them."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -11,7 +11,7 @@ FINISH_OUTCOMES: dict[int, str] = {
     generation_pb2.FINISH_REASON_STOP: "stop",
     generation_pb2.FINISH_REASON_LENGTH: "length",
 }
-"""Outcome of a request that was answered, by why its answer ended. Endpoints may leave that unsaid."""
+"""Outcome of a request that was answered, by its finish reason, which endpoints may leave unset."""
 OUTCOMES = ("end", "stop", "length", "error", "cancelled")
 """Values of the label `outcome`."""
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -75,16 +75,16 @@ class EngineMetrics:
         for direction in ("in", "out"):
             self.tokens.labels(direction)
         for outcome in OUTCOMES:
-            self.requests.labels(outcome)  # so that the first error is an increase, not a new series
+            self.requests.labels(outcome)  # so that the first error is an increase and not a new series
 
     def resident(self, models: int, size_bytes: int) -> None:
-        """Sets how many models take how many bytes."""
+        """Sets how many models are in memory, and how many bytes they take."""
         self.models.set(models)
         self.model_bytes.set(size_bytes)
 
 
 class FeatureMetrics:
-    """What a cache does. The names are promises: dashboards and alerts use them."""
+    """The metrics of a feature cache, in the registry of its server."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.lookups = Counter(
@@ -109,7 +109,7 @@ class FeatureMetrics:
     def count(
         self, *, hits: int = 0, misses: int = 0, read_bytes: int = 0, written_bytes: int = 0, size_bytes: int = 0
     ) -> None:
-        """Adds what happened; see `CacheCounts`."""
+        """Adds to the counts; see `CacheCounts`."""
         self.lookups.labels("hit").inc(hits)
         self.lookups.labels("miss").inc(misses)
         self.moved.labels("read").inc(read_bytes)

@@ -1,55 +1,105 @@
-"""Reading the structured answers of feedback models and judges: a value, or an abstention that says why not.
+"""Structured answers of feedback models and judges: in which form to ask, and reading a value or an abstention.
 
-Also in which form to ask for them, and on which dimensions.
+An answer that is not in the requested form becomes an abstention that says why. It never becomes a number.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from omnialign.modeling.adapters import AnswerMalformed
 from omnialign.modeling.answers import AnswerUnparsable
-from omnialign.modeling.prompts import Form
+from omnialign.modeling.inputs import Pieces, pieces
+from omnialign.modeling.prompts import Form, Question, Rendered
 from omnialign.modeling.rubrics import rubric
-from omnialign.v1 import critique_service_pb2, generation_pb2
+from omnialign.v1 import content_pb2, critique_service_pb2, generation_pb2, record_pb2
 from services.inference.engine import EngineResult
+from services.inference.item_loop import Prompt, ResultT, Task
 from services.inference.media import text_of
-from services.inference.model_uri import is_endpoint_model, parse
+from services.inference.model_uri import is_endpoint_model, parse_endpoint_model
 
 T = TypeVar("T")
+Item = critique_service_pb2.CritiqueItem
 
 
 @dataclass(frozen=True)
-class Read(Generic[T]):
-    """What was read: `value`, or None with the abstention."""
+class Reading(Generic[T]):
+    """What was read from an answer: `value`, or None and the abstention."""
 
     value: T | None
     abstention: critique_service_pb2.Abstention | None = None
 
 
-def read_answer(answer: EngineResult, reader: Callable[[str], T]) -> Read[T]:
+def read_answer(answer: EngineResult, reader: Callable[[str], T]) -> Reading[T]:
     """The value that `reader` finds in an answer. An answer in the wrong form abstains; any other error is raised."""
     text = text_of(answer.pieces)
     try:
         if answer.error is not None:
             raise answer.error
-        return Read(reader(text))
+        return Reading(reader(text))
     except (AnswerUnparsable, AnswerMalformed) as error:
         abstention = critique_service_pb2.Abstention(reason=error.reason, text=text, generation=answer.info)
-        return Read(None, abstention)
+        return Reading(None, abstention)
 
 
-def form_of(wanted: Form, model: str) -> Form:
-    """The form to ask a model for: the one that is wanted, or the one that the model is likely to know.
+def form_of(requested: Form, model: str) -> Form:
+    """The form to ask a model for: the requested one, or the one that the model is likely to know.
 
-    A model that is asked for chats was not trained on sections. Raises InvalidArgument MODEL_NAME_INVALID.
+    A model that is asked through a chat was not trained on sections. Raises InvalidArgument MODEL_NAME_INVALID.
     """
-    if wanted != generation_pb2.ANSWER_FORM_UNSPECIFIED:
-        return wanted
-    is_chat = is_endpoint_model(model) and not parse(model).adapter
+    if requested != generation_pb2.ANSWER_FORM_UNSPECIFIED:
+        return requested
+    is_chat = is_endpoint_model(model) and not parse_endpoint_model(model).adapter
     return generation_pb2.ANSWER_FORM_JSON if is_chat else generation_pb2.ANSWER_FORM_SECTIONS
 
 
-def rubric_of(item: critique_service_pb2.CritiqueItem) -> Sequence[str]:
+class RenderFeedbackPrompt(Protocol):
+    """Renders the prompt that asks for feedback on a response."""
+
+    def __call__(self, prompt: Pieces, response: Pieces, rubric: Sequence[str], *, template: str) -> Rendered:
+        """The rendered prompt."""
+        ...
+
+
+class FeedbackTask(Task[Item, ResultT]):
+    """Asks a model for feedback on one response, on the dimensions of a rubric.
+
+    Critiques and scores differ in what `ask` asks for, in how `render` words it, and in the type of their results.
+    """
+
+    def __init__(
+        self,
+        result_type: Callable[..., ResultT],
+        form: Form,
+        *,
+        ask: Callable[[Form, Sequence[str]], Question[record_pb2.Feedback]],
+        render: RenderFeedbackPrompt,
+    ) -> None:
+        super().__init__(result_type)
+        self._form, self._ask, self._render = form, ask, render
+
+    def contents(self, item: Item) -> Iterable[content_pb2.Content]:
+        """The prompt and the response."""
+        return (item.prompt, item.response)
+
+    def prompts(self, item: Item, media: Mapping[str, bytes]) -> Sequence[Prompt]:
+        """Asks for feedback on the dimensions of the item. Raises InvalidArgument SUBTASK_UNKNOWN."""
+        dimensions = rubric_of(item)
+        question = self._ask(self._form, dimensions)
+        prompt, response = pieces(item.prompt, media), pieces(item.response, media)
+        rendered = self._render(prompt, response, dimensions, template=question.template)
+        return [Prompt(rendered, item.seed, question.json_schema)]
+
+    async def result(self, item: Item, answers: Sequence[EngineResult]) -> ResultT:
+        """The feedback, or an abstention where the answer is not in the requested form."""
+        (answer,) = answers
+        reading = read_answer(answer, self._ask(self._form, rubric_of(item)).read)
+        if reading.value is None:
+            return self.result_type(id=item.id, abstention=reading.abstention)
+        reading.value.generation.CopyFrom(answer.info)
+        return self.result_type(id=item.id, feedback=reading.value)
+
+
+def rubric_of(item: Item) -> Sequence[str]:
     """The dimensions to score: the item's own, or those of its subtask. Raises InvalidArgument SUBTASK_UNKNOWN."""
     return tuple(item.rubric) or rubric(item.subtask)

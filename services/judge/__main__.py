@@ -1,12 +1,14 @@
-"""Wires the judge service."""
+"""The judge service's settings, read once from the environment (`OMNIALIGN_JUDGE_*`), and its wiring."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import ClassVar
 
 from omnialign.v1 import judge_service_pb2, judge_service_pb2_grpc
+from services.inference.config import ModelServiceConfig
 from services.inference.engine import Engine
 from services.inference.factory import open_loop
-from services.judge.config import JudgeConfig
 from services.judge.judge import Judge
 from services.judge.servicer import JudgeServicer
 from services.runtime.server import Server, run
@@ -14,11 +16,18 @@ from services.runtime.server import Server, run
 FULL_NAME = judge_service_pb2.DESCRIPTOR.services_by_name["JudgeService"].full_name
 
 
+@dataclass(frozen=True)
+class JudgeConfig(ModelServiceConfig):
+    """The settings that every model service has."""
+
+    ENV_PREFIX: ClassVar[str] = "OMNIALIGN_JUDGE_"
+
+
 @asynccontextmanager
 async def wire(server: Server, config: JudgeConfig, *, engine: Engine | None = None) -> AsyncIterator[None]:
-    """Adds the service to a server, on `engine` or on an engine of its own for None."""
+    """Adds the service to a server: on `engine`, or on an engine of its own if that is None."""
     async with open_loop(server, config, engine=engine) as loop:
-        servicer = JudgeServicer(Judge(loop, config))
+        servicer = JudgeServicer(Judge(loop))
         server.add(judge_service_pb2_grpc.add_JudgeServiceServicer_to_server, servicer, FULL_NAME)
         yield
 

@@ -1,102 +1,74 @@
-"""Responses y ~ pi(x) and refinements y* ~ pi(x, y, c)."""
+"""Responses y ~ pi(x), and refinements y* ~ pi(x, y, c)."""
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from typing import Any
 
-from omnialign.errors import OmnialignError, to_status
-from omnialign.modeling.inputs import MediaPolicy, pieces
+from omnialign.modeling.inputs import pieces
 from omnialign.modeling.prompts import render_refinement, render_response
-from omnialign.v1 import content_pb2, generation_pb2, record_pb2, refinement_service_pb2
+from omnialign.v1 import content_pb2, record_pb2
+from omnialign.v1 import refinement_service_pb2 as pb
 from services.inference.engine import EngineResult
-from services.inference.item_loop import ItemLoop, Prompt, Task, with_defaults
-from services.refinement.config import RefinementConfig
-
-GenerateItem = refinement_service_pb2.GenerateItem
-GenerateResult = refinement_service_pb2.GenerateResponse
-RefineItem = refinement_service_pb2.RefineItem
-RefineResult = refinement_service_pb2.RefineResponse
+from services.inference.item_loop import ItemLoop, ItemT, Prompt, ResultT, Task
+from services.inference.media import MediaClient
 
 
 class Writer:
-    """Has a model write."""
+    """Has a model write responses. `temperature` is that of requests without sampling parameters."""
 
-    def __init__(self, loop: ItemLoop, config: RefinementConfig) -> None:
-        self._loop, self._config = loop, config
+    def __init__(self, loop: ItemLoop, *, temperature: float) -> None:
+        self._loop, self._temperature = loop, temperature
 
-    def generate(self, request: refinement_service_pb2.GenerateRequest) -> AsyncGenerator[GenerateResult, None]:
+    def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse, None]:
         """A response or an error for each item."""
-        return self._run(request, Responding(self._loop))
+        task = GenerateTask(pb.GenerateResponse, self._loop.media)
+        return self._loop.run(request, task, temperature=self._temperature_of(request))
 
-    def refine(self, request: refinement_service_pb2.RefineRequest) -> AsyncGenerator[RefineResult, None]:
+    def refine(self, request: pb.RefineRequest) -> AsyncGenerator[pb.RefineResponse, None]:
         """A refined response or an error for each item."""
-        return self._run(request, Refining(self._loop))
+        task = RefineTask(pb.RefineResponse, self._loop.media)
+        return self._loop.run(request, task, temperature=self._temperature_of(request))
 
-    def _run(self, request: Any, task: Task[Any, Any]) -> AsyncGenerator[Any, None]:
-        policy = MediaPolicy.of(request.media_policy)
-        return self._loop.run(
-            request.items, task=task, model=request.model, sampling=self._sampling(request), policy=policy
-        )
-
-    def _sampling(
-        self, request: refinement_service_pb2.GenerateRequest | refinement_service_pb2.RefineRequest
-    ) -> generation_pb2.SamplingParams:
-        """The request's parameters; the service's own when it has none."""
-        temperature = 0.0 if request.HasField("sampling") else self._config.temperature
-        return with_defaults(request.sampling, max_new_tokens=self._config.max_new_tokens, temperature=temperature)
+    def _temperature_of(self, request: pb.GenerateRequest | pb.RefineRequest) -> float:
+        # A request with sampling parameters means them: there, a temperature of 0 is greedy decoding.
+        return 0.0 if request.HasField("sampling") else self._temperature
 
 
-class Responding:
-    """The task of one prompt to answer."""
+class WritingTask(Task[ItemT, ResultT]):
+    """Asks a model for one response, and stores the media in it."""
 
-    def __init__(self, loop: ItemLoop) -> None:
-        self._loop = loop
+    def __init__(self, result_type: type[ResultT], media: MediaClient) -> None:
+        super().__init__(result_type)
+        self._media = media
 
-    def contents(self, item: GenerateItem) -> Iterable[content_pb2.Content]:
+    async def result(self, item: ItemT, answers: Sequence[EngineResult]) -> ResultT:
+        """The response, once its media are stored. Raises the answer's error."""
+        (answer,) = answers
+        if answer.error is not None:
+            raise answer.error
+        content = await self._media.store(answer.pieces)
+        response = record_pb2.Response(content=content, source=answer.info.model, generation=answer.info)
+        return self.result_type(id=item.id, response=response)
+
+
+class GenerateTask(WritingTask[pb.GenerateItem, pb.GenerateResponse]):
+    """Answers one prompt."""
+
+    def contents(self, item: pb.GenerateItem) -> Iterable[content_pb2.Content]:
         """The prompt."""
         return (item.prompt,)
 
-    def prompts(self, item: GenerateItem, media: Mapping[str, bytes]) -> Sequence[Prompt]:
+    def prompts(self, item: pb.GenerateItem, media: Mapping[str, bytes]) -> Sequence[Prompt]:
         """Asks for an answer."""
         return [Prompt(render_response(pieces(item.prompt, media)), item.seed)]
 
-    async def result(self, item: GenerateItem, answers: Sequence[EngineResult]) -> GenerateResult:
-        """The answer with its media stored."""
-        return GenerateResult(id=item.id, response=await stored_response(self._loop, answers))
 
-    def failure(self, item: GenerateItem, error: OmnialignError) -> GenerateResult:
-        """An error of this item."""
-        return GenerateResult(id=item.id, error=to_status(error))
+class RefineTask(WritingTask[pb.RefineItem, pb.RefineResponse]):
+    """Rewrites one response in the light of its feedback."""
 
-
-class Refining:
-    """The task of one response to refine."""
-
-    def __init__(self, loop: ItemLoop) -> None:
-        self._loop = loop
-
-    def contents(self, item: RefineItem) -> Iterable[content_pb2.Content]:
+    def contents(self, item: pb.RefineItem) -> Iterable[content_pb2.Content]:
         """The prompt and the response."""
         return (item.prompt, item.response)
 
-    def prompts(self, item: RefineItem, media: Mapping[str, bytes]) -> Sequence[Prompt]:
+    def prompts(self, item: pb.RefineItem, media: Mapping[str, bytes]) -> Sequence[Prompt]:
         """Asks for a better response, given the feedback."""
         prompt, response = pieces(item.prompt, media), pieces(item.response, media)
         return [Prompt(render_refinement(prompt, response, item.feedback), item.seed)]
-
-    async def result(self, item: RefineItem, answers: Sequence[EngineResult]) -> RefineResult:
-        """The refinement with its media stored."""
-        return RefineResult(id=item.id, response=await stored_response(self._loop, answers))
-
-    def failure(self, item: RefineItem, error: OmnialignError) -> RefineResult:
-        """An error of this item."""
-        return RefineResult(id=item.id, error=to_status(error))
-
-
-async def stored_response(loop: ItemLoop, answers: Sequence[EngineResult]) -> record_pb2.Response:
-    """The one answer as a response. Raises the answer's error."""
-    (answer,) = answers
-    if answer.error is not None:
-        raise answer.error
-    return record_pb2.Response(
-        content=await loop.media.store(answer.pieces), source=answer.info.model, generation=answer.info
-    )

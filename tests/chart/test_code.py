@@ -9,7 +9,7 @@ import yaml
 
 from services import migrate
 from services.inference.config import EngineConfig
-from services.inference.openai.endpoint import Keys
+from services.inference.openai.endpoint import ApiKeys
 from services.pool import HOSTED
 from services.runtime.config import load_all
 from services.runtime.health import LIVENESS
@@ -110,7 +110,7 @@ def test_endpoints_and_their_keys_reach_the_engine(mounted: Any) -> None:
     (engine,) = load_all(EngineConfig, environ=mounted("external", spec, container))
     assert engine.openai_endpoints == ("https://models.example.com/v1", "http://qwen.models.svc:8000/v1")
     assert engine.openai_concurrency == 16
-    assert Keys(engine.openai_keys_file).of("https://models.example.com/v1") == "a-key"
+    assert ApiKeys(engine.openai_keys_file).of("https://models.example.com/v1") == "a-key"
 
 
 def test_as_many_requests_are_at_an_endpoint_as_without_the_chart() -> None:

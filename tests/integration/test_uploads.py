@@ -18,7 +18,7 @@ from omnialign.errors import (
     ResourceExhausted,
 )
 from omnialign.v1 import data_service_pb2
-from services.inference.models.download_cache import ModelCache
+from services.inference.models.download_cache import DownloadCache
 from services.inference.models.resolver import ModelResolver
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
@@ -105,7 +105,7 @@ async def test_an_engine_that_is_elsewhere_fetches_a_registered_model(client: As
     folder = write_model(tmp_path / "model")
     version = await client.register_model("base", await client.upload_files(folder))
     local = version.uri.startswith("file://")
-    resolver = ModelResolver(client, cache=ModelCache(tmp_path / "cache", limit_bytes=10**9))
+    resolver = ModelResolver(client, cache=DownloadCache(tmp_path / "cache", limit_bytes=10**9))
     found = await resolver.folder(version.name)
     assert found == (Path(version.uri.removeprefix("file://")) if local else tmp_path / "cache" / version.sha256)
     assert (found / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()

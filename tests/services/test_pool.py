@@ -59,5 +59,5 @@ def test_an_engine_that_is_not_installed_ends_the_process_with_a_sentence():
         check=False,
     )
     assert done.returncode == 2
-    assert "OMNIALIGN_ENGINE_KIND: is vllm, which is not installed here; take the image" in done.stderr
+    assert "OMNIALIGN_ENGINE_KIND: is vllm, which is not installed here; use the image" in done.stderr
     assert "Traceback" not in done.stderr

@@ -16,7 +16,7 @@ from omnialign.modeling.inputs import MediaBytes, Turn
 from omnialign.modeling.prompts import render_response
 from omnialign.v1 import content_pb2, generation_pb2
 from services.inference.config import EngineConfig
-from services.inference.constrained_decoding import span_config
+from services.inference.constrained_decoding import spans_to_config
 from services.inference.engine import EngineRequest
 from services.inference.openai.engine import open_openai_engine
 from tests.model_factory.families import FAMILIES
@@ -30,7 +30,7 @@ FOLDER = Path(TINY_WORLD.removeprefix("file://"))
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def tiny(tmp_path_factory):
     """The tiny world's token model, whose media the server keeps well-formed."""
-    spans = json.dumps(span_config(load_adapter(FOLDER).media_spans))
+    spans = json.dumps(spans_to_config(load_adapter(FOLDER).media_spans))
     processor = (
         "--logits-processors",
         "services.inference.vllm.logits_processor:SpanProcessor",

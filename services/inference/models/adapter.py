@@ -1,4 +1,4 @@
-"""The adapter of a model folder, and the cache of media features that the adapters of a process share."""
+"""The adapter of a model folder, and the cache of media features that all adapters of a process share."""
 
 from contextlib import suppress
 from functools import cache
@@ -13,11 +13,11 @@ from services.inference.config import EngineConfig
 from services.inference.metrics import FeatureMetrics
 
 shared_feature_cache = cache(FeatureCache)
-"""One cache for each folder and bound, so that engines side by side do not make the same features twice."""
+"""One cache per folder and bound, so that engines side by side do not compute the same features twice."""
 
 
 def open_feature_cache(config: EngineConfig, registry: CollectorRegistry) -> FeatureCache:
-    """The cache that the settings name; what it does is counted in the registry from then on."""
+    """The cache that the settings name; from now on its counts go into `registry`."""
     features = shared_feature_cache(config.feature_cache, limit_bytes=config.feature_cache_bytes)
     with suppress(ValueError):  # another engine of this server counts already
         features.watch(FeatureMetrics(registry).count)
@@ -25,17 +25,21 @@ def open_feature_cache(config: EngineConfig, registry: CollectorRegistry) -> Fea
 
 
 def load_model_adapter(folder: Path, model: str, features: Cache = NO_CACHE) -> Adapter:
-    """The adapter of a model's folder; what it makes of media is kept in `features`.
+    """The adapter of a model's folder; the features that it computes from media are kept in `features`.
 
     Raises FailedPrecondition with the reason that `load_adapter` gives, or MODEL_HAS_NO_ADAPTER.
     """
     try:
         return load_adapter(folder, features)
-    except Exception as error:
-        typed = isinstance(error, OmnialignError)
-        why = error.message if typed else f"{type(error).__name__}: {error}"  # type: ignore[attr-defined]
-        raise FailedPrecondition(
-            f"The model {model} has no adapter that reads and writes its content: {why}",
-            reason=error.reason if typed else "MODEL_HAS_NO_ADAPTER",  # type: ignore[attr-defined]
-            metadata={"model": model},
-        ) from error
+    except OmnialignError as error:
+        raise _no_adapter(model, error.message, reason=error.reason) from error
+    except Exception as error:  # a broken folder breaks whatever reads it
+        raise _no_adapter(model, f"{type(error).__name__}: {error}", reason="MODEL_HAS_NO_ADAPTER") from error
+
+
+def _no_adapter(model: str, why: str, *, reason: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"The model {model} has no adapter that reads and writes its content: {why}",
+        reason=reason,
+        metadata={"model": model},
+    )

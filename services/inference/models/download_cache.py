@@ -1,6 +1,7 @@
-"""Models fetched from the data service, each in a folder named by its digest; the least recently used go first.
+"""Models downloaded from the data service, each in a folder named by its digest; the least recently used leave first.
 
-Several processes may share the folder: one fetches a model while the others wait, and a model appears whole and proven.
+Several processes may share the folder: one downloads a model while the others wait. A model appears complete and
+verified, or not at all.
 """
 
 import asyncio
@@ -16,31 +17,31 @@ from omnialign.errors import FailedPrecondition
 from omnialign.v1 import model_pb2
 
 IN_USE_SECONDS = 900.0
-"""A model that was asked for so recently may be being read, and stays whatever the budget says."""
+"""A model used this recently may be being read, so it stays, even beyond the size limit."""
 
 
 class Source(Protocol):
-    """The part of the SDK that fetches models."""
+    """The part of the SDK that downloads models."""
 
     async def download_model(self, name: str, to_folder: Path) -> model_pb2.ModelVersion:
-        """Fetches a version into a folder, which appears when it is whole."""
+        """Downloads a version into a folder, which appears once it is complete."""
         ...
 
 
-class ModelCache:
-    """A folder of models, of `limit_bytes` together or of one model that is larger."""
+class DownloadCache:
+    """A folder of models: `limit_bytes` of them, or a single model that is larger."""
 
     def __init__(self, folder: Path, *, limit_bytes: int) -> None:
         self._folder, self._limit_bytes = folder, limit_bytes
 
     async def folder(self, version: model_pb2.ModelVersion, *, source: Source) -> Path:
-        """The folder of a version, fetched if need be. Raises MODEL_CACHE_UNUSABLE and what the SDK raises."""
+        """The folder of a version, downloaded if need be. Raises MODEL_CACHE_UNUSABLE and what the SDK raises."""
         target = self._folder / version.sha256
         try:
             if not await asyncio.to_thread(target.is_dir):
                 await asyncio.to_thread(self._make_room, version.size_bytes)
                 await source.download_model(version.name, target)
-            await asyncio.to_thread(self._mark, target)
+            await asyncio.to_thread(self._mark_used, target)
         except OSError as error:
             message = f"Models cannot be kept in {self._folder} ({error.strerror}): mount a writable volume with room."
             metadata = {"path": str(self._folder)}
@@ -48,17 +49,19 @@ class ModelCache:
         return target
 
     def touch(self, folder: Path) -> None:
-        """Notes that a folder is used, if it is one of this cache; it must be there."""
+        """Marks an existing folder as used, if it is one of this cache."""
         if folder.parent == self._folder:
             with suppress(OSError):
-                self._mark(folder)
+                self._mark_used(folder)
 
-    def _mark(self, folder: Path) -> None:
+    def _mark_used(self, folder: Path) -> None:
+        # The time is that of a file beside the folder: access times are switched off on many volumes, and inside the
+        # folder the file would be part of the model.
         self._used_file(folder).touch()
         os.utime(self._used_file(folder))
 
     def _make_room(self, wanted_bytes: int) -> None:
-        """Removes what was used longest ago until `wanted_bytes` fit."""
+        """Removes the least recently used models until `wanted_bytes` fit."""
         self._folder.mkdir(parents=True, exist_ok=True)
         found = sorted((self._used_at(folder), folder) for folder in self._folder.iterdir() if folder.is_dir())
         sizes = {folder: sum(size for size, _ in _files(folder)) for _, folder in found}
@@ -70,15 +73,15 @@ class ModelCache:
             self._remove(folder)
 
     def _used_at(self, folder: Path) -> float:
-        """When it was asked for last, or written to: what is being fetched has files that are new."""
-        moments = [moment for _, moment in _files(folder)]
+        """When a folder was last used or written to: one that is being downloaded has new files, and no mark yet."""
+        times = [modified_at for _, modified_at in _files(folder)]
         for path in (self._used_file(folder), folder):
             with suppress(FileNotFoundError):
-                moments.append(path.stat().st_mtime)
-        return max(moments, default=0.0)
+                times.append(path.stat().st_mtime)
+        return max(times, default=0.0)
 
     def _remove(self, folder: Path) -> None:
-        """It vanishes at once: nobody finds half a model."""
+        """Removes a folder: renamed first, so that it vanishes at once and nobody finds half a model."""
         trash = folder.with_name(f".{folder.name}.removed")
         with suppress(FileNotFoundError):
             folder.replace(trash)
@@ -90,7 +93,7 @@ class ModelCache:
 
 
 def _files(folder: Path) -> Iterator[tuple[int, float]]:
-    """Size and time of change of each file; files may vanish meanwhile."""
+    """Size and modification time of each file; other processes may remove files meanwhile."""
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):
             found = path.stat()

@@ -1,17 +1,18 @@
-"""Which models are in memory: several within a budget, the least recently used leave first.
+"""Which models are in memory: several within a budget; the least recently used leave first.
 
-One load at a time. A model in use never leaves; who needs its room waits for it. So that jobs with different models do
-not swap them at every call, a model keeps its room for a tenure while it has work, and whoever wants it comes in; when
-the tenure is over everybody queues in order, so that a busy model cannot keep its memory for ever. A model that has had
-no work for a moment leaves before. Nobody waits for one model while holding another, so this cannot lock up.
+Models load one at a time. A model in use never leaves: whoever needs its memory waits. To keep jobs with different
+models from swapping them at every call, a model with work keeps its memory for a minimum residency, and anybody who
+wants it gets it at once. When that time is over, everybody queues in order, so that a busy model cannot keep its memory
+forever. A model that has had no work for a moment may leave earlier.
+
+This cannot deadlock, because nobody waits for one model while holding another.
 """
 
 import asyncio
-import contextlib
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -22,28 +23,30 @@ from services.inference.models.key import ModelKey
 LoadedT = TypeVar("LoadedT", bound=Any)
 """What an engine has in memory for a model."""
 
-LINGER_SECONDS = 0.5
-"""How long a model without work counts as busy within its tenure: a caller's next request is on its way."""
+GRACE_SECONDS = 0.5
+"""How long a model without work counts as busy within its minimum residency: the next request of a caller follows the
+answer to the last."""
 
 
 @dataclass
 class Resident(Generic[LoadedT]):
-    """A model in memory, with its size as reckoned, its users, when it came and when it was last let go of."""
+    """A model in memory."""
 
     loaded: LoadedT
     size_bytes: int
-    users: int = 0
-    since: float = field(default_factory=time.monotonic)
-    released: float = field(default_factory=time.monotonic)
+    """Estimated before the load; the budget is kept by these estimates."""
+    num_users: int = 0
+    loaded_at: float = field(default_factory=time.monotonic)
+    released_at: float = field(default_factory=time.monotonic)
 
 
 class Residency(Generic[LoadedT]):
     """Keeps models in memory. For use on one event loop.
 
-    `measure` gives the bytes that a model will take, `load` reads it; both may raise, which harms that model alone.
-    `tenure_seconds` is how long a model with work keeps its room while others wait for it.
-    `dropped` is told what has left, to free what garbage collection does not; `changed` the number of models and bytes
-    in memory whenever they change.
+    `measure` returns the bytes that a model will take, `load` loads it; either may raise, which harms no other model.
+    `min_residency_seconds` is how long a model with work keeps its memory while others wait for it. `on_drop` is called
+    with each model that leaves, to free what garbage collection does not. `on_change` is called with the number of
+    models in memory and their bytes whenever they change.
     """
 
     def __init__(
@@ -52,13 +55,13 @@ class Residency(Generic[LoadedT]):
         budget_bytes: int,
         measure: Callable[[ModelKey], Awaitable[int]],
         load: Callable[[ModelKey], Awaitable[LoadedT]],
-        changed: Callable[[int, int], None] = lambda models, size_bytes: None,
-        dropped: Callable[[LoadedT], None] = lambda loaded: None,
-        tenure_seconds: float = 0.0,
+        on_change: Callable[[int, int], None] = lambda num_models, size_bytes: None,
+        on_drop: Callable[[LoadedT], None] = lambda loaded: None,
+        min_residency_seconds: float = 0.0,
     ) -> None:
-        self._budget_bytes, self._tenure_seconds = budget_bytes, tenure_seconds
-        self._measure, self._load, self._changed, self._dropped = measure, load, changed, dropped
-        self._residents: OrderedDict[ModelKey, Resident[LoadedT]] = OrderedDict()
+        self._budget_bytes, self._min_residency_seconds = budget_bytes, min_residency_seconds
+        self._measure, self._load, self._on_change, self._on_drop = measure, load, on_change, on_drop
+        self._residents: OrderedDict[ModelKey, Resident[LoadedT]] = OrderedDict()  # least recently used first
         self._turn = asyncio.Lock()  # first come, first served
         self._loads: dict[ModelKey, asyncio.Task[None]] = {}
         self._pending: Counter[ModelKey] = Counter()
@@ -82,8 +85,8 @@ class Residency(Generic[LoadedT]):
         try:
             yield resident.loaded
         finally:
-            resident.users -= 1
-            resident.released = time.monotonic()
+            resident.num_users -= 1
+            resident.released_at = time.monotonic()
             self._released.set()
 
     async def unload(self, model: str) -> None:
@@ -91,15 +94,15 @@ class Residency(Generic[LoadedT]):
         keys = [key for key in self._residents if key.model == model]
         if any(self._in_use(key) for key in keys):
             raise FailedPrecondition(
-                f"The model {model} is in use; try again when its requests are done.",
+                f"The model {model} is in use; try again when its requests are finished.",
                 reason="MODEL_IN_USE",
                 metadata={"model": model},
             )
         for key in keys:
             self._drop(key)
 
-    def forget(self, key: ModelKey, loaded: LoadedT) -> None:
-        """Drops a model that has broken, though it be in use; the next use loads it again."""
+    def evict_broken(self, key: ModelKey, loaded: LoadedT) -> None:
+        """Drops a model that has broken, even while it is in use; the next use loads it again."""
         if key in self._residents and self._residents[key].loaded is loaded:
             self._drop(key)
             self._released.set()
@@ -110,60 +113,61 @@ class Residency(Generic[LoadedT]):
             if self._in_use(key):
                 await self._wait_for_release(None)
             else:
-                self.forget(key, loaded)
+                self.evict_broken(key, loaded)
 
     def drop_all(self) -> None:
-        """Drops all models, at the end of the engine."""
+        """Drops all models, when the engine shuts down."""
         for key in list(self._residents):
             self._drop(key)
 
     async def _acquire(self, key: ModelKey) -> Resident[LoadedT]:
+        # 1. A resident model is taken at once, unless somebody waits for room and all minimum residencies are over:
+        #    then new users would keep the model busy forever, so they queue behind whoever waits.
         if key in self._residents and not self._waits_for_room:
             return self._pin(key)
         if key in self._residents:
-            async with self._turn:  # behind whoever waits for room
+            async with self._turn:
                 if key in self._residents:
                     return self._pin(key)
-        self._pending[key] += 1  # from its load until it is pinned, the model cannot be dropped
+        # 2. Load it. It counts as in use from its load until it is pinned; otherwise the next load in line could drop
+        #    it before the first user gets to run.
+        self._pending[key] += 1
         try:
             while key not in self._residents:
-                await self._loaded(key)
+                await self._load_once(key)
             return self._pin(key)
         finally:
             self._pending[key] -= 1
             self._released.set()
 
-    async def _loaded(self, key: ModelKey) -> None:
-        """Waits for the one load of a model, which goes on for the others when one of them goes away."""
+    async def _load_once(self, key: ModelKey) -> None:
+        """Waits for the one load of a model, which continues for other users if this one is cancelled."""
         if key not in self._loads:
             self._loads[key] = asyncio.create_task(self._load_in_turn(key))
-            self._loads[key].add_done_callback(lambda task: task.cancelled() or task.exception())  # seen by somebody
+            # Retrieves the exception, even if every user was cancelled.
+            self._loads[key].add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._loads[key])
 
     async def _load_in_turn(self, key: ModelKey) -> None:
         try:
             async with self._turn:
                 if key not in self._residents:
-                    await self._bring(key)
+                    size_bytes = await self._measure(key)
+                    if size_bytes > self._budget_bytes:
+                        raise too_large(key, size_bytes=size_bytes, budget_bytes=self._budget_bytes)
+                    await self._make_room(size_bytes)
+                    self._residents[key] = Resident(await self._load_or_free(key), size_bytes)
+                    self._on_change(len(self._residents), self.size_bytes)
         finally:
             del self._loads[key]
 
     def _pin(self, key: ModelKey) -> Resident[LoadedT]:
         self._residents.move_to_end(key)
-        self._residents[key].users += 1
+        self._residents[key].num_users += 1
         return self._residents[key]
 
-    async def _bring(self, key: ModelKey) -> None:
-        """Loads a model after making room for it."""
-        size_bytes = await self._measure(key)
-        if size_bytes > self._budget_bytes:
-            raise too_large(key, size_bytes=size_bytes, budget_bytes=self._budget_bytes)
-        await self._make_room(size_bytes)
-        self._residents[key] = Resident(await self._load_or_free(key), size_bytes)
-        self._changed(len(self._residents), self.size_bytes)
-
     async def _load_or_free(self, key: ModelKey) -> LoadedT:
-        """Loads a model; where the device has less room than was reckoned, once more without the idle ones."""
+        """Loads a model. If the device has less memory than estimated, drops the idle models and tries once more."""
         try:
             return await self._load(key)
         except OutOfMemory:
@@ -175,6 +179,7 @@ class Residency(Generic[LoadedT]):
         return await self._load(key)
 
     async def _make_room(self, size_bytes: int) -> None:
+        """Drops the least recently used models that may leave, and waits for others, until `size_bytes` fit."""
         try:
             while self.size_bytes + size_bytes > self._budget_bytes:
                 claims = {key: self._claim_seconds(key) for key in self._residents}
@@ -182,6 +187,8 @@ class Residency(Generic[LoadedT]):
                 if idle is not None:
                     self._drop(idle)
                     continue
+                # Nothing may leave now. While some model has a claim left, newcomers still get resident models at once,
+                # and this load looks again when the first claim ends. With no claim left, newcomers have to queue.
                 claims_left = [claim for claim in claims.values() if claim > 0]
                 self._waits_for_room = not claims_left
                 await self._wait_for_release(min(claims_left, default=None))
@@ -189,24 +196,28 @@ class Residency(Generic[LoadedT]):
             self._waits_for_room = False
 
     async def _wait_for_release(self, timeout_seconds: float | None) -> None:
-        """Waits until somebody lets go of a model, at most so long."""
+        """Waits until somebody releases a model, for at most `timeout_seconds`."""
+        # The event is cleared here and not by its setter: it reports releases since this wait began, and several
+        # waiters are woken by one release, each of which looks at the residents again.
         self._released.clear()
-        with contextlib.suppress(TimeoutError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await self._released.wait()
 
     def _claim_seconds(self, key: ModelKey) -> float:
-        """How long a model may still keep its room while another waits for it."""
+        """How long a model may still keep its memory while another waits for it; 0 or less if it may not."""
         resident, now = self._residents[key], time.monotonic()
-        tenure = resident.since + self._tenure_seconds - now
-        return tenure if self._in_use(key) else min(tenure, resident.released + LINGER_SECONDS - now)
+        residency_left = resident.loaded_at + self._min_residency_seconds - now
+        if self._in_use(key):
+            return residency_left
+        return min(residency_left, resident.released_at + GRACE_SECONDS - now)
 
     def _in_use(self, key: ModelKey) -> bool:
-        return bool(self._residents[key].users or self._pending[key])
+        return bool(self._residents[key].num_users or self._pending[key])
 
     def _drop(self, key: ModelKey) -> None:
-        self._dropped(self._residents.pop(key).loaded)
-        self._changed(len(self._residents), self.size_bytes)
+        self._on_drop(self._residents.pop(key).loaded)
+        self._on_change(len(self._residents), self.size_bytes)
 
 
 def too_large(key: ModelKey, *, size_bytes: int, budget_bytes: int) -> ResourceExhausted:

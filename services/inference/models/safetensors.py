@@ -1,4 +1,7 @@
-"""Looking at the weights of a model folder: are they safe to load, and how large are they. Only headers are read."""
+"""The weights of a model folder, from their headers alone: whether they are safe to load, and how large they are.
+
+A safetensors file begins with the length of a JSON header in 8 bytes, and that header, which has all shapes.
+"""
 
 import json
 import math
@@ -20,7 +23,8 @@ def check_folder(folder: Path, *, model: str) -> None:
         raise not_found(model, "its folder or the config.json in it does not exist")
     if pickles := sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES):
         raise FailedPrecondition(
-            f"The model {model} holds {', '.join(pickles)}, and pickles run code when read; convert it to safetensors.",
+            f"The model {model} contains {', '.join(pickles)}, and pickles run code when read; "
+            "convert it to safetensors.",
             reason="MODEL_HAS_PICKLE",
             metadata={"model": model, "files": ", ".join(pickles)},
         )
@@ -29,12 +33,13 @@ def check_folder(folder: Path, *, model: str) -> None:
 
 
 def parameter_count(folder: Path, *, model: str) -> int:
-    """Numbers in the safetensors files of a folder, from their headers alone. Raises MODEL_LOAD_FAILED."""
+    """Number of parameters in the safetensors files of a folder. Raises MODEL_LOAD_FAILED."""
     return sum(math.prod(shape) for shape in _shapes(folder, model))
 
 
 def lora_parameter_count(folder: Path, *, model: str, rank: int) -> int:
-    """Numbers of a LoRA of this rank on every matrix of a folder's model. Raises MODEL_LOAD_FAILED."""
+    """Number of parameters of a LoRA of this rank on every matrix of a folder's model. Raises MODEL_LOAD_FAILED."""
+    # For a matrix (out, in): A is (rank, in) and B is (out, rank).
     return sum(rank * sum(shape) for shape in _shapes(folder, model) if len(shape) == 2)
 
 
@@ -43,10 +48,10 @@ def _shapes(folder: Path, model: str) -> list[list[int]]:
     try:
         shapes = [shape for path in sorted(folder.glob("*.safetensors")) for shape in _shapes_in(path)]
         if not all(type(size) is int for shape in shapes for size in shape):
-            raise ValueError("a shape is not of whole numbers")
+            raise ValueError("a shape has sizes that are not whole numbers")
         return shapes
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise load_failed(model, f"a safetensors header does not read ({error}).") from error
+        raise load_failed(model, f"a safetensors header cannot be read ({error}).") from error
 
 
 def _shapes_in(path: Path) -> Iterator[list[int]]:

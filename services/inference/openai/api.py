@@ -1,4 +1,7 @@
-"""What the two ways to ask an endpoint have in common: a body to send, and an answer to read."""
+"""What the two APIs of an endpoint, chat completions and completions of token ids, have in common.
+
+Each builds the body of a request and reads the answer; sending is the endpoint's.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +12,14 @@ from omnialign.modeling.inputs import MediaLoss, Pieces
 from omnialign.v1 import generation_pb2
 from services.inference import stop_strings
 from services.inference.engine import EngineRequest
-from services.inference.openai.errors import Source
+from services.inference.openai.errors import ErrorContext
 
-LARGEST_SEED = (1 << 63) - 1
+MAX_SEED = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
 class Body:
-    """The JSON of a request, and what of its media was left out."""
+    """The JSON of a request, and what was left out of its media."""
 
     json: bytes
     losses: tuple[MediaLoss, ...] = ()
@@ -24,7 +27,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as its pieces, or why it cannot be read, with what the endpoint counted."""
+    """An answer as its pieces, or the error that makes it unreadable, with the endpoint's counts."""
 
     answer: Pieces | OmnialignError
     finish_reason: int
@@ -32,8 +35,8 @@ class Reply:
     completion_tokens: int = 0
 
 
-class Dialect(Protocol):
-    """One way to ask."""
+class Api(Protocol):
+    """One way to ask an endpoint."""
 
     @property
     def path(self) -> str:
@@ -41,41 +44,36 @@ class Dialect(Protocol):
         ...
 
     async def body(self, request: EngineRequest, *, bounded: bool) -> Body:
-        """What to send; without the bound of new tokens where not `bounded`. Raises OmnialignError for a bad prompt."""
+        """What to send; without the bound of new tokens if not `bounded`. Raises OmnialignError for a bad prompt."""
         ...
 
-    async def reply(self, request: EngineRequest, answer: Mapping[str, Any], source: Source) -> Reply:
+    async def reply(self, request: EngineRequest, answer: Mapping[str, Any], context: ErrorContext) -> Reply:
         """What came back. Raises FailedPrecondition ENDPOINT_INVALID for an object of another shape."""
         ...
 
 
-def sampling_of(request: EngineRequest, *, with_stops: bool = True) -> dict[str, Any]:
-    """How to draw, in the words of the API. Seeds there have 63 bits."""
+def sampling_options(request: EngineRequest, *, with_stops: bool = True) -> dict[str, Any]:
+    """The sampling parameters of a request in the words of the API, whose seeds have 63 bits."""
     sampling = request.sampling
-    options: dict[str, Any] = {"temperature": sampling.temperature, "seed": request.seed & LARGEST_SEED}
+    options: dict[str, Any] = {"temperature": sampling.temperature, "seed": request.seed & MAX_SEED}
     if sampling.top_p:
         options["top_p"] = sampling.top_p
-    if with_stops and (stops := stops_of(request)):
+    if with_stops and (stops := stop_strings.stops_of(sampling)):
         options["stop"] = stops
     return options
 
 
-def stops_of(request: EngineRequest) -> list[str]:
-    """The texts that end the answer."""
-    return [stop for stop in request.sampling.stop if stop]
-
-
-def choice_of(answer: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
+def choice_of(answer: Mapping[str, Any], context: ErrorContext) -> Mapping[str, Any]:
     """The first choice of an answer. Raises FailedPrecondition ENDPOINT_INVALID."""
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise source.invalid("has no choices", str(answer))
+        raise context.invalid("has no choices", str(answer))
     found: dict[str, Any] = choices[0]
     return found
 
 
-def finish_of(choice: Mapping[str, Any]) -> int:
-    """Why an answer ended. Only some endpoints tell a stop text from the end, by naming it in `stop_reason`."""
+def finish_reason_of(choice: Mapping[str, Any]) -> int:
+    """Why an answer ended. Only some endpoints tell a stop string from the end, by naming it in `stop_reason`."""
     if choice.get("finish_reason") == "length":
         return generation_pb2.FINISH_REASON_LENGTH
     if choice.get("finish_reason") != "stop":
@@ -84,14 +82,14 @@ def finish_of(choice: Mapping[str, Any]) -> int:
     return generation_pb2.FINISH_REASON_STOP if is_stop else generation_pb2.FINISH_REASON_END
 
 
-def cut_at_stop(pieces: Pieces, finish: int, stop: Sequence[str]) -> tuple[Pieces, int]:
-    """The pieces up to the first stop text, and why the answer ended then."""
-    cut = stop_strings.cut(pieces, stop)
-    return (cut, finish) if cut == pieces else (cut, generation_pb2.FINISH_REASON_STOP)
+def cut_at_stop(pieces: Pieces, finish_reason: int, stops: Sequence[str]) -> tuple[Pieces, int]:
+    """The pieces up to the first stop string, and the finish reason that follows from it."""
+    cut = stop_strings.cut(pieces, stops)
+    return (cut, finish_reason) if cut == pieces else (cut, generation_pb2.FINISH_REASON_STOP)
 
 
 def usage_of(answer: Mapping[str, Any], name: str) -> int:
-    """A count of the endpoint's; 0 where it does not say."""
+    """A token count of the endpoint; 0 if it gives none."""
     usage = answer.get("usage")
     count = usage.get(name) if isinstance(usage, Mapping) else None
     return count if isinstance(count, int) and 0 <= count < 1 << 31 else 0

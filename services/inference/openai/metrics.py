@@ -1,6 +1,6 @@
 """Prometheus metrics of OpenAI-compatible endpoints. The names are promises: dashboards and alerts use them.
 
-Endpoints are named by their base URLs, of which there are as many as the operator allows.
+The label `endpoint` is a base URL, and there are as many of them as the operator allows.
 """
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -50,7 +50,7 @@ class EndpointMetrics:
         )
 
     def prepare(self, endpoint: str) -> None:
-        """Begins the series of an endpoint at 0, so that its first error is an increase, not a new series."""
+        """Starts the series of an endpoint at 0, so that its first error is an increase and not a new series."""
         for outcome in OUTCOMES:
             self.requests.labels(endpoint, outcome)
         for reason in REASONS:

@@ -1,8 +1,8 @@
-"""What waits for the model, and which of it runs together.
+"""Admission: the requests that wait for a model, and which of them start together as the next batch.
 
-The oldest request leads; those nearest to it in length join, of whichever RPC they came with, as far as rows and cache
-memory allow. Sampling settings never keep requests apart: each row of a batch draws its own way. The requests of a
-deterministic RPC form exactly one batch, in their order, with nobody else.
+The oldest request leads. Requests of similar length join it, whichever RPC they came with, as far as rows and cache
+memory allow. Sampling settings never keep requests apart, because each row of a batch samples in its own way. The
+requests of a deterministic RPC form exactly one batch, in their order, with nobody else.
 """
 
 import time
@@ -16,7 +16,7 @@ from services.inference.transformers.loading import LoadedModel
 
 
 @dataclass(frozen=True)
-class Written:
+class Completion:
     """The ids that a model wrote. `finish_reason` is a value of `omnialign.v1.FinishReason`."""
 
     ids: list[int]
@@ -24,16 +24,12 @@ class Written:
     seconds: float
 
 
-Outcome = Written | OmnialignError
+Outcome = Completion | OmnialignError
 
 
 @dataclass(eq=False)
-class Ticket:
-    """A request on its way through the scheduler, which calls `deliver` once, on its own thread.
-
-    `group` is the RPC of a deterministic request, None for others. `cancelled` is set by whoever lost interest. The
-    features of its media leave `inputs` once the model has read them: then `read` is set, and it cannot begin again.
-    """
+class SequenceRequest:
+    """One sequence to generate, on its way through the scheduler, which calls `deliver` once, on a worker thread."""
 
     loaded: LoadedModel
     inputs: ModelInputs
@@ -42,64 +38,67 @@ class Ticket:
     top_p: float
     seed: int
     stops: Sequence[str]
-    deliver: Callable[["Ticket", Outcome], None]
+    deliver: Callable[["SequenceRequest", Outcome], None]
     group: object | None = None
+    """Identifies the RPC of a deterministic request; None for all others."""
     cancelled: bool = False
-    read: bool = False
+    """Set by whoever has lost interest."""
+    features_freed: bool = False
+    """Whether the features of its media are gone, which leave `inputs` once the model has read them. From then on the
+    request cannot start over."""
     queued_at: float = field(default_factory=time.monotonic)
 
     @property
     def ids(self) -> list[int]:
-        """The prompt, every placeholder expanded."""
+        """The prompt, with every placeholder expanded."""
         return self.inputs.ids
 
-    def forget_features(self) -> None:
+    def free_features(self) -> None:
         """Frees the features of media, which the model has read."""
         if self.inputs.features:
-            self.inputs, self.read = replace(self.inputs, features=()), True
-
-    @property
-    def columns(self) -> int:
-        """Columns of the cache that the request needs by itself."""
-        return len(self.ids) + self.max_new_tokens
+            self.inputs, self.features_freed = replace(self.inputs, features=()), True
 
 
-def cache_bytes(tickets: Sequence[Ticket]) -> int:
-    """Most bytes of keys and values that these take as one batch: padded to the longest prompt, all at full length."""
-    columns = max(len(ticket.ids) for ticket in tickets) + max(ticket.max_new_tokens for ticket in tickets)
-    return len(tickets) * columns * tickets[0].loaded.cache_bytes_per_token
+def cache_bytes(requests: Sequence[SequenceRequest]) -> int:
+    """Upper bound of the bytes of keys and values of these requests as one batch.
 
-
-def choose(waiting: Sequence[Ticket], *, max_rows: int, max_bytes: int) -> list[Ticket]:
-    """The next batch for the model of the oldest of `waiting`; empty if that one does not fit now.
-
-    `waiting` is of one model, oldest first. `max_rows` does not bind the requests of a deterministic RPC.
+    All rows are padded to the longest prompt, and all may write the longest answer: rows x columns x bytes per token.
     """
+    columns = max(len(request.ids) for request in requests) + max(request.max_new_tokens for request in requests)
+    return len(requests) * columns * requests[0].loaded.cache_bytes_per_token
+
+
+def choose_batch(waiting: Sequence[SequenceRequest], *, max_rows: int, max_bytes: int) -> list[SequenceRequest]:
+    """The next batch for the model of the oldest request; empty if that one does not fit now.
+
+    `waiting` are requests for one model, oldest first. `max_rows` does not bind the requests of a deterministic RPC.
+    """
+    # The oldest request is in every batch that is chosen, so that none starves, however unusual its length is.
     oldest = waiting[0]
     if oldest.group is not None:
-        batch = [ticket for ticket in waiting if ticket.group is oldest.group]
+        batch = [request for request in waiting if request.group is oldest.group]
         return batch if cache_bytes(batch) <= max_bytes else []
-    alike = [ticket for ticket in waiting if ticket.group is None and similar(len(ticket.ids), len(oldest.ids))]
-    alike.sort(key=lambda ticket: abs(len(ticket.ids) - len(oldest.ids)))  # stable: older first
-    alike = of_one_shape([oldest, *(ticket for ticket in alike if ticket is not oldest)])
-    rows = min(len(alike), max_rows)
-    while rows and cache_bytes(alike[:rows]) > max_bytes:
+    similar = [r for r in waiting if r.group is None and have_similar_lengths(len(r.ids), len(oldest.ids))]
+    similar.sort(key=lambda request: abs(len(request.ids) - len(oldest.ids)))  # stable: older first
+    similar = with_compatible_videos([oldest, *(request for request in similar if request is not oldest)])
+    rows = min(len(similar), max_rows)
+    while rows and cache_bytes(similar[:rows]) > max_bytes:
         rows -= 1
-    return alike[:rows]
+    return similar[:rows]
 
 
-def similar(length: int, other: int) -> bool:
+def have_similar_lengths(length: int, other: int) -> bool:
     """Whether two prompt lengths may share a batch without wasting most of it on padding."""
     return max(length, other) <= 2 * min(length, other) + 64
 
 
-def of_one_shape(tickets: Sequence[Ticket]) -> list[Ticket]:
-    """Those whose videos the model can take together with the first one's, in their order."""
-    found: Shape | None = None
+def with_compatible_videos(requests: Sequence[SequenceRequest]) -> list[SequenceRequest]:
+    """The requests whose videos the model can take in one batch with the first one's, in their order."""
+    first: Shape | None = None
     kept = []
-    for ticket in tickets:
-        shape = joint_shape(ticket.inputs)
-        if shape is None or found is None or shape == found:
-            kept.append(ticket)
-        found = found or shape
+    for request in requests:
+        shape = joint_shape(request.inputs)
+        if shape is None or first is None or shape == first:
+            kept.append(request)
+        first = first or shape
     return kept

@@ -1,9 +1,9 @@
-"""The key/value cache of one running batch: it grows in place and loses rows in place.
+"""The key/value cache of one running batch: it grows in place and drops rows in place.
 
-The stock cache concatenates at every step, which copies the whole of it per token; here a step writes one column into
-a buffer with room to spare. A finished row is dropped by moving the last live row into its place, so the cost of
-dropping is one row, not the batch. Models with layers that are not plain full attention (sliding windows, recurrent
-states) keep their stock layers, which are right but slower.
+The stock cache concatenates at every step, which copies the whole cache per token. Here a step writes one column into a
+buffer with spare room. Dropping a finished row moves the last live row into its place, so that it costs one row and not
+the batch. Models with layers other than plain full attention (sliding windows, recurrent states) keep their stock
+layers, which are correct but slower.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ GROWTH_COLUMNS = 64
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values of one layer, shape (rows, heads, columns, head size), inside larger buffers."""
+    """Keys and values of one layer, each (rows, heads, columns, head size), as views of larger buffers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,13 +25,13 @@ class GrowingLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Appends columns and gives the whole cache, as views of the buffers."""
+        """Appends columns, (rows, heads, new columns, head size); returns the whole cache as views of the buffers."""
         start = self.get_seq_length()
         end = start + key_states.shape[2]
         if self._buffers is None or end > self._buffers[0].shape[2]:
             self._grow(key_states, value_states, end)
         assert self._buffers is not None
-        rows = key_states.shape[0]
+        rows = key_states.shape[0]  # fewer than the buffers have, once rows were dropped
         keys, values = (buffer[:rows] for buffer in self._buffers)
         keys[:, :, start:end], values[:, :, start:end] = key_states, value_states
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
@@ -39,6 +39,7 @@ class GrowingLayer(DynamicLayer):
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keeps `rows`, in that order; a row that stays in its place is not copied."""
+        # Copying in ascending places is safe because `rows_without` only moves rows down, to places of dropped ones.
         for place, row in enumerate(rows):
             if place != row:
                 self.keys[place] = self.keys[row]
@@ -46,7 +47,7 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
 
     def _grow(self, key_states: torch.Tensor, value_states: torch.Tensor, columns: int) -> None:
-        """Moves to buffers with room for `columns` and then some."""
+        """Moves to buffers with room for `columns` and `GROWTH_COLUMNS` more, so that few steps copy anything."""
         room = columns + GROWTH_COLUMNS
         grown = []
         for old, new in ((self.keys, key_states), (self.values, value_states)):
@@ -60,7 +61,7 @@ class GrowingLayer(DynamicLayer):
 
     @classmethod
     def joined(cls, parts: Sequence["GrowingLayer"], *, columns: int) -> "GrowingLayer":
-        """The rows of all parts below each other, each aligned to the right of `columns`."""
+        """The rows of all parts below each other, each aligned to the right edge of `columns`."""
         whole = cls()
         rows = sum(part.keys.shape[0] for part in parts)
         _, heads, _, size = parts[0].keys.shape
@@ -77,7 +78,7 @@ class GrowingLayer(DynamicLayer):
 
 
 def is_joinable(config: Any) -> bool:
-    """Whether the caches of a model of `config` are plain full attention, so that they grow and join in place."""
+    """Whether all layers of a model are plain full attention, so that its caches grow and join in place."""
     layers = DynamicCache(config=config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
@@ -89,7 +90,7 @@ def new_cache(config: Any) -> Cache:
 
 
 def join_rows(caches: Sequence[Cache], *, columns: int) -> Cache:
-    """One cache of the rows of several, each padded on the left to `columns`. One cache of that width is kept."""
+    """One cache of the rows of several, each padded on the left to `columns`. One cache of that width is reused."""
     if len(caches) == 1 and caches[0].get_seq_length() == columns:
         return caches[0]
     layers = zip(*(cache.layers for cache in caches), strict=True)
@@ -106,7 +107,7 @@ def keep_rows(cache: Cache, rows: Sequence[int]) -> None:
 
 
 def rows_without(count: int, finished: Sequence[int]) -> list[int]:
-    """The order of the rows once the `finished` are gone: holes are filled from the end, the others stay in place."""
+    """The order of `count` rows once the `finished` are gone: the last rows fill the holes, the others stay."""
     gone = set(finished)
     left = count - len(gone)
     movers = iter([row for row in range(left, count) if row not in gone])

@@ -1,6 +1,4 @@
-"""Loading a model folder: weights by `transformers`, the adapter by `omnialign.modeling`.
-
-Merging a LoRA into its base, so that both run as one model with weights of its own."""
+"""Loading a model folder: weights by `transformers`, a LoRA merged into its base by PEFT, the adapter by us."""
 
 import inspect
 from collections.abc import Mapping
@@ -25,17 +23,18 @@ UNLIMITED_TOKENS = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model in memory with what is needed to run it. `context_tokens` bounds prompt and answer together."""
+    """A model in memory with what is needed to run it."""
 
     key: ModelKey
     module: Any
     adapter: Adapter
     device: torch.device
     context_tokens: int
+    """Most tokens of a prompt and its answer together."""
     cache_bytes_per_token: int
     size_bytes: int
     last_logits: Mapping[str, int] = field(default_factory=dict)
-    """Further arguments of a call that needs the last column's logits alone."""
+    """Further arguments of a forward pass that needs the logits of the last column only."""
 
 
 def measure(folder: Path, key: ModelKey) -> int:
@@ -44,7 +43,7 @@ def measure(folder: Path, key: ModelKey) -> int:
 
 
 def load_model(files: ModelFiles, key: ModelKey, device: torch.device, features: Cache = NO_CACHE) -> LoadedModel:
-    """Reads a model, a LoRA merged into its base.
+    """Loads a model; a LoRA is merged into its base.
 
     Raises FailedPrecondition MODEL_LOAD_FAILED, and what `load_model_adapter` and `merge_lora` raise.
     """
@@ -73,30 +72,25 @@ def load_model(files: ModelFiles, key: ModelKey, device: torch.device, features:
 
 
 def keep_last_logits(module: Any) -> dict[str, int]:
-    """Arguments with which a model computes the logits of the last column alone.
+    """Arguments with which a model computes the logits of the last column only.
 
-    A model that knows no such argument is changed to do so: the logits of whole prompts would take more memory than all
-    else.
+    A model without such an argument is patched: the logits of whole prompts, (rows, columns, vocabulary), would take
+    more memory than everything else.
     """
     if "logits_to_keep" in inspect.signature(module.forward).parameters:
         return {"logits_to_keep": 1}
+    # The head gets hidden states (rows, columns, hidden) and now sees (rows, 1, hidden).
     module.get_output_embeddings().register_forward_pre_hook(lambda head, args: (args[0][:, -1:], *args[1:]))
     return {}
 
 
-def _cache_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
-    """Bytes of keys and values of one token in all layers."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * head_size * dtype.itemsize)
-
-
 def merge_lora(module: Any, lora: Path, *, model: str) -> Any:
-    """The module with a LoRA's updates in its weights. Raises InvalidArgument LORA_UNSUPPORTED.
+    """The module with a LoRA merged into its weights. Raises InvalidArgument LORA_UNSUPPORTED.
 
-    A LoRA that does not fit is refused whole: PEFT would leave out what has no place, and the answers would be wrong.
+    Merged, it runs as a model of its own and costs nothing per step. A LoRA that does not fit is refused as a whole:
+    PEFT would skip the weights that have no place, and the answers would be wrong.
     """
-    from peft import LoraConfig, PeftModel  # seconds to import, and few models need it
+    from peft import LoraConfig, PeftModel  # takes seconds to import, and few models need it
 
     try:
         adapted = PeftModel(module, LoraConfig.from_pretrained(str(lora)), autocast_adapter_dtype=False)
@@ -107,3 +101,10 @@ def merge_lora(module: Any, lora: Path, *, model: str) -> Any:
     if strays := [*loaded.unexpected_keys, *loaded.missing_keys]:
         raise unsupported(model, f"it does not fit its base ({len(strays)} weights, such as {strays[0]})")
     return adapted.merge_and_unload()
+
+
+def _cache_bytes_per_token(config: Any, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of one token in all layers."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * head_size * dtype.itemsize)

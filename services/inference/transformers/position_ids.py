@@ -1,8 +1,8 @@
-"""Positions of a batch: counted from each row's first token, or in time, height and width where the model has that.
+"""Position ids of a batch: counted from each row's first token, or in time, height and width where a model has that.
 
-A model that places media in space keeps the shift between columns and positions of its *last* call in itself, which is
-wrong as soon as batches take turns. So both are reckoned here and kept with the batch: the prompt's positions by the
-model's own rule, and of each row the position that its next token gets.
+A model that places media in space (M-RoPE of the Qwen-VL family) stores the offset between columns and positions of its
+*last* call in itself, which is wrong as soon as batches take turns. So positions are computed here and kept with the
+batch: those of the prompt by the model's own rule, and for each row the position of its next token.
 """
 
 from collections.abc import Mapping
@@ -15,26 +15,29 @@ from transformers import GenerationMixin
 def prompt_positions(
     module: Any, ids: torch.Tensor, mask: torch.Tensor, tensors: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    """Positions of padded prompts `(rows, columns)`, or `(axes, rows, columns)` for a model with several axes.
+    """Positions of padded prompts, (rows, columns), or (axes, rows, columns) for a model with several axes.
 
     `tensors` are the features of the batch's media.
     """
     rule = getattr(type(module), "_prepare_position_ids_for_generation", None)
     if rule is None or rule is GenerationMixin._prepare_position_ids_for_generation:
-        return (mask.cumsum(1) - 1).clamp(min=0)
+        return (mask.cumsum(1) - 1).clamp(min=0)  # padding on the left gets 0, and is masked anyway
     positions: torch.Tensor = rule(module, ids, {"attention_mask": mask, **tensors})
     return positions
 
 
 def next_positions(positions: torch.Tensor) -> torch.Tensor:
-    """Where the token after each prompt stands: (rows, 1), or (rows, axes); all but the first axis go on together."""
-    last = positions.amax(-1)
+    """Position of the token after each prompt, (rows, 1) or (rows, axes)."""
+    last = positions.amax(-1)  # (rows,) or (axes, rows)
     if last.ndim == 1:
         return last[:, None] + 1
-    return torch.cat((last[:1], last[1:].amax(0, keepdim=True).expand(last.shape[0] - 1, -1))).T + 1
+    # The first axis counts tokens as in a text model. Time, height and width continue together after the largest of the
+    # three, as in training: after a long video that is its last frame, and not the last token of the question.
+    spatial = last[1:].amax(0, keepdim=True).expand(last.shape[0] - 1, -1)  # (axes - 1, rows)
+    return torch.cat((last[:1], spatial)).T + 1
 
 
 def step_positions(following: torch.Tensor, step: int) -> torch.Tensor:
-    """Positions of one column, `step` tokens after the prompts, in the shape that the model takes: (..., rows, 1)."""
+    """Positions of one column, `step` tokens after the prompts, as the model takes them: ([axes,] rows, 1)."""
     here = following + step
     return here if here.shape[1] == 1 else here.T[..., None]

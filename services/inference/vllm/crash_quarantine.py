@@ -1,7 +1,7 @@
-"""Requests that may have ended an engine: an input that crashes vLLM must not do so again and again.
+"""Quarantine of requests that may have crashed an engine: one input that crashes vLLM must not do so again and again.
 
-When an engine dies, every request that it ran is under suspicion. Suspects run one at a time from then on. One that
-survives is cleared; one whose engine dies again and again while it runs is refused, which fails it alone.
+When an engine dies, every request that it ran becomes a suspect. From then on suspects run one at a time. A suspect
+that survives is cleared. One whose engine keeps dying while it runs is refused, which fails that request alone.
 """
 
 import asyncio
@@ -18,57 +18,60 @@ from services.inference.vllm.process import VllmModel
 from services.inference.vllm.requests import order_of
 
 MAX_DEATHS = 3
-"""Engines that may die under one request; the first of them by another, perhaps."""
+"""Engines that may die under one request. The first may have died of another; from the second on it ran as the only
+suspect."""
 MAX_SUSPECTS = 10_000
 
 
-class Suspects:
+class CrashSuspects:
     """The requests that were running when an engine died, by what they ask. For use on one event loop."""
 
     def __init__(self) -> None:
-        self._deaths: OrderedDict[str, int] = OrderedDict()
-        self._fallen: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
-        self._alone = asyncio.Lock()
+        self._num_deaths: OrderedDict[str, int] = OrderedDict()  # oldest suspect first
+        self._counted: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()  # suspects by dead engine
+        self._turn = asyncio.Lock()
 
     @asynccontextmanager
     async def watch(self, model: VllmModel, request: EngineRequest) -> AsyncIterator[None]:
-        """Runs a request, behind the other suspects if it is one. Raises InvalidArgument REQUEST_KILLS_ENGINE."""
+        """Runs a request, a suspect only when no other suspect runs. Raises InvalidArgument REQUEST_KILLS_ENGINE."""
         key = _key(request)
-        if key not in self._deaths:
-            async with self._noted(key, model):
+        if key not in self._num_deaths:
+            async with self._counting(key, model):
                 yield
             return
-        async with self._alone:
-            if (deaths := self._deaths.get(key, 0)) >= MAX_DEATHS:
-                raise _deadly(request, deaths)
-            async with self._noted(key, model):
+        async with self._turn:
+            if (num_deaths := self._num_deaths.get(key, 0)) >= MAX_DEATHS:
+                raise _deadly(request, num_deaths)
+            async with self._counting(key, model):
                 yield
 
     @asynccontextmanager
-    async def _noted(self, key: str, model: VllmModel) -> AsyncIterator[None]:
-        """Counts a death of the engine meanwhile, however the request then ends."""
+    async def _counting(self, key: str, model: VllmModel) -> AsyncIterator[None]:
+        """Counts a death of the engine meanwhile, however the request itself ends."""
         was_dead = model.is_dead
         try:
             yield
         finally:
             if not model.is_dead:
-                self._deaths.pop(key, None)
-            elif not was_dead and key not in (seen := self._fallen.setdefault(model.llm, set())):
-                seen.add(key)  # requests that ask the same die together
-                self._deaths[key] = self._deaths.pop(key, 0) + 1
-                if len(self._deaths) > MAX_SUSPECTS:
-                    self._deaths.popitem(last=False)
+                self._num_deaths.pop(key, None)  # it survived
+            elif not was_dead and key not in (counted := self._counted.setdefault(model.llm, set())):
+                # Requests that ask the same die together: one engine counts once for all of them.
+                counted.add(key)
+                self._num_deaths[key] = self._num_deaths.pop(key, 0) + 1
+                if len(self._num_deaths) > MAX_SUSPECTS:
+                    self._num_deaths.popitem(last=False)
 
 
 def _key(request: EngineRequest) -> str:
+    """What a request asks, whoever asks it: ids and seeds differ when a caller tries again."""
     media, texts = order_of(request)
     return hashlib.sha256(repr((request.model, media, texts, request.policy.identity)).encode()).hexdigest()
 
 
-def _deadly(request: EngineRequest, deaths: int) -> InvalidArgument:
+def _deadly(request: EngineRequest, num_deaths: int) -> InvalidArgument:
     return InvalidArgument(
-        f"vLLM's engine of {request.model} has ended {deaths} times while it ran this request, the last times without "
-        "another suspect; its log tells why.",
+        f"The vLLM engine of {request.model} died {num_deaths} times while it ran this request, the last times without "
+        "another suspect; see its log for the reason.",
         reason="REQUEST_KILLS_ENGINE",
-        metadata={"model": request.model, "deaths": str(deaths)},
+        metadata={"model": request.model, "deaths": str(num_deaths)},
     )

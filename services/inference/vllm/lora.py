@@ -1,8 +1,8 @@
-"""LoRAs in the vLLM engine of their base: one engine for all of them and the base.
+"""LoRAs in the vLLM engine of their base: one engine for the base and all its LoRAs.
 
-An engine starts without room for LoRAs. The first LoRA of a base has it started anew with room for that rank, and one
-of a higher rank again; from then on the base's own requests go there too, so that the base is never in memory twice.
-What can be known to fail is found before, so that a LoRA which cannot run harms neither its base nor other LoRAs.
+An engine starts without room for LoRAs. The first LoRA of a base restarts it with room for that rank, and a LoRA of
+higher rank restarts it again; the base's own requests go there too, so that the base is never in memory twice. A LoRA
+that cannot work is refused before it can harm its base or other LoRAs, wherever that can be known.
 """
 
 import asyncio
@@ -16,16 +16,15 @@ from typing import Any, get_args
 
 from omnialign.errors import OmnialignError
 from omnialign.modeling.lora import unsupported
-from services.inference.errors import EngineDied
 from services.inference.models.resolver import ModelFiles
-from services.inference.vllm.process import VllmModel, words_of
+from services.inference.vllm.process import EngineDied, VllmModel, one_line
 
-LEAST_RANK = 16
-"""Rank that an engine with LoRAs has room for at least: most LoRAs need no second start."""
+MIN_RANK = 16
+"""Least rank that an engine with LoRAs has room for: most LoRAs then need no second restart."""
 
 
-class Loras:
-    """The LoRAs that were asked for. For use on one event loop."""
+class LoraRegistry:
+    """The LoRAs that were requested, by base. For use on one event loop."""
 
     def __init__(self) -> None:
         self._ranks: dict[str, int] = {}
@@ -35,69 +34,72 @@ class Loras:
         """The rank that an engine of this base must have room for; 0 for none."""
         return self._ranks.get(base, 0)
 
-    async def admit(self, files: ModelFiles, *, name: str, check_size: Callable[[int], object]) -> None:
-        """Notes that a model was asked for. `check_size` raises if an engine with room for a rank is too large.
+    async def register(self, files: ModelFiles, *, name: str, check_size: Callable[[int], object]) -> None:
+        """Notes that a model was requested. `check_size` raises if an engine with room for a rank is too large.
 
         Raises InvalidArgument LORA_UNSUPPORTED.
         """
         if files.lora is None:
             return
-        rank = rounded(files.rank, name)
+        rank = supported_rank(files.rank, name)
         if rank > self.rank(files.base):
+            # Checked before the rank is noted: from then on the base's own engine is restarted for it.
             await asyncio.to_thread(check_supported, files.folder, name)
             await asyncio.to_thread(check_size, rank)
             self._ranks[files.base] = max(rank, self.rank(files.base))
 
     def withdraw(self, base: str) -> None:
-        """Notes that an engine with room for LoRAs did not start, so that the base alone can."""
+        """Notes that an engine with room for LoRAs failed to start, so that the base can run without."""
         self._ranks.pop(base, None)
 
-    def fit(self, model: VllmModel, files: ModelFiles, *, name: str) -> bool:
-        """Whether an engine can take requests of this model; else it must be started anew."""
-        is_new = files.lora is not None and name not in model.loras
-        return model.lora_rank >= self.rank(files.base) and not (is_new and len(model.loras) >= model.most_loras)
+    def has_room(self, model: VllmModel, files: ModelFiles, *, name: str) -> bool:
+        """Whether an engine can take requests for this model; if not, it must be restarted."""
+        is_new = files.lora is not None and name not in model.lora_loads
+        return model.lora_rank >= self.rank(files.base) and not (is_new and len(model.lora_loads) >= model.max_loras)
 
-    async def put_on(self, model: VllmModel, files: ModelFiles, *, name: str) -> VllmModel:
-        """The engine with the LoRA that its requests are for, if any. Raises LORA_UNSUPPORTED, EngineDied."""
+    async def attach(self, model: VllmModel, files: ModelFiles, *, name: str) -> VllmModel:
+        """The engine with the LoRA that requests are for, if any. Raises LORA_UNSUPPORTED, EngineDied."""
         from vllm.lora.request import LoRARequest
 
         if files.lora is None:
             return model
-        lora = LoRARequest(name, self._ids[name], str(files.lora))  # vLLM keeps cached prefixes apart by the name
-        if name not in model.loras:
-            model.loras[name] = asyncio.create_task(self._load(model, lora))
+        lora = LoRARequest(name, self._ids[name], str(files.lora))  # vLLM keeps prefix caches apart by the name
+        if name not in model.lora_loads:
+            model.lora_loads[name] = asyncio.create_task(self._load(model, lora))
         try:
-            await asyncio.shield(model.loras[name])  # which goes on for the others when one of them goes away
+            await asyncio.shield(model.lora_loads[name])  # it continues for other callers if this one is cancelled
         except OmnialignError:
-            model.loras.pop(name, None)
+            model.lora_loads.pop(name, None)
             raise
         return replace(model, lora=lora)
 
     async def _load(self, model: VllmModel, lora: Any) -> None:
-        """Has vLLM read a LoRA now: one that it cannot read when a batch runs would end the engine."""
+        """Has vLLM load a LoRA now: one that it failed to load while a batch runs would end the engine."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             await model.llm.add_lora(lora)
-            parts = await model.llm.collective_rpc("unplaced_lora_modules", args=(lora.lora_int_id,))
+            unplaced = await model.llm.collective_rpc("unplaced_lora_modules", args=(lora.lora_int_id,))
         except EngineDeadError as error:
             raise EngineDied(model.key.model) from error
         except Exception as error:  # vLLM raises whatever its parts raise
-            raise unsupported(lora.lora_name, f"vLLM says {words_of(error)}") from error
-        if strays := sorted(set.intersection(*map(set, parts))):  # a part of a split model has its share of modules
+            raise unsupported(lora.lora_name, f"vLLM says {one_line(error)}") from error
+        # A worker of a model that is split over devices has only its share of the modules, so a module is unplaced only
+        # if no worker has it.
+        if strays := sorted(set.intersection(*map(set, unplaced))):
             await model.llm.remove_lora(lora.lora_int_id)
             why = f"vLLM has no place for {len(strays)} of its modules, such as {strays[0]}"
             raise unsupported(lora.lora_name, why)
 
 
-def rounded(rank: int, name: str) -> int:
-    """The least rank of those that vLLM makes room for. Raises InvalidArgument LORA_UNSUPPORTED."""
+def supported_rank(rank: int, name: str) -> int:
+    """The smallest rank with room for `rank` that vLLM supports. Raises InvalidArgument LORA_UNSUPPORTED."""
     from vllm.config.lora import MaxLoRARanks
 
     choices: tuple[int, ...] = get_args(MaxLoRARanks)
     if rank > max(choices):
         raise unsupported(name, f"its rank is {rank}, and vLLM takes {max(choices)} at most")
-    return min(choice for choice in choices if choice >= max(rank, LEAST_RANK))
+    return min(choice for choice in choices if choice >= max(rank, MIN_RANK))
 
 
 def check_supported(folder: Path, name: str) -> None:

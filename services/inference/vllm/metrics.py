@@ -1,8 +1,8 @@
 """vLLM's own metrics on the server's endpoint, for all models that are in memory.
 
-vLLM registers the metrics of an engine with the library's global registry and takes out those of the engine before. So
-the collectors of each engine are taken hold of right after it started, and read together here: the samples differ by
-the label `model_name`.
+vLLM registers the metrics of an engine with the library's global registry, and unregisters those of the engine before.
+So the collectors of each engine are taken right after it has started, and are read together here. Samples of different
+engines differ in the label `model_name`.
 """
 
 from collections.abc import Iterator
@@ -22,12 +22,12 @@ class VllmMetrics(Collector):
         registry.register(self)
 
     def add(self, engine: object) -> None:
-        """Takes the metrics of an engine that has just started."""
+        """Takes the metrics of an engine that has just started, before another one starts."""
         collectors = dict.fromkeys(REGISTRY._names_to_collectors.values())
         self._engines[engine] = [c for c in collectors if getattr(c, "_name", "").startswith(PREFIX)]
 
     def remove(self, engine: object) -> None:
-        """Forgets an engine that has ended."""
+        """Drops the metrics of an engine that has ended."""
         self._engines.pop(engine, None)
 
     def describe(self) -> list[Metric]:
@@ -35,7 +35,7 @@ class VllmMetrics(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of all engines, those of one name together."""
+        """The metrics of all engines, each name once: Prometheus rejects a page that repeats one."""
         merged: dict[str, Metric] = {}
         for collectors in list(self._engines.values()):
             for metric in (metric for collector in collectors for metric in collector.collect()):

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnialign.client import AsyncClient
+from services.critique.__main__ import CritiqueConfig
 from services.critique.__main__ import wire as wire_critique
-from services.critique.config import CritiqueConfig
 from services.data.__main__ import wire as wire_data
 from services.data.config import DataConfig
 from services.inference.config import EngineConfig
 from services.inference.factory import open_engine
+from services.judge.__main__ import JudgeConfig
 from services.judge.__main__ import wire as wire_judge
-from services.judge.config import JudgeConfig
+from services.refinement.__main__ import RefinementConfig
 from services.refinement.__main__ import wire as wire_refinement
-from services.refinement.config import RefinementConfig
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
 

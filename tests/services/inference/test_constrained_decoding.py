@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from omnialign.modeling.adapters import AnswerMalformed, TokenAdapter
 from omnialign.modeling.inputs import MediaBytes
 from omnialign.modeling.spans import MediaSpan, slot
-from services.inference.constrained_decoding import Place, SpanRules
+from services.inference.constrained_decoding import SpanConstraints, SpanState
 from tests.services.inference.model_factory import make_tokenizer
 
 
@@ -21,9 +21,9 @@ def adapter(tmp_path_factory):
 
 def written(adapter, logits, rules):
     """Greedy tokens of random logits, constrained, until the end or the last row of logits."""
-    place, ids = Place(), []
+    place, ids = SpanState(), []
     for row in logits:
-        token = int(rules.constrain(row[None], [place]).argmax())
+        token = int(rules.apply(row[None], [place]).argmax())
         ids.append(token)
         place.write(token, rules.spans)
         if token == adapter.end_id:
@@ -39,8 +39,8 @@ def test_any_answer_that_does_not_end_inside_a_span_decodes(adapter, seed, favou
     logits = torch.randn(40, size, generator=torch.Generator().manual_seed(seed))
     logits[:, [span.begin_id, span.end_id, adapter.end_id]] += torch.tensor([favour, favour, 1.0])
     logits[:, size - 2 :] = float("-inf")
-    ids, place = written(adapter, logits, SpanRules(adapter.media_spans, vocabulary=size, device="cpu"))
-    if place.outside:
+    ids, place = written(adapter, logits, SpanConstraints(adapter.media_spans, vocabulary_size=size, device="cpu"))
+    if place.is_outside:
         pieces = adapter.decode(ids)
         assert sum(isinstance(piece, MediaBytes) for piece in pieces) == ids.count(span.begin_id)
     else:
@@ -51,17 +51,17 @@ def test_any_answer_that_does_not_end_inside_a_span_decodes(adapter, seed, favou
 def test_codes_and_ends_are_written_in_spans_alone(adapter):
     (span,) = adapter.media_spans
     (codes,) = span.codes
-    rules = SpanRules(adapter.media_spans, vocabulary=codes.stop, device="cpu")
-    outside, inside = Place(), Place()
+    rules = SpanConstraints(adapter.media_spans, vocabulary_size=codes.stop, device="cpu")
+    outside, inside = SpanState(), SpanState()
     inside.write(span.begin_id, rules.spans)
-    allowed = rules.constrain(torch.zeros(2, codes.stop), [outside, inside]).isfinite()
+    allowed = rules.apply(torch.zeros(2, codes.stop), [outside, inside]).isfinite()
     assert set(allowed[1].nonzero().flatten().tolist()) == set(codes)
     assert set((~allowed[0]).nonzero().flatten().tolist()) == {*codes, span.end_id}
 
 
 def test_a_model_that_writes_no_media_is_left_alone():
     logits = torch.randn(2, 9)
-    assert SpanRules([], vocabulary=9, device="cpu").constrain(logits, [Place(), Place()]) is logits
+    assert SpanConstraints([], vocabulary_size=9, device="cpu").apply(logits, [SpanState(), SpanState()]) is logits
 
 
 def ids_of(part):
@@ -96,11 +96,11 @@ def test_whatever_the_grammar_and_the_logits_only_whole_spans_are_written(drawn,
     spans, size = drawn
     logits = torch.randn(150, size, generator=torch.Generator().manual_seed(seed))
     logits[:, [span.begin_id for span in spans]] += 3
-    rules, place, ids, whole = SpanRules(spans, vocabulary=size, device="cpu"), Place(), [], []
+    rules, place, ids, whole = SpanConstraints(spans, vocabulary_size=size, device="cpu"), SpanState(), [], []
     for row in logits:
-        if place.outside:
+        if place.is_outside:
             whole, ids = [*whole, ids], []
-        ids.append(int(rules.constrain(row[None], [place]).argmax()))
+        ids.append(int(rules.apply(row[None], [place]).argmax()))
         place.write(ids[-1], spans)
     codes = set().union(*(ids_of(span.codes) for span in spans))
     for written_ids in whole[1:]:
@@ -115,11 +115,11 @@ def test_whatever_the_grammar_and_the_logits_only_whole_spans_are_written(drawn,
 def test_a_place_that_catches_up_stands_where_one_does_that_was_told_of_each_token(drawn, seed):
     spans, size = drawn
     ids = torch.randint(0, size, (60,), generator=torch.Generator().manual_seed(seed)).tolist()
-    told, caught = Place(), Place()
+    told, caught = SpanState(), SpanState()
     for count, token in enumerate(ids, start=1):
         told.write(token, spans)
         if count % 7 == 0 or count == len(ids):
-            caught.follow(ids[:count], spans)
+            caught.catch_up(ids[:count], spans)
             assert (caught.allowed, caught.num_written) == (told.allowed, told.num_written)
 
 
@@ -127,12 +127,12 @@ def test_a_long_span_needs_one_mask_for_each_set_of_tokens_and_not_for_each_plac
     codes = (range(10, 5000),)
     row = (*(codes,) * 90, slot(5))
     span = MediaSpan(1, 2, (*row * 90, slot(6)), 1, 1, (*codes, *slot(5, 6)), (slot(3), slot(4)))
-    rules, place = SpanRules([span], vocabulary=5000, device="cpu"), Place()
+    rules, place = SpanConstraints([span], vocabulary_size=5000, device="cpu"), SpanState()
     logits = torch.zeros(1, 5000)
     for token in [1, 3, 4, *([10] * 90 + [5]) * 90, 6, 2]:
-        assert rules.constrain(logits, [place])[0, token] == 0
+        assert rules.apply(logits, [place])[0, token] == 0
         place.write(token, [span])
-    assert place.outside and span.max_tokens == place.num_written == 8195
+    assert place.is_outside and span.max_tokens == place.num_written == 8195
     assert len(rules._forbidden) == 7
 
 
@@ -141,7 +141,7 @@ def test_a_span_of_frames_may_end_between_its_bounds_alone(low, more, frames):
     span = MediaSpan(0, 1, (slot(10, 19), slot(20, 29)), low, low + more, slot(10, 29))
     assert bool(span.num_units([0, *[10, 20] * frames, 1])) == (low <= frames <= low + more)
     assert not span.num_units([0, *[20, 10] * frames, 1][: 2 * frames + 2]) or not frames
-    place = Place()
+    place = SpanState()
     place.write(0, [span])
     ends = []
     for _ in range(low + more):

@@ -1,30 +1,32 @@
 """One engine out of two."""
 
+import asyncio
 from contextlib import aclosing
 
 import pytest
 
 from omnialign.errors import Unavailable
 from omnialign.v1 import generation_pb2
-from services.inference.engine import EngineRequest, EngineResult
+from services.inference.engine import Engine, EngineRequest, EngineResult
 from services.inference.factory import RoutingEngine
 
 REMOTE = "openai+http://h/v1#m"
 LOCAL = "file:///models/m"
 
 
-class Named:
+class Named(Engine):
     """An engine that answers with its name."""
 
     def __init__(self, name, *, error=None):
         self.name, self.error, self.loaded, self.unloaded, self.closed = name, error, [], [], False
 
-    async def generate(self, requests, *, deterministic=False):
+    async def run(self, model, requests, deliver, *, deterministic):
         try:
             if self.error is not None:
                 raise self.error
             for request in requests:
-                yield EngineResult(request.id, pieces=(self.name, str(deterministic)))
+                deliver(EngineResult(request.id, pieces=(self.name, str(deterministic))))
+                await asyncio.sleep(0)
         finally:
             self.closed = True
 

@@ -7,10 +7,10 @@ from omnialign.errors import Internal, NotFound, OmnialignError, Unavailable
 from omnialign.modeling.inputs import pieces
 from omnialign.modeling.prompts import render_response
 from omnialign.v1 import content_pb2, generation_pb2
-from omnialign.v1.refinement_service_pb2 import GenerateItem
+from omnialign.v1.refinement_service_pb2 import GenerateItem, GenerateRequest
 from services.inference.engine import EngineResult
-from services.inference.item_loop import ItemLoop, Prompt, derived_seed, with_defaults
-from services.inference.media import AsyncMediaReader
+from services.inference.item_loop import ItemLoop, Prompt, Task, derived_seed, with_defaults
+from services.inference.media import MediaClient
 
 PICTURE = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, mime_type="image/png", sha256="0" * 64)
 
@@ -37,7 +37,7 @@ class Lost:
         raise self.error
 
 
-class Repeat:
+class Repeat(Task):
     """A task whose result is (id, text or reason)."""
 
     def contents(self, item):
@@ -58,10 +58,9 @@ class Repeat:
 
 
 async def run(*prompts, error=None):
-    loop = ItemLoop(Echo(), AsyncMediaReader(Lost(error)))
+    loop = ItemLoop(Echo(), MediaClient(Lost(error)), max_new_tokens=8)
     items = [GenerateItem(id=str(i), prompt=prompt) for i, prompt in enumerate(prompts)]
-    sampling = generation_pb2.SamplingParams()
-    return dict([found async for found in loop.run(items, task=Repeat(), model="m", sampling=sampling)])
+    return dict([found async for found in loop.run(GenerateRequest(model="m", items=items), Repeat(tuple))])
 
 
 async def test_answers_come_to_their_items_in_the_order_of_the_prompts():

@@ -9,7 +9,7 @@ from omnialign.content import content
 from omnialign.errors import NotFound
 from omnialign.modeling.inputs import MediaBytes
 from omnialign.v1 import content_pb2
-from services.inference.media import AsyncMediaReader
+from services.inference.media import MediaClient
 from tests.services.inference.model_factory import until
 
 
@@ -43,7 +43,7 @@ def media(data):
 
 async def test_an_object_is_downloaded_once_for_all_messages_that_hold_it():
     source = Source(b"a", b"b")
-    reader = AsyncMediaReader(source)
+    reader = MediaClient(source)
     messages = [content("look", media(b"a"), media(b"b"), media(b"a")), content(media(b"a"))]
     found = await asyncio.gather(*(reader.fetch(messages) for _ in range(3)))
     assert set(found[0].values()) == {b"a", b"b"}
@@ -53,7 +53,7 @@ async def test_an_object_is_downloaded_once_for_all_messages_that_hold_it():
 
 async def test_what_is_kept_is_bounded_and_the_oldest_leaves():
     source = Source(b"aaaa", b"bbbb", b"cccc", b"far too long")
-    reader = AsyncMediaReader(source, capacity_bytes=8)
+    reader = MediaClient(source, capacity_bytes=8)
     for data in (b"aaaa", b"bbbb", b"far too long", b"aaaa", b"cccc"):
         assert await reader.get(media(data).sha256) == data
     assert source.reads == 4
@@ -65,7 +65,7 @@ async def test_what_is_kept_is_bounded_and_the_oldest_leaves():
 
 async def test_a_download_survives_one_caller_and_a_failure_is_not_kept():
     source = Source(b"a")
-    reader = AsyncMediaReader(source)
+    reader = MediaClient(source)
     source.gate.clear()
     leaver, stayer = (asyncio.create_task(reader.get(media(b"a").sha256)) for _ in range(2))
     await until(lambda: source.reads)
@@ -80,7 +80,7 @@ async def test_a_download_survives_one_caller_and_a_failure_is_not_kept():
 
 async def test_an_answer_is_stored_once_and_read_back_without_a_call():
     source = Source()
-    reader = AsyncMediaReader(source)
+    reader = MediaClient(source)
     answer = ("here:", MediaBytes(content_pb2.MODALITY_AUDIO, b"RIFF"))
     stored = await reader.store(answer)
     assert await reader.store(answer) == stored

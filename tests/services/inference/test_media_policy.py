@@ -11,17 +11,14 @@ from omnialign.content import content
 from omnialign.media import write_image
 from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy, Turn
 from omnialign.v1 import content_pb2, critique_service_pb2, judge_service_pb2, record_pb2, refinement_service_pb2
-from services.critique.config import CritiqueConfig
 from services.critique.critic import Critic
 from services.inference.config import EngineConfig
-from services.inference.engine import EngineRequest, EngineResult
+from services.inference.engine import Deliver, Engine, EngineRequest, EngineResult
 from services.inference.item_loop import ItemLoop
-from services.inference.media import AsyncMediaReader
+from services.inference.media import MediaClient
 from services.inference.models.adapter import open_feature_cache, shared_feature_cache
 from services.inference.transformers.engine import open_transformers_engine
-from services.judge.config import JudgeConfig
 from services.judge.judge import Judge
-from services.refinement.config import RefinementConfig
 from services.refinement.writer import Writer
 from tests.services.inference.model_factory import requests
 
@@ -30,16 +27,16 @@ PICTURE = write_image(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dty
 FEEDBACK = record_pb2.Feedback(critique="Good.", refinement="Better.")
 
 
-class Listener:
+class Listener(Engine):
     """An engine that notes what it is asked."""
 
     def __init__(self) -> None:
         self.asked: list[EngineRequest] = []
 
-    async def generate(self, requests: Any, *, deterministic: bool = False) -> Any:
+    async def run(self, model: str, requests: Any, deliver: Deliver, *, deterministic: bool) -> None:
         self.asked += requests
         for request in requests:
-            yield EngineResult(request.id, pieces=("fine",))
+            deliver(EngineResult(request.id, pieces=("fine",)))
 
     async def load(self, model: str) -> None:
         """Nothing to do."""
@@ -52,12 +49,11 @@ class Listener:
 @pytest.mark.parametrize("rpc", ["generate", "refine", "critique", "score", "compare"])
 async def test_the_policy_of_a_request_reaches_the_engine(rpc: str, policy: MediaPolicy) -> None:
     listener = Listener()
-    loop = ItemLoop(listener, AsyncMediaReader(None))  # type: ignore[arg-type]
+    loop = ItemLoop(listener, MediaClient(None), max_new_tokens=8)  # type: ignore[arg-type]
     common = {"model": "m", "media_policy": policy.message()}
     words = {"id": "0", "prompt": content("x"), "response": content("y")}
     judged = critique_service_pb2.CritiqueItem(**words, subtask="t2t")
-    writer, critic = Writer(loop, RefinementConfig(data_address="-")), Critic(loop, CritiqueConfig(data_address="-"))
-    judge = Judge(loop, JudgeConfig(data_address="-"))
+    writer, critic, judge = Writer(loop, temperature=1.0), Critic(loop), Judge(loop)
     prompt = refinement_service_pb2.GenerateItem(id="0", prompt=content("x"))
     pair = judge_service_pb2.CompareItem(id="0", prompt=content("x"), baseline=content("y"), candidate=content("z"))
     answers = {

@@ -9,7 +9,7 @@ import pytest
 from omnialign.client.folder_lock import folder_lock
 from omnialign.errors import FailedPrecondition, NotFound
 from omnialign.v1 import model_pb2
-from services.inference.models.download_cache import IN_USE_SECONDS, ModelCache
+from services.inference.models.download_cache import IN_USE_SECONDS, DownloadCache
 from services.inference.models.resolver import ModelResolver
 
 
@@ -56,7 +56,7 @@ def age(cache: Path, number: int, seconds: float) -> None:
 
 async def test_a_registered_model_that_is_elsewhere_is_fetched_once(tmp_path: Path) -> None:
     source = Source()
-    resolver = ModelResolver(source, cache=ModelCache(tmp_path / "cache", limit_bytes=1000))
+    resolver = ModelResolver(source, cache=DownloadCache(tmp_path / "cache", limit_bytes=1000))
     asked = [resolver.folder("projects/p/models/m/versions/1") for _ in range(4)]
     assert set(await asyncio.gather(*asked)) == {tmp_path / "cache" / f"{1:064x}"}
     assert len(source.fetched) == 1
@@ -71,13 +71,13 @@ async def test_a_model_on_this_machine_is_used_where_it_is(tmp_path: Path) -> No
     (tmp_path / "here" / "config.json").write_text("{}")
     (tmp_path / "here" / "model.safetensors").write_bytes(b"x")
     source = Here()
-    resolver = ModelResolver(source, cache=ModelCache(tmp_path / "cache", limit_bytes=1000))
+    resolver = ModelResolver(source, cache=DownloadCache(tmp_path / "cache", limit_bytes=1000))
     assert await resolver.folder("projects/p/models/m/versions/1") == tmp_path / "here"
     assert source.fetched == []
 
 
 async def test_the_least_recently_used_model_goes_first(tmp_path: Path) -> None:
-    source, cache = Source(), ModelCache(tmp_path, limit_bytes=250)
+    source, cache = Source(), DownloadCache(tmp_path, limit_bytes=250)
     for number in (1, 2):
         await cache.folder(source.version(number), source=source)
         age(tmp_path, number, 2 * IN_USE_SECONDS + number)
@@ -88,7 +88,7 @@ async def test_the_least_recently_used_model_goes_first(tmp_path: Path) -> None:
 
 
 async def test_what_was_asked_for_just_now_stays_above_the_budget(tmp_path: Path) -> None:
-    source, cache = Source(), ModelCache(tmp_path, limit_bytes=50)
+    source, cache = Source(), DownloadCache(tmp_path, limit_bytes=50)
     for number in (1, 2):
         assert (await cache.folder(source.version(number), source=source)).is_dir()
     assert len(kept(tmp_path)) == 2
@@ -96,7 +96,7 @@ async def test_what_was_asked_for_just_now_stays_above_the_budget(tmp_path: Path
 
 async def test_a_model_that_was_removed_is_fetched_again(tmp_path: Path) -> None:
     source = Source()
-    resolver = ModelResolver(source, cache=ModelCache(tmp_path, limit_bytes=150))
+    resolver = ModelResolver(source, cache=DownloadCache(tmp_path, limit_bytes=150))
     for number in (1, 2, 1):
         folder = await resolver.folder(f"projects/p/models/m/versions/{number}")
         assert (folder / "model.safetensors").is_file()
@@ -106,7 +106,7 @@ async def test_a_model_that_was_removed_is_fetched_again(tmp_path: Path) -> None
 
 async def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    cache = ModelCache(tmp_path / "file" / "cache", limit_bytes=100)
+    cache = DownloadCache(tmp_path / "file" / "cache", limit_bytes=100)
     with pytest.raises(FailedPrecondition) as caught:
         await cache.folder(Source().version(1), source=Source())
     assert caught.value.reason == "MODEL_CACHE_UNUSABLE"

@@ -57,8 +57,13 @@ def disk():
     return Disk()
 
 
-def resident(disk, budget_bytes=20, tenure_seconds=0.0):
-    return Residency(budget_bytes=budget_bytes, measure=disk.measure, load=disk.load, tenure_seconds=tenure_seconds)
+def resident(disk, budget_bytes=20, min_residency_seconds=0.0):
+    return Residency(
+        budget_bytes=budget_bytes,
+        measure=disk.measure,
+        load=disk.load,
+        min_residency_seconds=min_residency_seconds,
+    )
 
 
 async def touch(residency, name):
@@ -114,7 +119,7 @@ async def test_a_model_in_use_stays_and_who_needs_its_room_waits(disk):
 
 
 async def test_two_jobs_with_two_models_do_not_swap_them_at_every_call(disk):
-    residency = resident(disk, budget_bytes=10, tenure_seconds=3600)
+    residency = resident(disk, budget_bytes=10, min_residency_seconds=3600)
 
     async def job(name):
         for _ in range(50):
@@ -126,7 +131,7 @@ async def test_two_jobs_with_two_models_do_not_swap_them_at_every_call(disk):
 
 
 async def test_a_busy_model_lets_go_when_its_tenure_is_over(disk):
-    residency = resident(disk, budget_bytes=10, tenure_seconds=0.05)
+    residency = resident(disk, budget_bytes=10, min_residency_seconds=0.05)
     served, stop = Counter(), asyncio.Event()
 
     async def keep_busy():
@@ -145,7 +150,7 @@ async def test_a_busy_model_lets_go_when_its_tenure_is_over(disk):
 
 
 async def test_a_model_without_work_leaves_long_before_its_tenure_is_over(disk):
-    residency = resident(disk, budget_bytes=10, tenure_seconds=3600)
+    residency = resident(disk, budget_bytes=10, min_residency_seconds=3600)
     await touch(residency, "a")
     async with asyncio.timeout(10):
         assert await touch(residency, "b") == "b"

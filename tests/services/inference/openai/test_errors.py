@@ -163,7 +163,7 @@ async def test_a_packed_answer_is_not_unpacked(stub):
         return web.Response(body=packed, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
 
     stub.default = bomb
-    with pytest.raises(FailedPrecondition, match="packed"):
+    with pytest.raises(FailedPrecondition, match="compressed"):
         await one(stub, "x")
     assert stub.headers[0]["Accept-Encoding"] == "identity"
 

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from omnialign.errors import InvalidArgument
+from omnialign.retry import RetryState
 from services.inference.config import OpenAIConfig
-from services.inference.model_uri import base_url_of, is_endpoint_model, parse
-from services.inference.openai.concurrency import ConcurrencyLimit, Gate
-from services.inference.openai.endpoint import parse_keys
-from services.inference.openai.errors import MAX_PAUSE_SECONDS, RetryBudget, parse_retry_after
+from services.inference.model_uri import base_url_of, is_endpoint_model, parse_endpoint_model
+from services.inference.openai.concurrency import AdaptiveLimit, ConcurrencyLimiter
+from services.inference.openai.endpoint import parse_keys, retry_policy
+from services.inference.openai.errors import parse_retry_after
 from tests.services.inference.stub_endpoint import STARTED_AT, QuickClock
 
 REGISTERED = "projects/p/models/q/versions/1"
@@ -31,7 +32,7 @@ REGISTERED = "projects/p/models/q/versions/1"
     ],
 )
 def test_a_name_has_an_address_a_model_and_perhaps_an_adapter(name, base_url, model, adapter):
-    found = parse(name)
+    found = parse_endpoint_model(name)
     assert (found.base_url, found.name, found.adapter) == (base_url, model, adapter)
 
 
@@ -56,7 +57,7 @@ def test_a_name_has_an_address_a_model_and_perhaps_an_adapter(name, base_url, mo
 )
 def test_other_names_are_refused(name):
     with pytest.raises(InvalidArgument) as caught:
-        parse(name)
+        parse_endpoint_model(name)
     assert caught.value.reason == "MODEL_NAME_INVALID"
 
 
@@ -64,7 +65,7 @@ def test_other_names_are_refused(name):
 def test_no_text_breaks_the_parser_of_names(text):
     for name in (text, f"openai+http://{text}", f"openai+https://h/v1#{text}"):
         try:
-            found = parse(name)
+            found = parse_endpoint_model(name)
         except InvalidArgument:
             continue
         assert is_endpoint_model(name)
@@ -119,18 +120,20 @@ def test_what_makes_no_sense_asks_for_nothing(header):
     st.lists(st.tuples(st.floats(0, 50), st.none() | st.floats(0, 100)), max_size=40),
 )
 def test_a_budget_bounds_the_count_and_the_time(max_retries, seconds, failures):
-    budget, now, retries, first = RetryBudget(max_retries, seconds), 0.0, 0, None
-    for elapsed, wish in failures:
+    policy = retry_policy(OpenAIConfig(openai_max_retries=max_retries, openai_retry_seconds=seconds))
+    now, num_retries, first = 0.0, 0, None
+    retries = RetryState(policy, clock=lambda: now)
+    for elapsed, retry_after in failures:
         now += elapsed
         first = now if first is None else first
-        pause = budget.pause(now=now, retry_after=wish)
+        pause = retries.next_pause_seconds(retry_after_seconds=retry_after or 0.0)
         if pause is None:
             break
-        retries += 1
+        num_retries += 1
         now += pause
-        assert (wish or 0) <= pause <= max(MAX_PAUSE_SECONDS, wish or 0)
+        assert (retry_after or 0) <= pause <= max(policy.cap_seconds, retry_after or 0)
         assert now - first <= seconds
-    assert retries == budget.retries <= max_retries
+    assert num_retries <= max_retries
 
 
 class LimitMachine(RuleBasedStateMachine):
@@ -140,7 +143,7 @@ class LimitMachine(RuleBasedStateMachine):
 
     @initialize(maximum=st.integers(1, 300))
     def open(self, maximum):
-        self.limit, self.maximum = ConcurrencyLimit(maximum), maximum
+        self.limit, self.maximum = AdaptiveLimit(maximum), maximum
 
     @rule(target=requests)
     def begin(self):
@@ -179,7 +182,7 @@ def answers(limit, count, *, seconds):
 
 
 def test_the_limit_rises_to_its_maximum_and_comes_back_after_a_cut():
-    limit = ConcurrencyLimit(64)
+    limit = AdaptiveLimit(64)
     answers(limit, 60, seconds=1.0)
     assert limit.value == 64
     limit.overloaded(began=limit.round)
@@ -191,42 +194,42 @@ def test_the_limit_rises_to_its_maximum_and_comes_back_after_a_cut():
 
 
 def test_an_endpoint_that_batches_is_not_held_back_by_its_latency():
-    limit = ConcurrencyLimit(64)
+    limit = AdaptiveLimit(64)
     for _ in range(500):
         limit.succeeded(seconds=0.5 + 0.05 * limit.value, was_full=True)
     assert limit.value == 64
 
 
 def test_latency_that_grows_while_answers_get_fewer_lowers_the_limit():
-    limit = ConcurrencyLimit(64)
+    limit = AdaptiveLimit(64)
     for _ in range(2000):
         limit.succeeded(seconds=0.1 * max(1.0, limit.value / 16) ** 3, was_full=True)
     assert limit.value < 40
 
 
-class GateMachine:
-    """Tasks at a gate."""
+class LimiterMachine:
+    """Tasks at a limiter."""
 
     def __init__(self, maximum):
         self.clock = QuickClock()
-        self.gate = Gate(ConcurrencyLimit(maximum), self.clock)
+        self.limiter = ConcurrencyLimiter(AdaptiveLimit(maximum), self.clock)
         self.inside = self.most = 0
 
     async def visit(self, leave):
-        await self.gate.enter()
+        await self.limiter.acquire()
         self.inside += 1
         self.most = max(self.most, self.inside)
         try:
             await leave.wait()
         finally:
             self.inside -= 1
-            self.gate.leave()
+            self.limiter.release()
 
 
 @given(st.integers(1, 6), st.lists(st.integers(0, 2), min_size=1, max_size=30))
 def test_cancelled_visitors_leave_no_place_behind(maximum, fates):
     async def scenario():
-        machine, leave = GateMachine(maximum), asyncio.Event()
+        machine, leave = LimiterMachine(maximum), asyncio.Event()
         tasks = [asyncio.create_task(machine.visit(leave)) for _ in fates]
         for task, fate in zip(tasks, fates, strict=True):
             if fate:
@@ -236,7 +239,7 @@ def test_cancelled_visitors_leave_no_place_behind(maximum, fates):
                 await asyncio.sleep(0)
         leave.set()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert (machine.gate.running, machine.inside) == (0, 0)
+        assert (machine.limiter.num_running, machine.inside) == (0, 0)
         assert machine.most <= maximum
         await asyncio.wait_for(machine.visit(leave), 5)
 
@@ -244,9 +247,9 @@ def test_cancelled_visitors_leave_no_place_behind(maximum, fates):
 
 
 async def test_a_pause_holds_everybody_back():
-    machine, leave = GateMachine(4), asyncio.Event()
+    machine, leave = LimiterMachine(4), asyncio.Event()
     leave.set()
-    machine.gate.pause(30)
-    machine.gate.pause(10)  # the longer one holds
+    machine.limiter.pause(30)
+    machine.limiter.pause(10)  # the longer one holds
     await asyncio.gather(*(machine.visit(leave) for _ in range(3)))
     assert machine.clock.seconds == pytest.approx(30, abs=0.01)

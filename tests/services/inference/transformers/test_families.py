@@ -21,7 +21,7 @@ from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest
 from services.inference.models.key import ModelKey
 from services.inference.models.resolver import ModelFiles
-from services.inference.transformers.admission import Ticket, choose
+from services.inference.transformers.admission import SequenceRequest, choose_batch
 from services.inference.transformers.batch import Batch
 from services.inference.transformers.engine import open_transformers_engine
 from services.inference.transformers.loading import LoadedModel, load_model
@@ -77,8 +77,8 @@ def families(names: Sequence[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("loaded", names, indirect=True, ids=str)
 
 
-def ticket(loaded: Loaded, turns: Sequence[Turn], tokens: int = TOKENS) -> Ticket:
-    return Ticket(
+def sequence(loaded: Loaded, turns: Sequence[Turn], tokens: int = TOKENS) -> SequenceRequest:
+    return SequenceRequest(
         loaded=loaded.model,
         inputs=loaded.adapter.encode(turns),
         max_new_tokens=tokens,
@@ -90,13 +90,13 @@ def ticket(loaded: Loaded, turns: Sequence[Turn], tokens: int = TOKENS) -> Ticke
     )
 
 
-def written(tickets: Sequence[Ticket], *, prefill_tokens: int = 1 << 20) -> list[list[int]]:
-    """The ids that each of one batch of tickets writes."""
-    batch = Batch(tickets, prefill_tokens=prefill_tokens, deterministic=False)
-    found: dict[Ticket, list[int]] = {}
+def written(sequences: Sequence[SequenceRequest], *, prefill_tokens: int = 1 << 20) -> list[list[int]]:
+    """The ids that each of one batch of sequences writes."""
+    batch = Batch(sequences, prefill_tokens=prefill_tokens, deterministic=False)
+    found: dict[SequenceRequest, list[int]] = {}
     while not batch.done:
         found |= {ended: outcome.ids for ended, outcome in batch.advance()}
-    return [found[t] for t in tickets]
+    return [found[t] for t in sequences]
 
 
 def generated(loaded: Loaded, turns: Sequence[Turn], tokens: int = TOKENS) -> list[int]:
@@ -121,9 +121,9 @@ def last_logits(loaded: Loaded, turns: Sequence[Turn]) -> torch.Tensor:
 def test_tokens_are_those_of_the_library_alone_and_in_company(loaded):
     asked = conversations(loaded.family.reads)
     wanted = [generated(loaded, turns) for turns in asked]
-    assert [written([ticket(loaded, turns)])[0] for turns in asked] == wanted
-    assert written([ticket(loaded, turns) for turns in asked]) == wanted
-    assert written([ticket(loaded, turns) for turns in reversed(asked)], prefill_tokens=200) == wanted[::-1]
+    assert [written([sequence(loaded, turns)])[0] for turns in asked] == wanted
+    assert written([sequence(loaded, turns) for turns in asked]) == wanted
+    assert written([sequence(loaded, turns) for turns in reversed(asked)], prefill_tokens=200) == wanted[::-1]
     assert len({tuple(ids) for ids in wanted}) > len(wanted) // 2
     for name in loaded.family.reads:  # what is in the media matters
         one, other = (last_logits(loaded, ask(medium(name, seed), "?")) for seed in (1, 2))
@@ -142,8 +142,8 @@ def record(family: Family) -> None:
 @families(["qwen2_5_vl"])
 def test_batches_that_take_turns_do_not_mix_their_positions(loaded):
     asked = [ask(picture(1, width=112), "What?"), ask(PLAINEST), ask(film(2), "And this?"), ask(picture(3), "x" * 40)]
-    wanted = [written([ticket(loaded, turns)])[0] for turns in asked]
-    batches = [Batch([t], prefill_tokens=1 << 20, deterministic=False) for t in (ticket(loaded, a) for a in asked)]
+    wanted = [written([sequence(loaded, turns)])[0] for turns in asked]
+    batches = [Batch([t], prefill_tokens=1 << 20, deterministic=False) for t in (sequence(loaded, a) for a in asked)]
     found: dict[int, list[int]] = {}
     while not all(batch.done for batch in batches):
         for place, batch in enumerate(batches):
@@ -159,41 +159,41 @@ PLAINEST = "Just words."
 def test_rows_that_end_early_leave_the_others_alone(loaded):
     asked = conversations(loaded.family.reads)
     lengths = [1 + 3 * place % 10 for place in range(len(asked))]
-    alone = [written([ticket(loaded, turns, n)])[0] for turns, n in zip(asked, lengths, strict=True)]
-    assert written([ticket(loaded, turns, n) for turns, n in zip(asked, lengths, strict=True)]) == alone
+    alone = [written([sequence(loaded, turns, n)])[0] for turns, n in zip(asked, lengths, strict=True)]
+    assert written([sequence(loaded, turns, n) for turns, n in zip(asked, lengths, strict=True)]) == alone
 
 
 @families(VIDEO_READERS)
 def test_videos_of_unlike_length_are_never_filled_up(loaded):
     asked = [ask(film(1, frames=2), "a"), ask(film(2, frames=6), "b"), ask("c"), ask(film(3, frames=2), "d")]
-    tickets = [ticket(loaded, turns) for turns in asked]
+    sequences = [sequence(loaded, turns) for turns in asked]
     alone = [generated(loaded, turns) for turns in asked]
-    found: dict[Ticket, list[int]] = {}
-    while waiting := [t for t in tickets if t not in found]:
-        batch = choose(waiting, max_rows=8, max_bytes=1 << 40)
+    found: dict[SequenceRequest, list[int]] = {}
+    while waiting := [t for t in sequences if t not in found]:
+        batch = choose_batch(waiting, max_rows=8, max_bytes=1 << 40)
         found |= dict(zip(batch, written(batch), strict=True))
-    assert [found[t] for t in tickets] == alone
+    assert [found[t] for t in sequences] == alone
 
 
 @families(["qwen2_audio"])
 def test_every_end_id_ends_an_answer(loaded):
-    row = ticket(loaded, ask(sound(), "?"), 40)
+    row = sequence(loaded, ask(sound(), "?"), 40)
     ids = written([row])[0]
     for end in (ids[0], ids[5]):
         loaded.adapter.end_ids, kept = (*loaded.adapter.end_ids, end), loaded.adapter.end_ids
         try:
-            assert written([ticket(loaded, ask(sound(), "?"), 40)])[0] == ids[: ids.index(end) + 1]
+            assert written([sequence(loaded, ask(sound(), "?"), 40)])[0] == ids[: ids.index(end) + 1]
         finally:
             loaded.adapter.end_ids = kept
 
 
 @families(["qwen2_5_omni"])
 def test_features_are_freed_once_the_model_has_read_them(loaded):
-    row = ticket(loaded, ask(picture(), film(), sound(), "?"))
+    row = sequence(loaded, ask(picture(), film(), sound(), "?"))
     assert len(row.inputs.features) == 3
     written([row])
     assert row.inputs.features == ()
-    assert row.read
+    assert row.features_freed
 
 
 @families(["qwen2_5_omni"])
@@ -204,7 +204,7 @@ def test_of_an_omni_folder_the_thinker_is_loaded(loaded, tmp_path):
     )
     turns = ask(picture(), sound(), film(), "?")
     other = Loaded(loaded.family, whole, model, loaded.processor)
-    assert written([ticket(other, turns)]) == written([ticket(loaded, turns)])
+    assert written([sequence(other, turns)]) == written([sequence(loaded, turns)])
 
 
 @families([name for name in READERS if FAMILIES[name].reads])

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.inference.transformers.sampling import Draws, gumbel, nucleus, philox
+from services.inference.transformers.sampling import Sampler, gumbel, nucleus, philox
 
 CPU = torch.device("cpu")
 PROBABILITIES = (0.4, 0.3, 0.15, 0.1, 0.05)
@@ -14,8 +14,8 @@ PROBABILITIES = (0.4, 0.3, 0.15, 0.1, 0.05)
 
 def draw(probabilities, *, rows, temperature=1.0, top_p=0.0, seed=0, step=0):
     logits = torch.tensor(probabilities).log().repeat(rows, 1)
-    draws = Draws.of([(seed + row, temperature, top_p) for row in range(rows)], device=CPU)
-    tokens = draws.choose(logits, torch.full((rows,), step))
+    draws = Sampler.of([(seed + row, temperature, top_p) for row in range(rows)], device=CPU)
+    tokens = draws.sample(logits, torch.full((rows,), step))
     return np.bincount(tokens.numpy(), minlength=len(probabilities))
 
 

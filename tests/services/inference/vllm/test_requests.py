@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from omnialign.modeling.inputs import MediaBytes, MediaPolicy, Turn
 from omnialign.modeling.spans import MediaSpan, slot
 from omnialign.v1 import content_pb2, generation_pb2
-from services.inference.constrained_decoding import read_spans, span_config
+from services.inference.constrained_decoding import spans_from_config, spans_to_config
 from services.inference.engine import EngineRequest
 from services.inference.vllm.requests import order_of, prompt_of
 from tests.model_factory.families import FAMILIES
@@ -30,8 +30,8 @@ spans = st.builds(
 
 @given(st.lists(spans, max_size=3))
 def test_spans_survive_the_way_to_the_worker(found):
-    assert read_spans(json.loads(json.dumps(span_config(found)))) == found
-    assert read_spans({}) == []
+    assert spans_from_config(json.loads(json.dumps(spans_to_config(found)))) == found
+    assert spans_from_config({}) == []
 
 
 def request(*pieces, policy=None):

@@ -1,6 +1,4 @@
-"""Which requests run together, and how rows leave a batch."""
-
-from types import SimpleNamespace
+"""How the cache of a batch grows, joins and drops rows."""
 
 import pytest
 import torch
@@ -9,51 +7,9 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.cache_utils import DynamicCache
 
-from omnialign.modeling.inputs import ModelInputs
-from services.inference.transformers.admission import Ticket, cache_bytes, choose
 from services.inference.transformers.kv_cache import join_rows, keep_rows, new_cache, rows_without
 
 CONFIG = LlamaConfig(num_hidden_layers=2, hidden_size=8, num_attention_heads=2, vocab_size=16)
-MODEL = SimpleNamespace(cache_bytes_per_token=10)
-
-
-def ticket(length, *, max_new_tokens=10, group=None):
-    return Ticket(
-        loaded=MODEL,
-        inputs=ModelInputs([1] * length),
-        max_new_tokens=max_new_tokens,
-        temperature=0,
-        top_p=0,
-        seed=0,
-        stops=(),
-        deliver=lambda t, outcome: None,
-        group=group,
-    )
-
-
-def test_the_oldest_leads_and_the_nearest_in_length_join():
-    waiting = [ticket(length) for length in (100, 130, 90, 105, 20)]
-    chosen = choose(waiting, max_rows=3, max_bytes=10**9)
-    assert [len(t.ids) for t in chosen] == [100, 105, 90]
-
-
-def test_a_prompt_of_another_size_waits_for_its_own_batch():
-    assert [len(t.ids) for t in choose([ticket(10), ticket(1000)], max_rows=8, max_bytes=10**9)] == [10]
-
-
-def test_a_batch_fits_into_the_cache_memory():
-    waiting = [ticket(90) for _ in range(10)]
-    assert len(choose(waiting, max_rows=8, max_bytes=3 * 100 * 10)) == 3
-    assert choose(waiting, max_rows=8, max_bytes=999) == []
-
-
-def test_a_deterministic_request_is_exactly_one_batch_in_its_order():
-    group = object()
-    mine = [ticket(length, group=group) for length in (5, 500, 50)]
-    waiting = [mine[0], ticket(5), *mine[1:], ticket(50)]
-    assert choose(waiting, max_rows=1, max_bytes=10**9) == mine
-    assert choose(waiting, max_rows=1, max_bytes=cache_bytes(mine) - 1) == []
-    assert mine[1] not in choose(waiting[1:2] + waiting, max_rows=8, max_bytes=10**9)
 
 
 @given(st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1)))))
