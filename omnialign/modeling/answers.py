@@ -1,7 +1,7 @@
-"""Structured answers of feedback models and judges, in sections: one writer and one reader for each.
+"""Structured answers of feedback models and judges, in sections: one writer and one reader for each kind.
 
-Writers make training targets, readers turn what a model wrote into messages. A reader never guesses: what is not in
-the form raises AnswerUnparsable with a reason, and the caller abstains.
+Writers make training targets; readers turn what a model wrote into messages. A reader never guesses: an answer that is
+not in the required form raises AnswerUnparsable with a reason, and the caller abstains.
 
     feedback    ##Critique: ... ##Refinement: ... ##Scores: clarity 3, prompt_following 2 (wrong colour)
     scores      ##Scores: ...
@@ -24,7 +24,7 @@ EQUAL = "equal"
 
 
 class AnswerUnparsable(InvalidArgument):
-    """A model's answer is not in the asked form: the caller abstains."""
+    """A model's answer is not in the required form; the caller abstains."""
 
     def __init__(self, message: str, *, reason: str = "ANSWER_UNPARSABLE") -> None:
         super().__init__(message, reason=reason)
@@ -32,25 +32,25 @@ class AnswerUnparsable(InvalidArgument):
 
 @dataclass(frozen=True)
 class Judgement:
-    """A judge's verdict over two responses in the order shown: 1, 2, or 0 for equal."""
+    """A judge's verdict on two responses: `preferred` is 1 or 2 in the order shown, or 0 if they are equal."""
 
     preferred: int
     reason: str
 
 
 def write_advice(feedback: record_pb2.Feedback) -> str:
-    """Critique and refinement advice alone: what a model is given to refine with."""
+    """Critique and refinement advice, without scores: what a model gets for refining."""
     return f"##Critique: {feedback.critique} ##Refinement: {feedback.refinement}"
 
 
 def write_scores(feedback: record_pb2.Feedback, rubric: Sequence[str]) -> str:
-    """The scores of a rubric's dimensions, in its order. Dimensions without a score are left out."""
+    """The scores on the dimensions of `rubric`, in its order. Dimensions without a score are left out."""
     by_name = {score.dimension: score for score in feedback.scores}
     return "##Scores: " + ", ".join(_write_score(by_name[name]) for name in rubric if name in by_name)
 
 
 def write_feedback(feedback: record_pb2.Feedback, rubric: Sequence[str]) -> str:
-    """Advice, then scores: what is wrong comes before how much it weighs."""
+    """Advice, then scores: a model states what is wrong before it scores."""
     return f"{write_advice(feedback)} {write_scores(feedback, rubric)}"
 
 
@@ -60,12 +60,12 @@ def write_judgement(reason: str, preferred: int) -> str:
 
 
 def read_scores(text: str, rubric: Sequence[str]) -> record_pb2.Feedback:
-    """Scores of every dimension of the rubric. Raises AnswerUnparsable."""
+    """A score on every dimension of `rubric`. Raises AnswerUnparsable."""
     return record_pb2.Feedback(scores=_read_scores(_sections(text), rubric))
 
 
 def read_feedback(text: str, rubric: Sequence[str]) -> record_pb2.Feedback:
-    """Critique, refinement advice and a score for every dimension of the rubric. Raises AnswerUnparsable."""
+    """Critique, refinement advice and a score on every dimension of `rubric`. Raises AnswerUnparsable."""
     sections = _sections(text)
     critique, refinement = (_section(sections, name) for name in ("Critique", "Refinement"))
     return record_pb2.Feedback(critique=critique, refinement=refinement, scores=_read_scores(sections, rubric))
@@ -81,7 +81,7 @@ def read_judgement(text: str) -> Judgement:
 
 
 def _sections(text: str) -> dict[str, str]:
-    """Texts by section name. A section that is written twice makes the answer unreadable."""
+    """The text of each section by its name. Raises AnswerUnparsable if a section occurs twice."""
     marks = list(_SECTION.finditer(text))
     starts = [mark.start() for mark in marks] + [len(text)]
     sections = {mark[1]: text[mark.end() : end].strip() for mark, end in zip(marks, starts[1:], strict=True)}

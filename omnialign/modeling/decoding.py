@@ -1,7 +1,8 @@
-"""Media as arrays under a policy: what processors, codecs and engines are given.
+"""Media files as arrays, decoded under a policy: what processors, codecs and engines work on.
 
-Memory is bounded by the policy and by `omnialign.media.MAX_DECODED_BYTES`, whatever the length of a file: videos and
-sounds are decoded as streams, of which only what is kept stays. Equal bytes and policies give equal arrays.
+The policy and `omnialign.media.MAX_DECODED_BYTES` bound the memory, however long a file is: video and audio are decoded
+as streams (`omnialign.modeling.streams`), and only what is kept stays in memory. Equal bytes and equal policies give
+equal arrays.
 """
 
 import io
@@ -22,11 +23,13 @@ from omnialign.v1 import content_pb2
 
 @dataclass(frozen=True, eq=False)
 class DecodedMedia:
-    """A decoded medium.
+    """A decoded medium. The shape and meaning of `array` and `rate` depend on the modality:
 
-    `array` is uint8 pixels `(height, width, 3)` of an image, float32 mono samples `(samples,)` in [-1, 1] of a sound,
-    uint8 frames `(frames, height, width, 3)` of a video. `rate` is in hertz for a sound and in kept frames per second
-    for a video; 0 for an image. `times_seconds` are when the kept frames are shown, from the first frame on.
+        image   uint8 pixels (height, width, 3); rate 0
+        audio   float32 mono samples (samples,) in [-1, 1]; rate in hertz
+        video   uint8 frames (frames, height, width, 3); rate in kept frames per second
+
+    `times_seconds` says when each kept frame is shown, counted from the first one.
     """
 
     modality: int
@@ -37,10 +40,10 @@ class DecodedMedia:
 
 
 def decode(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
-    """Decodes a medium.
+    """Decodes a media file.
 
-    Raises `omnialign.media.MediaError`: MEDIA_UNDECODABLE, MEDIA_TOO_LARGE, or MEDIA_DAMAGED for a file of which a part
-    decodes, unless the policy uses it.
+    Raises `omnialign.media.MediaError`: MEDIA_UNDECODABLE, MEDIA_TOO_LARGE, or MEDIA_DAMAGED for a file that decodes in
+    part, unless the policy sets `use_damaged`.
     """
     if medium.modality == content_pb2.MODALITY_IMAGE:
         return _image(medium, policy)
@@ -50,7 +53,7 @@ def decode(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
 
 
 def _image(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
-    pixels, lost = read_picture(medium.data, policy)
+    pixels, lost = decode_image(medium.data, policy)
     return DecodedMedia(medium.modality, pixels, loss=_loss(medium, policy, lost=lost))
 
 
@@ -67,7 +70,7 @@ def _video(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
 
 
 def _loss(medium: MediaBytes, policy: MediaPolicy, *, lost: str, cut: str = "") -> MediaLoss | None:
-    """What is to be recorded. Raises MediaError MEDIA_DAMAGED."""
+    """The loss to record, if any. Raises MediaError MEDIA_DAMAGED."""
     if lost and not policy.use_damaged:
         message = f"The media object is damaged: {lost}; replace it, or set use_damaged in the media policy."
         raise MediaError(message, reason="MEDIA_DAMAGED", metadata={"sha256": medium.sha256, "found": lost})
@@ -76,14 +79,14 @@ def _loss(medium: MediaBytes, policy: MediaPolicy, *, lost: str, cut: str = "") 
     return MediaLoss(medium.sha256, "MEDIA_CUT", cut) if cut else None
 
 
-def read_picture(data: bytes, policy: MediaPolicy) -> tuple[Pixels, str]:
-    """RGB pixels, upright and within the policy's bound, and what does not decode of them (empty for nothing).
+def decode_image(data: bytes, policy: MediaPolicy) -> tuple[Pixels, str]:
+    """Upright RGB pixels within `policy.max_pixels`, and a description of what did not decode ("" for nothing).
 
-    Raises MediaError when nothing decodes, or when it is too large.
+    Raises MediaError when nothing decodes, or when the image is too large.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if policy.max_pixels:  # a JPEG decodes at a half, a quarter or an eighth of its size at less cost
+            if policy.max_pixels:  # a JPEG decodes faster at 1/2, 1/4 or 1/8 of its size
                 image.draft("RGB", policy.scaled(*image.size))
             if (size_bytes := image.width * image.height * 3) > MAX_DECODED_BYTES:
                 raise too_large(size_bytes, "scale the image down")
@@ -96,14 +99,14 @@ def read_picture(data: bytes, policy: MediaPolicy) -> tuple[Pixels, str]:
 
 
 def _load(image: Image.Image) -> str:
-    """Decodes the pixels; of a damaged file as many as there are. Raises OSError or SyntaxError when there are none."""
+    """Decodes the pixels, of a damaged file as many as possible. Raises OSError or SyntaxError when there are none."""
     try:
         image.load()
     except (OSError, SyntaxError, ValueError) as error:
         if not isinstance(image, ImageFile.ImageFile) or getattr(image, "_im", None) is None:
             raise
-        image.tile = []  # what is decoded so far counts as all there is
-        if image.getbbox() is None:  # not a pixel of it
+        image.tile = []  # treat what is decoded so far as the whole image
+        if image.getbbox() is None:  # not a single pixel was decoded
             raise
         return f"the pixels break off ({error})"
     return ""
@@ -116,7 +119,7 @@ def _pixels(image: Image.Image, policy: MediaPolicy) -> Pixels:
 
 
 def resampled(samples: Samples, rate_hz: int, wanted_hz: int) -> Samples:
-    """Mono samples `(samples,)` at another rate, as many as their length in seconds asks for, rounded up."""
+    """Mono samples `(samples,)` at `wanted_hz`; their number is `len(samples) * wanted_hz / rate_hz`, rounded up."""
     if rate_hz == wanted_hz or not len(samples):
         return samples
     resampler = av.AudioResampler(format="flt", layout="mono", rate=wanted_hz)
@@ -124,6 +127,7 @@ def resampled(samples: Samples, rate_hz: int, wanted_hz: int) -> Samples:
     frame = av.AudioFrame.from_ndarray(whole, format="flt", layout="mono")
     frame.sample_rate = rate_hz
     parts = [out.to_ndarray().reshape(-1) for out in (*resampler.resample(frame), *resampler.resample(None))]
-    found = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    output = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    # The resampler's filter makes the output a little short or long; codecs and tests need an exact length.
     wanted = -(-len(samples) * wanted_hz // rate_hz)
-    return np.pad(found[:wanted], (0, max(0, wanted - len(found)))).astype(np.float32)
+    return np.pad(output[:wanted], (0, max(0, wanted - len(output)))).astype(np.float32)

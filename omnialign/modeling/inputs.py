@@ -1,7 +1,7 @@
-"""What goes into a model: a conversation with the bytes of its media, the policy they are read by, the ids they become.
+"""What goes into a model: a conversation with its media, the policy for decoding them, and the ids they become.
 
-Control messages carry media by digest (`omnialign.v1.Content`); here the bytes are at hand. Engines and trainers get
-`ModelInputs` from the same adapter, so that neither can see what the other does not.
+Control messages refer to media by digest (`omnialign.v1.Content`); here the bytes are at hand. Engines and trainers get
+their `ModelInputs` from the same adapter, so both see exactly the same ids and features.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from omnialign.v1 import content_pb2, generation_pb2
 
 @dataclass(frozen=True)
 class MediaLoss:
-    """What of a medium was left out: an UPPER_SNAKE reason and the figures."""
+    """What was left out of a medium: an UPPER_SNAKE `reason`, and the figures in `detail`."""
 
     sha256: str
     reason: str
@@ -28,7 +28,7 @@ class MediaLoss:
 
 @dataclass(frozen=True)
 class MediaFeatures:
-    """One medium as a processor model sees it: arrays by the names of the model's arguments, first axis the medium."""
+    """One medium as a processor model sees it: arrays by the model's argument names; the first axis is the medium."""
 
     modality: int
     arrays: Mapping[str, NDArray[Any]]
@@ -36,7 +36,7 @@ class MediaFeatures:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """A prompt as its model sees it: ids with every placeholder expanded, and the features in reading order."""
+    """A prompt as its model sees it: ids with every placeholder expanded, and the features of its media in order."""
 
     ids: list[int]
     features: tuple[MediaFeatures, ...] = ()
@@ -45,14 +45,14 @@ class ModelInputs:
 
 @dataclass(frozen=True)
 class MediaBytes:
-    """One medium with its bytes. `modality` is a value of `omnialign.v1.Modality`."""
+    """One media file. `modality` is a value of `omnialign.v1.Modality`."""
 
     modality: int
     data: bytes
 
     @cached_property
     def sha256(self) -> str:
-        """The digest that the medium is stored under, in hexadecimal."""
+        """The hexadecimal digest under which the file is stored."""
         return hashlib.sha256(self.data).hexdigest()
 
 
@@ -62,14 +62,14 @@ Pieces = tuple[Piece, ...]
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side of a conversation said."""
+    """One message of a conversation."""
 
     role: Literal["user", "assistant"]
     pieces: Pieces
 
 
 def pieces(content: content_pb2.Content, media: Mapping[str, bytes]) -> Pieces:
-    """The parts of a message with bytes looked up by sha256. Raises NotFound MEDIA_NOT_FOUND."""
+    """The parts of a message, with the bytes of its media from `media` (by sha256). Raises NotFound MEDIA_NOT_FOUND."""
     return tuple(_piece(part, media) for part in content.parts)
 
 
@@ -78,50 +78,54 @@ def _piece(part: content_pb2.Part, media: Mapping[str, bytes]) -> Piece:
         return part.text
     digest = part.media.sha256
     if digest not in media:
-        raise NotFound(f"Media {digest} is not stored.", reason="MEDIA_NOT_FOUND", metadata={"sha256": digest})
+        message = f"The media object {digest} is not stored; upload it with UploadMedia."
+        raise NotFound(message, reason="MEDIA_NOT_FOUND", metadata={"sha256": digest})
     return MediaBytes(part.media.modality, media[digest])
 
 
 @dataclass(frozen=True)
 class MediaPolicy:
-    """Bounds and rules of decoding. Equal policies give equal arrays for the same bytes."""
+    """How a job decodes media before any model sees them. Equal policies give equal arrays for the same bytes.
+
+    Zero means that the job sets no limit; the model's processor or codec then decides.
+    """
 
     frames_per_second: float = 0.0
-    """Rate at which the frames of a video are sampled."""
+    """Rate at which video frames are sampled."""
     max_frames: int = 0
-    """Most frames of a video, spread over its length."""
+    """Most frames kept of a video, spread over its whole length."""
     max_pixels: int = 0
-    """Most pixels of a picture or a frame; larger ones are scaled down in their proportions."""
+    """Most pixels of an image or a frame; larger ones are scaled down, keeping their aspect ratio."""
     sample_rate_hz: int = 0
-    """Rate that sounds are resampled to, before the model's own."""
+    """Rate to which audio is resampled, before the model's own resampling."""
     first_channel_only: bool = False
-    """Take the first channel of a sound instead of the mean of all."""
+    """Take the first audio channel instead of the mean of all channels."""
     max_audio_seconds: float = 0.0
-    """Length that sounds are cut to; what was cut is recorded as a loss."""
+    """Length to which audio is cut; the cut is recorded as a loss."""
     use_damaged: bool = False
-    """Use what decodes of a damaged file and record the loss; else the file is refused."""
+    """Use the part of a damaged file that decodes, and record the loss; otherwise the file is refused."""
 
     @classmethod
     def of(cls, message: generation_pb2.MediaPolicy) -> "MediaPolicy":
-        """The policy that a message carries; `NO_BOUNDS` for an empty one."""
+        """The policy in a protobuf message; `NO_BOUNDS` for an empty message."""
         return cls(**{field.name: getattr(message, field.name) for field in fields(cls)})
 
     def message(self) -> generation_pb2.MediaPolicy:
-        """The policy as a message; the inverse of `of`."""
+        """The policy as a protobuf message; the inverse of `of`."""
         return generation_pb2.MediaPolicy(**asdict(self))
 
     def scaled(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height within `max_pixels`, in the same proportions as far as no side falls below one."""
+        """Width and height within `max_pixels`, in the same aspect ratio as long as no side falls below one pixel."""
         if not self.max_pixels or width * height <= self.max_pixels:
             return width, height
-        share = math.sqrt(self.max_pixels / (width * height))
-        smaller = max(1, int(min(width, height) * share))
-        larger = max(1, min(int(max(width, height) * share), self.max_pixels // smaller))
+        scale = math.sqrt(self.max_pixels / (width * height))
+        smaller = max(1, int(min(width, height) * scale))
+        larger = max(1, min(int(max(width, height) * scale), self.max_pixels // smaller))
         return (larger, smaller) if width >= height else (smaller, larger)
 
     @property
     def identity(self) -> str:
-        """Twelve hexadecimal digits: the policy's part of a cache key."""
+        """Twelve hexadecimal digits that identify the policy in a cache key."""
         return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:12]
 
 

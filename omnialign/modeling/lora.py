@@ -1,8 +1,8 @@
-"""The settings of a LoRA folder, as the library PEFT writes it: the base that it belongs to, and its rank.
+"""The settings of a LoRA folder as PEFT writes it: its base model and its rank.
 
-A folder with an adapter_config.json and no config.json is a LoRA: low-rank updates of a base model, which is a model of
-its own. Only plain updates of the base's weights are taken, because that is what every engine can apply and merge; so
-one name means one model wherever it runs. Nothing here reads weights.
+A folder with an adapter_config.json and no config.json is a LoRA: low-rank updates of a base model, which is registered
+separately. Only plain updates of the base's weights are accepted, because those can be applied and merged by every
+engine; so one name means the same model wherever it runs. Nothing here reads weights.
 """
 
 import json
@@ -17,10 +17,10 @@ from omnialign.errors import InvalidArgument
 CONFIG = "adapter_config.json"
 MAX_CONFIG_BYTES = 16 << 20
 MERGE = "merge it into its base (PEFT's merge_and_unload) and register the result as a model of its own"
-"""The mend for whatever cannot be done with a LoRA."""
+"""What to do about a LoRA that cannot be used as it is."""
 
 PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
-"""Ways to begin a training that leave the base's weights as they are; PiSSA, OLoRA and the like change them."""
+"""Initialisations that leave the base's weights unchanged; PiSSA, OLoRA and the like change them."""
 EXTRAS = (
     "use_dora",
     "modules_to_save",
@@ -32,30 +32,30 @@ EXTRAS = (
     "use_qalora",
     "megatron_config",
 )
-"""Settings by which PEFT does more than add low-rank updates; of a plain LoRA they are false or empty."""
+"""Settings by which PEFT does more than add low-rank updates; in a plain LoRA they are false or empty."""
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """`base` is a version `projects/...` or a `file://` folder; `rank` the largest that any module has."""
+    """`base` is a model version `projects/...` or a `file://` folder; `rank` is the largest rank of any module."""
 
     base: str
     rank: int
 
 
 def is_lora(folder: Path) -> bool:
-    """Whether a folder holds a LoRA instead of a model of its own."""
+    """Whether a folder holds a LoRA rather than a whole model."""
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
 def read_lora(folder: Path, *, name: str) -> LoraSettings:
-    """The settings of a LoRA folder. Raises what `parse_lora` raises."""
+    """The settings of a LoRA folder. Raises like `parse_lora`."""
     with (folder / CONFIG).open("rb") as file:
         return parse_lora(file.read(MAX_CONFIG_BYTES + 1), name=name)
 
 
 def parse_lora(text: bytes, *, name: str) -> LoraSettings:
-    """The settings in an adapter_config.json; `name` is what the caller knows the LoRA by.
+    """The settings in an adapter_config.json; error messages call the LoRA `name`.
 
     Raises InvalidArgument LORA_CONFIG_INVALID, LORA_UNSUPPORTED or BASE_MODEL_INVALID.
     """
@@ -73,21 +73,21 @@ def parse_lora(text: bytes, *, name: str) -> LoraSettings:
 
 
 def check_base_in_project(settings: LoraSettings, *, name: str, parent: str) -> None:
-    """Raises InvalidArgument BASE_MODEL_NOT_IN_PROJECT unless the base of a registered LoRA is in its project.
+    """Raises InvalidArgument BASE_MODEL_NOT_IN_PROJECT unless a LoRA's base is in the project `parent`.
 
-    Who may register a LoRA may not therefore use the models of other projects, or folders of the server.
+    The right to register a LoRA must not give access to the models of other projects, or to folders of the server.
     """
     if not settings.base.startswith(f"{parent}/"):
         raise InvalidArgument(
-            f"The LoRA {name} belongs to {settings.base}, which is not registered in {parent}: register that model "
-            f"there and write the version's name into {CONFIG} as base_model_name_or_path.",
+            f"The LoRA {name} belongs to {settings.base}, which is not registered in {parent}; register that model "
+            f"there and put the version's name into {CONFIG} as base_model_name_or_path.",
             reason="BASE_MODEL_NOT_IN_PROJECT",
             metadata={"model": name, "base": settings.base},
         )
 
 
 def unsupported(name: str, why: str) -> InvalidArgument:
-    """The error for a LoRA that is read but cannot be run."""
+    """The error for a LoRA that is valid but not supported."""
     return InvalidArgument(
         f"The LoRA {name} cannot be used: {why}; {MERGE}.", reason="LORA_UNSUPPORTED", metadata={"model": name}
     )
@@ -96,14 +96,14 @@ def unsupported(name: str, why: str) -> InvalidArgument:
 def lora_of_lora(name: str, base: str) -> InvalidArgument:
     """The error for a LoRA whose base is a LoRA."""
     return InvalidArgument(
-        f"The LoRA {name} belongs to {base}, which is a LoRA itself; merge that one into its base and name the result.",
+        f"The LoRA {name} belongs to {base}, which is a LoRA itself; merge that one into its base and use the result.",
         reason="LORA_OF_LORA",
         metadata={"model": name, "base": base},
     )
 
 
 def not_trainable(name: str, *, field: str) -> InvalidArgument:
-    """The error for a LoRA where training is to start from it."""
+    """The error for a LoRA as the starting point of training."""
     message = f"'{name}' is a LoRA, which training cannot start from; {MERGE}"
     return InvalidArgument(
         message, reason="BASE_MODEL_NOT_TRAINABLE", metadata={"model": name}, violations=[(field, message)]
@@ -112,7 +112,7 @@ def not_trainable(name: str, *, field: str) -> InvalidArgument:
 
 def _object(text: bytes, name: str) -> Mapping[str, Any]:
     if len(text) > MAX_CONFIG_BYTES:
-        raise _invalid(name, "is larger than any configuration")
+        raise _invalid(name, f"is larger than {MAX_CONFIG_BYTES >> 20} MiB")
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -133,12 +133,12 @@ def _rank(config: Mapping[str, Any], name: str) -> int:
     found = [config.get("r"), *pattern.values()]
     ranks = [rank for rank in found if type(rank) is int and rank > 0]
     if len(ranks) < len(found):
-        raise _invalid(name, "has no positive whole numbers as r and in rank_pattern")
+        raise _invalid(name, "needs positive integers as r and in rank_pattern")
     return max(ranks)
 
 
 def _base(base: object, name: str) -> str:
-    """The reference of a base; PEFT writes the path that the base was loaded from."""
+    """The reference to the base; PEFT writes the path from which the base was loaded."""
     if isinstance(base, str) and base.isprintable():
         if base.startswith("file://"):
             return base
@@ -147,7 +147,7 @@ def _base(base: object, name: str) -> str:
         if names.matches(base, names.MODEL_VERSION) and base.rpartition("/")[2].isdecimal():
             return base
     raise InvalidArgument(
-        f"The LoRA {name} names {base!r} as its base; write projects/{{project}}/models/{{model}}/versions/{{number}}, "
+        f"The LoRA {name} names {base!r} as its base; put projects/{{project}}/models/{{model}}/versions/{{number}}, "
         f"a file:// folder or an absolute path into {CONFIG} as base_model_name_or_path.",
         reason="BASE_MODEL_INVALID",
         metadata={"model": name, "base": repr(base)[:512]},
@@ -156,7 +156,7 @@ def _base(base: object, name: str) -> str:
 
 def _invalid(name: str, why: str) -> InvalidArgument:
     return InvalidArgument(
-        f"The {CONFIG} of {name} {why}; save the LoRA anew with PEFT.",
+        f"The {CONFIG} of {name} {why}; save the LoRA again with PEFT.",
         reason="LORA_CONFIG_INVALID",
         metadata={"model": name},
     )

@@ -1,6 +1,6 @@
 """A model folder as `transformers` reads it: the class that loads it, its processor, and whether the two fit.
 
-Engine, trainer and tests all ask here, so that they agree.
+Engine, trainer and tests all use these functions, so they always agree.
 """
 
 import hashlib
@@ -25,19 +25,19 @@ THINKERS = {
     "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
     "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration",
 }
-"""Families whose folders hold a model that speaks too; the part that reads everything and writes text is loaded."""
+"""Families whose folders also hold a speech decoder; only the part that writes text is loaded."""
 
 PATCHED = frozenset({"chameleon", "janus", "qwen2_vl", "qwen2_5_vl"})
 """Families whose classes in `transformers` need a change; see `omnialign.modeling.patched_models`."""
 
 
 def read_config(folder: Path) -> Any:
-    """The configuration of the model that is loaded from a folder. Raises InvalidArgument MODEL_CONFIG_INVALID."""
+    """The configuration of the model in a folder. Raises InvalidArgument MODEL_CONFIG_INVALID."""
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises whatever its parts raise
+    except Exception as error:  # the library raises all kinds of errors
         raise InvalidArgument(
-            f"The config.json of {folder.name} names no architecture that this version of transformers has: {error}",
+            f"The config.json of {folder.name} names no architecture of the installed version of transformers: {error}",
             reason="MODEL_CONFIG_INVALID",
             metadata={"folder": folder.name},
         ) from error
@@ -45,7 +45,7 @@ def read_config(folder: Path) -> Any:
 
 
 def model_class(folder: Path) -> Any:
-    """The class whose `from_pretrained` loads the weights of a folder; media and text in, logits out.
+    """The class whose `from_pretrained` loads the weights of a folder, patched where its family needs it.
 
     Raises InvalidArgument MODEL_CONFIG_INVALID.
     """
@@ -62,9 +62,9 @@ def model_class(folder: Path) -> Any:
 
 
 FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model", "*processor*.json", "chat_template*", "config.json")
-"""Files that decide what a model is fed."""
+"""The files that determine a model's inputs."""
 FORMAT = "1"
-"""Goes up when this package makes other features of the same files, so that kept ones are not used any more."""
+"""Increase it whenever this package makes different features from the same files: it invalidates cached ones."""
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -76,7 +76,7 @@ def load_processor(folder: Path) -> Any:
     auto = AutoProcessor if any((folder / name).is_file() for name in PROCESSORS) else AutoTokenizer
     try:
         found = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises whatever its parts raise
+    except Exception as error:  # the library raises all kinds of errors
         raise _unsupported(folder, f"it does not load: {type(error).__name__}: {error}") from error
     tokenizer = getattr(found, "tokenizer", found)
     if not (isinstance(found, (ProcessorMixin, Tokenizer)) and isinstance(tokenizer, Tokenizer)):
@@ -87,7 +87,7 @@ def load_processor(folder: Path) -> Any:
 
 
 def revision_of(folder: Path) -> str:
-    """Sixteen hexadecimal digits that change with the files that decide what a model is fed, and with the library."""
+    """Sixteen hexadecimal digits that change with the files that determine a model's inputs, and with transformers."""
     digest = hashlib.sha256(f"{FORMAT}/{transformers.__version__}".encode())
     for path in sorted({path for pattern in FILES for path in folder.glob(pattern) if path.is_file()}):
         digest.update(f"\0{path.name}\0{path.stat().st_size}\0".encode())
@@ -96,22 +96,22 @@ def revision_of(folder: Path) -> str:
 
 
 def check_fit(folder: Path, tokenizer: Any, processor: Any) -> None:
-    """Raises InvalidArgument TOKENIZER_MISMATCH where tokenizer and processor are those of another model."""
+    """Raises InvalidArgument TOKENIZER_MISMATCH if the tokenizer or the processor belongs to another model."""
     config = read_config(folder)
     rows = config.get_text_config(decoder=True).vocab_size
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= rows:
-        raise _mismatch(folder, f"the tokenizer writes ids up to {highest}, but the model has {rows} embeddings")
+        raise _mismatch(folder, f"the tokenizer produces ids up to {highest}, but the model has {rows} embeddings")
     for name in ("image", "audio", "video"):
         wanted = getattr(config, f"{name}_token_id", None) or getattr(config, f"{name}_token_index", None)
         found = getattr(processor, f"{name}_token_id", None)
         if wanted is not None and found is not None and wanted != found:
-            raise _mismatch(folder, f"the model looks for {name}s at id {wanted}, but the processor writes id {found}")
+            raise _mismatch(folder, f"the model expects {name}s at id {wanted}, but the processor writes id {found}")
 
 
 def _unsupported(folder: Path, why: str) -> InvalidArgument:
     return InvalidArgument(
-        f"The processor of {folder.name} is none that the general adapter can use ({why}); this family needs its own.",
+        f"The general adapter cannot use the processor of {folder.name} ({why}); the family needs its own adapter.",
         reason="PROCESSOR_UNSUPPORTED",
         metadata={"folder": folder.name},
     )
@@ -119,7 +119,7 @@ def _unsupported(folder: Path, why: str) -> InvalidArgument:
 
 def _mismatch(folder: Path, why: str) -> InvalidArgument:
     return InvalidArgument(
-        f"The tokenizer of {folder.name} is not that of its model: {why}. Take both from the same release.",
+        f"The tokenizer of {folder.name} belongs to another model: {why}; take both from the same release.",
         reason="TOKENIZER_MISMATCH",
         metadata={"folder": folder.name},
     )

@@ -1,4 +1,4 @@
-"""Rubrics: the dimensions on which a response is scored, by the modalities it has.
+"""Rubrics: the dimensions on which a response is scored, which depend on its modalities.
 
 The dimensions are those of align-anything-200k (paper section 3.1; data card columns `*_rate_1`). Each is scored
 0 to 3.
@@ -28,11 +28,11 @@ _BY_OUTPUT = {"t": TEXT, "i": IMAGE, "a": AUDIO, "v": VIDEO, "ti": INTERLEAVED}
 
 
 def rubric(subtask: str) -> tuple[str, ...]:
-    """Dimensions of a subtask such as `t2i`. Raises InvalidArgument SUBTASK_UNKNOWN."""
+    """The dimensions of a subtask such as `t2i`. Raises InvalidArgument SUBTASK_UNKNOWN."""
     dimensions = _BY_OUTPUT.get(subtask.partition("2")[2])
     if dimensions is None:
         raise InvalidArgument(
-            f"There is no rubric for subtask {subtask!r}; known are {', '.join(SUBTASKS)}.",
+            f"There is no rubric for the subtask {subtask!r}; use one of {', '.join(SUBTASKS)}.",
             reason="SUBTASK_UNKNOWN",
             metadata={"subtask": subtask},
         )

@@ -1,7 +1,10 @@
-"""Decoding videos and sounds as streams under a policy: what is not kept is gone before the next frame comes.
+"""Decoding video and audio as streams: what the policy does not keep is freed before the next frame is decoded.
 
-Files come as bytes, and nothing in them can name another file to read. A frame that a policy does not keep is decoded,
-since later ones need it, and never becomes RGB.
+Files come as bytes, and nothing in them can make the decoder open another file. A frame that the policy drops is still
+decoded, because later frames depend on it, but it is never converted to RGB.
+
+A video is read in two passes: the first demuxes packets without decoding them, to learn when each frame is shown and
+whether the file is complete; the second decodes, and keeps the frames chosen from those times.
 """
 
 import io
@@ -20,14 +23,16 @@ from omnialign.media import MAX_DECODED_BYTES, MediaError, Pixels, Samples, too_
 from omnialign.modeling.inputs import MediaPolicy
 
 WHOLE_SHARE = 0.95
-"""A decoder may drop a frame at an edge; a file of which less than this decodes is damaged."""
+"""Decoders may drop a frame at either end; a file of which a smaller share decodes counts as damaged."""
 HEADER_SLACK_SECONDS = 0.1
+"""Headers round durations."""
 STREAMED_WAV_SIZES = (0, 0xFFFFFFFF)
+"""Size fields of a WAV that was written to a pipe, when its length was not known yet."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Kept frames `(frames, height, width, 3)` with their times; `lost` says what does not decode, or is empty."""
+    """Kept frames, uint8 `(frames, height, width, 3)`, and their times; `lost` says what does not decode, or ""."""
 
     array: Pixels
     times_seconds: tuple[float, ...]
@@ -37,7 +42,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class Sound:
-    """Mono samples; `lost` says what does not decode and `cut` what the policy left out, or they are empty."""
+    """Mono samples, float32 `(samples,)`; `lost` says what does not decode, `cut` what the policy left out, or ""."""
 
     array: Samples
     rate_hz: int
@@ -46,125 +51,133 @@ class Sound:
 
 
 @dataclass
-class Tally:
-    """What a decoder met on its way."""
+class DecodeStats:
+    """What happened while decoding: packets and frames with errors, seconds decoded, time of the last good frame."""
 
     errors: int = 0
     seconds: float = 0.0
     last_time: float = -math.inf
 
 
-def sample(times: Sequence[float], policy: MediaPolicy) -> list[float]:
-    """The times of the frames to keep, of those at `times` (ascending): first by rate, then at most so many.
+def sample_times(times: Sequence[float], policy: MediaPolicy) -> list[float]:
+    """Chooses the frames to keep from those shown at `times` (ascending), by `frames_per_second`, then `max_frames`.
 
-    A wanted moment is served by the frame shown then, so that a slow or uneven source gives each frame at most once.
+    Each wanted moment gets the frame that is on screen then, so that a slow or uneven video gives each frame at most
+    once.
     """
-    found = np.asarray(times, dtype=np.float64)
-    if policy.frames_per_second and len(found):
-        count = int((found[-1] - found[0]) * policy.frames_per_second + 1e-6) + 1
-        wanted = found[0] + np.arange(count) / policy.frames_per_second
-        found = found[np.unique(np.searchsorted(found, wanted + 1e-6, side="right") - 1)]
-    if policy.max_frames and len(found) > policy.max_frames:
-        wanted = np.linspace(found[0], found[-1], policy.max_frames)
-        found = found[np.unique(np.abs(found[None, :] - wanted[:, None]).argmin(axis=1))]
-    kept: list[float] = found.tolist()
-    return kept
+    kept = np.asarray(times, dtype=np.float64)  # (frames,)
+    # 1. By rate: the last frame that starts at or before each wanted moment; 1e-6 s absorbs rounding of timestamps.
+    if policy.frames_per_second and len(kept):
+        count = int((kept[-1] - kept[0]) * policy.frames_per_second + 1e-6) + 1
+        wanted = kept[0] + np.arange(count) / policy.frames_per_second
+        kept = kept[np.unique(np.searchsorted(kept, wanted + 1e-6, side="right") - 1)]
+    # 2. By number: the frames nearest to moments spread evenly from the first to the last.
+    if policy.max_frames and len(kept) > policy.max_frames:
+        wanted = np.linspace(kept[0], kept[-1], policy.max_frames)
+        kept = kept[np.unique(np.abs(kept[None, :] - wanted[:, None]).argmin(axis=1))]
+    chosen: list[float] = kept.tolist()
+    return chosen
 
 
 def read_frames(data: bytes, policy: MediaPolicy) -> Frames:
-    """The frames that a policy keeps. Raises MediaError when none decodes, or when they are too large."""
+    """The frames that the policy keeps. Raises MediaError when none decodes, or when they are too large."""
     with _opened(data, "video") as (container, stream):
         rate = float(stream.average_rate or stream.guessed_rate or 0) or 1.0
-        spans = sorted(_spans(_packets(container, stream, Tally()), rate))
+        spans = sorted(_spans(_packets(container, stream, DecodeStats()), rate))
         short = _short_video(spans, claimed=stream.frames, seconds=_header_seconds(container, stream))
-    times, tally = [start for start, _ in spans], Tally()
-    chosen = sample(times, policy)
+    times, stats = [start for start, _ in spans], DecodeStats()
+    chosen = sample_times(times, policy)
     with _opened(data, "video") as (container, stream):
-        array, found = _filled(_kept(_decoded(container, stream, tally), chosen, rate, tally), len(chosen), policy)
+        array, found = _filled(_kept(_decoded(container, stream, stats), chosen, rate, stats), len(chosen), policy)
     kept_rate = (len(found) - 1) / found[-1] if found[-1] > 0 else policy.frames_per_second or rate
-    return Frames(array, found, kept_rate, short or _lost_frames(tally, times, chosen))
+    return Frames(array, found, kept_rate, short or _lost_frames(stats, times, chosen))
 
 
 def read_sound(data: bytes, policy: MediaPolicy) -> Sound:
-    """The samples that a policy keeps. Raises MediaError when none decodes, or when they are too large."""
-    tally, buffer, kept = Tally(), bytearray(), 0  # a buffer that grows: joining chunks would take twice the memory
+    """The samples that the policy keeps. Raises MediaError when none decodes, or when they are too large."""
+    stats, buffer, kept = DecodeStats(), bytearray(), 0  # a growing buffer: joining chunks would double the memory
     with _opened(data, "audio") as (container, stream):
         seconds = _header_seconds(container, stream)
         rate_hz = policy.sample_rate_hz or int(stream.rate or 0) or 1
         limit = max(1, int(policy.max_audio_seconds * rate_hz)) if policy.max_audio_seconds else sys.maxsize
-        for chunk in _mono(_decoded(container, stream, tally), rate_hz, policy, tally):
+        for chunk in _mono(_decoded(container, stream, stats), rate_hz, policy, stats):
             if (size_bytes := 4 * min(limit, max(kept + len(chunk), int(seconds * rate_hz)))) > MAX_DECODED_BYTES:
                 raise too_large(size_bytes, "set max_audio_seconds or a lower sample_rate_hz")
             buffer += chunk[: limit - kept].tobytes()
             kept += len(chunk)
             if kept > limit:
                 break
-    if not kept and tally.seconds and policy.sample_rate_hz:  # too short to be resampled
+    if not kept and stats.seconds and policy.sample_rate_hz:  # too short to resample: its few samples stay as they are
         return replace(read_sound(data, replace(policy, sample_rate_hz=0)), rate_hz=rate_hz)
     if not kept:
-        raise MediaError("The sound has no sample that decodes.")
+        raise MediaError("No sample of the audio decodes; replace the file.")
     cut = f"{limit / rate_hz:g} of {max(seconds, kept / rate_hz):g} seconds are kept" if kept > limit else ""
-    lost = _short_wav(data) or _lost_seconds(tally, 0 if cut else seconds)
+    lost = _short_wav(data) or _lost_seconds(stats, 0 if cut else seconds)
     return Sound(np.frombuffer(buffer, dtype=np.float32), rate_hz, lost, cut)
 
 
 @contextmanager
 def _opened(data: bytes, kind: str) -> Iterator[tuple[Any, Any]]:
-    """A container and its first stream of a kind. The decoder's errors become MediaError."""
+    """Opens a container and its first stream of a kind. The decoder's errors become MediaError."""
     try:
-        # No protocol is allowed: a play list that names files or addresses opens none of them.
+        # Security: with no protocol allowed, a playlist that names files or URLs cannot make the decoder open them.
         with av.open(io.BytesIO(data), metadata_errors="replace", options={"protocol_whitelist": "none"}) as container:
             streams = getattr(container.streams, kind)
             if not streams:
-                raise MediaError(f"The file has no {kind} in it.")
-            streams[0].thread_type = "NONE"  # callers bound how much runs at once
+                raise MediaError(f"The file has no {kind} stream.")
+            streams[0].thread_type = "NONE"  # callers limit the concurrency
             yield container, streams[0]
     except (av.error.FFmpegError, ValueError, IndexError, OverflowError) as error:
         raise MediaError(f"The {kind} does not decode: {error}.") from error
 
 
-def _packets(container: Any, stream: Any, tally: Tally) -> Iterator[Any]:
-    """The packets of a stream up to its end or to where the file does not read on."""
+def _packets(container: Any, stream: Any, stats: DecodeStats) -> Iterator[Any]:
+    """The packets of a stream, up to its end or to where the file becomes unreadable."""
     try:
         yield from container.demux(stream)
     except av.error.FFmpegError:
-        tally.errors += 1
+        stats.errors += 1
 
 
-def _decoded(container: Any, stream: Any, tally: Tally) -> Iterator[Any]:
-    """The frames that decode; packets that do not are counted."""
-    for packet in _packets(container, stream, tally):
+def _decoded(container: Any, stream: Any, stats: DecodeStats) -> Iterator[Any]:
+    """The frames that decode; packets that do not are counted as errors."""
+    for packet in _packets(container, stream, stats):
         try:
             yield from packet.decode()
         except av.error.EOFError:
             return
         except av.error.FFmpegError:
-            tally.errors += 1
+            stats.errors += 1
 
 
 def _time(timed: Any, index: int, rate: float) -> float:
-    """When a packet or a frame is shown, in seconds; by its number where the file does not say."""
+    """When a packet or a frame is shown, in seconds; derived from its index where the file does not say."""
     moment = timed.pts if timed.pts is not None else timed.dts
     return float(moment * timed.time_base) if moment is not None and timed.time_base else index / rate
 
 
 def _spans(packets: Iterator[Any], rate: float) -> Iterator[tuple[float, float]]:
-    """When the frame of each packet is shown, from and to, in seconds."""
+    """When the frame of each packet appears and disappears, in seconds."""
     for index, packet in enumerate(packets):
         if packet.size and not packet.is_discard:
             start = _time(packet, index, rate)
             yield start, start + (float(packet.duration * packet.time_base) if packet.duration else 1 / rate)
 
 
-def _kept(frames: Iterator[Any], chosen: Sequence[float], rate: float, tally: Tally) -> Iterator[tuple[float, Any]]:
-    """The chosen frames with their times; where one does not decode the next takes its place."""
+def _kept(
+    frames: Iterator[Any], chosen: Sequence[float], rate: float, stats: DecodeStats
+) -> Iterator[tuple[float, Any]]:
+    """The frames shown at the times in `chosen`, with their times.
+
+    Where a chosen frame does not decode, the next one that does takes its place, and may stand for several.
+    """
     position = 0
     for index, frame in enumerate(frames):
         time = _time(frame, index, rate)
         if frame.is_corrupt:
-            tally.errors += 1
+            stats.errors += 1
             continue
-        tally.last_time = max(time, tally.last_time)
+        stats.last_time = max(time, stats.last_time)
         if time < chosen[position] - 1e-6:
             continue
         yield time, frame
@@ -175,7 +188,7 @@ def _kept(frames: Iterator[Any], chosen: Sequence[float], rate: float, tally: Ta
 
 
 def _filled(kept: Iterator[tuple[float, Any]], count: int, policy: MediaPolicy) -> tuple[Pixels, tuple[float, ...]]:
-    """At most `count` frames in RGB, upright and in the size that the first has under the policy, and their times."""
+    """At most `count` upright RGB frames `(frames, height, width, 3)`, all in the first one's size, and their times."""
     array, size, times = np.zeros((0, 0, 0, 3), dtype=np.uint8), (0, 0), list[float]()
     for time, frame in kept:
         if not times:
@@ -186,22 +199,22 @@ def _filled(kept: Iterator[tuple[float, Any]], count: int, policy: MediaPolicy) 
         array[len(times)] = _rgb(frame, size)
         times.append(time)
     if not times:
-        raise MediaError("The video has no frame that decodes.")
+        raise MediaError("No frame of the video decodes; replace the file.")
     return array[: len(times)], tuple(time - times[0] for time in times)
 
 
 def _rgb(frame: Any, size: tuple[int, int]) -> Pixels:
-    """A frame upright, scaled to a width and a height before it is turned."""
+    """A frame as upright RGB `(height, width, 3)`; `size` is the width and height before rotation."""
     small = {} if size == (frame.width, frame.height) else {"interpolation": "AREA"}
     pixels: Pixels = frame.to_ndarray(format="rgb24", width=size[0], height=size[1], threads=1, **small)
     return np.rot90(pixels, k=round(frame.rotation / 90) % 4)
 
 
-def _mono(frames: Iterator[Any], rate_hz: int, policy: MediaPolicy, tally: Tally) -> Iterator[Samples]:
-    """Mono samples of frames. A stream that changes its layout or rate goes on in the new one."""
+def _mono(frames: Iterator[Any], rate_hz: int, policy: MediaPolicy, stats: DecodeStats) -> Iterator[Samples]:
+    """Mono samples of audio frames, chunk by chunk. A stream may change its layout or rate on the way."""
     resampler, shape = None, None
     for frame in frames:
-        tally.seconds += frame.samples / max(1, frame.sample_rate)
+        stats.seconds += frame.samples / max(1, frame.sample_rate)
         if shape != (shape := (frame.format.name, frame.layout.name, frame.sample_rate)) or resampler is None:
             if resampler is not None:
                 yield from _mixed(resampler.resample(None), policy)
@@ -218,7 +231,7 @@ def _mixed(frames: Sequence[Any], policy: MediaPolicy) -> Iterator[Samples]:
 
 
 def _header_seconds(container: Any, stream: Any) -> float:
-    """How long a stream is by its header; 0 where that speaks of the whole file alone, and others are in it."""
+    """The duration of a stream by its header; 0 where only the file has one and the file holds several streams."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     if tag := stream.metadata.get("DURATION"):
@@ -228,29 +241,29 @@ def _header_seconds(container: Any, stream: Any) -> float:
 
 
 def _short_video(spans: Sequence[tuple[float, float]], *, claimed: int, seconds: float) -> str:
-    """What a file lacks of the seconds and frames that its header claims; some headers claim too many frames."""
+    """What a video lacks of the length in its header, or ""; some headers claim too many frames."""
     found = max(end for _, end in spans) - spans[0][0] if spans else 0.0
     if found >= seconds * WHOLE_SHARE - HEADER_SLACK_SECONDS or 0 < claimed * WHOLE_SHARE <= len(spans):
         return ""
     return f"{found:g} of {seconds:g} seconds are in the file, in {len(spans)} frames"
 
 
-def _lost_frames(tally: Tally, times: Sequence[float], chosen: Sequence[float]) -> str:
-    whole = tally.last_time - times[0] >= (chosen[-1] - times[0]) * WHOLE_SHARE
-    if whole and not tally.errors:
+def _lost_frames(stats: DecodeStats, times: Sequence[float], chosen: Sequence[float]) -> str:
+    whole = stats.last_time - times[0] >= (chosen[-1] - times[0]) * WHOLE_SHARE
+    if whole and not stats.errors:
         return ""
-    return f"{tally.errors} frames do not decode, and the last that does is at {tally.last_time:g} of {times[-1]:g} s"
+    return f"{stats.errors} frames do not decode, and the last that does is at {stats.last_time:g} of {times[-1]:g} s"
 
 
-def _lost_seconds(tally: Tally, expected: float) -> str:
-    if tally.seconds >= (expected - HEADER_SLACK_SECONDS) * WHOLE_SHARE and not tally.errors:
+def _lost_seconds(stats: DecodeStats, expected: float) -> str:
+    if stats.seconds >= (expected - HEADER_SLACK_SECONDS) * WHOLE_SHARE and not stats.errors:
         return ""
-    return f"{tally.seconds:g} of {max(tally.seconds, expected):g} seconds decode, with {tally.errors} errors"
+    return f"{stats.seconds:g} of {max(stats.seconds, expected):g} seconds decode, with {stats.errors} errors"
 
 
 def _short_wav(data: bytes) -> str:
-    """The decoder takes a WAV that ends early as complete; its header knows better."""
+    """What a truncated WAV lacks, or "": decoders take it as complete, but its header gives its full size."""
     claimed, found = int.from_bytes(data[4:8], "little"), len(data) - 8
     if data[:4] != b"RIFF" or claimed in STREAMED_WAV_SIZES or found >= claimed - 1:
         return ""
-    return f"{found} of {claimed} bytes of the WAV file are there"
+    return f"the WAV file has {found} of its {claimed} bytes"

@@ -1,4 +1,10 @@
-"""Adapters: content to model inputs and model outputs to content, one per model family."""
+"""Adapters: conversations to model inputs and model outputs to answers, one per model family.
+
+TokenAdapter          codecs.json beside a causal language model: all media are token ids
+ProcessorAdapter      any family whose Hugging Face processor turns media into features; also plain language models
+NativeTokenAdapter    Chameleon, Emu3: families that read and write their own image codes
+MediaWritingAdapter   Janus: reads images as features and writes them as codes
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,62 +34,62 @@ TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "voc
 
 
 class Adapter(Protocol):
-    """Reads and writes conversations for one model. Engine and trainer share it, so that they see the same ids."""
+    """Encodes and decodes conversations for one model. Engine and trainer share it, so both see the same ids."""
 
     @property
     def pad_id(self) -> int:
-        """Id that fills short rows of a batch."""
+        """The id that pads the short rows of a batch."""
 
     @property
     def end_id(self) -> int:
-        """Id that ends an answer."""
+        """The id that ends an answer."""
 
     @property
     def end_ids(self) -> Sequence[int]:
-        """All ids that end an answer when the model writes one of them; `end_id` is the first."""
+        """All ids at which generation stops; `end_id` is the first."""
 
     @property
     def media_spans(self) -> Sequence[MediaSpan]:
-        """How the model writes media; empty for one that writes none."""
+        """The grammar of the media that the model writes; empty if it writes none."""
 
     def encode(self, turns: Sequence[Turn], policy: MediaPolicy = NO_BOUNDS) -> ModelInputs:
-        """A conversation whose last turn is the user's, up to where the answer begins, its media read by `policy`."""
+        """The inputs for a conversation that ends with a user's turn, up to where the answer begins."""
 
     def features(self, media: Sequence[MediaBytes], policy: MediaPolicy = NO_BOUNDS) -> tuple[MediaFeatures, ...]:
-        """The features of all media of a conversation, in reading order, as `encode` gives them."""
+        """The features of all media of a conversation, in reading order, the same as from `encode`."""
 
     def encode_answer(self, pieces: Sequence[Piece], policy: MediaPolicy = NO_BOUNDS) -> list[int]:
-        """Ids of an answer, the end id included."""
+        """The ids of an answer, including the end id."""
 
     def decode(self, ids: Sequence[int]) -> Pieces:
-        """The answer that ids stand for; what follows the end id is dropped. Raises AnswerMalformed."""
+        """The answer that `ids` stand for, up to the first end id. Raises AnswerMalformed."""
 
     def tensors(self, rows: Sequence[ModelInputs], ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
-        """What the model's `forward` needs for a batch beside ids, attention mask and positions.
+        """What the model's `forward` needs for a batch besides ids, attention mask and positions; {} without media.
 
-        `rows` are the rows in order, `ids` int64 of shape (rows, columns), padded on either side. {} without media.
+        `rows` are the inputs of the batch in order; `ids` (B, T), int64, are their ids, padded on either side.
         """
 
 
 def load_adapter(folder: Path, cache: Cache = NO_CACHE) -> Adapter:
-    """The adapter of a model folder; what it makes of media is kept in `cache`.
+    """The adapter for a model folder; it keeps what it makes of media in `cache`.
 
-    Raises InvalidArgument MODEL_HAS_NO_ADAPTER, and what `TokenAdapter.load` and `ProcessorAdapter` raise.
+    Raises InvalidArgument MODEL_HAS_NO_ADAPTER, and whatever `TokenAdapter.load` and `ProcessorAdapter` raise.
     """
     if (folder / "codecs.json").is_file() and (folder / "tokenizer.json").is_file():
         return TokenAdapter.load(folder, cache)
     if any((folder / name).is_file() for name in TOKENIZERS):
         return _family_adapter(folder, cache)
     raise InvalidArgument(
-        f"The model folder {folder.name} has neither codecs.json with tokenizer.json nor the tokenizer of a processor "
-        "model, so nothing tells how it reads text and media.",
+        f"The model folder {folder.name} has no tokenizer, so nothing says how it reads text and media; add the "
+        "tokenizer's files (for a token model, tokenizer.json and codecs.json).",
         reason="MODEL_HAS_NO_ADAPTER",
         metadata={"folder": folder.name},
     )
 
 
 def _family_adapter(folder: Path, cache: Cache) -> Adapter:
-    """The adapter of a family of `transformers`, which programs that run no model do without."""
+    """The adapter for a family of `transformers`, which is not installed everywhere, hence imported late."""
     try:
         from omnialign.modeling.adapters.chameleon import ChameleonAdapter
         from omnialign.modeling.adapters.emu3 import Emu3Adapter
@@ -92,7 +98,7 @@ def _family_adapter(folder: Path, cache: Cache) -> Adapter:
         from omnialign.modeling.model_folder import read_config
     except ImportError as error:
         raise InvalidArgument(
-            f"The model {folder.name} is read by transformers, which is not installed here ({error}).",
+            f"The model {folder.name} needs transformers, which is not installed here ({error}).",
             reason="MODEL_HAS_NO_ADAPTER",
             metadata={"folder": folder.name},
         ) from error

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from omnialign.media import write_image
-from omnialign.modeling.adapters.native import NativeTokenAdapter, as_slot, code_ids, picture
+from omnialign.modeling.adapters.native import NativeTokenAdapter, as_slot, code_ids, to_image
 from omnialign.modeling.codecs.vq_models import ChameleonVq, to_pixels
 from omnialign.modeling.codecs.weights import Weights
 from omnialign.modeling.decoding import decode
@@ -28,13 +28,13 @@ TEMPLATE = (
     "{% if content['type'] == 'image' %}<image>{% else %}{{ content['text'] }}{% endif %}{% endfor %}"
     "{{ sep_token if message['role'] != 'assistant' else eos_token }}{% endfor %}"
 )
-"""The conversation as the family's processor writes it, which has no template: what one side said ends with a mark."""
+"""The family ships no template; this is how its processor writes a conversation: each turn ends with a token."""
 
-DIGITS = {letter: str(digit) for digit, letter in enumerate("ABCDEFGHIJ")}
+LETTER_DIGITS = {letter: str(digit) for digit, letter in enumerate("ABCDEFGHIJ")}
 
 
-class ChameleonPictures:
-    """The span codec of pictures."""
+class ChameleonImageSpans:
+    """The span codec of images."""
 
     modality = content_pb2.MODALITY_IMAGE
 
@@ -50,32 +50,32 @@ class ChameleonPictures:
         )
 
     def revision(self, *, answer: bool) -> str:
-        """Pictures are read alike everywhere."""
+        """The same in prompts and in answers."""
         return f"{self._revision}/{self._vq.revision}"
 
     def encode(self, media: MediaBytes, policy: MediaPolicy, *, answer: bool) -> tuple[list[int], MediaLoss | None]:
-        """The span of a picture."""
+        """The span of an image."""
         decoded = decode(media, policy)
-        prepared = self._processor.image_processor(images=[picture(decoded.array)], return_tensors="pt")
-        codes = self._vq.encode(prepared["pixel_values"]).flatten().numpy()
+        prepared = self._processor.image_processor(images=[to_image(decoded.array)], return_tensors="pt")
+        codes = self._vq.encode(prepared["pixel_values"]).flatten().numpy()  # (rows * columns,)
         return [self.span.begin_id, *self._ids[codes].tolist(), self.span.end_id], decoded.loss
 
     def decode(self, ids: Sequence[int]) -> bytes:
-        """A PNG of a span."""
+        """The PNG that a span stands for."""
         codes = torch.tensor([self._codes[i] for i in ids[1:-1]])
         return write_image(to_pixels(self._vq.decode(codes.reshape(isqrt(len(codes)), -1))))
 
 
 class ChameleonAdapter(NativeTokenAdapter):
-    """Adapter of Chameleon."""
+    """The adapter of Chameleon."""
 
     default_template = TEMPLATE
 
     def __init__(self, folder: Path, cache: Cache = NO_CACHE) -> None:
         super().__init__(folder, cache)
-        self._use([ChameleonPictures(self._processor, read_config(folder), folder, self.revision)], cache)
+        self._set_codecs([ChameleonImageSpans(self._processor, read_config(folder), folder, self.revision)], cache)
 
 
 def _code(name: str) -> int:
-    """The code of a token that names it in letters, A for 0 to J for 9, before a last one that says nothing."""
-    return int("".join(DIGITS.get(letter, letter) for letter in name.removeprefix("IMGIMG")[:-1]))
+    """The code in the name of a token, `IMGIMG` + its digits as letters (A is 0, J is 9) + a final letter to ignore."""
+    return int("".join(LETTER_DIGITS.get(letter, letter) for letter in name.removeprefix("IMGIMG")[:-1]))

@@ -1,7 +1,7 @@
-"""Media to features: what a Hugging Face processor makes of one medium, and what stands for it in the prompt.
+"""Media features: what a Hugging Face processor makes of one medium, and how the features of a batch are joined.
 
-One path for all families: the processor is given the medium with its own placeholder as the text, and tells what it
-replaced the placeholder by. So a medium is processed once, whatever prompts it is in, and kept in the feature cache.
+One path for all families: the processor gets a medium with a bare placeholder as the text, and reports what it replaced
+the placeholder with. So each medium is processed once, whatever prompts it appears in, and kept in the feature cache.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ from omnialign.modeling.inputs import MediaBytes, MediaFeatures, MediaLoss, Medi
 from omnialign.v1 import content_pb2
 
 FRAMES_PER_SECOND = 2.0
-"""Rate at which videos are sampled where neither the job's policy nor the processor names one."""
+"""Rate at which videos are sampled if neither the job's policy nor the processor sets one."""
 TEXT = "replacement"
 NOT_FEATURES = frozenset(
     {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "text_replacement_offsets", "video_metadata"}
@@ -35,14 +35,14 @@ PARTS: dict[int, tuple[str, str, str]] = {
     content_pb2.MODALITY_AUDIO: ("audio", "feature_extractor", "audio"),
     content_pb2.MODALITY_VIDEO: ("video", "video_processor", "videos"),
 }
-"""Name, sub-processor and argument of each modality."""
-COMPANY_COUNTS = frozenset({"LlavaOnevisionProcessor"})
-"""Processors that read a picture in another way when the same conversation holds several."""
+"""For each modality: its name, the attribute of its sub-processor, and the processor's argument."""
+MULTI_IMAGE_PROCESSORS = frozenset({"LlavaOnevisionProcessor"})
+"""Processors that prepare an image differently when the conversation holds several."""
 
 
 @dataclass(frozen=True)
-class ReadMedium:
-    """A medium as the model is fed it, the text that stands for it, and what the policy left out."""
+class ProcessedMedium:
+    """A medium as the model sees it: its features, the text that replaces its placeholder, and what was left out."""
 
     features: MediaFeatures
     text: str
@@ -50,7 +50,7 @@ class ReadMedium:
 
 
 class MediaProcessor:
-    """The media side of a processor; safe for threads. `tokens` are the placeholders of the modalities it reads."""
+    """The media side of a processor. Safe for threads. `tokens` are the placeholders of the modalities it reads."""
 
     def __init__(self, processor: Any, *, revision: str, cache: Cache) -> None:
         self._processor, self._revision, self._cache = processor, revision, cache
@@ -60,20 +60,20 @@ class MediaProcessor:
             if _is_generic(processor, name, part)
         }
 
-    def read(self, medium: MediaBytes, policy: MediaPolicy, *, pictures: int = 1) -> ReadMedium:
-        """The features of one medium of a conversation that holds so many pictures.
+    def read(self, medium: MediaBytes, policy: MediaPolicy, *, num_images: int = 1) -> ProcessedMedium:
+        """The features of one medium of a conversation with `num_images` images.
 
         Raises MediaError: what decoding raises, MEDIA_REFUSED by the processor, MEDIA_TOO_SHORT, AUDIO_TOO_LONG.
         """
         self.check_reads(medium.modality)
-        several = medium.modality == content_pb2.MODALITY_IMAGE and pictures > 1 and self._company_counts
+        several = medium.modality == content_pb2.MODALITY_IMAGE and num_images > 1 and self._is_multi_image
         key = feature_key(medium.sha256, f"{self._revision}/{medium.modality}/{int(several)}", policy)
         arrays, loss = split_loss(self._cache.get(key, lambda: self._make(medium, policy, 1 + several)))
         features = {name: array for name, array in arrays.items() if name != TEXT}
-        return ReadMedium(MediaFeatures(medium.modality, features), arrays[TEXT].tobytes().decode(), loss)
+        return ProcessedMedium(MediaFeatures(medium.modality, features), arrays[TEXT].tobytes().decode(), loss)
 
     def decoded(self, medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
-        """A medium decoded under the policy as the processor completes it; kept in the cache as well."""
+        """The medium decoded under `completed(policy)`; cached as well."""
         self.check_reads(medium.modality)
         key = feature_key(medium.sha256, f"{self._revision}/{medium.modality}/decoded", policy)
         arrays, loss = split_loss(self._cache.get(key, lambda: _packed(self._decode(medium, policy))))
@@ -81,7 +81,7 @@ class MediaProcessor:
         return DecodedMedia(medium.modality, arrays["array"], float(arrays["rate"]), times, loss)
 
     def check_reads(self, modality: int) -> None:
-        """Raises InvalidArgument MODALITY_UNSUPPORTED or PROCESSOR_UNSUPPORTED for what this model does not read."""
+        """Raises InvalidArgument MODALITY_UNSUPPORTED or PROCESSOR_UNSUPPORTED for what the model cannot read."""
         if modality in self.tokens:
             return
         name, part, _ = PARTS.get(modality, (NAMES.get(modality, str(modality)), "", ""))
@@ -90,17 +90,17 @@ class MediaProcessor:
                 f"This model does not read {name}.", reason="MODALITY_UNSUPPORTED", metadata={"modality": name}
             )
         raise InvalidArgument(
-            f"{type(self._processor).__name__} does not tell what stands for {name} in a prompt, so this family needs "
-            "an adapter of its own.",
+            f"{type(self._processor).__name__} does not report what replaces the {name} placeholder, so the family "
+            "needs an adapter of its own.",
             reason="PROCESSOR_UNSUPPORTED",
             metadata={"processor": type(self._processor).__name__, "modality": name},
         )
 
     def completed(self, policy: MediaPolicy) -> MediaPolicy:
-        """A policy with the processor's own rates and limits where it sets none: what media are decoded by.
+        """The policy by which media are decoded: the processor's own rates and limits where `policy` sets none.
 
-        Videos: the frames per second and the most frames that the video processor names, and two frames per second
-        where it names neither a rate nor a number. Sounds: the rate of the feature extractor.
+        Video: the frame rate and the number of frames of the video processor, or two frames per second if it has
+        neither. Audio: the sampling rate of the feature extractor.
         """
         video = getattr(self._processor, "video_processor", None)
         number = getattr(video, "num_frames", None)
@@ -117,8 +117,8 @@ class MediaProcessor:
         return int(getattr(getattr(self._processor, "feature_extractor", None), "sampling_rate", 0))
 
     @property
-    def _company_counts(self) -> bool:
-        return type(self._processor).__name__ in COMPANY_COUNTS
+    def _is_multi_image(self) -> bool:
+        return type(self._processor).__name__ in MULTI_IMAGE_PROCESSORS
 
     def _decode(self, medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
         decoded = decode(medium, self.completed(policy))
@@ -130,17 +130,19 @@ class MediaProcessor:
     def _make(self, medium: MediaBytes, policy: MediaPolicy, copies: int) -> Arrays:
         decoded = self._decode(medium, policy)
         self._check_length(decoded)
-        found = self._processed(decoded, copies)
-        text, name = found["text_replacement_offsets"][0][0]["replacement"], NAMES[medium.modality]
+        output = self._process(decoded, copies)
+        text, name = output["text_replacement_offsets"][0][0]["replacement"], NAMES[medium.modality]
         if self.tokens[medium.modality] not in text:
-            raise MediaError(f"The {name} is too short to give this model a single token.", reason="MEDIA_TOO_SHORT")
-        arrays = {name: _array(value) for name, value in found.items() if name not in NOT_FEATURES}
-        if copies > 1:  # all alike; an array with a single number is about the conversation
+            raise MediaError(
+                f"The {name} is too short to give even one token for this model.", reason="MEDIA_TOO_SHORT"
+            )
+        arrays = {name: _array(value) for name, value in output.items() if name not in NOT_FEATURES}
+        if copies > 1:  # keep one of the identical copies; arrays of length 1 describe the conversation as a whole
             arrays = {name: a[: len(a) // copies] if len(a) > 1 else a for name, a in arrays.items()}
         return with_loss({**arrays, TEXT: np.frombuffer(text.encode(), dtype=np.uint8)}, decoded.loss)
 
-    def _processed(self, decoded: DecodedMedia, copies: int) -> Any:
-        """What the processor makes of so many copies of a medium. Raises MediaError MEDIA_REFUSED."""
+    def _process(self, decoded: DecodedMedia, copies: int) -> Any:
+        """The processor's output for `copies` copies of a medium. Raises MediaError MEDIA_REFUSED."""
         try:
             return self._processor(
                 text=[self.tokens[decoded.modality] * copies],
@@ -148,29 +150,29 @@ class MediaProcessor:
                 return_text_replacement_offsets=True,
                 **_arguments(decoded, copies),
             )
-        except Exception as error:  # processors raise whatever their parts raise
+        except Exception as error:  # processors raise all kinds of errors
             raise MediaError(
                 f"{type(self._processor).__name__} refuses the {NAMES[decoded.modality]}: {error}",
                 reason="MEDIA_REFUSED",
             ) from error
 
     def _check_length(self, decoded: DecodedMedia) -> None:
-        """Feature extractors cut sounds without a word; here nothing is cut unless the policy says so."""
+        """Feature extractors cut audio silently; here nothing is cut unless the policy says so."""
         extractor = getattr(self._processor, "feature_extractor", None)
-        most = getattr(extractor, "n_samples", 0)
+        max_samples = getattr(extractor, "n_samples", 0)
         cuts = getattr(self._processor, "audio_kwargs", {}).get("truncation", True)
-        if decoded.modality == content_pb2.MODALITY_AUDIO and cuts and 0 < most < len(decoded.array):
+        if decoded.modality == content_pb2.MODALITY_AUDIO and cuts and 0 < max_samples < len(decoded.array):
             raise MediaError(
-                f"The sound is {len(decoded.array) / decoded.rate:g} seconds long and this model hears "
-                f"{most / decoded.rate:g}; set max_audio_seconds in the media policy to cut it.",
+                f"The audio is {len(decoded.array) / decoded.rate:g} seconds long and this model takes at most "
+                f"{max_samples / decoded.rate:g}; set max_audio_seconds in the media policy to cut it.",
                 reason="AUDIO_TOO_LONG",
             )
 
 
 def video_metadata(decoded: DecodedMedia) -> dict[str, Any]:
-    """What processors want to know of a video that was sampled before: its kept frames are all there is.
+    """The metadata of a video that is sampled already, as processors expect it: the kept frames are all there are.
 
-    `frames_indices` divided by `fps` are the times of the frames.
+    `frames_indices` divided by `fps` gives the times of the frames.
     """
     rate = decoded.rate or 1.0
     return {
@@ -184,7 +186,7 @@ def video_metadata(decoded: DecodedMedia) -> dict[str, Any]:
 
 
 def _is_generic(processor: Any, name: str, part: str) -> bool:
-    """Whether a processor reads a modality and tells what stands for it in the prompt."""
+    """Whether a processor reads a modality and reports what replaces its placeholder."""
     method, base = f"replace_{name}_token", ProcessorMixin
     return (
         isinstance(processor, base)
@@ -195,19 +197,21 @@ def _is_generic(processor: Any, name: str, part: str) -> bool:
 
 
 def _arguments(decoded: DecodedMedia, copies: int) -> dict[str, Any]:
-    """The processor's arguments for a medium; nothing is sampled again."""
+    """The processor's arguments for a medium, which make it sample nothing again."""
     if decoded.modality == content_pb2.MODALITY_IMAGE:
-        return {"images": [[Image.fromarray(decoded.array)] * copies]}  # an array's axes would be guessed
+        return {
+            "images": [[Image.fromarray(decoded.array)] * copies]
+        }  # PIL, because the axes of an array would be guessed
     if decoded.modality == content_pb2.MODALITY_AUDIO:
         return {"audio": [decoded.array], "audio_kwargs": {"sampling_rate": int(decoded.rate)}}
     known = video_metadata(decoded)
     options = {"do_sample_frames": False, "fps": known["fps"], "video_metadata": [known], "return_metadata": True}
-    frames = torch.from_numpy(np.ascontiguousarray(decoded.array)).permute(0, 3, 1, 2)
+    frames = torch.from_numpy(np.ascontiguousarray(decoded.array)).permute(0, 3, 1, 2)  # (frames, 3, height, width)
     return {"videos": [frames], "videos_kwargs": {**options, "input_data_format": "channels_first"}}
 
 
 def _array(value: Any) -> NDArray[Any]:
-    """An array of what a processor returned: a tensor, or a list of one for each medium."""
+    """A processor's output as an array: it is a tensor, or a list with one item per medium."""
     found: NDArray[Any] = np.asarray(value.numpy() if isinstance(value, torch.Tensor) else value)
     return found
 
@@ -221,19 +225,19 @@ def _packed(decoded: DecodedMedia) -> Arrays:
     return with_loss(arrays, decoded.loss)
 
 
-COUNTS = frozenset({"batch_num_images"})
-"""Arrays that hold the number of pictures of a row."""
+COUNT_ARRAYS = frozenset({"batch_num_images"})
+"""Arrays that hold the number of images of a conversation, rather than something about one medium."""
 NEVER_PADDED = frozenset({"pixel_values_videos"})
-"""Arrays whose padding a model would take for content: videos, in families that take whole videos as one batch."""
+"""Arrays in which a model would take padding for content: videos, in families that batch whole videos."""
 
 Shape = tuple[int, ...]
 
 
 def join_features(rows: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
-    """The arrays of all media in reading order, by the names of the model's arguments; {} where no row has media.
+    """The tensors (media, ...) of all media of a batch in reading order, by argument name; {} without media.
 
-    Arrays of unlike size are filled with zeros at the end of their axes, as the processors themselves do when they are
-    given several media. Raises InvalidArgument FEATURES_DIFFER.
+    Arrays of different sizes are zero-padded at the end of their axes, as the processors themselves do with several
+    media. Raises InvalidArgument FEATURES_DIFFER.
     """
     check_joinable(rows)
     parts: dict[str, list[NDArray[Any]]] = defaultdict(list)
@@ -244,30 +248,30 @@ def join_features(rows: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
 
 
 def joint_shape(row: ModelInputs) -> Shape | None:
-    """The shape of features that rows of one batch must share: of one with no such features, None."""
+    """The shape that all videos of a batch must have if this row is in it; None if the row does not restrict it."""
     shapes = [array.shape[1:] for name, array in _arrays(row) if name in NEVER_PADDED]
     return shapes[0] if shapes else None
 
 
 def check_joinable(rows: Sequence[ModelInputs]) -> None:
-    """Raises InvalidArgument FEATURES_DIFFER where videos of unlike length would have to be filled up."""
+    """Raises InvalidArgument FEATURES_DIFFER if videos of different length would have to be padded."""
     shapes = {array.shape[1:] for row in rows for name, array in _arrays(row) if name in NEVER_PADDED}
     if len(shapes) > 1:
         found = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
         raise InvalidArgument(
-            f"This model takes videos of one shape together, and these are {found}; set max_frames in the media policy "
-            "so that all have as many frames.",
+            f"This model batches videos of one shape only, and these have {found}; set max_frames in the media policy "
+            "so that all have the same number of frames.",
             reason="FEATURES_DIFFER",
             metadata={"shapes": found},
         )
 
 
 def _arrays(row: ModelInputs) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The arrays of a row's media by name; those that count pictures once, for the whole row."""
+    """The arrays of a row's media by name. Image counts are added up into one array for the row."""
     counts: dict[str, int] = defaultdict(int)
     for medium in row.features:
         for name, array in medium.arrays.items():
-            if name in COUNTS:
+            if name in COUNT_ARRAYS:
                 counts[name] += 1
             else:
                 yield name, array
@@ -276,7 +280,7 @@ def _arrays(row: ModelInputs) -> Iterator[tuple[str, NDArray[Any]]]:
 
 
 def _padded(parts: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
-    """Arrays whose axes but the first are equal, the shorter ones filled with zeros."""
+    """The arrays, zero-padded to equal sizes in all axes but the first."""
     shapes = [part.shape[1:] for part in parts]
     if len(set(shapes)) == 1:
         return parts

@@ -1,8 +1,8 @@
-"""Janus: reads pictures through a tower of features, as other processor models do, and writes them as codes.
+"""Janus: reads images through a vision tower, as other processor models do, and writes them as codes.
 
-The family has a vocabulary and a head of its own for the codes. `writers.JanusForConditionalGeneration` puts both after
-the text's, so that engines and trainers see one vocabulary: code k is id `text vocabulary + k`. A picture that is
-written is `<begin_of_image>`, as many codes as its grid has, `<end_of_image>`.
+The family has a separate vocabulary and head for the codes. `patched_models.JanusForConditionalGeneration` appends both
+to those of the text, so that engines and trainers see one vocabulary: code k is the id `text vocabulary + k`. A written
+image is `<begin_of_image>`, the codes of its grid row by row, `<end_of_image>`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from omnialign.media import write_image
-from omnialign.modeling.adapters.native import WritingAdapter
+from omnialign.modeling.adapters.native import MediaWritingAdapter
 from omnialign.modeling.codecs.vq_models import JanusVq, square, to_pixels
 from omnialign.modeling.codecs.weights import Weights
 from omnialign.modeling.decoding import decode
@@ -23,8 +23,8 @@ from omnialign.modeling.spans import MediaSpan, slot
 from omnialign.v1 import content_pb2
 
 
-class JanusPictures:
-    """The span codec of pictures in answers."""
+class JanusImageSpans:
+    """The span codec of images in answers."""
 
     modality = content_pb2.MODALITY_IMAGE
     can_decode = True
@@ -38,24 +38,25 @@ class JanusPictures:
         self.span = MediaSpan(begin, end, (codes,), self._grid**2, self._grid**2, codes)
 
     def revision(self, *, answer: bool) -> str:
-        """Pictures are codes in answers alone."""
+        """Images are codes only in answers."""
         return f"{self._revision}/{self._vq.revision}/answer"
 
     def encode(self, media: MediaBytes, policy: MediaPolicy, *, answer: bool) -> tuple[list[int], MediaLoss | None]:
-        """The span of a picture, scaled to the square that the model writes."""
+        """The span of an image, scaled to the square that the model writes."""
         decoded = decode(media, policy)
-        codes = self._vq.encode(square(decoded.array, self._grid * self._vq.factor)[None]).flatten() + self._first
+        pixels = square(decoded.array, self._grid * self._vq.factor)[None]  # (1, 3, side, side)
+        codes = self._vq.encode(pixels).flatten() + self._first
         return [self.span.begin_id, *codes.tolist(), self.span.end_id], decoded.loss
 
     def decode(self, ids: Sequence[int]) -> bytes:
-        """A PNG of a span."""
+        """The PNG that a span stands for."""
         codes = torch.tensor(ids[1:-1]) - self._first
         return write_image(to_pixels(self._vq.decode(codes.reshape(self._grid, self._grid))))
 
 
-class JanusAdapter(WritingAdapter):
-    """Adapter of Janus."""
+class JanusAdapter(MediaWritingAdapter):
+    """The adapter of Janus."""
 
     def __init__(self, folder: Path, cache: Cache = NO_CACHE) -> None:
         super().__init__(folder, cache)
-        self._use([JanusPictures(self._processor, read_config(folder), folder, self.revision)], cache)
+        self._set_codecs([JanusImageSpans(self._processor, read_config(folder), folder, self.revision)], cache)

@@ -1,7 +1,7 @@
-"""Families whose own models read or write media as tokens of their vocabulary: Chameleon, Emu3 and Janus.
+"""Families that read or write media as tokens of their own vocabulary: what Chameleon, Emu3 and Janus share.
 
-The family's processor and chat template lay out the conversation, with one placeholder for each medium; the span of the
-medium's codes then takes the placeholder's place. What the model sees is so what the family's own code would embed.
+The family's processor and chat template lay out the conversation with one placeholder per medium, which is then
+replaced by the span of the medium's codes. So the model sees exactly what the family's own code would give it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,65 +29,65 @@ from omnialign.modeling.inputs import (
 from omnialign.modeling.spans import Slot, SpanCodec, SpanCodecs
 
 MAX_ASPECT = 200
-"""Longest side by shortest beyond which a picture is refused: scaled to what a model sees it would fill the memory."""
+"""Images with a more extreme aspect ratio are refused: resized by their short side they would fill the memory."""
 
 
-class WritingAdapter(ProcessorAdapter):
-    """A processor adapter of a model that writes media: their spans stand in its answers."""
+class MediaWritingAdapter(ProcessorAdapter):
+    """A processor adapter for a model that also writes media, as spans in its answers."""
 
-    def _use(self, codecs: Sequence[SpanCodec], cache: Cache) -> None:
-        """Takes the codecs of what the model writes."""
+    def _set_codecs(self, codecs: Sequence[SpanCodec], cache: Cache) -> None:
+        """Sets the span codecs of the model; subclasses call it once."""
         self._spans = SpanCodecs(codecs, cache=cache)
-        self.media_spans = self._spans.written
+        self.media_spans = self._spans.writable
 
     def encode_answer(self, pieces: Sequence[Piece], policy: MediaPolicy = NO_BOUNDS) -> list[int]:
-        """Ids of an answer as the template writes an assistant's turn, up to and with its end."""
+        """The ids of an answer as the chat template writes an assistant's turn, including its end."""
         media = [piece for piece in pieces if isinstance(piece, MediaBytes)]
         spans = [self._spans.encode(medium, policy, answer=True)[0] for medium in media]
         ids = list(takewhile(lambda i: i not in self.end_ids, self._answer_ids(pieces)))
-        return [*self._filled(ids, spans), self.end_id]
+        return [*self._fill(ids, spans), self.end_id]
 
     def decode(self, ids: Sequence[int]) -> Pieces:
-        """The answer that ids stand for, up to the first end id. Raises AnswerMalformed."""
+        """The answer that `ids` stand for, up to the first end id. Raises AnswerMalformed."""
         return self._spans.decode(list(takewhile(lambda i: i not in self.end_ids, ids)), self._text_of)
 
     def _text_of(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
-    def _filled(self, ids: Sequence[int], spans: Sequence[Sequence[int]]) -> list[int]:
-        """Ids with each placeholder replaced by the span of its medium."""
+    def _fill(self, ids: Sequence[int], spans: Sequence[Sequence[int]]) -> list[int]:
+        """The ids, with each placeholder replaced by the span of its medium."""
         placeholder = self._tokenizer.convert_tokens_to_ids(self._processor.image_token)
         if (found := list(ids).count(placeholder)) != len(spans):
             raise InvalidArgument(
                 f"The model's chat template writes {found} placeholders for {len(spans)} media of the conversation; it "
-                f"must write {self._processor.image_token} once for each.",
+                f"must write {self._processor.image_token} once per medium.",
                 reason="CHAT_TEMPLATE_REFUSED",
             )
         waiting = iter(spans)
         return [i for token in ids for i in (next(waiting) if token == placeholder else (token,))]
 
     def _content(self, pieces: Sequence[Piece]) -> Any:
-        """The content of a message; a template knows one placeholder for whatever a model reads as pictures."""
-        texts = iter(self._markup.quote(piece for piece in pieces if isinstance(piece, str)))
+        """The content of a message; these templates know one placeholder, that of images, for all media."""
+        texts = iter(self._escaper.escape(piece for piece in pieces if isinstance(piece, str)))
         return [
             {"type": "text", "text": next(texts)} if isinstance(piece, str) else {"type": "image"} for piece in pieces
         ]
 
 
-class NativeTokenAdapter(WritingAdapter):
-    """A model that reads its media as codes too: it is given ids and nothing else."""
+class NativeTokenAdapter(MediaWritingAdapter):
+    """The adapter of a model that also reads its media as codes, so its only inputs are ids."""
 
     @property
     def reads(self) -> frozenset[int]:
-        """The modalities that the model reads beside text, values of `omnialign.v1.Modality`."""
+        """The modalities that the model reads besides text, values of `omnialign.v1.Modality`."""
         return self._spans.modalities
 
     def encode(self, turns: Sequence[Turn], policy: MediaPolicy = NO_BOUNDS) -> ModelInputs:
         """A conversation up to where the answer begins, with the spans of its media."""
         media = [piece for turn in turns for piece in turn.pieces if isinstance(piece, MediaBytes)]
         read = [self._spans.encode(medium, policy) for medium in media]
-        ids = self._filled(self._encode_prompt(self._render(turns)), [ids for ids, _ in read])
+        ids = self._fill(self._encode_prompt(self._render(turns)), [ids for ids, _ in read])
         losses: tuple[MediaLoss, ...] = tuple(loss for _, loss in read if loss is not None)
         return ModelInputs(ids, losses=losses)
 
@@ -96,18 +96,18 @@ class NativeTokenAdapter(WritingAdapter):
         return ()
 
     def tensors(self, rows: Sequence[ModelInputs], ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Nothing: the model is given ids alone."""
+        """None: the model is given only ids."""
         return {}
 
     def placeholders(self, turns: Sequence[Turn], policy: MediaPolicy = NO_BOUNDS) -> PlaceholderPrompt:
-        """The whole prompt, since an engine has nothing to expand in it."""
+        """The whole prompt: there is nothing left for an engine to expand."""
         return PlaceholderPrompt(self.encode(turns, policy).ids)
 
 
 def code_ids(vocabulary: dict[str, int] | None, prefix: str, number_of: Any, *, num_codes: int) -> list[int]:
-    """The token id of each code, by the names that a model's configuration gives them.
+    """The token id of each code, found by the token names in the model's configuration.
 
-    Raises InvalidArgument MODEL_CONFIG_INVALID where codes have no name.
+    Raises InvalidArgument MODEL_CONFIG_INVALID if some codes have no token.
     """
     found = {number_of(name): i for name, i in (vocabulary or {}).items() if name.startswith(prefix)}
     if sorted(found) != list(range(num_codes)):
@@ -121,7 +121,7 @@ def code_ids(vocabulary: dict[str, int] | None, prefix: str, number_of: Any, *, 
 
 
 def as_slot(ids: Iterable[int]) -> Slot:
-    """Ids as ranges: one where they follow each other."""
+    """The ids as ranges; consecutive ids share one."""
     ranges: list[range] = []
     for i in sorted(ids):
         if ranges and ranges[-1].stop == i:
@@ -131,13 +131,13 @@ def as_slot(ids: Iterable[int]) -> Slot:
     return tuple(ranges)
 
 
-def picture(pixels: Pixels) -> Image.Image:
-    """Pixels as processors take them. Raises MediaError IMAGE_TOO_NARROW."""
+def to_image(pixels: Pixels) -> Image.Image:
+    """Pixels (height, width, 3) as processors take them. Raises MediaError IMAGE_TOO_NARROW."""
     height, width = pixels.shape[:2]
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise MediaError(
-            f"The image of {width} x {height} pixels is longer than {MAX_ASPECT} times its width, more than this model "
-            "reads.",
+            f"The image has {width} x {height} pixels, and this model reads none with sides in a ratio above "
+            f"{MAX_ASPECT}; crop it.",
             reason="IMAGE_TOO_NARROW",
         )
     return Image.fromarray(pixels)

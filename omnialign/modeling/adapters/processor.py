@@ -1,7 +1,10 @@
-"""Processor models: a Hugging Face processor feeds features of media to a language model, which answers in text.
+"""Processor models: a Hugging Face processor turns media into features for a language model that answers in text.
 
-One adapter for every family that `AutoProcessor` knows and whose processor tells what stands for a medium in a prompt,
-and for plain causal language models with a chat template, which read text alone. The chat template is the model's own.
+One adapter serves every family that `AutoProcessor` knows and whose processor reports what replaces a medium's
+placeholder, and plain causal language models with a chat template. The chat template is always the model's own.
+
+A conversation is encoded in five steps: process each medium (cached), render the chat template with users' texts
+escaped, check that it wrote one placeholder per medium, expand the placeholders, and tokenize.
 """
 
 import re
@@ -16,7 +19,7 @@ from transformers import GenerationConfig, ProcessorMixin
 
 from omnialign.content import NAMES
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.adapters.features import PARTS, MediaProcessor, ReadMedium, check_joinable, join_features
+from omnialign.modeling.adapters.features import PARTS, MediaProcessor, ProcessedMedium, check_joinable, join_features
 from omnialign.modeling.adapters.special_tokens import SpecialTokenEscaper
 from omnialign.modeling.decoding import DecodedMedia
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
@@ -35,14 +38,14 @@ from omnialign.modeling.spans import MediaSpan
 from omnialign.v1 import content_pb2
 
 ANSWER = "\ufdd3"
-"""Stands before an answer while a template is looked into; a noncharacter that no text may hold."""
+"""Marks where the answer begins while a template is analysed; a noncharacter, which valid text never contains."""
 
 
 @dataclass(frozen=True)
 class PlaceholderPrompt:
     """A prompt with one placeholder per medium, for engines that process media themselves.
 
-    `ids` hold the placeholder as the template writes it; `media` are decoded in reading order.
+    `ids` contain the placeholders as the template writes them; `media` are decoded, in reading order.
     """
 
     ids: list[int]
@@ -50,14 +53,14 @@ class PlaceholderPrompt:
 
 
 class ProcessorAdapter:
-    """Adapter of a processor model or of a plain language model with a chat template.
+    """The adapter of a processor model, or of a plain language model with a chat template.
 
     Raises InvalidArgument: PROCESSOR_UNSUPPORTED, CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_REFUSED, TOKENIZER_MISMATCH,
     MODEL_CONFIG_INVALID.
     """
 
     default_template = ""
-    """The chat template of a family that is published without one."""
+    """The chat template, for a family that is published without one."""
 
     def __init__(self, folder: Path, cache: Cache = NO_CACHE) -> None:
         self._processor = load_processor(folder)
@@ -66,9 +69,9 @@ class ProcessorAdapter:
         self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
         self.revision = revision_of(folder)
         self._reader = MediaProcessor(self._processor, revision=self.revision, cache=cache)
-        self._markup = SpecialTokenEscaper(self._tokenizer.backend_tokenizer, self._reader.tokens.values())
+        self._escaper = SpecialTokenEscaper(self._tokenizer.backend_tokenizer, self._reader.tokens.values())
         tokens = sorted(self._reader.tokens.values(), key=len, reverse=True)
-        self._media = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+        self._placeholder = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
         check_fit(folder, self._tokenizer, self._processor)
         self.media_spans: Sequence[MediaSpan] = ()
         self._check_template(folder)
@@ -83,37 +86,37 @@ class ProcessorAdapter:
 
     @property
     def reads(self) -> frozenset[int]:
-        """The modalities that the model reads beside text, values of `omnialign.v1.Modality`."""
+        """The modalities that the model reads besides text, values of `omnialign.v1.Modality`."""
         return frozenset(self._reader.tokens)
 
     model_class = staticmethod(model_class)
 
     def encode(self, turns: Sequence[Turn], policy: MediaPolicy = NO_BOUNDS) -> ModelInputs:
-        """A conversation up to where the answer begins, every placeholder expanded, with the media's features.
+        """A conversation up to where the answer begins, with placeholders expanded, and the features of its media.
 
-        A policy that sets no rate leaves it to the processor; see `MediaProcessor.completed`. Raises InvalidArgument
+        Rates that the policy leaves open are the processor's; see `MediaProcessor.completed`. Raises InvalidArgument
         and MediaError for media that the model does not read.
         """
         media = [piece for turn in turns for piece in turn.pieces if isinstance(piece, MediaBytes)]
         read = self._read(media, policy)
         rendered = self._render(turns)
         self._check_placeholders(rendered, media)
-        ids = self._encode_prompt(self._expanded(rendered, read))
+        ids = self._encode_prompt(self._expand(rendered, read))
         losses = tuple(medium.loss for medium in read if medium.loss is not None)
         inputs = ModelInputs(ids, tuple(medium.features for medium in read), losses)
         check_joinable([inputs])
         return inputs
 
     def features(self, media: Sequence[MediaBytes], policy: MediaPolicy = NO_BOUNDS) -> tuple[MediaFeatures, ...]:
-        """The features of all media of a conversation, in reading order, as `encode` gives them."""
+        """The features of all media of a conversation, in reading order, the same as from `encode`."""
         return tuple(medium.features for medium in self._read(media, policy))
 
-    def _read(self, media: Sequence[MediaBytes], policy: MediaPolicy) -> list[ReadMedium]:
-        pictures = sum(medium.modality == content_pb2.MODALITY_IMAGE for medium in media)
-        return [self._reader.read(medium, policy, pictures=pictures) for medium in media]
+    def _read(self, media: Sequence[MediaBytes], policy: MediaPolicy) -> list[ProcessedMedium]:
+        num_images = sum(medium.modality == content_pb2.MODALITY_IMAGE for medium in media)
+        return [self._reader.read(medium, policy, num_images=num_images) for medium in media]
 
     def encode_answer(self, pieces: Sequence[Piece], policy: MediaPolicy = NO_BOUNDS) -> list[int]:
-        """Ids of an answer as the template writes an assistant's turn, up to and with its end.
+        """The ids of an answer as the chat template writes an assistant's turn, including its end.
 
         Raises InvalidArgument MODALITY_UNSUPPORTED for an answer with media, which these models do not write.
         """
@@ -121,14 +124,14 @@ class ProcessorAdapter:
             if isinstance(piece, MediaBytes):
                 name = NAMES.get(piece.modality, str(piece.modality))
                 raise InvalidArgument(
-                    f"This model writes text and no {name}.", reason="MODALITY_UNSUPPORTED", metadata={"modality": name}
+                    f"This model writes text, not {name}.", reason="MODALITY_UNSUPPORTED", metadata={"modality": name}
                 )
         ids = self._answer_ids(pieces)
         body = list(takewhile(lambda number: number not in self.end_ids, ids))
         return [*body, ids[len(body)] if len(body) < len(ids) else self.end_id]
 
     def decode(self, ids: Sequence[int]) -> Pieces:
-        """The text of ids up to the first end id, control tokens left out."""
+        """The text of `ids` up to the first end id, without control tokens."""
         body = list(takewhile(lambda number: number not in self.end_ids, ids))
         text: str = self._tokenizer.backend_tokenizer.decode(body, skip_special_tokens=True).strip()
         return (text,) if text else ()
@@ -142,32 +145,32 @@ class ProcessorAdapter:
         return PlaceholderPrompt(self._encode_prompt(rendered), decoded)
 
     def tensors(self, rows: Sequence[ModelInputs], ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What `forward` needs for a batch beside ids, attention mask and positions; {} where no row has media.
+        """What `forward` needs for a batch besides ids, attention mask and positions; {} without media.
 
-        `rows` are the batch's rows in order and `ids` their padded ids, int64 of shape (rows, columns), padded on
-        either side. The features of all media follow each other in reading order. Raises InvalidArgument
-        FEATURES_DIFFER for videos that this model cannot take together; see `joint_shape`.
+        `rows` are the inputs of the batch in order; `ids` (B, T), int64, are their ids, padded on either side. Features
+        are (media, ...), with all media of the batch in reading order. Raises InvalidArgument FEATURES_DIFFER for
+        videos that this model cannot batch; see `joint_shape`.
         """
-        found = join_features(rows)
-        if found and getattr(self._processor, "return_mm_token_type_ids", False):
+        tensors = join_features(rows)
+        if tensors and getattr(self._processor, "return_mm_token_type_ids", False):
             types = self._processor.create_mm_token_type_ids(ids.tolist())
-            found["mm_token_type_ids"] = torch.tensor(types, dtype=torch.int64)
-        return found
+            tensors["mm_token_type_ids"] = torch.tensor(types, dtype=torch.int64)  # (B, T)
+        return tensors
 
     def _render(self, turns: Sequence[Turn], *, prompt: bool = True) -> str:
-        """The template's text of a conversation, with people's control tokens marked."""
+        """The chat template's text for a conversation, with control tokens in users' texts escaped."""
         messages = [{"role": turn.role, "content": self._content(turn.pieces)} for turn in turns]
         try:
             text = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-        except Exception as error:  # templates raise what they like
+        except Exception as error:  # a template can raise anything
             raise InvalidArgument(
-                f"The model's chat template refuses the conversation: {error}", reason="CHAT_TEMPLATE_REFUSED"
+                f"The model's chat template rejects the conversation: {error}", reason="CHAT_TEMPLATE_REFUSED"
             ) from error
         return str(text)
 
     def _content(self, pieces: Sequence[Piece]) -> Any:
-        """The content of a message: a list of parts for processors, text for plain language models."""
-        texts = iter(self._markup.quote(piece for piece in pieces if isinstance(piece, str)))
+        """The content of a message: a list of parts for processors, a string for plain language models."""
+        texts = iter(self._escaper.escape(piece for piece in pieces if isinstance(piece, str)))
         if not isinstance(self._processor, ProcessorMixin):
             return "".join(texts)
         return [
@@ -175,13 +178,13 @@ class ProcessorAdapter:
             for piece in pieces
         ]
 
-    def _expanded(self, rendered: str, read: Sequence[ReadMedium]) -> str:
-        """A rendered prompt with each placeholder replaced by what stands for its medium."""
+    def _expand(self, rendered: str, read: Sequence[ProcessedMedium]) -> str:
+        """A rendered prompt, with each placeholder replaced by the text for its medium."""
         waiting: dict[str, Iterator[str]] = {
             token: iter([medium.text for medium in read if medium.features.modality == modality])
             for modality, token in self._reader.tokens.items()
         }
-        return self._markup.substitute(rendered, self._media, lambda token: next(waiting[token]))
+        return self._escaper.substitute(rendered, self._placeholder, lambda token: next(waiting[token]))
 
     def _check_placeholders(self, rendered: str, media: Sequence[MediaBytes]) -> None:
         found: list[str] = []
@@ -190,38 +193,38 @@ class ProcessorAdapter:
             found.append(token)
             return token
 
-        self._markup.substitute(rendered, self._media, note)
+        self._escaper.substitute(rendered, self._placeholder, note)
         for modality, token in self._reader.tokens.items():
             wanted = sum(medium.modality == modality for medium in media)
             if found.count(token) != wanted:
                 raise InvalidArgument(
-                    f"The model's chat template writes {found.count(token)} {NAMES[modality]} placeholders for the "
-                    f"{wanted} of the conversation; it must write {token} once for each.",
+                    f"The model's chat template writes {found.count(token)} {NAMES[modality]} placeholders for "
+                    f"{wanted} such media in the conversation; it must write {token} once for each.",
                     reason="CHAT_TEMPLATE_REFUSED",
                     metadata={"modality": NAMES[modality]},
                 )
 
     def _encode_prompt(self, rendered: str) -> list[int]:
-        """Ids of a rendered prompt, with the begin that a processor's tokenizer adds unless the template wrote it."""
-        ids = self._markup.encode(rendered)
+        """The ids of a rendered prompt, with the begin token that the tokenizer adds unless the template wrote it."""
+        ids = self._escaper.encode(rendered)
         if not isinstance(self._processor, ProcessorMixin):
-            return ids  # templates of plain language models write all there is
+            return ids  # here the template writes the begin token itself
         adds = getattr(self._processor, "text_kwargs", {}).get("add_special_tokens", True)
         bos = self._tokenizer.bos_token
-        return ids if not adds or (bos and rendered.startswith(bos)) else [*self._markup.prefix_ids, *ids]
+        return ids if not adds or (bos and rendered.startswith(bos)) else [*self._escaper.prefix_ids, *ids]
 
     def _answer_ids(self, pieces: Sequence[Piece]) -> list[int]:
-        """Ids of all that the template writes from where an answer begins."""
+        """The ids of what the template writes from where the answer begins: the difference of two renderings."""
         question = Turn("user", (".",))
         prefix = self._render([question])
         whole = self._render([question, Turn("assistant", tuple(pieces))], prompt=False)
-        if not whole.startswith(prefix):  # a template that writes the assistant's mark in two ways
-            whole, prefix = self._with_mark(question, pieces)
-        return self._markup.encode(whole.removeprefix(prefix), begins=False)
+        if not whole.startswith(prefix):  # the template opens an answered turn differently from a prompt
+            whole, prefix = self._render_with_mark(question, pieces)
+        return self._escaper.encode(whole.removeprefix(prefix), begins=False)
 
-    def _with_mark(self, question: Turn, pieces: Sequence[Piece]) -> tuple[str, str]:
-        """The template's text with everything before the answer, found by a mark at its beginning."""
-        text = "".join(self._markup.quote(piece for piece in pieces if isinstance(piece, str)))
+    def _render_with_mark(self, question: Turn, pieces: Sequence[Piece]) -> tuple[str, str]:
+        """The template's text with an answer, and the part before the answer, found by a mark in the answer."""
+        text = "".join(self._escaper.escape(piece for piece in pieces if isinstance(piece, str)))
         first, marked = ([{"type": "text", "text": t}] for t in (question.pieces[0], ANSWER + text))
         messages: list[dict[str, Any]] = [
             {"role": "user", "content": first},
@@ -242,16 +245,16 @@ class ProcessorAdapter:
             )
 
     def _end_ids(self, folder: Path) -> tuple[int, ...]:
-        """What ends an answer: the template's own end first, then those of generation_config.json or the tokenizer."""
+        """The ids that end an answer: the template's first, then those of generation_config.json or the tokenizer."""
         named: Any = self._tokenizer.eos_token_id
         if (folder / "generation_config.json").is_file():
             named = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id or named
         ends = list(named) if isinstance(named, (list, tuple)) else [named]
-        written = [number for number in self._answer_ids((".",)) if number in self._markup.special_ids][:1]
+        written = [number for number in self._answer_ids((".",)) if number in self._escaper.special_ids][:1]
         found = [int(number) for number in (*written, *ends) if number is not None]
         if not found:
             raise InvalidArgument(
-                f"Nothing tells what ends an answer of {folder.name}; name eos_token_id in generation_config.json.",
+                f"{folder.name} does not say what ends an answer; set eos_token_id in generation_config.json.",
                 reason="MODEL_HAS_NO_END",
                 metadata={"folder": folder.name},
             )

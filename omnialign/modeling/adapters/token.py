@@ -1,7 +1,8 @@
-"""Token models by `codecs.json`: a plain causal LM and codecs that share its vocabulary (the AnyGPT shape).
+"""Token models with a `codecs.json`: a plain causal LM whose vocabulary includes the codes of codecs (as in AnyGPT).
 
-A conversation is `<s><user>...</user><assistant>` in control tokens; a medium is a span of codes between two of them.
-Control tokens are written by this file alone: the same characters in somebody's text are encoded as text.
+    <s> <user> text <image> codes </image> text <assistant> answer </s>
+
+Only this file writes control tokens: the same characters in a user's text are encoded as text.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ USER, ASSISTANT = "<user>", "<assistant>"
 
 
 class RangeCodec:
-    """A codec whose codes are a range of ids between two control ids."""
+    """A span codec whose codes are one range of ids, between two control ids."""
 
     can_decode = True
 
@@ -49,7 +50,7 @@ class RangeCodec:
         self._revision = revision
 
     def revision(self, *, answer: bool) -> str:
-        """That of `codecs.json`, with that of the codec's weights where it has any."""
+        """The revision of `codecs.json`, and of the codec's weights if it has any."""
         return f"{self._revision}/{getattr(self.entry.codec, 'revision', '')}"
 
     def encode(self, media: MediaBytes, policy: MediaPolicy, *, answer: bool) -> tuple[list[int], MediaLoss | None]:
@@ -68,16 +69,16 @@ class RangeCodec:
 
 
 class TokenAdapter:
-    """Adapter of a token model. Build it with `load`."""
+    """The adapter of a token model. Build it with `load`."""
 
     def __init__(
         self, tokenizer: Tokenizer, codecs: Sequence[CodecRange], *, revision: str = "", cache: Cache = NO_CACHE
     ) -> None:
         self._spans = SpanCodecs([RangeCodec(entry, revision) for entry in codecs], cache=cache)
-        self.media_spans = self._spans.written
+        self.media_spans = self._spans.writable
         self.revision = revision
         self._tokenizer = tokenizer
-        # Without this, text that spells a control token would become one.
+        # Otherwise text that spells a control token would become one.
         self._tokenizer.encode_special_tokens = True
         self._start_id, self.end_id, self.pad_id = (self._control(name) for name in (START, END, PAD))
         self.end_ids: Sequence[int] = (self.end_id,)
@@ -85,7 +86,7 @@ class TokenAdapter:
 
     @classmethod
     def load(cls, folder: Path, cache: Cache = NO_CACHE) -> "TokenAdapter":
-        """Reads `tokenizer.json` and `codecs.json`. Raises InvalidArgument when they and the model do not fit."""
+        """Reads `tokenizer.json` and `codecs.json`. Raises InvalidArgument if they do not fit the model."""
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         codecs = load_codecs(folder / "codecs.json", tokenizer.token_to_id, tokenizer.get_vocab_size())
         _check_vocabulary(folder / "config.json", max((c.last_id + 1 for c in codecs), default=0))
@@ -93,30 +94,30 @@ class TokenAdapter:
         return cls(tokenizer, codecs, revision=revision, cache=cache)
 
     def encode(self, turns: Sequence[Turn], policy: MediaPolicy = NO_BOUNDS) -> ModelInputs:
-        """A conversation, up to and with the assistant's mark."""
+        """A conversation, up to and including the assistant's token."""
         ids, losses = [self._start_id], list[MediaLoss]()
         for turn in turns:
             ids += [self._roles[turn.role], *self._encode_pieces(turn.pieces, policy, losses)]
         return ModelInputs([*ids, self._roles["assistant"]], losses=tuple(losses))
 
     def encode_answer(self, pieces: Sequence[Piece], policy: MediaPolicy = NO_BOUNDS) -> list[int]:
-        """Ids of an answer, the end id included."""
+        """The ids of an answer, including the end id."""
         return [*self._encode_pieces(pieces, policy, []), self.end_id]
 
     def decode(self, ids: Sequence[int]) -> Pieces:
-        """The answer that ids stand for. Raises AnswerMalformed."""
+        """The answer that `ids` stand for. Raises AnswerMalformed."""
         return self._spans.decode(list(takewhile(lambda i: i != self.end_id, ids)), self._decode_text)
 
     def features(self, media: Sequence[MediaBytes], policy: MediaPolicy = NO_BOUNDS) -> tuple[MediaFeatures, ...]:
-        """Nothing: the model reads media as ids."""
+        """None: the model reads media as ids."""
         return ()
 
     def tensors(self, rows: Sequence[ModelInputs], ids: "torch.Tensor") -> dict[str, "torch.Tensor"]:
-        """Nothing: a token model sees ids alone."""
+        """None: a token model sees only ids."""
         return {}
 
     def _encode_pieces(self, pieces: Sequence[Piece], policy: MediaPolicy, losses: list[MediaLoss]) -> list[int]:
-        """Ids of pieces; what was lost of their media is added to `losses`."""
+        """The ids of text and media; adds what was lost of the media to `losses`."""
         ids: list[int] = []
         for piece in pieces:
             if isinstance(piece, str):
@@ -131,7 +132,7 @@ class TokenAdapter:
         token_id = self._tokenizer.token_to_id(token)
         if token_id is None:
             raise InvalidArgument(
-                f"The tokenizer has no control token {token}.",
+                f"The tokenizer has no control token {token}; add it to tokenizer.json as a special token.",
                 reason="TOKENIZER_INVALID",
                 metadata={"token": token},
             )
@@ -147,7 +148,7 @@ class TokenAdapter:
 def _check_vocabulary(config: Path, needed: int) -> None:
     if config.is_file() and (size := int(json.loads(config.read_text()).get("vocab_size", needed))) < needed:
         raise InvalidArgument(
-            f"The codecs use {needed} token ids, but the model has {size}.",
+            f"The codecs use {needed} token ids, but the model has {size}; resize its embeddings or edit codecs.json.",
             reason="CODEC_RANGE_INVALID",
             metadata={"needed": str(needed), "vocabulary": str(size)},
         )

@@ -1,13 +1,13 @@
 """Codecs: media to token codes and back.
 
-A codec has a modality, code books, and a number of units per medium, fixed or between bounds. `codecs.json` beside a
-causal language model's weights makes it a token model: it names the codec of each modality, its options, the folder of
-its weights where it has any, and the range of token ids that its codes take:
+A codec has a modality, one or several codebooks, and a number of units per medium, fixed or within limits. A
+`codecs.json` beside the weights of a causal language model makes it a token model. For each modality it names the
+codec, its options, the folder of its weights if it has any, and the token ids that its codes occupy:
 
     {"codecs": [{"type": "mimi", "options": {"folder": "audio_codec", "codebooks": 8, "max_frames": 250},
                  "begin": "<audio>", "end": "</audio>", "first_id": 32000, "num_ids": 16384}]}
 
-`num_ids` may be left out; where it is given, another size of the code books is an error.
+`num_ids` is optional; if given, it must equal the number of codes of the codec.
 """
 
 import inspect
@@ -29,7 +29,7 @@ from omnialign.modeling.spans import MediaSpan, slot
 
 
 class Codec(Protocol):
-    """Turns one medium into `min_units` to `max_units` units of codes, each code in [0, `num_codes`), and back."""
+    """Converts a medium to `min_units` to `max_units` units of codes, each in [0, `num_codes`), and back."""
 
     @property
     def modality(self) -> int:
@@ -37,31 +37,31 @@ class Codec(Protocol):
 
     @property
     def num_codes(self) -> int:
-        """Size of the code books together."""
+        """The number of codes of all codebooks together."""
 
     @property
     def unit(self) -> tuple[range, ...]:
-        """The codes of each place of a unit: one for each book of a frame, or one for each cell of a picture."""
+        """The codes allowed at each position of a unit, such as one position per codebook of an audio frame."""
 
     @property
     def min_units(self) -> int:
-        """Fewest units of a medium."""
+        """The fewest units of a medium."""
 
     @property
     def max_units(self) -> int:
-        """Most units of a medium."""
+        """The most units of a medium."""
 
     def encode(self, data: bytes) -> list[int]:
-        """Codes of a media file. Raises MediaError when it does not decode."""
+        """The codes of a media file. Raises MediaError if it does not decode."""
 
     def encode_array(self, array: NDArray[Any], rate: float) -> list[int]:
-        """Codes of a decoded medium: pixels, frames at `rate` per second, or samples at `rate` hertz."""
+        """The codes of a decoded medium: pixels, frames at `rate` per second, or samples at `rate` hertz."""
 
     def decode(self, codes: Sequence[int]) -> bytes:
         """The media file that the codes stand for."""
 
 
-TYPES: dict[str, Callable[..., Codec]] = {
+CODEC_TYPES: dict[str, Callable[..., Codec]] = {
     "palette_image": PaletteImageCodec,
     "palette_video": PaletteVideoCodec,
     "tone_audio": ToneAudioCodec,
@@ -77,7 +77,7 @@ TYPES: dict[str, Callable[..., Codec]] = {
 
 @dataclass(frozen=True)
 class CodecRange:
-    """A codec with its place in the vocabulary: codes are ids `first_id ...`, a span stands between two control ids."""
+    """A codec's share of the vocabulary: code k is the id `first_id + k`; spans are delimited by two control ids."""
 
     codec: Codec
     begin_id: int
@@ -91,7 +91,7 @@ class CodecRange:
 
     @cached_property
     def span(self) -> MediaSpan:
-        """The grammar of a medium in ids."""
+        """The grammar of a medium among token ids."""
         codec, shift = self.codec, self.first_id
         unit = tuple((range(codes.start + shift, codes.stop + shift),) for codes in codec.unit)
         codes = slot(self.first_id, self.last_id)
@@ -99,32 +99,32 @@ class CodecRange:
 
 
 def build(kind: str, options: Mapping[str, Any], folder: Path | None = None) -> Codec:
-    """Builds a codec by its type name; folders in its options are beside the model in `folder`.
+    """Builds a codec of a type. A folder in its options is relative to the model's `folder`.
 
     Raises InvalidArgument CODEC_UNKNOWN, CODEC_OPTIONS_INVALID, CODEC_WEIGHTS_MISSING or CODEC_WEIGHTS_INVALID.
     """
-    if kind not in TYPES:
+    if kind not in CODEC_TYPES:
         raise InvalidArgument(
-            f"There is no codec type {kind!r}; known are {', '.join(sorted(TYPES))}.",
+            f"There is no codec type {kind!r}; use one of {', '.join(sorted(CODEC_TYPES))}.",
             reason="CODEC_UNKNOWN",
             metadata={"type": kind},
         )
     options = dict(options)
     if "folder" in options:
-        options["folder"] = _beside(folder, str(options["folder"]), kind)
+        options["folder"] = _subfolder(folder, str(options["folder"]), kind)
     try:
-        inspect.signature(TYPES[kind]).bind(**options)
-        return TYPES[kind](**options)
+        inspect.signature(CODEC_TYPES[kind]).bind(**options)
+        return CODEC_TYPES[kind](**options)
     except (TypeError, ValueError) as error:
         raise InvalidArgument(
-            f"The options of the codec {kind!r} do not fit it: {error}.",
+            f"The options of the codec {kind!r} are invalid: {error}.",
             reason="CODEC_OPTIONS_INVALID",
             metadata={"type": kind, "options": ", ".join(sorted(options))},
         ) from error
 
 
 def load_codecs(path: Path, token_id: Callable[[str], int | None], vocabulary_size: int) -> list[CodecRange]:
-    """Reads `codecs.json`. Ranges may overlap neither the text ids below `vocabulary_size` nor each other."""
+    """Reads `codecs.json`. Ranges must not overlap each other, nor the text ids below `vocabulary_size`."""
     ranges: list[CodecRange] = []
     free_id = vocabulary_size
     for entry in _entries(path):
@@ -133,8 +133,8 @@ def load_codecs(path: Path, token_id: Callable[[str], int | None], vocabulary_si
         first, size = int(entry["first_id"]), int(entry.get("num_ids", codec.num_codes))
         if begin is None or end is None or begin == end or first < free_id or size != codec.num_codes:
             raise InvalidArgument(
-                f"The codec {entry['type']!r} takes ids {first} to {first + size - 1} for {codec.num_codes} codes: "
-                f"these must be as many, from {free_id} on, between two tokens that the tokenizer has.",
+                f"The codec {entry['type']!r} has ids {first} to {first + size - 1} for {codec.num_codes} codes; give "
+                f"it one id per code from {free_id} on, and two different begin and end tokens that the tokenizer has.",
                 reason="CODEC_RANGE_INVALID",
                 metadata={"type": str(entry["type"]), "first_id": str(first), "num_codes": str(codec.num_codes)},
             )
@@ -144,16 +144,16 @@ def load_codecs(path: Path, token_id: Callable[[str], int | None], vocabulary_si
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    """The entries of `codecs.json` by their first id. Raises InvalidArgument CODECS_INVALID."""
+    """The entries of `codecs.json`, sorted by first id. Raises InvalidArgument CODECS_INVALID."""
     known, needed = {"type", "options", "begin", "end", "first_id", "num_ids"}, {"type", "begin", "end", "first_id"}
     try:
         entries: list[dict[str, Any]] = json.loads(path.read_text())["codecs"]
         wrong = [name for entry in entries for name in (entry.keys() - known) | (needed - entry.keys())]
         entries = [] if wrong else sorted(entries, key=lambda entry: int(entry["first_id"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _invalid(path, f"it does not read as a list of codecs ({error!r})") from error
+        raise _invalid(path, f"it is not a list of codecs ({error!r})") from error
     if wrong:
-        raise _invalid(path, f"its entries lack or do not know {', '.join(sorted(wrong))}")
+        raise _invalid(path, f"its entries have missing or unknown fields: {', '.join(sorted(wrong))}")
     return entries
 
 
@@ -165,13 +165,13 @@ def _invalid(path: Path, why: str) -> InvalidArgument:
     )
 
 
-def _beside(folder: Path | None, name: str, kind: str) -> Path:
-    """A folder within the model's. Raises InvalidArgument where it leads out of it or holds no weights."""
+def _subfolder(folder: Path | None, name: str, kind: str) -> Path:
+    """A folder inside the model's. Raises InvalidArgument if it leads outside or holds no weights."""
     root = (folder or Path()).resolve()
     found = (root / name).resolve()
     if not found.is_relative_to(root):
         raise InvalidArgument(
-            f"The folder {name!r} of the codec {kind!r} is not within the model's folder.",
+            f"The folder {name!r} of the codec {kind!r} is outside the model's folder; move it inside.",
             reason="CODEC_OPTIONS_INVALID",
             metadata={"type": kind, "folder": name},
         )

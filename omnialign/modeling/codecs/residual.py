@@ -1,8 +1,12 @@
-"""Sounds as residual codes: EnCodec, DAC and Mimi.
+"""Audio as residual codes: EnCodec, DAC and Mimi.
 
-A frame of some milliseconds has one code of each book, and books come one after the other in the ids: frame by frame,
-within a frame from the coarsest book to the finest. A sound has between `min_frames` and `max_frames` frames; a shorter
-one is filled with silence, a longer one is refused, since it would be cut without anybody having asked for it.
+A frame of some milliseconds has one code from each codebook. Codes are ordered frame by frame, and within a frame from
+the coarsest codebook to the finest; codebook k has the codes [k * book_size, (k + 1) * book_size):
+
+    frame 0: book 0, book 1, ..., book K-1 | frame 1: book 0, ...
+
+A sound has between `min_frames` and `max_frames` frames. A shorter one is padded with silence; a longer one is refused,
+because nobody asked for it to be cut.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +25,7 @@ from omnialign.v1 import content_pb2
 
 
 class ResidualAudioCodec(ABC):
-    """What the three have in common. `codebooks` of 0 takes all that the model has."""
+    """What the three share. `codebooks` is the number of codebooks to use; 0 means all that the model has."""
 
     modality = content_pb2.MODALITY_AUDIO
     model_type = ""
@@ -30,9 +34,9 @@ class ResidualAudioCodec(ABC):
         self.weights = Weights(folder)
         self.config: Any = read_config(folder, self.model_type)
         self._check_config()
-        self.codebooks = codebooks or self.most_codebooks
-        if not 1 <= self.codebooks <= self.most_codebooks:
-            raise ValueError(f"codebooks must be from 1 to {self.most_codebooks}")
+        self.codebooks = codebooks or self.max_codebooks
+        if not 1 <= self.codebooks <= self.max_codebooks:
+            raise ValueError(f"codebooks must be from 1 to {self.max_codebooks}")
         if not 1 <= min_frames <= max_frames:
             raise ValueError("min_frames must be at least 1 and at most max_frames")
         self.book_size = int(self.config.codebook_size)
@@ -44,85 +48,87 @@ class ResidualAudioCodec(ABC):
 
     @property
     def frame_samples(self) -> int:
-        """Samples of a frame."""
+        """Samples per frame."""
         return int(self.config.hop_length)
 
     @property
     @abstractmethod
-    def most_codebooks(self) -> int:
-        """Books that the model has."""
+    def max_codebooks(self) -> int:
+        """The number of codebooks of the model."""
 
     @cached_property
     def revision(self) -> str:
-        """Changes with the weights and with what is made of them."""
+        """Changes with the weights and the options."""
         return f"{self.model_type}/{self.weights.digest}/{self.codebooks}/{self.min_units}"
 
     def encode(self, data: bytes) -> list[int]:
-        """Codes of a sound file."""
+        """The codes of an audio file."""
         return self.encode_array(*read_audio(data))
 
     def encode_array(self, array: Samples, rate: float) -> list[int]:
-        """Codes of mono samples at `rate` hertz. Raises MediaError AUDIO_TOO_LONG."""
+        """The codes of mono samples `(samples,)` at `rate` hertz. Raises MediaError AUDIO_TOO_LONG."""
         import torch
 
         frames = self._padded(resampled(array, round(rate), self.rate_hz))
         with torch.inference_mode():
-            codes = self._encode(self._module(), torch.from_numpy(frames)[None, None])[: self.codebooks]
+            codes = self._encode(self._module(), torch.from_numpy(frames)[None, None])[: self.codebooks]  # (K, frames)
+        # (frames, K), each codebook shifted to its own range, then flattened frame by frame.
         flat: list[int] = (codes.T + torch.arange(self.codebooks) * self.book_size).flatten().tolist()
         return flat
 
     def decode(self, codes: Sequence[int]) -> bytes:
-        """A WAV of the codes, `frame_samples` for each frame."""
+        """The WAV that codes stand for, of `frame_samples` samples per frame."""
         import torch
 
         grid = torch.tensor(codes).reshape(-1, self.codebooks) - torch.arange(self.codebooks) * self.book_size
         with torch.inference_mode():
+            # grid is (frames, K); models take (1, K, frames).
             samples = self._decode(self._module(), grid.T.contiguous()[None]).flatten().float().numpy()
         wanted = len(grid) * self.frame_samples
         return write_audio(np.pad(samples[:wanted], (0, max(0, wanted - len(samples)))), self.rate_hz)
 
     def _padded(self, samples: Samples) -> Samples:
-        """Samples of whole frames."""
+        """The samples, padded with silence to whole frames."""
         frames = max(self.min_units, -(-len(samples) // self.frame_samples))
         if frames > self.max_units:
             seconds = len(samples) / self.rate_hz
-            most = self.max_units * self.frame_samples / self.rate_hz
+            max_seconds = self.max_units * self.frame_samples / self.rate_hz
             raise MediaError(
-                f"The sound is {seconds:.1f} seconds long and this model's codec takes {most:.1f}; set "
+                f"The audio is {seconds:.1f} seconds long and this model's codec takes at most {max_seconds:.1f}; set "
                 "max_audio_seconds in the media policy to cut it.",
                 reason="AUDIO_TOO_LONG",
             )
         return np.pad(samples, (0, frames * self.frame_samples - len(samples))).astype(np.float32)
 
-    def _check_config(self) -> None:  # noqa: B027  most take any
+    def _check_config(self) -> None:  # noqa: B027  optional
         """Raises ValueError for a configuration that the codec cannot use."""
 
     @abstractmethod
     def _model_class(self) -> Any:
-        """The class of transformers."""
+        """The class in transformers."""
 
     @abstractmethod
     def _encode(self, module: Any, samples: Any) -> Any:
-        """Codes `(books, frames)` of a tensor `(1, 1, samples)`."""
+        """The codes `(books, frames)` of samples `(1, 1, samples)`."""
 
     @abstractmethod
     def _decode(self, module: Any, codes: Any) -> Any:
-        """Samples of a tensor of codes `(1, books, frames)`."""
+        """The samples of codes `(1, books, frames)`."""
 
 
 class EncodecCodec(ResidualAudioCodec):
-    """EnCodec for mono sounds without loudness scales: the 24 kHz model."""
+    """EnCodec for mono audio without loudness scales, that is, the 24 kHz model."""
 
     model_type = "encodec"
 
     @property
-    def most_codebooks(self) -> int:
-        """Books of the widest band."""
+    def max_codebooks(self) -> int:
+        """The number of codebooks at the highest bandwidth."""
         return int(self.config.num_quantizers)
 
     def _check_config(self) -> None:
         if self.config.normalize or self.config.chunk_length_s or self.config.audio_channels != 1:
-            raise ValueError("this EnCodec model writes loudness scales or two channels, which are no codes")
+            raise ValueError("this EnCodec model needs loudness scales or two channels, which codes cannot express")
 
     def _model_class(self) -> Any:
         from transformers import EncodecModel
@@ -132,7 +138,7 @@ class EncodecCodec(ResidualAudioCodec):
     def _encode(self, module: Any, samples: Any) -> Any:
         bands = sorted(self.config.target_bandwidths)
         books = module.quantizer.get_num_quantizers_for_bandwidth
-        # Books are residual, so the first of a wider band are those of a narrower one.
+        # Codebooks are residual: the first K are the same at every bandwidth that has at least K.
         band = next((band for band in bands if books(band) >= self.codebooks), bands[-1])
         return module.encode(samples, bandwidth=band).audio_codes[0, 0]
 
@@ -141,13 +147,13 @@ class EncodecCodec(ResidualAudioCodec):
 
 
 class DacCodec(ResidualAudioCodec):
-    """The Descript audio codec."""
+    """DAC, the Descript Audio Codec."""
 
     model_type = "dac"
 
     @property
-    def most_codebooks(self) -> int:
-        """Books of the model."""
+    def max_codebooks(self) -> int:
+        """The number of codebooks of the model."""
         return int(self.config.n_codebooks)
 
     def _model_class(self) -> Any:
@@ -163,18 +169,18 @@ class DacCodec(ResidualAudioCodec):
 
 
 class MimiCodec(ResidualAudioCodec):
-    """Mimi: 12.5 frames per second, the first books semantic."""
+    """Mimi: 12.5 frames per second; the first codebooks are semantic."""
 
     model_type = "mimi"
 
     @property
     def frame_samples(self) -> int:
-        """Samples of a frame."""
+        """Samples per frame."""
         return int(self.config.frame_size)
 
     @property
-    def most_codebooks(self) -> int:
-        """Books of the model."""
+    def max_codebooks(self) -> int:
+        """The number of codebooks of the model."""
         return int(self.config.num_quantizers)
 
     def _model_class(self) -> Any:
@@ -191,13 +197,13 @@ class MimiCodec(ResidualAudioCodec):
 
 
 def read_config(folder: Path, model_type: str) -> Any:
-    """A codec's configuration. Raises InvalidArgument CODEC_WEIGHTS_INVALID for another model's or none."""
+    """A codec's configuration. Raises InvalidArgument CODEC_WEIGHTS_INVALID if there is none of this model type."""
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise _no_config(folder, model_type, "none that reads") from error
+        raise _no_config(folder, model_type, "none that can be read") from error
     if config.model_type != model_type:
         raise _no_config(folder, model_type, config.model_type)
     return config
@@ -205,7 +211,7 @@ def read_config(folder: Path, model_type: str) -> Any:
 
 def _no_config(folder: Path, wanted: str, found: str) -> InvalidArgument:
     return InvalidArgument(
-        f"The codec folder {folder.name} must have the config.json of a model of type {wanted}; it has {found}.",
+        f"The codec folder {folder.name} needs the config.json of a model of type {wanted}, but has {found}.",
         reason="CODEC_WEIGHTS_INVALID",
         metadata={"folder": folder.name, "wanted": wanted, "found": found},
     )

@@ -31,7 +31,7 @@ Cells = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours as `#rrggbb`, and the quantisation of pictures to them."""
+    """Colours as `#rrggbb`, and the quantisation of images to them."""
 
     colours: tuple[str, ...]
     rgb: NDArray[np.float32] = field(init=False, repr=False, compare=False)
@@ -41,35 +41,38 @@ class Palette:
         object.__setattr__(self, "rgb", np.array(values, dtype=np.float32))
 
     def quantise(self, pixels: Pixels, rows: int, columns: int) -> Codes:
-        """Nearest palette index of each cell's centre, `(rows, columns)`, for a picture of any size."""
+        """The nearest palette index of each cell's centre, `(rows, columns)`, for an image of any size."""
         cell = 8
         if pixels.shape[:2] != (rows * cell, columns * cell):
             resized = Image.fromarray(pixels).resize((columns * cell, rows * cell), Image.Resampling.BOX)
             pixels = np.asarray(resized)
+        # Mean colour of each cell without its 2-pixel border, where neighbours bleed in: (rows, columns, 3).
         cells = pixels.reshape(rows, cell, columns, cell, 3)[:, 2:-2, :, 2:-2].astype(np.float32).mean(axis=(1, 3))
-        codes: Codes = ((cells[:, :, None, :] - self.rgb) ** 2).sum(-1).argmin(-1)
+        codes: Codes = (
+            ((cells[:, :, None, :] - self.rgb) ** 2).sum(-1).argmin(-1)
+        )  # distances: (rows, columns, colours)
         return codes
 
     def paint(self, cells: Codes, cell_pixels: int) -> Pixels:
-        """The picture of a grid of palette indices."""
+        """The image (height, width, 3) of a grid of palette indices."""
         pixels = self.rgb.astype(np.uint8)[cells]
         return pixels.repeat(cell_pixels, axis=0).repeat(cell_pixels, axis=1)
 
     def pack(self, cells: Cells, run: int) -> list[int]:
-        """One code per `run` neighbouring cells of a row: their indices as the digits of a number."""
+        """One code per `run` neighbouring cells of a row: their indices are the digits of the code."""
         digits = cells.reshape(-1, run).astype(np.int64)
         codes: list[int] = (digits @ (len(self.colours) ** np.arange(run)[::-1])).tolist()
         return codes
 
     def unpack(self, codes: Sequence[int], run: int) -> Codes:
-        """The cells of some codes, in one row; the inverse of `pack`."""
+        """The cells of the codes, flattened; the inverse of `pack`."""
         powers = len(self.colours) ** np.arange(run)[::-1]
         cells: Codes = (np.asarray(codes, dtype=np.int64)[:, None] // powers % len(self.colours)).reshape(-1)
         return cells
 
 
 class PaletteImageCodec:
-    """`rows * columns / run` codes per image, row by row. `columns` is a multiple of `run`."""
+    """`rows * columns / run` codes per image, row by row. `columns` must be a multiple of `run`."""
 
     modality = content_pb2.MODALITY_IMAGE
 
@@ -81,23 +84,23 @@ class PaletteImageCodec:
         self.unit = (range(self.num_codes),)
 
     def pack(self, cells: Cells) -> list[int]:
-        """Codes of a grid of palette indices, `(rows, columns)`."""
+        """The codes of a grid of palette indices, `(rows, columns)`."""
         return self.palette.pack(cells, self.run)
 
     def unpack(self, codes: Sequence[int]) -> Codes:
-        """The grid that codes stand for, `(rows, columns)`."""
+        """The grid `(rows, columns)` that codes stand for."""
         return self.palette.unpack(codes, self.run).reshape(self.rows, self.columns)
 
     def encode(self, data: bytes) -> list[int]:
-        """Codes of an image file."""
+        """The codes of an image file."""
         return self.encode_array(read_image(data))
 
     def encode_array(self, array: Pixels, rate: float = 0.0) -> list[int]:
-        """Codes of pixels `(height, width, 3)`."""
+        """The codes of pixels `(height, width, 3)`."""
         return self.pack(self.palette.quantise(array, self.rows, self.columns))
 
     def decode(self, codes: Sequence[int]) -> bytes:
-        """A PNG of the codes."""
+        """The PNG that codes stand for."""
         return write_image(self.palette.paint(self.unpack(codes), self.cell_pixels))
 
 
@@ -125,19 +128,19 @@ class PaletteVideoCodec:
         self.unit = (range(self.num_codes),)
 
     def pack(self, cells: Cells) -> list[int]:
-        """Codes of grids of palette indices, `(frames, rows, columns)`."""
+        """The codes of grids of palette indices, `(frames, rows, columns)`."""
         return self.palette.pack(cells, self.run)
 
     def unpack(self, codes: Sequence[int]) -> Codes:
-        """The grids that codes stand for, `(frames, rows, columns)`."""
+        """The grids `(frames, rows, columns)` that codes stand for."""
         return self.palette.unpack(codes, self.run).reshape(self.frames, self.rows, self.columns)
 
     def encode(self, data: bytes) -> list[int]:
-        """Codes of a video file. Raises MediaError when it has no frame."""
+        """The codes of a video file. Raises MediaError if it has no frame."""
         return self.encode_array(*read_video(data))
 
     def encode_array(self, array: Pixels, rate: float = 0.0) -> list[int]:
-        """Codes of frames `(frames, height, width, 3)`. Raises MediaError when there is none."""
+        """The codes of frames `(frames, height, width, 3)`. Raises MediaError if there is none."""
         if not len(array):
             raise MediaError("The video has no frame.")
         chosen = np.linspace(0, len(array) - 1, self.frames).round().astype(int)
@@ -145,7 +148,7 @@ class PaletteVideoCodec:
         return self.pack(np.stack(grids))
 
     def decode(self, codes: Sequence[int]) -> bytes:
-        """An MP4 of the codes."""
+        """The MP4 that codes stand for."""
         pictures = np.stack([self.palette.paint(grid, self.cell_pixels) for grid in self.unpack(codes)])
         return write_video(pictures, self.frames_per_second)
 
@@ -154,7 +157,7 @@ SILENCE_RMS = 0.02
 
 
 class ToneAudioCodec:
-    """`frames` codes per sound. Code 0 is silence; 1 + pitch * levels + level is a tone."""
+    """`frames` codes per sound, one per frame. Code 0 is silence; 1 + pitch * levels + level is a tone."""
 
     modality = content_pb2.MODALITY_AUDIO
 
@@ -175,18 +178,18 @@ class ToneAudioCodec:
         self.unit = (range(self.num_codes),)
 
     def encode(self, data: bytes) -> list[int]:
-        """Codes of a sound file; what is longer than the codec's length is cut, what is shorter is silence."""
+        """The codes of an audio file, cut or padded with silence to the codec's length."""
         return self.encode_array(*read_audio(data))
 
     def encode_array(self, array: Samples, rate: float) -> list[int]:
-        """Codes of mono samples at `rate` hertz."""
+        """The codes of mono samples `(samples,)` at `rate` hertz."""
         samples = self._resample(array, int(rate))
-        wanted = self.frames * self.frame_samples
-        padded = np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
+        num_samples = self.frames * self.frame_samples
+        padded = np.pad(samples[:num_samples], (0, max(0, num_samples - len(samples))))
         return [self._code(frame) for frame in padded.reshape(self.frames, self.frame_samples)]
 
     def decode(self, codes: Sequence[int]) -> bytes:
-        """A WAV of the codes."""
+        """The WAV that codes stand for."""
         return write_audio(np.concatenate([self._tone(code) for code in codes]), self.rate_hz)
 
     def _resample(self, samples: Samples, rate_hz: int) -> Samples:
@@ -200,10 +203,11 @@ class ToneAudioCodec:
         loudness = float(np.sqrt((frame**2).mean()))
         if loudness < SILENCE_RMS:
             return 0
+        # Pitch: the strongest bin, without the constant one, to the nearest frequency on a logarithmic scale.
         spectrum = np.abs(np.fft.rfft(frame * np.hanning(len(frame))))
         peak_hz = max(1.0, float(spectrum[1:].argmax() + 1) * self.rate_hz / len(frame))
         pitch = int(np.abs(np.log(self.frequencies_hz / peak_hz)).argmin())
-        level = int(np.abs(self.amplitudes - loudness * np.sqrt(2)).argmin())
+        level = int(np.abs(self.amplitudes - loudness * np.sqrt(2)).argmin())  # a sine's amplitude is sqrt(2) * RMS
         return 1 + pitch * len(self.amplitudes) + level
 
     def _tone(self, code: int) -> Samples:
@@ -211,7 +215,7 @@ class ToneAudioCodec:
             return np.zeros(self.frame_samples, dtype=np.float32)
         pitch, level = divmod(code - 1, len(self.amplitudes))
         times = np.arange(self.frame_samples) / self.rate_hz
-        # Short ramps at both ends keep the joints of frames free of clicks.
+        # Ramps of 40 samples at both ends avoid clicks where frames meet.
         ramp = np.minimum(1, np.minimum(np.arange(self.frame_samples), np.arange(self.frame_samples)[::-1]) / 40)
         wave = ramp * np.sin(2 * np.pi * self.frequencies_hz[pitch] * times)
         tone: Samples = (self.amplitudes[level] * wave).astype(np.float32)

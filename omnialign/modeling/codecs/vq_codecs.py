@@ -1,4 +1,7 @@
-"""VQ models as codecs beside any language model: pictures scaled to one square, so that all have as many codes."""
+"""VQ models as codecs beside any language model.
+
+Images and frames are scaled to one square, so that all have the same number of codes. Codes are in row-major order.
+"""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,7 +18,7 @@ from omnialign.v1 import content_pb2
 
 
 class VqImageCodec:
-    """Pictures scaled to a square of `side_pixels`, one code per square of the model's factor, row by row."""
+    """Images scaled to a square of `side_pixels`, which must be a multiple of the model's factor."""
 
     modality: int = content_pb2.MODALITY_IMAGE
     model_type: str
@@ -32,20 +35,20 @@ class VqImageCodec:
 
     @cached_property
     def revision(self) -> str:
-        """Changes with the weights and with what is made of them."""
+        """Changes with the weights and the options."""
         return f"{self.vq.revision}/{self.side_pixels}"
 
     def encode(self, data: bytes) -> list[int]:
-        """Codes of an image file."""
+        """The codes of an image file."""
         return self.encode_array(read_image(data))
 
     def encode_array(self, array: Pixels, rate: float = 0.0) -> list[int]:
-        """Codes of pixels `(height, width, 3)`."""
+        """The codes of pixels `(height, width, 3)`."""
         codes: list[int] = self.vq.encode(square(array, self.side_pixels)[None]).flatten().tolist()
         return codes
 
     def decode(self, codes: Sequence[int]) -> bytes:
-        """A PNG of the codes. Raises InvalidArgument MODALITY_UNSUPPORTED for a model without a decoder."""
+        """The PNG that codes stand for. Raises InvalidArgument MODALITY_UNSUPPORTED for a model without a decoder."""
         import torch
 
         require_decoder(self.vq)
@@ -54,13 +57,13 @@ class VqImageCodec:
 
 
 class ChameleonImageCodec(VqImageCodec):
-    """Pictures by the VQ model of Chameleon."""
+    """Images by the VQ model of Chameleon."""
 
     model_type, vq_class = "chameleon_vqgan", ChameleonVq
 
 
 class JanusImageCodec(VqImageCodec):
-    """Pictures by the VQ model of Janus, whose size is that of its configuration."""
+    """Images by the VQ model of Janus, in the size of its configuration."""
 
     model_type, vq_class = "janus_vqgan", JanusVq
 
@@ -70,15 +73,15 @@ class JanusImageCodec(VqImageCodec):
 
 
 class Emu3ImageCodec(VqImageCodec):
-    """Pictures by the VQ model of Emu3."""
+    """Images by the VQ model of Emu3."""
 
     model_type, vq_class = "emu3_vqgan", Emu3Vq
 
 
 class Emu3VideoCodec(VqImageCodec):
-    """Videos by the VQ model of Emu3: a unit is the grid of codes of a few frames, from `min_units` to `max_units`.
+    """Videos by the VQ model of Emu3, as `min_units` to `max_units` grids of codes, each standing for a few frames.
 
-    Frames are taken at `frames_per_second`; a video longer than that allows is sampled over its whole length.
+    Frames are sampled at `frames_per_second`; a video that is too long for that is sampled over its whole length.
     """
 
     modality = content_pb2.MODALITY_VIDEO
@@ -90,31 +93,31 @@ class Emu3VideoCodec(VqImageCodec):
     ) -> None:
         super().__init__(folder=folder, side_pixels=side_pixels)
         if not 1 <= min_units <= max_units or frames_per_second <= 0:
-            raise ValueError("units must be 1 <= min_units <= max_units, and frames_per_second positive")
+            raise ValueError("min_units must be from 1 to max_units, and frames_per_second must be positive")
         self.unit = (range(self.num_codes),) * self.max_units
         self.min_units, self.max_units, self.frames_per_second = min_units, max_units, frames_per_second
 
     @cached_property
     def revision(self) -> str:
-        """Changes with the weights and with what is made of them."""
+        """Changes with the weights and the options."""
         return f"{self.vq.revision}/{self.side_pixels}/{self.frames_per_second}/{self.min_units}-{self.max_units}"
 
     def encode(self, data: bytes) -> list[int]:
-        """Codes of a video file."""
+        """The codes of a video file."""
         return self.encode_array(*read_video(data))
 
     def encode_array(self, array: Pixels, rate: float = 0.0) -> list[int]:
-        """Codes of frames `(frames, height, width, 3)` at `rate` per second. Raises MediaError when there is none."""
+        """The codes of frames `(frames, height, width, 3)` at `rate` per second. Raises MediaError if there is none."""
         import torch
 
         bounds = (self.min_units * self.vq.temporal, self.max_units * self.vq.temporal)
         chosen = sample_frames(len(array), rate, self.frames_per_second, self.vq.temporal, bounds)
         frames = torch.stack([square(array[index], self.side_pixels) for index in chosen])
-        codes: list[int] = self.vq.encode_video(frames).flatten().tolist()
+        codes: list[int] = self.vq.encode_video(frames).flatten().tolist()  # (grids, rows, columns), flattened
         return codes
 
     def decode(self, codes: Sequence[int]) -> bytes:
-        """An MP4 of the codes."""
+        """The MP4 that codes stand for."""
         import torch
 
         side = self.side_pixels // self.vq.factor
@@ -123,10 +126,10 @@ class Emu3VideoCodec(VqImageCodec):
 
 
 def require_decoder(vq: Vq) -> None:
-    """Raises InvalidArgument MODALITY_UNSUPPORTED for a model that makes no pictures of codes."""
+    """Raises InvalidArgument MODALITY_UNSUPPORTED for a model that cannot turn codes into images."""
     if not vq.can_decode:
         raise InvalidArgument(
-            f"This model's pictures cannot be made visible: put the weights of its image decoder in {DECODER_FOLDER}/.",
+            f"This model's image codes cannot be decoded; put the weights of its image decoder into {DECODER_FOLDER}/.",
             reason="MODALITY_UNSUPPORTED",
             metadata={"modality": "image"},
         )
@@ -135,14 +138,15 @@ def require_decoder(vq: Vq) -> None:
 def sample_frames(
     num_frames: int, rate: float, wanted_rate: float, multiple: int, bounds: tuple[int, int]
 ) -> list[int]:
-    """Indices of the frames that show a video at another rate: a multiple of `multiple`, within bounds that are such.
+    """The indices of the frames that show a video at `wanted_rate` instead of `rate`.
 
-    The last frame is held where frames lack. Raises MediaError for a video without a frame.
+    Their number is a multiple of `multiple` within `bounds` (multiples of it too). The last frame is repeated where
+    there are too few. Raises MediaError for a video without a frame.
     """
     if not num_frames:
         raise MediaError("The video has no frame.")
     seconds = num_frames / (rate or wanted_rate)
     fewest, most = bounds
-    count = min(max(fewest, -(-round(seconds * wanted_rate) // multiple) * multiple), most)
-    step = max(seconds / count, 1 / wanted_rate)  # spread over the whole length where it is too long
+    count = min(max(fewest, -(-round(seconds * wanted_rate) // multiple) * multiple), most)  # rounded up
+    step = max(seconds / count, 1 / wanted_rate)  # a video that is too long is sampled over its whole length
     return [min(int((index + 0.5) * step * (rate or wanted_rate)), num_frames - 1) for index in range(count)]

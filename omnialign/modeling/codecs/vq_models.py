@@ -1,7 +1,7 @@
-"""Images and videos as the codes of vector-quantising autoencoders: those of Chameleon, Janus and Emu3.
+"""Vector-quantising autoencoders for images and videos: those of Chameleon, Janus and Emu3.
 
-`Vq` is one such model, alone in a folder or a part of a language model's weights. The families' adapters use it with
-their own preprocessing, `vq_codecs` puts it beside any causal language model.
+`Vq` is one such model, in a folder of its own or as a part of a language model's weights. The families' adapters use it
+with their own preprocessing; `vq_codecs` puts it beside any causal language model.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ DECODER_FOLDER = "image_decoder"
 
 
 class Vq(ABC):
-    """A vector-quantising autoencoder of a configuration, its weights a folder's own or a part of a model's."""
+    """A vector-quantising autoencoder. One code stands for a square of `factor` x `factor` pixels."""
 
     def __init__(self, config: Any, weights: Weights) -> None:
         self.config, self.weights = config, weights
@@ -27,12 +27,12 @@ class Vq(ABC):
 
     @property
     def num_codes(self) -> int:
-        """Size of the code book."""
+        """The size of the codebook."""
         return int(self.config.num_embeddings)
 
     @property
     def can_decode(self) -> bool:
-        """Whether pictures can be made of codes."""
+        """Whether codes can be turned into images."""
         return True
 
     @cached_property
@@ -41,14 +41,14 @@ class Vq(ABC):
         return f"{self.config.model_type}/{self.weights.digest}"
 
     def encode(self, pixel_values: Any) -> Any:
-        """Codes `(rows, columns)` of a float tensor `(1, 3, height, width)` as the family prepares pictures."""
+        """The codes `(rows, columns)` of a float tensor `(1, 3, height, width)`, normalised as the family does."""
         import torch
 
         with torch.inference_mode():
             return self._encode(self._module(), pixel_values.float()).reshape(pixel_values.shape[-2] // self.factor, -1)
 
     def decode(self, codes: Any) -> Any:
-        """A float tensor `(3, height, width)`, about [-1, 1], of codes `(rows, columns)`."""
+        """The image of codes `(rows, columns)`: a float tensor `(3, height, width)`, roughly in [-1, 1]."""
         import torch
 
         with torch.inference_mode():
@@ -60,18 +60,18 @@ class Vq(ABC):
 
     @abstractmethod
     def _model_class(self) -> Any:
-        """The class that holds the codec's weights."""
+        """The class in transformers that has the weights."""
 
     def _encode(self, module: Any, pixel_values: Any) -> Any:
         return module.encode(pixel_values, return_dict=True).image_tokens
 
     @abstractmethod
     def _decode(self, module: Any, codes: Any) -> Any:
-        """Pictures `(1, 3, height, width)` of codes `(rows, columns)`."""
+        """The image `(1, 3, height, width)` of codes `(rows, columns)`."""
 
 
 class JanusVq(Vq):
-    """The VQ model with which Janus writes pictures; it reads them by another tower."""
+    """The VQ model with which Janus writes images; it reads them with a separate vision tower."""
 
     def _model_class(self) -> Any:
         from transformers.models.janus.modeling_janus import JanusVQVAE
@@ -83,9 +83,9 @@ class JanusVq(Vq):
 
 
 class ChameleonVq(Vq):
-    """The VQ model of Chameleon. Transformers has its encoder alone; the decoder's weights are a folder beside it.
+    """The VQ model of Chameleon. Transformers has only its encoder; the decoder's weights are in a folder beside it.
 
-    They are those that were published with the model, `decoder.*` of its VQ-GAN checkpoint, as safetensors.
+    These are the `decoder.*` weights of the VQ-GAN checkpoint that was published with the model, as safetensors.
     """
 
     def __init__(self, config: Any, weights: Weights) -> None:
@@ -95,7 +95,7 @@ class ChameleonVq(Vq):
 
     @property
     def can_decode(self) -> bool:
-        """Whether the decoder's folder is there."""
+        """Whether the folder of the decoder exists."""
         return self._decoder_folder.is_dir()
 
     def _model_class(self) -> Any:
@@ -104,7 +104,7 @@ class ChameleonVq(Vq):
         return ChameleonVQVAE
 
     def _decode(self, module: Any, codes: Any) -> Any:
-        quantised = module.quantize.embedding(codes)[None].permute(0, 3, 1, 2)
+        quantised = module.quantize.embedding(codes)[None].permute(0, 3, 1, 2)  # (1, D, rows, columns)
         return self._decoder()(module.post_quant_conv(quantised))
 
     def _load_decoder(self) -> Any:
@@ -117,40 +117,40 @@ class ChameleonVq(Vq):
         shared = {name: getattr(self.config, name) for name in (*names, "num_res_blocks", "dropout")}
         decoder = JanusVQVAEDecoder(JanusVQVAEConfig(**shared, out_channels=self.config.in_channels))
         for level in decoder.up:
-            level.attn = nn.ModuleList()  # the one difference: Janus attends at its lowest resolution too
-        return load_part(decoder, weights, partial(_from_lowest, levels=len(decoder.up)))
+            level.attn = nn.ModuleList()  # the only difference: Janus also has attention at its lowest resolution
+        return load_part(decoder, weights, partial(_to_transformers_name, levels=len(decoder.up)))
 
 
-def _from_lowest(name: str, levels: int) -> str:
-    """The name of a decoder's weight in transformers, which counts levels from the lowest resolution."""
+def _to_transformers_name(name: str, levels: int) -> str:
+    """The name of a decoder weight in transformers, which numbers the levels from the lowest resolution up."""
     first, *rest = name.split(".")
     return ".".join((first, str(levels - 1 - int(rest[0])), *rest[1:])) if first == "up" else name
 
 
 class Emu3Vq(Vq):
-    """The VQ model of Emu3, for pictures and for videos: `temporal` frames make one grid of codes."""
+    """The VQ model of Emu3, for images and videos: `temporal` frames become one grid of codes."""
 
     @property
     def num_codes(self) -> int:
-        """Size of the code book."""
+        """The size of the codebook."""
         return int(self.config.codebook_size)
 
     @property
     def temporal(self) -> int:
-        """Frames of a video that one grid of codes stands for."""
+        """The number of frames that one grid of codes stands for."""
         return int(self.config.temporal_downsample_factor)
 
     def encode_video(self, pixel_values: Any) -> Any:
-        """Codes `(grids, rows, columns)` of a float tensor `(frames, 3, height, width)`, frames times `temporal`."""
+        """The codes `(grids, rows, columns)` of `(frames, 3, height, width)`, with `temporal` frames per grid."""
         import torch
 
-        # The sizes cut what batches were padded with, counted from the front axes: here nothing is to be cut.
+        # The model crops its output to the given sizes, to undo padding of batches. Huge sizes crop nothing.
         whole = torch.tensor([[1 << 30, 1 << 30]])
         with torch.inference_mode():
             return self._module().encode(pixel_values[None].float(), whole, return_dict=True).image_tokens[0]
 
     def decode_video(self, codes: Any) -> Any:
-        """A float tensor `(frames, 3, height, width)` of codes `(grids, rows, columns)`."""
+        """The frames of codes `(grids, rows, columns)`: a float tensor `(frames, 3, height, width)`."""
         return self.decode(codes[None])
 
     def _model_class(self) -> Any:
@@ -167,15 +167,15 @@ class Emu3Vq(Vq):
         return module.decode(codes if codes.ndim == 4 else codes[None])
 
 
-def to_pixels(picture: Any) -> Pixels:
+def to_pixels(image: Any) -> Pixels:
     """RGB pixels `(height, width, 3)` of a float tensor `(3, height, width)` in [-1, 1]."""
-    pixels: Pixels = ((picture.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy()
+    pixels: Pixels = ((image.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy()
     return pixels
 
 
 def square(pixels: Pixels, side: int) -> Any:
-    """A float tensor `(3, side, side)` in [-1, 1]."""
+    """Pixels `(height, width, 3)` scaled to a float tensor `(3, side, side)` in [-1, 1]."""
     import torch
 
-    picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
+    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)

@@ -1,6 +1,6 @@
-"""The weights of learned codecs: tensors of safetensors files in a folder, of all or of one part of a model.
+"""The weights of learned codecs: the tensors in a folder of safetensors files, or those of one part of a model.
 
-Headers are read without torch, so that a folder is checked, and its codec identified, where nothing is encoded.
+Headers are read without torch, so a folder can be checked and its codec identified on machines that encode nothing.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a folder whose names hold `part` as one of their components (`vqmodel`), or all where it is "".
+    """The tensors of a folder that have `part` (such as `vqmodel`) as a component of their name; all of them for "".
 
-    Raises InvalidArgument CODEC_WEIGHTS_MISSING, or CODEC_WEIGHTS_INVALID for a file whose header does not read.
+    Raises InvalidArgument CODEC_WEIGHTS_MISSING, or CODEC_WEIGHTS_INVALID for a file with an unreadable header.
     """
 
     folder: Path
     part: str = ""
 
     def __post_init__(self) -> None:
-        if not self.places:
+        if not self.locations:
             part = f"no part {self.part!r} in its" if self.part else "no"
             raise InvalidArgument(
                 f"The codec folder {self.folder.name} has {part} *.safetensors files; put the codec's weights there.",
@@ -37,8 +37,8 @@ class Weights:
             )
 
     @cached_property
-    def places(self) -> dict[str, tuple[Path, int, int]]:
-        """Name within the part -> file and the positions of its first and last byte."""
+    def locations(self) -> dict[str, tuple[Path, int, int]]:
+        """Tensor name within the part -> its file, and where in the file its bytes start and end."""
         found: dict[str, tuple[Path, int, int]] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
             for name, (start, end) in _header(path).items():
@@ -49,9 +49,9 @@ class Weights:
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that change with any weight."""
+        """Sixteen hexadecimal digits that change with every weight."""
         total = hashlib.sha256()
-        for name, (path, start, end) in sorted(self.places.items()):
+        for name, (path, start, end) in sorted(self.locations.items()):
             total.update(name.encode())
             with path.open("rb") as file:
                 file.seek(start)
@@ -61,14 +61,14 @@ class Weights:
         return total.hexdigest()[:16]
 
     def state(self) -> dict[str, Any]:
-        """The tensors by their names within the part, in float32."""
+        """The tensors by their names within the part, floating-point ones in float32."""
         from safetensors import safe_open
 
-        wanted = {path for path, _, _ in self.places.values()}
+        wanted = {path for path, _, _ in self.locations.values()}
         state: dict[str, Any] = {}
         for path in sorted(wanted):
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  no mapping
+                for name in file.keys():  # noqa: SIM118  not a mapping
                     rest = f".{name}".partition(f".{self.part}.")[2] if self.part else name
                     if rest:
                         tensor = file.get_tensor(name)
@@ -77,7 +77,7 @@ class Weights:
 
 
 class LazyModule:
-    """A torch module made when first used, once, whichever thread asks; float32, on the CPU, for inference."""
+    """A torch module for inference that is made on first use, once for all threads."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
@@ -85,7 +85,7 @@ class LazyModule:
         self._module: Any = None
 
     def __call__(self) -> Any:
-        """The module."""
+        """The module, in evaluation mode."""
         with self._lock:
             if self._module is None:
                 self._module = self._make().eval().requires_grad_(False)
@@ -93,7 +93,7 @@ class LazyModule:
 
 
 def load_folder(model_class: Any, weights: Weights) -> Any:
-    """A transformers model from a folder of its own. Raises InvalidArgument CODEC_WEIGHTS_INVALID."""
+    """A transformers model from its own folder, in float32. Raises InvalidArgument CODEC_WEIGHTS_INVALID."""
     import torch
 
     try:
@@ -103,12 +103,12 @@ def load_folder(model_class: Any, weights: Weights) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise invalid_weights(weights, str(error).partition("\n")[0]) from error
     if missing := sorted(info["missing_keys"]):
-        raise invalid_weights(weights, f"{len(missing)} weights are missing, {missing[0]} among them")
+        raise invalid_weights(weights, f"{len(missing)} weights are missing, such as {missing[0]}")
     return module
 
 
 def load_part(module: Any, weights: Weights, rename: Callable[[str], str] = str) -> Any:
-    """A module filled with the part of a model's weights. Raises InvalidArgument CODEC_WEIGHTS_INVALID."""
+    """Fills a module with one part of a model's weights. Raises InvalidArgument CODEC_WEIGHTS_INVALID."""
     try:
         module.load_state_dict({rename(name): tensor for name, tensor in weights.state().items()})
     except (OSError, ValueError, RuntimeError) as error:
@@ -117,7 +117,7 @@ def load_part(module: Any, weights: Weights, rename: Callable[[str], str] = str)
 
 
 def invalid_weights(weights: Weights, why: str) -> InvalidArgument:
-    """The error of weights that do not fit their codec."""
+    """The error for weights that do not fit their codec."""
     return InvalidArgument(
         f"The weights in {weights.folder.name} do not fit their codec: {why}.",
         reason="CODEC_WEIGHTS_INVALID",
@@ -126,7 +126,7 @@ def invalid_weights(weights: Weights, why: str) -> InvalidArgument:
 
 
 def _header(path: Path) -> dict[str, tuple[int, int]]:
-    """Tensor name -> positions of its first byte and of the byte after its last in the file."""
+    """Tensor name -> where in the file its bytes start and end."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -135,7 +135,7 @@ def _header(path: Path) -> dict[str, tuple[int, int]]:
         return {name: (8 + size + int(start), 8 + size + int(end)) for name, (start, end) in offsets.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidArgument(
-            f"The weights file {path.name} in {path.parent.name} does not read as safetensors.",
+            f"The weights file {path.name} in {path.parent.name} is not valid safetensors; copy it again.",
             reason="CODEC_WEIGHTS_INVALID",
             metadata={"folder": path.parent.name, "file": path.name},
         ) from error

@@ -1,10 +1,11 @@
-"""Versioned prompt templates for responding, refining, criticising, scoring and comparing.
+"""What models are asked: versioned prompt templates, and for each question the reader of its answer.
 
-A template is a file `{name}.v{n}.md`: turns that begin with `@user` or `@assistant`, and slots in braces that take text
-or media. A changed text is a new version; its hash goes into every record it produced, so lineage can tell.
+A template is a file `{name}.v{n}.md`: turns that begin with `@user` or `@assistant`, with slots in braces for text or
+media. A changed text is a new version. The hash of the text goes into every record that it produced, for lineage.
 
-Feedback is asked for by one of two templates: `critique` is for models that learnt the form of the answer in training,
-`critique_json` tells it in words. `omnialign.modeling.prompts` knows which reader goes with which.
+Feedback and judgements are asked for in one of two forms: `critique` is for models that learnt the form of the answer
+in training, `critique_json` describes it in words and comes with a JSON schema. A `Question` holds the template, the
+schema and the reader of one form together, so that nobody asks in one form and reads in the other.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ VERSIONS = {
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation ready for a model, and the template it came from as `name@version:hash`."""
+    """A conversation for a model, and the `template` it came from as `name@version:hash`."""
 
     turns: tuple[Turn, ...]
     template: str
@@ -48,27 +49,27 @@ class _Template:
 
 
 def render_response(prompt: Pieces) -> Rendered:
-    """Asks for y ~ pi(x)."""
+    """Asks for a response, y ~ pi(x)."""
     return _render("response", {"prompt": prompt})
 
 
 def render_refinement(prompt: Pieces, response: Pieces, feedback: record_pb2.Feedback) -> Rendered:
-    """Asks for y* ~ pi(x, y, c). Scores are for people and judges; the model refines with the words."""
+    """Asks for a refinement, y* ~ pi(x, y, c). The model gets the words of the feedback, not the scores."""
     return _render("refinement", {"prompt": prompt, "response": response, "advice": (write_advice(feedback),)})
 
 
 def render_critique(prompt: Pieces, response: Pieces, rubric: Sequence[str], *, template: str = "critique") -> Rendered:
-    """Asks for c ~ p_phi(x, y)."""
+    """Asks for language feedback, c ~ p_phi(x, y)."""
     return _render(template, {"prompt": prompt, "response": response, "rubric": (", ".join(rubric),)})
 
 
 def render_score(prompt: Pieces, response: Pieces, rubric: Sequence[str], *, template: str = "score") -> Rendered:
-    """Asks for scores alone."""
+    """Asks for scores only."""
     return _render(template, {"prompt": prompt, "response": response, "rubric": (", ".join(rubric),)})
 
 
 def render_comparison(prompt: Pieces, first: Pieces, second: Pieces, *, template: str = "comparison") -> Rendered:
-    """Asks which of two responses is better, in the order given."""
+    """Asks which of two responses is better; they are shown in the order given."""
     return _render(template, {"prompt": prompt, "first": first, "second": second})
 
 
@@ -79,7 +80,7 @@ def _render(name: str, slots: Mapping[str, Pieces]) -> Rendered:
 
 
 def fill(text: str, slots: Mapping[str, Pieces]) -> Pieces:
-    """Puts text and media into the slots of a text, as in `{prompt}`."""
+    """Replaces each slot of a text, such as `{prompt}`, by the text and media in `slots`."""
     filled: list[Piece] = []
     for index, chunk in enumerate(_SLOT.split(text)):
         for piece in slots[chunk] if index % 2 else (chunk,):
@@ -88,7 +89,7 @@ def fill(text: str, slots: Mapping[str, Pieces]) -> Pieces:
 
 
 def _append(filled: list[Piece], piece: Piece) -> None:
-    """Joins neighbouring texts, so that tokenisation does not depend on where a slot ended."""
+    """Appends a piece; joins neighbouring texts, so that tokenization does not depend on where a slot ended."""
     if isinstance(piece, str) and filled and isinstance(filled[-1], str):
         filled[-1] += piece
     elif piece != "":
@@ -113,9 +114,9 @@ Form: TypeAlias = generation_pb2.AnswerForm.ValueType
 
 @dataclass(frozen=True)
 class Question(Generic[T]):
-    """`template` names the prompt template, `read` reads what was answered, or raises AnswerUnparsable.
+    """How one thing is asked: `template` names the prompt, `read` parses the answer or raises AnswerUnparsable.
 
-    `json_schema` is what engines that can hold the answer to; it is empty for sections.
+    `json_schema` is the schema to which engines constrain the answer, where they can; "" for answers in sections.
     """
 
     template: str
@@ -124,7 +125,7 @@ class Question(Generic[T]):
 
 
 def ask_feedback(form: Form, rubric: Sequence[str]) -> Question[record_pb2.Feedback]:
-    """Asks for critique, refinement advice and scores; a form that is not JSON is sections."""
+    """Asks for critique, refinement advice and scores, in JSON or else in sections."""
     if form == generation_pb2.ANSWER_FORM_JSON:
         read = partial(answers_json.read_feedback, rubric=rubric)
         return Question("critique_json", read, answers_json.feedback_schema(rubric))
@@ -132,7 +133,7 @@ def ask_feedback(form: Form, rubric: Sequence[str]) -> Question[record_pb2.Feedb
 
 
 def ask_scores(form: Form, rubric: Sequence[str]) -> Question[record_pb2.Feedback]:
-    """Asks for scores alone."""
+    """Asks for scores only."""
     if form == generation_pb2.ANSWER_FORM_JSON:
         read = partial(answers_json.read_scores, rubric=rubric)
         return Question("score_json", read, answers_json.scores_schema(rubric))

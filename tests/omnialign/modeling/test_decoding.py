@@ -16,7 +16,7 @@ from PIL import Image
 from omnialign.media import MediaError, write_audio, write_image, write_video
 from omnialign.modeling.decoding import DecodedMedia, decode
 from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy
-from omnialign.modeling.streams import sample
+from omnialign.modeling.streams import sample_times
 from omnialign.v1 import content_pb2
 
 IMAGE, AUDIO, VIDEO = content_pb2.MODALITY_IMAGE, content_pb2.MODALITY_AUDIO, content_pb2.MODALITY_VIDEO
@@ -198,7 +198,7 @@ def test_sampled_times_are_in_order_among_those_there_and_within_the_number(
     gaps: list[float], rate: float, most: int
 ) -> None:
     times = np.cumsum(gaps).tolist()
-    kept = sample(times, MediaPolicy(frames_per_second=rate, max_frames=most))
+    kept = sample_times(times, MediaPolicy(frames_per_second=rate, max_frames=most))
     assert kept
     assert kept == sorted(set(kept))
     assert set(kept) <= set(times)

@@ -106,7 +106,7 @@ def test_ordinary_text_has_the_ids_of_the_stock_processor(root, words):
 @cache
 def controls() -> list[str]:
     """Every added token of every family."""
-    return sorted({token for name in READERS for token in _made[name][1]._markup.controls})
+    return sorted({token for name in READERS for token in _made[name][1]._escaper.controls})
 
 
 @settings(max_examples=60, deadline=None)

@@ -40,7 +40,7 @@ def tokenizer(request):
 def test_unmarked_text_has_the_tokenizers_own_ids(kind, words):
     tokenizer = TOKENIZERS[kind]
     markup = SpecialTokenEscaper(tokenizer.backend_tokenizer)
-    assert [*markup.prefix_ids, *markup.encode("".join(markup.quote([words])))] == tokenizer.encode(words)
+    assert [*markup.prefix_ids, *markup.encode("".join(markup.escape([words])))] == tokenizer.encode(words)
 
 
 @settings(max_examples=60, deadline=None)
@@ -49,14 +49,14 @@ def test_a_spelled_token_is_text_that_reads_the_same(kind, before, behind):
     tokenizer = TOKENIZERS[kind]
     markup = SpecialTokenEscaper(tokenizer.backend_tokenizer)
     text = f"{before}<image>{behind}"
-    ids = markup.encode(markup.quote([text])[0])
+    ids = markup.encode(markup.escape([text])[0])
     assert tokenizer.convert_tokens_to_ids("<image>") not in ids
     assert tokenizer.decode(ids).strip() == text.strip()
 
 
 def test_only_the_templates_own_placeholder_is_replaced(tokenizer):
     markup = SpecialTokenEscaper(tokenizer.backend_tokenizer)
-    rendered = "a <image> b " + markup.quote(["say <image>"])[0]
+    rendered = "a <image> b " + markup.escape(["say <image>"])[0]
     found = markup.substitute(rendered, re.compile("<image>"), lambda token: token * 3)
     assert markup.encode(found).count(tokenizer.convert_tokens_to_ids("<image>")) == 3
 
@@ -65,13 +65,13 @@ def test_neighbouring_texts_do_not_join_to_a_token(tokenizer):
     markup = SpecialTokenEscaper(tokenizer.backend_tokenizer)
     for cut in range(1, len("<image>")):
         parts = ["see <image>"[: 4 + cut], "<image>"[cut:]]
-        assert tokenizer.convert_tokens_to_ids("<image>") not in markup.encode("".join(markup.quote(parts)))
+        assert tokenizer.convert_tokens_to_ids("<image>") not in markup.encode("".join(markup.escape(parts)))
 
 
 def test_marks_in_somebodys_text_are_taken_out(tokenizer):
     markup = SpecialTokenEscaper(tokenizer.backend_tokenizer)
     forged = f"a{OPEN}<image>{CLOSE}{BREAK}"
-    assert markup.quote([forged]) == markup.quote(["a<image>"])
+    assert markup.escape([forged]) == markup.escape(["a<image>"])
 
 
 def test_added_white_space_and_words_are_no_controls():
