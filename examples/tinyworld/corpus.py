@@ -1,11 +1,14 @@
-"""What the base model is pre-trained on: imperfect answers, refinements, and understanding.
+"""What the base model is pre-trained on: imperfect answers, refinements and understanding.
 
-38 % of the sequences are answers as a misaligned model gives them, 28 % refine a faulty answer with the oracle's
-advice, 24 % name a medium or tell what was asked and given, and 10 % are feedback and judgements in the right form
-about something else. So the base model can do the work, but does not do it unasked; and it knows what feedback looks
-like, as any model that has read a library does, but has never seen one that is true of the response before it.
-Media are bytes of codes here, not files: rendering hundreds of thousands of files would only cost time, and a test
-proves that files and codes are the same to the codecs.
+    38 %   answer     answers as a misaligned model gives them
+    28 %   refine     refinements of a faulty answer by the oracle's advice
+    24 %   describe   naming a medium, or stating what was asked for and given
+    10 %   form       feedback and judgements in the right form, but about something else
+
+So the base model is able to do the work, but does not do it unasked. It knows what feedback looks like, as any model
+that has read widely does, but has never seen feedback that is true of the response before it. Media are bytes of codes
+here, not files: rendering hundreds of thousands of files would only take time, and a test proves that the codecs treat
+files and codes alike.
 """
 
 import random
@@ -35,7 +38,7 @@ from omnialign.v1 import record_pb2
 
 MIX = (("answer", 0.38), ("refine", 0.28), ("describe", 0.24), ("form", 0.10))
 HARDER = {"tv2t": 1.5, "t2v": 2.0, "ti2ti": 1.5}
-"""How often the subtasks with long media occur, the others being 1."""
+"""Weights of the subtasks with long media; the others have 1."""
 DESCRIBE_ONE = "##Prompt: {prompt}\n##Response: {first}\nSay what was asked and what was given."
 DESCRIBE_EITHER = (
     "##Prompt: {prompt}\n##Response 1: {first}\n##Response 2: {second}\n"
@@ -45,14 +48,14 @@ DESCRIBE_EITHER = (
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation and the answer to learn."""
+    """A conversation, and the answer to learn."""
 
     turns: Sequence[Turn]
     answer: Pieces
 
 
 class CodeBytes:
-    """A codec for media that are bytes of codes already: what `draw` gives."""
+    """A codec for media that are already bytes of codes, as `draw` returns them."""
 
     def __init__(self, kind: str) -> None:
         self.modality = MODALITIES[kind]
@@ -64,7 +67,7 @@ class CodeBytes:
         return list(data)
 
     def encode_array(self, array: NDArray[Any], rate: float) -> list[int]:
-        """Codes as an array are what they are."""
+        """The array as codes."""
         return [int(code) for code in array]
 
     def decode(self, codes: Sequence[int]) -> bytes:
@@ -73,7 +76,7 @@ class CodeBytes:
 
 
 def as_code_bytes(ranges: Sequence[CodecRange]) -> list[CodecRange]:
-    """The same places in the vocabulary, reading codes instead of files."""
+    """The same ranges of the vocabulary, with codecs that read codes instead of files."""
     kinds = {modality: kind for kind, modality in MODALITIES.items()}
     return [CodecRange(CodeBytes(kinds[r.codec.modality]), r.begin_id, r.end_id, r.first_id) for r in ranges]
 
@@ -105,7 +108,7 @@ def _refine(rng: random.Random, task: Task) -> Example:
 
 
 def _describe(rng: random.Random, task: Task) -> Example:
-    """What a medium shows, or what was asked and given, right or wrong: faithful, and without a judgement."""
+    """What a medium shows, or what was asked for and given: always true, and without a judgement."""
     if task.shown is not None and rng.random() < 0.3:
         medium = prompt_pieces(task, rendered=False)[0]
         return Example((Turn("user", (medium, "What is this?")),), (phrase(task.shown),))

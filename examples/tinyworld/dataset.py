@@ -1,7 +1,8 @@
-"""Writes the tiny world's data in the column schemas of align-anything-200k, so that the real importer reads it.
+"""Writes the tiny world's data in the column schemas of align-anything-200k, which the regular importer reads.
 
-Splits: `train` is annotated (two faulty responses, ratings, rationales, critiques, overall label), `prompts` has
-prompts alone, and so have `validation` and `test`: half of theirs are combinations of attributes in no other split.
+The split `train` is annotated: two faulty responses with ratings, rationales, critiques and an overall label. The splits
+`prompts`, `validation` and `test` have only prompts; half of those in the last two are combinations of attributes that
+occur in no other split.
 """
 
 import argparse
@@ -43,7 +44,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Schema:
-    """How a subset names its columns. `side` is what the per-dimension winner is called (`p_response`, `p_image`)."""
+    """The column names of a subset. `side` is the suffix of the winner on a dimension (`p_response`, `p_image`)."""
 
     folder: str
     prompt: str
@@ -57,7 +58,7 @@ class Schema:
 
     @property
     def overall(self) -> str:
-        """Column of the overall label."""
+        """The column of the overall label."""
         return f"overall_{self.side}"
 
 
@@ -103,7 +104,7 @@ SCHEMAS = {
         answer_media=("output_image_url_1", "output_image_url_2"),
     ),
 }
-# First letters of the rationale columns, as the data card has them; the video ones follow their pattern.
+# The prefixes of the rationale columns in the data card; those for videos follow the same pattern.
 LETTERS = {
     "prompt_following": "p",
     "objective_rules": "o",
@@ -120,7 +121,7 @@ LETTERS = {
 
 
 def letter(subtask: str, dimension: str) -> str:
-    """Prefix of a dimension's rationale columns: `consistency` is `a` in text-to-audio and `c` in interleaved rows."""
+    """The prefix of a dimension's rationale columns; `consistency` has `a` in text-to-audio and `c` elsewhere."""
     if dimension == "consistency":
         return "a" if subtask == "t2a" else "c"
     return LETTERS[dimension]
@@ -142,12 +143,12 @@ def write(folder: Path, *, seed: int, sizes: Sizes | None = None) -> None:
 
 
 def _tasks(rng: random.Random, subtask: str, count: int, *, mixed: bool) -> list[Task]:
-    """Seen combinations; where mixed, every second one is held out."""
+    """Tasks with combinations that are not held out; with `mixed`, every second one is."""
     return [random_task(rng, subtask, held_out=mixed and index % 2 == 1) for index in range(count)]
 
 
 def _saver(target: Path, schema: Schema) -> Callable[[MediaBytes], Any]:
-    """How a subset holds media: embedded in Parquet, or a path into its media folder."""
+    """A function that stores a medium as the subset does: embedded in Parquet, or as a file in its media folder."""
 
     def save(media: MediaBytes) -> Any:
         name = f"{hashlib.sha256(media.data).hexdigest()[:24]}.{SUFFIXES[media.modality]}"
@@ -172,7 +173,7 @@ def _prompt_only(_: random.Random, task: Task, schema: Schema, save: Callable[[M
 def _annotated(rng: random.Random, task: Task, schema: Schema, save: Callable[[MediaBytes], Any]) -> Row:
     row = _prompt_only(rng, task, schema, save)
     prompt = prompt_pieces(task)
-    while True:
+    while True:  # the columns know no ties: draw again until one answer is better
         answers = [faulty_answer(rng, task).pieces() for _ in range(2)]
         feedbacks = [oracle.check(prompt, answer, task.subtask) for answer in answers]
         totals = [oracle.total(feedback) for feedback in feedbacks]
@@ -206,7 +207,7 @@ def _feedback_columns(feedback: record_pb2.Feedback, subtask: str, schema: Schem
 
 
 def _winners(feedbacks: list[record_pb2.Feedback], subtask: str, schema: Schema) -> Mapping[str, int]:
-    """Which side wins each dimension; equal scores go to the first, as the columns know no tie."""
+    """Which side wins each dimension; the columns know no ties, so equal scores go to the first."""
     pairs = zip(rubric(subtask), feedbacks[0].scores, feedbacks[1].scores, strict=True)
     return {f"{letter(subtask, name)}_{schema.side}": 1 + (b.score > a.score) for name, a, b in pairs}
 

@@ -1,4 +1,4 @@
-"""Imperfect answers, as capable but misaligned models give them: wrong attributes, noise, stutter, omissions."""
+"""Imperfect answers, as a capable but misaligned model gives them: wrong attributes, noise, stutter, omissions."""
 
 import random
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ WRONG_ATTRIBUTE, OMISSION, STUTTER, NOISY_ANSWER, NOISY_CODE, MISMATCH = 0.22, 0
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer before it is rendered: words, and a medium as codes."""
+    """An answer before it is rendered: words and the codes of a medium, either of which may be missing."""
 
     text: str | None
     thing: Thing
     codes: bytes | None
 
     def pieces(self, *, rendered: bool = True) -> Pieces:
-        """The answer for a model: real files, or (for pre-training alone) one byte per code."""
+        """The answer with media as files or, with `rendered=False` (for pre-training), as one byte per code."""
         parts: list[Piece] = [self.text] if self.text is not None else []
         if self.codes is not None:
             data = codec(self.thing.kind).decode(list(self.codes)) if rendered else self.codes
@@ -36,7 +36,7 @@ def prompt_pieces(task: Task, *, rendered: bool = True) -> Pieces:
 
 
 def right_answer(task: Task) -> Answer:
-    """What a perfect model answers."""
+    """The answer of a perfect model."""
     written = output_modalities(task.subtask)
     text = phrase(task.wanted) if "text" in written else None
     codes = draw(task.wanted) if written != ("text",) else None
@@ -44,7 +44,7 @@ def right_answer(task: Task) -> Answer:
 
 
 def faulty_answer(rng: random.Random, task: Task) -> Answer:
-    """What a misaligned model answers: each attribute wrong with probability 0.22, and more."""
+    """The answer of a misaligned model: each attribute is wrong with probability 0.22, and more goes wrong."""
     perfect = right_answer(task)
     thing = _confuse(rng, task.wanted)
     codes = _noise(rng, draw(thing), thing.kind) if perfect.codes is not None else None

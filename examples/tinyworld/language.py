@@ -1,4 +1,4 @@
-"""How the world is spoken of: phrases for things, instructions, and reading both back."""
+"""Language about the world: phrases for things, instructions, and parsing both."""
 
 import random
 import re
@@ -12,7 +12,7 @@ FORMS = {
     "sound": "a {loudness} {duration} {register} {pattern} tone",
     "clip": "a {colour} {shape} moving {direction}",
 }
-# What each subtask is about: the kind of thing in the prompt's medium or text.
+# The kind of thing that each subtask is about; t2t is about any.
 KINDS = {
     "ti2t": "picture",
     "ta2t": "sound",
@@ -36,7 +36,7 @@ EDIT_PICTURE = ("{edit} Show and describe the result.", "{edit} Describe and dra
 
 @dataclass(frozen=True)
 class Task:
-    """An instruction: words, the thing whose medium goes with them if any, and the thing wanted."""
+    """An instruction: its words, the thing shown with them (if any), and the thing that is asked for."""
 
     subtask: str
     text: str
@@ -45,7 +45,7 @@ class Task:
 
 
 def phrase(thing: Thing, *, omit: str = "") -> str:
-    """A thing in words, without the attribute `omit`."""
+    """A thing in words, optionally without the attribute `omit`."""
     form = FORMS[thing.kind]
     values = {**thing.attributes, **({omit: ""} if omit else {})}
     words = form.format(**values)
@@ -54,7 +54,7 @@ def phrase(thing: Thing, *, omit: str = "") -> str:
 
 
 def random_task(rng: random.Random, subtask: str, *, held_out: bool | None = None) -> Task:
-    """An instruction of a subtask whose wanted thing is any, seen or held out."""
+    """A random instruction of a subtask; `held_out` restricts the thing asked for, as in `random_thing`."""
     kind = KINDS.get(subtask) or rng.choice(list(FORMS))
     wanted = random_thing(rng, kind, held_out=held_out)
     if subtask in ("t2t", "ti2ti"):
@@ -65,7 +65,7 @@ def random_task(rng: random.Random, subtask: str, *, held_out: bool | None = Non
 
 
 def _edit_task(rng: random.Random, subtask: str, wanted: Thing) -> Task:
-    """An instruction that changes one attribute of something, so that `wanted` comes out."""
+    """An instruction to change one attribute of a thing, with `wanted` as the result."""
     attribute = rng.choice(list(ATTRIBUTES[wanted.kind]))
     value = wanted.attributes[attribute]
     before = wanted.changed(attribute, rng.choice([v for v in ATTRIBUTES[wanted.kind][attribute] if v != value]))
@@ -77,7 +77,7 @@ def _edit_task(rng: random.Random, subtask: str, wanted: Thing) -> Task:
 
 @cache
 def _pattern(kind: str) -> re.Pattern[str]:
-    """The phrase of a kind with any attribute left out."""
+    """Matches a phrase for a thing of a kind, with any attributes left out."""
     slots = {name: f"(?:(?P<{name}>{'|'.join(values)}) )?" for name, values in ATTRIBUTES[kind].items()}
     patterns = {
         "picture": "a {colour}{shape}(?:at the {place})?",
@@ -88,13 +88,13 @@ def _pattern(kind: str) -> re.Pattern[str]:
 
 
 def read_phrase(kind: str, text: str) -> dict[str, str] | None:
-    """Attributes of a whole, well-formed phrase; None when the text is not one."""
+    """The attributes in a well-formed phrase; None if the text is not one."""
     match = _pattern(kind).fullmatch(" ".join(text.lower().strip(" .").split()) + " ")
     return {name: value for name, value in match.groupdict().items() if value} if match else None
 
 
 def find_attributes(kind: str, text: str) -> dict[str, set[str]]:
-    """Every value of each attribute that a text mentions, well-formed or not."""
+    """All values of each attribute that a text mentions, whether it is well-formed or not."""
     found = {}
     for name, values in ATTRIBUTES[kind].items():
         words = re.findall(rf"\b(?:{'|'.join(values)})\b", text.lower())
@@ -104,7 +104,7 @@ def find_attributes(kind: str, text: str) -> dict[str, set[str]]:
 
 
 def read_edit(kind: str, text: str) -> tuple[str, str] | None:
-    """The attribute and value of an instruction to change one."""
+    """The attribute and the value in an instruction to change one; None if there is none."""
     match = re.search(r"Change the (\w+) to ([a-z ]+?)\.", text)
     if match and match[2] in ATTRIBUTES[kind].get(match[1], ()):
         return match[1], match[2]
@@ -112,7 +112,7 @@ def read_edit(kind: str, text: str) -> tuple[str, str] | None:
 
 
 def find_thing(text: str) -> Thing | None:
-    """The first complete phrase in a text, of whatever kind."""
+    """The thing of the first complete phrase in a text; None if there is none."""
     for kind, form in FORMS.items():
         slots = {name: f"(?P<{name}>{'|'.join(values)})" for name, values in ATTRIBUTES[kind].items()}
         if match := re.search(form.format(**slots), text):

@@ -1,7 +1,7 @@
-"""The oracle: scores any answer to a tiny-world prompt, says what is wrong with it, and how to mend it.
+"""The oracle: scores any answer to a tiny-world prompt, says what is wrong with it and how to fix it.
 
-It stands for the human annotators and is the final yardstick. It reads the prompt and the answer's decoded files, and
-nothing else: no answer key travels with a prompt. Scores are 0 to 3 per dimension of the subtask's rubric.
+It takes the place of human annotators and is the final yardstick. It reads only the prompt and the answer's decoded
+files; no answer key comes with a prompt. Scores are 0 to 3 on each dimension of the subtask's rubric.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ CLIPPING_PEAK, FLASH_STEP = 0.98, 100.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """One thing looked at: what was asked for, and what was given."""
+    """One thing that was checked: what was asked for, and what was given."""
 
     name: str
     asked: str
@@ -42,38 +42,38 @@ class Comparison:
 
 @dataclass
 class Findings:
-    """What was found out about an answer: scores with reasons, each thing compared, and mends."""
+    """What was found out about an answer: scores with reasons, comparisons, and advice on what to fix."""
 
     scores: dict[str, tuple[int, str]] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
-    mends: list[str] = field(default_factory=list)
+    fixes: list[str] = field(default_factory=list)
 
     def score(self, dimension: str, value: int, why: str = "") -> None:
-        """Notes a score; of two scores on one dimension the worse stays."""
+        """Records a score; of two scores on one dimension, the lower one counts."""
         value = max(0, min(MAX_SCORE, value))
         if value < self.scores.get(dimension, (MAX_SCORE + 1, ""))[0]:
             self.scores[dimension] = (value, why if value < MAX_SCORE else "")
 
-    def compare(self, name: str, asked: str, given: str, *, mend: str) -> None:
-        """Notes what was asked and given, and how to mend it where they differ."""
+    def compare(self, name: str, asked: str, given: str, *, fix: str) -> None:
+        """Records what was asked for and given, and `fix` if they differ."""
         comparison = Comparison(name, asked, given)
         self.comparisons.append(comparison)
-        if not comparison.right and mend not in self.mends:
-            self.mends.append(mend)
+        if not comparison.right and fix not in self.fixes:
+            self.fixes.append(fix)
 
     def account(self) -> str:
-        """What was asked and what was given, without a judgement."""
+        """What was asked for and what was given, without a judgement."""
         return f"asked, given: {'; '.join(map(str, self.comparisons))}."
 
     def critique(self) -> str:
-        """The account with a judgement on each thing, and their sum."""
+        """The account with a judgement on each thing, and the number of wrong ones."""
         judged = [f"{one}, {'good' if one.right else 'wrong'}" for one in self.comparisons]
         wrong = sum(not one.right for one in self.comparisons)
         return f"asked, given: {'; '.join(judged)}. {wrong or 'nothing'} wrong."
 
 
 def wanted(prompt: Sequence[Piece], subtask: str) -> Thing:
-    """The thing that a prompt asks for. Raises InvalidArgument when it is no prompt of this world."""
+    """The thing that a prompt asks for. Raises InvalidArgument PROMPT_FOREIGN for a prompt from elsewhere."""
     text = " ".join(piece for piece in prompt if isinstance(piece, str))
     media = [piece for piece in prompt if isinstance(piece, MediaBytes)]
     thing = look(media[0]).thing if media else find_thing(text)
@@ -84,13 +84,13 @@ def wanted(prompt: Sequence[Piece], subtask: str) -> Thing:
 
 
 def check(prompt: Sequence[Piece], response: Sequence[Piece], subtask: str) -> record_pb2.Feedback:
-    """Language feedback on a response. An answer that does not decode scores 0 where it should be."""
+    """Language feedback on a response. A medium that does not decode counts as missing and scores 0."""
     goal = wanted(prompt, subtask)
     return _feedback(_examine(goal, response, subtask), rubric(subtask))
 
 
 def account(prompt: Sequence[Piece], response: Sequence[Piece], subtask: str) -> str:
-    """What was asked and what was given, without a judgement."""
+    """What was asked for and what was given, without a judgement."""
     return _examine(wanted(prompt, subtask), response, subtask).account()
 
 
@@ -107,17 +107,17 @@ def _examine(goal: Thing, response: Sequence[Piece], subtask: str) -> Findings:
 
 
 def correct(feedback: record_pb2.Feedback) -> bool:
-    """Whether an answer is fully correct: the best score on every dimension."""
+    """Whether an answer is fully correct, that is, has the best score on every dimension."""
     return bool(feedback.scores) and all(score.score == MAX_SCORE for score in feedback.scores)
 
 
 def total(feedback: record_pb2.Feedback) -> int:
-    """Sum of the scores: the better of two answers has more."""
+    """The sum of the scores; the better of two answers has the higher one."""
     return sum(score.score for score in feedback.scores)
 
 
 def _feedback(findings: Findings, dimensions: Sequence[str]) -> record_pb2.Feedback:
-    """A critique holds what was asked against what was given, one thing at a time, as a careful annotator does."""
+    """Feedback whose critique compares what was asked for and given point by point, as a careful annotator would."""
     scores = [
         record_pb2.DimensionScore(dimension=name, score=value, rationale=why)
         for name in dimensions
@@ -126,7 +126,7 @@ def _feedback(findings: Findings, dimensions: Sequence[str]) -> record_pb2.Feedb
     return record_pb2.Feedback(
         scores=scores,
         critique=findings.critique(),
-        refinement=" ".join(findings.mends) or KEEP,
+        refinement=" ".join(findings.fixes) or KEEP,
     )
 
 
@@ -142,16 +142,16 @@ def _check_text(findings: Findings, goal: Thing, text: str, subtask: str) -> dic
     plain = read_phrase(goal.kind, text) is not None
     if not plain:
         findings.score(clarity, 1 if found else 0, "unclear words")
-    findings.compare("words", "plain", "plain" if plain else "unclear", mend="say it plainly.")
+    findings.compare("words", "plain", "plain" if plain else "unclear", fix="say it plainly.")
     return read
 
 
 def _check_attributes(findings: Findings, goal: Thing, read: Mapping[str, str], *, verb: str) -> None:
-    """Prompt following: one point less for each attribute that is wrong or not there."""
+    """Prompt following: one point less for each attribute that is wrong or missing."""
     wrong = [name for name, value in goal.attributes.items() if read.get(name) != value]
     findings.score("prompt_following", MAX_SCORE - len(wrong), "wrong " + " ".join(wrong))
     for name, value in goal.attributes.items():
-        findings.compare(name, value, read.get(name, "missing"), mend=f"{verb} the {name} {value}.")
+        findings.compare(name, value, read.get(name, "missing"), fix=f"{verb} the {name} {value}.")
 
 
 def _check_media(findings: Findings, goal: Thing, media: MediaBytes | None) -> Seen | None:
@@ -163,7 +163,7 @@ def _check_media(findings: Findings, goal: Thing, media: MediaBytes | None) -> S
         _check_absent(findings, goal)
         return None
     _check_attributes(findings, goal, seen.thing.attributes, verb="make")
-    findings.compare("noise", "none", "some" if seen.noise else "none", mend=f"clean the {NAMES[goal.kind]}.")
+    findings.compare("noise", "none", "some" if seen.noise else "none", fix=f"clean the {NAMES[goal.kind]}.")
     quality = {"picture": _check_picture, "sound": _check_sound, "clip": _check_clip}[goal.kind]
     quality(findings, seen, media.data if media else b"")
     return seen
@@ -174,11 +174,11 @@ def _check_absent(findings: Findings, goal: Thing) -> None:
     for name in ("prompt_following", "objective_rules", "information_richness", *quality, "motion_naturalness"):
         findings.score(name, 0, "nothing there")
     name = NAMES[goal.kind]
-    findings.compare(name, "present", "missing", mend=f"make the {name}.")
+    findings.compare(name, "present", "missing", fix=f"make the {name}.")
 
 
 def _cleanness(noise: int, bounds: tuple[int, int]) -> int:
-    """3 without noise, 2 and 1 up to the bounds, else 0."""
+    """3 without noise, 2 up to `bounds[0]` noisy codes, 1 up to `bounds[1]`, else 0."""
     return MAX_SCORE if not noise else 2 if noise <= bounds[0] else 1 if noise <= bounds[1] else 0
 
 
@@ -189,7 +189,7 @@ def _check_picture(findings: Findings, seen: Seen, _: bytes) -> None:
 
 
 def _check_recognisable(findings: Findings, seen: Seen) -> None:
-    """Objective rules: the world holds one shape in one colour, so an object must be recognisable as one."""
+    """Objective rules: a medium shows one shape in one colour, which must be recognisable."""
     share = seen.noise_share
     findings.score(
         "objective_rules", 3 if share <= 0.1 else 2 if share <= 0.2 else 1 if share <= 0.35 else 0, "no object"
@@ -221,9 +221,9 @@ def _check_clip(findings: Findings, seen: Seen, data: bytes) -> None:
 
 
 def _check_consistency(findings: Findings, read: dict[str, str] | None, shown: Thing | None) -> None:
-    """Text and picture must tell the same thing."""
+    """Text and picture must agree."""
     if read is None or shown is None:
         return
     differing = sum(read.get(name, value) != value for name, value in shown.attributes.items())
     findings.score("consistency", MAX_SCORE - differing, "text and picture differ")
-    findings.compare("text and picture", "alike", "different" if differing else "alike", mend="make them agree.")
+    findings.compare("text and picture", "alike", "different" if differing else "alike", fix="make them agree.")

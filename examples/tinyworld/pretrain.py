@@ -1,7 +1,9 @@
-"""Makes the misaligned base model again from a seed: `make generate-tinyworld`.
+"""Trains the misaligned base model from a seed: `make generate-tinyworld`.
 
-A Llama of 4 layers and width 128 (about a million parameters, embeddings tied), 4,000 steps of 64 sequences, AdamW at
-2e-3 with cosine decay, bfloat16 autocast. About 25 minutes on two cores. The result is `examples/tinyworld/model`.
+A Llama with 4 layers and width 128 (about a million parameters, tied embeddings); 4,000 steps of 64 sequences; AdamW at
+2e-3 with cosine decay; bfloat16 autocast. Takes about 25 minutes on two cores and writes `examples/tinyworld/model`.
+
+1. Draw the examples.   2. Train the tokenizer and lay out the vocabulary.   3. Encode the examples.   4. Train.
 """
 
 import argparse
@@ -29,11 +31,11 @@ SPANS = {"picture": ("<image>", "</image>"), "sound": ("<audio>", "</audio>"), "
 VOCABULARY, BATCH, POOL = 640, 64, 60_000
 IGNORED = -100
 
-Sequence = tuple[list[int], int]  # ids, and where the answer begins
+Sequence = tuple[list[int], int]  # ids, and the index at which the answer begins
 
 
 def write_tokenizer(folder: Path, examples: list[Example]) -> None:
-    """Trains a byte-level BPE on the corpus's own words and on the prompt templates."""
+    """Trains a byte-level BPE on the words of the corpus and on the prompt templates."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -63,7 +65,7 @@ def _texts(examples: list[Example]) -> Iterator[str]:
 
 
 def write_codecs(folder: Path) -> int:
-    """Gives each codec its range of ids after the text; returns the size of the whole vocabulary."""
+    """Gives each codec a range of ids after those of the text; returns the size of the whole vocabulary."""
     next_id, entries = VOCABULARY, []
     for kind, (name, options) in CODEC_OPTIONS.items():
         begin, end = SPANS[kind]
@@ -74,7 +76,7 @@ def write_codecs(folder: Path) -> int:
 
 
 def code_adapter(folder: Path) -> TokenAdapter:
-    """The model's adapter, reading bytes of codes instead of files."""
+    """The model's adapter, but with codecs that read bytes of codes instead of files."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     ranges = load_codecs(folder / "codecs.json", tokenizer.token_to_id, tokenizer.get_vocab_size())
     return TokenAdapter(tokenizer, as_code_bytes(ranges))
@@ -99,7 +101,7 @@ def build_model(adapter: TokenAdapter, vocabulary: int) -> LlamaForCausalLM:
 
 
 def sequences(adapter: TokenAdapter, examples: list[Example]) -> list[Sequence]:
-    """Ids of each example with the place where its answer begins."""
+    """The ids of each example, and the index at which its answer begins."""
     encoded = []
     for one in examples:
         prompt = adapter.encode(one.turns).ids
@@ -108,7 +110,10 @@ def sequences(adapter: TokenAdapter, examples: list[Example]) -> list[Sequence]:
 
 
 def batches(rng: random.Random, pool: list[Sequence]) -> Iterator[list[Sequence]]:
-    """Endless batches of similar length, in random order."""
+    """Endless batches of sequences of similar length, in random order.
+
+    Sequences are sorted only within a window of 16 batches: little padding, yet well mixed.
+    """
     while True:
         shuffled = rng.sample(pool, len(pool))
         for start in range(0, len(shuffled) - BATCH * 16 + 1, BATCH * 16):
@@ -118,18 +123,19 @@ def batches(rng: random.Random, pool: list[Sequence]) -> Iterator[list[Sequence]
 
 
 def collate(batch: list[Sequence], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and labels, `(batch, longest)`; the loss is on answers alone."""
+    """Right-padded ids and labels, both (B, T); the loss is on the answers only."""
     longest = max(len(ids) for ids, _ in batch)
     ids = torch.full((len(batch), longest), pad_id)
     labels = torch.full((len(batch), longest), IGNORED)
     for row, (sequence, begin) in enumerate(batch):
         ids[row, : len(sequence)] = torch.tensor(sequence)
+        # Not shifted: the model compares the logits at t with the label at t + 1 itself.
         labels[row, begin : len(sequence)] = torch.tensor(sequence[begin:])
     return ids, labels
 
 
 def train(model: LlamaForCausalLM, pool: list[Sequence], *, steps: int, seed: int, pad_id: int) -> None:
-    """The pre-training loop."""
+    """The pre-training loop: linear warm-up over 60 steps, then cosine decay to zero."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = 60
     schedule = torch.optim.lr_scheduler.LambdaLR(

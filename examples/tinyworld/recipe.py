@@ -1,6 +1,6 @@
 """The alignment job of the demo: what `omnialign demo` submits for a seed.
 
-The settings are the same for every seed; docs/results/demo.md tells what they give and what has not been tuned.
+The settings are the same for every seed; docs/results/demo.md has the results and says what has not been tuned.
 """
 
 from typing import Any
@@ -8,15 +8,15 @@ from typing import Any
 from examples.tinyworld.dataset import Sizes
 
 SMALL = Sizes(train=60, prompts=30, validation=0, test=4)
-"""Rows per subtask of a demo that shows that everything works, and not how well."""
+"""Rows per subtask of the small demo, which shows that everything works, not how well."""
 SMALL_STEPS = {"feedback_training": 150, "judge_training": 150, "optimization": 12}
-"""Steps of it: a judge of fewer would let no pair through its gate."""
+"""Training steps of the small demo; a judge with fewer would let no pair through the gate."""
 
 MODEL_ID, DATASET_ID, JOB_ID = "tinyworld-base", "tinyworld", "demo"
 
 
 def spec(seed: int, *, dataset: str, base_model: str, small: bool = False) -> dict[str, Any]:
-    """An `AlignmentSpec` as proto JSON with original field names; `small` trains for a few steps only."""
+    """An `AlignmentSpec` as proto JSON with original field names; `small` trains for only a few steps."""
     wanted = _spec(seed, dataset=dataset, base_model=base_model)
     if small:
         for stage, steps in SMALL_STEPS.items():

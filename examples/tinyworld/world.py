@@ -1,7 +1,7 @@
-"""What there is: pictures of a shape, sounds of a tone, clips of a moving shape, each named by a few attributes.
+"""The things in the world: pictures of a shape, sounds of a tone, clips of a moving shape, each with a few attributes.
 
-A thing's medium is a short row of codes, each a byte (`draw`), which the codecs turn into files. The world knows
-nothing of prompts, models or faults.
+The medium of a thing is a short row of codes, one byte each (`draw`), which the codecs turn into files. This file knows
+nothing about prompts, models or faults.
 """
 
 import hashlib
@@ -55,18 +55,19 @@ MODALITIES: dict[str, int] = {
     "clip": content_pb2.MODALITY_VIDEO,
 }
 HELD_OUT_PERCENT = 15
+"""Share of the combinations of attributes that occur only in validation and test."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A picture, sound or clip, by its attributes in the order of `ATTRIBUTES[kind]`."""
+    """A picture, sound or clip: the values of its attributes, in the order of `ATTRIBUTES[kind]`."""
 
     kind: str
     values: tuple[str, ...]
 
     @property
     def attributes(self) -> Mapping[str, str]:
-        """Values by attribute name."""
+        """The values by attribute name."""
         return dict(zip(ATTRIBUTES[self.kind], self.values, strict=True))
 
     def changed(self, attribute: str, value: str) -> "Thing":
@@ -75,7 +76,7 @@ class Thing:
 
     @property
     def held_out(self) -> bool:
-        """Whether this combination of attributes is kept out of all annotated data."""
+        """Whether this combination of attributes is kept out of all annotated data; decided by a hash."""
         digest = hashlib.sha256("|".join((self.kind, *self.values)).encode()).digest()
         return digest[0] % 100 < HELD_OUT_PERCENT
 
@@ -87,7 +88,7 @@ def things(kind: str) -> tuple[Thing, ...]:
 
 
 def random_thing(rng: random.Random, kind: str, *, held_out: bool | None = None) -> Thing:
-    """A thing drawn evenly: any, or only held-out or only seen combinations."""
+    """A random thing: of all combinations, or only of those that are (or are not) held out."""
     return rng.choice([thing for thing in things(kind) if held_out is None or thing.held_out is held_out])
 
 
@@ -101,7 +102,7 @@ def draw(thing: Thing) -> bytes:
 
 
 def stamp(shape: str, colour: str, row: int, column: int) -> Codes:
-    """One shape on an empty grid, `(GRID, GRID)`."""
+    """A shape on an empty grid `(GRID, GRID)` of palette indices."""
     grid = np.zeros((GRID, GRID), dtype=np.uint8)
     mask = np.array([[cell == "#" for cell in line] for line in SHAPES[shape]])
     grid[row : row + 3, column : column + 3][mask] = 1 + COLOURS.index(colour)
@@ -109,7 +110,7 @@ def stamp(shape: str, colour: str, row: int, column: int) -> Codes:
 
 
 def clip_positions(direction: str) -> Iterator[tuple[int, int]]:
-    """Top left corner of the moving shape in each frame: one cell further each time."""
+    """The top left corner of the moving shape in each frame: it moves by one cell per frame."""
     down, right = DIRECTIONS[direction]
     for step in range(CLIP_FRAMES):
         yield tuple((1 if not d else step if d > 0 else CLIP_FRAMES - 1 - step) for d in (down, right))  # type: ignore[misc]
@@ -171,6 +172,6 @@ def visual_codec(kind: str) -> PaletteImageCodec | PaletteVideoCodec:
 
 @cache
 def codec(kind: str) -> Codec:
-    """The codec that turns a kind's codes into files and back."""
+    """The codec that turns the codes of a kind into files and back."""
     name, options = CODEC_OPTIONS[kind]
     return build(name, options)

@@ -23,12 +23,17 @@ DEFAULT_PORT = 50051
 
 
 def up(
-    root: Annotated[Path | None, typer.Option(help="Folder of all state; default: $OMNIALIGN_ROOT.")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback; 0 takes a free one.")] = DEFAULT_PORT,
-    metrics_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of Prometheus metrics.")] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder for all state. Default: $OMNIALIGN_ROOT, or a folder in your data directory."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on localhost; 0 picks a free one.")] = DEFAULT_PORT,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port for Prometheus metrics. Default: no metrics.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Starts all services in this process, with their state under one folder, until Ctrl-C."""
+    """Run all services in this process until Ctrl-C, with their state in one folder."""
     from omnialign.cli.state import default_root
 
     out = Output(as_json=as_json)
@@ -37,30 +42,30 @@ def up(
 
 
 async def serve(root: Path, *, port: int, metrics_port: int | None, out: Output) -> None:
-    """Serves until a signal."""
+    """Serves until SIGINT or SIGTERM."""
     from omnialign.cli.state import default_root
 
     services = load_embedded()
     services.configure_logging("WARNING")
     async with services.embedded(root, port=port, metrics_port=metrics_port) as stack:
         out.record({"address": stack.address, "root": str(root), "process_id": os.getpid()})
-        out.say(f"omnialign serves at {stack.address}, state in {root}. Ctrl-C stops it.")
-        if root != default_root():  # or the other commands would look elsewhere
+        out.say(f"omnialign is running at {stack.address}, with its state in {root}. Press Ctrl-C to stop.")
+        if root != default_root():  # other commands look for the server in the default root
             out.say(f"In other terminals: export OMNIALIGN_ROOT={shlex.quote(str(root))}")
         await stack.serve_until_signal()
-    out.say("Stopped; nothing is lost.")
+    out.say("Stopped. Start it again with the same root to continue.")
 
 
 def load_embedded() -> Any:
-    """The module `services.embedded`. Raises FailedPrecondition EXTRA_MISSING when it cannot be imported."""
+    """The module `services.embedded`. Raises FailedPrecondition EXTRA_MISSING if it cannot be imported."""
     from omnialign.errors import FailedPrecondition
 
     try:
         from services import embedded
     except ModuleNotFoundError as error:
         raise FailedPrecondition(
-            f"Running services needs '{error.name}', which is not installed; "
-            'install them with `pip install "omnialign[services,training]"`.',
+            f"Running the services needs '{error.name}', which is not installed; "
+            'run `pip install "omnialign[services,training]"`.',
             reason="EXTRA_MISSING",
             metadata={"module": error.name or ""},
         ) from error
@@ -68,13 +73,13 @@ def load_embedded() -> Any:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What one demo submits, and under which names."""
+class DemoPlan:
+    """What one demo submits, and under which ids."""
 
     seed: int
     small: bool
     suffix: str = ""
-    """Tells the resources of one demo from those of others on a shared server."""
+    """Keeps the resources of one demo apart from those of others on a shared server."""
 
     def named(self, name: str) -> str:
         """The id of a resource of this demo."""
@@ -84,53 +89,55 @@ class Plan:
 @command
 async def demo(
     session: Session,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the data and of everything that is drawn.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for the report and all state of the run.")] = Path("omnialign-demo"),
-    small: Annotated[bool, typer.Option(help="Few rows and steps: shows that all works, not how well.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the data and of all sampling.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the report and the state of the run.")] = Path("omnialign-demo"),
+    small: Annotated[
+        bool, typer.Option(help="Use few rows and steps: shows that everything works, not how well.")
+    ] = False,
 ) -> None:
-    """Aligns a small all-modality model with language feedback, and shows what it learnt.
+    """Align a small all-modality model with language feedback, and show what it learnt.
 
-    Everything runs in this process, or with --address on that server.
+    Runs everything in this process, or on a server with --address.
     """
     started = time.monotonic()
     if session.address:
-        numbers = await _run_there(session, Plan(seed, small, suffix=time.strftime("-%m%d-%H%M%S")), out)
+        numbers = await _run_on_server(session, DemoPlan(seed, small, suffix=time.strftime("-%m%d-%H%M%S")), out)
     else:
-        numbers = await _run_here(session.out, Plan(seed, small), out)
+        numbers = await _run_in_process(session.out, DemoPlan(seed, small), out)
     await _show(numbers, folder=out, out=session.out)
     session.out.say(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
 
 
-async def _run_here(out: Output, plan: Plan, folder: Path) -> dict[str, Any]:
-    """Runs in a new folder below `folder`, which keeps all state of the run."""
+async def _run_in_process(out: Output, plan: DemoPlan, folder: Path) -> dict[str, Any]:
+    """Runs the demo in this process, with all its state in a new folder under `folder`/runs."""
     out.say("Starting all services in this process.")
     services = load_embedded()
     services.configure_logging("WARNING")
-    place = folder / "runs" / time.strftime("%Y%m%d-%H%M%S")
-    async with services.embedded(place / "state") as stack:
-        out.say(f"They serve at {stack.address}; their state is in {place}.")
+    run_folder = folder / "runs" / time.strftime("%Y%m%d-%H%M%S")
+    async with services.embedded(run_folder / "state") as stack:
+        out.say(f"They run at {stack.address}, with their state in {run_folder}.")
         session = Session(address=stack.address, out=out)
-        again = f"Stopped; `omnialign up --root {place / 'state'}` goes on with the job."
-        return await _align(session, plan, source=place / "dataset", folder=folder, farewell=again)
+        goodbye = f"Stopped. `omnialign up --root {run_folder / 'state'}` continues the job."
+        return await _align(session, plan, source=run_folder / "dataset", folder=folder, goodbye=goodbye)
 
 
-async def _run_there(session: Session, plan: Plan, folder: Path) -> dict[str, Any]:
-    """Runs on the server of the session, which gets the dataset and the model from here."""
+async def _run_on_server(session: Session, plan: DemoPlan, folder: Path) -> dict[str, Any]:
+    """Runs the demo on the session's server, which gets the dataset and the model from this machine."""
     with tempfile.TemporaryDirectory(prefix="omnialign-demo-") as source:
         return await _align(session, plan, source=Path(source) / "dataset", folder=folder)
 
 
-async def _align(session: Session, plan: Plan, *, source: Path, folder: Path, farewell: str = "") -> dict[str, Any]:
-    """Submits the job, follows it to its end, and returns the report's numbers."""
+async def _align(session: Session, plan: DemoPlan, *, source: Path, folder: Path, goodbye: str = "") -> dict[str, Any]:
+    """Submits the job, follows it to its end, and returns the numbers of its report."""
     from omnialign.cli import job_view, jobs
 
     async with session.client() as client:
         name = await _submit(session, client, plan, source=source)
-        await jobs.watch_to_end(session, client, name, farewell=farewell)
+        await jobs.watch_to_end(session, client, name, goodbye=goodbye)
         return await job_view.fetch_report(client, name, folder)
 
 
-async def _submit(session: Session, client: AsyncClient, plan: Plan, *, source: Path) -> str:
+async def _submit(session: Session, client: AsyncClient, plan: DemoPlan, *, source: Path) -> str:
     """Writes and imports the dataset, registers the base model, submits the job, and returns the job's name."""
     import asyncio
 
@@ -138,8 +145,8 @@ async def _submit(session: Session, client: AsyncClient, plan: Plan, *, source: 
     from omnialign.cli import data, job_view, spec, uploads
 
     await asyncio.to_thread(dataset.write, source, seed=plan.seed, sizes=recipe.SMALL if plan.small else None)
-    rows = await uploads.reachable(client, source, session=session)
-    weights = await uploads.reachable(client, Path(recipe.__file__).parent / "model", session=session)
+    rows = await uploads.server_uri(client, source, session=session)
+    weights = await uploads.server_uri(client, Path(recipe.__file__).parent / "model", session=session)
     imported = client.import_dataset(plan.named(recipe.DATASET_ID), rows)
     version = await data.show_import(imported, out=session.out)
     model = await client.register_model(

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from omnialign import names
 from omnialign.cli.output import Output
 from omnialign.cli.state import replace_file
 from omnialign.v1 import alignment_service_pb2
@@ -34,18 +35,18 @@ MARKS = {
     StageStatus.STATE_FAILED: ("✗", "bold red"),
 }
 BAR_WIDTH = 24
-SECONDS_BETWEEN_LIKE_LINES = 10
+SECONDS_BETWEEN_SIMILAR_LINES = 10
 
 
 class View(Protocol):
-    """Shows events."""
+    """Shows the events of a job."""
 
     def show(self, event: Event) -> None:
         """Shows one event."""
 
 
 async def follow(events: AsyncIterable[Event], *, out: Output) -> AlignmentJob:
-    """Shows the events of a job until they end, and returns the job as the last of them has it."""
+    """Shows the events of a job until they end, and returns the job as of the last event."""
     last = Event()
     with _view(out) as view:
         async for event in events:
@@ -55,12 +56,12 @@ async def follow(events: AsyncIterable[Event], *, out: Output) -> AlignmentJob:
 
 
 def state(job: AlignmentJob) -> str:
-    """The state of a job as a word."""
+    """The state of a job in one word."""
     return AlignmentJob.State.Name(job.state).removeprefix("STATE_").lower()
 
 
 def pairs(job: AlignmentJob) -> str:
-    """The fate of the pairs in one line; empty before the first."""
+    """What became of the pairs, in one line; empty before the first."""
     p = job.pairs
     if not p.tried:
         return ""
@@ -68,14 +69,14 @@ def pairs(job: AlignmentJob) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as m:ss, from an hour on as h:mm:ss."""
+    """Seconds as m:ss, or h:mm:ss from one hour on."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def rate(status: StageStatus) -> str:
-    """Tokens per second of a stage; empty where it writes none."""
+    """The tokens per second of a stage; empty if it writes none."""
     seconds = status.elapsed.ToNanoseconds() / 1e9
     return f"{status.tokens / seconds:,.0f}" if status.tokens and seconds else ""
 
@@ -92,7 +93,7 @@ def _view(out: Output) -> Iterator[View]:
 
 
 class _Lines:
-    """One line per event: JSON, or a sentence. One that differs from the last in its numbers alone has to wait."""
+    """One line per event, as JSON or as a sentence. Sentences that differ only in numbers come every ten seconds."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
@@ -104,24 +105,24 @@ class _Lines:
         self._out.record(event)
         sentence = event.message or state(event.alignment_job)
         wording, now = re.sub(r"\d+", "", sentence), event.event_time.seconds
-        if wording != self._said or now >= self._said_at + SECONDS_BETWEEN_LIKE_LINES:
+        if wording != self._said or now >= self._said_at + SECONDS_BETWEEN_SIMILAR_LINES:
             self._out.say(f"{event.event_time.ToDatetime():%H:%M:%S} {sentence}")
             self._said, self._said_at = wording, now
 
 
 class _Table:
-    """All stages with bars, the pairs, and the newest message."""
+    """A live table: all stages with progress bars, the pairs, and the latest message."""
 
     def __init__(self, update: object) -> None:
         self._update = update
 
     def show(self, event: Event) -> None:
-        """Redraws."""
+        """Redraws the table."""
         self._update(table(event.alignment_job, message=event.message))  # type: ignore[operator]
 
 
 def table(job: AlignmentJob, *, message: str = "") -> RenderableType:
-    """The job's stages for a terminal."""
+    """The stages of a job as a table for a terminal."""
     from rich import box
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -129,45 +130,45 @@ def table(job: AlignmentJob, *, message: str = "") -> RenderableType:
     from rich.text import Text
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    for heading in ("", "stage", "", "done", "tokens/s", "time", "set aside"):
-        grid.add_column(heading, justify="right" if heading in ("done", "tokens/s", "time", "set aside") else "left")
+    for heading in ("", "stage", "", "done", "tokens/s", "time", "quarantined"):
+        grid.add_column(heading, justify="right" if heading in ("done", "tokens/s", "time", "quarantined") else "left")
     for status in job.stages:
         mark, style = MARKS.get(status.state, MARKS[StageStatus.STATE_PENDING])
-        bar = ProgressBar(total=status.total or 1, completed=_through(status), width=BAR_WIDTH)
+        bar = ProgressBar(total=status.total or 1, completed=_completed(status), width=BAR_WIDTH)
         done = f"{status.completed:,}/{status.total:,}" if status.total else ""
         seconds = status.elapsed.ToNanoseconds() / 1e9
-        aside = str(status.quarantined) if status.quarantined else ""
+        quarantined = str(status.quarantined) if status.quarantined else ""
         name = status.stage.replace("_", " ")
         cells = (Text(mark, style=style), Text(name, style=style if mark in "·-" else ""), bar, done, rate(status))
-        grid.add_row(*cells, clock(seconds) if seconds else "", aside)
-    title = Text.assemble((job.name.split("/")[-1], "bold"), f"  {state(job)}")
+        grid.add_row(*cells, clock(seconds) if seconds else "", quarantined)
+    title = Text.assemble((names.id_of(job.name), "bold"), f"  {state(job)}")
     return Group(title, grid, *(Text(line, style="dim") for line in (pairs(job), message) if line))
 
 
-def _through(status: StageStatus) -> int:
+def _completed(status: StageStatus) -> int:
     if status.state == StageStatus.STATE_DONE:
         return status.total or 1
     return min(status.completed, status.total)
 
 
 def show_preflight(job: alignment_service_pb2.AlignmentJob, *, out: Output) -> None:
-    """The pre-flight's counts, estimates, losses and warnings; nothing when the job has none yet."""
+    """Prints the pre-flight's counts, estimates, losses and warnings; nothing if there is no pre-flight yet."""
     if not job.HasField("preflight") or out.as_json:
         return
-    found = job.preflight
-    by_subtask = ", ".join(f"{name} {number}" for name, number in sorted(found.prompts_by_subtask.items()))
+    preflight = job.preflight
+    by_subtask = ", ".join(f"{name} {number}" for name, number in sorted(preflight.prompts_by_subtask.items()))
     rows = [
-        ("records to learn feedback from", found.feedback_records),
-        ("prompts to sample", f"{found.prompts} ({by_subtask})" if by_subtask else found.prompts),
-        ("prompts to evaluate", found.evaluation_prompts),
-        ("longest prompt, tokens", found.longest_prompt_tokens),
-        ("tokens to write, estimated", f"{found.estimated_tokens:,}"),
-        ("memory of training, estimated", f"{found.estimated_training_bytes / 2**20:,.0f} MiB"),
-        ("time, estimated", clock(found.estimated_time.ToNanoseconds() / 1e9)),
-        *((f"will be dropped: {reason}", number) for reason, number in sorted(found.dropped.items())),
+        ("records for feedback training", preflight.feedback_records),
+        ("prompts to sample", f"{preflight.prompts} ({by_subtask})" if by_subtask else preflight.prompts),
+        ("prompts to evaluate", preflight.evaluation_prompts),
+        ("longest prompt, tokens", preflight.longest_prompt_tokens),
+        ("tokens to generate, estimated", f"{preflight.estimated_tokens:,}"),
+        ("training memory, estimated", f"{preflight.estimated_training_bytes / 2**20:,.0f} MiB"),
+        ("time, estimated", clock(preflight.estimated_time.ToNanoseconds() / 1e9)),
+        *((f"to be dropped: {reason}", number) for reason, number in sorted(preflight.dropped.items())),
     ]
     out.table(("PRE-FLIGHT", ""), rows, empty="")
-    for warning in found.warnings:
+    for warning in preflight.warnings:
         out.say(f"note: {warning}")
 
 
@@ -176,7 +177,7 @@ HEADINGS = ("SUBTASK", "BASE", "ALIGNED", "GAIN", "95 % INTERVAL", "JUDGE'S WIN 
 
 
 async def fetch_report(client: AsyncClient, name: str, folder: Path) -> dict[str, Any]:
-    """Writes `report.json` and `report.html` of a job into a folder and returns the numbers."""
+    """Saves a job's `report.json` and `report.html` in a folder and returns the numbers."""
     data = await client.get_alignment_report(name, Format.FORMAT_JSON)
     page = await client.get_alignment_report(name, Format.FORMAT_HTML)
     replace_file(folder / "report.json", data)
@@ -186,12 +187,12 @@ async def fetch_report(client: AsyncClient, name: str, folder: Path) -> dict[str
 
 
 def show_report(numbers: dict[str, Any], *, folder: Path, out: Output) -> None:
-    """The table of subtasks, the pairs, and where the page is."""
+    """Prints the table of subtasks, the pairs, and where the page is."""
     rows = [_row(name, measures) for name, measures in numbers["subtasks"].items()]
     out.table(HEADINGS, [*rows, _row("mean", numbers["mean"])], empty="")
     pairs = numbers["pairs"]
-    fates = ", ".join(f"{pairs[fate]} {fate}" for fate in ("kept", "tied", "lost", "abstained"))
-    out.say(f"Fully correct answers by the checker. Pairs: {fates}, of {pairs['tried']} tried.")
+    outcomes = ", ".join(f"{pairs[outcome]} {outcome}" for outcome in ("kept", "tied", "lost", "abstained"))
+    out.say(f"Shares are of fully correct answers, by the checker. Pairs: {outcomes}, of {pairs['tried']} tried.")
     out.say(f"Report: {(folder / 'report.html').resolve()}")
 
 

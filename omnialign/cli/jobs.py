@@ -1,4 +1,4 @@
-"""`omnialign jobs`: submit, list, show, watch, pause, resume, cancel and report alignment jobs."""
+"""`omnialign jobs`: submit, list, show, watch, pause, resume and cancel alignment jobs, and fetch their reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from omnialign.client import AsyncClient
     from omnialign.v1 import alignment_service_pb2
 
-app = typer.Typer(help="Alignment jobs.", no_args_is_help=True)
+app = typer.Typer(help="Submit, watch and control alignment jobs.", no_args_is_help=True)
 
 Job = Annotated[str, typer.Argument(help="Id or full name of the job.")]
 
@@ -23,15 +23,17 @@ Job = Annotated[str, typer.Argument(help="Id or full name of the job.")]
 async def submit(
     session: Session,
     file: Annotated[Path | None, typer.Argument(help="YAML or JSON file with the fields of AlignmentSpec.")] = None,
-    id: Annotated[str, typer.Option("--id", help="Id of the new job; default: the server chooses.")] = "",  # noqa: A002
-    base_model: Annotated[str, typer.Option(help="Model to align, such as base or base/2.")] = "",
-    dataset: Annotated[str, typer.Option(help="Dataset, such as prompts or prompts/3.")] = "",
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything that is drawn.")] = None,
-    set: Annotated[list[str] | None, typer.Option("--set", help="A field, such as optimization.beta=0.3.")] = None,  # noqa: A002
-    validate_only: Annotated[bool, typer.Option("--validate-only", help="Run the pre-flight and stop.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    id: Annotated[str, typer.Option("--id", help="Id of the new job. Default: the server chooses one.")] = "",  # noqa: A002
+    base_model: Annotated[str, typer.Option(help="Model to align, such as `base` or `base/2`.")] = "",
+    dataset: Annotated[str, typer.Option(help="Dataset, such as `prompts` or `prompts/3`.")] = "",
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all sampling.")] = None,
+    set: Annotated[list[str] | None, typer.Option("--set", help="Set a field: optimization.beta=0.3.")] = None,  # noqa: A002
+    validate_only: Annotated[
+        bool, typer.Option("--validate-only", help="Run the pre-flight only; create nothing.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
 ) -> None:
-    """Submits a job from a file, from options, or from a file with options laid over it."""
+    """Submit a job from a file, from options, or from a file with options that override it."""
     from omnialign.cli import job_view, spec
 
     values: dict[str, Any] = spec.read_file(file) if file else {}
@@ -45,7 +47,7 @@ async def submit(
             session.out.record(job)
         job_view.show_preflight(job, out=session.out)
         if validate_only:
-            session.out.say("The specification is valid; nothing was created.")
+            session.out.say("The specification is valid. Nothing was created.")
             return
         session.out.say(f"Submitted {job.name}")
         if watch:
@@ -53,29 +55,35 @@ async def submit(
 
 
 async def pin_versions(session: Session, client: AsyncClient, wanted: alignment_service_pb2.AlignmentSpec) -> None:
-    """Turns short names of models and of the dataset into the exact versions that they mean now."""
+    """Replaces short names of models and of the dataset by the exact versions that they mean now."""
+    from omnialign import names
+
     for field in ("base_model", "feedback_model", "judge_model"):
         text = getattr(wanted, field)
         if text and "://" not in text:
             setattr(wanted, field, (await client.get_model_version(session.name("models", text))).name)
     name = session.name("datasets", wanted.dataset)
-    name = name if "/versions/" in name else f"{name}/versions/-"
+    name = name if names.matches(name, names.DATASET_VERSION) else f"{name}/versions/-"
     wanted.dataset = (await client.get_dataset_version(name)).name
 
 
 async def watch_to_end(
-    session: Session, client: AsyncClient, name: str, *, farewell: str = ""
+    session: Session, client: AsyncClient, name: str, *, goodbye: str = ""
 ) -> alignment_service_pb2.AlignmentJob:
-    """Follows a job. Ctrl-C stops the watching alone, with a farewell; exit status 1 when the job did not succeed."""
+    """Follows a job until it ends; exit status 1 if it did not succeed.
+
+    Ctrl-C stops watching, not the job, and prints `goodbye`.
+    """
     import asyncio
 
+    from omnialign import names
     from omnialign.cli import job_view
 
     try:
         job = await job_view.follow(client.watch_alignment_job(name), out=session.out)
     except asyncio.CancelledError:
-        again = f"The job goes on; come back with `omnialign jobs watch {name.split('/')[-1]}`."
-        typer.echo(f"\n{farewell or again}", err=True)
+        again = f"The job continues; follow it with `omnialign jobs watch {names.id_of(name)}`."
+        typer.echo(f"\n{goodbye or again}", err=True)
         raise
     if job_view.state(job) != "succeeded":
         why = f": {job.error.message}" if job.error.message else ""
@@ -89,7 +97,8 @@ async def watch_to_end(
 @app.command("list")
 @command
 async def list_(session: Session) -> None:
-    """Lists jobs, newest first."""
+    """List jobs, newest first."""
+    from omnialign import names
     from omnialign.cli import job_view
 
     rows = []
@@ -98,14 +107,14 @@ async def list_(session: Session) -> None:
             session.out.record(job)
             stage = next((s.stage for s in job.stages if s.state == s.STATE_RUNNING), "")
             created = job.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
-            rows.append((job.name.split("/")[-1], job_view.state(job), stage, job.pairs.kept, created))
+            rows.append((names.id_of(job.name), job_view.state(job), stage, job.pairs.kept, created))
     session.out.table(("JOB", "STATE", "STAGE", "PAIRS KEPT", "CREATED (UTC)"), rows, empty="No jobs yet.")
 
 
 @app.command()
 @command
 async def show(session: Session, job: Job) -> None:
-    """Shows one job: its stages, its pairs, its models, and why it failed if it did."""
+    """Show a job: its stages, its pairs, its models and, if it failed, why."""
     from omnialign.cli import job_view
 
     async with session.client() as client:
@@ -123,7 +132,7 @@ async def show(session: Session, job: Job) -> None:
 @app.command()
 @command
 async def watch(session: Session, job: Job) -> None:
-    """Follows a job to its end; Ctrl-C leaves it running."""
+    """Follow a job until it ends. Ctrl-C stops watching; the job continues."""
     async with session.client() as client:
         await watch_to_end(session, client, session.name("alignmentJobs", job))
 
@@ -131,25 +140,25 @@ async def watch(session: Session, job: Job) -> None:
 @app.command()
 @command
 async def pause(session: Session, job: Job) -> None:
-    """Stops taking up new work; what is in flight ends."""
-    await _act(session, "pause_alignment_job", job)
+    """Pause a job: it starts no new work; work in progress is finished."""
+    await _change_state(session, "pause_alignment_job", job)
 
 
 @app.command()
 @command
 async def resume(session: Session, job: Job) -> None:
-    """Goes on with a paused job."""
-    await _act(session, "resume_alignment_job", job)
+    """Resume a paused job."""
+    await _change_state(session, "resume_alignment_job", job)
 
 
 @app.command()
 @command
 async def cancel(session: Session, job: Job) -> None:
-    """Ends a job in any stage."""
-    await _act(session, "cancel_alignment_job", job)
+    """Cancel a job at any stage."""
+    await _change_state(session, "cancel_alignment_job", job)
 
 
-async def _act(session: Session, method: str, job: str) -> None:
+async def _change_state(session: Session, method: str, job: str) -> None:
     from omnialign.cli import job_view
 
     async with session.client() as client:
@@ -163,13 +172,16 @@ async def _act(session: Session, method: str, job: str) -> None:
 async def report(
     session: Session,
     job: Job,
-    out: Annotated[Path | None, typer.Option(help="Folder to write report.html and report.json to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.html and report.json. Default: <job>-report.")
+    ] = None,
 ) -> None:
-    """Fetches the report of a job that succeeded, and prints its main numbers."""
+    """Fetch the report of a job that succeeded, and print its main numbers."""
+    from omnialign import names
     from omnialign.cli import job_view
 
     name = session.name("alignmentJobs", job)
-    folder = out or Path(f"{name.split('/')[-1]}-report")
+    folder = out or Path(f"{names.id_of(name)}-report")
     async with session.client() as client:
         numbers = await job_view.fetch_report(client, name, folder)
     session.out.record(numbers)

@@ -1,4 +1,4 @@
-"""The command line's root: registers the subcommands."""
+"""The root of the command line: registers the subcommands. Imports stay light, so that help is instant."""
 
 from typing import Annotated
 
@@ -40,7 +40,7 @@ def root(
 
 
 def main() -> None:
-    """The console script."""
+    """Entry point of the console script."""
     app()
 
 

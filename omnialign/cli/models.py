@@ -11,23 +11,25 @@ from omnialign.cli import uploads
 from omnialign.cli.session import Session, command
 from omnialign.cli.uploads import Upload
 
-LONGEST_SECONDS = 3600.0  # every file is hashed or copied
+REGISTER_TIMEOUT_SECONDS = 3600.0  # the server hashes or copies every file
 
-app = typer.Typer(help="Models.", no_args_is_help=True)
+app = typer.Typer(help="List, show, register and download models.", no_args_is_help=True)
 
 
 @app.command("list")
 @command
 async def list_(session: Session) -> None:
-    """Lists model versions, newest first."""
+    """List model versions, newest first."""
+    from omnialign import names
+
     rows = []
     async with session.client() as client:
         async for version in client.list_model_versions():
             session.out.record(version)
             created = version.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
-            identity = version.name.partition("/models/")[2].replace("/versions/", "/")
+            ids = names.parse(version.name, names.MODEL_VERSION)
             size = f"{version.size_bytes / 2**20:,.1f} MiB"
-            rows.append((identity, f"{version.parameter_count:,}", size, created))
+            rows.append((f"{ids['model']}/{ids['version']}", f"{version.parameter_count:,}", size, created))
     session.out.table(("MODEL", "PARAMETERS", "WEIGHTS", "CREATED (UTC)"), rows, empty="No models yet.")
 
 
@@ -35,9 +37,9 @@ async def list_(session: Session) -> None:
 @command
 async def show(
     session: Session,
-    model: Annotated[str, typer.Argument(help="Model, such as base, or a version, such as base/2.")],
+    model: Annotated[str, typer.Argument(help="Model, such as `base`, or version, such as `base/2`.")],
 ) -> None:
-    """Shows one model version, by default the newest."""
+    """Show a model version, by default the latest."""
     async with session.client() as client:
         version = await client.get_model_version(session.name("models", model))
     session.out.record(version)
@@ -58,19 +60,21 @@ async def show(
 @command
 async def register(
     session: Session,
-    model: Annotated[str, typer.Argument(help="Id of the model; created when missing.")],
+    model: Annotated[str, typer.Argument(help="Id of the model; created if it does not exist.")],
     folder: Annotated[
-        str, typer.Argument(help="Folder with config, safetensors and tokenizer, or a LoRA as PEFT saves it.")
+        str, typer.Argument(help="Folder with config.json, safetensors and tokenizer, or a LoRA as saved by PEFT.")
     ],
-    display_name: Annotated[str, typer.Option(help="What it is, for people.")] = "",
-    source: Annotated[list[str] | None, typer.Option(help="Full name of what it was made from.")] = None,
+    display_name: Annotated[str, typer.Option(help="Short description for people.")] = "",
+    source: Annotated[
+        list[str] | None, typer.Option(help="Full name of a resource that it was made from; repeatable.")
+    ] = None,
     upload: Upload = None,
 ) -> None:
-    """Registers a model folder as the next version of a model."""
+    """Register a model folder as the next version of a model."""
     async with session.client() as client:
-        uri = await uploads.reachable(client, folder, session=session, upload=upload)
+        uri = await uploads.server_uri(client, folder, session=session, upload=upload)
         version = await client.register_model(
-            model, uri, display_name=display_name, sources=source or (), deadline_seconds=LONGEST_SECONDS
+            model, uri, display_name=display_name, sources=source or (), deadline_seconds=REGISTER_TIMEOUT_SECONDS
         )
     session.out.record(version)
     session.out.say(f"{version.name}: {version.parameter_count:,} parameters, sha256 {version.sha256[:12]}")
@@ -80,12 +84,12 @@ async def register(
 @command
 async def download(
     session: Session,
-    model: Annotated[str, typer.Argument(help="Model, such as base, or a version, such as base/2.")],
+    model: Annotated[str, typer.Argument(help="Model, such as `base`, or version, such as `base/2`.")],
     folder: Annotated[Path, typer.Argument(help="Folder to create.")],
 ) -> None:
-    """Fetches the files of a model version; the folder appears when it is whole. Run it again to go on."""
+    """Download the files of a model version. Run it again to resume; the folder appears once it is complete."""
     async with session.client() as client:
-        with uploads.transfer("downloading", out=session.out) as progress:
+        with uploads.show_transfer("downloading", out=session.out) as progress:
             version = await client.download_model(session.name("models", model), folder, progress=progress)
     session.out.record(version)
     session.out.say(f"{folder}: {version.name}, sha256 {version.sha256[:12]}")

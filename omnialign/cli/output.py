@@ -14,36 +14,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """Prints in the form that was asked for."""
+    """Prints for people or, with `as_json`, for machines."""
 
     as_json: bool = False
 
     @cached_property
     def console(self) -> "Console":
-        """The terminal, or plain text of a fixed width when piped."""
+        """The terminal, or plain unwrapped text when piped."""
         from rich.console import Console
 
         return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
     @property
     def is_live(self) -> bool:
-        """Whether a person looks at a terminal that can be redrawn."""
+        """Whether the output is a terminal that can be redrawn."""
         return not self.as_json and self.console.is_terminal
 
     def record(self, value: "Mapping[str, Any] | Message") -> None:
-        """One line of JSON, in JSON mode."""
+        """Prints one line of JSON; nothing without `as_json`."""
         if self.as_json:
-            sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(to_json_dict(value), ensure_ascii=False) + "\n")
             sys.stdout.flush()
 
     def say(self, sentence: str) -> None:
-        """A line for people; says nothing in JSON mode."""
+        """Prints a line for people; nothing with `as_json`."""
         if not self.as_json:
             sys.stdout.write(f"{sentence}\n")
             sys.stdout.flush()
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-        """A table for people: aligned on a terminal, tabs between the cells when piped. Nothing in JSON mode."""
+        """Prints a table for people: aligned on a terminal, tab-separated when piped; nothing with `as_json`."""
         if self.as_json:
             return
         cells = [[str(cell) for cell in row] for row in rows]
@@ -69,8 +69,8 @@ class Output:
         self.console.print(table)
 
 
-def plain(value: "Mapping[str, Any] | Message") -> dict[str, Any]:
-    """A message or a mapping as what JSON can hold; field names are those of the protos."""
+def to_json_dict(value: "Mapping[str, Any] | Message") -> dict[str, Any]:
+    """A message or a mapping as a JSON-serialisable dictionary, with the field names of the protos."""
     if isinstance(value, Mapping):
         return dict(value)
     from google.protobuf import json_format

@@ -1,4 +1,7 @@
-"""Records for people and for files: as text on a terminal, and as JSON lines with their media in a folder."""
+"""Records as text on a terminal, and as JSON lines with their media in a folder.
+
+An export folder appears complete or not at all.
+"""
 
 import contextlib
 import json
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omnialign.cli.output import plain
+from omnialign.cli.output import to_json_dict
 from omnialign.content import NAMES, media_of
 from omnialign.errors import AlreadyExists
 from omnialign.v1 import content_pb2, record_pb2
@@ -57,7 +60,7 @@ def _lines(record: record_pb2.Record) -> Iterator[str]:
     if record.labels:
         yield "  labels      " + ", ".join(f"{key}={value}" for key, value in sorted(record.labels.items()))
     if record.HasField("quarantine"):
-        yield f"  set aside   {record.quarantine.reason} in {record.quarantine.stage}: {record.quarantine.message}"
+        yield f"  quarantined {record.quarantine.reason} in {record.quarantine.stage}: {record.quarantine.message}"
 
 
 def _feedback(feedback: record_pb2.Feedback) -> Iterator[str]:
@@ -77,8 +80,8 @@ SUFFIXES = {"audio/wav": ".wav", "audio/x-wav": ".wav", "image/jpeg": ".jpg", "v
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What was written."""
+class ExportCounts:
+    """How much was exported."""
 
     records: int
     media: int
@@ -86,17 +89,17 @@ class Exported:
 
 async def export(
     records: AsyncIterable[record_pb2.Record], folder: Path, *, client: "AsyncClient", with_media: bool = True
-) -> Exported:
-    """Writes records and media. Raises AlreadyExists FOLDER_NOT_EMPTY when something is there already."""
-    with _appearing(folder) as partial:
-        return await _fill(partial, records, client if with_media else None)
+) -> ExportCounts:
+    """Writes records and media into a new folder. Raises AlreadyExists FOLDER_NOT_EMPTY."""
+    with _atomic_folder(folder) as partial:
+        return await _write(partial, records, client if with_media else None)
 
 
 @contextlib.contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes its place at the end, or vanishes on an error."""
+def _atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill: it is renamed to `folder` at the end, or removed on an error."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        message = f"'{folder}' is there already and not empty; choose another folder."
+        message = f"'{folder}' exists already and is not empty; choose another folder."
         raise AlreadyExists(message, reason="FOLDER_NOT_EMPTY", metadata={"folder": str(folder)})
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -109,24 +112,24 @@ def _appearing(folder: Path) -> Iterator[Path]:
         raise
 
 
-async def _fill(folder: Path, records: AsyncIterable[record_pb2.Record], client: "AsyncClient | None") -> Exported:
+async def _write(folder: Path, records: AsyncIterable[record_pb2.Record], client: "AsyncClient | None") -> ExportCounts:
     media: dict[str, content_pb2.Media] = {}
     count = 0
     with (folder / "records.jsonl").open("w", encoding="utf-8") as lines:
         async for record in records:
-            lines.write(json.dumps(plain(record), ensure_ascii=False) + "\n")
+            lines.write(json.dumps(to_json_dict(record), ensure_ascii=False) + "\n")
             for medium in media_of([record.prompt, *(response.content for response in record.responses)]):
                 media[medium.sha256] = medium
             count += 1
     if client is None:
-        return Exported(count, 0)
+        return ExportCounts(count, 0)
     (folder / "media").mkdir()
     for medium in media.values():
         (folder / "media" / file_name(medium)).write_bytes(await client.get_media(medium.sha256))
-    return Exported(count, len(media))
+    return ExportCounts(count, len(media))
 
 
 def file_name(medium: content_pb2.Media) -> str:
-    """`<sha256>.<suffix of its type>`."""
+    """The name of a media file: `<sha256>` and the suffix of its type."""
     suffix = SUFFIXES.get(medium.mime_type) or mimetypes.guess_extension(medium.mime_type) or ".bin"
     return medium.sha256 + suffix

@@ -1,4 +1,4 @@
-"""What every command shares: its common options, the client, short names, and errors said in one sentence."""
+"""What all commands share: common options, the client, short names, and errors as one sentence."""
 
 import contextlib
 import functools
@@ -22,51 +22,34 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 3.0
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
+
+def _server(text: str, *flags: str, envvar: str | None = None) -> Any:
+    """An option of the connection; help lists these in a panel of their own."""
+    return typer.Option(*flags, help=text, envvar=envvar, rich_help_panel="Server")
+
+
+_ADDRESS = _server("host:port, or grpcs://host:port for TLS. Default: the server started by `omnialign up`.")
+_PROJECT = _server("Project to work in.", envvar="OMNIALIGN_PROJECT")
+_TOKEN = _server("Bearer token.", envvar="OMNIALIGN_TOKEN")
+_TOKEN_FILE = _server("File with the bearer token.", envvar="OMNIALIGN_TOKEN_FILE")
+_TLS = _server("Connect over TLS, like grpcs://.", "--tls", envvar="OMNIALIGN_TLS")
+_CA_FILE = _server("PEM file of certificates to trust; implies --tls.", envvar="OMNIALIGN_CA_FILE")
+
 COMMON: dict[str, tuple[Any, Any]] = {
-    "address": (
-        Annotated[
-            str | None,
-            typer.Option(help="host:port, or grpcs://host:port for TLS; default: the server that `omnialign up` runs."),
-        ],
-        None,
-    ),
-    "project": (Annotated[str, typer.Option(envvar="OMNIALIGN_PROJECT", help="Project to work in.")], "default"),
-    "token": (
-        Annotated[str | None, typer.Option(envvar="OMNIALIGN_TOKEN", help="Bearer token.", show_envvar=True)],
-        None,
-    ),
-    "token_file": (
-        Annotated[
-            Path | None,
-            typer.Option(envvar="OMNIALIGN_TOKEN_FILE", help="File with the bearer token.", show_envvar=True),
-        ],
-        None,
-    ),
-    "tls": (
-        Annotated[
-            bool,
-            typer.Option(
-                "--tls", envvar="OMNIALIGN_TLS", help="Connect under TLS, as to grpcs://...", show_envvar=True
-            ),
-        ],
-        False,
-    ),
-    "ca_file": (
-        Annotated[
-            Path | None,
-            typer.Option(
-                envvar="OMNIALIGN_CA_FILE", help="Certificates to trust, as PEM; means TLS.", show_envvar=True
-            ),
-        ],
-        None,
-    ),
+    "address": (Annotated[str | None, _ADDRESS], None),
+    "project": (Annotated[str, _PROJECT], "default"),
+    "token": (Annotated[str | None, _TOKEN], None),
+    "token_file": (Annotated[Path | None, _TOKEN_FILE], None),
+    "tls": (Annotated[bool, _TLS], False),
+    "ca_file": (Annotated[Path | None, _CA_FILE], None),
     "json": (Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")], False),
 }
+"""The options of every command, with their defaults."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """How one command was called."""
+    """The common options of one call of a command."""
 
     address: str | None = None
     project: str = "default"
@@ -78,7 +61,7 @@ class Session:
 
     @contextlib.asynccontextmanager
     async def client(self) -> "AsyncIterator[AsyncClient]":
-        """A client of the server. Raises Unavailable at once when nothing listens there."""
+        """A client of the server. Raises Unavailable at once if nothing listens there."""
         from omnialign.cli.state import find_address
         from omnialign.client import AsyncClient, TokenFile
 
@@ -93,7 +76,7 @@ class Session:
     def name(self, collection: str, text: str) -> str:
         """The full resource name of `text`: `base/2` of models is `projects/{project}/models/base/versions/2`.
 
-        `text` may be a full name already. Of a dataset, `demo` alone is its head.
+        A full name is returned as it is. Without a version, a model means its latest; a dataset stays a dataset.
         """
         if text.startswith("projects/"):
             return text
@@ -103,12 +86,12 @@ class Session:
 
 
 def local_uri(source: str) -> str:
-    """A path as `file://`, so that the server finds it from another folder; a URI as it is."""
+    """An absolute `file://` URI for a local path; a URI is returned as it is."""
     return source if "://" in source else Path(source).expanduser().resolve().as_uri()
 
 
 def command(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Makes a typer command of `async def f(session, ...)`: adds the common options, runs it, and says its errors."""
+    """Turns `async def f(session, ...)` into a typer command with the common options that reports errors."""
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
@@ -129,7 +112,7 @@ def command(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 def run_guarded(call: Callable[[], Awaitable[None]], *, out: Output) -> None:
-    """Runs a coroutine to its end; an error becomes one sentence on stderr and exit status 1."""
+    """Runs a coroutine; an error becomes one sentence on stderr and exit status 1, Ctrl-C exit status 130."""
     import asyncio
 
     from omnialign.errors import OmnialignError
@@ -142,11 +125,11 @@ def run_guarded(call: Callable[[], Awaitable[None]], *, out: Output) -> None:
         def interrupt() -> None:
             nonlocal interrupted
             interrupted = True
-            loop.remove_signal_handler(signal.SIGINT)  # the second one ends the program where it stands
+            loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C kills the program at once
             if task is not None:
                 task.cancel()
 
-        # Not asyncio's own way: there a signal just before the loop waits is seen only when something else happens.
+        # Instead of asyncio's own handler, which notices a signal that arrives just before the loop waits only later.
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
             loop.add_signal_handler(signal.SIGINT, interrupt)
         await call()
@@ -162,12 +145,12 @@ def run_guarded(call: Callable[[], Awaitable[None]], *, out: Output) -> None:
             raise
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
-        sys.stderr.close()  # the reader, such as `head`, has had enough
+        sys.stderr.close()  # the reader, such as `head`, has closed the pipe
         raise typer.Exit(0) from None
 
 
 def fail(error: "OmnialignError", *, out: Output) -> NoReturn:
-    """Says what is wrong, with its reason and what else the server knows, and ends with status 1."""
+    """Prints an error with its reason and violations, and exits with status 1."""
     if out.as_json:
         record = {"reason": error.reason, "message": error.message, "metadata": error.metadata}
         line = json.dumps({"error": record | {"violations": [list(v) for v in error.violations]}}, ensure_ascii=False)
@@ -179,14 +162,14 @@ def fail(error: "OmnialignError", *, out: Output) -> NoReturn:
 
 
 async def _require_listener(address: str) -> None:
-    """Tells a server that is not there from one that is busy, without waiting for the client's retries."""
+    """Fails fast if no server is there; otherwise the client would retry, as with a busy server."""
     import asyncio
 
     from omnialign.errors import Unavailable
 
     host, colon, port = address.removeprefix("grpcs://").removeprefix("grpc://").rpartition(":")
     if not colon or not port.isdigit() or "/" in host:
-        return  # a resolver's address, such as dns:///name: the client finds out
+        return  # the address of a resolver, such as dns:///name: leave it to the client
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port))

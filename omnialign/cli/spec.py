@@ -1,7 +1,7 @@
-"""Reads the specification of an alignment job: a YAML or JSON file, and settings given on the command line.
+"""Reads the specification of an alignment job: a YAML or JSON file, and settings from the command line.
 
 Keys are the fields of `AlignmentSpec`. All problems are reported at once, each with its path, and an unknown key with
-the nearest known one: a misspelt setting that is silently ignored costs a training run.
+the closest known one: a misspelt setting that is silently ignored would cost a training run.
 """
 
 import difflib
@@ -24,14 +24,14 @@ REASON = "SPEC_INVALID"
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The mapping that a file holds, by its suffix YAML or JSON. Raises InvalidArgument SPEC_UNREADABLE."""
+    """The mapping in a file, YAML or JSON by its suffix. Raises InvalidArgument SPEC_UNREADABLE."""
     try:
         text = path.read_text(encoding="utf-8")
         value = _parse_yaml(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
     except (OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
     if not isinstance(value, dict):
-        raise _unreadable(path, "it holds no mapping of settings")
+        raise _unreadable(path, "it is not a mapping of settings")
     return value
 
 
@@ -53,19 +53,21 @@ def _unreadable(path: Path, why: str) -> InvalidArgument:
 
 
 def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """A copy of `values` with settings such as `optimization.beta=0.3` laid over it. Raises InvalidArgument."""
+    """A copy of `values`, overridden by settings such as `optimization.beta=0.3`. Raises InvalidArgument."""
     merged: dict[str, Any] = json.loads(json.dumps(values, default=str))
     for setting in settings:
         path, equals, text = setting.partition("=")
         *parents, last = path.strip().split(".")
         if not equals or not last:
             raise InvalidArgument(f"'{setting}' is not of the form key=value.", reason="SETTING_MALFORMED")
-        place = merged
+        target = merged
         for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise InvalidArgument(f"'{path}' goes below a plain value.", reason="SETTING_MALFORMED")
-        place[last] = _value(text)
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise InvalidArgument(
+                    f"'{path}' is a field of something that is a plain value.", reason="SETTING_MALFORMED"
+                )
+        target[last] = _value(text)
     return merged
 
 
@@ -77,7 +79,7 @@ def _value(text: str) -> Any:
 
 
 def build(values: Mapping[str, Any]) -> AlignmentSpec:
-    """The specification. Raises InvalidArgument SPEC_INVALID that lists every problem with its path."""
+    """The specification. Raises InvalidArgument SPEC_INVALID, which lists every problem with its path."""
     normal, problems = _normal(values, AlignmentSpec.DESCRIPTOR, "")
     problems += [(key, "is required") for key in REQUIRED if not values.get(key)]
     if problems:
@@ -91,7 +93,7 @@ def build(values: Mapping[str, Any]) -> AlignmentSpec:
 
 
 def _normal(values: Mapping[str, Any], kind: Descriptor, prefix: str) -> tuple[dict[str, Any], list[Problem]]:
-    """The mapping as the JSON form of a message, and what is wrong with it."""
+    """The mapping in the JSON format of a protobuf message, and its problems."""
     normal: dict[str, Any] = {}
     problems: list[Problem] = []
     for key, value in values.items():
@@ -103,17 +105,19 @@ def _normal(values: Mapping[str, Any], kind: Descriptor, prefix: str) -> tuple[d
             problems += inner
         else:
             normal[key] = _enum_name(field, value)
-            problems += _misfits(kind, field, normal[key], prefix)
+            problems += _type_problems(kind, field, normal[key], prefix)
     return normal, problems
 
 
 def _unknown(key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"is not a setting; did you mean '{near[0]}'?" if near else f"is not a setting; known are {', '.join(known)}"
+    return (
+        f"is not a setting; did you mean '{near[0]}'?" if near else f"is not a setting; use one of {', '.join(known)}"
+    )
 
 
 def _enum_name(field: FieldDescriptor, value: Any) -> Any:
-    """`binary` for `PAIR_SOURCE_BINARY`: the prefix that the style guide of protos demands is noise in a file."""
+    """Allows `binary` for `PAIR_SOURCE_BINARY`: the prefix that protobuf style requires is noise in a file."""
     if field.enum_type is None or not isinstance(value, str):
         return value
     wanted = value.upper().replace("-", "_")
@@ -122,7 +126,7 @@ def _enum_name(field: FieldDescriptor, value: Any) -> Any:
     )
 
 
-def _misfits(kind: Descriptor, field: FieldDescriptor, value: Any, prefix: str) -> Iterator[Problem]:
+def _type_problems(kind: Descriptor, field: FieldDescriptor, value: Any, prefix: str) -> Iterator[Problem]:
     from google.protobuf import message_factory
 
     try:

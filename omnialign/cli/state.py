@@ -1,7 +1,8 @@
-"""Where an embedded stack keeps its state, and how a command finds the stack that runs.
+"""Where an embedded stack keeps its state, and how commands find the running stack.
 
-A stack writes `server.json` into its root while it serves. A command asks, in this order: `--address`, the variable
-`OMNIALIGN_ADDRESS`, the state file of the root (`OMNIALIGN_ROOT`, else a folder of the user's data directory).
+While it runs, a stack keeps a `server.json` in its root. A command takes the address from, in this order, `--address`,
+the variable `OMNIALIGN_ADDRESS`, and `server.json` in the root (`OMNIALIGN_ROOT`, or a folder in the user's data
+directory).
 """
 
 import json
@@ -18,16 +19,16 @@ STATE_FILE = "server.json"
 
 @dataclass(frozen=True)
 class StackState:
-    """A running stack as its state file describes it."""
+    """A running stack, as described by its state file."""
 
     address: str
-    """`host:port` of its services."""
+    """The `host:port` of its services."""
     process_id: int
-    """Its process."""
+    """The process that runs it."""
 
 
 def default_root(environ: Mapping[str, str] | None = None) -> Path:
-    """`OMNIALIGN_ROOT`, else `omnialign` in the user's data directory."""
+    """`OMNIALIGN_ROOT`, or `omnialign` in the user's data directory."""
     source = os.environ if environ is None else environ
     if root := source.get("OMNIALIGN_ROOT"):
         return Path(root).expanduser()
@@ -40,7 +41,7 @@ def write_state(root: Path, state: StackState) -> None:
 
 
 def read_state(root: Path) -> StackState | None:
-    """The stack that says it serves in this root; None when there is none or the file is not readable as one."""
+    """The stack that runs in this root according to its state file; None if there is none or it is unreadable."""
     try:
         return StackState(**json.loads((root / STATE_FILE).read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -48,12 +49,12 @@ def read_state(root: Path) -> StackState | None:
 
 
 def remove_state(root: Path) -> None:
-    """Removes the state file, if there is one."""
+    """Removes the state file, if any."""
     (root / STATE_FILE).unlink(missing_ok=True)
 
 
 def find_address(explicit: str | None, *, environ: Mapping[str, str] | None = None) -> str:
-    """The address to talk to. Raises FailedPrecondition SERVER_NOT_FOUND with what to do."""
+    """The address of the server. Raises FailedPrecondition SERVER_NOT_FOUND."""
     source = os.environ if environ is None else environ
     if address := explicit or source.get("OMNIALIGN_ADDRESS"):
         return address
@@ -61,14 +62,14 @@ def find_address(explicit: str | None, *, environ: Mapping[str, str] | None = No
     if state := read_state(root):
         return state.address
     raise FailedPrecondition(
-        f"No omnialign server runs in {root}; start one with `omnialign up`, or name one with --address.",
+        f"No omnialign server is running in {root}; start one with `omnialign up`, or give its --address.",
         reason="SERVER_NOT_FOUND",
         metadata={"root": str(root)},
     )
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader sees all of it or what was there before."""
+    """Replaces a file atomically: readers see either the old content or the new, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -1,4 +1,4 @@
-"""Getting local files to the server: named where it runs on this machine, uploaded where it does not."""
+"""Getting local files to the server: as a path if it runs on this machine, as an upload if it does not."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 Upload = Annotated[
     bool | None,
-    typer.Option("--upload/--no-upload", help="Send the files; default: unless the server runs on this machine."),
+    typer.Option("--upload/--no-upload", help="Upload the files. Default: only if the server runs on another machine."),
 ]
 SEEN, NOT_SEEN = frozenset({"SOURCE_EMPTY"}), frozenset({"SOURCE_MISSING", "PATH_FORBIDDEN", "LOCATION_FORBIDDEN"})
+"""Reasons of a server that does, or does not, see an empty folder of this machine."""
 MIB = 2**20
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address of a server is this machine's own."""
+    """Whether the address of a server is on this machine."""
     host = address.rpartition("://")[2].lstrip("/").rpartition(":")[0].strip("[]")
     if host == "localhost":
         return True
@@ -39,27 +40,27 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-async def reachable(
+async def server_uri(
     client: AsyncClient, source: Path | str, *, session: Session, upload: bool | None = None, keep_name: bool = False
 ) -> str:
-    """What the server can read a path by: `file://` where it has this disk, else the name of an upload of it.
+    """A URI by which the server can read `source`: `file://` if it shares this machine's disk, else that of an upload.
 
-    A URI of another kind stays as it is. With `keep_name`, as imports want it, the folder itself is in the upload.
+    A URI of another kind stays as it is. `keep_name`, which imports need, puts the folder itself into the upload.
     """
     from omnialign.cli.state import find_address
 
     source = str(source)
     path = _path(source)
     if path is not None and upload is None:
-        upload = not (is_loopback(find_address(session.address)) and await _has_this_disk(client))
+        upload = not (is_loopback(find_address(session.address)) and await _shares_disk(client))
     if path is None or not upload:
         return local_uri(source)
-    with transfer("uploading", out=session.out) as progress:
+    with show_transfer("uploading", out=session.out) as progress:
         return await client.upload_files(path, keep_name=keep_name, progress=progress)
 
 
-async def _has_this_disk(client: AsyncClient) -> bool:
-    """Asks the server to import an empty folder of this machine: behind a forwarded port it does not find it."""
+async def _shares_disk(client: AsyncClient) -> bool:
+    """Tests whether the server sees an empty folder of this machine; behind a forwarded port it does not."""
     from omnialign.errors import OmnialignError
 
     with tempfile.TemporaryDirectory(prefix="omnialign-") as folder:
@@ -74,8 +75,8 @@ async def _has_this_disk(client: AsyncClient) -> bool:
 
 
 @contextlib.contextmanager
-def transfer(verb: str, *, out: Output) -> Iterator[Progress | None]:
-    """What a transfer tells its progress to; nothing where nobody looks."""
+def show_transfer(verb: str, *, out: Output) -> Iterator[Progress | None]:
+    """A callback that shows the progress of a transfer on a terminal; None if there is no terminal."""
     if not out.is_live:
         yield None
         return
@@ -84,7 +85,7 @@ def transfer(verb: str, *, out: Output) -> Iterator[Progress | None]:
 
 
 def _path(source: str) -> Path | None:
-    """The path of this machine that a source names; None for any other URI."""
+    """The local path that `source` names; None for any other URI."""
     if "://" not in source:
         return Path(source).expanduser()
     parts = urlsplit(source)

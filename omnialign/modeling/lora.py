@@ -144,7 +144,7 @@ def _base(base: object, name: str) -> str:
             return base
         if Path(base).is_absolute():
             return Path(base).as_uri()
-        if names.matches(base, names.MODEL_VERSION) and base.rpartition("/")[2].isdecimal():
+        if names.matches(base, names.MODEL_VERSION) and names.id_of(base).isdecimal():
             return base
     raise InvalidArgument(
         f"The LoRA {name} names {base!r} as its base; put projects/{{project}}/models/{{model}}/versions/{{number}}, "

@@ -27,7 +27,7 @@ def test_an_import_shows_counts_and_what_was_set_aside(run, source):
     result = run("data", "import", "texts", source)
     assert result.exit_code == 0, result.output
     assert "projects/default/datasets/texts/versions/1: 2 records (t2t 2)" in result.stdout
-    assert "set aside: 1 rows" in result.stdout
+    assert "quarantined: 1 rows" in result.stdout
 
 
 def test_an_import_in_json_ends_with_the_version(run, source):
@@ -53,7 +53,7 @@ def test_records_are_shown_readably_and_in_json(run, source):
 
 def test_quarantined_rows_are_shown_with_their_reason(run, source):
     run("data", "import", "texts", source)
-    assert "set aside" in run("data", "show", "texts", "--quarantine").stdout
+    assert "quarantined" in run("data", "show", "texts", "--quarantine").stdout
 
 
 def test_an_export_has_all_records_and_media(run, tmp_path):

@@ -40,7 +40,7 @@ def test_short_names_are_pinned_to_the_versions_they_mean(run, server, specifica
 
 def test_validate_only_creates_nothing(run, server, specification):
     result = run("jobs", "submit", specification, "--id", "unborn", "--validate-only")
-    assert "nothing was created" in result.stdout
+    assert "Nothing was created" in result.stdout
     assert "projects/default/alignmentJobs/unborn" not in server.alignment.jobs
 
 
@@ -113,6 +113,6 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(run, server, specificat
     finally:
         watching.kill()
     assert watching.returncode == 130
-    assert "come back with `omnialign jobs watch slow`" in errors
+    assert "follow it with `omnialign jobs watch slow`" in errors
     assert "Traceback" not in errors
     assert server.alignment.jobs["projects/default/alignmentJobs/slow"].state != 7

@@ -192,7 +192,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_time(
     for number in range(3):
         assert same(cache.get(str(number), maker), MADE)
     assert maker.calls == 3
-    assert sum("cannot be kept" in record.message for record in caplog.records) == 1
+    assert sum("Cannot write" in record.message for record in caplog.records) == 1
 
 
 def test_hits_misses_and_bytes_are_counted_and_told(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_a_medium_is_encoded_once_and_an_answers_picture_apart_from_a_prompts(fo
     assert cache.counts.misses == 2
     assert (second.encode(turns).ids, second.encode_answer((image(24, 40),))) == (ids, answer)
     assert (cache.counts.misses, cache.counts.hits) == (2, 2)
-    assert second._spans._written[0]._vq._module._module is None
+    assert second._spans._writable[0]._vq._module._module is None
 
 
 def test_chameleon_without_its_image_decoder_reads_pictures_and_is_kept_from_writing_any(folders, tmp_path):
