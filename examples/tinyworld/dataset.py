@@ -1,8 +1,8 @@
 """Writes the tiny world's data in the column schemas of align-anything-200k, which the regular importer reads.
 
 The split `train` is annotated: two faulty responses with ratings, rationales, critiques and an overall label. The
-splits `prompts`, `validation` and `test` have only prompts; half of those in the last two are combinations of attributes
-that occur in no other split.
+splits `prompts`, `validation` and `test` have only prompts; half of those in the last two are combinations of
+attributes that occur in no other split.
 """
 
 import argparse
