@@ -3,6 +3,10 @@
 A name is collections and ids in turn. Patterns are written as in the proto comments; `{record=**}` as the last part
 matches the rest of the name, slashes included. Ids become names of folders and tables elsewhere, so `.`, `..`, blanks
 and control characters are never ids.
+
+This is the only module that takes names apart. `parse`, `format_name` and `parent_of` are strict and raise for what is
+not a name. `project_of`, `project_name_of`, `id_of`, `unversioned` and `short_name` never raise: they serve code whose
+names have been checked already, and code that must cope with any text, such as the audit log.
 """
 
 import re
@@ -20,6 +24,7 @@ TRAINING_JOB = "projects/{project}/trainingJobs/{training_job}"
 ALIGNMENT_JOB = "projects/{project}/alignmentJobs/{alignment_job}"
 
 _VARIABLE = re.compile(r"\{(\w+)(=\*\*)?\}")
+_PROJECT_ID = re.compile(r"[a-z][a-z0-9-]{0,61}")
 
 
 def parse(name: str, pattern: str, *, field: str = "name") -> dict[str, str]:
@@ -57,6 +62,54 @@ def parent_of(name: str) -> str:
     return "/".join(parts[:-2])
 
 
+def project_of(name: str) -> str:
+    """The project id in a resource name; empty for text that is not under a project."""
+    parts = name.split("/")
+    return parts[1] if parts[0] == "projects" and len(parts) > 1 else ""
+
+
+def project_name_of(name: str) -> str:
+    """The resource name of the project that `name` is under; empty for text that is not under a project."""
+    project = project_of(name)
+    return f"projects/{project}" if project else ""
+
+
+def id_of(name: str) -> str:
+    """The last id of a resource name. A record id with slashes is cut: `parse` such a name with `RECORD` instead."""
+    return name.rpartition("/")[2]
+
+
+def unversioned(name: str) -> str:
+    """The dataset or model of a version's name; any other name as it is."""
+    parts = name.split("/")
+    return "/".join(parts[:-2]) if parts[-2:-1] == ["versions"] else name
+
+
+def short_name(name: str) -> str:
+    """The ids of a name below its project, for people: `base/1` for `projects/demo/models/base/versions/1`.
+
+    Other text, such as a `file://` address, is returned as it is.
+    """
+    parts = name.split("/")
+    if parts[0] != "projects" or len(parts) < 4:
+        return name
+    # [projects, demo, models, base, versions, 1]: everything after the second collection is one id, slashes included.
+    return "/".join([parts[3], *parts[5:]])
+
+
+def is_project_id(text: str) -> bool:
+    """Whether `text` can be the id of a project."""
+    return _PROJECT_ID.fullmatch(text) is not None
+
+
+def is_resource(text: str) -> bool:
+    """Whether `text` is a name under a project, of whatever kind."""
+    parts = text.split("/")
+    if parts[0] != "projects" or len(parts) < 2 or not is_project_id(parts[1]):
+        return False
+    return not any(part in {"", ".", ".."} for part in parts)
+
+
 def _match(name: str, pattern: str) -> dict[str, str] | None:
     match = _expression(pattern).fullmatch(name)
     if match is None or not all(map(_is_id, name.split("/"))):
@@ -88,13 +141,3 @@ def _invalid(name: str, *, field: str, expected: str) -> InvalidArgument:
         metadata={"name": name[:256], "expected": expected},
         violations=[(field, f"must have the form '{expected}'")],
     )
-
-
-def project_of(name: str) -> str:
-    """The project id in a resource name."""
-    return name.split("/")[1]
-
-
-def id_of(name: str) -> str:
-    """The last id of a resource name."""
-    return name.rpartition("/")[2]

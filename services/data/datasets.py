@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from omnialign.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
-from omnialign.names import DATASET, DATASET_VERSION, PROJECT, parse
+from omnialign.names import DATASET, DATASET_VERSION, PROJECT, parse, unversioned
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from omnialign.v1.record_pb2 import Record
 from services.data.clock import now_us, timestamp
@@ -152,8 +152,8 @@ class Datasets:
         if selection.shard_index and selection.shard_index >= selection.shard_count:
             message = f"Shard {selection.shard_index} of {selection.shard_count} does not exist: shards count from 0."
             raise InvalidArgument(message, reason="SHARD_INVALID")
-        name, _, version = source.partition("/versions/")
-        state = (await self._version(source))[0] if version else None
+        name = unversioned(source)
+        state = None if name == source else (await self._version(source))[0]
         table = self._table(name, uid=await self._require(name))
         async for batch in self._read(table, state, selection):
             yield batch
@@ -195,7 +195,7 @@ class Datasets:
 
     async def _version(self, name: str) -> tuple[int, DatasetVersion]:
         parts = parse(name, DATASET_VERSION)
-        dataset = name.partition("/versions/")[0]
+        dataset = unversioned(name)
         await self._require(dataset)
         found = await self._store.version(dataset, version_number(parts["version"]))
         if found is None:

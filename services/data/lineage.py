@@ -7,7 +7,7 @@ the way. A dataset and its versions count as one table here. Another job that be
 from collections.abc import Iterable, Sequence
 
 from omnialign.errors import InvalidArgument
-from omnialign.names import DATASET, RECORD, matches, parse
+from omnialign.names import DATASET, DATASET_VERSION, RECORD, format_name, matches, parse, project_name_of, unversioned
 from omnialign.v1 import dataset_pb2, record_pb2
 from omnialign.v1.data_service_pb2 import GetLineageRequest as Request
 from omnialign.v1.data_service_pb2 import GetLineageResponse as Answer
@@ -45,7 +45,7 @@ class Lineage:
         written = {(model, dataset, how) for record in records for model, how in _writers(record)}
         if new := written - self._written:
             edges = [LineageEdge(source=model, target=target, relation=how) for model, target, how in new]
-            await self._store.add_edges(dataset.partition("/datasets/")[0], edges)
+            await self._store.add_edges(project_name_of(dataset), edges)
             self._remember(new)
 
     def _remember(self, edges: set[tuple[str, str, str]]) -> None:
@@ -55,9 +55,11 @@ class Lineage:
 
     async def walk(self, request: Request) -> Answer:
         """The edges reached from an artefact, nearest first, and the appearances of a record."""
-        record = parse(request.name, RECORD)["record"] if matches(request.name, RECORD) else ""
-        start = request.name.partition("/records/")[0] if record else request.name
-        parent = "/".join(start.split("/")[:2])
+        record, start = "", request.name
+        if matches(request.name, RECORD):
+            ids = parse(request.name, RECORD)
+            record, start = ids["record"], format_name(DATASET, project=ids["project"], dataset=ids["dataset"])
+        parent = project_name_of(start)
         answer = Answer()
         up = request.direction in (Request.DIRECTION_UNSPECIFIED, Request.DIRECTION_SOURCES)
         down = request.direction in (Request.DIRECTION_UNSPECIFIED, Request.DIRECTION_PRODUCTS)
@@ -124,9 +126,9 @@ class Lineage:
         return [name, *(version.name for _, version in versions)]
 
 
-def in_order(names: Sequence[str], steps: Iterable[Step]) -> list[str]:
+def in_order(artefacts: Sequence[str], steps: Iterable[Step]) -> list[str]:
     """The names with every source before what was made from it, otherwise in the order given; circles come last."""
-    waiting, left = set(steps), list(names)
+    waiting, left = set(steps), list(artefacts)
     ordered = []
     while left:
         blocked = {target for _, target in waiting}
@@ -138,7 +140,7 @@ def in_order(names: Sequence[str], steps: Iterable[Step]) -> list[str]:
 
 
 def _table(name: str) -> str:
-    return name.partition("/versions/")[0] if "/datasets/" in name else name
+    return unversioned(name) if matches(name, DATASET_VERSION) else name
 
 
 def _writers(record: record_pb2.Record) -> Iterable[tuple[str, str]]:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from omnialign.errors import Aborted
 from omnialign.folders import FileEntry
 from omnialign.modeling.lora import check_base_in_project, lora_of_lora
-from omnialign.names import MODEL_VERSION, PROJECT, parse
+from omnialign.names import MODEL_VERSION, PROJECT, parse, unversioned
 from omnialign.v1.data_service_pb2 import LineageEdge
 from omnialign.v1.model_pb2 import ModelVersion
 from services.data.clock import now_us, timestamp
@@ -53,7 +53,7 @@ class Models:
     async def get(self, name: str) -> ModelVersion:
         """One version; `-` is the newest. Raises MODEL_VERSION_NOT_FOUND."""
         parts = parse(name, MODEL_VERSION)
-        found = await self._store.model(name.rpartition("/versions/")[0], version_number(parts["version"]))
+        found = await self._store.model(unversioned(name), version_number(parts["version"]))
         if found is None:
             raise missing("MODEL_VERSION", name)
         return found[1]

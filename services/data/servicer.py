@@ -8,6 +8,7 @@ from google.protobuf import empty_pb2
 
 from omnialign.errors import InvalidArgument, ResourceExhausted
 from omnialign.folders import FileEntry
+from omnialign.names import project_name_of
 from omnialign.v1 import data_service_pb2 as pb
 from omnialign.v1 import data_service_pb2_grpc, dataset_pb2, model_pb2, record_pb2
 from services.data.datasets import Datasets
@@ -71,7 +72,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def CommitVersion(self, request: pb.CommitVersionRequest, context: Context) -> dataset_pb2.DatasetVersion:  # noqa: D102, N802
         version = await self._datasets.commit(request.dataset)
         edge = pb.LineageEdge(source=request.dataset, target=version.name, relation="committed_from")
-        await self._lineage.add(request.dataset.partition("/datasets/")[0], [edge])
+        await self._lineage.add(project_name_of(request.dataset), [edge])
         return version
 
     async def GetDatasetVersion(  # noqa: D102, N802

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from omnialign.names import project_name_of
 from omnialign.v1.data_service_pb2 import LineageEdge as Edge
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from omnialign.v1.model_pb2 import ModelVersion
@@ -150,7 +151,7 @@ class Store:
 
     async def add_model(self, version: ModelVersion, *, model: str, number: int, created_us: int) -> bool:
         """Adds a model version; False when the number was taken by another writer."""
-        parent, blob = model.partition("/models/")[0], version.SerializeToString(deterministic=True)
+        parent, blob = project_name_of(model), version.SerializeToString(deterministic=True)
         row = {"model": model, "number": number, "parent": parent, "created_us": created_us, "message": blob}
         return await self._insert(MODEL_VERSIONS, row)
 

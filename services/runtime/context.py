@@ -5,15 +5,13 @@ ask here instead of touching gRPC's context object.
 """
 
 import enum
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from omnialign.client.context import CURRENT_CALL, request_id
+from omnialign import names
+from omnialign.client.context import CURRENT_CALL
 
 ALL_PROJECTS = "*"
-
-_PROJECT = re.compile(r"[a-z][a-z0-9-]{0,61}")
 
 
 class Role(enum.IntEnum):
@@ -50,19 +48,11 @@ class Caller:
     @property
     def project(self) -> str:
         """Project id of the job whose token this is; empty for people and services."""
-        return self.job.split("/")[1] if self.job else ""
+        return names.project_of(self.job)
 
     def role_in(self, project: str) -> int:
         """The role in a project as a number, 0 for none."""
         return max(self.roles.get(project, 0), self.roles.get(ALL_PROJECTS, 0))
-
-
-def is_project(text: str) -> bool:
-    """Whether `text` can be the id of a project."""
-    return _PROJECT.fullmatch(text) is not None
-
-
-__all__ = ["bearer_token", "caller", "remaining_seconds", "request_id"]
 
 
 def remaining_seconds() -> float | None:

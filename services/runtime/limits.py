@@ -26,8 +26,9 @@ from typing import Any, Literal, TypeAlias
 
 import yaml
 
+from omnialign import names
 from omnialign.errors import InvalidArgument, ResourceExhausted
-from services.runtime.context import caller, is_project
+from services.runtime.context import caller
 from services.runtime.errors import RETRY_AFTER
 from services.runtime.watched_file import WatchedFile
 
@@ -126,7 +127,7 @@ class Quotas:
 
         `parent` is `projects/{project}`.
         """
-        project = parent.split("/")[1]
+        project = names.project_of(parent)
         limit = self._table.current().limit(project, kind) if self._table else None
         if limit is None or ((who := caller()) is not None and who.is_service):
             return
@@ -160,7 +161,7 @@ def _problems(document: Any) -> Iterator[tuple[str, str]]:
         yield "projects", "must map projects to limits"
         return
     for project, limits in projects.items():
-        if not isinstance(project, str) or not is_project(project):
+        if not isinstance(project, str) or not names.is_project_id(project):
             yield f"projects.{project}", "is not the id of a project; put it in quotes"
         yield from _limit_problems(limits, f"projects.{project}")
 

@@ -11,6 +11,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from omnialign import names
 from omnialign.client.context import Call, request_id
 from services.runtime.context import Caller
 from services.runtime.tracing import trace_id
@@ -91,11 +92,10 @@ def enable_audit() -> None:
 def write_audit(call: Call, *, method: str, code: str, reason: str, peer: str) -> None:
     """Writes the line of a call that ended with the status named `code`; `reason` is the error's, empty for none."""
     caller = call.caller if isinstance(call.caller, Caller) else None
-    parts = call.resource.split("/")
     fields = {
         "caller": caller.name if caller else "",
         "rpc": method,
-        "project": parts[1] if parts[0] == "projects" and len(parts) > 1 else "",
+        "project": names.project_of(call.resource),
         "resource": call.resource[:512],
         "code": code,
         "reason": reason,

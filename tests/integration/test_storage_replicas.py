@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.errors import Aborted, NotFound
 from services.migrate import migrate
@@ -60,7 +61,7 @@ async def test_appends_and_commits_of_two_replicas_lose_nothing_and_double_nothi
     versions = [version async for version in pair[0].list_dataset_versions(NAME)]
     for version in versions:
         assert len(await record_ids(pair[1], version.name)) == version.record_count
-    assert [int(version.name.rsplit("/")[-1]) for version in versions] == list(range(len(versions), 0, -1))
+    assert [int(names.id_of(version.name)) for version in versions] == list(range(len(versions), 0, -1))
 
 
 async def test_a_dataset_that_one_replica_deletes_is_gone_and_begins_empty_for_the_other(pair: Pair) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from omnialign.client import AsyncClient
 from omnialign.client.chunks import MAX_CHUNK_BYTES
+from omnialign.client.context import request_id
 from omnialign.client.retry import MAX_ATTEMPTS
 from omnialign.errors import DataLoss, DeadlineExceeded, NotFound, Unavailable
 from omnialign.v1 import (
@@ -23,7 +24,7 @@ from omnialign.v1 import (
     training_service_pb2_grpc,
 )
 from services.runtime.config import ServerConfig
-from services.runtime.context import remaining_seconds, request_id
+from services.runtime.context import remaining_seconds
 from services.runtime.server import Server
 
 DATASET = "projects/default/datasets/d"

@@ -62,3 +62,45 @@ def test_parent_of_a_project_is_empty():
 def test_parent_of_half_a_name_is_refused(name):
     with pytest.raises(InvalidArgument):
         names.parent_of(name)
+
+
+VERSION = "projects/demo/models/base/versions/1"
+
+
+@pytest.mark.parametrize(
+    ("name", "project", "last", "dataset_or_model", "short"),
+    [
+        (VERSION, "demo", "1", "projects/demo/models/base", "base/1"),
+        ("projects/demo/datasets/d", "demo", "d", "projects/demo/datasets/d", "d"),
+        ("projects/demo/datasets/d/records/a/b", "demo", "b", "projects/demo/datasets/d/records/a/b", "d/a/b"),
+        ("projects/demo", "demo", "demo", "projects/demo", "projects/demo"),
+        ("file:///models/base", "", "base", "file:///models/base", "file:///models/base"),
+        ("", "", "", "", ""),
+    ],
+)
+def test_the_parts_of_any_text_can_be_asked_for(name, project, last, dataset_or_model, short):
+    assert names.project_of(name) == project
+    assert names.project_name_of(name) == (f"projects/{project}" if project else "")
+    assert names.id_of(name) == last
+    assert names.unversioned(name) == dataset_or_model
+    assert names.short_name(name) == short
+
+
+def test_a_resource_is_under_a_project_and_has_no_empty_parts():
+    assert names.is_resource(VERSION)
+    for text in (
+        "",
+        "models/base",
+        "projects",
+        "projects/Demo/models/m",
+        "projects/demo//m",
+        "projects/demo/models/..",
+    ):
+        assert not names.is_resource(text)
+
+
+@given(st.text())
+def test_no_text_makes_the_lenient_functions_raise(text):
+    for function in (names.project_of, names.project_name_of, names.id_of, names.unversioned, names.short_name):
+        assert isinstance(function(text), str)
+    assert names.is_resource(text) in (True, False)

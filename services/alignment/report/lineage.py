@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from omnialign import names as resource_names
 from omnialign.v1 import data_service_pb2
 
 NODE_WIDTH, NODE_HEIGHT = 196, 44
@@ -57,8 +58,7 @@ def kind(name: str) -> str:
 
 def label(name: str) -> str:
     """The part of a resource name that tells it from others of its kind: `base/1` of `.../models/base/versions/1`."""
-    parts = name.split("/")
-    short = "/".join(part for part in parts[3:] if part not in ("versions", "records")) or name
+    short = resource_names.short_name(name)
     return short if len(short) <= LABEL_CHARACTERS else f"…{short[1 - LABEL_CHARACTERS :]}"
 
 

@@ -76,9 +76,7 @@ class ModelResolver:
             return ModelFiles(model, folder)
         settings = read_lora(folder, name=model)
         if model.startswith("projects/"):
-            check_base_in_project(
-                settings, name=model, parent=names.format_name(names.PROJECT, project=names.project_of(model))
-            )
+            check_base_in_project(settings, name=model, parent=names.project_name_of(model))
         base = await self._checked(settings.base)
         if is_lora(base):
             raise lora_of_lora(model, settings.base)

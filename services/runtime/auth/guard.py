@@ -11,11 +11,12 @@ from typing import Any
 from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry, Counter
 
+from omnialign import names
 from omnialign.client.context import Call
 from omnialign.errors import InvalidArgument, NotFound, OmnialignError, PermissionDenied
 from services.runtime.auth.authenticator import AuthConfig, Authenticator, bearer
 from services.runtime.auth.policy import POLICY, Rule
-from services.runtime.auth.references import LOCATIONS, find_references, is_resource, looks_like_resource
+from services.runtime.auth.references import LOCATIONS, find_references, looks_like_resource
 from services.runtime.context import ALL_PROJECTS, Caller, Role
 from services.runtime.limits import RateLimiter
 from services.runtime.logs import enable_audit, write_audit
@@ -114,7 +115,7 @@ class MethodGuard:
             _authorise(call.caller, self._rule, resource)
             _check_references(call.caller, message)
             if self._rates is not None and not call.caller.is_service and not call.caller.job:
-                self._rates.take(_project(resource))
+                self._rates.take(names.project_of(resource))
         except InvalidArgument:
             raise
         except OmnialignError as error:
@@ -150,20 +151,20 @@ class MethodGuard:
 def _authorise(caller: Caller, rule: Rule, resource: str) -> None:
     """Raises NotFound or PermissionDenied unless the caller may do to `resource` what the rule is about."""
     if caller.job:
-        allowed = {"itself": {caller.job}, "inputs": caller.inputs, "project": {f"projects/{caller.project}"}}
+        allowed = {"itself": {caller.job}, "inputs": caller.inputs, "project": {names.project_name_of(caller.job)}}
         if rule.job is None or resource not in allowed[rule.job]:
             raise _missing(resource)
         return
-    if not is_resource(resource):  # a place outside: `_check_references` decides
+    if not names.is_resource(resource):  # a place outside: `_check_references` decides
         return
-    role = caller.role_in(_project(resource))
+    role = caller.role_in(names.project_of(resource))
     if not role:
         raise _missing(resource)
     if rule.role is None:
         text = "Only a training job itself may call this, with its own token"
         raise PermissionDenied(text, reason="JOB_TOKEN_REQUIRED", metadata={"name": resource})
     if role < rule.role:
-        wanted, project = rule.role.name.lower(), _project(resource)
+        wanted, project = rule.role.name.lower(), names.project_of(resource)
         raise PermissionDenied(
             f"This takes the role {wanted} in project '{project}'",
             reason="ROLE_TOO_SMALL",
@@ -176,8 +177,8 @@ def _check_references(caller: Caller, message: Message) -> None:
     if caller.is_service or caller.job:
         return
     for text, is_location in find_references(message):
-        if is_resource(text):
-            if not caller.role_in(_project(text)):
+        if names.is_resource(text):
+            if not caller.role_in(names.project_of(text)):
                 raise _missing(text)
         elif is_location and caller.roles.get(ALL_PROJECTS, 0) < Role.ADMIN:
             raise PermissionDenied(
@@ -198,7 +199,7 @@ def _check_same(call: Call, message: Message, rule: Rule) -> None:
 def _resource(message: Message, rule: Rule) -> str:
     """The name that a request is about. Raises InvalidArgument (`RESOURCE_NAME_INVALID`) when it is none."""
     text = _read(message, rule)
-    if not is_resource(text) and not (text and _is_location(message, rule)):
+    if not names.is_resource(text) and not (text and _is_location(message, rule)):
         raise _invalid(text, rule, "must be the name of a resource, `projects/{project}...`")
     return text
 
@@ -209,11 +210,6 @@ def _read(message: Message, rule: Rule) -> str:
 
 def _is_location(message: Message, rule: Rule) -> bool:
     return f"{message.DESCRIPTOR.full_name}.{rule.field}" in LOCATIONS
-
-
-def _project(resource: str) -> str:
-    parts = resource.split("/")
-    return parts[1] if parts[0] == "projects" and len(parts) > 1 else ""
 
 
 def _missing(name: str) -> NotFound:

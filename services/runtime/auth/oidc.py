@@ -21,8 +21,9 @@ from typing import Any
 
 import jwt
 
+from omnialign import names
 from omnialign.errors import Unauthenticated, Unavailable
-from services.runtime.context import ALL_PROJECTS, Caller, Role, is_project
+from services.runtime.context import ALL_PROJECTS, Caller, Role
 
 ALGORITHMS = ("RS256", "ES256")
 LEEWAY_SECONDS = 30
@@ -80,7 +81,7 @@ def roles_of(claim: Any) -> Iterator[tuple[str, Role]]:
     best: dict[str, Role] = {}
     for project, name in pairs:
         role = _GRANTED.get(name) if isinstance(name, str) else None
-        if role and isinstance(project, str) and (project == ALL_PROJECTS or is_project(project)):
+        if role and isinstance(project, str) and (project == ALL_PROJECTS or names.is_project_id(project)):
             best[project] = max(role, best.get(project, role))
     yield from best.items()
 

@@ -14,8 +14,6 @@ from typing import Any, TypeAlias
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from services.runtime.context import is_project
-
 _V1 = "omnialign.v1."
 
 PLAIN_MESSAGES = frozenset(
@@ -72,14 +70,6 @@ def find_references(message: Message) -> Iterator[Reference]:
     descriptor: Any = message.DESCRIPTOR
     reader = _reader(descriptor)
     return iter(()) if reader is None else reader(message)
-
-
-def is_resource(text: str) -> bool:
-    """Whether `text` is a name under a project: collections and ids in turn, without `.` and `..`."""
-    parts = text.split("/")
-    if parts[0] != "projects" or len(parts) < 2 or not is_project(parts[1]):
-        return False
-    return not any(part in {"", ".", ".."} for part in parts)
 
 
 def looks_like_resource(text: str) -> bool:

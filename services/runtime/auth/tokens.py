@@ -33,7 +33,7 @@ import yaml
 
 from omnialign import names
 from omnialign.errors import FailedPrecondition, InvalidArgument, Unauthenticated
-from services.runtime.context import ALL_PROJECTS, Caller, Role, is_project
+from services.runtime.context import ALL_PROJECTS, Caller, Role
 from services.runtime.watched_file import WatchedFile
 
 MAX_NAME_CHARACTERS = 100
@@ -88,13 +88,13 @@ def parse_tokens(text: str) -> TokenTable:
         raise TokensInvalid([("file", "must be a mapping with the one key `tokens`, a list")])
     problems: list[Problem] = []
     found: dict[str, Token] = {}
-    names: set[str] = set()
+    taken: set[str] = set()
     for index, entry in enumerate(document["tokens"]):
         where = f"tokens[{index}]"
-        wrong = list(_problems(entry, where)) or list(_repeated(entry, where, names=names, digests=found))
+        wrong = list(_problems(entry, where)) or list(_repeated(entry, where, taken=taken, digests=found))
         if not wrong:
             found[entry["sha256"]] = _token(entry)
-            names.add(entry["name"])
+            taken.add(entry["name"])
         problems += wrong
     if problems:
         raise TokensInvalid(problems)
@@ -124,7 +124,7 @@ def _role_problems(roles: Any, where: str) -> Iterator[Problem]:
         yield where, 'must map projects, or "*" for all, to reader, submitter or admin'
         return
     for project, role in roles.items():
-        if not isinstance(project, str) or (project != ALL_PROJECTS and not is_project(project)):
+        if not isinstance(project, str) or (project != ALL_PROJECTS and not names.is_project_id(project)):
             yield f"{where}.{project}", 'is not the id of a project; put it in quotes, or write "*" for all'
         if not isinstance(role, str) or role not in _ROLES:
             yield f"{where}.{project}", f"must be one of {', '.join(_ROLES)}"
@@ -132,8 +132,8 @@ def _role_problems(roles: Any, where: str) -> Iterator[Problem]:
             yield f"{where}.{project}", 'service is a role for "*" alone'
 
 
-def _repeated(entry: Mapping[str, Any], where: str, *, names: set[str], digests: TokenTable) -> Iterator[Problem]:
-    if entry["name"] in names:
+def _repeated(entry: Mapping[str, Any], where: str, *, taken: set[str], digests: TokenTable) -> Iterator[Problem]:
+    if entry["name"] in taken:
         yield f"{where}.name", f"'{entry['name']}' is taken by an entry above"
     if entry["sha256"] in digests:
         yield f"{where}.sha256", "is that of an entry above"
@@ -183,7 +183,7 @@ class JobTokens:
         claims = {
             "iss": ISSUER,
             "sub": job,
-            "project": job.split("/")[1],
+            "project": names.project_of(job),
             "inputs": sorted(set(inputs)),
             "iat": now,
             "exp": now + max(int(lifetime_seconds), 1),

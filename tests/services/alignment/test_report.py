@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from omnialign import media
+from omnialign import media, names
 from omnialign.client import AsyncClient
 from omnialign.content import content
 from omnialign.v1 import (
@@ -346,7 +346,7 @@ def test_a_strip_holds_at_most_eight_frames():
 
 def test_lineage_is_drawn_from_sources_to_products_and_survives_a_ring():
     graph = lineage.draw(edges())
-    top = {node.name.split("/")[-1]: node.y for node in graph.nodes if "datasets/j" in node.name}
+    top = {names.id_of(node.name): node.y for node in graph.nodes if "datasets/j" in node.name}
     assert top["j-sample"] < top["j-critique"] < top["j-pairs"]
     assert all(node.x >= 0 and node.x + 196 <= graph.width for node in graph.nodes)
     ring = [data_service_pb2.LineageEdge(source=a, target=b, relation="made") for a, b in ("ab", "ba", "aa")]

@@ -6,6 +6,7 @@ import uuid
 import numpy as np
 import pytest
 
+from omnialign import names
 from omnialign.content import content
 from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OmnialignError
 from omnialign.media import write_audio, write_image
@@ -150,8 +151,8 @@ async def test_a_record_whose_medium_is_gone_is_named_before_it_is_dropped(stack
     lost = record_pb2.Record(id="prompt-lost", subtask="ti2t", split="prompts")
     media = lost.prompt.parts.add().media
     media.modality, media.mime_type, media.sha256, media.size_bytes = 2, "image/png", "0" * 64, 1
-    await stack.client.append_records(dataset.partition("/versions/")[0], [lost])
-    version = await stack.client.commit_version(dataset.partition("/versions/")[0])
+    await stack.client.append_records(names.unversioned(dataset), [lost])
+    version = await stack.client.commit_version(names.unversioned(dataset))
     spec = await stack.spec(dataset=version.name)
     job = await stack.alignment.create_alignment_job("first", spec, validate_only=True)
     assert dict(job.preflight.dropped) == {"MEDIA_NOT_FOUND": 1}
@@ -159,7 +160,7 @@ async def test_a_record_whose_medium_is_gone_is_named_before_it_is_dropped(stack
 
 async def with_prompt(stack: ServiceStack, data: bytes, modality: int, *, split: str = "prompts") -> str:
     """A dataset with one more prompt, which shows a medium; the name of its version."""
-    dataset = (await stack.make_dataset(prompts=0 if split == "prompts" else 1)).partition("/versions/")[0]
+    dataset = names.unversioned(await stack.make_dataset(prompts=0 if split == "prompts" else 1))
     media = await stack.client.upload_media(data, modality=modality)
     record = record_pb2.Record(id="seen", subtask="ti2t", split=split, prompt=content(media, "What is it?"))
     await stack.client.append_records(dataset, [record])
@@ -233,7 +234,7 @@ async def test_jobs_are_listed_newest_first_in_pages(stack: ServiceStack) -> Non
     spec = await stack.spec()
     for job_id in ("aa", "bb", "cc"):
         await stack.alignment.create_alignment_job(job_id, spec)
-    listed = [job.name.rpartition("/")[2] async for job in stack.alignment.list_alignment_jobs()]
+    listed = [names.id_of(job.name) async for job in stack.alignment.list_alignment_jobs()]
     assert listed == ["cc", "bb", "aa"]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.content import content
 from omnialign.errors import AlreadyExists, InvalidArgument, NotFound, ResourceExhausted
@@ -123,7 +124,7 @@ async def test_concurrent_appends_and_commits_lose_nothing(client: AsyncClient) 
     await asyncio.gather(*(write(writer) for writer in range(6)))
     assert await ids(client, NAME) == [record.id for record in records(175)]
     versions = [version async for version in client.list_dataset_versions(NAME)]
-    assert [version.name.rsplit("/")[-1] for version in versions] == [str(n) for n in range(len(versions), 0, -1)]
+    assert [names.id_of(version.name) for version in versions] == [str(n) for n in range(len(versions), 0, -1)]
 
 
 async def test_shards_filters_and_limits_reach_the_table(client: AsyncClient) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from omnialign.client import AsyncClient
+from omnialign.client.context import request_id
 from omnialign.errors import NotFound
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2, record_pb2
 from services.runtime.config import ServerConfig
-from services.runtime.context import bearer_token, remaining_seconds, request_id
+from services.runtime.context import bearer_token, remaining_seconds
 from services.runtime.server import Server
 
 FULL_NAME = data_service_pb2.DESCRIPTOR.services_by_name["DataService"].full_name

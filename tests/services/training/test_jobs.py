@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from omnialign.modeling.inputs import MediaPolicy
@@ -83,8 +84,8 @@ async def test_jobs_are_listed_newest_first_and_a_missing_one_is_not_found(serve
     async with serve(program("time.sleep(60)")) as client:
         for number in range(3):
             await client.create_training_job(f"job-{number}", spec)
-        names = [job.name.rpartition("/")[2] async for job in client.list_training_jobs()]
-        assert names == ["job-2", "job-1", "job-0"]
+        job_ids = [names.id_of(job.name) async for job in client.list_training_jobs()]
+        assert job_ids == ["job-2", "job-1", "job-0"]
         with pytest.raises(NotFound):
             await client.get_training_job(NAME)
 

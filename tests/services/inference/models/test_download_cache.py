@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from omnialign import names
 from omnialign.client.folder_lock import folder_lock
 from omnialign.errors import FailedPrecondition, NotFound
 from omnialign.v1 import model_pb2
@@ -27,7 +28,7 @@ class Source:
     async def get_model_version(self, name: str) -> model_pb2.ModelVersion:
         if not name.startswith("projects/p/"):
             raise NotFound("No such version.", reason="MODEL_VERSION_NOT_FOUND")
-        return self.version(int(name.rsplit("/")[-1]))
+        return self.version(int(names.id_of(name)))
 
     async def download_model(self, name: str, to_folder: Path) -> model_pb2.ModelVersion:
         async with folder_lock(to_folder):
