@@ -13,12 +13,12 @@ reads and then writes fails at once when another process wrote in between. Reade
 
 import asyncio
 import copy
-import random
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from omnialign.errors import InvalidArgument, OmnialignError, Unavailable
+from omnialign.retry import RetryPolicy
 from services.runtime.database_errors import UNAVAILABLE, as_omnialign_error, is_lost_race
 
 BUSY_TIMEOUT_SECONDS = 30.0
@@ -37,9 +38,15 @@ CONNECT_TIMEOUT_SECONDS = 5
 STATEMENT_TIMEOUT_SECONDS = 30
 WAIT_SECONDS = 20.0
 """How long a transaction waits for a free thread, which on PostgreSQL is a free connection."""
-RACE_BUDGET_SECONDS = 5.0
-"""How long a transaction that loses races is tried again."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 3.0
+OUTAGE_RETRIES = RetryPolicy(base_seconds=0.1, cap_seconds=3.0, budget_seconds=0.0)
+"""Retries while the database is away: none, unless `patient` says for how long."""
+LOST_RACE_RETRIES = RetryPolicy(base_seconds=0.1, factor=1.0, jitter=1.0, cap_seconds=0.1, budget_seconds=5.0)
+"""Retries of a transaction that was rolled back because of another one. The pause need not grow, because one of the
+two has won; it is wholly random so that the same two do not meet again."""
+WAL_RETRIES = RetryPolicy(
+    base_seconds=0.02, factor=1.0, jitter=0.95, cap_seconds=0.02, budget_seconds=BUSY_TIMEOUT_SECONDS
+)
+"""Retries of a connection that turns on the write-ahead log at the same time as another one."""
 READERS, CONNECTIONS = 2, 5
 # A peer that vanished without a word is noticed after about 30 seconds, not after the system's two hours.
 KEEPALIVE = {
@@ -69,15 +76,16 @@ class Database:
         self._reading = self._engine.execution_options(**({"read_only": True} if self.is_sqlite else AUTOCOMMIT))
         self._readers = ThreadPoolExecutor(READERS if self.is_sqlite else connections, thread_name_prefix="database")
         self._writers = ThreadPoolExecutor(1, thread_name_prefix="writer") if self.is_sqlite else self._readers
-        self._budget_seconds = 0.0
+        self._outage_retries = OUTAGE_RETRIES
 
     def patient(self, *, budget_seconds: float) -> "Database":
-        """The same database for work in the background: it waits so long while the database is away.
+        """The same database for background work: it retries for `budget_seconds` while the database is away.
 
-        A transaction whose commit broke off may have been committed: what is passed must bear being run again.
+        A transaction whose connection broke during the commit may have been committed, so transactions that are passed
+        to the result must be safe to run twice.
         """
         view = copy.copy(self)
-        view._budget_seconds = budget_seconds
+        view._outage_retries = replace(OUTAGE_RETRIES, budget_seconds=budget_seconds)
         return view
 
     async def write(self, transaction: Transaction[T], *, then: Callable[[T], object] | None = None) -> T:
@@ -125,16 +133,16 @@ class Database:
         return (sqlite_dialect.insert if self.is_sqlite else postgresql.insert)(table)
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What the call gives; called again while the database is away, until the budget is spent."""
-        pause, deadline = FIRST_PAUSE_SECONDS, time.monotonic() + self._budget_seconds
+        """The result of `call`, which is repeated while the database is away and the budget lasts."""
+        retries = self._outage_retries.start()
         while True:
             try:
                 return await call()
             except Unavailable as error:
-                if error.reason != UNAVAILABLE or time.monotonic() + pause > deadline:
+                pause_seconds = retries.next_pause_seconds()
+                if error.reason != UNAVAILABLE or pause_seconds is None:
                     raise
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            await asyncio.sleep(pause_seconds)
 
     async def _call(
         self,
@@ -167,17 +175,19 @@ class Database:
             if not answer.done() and queued.cancel():
                 answer.set_exception(_busy(self.place))
 
+        # The caller's future and the job in the thread end independently. A cancelled caller leaves its running
+        # transaction to finish, and `deliver` still calls `then`; a job that is still queued is withdrawn.
         queued = threads.submit(run)
         timer = loop.call_later(WAIT_SECONDS, expire)
         try:
             return await answer
         finally:
             timer.cancel()
-            queued.cancel()  # one that waits still, for a caller that is gone
+            queued.cancel()  # has no effect on a job that runs
 
     def _run(self, connect: Callable[[], AbstractContextManager[Connection]], transaction: Transaction[T]) -> T:
-        """In a thread: the transaction, again while it loses races."""
-        deadline = time.monotonic() + RACE_BUDGET_SECONDS
+        """Runs the transaction in the current thread, again while it loses races."""
+        retries = LOST_RACE_RETRIES.start()
         while True:
             try:
                 with connect() as connection:
@@ -185,8 +195,9 @@ class Database:
             except OmnialignError:
                 raise
             except (SQLAlchemyError, OSError, sqlite3.Error) as error:
-                if isinstance(error, DBAPIError) and is_lost_race(error) and time.monotonic() < deadline:
-                    time.sleep(random.uniform(0.0, 0.1))
+                is_lost = isinstance(error, DBAPIError) and is_lost_race(error)
+                if is_lost and (pause_seconds := retries.next_pause_seconds()) is not None:
+                    time.sleep(pause_seconds)
                     continue
                 if (typed := as_omnialign_error(error, place=self.place)) is not None:
                     raise typed from error
@@ -269,18 +280,19 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 def _use_wal(connection: sqlite3.Connection) -> None:
     """Turns the write-ahead log on, which the file then keeps.
 
-    SQLite does not wait for its busy timeout where two connections turn it on in a new file at once: one is refused, as
-    both hold a lock that the other needs. So the loser tries again here.
+    SQLite's busy timeout does not help where two connections turn it on in a new file at once: each holds a lock that
+    the other needs, so SQLite refuses one of them immediately. The loser tries again here.
     """
-    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    retries = WAL_RETRIES.start()
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            pause_seconds = retries.next_pause_seconds()
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or pause_seconds is None:
                 raise
-        time.sleep(random.uniform(0.001, 0.02))
+        time.sleep(pause_seconds)
 
 
 def _begin_sqlite(connection: Connection) -> None:

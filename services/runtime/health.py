@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry, Gauge
 
 from omnialign.errors import OmnialignError, Unavailable
+from omnialign.retry import RetryPolicy
 from services.runtime.errors import as_omnialign_error
 
 LIVENESS = "liveness"
@@ -91,7 +92,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         old.set()
 
 
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 10.0
+STARTUP_RETRIES = RetryPolicy(base_seconds=0.25, cap_seconds=10.0)
 
 StartupStep = Callable[[], Awaitable[None]]
 
@@ -103,7 +104,7 @@ class Readiness:
 
     def __init__(self, registry: CollectorRegistry, *, ready: Callable[[str], None]) -> None:
         self._ready = ready
-        self._work: dict[str, list[StartupStep]] = {}
+        self._steps: dict[str, list[StartupStep]] = {}
         self._problems: dict[str, OmnialignError] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._gauge = Gauge(
@@ -114,9 +115,9 @@ class Readiness:
         """Makes a service known to the metrics, as ready unless something is left to do."""
         self._gauge.labels(name).set(self.is_ready(name))
 
-    def add(self, name: str, work: StartupStep) -> None:
+    def add(self, name: str, step: StartupStep) -> None:
         """Gives a service something to do before it serves; several works are done in the order they were given."""
-        self._work.setdefault(name, []).append(work)
+        self._steps.setdefault(name, []).append(step)
         self._problems.setdefault(name, _starting(name))
         self._gauge.labels(name).set(0)
 
@@ -132,7 +133,7 @@ class Readiness:
 
     async def start(self) -> None:
         """Tries each service's work once, then goes on in the background where it failed."""
-        first = {name: asyncio.Event() for name in self._work}
+        first = {name: asyncio.Event() for name in self._steps}
         self._tasks = [asyncio.create_task(self._prepare(name, first[name]), name=f"prepare {name}") for name in first]
         await asyncio.gather(*(event.wait() for event in first.values()))
 
@@ -147,7 +148,7 @@ class Readiness:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _prepare(self, name: str, tried: asyncio.Event) -> None:
-        wait_seconds, remaining = FIRST_WAIT_SECONDS, self._work[name]
+        num_failures, remaining = 0, self._steps[name]
         while remaining:
             try:
                 await remaining[0]()
@@ -155,8 +156,8 @@ class Readiness:
             except Exception as error:
                 self._note(name, as_omnialign_error(error))
                 tried.set()
-                await asyncio.sleep(wait_seconds)
-                wait_seconds = min(2 * wait_seconds, LONGEST_WAIT_SECONDS)
+                num_failures += 1
+                await asyncio.sleep(STARTUP_RETRIES.pause_seconds(num_failures))
         del self._problems[name]
         self._gauge.labels(name).set(1)
         self._ready(name)

@@ -268,17 +268,22 @@ MAX_DRAIN_SECONDS = 5.0
 
 
 async def drain_request(messages: AsyncIterator[Any]) -> None:
-    """Reads a refused stream on for a while, so that its client has written all before the error goes out.
+    """Reads on a request stream whose call was refused, until its client has written everything.
 
     A grpc.aio client whose write meets an ended call reports INTERNAL instead of the status that the server sent. A
-    client that writes more, or never ends its stream, is not waited for.
+    client that writes more than `MAX_DRAIN_BYTES`, or for longer than `MAX_DRAIN_SECONDS`, is not waited for.
     """
     size_bytes = 0
     try:
         async with asyncio.timeout(MAX_DRAIN_SECONDS):
             async for message in messages:
-                size_bytes += message.ByteSize()
+                # The gateway's handlers read raw bytes, all others read messages.
+                size_bytes += len(message) if isinstance(message, bytes) else message.ByteSize()
                 if size_bytes > MAX_DRAIN_BYTES:
                     return
     except TimeoutError:
+        return
+    except RuntimeError:
+        # "asynchronous generator is already running": the gateway handed the stream to the call behind it, whose task
+        # has been cancelled but has not stopped reading yet.
         return

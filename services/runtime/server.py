@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from omnialign.client.options import MAX_MESSAGE_BYTES
+from omnialign.retry import wait_for_event
 from services.runtime import logs
 from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.auth.guard import Guard
@@ -199,7 +200,7 @@ class Server:
 
     async def _drain(self, hurried: asyncio.Event) -> None:
         self.health.drain()
-        if await _within(hurried, self.config.drain_seconds):
+        if await wait_for_event(hurried, timeout_seconds=self.config.drain_seconds):
             await self.stop(0)
             return
         stopping = asyncio.create_task(self.stop())
@@ -217,15 +218,6 @@ class Server:
     def _reachable(self, port: int) -> str:
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}.get(self.config.host, self.config.host)  # noqa: S104
         return f"{host}:{port}"
-
-
-async def _within(event: asyncio.Event, seconds: float) -> bool:
-    """Whether `event` is set within so many seconds."""
-    try:
-        await asyncio.wait_for(event.wait(), timeout=seconds)
-    except TimeoutError:
-        return False
-    return True
 
 
 def run(

@@ -221,3 +221,29 @@ async def test_one_access_line_per_finished_call(client, probe, caplog):
         ("NOT_FOUND", "DATASET_NOT_FOUND", "INFO"),
     ]
     assert [line.request_id for line in lines] == [seen["request_id"] for seen in probe.seen]
+
+
+async def test_a_refused_stream_of_raw_bytes_is_read_to_its_end():
+    async def chunks():
+        for chunk in (b"first", b"last"):
+            read.append(chunk)
+            yield chunk
+
+    read: list[bytes] = []
+    await interceptor.drain_request(chunks())
+    assert read == [b"first", b"last"]
+
+
+async def test_a_refused_stream_that_another_task_still_reads_is_left_to_it():
+    async def endless():
+        yield b"first"
+        await asyncio.Event().wait()
+
+    stream = endless()
+    await anext(stream)
+    reader = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    await interceptor.drain_request(stream)
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader

@@ -104,6 +104,18 @@ async def test_stop_lets_a_call_in_flight_finish(server, client, probe):
     await stopping
 
 
+async def test_a_drain_does_not_lose_a_cancellation_that_comes_with_the_second_signal(start_server):
+    server, second_signal = await start_server(drain_seconds=30), asyncio.Event()
+    draining = asyncio.create_task(server._drain(second_signal))
+    await asyncio.sleep(0)
+    second_signal.set()
+    await asyncio.sleep(0)  # the wait has seen the event, and the drain has not gone on yet
+    draining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await draining
+    assert draining.cancelled()
+
+
 PROGRAM = """
 import asyncio, contextlib, sys
 from dataclasses import dataclass
