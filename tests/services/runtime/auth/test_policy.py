@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
+from omnialign import names
 from omnialign.v1 import (
     alignment_service_pb2,
     critique_service_pb2,
@@ -130,7 +131,7 @@ def test_references_are_found_at_any_depth_and_data_is_not_searched():
     "text", ["projects/../x", "projects/a/../b", "projects//x", "Projects/a", "projects/A", " projects/a", "projects"]
 )
 def test_what_is_not_quite_a_name_is_no_name(text):
-    assert not references.is_resource(text)
+    assert not names.is_resource(text)
 
 
 def test_the_table_in_the_documentation_is_the_one_in_force():
