@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from omnialign import names
 from omnialign.cli import uploads
 from omnialign.cli.session import Session, command
 from omnialign.cli.uploads import Upload
@@ -99,7 +98,8 @@ async def show(
     name = session.name("datasets", dataset)
     async with session.client() as client:
         if quarantine:
-            stream = client.stream_quarantine(names.unversioned(name))
+            head = names.parent_of(name) if names.matches(name, names.DATASET_VERSION) else name
+            stream = client.stream_quarantine(head)
         else:
             stream = client.stream_records(name, subtasks=subtask or (), splits=split or (), ids=id or (), limit=limit)
         shown = 0

@@ -140,7 +140,7 @@ def table(job: AlignmentJob, *, message: str = "") -> RenderableType:
         quarantined = str(status.quarantined) if status.quarantined else ""
         name = status.stage.replace("_", " ")
         cells = (Text(mark, style=style), Text(name, style=style if mark in "·-" else ""), bar, done, rate(status))
-        grid.add_row(*cells, clock(seconds) if seconds else "", aside)
+        grid.add_row(*cells, clock(seconds) if seconds else "", quarantined)
     title = Text.assemble((names.id_of(job.name), "bold"), f"  {state(job)}")
     return Group(title, grid, *(Text(line, style="dim") for line in (pairs(job), message) if line))
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omnialign import names
 from omnialign.cli.session import Session, command
 
 if TYPE_CHECKING:

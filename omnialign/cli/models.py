@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from omnialign import names
 from omnialign.cli import uploads
 from omnialign.cli.session import Session, command
 from omnialign.cli.uploads import Upload
@@ -28,8 +27,9 @@ async def list_(session: Session) -> None:
         async for version in client.list_model_versions():
             session.out.record(version)
             created = version.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
+            ids = names.parse(version.name, names.MODEL_VERSION)
             size = f"{version.size_bytes / 2**20:,.1f} MiB"
-            rows.append((names.short_name(version.name), f"{version.parameter_count:,}", size, created))
+            rows.append((f"{ids['model']}/{ids['version']}", f"{version.parameter_count:,}", size, created))
     session.out.table(("MODEL", "PARAMETERS", "WEIGHTS", "CREATED (UTC)"), rows, empty="No models yet.")
 
 
