@@ -25,7 +25,7 @@ from services.alignment.self_improvement import (
 from services.pipeline.item_calls import ItemCall, ItemCaller, extended, prompt_only
 from services.pipeline.kind import JobContext, Outcome, Record, Records, Step
 from services.pipeline.quarantine import quarantined
-from services.pipeline.service_retry import ServiceRetrier
+from services.pipeline.service_calls import ServiceRetrier
 
 MALFORMED = "ANSWER_"
 """Error reasons that begin with this are the model's fault, not the prompt's."""

@@ -6,7 +6,7 @@ from omnialign.v1 import record_pb2
 from services.alignment.job import Spec, is_binary
 from services.pipeline.item_calls import prompt_only
 from services.pipeline.planning import subset
-from services.pipeline.service_clients import ServiceClients
+from services.pipeline.service_calls import ServiceClients
 
 Record = record_pb2.Record
 

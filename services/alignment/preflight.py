@@ -18,7 +18,7 @@ from services.alignment.job import Spec, is_binary
 from services.alignment.pairs import has_feedback, has_preference, split_records
 from services.alignment.prompt_check import MediaCheck, TokenCounter, open_token_counter
 from services.pipeline.planning import limited
-from services.pipeline.service_clients import ServiceClients
+from services.pipeline.service_calls import ServiceClients
 
 Record = record_pb2.Record
 Report = alignment_service_pb2.PreflightReport

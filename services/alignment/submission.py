@@ -17,7 +17,7 @@ from services.alignment.job import STAGES, Job, Spec, StageStatus, is_binary, sk
 from services.inference.model_uri import is_endpoint_model
 from services.inference.model_uri import parse_endpoint_model as parse_endpoint
 from services.pipeline.service import Pipeline
-from services.pipeline.service_clients import ServiceClients
+from services.pipeline.service_calls import ServiceClients
 
 PROMPTS_SPLIT = "prompts"
 FIELD = "alignment_job.spec"

@@ -11,7 +11,7 @@ from services.alignment.job import OPTIMIZE as OPTIMIZE_STAGE
 from services.alignment.job import Job
 from services.pipeline.kind import Change, JobContext, stage_of
 from services.pipeline.planning import record_seed, request_id
-from services.pipeline.service_retry import RETRYABLE, ServiceRetrier
+from services.pipeline.service_calls import RETRYABLE, ServiceRetrier
 
 TrainingJob = training_service_pb2.TrainingJob
 TrainingSpec = training_service_pb2.TrainingSpec

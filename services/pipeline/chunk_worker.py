@@ -22,7 +22,7 @@ from services.pipeline.kind import JobContext, JobProgram, Outcome, Records, Ste
 from services.pipeline.metrics import PipelineMetrics
 from services.pipeline.progress import Progress, StageUpdater
 from services.pipeline.quarantine import QUARANTINE
-from services.pipeline.service_retry import ServiceRetrier
+from services.pipeline.service_calls import ServiceRetrier
 
 
 @dataclass

@@ -14,7 +14,7 @@ from google.rpc import status_pb2
 from omnialign.errors import DeadlineExceeded, Unavailable, from_status
 from services.pipeline.kind import JobContext, Outcome, Record, Records
 from services.pipeline.quarantine import rejected
-from services.pipeline.service_retry import RETRYABLE, ServiceRetrier, is_transient
+from services.pipeline.service_calls import RETRYABLE, ServiceRetrier, is_transient
 
 MAX_ITEM_ATTEMPTS = 5
 """How often an item is sent that alone keeps failing for a transient reason, before it is quarantined."""

@@ -7,7 +7,7 @@ from omnialign.errors import AlreadyExists, FailedPrecondition
 from omnialign.v1 import data_service_pb2
 from services.pipeline.kind import JobContext, Record
 from services.pipeline.planning import request_id
-from services.pipeline.service_retry import ServiceRetrier
+from services.pipeline.service_calls import ServiceRetrier
 
 APPEND_DEADLINE_SECONDS = 300.0
 SERVICE = "data"

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from omnialign import names
 from omnialign.v1 import record_pb2
 from services.pipeline.counts import Counts
-from services.pipeline.service_clients import ServiceClients
+from services.pipeline.service_calls import ServiceClients
 from services.runtime.limits import Kind as Quota
 from services.runtime.migrations import Migrations
 

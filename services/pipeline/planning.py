@@ -36,6 +36,7 @@ def record_seed(seed: int, *, stage: str, record_id: str) -> int:
 def subset(ids: Iterable[str], *, seed: int, count: int) -> list[str]:
     """`count` of the ids, drawn regardless of their order. Subsets of one seed are nested: a larger count keeps every
     id of a smaller one."""
+    # The ids with the smallest hashes: whether one is among them does not depend on which others there are.
     return sorted(sorted(ids, key=lambda i: (record_seed(seed, stage="subset", record_id=i), i))[:count])
 
 

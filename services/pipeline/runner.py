@@ -19,7 +19,7 @@ from services.pipeline.kind import Job, JobContext, JobKind, JobProgram, Phase, 
 from services.pipeline.notifier import Notifier
 from services.pipeline.progress import Progress, StageUpdater
 from services.pipeline.quarantine import check_quarantine
-from services.pipeline.service_clients import ClientPool
+from services.pipeline.service_calls import ClientPool
 from services.pipeline.workflow_engine import WorkflowEngine
 from services.runtime import tracing
 

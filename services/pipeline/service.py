@@ -26,8 +26,7 @@ from services.pipeline.notifier import Notifier
 from services.pipeline.progress import Progress, StageUpdater
 from services.pipeline.replicas import ReplicaMonitor, ReplicaStore
 from services.pipeline.runner import JobGate, JobRunner
-from services.pipeline.service_clients import ClientPool
-from services.pipeline.service_retry import ServiceRetrier
+from services.pipeline.service_calls import ClientPool, ServiceRetrier
 from services.pipeline.supervisor import Supervisor
 from services.pipeline.workflow_engine import WorkflowEngine
 from services.runtime.database import Database

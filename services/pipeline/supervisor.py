@@ -13,7 +13,7 @@ from services.pipeline.metrics import PipelineMetrics
 from services.pipeline.notifier import Notifier
 from services.pipeline.replicas import ReplicaMonitor
 from services.pipeline.runner import JobRunner
-from services.pipeline.service_retry import ServiceRetrier
+from services.pipeline.service_calls import ServiceRetrier
 from services.pipeline.workflow_engine import WorkflowEngine
 
 LOOK_SECONDS = 1.0

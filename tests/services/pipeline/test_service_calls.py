@@ -4,7 +4,7 @@ import pytest
 
 from omnialign import errors
 from omnialign.retry import RetryPolicy
-from services.pipeline.service_retry import MAX_INTERNAL_ERRORS, ServiceRetrier
+from services.pipeline.service_calls import MAX_INTERNAL_ERRORS, ServiceRetrier
 
 
 class Flaky:
