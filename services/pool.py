@@ -1,6 +1,6 @@
 """Hosts any of the critique, refinement and judge services in one process, on one engine.
 
-One GPU can so serve all three with each model in memory once, and a large cluster can give each its own pods.
+On one GPU they share memory, so that each model is loaded once; a large cluster can give each service its own pods.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -9,20 +9,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from services.critique import __main__ as critique
-from services.critique.__main__ import CritiqueConfig
 from services.inference.config import EngineConfig
 from services.inference.factory import open_engine
 from services.judge import __main__ as judge
-from services.judge.__main__ import JudgeConfig
 from services.refinement import __main__ as refinement
-from services.refinement.__main__ import RefinementConfig
 from services.runtime.config import load_all
 from services.runtime.server import Server, run
 
 HOSTED: dict[str, tuple[Any, Any]] = {
-    "critique": (critique.wire, CritiqueConfig),
-    "refinement": (refinement.wire, RefinementConfig),
-    "judge": (judge.wire, JudgeConfig),
+    "critique": (critique.wire, critique.CritiqueConfig),
+    "refinement": (refinement.wire, refinement.RefinementConfig),
+    "judge": (judge.wire, judge.JudgeConfig),
 }
 
 
@@ -50,8 +47,8 @@ async def wire(server: Server, config: PoolConfig) -> AsyncIterator[None]:
         engine = await stack.enter_async_context(
             open_engine(server, engine_config, data_address=configs[0].data_address)
         )
-        for (wiring, _), its_config in zip(hosted, configs, strict=True):
-            await stack.enter_async_context(wiring(server, its_config, engine=engine))
+        for (wire_service, _), service_config in zip(hosted, configs, strict=True):
+            await stack.enter_async_context(wire_service(server, service_config, engine=engine))
         yield
 
 

@@ -11,7 +11,7 @@ from services.critique.critic import Critic
 
 
 class CritiqueServicer(critique_service_pb2_grpc.CritiqueServiceServicer):
-    """Hands each call to the critic."""
+    """Passes each call on to the critic."""
 
     def __init__(self, critic: Critic) -> None:
         self._critic = critic

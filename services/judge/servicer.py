@@ -11,7 +11,7 @@ from services.judge.judge import Judge
 
 
 class JudgeServicer(judge_service_pb2_grpc.JudgeServiceServicer):
-    """Hands each call to the judge."""
+    """Passes each call on to the judge."""
 
     def __init__(self, judge: Judge) -> None:
         self._judge = judge

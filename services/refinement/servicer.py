@@ -11,7 +11,7 @@ from services.refinement.writer import Writer
 
 
 class RefinementServicer(refinement_service_pb2_grpc.RefinementServiceServicer):
-    """Hands each call to the writer."""
+    """Passes each call on to the writer."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer

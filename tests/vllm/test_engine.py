@@ -135,7 +135,7 @@ async def test_log_probabilities_are_those_of_the_transformers_model(engine):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from services.inference.models.adapter import load_model_adapter
+    from services.inference.models.key import load_model_adapter
     from services.inference.models.resolver import path_of
 
     folder = path_of(TINY_WORLD, model=TINY_WORLD)

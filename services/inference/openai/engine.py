@@ -23,7 +23,7 @@ from services.inference.engine import Deliver, Engine, EngineRequest, EngineResu
 from services.inference.errors import not_found, queue_full
 from services.inference.metrics import FINISH_OUTCOMES
 from services.inference.model_uri import EndpointModel, base_url_of, parse_endpoint_model
-from services.inference.models.adapter import load_model_adapter, open_feature_cache
+from services.inference.models.key import load_model_adapter, open_feature_cache
 from services.inference.models.resolver import ModelResolver, Registry
 from services.inference.openai.api import Api, Reply
 from services.inference.openai.chat import ChatCompletions

@@ -21,8 +21,7 @@ from services.inference.config import EngineConfig
 from services.inference.engine import Deliver, Engine, EngineRequest, EngineResult, info_of
 from services.inference.errors import prompt_too_long
 from services.inference.metrics import EngineMetrics
-from services.inference.models.adapter import open_feature_cache
-from services.inference.models.key import ModelKey, pick_device
+from services.inference.models.key import ModelKey, open_feature_cache, pick_device
 from services.inference.models.residency import Residency
 from services.inference.models.resolver import ModelResolver, Registry
 from services.inference.stop_strings import stops_of

@@ -14,8 +14,7 @@ from omnialign.modeling.lora import unsupported
 from omnialign.modeling.model_folder import model_class
 from services.inference.errors import load_failed
 from services.inference.models import safetensors
-from services.inference.models.adapter import load_model_adapter
-from services.inference.models.key import ModelKey
+from services.inference.models.key import ModelKey, load_model_adapter
 from services.inference.models.resolver import ModelFiles
 
 UNLIMITED_TOKENS = 1 << 20

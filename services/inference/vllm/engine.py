@@ -24,8 +24,7 @@ from services.inference.config import EngineConfig
 from services.inference.engine import Deliver, Engine, EngineRequest, EngineResult, info_of
 from services.inference.errors import engine_closed, prompt_too_long, queue_full
 from services.inference.metrics import FINISH_OUTCOMES, EngineMetrics
-from services.inference.models.adapter import load_model_adapter, open_feature_cache
-from services.inference.models.key import ModelKey
+from services.inference.models.key import ModelKey, load_model_adapter, open_feature_cache
 from services.inference.models.residency import Residency, too_large
 from services.inference.models.resolver import ModelFiles, ModelResolver, Registry
 from services.inference.stop_strings import stops_of

@@ -16,7 +16,7 @@ from services.inference.config import EngineConfig
 from services.inference.engine import Deliver, Engine, EngineRequest, EngineResult
 from services.inference.item_loop import ItemLoop
 from services.inference.media import MediaClient
-from services.inference.models.adapter import open_feature_cache, shared_feature_cache
+from services.inference.models.key import open_feature_cache, shared_feature_cache
 from services.inference.transformers.engine import open_transformers_engine
 from services.judge.judge import Judge
 from services.refinement.writer import Writer
