@@ -10,8 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine_facts
-from benchmarks.tables import page
+from benchmarks.results_page import machine_facts, page
 
 NAMES = ("rpc", "data", "loop")
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"

@@ -86,7 +86,7 @@ async def data_service(root: Path) -> AsyncIterator[AsyncClient]:
 
 
 async def timed_import(client: AsyncClient, source: Path) -> tuple[str, int, int, float]:
-    """Imports; gives the version's name, its records, bytes of media stored, and seconds."""
+    """Imports; returns the version's name, its records, bytes of media stored, and seconds."""
     started = time.perf_counter()
     last = None
     async for progress in client.import_dataset("bench", source.as_uri(), subtask="ti2t", split="train"):
@@ -98,14 +98,14 @@ async def timed_import(client: AsyncClient, source: Path) -> tuple[str, int, int
 
 
 async def timed_records(client: AsyncClient, version: str) -> tuple[list[record_pb2.Record], float]:
-    """Streams all records; gives them and the seconds it took."""
+    """Streams all records; returns them and the seconds it took."""
     started = time.perf_counter()
     records = [record async for record in client.stream_records(version)]
     return records, time.perf_counter() - started
 
 
 async def timed_media(client: AsyncClient, digests: list[str]) -> tuple[int, float]:
-    """Reads media with a few readers at a time; gives bytes and seconds. The client checks each digest."""
+    """Reads media with a few readers at once; returns bytes and seconds. The client checks each digest."""
     remaining, sizes = iter(digests), []
 
     async def reader() -> None:
@@ -118,14 +118,14 @@ async def timed_media(client: AsyncClient, digests: list[str]) -> tuple[int, flo
 
 
 def timed_plain_read(folder: Path) -> tuple[int, float]:
-    """Reads every file; gives bytes and seconds."""
+    """Reads every file; returns bytes and seconds."""
     started = time.perf_counter()
     size = sum(len(path.read_bytes()) for path in folder.iterdir())
     return size, time.perf_counter() - started
 
 
 def timed_plain_copy(folder: Path, target: Path) -> float:
-    """Copies every file; gives seconds."""
+    """Copies every file; returns seconds."""
     started = time.perf_counter()
     shutil.copytree(folder, target)
     return time.perf_counter() - started

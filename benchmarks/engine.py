@@ -18,8 +18,7 @@ from typing import Any
 
 from benchmarks.__main__ import RESULTS, write
 from benchmarks.engine_endpoints import MODEL, VLLM_PYTHON, stub, vllm
-from benchmarks.machine import machine_facts
-from benchmarks.tables import machine_line, number
+from benchmarks.results_page import machine_facts, machine_line, number
 
 NAME = "engine_client"
 CLIENTS = ("ours", "plain")
@@ -50,7 +49,7 @@ def run_client(client: str, url: str, *, requests: int, concurrency: int) -> dic
 
 
 def compare(url: str, *, requests: int, concurrency: int, repeats: int) -> dict[str, Any]:
-    """Both clients in turns, and what came of it."""
+    """Runs both clients in turns and collects the results."""
     turns: list[dict[str, Run]] = []
     for turn in range(repeats):
         order = CLIENTS if turn % 2 == 0 else CLIENTS[::-1]

@@ -109,7 +109,7 @@ async def ours(items: Sequence[Item], media: Mapping[str, bytes], settings: argp
 
 
 async def plain(items: Sequence[Item], media: Mapping[str, bytes], settings: argparse.Namespace) -> dict[str, Any]:
-    """Asks as a script does."""
+    """Asks for feedback as a script would."""
     client = openai.AsyncOpenAI(base_url=settings.base_url, api_key="none", timeout=REQUEST_SECONDS)
     slots = asyncio.Semaphore(settings.concurrency)
 
@@ -157,7 +157,7 @@ def part(piece: str | MediaBytes) -> dict[str, Any]:
 
 
 class Costs:
-    """What passes from now on: time, processor time, and the growth of the process at its largest."""
+    """Costs from now on: wall time, CPU time, and the peak growth of the process."""
 
     def __init__(self) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the largest size is counted anew

@@ -1,4 +1,4 @@
-"""The endpoints that `benchmarks.engine` asks: a stub that costs next to nothing, and a real `vllm serve`."""
+"""The endpoints that `benchmarks.engine` calls: a stub that costs next to nothing, and a real `vllm serve`."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ def vllm(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _server(command: Sequence[str], environment: Mapping[str, str], *, output: int | None = None) -> Iterator[str]:
-    """Runs a server until the end of the block; it is there when it lists its models."""
+    """Runs a server until the end of the block; it is ready once it lists its models."""
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         port = place.getsockname()[1]

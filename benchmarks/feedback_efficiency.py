@@ -74,7 +74,7 @@ class Bench:
         self.base_model = (await self.client.register_model(recipe.MODEL_ID, f"file://{FOLDER}")).name
 
     def spec(self, arm: Arm, learning_rate: float, sft_weight: float) -> alignment_service_pb2.AlignmentSpec:
-        """The demo's job, changed in what the arm says."""
+        """The demo's job with the arm's changes."""
         values = recipe.spec(self.seed, dataset=self.dataset, base_model=self.base_model)
         values["pair_source"] = "PAIR_SOURCE_BINARY" if arm.fraction is None else "PAIR_SOURCE_LANGUAGE_FEEDBACK"
         values |= {"feedback_fraction": arm.fraction or 1.0, "max_pairs": self.plan.num_pairs}
@@ -83,7 +83,7 @@ class Bench:
         return ParseDict(values, alignment_service_pb2.AlignmentSpec())
 
     async def run(self, arm: Arm, learning_rate: float, sft_weight: float) -> alignment_service_pb2.AlignmentJob:
-        """Runs one arm's job to its end. Raises RuntimeError when it fails or has too few pairs."""
+        """Runs one arm's job to its end. Raises RuntimeError if it fails or has too few pairs."""
         job_id = f"arm-{ARMS.index(arm)}"
         await self.client.create_alignment_job(job_id, self.spec(arm, learning_rate, sft_weight))
         job = alignment_service_pb2.AlignmentJob()

@@ -25,8 +25,7 @@ import torch
 from PIL import Image
 
 from benchmarks.__main__ import RESULTS, write
-from benchmarks.machine import machine_facts
-from benchmarks.tables import machine_line
+from benchmarks.results_page import machine_facts, machine_line
 from omnialign.media import write_audio, write_video
 from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.feature_cache import NO_CACHE, Cache, FeatureCache

@@ -41,9 +41,9 @@ class Behaviour:
     holds: dict[str, asyncio.Event] = field(default_factory=dict)
     """A call of an RPC named here waits for the event before it answers."""
     entered: dict[str, asyncio.Event] = field(default_factory=dict)
-    """Set when a call of the RPC begins, where named."""
+    """Set when a call of the RPC begins, if it is named here."""
     asked: list[tuple[str, str]] = field(default_factory=list)
-    """(rpc, id) of every item asked for, repetitions too; filled only where `log` is true."""
+    """(rpc, id) of every requested item, repetitions included; filled only if `log` is true."""
     log: bool = True
     policies: dict[str, generation_pb2.MediaPolicy] = field(default_factory=dict)
     """The media policy of the last call of each RPC."""
@@ -55,7 +55,7 @@ class Behaviour:
     training_error: OmnialignError | None = None
 
     async def enter(self, rpc: str, ids: list[str]) -> None:
-        """Notes a call, and waits where it is held."""
+        """Records a call, and waits if the RPC is held."""
         if self.log:
             self.asked += [(rpc, item) for item in ids]
         if rpc in self.entered:
@@ -66,7 +66,7 @@ class Behaviour:
             await asyncio.sleep(self.delay_seconds)
 
     def hold(self, rpc: str) -> tuple[asyncio.Event, asyncio.Event]:
-        """Holds an RPC; returns (set when a call has come, set it to let go)."""
+        """Holds an RPC; returns two events: one is set when a call arrives, set the other to release it."""
         entered, release = asyncio.Event(), asyncio.Event()
         self.entered[rpc], self.holds[rpc] = entered, release
         return entered, release
@@ -100,7 +100,7 @@ class NullRefinement(refinement_service_pb2_grpc.RefinementServiceServicer):
 
 
 class NullCritique(critique_service_pb2_grpc.CritiqueServiceServicer):
-    """Criticises everything alike."""
+    """Criticises everything in the same way."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self._behaviour = behaviour
@@ -143,7 +143,7 @@ class NullJudge(judge_service_pb2_grpc.JudgeServiceServicer):
             yield judge_service_pb2.CompareResponsesResponse(id=item.id, **(result or self._verdict(request, item)))
 
     async def ScoreResponse(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        """No scores: the loop does not ask for them."""
+        """No scores: the loop does not request any."""
         for item in request.items:
             abstention = critique_service_pb2.Abstention(reason="NOT_SCORED")
             yield judge_service_pb2.ScoreResponseResponse(id=item.id, abstention=abstention)
@@ -192,11 +192,11 @@ class NullTraining(training_service_pb2_grpc.TrainingServiceServicer):
         return training_service_pb2.ListTrainingJobsResponse(training_jobs=list(self.jobs.values()))
 
     async def ReportProgress(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Takes a word from a running job."""
+        """Takes a report from a running job."""
         return training_service_pb2.ReportProgressResponse()
 
     async def DeliverModel(self, requests: Any, context: Any) -> Any:  # noqa: N802
-        """Takes a finished model, and does nothing with it."""
+        """Takes a finished model and discards it."""
         async for _ in requests:
             pass
         return training_service_pb2.DeliverModelResponse()
@@ -298,12 +298,12 @@ def digest(*values: object) -> str:
 
 
 def malformed() -> OmnialignError:
-    """What a model service says of an answer that it cannot read."""
+    """The abstention of a model service that cannot read an answer."""
     return InvalidArgument("the answer has a broken image", reason="ANSWER_MALFORMED")
 
 
 def too_long() -> OmnialignError:
-    """What a model service says of a prompt that does not fit."""
+    """The error of a model service for a prompt that is too long."""
     return FailedPrecondition("the prompt does not fit", reason="PROMPT_TOO_LONG")
 
 

@@ -76,7 +76,7 @@ def logs_written_nowhere() -> Iterator[None]:
 
 
 async def bare_server(stack: AsyncExitStack) -> str:
-    """Starts gRPC as it comes, and gives its address."""
+    """Starts a bare gRPC server and yields its address."""
     server = grpc.aio.server()
     data_service_pb2_grpc.add_DataServiceServicer_to_server(Servicer(), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
@@ -86,7 +86,7 @@ async def bare_server(stack: AsyncExitStack) -> str:
 
 
 async def full_server(stack: AsyncExitStack) -> str:
-    """Starts the server that every service runs on, and gives its address."""
+    """Starts the server that every service runs on and yields its address."""
     server = Server(ServerConfig(), name="bench")
     server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, Servicer(), SERVICE)  # type: ignore[abstract]
     await server.start()
@@ -116,7 +116,7 @@ async def latency_microseconds(call: Call, *, calls: int) -> float:
 
 
 async def calls_per_second(call: Call, *, calls: int) -> float:
-    """Throughput with `IN_FLIGHT` calls at a time."""
+    """Throughput with `IN_FLIGHT` concurrent calls."""
 
     async def worker() -> None:
         for _ in range(max(1, calls // IN_FLIGHT)):

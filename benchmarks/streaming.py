@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import streaming_ours as ours
-from benchmarks.machine import machine_facts
-from benchmarks.tables import section
+from benchmarks.results_page import machine_facts, section
 from examples.tinyworld.pretrain import FOLDER
 from omnialign.client import AsyncClient
 
@@ -54,7 +53,7 @@ def main() -> None:
 
 
 async def measure(settings: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Both sides, one after the other, and what each keeps when it is killed."""
+    """Measures both sides, one after the other, and what each keeps after a kill."""
     mine = await run_ours(settings, folder)
     seconds, answers = run_passes(settings, folder / "passes", mine.pop("rows"))
     whole = sum(seconds.values())

@@ -61,7 +61,7 @@ async def stack(folder: Path, vllm_python: str) -> AsyncIterator[Stack]:
 
 
 async def prepare(client: AsyncClient, folder: Path, records: int, model: Path) -> dict[str, Any]:
-    """Imports the prompts and registers the model; gives the spec of the job."""
+    """Imports the prompts and registers the model; returns the job's spec."""
     sizes = Sizes(train=1, prompts=-(-records // SUBTASKS), validation=0, test=1)
     await asyncio.to_thread(write, folder, seed=0, sizes=sizes)
     async for progress in client.import_dataset(recipe.DATASET_ID, str(folder)):
@@ -84,7 +84,7 @@ async def rows_of(client: AsyncClient, spec: dict[str, Any]) -> list[dict[str, A
 
 
 async def submit(client: AsyncClient, spec: dict[str, Any]) -> str:
-    """Starts the job; its name."""
+    """Starts the job and returns its name."""
     job = await client.create_alignment_job("bench", ParseDict(spec, alignment_service_pb2.AlignmentSpec()))
     return job.name
 
@@ -100,7 +100,7 @@ async def until(client: AsyncClient, name: str, share: float) -> Job:
 
 
 def progress(job: Job) -> float:
-    """The share of the three stages' work that is done; what was set aside counts as done for all of them."""
+    """The share of the three stages' work that is done; quarantined records count as done for all of them."""
     found = {stage.stage: stage for stage in job.stages if stage.stage in STAGES}
     total = sum(stage.total for stage in found.values())
     gone, done = 0, 0

@@ -4,8 +4,8 @@
     python tools/build_images.py service --base-image HOST/python:3.11-slim --prefix HOST/omnialign --tag 1.2.3
     python tools/build_images.py --save out/images                 # also as archives, for nodes without a registry
 
-How packages are reached is taken from what pip itself reads in this environment (PIP_INDEX_URL, PIP_FIND_LINKS,
-PIP_CONFIG_FILE, PIP_CERT) unless an option says otherwise, is lent to the build, and is not in the images.
+Unless an option says otherwise, the build reaches packages as pip does in this environment (PIP_INDEX_URL,
+PIP_FIND_LINKS, PIP_CONFIG_FILE, PIP_CERT). None of these settings ends up in an image.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Plan:
 
     @property
     def program(self) -> str:
-        """`buildah` or `docker`: they take the same options for all that is done here but three verbs."""
+        """`buildah` or `docker`: both take the same options here, except for three verbs."""
         return Path(self.engine[0]).name
 
     def reference(self, name: str) -> str:
@@ -49,7 +49,7 @@ class Plan:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Builds, measures, saves and checks; returns 1 when an image does not do what it is for."""
+    """Builds, measures, saves and checks; returns 1 if an image fails its checks."""
     given = _parser().parse_args(arguments)
     plan = make_plan(given)
     names = tuple(given.images) or NAMES
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check(plan: Plan, names: Sequence[str]) -> int:
-    """Starts a container of each image and asks it what it is for."""
+    """Starts a container of each image and checks that it does its job; returns 1 if one does not."""
     failed = 0
     for name in names:
         for title, problem in check_image(plan.engine, plan.reference(name), CHECKS[name]):
@@ -77,10 +77,10 @@ def check(plan: Plan, names: Sequence[str]) -> int:
 
 
 def make_plan(given: argparse.Namespace) -> Plan:
-    """The options and this environment put together. Ends the program when there is nothing to build with."""
+    """Combines the options with this environment. Raises SystemExit if there is nothing to build with."""
     engine = tuple(shlex.split(given.engine)) if given.engine else find_engine()
     if not engine:
-        raise SystemExit("Neither buildah nor a running docker was found. Install one of them, or name it by --engine.")
+        raise SystemExit("Neither buildah nor a running docker was found: install one, or name it with --engine.")
     # RUN steps in a plain chroot: works without privileges of its own, and these are our own build files.
     os.environ.setdefault("BUILDAH_ISOLATION", "chroot")
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
@@ -117,7 +117,7 @@ def build(plan: Plan, name: str) -> None:
 
 
 def build_options(plan: Plan, name: str) -> Iterator[str]:
-    """The options of a build, the same words for both engines."""
+    """The options of a build, the same for both engines."""
     yield from ("--file", str(ROOT / "images" / f"{name}.Dockerfile"), "--tag", plan.reference(name))
     if plan.program == "buildah":
         yield "--layers"  # as docker does by itself: a changed source line keeps the layers of the dependencies
@@ -145,7 +145,7 @@ def size_bytes(plan: Plan, name: str) -> int:
 
 
 def save(plan: Plan, name: str, folder: Path) -> Path:
-    """Writes an image as an archive that `ctr images import` and `docker load` read, in place of one that is there."""
+    """Writes an image as an archive that `ctr images import` and `docker load` read, replacing an existing one."""
     folder.mkdir(parents=True, exist_ok=True)
     path, reference = folder / f"{name}-{plan.tag}.tar", plan.reference(name)
     path.unlink(missing_ok=True)
@@ -157,7 +157,7 @@ def save(plan: Plan, name: str, folder: Path) -> Path:
 
 
 def revision() -> str:
-    """The commit that is built, marked when files differ from it; empty outside a checkout."""
+    """The commit being built, marked if files differ from it; empty outside a checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 

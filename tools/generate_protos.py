@@ -1,4 +1,4 @@
-"""Compiles protos/ into omnialign/v1 (stubs and type stubs), or checks that what is committed is current.
+"""Compiles protos/ into omnialign/v1 (stubs and type stubs), or checks that the committed stubs are current.
 
 Everything starts from one descriptor image, built by the protoc of grpcio-tools: the stubs come from it, and buf lints
 it (buf cannot read the sources, because it would have to fetch their imports over the network).
@@ -27,7 +27,7 @@ INIT = '"""Generated from protos/ by `make generate-protos`. Do not edit."""\n'
 
 
 def protoc(*arguments: str) -> None:
-    """Runs the protoc of grpcio-tools; its plugins are looked for beside the interpreter that runs us."""
+    """Runs the protoc of grpcio-tools; its plugins are found beside the running interpreter."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     command = [sys.executable, "-m", "grpc_tools.protoc", *arguments]
     subprocess.run(command, check=True, cwd=PROTOS, env={**os.environ, "PATH": path})
@@ -39,7 +39,7 @@ def sources() -> list[str]:
 
 
 def imports() -> descriptor_pb2.FileDescriptorSet:
-    """Everything that our files import, each file after those that it needs itself."""
+    """Everything that our files import, each file after its own imports."""
     from protovalidate._gen.buf.validate import validate_pb
 
     files = descriptor_pb2.FileDescriptorSet()
@@ -115,7 +115,7 @@ def main() -> None:
         if not arguments.check:
             return install(Path(scratch))
         if stale := differences(Path(scratch)):
-            sys.exit(f"generated code is not current, run `make generate-protos`: {', '.join(map(str, stale))}")
+            sys.exit(f"generated code is out of date, run `make generate-protos`: {', '.join(map(str, stale))}")
     return None
 
 

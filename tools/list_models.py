@@ -1,7 +1,7 @@
-"""Writes docs/models.md from what the tests of the model families saw: `python -m tools.list_models`.
+"""Writes docs/models.md from the results of the model families' tests: `python -m tools.list_models`.
 
-A test that held leaves `out/families/<family>.<runner>.json`; a cell of the table is such a file, never an opinion. A
-runner that left nothing for a family has not been tried with it.
+A test that passed leaves `out/families/<family>.<runner>.json`; each line of the table is such a file, never an
+opinion. A runner that left no file for a family has not been tried with it.
 """
 
 import json
@@ -40,7 +40,7 @@ class Result:
 
 
 def results(folder: Path) -> list[Result]:
-    """What the tests left in a folder, ordered by family and runner."""
+    """The results in a folder, ordered by family and runner."""
     found = []
     for path in sorted(folder.glob("*.json")):
         seen = json.loads(path.read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def _mark(held: bool) -> str:
 
 
 def main() -> int:
-    """Writes the page; 1 where there is nothing to write it from."""
+    """Writes the page; returns 1 if there are no results."""
     found = results(RESULTS)
     if not found:
         print(f"{RESULTS} holds no results: run `make test` and `make test-vllm` first.", file=sys.stderr)

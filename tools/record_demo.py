@@ -1,6 +1,6 @@
-"""Writes what demo runs gave into the README and docs/results/demo.md: `python tools/record_demo.py REPORT.json ...`.
+"""Writes the results of demo runs into README.md and docs/results/demo.md: `python tools/record_demo.py REPORT.json`.
 
-The first report is shown by subtask, all of them by seed. Only what stands between the markers is replaced.
+The first report is shown by subtask, all of them by seed. Only the text between the markers is replaced.
 """
 
 import json
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine_facts
+from benchmarks.results_page import machine_facts
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results" / "demo.md"

@@ -22,7 +22,7 @@ RUNTIMES = ("runc", "crun")
 
 @dataclass(frozen=True)
 class Start:
-    """How to start a container: what the image says, unless said otherwise here."""
+    """How to start a container; a field left empty keeps the image's own setting."""
 
     arguments: tuple[str, ...] = ()
     """In place of the image's own; after its entry point."""
@@ -35,7 +35,7 @@ class Start:
 
 
 class Running:
-    """A container that was started. `log` is all that it wrote."""
+    """A started container. `log` is everything that it has written."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path, *, signal_command: Sequence[str]) -> None:
         self._process = process
@@ -56,7 +56,7 @@ class Running:
         return self._process.wait(timeout_seconds)
 
     def stop(self, signal_name: str) -> float:
-        """Sends the signal that asks it to end and returns the seconds it took; kills it after STOP_SECONDS."""
+        """Sends the stop signal and returns the seconds until it ended; kills it after STOP_SECONDS."""
         started = time.monotonic()
         if self.exit_code() is None:
             subprocess.run([*self._signal_command, signal_name], check=False, capture_output=True)
@@ -70,7 +70,7 @@ class Running:
 
 @contextmanager
 def image_of(engine: Sequence[str], reference: str) -> Iterator["Image"]:
-    """An image made ready to start containers of. Raises RuntimeError when nothing here can start one."""
+    """An image prepared for starting containers. Raises RuntimeError if nothing here can start one."""
     if Path(engine[0]).name == "docker":
         shown = _output(*engine, "image", "inspect", "--format", "{{json .Config}}", reference)
         yield Image(json.loads(shown), reference=reference, engine=tuple(engine))

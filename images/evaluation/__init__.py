@@ -1,1 +1,1 @@
-"""Servers to try the system with, without any of one's own: `evaluation.postgres` and `evaluation.s3`."""
+"""Servers for trying the system out when you have none of your own: `evaluation.postgres` and `evaluation.s3`."""

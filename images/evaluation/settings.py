@@ -1,11 +1,11 @@
-"""What both servers read from their environment, and how they refuse it."""
+"""How both servers read their environment."""
 
 import os
 from pathlib import Path
 
 
 def setting(name: str, default: str | None = None) -> str:
-    """A variable, or the content of the file that NAME_FILE names, or the default. Ends the program without any."""
+    """A variable, or the content of the file that NAME_FILE names, or the default. Exits if there is none."""
     path = os.environ.get(f"{name}_FILE")
     if path:
         try:

@@ -67,9 +67,9 @@ class AlignmentJob(_message.Message):
         STATE_RUNNING: AlignmentJob._State.ValueType  # 2
         """Working."""
         STATE_PAUSED: AlignmentJob._State.ValueType  # 3
-        """Held by a person."""
+        """Paused by a person."""
         STATE_SUCCEEDED: AlignmentJob._State.ValueType  # 4
-        """All stages done; the report is there."""
+        """All stages are done, and the report is available."""
         STATE_FAILED: AlignmentJob._State.ValueType  # 5
         """Ended with an error."""
         STATE_CANCELLING: AlignmentJob._State.ValueType  # 6
@@ -89,9 +89,9 @@ class AlignmentJob(_message.Message):
     STATE_RUNNING: AlignmentJob.State.ValueType  # 2
     """Working."""
     STATE_PAUSED: AlignmentJob.State.ValueType  # 3
-    """Held by a person."""
+    """Paused by a person."""
     STATE_SUCCEEDED: AlignmentJob.State.ValueType  # 4
-    """All stages done; the report is there."""
+    """All stages are done, and the report is available."""
     STATE_FAILED: AlignmentJob.State.ValueType  # 5
     """Ended with an error."""
     STATE_CANCELLING: AlignmentJob.State.ValueType  # 6
@@ -116,10 +116,10 @@ class AlignmentJob(_message.Message):
     uid: _builtins.str
     """Server-assigned identity. Output only."""
     state: Global___AlignmentJob.State.ValueType
-    """Where it is. Output only."""
+    """State of the job. Output only."""
     @_builtins.property
     def spec(self) -> Global___AlignmentSpec:
-        """What to do. Immutable."""
+        """What the job does. Immutable."""
 
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageStatus]:
@@ -127,7 +127,7 @@ class AlignmentJob(_message.Message):
 
     @_builtins.property
     def pairs(self) -> Global___PairCounts:
-        """Fate of the pairs. Output only."""
+        """What became of the pairs. Output only."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
@@ -179,7 +179,7 @@ Global___AlignmentJob: _TypeAlias = AlignmentJob  # noqa: Y015
 
 @_typing.final
 class AlignmentSpec(_message.Message):
-    """What an alignment job is to do."""
+    """What an alignment job does."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -214,7 +214,7 @@ class AlignmentSpec(_message.Message):
     dataset: _builtins.str
     """Dataset version with annotated records (responses, feedback, preference)."""
     feedback_split: _builtins.str
-    """Split of the annotated records that train feedback model and judge; empty means `train`."""
+    """Split of the annotated records that train the feedback model and the judge; empty means `train`."""
     prompt_split: _builtins.str
     """Split whose prompts are sampled; empty means `prompts`, or the feedback split when the dataset has none."""
     evaluation_split: _builtins.str
@@ -224,23 +224,23 @@ class AlignmentSpec(_message.Message):
     pair_source: Global___PairSource.ValueType
     """Where the preference pairs come from."""
     max_pairs: _builtins.int
-    """At most this many pairs are optimised on; 0 means all kept."""
+    """Optimises on at most this many pairs; 0 means all kept."""
     max_prompts: _builtins.int
-    """At most this many prompts are sampled; 0 means all of the split."""
+    """Samples at most this many prompts; 0 means all of the split."""
     max_evaluation_prompts: _builtins.int
-    """At most this many prompts are evaluated; 0 means all of the split."""
+    """Evaluates at most this many prompts; 0 means all of the split."""
     max_quarantine_fraction: _builtins.float
-    """Stop the job when more than this share of the records of a stage is quarantined; 0 means 0.2."""
+    """Fails the job when more than this share of a stage's records is quarantined; 0 means 0.2."""
     chunk_size: _builtins.int
     """Records per unit of work; 0 means 64."""
     seed: _builtins.int
-    """Seed of everything that is drawn."""
+    """Seed of all random choices."""
     feedback_model: _builtins.str
     """Feedback model to use instead of training one: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, or
     `openai+http(s)://host/v1#NAME`.
     """
     judge_model: _builtins.str
-    """Judge to use instead of training one, named in the same ways as the feedback model."""
+    """Judge to use instead of training one, named like the feedback model."""
     feedback_answer_form: _generation_pb2.AnswerForm.ValueType
     """The form of the feedback model's answers. JSON needs a `feedback_model`: one trained in the job writes sections."""
     judge_answer_form: _generation_pb2.AnswerForm.ValueType
@@ -251,11 +251,11 @@ class AlignmentSpec(_message.Message):
 
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
-        """How y and y* are drawn, and the answers of the evaluation."""
+        """How y, y* and the answers of the evaluation are sampled."""
 
     @_builtins.property
     def feedback_sampling(self) -> _generation_pb2.SamplingParams:
-        """How feedback and judgements are drawn; unset means greedy."""
+        """How feedback and judgements are sampled; unset means greedy."""
 
     @_builtins.property
     def feedback_training(self) -> _training_service_pb2.Hyperparameters:
@@ -275,7 +275,7 @@ class AlignmentSpec(_message.Message):
 
     @_builtins.property
     def checkers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Programs that check answers in the evaluation, by name of the `omnialign.checkers` entry point."""
+        """Programs that check answers in the evaluation, by the names of their `omnialign.checkers` entry points."""
 
     @_builtins.property
     def media_policy(self) -> _generation_pb2.MediaPolicy:
@@ -321,7 +321,7 @@ Global___AlignmentSpec: _TypeAlias = AlignmentSpec  # noqa: Y015
 
 @_typing.final
 class StageStatus(_message.Message):
-    """Where one stage is."""
+    """Status of one stage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -334,31 +334,31 @@ class StageStatus(_message.Message):
         STATE_UNSPECIFIED: StageStatus._State.ValueType  # 0
         """Not set."""
         STATE_PENDING: StageStatus._State.ValueType  # 1
-        """Not begun."""
+        """Not started."""
         STATE_RUNNING: StageStatus._State.ValueType  # 2
         """Working."""
         STATE_DONE: StageStatus._State.ValueType  # 3
-        """All its records are through."""
+        """All its records are done."""
         STATE_SKIPPED: StageStatus._State.ValueType  # 4
         """Not needed by this spec."""
         STATE_FAILED: StageStatus._State.ValueType  # 5
-        """Ended the job."""
+        """Failed, which ended the job."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """Where a stage can be: PENDING -> RUNNING -> DONE | SKIPPED | FAILED."""
+        """States of a stage: PENDING -> RUNNING -> DONE | SKIPPED | FAILED."""
 
     STATE_UNSPECIFIED: StageStatus.State.ValueType  # 0
     """Not set."""
     STATE_PENDING: StageStatus.State.ValueType  # 1
-    """Not begun."""
+    """Not started."""
     STATE_RUNNING: StageStatus.State.ValueType  # 2
     """Working."""
     STATE_DONE: StageStatus.State.ValueType  # 3
-    """All its records are through."""
+    """All its records are done."""
     STATE_SKIPPED: StageStatus.State.ValueType  # 4
     """Not needed by this spec."""
     STATE_FAILED: StageStatus.State.ValueType  # 5
-    """Ended the job."""
+    """Failed, which ended the job."""
 
     @_typing.final
     class MetricsEntry(_message.Message):
@@ -396,22 +396,22 @@ class StageStatus(_message.Message):
     `report`.
     """
     state: Global___StageStatus.State.ValueType
-    """Where it is."""
+    """State of the stage."""
     completed: _builtins.int
-    """Records (or training steps) through."""
+    """Records (or training steps) done."""
     total: _builtins.int
     """Records (or training steps) expected."""
     quarantined: _builtins.int
-    """Records set aside here."""
+    """Records quarantined in this stage."""
     abstained: _builtins.int
-    """Records on which a model abstained here."""
+    """Records on which a model abstained in this stage."""
     tokens: _builtins.int
-    """Tokens written by models here."""
+    """Tokens that models wrote in this stage."""
     dataset: _builtins.str
     """Dataset that holds its results."""
     @_builtins.property
     def elapsed(self) -> _duration_pb2.Duration:
-        """Time in which the stage was at work."""
+        """Time that the stage has worked."""
 
     @_builtins.property
     def training_jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -419,7 +419,7 @@ class StageStatus(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Newest measures, such as `loss`."""
+        """Latest metrics, such as `loss`."""
 
     def __init__(
         self,
@@ -446,7 +446,7 @@ Global___StageStatus: _TypeAlias = StageStatus  # noqa: Y015
 
 @_typing.final
 class PairCounts(_message.Message):
-    """Fate of the pairs at the gate: tried = kept + tied + lost + abstained."""
+    """What became of the pairs at the gate: tried = kept + tied + lost + abstained."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -464,7 +464,7 @@ class PairCounts(_message.Message):
     lost: _builtins.int
     """The judge preferred y in both orders."""
     abstained: _builtins.int
-    """The judge's or the critic's answer could not be read."""
+    """The judge's or the feedback model's answer could not be read."""
     def __init__(
         self,
         *,
@@ -598,7 +598,7 @@ class PreflightReport(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Sentences for people about what is unusual."""
+        """Sentences for people about anything unusual."""
 
     def __init__(
         self,
@@ -636,11 +636,11 @@ class CreateAlignmentJobRequest(_message.Message):
     parent: _builtins.str
     """`projects/{project}`."""
     alignment_job_id: _builtins.str
-    """Id of the job; empty means: choose one."""
+    """Id of the job; empty lets the service choose one."""
     request_id: _builtins.str
     """UUID that makes a repeated call return the first call's job; the same UUID with another body is an error."""
     validate_only: _builtins.bool
-    """Check, and do not create."""
+    """Only checks, and creates nothing."""
     @_builtins.property
     def alignment_job(self) -> Global___AlignmentJob:
         """The job."""
@@ -854,7 +854,7 @@ class WatchAlignmentJobResponse(_message.Message):
 
     @_builtins.property
     def alignment_job(self) -> Global___AlignmentJob:
-        """The job as of the event."""
+        """The job at the time of the event."""
 
     def __init__(
         self,

@@ -104,28 +104,28 @@ class AlignmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseAlignmentJob(self, request, context):
-        """Stops taking up new work; what is in flight ends. Running training jobs go on.
+        """Starts no new work; work in flight finishes. Running training jobs continue.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeAlignmentJob(self, request, context):
-        """Goes on with a paused job.
+        """Continues a paused job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelAlignmentJob(self, request, context):
-        """Ends a job in any stage, its training jobs too. Cancelling an ended job changes nothing.
+        """Ends a job in any stage, with its training jobs. Cancelling a job that has ended changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchAlignmentJob(self, request, context):
-        """Streams numbered events of a job until it ends. `resume_after` goes on without loss.
+        """Streams numbered events of a job until it ends. `resume_after` continues without loss.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,13 +42,13 @@ class AlignmentServiceStub:
     ListAlignmentJobs: _grpc.UnaryUnaryMultiCallable[_alignment_service_pb2.ListAlignmentJobsRequest, _alignment_service_pb2.ListAlignmentJobsResponse]
     """Lists jobs, newest first."""
     PauseAlignmentJob: _grpc.UnaryUnaryMultiCallable[_alignment_service_pb2.PauseAlignmentJobRequest, _alignment_service_pb2.AlignmentJob]
-    """Stops taking up new work; what is in flight ends. Running training jobs go on."""
+    """Starts no new work; work in flight finishes. Running training jobs continue."""
     ResumeAlignmentJob: _grpc.UnaryUnaryMultiCallable[_alignment_service_pb2.ResumeAlignmentJobRequest, _alignment_service_pb2.AlignmentJob]
-    """Goes on with a paused job."""
+    """Continues a paused job."""
     CancelAlignmentJob: _grpc.UnaryUnaryMultiCallable[_alignment_service_pb2.CancelAlignmentJobRequest, _alignment_service_pb2.AlignmentJob]
-    """Ends a job in any stage, its training jobs too. Cancelling an ended job changes nothing."""
+    """Ends a job in any stage, with its training jobs. Cancelling a job that has ended changes nothing."""
     WatchAlignmentJob: _grpc.UnaryStreamMultiCallable[_alignment_service_pb2.WatchAlignmentJobRequest, _alignment_service_pb2.WatchAlignmentJobResponse]
-    """Streams numbered events of a job until it ends. `resume_after` goes on without loss."""
+    """Streams numbered events of a job until it ends. `resume_after` continues without loss."""
     GetAlignmentReport: _grpc.UnaryStreamMultiCallable[_alignment_service_pb2.GetAlignmentReportRequest, _alignment_service_pb2.GetAlignmentReportResponse]
     """Reads the report of a job that succeeded, in chunks."""
 
@@ -66,13 +66,13 @@ class AlignmentServiceAsyncStub(AlignmentServiceStub):
     ListAlignmentJobs: _aio.UnaryUnaryMultiCallable[_alignment_service_pb2.ListAlignmentJobsRequest, _alignment_service_pb2.ListAlignmentJobsResponse]  # type: ignore[assignment]
     """Lists jobs, newest first."""
     PauseAlignmentJob: _aio.UnaryUnaryMultiCallable[_alignment_service_pb2.PauseAlignmentJobRequest, _alignment_service_pb2.AlignmentJob]  # type: ignore[assignment]
-    """Stops taking up new work; what is in flight ends. Running training jobs go on."""
+    """Starts no new work; work in flight finishes. Running training jobs continue."""
     ResumeAlignmentJob: _aio.UnaryUnaryMultiCallable[_alignment_service_pb2.ResumeAlignmentJobRequest, _alignment_service_pb2.AlignmentJob]  # type: ignore[assignment]
-    """Goes on with a paused job."""
+    """Continues a paused job."""
     CancelAlignmentJob: _aio.UnaryUnaryMultiCallable[_alignment_service_pb2.CancelAlignmentJobRequest, _alignment_service_pb2.AlignmentJob]  # type: ignore[assignment]
-    """Ends a job in any stage, its training jobs too. Cancelling an ended job changes nothing."""
+    """Ends a job in any stage, with its training jobs. Cancelling a job that has ended changes nothing."""
     WatchAlignmentJob: _aio.UnaryStreamMultiCallable[_alignment_service_pb2.WatchAlignmentJobRequest, _alignment_service_pb2.WatchAlignmentJobResponse]  # type: ignore[assignment]
-    """Streams numbered events of a job until it ends. `resume_after` goes on without loss."""
+    """Streams numbered events of a job until it ends. `resume_after` continues without loss."""
     GetAlignmentReport: _aio.UnaryStreamMultiCallable[_alignment_service_pb2.GetAlignmentReportRequest, _alignment_service_pb2.GetAlignmentReportResponse]  # type: ignore[assignment]
     """Reads the report of a job that succeeded, in chunks."""
 
@@ -111,7 +111,7 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alignment_service_pb2.PauseAlignmentJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alignment_service_pb2.AlignmentJob, _abc.Awaitable[_alignment_service_pb2.AlignmentJob]]:
-        """Stops taking up new work; what is in flight ends. Running training jobs go on."""
+        """Starts no new work; work in flight finishes. Running training jobs continue."""
 
     @_abc_1.abstractmethod
     def ResumeAlignmentJob(
@@ -119,7 +119,7 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alignment_service_pb2.ResumeAlignmentJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alignment_service_pb2.AlignmentJob, _abc.Awaitable[_alignment_service_pb2.AlignmentJob]]:
-        """Goes on with a paused job."""
+        """Continues a paused job."""
 
     @_abc_1.abstractmethod
     def CancelAlignmentJob(
@@ -127,7 +127,7 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alignment_service_pb2.CancelAlignmentJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alignment_service_pb2.AlignmentJob, _abc.Awaitable[_alignment_service_pb2.AlignmentJob]]:
-        """Ends a job in any stage, its training jobs too. Cancelling an ended job changes nothing."""
+        """Ends a job in any stage, with its training jobs. Cancelling a job that has ended changes nothing."""
 
     @_abc_1.abstractmethod
     def WatchAlignmentJob(
@@ -135,7 +135,7 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alignment_service_pb2.WatchAlignmentJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_alignment_service_pb2.WatchAlignmentJobResponse], _abc.AsyncIterator[_alignment_service_pb2.WatchAlignmentJobResponse]]:
-        """Streams numbered events of a job until it ends. `resume_after` goes on without loss."""
+        """Streams numbered events of a job until it ends. `resume_after` continues without loss."""
 
     @_abc_1.abstractmethod
     def GetAlignmentReport(

@@ -30,11 +30,11 @@ class _ModalityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Modality.Val
     MODALITY_TEXT: _Modality.ValueType  # 1
     """UTF-8 text."""
     MODALITY_IMAGE: _Modality.ValueType  # 2
-    """A still picture."""
+    """A still image."""
     MODALITY_AUDIO: _Modality.ValueType  # 3
-    """A sound."""
+    """Audio."""
     MODALITY_VIDEO: _Modality.ValueType  # 4
-    """A moving picture."""
+    """Video."""
 
 class Modality(_Modality, metaclass=_ModalityEnumTypeWrapper):
     """What a part of a message is made of."""
@@ -44,11 +44,11 @@ MODALITY_UNSPECIFIED: Modality.ValueType  # 0
 MODALITY_TEXT: Modality.ValueType  # 1
 """UTF-8 text."""
 MODALITY_IMAGE: Modality.ValueType  # 2
-"""A still picture."""
+"""A still image."""
 MODALITY_AUDIO: Modality.ValueType  # 3
-"""A sound."""
+"""Audio."""
 MODALITY_VIDEO: Modality.ValueType  # 4
-"""A moving picture."""
+"""Video."""
 Global___Modality: _TypeAlias = Modality  # noqa: Y015
 
 @_typing.final
@@ -64,7 +64,7 @@ class Media(_message.Message):
     modality: Global___Modality.ValueType
     """Image, audio or video."""
     mime_type: _builtins.str
-    """The type that the bytes were found to have, such as `image/png`."""
+    """The detected type of the bytes, such as `image/png`."""
     sha256: _builtins.str
     """Lower-case hexadecimal SHA-256 of the bytes: the object's identity."""
     size_bytes: _builtins.int

@@ -39,7 +39,7 @@ class CritiqueRequest(_message.Message):
     """The form of the answers; see AnswerForm for what unspecified means."""
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
-        """How to draw tokens."""
+        """How to sample tokens."""
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___CritiqueItem]:
@@ -94,7 +94,7 @@ class CritiqueItem(_message.Message):
 
     @_builtins.property
     def rubric(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Dimensions to score, in the order wanted. Empty means the rubric of the subtask."""
+        """Dimensions to score, in this order. Empty means the rubric of the subtask."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ Global___CritiqueItem: _TypeAlias = CritiqueItem  # noqa: Y015
 
 @_typing.final
 class Abstention(_message.Message):
-    """A judge's or critic's answer that could not be read. Counted, never turned into a score."""
+    """An answer of a judge or feedback model that could not be read. It is counted, never turned into a score."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -164,11 +164,11 @@ class CritiqueResponse(_message.Message):
 
     @_builtins.property
     def abstention(self) -> Global___Abstention:
-        """The model answered, but not in the asked form."""
+        """The model answered, but not in the requested form."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why there is no answer. Concerns this item only."""
+        """Why there is no answer. Concerns only this item."""
 
     def __init__(
         self,

@@ -201,7 +201,7 @@ class AppendRecordsResponse(_message.Message):
     inserted_count: _builtins.int
     """New ids."""
     updated_count: _builtins.int
-    """Ids that were there already and were replaced."""
+    """Existing ids that were replaced."""
     def __init__(
         self,
         *,
@@ -425,7 +425,7 @@ class StreamQuarantineResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
-        """The rows; what could be read of each, with `quarantine` set."""
+        """The rows, as far as each could be read, with `quarantine` set."""
 
     def __init__(
         self,
@@ -485,9 +485,9 @@ class UploadMediaHeader(_message.Message):
     modality: _content_pb2.Modality.ValueType
     """Image, audio or video."""
     mime_type: _builtins.str
-    """Claimed type; empty means: look."""
+    """Claimed type; if empty, it is detected."""
     sha256: _builtins.str
-    """Claimed digest; empty means: compute."""
+    """Claimed digest; if empty, it is computed."""
     def __init__(
         self,
         *,
@@ -588,7 +588,7 @@ Global___GetMediaResponse: _TypeAlias = GetMediaResponse  # noqa: Y015
 
 @_typing.final
 class CreateMediaUploadRequest(_message.Message):
-    """Begins an upload by link."""
+    """Starts a direct upload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -649,7 +649,7 @@ class CreateMediaUploadResponse(_message.Message):
     name: _builtins.str
     """Name to give to CompleteMediaUpload: `projects/{project}/mediaUploads/{upload}`."""
     url: _builtins.str
-    """Link to send the bytes to with HTTP PUT. Who has it may write this one object: keep it secret."""
+    """Link for an HTTP PUT of the bytes. Anyone who has it can write this one object: keep it secret."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Headers that the PUT must have."""
@@ -676,7 +676,7 @@ Global___CreateMediaUploadResponse: _TypeAlias = CreateMediaUploadResponse  # no
 
 @_typing.final
 class CompleteMediaUploadRequest(_message.Message):
-    """Ends an upload by link."""
+    """Completes a direct upload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -686,9 +686,9 @@ class CompleteMediaUploadRequest(_message.Message):
     name: _builtins.str
     """`projects/{project}/mediaUploads/{upload}`, from CreateMediaUpload."""
     modality: _content_pb2.Modality.ValueType
-    """Image, audio or video; unspecified means: look."""
+    """Image, audio or video; if unspecified, it is detected."""
     mime_type: _builtins.str
-    """Claimed type; empty means: look."""
+    """Claimed type; if empty, it is detected."""
     def __init__(
         self,
         *,
@@ -764,10 +764,10 @@ class CreateMediaDownloadResponse(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Link to read the bytes from with HTTP GET. Who has it may read this one object: keep it secret."""
+    """Link for an HTTP GET of the bytes. Anyone who has it can read this one object: keep it secret."""
     @_builtins.property
     def media(self) -> _content_pb2.Media:
-        """What the object is. Its bytes are not checked on the way: compare their digest."""
+        """What the object is. The service does not check the bytes that you download: compare their digest."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -805,7 +805,7 @@ class UploadFilesRequest(_message.Message):
 
     @_builtins.property
     def file(self) -> Global___UploadedFile:
-        """The next file begins."""
+        """Starts the next file."""
 
     def __init__(
         self,
@@ -826,7 +826,7 @@ Global___UploadFilesRequest: _TypeAlias = UploadFilesRequest  # noqa: Y015
 
 @_typing.final
 class UploadFilesHeader(_message.Message):
-    """What an upload of files begins with."""
+    """Header of an upload of files."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -858,9 +858,9 @@ class UploadedFile(_message.Message):
     path: _builtins.str
     """Its path within the upload, with `/` between its parts: relative, without `.` and `..`, and each path once."""
     size_bytes: _builtins.int
-    """Bytes to come; an upload that ends before them is refused."""
+    """Number of bytes to come; an upload that ends early is refused."""
     sha256: _builtins.str
-    """Digest of the bytes to come; empty means: do not compare."""
+    """Digest of the bytes to come; if empty, it is not compared."""
     def __init__(
         self,
         *,
@@ -878,7 +878,7 @@ Global___UploadedFile: _TypeAlias = UploadedFile  # noqa: Y015
 
 @_typing.final
 class UploadFilesResponse(_message.Message):
-    """An upload that is complete."""
+    """A complete upload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -926,16 +926,16 @@ class ImportDatasetRequest(_message.Message):
     parent: _builtins.str
     """`projects/{project}`."""
     dataset_id: _builtins.str
-    """Id of the dataset; created when missing."""
+    """Id of the dataset; created if missing."""
     source_uri: _builtins.str
     """Folder or file that the service can read, as `file://` or a plain path, or an upload as
-    `projects/{project}/uploads/{upload}`. In a folder or an upload, each file's or subfolder's name tells the subtask
+    `projects/{project}/uploads/{upload}`. In a folder or an upload, each file's or subfolder's name gives the subtask
     (`text-to-image.parquet`, `text-to-video/train.json`).
     """
     subtask: _builtins.str
-    """Subtask of all rows, when the name of the file does not tell, such as `ti2t`."""
+    """Subtask of all rows if the file's name does not give it, such as `ti2t`."""
     split: _builtins.str
-    """Split of all rows, when the name of the file does not tell."""
+    """Split of all rows if the file's name does not give it."""
     def __init__(
         self,
         *,
@@ -1011,12 +1011,12 @@ class ImportDatasetResponse(_message.Message):
     records_imported: _builtins.int
     """Records written so far."""
     rows_quarantined: _builtins.int
-    """Rows set aside so far."""
+    """Rows quarantined so far."""
     media_bytes: _builtins.int
     """Bytes of media stored so far."""
     @_builtins.property
     def quarantine_reasons(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Rows set aside by reason code."""
+        """Rows quarantined, by reason code."""
 
     @_builtins.property
     def subtask_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
@@ -1058,12 +1058,12 @@ class RegisterModelRequest(_message.Message):
     parent: _builtins.str
     """`projects/{project}`."""
     model_id: _builtins.str
-    """Id of the model; created when missing."""
+    """Id of the model; created if missing."""
     @_builtins.property
     def model_version(self) -> _model_pb2.ModelVersion:
         """The version to register: `uri`, `display_name` and `labels` are read. The URI is a folder that the service can read,
-        or an upload as `projects/{project}/uploads/{upload}`, whose files are moved to the registry's own place. Files with
-        the digest of the newest version are that version.
+        or an upload as `projects/{project}/uploads/{upload}`, whose files are moved to the registry's own place. If the
+        files have the digest of the newest version, that version is returned.
         """
 
     @_builtins.property
@@ -1120,10 +1120,10 @@ class DownloadModelRequest(_message.Message):
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{version}`. Version `-` is the newest."""
     without_weights: _builtins.bool
-    """Leave the weights out: configuration, tokenizer and codecs are enough to count tokens."""
+    """Leaves the weights out: configuration, tokenizer and codecs are enough to count tokens."""
     @_builtins.property
     def skip_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Files not to send, by path: the caller has them already."""
+        """Paths of files to leave out, because the caller has them already."""
 
     def __init__(
         self,
@@ -1157,7 +1157,7 @@ class DownloadModelResponse(_message.Message):
 
     @_builtins.property
     def file(self) -> Global___DownloadedFile:
-        """The next file begins."""
+        """Starts the next file."""
 
     def __init__(
         self,
@@ -1274,7 +1274,7 @@ class LineageEdge(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     RELATION_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """Name of the artefact that was there first."""
+    """Name of the source artefact."""
     target: _builtins.str
     """Name of the artefact made from it."""
     relation: _builtins.str
@@ -1356,7 +1356,7 @@ class GetLineageRequest(_message.Message):
         DIRECTION_SOURCES: GetLineageRequest._Direction.ValueType  # 1
         """Towards sources."""
         DIRECTION_PRODUCTS: GetLineageRequest._Direction.ValueType  # 2
-        """Towards what was made from it."""
+        """Towards whatever was made from it."""
 
     class Direction(_Direction, metaclass=_DirectionEnumTypeWrapper):
         """Which way to walk."""
@@ -1366,7 +1366,7 @@ class GetLineageRequest(_message.Message):
     DIRECTION_SOURCES: GetLineageRequest.Direction.ValueType  # 1
     """Towards sources."""
     DIRECTION_PRODUCTS: GetLineageRequest.Direction.ValueType  # 2
-    """Towards what was made from it."""
+    """Towards whatever was made from it."""
 
     NAME_FIELD_NUMBER: _builtins.int
     DIRECTION_FIELD_NUMBER: _builtins.int

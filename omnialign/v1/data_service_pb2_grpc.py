@@ -181,21 +181,21 @@ class DataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDataset(self, request, context):
-        """Deletes a dataset with all its versions. Media that other datasets use stay.
+        """Deletes a dataset with all its versions. Media that other datasets use are kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AppendRecords(self, request_iterator, context):
-        """Writes records to the head. A record whose id is there already is replaced, so a repeated call changes nothing.
+        """Writes records to the head. A record with an existing id replaces the old one, so a repeated call changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CommitVersion(self, request, context):
-        """Freezes the head as the next version. Without changes since the last version it returns that one.
+        """Freezes the head as the next version. If nothing changed since the last version, returns that one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -223,7 +223,7 @@ class DataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamQuarantine(self, request, context):
-        """Streams the quarantined rows of a dataset with their reasons.
+        """Streams the quarantined rows of a dataset, with reasons.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,29 +245,29 @@ class DataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateMediaUpload(self, request, context):
-        """Begins an upload of a media object past the service: gives a link to put the bytes to. FAILED_PRECONDITION with
-        reason PRESIGNING_UNAVAILABLE where the service keeps objects in local files.
+        """Starts a direct upload of a media object: returns a link to put the bytes to. FAILED_PRECONDITION with
+        reason PRESIGNING_UNAVAILABLE if the service keeps objects in local files.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CompleteMediaUpload(self, request, context):
-        """Ends such an upload: the bytes that were put are hashed and decoded, and only then stored. Repeating it is success.
+        """Completes a direct upload: the bytes are hashed and decoded, and only then stored. Repeating it succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateMediaDownload(self, request, context):
-        """Gives a link to get a media object from, past the service. Same precondition as CreateMediaUpload.
+        """Returns a link to download a media object directly. Same precondition as CreateMediaUpload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadFiles(self, request_iterator, context):
-        """Takes files in, to be imported or registered. They are removed after a day.
+        """Uploads files to import or register. They are removed after a day.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -317,7 +317,7 @@ class DataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetLineage(self, request, context):
-        """Walks lineage from an artefact to its sources or to what was made from it.
+        """Walks lineage from an artefact to its sources or to whatever was made from it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,11 +43,11 @@ class DataServiceStub:
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.ListDatasetsRequest, _data_service_pb2.ListDatasetsResponse]
     """Lists datasets, newest first."""
     DeleteDataset: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetRequest, _empty_pb2.Empty]
-    """Deletes a dataset with all its versions. Media that other datasets use stay."""
+    """Deletes a dataset with all its versions. Media that other datasets use are kept."""
     AppendRecords: _grpc.StreamUnaryMultiCallable[_data_service_pb2.AppendRecordsRequest, _data_service_pb2.AppendRecordsResponse]
-    """Writes records to the head. A record whose id is there already is replaced, so a repeated call changes nothing."""
+    """Writes records to the head. A record with an existing id replaces the old one, so a repeated call changes nothing."""
     CommitVersion: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.CommitVersionRequest, _dataset_pb2.DatasetVersion]
-    """Freezes the head as the next version. Without changes since the last version it returns that one."""
+    """Freezes the head as the next version. If nothing changed since the last version, returns that one."""
     GetDatasetVersion: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.GetDatasetVersionRequest, _dataset_pb2.DatasetVersion]
     """Reads one version."""
     ListDatasetVersions: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.ListDatasetVersionsRequest, _data_service_pb2.ListDatasetVersionsResponse]
@@ -55,7 +55,7 @@ class DataServiceStub:
     StreamRecords: _grpc.UnaryStreamMultiCallable[_data_service_pb2.StreamRecordsRequest, _data_service_pb2.StreamRecordsResponse]
     """Streams the records of a version, or of the head, in order of id."""
     StreamQuarantine: _grpc.UnaryStreamMultiCallable[_data_service_pb2.StreamQuarantineRequest, _data_service_pb2.StreamQuarantineResponse]
-    """Streams the quarantined rows of a dataset with their reasons."""
+    """Streams the quarantined rows of a dataset, with reasons."""
     UploadMedia: _grpc.StreamUnaryMultiCallable[_data_service_pb2.UploadMediaRequest, _data_service_pb2.UploadMediaResponse]
     """Stores a media object. The bytes are decoded; an object that is not what it claims is refused. Bytes that are
     stored already are success.
@@ -63,15 +63,15 @@ class DataServiceStub:
     GetMedia: _grpc.UnaryStreamMultiCallable[_data_service_pb2.GetMediaRequest, _data_service_pb2.GetMediaResponse]
     """Reads a media object in chunks."""
     CreateMediaUpload: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.CreateMediaUploadRequest, _data_service_pb2.CreateMediaUploadResponse]
-    """Begins an upload of a media object past the service: gives a link to put the bytes to. FAILED_PRECONDITION with
-    reason PRESIGNING_UNAVAILABLE where the service keeps objects in local files.
+    """Starts a direct upload of a media object: returns a link to put the bytes to. FAILED_PRECONDITION with
+    reason PRESIGNING_UNAVAILABLE if the service keeps objects in local files.
     """
     CompleteMediaUpload: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.CompleteMediaUploadRequest, _data_service_pb2.CompleteMediaUploadResponse]
-    """Ends such an upload: the bytes that were put are hashed and decoded, and only then stored. Repeating it is success."""
+    """Completes a direct upload: the bytes are hashed and decoded, and only then stored. Repeating it succeeds."""
     CreateMediaDownload: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.CreateMediaDownloadRequest, _data_service_pb2.CreateMediaDownloadResponse]
-    """Gives a link to get a media object from, past the service. Same precondition as CreateMediaUpload."""
+    """Returns a link to download a media object directly. Same precondition as CreateMediaUpload."""
     UploadFiles: _grpc.StreamUnaryMultiCallable[_data_service_pb2.UploadFilesRequest, _data_service_pb2.UploadFilesResponse]
-    """Takes files in, to be imported or registered. They are removed after a day."""
+    """Uploads files to import or register. They are removed after a day."""
     ImportDataset: _grpc.UnaryStreamMultiCallable[_data_service_pb2.ImportDatasetRequest, _data_service_pb2.ImportDatasetResponse]
     """Imports files in the schemas of align-anything-200k as a new version. Streams progress; the last message has the
     version.
@@ -87,7 +87,7 @@ class DataServiceStub:
     AddLineage: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.AddLineageRequest, _data_service_pb2.AddLineageResponse]
     """Records where an artefact came from. Repeating an edge changes nothing."""
     GetLineage: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.GetLineageRequest, _data_service_pb2.GetLineageResponse]
-    """Walks lineage from an artefact to its sources or to what was made from it."""
+    """Walks lineage from an artefact to its sources or to whatever was made from it."""
 
 @_typing.type_check_only
 class DataServiceAsyncStub(DataServiceStub):
@@ -101,11 +101,11 @@ class DataServiceAsyncStub(DataServiceStub):
     ListDatasets: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListDatasetsRequest, _data_service_pb2.ListDatasetsResponse]  # type: ignore[assignment]
     """Lists datasets, newest first."""
     DeleteDataset: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a dataset with all its versions. Media that other datasets use stay."""
+    """Deletes a dataset with all its versions. Media that other datasets use are kept."""
     AppendRecords: _aio.StreamUnaryMultiCallable[_data_service_pb2.AppendRecordsRequest, _data_service_pb2.AppendRecordsResponse]  # type: ignore[assignment]
-    """Writes records to the head. A record whose id is there already is replaced, so a repeated call changes nothing."""
+    """Writes records to the head. A record with an existing id replaces the old one, so a repeated call changes nothing."""
     CommitVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CommitVersionRequest, _dataset_pb2.DatasetVersion]  # type: ignore[assignment]
-    """Freezes the head as the next version. Without changes since the last version it returns that one."""
+    """Freezes the head as the next version. If nothing changed since the last version, returns that one."""
     GetDatasetVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetDatasetVersionRequest, _dataset_pb2.DatasetVersion]  # type: ignore[assignment]
     """Reads one version."""
     ListDatasetVersions: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListDatasetVersionsRequest, _data_service_pb2.ListDatasetVersionsResponse]  # type: ignore[assignment]
@@ -113,7 +113,7 @@ class DataServiceAsyncStub(DataServiceStub):
     StreamRecords: _aio.UnaryStreamMultiCallable[_data_service_pb2.StreamRecordsRequest, _data_service_pb2.StreamRecordsResponse]  # type: ignore[assignment]
     """Streams the records of a version, or of the head, in order of id."""
     StreamQuarantine: _aio.UnaryStreamMultiCallable[_data_service_pb2.StreamQuarantineRequest, _data_service_pb2.StreamQuarantineResponse]  # type: ignore[assignment]
-    """Streams the quarantined rows of a dataset with their reasons."""
+    """Streams the quarantined rows of a dataset, with reasons."""
     UploadMedia: _aio.StreamUnaryMultiCallable[_data_service_pb2.UploadMediaRequest, _data_service_pb2.UploadMediaResponse]  # type: ignore[assignment]
     """Stores a media object. The bytes are decoded; an object that is not what it claims is refused. Bytes that are
     stored already are success.
@@ -121,15 +121,15 @@ class DataServiceAsyncStub(DataServiceStub):
     GetMedia: _aio.UnaryStreamMultiCallable[_data_service_pb2.GetMediaRequest, _data_service_pb2.GetMediaResponse]  # type: ignore[assignment]
     """Reads a media object in chunks."""
     CreateMediaUpload: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateMediaUploadRequest, _data_service_pb2.CreateMediaUploadResponse]  # type: ignore[assignment]
-    """Begins an upload of a media object past the service: gives a link to put the bytes to. FAILED_PRECONDITION with
-    reason PRESIGNING_UNAVAILABLE where the service keeps objects in local files.
+    """Starts a direct upload of a media object: returns a link to put the bytes to. FAILED_PRECONDITION with
+    reason PRESIGNING_UNAVAILABLE if the service keeps objects in local files.
     """
     CompleteMediaUpload: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CompleteMediaUploadRequest, _data_service_pb2.CompleteMediaUploadResponse]  # type: ignore[assignment]
-    """Ends such an upload: the bytes that were put are hashed and decoded, and only then stored. Repeating it is success."""
+    """Completes a direct upload: the bytes are hashed and decoded, and only then stored. Repeating it succeeds."""
     CreateMediaDownload: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateMediaDownloadRequest, _data_service_pb2.CreateMediaDownloadResponse]  # type: ignore[assignment]
-    """Gives a link to get a media object from, past the service. Same precondition as CreateMediaUpload."""
+    """Returns a link to download a media object directly. Same precondition as CreateMediaUpload."""
     UploadFiles: _aio.StreamUnaryMultiCallable[_data_service_pb2.UploadFilesRequest, _data_service_pb2.UploadFilesResponse]  # type: ignore[assignment]
-    """Takes files in, to be imported or registered. They are removed after a day."""
+    """Uploads files to import or register. They are removed after a day."""
     ImportDataset: _aio.UnaryStreamMultiCallable[_data_service_pb2.ImportDatasetRequest, _data_service_pb2.ImportDatasetResponse]  # type: ignore[assignment]
     """Imports files in the schemas of align-anything-200k as a new version. Streams progress; the last message has the
     version.
@@ -145,7 +145,7 @@ class DataServiceAsyncStub(DataServiceStub):
     AddLineage: _aio.UnaryUnaryMultiCallable[_data_service_pb2.AddLineageRequest, _data_service_pb2.AddLineageResponse]  # type: ignore[assignment]
     """Records where an artefact came from. Repeating an edge changes nothing."""
     GetLineage: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetLineageRequest, _data_service_pb2.GetLineageResponse]  # type: ignore[assignment]
-    """Walks lineage from an artefact to its sources or to what was made from it."""
+    """Walks lineage from an artefact to its sources or to whatever was made from it."""
 
 class DataServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns datasets, media, the model registry and lineage."""
@@ -180,7 +180,7 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.DeleteDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a dataset with all its versions. Media that other datasets use stay."""
+        """Deletes a dataset with all its versions. Media that other datasets use are kept."""
 
     @_abc_1.abstractmethod
     def AppendRecords(
@@ -188,7 +188,7 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_data_service_pb2.AppendRecordsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_data_service_pb2.AppendRecordsResponse, _abc.Awaitable[_data_service_pb2.AppendRecordsResponse]]:
-        """Writes records to the head. A record whose id is there already is replaced, so a repeated call changes nothing."""
+        """Writes records to the head. A record with an existing id replaces the old one, so a repeated call changes nothing."""
 
     @_abc_1.abstractmethod
     def CommitVersion(
@@ -196,7 +196,7 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.CommitVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.DatasetVersion, _abc.Awaitable[_dataset_pb2.DatasetVersion]]:
-        """Freezes the head as the next version. Without changes since the last version it returns that one."""
+        """Freezes the head as the next version. If nothing changed since the last version, returns that one."""
 
     @_abc_1.abstractmethod
     def GetDatasetVersion(
@@ -228,7 +228,7 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.StreamQuarantineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_data_service_pb2.StreamQuarantineResponse], _abc.AsyncIterator[_data_service_pb2.StreamQuarantineResponse]]:
-        """Streams the quarantined rows of a dataset with their reasons."""
+        """Streams the quarantined rows of a dataset, with reasons."""
 
     @_abc_1.abstractmethod
     def UploadMedia(
@@ -254,8 +254,8 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.CreateMediaUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_data_service_pb2.CreateMediaUploadResponse, _abc.Awaitable[_data_service_pb2.CreateMediaUploadResponse]]:
-        """Begins an upload of a media object past the service: gives a link to put the bytes to. FAILED_PRECONDITION with
-        reason PRESIGNING_UNAVAILABLE where the service keeps objects in local files.
+        """Starts a direct upload of a media object: returns a link to put the bytes to. FAILED_PRECONDITION with
+        reason PRESIGNING_UNAVAILABLE if the service keeps objects in local files.
         """
 
     @_abc_1.abstractmethod
@@ -264,7 +264,7 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.CompleteMediaUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_data_service_pb2.CompleteMediaUploadResponse, _abc.Awaitable[_data_service_pb2.CompleteMediaUploadResponse]]:
-        """Ends such an upload: the bytes that were put are hashed and decoded, and only then stored. Repeating it is success."""
+        """Completes a direct upload: the bytes are hashed and decoded, and only then stored. Repeating it succeeds."""
 
     @_abc_1.abstractmethod
     def CreateMediaDownload(
@@ -272,7 +272,7 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.CreateMediaDownloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_data_service_pb2.CreateMediaDownloadResponse, _abc.Awaitable[_data_service_pb2.CreateMediaDownloadResponse]]:
-        """Gives a link to get a media object from, past the service. Same precondition as CreateMediaUpload."""
+        """Returns a link to download a media object directly. Same precondition as CreateMediaUpload."""
 
     @_abc_1.abstractmethod
     def UploadFiles(
@@ -280,7 +280,7 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_data_service_pb2.UploadFilesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_data_service_pb2.UploadFilesResponse, _abc.Awaitable[_data_service_pb2.UploadFilesResponse]]:
-        """Takes files in, to be imported or registered. They are removed after a day."""
+        """Uploads files to import or register. They are removed after a day."""
 
     @_abc_1.abstractmethod
     def ImportDataset(
@@ -338,6 +338,6 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.GetLineageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_data_service_pb2.GetLineageResponse, _abc.Awaitable[_data_service_pb2.GetLineageResponse]]:
-        """Walks lineage from an artefact to its sources or to what was made from it."""
+        """Walks lineage from an artefact to its sources or to whatever was made from it."""
 
 def add_DataServiceServicer_to_server(servicer: DataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

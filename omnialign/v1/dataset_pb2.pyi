@@ -64,7 +64,7 @@ class Dataset(_message.Message):
     """Number of the newest committed version; 0 before the first. Output only."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free labels."""
+        """Free-form labels."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -91,7 +91,7 @@ Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
 
 @_typing.final
 class DatasetVersion(_message.Message):
-    """A commit of a dataset: what it holds never changes."""
+    """A commit of a dataset; its content never changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

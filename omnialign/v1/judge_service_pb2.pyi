@@ -40,7 +40,7 @@ class ScoreResponseRequest(_message.Message):
     """The form of the answers; see AnswerForm for what unspecified means."""
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
-        """How to draw tokens."""
+        """How to sample tokens."""
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_critique_service_pb2.CritiqueItem]:
@@ -81,15 +81,15 @@ class ScoreResponseResponse(_message.Message):
     """Id of the item."""
     @_builtins.property
     def feedback(self) -> _record_pb2.Feedback:
-        """One score per dimension, with the judge's reasons in `critique` where it gave any."""
+        """One score per dimension, with the judge's reasons, if any, in `critique`."""
 
     @_builtins.property
     def abstention(self) -> _critique_service_pb2.Abstention:
-        """The model answered, but not in the asked form."""
+        """The model answered, but not in the requested form."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why there is no answer. Concerns this item only."""
+        """Why there is no answer. Concerns only this item."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class CompareResponsesRequest(_message.Message):
     """The form of the answers; see AnswerForm for what unspecified means."""
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
-        """How to draw tokens."""
+        """How to sample tokens."""
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___CompareItem]:
@@ -177,11 +177,11 @@ class CompareItem(_message.Message):
 
     @_builtins.property
     def baseline(self) -> _content_pb2.Content:
-        """The response that the candidate has to beat: y."""
+        """The response that the candidate must beat: y."""
 
     @_builtins.property
     def candidate(self) -> _content_pb2.Content:
-        """The response on trial: y*."""
+        """The response under test: y*."""
 
     def __init__(
         self,
@@ -214,11 +214,11 @@ class CompareResponsesResponse(_message.Message):
     """Id of the item."""
     @_builtins.property
     def comparison(self) -> _record_pb2.Comparison:
-        """The verdict; VERDICT_ABSTAIN when an order's answer could not be read."""
+        """The verdict; VERDICT_ABSTAIN if the answer in either order could not be read."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why there is none. Concerns this item only."""
+        """Why there is none. Concerns only this item."""
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ class ModelVersion(_message.Message):
     """`projects/{project}/models/{model}/versions/{version}`. Output only."""
     uri: _builtins.str
     """Where the folder is, such as `file:///var/lib/omnialign/models/base/1` or, in an object store,
-    `s3://bucket/prefix/models/{sha256}`. To register one, the name of an upload may stand here.
+    `s3://bucket/prefix/models/{sha256}`. When registering, this may be the name of an upload.
     """
     sha256: _builtins.str
     """SHA-256 over names and bytes of its files. Output only."""
@@ -71,12 +71,12 @@ class ModelVersion(_message.Message):
     display_name: _builtins.str
     """What it is, for people."""
     lora_base: _builtins.str
-    """Of a LoRA, the version of the base model that it belongs to, as its adapter_config.json names it. Empty for a model
-    of its own. Output only.
+    """For a LoRA, the version of its base model, as its adapter_config.json names it. Empty for a full
+    model. Output only.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free labels."""
+        """Free-form labels."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

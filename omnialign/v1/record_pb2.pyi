@@ -55,9 +55,9 @@ Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
 class Record(_message.Message):
-    """A prompt with what is known of it: responses, language feedback, preference, comparison.
+    """A prompt with everything known about it: responses, language feedback, preference, comparison.
 
-    The stages of an alignment job write the same record id with more in it each time: `sample` adds the response y,
+    Each stage of an alignment job writes the same record id with more in it: `sample` adds the response y,
     `critique` its feedback c, `refine` the response y*, `verify` the comparison of the two.
     """
 
@@ -108,19 +108,19 @@ class Record(_message.Message):
 
     @_builtins.property
     def preference(self) -> Global___Preference:
-        """The annotated verdict over the first two responses, where there is one."""
+        """The annotated preference between the first two responses, if any."""
 
     @_builtins.property
     def comparison(self) -> Global___Comparison:
-        """The judge's comparison of the first two responses, where there is one."""
+        """The judge's comparison of the first two responses, if any."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free labels, for filters and for telling records apart in a report."""
+        """Free-form labels, for filters and to group records in a report."""
 
     @_builtins.property
     def quarantine(self) -> Global___Quarantine:
-        """Why this record left the job, where it did; empty in tables of good records."""
+        """Why this record left the job, if it did; empty in tables of good records."""
 
     def __init__(
         self,
@@ -154,18 +154,18 @@ class Response(_message.Message):
     FEEDBACK_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """Who wrote it: a model's name or a data set's source column."""
+    """Who wrote it: a model's name or a dataset's source column."""
     @_builtins.property
     def content(self) -> _content_pb2.Content:
         """The answer."""
 
     @_builtins.property
     def feedback(self) -> Global___Feedback:
-        """Language feedback on it, where there is any."""
+        """Language feedback on it, if any."""
 
     @_builtins.property
     def generation(self) -> _generation_pb2.GenerationInfo:
-        """How a model made it, where one did."""
+        """How a model generated it, if one did."""
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ Global___Response: _TypeAlias = Response  # noqa: Y015
 
 @_typing.final
 class Feedback(_message.Message):
-    """Language feedback c on one response: scores with reasons, what is wrong, and how to mend it."""
+    """Language feedback c on one response: scores with reasons, what is wrong, and how to fix it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -203,7 +203,7 @@ class Feedback(_message.Message):
 
     @_builtins.property
     def generation(self) -> _generation_pb2.GenerationInfo:
-        """How the feedback model wrote it, where one did."""
+        """How the feedback model generated it, if one did."""
 
     def __init__(
         self,
@@ -351,7 +351,7 @@ Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
 @_typing.final
 class Quarantine(_message.Message):
-    """Why a record was set aside."""
+    """Why a record was quarantined."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -359,7 +359,7 @@ class Quarantine(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """Stage that refused it, such as `import` or `critique`."""
+    """Stage that rejected it, such as `import` or `critique`."""
     reason: _builtins.str
     """An UPPER_SNAKE code, such as `MEDIA_UNDECODABLE`."""
     message: _builtins.str

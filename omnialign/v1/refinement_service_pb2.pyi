@@ -36,7 +36,7 @@ class GenerateRequest(_message.Message):
     """Model that answers: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, or `openai+http(s)://host/v1#NAME`."""
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
-        """How to draw tokens."""
+        """How to sample tokens."""
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___GenerateItem]:
@@ -111,7 +111,7 @@ class GenerateResponse(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why there is none. Concerns this item only."""
+        """Why there is none. Concerns only this item."""
 
     def __init__(
         self,
@@ -141,10 +141,10 @@ class RefineRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Model that refines, named in the same ways; in a job, its initial model."""
+    """Model that refines, named like the model of Generate; in a job, its initial model."""
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
-        """How to draw tokens."""
+        """How to sample tokens."""
 
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefineItem]:
@@ -231,7 +231,7 @@ class RefineResponse(_message.Message):
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why there is none. Concerns this item only."""
+        """Why there is none. Concerns only this item."""
 
     def __init__(
         self,

@@ -106,7 +106,7 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchTrainingJob(self, request, context):
-        """Streams numbered events of a job until it ends. `resume_after` goes on without loss.
+        """Streams numbered events of a job until it ends. `resume_after` continues without loss.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,7 +120,7 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeliverModel(self, request_iterator, context):
-        """Hands over the trained model of a job that runs apart from the service; the job then has SUCCEEDED. Called by the
+        """Hands over the trained model of a job that runs outside the service; the job is then SUCCEEDED. Called by the
         job's own first node, with the job's own token. A repeated call returns the model that was registered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -5,8 +5,7 @@ import json
 import platform
 
 from benchmarks import rpc
-from benchmarks.machine import machine_facts
-from benchmarks.tables import page
+from benchmarks.results_page import machine_facts, page
 
 
 def test_facts_tell_the_hardware_but_not_which_machine() -> None:

@@ -14,7 +14,7 @@ from services.pool import HOSTED
 from services.runtime.config import load_all
 from services.runtime.health import LIVENESS
 from services.training.kubernetes.settings import read_settings
-from tests.chart import code, generated, rendering
+from tests.chart import code, regenerate, rendering
 from tests.chart.rendering import (
     SCENARIOS,
     Manifest,
@@ -114,7 +114,7 @@ def test_endpoints_and_their_keys_reach_the_engine(mounted: Any) -> None:
 
 
 def test_as_many_requests_are_at_an_endpoint_as_without_the_chart() -> None:
-    endpoints = yaml.safe_load(generated.VALUES.read_text())["inference"]["defaults"]["endpoints"]
+    endpoints = yaml.safe_load(regenerate.VALUES.read_text())["inference"]["defaults"]["endpoints"]
     assert endpoints["concurrency"] == EngineConfig().openai_concurrency
 
 

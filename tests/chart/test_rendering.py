@@ -5,7 +5,7 @@ import tomllib
 import pytest
 import yaml
 
-from tests.chart import generated, rendering
+from tests.chart import regenerate, rendering
 from tests.chart.rendering import CHART, GOLDEN, ROOT, SCENARIOS
 
 REGENERATE = "review the difference, then `python -m tests.chart.regenerate`"
@@ -19,7 +19,7 @@ def test_lint_finds_nothing(scenario: str) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_rendering_is_the_reviewed_one(scenario: str) -> None:
-    assert generated.golden(scenario) == (GOLDEN / f"{scenario}.yaml").read_text(), REGENERATE
+    assert regenerate.golden(scenario) == (GOLDEN / f"{scenario}.yaml").read_text(), REGENERATE
 
 
 def test_every_golden_has_a_scenario() -> None:
@@ -27,11 +27,11 @@ def test_every_golden_has_a_scenario() -> None:
 
 
 def test_schema_holds_the_settings_of_the_code() -> None:
-    assert generated.SCHEMA.read_text() == generated.schema(), REGENERATE
+    assert regenerate.SCHEMA.read_text() == regenerate.schema(), REGENERATE
 
 
 def test_readme_holds_todays_values() -> None:
-    assert generated.README.read_text() == generated.readme(), REGENERATE
+    assert regenerate.README.read_text() == regenerate.readme(), REGENERATE
 
 
 def test_two_renderings_differ_in_nothing_but_made_secrets() -> None:
@@ -54,7 +54,7 @@ def test_the_chart_is_of_this_version_of_the_project() -> None:
 
 
 def test_every_image_is_one_that_is_built() -> None:
-    images = yaml.safe_load(generated.VALUES.read_text())["images"].keys() - {"pullPolicy"}
+    images = yaml.safe_load(regenerate.VALUES.read_text())["images"].keys() - {"pullPolicy"}
     assert images == {path.stem for path in (ROOT / "images").glob("*.Dockerfile")}
 
 

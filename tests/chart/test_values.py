@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart import generated, rendering
+from tests.chart import regenerate, rendering
 from tests.chart.rendering import CHART
 
-SCHEMA = json.loads(generated.SCHEMA.read_text())
-VALUES = yaml.safe_load(generated.VALUES.read_text())
+SCHEMA = json.loads(regenerate.SCHEMA.read_text())
+VALUES = yaml.safe_load(regenerate.VALUES.read_text())
 FREE = {"global", "nodeAffinity", "podAffinity", "podAntiAffinity"}
 """Maps that are not ours: those of an umbrella chart and of Kubernetes."""
 
@@ -121,7 +121,7 @@ def leaves(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 
 
 def test_every_default_is_described() -> None:
-    described = {key for key, _, _ in generated.documented()}
+    described = {key for key, _, _ in regenerate.documented()}
     bare = {
         ".".join(path)
         for path in leaves(VALUES)

@@ -1,4 +1,4 @@
-"""Alignment jobs: how far they are, what waits, how many records are lost on the way, and what a kept pair costs."""
+"""Alignment jobs: their progress, what waits, how many records are lost on the way, and what a kept pair costs."""
 
 from tools.dashboards.panels import HERE, RATE, Board, Graph, Number, Row, Thresholds, increase, quantile, rate
 
@@ -16,7 +16,7 @@ JOBS_ROW = Row(
             unit="none",
             width=3,
             height=8,
-            description="Every replica shows all jobs, so replicas are not added up.",
+            description="Every replica reports all jobs, so replicas are not added up.",
         ),
         Number(
             "Yield of pairs",
@@ -42,7 +42,7 @@ JOBS_ROW = Row(
             width=3,
             height=8,
             thresholds=Thresholds(yellow=10, red=100),
-            description="Records that left their job for their own fault, over the time shown.",
+            description="Records that left their job through their own fault, over the time shown.",
         ),
         Graph(
             "Jobs by state",
@@ -74,7 +74,7 @@ JOBS_ROW = Row(
             "Jobs that wait for a service",
             {"{{service}}": f"max by (service) (omnialign_alignment_waiting{{{HERE}}})"},
             unit="none",
-            description="Jobs whose calls to a service find it away; they go on by themselves when it is back.",
+            description="Jobs that cannot reach a service; they continue by themselves when it is back.",
         ),
     ],
 )
@@ -97,7 +97,7 @@ RECORDS_ROW = Row(
             "Records quarantined",
             {"{{stage}}": _records("quarantined")},
             unit="cps",
-            description="Records per second that left a job for their own fault. The job's table has the reasons.",
+            description="Records per second that left a job through their own fault. The job's table has the reasons.",
         ),
         Graph(
             "Records abstained",
@@ -120,7 +120,7 @@ RECORDS_ROW = Row(
             "Verdicts of the evaluation",
             {"{{verdict}}": f'sum by (verdict) (increase({VERDICTS}{{{HERE}, stage="evaluation"}}[$__range]))'},
             unit="none",
-            description="Answers of the aligned model against those of the base model, over the time shown.",
+            description="Answers of the aligned model compared with those of the base model, over the time shown.",
         ),
         Graph(
             "Pairs kept",
@@ -166,7 +166,7 @@ COST_ROW = Row(
             {"{{stage}}": rate("omnialign_alignment_steps_repeated_total", HERE, by="stage")},
             unit="cps",
             width=24,
-            description="Chunks whose stage began a second time, after a crash or a move to another replica.",
+            description="Chunks whose stage started again, after a crash or a move to another replica.",
         ),
     ],
 )

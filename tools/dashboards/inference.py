@@ -47,14 +47,14 @@ REQUESTS_ROW = Row(
             },
             unit="none",
             width=6,
-            description="Rows of a batch when it starts. Small ones under load: too little memory for the cache.",
+            description="Rows of a batch at its start. Small ones under load mean too little memory for the cache.",
         ),
         Graph(
             "Queue depth",
             {"{{pod}}": f"sum by (pod) (omnialign_engine_queue_depth{{{HERE}}})"},
             unit="none",
             width=6,
-            description="Requests that wait for a batch. The autoscaler looks at this.",
+            description="Requests that wait for a batch. The autoscaler uses this.",
         ),
         Graph(
             "Queue age",
@@ -97,14 +97,14 @@ MEMORY_ROW = Row(
             unit="percentunit",
             width=6,
             maximum=1,
-            description="Share of the cache budget that batches have set aside. At 1, requests wait for room.",
+            description="Share of the cache budget that batches have reserved. At 1, requests wait for room.",
         ),
         Graph(
             "Models in memory",
             {"{{pod}}": f"sum by (pod) (omnialign_engine_models_resident{{{HERE}}})"},
             unit="none",
             width=6,
-            description="Models loaded. A number that goes up and down: too little memory for the models in use.",
+            description="Loaded models. If the number goes up and down, memory is too small for the models in use.",
         ),
         Graph(
             "Weights in memory",
@@ -175,7 +175,7 @@ VLLM_ROW = Row(
             unit="percentunit",
             width=6,
             maximum=1,
-            description="Share of the key-value cache that is in use; from 0 to 1 in spite of the metric's name.",
+            description="Share of the key-value cache that is in use; from 0 to 1, despite the metric's name.",
         ),
         Graph(
             "Cache hits",
@@ -196,7 +196,7 @@ VLLM_ROW = Row(
             },
             unit="cps",
             width=6,
-            description="Requests thrown out of the batch for want of cache, and requests ended, by reason.",
+            description="Requests evicted from the batch for lack of cache, and requests finished, by reason.",
         ),
     ],
 )
@@ -218,7 +218,7 @@ ENDPOINTS_ROW = Row(
             "Tries that failed",
             {"{{endpoint}} {{reason}}": rate("omnialign_endpoint_retries_total", HERE, by="endpoint, reason")},
             unit="reqps",
-            description="Tries that failed for a passing reason: a rate limit, overload, no connection, no time.",
+            description="Attempts that failed for a transient reason: rate limit, overload, no connection, time-out.",
         ),
         Graph(
             "Requests at endpoints",
@@ -227,7 +227,7 @@ ENDPOINTS_ROW = Row(
                 "{{endpoint}} at most": LIMIT,
             },
             unit="none",
-            description="Requests at an endpoint, and how many it is found to bear; all pods together.",
+            description="Requests at an endpoint, and the limit that it was found to handle; all pods together.",
         ),
         Graph(
             "Time to an answer",
@@ -237,7 +237,7 @@ ENDPOINTS_ROW = Row(
             },
             unit="s",
             width=12,
-            description="Time of the try that was answered, without waiting and without those that failed.",
+            description="Time of the attempt that succeeded, without waiting and without failed attempts.",
         ),
         Graph(
             "Tokens of endpoints",

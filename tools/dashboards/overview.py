@@ -1,4 +1,4 @@
-"""Overview: is everything up, how many calls fail and how long do they take, what is running, what is alerting."""
+"""Overview: whether everything is up, how many calls fail, how long they take, what runs and what alerts."""
 
 from tools.dashboards.panels import (
     CALLS,
@@ -20,9 +20,9 @@ from tools.dashboards.panels import (
 REQUESTS, DURATION = "omnialign_rpc_requests_total", "omnialign_rpc_duration_seconds"
 SELECTED = f'{CALLS}, service=~"$service"'
 ENDING = f'{SELECTED}, method!~"Watch.*"'
-"""Watches last as long as what they watch."""
+"""All calls but watches, which last as long as what they watch."""
 OURS = f'{HERE}, component!=""'
-"""Metrics of processes have names that everybody's have: only targets with our label `component` are ours."""
+"""Every program exports process metrics under the same names; ours have the label `component`."""
 READY = f"omnialign_ready{{{HERE}}}"
 FAILED_CALLS = f"sum(rate({REQUESTS}{{{CALLS}, {FAULTS}}}[{RATE}]))"
 
@@ -34,7 +34,7 @@ NOW_ROW = Row(
             f"count(max by (namespace, service) ({READY}) == 0) or vector(0)",
             unit="none",
             thresholds=Thresholds(yellow=1, red=1.5),
-            description="Services of which no replica serves now. Anything but 0 means that calls are refused.",
+            description="Services with no serving replica. Anything but 0 means that calls are refused.",
         ),
         Number(
             "Alerts firing",
@@ -48,19 +48,19 @@ NOW_ROW = Row(
             f"({FAILED_CALLS} or vector(0)) / sum(rate({REQUESTS}{{{CALLS}}}[{RATE}]))",
             unit="percentunit",
             thresholds=Thresholds(yellow=0.01, red=0.05),
-            description="Share of calls that failed for the server's fault, or for want of room or time.",
+            description="Share of calls that failed through the server's fault, or for lack of room or time.",
         ),
         Number(
             "Alignment jobs running",
             f'sum(max by (namespace) (omnialign_alignment_jobs{{{HERE}, state="running"}}))',
             unit="none",
-            description="Alignment jobs at work. Every replica shows all jobs, so replicas are not added up.",
+            description="Running alignment jobs. Every replica reports all jobs, so replicas are not added up.",
         ),
         Number(
             "Training jobs running",
             f'sum(max by (namespace) (omnialign_training_jobs{{{HERE}, state="running"}}))',
             unit="none",
-            description="Training jobs whose processes are at work.",
+            description="Training jobs whose processes are running.",
         ),
         Number(
             "Oldest chunk that waits",
@@ -88,14 +88,14 @@ CALLS_ROW = Row(
             "Calls that did not end well",
             {"{{service}} {{code}}": rate(REQUESTS, f'{SELECTED}, code!="OK"', by="service, code")},
             unit="reqps",
-            description="By status code. NOT_FOUND and the like are the callers' affair; INTERNAL never is.",
+            description="By status code. NOT_FOUND and the like are the callers' concern; INTERNAL is always ours.",
         ),
         Graph(
             "Failed share",
             {"{{service}}": f"({FAILED_BY_SERVICE} or 0 * {BY_SERVICE}) / {BY_SERVICE}"},
             unit="percentunit",
             maximum=1,
-            description="Share of calls that failed for the server's fault, or for want of room or time.",
+            description="Share of calls that failed through the server's fault, or for lack of room or time.",
         ),
         Graph(
             "Duration, median",
@@ -129,7 +129,7 @@ CALLS_ROW = Row(
             "Calls in flight",
             {"{{service}}": f"sum by (service) (omnialign_rpc_in_flight{{{SELECTED}}})"},
             unit="none",
-            description="Calls being answered. Each replica refuses more than its limit with RESOURCE_EXHAUSTED.",
+            description="Calls in progress. Above its limit, a replica refuses calls with RESOURCE_EXHAUSTED.",
         ),
         Graph(
             "Messages of streams",
@@ -168,7 +168,7 @@ PROCESSES_ROW = Row(
         Table(
             "Versions",
             f"count by (component, version) (omnialign_build_info{{{HERE}}})",
-            description="How many processes run which version. Two versions of one component: a rollout.",
+            description="How many processes run which version. Two versions of one component mean a rollout.",
         ),
         Graph(
             "Processor time",

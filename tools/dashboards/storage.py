@@ -6,7 +6,7 @@ S3, S3_SECONDS, S3_BYTES = (
     f"omnialign_s3_{name}" for name in ("requests_total", "request_duration_seconds", "bytes_total")
 )
 FAILED = 'result!~"ok|missing"'
-"""`missing` is an answer: whether an object is there is asked all the time."""
+"""`missing` is no failure: the services often ask whether an object exists."""
 DATA = f'{CALLS}, service="omnialign.v1.DataService"'
 FAILED_RATE = f"sum(rate({S3}{{{HERE}, {FAILED}}}[{RATE}]))"
 TOTAL_RATE = f"sum(rate({S3}{{{HERE}}}[{RATE}]))"
@@ -91,7 +91,7 @@ DATA_ROW = Row(
             {"{{method}}": quantile(0.95, "omnialign_rpc_duration_seconds", RECORD_CALLS, by="method")},
             unit="s",
             width=6,
-            description="95 % of these calls are faster. Merges that slow down: the table has too many fragments.",
+            description="95 % of these calls are faster. Slowing merges mean that the table has too many fragments.",
         ),
         Graph(
             "Batches and chunks",
@@ -115,7 +115,7 @@ VOLUMES_ROW = Row(
             unit="percentunit",
             width=24,
             maximum=1,
-            description="Share of each volume that is full: model caches, and the bundled stores where they are on.",
+            description="Share of each volume that is full: model caches, and the bundled stores if enabled.",
         ),
     ],
 )

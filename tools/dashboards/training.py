@@ -1,4 +1,4 @@
-"""Training: jobs and what holds them up, then each run's curves, speed, checkpoints and ranks."""
+"""Training: jobs and what blocks them, then each run's curves, speed, checkpoints and ranks."""
 
 from tools.dashboards.panels import (
     HERE,
@@ -30,7 +30,7 @@ JOBS_ROW = Row(
             width=3,
             height=8,
             thresholds=Thresholds(yellow=60, red=180),
-            description="Time since the most silent running job last spoke. After its limit a job is ended.",
+            description="Time since the most silent running job last reported. At its limit, the service ends a job.",
         ),
         Number(
             "Oldest queued job",
@@ -77,7 +77,7 @@ JOBS_ROW = Row(
             {"restarts": f"sum(rate(omnialign_training_restarts_total{{{HERE}}}[{RATE}]))"},
             unit="cps",
             width=12,
-            description="Attempts after a crash or an eviction; each goes on from the newest checkpoint.",
+            description="Attempts after a crash or an eviction; each continues from the newest checkpoint.",
         ),
     ],
 )
@@ -101,7 +101,7 @@ CURVES_ROW = Row(
             "Gradient norm",
             _curve("grad_norm"),
             unit="short",
-            description="Before clipping, which is at 1. It grows tenfold before a loss is no number.",
+            description="Before clipping at 1. It grows tenfold before a loss becomes NaN.",
         ),
         Graph(
             "Learning rate",
@@ -151,7 +151,7 @@ SPEED_ROW = Row(
             },
             unit="s",
             width=6,
-            description="Time of a step, without the wait for its data. Far above the median: a straggling rank.",
+            description="Time of a step, without the wait for its data. Far above the median means a straggling rank.",
         ),
         Graph(
             "Tokens",
@@ -166,7 +166,7 @@ SPEED_ROW = Row(
             unit="percentunit",
             width=6,
             maximum=1,
-            description="Share of the time between steps. Above a tenth, the loader is the bottleneck.",
+            description="Share of the time spent waiting for data. Above a tenth, the loader is the bottleneck.",
         ),
     ],
 )
@@ -181,14 +181,14 @@ CHECKPOINTS_ROW = Row(
             {"{{training_job}}": f"omnialign_train_ranks{{{RUN}}}"},
             unit="none",
             width=6,
-            description="Processes of a run. A step ends only when all took part, so see the next panel too.",
+            description="Processes of a run. A step ends only when all have taken part, so see the next panel too.",
         ),
         Graph(
             "Time since the last step",
             {"{{training_job}}": f"time() - omnialign_train_last_step_timestamp_seconds{{{RUN}}}"},
             unit="s",
             width=6,
-            description="A run that stands still waits for a rank, for its data, or writes a checkpoint.",
+            description="A stalled run waits for a rank or for data, or writes a checkpoint.",
         ),
         Graph(
             "Age of the last checkpoint",
@@ -216,7 +216,7 @@ CHECKPOINTS_ROW = Row(
 BOARD = Board(
     "omnialign / Training",
     uid="omnialign-training",
-    description="Training jobs as the service sees them, and the runs themselves as their rank 0 tells.",
+    description="Training jobs as the service sees them, and the runs as their rank 0 reports them.",
     variables=[Variable("run", "Run", f"label_values(omnialign_train_info{{{HERE}}}, training_job)")],
     rows=[JOBS_ROW, CURVES_ROW, SPEED_ROW, CHECKPOINTS_ROW],
 )
