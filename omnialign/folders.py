@@ -1,6 +1,6 @@
 """A folder as a list of files: their paths, sizes and digests, and one digest over all of them.
 
-The digest of a folder is what the registry knows a model by: SHA-256 over the path and the digest of each file, in
+The registry identifies a model by the digest of its folder: SHA-256 over the path and the digest of each file, in
 order of path.
 """
 
@@ -31,7 +31,7 @@ def file_digest(path: Path) -> str:
 
 
 def file_entry(path: Path, *, folder: Path) -> FileEntry:
-    """What there is to know of a file of a folder (blocking: it is hashed)."""
+    """Path, size and digest of a file in a folder (blocking: it hashes the file)."""
     return FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, file_digest(path))
 
 

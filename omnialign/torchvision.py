@@ -16,7 +16,7 @@ from types import ModuleType
 SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 OPERATORS = ("nms", "qnms")
 
-_library: object = None  # what it declares lasts as long as it does
+_library: object = None  # what it declares lasts only as long as the library object
 
 
 def make_importable() -> None:
@@ -26,7 +26,7 @@ def make_importable() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Sees the import of `torchvision` coming, prepares it, and leaves the rest to the other finders."""
+    """Declares the operators when `torchvision` is about to be imported, and leaves the import to the other finders."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,7 +1,7 @@
 """All six services in one process on one loopback port: omnialign on a laptop, with nothing else to install.
 
 State lies under one folder: SQLite databases, Lance tables, media and models. One stack owns the folder at a
-time, by a lock that the system lets go when the process ends, however it ends. The model services share one engine, so
+time, by a lock that the system releases when the process ends, however it ends. The model services share one engine, so
 that a model is in memory once.
 """
 
@@ -77,7 +77,7 @@ async def embedded(root: Path, *, port: int = 0, metrics_port: int | None = None
             await _wire(server, folder, address, wires)
             await server.start()
             if problems := server.readiness.problems():
-                raise problems[0]  # on a laptop nothing is on its way that one could wait for
+                raise problems[0]  # on a laptop, waiting would not help
             server.set_serving()
             write_state(folder, StackState(address=address, process_id=os.getpid()))
             try:
@@ -88,13 +88,13 @@ async def embedded(root: Path, *, port: int = 0, metrics_port: int | None = None
 
 
 def configure_logging(level: str) -> None:
-    """Writes log lines of this level and above to stderr, and no bars of libraries; for programs that host a stack."""
+    """Logs `level` and above to stderr and hides progress bars of libraries; for programs that host a stack."""
     logs.configure(level)
     disable_progress_bar()
 
 
 async def _wire(server: Server, root: Path, address: str, wires: AsyncExitStack) -> None:
-    """Adds the services; what they opened is closed by `wires`, last first."""
+    """Adds the services; `wires` closes what they opened, in reverse order."""
     config = engine_config(root)
     engine = await wires.enter_async_context(open_engine(server, config, data_address=address))
     for wiring in (
@@ -159,7 +159,7 @@ def _in_use(root: Path) -> FailedPrecondition:
     state = read_state(root)
     owner = f"process {state.process_id} at {state.address}" if state else "another process"
     return FailedPrecondition(
-        f"'{root}' is in use by {owner}; stop that one, or choose another folder with --root.",
+        f"'{root}' is in use by {owner}; stop it, or choose another folder with --root.",
         reason="ROOT_IN_USE",
         metadata={"root": str(root), "owner": owner},
     )

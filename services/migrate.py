@@ -1,8 +1,8 @@
 """`python -m services.migrate`: brings the tables of all services up to date, before a new release starts.
 
-It takes the databases from the same variables as the services: OMNIALIGN_DATA_DATABASE_URL,
-OMNIALIGN_TRAINING_DATABASE_URL, OMNIALIGN_ALIGNMENT_DATABASE_URL and OMNIALIGN_ALIGNMENT_WORKFLOW_DATABASE_URL (the
-workflow engine's own tables), and leaves out those that are not set. Any number of them may run at once, and again.
+The databases come from the services' own variables: OMNIALIGN_DATA_DATABASE_URL, OMNIALIGN_TRAINING_DATABASE_URL,
+OMNIALIGN_ALIGNMENT_DATABASE_URL and OMNIALIGN_ALIGNMENT_WORKFLOW_DATABASE_URL (the workflow engine's own tables); those
+that are not set are skipped. It is safe to run repeatedly, and several times at once.
 
 Exit status: 0 when everything is up to date, 1 when a database did not answer in time or refused, 2 when nothing or
 something unusable is configured.
@@ -37,7 +37,7 @@ Migrate = Callable[[], Awaitable[str]]
 
 
 async def migrate(environ: Mapping[str, str], *, deadline_seconds: float) -> int:
-    """Does the work and says so on stdout; returns the exit status. Waits so long for a database that is away."""
+    """Migrates and reports on stdout; returns the exit status. Waits `deadline_seconds` for an unavailable database."""
     plan = list(_plan(environ, deadline_seconds=deadline_seconds))
     if not plan:
         _say(f"Nothing to do: set one of {', '.join([*VARIABLES, WORKFLOWS])}.")
@@ -102,7 +102,7 @@ def main() -> None:
     """Runs it from the command line."""
     parser = argparse.ArgumentParser(prog="python -m services.migrate", description="Brings all tables up to date.")
     parser.add_argument(
-        "--deadline-seconds", type=float, default=DEADLINE_SECONDS, help="how long to wait for a database that is away"
+        "--deadline-seconds", type=float, default=DEADLINE_SECONDS, help="how long to wait for an unavailable database"
     )
     arguments = parser.parse_args()
     raise SystemExit(asyncio.run(migrate(os.environ, deadline_seconds=arguments.deadline_seconds)))

@@ -1,1 +1,1 @@
-"""One address for people outside: passes every call on to the service it is for."""
+"""One address for people outside: forwards every call to its service."""

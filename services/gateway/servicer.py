@@ -1,4 +1,4 @@
-"""Passes calls on as bytes: nothing is parsed.
+"""A proxy that forwards calls as bytes, without parsing anything.
 
 A call keeps its deadline, request id, token and trace. The services behind authenticate it, validate it and answer; an
 error passes with all its details. Messages flow one at a time in both directions, so a slow reader slows the writer.
@@ -13,12 +13,12 @@ import grpc
 from omnialign.client.transport import as_error
 
 FORWARDED = frozenset({"authorization", "traceparent", "tracestate", "x-request-id"})
-"""Metadata that is the caller's word; the rest belongs to one connection."""
+"""Metadata that is forwarded; the rest belongs to one connection."""
 
 
 class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Answers the methods in `channels`, which are keyed by path: only those of the contract, so that a stranger
-    cannot make this process keep something for each name that he thinks up.
+    """Answers the methods in `channels`, which are keyed by path: only those of the contract, so that made-up
+    names cannot make this process keep a handler for each.
     """
 
     def __init__(self, channels: Mapping[str, Any]) -> None:
@@ -34,7 +34,7 @@ class Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 def _forwarder(channel: Any, path: str, name: str) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
-    """Whatever a method's kind, its calls are streams of messages on the wire."""
+    """The handler of one method. On the wire every call is two streams of messages, whatever the kind of its method."""
     method = channel.stream_stream(path)
 
     async def forward(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
@@ -51,7 +51,7 @@ def _forwarder(channel: Any, path: str, name: str) -> Callable[[AsyncIterator[by
 
 
 async def _each(requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The caller's messages; when the caller hangs up, the call is cancelled, and there is nothing more to say here."""
+    """The caller's messages. They end when the caller hangs up: gRPC then cancels the call itself."""
     with contextlib.suppress(grpc.aio.BaseError):
         async for request in requests:
             yield request

@@ -27,14 +27,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServerTls:
-    """The files, all PEM."""
+    """The files of a server's TLS, all PEM."""
 
     certificate_file: Path
     key_file: Path
     client_ca_file: Path | None = None
 
     def problem(self) -> str:
-        """Why the files cannot be used, in words that follow the name of a setting; empty when they can."""
+        """Why the files cannot be used, phrased to follow the name of a setting; empty when they can."""
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.certificate_file, self.key_file)
@@ -42,17 +42,17 @@ class ServerTls:
                 context.load_verify_locations(self.client_ca_file)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             files = ", ".join(str(file) for file in self.files)
-            return f"cannot be used, or not with its key or the callers' certificates ({files}): {error}"
+            return f"cannot be used, or does not match its key or the client CA ({files}): {error}"
         return ""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that there are."""
+        """The files that are set."""
         return tuple(file for file in (self.certificate_file, self.key_file, self.client_ca_file) if file is not None)
 
 
 class _Certificates:
-    """What gRPC is given at a handshake: a new configuration when the files have changed, None otherwise."""
+    """Answers gRPC at each handshake: a new configuration when the files have changed, None otherwise."""
 
     def __init__(self, tls: ServerTls) -> None:
         self._tls = tls
@@ -68,19 +68,19 @@ class _Certificates:
                 return None
             return self._renewed(found)
         except OSError as error:
-            _log.error("the certificates cannot be read; the former ones stay in use: %s", error)
+            _log.error("the certificates cannot be read, so the previous ones stay in use: %s", error)
             return None
 
     def _renewed(self, found: list[FileVersion]) -> Any:
         if problem := self._tls.problem():
-            _log.error("the former certificates stay in use; the new one %s", problem)
+            _log.error("the previous certificates stay in use; the new one %s", problem)
             self._failed = found
             return None
         renewed = self._read()
         if self._look() != found:  # changed again while they were read
             return None
         self._versions = found
-        _log.info("the certificates were read again")
+        _log.info("the certificates were reloaded")
         return renewed
 
     def _look(self) -> list[FileVersion]:
@@ -93,7 +93,7 @@ class _Certificates:
 
 
 def server_credentials(tls: ServerTls) -> Any:
-    """What a secure port is made with. Raises OSError for files that cannot be read."""
+    """The credentials of a secure port. Raises OSError for files that cannot be read."""
     certificates = _Certificates(tls)
     return grpc.dynamic_ssl_server_credentials(
         certificates.first, certificates, require_client_authentication=tls.client_ca_file is not None
@@ -102,25 +102,25 @@ def server_credentials(tls: ServerTls) -> Any:
 
 @dataclass(frozen=True)
 class ClientConfig:
-    """What a service trusts and shows when it calls another."""
+    """What a service trusts, and how it identifies itself, when it calls another one."""
 
     ENV_PREFIX: ClassVar[str] = "OMNIALIGN_PEER_"
 
     ca_file: Path | None = None
-    """Certificates that the other services' are signed with, as PEM; set means TLS, unset means plain connections."""
+    """CA certificates of the other services, as PEM; set means TLS, unset means plain connections."""
     certificate_file: Path | None = None
-    """The service's own certificate, for services that want one of their callers."""
+    """The service's own certificate, for services that require one from their callers."""
     key_file: Path | None = None
     """The key of that certificate."""
     token_file: Path | None = None
-    """File with the service's own bearer token. All of these files are read again when they change."""
+    """File with the service's own bearer token. All these files are read again when they change."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Files that are missing or do not belong together."""
+        """Yields (field, problem) for files that are missing or incomplete."""
         if (self.certificate_file is None) != (self.key_file is None):
-            yield "certificate_file", "needs OMNIALIGN_PEER_KEY_FILE, and the other way round"
+            yield "certificate_file", "needs OMNIALIGN_PEER_KEY_FILE, and vice versa"
         if self.certificate_file is not None and self.ca_file is None:
-            yield "ca_file", "is required with a certificate: it makes the connections be under TLS"
+            yield "ca_file", "is required with a certificate, because it turns TLS on"
         for name in ("ca_file", "certificate_file", "key_file", "token_file"):
             path = getattr(self, name)
             if path is not None and not path.is_file():
@@ -133,14 +133,14 @@ class ClientConfig:
 
 
 class ClientFactory:
-    """Makes connections to other services."""
+    """Opens connections to other services."""
 
     def __init__(self, config: ClientConfig | None = None) -> None:
         self._config = config or ClientConfig()
         self._token = TokenFile(self._config.token_file) if self._config.token_file else None
 
     def client(self, address: str, *, project: str = "default") -> AsyncClient:
-        """A client of the services at an address, with this service's identity. The caller closes it."""
+        """A client of the services at `address`, with this service's identity. The caller closes it."""
         tls = self._config.tls or Tls()
         return AsyncClient(
             address,
@@ -153,5 +153,5 @@ class ClientFactory:
         )
 
     def channel(self, address: str) -> Any:
-        """A bare connection without this service's token, for calls that are passed on. The caller closes it."""
+        """A connection without this service's token, for calls that are forwarded. The caller closes it."""
         return open_channel(*split_address(address, self._config.tls))

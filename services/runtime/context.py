@@ -15,30 +15,30 @@ ALL_PROJECTS = "*"
 
 
 class Role(enum.IntEnum):
-    """What a caller may do in a project; each role may do all that the ones before it may."""
+    """What a caller may do in a project; each role includes those before it."""
 
     READER = 1
     """Read."""
     SUBMITTER = 2
-    """Write data, register models, run models, submit and end jobs."""
+    """Write data, register and run models, submit and end jobs."""
     ADMIN = 3
-    """Delete; over all projects, name places outside of them too."""
+    """Delete; an admin of all projects may also name locations outside of them."""
     SERVICE = 4
-    """One of our own services: everything, everywhere, without a limit of rate."""
+    """One of our own services: everything, everywhere, without a rate limit."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """The bearer of a token that is valid now."""
+    """The bearer of a valid token."""
 
     name: str
-    """Who it is, for the audit log."""
+    """Name in the audit log."""
     roles: Mapping[str, Role] = field(default_factory=dict)
     """Role by project id; `*` stands for every project."""
     job: str = ""
-    """Resource name of the training job whose own token this is; empty for people and services."""
+    """Resource name of the training job that the token belongs to; empty for people and services."""
     inputs: frozenset[str] = frozenset()
-    """What that job may read, as the job's spec names it."""
+    """What that job may read, named as in its spec."""
 
     @property
     def is_service(self) -> bool:
@@ -47,7 +47,7 @@ class Caller:
 
     @property
     def project(self) -> str:
-        """Project id of the job whose token this is; empty for people and services."""
+        """Project id of that job; empty for people and services."""
         return names.project_of(self.job)
 
     def role_in(self, project: str) -> int:
@@ -56,7 +56,7 @@ class Caller:
 
 
 def remaining_seconds() -> float | None:
-    """Time until the caller gives up, 0 when it has; None without a deadline, and outside or after a call."""
+    """Seconds until the caller gives up, 0 when it has; None without a deadline, and outside or after a call."""
     call = CURRENT_CALL.get()
     return call.remaining_seconds() if call else None
 
@@ -69,6 +69,6 @@ def bearer_token() -> str:
 
 
 def caller() -> Caller | None:
-    """Who makes the call that is being answered; None where callers need not say so, and outside a call."""
+    """Who makes the call that is being answered; None without authentication, and outside a call."""
     call = CURRENT_CALL.get()
     return call.caller if call and isinstance(call.caller, Caller) else None

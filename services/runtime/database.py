@@ -37,7 +37,7 @@ BUSY_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5
 STATEMENT_TIMEOUT_SECONDS = 30
 WAIT_SECONDS = 20.0
-"""How long a transaction waits for a free thread, which on PostgreSQL is a free connection."""
+"""How long a transaction waits for a free thread; on PostgreSQL that is also a free connection."""
 OUTAGE_RETRIES = RetryPolicy(base_seconds=0.1, cap_seconds=3.0, budget_seconds=0.0)
 """Retries while the database is away: none, unless `patient` says for how long."""
 LOST_RACE_RETRIES = RetryPolicy(base_seconds=0.1, factor=1.0, jitter=1.0, cap_seconds=0.1, budget_seconds=5.0)
@@ -48,7 +48,7 @@ WAL_RETRIES = RetryPolicy(
 )
 """Retries of a connection that turns on the write-ahead log at the same time as another one."""
 READERS, CONNECTIONS = 2, 5
-# A peer that vanished without a word is noticed after about 30 seconds, not after the system's two hours.
+# Notices a server that vanished silently after about 30 seconds, instead of the system's two hours.
 KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -91,7 +91,7 @@ class Database:
     async def write(self, transaction: Transaction[T], *, then: Callable[[T], object] | None = None) -> T:
         """The result of a transaction, committed.
 
-        `then` is called with it on the event loop right after the commit, also if the caller was cancelled meanwhile.
+        `then` is called with the result on the event loop right after the commit, even if the caller was cancelled.
         Raises IntegrityError as it is, Unavailable (`DATABASE_UNAVAILABLE`) when the database is away or does not
         answer in time, ResourceExhausted (`STORAGE_FULL`), and InvalidArgument (`VALUE_INVALID`) for a text that
         PostgreSQL does not take.
@@ -224,7 +224,7 @@ def parse_url(url: str) -> URL:
 
 
 def url_problems(**urls: str) -> Iterator[tuple[str, str]]:
-    """What is wrong with database URLs of a configuration, as its `problems` tells it; an empty one is not set."""
+    """Yields (name, problem) for each invalid URL of a configuration; an empty URL counts as unset."""
     for name, url in urls.items():
         try:
             parse_url(url or "sqlite://")
@@ -310,5 +310,5 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
 
 
 def _busy(where: str) -> Unavailable:
-    message = f"The database {where} has more to do than it manages: retry later, or give it more connections."
+    message = f"The database {where} is overloaded: retry later, or give it more connections."
     return Unavailable(message, reason=UNAVAILABLE, metadata={"database": where})

@@ -1,4 +1,4 @@
-"""What failures of a database mean: away for now, full, a lost race, or our own mistake."""
+"""What exceptions of a database driver mean: unavailable, full, a lost race, an invalid value, or a bug."""
 
 import sqlite3
 
@@ -9,8 +9,8 @@ from omnialign.errors import InvalidArgument, OmnialignError, ResourceExhausted,
 
 UNAVAILABLE = "DATABASE_UNAVAILABLE"
 LOST_RACES = ("40001", "40P01")
-# Codes of PostgreSQL by their beginning: connections, resources, operator's hand and time limits, logins, a missing
-# database, a server that only reads (a standby after a failover), and a lock that did not come free in time.
+# PostgreSQL's SQLSTATE prefixes that mean unavailable: connections, resources, operator intervention and timeouts,
+# logins, a missing database, a read-only server (a standby after a failover), and a lock timeout.
 AWAY = ("08", "53", "57", "28", "3D", "25006", "25P03", "55P03")
 FULL = "53100"
 ROW_TOO_LARGE = "54000"
@@ -31,16 +31,16 @@ def is_lost_race(error: DBAPIError) -> bool:
 
 
 def as_omnialign_error(error: Exception, *, place: str) -> OmnialignError | None:
-    """The typed error for a failure of the database at a place; None for what is our own mistake, or a constraint."""
+    """The typed error for `error` of the database at `place`; None for violated constraints and for bugs."""
     if isinstance(error, PoolTimeout | OSError):
         return _away(error, place=place)
     if not isinstance(error, DBAPIError | sqlite3.Error) or isinstance(error, IntegrityError):
         return None
     if _is_full(error):
-        message = f"The storage of the database {place} is full: free some space and try again."
+        message = f"The storage of the database {place} is full: free some space and retry."
         return ResourceExhausted(message, reason="STORAGE_FULL", metadata={"database": place})
     if isinstance(error, DataError) or _sqlstate(error) == ROW_TOO_LARGE:
-        message = "A value is longer than the database keeps, or no valid text: shorten or correct it."
+        message = "A value is too long for the database or not valid text: shorten or correct it."
         return InvalidArgument(message, reason="VALUE_INVALID")
     return _away(error, place=place) if _is_away(error) else None
 
@@ -62,7 +62,7 @@ def _is_away(error: DBAPIError | sqlite3.Error) -> bool:
     sqlstate = _sqlstate(error)
     if sqlstate:
         return sqlstate in LOST_RACES or sqlstate.startswith(AWAY)
-    # Without a code from the server: the driver itself could not reach it.
+    # No code means that the driver could not reach the server.
     return isinstance(error, OperationalError | InterfaceError)
 
 
@@ -80,7 +80,7 @@ def _sqlite_code(error: BaseException) -> int:
 
 
 def _away(error: Exception, *, place: str) -> Unavailable:
-    """The error in one sentence. Drivers name host, user and database in theirs, never the password."""
+    """The error in one sentence. A driver's message may name host, user and database, but never the password."""
     cause = _cause(error)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     said = (lines[0] if lines else type(cause).__name__)[:MAX_CHARACTERS].rstrip(".:")

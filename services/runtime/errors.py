@@ -1,7 +1,7 @@
-"""What each exception of a handler tells the client: `google.rpc.Status` with ErrorInfo and friends.
+"""What clients are told about an exception of a handler: a `google.rpc.Status` with ErrorInfo and other details.
 
-Our own errors say what they are. A full disk is RESOURCE_EXHAUSTED, wherever it shows. Anything else is our fault:
-INTERNAL, with a sentence that gives nothing away and the traceback in our log, found by request id.
+Our own errors map to themselves. A full disk is RESOURCE_EXHAUSTED, wherever it shows. Anything else is a bug:
+INTERNAL, with a message that reveals nothing; the log has the traceback under the request id.
 """
 
 import errno
@@ -19,7 +19,7 @@ from services.runtime.context import remaining_seconds
 _log = logging.getLogger(__name__)
 
 RETRY_AFTER = "retry_after_seconds"
-"""Metadata key of an error that is worth a retry after so many seconds; sent as RetryInfo too."""
+"""Metadata key of the seconds after which to retry a call; sent as RetryInfo too."""
 
 # Details travel in HTTP/2 trailers, whose default limit is 8 KiB; past it the client sees another error altogether.
 _MAX_STATUS_BYTES = 4096
@@ -27,14 +27,14 @@ _MAX_MESSAGE_CHARACTERS = 1024
 
 
 def as_omnialign_error(error: Exception) -> OmnialignError:
-    """The error to send for `error`. Logs the traceback of those that are our fault."""
+    """The error to send for `error`. Logs the traceback of unexpected ones."""
     if isinstance(error, OmnialignError):
         return error
     if any(map(_is_storage_full, _chain(error))):
         _log.error("storage is full: %s", error)
         return ResourceExhausted("The service's storage is full; free space and retry", reason="STORAGE_FULL")
     if isinstance(error, TimeoutError) and remaining_seconds() == 0:
-        return DeadlineExceeded("The deadline passed while the call was worked on", reason="DEADLINE_EXCEEDED")
+        return DeadlineExceeded("The deadline passed during the call; allow more time", reason="DEADLINE_EXCEEDED")
     _log.exception("unexpected %s in a handler", type(error).__name__, exc_info=error)
     return Internal(
         "The service failed unexpectedly; its log has the cause under this request id",
@@ -44,7 +44,7 @@ def as_omnialign_error(error: Exception) -> OmnialignError:
 
 
 def rich_status(error: OmnialignError) -> status_pb2.Status:
-    """`error` as a status with RetryInfo where it says when to retry, trimmed to fit into trailers."""
+    """`error` as a status, with RetryInfo if its metadata says when to retry, trimmed to fit into trailers."""
     status = to_status(error)
     if error.code == code_pb2.UNKNOWN:  # the bare base class: no code of its own
         status.code = code_pb2.INTERNAL
@@ -56,7 +56,7 @@ def rich_status(error: OmnialignError) -> status_pb2.Status:
 
 
 def _trimmed(error: OmnialignError) -> status_pb2.Status:
-    """The same error with a cut message and metadata and as many violations as fit."""
+    """The same error with message and metadata cut, and with as many violations as fit."""
     metadata = {key: value[:128] for key, value in list(error.metadata.items())[:8]}
     cls = BY_CODE.get(error.code, Internal)  # not type(error): a subclass may have its own constructor
     short = cls(error.message[:_MAX_MESSAGE_CHARACTERS], reason=error.reason, metadata=metadata)

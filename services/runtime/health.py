@@ -27,7 +27,7 @@ Status = health_pb2.HealthCheckResponse
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """Statuses by name, and those who watch them."""
+    """The status of each name, and the clients that watch them."""
 
     def __init__(self) -> None:
         self._statuses: dict[str, int] = {"": Status.NOT_SERVING, LIVENESS: Status.SERVING}
@@ -36,13 +36,13 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._changed = asyncio.Event()
 
     def add(self, name: str) -> None:
-        """Makes a service known, not ready."""
+        """Adds a service, NOT_SERVING at first."""
         self._statuses[name] = Status.NOT_SERVING
         self._pending.add(name)
         self._announce()
 
     def set(self, name: str | None, *, serving: bool) -> None:
-        """Sets the status of one service, or of all for None. Draining is final. Raises KeyError for a strange name."""
+        """Sets the status of one service, or of all for None. Draining is final. Raises KeyError for a new name."""
         if name is not None and name not in self._statuses:
             raise KeyError(name)
         if self._draining:
@@ -64,7 +64,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._draining = True
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """The status of a name; NOT_FOUND for one that is not known, so that a misspelt probe shows."""
+        """The status of a name; NOT_FOUND for an unknown one, so that a misspelt probe is noticed."""
         status = self._statuses.get(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service '{request.service[:200]}'")
@@ -87,7 +87,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             await changed.wait()
 
     def _announce(self) -> None:
-        """Wakes the watchers. A new event each time, so that none misses a change while it writes."""
+        """Wakes the watchers. Each change has an event of its own, so that a watcher misses none while it writes."""
         self._changed, old = asyncio.Event(), self._changed
         old.set()
 
@@ -100,7 +100,7 @@ _log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """The work of all services of a server. `ready` is told each name whose work has succeeded."""
+    """The startup steps of all services of a server. `ready` is called with each service whose steps have succeeded."""
 
     def __init__(self, registry: CollectorRegistry, *, ready: Callable[[str], None]) -> None:
         self._ready = ready
@@ -112,37 +112,37 @@ class Readiness:
         )
 
     def show(self, name: str) -> None:
-        """Makes a service known to the metrics, as ready unless something is left to do."""
+        """Adds a service to the metrics, as ready unless it has startup steps left."""
         self._gauge.labels(name).set(self.is_ready(name))
 
     def add(self, name: str, step: StartupStep) -> None:
-        """Gives a service something to do before it serves; several works are done in the order they were given."""
+        """Adds a step that a service needs before it serves; steps run in the order in which they were added."""
         self._steps.setdefault(name, []).append(step)
         self._problems.setdefault(name, _starting(name))
         self._gauge.labels(name).set(0)
 
     def is_ready(self, name: str) -> bool:
-        """Whether nothing is left to do for a service."""
+        """Whether a service has no startup steps left."""
         return name not in self._problems
 
     def require(self, name: str) -> None:
-        """Raises Unavailable (`NOT_READY`, with what is missing) while something is left to do."""
+        """Raises Unavailable (`NOT_READY`, with the cause) while a service has startup steps left."""
         if self._problems and (problem := self._problems.get(name)) is not None:
             message = f"The service is not ready: {problem.message}"
             raise Unavailable(message, reason="NOT_READY", metadata={"service": name, "cause": problem.reason})
 
     async def start(self) -> None:
-        """Tries each service's work once, then goes on in the background where it failed."""
+        """Tries the steps of each service once; those that fail are retried in the background."""
         first = {name: asyncio.Event() for name in self._steps}
         self._tasks = [asyncio.create_task(self._prepare(name, first[name]), name=f"prepare {name}") for name in first]
         await asyncio.gather(*(event.wait() for event in first.values()))
 
     def problems(self) -> list[OmnialignError]:
-        """What keeps services from being ready now."""
+        """What currently keeps services from being ready."""
         return list(self._problems.values())
 
     async def close(self) -> None:
-        """Gives up on what has not succeeded."""
+        """Gives up on steps that have not succeeded."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -73,7 +73,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return handler
 
     def end_watches(self) -> None:
-        """Ends the open Watch streams with UNAVAILABLE: they would outlast any grace, and their clients reconnect."""
+        """Ends the open Watch streams with UNAVAILABLE, as they would outlast any grace period; clients reconnect."""
         watches, self._watches = self._watches, set()
         for task in watches:
             task.cancel()
@@ -106,7 +106,7 @@ _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class Ending(NamedTuple):
-    """How a call ended; `error` is what to send, None when gRPC has nothing left to send."""
+    """How a call ended; `error` is what to send, None when there is nothing left to send."""
 
     code: str
     reason: str = ""
@@ -172,7 +172,9 @@ class MethodCalls:
 
     async def _admitted(self, request: Any, context: Any, call: Call) -> Any:
         if call.deadline is not None and call.deadline <= time.monotonic():
-            raise DeadlineExceeded("The deadline had passed before the call was begun", reason="DEADLINE_EXCEEDED")
+            raise DeadlineExceeded(
+                "The deadline had passed before the call began; allow more time", reason="DEADLINE_EXCEEDED"
+            )
         if self._guard is not None:
             await self._guard.identify(call)
             if not self._reads_stream:
@@ -181,7 +183,7 @@ class MethodCalls:
         self._admission.enter()
         try:
             if self._reads_stream:
-                # Its first message may be long in coming: the call holds a place while it waits.
+                # The first message may take long to arrive, so the call counts as in flight while it waits.
                 request = self._checked(await self._guard.admit_stream(call, request) if self._guard else request)
             else:
                 self._check(request)
@@ -204,11 +206,11 @@ class MethodCalls:
             yield request
 
     def _ending(self, problem: BaseException, context: Any, call: Call) -> Ending:
-        """What became of a call whose handler raised `problem`."""
+        """How a call ends whose handler raised `problem`."""
         if isinstance(problem, asyncio.CancelledError):
             if self._is_watch and call.task and call.task not in self._watches():  # taken out by `end_watches`
                 call.task.uncancel()
-                draining = Unavailable("The server is going away; reconnect", reason="SERVER_DRAINING")
+                draining = Unavailable("The server is shutting down; reconnect", reason="SERVER_DRAINING")
                 return Ending("UNAVAILABLE", draining.reason, draining)
             return Ending("DEADLINE_EXCEEDED" if call.remaining_seconds() == 0 else "CANCELLED")
         if isinstance(problem, grpc.aio.AbortError):
@@ -235,11 +237,11 @@ class MethodCalls:
 
 
 def _unchecked(_message: bytes) -> None:
-    """Raw bytes are not looked into."""
+    """Raw bytes are not checked."""
 
 
 def begin_call(context: Any) -> Call:
-    """Makes the call known to the code that answers it. A missing or strange request id is replaced by a new one."""
+    """Starts the context of a call. A missing or malformed request id is replaced by a new one."""
     identity, authorization = "", ""
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID:
@@ -256,7 +258,7 @@ def begin_call(context: Any) -> Call:
 
 
 def _check_kind(handle: Any, *, streams: bool) -> None:
-    """A handler of the wrong kind would run in gRPC's thread pool, outside the loop: refuse it."""
+    """Raises TypeError for a handler that gRPC would run in its thread pool, outside the event loop."""
     if streams and not inspect.isasyncgenfunction(handle):
         raise TypeError(f"{handle!r} must be an async generator function")
     if not streams and not inspect.iscoroutinefunction(handle):

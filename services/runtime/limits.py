@@ -36,14 +36,14 @@ RETRY_AFTER_SECONDS = 1.0
 
 
 class ConcurrencyLimit:
-    """Counts calls in flight, up to `limit`."""
+    """A limit on calls in flight."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._in_flight = 0
 
     def enter(self) -> None:
-        """Takes a place, until `leave`. Raises ResourceExhausted (`TOO_MANY_CALLS`) when all are taken."""
+        """Counts a call until `leave`. Raises ResourceExhausted (`TOO_MANY_CALLS`) at the limit."""
         if self._in_flight >= self._limit:
             raise ResourceExhausted(
                 f"The server is at its limit of {self._limit} calls in flight; retry in {RETRY_AFTER_SECONDS:g} s",
@@ -53,7 +53,7 @@ class ConcurrencyLimit:
         self._in_flight += 1
 
     def leave(self) -> None:
-        """Gives a place back."""
+        """The call has ended."""
         self._in_flight -= 1
 
 
@@ -62,7 +62,7 @@ MIN_RETRY_SECONDS = 0.01
 
 
 class RateLimiter:
-    """The buckets of all projects. A project that has not called for a long time has a full one."""
+    """The token buckets of all projects. A project that has not called for a long time has a full one."""
 
     def __init__(self, *, per_second: float, burst: int) -> None:
         self._per_second = per_second
@@ -70,7 +70,7 @@ class RateLimiter:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, project: str, *, now: float | None = None) -> None:
-        """Counts one call. Raises ResourceExhausted (`RATE_LIMITED`, with the time to wait) when there were too many.
+        """Counts one call. Raises ResourceExhausted (`RATE_LIMITED`, with the time to wait) when the bucket is empty.
 
         `now` is on the clock of `time.monotonic`.
         """
@@ -112,18 +112,18 @@ class QuotaTable:
     projects: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def limit(self, project: str, kind: Kind) -> int | None:
-        """How much a project may have; None for no limit."""
+        """How many things of a kind a project may have; None for no limit."""
         return self.projects.get(project, {}).get(kind, self.default.get(kind))
 
 
 class Quotas:
-    """The limits in force; without a file there are none. Raises what `parse_quotas` raises, and OSError."""
+    """The quotas in force; none without a file. Raises OSError and what `parse_quotas` raises."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._table = WatchedFile(file, parse_quotas) if file else None
 
     async def check(self, parent: str, kind: Kind, count: Callable[[], Awaitable[int]]) -> None:
-        """Raises ResourceExhausted (`QUOTA_EXCEEDED`) unless one more fits. `count` is asked only if there is a limit.
+        """Raises ResourceExhausted (`QUOTA_EXCEEDED`) unless one more fits. `count` is called only if there is a limit.
 
         `parent` is `projects/{project}`.
         """
@@ -179,4 +179,4 @@ def _limit_problems(limits: Any, where: str) -> Iterator[tuple[str, str]]:
 
 def _invalid(problems: list[tuple[str, str]]) -> InvalidArgument:
     text = "; ".join(f"{where}: {what}" for where, what in problems)
-    return InvalidArgument(f"The file of quotas is wrong: {text}", reason="QUOTAS_INVALID", violations=problems)
+    return InvalidArgument(f"The quotas file is invalid: {text}", reason="QUOTAS_INVALID", violations=problems)

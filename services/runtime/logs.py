@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
     """One line of JSON per record; what `extra` adds becomes keys."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
+        """The line, without the line break."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -59,7 +59,7 @@ class AccessLog:
         self._ok_level = logging.DEBUG if method.startswith(_READS) else logging.INFO
 
     def wants(self, code: str) -> bool:
-        """Whether a call that ended with `code` will be logged: tells if its details are worth gathering."""
+        """Whether a call that ended with `code` is logged at all, and so whether to gather its details."""
         return _access.isEnabledFor(self._level(code))
 
     def write(self, *, code: str, reason: str, seconds: float, peer: str, request: str) -> None:
@@ -85,7 +85,7 @@ _audit = logging.getLogger(AUDIT_LOGGER)
 
 
 def enable_audit() -> None:
-    """Lets the lines out, whatever level the rest of the log has. Called once, when authentication is set up."""
+    """Turns the audit log on, whatever the log level. Called once, when authentication is set up."""
     _audit.setLevel(logging.INFO)
 
 
@@ -102,4 +102,4 @@ def write_audit(call: Call, *, method: str, code: str, reason: str, peer: str) -
         "peer": peer,
         "request_id": call.request_id,
     }
-    _audit.info("%s by %s: %s", method, fields["caller"] or "nobody known", code, extra=fields)
+    _audit.info("%s by %s: %s", method, fields["caller"] or "an unknown caller", code, extra=fields)

@@ -58,11 +58,11 @@ class RpcMetrics:
         )
 
     def of_method(self, service: str, method: str) -> "MethodMetrics":
-        """The series of one method, found once and then kept: looking labels up costs more than counting."""
+        """The series of one method. Callers keep them, because looking labels up costs more than counting."""
         return MethodMetrics(self, service, method)
 
     def count_unknown(self) -> None:
-        """Counts a call of a method that no service has."""
+        """Counts a call of a method that does not exist."""
         self.requests.labels(UNKNOWN, UNKNOWN, grpc.StatusCode.UNIMPLEMENTED.name).inc()
 
 

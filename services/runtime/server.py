@@ -1,6 +1,6 @@
 """The gRPC server that every service runs: bind, health, reflection, interceptor, metrics, drain.
 
-The order of a life: configuration, logging, wiring (`server.add`, `server.prepare`), bind, health NOT_SERVING, start,
+The life of a server: configuration, logging, wiring (`server.add`, `server.prepare`), bind, health NOT_SERVING, start,
 preparation, SERVING; then on SIGTERM: NOT_SERVING, `drain_seconds` of grace for load balancers, watches ended, calls in
 flight finished within `grace_seconds`, wiring closed. grpc.aio handles no signal by itself.
 """
@@ -57,7 +57,7 @@ class Server:
     def __init__(
         self, config: ServerConfig, *, name: str, auth: AuthConfig | None = None, clients: ClientConfig | None = None
     ) -> None:
-        """Without `auth` everybody may call everything; without `clients` other services are called plainly."""
+        """Without `auth` anyone may call anything; without `clients` connections to other services are plain."""
         self.config = config
         self.name = name
         self.auth = auth or AuthConfig()
@@ -116,9 +116,9 @@ class Server:
         self._names.append(name)
         self.health.add(name)
 
-    def prepare(self, full_name: str, work: StartupStep) -> None:
-        """Gives a service something to do before it serves, such as connecting; tried again until it succeeds."""
-        self.readiness.add(full_name, work)
+    def prepare(self, full_name: str, step: StartupStep) -> None:
+        """Adds a startup step of a service, such as connecting; it is retried until it succeeds."""
+        self.readiness.add(full_name, step)
 
     def bind(self) -> str:
         """Takes the port, serves nothing yet, and returns the address. Raises RuntimeError when the port is taken."""
@@ -133,7 +133,7 @@ class Server:
     async def start(self) -> None:
         """Binds, answers, and prepares; every service is NOT_SERVING until it is prepared and `set_serving` was called.
 
-        Returns when all preparation was tried once; what failed is tried again in the background.
+        Returns when each startup step was tried once; those that failed are retried in the background.
         """
         self.bind()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
@@ -151,11 +151,13 @@ class Server:
         await self._server.start()
         _log.info("%s listens on %s", self.name, self.address)
         if self.auth.enabled and self.config.tls is None:
-            _log.warning("%s takes tokens on a plain port: whoever can listen to the network can read them", self.name)
+            _log.warning(
+                "%s accepts tokens on a plain port, where anyone on the network can read them; configure TLS", self.name
+            )
         await self.readiness.start()
 
     def set_serving(self, full_name: str | None = None) -> None:
-        """Declares one service, or all, ready; one that is still being prepared is as soon as it is."""
+        """Declares one service, or all, ready; one with startup steps left becomes ready after them."""
         names = self._names if full_name is None else [full_name]
         self._wanted.update(names)
         for name in names:
@@ -226,7 +228,7 @@ def run(
     wire: Callable[[Server, C], AbstractAsyncContextManager[None]],
     environ: Mapping[str, str] | None = None,
 ) -> None:
-    """The whole main of a service: reads the configuration, serves until told to end.
+    """The main function of a service: reads the configuration and serves until SIGTERM or SIGINT.
 
     Exits with status 2 and the list of problems when the configuration is wrong.
     """

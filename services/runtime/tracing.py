@@ -26,16 +26,16 @@ class TracingConfig:
     endpoint: str = ""
     """OTLP gRPC endpoint, such as `http://collector:4317` (`https` for TLS); empty turns tracing off."""
     ca_file: str = ""
-    """Certificates to verify the collector's with; empty means the system's. For `https` endpoints."""
+    """CA certificates to verify an `https` collector with; empty means the system's."""
     sample_ratio: float = 1.0
-    """Share of the traces begun here that are kept. Traces begun elsewhere are kept as their first service decided."""
+    """Share of the traces begun here that are kept. For traces begun elsewhere, their first service decides."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """An endpoint without a scheme, a file that is not there, a share that is none."""
+        """Yields (field, problem) for an endpoint without a scheme, a missing file, and a ratio outside 0 to 1."""
         if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
             yield "endpoint", "must begin with http:// or https://"
         if self.ca_file and not Path(self.ca_file).is_file():
-            yield "ca_file", "is no file that can be read"
+            yield "ca_file", "is not a file"
         if not 0 <= self.sample_ratio <= 1:
             yield "sample_ratio", "must be between 0 and 1"
 
@@ -48,7 +48,7 @@ class RpcSpan(Protocol):
 
 
 class Tracer(Protocol):
-    """What does the work while tracing is on."""
+    """Makes spans while tracing is on."""
 
     def rpc(self, service: str, method: str, metadata: Sequence[tuple[str, Any]]) -> RpcSpan:
         """Begins the span of a call, below the caller's one if its metadata name one."""

@@ -1,7 +1,8 @@
 """Files that are read again when they change: Secrets and ConfigMaps are replaced while a pod runs.
 
-A file that cannot be read any more, or whose new content is wrong, changes nothing but the log: better yesterday's
-tokens than none. The file is looked at, at most once a second, when its content is asked for; there is no task to end.
+A file that can no longer be read, or whose new content is wrong, changes nothing but the log: better yesterday's
+tokens than none. The file is checked when its content is asked for, at most once a second, so there is no background
+task to stop.
 """
 
 import logging
@@ -23,7 +24,7 @@ FileVersion = tuple[int, int, int]
 
 
 class WatchedFile(Generic[T]):
-    """What `parse` makes of a file. The first reading raises what `parse` or the system raises."""
+    """The content of a file as `parse` reads it. Construction raises OSError and what `parse` raises."""
 
     def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
         self._path = path
@@ -33,7 +34,7 @@ class WatchedFile(Generic[T]):
         self._looked = time.monotonic()
 
     def current(self) -> T:
-        """The newest good content."""
+        """The newest valid content."""
         now = time.monotonic()
         if now - self._looked >= LOOK_EVERY_SECONDS:
             self._looked = now
@@ -48,12 +49,12 @@ class WatchedFile(Generic[T]):
             self._value = self._parse(self._path.read_text("utf-8"))
             self._version = found
         except (OSError, ValueError, OmnialignError) as error:
-            _log.error("'%s' is not what it should be; its former content stays in force: %s", self._path, error)
+            _log.error("'%s' is invalid, so its previous content stays in force: %s", self._path, error)
         else:
             _log.info("'%s' was read again", self._path)
 
 
 def file_version(path: Path) -> FileVersion:
-    """What changes when the file does, links followed. Raises OSError."""
+    """A value that differs whenever the file has changed; links are followed. Raises OSError."""
     found = os.stat(path)  # noqa: PTH116  the same call, without a Path in between
     return found.st_mtime_ns, found.st_size, found.st_ino

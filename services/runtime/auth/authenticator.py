@@ -33,21 +33,21 @@ class AuthConfig:
     oidc_audience: str = ""
     """Audience that the issuer's tokens must be for; required with an issuer."""
     oidc_roles_claim: str = "omnialign_roles"
-    """Claim that tells the roles: a mapping of project to role, or a list of `project:role`."""
+    """Claim with the roles: a mapping of project to role, or a list of `project:role`."""
     oidc_ca_file: Path | None = None
     """Certificates to trust when talking to the issuer, as PEM; unset means the system's."""
     job_key_file: Path | None = None
-    """Keys that sign the tokens of training jobs, one a line; the training and the data service share them."""
+    """Keys that sign the tokens of training jobs, one per line; the training and the data service share them."""
     rate_per_second: float = 0.0
-    """Calls a second that each project may make of each replica; 0 means no limit."""
+    """Calls per second that each project may make to each replica; 0 means no limit."""
     rate_burst: int = 0
-    """Calls that a project may make at once after a pause; 0 means the calls of two seconds."""
+    """Calls that a project may make at once after a pause; 0 means two seconds' worth."""
     quotas_file: Path | None = None
-    """YAML file with how much a project may have; read again when it changes."""
+    """YAML file of quotas per project; read again when it changes."""
 
     @property
     def enabled(self) -> bool:
-        """Whether callers must say who they are."""
+        """Whether callers must authenticate."""
         return self.tokens_file is not None or bool(self.oidc_issuer)
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -55,7 +55,10 @@ class AuthConfig:
         if self.oidc_issuer and not self.oidc_issuer.startswith("https://"):
             yield "oidc_issuer", "must be an https:// address"
         if self.oidc_issuer and not self.oidc_audience:
-            yield "oidc_audience", "is required with an issuer: else a token made for another program would do here"
+            yield (
+                "oidc_audience",
+                "is required with an issuer: otherwise tokens issued for other programs would be accepted",
+            )
         if not 0 <= self.rate_per_second < float("inf"):
             yield "rate_per_second", "must be a number, 0 or more"
         if self.rate_burst < 0:
@@ -83,11 +86,11 @@ def _file_problems(field: str, path: Path | None, parse: Callable[[str], Any]) -
 
 
 MAX_TOKEN_CHARACTERS = 8192
-UNKNOWN = "The token is not one that is known here"
+UNKNOWN = "The token is unknown; check that it is meant for this server"
 
 
 class Authenticator:
-    """Tells who calls. Raises OSError and InvalidArgument for files that cannot be used."""
+    """Identifies callers by their tokens. Raises OSError and InvalidArgument for unusable files."""
 
     def __init__(self, config: AuthConfig) -> None:
         self._tokens = WatchedFile(config.tokens_file, parse_tokens) if config.tokens_file else None
@@ -96,7 +99,7 @@ class Authenticator:
 
     @property
     def knows_jobs(self) -> bool:
-        """Whether training jobs have tokens that can be checked here."""
+        """Whether the tokens of training jobs can be checked here."""
         return self._jobs is not None
 
     async def identify(self, authorization: str) -> Caller:
@@ -112,7 +115,7 @@ class Authenticator:
         raise Unauthenticated(UNKNOWN, reason="TOKEN_UNKNOWN")
 
     async def close(self) -> None:
-        """Ends what goes on in the background."""
+        """Stops background work."""
         if self._oidc is not None:
             await self._oidc.close()
 
@@ -130,7 +133,7 @@ def bearer(authorization: str) -> str:
     scheme, _, token = authorization.partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
-        text = "This server wants a token in the metadata `authorization: Bearer ...`"
+        text = "This server requires a token: send the metadata `authorization: Bearer TOKEN`"
         raise Unauthenticated(text, reason="TOKEN_MISSING")
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise Unauthenticated(UNKNOWN, reason="TOKEN_UNKNOWN")

@@ -1,7 +1,7 @@
-"""What stands between a call and its handler: who calls, whether it may, and how often.
+"""The guard between a call and its handler: who calls, whether the caller may, and how often.
 
-A caller who has no role in a project is answered as if nothing were there, the same for what exists and for what does
-not: NOT_FOUND before anything is looked up. One who has a role, but too small a one, is told so.
+A caller without a role in a project gets NOT_FOUND before anything is looked up, whether or not the resource exists, so
+that the answer reveals nothing. A caller whose role is insufficient gets PERMISSION_DENIED, with the role it takes.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -63,7 +63,7 @@ class Guard:
         )
 
     async def close(self) -> None:
-        """Ends what goes on in the background."""
+        """Stops background work."""
         await self._authenticator.close()
 
     def _failed(self, error: OmnialignError) -> None:
@@ -86,11 +86,11 @@ class MethodGuard:
         self._authenticator = authenticator
         self._rates = rates
         self._failed = failed
-        # Without a key for jobs' tokens, only the training service can tell whether one is right, and does.
+        # Without the key of job tokens only the training service can check one, so the handler does.
         self._leaves_to_handler = self._rule is not None and self._rule.role is None and not authenticator.knows_jobs
 
     async def identify(self, call: Call) -> None:
-        """Notes who calls. Raises Unauthenticated, and Unavailable when that cannot be found out now."""
+        """Sets the call's caller. Raises Unauthenticated, and Unavailable when the issuer's keys cannot be had."""
         try:
             if self._leaves_to_handler:
                 bearer(call.authorization)
@@ -101,7 +101,7 @@ class MethodGuard:
             raise
 
     def admit(self, call: Call, message: Message) -> None:
-        """Lets a request, or the first message of a stream, through, and notes what it is about.
+        """Authorizes a request, or the first message of a stream, and sets the call's resource.
 
         Raises NotFound for what the caller may not see, PermissionDenied for what it may not do, ResourceExhausted
         for too many calls, and InvalidArgument for a request that does not say what it is about.
@@ -110,7 +110,7 @@ class MethodGuard:
             return
         try:
             if self._rule is None:
-                raise PermissionDenied("Nobody may call this method", reason="ROLE_TOO_SMALL")
+                raise PermissionDenied("No policy allows this method", reason="ROLE_TOO_SMALL")
             resource = call.resource = _resource(message, self._rule)
             _authorise(call.caller, self._rule, resource)
             _check_references(call.caller, message)
@@ -123,7 +123,7 @@ class MethodGuard:
             raise
 
     async def admit_stream(self, call: Call, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """Waits for the first message of a stream and judges by it. Returns the stream, of which the rest is checked.
+        """Waits for the first message of a stream and authorizes by it. Returns the stream, whose rest is checked.
 
         Raises what `admit` raises.
         """
@@ -135,7 +135,7 @@ class MethodGuard:
         return self._rest(call, first, stream)
 
     def write_audit(self, call: Call, *, code: str, reason: str, peer: str) -> None:
-        """Writes a call into the audit log, if it is one that belongs there."""
+        """Writes the audit line of a call that changes something."""
         if self._rule is None or self._rule.mutates:
             write_audit(call, method=self._path.removeprefix("/"), code=code, reason=reason, peer=peer)
 
@@ -155,7 +155,7 @@ def _authorise(caller: Caller, rule: Rule, resource: str) -> None:
         if rule.job is None or resource not in allowed[rule.job]:
             raise _missing(resource)
         return
-    if not names.is_resource(resource):  # a place outside: `_check_references` decides
+    if not names.is_resource(resource):  # a location outside of the projects: `_check_references` decides
         return
     role = caller.role_in(names.project_of(resource))
     if not role:
@@ -166,7 +166,7 @@ def _authorise(caller: Caller, rule: Rule, resource: str) -> None:
     if role < rule.role:
         wanted, project = rule.role.name.lower(), names.project_of(resource)
         raise PermissionDenied(
-            f"This takes the role {wanted} in project '{project}'",
+            f"This requires the role {wanted} in project '{project}'",
             reason="ROLE_TOO_SMALL",
             metadata={"role": wanted, "project": project},
         )
@@ -182,7 +182,7 @@ def _check_references(caller: Caller, message: Message) -> None:
                 raise _missing(text)
         elif is_location and caller.roles.get(ALL_PROJECTS, 0) < Role.ADMIN:
             raise PermissionDenied(
-                f"'{text[:256]}' is outside of the projects; that takes the role admin in all projects (\"*\")",
+                f"'{text[:256]}' is outside of the projects, which requires the role admin in all projects (\"*\")",
                 reason="LOCATION_FORBIDDEN",
                 metadata={"location": text[:256]},
             )

@@ -41,7 +41,7 @@ class OidcVerifier:
         self._keys = KeySet(issuer, ca_file=ca_file)
 
     async def check(self, token: str, *, key_id: str) -> Caller:
-        """The caller that a token is of; `key_id` is from its header.
+        """The caller of a token; `key_id` is from the token's header.
 
         Raises Unauthenticated (`TOKEN_EXPIRED`, `TOKEN_UNKNOWN`), and Unavailable (`OIDC_UNAVAILABLE`) when the
         issuer's keys cannot be had.
@@ -66,7 +66,7 @@ class OidcVerifier:
         return Caller(str(claims["sub"])[:200], dict(roles_of(claims.get(self._roles_claim))))
 
     async def close(self) -> None:
-        """Ends what goes on in the background."""
+        """Stops background work."""
         await self._keys.close()
 
 
@@ -87,8 +87,8 @@ def roles_of(claim: Any) -> Iterator[tuple[str, Role]]:
 
 
 def _unknown() -> Unauthenticated:
-    """One answer for every fault of a token, so that none of them teaches how to make a better one."""
-    return Unauthenticated("The token is not one that is known here", reason="TOKEN_UNKNOWN")
+    """One answer for every fault of a token, so that the answer does not help to forge one."""
+    return Unauthenticated("The token is unknown; check that it is meant for this server", reason="TOKEN_UNKNOWN")
 
 
 DISCOVERY = "/.well-known/openid-configuration"
@@ -111,14 +111,14 @@ class KeySet:
         self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str) -> jwt.PyJWK | None:
-        """The key of an id, None when the issuer has none. Raises Unavailable when its keys were never had."""
+        """The key with an id, None when the issuer has none. Raises Unavailable if its keys were never fetched."""
         key = self._get(key_id)
         if key is None:
             if (fetching := self._fetch_soon()) is not None:
                 await asyncio.shield(fetching)
             key = self._get(key_id)
         elif time.monotonic() - self._fetched >= REFRESH_SECONDS:
-            self._fetch_soon()  # in the background: the key at hand will do
+            self._fetch_soon()  # in the background: the known key is good enough
         if key is None and not self._keys:
             raise Unavailable("The issuer of tokens does not answer; try again", reason="OIDC_UNAVAILABLE")
         return key
@@ -169,7 +169,7 @@ def fetch_keys(issuer: str, ca_file: Path | None) -> dict[str, jwt.PyJWK]:
 
 
 def _signs(entry: Any) -> bool:
-    """Whether a published key is one that we would accept a signature of; the set may hold others."""
+    """Whether signatures of a published key are accepted here; the set may hold others."""
     kind = (entry.get("kty"), entry.get("crv")) if isinstance(entry, dict) else ()
     fits = kind in (("RSA", None), ("EC", "P-256"))
     return fits and entry.get("use", "sig") == "sig" and entry.get("alg", "RS256") in ("RS256", "ES256")

@@ -1,9 +1,9 @@
-"""The one table of who may call what.
+"""The policy: who may call what.
 
 Each RPC of the contract has one rule; a test compares the table with the contract. The field names the resource that
 the call is about, and so the project whose roles count; in a client stream it is read from the first message.
 
-The rules say nothing on other names in a request: `references` finds those, and each needs the role reader.
+The rules do not cover other names in a request: `references` finds those, and each requires the role reader.
 """
 
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ Scope: TypeAlias = Literal["itself", "inputs", "project"]
 
 @dataclass(frozen=True)
 class Rule:
-    """What one RPC asks of its caller."""
+    """What one RPC requires of its caller."""
 
     field: str
     """Path of the field with the resource's name, in the request or the first of its messages."""
     role: Role | None
-    """Least role in the resource's project; None means that only a training job's own token will do."""
+    """Least role in the resource's project; None means that only a training job's own token is accepted."""
     mutates: bool = False
     """Whether a call changes something; then it is in the audit log."""
     job: Scope | None = None
-    """What the field must hold for a training job's token to do: the job, one of its inputs, or its project."""
+    """What the field must name for a training job's token to be accepted: the job, an input of it, or its project."""
 
 
 def _read(field: str, *, job: Scope | None = None) -> Rule:

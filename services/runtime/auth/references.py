@@ -2,8 +2,8 @@
 
 Services do their work with their own identity, which may read everything. So the service that takes a request from a
 person must make sure that nothing in it names what that person may not see: a job over another team's dataset would
-show it in its report. Every text field of a request counts as a reference unless it is listed here as plain, so that a
-new field is looked at until somebody says otherwise.
+reveal it in its report. Every text field of a request counts as a reference unless it is listed here as plain, so that
+a new field is checked by default.
 
 What is stored as data is plain: prompts, answers, feedback, records with the provenance they carry.
 """
@@ -59,7 +59,7 @@ LOCATIONS = frozenset(
         f"{_V1}ImportDatasetRequest.source_uri",
     }
 )
-"""Fields that may hold a place outside of the projects instead of a name: a folder of the server, an address."""
+"""Fields that may hold a location outside of the projects instead of a name: a folder of the server, an address."""
 
 Reference: TypeAlias = tuple[str, bool]
 Reader: TypeAlias = Callable[[Any], Iterator[Reference]]
@@ -81,7 +81,7 @@ _readers: dict[str, Reader | None] = {}
 
 
 def _reader(descriptor: Descriptor) -> Reader | None:
-    """What reads the references of a message type; None for a type that can hold none. Made once per type."""
+    """The reader of a message type's references; None for a type that can hold none. Made once per type."""
     name = descriptor.full_name
     if name not in _readers:
         _readers[name] = _make_reader(descriptor)

@@ -55,7 +55,7 @@ class Token:
     expires: datetime | None = None
 
     def expired(self, now: datetime) -> bool:
-        """Whether its time is over."""
+        """Whether the token has expired."""
         return self.expires is not None and now >= self.expires
 
 
@@ -67,12 +67,12 @@ class TokensInvalid(InvalidArgument):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         text = "; ".join(f"{where}: {what}" for where, what in problems)
-        super().__init__(f"The file of tokens is wrong: {text}", reason="TOKENS_INVALID", violations=problems)
+        super().__init__(f"The tokens file is invalid: {text}", reason="TOKENS_INVALID", violations=problems)
         self.problems = tuple(problems)
 
 
 def digest(token: str) -> str:
-    """What the file keeps of a token: its SHA-256 in hexadecimal."""
+    """The SHA-256 of a token in hexadecimal, which the file keeps instead of the token."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -113,7 +113,7 @@ def _problems(entry: Any, where: str) -> Iterator[Problem]:
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MAX_NAME_CHARACTERS:
         yield f"{where}.name", f"must be 1 to {MAX_NAME_CHARACTERS} printable characters"
     if not isinstance(entry.get("sha256"), str) or not _SHA256.fullmatch(entry["sha256"]):
-        yield f"{where}.sha256", "must be the token's SHA-256 as 64 small hexadecimal digits, in quotes"
+        yield f"{where}.sha256", "must be the token's SHA-256 as 64 lower-case hexadecimal digits, in quotes"
     yield from _role_problems(entry.get("roles"), f"{where}.roles")
     if "expires" in entry and _moment(entry["expires"]) is None:
         yield f"{where}.expires", "must be a time such as 2027-01-31T00:00:00Z"
@@ -129,12 +129,12 @@ def _role_problems(roles: Any, where: str) -> Iterator[Problem]:
         if not isinstance(role, str) or role not in _ROLES:
             yield f"{where}.{project}", f"must be one of {', '.join(_ROLES)}"
         elif role == "service" and set(roles) != {ALL_PROJECTS}:
-            yield f"{where}.{project}", 'service is a role for "*" alone'
+            yield f"{where}.{project}", 'the role service is for "*" only'
 
 
 def _repeated(entry: Mapping[str, Any], where: str, *, taken: set[str], digests: TokenTable) -> Iterator[Problem]:
     if entry["name"] in taken:
-        yield f"{where}.name", f"'{entry['name']}' is taken by an entry above"
+        yield f"{where}.name", f"'{entry['name']}' is the name of an entry above"
     if entry["sha256"] in digests:
         yield f"{where}.sha256", "is that of an entry above"
 
@@ -191,7 +191,7 @@ class JobTokens:
         return jwt.encode(claims, self._keys.current()[0], algorithm=ALGORITHM)
 
     def check(self, token: str) -> Caller:
-        """The job that a token is of. Raises Unauthenticated: `TOKEN_EXPIRED`, `TOKEN_UNKNOWN`."""
+        """The caller of a job's token. Raises Unauthenticated: `TOKEN_EXPIRED`, `TOKEN_UNKNOWN`."""
         for key in self._keys.current():
             try:
                 claims = jwt.decode(
@@ -209,7 +209,7 @@ class JobTokens:
             job, inputs = claims["sub"], claims.get("inputs")
             if isinstance(job, str) and names.matches(job, names.TRAINING_JOB) and isinstance(inputs, list):
                 return Caller(job, job=job, inputs=frozenset(map(str, inputs)))
-        raise Unauthenticated("The token is not one that is known here", reason="TOKEN_UNKNOWN")
+        raise Unauthenticated("The token is unknown; check that it is meant for this server", reason="TOKEN_UNKNOWN")
 
 
 def parse_keys(text: str) -> Keys:
@@ -217,7 +217,7 @@ def parse_keys(text: str) -> Keys:
     keys = tuple(line.strip().encode() for line in text.splitlines() if line.strip())
     if not keys or min(map(len, keys)) < MIN_KEY_BYTES:
         raise InvalidArgument(
-            f"The file of job keys must hold one key a line, each of {MIN_KEY_BYTES} bytes or more",
+            f"The file of job keys must hold one key per line, each of {MIN_KEY_BYTES} bytes or more",
             reason="JOB_KEY_INVALID",
         )
     return keys

@@ -97,7 +97,7 @@ async def test_a_renewed_certificate_is_served_and_a_broken_one_is_not(start_ser
     renewed = other_ca.issue("renewed")
     renewed.certificate.replace(pair.certificate)  # the certificate without its key
     assert await reason(server.address, ca_file=ca.file) == ""
-    assert "the former certificates stay in use" in caplog.text
+    assert "the previous certificates stay in use" in caplog.text
     renewed.key.replace(pair.key)
     assert await reason(server.address, ca_file=other_ca.file) == ""
     assert await reason(server.address, ca_file=ca.file) == "CERTIFICATE_NOT_TRUSTED"

@@ -161,7 +161,7 @@ def test_a_file_that_changes_is_read_again_and_a_bad_one_is_not_taken(tmp_path, 
     assert set(tokens.current()) == {"b" * 64}
     replace(path, "tokens: [nonsense]")
     assert set(tokens.current()) == {"b" * 64}
-    assert "its former content stays in force" in caplog.text
+    assert "its previous content stays in force" in caplog.text
     path.unlink()
     assert set(tokens.current()) == {"b" * 64}
     replace(path, text())
