@@ -129,7 +129,7 @@ def _role_problems(roles: Any, where: str) -> Iterator[Problem]:
         if not isinstance(role, str) or role not in _ROLES:
             yield f"{where}.{project}", f"must be one of {', '.join(_ROLES)}"
         elif role == "service" and set(roles) != {ALL_PROJECTS}:
-            yield f"{where}.{project}", 'the role service is for "*" only'
+            yield f"{where}.{project}", 'service is a role for "*" alone'
 
 
 def _repeated(entry: Mapping[str, Any], where: str, *, taken: set[str], digests: TokenTable) -> Iterator[Problem]:

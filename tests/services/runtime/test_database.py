@@ -198,7 +198,7 @@ async def test_a_transaction_that_finds_no_free_connection_in_time_is_refused(po
     database, go_on = Database(postgres_url, connections=1), threading.Event()
     holder = asyncio.create_task(database.write(lambda connection: go_on.wait(10)))
     await asyncio.sleep(0)
-    with pytest.raises(Unavailable, match="more to do than it manages"):
+    with pytest.raises(Unavailable, match="is overloaded"):
         await database.read(lambda connection: None)
     go_on.set()
     await holder
