@@ -93,7 +93,7 @@ class S3Server:
 
     def client(self) -> Minio:
         """A client of the SDK with the right credentials."""
-        from services.data.objects.http import open_http
+        from services.data.objects.s3_client import open_http
 
         http = open_http(self.ca_file, budget=RetryBudget())
         keys = StaticProvider(ACCESS_KEY, SECRET_KEY)

@@ -15,7 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from services.alignment.job import ALIGNMENT
 from services.alignment.summary import AlignmentMetrics
-from services.data.objects.metrics import S3Metrics
+from services.data.objects.s3_client import S3Metrics
 from services.inference.metrics import EngineMetrics, FeatureMetrics
 from services.inference.openai.metrics import EndpointMetrics
 from services.pipeline.metrics import PipelineMetrics

@@ -9,16 +9,14 @@ from services.data.config import DataConfig
 from services.data.datasets import Datasets
 from services.data.importing.importer import Importer
 from services.data.lineage import Lineage
-from services.data.links import MediaLinks
-from services.data.media import Limits
 from services.data.media_store import MediaStore
-from services.data.model_files import ModelFiles
-from services.data.models import Models
+from services.data.media_validation import MediaLimits
+from services.data.models import ModelFiles, Models
 from services.data.objects import open_objects
-from services.data.pool import call
+from services.data.objects.base import run_in_pool
+from services.data.presigned_media import PresignedMedia
 from services.data.servicer import DataServicer
 from services.data.store import Store
-from services.data.sweeper import sweeping
 from services.data.uploads import Uploads
 from services.runtime.database import Database
 from services.runtime.server import Server, run
@@ -38,15 +36,15 @@ async def wire(server: Server, config: DataConfig) -> AsyncIterator[None]:
         store = Store(database)
         server.prepare(FULL_NAME, store.prepare)
         objects = open_objects(config, registry=server.registry)
-        server.prepare(FULL_NAME, lambda: call(storage_pool, objects.check))
+        server.prepare(FULL_NAME, lambda: run_in_pool(storage_pool, objects.check))
         uploads = Uploads(config, objects=objects, scratch=scratch, pool=storage_pool)
-        media = MediaStore(objects, scratch=scratch, limits=Limits.of(config), pool=media_pool)
+        media = MediaStore(objects, scratch=scratch, limits=MediaLimits.of(config), pool=media_pool)
         datasets = Datasets(config, store=store, objects=objects, pool=storage_pool, quotas=server.quotas)
         files = ModelFiles(objects=objects, pool=storage_pool)
         servicer = DataServicer(
             datasets=datasets,
             media=media,
-            links=MediaLinks(config, objects=objects, media=media, pool=storage_pool),
+            presigned=PresignedMedia(config, objects=objects, media=media, pool=storage_pool),
             uploads=uploads,
             models=Models(config, store=store, uploads=uploads, files=files, pool=storage_pool),
             lineage=Lineage(store=store, datasets=datasets),
@@ -54,7 +52,7 @@ async def wire(server: Server, config: DataConfig) -> AsyncIterator[None]:
             max_append_bytes=config.max_append_bytes,
         )
         server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer, FULL_NAME)
-        async with sweeping(uploads, every_seconds=config.sweep_seconds, pool=storage_pool):
+        async with uploads.sweeping():
             yield
     finally:
         storage_pool.shutdown(wait=True, cancel_futures=True)

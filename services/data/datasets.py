@@ -6,27 +6,22 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from omnialign.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
+from omnialign.errors import Aborted, AlreadyExists, InvalidArgument
 from omnialign.names import DATASET, DATASET_VERSION, PROJECT, parse, unversioned
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from omnialign.v1.record_pb2 import Record
-from services.data.clock import now_us, timestamp
 from services.data.config import DataConfig
+from services.data.errors import not_found
 from services.data.objects import ObjectStore
-from services.data.pool import call
-from services.data.store import Store
-from services.data.table import Budget, RecordTable, Selection, Snapshot
+from services.data.objects.base import run_in_pool
+from services.data.record_table import CommitRetries, RecordTable, Selection, Snapshot
+from services.data.store import Store, now_us, timestamp
 from services.runtime.limits import Quotas
 
 SAFE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 COMMIT_ATTEMPTS = 5
 NEWEST = "-"
 QUARANTINE = ".quarantine"
-
-
-def missing(kind: str, name: str) -> NotFound:
-    """The error for a resource that is not there."""
-    return NotFound(f"There is no {name}.", reason=f"{kind}_NOT_FOUND", metadata={"name": name})
 
 
 def version_number(text: str) -> int | None:
@@ -91,10 +86,10 @@ class Datasets:
         parse(name, DATASET)
         dataset = await self._store.dataset(name)
         if dataset is None:
-            raise missing("DATASET", name)
+            raise not_found("DATASET", name)
         return await self._counted(dataset)
 
-    async def page(self, parent: str, *, after: list[str], limit: int) -> tuple[list[Dataset], list[str]]:
+    async def list_datasets(self, parent: str, *, after: list[str], limit: int) -> tuple[list[Dataset], list[str]]:
         """A page of datasets, newest first, and the position after it; empty on the last page."""
         parse(parent, PROJECT)
         rows = await self._store.datasets(parent, after=after, limit=limit + 1)
@@ -107,24 +102,24 @@ class Datasets:
         uid = await self._require(name)
         async with self._lock(name):
             if not await self._store.remove_dataset(name):
-                raise missing("DATASET", name)
+                raise not_found("DATASET", name)
             for suffix in ("", QUARANTINE):
-                await call(self._pool, self._objects.remove_table, _table_name(name) + suffix, uid=uid)
+                await run_in_pool(self._pool, self._objects.remove_table, _table_name(name) + suffix, uid=uid)
 
     async def append(self, name: str, records: Iterable[Record]) -> tuple[int, int]:
         """Writes records to the head, all visible together; gives how many were new and how many were there."""
         return await self._merge(name, "", records)
 
-    async def set_aside(self, name: str, records: Iterable[Record]) -> None:
+    async def quarantine(self, name: str, records: Iterable[Record]) -> None:
         """Writes rows to the dataset's quarantine."""
         await self._merge(name, QUARANTINE, records)
 
-    async def pardon(self, name: str, ids: Sequence[str]) -> None:
+    async def release(self, name: str, ids: Sequence[str]) -> None:
         """Takes rows out of the quarantine that are records now, since what was wrong with them was mended."""
         table = self._table(name, uid=await self._require(name), suffix=QUARANTINE)
-        if await call(self._pool, table.find) is not None:
+        if await run_in_pool(self._pool, table.find) is not None:
             async with self._lock(name):
-                await call(self._pool, table.discard, ids)
+                await run_in_pool(self._pool, table.delete, ids)
 
     async def commit(self, name: str) -> DatasetVersion:
         """Freezes the head. Gives the newest version when the head holds just that."""
@@ -135,11 +130,11 @@ class Datasets:
                     return version
         raise Aborted(f"Other writers commit {name} all the time: try again.", reason="COMMIT_CONFLICT")
 
-    async def version(self, name: str) -> DatasetVersion:
+    async def get_version(self, name: str) -> DatasetVersion:
         """One version. Raises DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND."""
         return (await self._version(name))[1]
 
-    async def versions(self, name: str, *, after: list[str], limit: int) -> tuple[list[DatasetVersion], list[str]]:
+    async def list_versions(self, name: str, *, after: list[str], limit: int) -> tuple[list[DatasetVersion], list[str]]:
         """A page of versions, newest first, and the position after it; empty on the last page."""
         await self._require(name)
         before = int(after[0]) if after else None
@@ -158,38 +153,38 @@ class Datasets:
         async for batch in self._read(table, state, selection):
             yield batch
 
-    async def quarantined(self, name: str) -> AsyncIterator[list[Record]]:
+    async def stream_quarantine(self, name: str) -> AsyncIterator[list[Record]]:
         """The quarantined rows of a dataset."""
         table = self._table(name, uid=await self._require(name), suffix=QUARANTINE)
-        if await call(self._pool, table.find) is not None:
+        if await run_in_pool(self._pool, table.find) is not None:
             async for batch in self._read(table, None, Selection()):
                 yield batch
 
     async def _read(self, table: RecordTable, state: int | None, selection: Selection) -> AsyncIterator[list[Record]]:
-        snapshot = await call(self._pool, table.snapshot, state)
+        snapshot = await run_in_pool(self._pool, table.snapshot, state)
         batches = snapshot.batches(selection)
-        while (batch := await call(self._pool, next, batches, None)) is not None:
+        while (batch := await run_in_pool(self._pool, next, batches, None)) is not None:
             yield batch
 
     async def _merge(self, name: str, suffix: str, records: Iterable[Record]) -> tuple[int, int]:
         async with self._lock(name):  # writers of this process take turns; others are met by Lance's own retry
             table = self._table(name, uid=await self._require(name), suffix=suffix)
-            counts = await call(self._pool, table.merge, records)
-            await call(self._pool, table.tidy)
+            counts = await run_in_pool(self._pool, table.merge, records)
+            await run_in_pool(self._pool, table.compact)
         return counts
 
     async def _try_commit(self, name: str, table: RecordTable) -> DatasetVersion | None:
-        snapshot = await call(self._pool, table.snapshot)
+        snapshot = await run_in_pool(self._pool, table.snapshot)
         newest = await self._store.version(name, None)
-        if newest is not None and await call(self._pool, lambda: _equal(snapshot, table.snapshot(newest[1]))):
+        if newest is not None and await run_in_pool(self._pool, lambda: _equal(snapshot, table.snapshot(newest[1]))):
             return newest[2]
         number = newest[0] + 1 if newest else 1
-        counts = await call(self._pool, snapshot.counts)
+        counts = await run_in_pool(self._pool, snapshot.counts)
         version = DatasetVersion(name=f"{name}/versions/{number}", record_count=sum(counts.values()))
         version.subtask_counts.update(counts)
         version.create_time.CopyFrom(timestamp(now_us()))
         # Another replica may take the number for another state: each tag keeps the state that it names.
-        await call(self._pool, table.tag, f"v{number}-{snapshot.version}", version=snapshot.version)
+        await run_in_pool(self._pool, table.tag, f"v{number}-{snapshot.version}", version=snapshot.version)
         added = await self._store.add_version(name, version, number=number, state=snapshot.version)
         return version if added else None
 
@@ -199,7 +194,7 @@ class Datasets:
         await self._require(dataset)
         found = await self._store.version(dataset, version_number(parts["version"]))
         if found is None:
-            raise missing("DATASET_VERSION", name)
+            raise not_found("DATASET_VERSION", name)
         return found[1], found[2]
 
     async def _require(self, name: str) -> str:
@@ -207,13 +202,13 @@ class Datasets:
         parse(name, DATASET)
         uid = await self._store.dataset_uid(name)
         if uid is None:
-            raise missing("DATASET", name)
+            raise not_found("DATASET", name)
         return uid
 
     async def _counted(self, dataset: Dataset) -> Dataset:
         table = self._table(dataset.name, uid=dataset.uid)
-        if (head := await call(self._pool, table.find)) is not None:
-            dataset.record_count = await call(self._pool, head.count)
+        if (head := await run_in_pool(self._pool, table.find)) is not None:
+            dataset.record_count = await run_in_pool(self._pool, head.count)
         return dataset
 
     async def _answered(self, key: str, digest: str) -> Dataset | None:
@@ -230,7 +225,7 @@ class Datasets:
     def _table(self, name: str, *, uid: str, suffix: str = "") -> RecordTable:
         return RecordTable(
             self._objects.table(_table_name(name) + suffix, uid=uid),
-            budget=Budget(self._config.commit_retries, self._config.commit_timeout_seconds),
+            commit_retries=CommitRetries(self._config.commit_retries, self._config.commit_timeout_seconds),
             retention_seconds=self._config.retention_seconds,
             compact_fragments=self._config.compact_fragments,
         )

@@ -12,12 +12,13 @@ from omnialign.v1 import dataset_pb2, record_pb2
 from omnialign.v1.data_service_pb2 import GetLineageRequest as Request
 from omnialign.v1.data_service_pb2 import GetLineageResponse as Answer
 from omnialign.v1.data_service_pb2 import LineageEdge, RecordLineage
-from services.data.datasets import Datasets, missing
+from services.data.datasets import Datasets
+from services.data.errors import not_found
+from services.data.record_table import Selection
 from services.data.store import Store
-from services.data.table import Selection
 
 MAX_EDGES = 10_000
-MAX_REMEMBERED = 10_000
+MAX_CACHED_EDGES = 10_000
 Step = tuple[str, str]
 
 
@@ -42,14 +43,14 @@ class Lineage:
 
         Edges never go away, so what this process has added it need not add again with each batch.
         """
-        written = {(model, dataset, how) for record in records for model, how in _writers(record)}
+        written = {(model, dataset, how) for record in records for model, how in _model_edges(record)}
         if new := written - self._written:
             edges = [LineageEdge(source=model, target=target, relation=how) for model, target, how in new]
             await self._store.add_edges(project_name_of(dataset), edges)
-            self._remember(new)
+            self._cache_written(new)
 
-    def _remember(self, edges: set[tuple[str, str, str]]) -> None:
-        if len(self._written) + len(edges) > MAX_REMEMBERED:
+    def _cache_written(self, edges: set[tuple[str, str, str]]) -> None:
+        if len(self._written) + len(edges) > MAX_CACHED_EDGES:
             self._written.clear()
         self._written |= edges
 
@@ -64,12 +65,12 @@ class Lineage:
         up = request.direction in (Request.DIRECTION_UNSPECIFIED, Request.DIRECTION_SOURCES)
         down = request.direction in (Request.DIRECTION_UNSPECIFIED, Request.DIRECTION_PRODUCTS)
         for upwards in [True] * up + [False] * down:
-            answer.edges.extend(await self._reach(parent, start, upwards=upwards, max_depth=request.max_depth))
+            answer.edges.extend(await self._traverse(parent, start, upwards=upwards, max_depth=request.max_depth))
         if record:
             answer.records.extend(await self._appearances(parent, start, record))
         return answer
 
-    async def _reach(self, parent: str, start: str, *, upwards: bool, max_depth: int) -> list[LineageEdge]:
+    async def _traverse(self, parent: str, start: str, *, upwards: bool, max_depth: int) -> list[LineageEdge]:
         """The edges one way, level by level. A circle ends where it began."""
         seen, level, depth = {start}, [start], 0
         found = list[LineageEdge]()
@@ -88,7 +89,7 @@ class Lineage:
             async for batch in self._datasets.stream(name, Selection(ids=(record,))):
                 found += [RecordLineage(dataset=name, record=row) for row in batch]
         if not found:
-            raise missing("RECORD", f"{dataset}/records/{record}")
+            raise not_found("RECORD", f"{dataset}/records/{record}")
         return found
 
     async def _tables(self, parent: str, dataset: str) -> list[str]:
@@ -99,7 +100,7 @@ class Lineage:
         steps |= await self._related(parent, [dataset, *sorted(jobs)], upwards=False)
         names = {dataset, *(name for step in steps for name in step)}
         ages = {name: row.create_time.ToNanoseconds() for name, row in (await self._existing(names)).items()}
-        ordered = in_order(sorted(names, key=lambda name: (ages.get(name, 0), name)), steps)
+        ordered = topological_order(sorted(names, key=lambda name: (ages.get(name, 0), name)), steps)
         return [name for name in ordered if name in ages]
 
     async def _existing(self, names: Iterable[str]) -> dict[str, dataset_pb2.Dataset]:
@@ -110,15 +111,15 @@ class Lineage:
         """The steps between tables and jobs that are reached one way. Models lead to other jobs: not followed."""
         seen, level, steps = set(starts), list(starts), set[Step]()
         while level and len(steps) < MAX_EDGES:
-            names = [name for start in level for name in await self._spellings(start)]
+            names = [name for start in level for name in await self._name_and_versions(start)]
             edges = await self._store.edges(parent, names, upwards=upwards)
-            found = {(_table(edge.source), _table(edge.target)) for edge in edges}
+            found = {(_unversioned(edge.source), _unversioned(edge.target)) for edge in edges}
             steps |= {step for step in found if step[0] != step[1] and not any("/models/" in name for name in step)}
             level = sorted({step[0 if upwards else 1] for step in steps} - seen)
             seen.update(level)
         return steps
 
-    async def _spellings(self, name: str) -> list[str]:
+    async def _name_and_versions(self, name: str) -> list[str]:
         """The names that edges may use for a table: its own and those of its versions."""
         if not matches(name, DATASET):
             return [name]
@@ -126,7 +127,7 @@ class Lineage:
         return [name, *(version.name for _, version in versions)]
 
 
-def in_order(artefacts: Sequence[str], steps: Iterable[Step]) -> list[str]:
+def topological_order(artefacts: Sequence[str], steps: Iterable[Step]) -> list[str]:
     """The names with every source before what was made from it, otherwise in the order given; circles come last."""
     waiting, left = set(steps), list(artefacts)
     ordered = []
@@ -139,16 +140,16 @@ def in_order(artefacts: Sequence[str], steps: Iterable[Step]) -> list[str]:
     return ordered
 
 
-def _table(name: str) -> str:
+def _unversioned(name: str) -> str:
     return unversioned(name) if matches(name, DATASET_VERSION) else name
 
 
-def _writers(record: record_pb2.Record) -> Iterable[tuple[str, str]]:
+def _model_edges(record: record_pb2.Record) -> Iterable[tuple[str, str]]:
     for response in record.responses:
-        yield from _writer(response.generation.model, "responded_by")
-        yield from _writer(response.feedback.generation.model, "criticised_by")
-    yield from _writer(record.comparison.forward_generation.model, "judged_by")
+        yield from _model_edge(response.generation.model, "responded_by")
+        yield from _model_edge(response.feedback.generation.model, "criticised_by")
+    yield from _model_edge(record.comparison.forward_generation.model, "judged_by")
 
 
-def _writer(model: str, relation: str) -> Iterable[tuple[str, str]]:
+def _model_edge(model: str, relation: str) -> Iterable[tuple[str, str]]:
     return [(model, relation)] if model else []

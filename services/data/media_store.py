@@ -15,11 +15,9 @@ from typing import IO
 
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
 from omnialign.v1 import content_pb2
-from services.data import media
-from services.data.incoming import IncomingFile
+from services.data.media_validation import HEAD_BYTES, MODALITIES, MediaLimits, identify, too_large, validate
 from services.data.objects import ObjectStore
-from services.data.pool import call
-from services.data.sniffing import HEAD_BYTES, MODALITIES
+from services.data.objects.base import StagedFile, run_in_pool
 
 CHUNK_BYTES = 256 * 1024
 
@@ -36,30 +34,30 @@ class Claim:
 class MediaStore:
     """Media objects by their SHA-256. Safe for many threads and processes on one place."""
 
-    def __init__(self, objects: ObjectStore, *, scratch: Path, limits: media.Limits, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, objects: ObjectStore, *, scratch: Path, limits: MediaLimits, pool: ThreadPoolExecutor) -> None:
         self._objects, self._incoming = objects, scratch
         self._limits = limits
         self._pool = pool
 
     async def upload(self, chunks: AsyncIterator[bytes], *, claim: Claim) -> tuple[content_pb2.Media, bool]:
         """Stores a stream; tells whether the bytes were there. Raises the MEDIA_* reasons of `media`."""
-        incoming = await call(self._pool, self._begin)
+        incoming = await run_in_pool(self._pool, self._begin)
         try:
             async for chunk in chunks:
-                await call(self._pool, self._take, incoming, chunk)
-            return await call(self._pool, self._admit, incoming, claim, durable=True)
+                await run_in_pool(self._pool, self._append, incoming, chunk)
+            return await run_in_pool(self._pool, self._admit, incoming, claim, durable=True)
         finally:
-            await call(self._pool, incoming.discard)
+            await run_in_pool(self._pool, incoming.discard)
 
     def put(self, data: bytes, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
-        """Stores bytes in memory (blocking). They are safe from a power cut after `settle`."""
+        """Stores bytes in memory (blocking). They are safe from a power cut after `sync`."""
         known = self._known(hashlib.sha256(data).hexdigest(), data[:HEAD_BYTES], claim)
         return (known, True) if known is not None else self._write((data,), claim)
 
     def put_file(self, path: Path, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
-        """Stores a copy of a file (blocking), without holding it in memory. Safe after `settle`, as with `put`."""
+        """Stores a copy of a file (blocking), without holding it in memory. Safe after `sync`, as with `put`."""
         if path.stat().st_size > self._limits.size_bytes:
-            raise media.too_large("bytes", found=path.stat().st_size, limit=self._limits.size_bytes)
+            raise too_large("bytes", found=path.stat().st_size, limit=self._limits.size_bytes)
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
             file.seek(0)
@@ -67,19 +65,19 @@ class MediaStore:
             file.seek(0)
             return (known, True) if known is not None else self._write(_chunks(file), claim)
 
-    async def settle(self) -> None:
+    async def sync(self) -> None:
         """Waits until all that was stored is safe: one sync for many objects instead of one for each.
 
         An object that a power cut damages before that is found by its digest and replaced by the next upload.
         """
-        await call(self._pool, self._objects.settle)
+        await run_in_pool(self._pool, self._objects.sync)
 
     def describe(self, sha256: str) -> content_pb2.Media:
         """The reference of a stored object (blocking). Raises NotFound, MEDIA_CORRUPT."""
         if (found := self._objects.stat(_key(sha256))) is None:
             raise _missing(sha256)
         try:
-            mime_type = media.identify(self._objects.read(_key(sha256), length=HEAD_BYTES))
+            mime_type = identify(self._objects.read(_key(sha256), length=HEAD_BYTES))
         except InvalidArgument as error:
             raise _corrupt(sha256) from error
         return _reference(mime_type, sha256, found.size_bytes)
@@ -93,13 +91,13 @@ class MediaStore:
 
     async def described(self, sha256: str) -> content_pb2.Media:
         """`describe`, off the event loop."""
-        return await call(self._pool, self.describe, sha256)
+        return await run_in_pool(self._pool, self.describe, sha256)
 
     async def read(self, sha256: str) -> AsyncIterator[bytes]:
         """The bytes in chunks. Raises NotFound, or MEDIA_CORRUPT at the end when the digest is another."""
         pieces = self._objects.chunks(_key(sha256), sha256=sha256)
         try:
-            while (piece := await call(self._pool, next, pieces, None)) is not None:
+            while (piece := await run_in_pool(self._pool, next, pieces, None)) is not None:
                 yield piece
         except NotFound as error:
             raise _missing(sha256) from error
@@ -113,26 +111,26 @@ class MediaStore:
         """A link to the bytes (blocking). Raises PRESIGNING_UNAVAILABLE."""
         return self._objects.presign_get(_key(sha256), seconds=seconds)
 
-    def _begin(self) -> IncomingFile:
-        return IncomingFile(self._incoming, head_bytes=HEAD_BYTES)
+    def _begin(self) -> StagedFile:
+        return StagedFile(self._incoming, head_bytes=HEAD_BYTES)
 
-    def _take(self, incoming: IncomingFile, chunk: bytes) -> None:
+    def _append(self, incoming: StagedFile, chunk: bytes) -> None:
         if incoming.size_bytes + len(chunk) > self._limits.size_bytes:
             found = incoming.size_bytes + len(chunk)
-            raise media.too_large("bytes", found=found, limit=self._limits.size_bytes)
+            raise too_large("bytes", found=found, limit=self._limits.size_bytes)
         incoming.write(chunk)
 
     def _write(self, chunks: Iterable[bytes], claim: Claim) -> tuple[content_pb2.Media, bool]:
         incoming = self._begin()
         try:
             for chunk in chunks:
-                self._take(incoming, chunk)
+                self._append(incoming, chunk)
             return self._admit(incoming, claim, durable=False)
         finally:
             incoming.discard()
 
-    def _admit(self, incoming: IncomingFile, claim: Claim, *, durable: bool) -> tuple[content_pb2.Media, bool]:
-        mime_type = media.identify(incoming.head, modality=claim.modality, mime_type=claim.mime_type)
+    def _admit(self, incoming: StagedFile, claim: Claim, *, durable: bool) -> tuple[content_pb2.Media, bool]:
+        mime_type = identify(incoming.head, modality=claim.modality, mime_type=claim.mime_type)
         sha256 = incoming.finish()
         if claim.sha256 and claim.sha256 != sha256:
             message = f"The bytes have the digest {sha256}, and {claim.sha256} was claimed."
@@ -140,14 +138,14 @@ class MediaStore:
             raise InvalidArgument(message, reason="MEDIA_DIGEST_MISMATCH", metadata=metadata)
         existed = self.stored_size_bytes(sha256) is not None
         if not existed:
-            media.prove(incoming.path, mime_type, limits=self._limits)
+            validate(incoming.path, mime_type, limits=self._limits)
             self._objects.put(_key(sha256), incoming.path, sha256=sha256, durable=durable)
         return _reference(mime_type, sha256, incoming.size_bytes), existed
 
     def _known(self, sha256: str, head: bytes, claim: Claim) -> content_pb2.Media | None:
         if (size_bytes := self.stored_size_bytes(sha256)) is None:
             return None
-        mime_type = media.identify(head, modality=claim.modality, mime_type=claim.mime_type)
+        mime_type = identify(head, modality=claim.modality, mime_type=claim.mime_type)
         return _reference(mime_type, sha256, size_bytes)
 
 

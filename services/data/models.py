@@ -1,23 +1,99 @@
-"""The model registry: numbered, immutable versions, each files whose bytes were hashed when they were registered."""
+"""The model registry: numbered, immutable versions, each a set of files that were hashed when they were registered.
 
-from collections.abc import AsyncIterator, Sequence
+A model in the object store lies below `models/{sha256}/`, and the manifest `models/{sha256}.json` lists its files. The
+manifest is written last. A model that was registered in place is read from its folder.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from omnialign.errors import Aborted
-from omnialign.folders import FileEntry
+from omnialign.errors import Aborted, DataLoss, FailedPrecondition, NotFound
+from omnialign.folders import FileEntry, file_entry, list_files
 from omnialign.modeling.lora import check_base_in_project, lora_of_lora
 from omnialign.names import MODEL_VERSION, PROJECT, parse, unversioned
 from omnialign.v1.data_service_pb2 import LineageEdge
 from omnialign.v1.model_pb2 import ModelVersion
-from services.data.clock import now_us, timestamp
 from services.data.config import DataConfig
-from services.data.datasets import COMMIT_ATTEMPTS, missing, version_number
-from services.data.folders import local_path
-from services.data.model_files import ModelFiles
-from services.data.pool import call
-from services.data.store import Store
-from services.data.uploads import Uploads, is_upload
-from services.data.weights import Weights, inspect
+from services.data.datasets import COMMIT_ATTEMPTS, version_number
+from services.data.errors import not_found
+from services.data.objects import ObjectStore
+from services.data.objects.base import CHUNK_BYTES, run_in_pool
+from services.data.store import Store, now_us, timestamp
+from services.data.uploads import Upload, Uploads, is_upload, local_path
+from services.data.weights import StoredFiles, Weights, inspect_folder, inspect_model
+
+WEIGHTS = (".safetensors",)
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+
+
+class ModelFiles:
+    """Model files in the object store, and in folders where they were registered in place."""
+
+    def __init__(self, *, objects: ObjectStore, pool: ThreadPoolExecutor) -> None:
+        self._objects, self._pool = objects, pool
+
+    def admit(self, upload: Upload) -> tuple[str, Weights]:
+        """Checks the files of an upload and makes them the registry's own (blocking).
+
+        Gives where they are. Files that are there already are not copied again. Raises the reasons of `examine`.
+        """
+        weights = inspect_model(StoredFiles(upload.name, upload.files, self._objects))
+        uri = f"{self._objects.uri}/models/{weights.sha256}"
+        if self._objects.stat(_manifest_key(weights.sha256)) is None:
+            for entry, key in upload.files.items():
+                self._objects.copy(key, f"models/{weights.sha256}/{entry.path}")
+            files = [[entry.path, entry.size_bytes, entry.sha256] for entry in upload.files]
+            self._objects.put_bytes(_manifest_key(weights.sha256), json.dumps({"files": files}).encode())
+        return uri, weights
+
+    async def read(
+        self, version: ModelVersion, *, skip: frozenset[str], weights: bool = True
+    ) -> AsyncIterator[FileEntry | bytes]:
+        """Each file of a version and then its bytes, in order of path; weights only if they are wanted.
+
+        Raises MODEL_FILES_MISSING, OBJECT_CORRUPT.
+        """
+        entries = self._entries(version, suffixes=() if weights else WEIGHTS)
+        try:
+            while (entry := await run_in_pool(self._pool, next, entries, None)) is not None:
+                if entry.path in skip:
+                    continue
+                yield entry
+                pieces = self._pieces(version, entry)
+                while (piece := await run_in_pool(self._pool, next, pieces, None)) is not None:
+                    yield piece
+        except (NotFound, FileNotFoundError) as error:
+            raise _gone(version) from error
+
+    def _entries(self, version: ModelVersion, *, suffixes: tuple[str, ...]) -> Iterator[FileEntry]:
+        """The files but those that end so. One of a folder is hashed when it is its turn."""
+        if not self._is_stored(version):
+            folder = local_path(version.uri, roots=())  # it was allowed when it was registered
+            paths = list_files(folder)
+            if not paths:
+                raise _gone(version)
+            yield from (file_entry(path, folder=folder) for path in paths if not path.name.endswith(suffixes))
+            return
+        manifest = json.loads(self._objects.read(_manifest_key(version.sha256), length=MAX_MANIFEST_BYTES))
+        entries = (FileEntry(*entry) for entry in manifest["files"] if not entry[0].endswith(suffixes))
+        yield from sorted(entries, key=lambda entry: entry.path.split("/"))
+
+    def _pieces(self, version: ModelVersion, entry: FileEntry) -> Iterator[bytes]:
+        if self._is_stored(version):
+            yield from self._objects.chunks(f"models/{version.sha256}/{entry.path}", sha256=entry.sha256)
+            return
+        with (local_path(version.uri, roots=()) / entry.path).open("rb") as file:
+            left = entry.size_bytes
+            while left and (piece := file.read(min(CHUNK_BYTES, left))):
+                left -= len(piece)
+                yield piece
+        if left:
+            message = f"{entry.path} of {version.name} changed while it was read: register the model again."
+            raise DataLoss(message, reason="MODEL_CORRUPT", metadata={"name": version.name})
+
+    def _is_stored(self, version: ModelVersion) -> bool:
+        return version.uri == f"{self._objects.uri}/models/{version.sha256}"
 
 
 class Models:
@@ -39,10 +115,10 @@ class Models:
         """
         if is_upload(wanted.uri):
             upload = await self._uploads.get(wanted.uri, parent=parent)
-            uri, weights = await call(self._pool, self._files.admit, upload)
+            uri, weights = await run_in_pool(self._pool, self._files.admit, upload)
         else:
             path = local_path(wanted.uri, roots=self._config.roots())
-            uri, weights = path.as_uri(), await call(self._pool, inspect, path)
+            uri, weights = path.as_uri(), await run_in_pool(self._pool, inspect_folder, path)
         base = await self._base(weights, parent=parent, name=wanted.uri)
         version = await self._add(f"{parent}/models/{model_id}", uri, wanted, weights)
         made_from = dict.fromkeys([*sources, *base])
@@ -55,10 +131,10 @@ class Models:
         parts = parse(name, MODEL_VERSION)
         found = await self._store.model(unversioned(name), version_number(parts["version"]))
         if found is None:
-            raise missing("MODEL_VERSION", name)
+            raise not_found("MODEL_VERSION", name)
         return found[1]
 
-    async def files(
+    async def download(
         self, name: str, *, skip: Sequence[str] = (), weights: bool = True
     ) -> AsyncIterator[ModelVersion | FileEntry | bytes]:
         """A version, and then each of its files with its bytes. Raises the reasons of `get` and `ModelFiles.read`."""
@@ -67,7 +143,7 @@ class Models:
         async for part in self._files.read(version, skip=frozenset(skip), weights=weights):
             yield part
 
-    async def page(self, parent: str, *, after: list[str], limit: int) -> tuple[list[ModelVersion], list[str]]:
+    async def list_versions(self, parent: str, *, after: list[str], limit: int) -> tuple[list[ModelVersion], list[str]]:
         """A page of model versions, newest first, and the position after it; empty on the last page."""
         parse(parent, PROJECT)
         rows = await self._store.models(parent, after=after, limit=limit + 1)
@@ -100,3 +176,12 @@ class Models:
             if await self._store.add_model(version, model=model, number=number, created_us=created_us):
                 return version
         raise Aborted(f"Other callers register {model} all the time: try again.", reason="COMMIT_CONFLICT")
+
+
+def _manifest_key(sha256: str) -> str:
+    return f"models/{sha256}.json"
+
+
+def _gone(version: ModelVersion) -> FailedPrecondition:
+    message = f"The files of {version.name} are no longer at {version.uri}: register the model again."
+    return FailedPrecondition(message, reason="MODEL_FILES_MISSING", metadata={"name": version.name})

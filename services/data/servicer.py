@@ -14,10 +14,10 @@ from omnialign.v1 import data_service_pb2_grpc, dataset_pb2, model_pb2, record_p
 from services.data.datasets import Datasets
 from services.data.importing.importer import Importer
 from services.data.lineage import Lineage
-from services.data.links import MediaLinks
 from services.data.media_store import Claim, MediaStore
 from services.data.models import Models
-from services.data.table import Selection
+from services.data.presigned_media import PresignedMedia
+from services.data.record_table import Selection
 from services.data.uploads import Uploads
 from services.runtime.requests import body_digest, decode_token, encode_token, page_size
 
@@ -32,7 +32,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         *,
         datasets: Datasets,
         media: MediaStore,
-        links: MediaLinks,
+        presigned: PresignedMedia,
         uploads: Uploads,
         models: Models,
         lineage: Lineage,
@@ -40,7 +40,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         max_append_bytes: int,
     ) -> None:
         self._datasets, self._media, self._models = datasets, media, models
-        self._links, self._uploads = links, uploads
+        self._presigned, self._uploads = presigned, uploads
         self._lineage, self._importer = lineage, importer
         self._max_append_bytes = max_append_bytes
 
@@ -54,7 +54,9 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:  # noqa: D102, N802
         after = _after(request.page_token, filter=request.parent, numbers=(0,), length=2)
-        datasets, position = await self._datasets.page(request.parent, after=after, limit=page_size(request.page_size))
+        datasets, position = await self._datasets.list_datasets(
+            request.parent, after=after, limit=page_size(request.page_size)
+        )
         return pb.ListDatasetsResponse(datasets=datasets, next_page_token=_token(position, request.parent))
 
     async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> empty_pb2.Empty:  # noqa: D102, N802
@@ -78,14 +80,14 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def GetDatasetVersion(  # noqa: D102, N802
         self, request: pb.GetDatasetVersionRequest, context: Context
     ) -> dataset_pb2.DatasetVersion:
-        return await self._datasets.version(request.name)
+        return await self._datasets.get_version(request.name)
 
     async def ListDatasetVersions(  # noqa: D102, N802
         self, request: pb.ListDatasetVersionsRequest, context: Context
     ) -> pb.ListDatasetVersionsResponse:
         after = _after(request.page_token, filter=request.parent, numbers=(0,), length=1)
         limit = page_size(request.page_size)
-        versions, position = await self._datasets.versions(request.parent, after=after, limit=limit)
+        versions, position = await self._datasets.list_versions(request.parent, after=after, limit=limit)
         token = _token(position, request.parent)
         return pb.ListDatasetVersionsResponse(dataset_versions=versions, next_page_token=token)
 
@@ -106,7 +108,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def StreamQuarantine(  # noqa: D102, N802
         self, request: pb.StreamQuarantineRequest, context: Context
     ) -> AsyncIterator[pb.StreamQuarantineResponse]:
-        async for batch in self._datasets.quarantined(request.dataset):
+        async for batch in self._datasets.stream_quarantine(request.dataset):
             yield pb.StreamQuarantineResponse(records=batch)
 
     async def UploadMedia(  # noqa: D102, N802
@@ -128,18 +130,20 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def CreateMediaUpload(  # noqa: D102, N802
         self, request: pb.CreateMediaUploadRequest, context: Context
     ) -> pb.CreateMediaUploadResponse:
-        return await self._links.create_upload(request.parent, sha256=request.sha256, size_bytes=request.size_bytes)
+        return await self._presigned.create_upload(request.parent, sha256=request.sha256, size_bytes=request.size_bytes)
 
     async def CompleteMediaUpload(  # noqa: D102, N802
         self, request: pb.CompleteMediaUploadRequest, context: Context
     ) -> pb.CompleteMediaUploadResponse:
-        found = await self._links.complete_upload(request.name, modality=request.modality, mime_type=request.mime_type)
+        found = await self._presigned.complete_upload(
+            request.name, modality=request.modality, mime_type=request.mime_type
+        )
         return pb.CompleteMediaUploadResponse(media=found)
 
     async def CreateMediaDownload(  # noqa: D102, N802
         self, request: pb.CreateMediaDownloadRequest, context: Context
     ) -> pb.CreateMediaDownloadResponse:
-        return await self._links.create_download(request.sha256)
+        return await self._presigned.create_download(request.sha256)
 
     async def UploadFiles(  # noqa: D102, N802
         self, request_iterator: AsyncIterator[pb.UploadFilesRequest], context: Context
@@ -166,7 +170,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def DownloadModel(  # noqa: D102, N802
         self, request: pb.DownloadModelRequest, context: Context
     ) -> AsyncIterator[pb.DownloadModelResponse]:
-        wanted = self._models.files(request.name, skip=request.skip_paths, weights=not request.without_weights)
+        wanted = self._models.download(request.name, skip=request.skip_paths, weights=not request.without_weights)
         async for part in wanted:
             if isinstance(part, bytes):
                 yield pb.DownloadModelResponse(chunk=part)
@@ -181,7 +185,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     ) -> pb.ListModelVersionsResponse:
         after = _after(request.page_token, filter=request.parent, numbers=(0, 2), length=3)
         limit = page_size(request.page_size)
-        versions, position = await self._models.page(request.parent, after=after, limit=limit)
+        versions, position = await self._models.list_versions(request.parent, after=after, limit=limit)
         token = _token(position, request.parent)
         return pb.ListModelVersionsResponse(model_versions=versions, next_page_token=token)
 

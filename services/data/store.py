@@ -1,13 +1,15 @@
 """The data service's metadata in SQL: datasets, their versions, model versions, answered requests, lineage.
 
-Messages are kept as serialised protos beside the few columns that are searched. Times are microseconds since 1970.
+Messages are stored as serialised protos beside the few columns that are searched. Times are microseconds since 1970.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from google.protobuf import timestamp_pb2
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -214,3 +216,15 @@ def _version_query(dataset: str) -> sa.Select[Any]:
     table = DATASET_VERSIONS
     query = sa.select(table.c.number, table.c.state, table.c.message).where(table.c.dataset == dataset)
     return query.order_by(table.c.number.desc())
+
+
+def now_us() -> int:
+    """Microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def timestamp(microseconds: int) -> timestamp_pb2.Timestamp:
+    """The same moment as a message."""
+    moment = timestamp_pb2.Timestamp()
+    moment.FromMicroseconds(microseconds)
+    return moment

@@ -1,28 +1,32 @@
-"""Uploads: files that callers send ahead of the call that uses them, kept for a day.
+"""The files that callers hand over: uploads, which are kept for a day, and local paths inside the allowed folders.
 
-The files lie under numbers, never under the caller's paths; what they are called is in the manifest, which is written
-last: without it there is no upload.
+The files of an upload are stored under numbers, never under the caller's paths. Their names are in the manifest, which
+is written last: an upload without a manifest does not exist.
 """
 
+import asyncio
 import json
+import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from omnialign.errors import InvalidArgument, NotFound, OmnialignError, ResourceExhausted
+from omnialign.errors import InvalidArgument, NotFound, OmnialignError, PermissionDenied, ResourceExhausted
 from omnialign.folders import FileEntry
 from omnialign.names import matches, parse
 from omnialign.v1.data_service_pb2 import UploadedFile, UploadFilesResponse
-from services.data.clock import now_us, timestamp
 from services.data.config import DataConfig
-from services.data.incoming import IncomingFile
 from services.data.objects import ObjectStore
-from services.data.pool import call
+from services.data.objects.base import StagedFile, run_in_pool
+from services.data.store import now_us, timestamp
+
+_log = logging.getLogger(__name__)
 
 UPLOAD = "projects/{project}/uploads/{upload}"
 PREFIX = "uploads/"
@@ -62,6 +66,28 @@ def is_upload(name: str) -> bool:
     return matches(name, UPLOAD)
 
 
+def local_path(uri: str, *, roots: Sequence[Path]) -> Path:
+    """The resolved path that `uri` names. Raises URI_UNSUPPORTED, PATH_FORBIDDEN; it need not exist."""
+    path = _as_path(uri)
+    if "\0" in str(path) or not path.is_absolute():
+        raise InvalidArgument("The address must be an absolute path.", reason="URI_UNSUPPORTED", metadata={"uri": uri})
+    resolved = path.resolve()
+    if roots and not any(resolved.is_relative_to(root) for root in roots):
+        message = f"{uri} is outside the folders that this service may read."
+        raise PermissionDenied(message, reason="PATH_FORBIDDEN", metadata={"uri": uri})
+    return resolved
+
+
+def _as_path(uri: str) -> Path:
+    parts = urlsplit(uri)
+    if not parts.scheme:
+        return Path(uri)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        message = f"{uri} is not a local path: give a folder as file:// or as a plain path."
+        raise InvalidArgument(message, reason="URI_UNSUPPORTED", metadata={"uri": uri})
+    return Path(unquote(parts.path))
+
+
 class Uploads:
     """The uploads of all projects."""
 
@@ -74,20 +100,20 @@ class Uploads:
         Raises UPLOAD_PATH_INVALID, UPLOAD_FILE_MISSING, UPLOAD_TRUNCATED, UPLOAD_DIGEST_MISMATCH, UPLOAD_EMPTY,
         UPLOAD_TOO_LARGE.
         """
-        reception = _Reception(self._config, self._objects, self._scratch)
+        receiver = _UploadReceiver(self._config, self._objects, self._scratch)
         try:
             async for message in messages:
-                step = reception.begin if isinstance(message, UploadedFile) else reception.write
-                await call(self._pool, step, message)  # type: ignore[arg-type]
-            name = f"{parent}/uploads/{reception.id}"
-            await call(self._pool, reception.finish, name)
+                step = receiver.begin if isinstance(message, UploadedFile) else receiver.write
+                await run_in_pool(self._pool, step, message)  # type: ignore[arg-type]
+            name = f"{parent}/uploads/{receiver.id}"
+            await run_in_pool(self._pool, receiver.finish, name)
         except BaseException:
             with suppress(RuntimeError):  # the service is ending
-                self._pool.submit(reception.abandon)
+                self._pool.submit(receiver.abandon)
             raise
-        size_bytes = sum(entry.size_bytes for entry in reception.files)
-        answer = UploadFilesResponse(upload=name, file_count=len(reception.files), size_bytes=size_bytes)
-        answer.expire_time.CopyFrom(timestamp(reception.expire_us))
+        size_bytes = sum(entry.size_bytes for entry in receiver.files)
+        answer = UploadFilesResponse(upload=name, file_count=len(receiver.files), size_bytes=size_bytes)
+        answer.expire_time.CopyFrom(timestamp(receiver.expire_us))
         return answer
 
     async def get(self, name: str, *, parent: str) -> Upload:
@@ -95,7 +121,9 @@ class Uploads:
         upload_id = parse(name, UPLOAD)["upload"]
         if re.fullmatch(r"[0-9a-f]{32}", upload_id):
             with suppress(NotFound):
-                blob = await call(self._pool, self._objects.read, _manifest_key(upload_id), length=MAX_MANIFEST_BYTES)
+                blob = await run_in_pool(
+                    self._pool, self._objects.read, _manifest_key(upload_id), length=MAX_MANIFEST_BYTES
+                )
                 manifest = json.loads(blob)
                 if manifest["name"] == name and name.startswith(f"{parent}/") and manifest["expire_us"] > now_us():
                     return Upload(name, {FileEntry(*entry): key for *entry, key in manifest["files"]})
@@ -105,7 +133,7 @@ class Uploads:
     def fetch(self, upload: Upload, folder: Path) -> None:
         """Writes the files below a folder of this machine (blocking). Raises OBJECT_CORRUPT, STORAGE_FULL."""
         for entry, key in upload.files.items():
-            incoming = IncomingFile(self._scratch)
+            incoming = StagedFile(self._scratch)
             try:
                 for piece in self._objects.chunks(key, sha256=entry.sha256):
                     incoming.write(piece)
@@ -115,6 +143,26 @@ class Uploads:
                 incoming.path.replace(target)
             finally:
                 incoming.discard()
+
+    @asynccontextmanager
+    async def sweeping(self) -> AsyncIterator[None]:
+        """Within it, expired uploads are removed every `sweep_seconds`. Replicas may sweep at the same time."""
+        task = asyncio.create_task(self._sweep_periodically(), name="sweep uploads")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _sweep_periodically(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.sweep_seconds)
+            try:
+                if num_removed := await run_in_pool(self._pool, self.sweep):
+                    _log.info("removed %d expired uploads", num_removed, extra={"uploads": num_removed})
+            except Exception as error:  # the next sweep tries again
+                _log.warning("expired uploads cannot be removed now: %s", error)
 
     def sweep(self) -> int:
         """Removes what has expired, and what calls that died left (blocking); gives the number of uploads removed."""
@@ -132,7 +180,7 @@ class Uploads:
         return len(expired)
 
 
-class _Reception:
+class _UploadReceiver:
     """One upload while it comes. Blocking; one call at a time."""
 
     def __init__(self, config: DataConfig, objects: ObjectStore, scratch: Path) -> None:
@@ -144,7 +192,7 @@ class _Reception:
         self._folders: set[str] = set()
         self._size_bytes = 0
         self._file: UploadedFile | None = None
-        self._incoming: IncomingFile | None = None
+        self._incoming: StagedFile | None = None
 
     def begin(self, file: UploadedFile) -> None:
         self._end_file()
@@ -157,7 +205,7 @@ class _Reception:
         self._check_limits(len(self._paths) + 1)
         self._paths.add(path)
         self._folders |= folders
-        self._file, self._incoming = file, IncomingFile(self._scratch)
+        self._file, self._incoming = file, StagedFile(self._scratch)
 
     def write(self, chunk: bytes) -> None:
         if self._incoming is None or self._file is None:

@@ -93,14 +93,14 @@ class StoredFiles:
         return entries_digest(self._files)
 
 
-def inspect(folder: Path) -> Weights:
+def inspect_folder(folder: Path) -> Weights:
     """`examine` for a folder. Raises MODEL_FOLDER_MISSING too."""
     if not folder.is_dir():
         raise _refusal("MODEL_FOLDER_MISSING", f"There is no folder {folder}.", str(folder))
-    return examine(FolderFiles(folder))
+    return inspect_model(FolderFiles(folder))
 
 
-def examine(files: ModelSource) -> Weights:
+def inspect_model(files: ModelSource) -> Weights:
     """Reads what makes a model (blocking).
 
     Raises MODEL_HAS_PICKLE, MODEL_CONFIG_MISSING, MODEL_CONFIG_INVALID, MODEL_WEIGHTS_MISSING, MODEL_WEIGHTS_INVALID,

@@ -18,7 +18,7 @@ from omnialign.errors import (
 )
 from services.data.config import DataConfig
 from services.data.objects import open_objects
-from services.data.table import SCHEMA, Budget, RecordTable
+from services.data.record_table import SCHEMA, CommitRetries, RecordTable
 from tests.integration.data_service import IMAGE, NAME, png_bytes, record_ids, serve_data, sha256_hex, text_records
 from tests.s3_server import S3Server
 
@@ -98,7 +98,7 @@ async def test_many_small_writes_are_compacted_and_versions_stay(backend: dict[s
 def test_a_creator_that_comes_late_changes_nothing(backend: dict[str, Any], tmp_path: Path) -> None:
     objects = open_objects(DataConfig(root=tmp_path, **backend), registry=CollectorRegistry())
     place = objects.table("default/late", uid="u")
-    table = RecordTable(place, budget=Budget(5, 30), retention_seconds=3600, compact_fragments=32)
+    table = RecordTable(place, commit_retries=CommitRetries(5, 30), retention_seconds=3600, compact_fragments=32)
     table.merge(text_records(5))
     table.merge(text_records(9))
     lance.write_dataset(SCHEMA.empty_table(), str(tmp_path / "empty"), mode="create")
@@ -114,18 +114,18 @@ from prometheus_client import CollectorRegistry
 from omnialign.v1.record_pb2 import Record
 from services.data.config import DataConfig
 from services.data.objects import open_objects
-from services.data.table import Budget, RecordTable
+from services.data.record_table import CommitRetries, RecordTable
 settings = json.loads(sys.argv[1])
 objects = open_objects(
     DataConfig(root=Path(settings.pop("root")), s3_ca_file=Path(settings.pop("ca")) if "ca" in settings else None,
         **settings), registry=CollectorRegistry())
-table = RecordTable(objects.table("default/race", uid="u"), budget=Budget(50, 60), retention_seconds=3600,
-    compact_fragments=4)
+table = RecordTable(objects.table("default/race", uid="u"), commit_retries=CommitRetries(50, 60),
+    retention_seconds=3600, compact_fragments=4)
 print("ready", flush=True)
 sys.stdin.readline()
 for start in range(0, 40, 10):
     table.merge([Record(id=f"r{n:05d}", labels={"writer": sys.argv[2]}) for n in range(start, start + 20)])
-    table.tidy()
+    table.compact()
 print(table.snapshot().count(), flush=True)
 """
 

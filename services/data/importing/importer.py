@@ -20,15 +20,13 @@ from omnialign.v1.data_service_pb2 import ImportDatasetRequest as Request
 from omnialign.v1.data_service_pb2 import ImportDatasetResponse as Progress
 from services.data.config import DataConfig
 from services.data.datasets import Datasets
-from services.data.folders import local_path
-from services.data.importing.media_files import MediaFiles
 from services.data.importing.readers import Batch, read_batches
 from services.data.importing.rows import ReadRow, RowReader
-from services.data.importing.sources import SourceFile, find_files
+from services.data.importing.sources import MediaFiles, SourceFile, find_files
 from services.data.media_store import MediaStore
-from services.data.pool import call
+from services.data.objects.base import run_in_pool
 from services.data.store import Store
-from services.data.uploads import Upload, Uploads, is_upload
+from services.data.uploads import Upload, Uploads, is_upload, local_path
 
 WRITE_RECORDS = 512
 
@@ -60,8 +58,8 @@ class Importer:
                 yield progress
 
     async def _import(self, request: Request, path: Path, uri: str) -> AsyncIterator[Progress]:
-        files = await call(self._pool, find_files, path, subtask=request.subtask, split=request.split)
-        run = _Run(f"{request.parent}/datasets/{request.dataset_id}", datasets=self._datasets, media=self._media)
+        files = await run_in_pool(self._pool, find_files, path, subtask=request.subtask, split=request.split)
+        run = _ImportRun(f"{request.parent}/datasets/{request.dataset_id}", datasets=self._datasets, media=self._media)
         await self._ensure(request)
         for file in files:
             async for row in self._rows(file):
@@ -85,12 +83,12 @@ class Importer:
             yield path, path.as_uri()
             return
         upload = await self._uploads.get(request.source_uri, parent=request.parent)
-        folder = Path(await call(self._pool, tempfile.mkdtemp, prefix="import-", dir=self._config.root))
+        folder = Path(await run_in_pool(self._pool, tempfile.mkdtemp, prefix="import-", dir=self._config.root))
         try:
-            await call(self._pool, self._uploads.fetch, upload, folder)
-            yield _top(folder, upload), upload.name
+            await run_in_pool(self._pool, self._uploads.fetch, upload, folder)
+            yield _upload_root(folder, upload), upload.name
         finally:
-            await call(self._pool, shutil.rmtree, folder, ignore_errors=True)
+            await run_in_pool(self._pool, shutil.rmtree, folder, ignore_errors=True)
 
     async def _ensure(self, request: Request) -> None:
         """Creates the dataset if it is missing; another import may do so at the same time."""
@@ -110,8 +108,8 @@ class Importer:
         batches = read_batches(file)
         working: deque[asyncio.Task[list[ReadRow]]] = deque()
         try:
-            while (batch := await call(self._pool, next, batches, None)) is not None:
-                working.append(asyncio.create_task(call(self._pool, _read, reader, batch)))
+            while (batch := await run_in_pool(self._pool, next, batches, None)) is not None:
+                working.append(asyncio.create_task(run_in_pool(self._pool, _read, reader, batch)))
                 if len(working) > self._config.media_workers:
                     for row in await working.popleft():
                         yield row
@@ -132,7 +130,7 @@ class Importer:
         await self._store.add_edges(parent, edges)
 
 
-class _Run:
+class _ImportRun:
     """The counts of one import and the records that wait to be written."""
 
     def __init__(self, name: str, *, datasets: Datasets, media: MediaStore) -> None:
@@ -162,18 +160,18 @@ class _Run:
         good, bad = self._good, self._bad
         self._good, self._bad = [], []
         if good:
-            await self._media.settle()  # no record is written before its media are safe
+            await self._media.sync()  # no record is written before its media are safe
             await self._datasets.append(self.name, good)
-            await self._datasets.pardon(self.name, [record.id for record in good])
+            await self._datasets.release(self.name, [record.id for record in good])
         if bad:
-            await self._datasets.set_aside(self.name, bad)
+            await self._datasets.quarantine(self.name, bad)
         self.progress.records_imported += len(good)
         self.progress.rows_quarantined += len(bad)
         _count(self.progress.subtask_counts, (record.subtask for record in good))
         _count(self.progress.quarantine_reasons, (record.quarantine.reason for record in bad))
 
 
-def _top(folder: Path, upload: Upload) -> Path:
+def _upload_root(folder: Path, upload: Upload) -> Path:
     """Where an upload is one folder with all in it, that folder: its name may tell the subtask."""
     tops = {entry.path.partition("/")[0] for entry in upload.files}
     only = folder / tops.pop() if len(tops) == 1 else folder

@@ -14,11 +14,9 @@ from omnialign.v1 import content_pb2, record_pb2
 from omnialign.v1.content_pb2 import Media
 from omnialign.v1.record_pb2 import Record, Response
 from services.data.importing import columns
-from services.data.importing.columns import SCHEMAS, SIDES, Row
-from services.data.importing.feedback_text import read_feedback_text, read_verdict_text
-from services.data.importing.json_rows import MalformedLine
-from services.data.importing.media_files import MediaFiles
-from services.data.importing.sources import SPLITS, SourceFile
+from services.data.importing.columns import SCHEMAS, SIDES, Row, read_feedback_text, read_verdict_text
+from services.data.importing.readers import MalformedLine
+from services.data.importing.sources import SPLITS, MediaFiles, SourceFile
 
 ID_CHARACTERS = 24
 MAX_SCORE = 3
@@ -53,11 +51,11 @@ class RowReader:
         try:
             self._fill(record, row)
         except InvalidArgument as error:
-            _set_aside(record, error)
+            _quarantine(record, error)
         except (ValueError, TypeError) as error:  # text that is not Unicode, such as half a surrogate pair
-            _set_aside(record, _refuse("ROW_MALFORMED", f"The row has a value of a wrong kind: {error}."))
+            _quarantine(record, _refuse("ROW_MALFORMED", f"The row has a value of a wrong kind: {error}."))
         if record.ByteSize() > MAX_RECORD_BYTES:
-            _set_aside(record, _refuse("RECORD_TOO_LARGE", "The row's text is longer than a message may be."))
+            _quarantine(record, _refuse("RECORD_TOO_LARGE", "The row's text is longer than a message may be."))
             for field in ("prompt", "responses", "preference", "labels"):
                 record.ClearField(field)
         return ReadRow(record=record, digest=digest, media=tuple(_media(record)))
@@ -93,7 +91,7 @@ class RowReader:
             return []
         found = columns.value(row, columns.PROMPT_MEDIA[content_pb2.Modality.ValueType(modality)])
         several = found if isinstance(found, list) and found else [found]
-        return [self._files.take(one, modality) for one in several]
+        return [self._files.store(one, modality) for one in several]
 
     def _responses(self, row: Row) -> list[Response]:
         """The two responses, or none where the row is a prompt alone."""
@@ -127,7 +125,7 @@ class RowReader:
             parts.append(text)
         if self._schema.response_media:
             found = columns.value(row, self._media_columns(), side=side)
-            parts.append(self._files.take(found, self._schema.response_media))
+            parts.append(self._files.store(found, self._schema.response_media))
         source = columns.value(row, columns.SOURCE, side=side)
         response = Response(content=content(*parts), source=str(source or ""))
         feedback = _feedback(row, side)
@@ -136,7 +134,7 @@ class RowReader:
         return response
 
 
-def _set_aside(record: Record, error: InvalidArgument) -> None:
+def _quarantine(record: Record, error: InvalidArgument) -> None:
     plain = error.message[:MAX_MESSAGE_CHARACTERS].encode("utf-8", "replace").decode()
     record.quarantine.CopyFrom(record_pb2.Quarantine(stage="import", reason=error.reason, message=plain))
 

@@ -5,19 +5,22 @@ from urllib.parse import urlsplit
 from prometheus_client import CollectorRegistry
 
 from services.data.config import DataConfig
-from services.data.objects.base import ObjectInfo, ObjectStore, TablePlace
-from services.data.objects.local import LocalObjects
+from services.data.objects.base import ObjectInfo, ObjectStore, TableLocation
+from services.data.objects.local import LocalObjectStore
 
-__all__ = ["LocalObjects", "ObjectInfo", "ObjectStore", "TablePlace", "open_objects"]
+__all__ = ["LocalObjectStore", "ObjectInfo", "ObjectStore", "TableLocation", "open_objects"]
 
 
 def open_objects(config: DataConfig, *, registry: CollectorRegistry) -> ObjectStore:
     """The store that the settings name. Nothing is connected yet: `check` does."""
     if not config.objects_url:
-        return LocalObjects(config.root)
-    from services.data.objects.http import trust_in_tables  # a laptop needs no S3 SDK
-    from services.data.objects.metrics import S3Metrics
-    from services.data.objects.s3 import S3Objects, S3Settings
+        return LocalObjectStore(config.root)
+    from services.data.objects.s3 import S3ObjectStore
+    from services.data.objects.s3_client import (
+        S3Metrics,
+        S3Settings,
+        trust_ca_in_lance,  # a laptop needs no S3 SDK
+    )
 
     parts = urlsplit(config.objects_url)
     settings = S3Settings(
@@ -30,5 +33,5 @@ def open_objects(config: DataConfig, *, registry: CollectorRegistry) -> ObjectSt
         ca_file=config.s3_ca_file,
     )
     if config.s3_ca_file is not None:
-        trust_in_tables(config.s3_ca_file, bundle=config.root / "certificates.pem")
-    return S3Objects(settings, scratch=config.root, metrics=S3Metrics(registry))
+        trust_ca_in_lance(config.s3_ca_file, bundle=config.root / "certificates.pem")
+    return S3ObjectStore(settings, scratch=config.root, metrics=S3Metrics(registry))

@@ -1,18 +1,24 @@
-"""What the data service asks of the place where its objects lie.
+"""The interface of the object store, and what every implementation shares.
 
-A key is a relative path with `/` between its parts, made by this service, never by a caller. All methods block; the
-pools of the service run them. They raise S3_UNAVAILABLE, S3_CREDENTIALS_REFUSED, S3_BUCKET_MISSING and STORAGE_FULL.
+A key is a relative path with `/` between its parts, made by this service, never by a caller. All methods block, so
+async code calls them through `run_in_pool`. They raise S3_UNAVAILABLE, S3_CREDENTIALS_REFUSED, S3_BUCKET_MISSING and
+STORAGE_FULL.
 """
 
+import asyncio
 import errno
 import hashlib
+import os
+import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import IO, ParamSpec, Protocol, TypeVar
 
 from omnialign.errors import DataLoss, NotFound
+from services.data.errors import translate_storage_errors
 
 CHUNK_BYTES = 512 * 1024
 
@@ -27,7 +33,7 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True)
-class TablePlace:
+class TableLocation:
     """Where Lance finds a table, and what it needs to get there."""
 
     uri: str
@@ -40,7 +46,7 @@ class TablePlace:
     """Makes the new table in a folder the table of this place, unless there is one: of several at once, one wins."""
 
     @classmethod
-    def of_folder(cls, folder: Path) -> "TablePlace":
+    def of_folder(cls, folder: Path) -> "TableLocation":
         """A place that is a folder of this machine."""
         return cls(str(folder), {}, folder, folder.parent, partial(_move, folder))
 
@@ -60,7 +66,7 @@ class ObjectStore(Protocol):
     def put(self, key: str, path: Path, *, sha256: str, durable: bool = True) -> None:
         """Makes a file of this machine the object, all of it or nothing; the file may be gone afterwards.
 
-        `sha256` is the digest of the file. Without `durable` it is safe from a power cut only after `settle`.
+        `sha256` is the digest of the file. Without `durable` it is safe from a power cut only after `sync`.
         """
         ...
 
@@ -96,7 +102,7 @@ class ObjectStore(Protocol):
         """Removes the objects below a prefix that ends with `/`."""
         ...
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Waits until all that was put is safe from a power cut."""
         ...
 
@@ -108,7 +114,7 @@ class ObjectStore(Protocol):
         """A link that whoever has it may read this object from, for so long. Raises PRESIGNING_UNAVAILABLE."""
         ...
 
-    def table(self, name: str, *, uid: str) -> TablePlace:
+    def table(self, name: str, *, uid: str) -> TableLocation:
         """The place of a Lance table. Where a table cannot vanish at once, another `uid` is another place."""
         ...
 
@@ -125,12 +131,12 @@ def _move(target: Path, folder: Path) -> None:
             raise
 
 
-def missing(key: str) -> NotFound:
+def object_not_found(key: str) -> NotFound:
     """The error for an object that is not there."""
     return NotFound(f"There is no object {key}.", reason="OBJECT_NOT_FOUND", metadata={"key": key})
 
 
-def proven(pieces: Iterator[bytes], *, key: str, sha256: str) -> Generator[bytes, None, None]:
+def verified(pieces: Iterator[bytes], *, key: str, sha256: str) -> Generator[bytes, None, None]:
     """The pieces; raises OBJECT_CORRUPT after the last when their digest is another."""
     digest = hashlib.sha256()
     for piece in pieces:
@@ -139,3 +145,49 @@ def proven(pieces: Iterator[bytes], *, key: str, sha256: str) -> Generator[bytes
     if digest.hexdigest() != sha256:
         message = f"The stored object {key} is damaged: put it there again."
         raise DataLoss(message, reason="OBJECT_CORRUPT", metadata={"key": key})
+
+
+class StagedFile:
+    """Blocking. `head` are the first bytes, at most `head_bytes` and at most those of the first write."""
+
+    def __init__(self, folder: Path, *, head_bytes: int = 0) -> None:
+        self._head_bytes = head_bytes
+        self._digest = hashlib.sha256()
+        self.head = b""
+        self.size_bytes = 0
+        with translate_storage_errors():
+            handle, name = tempfile.mkstemp(dir=folder)
+        self.path = Path(name)
+        self._file: IO[bytes] = os.fdopen(handle, "wb")
+
+    def write(self, chunk: bytes) -> None:
+        """Appends. Raises STORAGE_FULL."""
+        self.size_bytes += len(chunk)
+        self.head = self.head or bytes(chunk[: self._head_bytes])
+        self._digest.update(chunk)
+        with translate_storage_errors():
+            self._file.write(chunk)
+
+    def finish(self) -> str:
+        """Ends the file and gives its digest; the bytes are not yet safe from a power cut."""
+        with translate_storage_errors():
+            self._file.close()
+        return self._digest.hexdigest()
+
+    def discard(self) -> None:
+        """Removes the file, unless it was moved away."""
+        with translate_storage_errors():
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def run_in_pool(pool: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Runs a blocking function in the pool and waits for its result, off the event loop.
+
+    A call that has begun cannot be interrupted: when the wait is cancelled, it runs to its end unobserved.
+    """
+    return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args, **kwargs))

@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from omnialign.errors import FailedPrecondition
-from services.data.faults import storage
-from services.data.objects.base import CHUNK_BYTES, ObjectInfo, TablePlace, missing, proven
+from services.data.errors import translate_storage_errors
+from services.data.objects.base import CHUNK_BYTES, ObjectInfo, TableLocation, object_not_found, verified
 
 
-class LocalObjects:
+class LocalObjectStore:
     """Objects below a folder; a file that is put must lie on the same filesystem."""
 
     def __init__(self, root: Path) -> None:
@@ -27,14 +27,14 @@ class LocalObjects:
 
     def check(self) -> None:
         """Makes the folder. Raises STORAGE_FULL."""
-        with storage():
+        with translate_storage_errors():
             self._root.mkdir(parents=True, exist_ok=True)
 
     def put(self, key: str, path: Path, *, sha256: str, durable: bool = True) -> None:
         """Moves a file here. See ObjectStore."""
         del sha256  # was computed over this very file
         target = self.path(key)
-        with storage():
+        with translate_storage_errors():
             if durable:
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
@@ -46,7 +46,7 @@ class LocalObjects:
     def put_bytes(self, key: str, data: bytes) -> None:
         """Writes a small file. See ObjectStore."""
         target = self.path(key)
-        with storage():
+        with translate_storage_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=target.parent, prefix=".putting-")
             try:
@@ -64,7 +64,7 @@ class LocalObjects:
 
     def chunks(self, key: str, *, sha256: str) -> Generator[bytes, None, None]:
         """See ObjectStore."""
-        return proven(self._pieces(key), key=key, sha256=sha256)
+        return verified(self._pieces(key), key=key, sha256=sha256)
 
     def stat(self, key: str) -> ObjectInfo | None:
         """See ObjectStore."""
@@ -83,7 +83,7 @@ class LocalObjects:
     def copy(self, source: str, target: str) -> None:
         """Links the file: objects are replaced, never changed. See ObjectStore."""
         path = self.path(target)
-        with self._found(source), storage():
+        with self._found(source), translate_storage_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".copying-") as folder:
                 staged = Path(folder) / "file"
@@ -105,7 +105,7 @@ class LocalObjects:
         """See ObjectStore."""
         shutil.rmtree(self.path(prefix), ignore_errors=True)
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """One sync for many objects instead of one for each."""
         sync_filesystem(self._root)
 
@@ -117,10 +117,10 @@ class LocalObjects:
         """Raises PRESIGNING_UNAVAILABLE: a folder has no links."""
         raise _no_links(key, seconds)
 
-    def table(self, name: str, *, uid: str) -> TablePlace:
+    def table(self, name: str, *, uid: str) -> TableLocation:
         """See ObjectStore. A folder vanishes at once, so the name is enough."""
         del uid
-        return TablePlace.of_folder(self.path(f"lance/{name}.lance"))
+        return TableLocation.of_folder(self.path(f"lance/{name}.lance"))
 
     def remove_table(self, name: str, *, uid: str) -> None:
         """Moves the table away, so that it vanishes at once, then deletes its files. See ObjectStore."""
@@ -146,7 +146,7 @@ class LocalObjects:
         try:
             yield
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise missing(key) from error
+            raise object_not_found(key) from error
 
 
 def sync_filesystem(folder: Path) -> None:
@@ -155,7 +155,7 @@ def sync_filesystem(folder: Path) -> None:
     if sync_one is None:  # not Linux
         os.sync()
         return
-    with storage(), _folder(folder) as handle:
+    with translate_storage_errors(), _folder(folder) as handle:
         if sync_one(handle):
             raise OSError(ctypes.get_errno(), "the filesystem cannot be synced")
 

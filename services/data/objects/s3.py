@@ -6,7 +6,6 @@ the server said: it may hold keys.
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from io import BytesIO
@@ -22,25 +21,17 @@ from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error, ServerError
 
 from omnialign.client.retry import RetryBudget
-from omnialign.errors import FailedPrecondition, Internal, OmnialignError
+from omnialign.errors import FailedPrecondition
 from omnialign.folders import list_files
-from services.data.faults import s3_stores_nothing, s3_unavailable, storage_full, translate_s3
-from services.data.objects.base import CHUNK_BYTES, ObjectInfo, TablePlace, missing, proven
-from services.data.objects.http import open_http
-from services.data.objects.metrics import S3Metrics
+from services.data.errors import s3_error, s3_unavailable
+from services.data.objects.base import CHUNK_BYTES, ObjectInfo, TableLocation, verified
+from services.data.objects.s3_client import ABSENT, S3Metrics, S3Settings, open_http, sdk_error
 
 PART_BYTES = 16 * 1024 * 1024
 MOST_PARTS = 9000
-ABSENT = ("NoSuchKey", "NoSuchObject", "NoSuchVersion", "MethodNotAllowed")
-FULL = (
-    "QuotaExceeded", "QuotaExceededException", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "StorageFull",
-    "InsufficientStorage", "EntityTooLargeForQuota",
-)  # fmt: skip
-INSUFFICIENT_STORAGE = 507
 MULTIPLE_CHOICES = 300
 TAKEN = (409, 412)
 """There is such an object, or another is being put just now."""
-WRITES = ("put", "copy")
 LINK_TO_SELF = timedelta(minutes=5)
 # Lance tries again by itself; longer than this a call should not hang on a server that is away.
 LANCE_OPTIONS = {
@@ -51,24 +42,7 @@ LANCE_OPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class S3Settings:
-    """Which bucket of which server, and how to get there."""
-
-    bucket: str
-    prefix: str
-    """Put before every key; empty or without a `/` at either end."""
-    endpoint: str
-    """`https://host:port`; empty means AWS."""
-    region: str
-    path_style: bool
-    """Whether the bucket is in the path instead of in the host's name."""
-    ca_file: Path | None
-    public_endpoint: str = ""
-    """Endpoint in the links for people outside; empty means `endpoint`."""
-
-
-class S3Objects:
+class S3ObjectStore:
     """Objects in a bucket. The credentials are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
 
     def __init__(self, settings: S3Settings, *, scratch: Path, metrics: S3Metrics) -> None:
@@ -132,7 +106,7 @@ class S3Objects:
 
     def chunks(self, key: str, *, sha256: str) -> Generator[bytes, None, None]:
         """See ObjectStore."""
-        return proven(self._pieces(key), key=key, sha256=sha256)
+        return verified(self._pieces(key), key=key, sha256=sha256)
 
     def stat(self, key: str) -> ObjectInfo | None:
         """See ObjectStore."""
@@ -166,9 +140,9 @@ class S3Objects:
         names = [DeleteObject(self._key(found.key)) for found in self.list(prefix)]
         with self._measured("delete"):
             for error in self._client.remove_objects(self._bucket, names):
-                raise translate_s3(str(error.code).lower()) or s3_unavailable()
+                raise s3_error(str(error.code).lower()) or s3_unavailable()
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Nothing to do: S3 answers when an object is safe."""
 
     def presign_put(self, key: str, *, seconds: float) -> str:
@@ -179,11 +153,11 @@ class S3Objects:
         """See ObjectStore."""
         return self._presign("GET", key, seconds)
 
-    def table(self, name: str, *, uid: str) -> TablePlace:
+    def table(self, name: str, *, uid: str) -> TableLocation:
         """See ObjectStore. A writer that comes late must not write into a new table of the same name."""
         key = f"lance/{name}-{uid}.lance"
         uri = f"s3://{self._bucket}/{self._key(key)}"
-        return TablePlace(uri, self._table_options(), None, self._scratch, partial(self._publish_table, key))
+        return TableLocation(uri, self._table_options(), None, self._scratch, partial(self._publish_table, key))
 
     def remove_table(self, name: str, *, uid: str) -> None:
         """See ObjectStore."""
@@ -287,36 +261,7 @@ class S3Objects:
                 yield
                 self._budget.succeeded()
             except (S3Error, ServerError, InvalidResponseError, urllib3.exceptions.HTTPError) as error:
-                raise as_error(error, key, operation) from None  # its words may hold keys and signatures
-
-
-def as_error(error: Exception, key: str, operation: str) -> OmnialignError:
-    """The typed error for a failure of the SDK or of the connection."""
-    if isinstance(error, ServerError | InvalidResponseError):
-        return storage_full() if _status(error) == INSUFFICIENT_STORAGE else s3_unavailable()
-    if not isinstance(error, S3Error):
-        return _untrusted() if "CERTIFICATE_VERIFY_FAILED" in str(error) else s3_unavailable()
-    if error.code in ABSENT:
-        return missing(key)
-    if error.code in FULL or error.response.status == INSUFFICIENT_STORAGE:
-        return storage_full()
-    typed = translate_s3(str(error.code).lower())
-    if operation in WRITES and error.code == "InternalError":
-        return s3_stores_nothing()
-    if typed is not None:
-        return typed
-    if error.response.status >= 500:
-        return s3_unavailable()
-    return Internal(f"The S3 server refused an operation with {error.code}.", reason="S3_REFUSED")
-
-
-def _untrusted() -> FailedPrecondition:
-    message = "The certificate of the S3 server is not trusted: name its authority's in OMNIALIGN_DATA_S3_CA_FILE."
-    return FailedPrecondition(message, reason="S3_CERTIFICATE_UNTRUSTED")
-
-
-def _status(error: ServerError | InvalidResponseError) -> int:
-    return error.status_code if isinstance(error, ServerError) else int(getattr(error, "_code", 0))
+                raise sdk_error(error, key, operation) from None  # its words may hold keys and signatures
 
 
 def _info(key: str, entry: Any) -> ObjectInfo:

@@ -10,7 +10,7 @@ import pytest
 
 from omnialign.content import content
 from omnialign.v1 import record_pb2
-from services.data.table import Budget, RecordTable, Selection
+from services.data.record_table import CommitRetries, RecordTable, Selection
 
 ROWS = 2000
 WRITER = """
@@ -18,13 +18,14 @@ import sys
 from pathlib import Path
 from omnialign.content import content
 from omnialign.v1.record_pb2 import Record
-from services.data.table import Budget, RecordTable
-table = RecordTable(Path(sys.argv[1]), budget=Budget(5, 30), retention_seconds=3600, compact_fragments=4)
+from services.data.record_table import CommitRetries, RecordTable
+retries = CommitRetries(5, 30)
+table = RecordTable(Path(sys.argv[1]), commit_retries=retries, retention_seconds=3600, compact_fragments=4)
 for batch in range(1000):
     records = [Record(id=f"{batch:04d}-{n:05d}", prompt=content("x" * 500)) for n in range(2000)]
     print(batch, flush=True)
     table.merge(records)
-    table.tidy()
+    table.compact()
 """
 FULL = """
 import resource, sys
@@ -32,8 +33,9 @@ from pathlib import Path
 from omnialign.content import content
 from omnialign.errors import ResourceExhausted
 from omnialign.v1.record_pb2 import Record
-from services.data.table import Budget, RecordTable
-table = RecordTable(Path(sys.argv[1]), budget=Budget(5, 30), retention_seconds=3600, compact_fragments=32)
+from services.data.record_table import CommitRetries, RecordTable
+retries = CommitRetries(5, 30)
+table = RecordTable(Path(sys.argv[1]), commit_retries=retries, retention_seconds=3600, compact_fragments=32)
 table.merge([Record(id="kept")])
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
@@ -45,7 +47,7 @@ print(table.snapshot().count())
 
 
 def table(path: Path) -> RecordTable:
-    return RecordTable(path, budget=Budget(5, 30), retention_seconds=3600, compact_fragments=4)
+    return RecordTable(path, commit_retries=CommitRetries(5, 30), retention_seconds=3600, compact_fragments=4)
 
 
 @pytest.mark.chaos

@@ -8,7 +8,7 @@ from omnialign.client import AsyncClient
 from omnialign.content import content
 from omnialign.errors import InvalidArgument, NotFound
 from omnialign.v1 import data_service_pb2, record_pb2
-from services.data.lineage import in_order
+from services.data.lineage import topological_order
 
 Edge = data_service_pb2.LineageEdge
 SOURCES = data_service_pb2.GetLineageRequest.DIRECTION_SOURCES
@@ -88,5 +88,5 @@ async def test_records_that_a_model_wrote_and_versions_leave_edges(client: Async
 
 
 def test_names_in_a_circle_are_all_kept() -> None:
-    assert sorted(in_order(["c", "a", "b"], [("a", "b"), ("b", "a"), ("b", "c")])) == ["a", "b", "c"]
-    assert in_order(["c", "b", "a"], [("a", "b"), ("b", "c")]) == ["a", "b", "c"]
+    assert sorted(topological_order(["c", "a", "b"], [("a", "b"), ("b", "a"), ("b", "c")])) == ["a", "b", "c"]
+    assert topological_order(["c", "b", "a"], [("a", "b"), ("b", "c")]) == ["a", "b", "c"]

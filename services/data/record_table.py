@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 
 from omnialign.errors import Aborted
 from omnialign.v1 import record_pb2
-from services.data.faults import storage
-from services.data.objects.base import TablePlace
+from services.data.errors import translate_storage_errors
+from services.data.objects.base import TableLocation
 
 BATCH_BYTES = 900 * 1024
 BATCH_ROWS = 1024
@@ -56,10 +56,10 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Budget:
+class CommitRetries:
     """How long a commit that loses races is tried again."""
 
-    retries: int
+    max_retries: int
     timeout_seconds: float
 
 
@@ -76,7 +76,7 @@ class Snapshot:
 
     def count(self) -> int:
         """Number of records."""
-        with storage():
+        with translate_storage_errors():
             return int(self._dataset.count_rows())
 
     def counts(self) -> dict[str, int]:
@@ -125,10 +125,15 @@ class RecordTable:
     """The table at a place. Safe for many threads and processes."""
 
     def __init__(
-        self, place: TablePlace | Path, *, budget: Budget, retention_seconds: float, compact_fragments: int
+        self,
+        place: TableLocation | Path,
+        *,
+        commit_retries: CommitRetries,
+        retention_seconds: float,
+        compact_fragments: int,
     ) -> None:
-        self.place = place if isinstance(place, TablePlace) else TablePlace.of_folder(place)
-        self._budget = budget
+        self.place = place if isinstance(place, TableLocation) else TableLocation.of_folder(place)
+        self._commit_retries = commit_retries
         self._retention = timedelta(seconds=retention_seconds)
         self._compact_fragments = compact_fragments
 
@@ -152,31 +157,31 @@ class RecordTable:
         rows = to_arrow(records)
         if not rows.num_rows:
             return 0, 0
-        with storage():
-            stats = self._merge_again(rows)
+        with translate_storage_errors():
+            stats = self._merge_with_retries(rows)
         inserted = int(stats["num_inserted_rows"])
         return inserted, rows.num_rows - inserted
 
-    def discard(self, ids: Sequence[str]) -> None:
+    def delete(self, ids: Sequence[str]) -> None:
         """Removes rows by id. Only for ids made by this service: they go into a filter string."""
         assert all(name.replace("-", "").isalnum() for name in ids)
         dataset = self._open()
         condition = f"id IN ({', '.join(repr(name) for name in ids)})"
-        with storage():
+        with translate_storage_errors():
             if ids and dataset.count_rows(filter=condition):
                 dataset.delete(condition)
 
     def tag(self, name: str, *, version: int) -> None:
         """Names a state, which keeps it from being cleaned away. A name that is there already names it."""
         dataset = self._open()
-        with storage():
+        with translate_storage_errors():
             try:
                 dataset.tags.create(name, version)
             except ValueError as error:
                 if "already exists" not in str(error):
                     raise
 
-    def tidy(self) -> bool:
+    def compact(self) -> bool:
         """Compacts the table when it is in many pieces, and removes old untagged states; tells whether it did."""
         dataset = self._open()
         if len(dataset.get_fragments()) <= self._compact_fragments:
@@ -186,7 +191,7 @@ class RecordTable:
             dataset.cleanup_old_versions(older_than=self._retention, error_if_tagged_old_versions=False)
         return True
 
-    def _merge_again(self, rows: pa.Table) -> dict[str, int]:
+    def _merge_with_retries(self, rows: pa.Table) -> dict[str, int]:
         """Merges; where a file that was just read is gone, since another process tidied up, begins from the new state.
 
         Commits that lose a race are tried again by Lance itself, within the budget.
@@ -201,8 +206,10 @@ class RecordTable:
 
     def _merge(self, rows: pa.Table) -> dict[str, int]:
         merge = self._open().merge_insert("id").when_matched_update_all("target.record != source.record")
-        merge = merge.when_not_matched_insert_all().conflict_retries(self._budget.retries)
-        stats: dict[str, int] = merge.retry_timeout(timedelta(seconds=self._budget.timeout_seconds)).execute(rows)
+        merge = merge.when_not_matched_insert_all().conflict_retries(self._commit_retries.max_retries)
+        stats: dict[str, int] = merge.retry_timeout(timedelta(seconds=self._commit_retries.timeout_seconds)).execute(
+            rows
+        )
         return stats
 
     def _open(self, version: int | None = None) -> Any:
@@ -219,7 +226,7 @@ class RecordTable:
         if place.folder is not None and not (place.folder / "_versions").exists():
             raise FileNotFoundError(place.uri)
         try:
-            with storage():
+            with translate_storage_errors():
                 return lance.dataset(place.uri, version=version, storage_options=dict(place.options) or None)
         except ValueError as error:
             if place.folder is None and version is None and "was not found" in str(error):
@@ -232,7 +239,10 @@ class RecordTable:
         Creating it in place is no way: of two creators at once, the second may overwrite the first one's records.
         """
         self.place.scratch.mkdir(parents=True, exist_ok=True)
-        with storage(), tempfile.TemporaryDirectory(dir=self.place.scratch, prefix=".creating-") as scratch:
+        with (
+            translate_storage_errors(),
+            tempfile.TemporaryDirectory(dir=self.place.scratch, prefix=".creating-") as scratch,
+        ):
             empty = Path(scratch) / "table"
             lance.write_dataset(SCHEMA.empty_table(), str(empty), mode="create")
             self.place.publish(empty)
@@ -290,7 +300,7 @@ def _spans(sizes: Any) -> Iterator[tuple[int, int]]:
 def _expired() -> Iterator[None]:
     """Turns "file not found" into SNAPSHOT_EXPIRED: the state was cleaned away while it was read."""
     try:
-        with storage():
+        with translate_storage_errors():
             yield
     except (OSError, ValueError) as error:
         if "not found" not in str(error).lower():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.data.importing.feedback_text import FeedbackText, read_feedback_text, read_verdict_text
+from services.data.importing.columns import FeedbackText, read_feedback_text, read_verdict_text
 
 WORDS = st.text().filter(lambda text: "#" not in text).map(str.strip)
 

@@ -1,7 +1,7 @@
-"""Proving that a file is the media it claims to be: it is decoded whole, within limits, in bounded memory.
+"""Validating media: the type is read from the first bytes, then the whole file is decoded, within limits.
 
-Sizes are read from the header first, so that a decompression bomb is refused before anything is unpacked. Everything
-here blocks; callers run it in a bounded pool of threads.
+Sizes are read from the header first, so that a decompression bomb is refused before anything is unpacked. Memory is
+bounded whatever the file. Everything here blocks; callers run it in a bounded pool of threads.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,6 @@ from omnialign.modeling.decoding import decode
 from omnialign.modeling.inputs import MediaBytes, MediaPolicy
 from omnialign.v1 import content_pb2
 from services.data.config import DataConfig
-from services.data.sniffing import AUDIO, DEMUXERS, IMAGE, MODALITIES, VIDEO, canonical, sniff
 
 # A decoder may drop a frame at an edge; more than this share missing means that the end of the file is.
 COMPLETE_SHARE = 0.95
@@ -28,7 +27,7 @@ BEGINNING = MediaPolicy(max_frames=1, max_audio_seconds=1.0, use_damaged=True)
 
 
 @dataclass(frozen=True)
-class Limits:
+class MediaLimits:
     """The largest media that is let in."""
 
     size_bytes: int
@@ -39,7 +38,7 @@ class Limits:
     accept_damaged: bool = False
 
     @classmethod
-    def of(cls, config: DataConfig) -> "Limits":
+    def of(cls, config: DataConfig) -> "MediaLimits":
         """The limits that the settings give."""
         return cls(
             config.max_media_bytes,
@@ -76,15 +75,15 @@ def identify(head: bytes, *, modality: int = 0, mime_type: str = "") -> str:
     return found
 
 
-def prove(path: Path, mime_type: str, *, limits: Limits) -> None:
+def validate(path: Path, mime_type: str, *, limits: MediaLimits) -> None:
     """Decodes the whole file. Raises MEDIA_UNDECODABLE, MEDIA_TRUNCATED or MEDIA_TOO_LARGE.
 
     Where damaged files are accepted it is enough that the first frame, or the first second, decodes.
     """
-    checks: dict[int, Callable[[Path, str, Limits], None]] = {
-        IMAGE: _prove_image,
-        AUDIO: _prove_audio,
-        VIDEO: _prove_video,
+    checks: dict[int, Callable[[Path, str, MediaLimits], None]] = {
+        IMAGE: _validate_image,
+        AUDIO: _validate_audio,
+        VIDEO: _validate_video,
     }
     try:
         checks[MODALITIES[mime_type]](path, mime_type, limits)
@@ -108,7 +107,7 @@ def _mismatch(claimed: str, found: str) -> InvalidArgument:
     return refusal("MEDIA_TYPE_MISMATCH", message, claimed=claimed, found=found)
 
 
-def _prove_image(path: Path, mime_type: str, limits: Limits) -> None:
+def _validate_image(path: Path, mime_type: str, limits: MediaLimits) -> None:
     del mime_type
     try:
         with Image.open(path, formats=("PNG", "JPEG", "GIF", "WEBP")) as image:
@@ -120,7 +119,7 @@ def _prove_image(path: Path, mime_type: str, limits: Limits) -> None:
         raise refusal(reason, f"The image does not decode: {error}.") from error
 
 
-def _decode_frames(image: Image.Image, limits: Limits) -> None:
+def _decode_frames(image: Image.Image, limits: MediaLimits) -> None:
     """Decodes one frame after the other: an animation is as large as all of them."""
     index, pixels = 0, 0
     while True:
@@ -136,7 +135,7 @@ def _decode_frames(image: Image.Image, limits: Limits) -> None:
         image.seek(index)
 
 
-def _prove_audio(path: Path, mime_type: str, limits: Limits) -> None:
+def _validate_audio(path: Path, mime_type: str, limits: MediaLimits) -> None:
     if mime_type == "audio/wav":
         _check_wav_length(path)
     with _opened(path, mime_type) as container:
@@ -150,7 +149,7 @@ def _prove_audio(path: Path, mime_type: str, limits: Limits) -> None:
         _check_complete(seconds, expected - 0.1, "seconds")
 
 
-def _prove_video(path: Path, mime_type: str, limits: Limits) -> None:
+def _validate_video(path: Path, mime_type: str, limits: MediaLimits) -> None:
     with _opened(path, mime_type) as container:
         stream = _stream(container.streams.video, "video")
         stream.thread_type = "NONE"
@@ -198,17 +197,17 @@ def _header_seconds(container: Any, stream: Any) -> float:
     return float(container.duration or 0) / av.time_base
 
 
-def _check_seconds(seconds: float, limits: Limits) -> None:
+def _check_seconds(seconds: float, limits: MediaLimits) -> None:
     if seconds > limits.seconds:
         raise too_large("seconds", found=seconds, limit=limits.seconds)
 
 
-def _check_frame(width: int, height: int, limits: Limits) -> None:
+def _check_frame(width: int, height: int, limits: MediaLimits) -> None:
     if width * height > limits.frame_pixels:
         raise too_large("pixels", found=width * height, limit=limits.frame_pixels)
 
 
-def _check_count(frames: int, limits: Limits) -> None:
+def _check_count(frames: int, limits: MediaLimits) -> None:
     if frames > limits.frames:
         raise too_large("frames", found=frames, limit=limits.frames)
 
@@ -229,3 +228,61 @@ def _check_wav_length(path: Path) -> None:
     if claimed not in STREAMED_WAV_SIZES and found < claimed - 1:
         message = f"The WAV file is cut off: {found} of {claimed} bytes are there."
         raise refusal("MEDIA_TRUNCATED", message, found=found, expected=claimed)
+
+
+HEAD_BYTES = 64
+
+IMAGE, AUDIO, VIDEO = content_pb2.MODALITY_IMAGE, content_pb2.MODALITY_AUDIO, content_pb2.MODALITY_VIDEO
+MODALITIES: dict[str, int] = {
+    "image/png": IMAGE, "image/jpeg": IMAGE, "image/gif": IMAGE, "image/webp": IMAGE,
+    "audio/wav": AUDIO, "audio/flac": AUDIO, "audio/mpeg": AUDIO, "audio/ogg": AUDIO, "audio/mp4": AUDIO,
+    "video/mp4": VIDEO, "video/webm": VIDEO, "video/x-matroska": VIDEO, "video/x-msvideo": VIDEO,
+}  # fmt: skip
+# The decoder's own name of each container: it is never left to guess, since some of its formats read other files.
+DEMUXERS: dict[str, str] = {
+    "audio/wav": "wav", "audio/flac": "flac", "audio/mpeg": "mp3", "audio/ogg": "ogg", "audio/mp4": "mp4",
+    "video/mp4": "mp4", "video/webm": "matroska", "video/x-matroska": "matroska", "video/x-msvideo": "avi",
+}  # fmt: skip
+ALIASES: dict[str, str] = {
+    "image/jpg": "image/jpeg", "audio/x-wav": "audio/wav", "audio/wave": "audio/wav", "audio/vnd.wave": "audio/wav",
+    "audio/x-flac": "audio/flac", "audio/mp3": "audio/mpeg", "application/ogg": "audio/ogg",
+    "audio/x-m4a": "audio/mp4", "audio/m4a": "audio/mp4",
+    "video/quicktime": "video/mp4", "video/avi": "video/x-msvideo",
+}  # fmt: skip
+PREFIXES: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"fLaC", "audio/flac"),
+    (b"OggS", "audio/ogg"),
+    (b"ID3", "audio/mpeg"),
+)
+RIFF_KINDS = {b"WAVE": "audio/wav", b"WEBP": "image/webp", b"AVI ": "video/x-msvideo"}
+
+
+def sniff(head: bytes) -> str:
+    """The MIME type that the first `HEAD_BYTES` of a file show, or "" for none that is known."""
+    for prefix, mime_type in PREFIXES:
+        if head.startswith(prefix):
+            return mime_type
+    if head[:4] == b"RIFF":
+        return RIFF_KINDS.get(head[8:12], "")
+    if head[4:8] == b"ftyp":
+        return "audio/mp4" if head[8:11] == b"M4A" else "video/mp4"
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return "video/webm" if b"webm" in head else "video/x-matroska"
+    return "audio/mpeg" if _is_mpeg_frame(head) else ""
+
+
+def canonical(mime_type: str) -> str:
+    """A claimed MIME type without parameters and in its usual spelling."""
+    plain = mime_type.partition(";")[0].strip().lower()
+    return ALIASES.get(plain, plain)
+
+
+def _is_mpeg_frame(head: bytes) -> bool:
+    """Whether a valid MPEG audio frame header comes first: sync, layer 1-3, a bit rate and a sampling rate."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return False
+    return head[1] & 0x06 != 0 and head[1] & 0x18 != 0x08 and head[2] & 0xF0 != 0xF0 and head[2] & 0x0C != 0x0C

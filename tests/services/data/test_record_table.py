@@ -11,12 +11,22 @@ from hypothesis import strategies as st
 
 from omnialign.content import content
 from omnialign.v1 import record_pb2
-from services.data.table import BATCH_BYTES, Budget, RecordTable, Selection, Snapshot, shard_hash, to_arrow
+from services.data.record_table import (
+    BATCH_BYTES,
+    CommitRetries,
+    RecordTable,
+    Selection,
+    Snapshot,
+    shard_hash,
+    to_arrow,
+)
 
 
 def table(path: Path, compact_fragments: int = 32) -> RecordTable:
-    budget = Budget(retries=50, timeout_seconds=60)
-    return RecordTable(path / "t.lance", budget=budget, retention_seconds=0, compact_fragments=compact_fragments)
+    budget = CommitRetries(retries=50, timeout_seconds=60)
+    return RecordTable(
+        path / "t.lance", commit_retries=budget, retention_seconds=0, compact_fragments=compact_fragments
+    )
 
 
 def record(number: int, text: str = "x", subtask: str = "t2t", split: str = "train") -> record_pb2.Record:
@@ -103,11 +113,12 @@ WRITER = """
 import sys
 from pathlib import Path
 from omnialign.v1.record_pb2 import Record
-from services.data.table import Budget, RecordTable
-table = RecordTable(Path(sys.argv[1]), budget=Budget(50, 60), retention_seconds=3600, compact_fragments=4)
+from services.data.record_table import CommitRetries, RecordTable
+retries = CommitRetries(50, 60)
+table = RecordTable(Path(sys.argv[1]), commit_retries=retries, retention_seconds=3600, compact_fragments=4)
 for start in range(0, 60, 10):
     table.merge([Record(id=f"r{n:05d}", labels={"writer": sys.argv[2]}) for n in range(start, start + 20)])
-    table.tidy()
+    table.compact()
 """
 
 
@@ -127,7 +138,7 @@ def test_many_small_writes_are_compacted_and_tagged_states_stay(tmp_path: Path) 
     records.tag("v1", version=kept)
     for number in range(1, 30):
         records.merge([record(number)])
-        records.tidy()
+        records.compact()
     dataset = lance.dataset(records.place.uri)
     assert len(dataset.get_fragments()) <= 9
     assert len(dataset.versions()) < 20
@@ -141,7 +152,7 @@ def test_compaction_is_no_change(tmp_path: Path) -> None:
         records.merge([record(number)])
     before = records.snapshot()
     fingerprint = before.fingerprint()
-    assert records.tidy()
+    assert records.compact()
     assert records.snapshot().version > before.version
     assert records.snapshot().fingerprint() == fingerprint
 

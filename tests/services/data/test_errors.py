@@ -8,8 +8,8 @@ from urllib3 import HTTPResponse
 from urllib3.exceptions import MaxRetryError, ProtocolError
 
 from omnialign.errors import Aborted, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
-from services.data.faults import translate
-from services.data.objects.s3 import as_error
+from services.data.errors import as_omnialign_error
+from services.data.objects.s3_client import sdk_error
 
 LANCE = "LanceError(IO): Generic S3 error: Error performing {} https://h/b in 1ms - {}, /x/object_store.rs:1"
 
@@ -29,14 +29,14 @@ LANCE = "LanceError(IO): Generic S3 error: Error performing {} https://h/b in 1m
     ],
 )
 def test_words_of_lance_become_typed_errors(words: str, kind: type, reason: str) -> None:
-    found = translate(OSError(words))
+    found = as_omnialign_error(OSError(words))
     assert isinstance(found, kind)
     assert found.reason == reason
 
 
 def test_a_full_disk_is_known_by_its_number_and_other_errors_are_not_ours() -> None:
-    assert translate(OSError(errno.ENOSPC, "x")).reason == "STORAGE_FULL"  # type: ignore[union-attr]
-    assert translate(ValueError("the schema differs")) is None
+    assert as_omnialign_error(OSError(errno.ENOSPC, "x")).reason == "STORAGE_FULL"  # type: ignore[union-attr]
+    assert as_omnialign_error(ValueError("the schema differs")) is None
 
 
 def s3_error(code: str, status: int = 400) -> S3Error:
@@ -66,7 +66,7 @@ def s3_error(code: str, status: int = 400) -> S3Error:
 def test_failures_of_the_sdk_become_typed_errors_without_its_words(
     error: Exception, operation: str, kind: type, reason: str
 ) -> None:
-    found = as_error(error, "k", operation)
+    found = sdk_error(error, "k", operation)
     assert isinstance(found, kind)
     assert found.reason == reason
     assert "SECRET" not in found.message

@@ -15,12 +15,12 @@ from omnialign.errors import FailedPrecondition, InvalidArgument, NotFound
 from omnialign.names import parse
 from omnialign.v1 import content_pb2
 from omnialign.v1.data_service_pb2 import CreateMediaDownloadResponse, CreateMediaUploadResponse
-from services.data.clock import now_us, timestamp
 from services.data.config import DataConfig
-from services.data.media import too_large
 from services.data.media_store import Claim, MediaStore
+from services.data.media_validation import too_large
 from services.data.objects import ObjectStore
-from services.data.pool import call
+from services.data.objects.base import run_in_pool
+from services.data.store import now_us, timestamp
 from services.data.uploads import PREFIX
 
 MEDIA_UPLOAD = "projects/{project}/mediaUploads/{media_upload}"
@@ -28,7 +28,7 @@ MAX_TICKET_BYTES = 4096
 PIECE_BYTES = 4 * 1024 * 1024
 
 
-class MediaLinks:
+class PresignedMedia:
     """Uploads and downloads by link."""
 
     def __init__(
@@ -42,9 +42,9 @@ class MediaLinks:
             raise too_large("bytes", found=size_bytes, limit=self._config.max_media_bytes)
         upload_id, seconds = uuid.uuid4().hex, self._config.link_seconds
         expire_us = now_us() + int(seconds * 1e6)
-        url = await call(self._pool, self._objects.presign_put, _bytes_key(upload_id), seconds=seconds)
+        url = await run_in_pool(self._pool, self._objects.presign_put, _bytes_key(upload_id), seconds=seconds)
         ticket = {"name": f"{parent}/mediaUploads/{upload_id}", "sha256": sha256, "size_bytes": size_bytes}
-        await call(self._pool, self._objects.put_bytes, _ticket_key(upload_id), json.dumps(ticket).encode())
+        await run_in_pool(self._pool, self._objects.put_bytes, _ticket_key(upload_id), json.dumps(ticket).encode())
         answer = CreateMediaUploadResponse(name=ticket["name"], url=url)  # type: ignore[arg-type]
         answer.expire_time.CopyFrom(timestamp(expire_us))
         return answer
@@ -53,7 +53,7 @@ class MediaLinks:
         """Proves and stores the bytes that were put. Raises MEDIA_UPLOAD_NOT_FOUND, MEDIA_UPLOAD_EMPTY, MEDIA_*."""
         upload_id = parse(name, MEDIA_UPLOAD)["media_upload"]
         sha256, size_bytes = await self._ticket(name, upload_id)
-        found = await call(self._pool, self._objects.stat, _bytes_key(upload_id))
+        found = await run_in_pool(self._pool, self._objects.stat, _bytes_key(upload_id))
         if found is None:
             return await self._completed(name, sha256)
         if found.size_bytes != size_bytes:
@@ -62,14 +62,14 @@ class MediaLinks:
             raise InvalidArgument(message, reason="MEDIA_SIZE_MISMATCH", metadata=metadata)
         claim = Claim(modality=modality, mime_type=mime_type, sha256=sha256)
         media, _ = await self._media.upload(self._bytes(upload_id, size_bytes), claim=claim)
-        await call(self._pool, self._objects.delete, _bytes_key(upload_id))
+        await run_in_pool(self._pool, self._objects.delete, _bytes_key(upload_id))
         return media
 
     async def create_download(self, sha256: str) -> CreateMediaDownloadResponse:
         """A link to get bytes from. Raises PRESIGNING_UNAVAILABLE, MEDIA_NOT_FOUND."""
         seconds = self._config.link_seconds
         expire_us = now_us() + int(seconds * 1e6)
-        url = await call(self._pool, self._media.presign_get, sha256, seconds=seconds)
+        url = await run_in_pool(self._pool, self._media.presign_get, sha256, seconds=seconds)
         answer = CreateMediaDownloadResponse(media=await self._media.described(sha256), url=url)
         answer.expire_time.CopyFrom(timestamp(expire_us))
         return answer
@@ -78,7 +78,9 @@ class MediaLinks:
         """The digest and the size that were said to come."""
         if re.fullmatch(r"[0-9a-f]{32}", upload_id):
             with suppress(NotFound):
-                blob = await call(self._pool, self._objects.read, _ticket_key(upload_id), length=MAX_TICKET_BYTES)
+                blob = await run_in_pool(
+                    self._pool, self._objects.read, _ticket_key(upload_id), length=MAX_TICKET_BYTES
+                )
                 ticket = json.loads(blob)
                 if ticket["name"] == name and "sha256" in ticket:
                     return ticket["sha256"], ticket["size_bytes"]
@@ -96,7 +98,9 @@ class MediaLinks:
     async def _bytes(self, upload_id: str, size_bytes: int) -> AsyncIterator[bytes]:
         """The bytes that were put; the media store compares their digest."""
         for start in range(0, size_bytes, PIECE_BYTES):
-            yield await call(self._pool, self._objects.read, _bytes_key(upload_id), start=start, length=PIECE_BYTES)
+            yield await run_in_pool(
+                self._pool, self._objects.read, _bytes_key(upload_id), start=start, length=PIECE_BYTES
+            )
 
 
 def _ticket_key(upload_id: str) -> str:

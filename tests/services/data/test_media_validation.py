@@ -18,10 +18,9 @@ from omnialign.errors import InvalidArgument
 from omnialign.media import write_audio, write_image, write_video
 from omnialign.v1 import content_pb2
 from services.data.config import DataConfig
-from services.data.media import Limits, identify, prove
-from services.data.sniffing import MODALITIES, sniff
+from services.data.media_validation import MODALITIES, MediaLimits, identify, sniff, validate
 
-LIMITS = Limits.of(DataConfig(root=Path("unused")))
+LIMITS = MediaLimits.of(DataConfig(root=Path("unused")))
 PIXELS = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
 SOUND = np.sin(np.arange(4000) / 10).astype(np.float32)
 
@@ -78,11 +77,11 @@ GOOD = {
 }
 
 
-def refused(data: bytes, tmp_path: Path, limits: Limits = LIMITS) -> str:
+def refused(data: bytes, tmp_path: Path, limits: MediaLimits = LIMITS) -> str:
     path = tmp_path / "media"
     path.write_bytes(data)
     with pytest.raises(InvalidArgument) as caught:
-        prove(path, identify(data[:64]), limits=limits)
+        validate(path, identify(data[:64]), limits=limits)
     return caught.value.reason
 
 
@@ -93,7 +92,7 @@ def test_each_known_type_is_recognised_and_decodes(kind: str, tmp_path: Path) ->
     path = tmp_path / kind
     path.write_bytes(data)
     assert identify(data[:64], mime_type=mime_type, modality=MODALITIES[mime_type]) == mime_type
-    prove(path, mime_type, limits=LIMITS)
+    validate(path, mime_type, limits=LIMITS)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "wav", "flac", "mp4"])
@@ -113,7 +112,7 @@ def test_where_damaged_files_are_accepted_a_part_is_enough_and_nothing_is_not(ki
     path = tmp_path / kind
     for data in (make(), make()[: len(make()) * 6 // 10]):
         path.write_bytes(data)
-        prove(path, mime_type, limits=replace(LIMITS, accept_damaged=True))
+        validate(path, mime_type, limits=replace(LIMITS, accept_damaged=True))
     reason = refused(make()[:43], tmp_path, replace(LIMITS, accept_damaged=True))
     assert reason in ("MEDIA_TRUNCATED", "MEDIA_UNDECODABLE")
 
@@ -186,7 +185,7 @@ def test_a_wav_of_unknown_length_is_taken(tmp_path: Path) -> None:
     data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
     path = tmp_path / "streamed.wav"
     path.write_bytes(data)
-    prove(path, "audio/wav", limits=LIMITS)
+    validate(path, "audio/wav", limits=LIMITS)
 
 
 @settings(deadline=None)

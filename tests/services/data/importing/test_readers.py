@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnialign.errors import InvalidArgument
-from services.data.importing.json_rows import JsonValues, MalformedLine, read_json_lines, read_json_rows
+from services.data.importing.readers import JsonValues, MalformedLine, read_json_lines, read_json_rows
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

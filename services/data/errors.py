@@ -1,7 +1,7 @@
-"""Translating the storage engines' failures to typed errors: a full disk, a lost race, an S3 server that is away.
+"""The typed errors of the data service, and the translation of storage failures to them.
 
-The engines tell what happened by codes of the system, by codes of S3 or only in words. Messages of ours never repeat
-theirs: these may hold keys and addresses.
+A full disk, a lost race, an S3 server that is down: the storage engines report these by errno, by S3 error code, or
+only in prose. Our messages never repeat theirs, which may hold keys and addresses.
 """
 
 import errno
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import OperationalError
 
-from omnialign.errors import Aborted, FailedPrecondition, OmnialignError, ResourceExhausted, Unavailable
+from omnialign.errors import Aborted, FailedPrecondition, NotFound, OmnialignError, ResourceExhausted, Unavailable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Lance and SQLite report the system's error only in words.
@@ -32,19 +32,19 @@ AWAY_WORDS = (
 S3_WORDS = "generic s3 error"
 
 
-def translate(error: Exception) -> OmnialignError | None:
-    """The typed error for a failure of storage; None where the words tell no cause that is known."""
+def as_omnialign_error(error: Exception) -> OmnialignError | None:
+    """The typed error for a storage failure; None where its text names no cause that is known."""
     words = str(error).lower()
     if (isinstance(error, OSError) and error.errno in FULL) or any(word in words for word in FULL_WORDS):
         return storage_full()
-    if S3_WORDS in words and (typed := translate_s3(words)) is not None:
+    if S3_WORDS in words and (typed := s3_error(words)) is not None:
         return typed
     if any(word in words for word in CONFLICT_WORDS):
         return Aborted("Too many writers changed the table at once: try again.", reason="COMMIT_CONFLICT")
     return None
 
 
-def translate_s3(words: str) -> OmnialignError | None:
+def s3_error(words: str) -> OmnialignError | None:
     """The typed error for what an S3 server, or the way to it, says in lower-case words."""
     if any(word in words for word in BUCKET_WORDS):
         message = "The bucket does not exist: create it, or name another in OMNIALIGN_DATA_OBJECTS_URL."
@@ -76,15 +76,20 @@ def storage_full() -> ResourceExhausted:
     return ResourceExhausted("The storage is full: free some space and try again.", reason="STORAGE_FULL")
 
 
+def not_found(kind: str, name: str) -> NotFound:
+    """The error for a resource that is not there."""
+    return NotFound(f"There is no {name}.", reason=f"{kind}_NOT_FOUND", metadata={"name": name})
+
+
 @contextmanager
-def storage() -> Iterator[None]:
-    """Within it, failures of storage become typed errors. Other errors pass."""
+def translate_storage_errors() -> Iterator[None]:
+    """Within it, storage failures become typed errors. Other errors pass through."""
     try:
         yield
     except OmnialignError:
         raise
     except (OSError, RuntimeError, ValueError, OperationalError) as error:
-        typed = translate(error)
+        typed = as_omnialign_error(error)
         if typed is None:
             raise
         raise typed from error

@@ -1,0 +1,179 @@
+"""The connection to an S3 server: HTTP client, certificates, retries within a budget, metrics, typed errors."""
+
+import os
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import certifi
+import urllib3
+from minio.error import InvalidResponseError, S3Error, ServerError
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from urllib3.util import Retry, Timeout
+
+from omnialign.client.retry import RetryBudget
+from omnialign.errors import FailedPrecondition, Internal, NotFound, OmnialignError
+from services.data.errors import s3_error, s3_stores_nothing, s3_unavailable, storage_full
+from services.data.objects.base import object_not_found
+
+ABSENT = ("NoSuchKey", "NoSuchObject", "NoSuchVersion", "MethodNotAllowed")
+FULL = (
+    "QuotaExceeded", "QuotaExceededException", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "StorageFull",
+    "InsufficientStorage", "EntityTooLargeForQuota",
+)  # fmt: skip
+INSUFFICIENT_STORAGE = 507
+WRITES = ("put", "copy")
+CONNECT_SECONDS, READ_SECONDS = 5.0, 120.0
+ATTEMPTS = 4
+CONNECTIONS = 16
+PASSING = (500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """Which bucket of which server, and how to get there."""
+
+    bucket: str
+    prefix: str
+    """Put before every key; empty or without a `/` at either end."""
+    endpoint: str
+    """`https://host:port`; empty means AWS."""
+    region: str
+    path_style: bool
+    """Whether the bucket is in the path instead of in the host's name."""
+    ca_file: Path | None
+    public_endpoint: str = ""
+    """Endpoint in the links for people outside; empty means `endpoint`."""
+
+
+class BudgetedRetry(Retry):
+    """Retries with growing waits; when most requests fail they stop, since a server that is down is not helped."""
+
+    budget: RetryBudget
+
+    def new(self, **changes: Any) -> "BudgetedRetry":
+        """A changed copy, on the same budget."""
+        copy = super().new(**changes)
+        copy.budget = self.budget
+        return copy
+
+    def increment(self, *args: Any, **kwargs: Any) -> "BudgetedRetry":
+        """Counts a failure; raises MaxRetryError when there is no try left or no budget."""
+        if not self.budget.failed():
+            spent = self.new(total=0, connect=0, read=0, status=0, other=0)
+            Retry.increment(spent, *args, **kwargs)  # raises
+        return super().increment(*args, **kwargs)
+
+
+def open_http(ca_file: Path | None, *, budget: RetryBudget) -> urllib3.PoolManager:
+    """A pool of connections that trusts the machine's certificates, and those in `ca_file`."""
+    trust = ssl.create_default_context()
+    if ca_file is not None:
+        trust.load_verify_locations(cafile=str(ca_file))
+    retries = BudgetedRetry(
+        total=ATTEMPTS - 1,
+        backoff_factor=0.2,
+        backoff_max=2.0,
+        backoff_jitter=0.1,
+        status_forcelist=PASSING,
+        allowed_methods=None,  # every request of ours may run twice: bodies are bytes, keys decide
+        raise_on_status=False,
+        respect_retry_after_header=False,
+    )
+    retries.budget = budget
+    return urllib3.PoolManager(
+        maxsize=CONNECTIONS,
+        block=False,
+        ssl_context=trust,
+        timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        retries=retries,
+    )
+
+
+def trust_ca_in_lance(ca_file: Path, *, bundle: Path) -> None:
+    """Makes Lance trust `ca_file` too: it reads one file, named by SSL_CERT_FILE, when its first connection is made.
+
+    The file written at `bundle` holds the machine's own certificates as well, since others in the process read it.
+    """
+    candidates = (os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile, certifi.where())
+    known = next(Path(file) for file in candidates if file and Path(file).is_file())
+    if known != bundle:
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+        bundle.write_bytes(known.read_bytes() + b"\n" + ca_file.read_bytes())
+        os.environ["SSL_CERT_FILE"] = str(bundle)
+
+
+BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class S3Metrics:
+    """Requests, their time, and bytes."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "omnialign_s3_requests_total", "Finished operations on S3.", ("operation", "result"), registry=registry
+        )
+        self.duration = Histogram(
+            "omnialign_s3_request_duration_seconds",
+            "Time of an operation on S3, retries included.",
+            ("operation",),
+            buckets=BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self.bytes = Counter(
+            "omnialign_s3_bytes_total", "Bytes of objects moved, `in` from S3.", ("direction",), registry=registry
+        )
+
+    @contextmanager
+    def measured(self, operation: str) -> Iterator[None]:
+        """Counts and times what happens within. A result is `ok`, `missing` or the reason of the failure."""
+        begun, result = time.monotonic(), "ok"
+        try:
+            yield
+        except NotFound:
+            result = "missing"
+            raise
+        except OmnialignError as error:
+            result = error.reason
+            raise
+        except GeneratorExit:
+            raise  # the reader has had enough
+        except BaseException:
+            result = "INTERNAL"
+            raise
+        finally:
+            self.requests.labels(operation, result).inc()
+            self.duration.labels(operation).observe(time.monotonic() - begun)
+
+
+def sdk_error(error: Exception, key: str, operation: str) -> OmnialignError:
+    """The typed error for a failure of the SDK or of the connection."""
+    if isinstance(error, ServerError | InvalidResponseError):
+        return storage_full() if _status(error) == INSUFFICIENT_STORAGE else s3_unavailable()
+    if not isinstance(error, S3Error):
+        return _untrusted() if "CERTIFICATE_VERIFY_FAILED" in str(error) else s3_unavailable()
+    if error.code in ABSENT:
+        return object_not_found(key)
+    if error.code in FULL or error.response.status == INSUFFICIENT_STORAGE:
+        return storage_full()
+    typed = s3_error(str(error.code).lower())
+    if operation in WRITES and error.code == "InternalError":
+        return s3_stores_nothing()
+    if typed is not None:
+        return typed
+    if error.response.status >= 500:
+        return s3_unavailable()
+    return Internal(f"The S3 server refused an operation with {error.code}.", reason="S3_REFUSED")
+
+
+def _untrusted() -> FailedPrecondition:
+    message = "The certificate of the S3 server is not trusted: name its authority's in OMNIALIGN_DATA_S3_CA_FILE."
+    return FailedPrecondition(message, reason="S3_CERTIFICATE_UNTRUSTED")
+
+
+def _status(error: ServerError | InvalidResponseError) -> int:
+    return error.status_code if isinstance(error, ServerError) else int(getattr(error, "_code", 0))
