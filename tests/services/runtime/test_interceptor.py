@@ -1,6 +1,7 @@
 """What surrounds a handler: errors, deadlines, cancellation, admission, validation, context."""
 
 import asyncio
+import logging
 import errno
 
 import grpc
@@ -215,7 +216,11 @@ async def test_one_access_line_per_finished_call(client, probe, caplog):
     await client.get_dataset("a")
     with pytest.raises(NotFound):
         await client.get_dataset("gone")
-    lines = [record for record in caplog.records if record.name == "services.runtime.access"]
+    lines: list[logging.LogRecord] = []
+    async with asyncio.timeout(10):
+        while len(lines) < 2:  # the line is written after the client has its answer
+            await asyncio.sleep(0)
+            lines = [record for record in caplog.records if record.name == "services.runtime.access"]
     assert [(line.code, line.reason, line.levelname) for line in lines] == [
         ("OK", "", "DEBUG"),
         ("NOT_FOUND", "DATASET_NOT_FOUND", "INFO"),
