@@ -1,8 +1,8 @@
 """What surrounds a handler: errors, deadlines, cancellation, admission, validation, context."""
 
 import asyncio
-import logging
 import errno
+import logging
 
 import grpc
 import pytest
