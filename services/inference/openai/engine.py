@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from omnialign.errors import InvalidArgument, OmnialignError, PermissionDenied
+from omnialign.errors import FailedPrecondition, InvalidArgument, OmnialignError, PermissionDenied
 from omnialign.modeling.adapters import Adapter
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.inputs import MediaLoss
@@ -175,7 +175,11 @@ class OpenAIEngine(Engine):
 
     async def _load_adapter(self, name: str) -> Adapter:
         folder = await self._resolver.folder(name)
-        return await asyncio.to_thread(load_model_adapter, folder, name, self._features)
+        try:
+            return await asyncio.to_thread(load_model_adapter, folder, name, self._features)
+        except FailedPrecondition as error:  # callers of endpoints know every such failure by this reason
+            reason = "MODEL_HAS_NO_ADAPTER"
+            raise FailedPrecondition(error.message, reason=reason, metadata=error.metadata) from error
 
 
 def concerns_all(error: OmnialignError, endpoint: Endpoint, attempts: Attempts) -> bool:
