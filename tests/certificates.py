@@ -42,7 +42,7 @@ class Authority:
         hosts: tuple[str, ...] = ("127.0.0.1", "localhost"),
         lasting: datetime.timedelta = DAY,
     ) -> Pair:
-        """A certificate for some hosts, written over one of the same name. Below zero `lasting` has expired."""
+        """A certificate for `hosts`, which replaces one of the same name. With a negative `lasting` it has expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_name(name), self._name, key, lasting=lasting)
         builder = builder.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)

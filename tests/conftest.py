@@ -11,7 +11,7 @@ from tests.s3_server import S3Server
 
 @pytest.fixture(scope="session", autouse=True)
 def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What engines keep by default goes to a folder of the run: kept features would outlive the code that made them."""
+    """Puts the engines' default caches into a folder of this run: cached features must not outlive their code."""
     folder = tmp_path_factory.mktemp("caches")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("services.inference.config.default_cache", lambda: folder)

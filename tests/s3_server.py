@@ -85,7 +85,7 @@ class S3Server:
 
     @contextmanager
     def credentials(self, *, secret: str = SECRET_KEY) -> Iterator[None]:
-        """Within it, the environment has the credentials, or others."""
+        """Sets the credentials in the environment for the block; `secret` may be a wrong one."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
             patch.setenv("AWS_SECRET_ACCESS_KEY", secret)
@@ -108,7 +108,7 @@ class S3Server:
         }
 
     def _wait(self) -> None:
-        """Until an object can be written: the bucket is there before the volumes are."""
+        """Waits until an object can be written: the bucket exists before the volumes do."""
         from io import BytesIO
 
         client, deadline = self.client(), time.monotonic() + START_SECONDS

@@ -20,7 +20,7 @@ from tests.processes import free_port
 
 Job = alignment_service_pb2.AlignmentJob
 SECONDS = 90.0
-"""Longest wait for something that takes a moment: machines under test are slow at times."""
+"""Longest wait for something that takes a moment: test machines can be slow."""
 
 
 class ServiceStack:
@@ -123,7 +123,7 @@ class ServiceStack:
         return (await self.client.commit_version(dataset.name)).name
 
     async def spec(self, **fields: Any) -> alignment_service_pb2.AlignmentSpec:
-        """A spec over a new dataset and model; dataset sizes go in as `annotated`, `prompts` and `test`."""
+        """A spec over a new dataset and model; give the dataset's sizes as `annotated`, `prompts` and `test`."""
         sizes = {key: fields.pop(key) for key in ("annotated", "prompts", "test") if key in fields}
         dataset = fields.pop("dataset", None) or await self.make_dataset(**sizes)
         base = fields.pop("base_model", None) or await self.register_model()
@@ -135,7 +135,7 @@ class ServiceStack:
         return await self.alignment.create_alignment_job(job_id, await self.spec(**fields))
 
     async def end_of(self, name: str) -> Job:
-        """The job once it has ended."""
+        """Waits for a job to end and returns it."""
         job = None
         async for event in self.alignment.watch_alignment_job(name):
             job = event.alignment_job
@@ -143,14 +143,14 @@ class ServiceStack:
         return job
 
     async def until(self, name: str, wanted: Callable[[Job], bool]) -> Job:
-        """The job as of the first event that is wanted."""
+        """The job at the first event for which `wanted` is true."""
         async for event in self.alignment.watch_alignment_job(name):
             if wanted(event.alignment_job):
                 return event.alignment_job
         raise AssertionError("the job ended before")
 
     async def until_message(self, name: str, beginning: str) -> None:
-        """Returns once an event's sentence begins so."""
+        """Returns once an event's message starts with `beginning`."""
         async for event in self.alignment.watch_alignment_job(name):
             if event.message.startswith(beginning):
                 return

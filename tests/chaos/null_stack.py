@@ -1,4 +1,4 @@
-"""A stack to be killed: the real alignment and data services, with null models that take their time, in one process.
+"""A stack to be killed: the real alignment and data services, with null models that take a while, in one process.
 
 python -m tests.chaos.null_stack ROOT PORT
 """

@@ -1,4 +1,4 @@
-"""What Helm makes of the chart, as parsed manifests, and short ways into them."""
+"""What Helm renders from the chart, as parsed manifests, with helpers to look into them."""
 
 import functools
 import shutil
@@ -51,7 +51,7 @@ def template(scenario: str, *arguments: str) -> subprocess.CompletedProcess[str]
 
 @functools.lru_cache(maxsize=64)
 def text_of(scenario: str, *arguments: str) -> str:
-    """What Helm renders, as it is. Fails with Helm's words."""
+    """What Helm renders, as it is. Fails with Helm's message."""
     done = template(scenario, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -74,7 +74,7 @@ def named(scenario: str, kind: str, name: str, *arguments: str) -> Manifest:
 
 
 def pods(scenario: str, *arguments: str) -> Iterator[tuple[str, Manifest, Manifest]]:
-    """(kind/name, labels, pod spec) of everything that makes pods, tests among them."""
+    """(kind/name, labels, pod spec) of everything that creates pods, including tests."""
     for manifest in manifests(scenario, *arguments):
         where = f"{manifest['kind']}/{manifest['metadata']['name']}"
         if manifest["kind"] == "Pod":
@@ -84,18 +84,18 @@ def pods(scenario: str, *arguments: str) -> Iterator[tuple[str, Manifest, Manife
 
 
 def containers(spec: Manifest) -> Iterator[Manifest]:
-    """All containers of a pod, those that run first among them."""
+    """All containers of a pod, including init containers."""
     yield from spec.get("initContainers", [])
     yield from spec["containers"]
 
 
 def environment(container: Manifest) -> dict[str, str]:
-    """The variables of a container; what comes from elsewhere is a word in its place."""
+    """The variables of a container; a placeholder stands for values from elsewhere."""
     return {variable["name"]: variable.get("value", "from-elsewhere") for variable in container.get("env", [])}
 
 
 def component_of(labels: Manifest) -> str:
-    """The component that pods with such labels are of."""
+    """The component of pods with these labels."""
     return str(labels["app.kubernetes.io/component"])
 
 
@@ -105,7 +105,7 @@ def deployments(scenario: str) -> dict[str, Manifest]:
 
 
 def matches(selector: Manifest, labels: Manifest) -> bool:
-    """Whether a label selector selects such labels."""
+    """Whether a label selector matches these labels."""
     for key, value in selector.get("matchLabels", {}).items():
         if labels.get(key) != value:
             return False

@@ -31,7 +31,7 @@ HEALTH = {
 
 @dataclass(frozen=True)
 class Ports:
-    """Where one process listens."""
+    """The ports of one process."""
 
     grpc: int = field(default_factory=free_port)
     health: int = field(default_factory=free_port)
@@ -39,13 +39,13 @@ class Ports:
 
     @property
     def address(self) -> str:
-        """Where its services are."""
+        """The address of its services."""
         return f"127.0.0.1:{self.grpc}"
 
 
 @dataclass
 class Cluster:
-    """All processes. `common` is the environment that all of them get: TLS, tokens, credentials of the stores."""
+    """All processes. `common` is the environment that all of them share: TLS, tokens, credentials of the stores."""
 
     folder: Path
     database_url: str
@@ -58,7 +58,7 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """Where people call."""
+        """The address that people call."""
         return self.ports["gateway"].address
 
     async def start(self) -> None:
@@ -108,13 +108,13 @@ class Cluster:
                     await asyncio.sleep(0.1)  # it does not listen yet
 
     def kill(self, name: str) -> None:
-        """SIGKILL to one process."""
+        """Sends SIGKILL to one process."""
         process = self.processes.pop(name)
         kill_group(process.pid)
         process.wait(10)
 
     def stop(self) -> None:
-        """SIGTERM to all, and SIGKILL to what does not end."""
+        """Sends SIGTERM to all, and SIGKILL to any that does not end."""
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
@@ -134,7 +134,7 @@ class Cluster:
         return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)} | dict(self.common)
 
     def _common(self, name: str) -> dict[str, str]:
-        """What is the same for all; but the gateway asks its callers neither for a certificate nor for a token."""
+        """Settings of every process; the gateway, though, asks its callers for neither a certificate nor a token."""
         common = self._base()
         if name != "gateway":
             return common

@@ -21,14 +21,14 @@ from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 @dataclass(frozen=True)
 class Identity:
-    """What a caller of the cluster has."""
+    """The credentials of one caller."""
 
     ca_file: Path
     token_file: Path
 
     @property
     def token(self) -> str:
-        """The clear token."""
+        """The token in clear text."""
         return self.token_file.read_text().strip()
 
 
@@ -42,7 +42,7 @@ class Security:
 
 
 def make_security(folder: Path) -> Security:
-    """Certificates for 127.0.0.1, tokens for the services and for two people, one of another project."""
+    """Certificates for 127.0.0.1, tokens for the services and for two people, one from another project."""
     authority = Authority(folder)
     pair = authority.issue("service")
     tokens = {name: secrets.token_urlsafe(32) for name in ("services", "researcher", "stranger")}
@@ -98,7 +98,7 @@ def start_cluster(tmp_path: Path, security: Security) -> Start:
 
 @pytest.fixture(params=["local", "s3"])
 def backend(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Settings of where objects lie: an own folder or an own prefix in the bucket."""
+    """Settings for where objects are: a separate folder, or a separate prefix in the bucket."""
     if request.param == "local":
         return {}
     return request.getfixturevalue("s3").settings(uuid.uuid4().hex)  # type: ignore[no-any-return]

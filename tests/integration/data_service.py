@@ -1,4 +1,4 @@
-"""What tests of the data service on its two kinds of object store share."""
+"""What the tests of the data service share: a service on either kind of object store, and things to put into it."""
 
 import hashlib
 import json

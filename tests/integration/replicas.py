@@ -27,7 +27,7 @@ WRITTEN = (*LOOP_STAGES, PAIRS, *EVALUATION_STEPS)
 
 
 class Replicas:
-    """The processes, by name; a name is the executor's id. `stack` is everything else, in this process."""
+    """The processes, by name, which is also the executor's id. `stack` is everything else, in this process."""
 
     def __init__(self, root: Path, url: str) -> None:
         self.root, self.url = root, url
@@ -36,7 +36,7 @@ class Replicas:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     async def migrate(self) -> None:
-        """Makes the tables."""
+        """Creates the tables."""
         urls = dict.fromkeys((*VARIABLES, WORKFLOWS), self.url)
         assert await migrate(urls, deadline_seconds=60) == 0
 
@@ -71,16 +71,16 @@ class Replicas:
             )
 
     def log(self, name: str) -> Path:
-        """What a replica said."""
+        """The log of a replica."""
         return self.root / f"{name}.log"
 
     def kill(self, name: str) -> None:
-        """SIGKILL."""
+        """Kills a replica with SIGKILL."""
         self._processes[name].kill()
         self._processes.pop(name).wait(10)
 
     def end(self, name: str) -> int:
-        """SIGTERM; returns the exit status."""
+        """Ends a replica with SIGTERM; returns the exit status."""
         self._processes[name].send_signal(signal.SIGTERM)
         return self._processes.pop(name).wait(30)
 
@@ -99,7 +99,7 @@ class Replicas:
                 await asyncio.sleep(0.1)
 
     async def end_of(self, name: str, job: Job) -> Job:
-        """The job once it has ended, as a replica tells; calls that fail meanwhile are repeated."""
+        """Waits for a job to end, according to one replica, and returns it; repeats calls that fail meanwhile."""
         deadline = time.monotonic() + SECONDS
         async with self.client(name) as client:
             while time.monotonic() < deadline:
@@ -121,20 +121,20 @@ class Replicas:
         assert len(self.stack.training.jobs) == 3
 
     async def verified(self, job: Job) -> list[str]:
-        """Ids of the records that are through the loop; none before there is a table of them."""
+        """Ids of the records that have finished the loop; none before their table exists."""
         try:
             return [record.id for record in await self.stack.records(job, VERIFY)]
         except NotFound:
             return []
 
     def rows(self, query: str, **values: Any) -> Sequence[Any]:
-        """What the database answers."""
+        """Rows of a query on the database."""
         engine = sa.create_engine(parse_url(self.url), poolclass=sa.NullPool)
         with engine.connect() as connection:
             return connection.execute(sa.text(query), values).all()
 
     def executors(self, job: Job, *, chunks: bool) -> set[str]:
-        """Which replicas work, or worked, on a job, or on its chunks."""
+        """The replicas that work, or have worked, on a job or on its chunks."""
         query = "SELECT DISTINCT executor_id FROM dbos.workflow_status WHERE workflow_uuid LIKE :pattern"
         pattern = f"{job.uid}/%" if chunks else job.uid
         return {row.executor_id for row in self.rows(query, pattern=pattern)}

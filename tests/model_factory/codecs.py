@@ -1,4 +1,4 @@
-"""Tiny codecs in folders of their own, and a language model that is put together with codecs."""
+"""Tiny codecs in their own folders, and a language model composed with codecs."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -25,12 +25,12 @@ TEXT = {
     "max_position_embeddings": 4096,
     "initializer_range": 0.2,
 }
-"""Sizes of every language model; heads of 32, the smallest that the attention kernels of engines know."""
+"""Sizes of every language model; heads of 32, the smallest that the engines' attention kernels support."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One model family. `reads` and `writes` are its modalities beside text; `vllm` tells whether vLLM runs it."""
+    """One model family. `reads` and `writes` are its modalities beside text; `vllm` says whether vLLM runs it."""
 
     name: str
     reads: tuple[str, ...]
@@ -58,7 +58,7 @@ def save(folder: Path, model: Any, processor: Any, tokenizer: PreTrainedTokenize
 
 
 CLIP_NAMES = {"vision_tower.": "vision_tower.vision_model."}
-"""LLaVA's towers were saved with one module more in their names."""
+"""The names of LLaVA's towers were published with one more module."""
 
 
 def rename(folder: Path, prefixes: Mapping[str, str], more: Mapping[str, torch.Tensor] | None = None) -> None:
@@ -74,7 +74,7 @@ def rename(folder: Path, prefixes: Mapping[str, str], more: Mapping[str, torch.T
 
 
 def add_talker(folder: Path) -> Path:
-    """Makes a thinker's folder that of a whole Omni model: its config within another, and a part that speaks."""
+    """Turns a thinker's folder into that of a whole Omni model: its config nested in another, and a talker."""
     thinker = json.loads((folder / "config.json").read_text())
     kind = thinker["model_type"].removesuffix("_thinker")
     architecture = thinker["architectures"][0].replace("Thinker", "")

@@ -69,7 +69,7 @@ def make_llava(folder: Path) -> None:
 
 
 def make_llava_next(folder: Path) -> None:
-    """LLaVA-NeXT: pictures are cut into tiles, so that their number of tokens depends on their shape."""
+    """LLaVA-NeXT: pictures are cut into tiles, so their number of tokens depends on their shape."""
     tokenizer = llama_tokenizer()
     grid = [[56, 112], [112, 56], [112, 112]]
     config = transformers.LlavaNextConfig(
@@ -176,7 +176,7 @@ def make_qwen2_5_vl(folder: Path) -> None:
 
 
 HALF = [0.5, 0.5, 0.5]
-"""Mean and deviation of Qwen3-VL's pictures as published, those of its videos too."""
+"""Mean and deviation of Qwen3-VL's pictures and videos, as published."""
 
 
 def make_qwen3_vl(folder: Path) -> None:

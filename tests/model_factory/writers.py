@@ -22,7 +22,7 @@ LETTERS = "ABCDEFGHIJ"
 
 
 def spread_codes(module: nn.Module) -> None:
-    """Gives a random VQ model codes that tell pictures apart: as it is initialised, one code is the nearest to all."""
+    """Gives a random VQ model codes that tell pictures apart: as initialised, one code is the nearest to everything."""
     for name, weight in module.named_parameters():
         if "quant" in name and "embedding" in name:
             nn.init.normal_(weight)

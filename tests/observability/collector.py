@@ -39,7 +39,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return dict(found)
 
     async def until(self, condition: Callable[["Collector"], bool]) -> None:
-        """Returns when enough spans have come."""
+        """Returns once `condition` holds."""
         async with asyncio.timeout(SECONDS):
             while not condition(self):
                 came = self._came

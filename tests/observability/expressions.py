@@ -15,7 +15,7 @@ RULES = sorted((ROOT / "charts" / "omnialign" / "files" / "rules").glob("*.yaml"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 
 GRAFANA = {"$__rate_interval": "30s", "$__interval": "30s", "$__range": "10m"}
-"""What Grafana puts in for its own variables; scrapes are a second apart here, so short windows do."""
+"""Values of Grafana's own variables; scrapes are a second apart here, so short windows suffice."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def expressions() -> list[Expression]:
 
 
 def with_grafana_variables(text: str) -> str:
-    """The expression with Grafana's variables filled in: its own, and All for those that a person chooses."""
+    """The expression with Grafana's variables filled in: its own, and All for those that a person selects."""
     for name, value in GRAFANA.items():
         text = text.replace(name, value)
     return re.sub(r'"\$\w+"', '".*"', text)

@@ -47,7 +47,7 @@ SETTLE_SECONDS = 6
 
 @dataclass
 class ObservedStack:
-    """What is there to look at while the lab runs. The job has ended."""
+    """What tests can inspect while the stack runs. The job has ended."""
 
     prometheus: Prometheus
     collector: Collector
@@ -56,7 +56,7 @@ class ObservedStack:
 
 @contextlib.asynccontextmanager
 async def observed_stack(folder: Path) -> AsyncIterator[ObservedStack]:
-    """Runs the job to its end, with everything watching, and then lets one look."""
+    """Runs the job to its end under observation, then yields what there is to inspect."""
     run_port = free_port()
     async with running_collector() as collector, serve_stub() as endpoint:
         settings = {
@@ -78,7 +78,7 @@ async def observed_stack(folder: Path) -> AsyncIterator[ObservedStack]:
 
 @contextlib.asynccontextmanager
 async def _judge(server: Server, config: Any, *, engine: Any) -> AsyncIterator[None]:
-    """Wires a judge that has no model; it abstains for want of words now and then, as models do."""
+    """Wires a judge that has no model; it abstains now and then, as models do."""
 
     def verdict(record_id: str) -> record_pb2.Verdict.ValueType:
         number = sum(record_id.encode())
@@ -90,7 +90,7 @@ async def _judge(server: Server, config: Any, *, engine: Any) -> AsyncIterator[N
 
 
 async def _ask(address: str, endpoint: Stub, prometheus: Prometheus) -> None:
-    """Has the endpoint answer a few prompts, once it has refused one for now and Prometheus has seen its series."""
+    """Sends the endpoint a few prompts, after it has refused one and Prometheus has seen its series."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         await asyncio.to_thread(prometheus.await_numbers, "omnialign_endpoint_request_seconds_count")

@@ -43,12 +43,12 @@ class Prometheus:
             raise QueryFailed(json.load(error)["error"]) from error
 
     def numbers(self, expression: str) -> int:
-        """How many numbers (not NaN) an expression gives, second by second, since this Prometheus was started."""
+        """How many numbers (not NaN) an expression yields, second by second, since this Prometheus started."""
         found = self.get("query_range", query=expression, start=self.started_at, end=time.time(), step=1)["result"]
         return sum(not math.isnan(float(value)) for series in found for _, value in series["values"])
 
     def await_numbers(self, expression: str) -> None:
-        """Returns when an expression gives numbers. Raises AssertionError when it does not."""
+        """Returns once an expression yields numbers. Raises AssertionError if it does not."""
         deadline = time.monotonic() + START_SECONDS
         while not self.numbers(expression):
             assert time.monotonic() < deadline, f"{expression} gives nothing"
@@ -64,7 +64,7 @@ class Prometheus:
 async def running_prometheus(
     folder: Path, *, targets: Mapping[str, Mapping[str, str]], rules: Sequence[Path]
 ) -> AsyncIterator[Prometheus]:
-    """A Prometheus that scrapes targets, given with their labels, every second and evaluates rules as often."""
+    """A Prometheus that scrapes its targets (with their labels) and evaluates its rules every second."""
     address = f"127.0.0.1:{free_port()}"
     process = await asyncio.to_thread(_start, folder, address, _config(targets, rules))
     try:
@@ -96,7 +96,7 @@ def _start(folder: Path, address: str, config: dict[str, Any]) -> subprocess.Pop
 
 
 def _await_ready(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Returns when Prometheus answers. Raises AssertionError with its log when it ends or does not."""
+    """Returns once Prometheus answers. Raises AssertionError with its log if it exits or does not."""
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{address}/-/ready", timeout=5):

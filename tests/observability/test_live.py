@@ -35,7 +35,7 @@ EMPTY = {
 
 @dataclass
 class Seen:
-    """What was looked at while the lab ran."""
+    """What was recorded while the stack ran."""
 
     job: Job
     numbers: dict[str, int | str] = field(default_factory=dict)
