@@ -1,4 +1,4 @@
-"""Wires the data service."""
+"""Entry point of the data service: builds its object graph and runs it."""
 
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +26,10 @@ FULL_NAME = data_service_pb2.DESCRIPTOR.services_by_name["DataService"].full_nam
 
 @asynccontextmanager
 async def wire(server: Server, config: DataConfig) -> AsyncIterator[None]:
-    """Adds the service to a server; on exit closes what it opened, after the work in its threads has ended."""
+    """Adds the service to `server`. On exit, waits for the work in its threads, then closes what it opened."""
     scratch = config.root / "media" / "incoming"
     scratch.mkdir(parents=True, exist_ok=True)
+    # Two pools: slow decoding of media must not delay reads and writes of tables.
     storage_pool = ThreadPoolExecutor(config.storage_workers, thread_name_prefix="data-storage")
     media_pool = ThreadPoolExecutor(config.media_workers, thread_name_prefix="data-media")
     database = Database(config.database())

@@ -16,7 +16,7 @@ LONGEST_LINK_SECONDS = 7 * 24 * 3600
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the state lies, and the limits on what is let in."""
+    """Where the state is kept, and the limits on what is accepted."""
 
     ENV_PREFIX: ClassVar[str] = "OMNIALIGN_DATA_"
 
@@ -25,56 +25,56 @@ class DataConfig:
     database_url: str = ""
     """SQLAlchemy URL of the metadata; empty means SQLite in `root`."""
     objects_url: str = ""
-    """Where media, models, uploads and tables lie, as `s3://bucket/prefix`; empty means `root`. The credentials are in
-    AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
+    """Where media, models, uploads and tables are stored, as `s3://bucket/prefix`; empty means `root`. Credentials come
+    from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
     s3_endpoint: str = ""
     """`https://host:port` of the S3 server; empty means AWS."""
     s3_public_endpoint: str = ""
-    """Endpoint in the links for callers, where they reach the server by another name; empty means `s3_endpoint`."""
+    """Endpoint in presigned URLs, for callers that reach the server by another name; empty means `s3_endpoint`."""
     s3_region: str = "us-east-1"
     """Region of the bucket."""
     s3_path_style: bool = True
-    """Whether the bucket is in the path, as most servers want it; false puts it into the host's name, as AWS wants."""
+    """Put the bucket in the path, as most servers expect; false puts it in the host name, as AWS expects."""
     s3_ca_file: Path | None = None
-    """Certificates (PEM) to trust besides the machine's own when talking to the S3 server."""
+    """Certificates (PEM) to trust for the S3 server, in addition to the system's."""
     import_roots: tuple[Path, ...] = ()
-    """Folders that imports and model registrations may read, separated by commas; none means any."""
+    """Folders that imports and model registrations may read, separated by commas; empty means any."""
     accept_damaged_media: bool = False
-    """Let in media of which a part decodes; a job's media policy says whether they are used."""
+    """Accept media of which only a part decodes; a job's media policy decides whether they are used."""
     max_media_bytes: int = 256 * MIB
     """Largest media object."""
     max_image_pixels: int = 64_000_000
-    """Largest picture, all frames of an animation together."""
+    """Largest image in pixels, summed over the frames of an animation."""
     max_media_seconds: float = 1800.0
-    """Longest sound or video."""
+    """Longest audio or video."""
     max_video_frames: int = 20_000
     """Most frames of a video."""
     max_frame_pixels: int = 3840 * 2160
-    """Largest frame of a video."""
+    """Largest frame of a video in pixels."""
     max_append_bytes: int = 256 * MIB
-    """Most bytes of records that one AppendRecords call may hold: they become visible together."""
+    """Most bytes of records in one AppendRecords call. They are held in memory, since they become visible together."""
     max_upload_files: int = 10_000
     """Most files of one upload."""
     max_upload_bytes: int = 256 * GIB
     """Most bytes of one upload."""
     upload_seconds: float = 24 * 3600.0
-    """How long an upload is kept for the call that uses it."""
+    """How long an upload is kept for the call that will use it."""
     link_seconds: float = 900.0
-    """How long links to media work."""
+    """How long presigned URLs are valid."""
     sweep_seconds: float = 3600.0
-    """How often uploads that have expired are looked for."""
+    """Interval between two removals of expired uploads."""
     media_workers: int = 4
     """Threads that decode and store media."""
     storage_workers: int = 8
     """Threads that read and write tables."""
     commit_retries: int = 30
-    """How often a commit that lost a race is tried again."""
+    """How often a table commit that lost a race is retried."""
     commit_timeout_seconds: float = 60.0
-    """How long a commit is tried again at most."""
+    """Longest time for which a commit is retried."""
     compact_fragments: int = 32
-    """A table with more fragments is compacted."""
+    """Tables with more fragments than this are compacted."""
     retention_seconds: float = 3600.0
-    """Uncommitted states of a table stay readable this long, for streams that began on them."""
+    """How long superseded states of a table stay readable, for streams that began on them."""
 
     def database(self) -> str:
         """URL of the metadata database."""
@@ -85,7 +85,7 @@ class DataConfig:
         return tuple(folder.resolve() for folder in self.import_roots)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """What cannot be."""
+        """Settings that are invalid: the field and what is wrong with it."""
         yield from url_problems(database_url=self.database_url)
         if self.objects_url and not S3_URL.fullmatch(self.objects_url):
             yield "objects_url", f"must be s3://bucket or s3://bucket/prefix, not '{self.objects_url}'"
@@ -93,7 +93,7 @@ class DataConfig:
             if (value := getattr(self, field)) and not re.fullmatch(r"https?://[^/@\s]+/?", value):
                 yield field, "must be http://host:port or https://host:port"
         if self.s3_ca_file is not None and not self.s3_ca_file.is_file():
-            yield "s3_ca_file", f"there is no file {self.s3_ca_file}"
+            yield "s3_ca_file", f"is {self.s3_ca_file}, which is not a file"
         if not 1 <= self.link_seconds <= LONGEST_LINK_SECONDS:
             yield "link_seconds", f"must be between 1 and {LONGEST_LINK_SECONDS}"
         for field in ("upload_seconds", "sweep_seconds"):

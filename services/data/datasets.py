@@ -1,4 +1,4 @@
-"""Datasets: a head that grows by record id, and numbered versions of it that never change."""
+"""Datasets: a head of records that can still grow, and numbered, immutable versions of it."""
 
 import asyncio
 import re
@@ -35,15 +35,15 @@ def version_number(text: str) -> int | None:
 
 
 def _equal(one: Snapshot, other: Snapshot) -> bool:
-    """Whether two states of a table hold the same records; compactions and empty writes change its number only."""
+    """Whether two states of a table hold the same records: compactions and empty writes only change the number."""
     return one.version == other.version or one.fingerprint() == other.fingerprint()
 
 
 def _table_name(name: str) -> str:
-    """A dataset's name as a path below the tables. Raises RESOURCE_NAME_INVALID for one that cannot be a folder."""
+    """The path of a dataset's table. Raises RESOURCE_NAME_INVALID for a name that cannot be a folder."""
     parts = parse(name, DATASET)
     if not all(SAFE.fullmatch(part) for part in parts.values()):
-        raise InvalidArgument(f"{name} is not a dataset's name.", reason="RESOURCE_NAME_INVALID")
+        raise InvalidArgument(f"{name} is not a valid dataset name.", reason="RESOURCE_NAME_INVALID")
     return f"{parts['project']}/{parts['dataset']}"
 
 
@@ -64,14 +64,14 @@ class Datasets:
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def create(self, parent: str, dataset_id: str, wanted: Dataset, *, key: str, digest: str) -> Dataset:
-        """Creates a dataset. A repeated `key` with the same `digest` gives the first answer.
+        """Creates a dataset. A repeated `key` with the same `digest` returns the first answer.
 
         Raises DATASET_EXISTS, REQUEST_ID_REUSED, QUOTA_EXCEEDED.
         """
         if (answered := await self._answered(key, digest)) is not None:
             return answered
         name, created_us = f"{parent}/datasets/{dataset_id}", now_us()
-        _table_name(name)  # refuses a name that is no folder
+        _table_name(name)  # refuses a name that cannot be a folder
         await self._quotas.check(parent, "datasets", lambda: self._store.dataset_count(parent))
         dataset = Dataset(name=name, uid=str(uuid.uuid4()), display_name=wanted.display_name, labels=wanted.labels)
         dataset.create_time.CopyFrom(timestamp(created_us))
@@ -79,7 +79,7 @@ class Datasets:
             return dataset
         if (answered := await self._answered(key, digest)) is not None:
             return answered
-        raise AlreadyExists(f"{name} exists already.", reason="DATASET_EXISTS", metadata={"name": name})
+        raise AlreadyExists(f"{name} already exists.", reason="DATASET_EXISTS", metadata={"name": name})
 
     async def get(self, name: str) -> Dataset:
         """One dataset, with the rows of its head counted. Raises DATASET_NOT_FOUND."""
@@ -101,13 +101,15 @@ class Datasets:
         """Deletes a dataset. Raises DATASET_NOT_FOUND."""
         uid = await self._require(name)
         async with self._lock(name):
+            # The row goes first: a crash before its tables are removed must not leave a dataset that lists versions
+            # whose records are gone.
             if not await self._store.remove_dataset(name):
                 raise not_found("DATASET", name)
             for suffix in ("", QUARANTINE):
                 await run_in_pool(self._pool, self._objects.remove_table, _table_name(name) + suffix, uid=uid)
 
     async def append(self, name: str, records: Iterable[Record]) -> tuple[int, int]:
-        """Writes records to the head, all visible together; gives how many were new and how many were there."""
+        """Writes records to the head, all visible together; returns the numbers of new and of existing records."""
         return await self._merge(name, "", records)
 
     async def quarantine(self, name: str, records: Iterable[Record]) -> None:
@@ -115,23 +117,23 @@ class Datasets:
         await self._merge(name, QUARANTINE, records)
 
     async def release(self, name: str, ids: Sequence[str]) -> None:
-        """Takes rows out of the quarantine that are records now, since what was wrong with them was mended."""
+        """Removes rows from the quarantine that are records now, because what was wrong with them was fixed."""
         table = self._table(name, uid=await self._require(name), suffix=QUARANTINE)
         if await run_in_pool(self._pool, table.find) is not None:
             async with self._lock(name):
                 await run_in_pool(self._pool, table.delete, ids)
 
     async def commit(self, name: str) -> DatasetVersion:
-        """Freezes the head. Gives the newest version when the head holds just that."""
+        """Freezes the head as a new version; returns the newest version if nothing has changed since."""
         for _ in range(COMMIT_ATTEMPTS):
             async with self._lock(name):
                 table = self._table(name, uid=await self._require(name))
                 if (version := await self._try_commit(name, table)) is not None:
                     return version
-        raise Aborted(f"Other writers commit {name} all the time: try again.", reason="COMMIT_CONFLICT")
+        raise Aborted(f"Other writers keep committing {name}: try again.", reason="COMMIT_CONFLICT")
 
     async def get_version(self, name: str) -> DatasetVersion:
-        """One version. Raises DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND."""
+        """One version; `-` is the newest. Raises DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND."""
         return (await self._version(name))[1]
 
     async def list_versions(self, name: str, *, after: list[str], limit: int) -> tuple[list[DatasetVersion], list[str]]:
@@ -167,7 +169,9 @@ class Datasets:
             yield batch
 
     async def _merge(self, name: str, suffix: str, records: Iterable[Record]) -> tuple[int, int]:
-        async with self._lock(name):  # writers of this process take turns; others are met by Lance's own retry
+        async with self._lock(
+            name
+        ):  # writers of this process take turns; Lance's own retries handle those of other processes
             table = self._table(name, uid=await self._require(name), suffix=suffix)
             counts = await run_in_pool(self._pool, table.merge, records)
             await run_in_pool(self._pool, table.compact)
@@ -183,7 +187,8 @@ class Datasets:
         version = DatasetVersion(name=f"{name}/versions/{number}", record_count=sum(counts.values()))
         version.subtask_counts.update(counts)
         version.create_time.CopyFrom(timestamp(now_us()))
-        # Another replica may take the number for another state: each tag keeps the state that it names.
+        # Tag first, then row: a version that is listed can always be read, since tagged states are never cleaned up. If
+        # another replica takes the number, its own tag protects its state, and this one is merely unused.
         await run_in_pool(self._pool, table.tag, f"v{number}-{snapshot.version}", version=snapshot.version)
         added = await self._store.add_version(name, version, number=number, state=snapshot.version)
         return version if added else None
@@ -216,7 +221,9 @@ class Datasets:
         if answered is None:
             return None
         if answered[0] != digest:
-            raise InvalidArgument("The request id was used for another request.", reason="REQUEST_ID_REUSED")
+            raise InvalidArgument(
+                "The request id was already used for a different request: use a new one.", reason="REQUEST_ID_REUSED"
+            )
         return await self.get(answered[1])
 
     def _lock(self, name: str) -> asyncio.Lock:

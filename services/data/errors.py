@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from omnialign.errors import Aborted, FailedPrecondition, NotFound, OmnialignError, ResourceExhausted, Unavailable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Lance and SQLite report the system's error only in words.
+# Lance and SQLite report the system's error only as text.
 FULL_WORDS = (
     "no space left", "disk is full", "file too large", "quota exceeded", "(os error 28)", "(os error 27)",
     "quotaexceeded", "storagefull", "insufficient storage", "no writable volumes", "no free volumes left",
@@ -45,12 +45,12 @@ def as_omnialign_error(error: Exception) -> OmnialignError | None:
 
 
 def s3_error(words: str) -> OmnialignError | None:
-    """The typed error for what an S3 server, or the way to it, says in lower-case words."""
+    """The typed error for a failure of an S3 server or of the connection to it. `words` is its text in lower case."""
     if any(word in words for word in BUCKET_WORDS):
         message = "The bucket does not exist: create it, or name another in OMNIALIGN_DATA_OBJECTS_URL."
         return FailedPrecondition(message, reason="S3_BUCKET_MISSING")
     if any(word in words for word in REFUSED_WORDS):
-        message = "The S3 server refuses our credentials: check the access key, its secret and its rights."
+        message = "The S3 server refuses the credentials: check the access key, its secret and its permissions."
         return FailedPrecondition(message, reason="S3_CREDENTIALS_REFUSED")
     if "internalerror" in words and "error performing put" in words:
         return s3_stores_nothing()
@@ -60,14 +60,14 @@ def s3_error(words: str) -> OmnialignError | None:
 
 
 def s3_unavailable() -> Unavailable:
-    """The error for an S3 server that does not answer, or says that it cannot."""
-    message = "The S3 server does not answer: try again, and check OMNIALIGN_DATA_S3_ENDPOINT if it goes on."
+    """The error for an S3 server that does not answer, or answers that it cannot serve."""
+    message = "The S3 server does not answer: try again, and check OMNIALIGN_DATA_S3_ENDPOINT if that does not help."
     return Unavailable(message, reason="S3_UNAVAILABLE")
 
 
 def s3_stores_nothing() -> Unavailable:
-    """The error for an S3 server that answers, and fails at each write: SeaweedFS does so when its disk is full."""
-    message = "The S3 server answers, but stores nothing: it is starting, or full. Free some space if it goes on."
+    """The error for an S3 server that answers but fails every write, as SeaweedFS does when its disk is full."""
+    message = "The S3 server answers but fails all writes: it is starting or full. Free space and try again."
     return Unavailable(message, reason="S3_WRITES_FAIL")
 
 
@@ -77,13 +77,13 @@ def storage_full() -> ResourceExhausted:
 
 
 def not_found(kind: str, name: str) -> NotFound:
-    """The error for a resource that is not there."""
+    """The error for a resource that does not exist; `kind` is the prefix of its reason."""
     return NotFound(f"There is no {name}.", reason=f"{kind}_NOT_FOUND", metadata={"name": name})
 
 
 @contextmanager
 def translate_storage_errors() -> Iterator[None]:
-    """Within it, storage failures become typed errors. Other errors pass through."""
+    """Turns storage failures inside the `with` block into typed errors. Other errors pass through."""
     try:
         yield
     except OmnialignError:

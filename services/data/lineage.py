@@ -1,7 +1,7 @@
-"""Lineage: which artefact was made from which, and how one record went through the tables of a job.
+"""Lineage: which artefact was made from which, and how a record moved through the tables of a job.
 
-A record's tables are those that its dataset was made from or that were made from it, and those that belong to a job on
-the way. A dataset and its versions count as one table here. Another job that began from the same data is not related.
+The tables of a record are those that its dataset was made from, those made from it, and those of the jobs in between.
+A dataset and its versions count as one table. Another job that started from the same data is not related.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,9 +39,9 @@ class Lineage:
         await self._store.add_edges(parent, edges)
 
     async def add_records(self, dataset: str, records: Iterable[record_pb2.Record]) -> None:
-        """Adds an edge from each model that wrote something in the records to their dataset.
+        """Adds an edge to the dataset from each model that generated something in the records.
 
-        Edges never go away, so what this process has added it need not add again with each batch.
+        Edges are never removed, so those that this process has added are cached and not added again with each batch.
         """
         written = {(model, dataset, how) for record in records for model, how in _model_edges(record)}
         if new := written - self._written:
@@ -55,7 +55,7 @@ class Lineage:
         self._written |= edges
 
     async def walk(self, request: Request) -> Answer:
-        """The edges reached from an artefact, nearest first, and the appearances of a record."""
+        """The edges reachable from an artefact, nearest first, and the rows of a record in each of its tables."""
         record, start = "", request.name
         if matches(request.name, RECORD):
             ids = parse(request.name, RECORD)
@@ -71,7 +71,7 @@ class Lineage:
         return answer
 
     async def _traverse(self, parent: str, start: str, *, upwards: bool, max_depth: int) -> list[LineageEdge]:
-        """The edges one way, level by level. A circle ends where it began."""
+        """Breadth-first search in one direction. `seen` ends cycles."""
         seen, level, depth = {start}, [start], 0
         found = list[LineageEdge]()
         while level and len(found) < MAX_EDGES and not (max_depth and depth >= max_depth):
@@ -108,19 +108,19 @@ class Lineage:
         return {name: row for name, row in found.items() if row is not None}
 
     async def _related(self, parent: str, starts: list[str], *, upwards: bool) -> set[Step]:
-        """The steps between tables and jobs that are reached one way. Models lead to other jobs: not followed."""
+        """The steps between tables and jobs in one direction. Models are not followed: they lead to other jobs."""
         seen, level, steps = set(starts), list(starts), set[Step]()
         while level and len(steps) < MAX_EDGES:
             names = [name for start in level for name in await self._name_and_versions(start)]
             edges = await self._store.edges(parent, names, upwards=upwards)
-            found = {(_unversioned(edge.source), _unversioned(edge.target)) for edge in edges}
+            found = {(_table_of(edge.source), _table_of(edge.target)) for edge in edges}
             steps |= {step for step in found if step[0] != step[1] and not any("/models/" in name for name in step)}
             level = sorted({step[0 if upwards else 1] for step in steps} - seen)
             seen.update(level)
         return steps
 
     async def _name_and_versions(self, name: str) -> list[str]:
-        """The names that edges may use for a table: its own and those of its versions."""
+        """All names that edges may use for a table: its own and those of its versions."""
         if not matches(name, DATASET):
             return [name]
         versions = await self._store.versions(name, before=None, limit=1000)
@@ -128,7 +128,7 @@ class Lineage:
 
 
 def topological_order(artefacts: Sequence[str], steps: Iterable[Step]) -> list[str]:
-    """The names with every source before what was made from it, otherwise in the order given; circles come last."""
+    """Sorts `artefacts` so that every source precedes what was made from it, otherwise stably; cycles come last."""
     waiting, left = set(steps), list(artefacts)
     ordered = []
     while left:
@@ -140,7 +140,7 @@ def topological_order(artefacts: Sequence[str], steps: Iterable[Step]) -> list[s
     return ordered
 
 
-def _unversioned(name: str) -> str:
+def _table_of(name: str) -> str:
     return unversioned(name) if matches(name, DATASET_VERSION) else name
 
 

@@ -1,8 +1,8 @@
 """The content-addressed media store: `media/sha256/ab/cdef...` in a local folder or a bucket.
 
-An object appears whole or not at all: it is written to a temporary file of this machine, hashed on the way, proven to
-decode, and then put. What is stored was proven once, so the same bytes are not decoded again; they are hashed again,
-and a damaged object is replaced by the good bytes. The blocking methods run in the pool given by the caller.
+An object is complete or absent: bytes are written to a local temporary file, hashed on the way, validated by decoding,
+and only then put. Stored bytes have been validated once, so the same bytes are not decoded again when they come again.
+The stored object is hashed again, though, and if it is damaged the good bytes replace it.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ CHUNK_BYTES = 256 * 1024
 
 @dataclass(frozen=True)
 class Claim:
-    """What an upload says it is; empty fields claim nothing."""
+    """What an upload claims to be; empty fields claim nothing."""
 
     modality: int = 0
     mime_type: str = ""
@@ -32,7 +32,7 @@ class Claim:
 
 
 class MediaStore:
-    """Media objects by their SHA-256. Safe for many threads and processes on one place."""
+    """Media objects by SHA-256. Safe for concurrent threads and processes on one object store."""
 
     def __init__(self, objects: ObjectStore, *, scratch: Path, limits: MediaLimits, pool: ThreadPoolExecutor) -> None:
         self._objects, self._incoming = objects, scratch
@@ -40,7 +40,7 @@ class MediaStore:
         self._pool = pool
 
     async def upload(self, chunks: AsyncIterator[bytes], *, claim: Claim) -> tuple[content_pb2.Media, bool]:
-        """Stores a stream; tells whether the bytes were there. Raises the MEDIA_* reasons of `media`."""
+        """Stores a stream; returns its reference and whether it existed. Raises the reasons of `media_validation`."""
         incoming = await run_in_pool(self._pool, self._begin)
         try:
             async for chunk in chunks:
@@ -50,12 +50,12 @@ class MediaStore:
             await run_in_pool(self._pool, incoming.discard)
 
     def put(self, data: bytes, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
-        """Stores bytes in memory (blocking). They are safe from a power cut after `sync`."""
+        """Stores bytes from memory (blocking). They survive a power cut after `sync`."""
         known = self._known(hashlib.sha256(data).hexdigest(), data[:HEAD_BYTES], claim)
         return (known, True) if known is not None else self._write((data,), claim)
 
     def put_file(self, path: Path, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
-        """Stores a copy of a file (blocking), without holding it in memory. Safe after `sync`, as with `put`."""
+        """Stores a copy of a file without holding it in memory (blocking). It survives a power cut after `sync`."""
         if path.stat().st_size > self._limits.size_bytes:
             raise too_large("bytes", found=path.stat().st_size, limit=self._limits.size_bytes)
         with path.open("rb") as file:
@@ -66,9 +66,9 @@ class MediaStore:
             return (known, True) if known is not None else self._write(_chunks(file), claim)
 
     async def sync(self) -> None:
-        """Waits until all that was stored is safe: one sync for many objects instead of one for each.
+        """Waits until all stored objects survive a power cut: one sync for many objects, not one for each.
 
-        An object that a power cut damages before that is found by its digest and replaced by the next upload.
+        An object damaged by a power cut before that is detected by its digest and replaced by the next upload.
         """
         await run_in_pool(self._pool, self._objects.sync)
 
@@ -83,7 +83,7 @@ class MediaStore:
         return _reference(mime_type, sha256, found.size_bytes)
 
     def stored_size_bytes(self, sha256: str) -> int | None:
-        """The size of a stored object whose bytes were hashed just now (blocking); None where it is not whole."""
+        """Hashes a stored object and returns its size (blocking); None if it is missing or damaged."""
         try:
             return sum(len(piece) for piece in self._objects.chunks(_key(sha256), sha256=sha256))
         except (NotFound, DataLoss):
@@ -94,7 +94,7 @@ class MediaStore:
         return await run_in_pool(self._pool, self.describe, sha256)
 
     async def read(self, sha256: str) -> AsyncIterator[bytes]:
-        """The bytes in chunks. Raises NotFound, or MEDIA_CORRUPT at the end when the digest is another."""
+        """The bytes in chunks. Raises NotFound, or MEDIA_CORRUPT after the last chunk if the digest does not match."""
         pieces = self._objects.chunks(_key(sha256), sha256=sha256)
         try:
             while (piece := await run_in_pool(self._pool, next, pieces, None)) is not None:
@@ -104,11 +104,11 @@ class MediaStore:
         except DataLoss as error:
             raise _corrupt(sha256) from error
         finally:
-            with suppress(ValueError):  # a cancelled read ends by itself
+            with suppress(ValueError):  # a thread may still be reading for a cancelled call: that read ends by itself
                 pieces.close()
 
     def presign_get(self, sha256: str, *, seconds: float) -> str:
-        """A link to the bytes (blocking). Raises PRESIGNING_UNAVAILABLE."""
+        """A URL to read the bytes from (blocking). Raises PRESIGNING_UNAVAILABLE."""
         return self._objects.presign_get(_key(sha256), seconds=seconds)
 
     def _begin(self) -> StagedFile:
@@ -133,11 +133,11 @@ class MediaStore:
         mime_type = identify(incoming.head, modality=claim.modality, mime_type=claim.mime_type)
         sha256 = incoming.finish()
         if claim.sha256 and claim.sha256 != sha256:
-            message = f"The bytes have the digest {sha256}, and {claim.sha256} was claimed."
+            message = f"The bytes have the digest {sha256}, but {claim.sha256} was claimed."
             metadata = {"claimed": claim.sha256, "found": sha256}
             raise InvalidArgument(message, reason="MEDIA_DIGEST_MISMATCH", metadata=metadata)
         existed = self.stored_size_bytes(sha256) is not None
-        if not existed:
+        if not existed:  # validated before it is put: what is in the store can be decoded
             validate(incoming.path, mime_type, limits=self._limits)
             self._objects.put(_key(sha256), incoming.path, sha256=sha256, durable=durable)
         return _reference(mime_type, sha256, incoming.size_bytes), existed

@@ -20,7 +20,7 @@ from omnialign.modeling.inputs import MediaBytes, MediaPolicy
 from omnialign.v1 import content_pb2
 from services.data.config import DataConfig
 
-# A decoder may drop a frame at an edge; more than this share missing means that the end of the file is.
+# A decoder may drop a frame at either end; if less than this share decodes, the file is cut off.
 COMPLETE_SHARE = 0.95
 STREAMED_WAV_SIZES = (0, 0xFFFFFFFF)
 BEGINNING = MediaPolicy(max_frames=1, max_audio_seconds=1.0, use_damaged=True)
@@ -28,7 +28,7 @@ BEGINNING = MediaPolicy(max_frames=1, max_audio_seconds=1.0, use_damaged=True)
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """The largest media that is let in."""
+    """The largest media that is accepted."""
 
     size_bytes: int
     image_pixels: int
@@ -39,7 +39,7 @@ class MediaLimits:
 
     @classmethod
     def of(cls, config: DataConfig) -> "MediaLimits":
-        """The limits that the settings give."""
+        """The limits in the settings."""
         return cls(
             config.max_media_bytes,
             config.max_image_pixels,
@@ -51,23 +51,23 @@ class MediaLimits:
 
 
 def refusal(reason: str, message: str, **metadata: object) -> InvalidArgument:
-    """The error for media that is not let in."""
+    """The error for media that is not accepted."""
     return InvalidArgument(message, reason=reason, metadata={key: str(value) for key, value in metadata.items()})
 
 
 def too_large(what: str, *, found: float, limit: float) -> InvalidArgument:
     """The error for media above a limit."""
-    message = f"The media is too large: {found:g} {what}, and {limit:g} are allowed."
+    message = f"The media is too large: it has {found:g} {what}, and {limit:g} are allowed."
     return refusal("MEDIA_TOO_LARGE", message, what=what, found=f"{found:g}", limit=f"{limit:g}")
 
 
 def identify(head: bytes, *, modality: int = 0, mime_type: str = "") -> str:
     """The MIME type of a file that begins with `head`. Raises MEDIA_EMPTY, MEDIA_UNDECODABLE, MEDIA_TYPE_MISMATCH."""
     if not head:
-        raise refusal("MEDIA_EMPTY", "The media object has no bytes.")
+        raise refusal("MEDIA_EMPTY", "The media is empty.")
     found = sniff(head)
     if not found:
-        raise refusal("MEDIA_UNDECODABLE", "The bytes are not an image, a sound or a video of a known type.")
+        raise refusal("MEDIA_UNDECODABLE", "The bytes are not an image, audio or video of a supported type.")
     if mime_type and canonical(mime_type) != found:
         raise _mismatch(mime_type, found)
     if modality and modality != MODALITIES[found]:
@@ -78,7 +78,7 @@ def identify(head: bytes, *, modality: int = 0, mime_type: str = "") -> str:
 def validate(path: Path, mime_type: str, *, limits: MediaLimits) -> None:
     """Decodes the whole file. Raises MEDIA_UNDECODABLE, MEDIA_TRUNCATED or MEDIA_TOO_LARGE.
 
-    Where damaged files are accepted it is enough that the first frame, or the first second, decodes.
+    If damaged files are accepted, it is enough that the first frame or the first second decodes.
     """
     checks: dict[int, Callable[[Path, str, MediaLimits], None]] = {
         IMAGE: _validate_image,
@@ -103,7 +103,7 @@ def _decodes_in_part(path: Path, modality: int) -> bool:
 
 
 def _mismatch(claimed: str, found: str) -> InvalidArgument:
-    message = f"The media claims to be {claimed}, and its bytes are {found}."
+    message = f"The media claims to be {claimed}, but its bytes are {found}."
     return refusal("MEDIA_TYPE_MISMATCH", message, claimed=claimed, found=found)
 
 
@@ -120,7 +120,7 @@ def _validate_image(path: Path, mime_type: str, limits: MediaLimits) -> None:
 
 
 def _decode_frames(image: Image.Image, limits: MediaLimits) -> None:
-    """Decodes one frame after the other: an animation is as large as all of them."""
+    """Decodes frame by frame: an animation is as large as all its frames together."""
     index, pixels = 0, 0
     while True:
         pixels += image.width * image.height
@@ -139,7 +139,7 @@ def _validate_audio(path: Path, mime_type: str, limits: MediaLimits) -> None:
     if mime_type == "audio/wav":
         _check_wav_length(path)
     with _opened(path, mime_type) as container:
-        stream = _stream(container.streams.audio, "sound")
+        stream = _stream(container.streams.audio, "audio")
         expected = _header_seconds(container, stream)
         _check_seconds(expected, limits)
         seconds = 0.0
@@ -152,7 +152,7 @@ def _validate_audio(path: Path, mime_type: str, limits: MediaLimits) -> None:
 def _validate_video(path: Path, mime_type: str, limits: MediaLimits) -> None:
     with _opened(path, mime_type) as container:
         stream = _stream(container.streams.video, "video")
-        stream.thread_type = "NONE"
+        stream.thread_type = "NONE"  # frame threads would multiply the memory by their number
         _check_seconds(_header_seconds(container, stream), limits)
         _check_frame(stream.codec_context.width, stream.codec_context.height, limits)
         _check_count(stream.frames, limits)
@@ -187,7 +187,7 @@ class _opened:  # noqa: N801 - reads as a context manager function, which could 
 
 def _stream(streams: Any, what: str) -> Any:
     if not streams:
-        raise refusal("MEDIA_UNDECODABLE", f"The file has no {what} in it.")
+        raise refusal("MEDIA_UNDECODABLE", f"The file has no {what} stream.")
     return streams[0]
 
 
@@ -214,19 +214,19 @@ def _check_count(frames: int, limits: MediaLimits) -> None:
 
 def _check_complete(found: float, expected: float, what: str) -> None:
     if not found:
-        raise refusal("MEDIA_UNDECODABLE", f"The media holds no {what} that decode.")
+        raise refusal("MEDIA_UNDECODABLE", f"None of the media's {what} decode.")
     if found < expected * COMPLETE_SHARE:
         message = f"The media is cut off: {found:g} of {expected:g} {what} decode."
         raise refusal("MEDIA_TRUNCATED", message, found=f"{found:g}", expected=f"{expected:g}")
 
 
 def _check_wav_length(path: Path) -> None:
-    """The decoder takes a WAV that ends early as complete; its header knows better."""
+    """Compares the length in the header: the decoder takes a WAV that ends early for complete."""
     with path.open("rb") as file:
         claimed = int.from_bytes(file.read(8)[4:8], "little")
     found = path.stat().st_size - 8
     if claimed not in STREAMED_WAV_SIZES and found < claimed - 1:
-        message = f"The WAV file is cut off: {found} of {claimed} bytes are there."
+        message = f"The WAV file is cut off: it has {found} of {claimed} bytes."
         raise refusal("MEDIA_TRUNCATED", message, found=found, expected=claimed)
 
 
@@ -238,7 +238,7 @@ MODALITIES: dict[str, int] = {
     "audio/wav": AUDIO, "audio/flac": AUDIO, "audio/mpeg": AUDIO, "audio/ogg": AUDIO, "audio/mp4": AUDIO,
     "video/mp4": VIDEO, "video/webm": VIDEO, "video/x-matroska": VIDEO, "video/x-msvideo": VIDEO,
 }  # fmt: skip
-# The decoder's own name of each container: it is never left to guess, since some of its formats read other files.
+# FFmpeg's name of each container. It never guesses: some of its formats (playlists) read other files and addresses.
 DEMUXERS: dict[str, str] = {
     "audio/wav": "wav", "audio/flac": "flac", "audio/mpeg": "mp3", "audio/ogg": "ogg", "audio/mp4": "mp4",
     "video/mp4": "mp4", "video/webm": "matroska", "video/x-matroska": "matroska", "video/x-msvideo": "avi",
@@ -262,7 +262,7 @@ RIFF_KINDS = {b"WAVE": "audio/wav", b"WEBP": "image/webp", b"AVI ": "video/x-msv
 
 
 def sniff(head: bytes) -> str:
-    """The MIME type that the first `HEAD_BYTES` of a file show, or "" for none that is known."""
+    """The MIME type by the first `HEAD_BYTES` of a file, or "" if it is not a known one."""
     for prefix, mime_type in PREFIXES:
         if head.startswith(prefix):
             return mime_type
@@ -276,13 +276,13 @@ def sniff(head: bytes) -> str:
 
 
 def canonical(mime_type: str) -> str:
-    """A claimed MIME type without parameters and in its usual spelling."""
+    """A claimed MIME type without parameters, in its canonical spelling."""
     plain = mime_type.partition(";")[0].strip().lower()
     return ALIASES.get(plain, plain)
 
 
 def _is_mpeg_frame(head: bytes) -> bool:
-    """Whether a valid MPEG audio frame header comes first: sync, layer 1-3, a bit rate and a sampling rate."""
+    """Whether it begins with a valid MPEG audio frame header: sync word, layer 1-3, bit rate and sampling rate."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return False
     return head[1] & 0x06 != 0 and head[1] & 0x18 != 0x08 and head[2] & 0xF0 != 0xF0 and head[2] & 0x0C != 0x0C

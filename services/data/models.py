@@ -28,21 +28,23 @@ MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 
 
 class ModelFiles:
-    """Model files in the object store, and in folders where they were registered in place."""
+    """The files of models, in the object store or in the folders where they were registered in place."""
 
     def __init__(self, *, objects: ObjectStore, pool: ThreadPoolExecutor) -> None:
         self._objects, self._pool = objects, pool
 
     def admit(self, upload: Upload) -> tuple[str, Weights]:
-        """Checks the files of an upload and makes them the registry's own (blocking).
+        """Checks the files of an upload and copies them into the registry (blocking).
 
-        Gives where they are. Files that are there already are not copied again. Raises the reasons of `examine`.
+        Returns their URI. Files that the registry has are not copied again. Raises the reasons of `inspect_model`.
         """
         weights = inspect_model(StoredFiles(upload.name, upload.files, self._objects))
         uri = f"{self._objects.uri}/models/{weights.sha256}"
         if self._objects.stat(_manifest_key(weights.sha256)) is None:
             for entry, key in upload.files.items():
                 self._objects.copy(key, f"models/{weights.sha256}/{entry.path}")
+            # The manifest comes last: it says that all files are there. After a crash before it, the next call copies
+            # them again.
             files = [[entry.path, entry.size_bytes, entry.sha256] for entry in upload.files]
             self._objects.put_bytes(_manifest_key(weights.sha256), json.dumps({"files": files}).encode())
         return uri, weights
@@ -50,7 +52,7 @@ class ModelFiles:
     async def read(
         self, version: ModelVersion, *, skip: frozenset[str], weights: bool = True
     ) -> AsyncIterator[FileEntry | bytes]:
-        """Each file of a version and then its bytes, in order of path; weights only if they are wanted.
+        """Each file of a version followed by its bytes, in order of path; weights only if `weights`.
 
         Raises MODEL_FILES_MISSING, OBJECT_CORRUPT.
         """
@@ -67,9 +69,9 @@ class ModelFiles:
             raise _gone(version) from error
 
     def _entries(self, version: ModelVersion, *, suffixes: tuple[str, ...]) -> Iterator[FileEntry]:
-        """The files but those that end so. One of a folder is hashed when it is its turn."""
+        """The files except those with one of `suffixes`. Files in a folder are hashed when they are reached."""
         if not self._is_stored(version):
-            folder = local_path(version.uri, roots=())  # it was allowed when it was registered
+            folder = local_path(version.uri, roots=())  # checked when it was registered
             paths = list_files(folder)
             if not paths:
                 raise _gone(version)
@@ -89,7 +91,7 @@ class ModelFiles:
                 left -= len(piece)
                 yield piece
         if left:
-            message = f"{entry.path} of {version.name} changed while it was read: register the model again."
+            message = f"{entry.path} of {version.name} changed while it was being read: register the model again."
             raise DataLoss(message, reason="MODEL_CORRUPT", metadata={"name": version.name})
 
     def _is_stored(self, version: ModelVersion) -> bool:
@@ -108,9 +110,9 @@ class Models:
     async def register(
         self, parent: str, model_id: str, *, wanted: ModelVersion, sources: Sequence[str]
     ) -> ModelVersion:
-        """Registers a folder or an upload, and where it came from. The bytes of the newest version are that version.
+        """Registers a folder or an upload, and what it was made from. Unchanged files return the newest version.
 
-        A LoRA is made from its base too. Raises the reasons of `weights.inspect` and `folders.local_path`,
+        A LoRA is also made from its base. Raises the reasons of `inspect_folder` and `local_path`,
         UPLOAD_NOT_FOUND, and for a LoRA those of its base.
         """
         if is_upload(wanted.uri):
@@ -137,7 +139,7 @@ class Models:
     async def download(
         self, name: str, *, skip: Sequence[str] = (), weights: bool = True
     ) -> AsyncIterator[ModelVersion | FileEntry | bytes]:
-        """A version, and then each of its files with its bytes. Raises the reasons of `get` and `ModelFiles.read`."""
+        """A version, then each file followed by its bytes. Raises the reasons of `get` and `ModelFiles.read`."""
         version = await self.get(name)
         yield version
         async for part in self._files.read(version, skip=frozenset(skip), weights=weights):
@@ -150,7 +152,7 @@ class Models:
         return [version for _, version in rows[:limit]], rows[limit - 1][0] if len(rows) > limit else []
 
     async def _base(self, weights: Weights, *, parent: str, name: str) -> list[str]:
-        """The base of a LoRA, which must be a model of its own in the same project; else none.
+        """The base of a LoRA, which must be a full model in the same project; empty for other models.
 
         Raises BASE_MODEL_NOT_IN_PROJECT, MODEL_VERSION_NOT_FOUND, LORA_OF_LORA.
         """
@@ -162,6 +164,7 @@ class Models:
         return [weights.lora.base]
 
     async def _add(self, model: str, uri: str, wanted: ModelVersion, weights: Weights) -> ModelVersion:
+        # Optimistic: take the next number, and look again if another caller took it first.
         for _ in range(COMMIT_ATTEMPTS):
             newest = await self._store.model(model, None)
             if newest is not None and newest[1].sha256 == weights.sha256:
@@ -175,7 +178,7 @@ class Models:
             version.create_time.CopyFrom(timestamp(created_us))
             if await self._store.add_model(version, model=model, number=number, created_us=created_us):
                 return version
-        raise Aborted(f"Other callers register {model} all the time: try again.", reason="COMMIT_CONFLICT")
+        raise Aborted(f"Other callers keep registering {model}: try again.", reason="COMMIT_CONFLICT")
 
 
 def _manifest_key(sha256: str) -> str:

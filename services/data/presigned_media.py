@@ -1,7 +1,7 @@
-"""Links by which callers move media past the service, straight to and from the object store.
+"""Presigned URLs by which callers move media straight to and from the object store, past the service.
 
-Bytes that were put by a link are nowhere to be seen until the upload is completed: then they are fetched, hashed,
-decoded and stored like any other upload.
+Bytes put to a URL are not visible until the upload is completed. Only then are they read back, hashed, decoded and
+stored like any other upload, so a URL is no way around validation.
 """
 
 import json
@@ -29,7 +29,7 @@ PIECE_BYTES = 4 * 1024 * 1024
 
 
 class PresignedMedia:
-    """Uploads and downloads by link."""
+    """Uploads and downloads through presigned URLs."""
 
     def __init__(
         self, config: DataConfig, *, objects: ObjectStore, media: MediaStore, pool: ThreadPoolExecutor
@@ -37,12 +37,13 @@ class PresignedMedia:
         self._config, self._objects, self._media, self._pool = config, objects, media, pool
 
     async def create_upload(self, parent: str, *, sha256: str, size_bytes: int) -> CreateMediaUploadResponse:
-        """A link to put bytes to. Raises PRESIGNING_UNAVAILABLE, MEDIA_TOO_LARGE."""
+        """A URL to put bytes to. Raises PRESIGNING_UNAVAILABLE, MEDIA_TOO_LARGE."""
         if size_bytes > self._config.max_media_bytes:
             raise too_large("bytes", found=size_bytes, limit=self._config.max_media_bytes)
         upload_id, seconds = uuid.uuid4().hex, self._config.link_seconds
         expire_us = now_us() + int(seconds * 1e6)
         url = await run_in_pool(self._pool, self._objects.presign_put, _bytes_key(upload_id), seconds=seconds)
+        # The ticket remembers what was announced; `complete_upload` compares it with what was put.
         ticket = {"name": f"{parent}/mediaUploads/{upload_id}", "sha256": sha256, "size_bytes": size_bytes}
         await run_in_pool(self._pool, self._objects.put_bytes, _ticket_key(upload_id), json.dumps(ticket).encode())
         answer = CreateMediaUploadResponse(name=ticket["name"], url=url)  # type: ignore[arg-type]
@@ -50,23 +51,27 @@ class PresignedMedia:
         return answer
 
     async def complete_upload(self, name: str, *, modality: int, mime_type: str) -> content_pb2.Media:
-        """Proves and stores the bytes that were put. Raises MEDIA_UPLOAD_NOT_FOUND, MEDIA_UPLOAD_EMPTY, MEDIA_*."""
+        """Validates and stores the bytes that were put; may be repeated.
+
+        Raises MEDIA_UPLOAD_NOT_FOUND, MEDIA_UPLOAD_EMPTY, MEDIA_*.
+        """
         upload_id = parse(name, MEDIA_UPLOAD)["media_upload"]
         sha256, size_bytes = await self._ticket(name, upload_id)
         found = await run_in_pool(self._pool, self._objects.stat, _bytes_key(upload_id))
         if found is None:
             return await self._completed(name, sha256)
         if found.size_bytes != size_bytes:
-            message = f"{found.size_bytes} bytes were put, and {size_bytes} were said to come: put them again."
+            message = f"{found.size_bytes} bytes were put, but {size_bytes} were announced: put the bytes again."
             metadata = {"claimed": str(size_bytes), "found": str(found.size_bytes)}
             raise InvalidArgument(message, reason="MEDIA_SIZE_MISMATCH", metadata=metadata)
         claim = Claim(modality=modality, mime_type=mime_type, sha256=sha256)
         media, _ = await self._media.upload(self._bytes(upload_id, size_bytes), claim=claim)
+        # Deleted only after they are stored: a crash before this line leaves bytes that a repeated call stores again.
         await run_in_pool(self._pool, self._objects.delete, _bytes_key(upload_id))
         return media
 
     async def create_download(self, sha256: str) -> CreateMediaDownloadResponse:
-        """A link to get bytes from. Raises PRESIGNING_UNAVAILABLE, MEDIA_NOT_FOUND."""
+        """A URL to get bytes from. Raises PRESIGNING_UNAVAILABLE, MEDIA_NOT_FOUND."""
         seconds = self._config.link_seconds
         expire_us = now_us() + int(seconds * 1e6)
         url = await run_in_pool(self._pool, self._media.presign_get, sha256, seconds=seconds)
@@ -75,7 +80,7 @@ class PresignedMedia:
         return answer
 
     async def _ticket(self, name: str, upload_id: str) -> tuple[str, int]:
-        """The digest and the size that were said to come."""
+        """The announced digest and size."""
         if re.fullmatch(r"[0-9a-f]{32}", upload_id):
             with suppress(NotFound):
                 blob = await run_in_pool(
@@ -84,19 +89,19 @@ class PresignedMedia:
                 ticket = json.loads(blob)
                 if ticket["name"] == name and "sha256" in ticket:
                     return ticket["sha256"], ticket["size_bytes"]
-        message = f"There is no {name}: begin another upload."
+        message = f"There is no {name}: create another media upload."
         raise NotFound(message, reason="MEDIA_UPLOAD_NOT_FOUND", metadata={"name": name})
 
     async def _completed(self, name: str, sha256: str) -> content_pb2.Media:
-        """What an earlier call stored; repeating it is success."""
+        """The media that an earlier call stored: repeating a call succeeds."""
         try:
             return await self._media.described(sha256)
         except NotFound as error:
-            message = f"Nothing was put for {name} yet: send the bytes to the link first."
+            message = f"Nothing has been put for {name} yet: send the bytes to its URL first."
             raise FailedPrecondition(message, reason="MEDIA_UPLOAD_EMPTY", metadata={"name": name}) from error
 
     async def _bytes(self, upload_id: str, size_bytes: int) -> AsyncIterator[bytes]:
-        """The bytes that were put; the media store compares their digest."""
+        """The bytes that were put; the media store checks their digest."""
         for start in range(0, size_bytes, PIECE_BYTES):
             yield await run_in_pool(
                 self._pool, self._objects.read, _bytes_key(upload_id), start=start, length=PIECE_BYTES

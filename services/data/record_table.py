@@ -1,8 +1,8 @@
-"""One Lance table of records: merge by id, ordered reads of a snapshot, tags, compaction. All of it blocks.
+"""One Lance table of records: merge by id, ordered reads of a snapshot, tags, compaction. Everything here blocks.
 
 The id is declared as Lance's unenforced primary key: without it, two writers of the same new id would both insert it.
-Filters are computed on the narrow columns in Arrow, never written into a filter string, so no value can change what is
-asked. A read holds those narrow columns of the rows asked for and one batch of records, however large the table is.
+Filters are computed on the narrow columns in Arrow and never written into a filter string, so no value can inject a
+condition. A read holds the narrow columns of the selected rows and one batch of records, however large the table is.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class CommitRetries:
-    """How long a commit that loses races is tried again."""
+    """How often and how long a commit that loses races is retried."""
 
     max_retries: int
     timeout_seconds: float
@@ -71,7 +71,7 @@ class Snapshot:
 
     @property
     def version(self) -> int:
-        """Lance's number of this state."""
+        """Lance's number for this state."""
         return int(self._dataset.version)
 
     def count(self) -> int:
@@ -97,7 +97,10 @@ class Snapshot:
             yield [record_pb2.Record.FromString(value.as_py()) for value in taken.column("record")]
 
     def fingerprint(self) -> tuple[int, int]:
-        """The number of records and a sum over them that does not depend on their order."""
+        """The number of records, and a checksum of them that does not depend on their order.
+
+        Compaction reorders rows and changes Lance's version number, so neither tells whether the records are the same.
+        """
         total = 0
         with _expired():
             for batch in self._dataset.scanner(columns=["fingerprint"]).to_batches():
@@ -106,6 +109,7 @@ class Snapshot:
 
     def _positions(self, selection: Selection) -> tuple[Any, Any]:
         """Positions and record sizes of the selected rows, ordered by id."""
+        # Row positions are only known by scanning in order; the filter comes after they are assigned.
         position, parts = 0, []
         with _expired():
             for batch in self._dataset.scanner(columns=NARROW, batch_size=SCAN_ROWS, scan_in_order=True).to_batches():
@@ -122,7 +126,7 @@ class Snapshot:
 
 
 class RecordTable:
-    """The table at a place. Safe for many threads and processes."""
+    """The table at a location. Safe for concurrent threads and processes."""
 
     def __init__(
         self,
@@ -138,21 +142,21 @@ class RecordTable:
         self._compact_fragments = compact_fragments
 
     def snapshot(self, version: int | None = None) -> Snapshot:
-        """The table now, or at a version. It is created when missing."""
+        """The table now, or at a version. A missing table is created."""
         return Snapshot(self._open(version))
 
     def find(self) -> Snapshot | None:
-        """The table now; None when nothing was ever written here."""
+        """The table now; None if nothing was ever written here."""
         try:
             return Snapshot(self._connect(None))
         except FileNotFoundError:
             return None
 
     def merge(self, records: Iterable[record_pb2.Record]) -> tuple[int, int]:
-        """Writes records by id, all visible together; gives how many were new and how many were there.
+        """Inserts or updates records by id, all visible together; returns the numbers of new and of existing records.
 
-        Of several with one id the last counts. A record that is stored just so is not written again. Raises
-        COMMIT_CONFLICT when the budget for lost races is spent, STORAGE_FULL.
+        Of several records with one id, the last counts. A record that is stored unchanged is not written again. Raises
+        COMMIT_CONFLICT when all retries are lost, STORAGE_FULL.
         """
         rows = to_arrow(records)
         if not rows.num_rows:
@@ -163,7 +167,7 @@ class RecordTable:
         return inserted, rows.num_rows - inserted
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Removes rows by id. Only for ids made by this service: they go into a filter string."""
+        """Removes rows by id. Only for ids that this service generated, since they go into a filter string."""
         assert all(name.replace("-", "").isalnum() for name in ids)
         dataset = self._open()
         condition = f"id IN ({', '.join(repr(name) for name in ids)})"
@@ -172,7 +176,7 @@ class RecordTable:
                 dataset.delete(condition)
 
     def tag(self, name: str, *, version: int) -> None:
-        """Names a state, which keeps it from being cleaned away. A name that is there already names it."""
+        """Tags a state, which protects it from cleanup. Succeeds if the tag exists: it names its state already."""
         dataset = self._open()
         with translate_storage_errors():
             try:
@@ -182,19 +186,19 @@ class RecordTable:
                     raise
 
     def compact(self) -> bool:
-        """Compacts the table when it is in many pieces, and removes old untagged states; tells whether it did."""
+        """Compacts a table that has too many fragments, and removes old untagged states; whether it was due."""
         dataset = self._open()
         if len(dataset.get_fragments()) <= self._compact_fragments:
             return False
-        with suppress(OSError, RuntimeError, ValueError):  # lost to a writer: the next write will try again
+        with suppress(OSError, RuntimeError, ValueError):  # lost a race with a writer: the next write tries again
             dataset.optimize.compact_files()
             dataset.cleanup_old_versions(older_than=self._retention, error_if_tagged_old_versions=False)
         return True
 
     def _merge_with_retries(self, rows: pa.Table) -> dict[str, int]:
-        """Merges; where a file that was just read is gone, since another process tidied up, begins from the new state.
+        """Merges, and starts over from the new state if another process compacted away a file in the meantime.
 
-        Commits that lose a race are tried again by Lance itself, within the budget.
+        Lance itself retries commits that lose a race, within `commit_retries`.
         """
         for _ in range(STALE_ATTEMPTS - 1):
             try:
@@ -205,6 +209,8 @@ class RecordTable:
         return self._merge(rows)
 
     def _merge(self, rows: pa.Table) -> dict[str, int]:
+        # The primary key makes two concurrent inserts of one id conflict: Lance retries the later one, which then finds
+        # the row and updates it. Rows whose bytes are equal are not rewritten, so a repeated append costs nothing.
         merge = self._open().merge_insert("id").when_matched_update_all("target.record != source.record")
         merge = merge.when_not_matched_insert_all().conflict_retries(self._commit_retries.max_retries)
         stats: dict[str, int] = merge.retry_timeout(timedelta(seconds=self._commit_retries.timeout_seconds)).execute(
@@ -221,7 +227,7 @@ class RecordTable:
                 return self._connect(version)
 
     def _connect(self, version: int | None) -> Any:
-        """Raises FileNotFoundError where there is no table at all."""
+        """Raises FileNotFoundError if there is no table at all."""
         place = self.place
         if place.folder is not None and not (place.folder / "_versions").exists():
             raise FileNotFoundError(place.uri)
@@ -234,9 +240,9 @@ class RecordTable:
             raise
 
     def _create(self) -> None:
-        """Makes the empty table aside and publishes it, which only one of several creators can.
+        """Builds the empty table elsewhere and publishes it, in which only one of several creators succeeds.
 
-        Creating it in place is no way: of two creators at once, the second may overwrite the first one's records.
+        Created in place by two processes at once, the table of the second could overwrite the first one's records.
         """
         self.place.scratch.mkdir(parents=True, exist_ok=True)
         with (
@@ -249,7 +255,7 @@ class RecordTable:
 
 
 def to_arrow(records: Iterable[record_pb2.Record]) -> pa.Table:
-    """The records as rows; of several with one id the last counts. Equal records have equal bytes."""
+    """The records as rows; of several with one id, the last counts. Equal records have equal bytes."""
     latest = {record.id: record for record in records}
     blobs = [record.SerializeToString(deterministic=True) for record in latest.values()]
     columns = {
@@ -285,7 +291,7 @@ def _mask(batch: pa.RecordBatch, selection: Selection) -> pa.Array:
 
 
 def _spans(sizes: Any) -> Iterator[tuple[int, int]]:
-    """Ranges of rows that make up batches of less than `BATCH_BYTES`, or of one larger row."""
+    """Ranges of rows for batches of at most `BATCH_BYTES`; a larger row is a batch of its own."""
     start, total = 0, 0
     for index, size in enumerate(sizes):
         if index > start and (total + size > BATCH_BYTES or index - start >= BATCH_ROWS):
@@ -298,12 +304,12 @@ def _spans(sizes: Any) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def _expired() -> Iterator[None]:
-    """Turns "file not found" into SNAPSHOT_EXPIRED: the state was cleaned away while it was read."""
+    """Turns "file not found" into SNAPSHOT_EXPIRED: the state was cleaned up while it was read."""
     try:
         with translate_storage_errors():
             yield
     except (OSError, ValueError) as error:
         if "not found" not in str(error).lower():
             raise
-        message = "The state of the table that was being read is gone: read again, or read a committed version."
+        message = "The table state that was being read has expired: read again, or read a committed version."
         raise Aborted(message, reason="SNAPSHOT_EXPIRED") from error

@@ -1,4 +1,4 @@
-"""DataService over gRPC: messages in, calls of the domain, messages out. Errors are mapped by the server."""
+"""DataService over gRPC: translates messages to calls of the domain and back. The server maps errors."""
 
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
@@ -25,7 +25,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class DataServicer(data_service_pb2_grpc.DataServiceServicer):
-    """The DataService. See the proto for what each call does."""
+    """The DataService. The proto documents each call."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     ) -> pb.UploadMediaResponse:
         first = await anext(aiter(request_iterator), None)
         if first is None or first.WhichOneof("message") != "header":
-            raise InvalidArgument("The first message of an upload is its header.", reason="UPLOAD_HEADER_MISSING")
+            raise InvalidArgument("The first message of an upload must be its header.", reason="UPLOAD_HEADER_MISSING")
         header = first.header
         claim = Claim(modality=header.modality, mime_type=header.mime_type, sha256=header.sha256)
         media, existed = await self._media.upload(_chunks(request_iterator), claim=claim)
@@ -150,7 +150,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     ) -> pb.UploadFilesResponse:
         first = await anext(aiter(request_iterator), None)
         if first is None or first.WhichOneof("message") != "header":
-            raise InvalidArgument("The first message of an upload is its header.", reason="UPLOAD_HEADER_MISSING")
+            raise InvalidArgument("The first message of an upload must be its header.", reason="UPLOAD_HEADER_MISSING")
         return await self._uploads.receive(first.header.parent, _files(request_iterator))
 
     async def ImportDataset(  # noqa: D102, N802
@@ -199,13 +199,13 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def _collect(
         self, messages: AsyncIterator[pb.AppendRecordsRequest]
     ) -> tuple[str, dict[str, record_pb2.Record]]:
-        """All records of a call, by id: they become visible together, so they are held together, up to a limit."""
+        """All records of a call by id. They become visible together, so they are all in memory, up to a limit."""
         dataset, records, size_bytes = "", dict[str, record_pb2.Record](), 0
         async for message in messages:
             dataset = dataset or message.dataset
             size_bytes += message.ByteSize()
             if size_bytes > self._max_append_bytes:
-                text = f"One call appends at most {self._max_append_bytes} bytes: split the records over several."
+                text = f"One call appends at most {self._max_append_bytes} bytes: split the records over several calls."
                 raise ResourceExhausted(text, reason="APPEND_TOO_LARGE")
             records.update((record.id, record) for record in message.records)
         if not dataset:
@@ -216,7 +216,9 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
 async def _chunks(messages: AsyncIterator[pb.UploadMediaRequest]) -> AsyncIterator[bytes]:
     async for message in messages:
         if message.WhichOneof("message") != "chunk":
-            raise InvalidArgument("Only the first message of an upload is a header.", reason="UPLOAD_HEADER_REPEATED")
+            raise InvalidArgument(
+                "Only the first message of an upload may be a header.", reason="UPLOAD_HEADER_REPEATED"
+            )
         yield message.chunk
 
 
@@ -224,15 +226,19 @@ async def _files(messages: AsyncIterator[pb.UploadFilesRequest]) -> AsyncIterato
     async for message in messages:
         kind = message.WhichOneof("message")
         if kind == "header":
-            raise InvalidArgument("Only the first message of an upload is a header.", reason="UPLOAD_HEADER_REPEATED")
+            raise InvalidArgument(
+                "Only the first message of an upload may be a header.", reason="UPLOAD_HEADER_REPEATED"
+            )
         yield message.file if kind == "file" else message.chunk
 
 
 def _after(token: str, *, filter: str, numbers: tuple[int, ...], length: int) -> list[str]:  # noqa: A002
-    """The position in a page token; a token of another shape is refused."""
+    """The position in a page token. Raises PAGE_TOKEN_INVALID for a token of another list."""
     values = decode_token(token, filter=filter)
     if values and (len(values) != length or not all(values[index].isdecimal() for index in numbers)):
-        raise InvalidArgument("The page token is not of this list.", reason="PAGE_TOKEN_INVALID")
+        raise InvalidArgument(
+            "The page token does not belong to this list: start again without one.", reason="PAGE_TOKEN_INVALID"
+        )
     return values
 
 

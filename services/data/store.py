@@ -61,7 +61,7 @@ EDGES = sa.Table(
     sa.Column("relation", sa.String(64), primary_key=True),
     sa.Column("parent", sa.String(80), primary_key=True),
 )
-NAMES_PER_QUERY = 400  # SQLite takes a bounded number of parameters
+NAMES_PER_QUERY = 400  # SQLite limits the number of parameters of a query
 MIGRATIONS = Migrations("data", Path(__file__).parent / "migrations", witness="datasets")
 
 
@@ -72,11 +72,11 @@ class Store:
         self._database = database
 
     async def prepare(self) -> None:
-        """Sees to it that the tables are up to date. Raises FailedPrecondition (`SCHEMA_OUTDATED`)."""
+        """Brings the tables up to date. Raises FailedPrecondition (`SCHEMA_OUTDATED`)."""
         await MIGRATIONS.prepare(self._database)
 
     async def add_dataset(self, dataset: Dataset, *, parent: str, created_us: int, key: str, digest: str) -> bool:
-        """Adds a dataset, and the request that asked for it if `key`; False when one of the two is there already."""
+        """Adds a dataset and, if `key`, the request that created it; False if either exists."""
         blob = dataset.SerializeToString(deterministic=True)
         row = {"name": dataset.name, "parent": parent, "created_us": created_us, "message": blob}
 
@@ -93,23 +93,23 @@ class Store:
         return True
 
     async def request(self, key: str) -> tuple[str, str] | None:
-        """Body digest and dataset name of an answered request."""
+        """Body digest and dataset name of an answered request; None if there is none."""
         query = sa.select(REQUESTS.c.digest, REQUESTS.c.dataset).where(REQUESTS.c.key == key)
         rows = await self._rows(query)
         return (rows[0][0], rows[0][1]) if rows else None
 
     async def dataset_uid(self, name: str) -> str | None:
-        """The uid of a dataset; None where there is none."""
+        """The uid of a dataset; None if it does not exist."""
         rows = await self._rows(sa.select(DATASETS.c.message).where(DATASETS.c.name == name))
         return Dataset.FromString(rows[0][0]).uid if rows else None
 
     async def dataset(self, name: str) -> Dataset | None:
-        """One dataset as it was created, with `latest_version`, without `record_count`."""
+        """A dataset with `latest_version` but without `record_count`; None if it does not exist."""
         rows = await self._rows(sa.select(DATASETS.c.message).where(DATASETS.c.name == name))
         return await self._with_version(Dataset.FromString(rows[0][0])) if rows else None
 
     async def datasets(self, parent: str, *, after: Sequence[str], limit: int) -> list[tuple[int, Dataset]]:
-        """Creation time and dataset, newest first, from after the last one seen (its time and name)."""
+        """Creation times and datasets, newest first; `after` is time and name of the last one already seen."""
         query = sa.select(DATASETS.c.created_us, DATASETS.c.message).where(DATASETS.c.parent == parent)
         if after:
             position = sa.tuple_(DATASETS.c.created_us, DATASETS.c.name)
@@ -123,7 +123,7 @@ class Store:
         return int((await self._rows(query))[0][0])
 
     async def remove_dataset(self, name: str) -> bool:
-        """Removes a dataset with its versions; False when there is none."""
+        """Removes a dataset with its versions; False if it does not exist."""
 
         def remove(connection: Connection) -> bool:
             for table in (DATASET_VERSIONS, REQUESTS):
@@ -133,12 +133,12 @@ class Store:
         return await self._database.write(remove)
 
     async def add_version(self, dataset: str, version: DatasetVersion, *, number: int, state: int) -> bool:
-        """Adds a version; False when the number was taken by another writer or the dataset is gone."""
+        """Adds a version; False if another writer took the number or the dataset is gone."""
         row = {"dataset": dataset, "number": number, "state": state, "message": version.SerializeToString()}
         return await self._insert(DATASET_VERSIONS, row)
 
     async def version(self, dataset: str, number: int | None) -> tuple[int, int, DatasetVersion] | None:
-        """Number, state of the table, and message of one version; the newest where `number` is None."""
+        """Number, table state and message of a version; the newest if `number` is None."""
         query = _version_query(dataset)
         query = query.limit(1) if number is None else query.where(DATASET_VERSIONS.c.number == number)
         rows = await self._rows(query)
@@ -152,13 +152,13 @@ class Store:
         return [(number, DatasetVersion.FromString(blob)) for number, _, blob in await self._rows(query)]
 
     async def add_model(self, version: ModelVersion, *, model: str, number: int, created_us: int) -> bool:
-        """Adds a model version; False when the number was taken by another writer."""
+        """Adds a model version; False if another writer took the number."""
         parent, blob = project_name_of(model), version.SerializeToString(deterministic=True)
         row = {"model": model, "number": number, "parent": parent, "created_us": created_us, "message": blob}
         return await self._insert(MODEL_VERSIONS, row)
 
     async def model(self, model: str, number: int | None) -> tuple[int, ModelVersion] | None:
-        """Number and message of one model version; the newest where `number` is None."""
+        """Number and message of a model version; the newest if `number` is None."""
         table = MODEL_VERSIONS
         query = sa.select(table.c.number, table.c.message).where(table.c.model == model)
         query = query.order_by(table.c.number.desc()).limit(1)
@@ -166,7 +166,7 @@ class Store:
         return (rows[0][0], ModelVersion.FromString(rows[0][1])) if rows else None
 
     async def models(self, parent: str, *, after: Sequence[str], limit: int) -> list[tuple[list[str], ModelVersion]]:
-        """Position and model version, newest first, from after a position."""
+        """Positions and model versions, newest first; `after` is the position of the last one already seen."""
         table = MODEL_VERSIONS
         query = sa.select(table.c.created_us, table.c.model, table.c.number, table.c.message)
         query = query.where(table.c.parent == parent)
@@ -178,8 +178,8 @@ class Store:
         return [([str(us), model, str(n)], ModelVersion.FromString(blob)) for us, model, n, blob in rows]
 
     async def add_edges(self, parent: str, edges: Iterable[Edge]) -> None:
-        """Adds edges; those that are there already stay as they are."""
-        # Sorted: writers of the same edges take their rows in the same order.
+        """Adds edges; existing ones are left as they are."""
+        # Sorted, so that concurrent writers lock rows in the same order and cannot deadlock.
         keys = sorted({(edge.source, edge.target, edge.relation) for edge in edges})
         rows = [{"source": source, "target": target, "relation": how, "parent": parent} for source, target, how in keys]
         insert = self._database.insert(EDGES).on_conflict_do_nothing()
@@ -187,7 +187,7 @@ class Store:
             await self._database.write(lambda connection: connection.execute(insert, rows))
 
     async def edges(self, parent: str, names: Sequence[str], *, upwards: bool) -> list[Edge]:
-        """The edges that lead to these names (`upwards`), or away from them."""
+        """The edges that lead to these names if `upwards`, else those that start at them."""
         near, found = (EDGES.c.target if upwards else EDGES.c.source), []
         for start in range(0, len(names), NAMES_PER_QUERY):
             query = sa.select(EDGES.c.source, EDGES.c.target, EDGES.c.relation).where(EDGES.c.parent == parent)
@@ -224,7 +224,7 @@ def now_us() -> int:
 
 
 def timestamp(microseconds: int) -> timestamp_pb2.Timestamp:
-    """The same moment as a message."""
+    """`microseconds` since 1970 as a message."""
     moment = timestamp_pb2.Timestamp()
     moment.FromMicroseconds(microseconds)
     return moment

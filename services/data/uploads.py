@@ -37,22 +37,22 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\\]")
 
 @dataclass(frozen=True)
 class Upload:
-    """A complete upload: the key of each file of it."""
+    """A complete upload: its files, each with its key in the object store."""
 
     name: str
     files: dict[FileEntry, str]
 
 
 def check_path(path: str) -> str:
-    """The path, if it may name a file of an upload. Raises UPLOAD_PATH_INVALID."""
+    """Returns `path` if it can name a file of an upload. Raises UPLOAD_PATH_INVALID."""
     parts = path.split("/")
     problem = ""
     if CONTROL.search(path):
-        problem = "has characters that no path needs"
+        problem = "has control characters or a backslash"
     elif not all(parts) or any(part in (".", "..") for part in parts):
-        problem = "is not relative, or has an empty part, `.` or `..` in it"
+        problem = "is not relative, or has a part that is empty, `.` or `..`"
     elif len(path.encode()) > MAX_PATH_BYTES or max(len(part.encode()) for part in parts) > MAX_PART_BYTES:
-        problem = f"is longer than {MAX_PATH_BYTES} bytes, or a part of it longer than {MAX_PART_BYTES}"
+        problem = f"is longer than {MAX_PATH_BYTES} bytes, or has a part longer than {MAX_PART_BYTES}"
     elif len(parts) > MAX_DEPTH:
         problem = f"has more than {MAX_DEPTH} parts"
     if problem:
@@ -67,13 +67,13 @@ def is_upload(name: str) -> bool:
 
 
 def local_path(uri: str, *, roots: Sequence[Path]) -> Path:
-    """The resolved path that `uri` names. Raises URI_UNSUPPORTED, PATH_FORBIDDEN; it need not exist."""
+    """The resolved path that `uri` names; it need not exist. Raises URI_UNSUPPORTED, PATH_FORBIDDEN."""
     path = _as_path(uri)
     if "\0" in str(path) or not path.is_absolute():
         raise InvalidArgument("The address must be an absolute path.", reason="URI_UNSUPPORTED", metadata={"uri": uri})
-    resolved = path.resolve()
+    resolved = path.resolve()  # links are followed first: one inside a root may lead out of it
     if roots and not any(resolved.is_relative_to(root) for root in roots):
-        message = f"{uri} is outside the folders that this service may read."
+        message = f"{uri} is outside the folders that this service may read: see OMNIALIGN_DATA_IMPORT_ROOTS."
         raise PermissionDenied(message, reason="PATH_FORBIDDEN", metadata={"uri": uri})
     return resolved
 
@@ -83,7 +83,7 @@ def _as_path(uri: str) -> Path:
     if not parts.scheme:
         return Path(uri)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        message = f"{uri} is not a local path: give a folder as file:// or as a plain path."
+        message = f"{uri} is not a local path: give a plain path or a file:// address."
         raise InvalidArgument(message, reason="URI_UNSUPPORTED", metadata={"uri": uri})
     return Path(unquote(parts.path))
 
@@ -95,7 +95,7 @@ class Uploads:
         self._config, self._objects, self._scratch, self._pool = config, objects, scratch, pool
 
     async def receive(self, parent: str, messages: AsyncIterator[UploadedFile | bytes]) -> UploadFilesResponse:
-        """Takes in files, each begun by its description and followed by its bytes.
+        """Receives files, each as its description followed by its bytes.
 
         Raises UPLOAD_PATH_INVALID, UPLOAD_FILE_MISSING, UPLOAD_TRUNCATED, UPLOAD_DIGEST_MISMATCH, UPLOAD_EMPTY,
         UPLOAD_TOO_LARGE.
@@ -108,7 +108,7 @@ class Uploads:
             name = f"{parent}/uploads/{receiver.id}"
             await run_in_pool(self._pool, receiver.finish, name)
         except BaseException:
-            with suppress(RuntimeError):  # the service is ending
+            with suppress(RuntimeError):  # the pool has shut down: the sweep removes the files
                 self._pool.submit(receiver.abandon)
             raise
         size_bytes = sum(entry.size_bytes for entry in receiver.files)
@@ -117,7 +117,7 @@ class Uploads:
         return answer
 
     async def get(self, name: str, *, parent: str) -> Upload:
-        """A complete upload of a project. Raises UPLOAD_NOT_FOUND, also for one that has expired."""
+        """A complete upload of a project. Raises UPLOAD_NOT_FOUND, also for an expired upload."""
         upload_id = parse(name, UPLOAD)["upload"]
         if re.fullmatch(r"[0-9a-f]{32}", upload_id):
             with suppress(NotFound):
@@ -127,11 +127,13 @@ class Uploads:
                 manifest = json.loads(blob)
                 if manifest["name"] == name and name.startswith(f"{parent}/") and manifest["expire_us"] > now_us():
                     return Upload(name, {FileEntry(*entry): key for *entry, key in manifest["files"]})
-        message = f"There is no {name} now: uploads are kept for {self._config.upload_seconds:g} s. Upload again."
+        message = (
+            f"There is no upload {name}: they are kept for {self._config.upload_seconds:g} s. Upload the files again."
+        )
         raise NotFound(message, reason="UPLOAD_NOT_FOUND", metadata={"name": name})
 
     def fetch(self, upload: Upload, folder: Path) -> None:
-        """Writes the files below a folder of this machine (blocking). Raises OBJECT_CORRUPT, STORAGE_FULL."""
+        """Downloads the files into a local folder (blocking). Raises OBJECT_CORRUPT, STORAGE_FULL."""
         for entry, key in upload.files.items():
             incoming = StagedFile(self._scratch)
             try:
@@ -146,7 +148,7 @@ class Uploads:
 
     @asynccontextmanager
     async def sweeping(self) -> AsyncIterator[None]:
-        """Within it, expired uploads are removed every `sweep_seconds`. Replicas may sweep at the same time."""
+        """Removes expired uploads every `sweep_seconds` inside the `with` block. Replicas may sweep concurrently."""
         task = asyncio.create_task(self._sweep_periodically(), name="sweep uploads")
         try:
             yield
@@ -165,7 +167,11 @@ class Uploads:
                 _log.warning("expired uploads cannot be removed now: %s", error)
 
     def sweep(self) -> int:
-        """Removes what has expired, and what calls that died left (blocking); gives the number of uploads removed."""
+        """Removes expired uploads and what dead calls left behind (blocking); returns the number of uploads removed.
+
+        An upload is as old as its newest object, so one that still grows is kept. The manifest of an expired one goes
+        first: an upload that can be found has all its files.
+        """
         oldest_us = now_us() - int(self._config.upload_seconds * 1e6)
         newest_us: dict[str, int] = {}
         for found in self._objects.list(PREFIX):
@@ -181,7 +187,7 @@ class Uploads:
 
 
 class _UploadReceiver:
-    """One upload while it comes. Blocking; one call at a time."""
+    """An upload being received. Blocking; one call at a time."""
 
     def __init__(self, config: DataConfig, objects: ObjectStore, scratch: Path) -> None:
         self.id = uuid.uuid4().hex
@@ -199,7 +205,7 @@ class _UploadReceiver:
         path = check_path(file.path)
         folders = set(_parents(path))
         if path in self._paths or path in self._folders or folders & self._paths:
-            message = f"The upload has {path} twice, or as a file and a folder: name each file once."
+            message = f"The upload names {path} twice, or as both a file and a folder: name each file once."
             raise InvalidArgument(message, reason="UPLOAD_PATH_REPEATED", metadata={"path": path})
         self._size_bytes += file.size_bytes
         self._check_limits(len(self._paths) + 1)
@@ -209,21 +215,23 @@ class _UploadReceiver:
 
     def write(self, chunk: bytes) -> None:
         if self._incoming is None or self._file is None:
-            raise InvalidArgument("The bytes of an upload follow the file they are of.", reason="UPLOAD_FILE_MISSING")
+            raise InvalidArgument("The bytes of a file must follow its description.", reason="UPLOAD_FILE_MISSING")
         if self._incoming.size_bytes + len(chunk) > self._file.size_bytes:
-            raise self._refusal("UPLOAD_TOO_LONG", f"has more than the {self._file.size_bytes} bytes it was said to")
+            raise self._refusal("UPLOAD_TOO_LONG", f"has more than the announced {self._file.size_bytes} bytes")
         self._incoming.write(chunk)
 
     def finish(self, name: str) -> None:
         self._end_file()
         if not self.files:
             raise InvalidArgument("The upload has no files.", reason="UPLOAD_EMPTY")
+        # The manifest comes last and makes the upload visible: after a crash before this line there is none, and the
+        # sweep removes the files.
         files = [[entry.path, entry.size_bytes, entry.sha256, key] for entry, key in self.files.items()]
         manifest = {"name": name, "expire_us": self.expire_us, "files": files}
         self._objects.put_bytes(_manifest_key(self.id), json.dumps(manifest).encode())
 
     def abandon(self) -> None:
-        """Removes what has come; what cannot be removed now is swept later."""
+        """Removes what was received; what cannot be removed now is swept later."""
         if self._incoming is not None:
             self._incoming.discard()
         with suppress(OmnialignError, OSError):
@@ -237,7 +245,9 @@ class _UploadReceiver:
         if incoming.size_bytes != file.size_bytes:
             raise self._refusal("UPLOAD_TRUNCATED", f"ended after {incoming.size_bytes} of {file.size_bytes} bytes")
         if file.sha256 and sha256 != file.sha256:
-            raise self._refusal("UPLOAD_DIGEST_MISMATCH", f"has the digest {sha256}, and {file.sha256} was said")
+            raise self._refusal(
+                "UPLOAD_DIGEST_MISMATCH", f"has the digest {sha256} instead of the announced {file.sha256}"
+            )
         key = f"{PREFIX}{self.id}/{len(self.files):06d}"
         self._objects.put(key, incoming.path, sha256=sha256)
         incoming.discard()
@@ -248,7 +258,7 @@ class _UploadReceiver:
         config = self._config
         if count > config.max_upload_files or self._size_bytes > config.max_upload_bytes:
             limits = f"{config.max_upload_files} files and {config.max_upload_bytes} bytes"
-            raise ResourceExhausted(f"An upload holds at most {limits}: send less.", reason="UPLOAD_TOO_LARGE")
+            raise ResourceExhausted(f"An upload holds at most {limits}: split it.", reason="UPLOAD_TOO_LARGE")
 
     def _refusal(self, reason: str, problem: str) -> InvalidArgument:
         path = self._file.path if self._file else ""

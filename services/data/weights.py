@@ -1,6 +1,6 @@
-"""Looking at the files of a model: are they complete and safe to load, how large are they, and which bytes.
+"""Inspecting the files of a model: whether they are complete and safe to load, their size and their digest.
 
-Only headers of weight files are parsed, by hand: counting parameters must not load gigabytes.
+Only the headers of weight files are parsed, by hand, so that counting parameters does not load gigabytes.
 """
 
 import json
@@ -24,7 +24,7 @@ MAX_CONFIG_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Weights:
-    """What the files of a model hold; `lora` has the settings if it is a LoRA."""
+    """What the files of a model hold; `lora` is None unless it is a LoRA."""
 
     sha256: str
     size_bytes: int
@@ -33,10 +33,10 @@ class Weights:
 
 
 class ModelSource(Protocol):
-    """The files of a model, wherever they are. All blocking."""
+    """The files of a model, wherever they are. All methods block."""
 
     name: str
-    """What a caller knows the place by."""
+    """The caller's name for the location, for error messages."""
 
     def sizes(self) -> Mapping[str, int]:
         """Bytes of each file by path, in order of path."""
@@ -74,7 +74,7 @@ class FolderFiles:
 
 
 class StoredFiles:
-    """Files in the object store, hashed when they came."""
+    """Files in the object store, which were hashed when they were uploaded."""
 
     def __init__(self, name: str, files: Mapping[FileEntry, str], objects: ObjectStore) -> None:
         self.name, self._files, self._objects = name, files, objects
@@ -89,19 +89,19 @@ class StoredFiles:
         return self._objects.read(self._keys[path], start=start, length=length)
 
     def digest(self) -> str:
-        """Of the digests that are known."""
+        """Combines the known digests of the files."""
         return entries_digest(self._files)
 
 
 def inspect_folder(folder: Path) -> Weights:
-    """`examine` for a folder. Raises MODEL_FOLDER_MISSING too."""
+    """`inspect_model` for a folder. Raises MODEL_FOLDER_MISSING too."""
     if not folder.is_dir():
         raise _refusal("MODEL_FOLDER_MISSING", f"There is no folder {folder}.", str(folder))
     return inspect_model(FolderFiles(folder))
 
 
 def inspect_model(files: ModelSource) -> Weights:
-    """Reads what makes a model (blocking).
+    """Checks and summarises the files of a model (blocking).
 
     Raises MODEL_HAS_PICKLE, MODEL_CONFIG_MISSING, MODEL_CONFIG_INVALID, MODEL_WEIGHTS_MISSING, MODEL_WEIGHTS_INVALID,
     and for a LoRA what `parse_lora` raises.
@@ -127,11 +127,12 @@ def _count_parameters(files: ModelSource, path: str, size_bytes: int) -> int:
     try:
         return _count(lambda start, length: files.read(path, start=start, length=length), size_bytes)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        message = f"{path} is not a whole safetensors file: {error}."
+        message = f"{path} is not a complete safetensors file: {error}."
         raise _refusal("MODEL_WEIGHTS_INVALID", message, path) from error
 
 
 def _count(read: Callable[[int, int], bytes], size_bytes: int) -> int:
+    # The format: 8 bytes with the header's length, the header as JSON, then the tensors without gaps.
     if size_bytes < 8:
         raise ValueError("it is too short for a header")
     (length,) = struct.unpack("<Q", read(0, 8))
@@ -147,9 +148,7 @@ def _count(read: Callable[[int, int], bytes], size_bytes: int) -> int:
 def _check_pickles(sizes: Mapping[str, int], name: str) -> None:
     pickles = [path for path in sizes if Path(path).suffix.lower() in PICKLES]
     if pickles:
-        message = (
-            f"{', '.join(pickles[:5])}: a pickle can run code when it is loaded. Convert the weights to safetensors."
-        )
+        message = f"{', '.join(pickles[:5])}: pickles can run code when loaded. Convert the weights to safetensors."
         raise _refusal("MODEL_HAS_PICKLE", message, name)
 
 
@@ -162,9 +161,11 @@ def _lora(files: ModelSource, sizes: Mapping[str, int]) -> LoraSettings | None:
 def _check_config(files: ModelSource, sizes: Mapping[str, int]) -> None:
     name = files.name
     if "config.json" not in sizes:
-        raise _refusal("MODEL_CONFIG_MISSING", f"{name} has no config.json, nor the {LORA_CONFIG} of a LoRA.", name)
+        raise _refusal(
+            "MODEL_CONFIG_MISSING", f"{name} has neither a config.json nor, as a LoRA would, a {LORA_CONFIG}.", name
+        )
     if sizes["config.json"] > MAX_CONFIG_BYTES:
-        raise _refusal("MODEL_CONFIG_INVALID", f"config.json of {name} is larger than any configuration.", name)
+        raise _refusal("MODEL_CONFIG_INVALID", f"config.json of {name} is too large for a configuration.", name)
     try:
         config = json.loads(files.read("config.json", start=0, length=MAX_CONFIG_BYTES))
     except (ValueError, RecursionError) as error:

@@ -37,7 +37,7 @@ RESPONSE_MEDIA = {
 RATE = re.compile(r"(?P<dimension>.+)_rate_(?P<side>[12])")
 RATIONALE = re.compile(r"(?P<letters>.+)_rationale_(?P<side>[12])")
 WINNER = re.compile(r"(?P<letters>.+)_(response|audio|image|video)")
-# What the letters of a dimension stand for. They repeat between subsets: of those that the row has, the first counts.
+# What the letters of a dimension stand for. Subsets reuse letters: the first dimension that the row has counts.
 LETTERS = {
     "p": ("prompt_following", "instruction_following"),
     "o": ("objective_rules", "audio_quality", "video_objective_reality"),
@@ -63,7 +63,7 @@ class Schema:
     response_media: int = 0
     """Modality of the media in the responses; 0 for none."""
     placeholder: str = ""
-    """Stands for the prompt's media at the beginning of its text."""
+    """The token at the beginning of a prompt's text that stands for its media."""
 
 
 SCHEMAS: dict[str, Schema] = {
@@ -79,7 +79,7 @@ SCHEMAS: dict[str, Schema] = {
 
 
 def value(row: Row, names: Iterable[str], *, side: int = 0) -> Any:
-    """The first value that is there under one of the names; None for none."""
+    """The first value present under one of the names; None if there is none."""
     for name in names:
         found = row.get(name.format(k=side))
         if found is not None and found != "":
@@ -88,25 +88,25 @@ def value(row: Row, names: Iterable[str], *, side: int = 0) -> Any:
 
 
 def has(row: Row, names: Iterable[str]) -> bool:
-    """Whether the row has one of the columns, empty or not."""
+    """Whether the row has one of the columns, even if it is empty."""
     return any(name in row for name in names)
 
 
 def rates(row: Row, side: int) -> Iterator[tuple[str, Any]]:
-    """Dimension and score of one side, in the order of the columns; scores that are not there are left out."""
+    """Dimension and score of one side, in the order of the columns; missing scores are left out."""
     for name, dimension in layout(tuple(row)).rates[side].items():
         if row[name] is not None:
             yield dimension, row[name]
 
 
 def rationales(row: Row, side: int) -> dict[str, str]:
-    """Rationale by dimension of one side."""
+    """The rationales of one side by dimension."""
     names = layout(tuple(row)).rationales[side]
     return {dimension: row[name].strip() for name, dimension in names.items() if isinstance(row[name], str)}
 
 
 def winners(row: Row) -> dict[str, int]:
-    """The side that wins each dimension; a dimension without a winner is left out."""
+    """The winning side of each dimension; dimensions without a winner are left out."""
     found = {dimension: row[name] for name, dimension in layout(tuple(row)).winners.items()}
     return {
         dimension: int(side) for dimension, side in found.items() if isinstance(side, int | float) and side in SIDES
@@ -115,7 +115,7 @@ def winners(row: Row) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns hold feedback, and on which dimension: column to dimension, by side where there are sides."""
+    """Which columns hold feedback on which dimension: column to dimension, by side where there are sides."""
 
     rates: Mapping[int, Mapping[str, str]]
     rationales: Mapping[int, Mapping[str, str]]
@@ -124,7 +124,7 @@ class Layout:
 
 @lru_cache(maxsize=256)
 def layout(names: tuple[str, ...]) -> Layout:
-    """The layout of a row with these columns; all rows of a file have the same few."""
+    """The layout of a row with these columns. Cached, since the rows of a file share a few layouts."""
     rates: dict[int, dict[str, str]] = {side: {} for side in SIDES}
     for name in names:
         if match := RATE.fullmatch(name):
@@ -141,7 +141,7 @@ def layout(names: tuple[str, ...]) -> Layout:
 
 
 def dimension_of(letters: str, present: Sequence[str]) -> str:
-    """The dimension, of those present, that letters such as `p` or `ca` stand for; "" for none."""
+    """The dimension in `present` that letters such as `p` or `ca` stand for; "" if there is none."""
     for dimension in (letters, *LETTERS.get(letters, ())):
         if dimension in present:
             return dimension
@@ -173,6 +173,6 @@ def read_feedback_text(text: str) -> FeedbackText:
 
 
 def read_verdict_text(text: str) -> str:
-    """The words of an overall feedback, why first and how to improve after it, without their markers."""
+    """An overall feedback without its markers: first why, then how to improve."""
     found = read_feedback_text(text)
     return "\n".join(filter(None, (found.critique, found.reason, found.refinement)))

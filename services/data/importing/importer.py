@@ -1,8 +1,8 @@
 """Importing files in the schemas of align-anything-200k as a new version of a dataset.
 
-Batches of rows are read ahead, turned into records by threads (a bounded number at a time, in order), and written by
-id. The id comes from the row's content, so running an import again changes nothing. Rows that cannot be records are
-set aside in the dataset's quarantine and counted by reason; they never stop the import.
+Batches of rows are read ahead, converted to records in a bounded number of threads, and written by id in order. The id
+is derived from the row's content, so repeating an import changes nothing. Rows that cannot be converted go to the
+dataset's quarantine and are counted by reason; they never stop the import.
 """
 
 import asyncio
@@ -48,10 +48,10 @@ class Importer:
         self._uploads = uploads
 
     async def run(self, request: Request) -> AsyncIterator[Progress]:
-        """Imports; yields progress after each write, and the version at last.
+        """Imports a source; yields progress after each write, and finally the version.
 
-        Raises the reasons of `sources.find_files` and `folders.local_path`, SOURCE_MALFORMED, and NO_VALID_ROWS (the
-        quarantine can be read then).
+        Raises the reasons of `sources.find_files` and `uploads.local_path`, SOURCE_MALFORMED, and NO_VALID_ROWS (the
+        quarantine says why).
         """
         async with self._source(request) as (path, uri):
             async for progress in self._import(request, path, uri):
@@ -67,7 +67,7 @@ class Importer:
                     yield run.progress
         await run.flush()
         if not run.progress.records_imported:
-            message = f"None of {run.progress.rows_read} rows can be imported: read the quarantine of {run.name}."
+            message = f"None of {run.progress.rows_read} rows can be imported: see the quarantine of {run.name}."
             reasons = {reason: str(count) for reason, count in run.progress.quarantine_reasons.items()}
             raise FailedPrecondition(message, reason="NO_VALID_ROWS", metadata=reasons)
         version = await self._datasets.commit(run.name)
@@ -77,7 +77,7 @@ class Importer:
 
     @asynccontextmanager
     async def _source(self, request: Request) -> AsyncIterator[tuple[Path, str]]:
-        """The files as a path of this machine, and what lineage calls them. An upload is fetched for the time."""
+        """The files as a local path, and their name in the lineage. An upload is downloaded and removed afterwards."""
         if not is_upload(request.source_uri):
             path = local_path(request.source_uri, roots=self._config.roots())
             yield path, path.as_uri()
@@ -91,7 +91,7 @@ class Importer:
             await run_in_pool(self._pool, shutil.rmtree, folder, ignore_errors=True)
 
     async def _ensure(self, request: Request) -> None:
-        """Creates the dataset if it is missing; another import may do so at the same time."""
+        """Creates the dataset if it is missing, even if another import does so at the same time."""
         name = f"{request.parent}/datasets/{request.dataset_id}"
         try:
             await self._datasets.get(name)
@@ -103,7 +103,7 @@ class Importer:
                 return
 
     async def _rows(self, file: SourceFile) -> AsyncIterator[ReadRow]:
-        """The rows of a file as records, in order, while the threads work on the next ones."""
+        """The rows of a file as records, in order, while threads convert the next ones."""
         reader = RowReader(file, files=MediaFiles(file, store=self._media))
         batches = read_batches(file)
         working: deque[asyncio.Task[list[ReadRow]]] = deque()
@@ -131,18 +131,18 @@ class Importer:
 
 
 class _ImportRun:
-    """The counts of one import and the records that wait to be written."""
+    """The counts of an import and the records that wait to be written."""
 
     def __init__(self, name: str, *, datasets: Datasets, media: MediaStore) -> None:
         self.name, self.progress = name, Progress()
         self._datasets, self._media = datasets, media
         self._good: list[record_pb2.Record] = []
         self._bad: list[record_pb2.Record] = []
-        # Rows that are alike are told apart by their number. 64 bits of each digest are kept, not the rows.
+        # Identical rows get a number each. Only 64 bits of each digest are kept, not the rows.
         self._seen: Counter[int] = Counter()
 
     async def add(self, row: ReadRow) -> bool:
-        """Counts a row and keeps it for the next write; tells whether one was made."""
+        """Counts a row and keeps it for the next write; whether a write took place."""
         key = int(row.digest[:16], 16)
         again = self._seen[key]
         self._seen[key] += 1
@@ -156,11 +156,11 @@ class _ImportRun:
         return True
 
     async def flush(self) -> None:
-        """Writes what waits, then counts it."""
+        """Writes the waiting records, then counts them."""
         good, bad = self._good, self._bad
         self._good, self._bad = [], []
         if good:
-            await self._media.sync()  # no record is written before its media are safe
+            await self._media.sync()  # media first: a record must never refer to media that a power cut can lose
             await self._datasets.append(self.name, good)
             await self._datasets.release(self.name, [record.id for record in good])
         if bad:
@@ -172,7 +172,7 @@ class _ImportRun:
 
 
 def _upload_root(folder: Path, upload: Upload) -> Path:
-    """Where an upload is one folder with all in it, that folder: its name may tell the subtask."""
+    """The folder that holds everything in the upload, if there is one: its name may tell the subtask."""
     tops = {entry.path.partition("/")[0] for entry in upload.files}
     only = folder / tops.pop() if len(tops) == 1 else folder
     return only if only.is_dir() else folder

@@ -18,13 +18,14 @@ from services.data.importing.sources import SourceFile
 
 READ_CHARACTERS = 256 * 1024
 MAX_ROW_CHARACTERS = 64 * 1024 * 1024
-# A number may go on after a "." or an "e-" that was not taken for part of it, since nothing came after that yet.
+# From "1." or "1e-" at the end of the text read so far, the decoder takes "1" and leaves up to this many characters,
+# though the number may go on: such a value is only accepted when more text follows.
 UNREAD_CHARACTERS = 2
 BLANK = " \t\r\n"
 
 
 def malformed(path: Path, detail: str) -> InvalidArgument:
-    """The error for a file that cannot be read on."""
+    """The error for a file that cannot be parsed any further."""
     message = f"{path.name} cannot be read: {detail}."
     return InvalidArgument(message, reason="SOURCE_MALFORMED", metadata={"file": path.name, "detail": detail})
 
@@ -47,7 +48,7 @@ class JsonValues:
         self._text, self._at, self._ended, self._base = "", 0, False, 0
 
     def values(self) -> Iterator[Any]:
-        """The values one by one. Raises ValueError where the text is not JSON, with the position."""
+        """The values one by one. Raises ValueError, with the position, if the text is not JSON."""
         if self._peek() != "[":
             while self._peek():
                 yield self._value()
@@ -77,7 +78,7 @@ class JsonValues:
             self._more(self._read_characters)
 
     def _value(self) -> Any:
-        """Decodes one value; where the text ends too early, reads twice as much each time, so the work stays linear."""
+        """Decodes one value; if the text ends too early, reads twice as much each time, so the work stays linear."""
         self._peek()
         wanted = self._read_characters
         while True:
@@ -100,7 +101,7 @@ class JsonValues:
 
 
 def read_json_lines(path: Path) -> Iterator[Any]:
-    """One value a line; a line that is not JSON gives a `MalformedLine`. Raises SOURCE_MALFORMED for no UTF-8."""
+    """One value per line; a line that is not JSON is a `MalformedLine`. Raises SOURCE_MALFORMED if not UTF-8."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number in range(1, 2**62):
@@ -137,12 +138,12 @@ class Batch(Protocol):
     """Some rows of a file, in order."""
 
     def rows(self) -> Iterator[Any]:
-        """The rows: mappings of column to value, or what a broken row was read as."""
+        """The rows: mappings of column to value, or whatever a broken row was parsed as."""
         ...
 
 
 class JsonBatch:
-    """Rows that are parsed already."""
+    """Rows that are already parsed."""
 
     def __init__(self, rows: list[Any]) -> None:
         self._rows = rows
@@ -153,7 +154,7 @@ class JsonBatch:
 
 
 class ArrowBatch:
-    """Rows in Arrow's memory; one at a time becomes Python's, since a sound as a list of numbers is large there."""
+    """Rows in Arrow's memory, converted to Python one at a time: audio as a list of Python numbers is large."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         self._batch = batch
@@ -185,7 +186,7 @@ def _parquet(source: SourceFile) -> Iterator[Batch]:
 
 
 def _batch_rows(metadata: Any) -> int:
-    """As many rows as make up `BATCH_BYTES`, going by the file's own sums."""
+    """How many rows make up `BATCH_BYTES`, by the average row size in the file's metadata."""
     size_bytes = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
     row_bytes: int = max(1, size_bytes // max(1, metadata.num_rows))
     return max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes))

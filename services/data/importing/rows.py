@@ -1,4 +1,4 @@
-"""One row of a subset to one record. A row that cannot be a record becomes a quarantined one, with the reason."""
+"""Converting a row of a subset to a record. What cannot be converted becomes a quarantined record with a reason."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ MAX_MESSAGE_CHARACTERS = 500
 
 @dataclass(frozen=True)
 class ReadRow:
-    """A row that was read: `record.quarantine` is set when it is to be set aside. `digest` identifies its content."""
+    """A row as a record; `record.quarantine` is set if it is to be quarantined. `digest` identifies its content."""
 
     record: Record
     digest: str
@@ -38,30 +38,30 @@ def _refuse(reason: str, message: str) -> InvalidArgument:
 
 
 class RowReader:
-    """Reads the rows of one file. Blocking; safe for many threads."""
+    """Converts the rows of one file. Blocking; safe for concurrent threads."""
 
     def __init__(self, source: SourceFile, *, files: MediaFiles) -> None:
         self._source, self._files = source, files
         self._schema = SCHEMAS[source.subtask]
 
     def read(self, row: Any) -> ReadRow:
-        """The row as a record, or as a quarantined one. Never raises for what is wrong with the row itself."""
+        """The row as a record, quarantined if anything is wrong with it. Never raises for a bad row."""
         record = Record(subtask=self._source.subtask, split=self._source.split)
         digest = content_digest(self._source.subtask, row)
         try:
             self._fill(record, row)
         except InvalidArgument as error:
             _quarantine(record, error)
-        except (ValueError, TypeError) as error:  # text that is not Unicode, such as half a surrogate pair
-            _quarantine(record, _refuse("ROW_MALFORMED", f"The row has a value of a wrong kind: {error}."))
+        except (ValueError, TypeError) as error:  # text that is not valid Unicode, such as half a surrogate pair
+            _quarantine(record, _refuse("ROW_MALFORMED", f"The row has a value of the wrong type: {error}."))
         if record.ByteSize() > MAX_RECORD_BYTES:
-            _quarantine(record, _refuse("RECORD_TOO_LARGE", "The row's text is longer than a message may be."))
+            _quarantine(record, _refuse("RECORD_TOO_LARGE", "The row's text is too long for a message."))
             for field in ("prompt", "responses", "preference", "labels"):
                 record.ClearField(field)
         return ReadRow(record=record, digest=digest, media=tuple(_media(record)))
 
     def _fill(self, record: Record, row: Any) -> None:
-        """Fills in what can be read, so that a quarantined row shows as much as possible."""
+        """Fills the record field by field, so that a quarantined row shows as much as possible."""
         if isinstance(row, MalformedLine):
             raise _refuse("ROW_MALFORMED", f"Line {row.number} is not JSON: {row.detail}.")
         if not isinstance(row, Mapping):
@@ -94,12 +94,12 @@ class RowReader:
         return [self._files.store(one, modality) for one in several]
 
     def _responses(self, row: Row) -> list[Response]:
-        """The two responses, or none where the row is a prompt alone."""
+        """The two responses, or none if the row is only a prompt."""
         there = [self._has_response(row, side) for side in SIDES]
         if not any(there):
             return []
         if not all(there):
-            raise _refuse("RESPONSE_MISSING", "The row has one response of two.")
+            raise _refuse("RESPONSE_MISSING", "The row has only one of its two responses.")
         return [self._response(row, side) for side in SIDES]
 
     def _has_response(self, row: Row, side: int) -> bool:
@@ -113,7 +113,7 @@ class RowReader:
 
     def _media_columns(self) -> tuple[str, ...]:
         names = columns.RESPONSE_MEDIA[content_pb2.Modality.ValueType(self._schema.response_media)]
-        # Where a response has text too, `response_k` is that text.
+        # If responses have text too, `response_k` is that text and not the media.
         return tuple(name for name in names if not (self._schema.response_text and name in columns.RESPONSE_TEXT))
 
     def _response(self, row: Row, side: int) -> Response:
@@ -140,7 +140,7 @@ def _quarantine(record: Record, error: InvalidArgument) -> None:
 
 
 def content_digest(subtask: str, row: Any) -> str:
-    """A digest of a row's content, the same in every run. Columns without a value do not count."""
+    """A digest of a row's content, the same in every run and on every machine. Columns without a value do not count."""
     digest = hashlib.sha256(subtask.encode())
     _update(digest, row)
     return digest.hexdigest()[:ID_CHARACTERS]
@@ -192,14 +192,14 @@ def _feedback(row: Row, side: int) -> record_pb2.Feedback:
 
 
 def _score(dimension: str, found: Any) -> int:
-    number = whole(found)
+    number = as_integer(found)
     if number is None or not 0 <= number <= MAX_SCORE:
         raise _refuse("SCORE_INVALID", f"The score {found!r} of {dimension} is not 0, 1, 2 or 3."[:500])
     return number
 
 
-def whole(found: Any) -> int | None:
-    """The whole number that a value is, also where it was stored as a float or as digits; None for anything else."""
+def as_integer(found: Any) -> int | None:
+    """The integer that a value is, even if stored as a float or as digits; None for anything else."""
     if isinstance(found, bool):
         return None
     if isinstance(found, str) and found.strip().isascii() and found.strip().isdigit():
@@ -211,7 +211,7 @@ def whole(found: Any) -> int | None:
 
 def _preference(row: Row) -> record_pb2.Preference:
     found = columns.value(row, columns.OVERALL)
-    preferred = whole(found)
+    preferred = as_integer(found)
     if preferred not in SIDES:
         raise _refuse("LABEL_INVALID", f"The overall label {found!r} is not 1 or 2."[:500])
     text = columns.value(row, columns.OVERALL_TEXT)
@@ -230,7 +230,7 @@ def _labels(row: Row) -> dict[str, str]:
     if found in (None, ""):
         return labels
     if not isinstance(found, Mapping):
-        raise _refuse("LABELS_INVALID", "The labels are not an object of names and values.")
+        raise _refuse("LABELS_INVALID", "The labels are not an object that maps names to values.")
     named = {str(name): one for name, one in found.items() if one is not None}
     return labels | {name: one if isinstance(one, str) else json.dumps(one) for name, one in named.items()}
 

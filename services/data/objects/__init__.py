@@ -1,4 +1,4 @@
-"""Where media, models, uploads and tables lie: a local folder or a bucket of an S3 server, behind one interface."""
+"""The object store for media, models, uploads and tables: a local folder or an S3 bucket behind one interface."""
 
 from urllib.parse import urlsplit
 
@@ -12,14 +12,14 @@ __all__ = ["LocalObjectStore", "ObjectInfo", "ObjectStore", "TableLocation", "op
 
 
 def open_objects(config: DataConfig, *, registry: CollectorRegistry) -> ObjectStore:
-    """The store that the settings name. Nothing is connected yet: `check` does."""
+    """The store that the settings name. It does not connect yet: `check` does."""
     if not config.objects_url:
         return LocalObjectStore(config.root)
     from services.data.objects.s3 import S3ObjectStore
     from services.data.objects.s3_client import (
         S3Metrics,
         S3Settings,
-        trust_ca_in_lance,  # a laptop needs no S3 SDK
+        trust_ca_in_lance,  # local folders work without the S3 SDK
     )
 
     parts = urlsplit(config.objects_url)

@@ -34,44 +34,44 @@ class ObjectInfo:
 
 @dataclass(frozen=True)
 class TableLocation:
-    """Where Lance finds a table, and what it needs to get there."""
+    """Where Lance finds a table, and what it needs to open it."""
 
     uri: str
     options: Mapping[str, str]
     folder: Path | None
-    """The same place where it is a folder of this machine."""
+    """The location as a local folder; None for a bucket."""
     scratch: Path
-    """A folder of this machine to make a new table in."""
+    """A local folder in which a new table is built before it is published."""
     publish: Callable[[Path], None]
-    """Makes the new table in a folder the table of this place, unless there is one: of several at once, one wins."""
+    """Publishes the table in a local folder at this location, unless one exists: one of several callers wins."""
 
     @classmethod
     def of_folder(cls, folder: Path) -> "TableLocation":
-        """A place that is a folder of this machine."""
+        """The location of a table in a local folder."""
         return cls(str(folder), {}, folder, folder.parent, partial(_move, folder))
 
 
 class ObjectStore(Protocol):
-    """Objects by key. Safe for many threads, and for many processes on one place."""
+    """Objects by key. Safe for concurrent threads, and for concurrent processes on one location."""
 
     @property
     def uri(self) -> str:
-        """The place as `file:///folder` or `s3://bucket/prefix`."""
+        """The location as `file:///folder` or `s3://bucket/prefix`."""
         ...
 
     def check(self) -> None:
-        """Raises what keeps the place from being used."""
+        """Raises the error that prevents the store from being used, if any."""
         ...
 
     def put(self, key: str, path: Path, *, sha256: str, durable: bool = True) -> None:
-        """Makes a file of this machine the object, all of it or nothing; the file may be gone afterwards.
+        """Stores a local file as the object, atomically. The file may be gone afterwards.
 
-        `sha256` is the digest of the file. Without `durable` it is safe from a power cut only after `sync`.
+        `sha256` is the digest of the file. Unless `durable`, the object survives a power cut only after `sync`.
         """
         ...
 
     def put_bytes(self, key: str, data: bytes) -> None:
-        """Makes a few bytes the object; replaces what was there."""
+        """Stores a small object, replacing an existing one."""
         ...
 
     def read(self, key: str, *, start: int = 0, length: int) -> bytes:
@@ -79,23 +79,23 @@ class ObjectStore(Protocol):
         ...
 
     def chunks(self, key: str, *, sha256: str) -> Generator[bytes, None, None]:
-        """The bytes in pieces. Raises NotFound, and OBJECT_CORRUPT after the last when their digest is another."""
+        """The bytes in chunks. Raises NotFound, and OBJECT_CORRUPT after the last one if the digest does not match."""
         ...
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """What is there; None for nothing."""
+        """Size and time of an object; None if it does not exist."""
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The objects below a prefix that ends with `/`, in no order."""
+        """The objects below a prefix that ends with `/`, in no particular order."""
         ...
 
     def copy(self, source: str, target: str) -> None:
-        """Makes a second object of the same bytes. Raises NotFound."""
+        """Copies an object inside the store. Raises NotFound."""
         ...
 
     def delete(self, key: str) -> None:
-        """Removes an object; one that is not there is success."""
+        """Removes an object; succeeds if it does not exist."""
         ...
 
     def delete_below(self, prefix: str) -> None:
@@ -103,27 +103,29 @@ class ObjectStore(Protocol):
         ...
 
     def sync(self) -> None:
-        """Waits until all that was put is safe from a power cut."""
+        """Waits until everything put so far survives a power cut."""
         ...
 
     def presign_put(self, key: str, *, seconds: float) -> str:
-        """A link that whoever has it may put this object to, for so long. Raises PRESIGNING_UNAVAILABLE."""
+        """A URL that lets its holder put this object for `seconds`. Raises PRESIGNING_UNAVAILABLE."""
         ...
 
     def presign_get(self, key: str, *, seconds: float) -> str:
-        """A link that whoever has it may read this object from, for so long. Raises PRESIGNING_UNAVAILABLE."""
+        """A URL that lets its holder read this object for `seconds`. Raises PRESIGNING_UNAVAILABLE."""
         ...
 
     def table(self, name: str, *, uid: str) -> TableLocation:
-        """The place of a Lance table. Where a table cannot vanish at once, another `uid` is another place."""
+        """The location of a Lance table. Where tables cannot be removed atomically, each `uid` has its own location."""
         ...
 
     def remove_table(self, name: str, *, uid: str) -> None:
-        """Removes a Lance table; one that is not there is success."""
+        """Removes a Lance table; succeeds if it does not exist."""
         ...
 
 
 def _move(target: Path, folder: Path) -> None:
+    # rename() refuses to replace a folder that is not empty, so the first of several creators wins and the others
+    # find the winner's table.
     try:
         folder.rename(target)
     except OSError as error:
@@ -132,23 +134,26 @@ def _move(target: Path, folder: Path) -> None:
 
 
 def object_not_found(key: str) -> NotFound:
-    """The error for an object that is not there."""
+    """The error for an object that does not exist."""
     return NotFound(f"There is no object {key}.", reason="OBJECT_NOT_FOUND", metadata={"key": key})
 
 
 def verified(pieces: Iterator[bytes], *, key: str, sha256: str) -> Generator[bytes, None, None]:
-    """The pieces; raises OBJECT_CORRUPT after the last when their digest is another."""
+    """Passes the pieces on; raises OBJECT_CORRUPT after the last one if their digest does not match."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
         yield piece
     if digest.hexdigest() != sha256:
-        message = f"The stored object {key} is damaged: put it there again."
+        message = f"The stored object {key} is damaged: upload it again."
         raise DataLoss(message, reason="OBJECT_CORRUPT", metadata={"key": key})
 
 
 class StagedFile:
-    """Blocking. `head` are the first bytes, at most `head_bytes` and at most those of the first write."""
+    """A local file on its way into the store: hashed and measured while it is written, seen by nobody until it is put.
+
+    Blocking. `head` holds the first bytes: at most `head_bytes`, and at most those of the first write.
+    """
 
     def __init__(self, folder: Path, *, head_bytes: int = 0) -> None:
         self._head_bytes = head_bytes
@@ -169,13 +174,13 @@ class StagedFile:
             self._file.write(chunk)
 
     def finish(self) -> str:
-        """Ends the file and gives its digest; the bytes are not yet safe from a power cut."""
+        """Closes the file and returns its digest. The bytes are not yet safe from a power cut."""
         with translate_storage_errors():
             self._file.close()
         return self._digest.hexdigest()
 
     def discard(self) -> None:
-        """Removes the file, unless it was moved away."""
+        """Removes the file, unless it was moved into the store."""
         with translate_storage_errors():
             self._file.close()
         self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Objects as files of a folder. An object appears whole or not at all: a file is synced and then renamed."""
+"""Objects as files in a local folder. A file is synced and then renamed, so an object is complete or absent."""
 
 import ctypes
 import os
@@ -15,7 +15,7 @@ from services.data.objects.base import CHUNK_BYTES, ObjectInfo, TableLocation, o
 
 
 class LocalObjectStore:
-    """Objects below a folder; a file that is put must lie on the same filesystem."""
+    """Objects below a folder. A file to be put must be on the same filesystem, or the rename would not be atomic."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -26,15 +26,17 @@ class LocalObjectStore:
         return self._root.resolve().as_uri()
 
     def check(self) -> None:
-        """Makes the folder. Raises STORAGE_FULL."""
+        """Creates the folder. Raises STORAGE_FULL."""
         with translate_storage_errors():
             self._root.mkdir(parents=True, exist_ok=True)
 
     def put(self, key: str, path: Path, *, sha256: str, durable: bool = True) -> None:
-        """Moves a file here. See ObjectStore."""
-        del sha256  # was computed over this very file
+        """Moves the file into the folder. See ObjectStore."""
+        del sha256  # computed over this very file
         target = self.path(key)
         with translate_storage_errors():
+            # The order is what makes it crash-safe: (1) the bytes, (2) the name, (3) the folder that holds the name.
+            # Renamed before its bytes are on disk, a file could survive a power cut empty under its final name.
             if durable:
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
@@ -81,17 +83,17 @@ class LocalObjectStore:
                 yield found
 
     def copy(self, source: str, target: str) -> None:
-        """Links the file: objects are replaced, never changed. See ObjectStore."""
+        """Hard-links the file, which is safe because objects are replaced but never modified. See ObjectStore."""
         path = self.path(target)
         with self._found(source), translate_storage_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".copying-") as folder:
-                staged = Path(folder) / "file"
+                staged = Path(folder) / "file"  # a link cannot replace a file, but the rename of a link can
                 try:
                     staged.hardlink_to(self.path(source))
                 except FileNotFoundError:
                     raise
-                except OSError:  # a filesystem without links
+                except OSError:  # a filesystem without hard links
                     shutil.copyfile(self.path(source), staged)
                 staged.replace(path)
             _sync_folder(path.parent)
@@ -106,24 +108,24 @@ class LocalObjectStore:
         shutil.rmtree(self.path(prefix), ignore_errors=True)
 
     def sync(self) -> None:
-        """One sync for many objects instead of one for each."""
+        """Syncs the whole filesystem once: far cheaper than once per object. See ObjectStore."""
         sync_filesystem(self._root)
 
     def presign_put(self, key: str, *, seconds: float) -> str:
-        """Raises PRESIGNING_UNAVAILABLE: a folder has no links."""
+        """Raises PRESIGNING_UNAVAILABLE: local files have no URLs."""
         raise _no_links(key, seconds)
 
     def presign_get(self, key: str, *, seconds: float) -> str:
-        """Raises PRESIGNING_UNAVAILABLE: a folder has no links."""
+        """Raises PRESIGNING_UNAVAILABLE: local files have no URLs."""
         raise _no_links(key, seconds)
 
     def table(self, name: str, *, uid: str) -> TableLocation:
-        """See ObjectStore. A folder vanishes at once, so the name is enough."""
+        """See ObjectStore. A folder is removed atomically, so the name alone identifies it."""
         del uid
         return TableLocation.of_folder(self.path(f"lance/{name}.lance"))
 
     def remove_table(self, name: str, *, uid: str) -> None:
-        """Moves the table away, so that it vanishes at once, then deletes its files. See ObjectStore."""
+        """Renames the table into the trash, which is atomic, then deletes its files. See ObjectStore."""
         trash = self.path(f"lance/.trash/{uuid.uuid4()}")
         trash.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
@@ -133,7 +135,7 @@ class LocalObjectStore:
     def path(self, key: str) -> Path:
         """The file of an object."""
         parts = PurePosixPath(key).parts
-        assert parts and ".." not in parts and parts[0] != "/", key  # keys are made by this service
+        assert parts and ".." not in parts and parts[0] != "/", key  # keys come from this service, never from a caller
         return self._root.joinpath(*parts)
 
     def _pieces(self, key: str) -> Iterator[bytes]:
@@ -150,7 +152,7 @@ class LocalObjectStore:
 
 
 def sync_filesystem(folder: Path) -> None:
-    """Writes out what the folder's filesystem has in memory (blocking)."""
+    """Flushes the filesystem that holds `folder` to disk (blocking)."""
     sync_one = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if sync_one is None:  # not Linux
         os.sync()
@@ -161,7 +163,7 @@ def sync_filesystem(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename must survive a power cut too."""
+    """Makes a rename inside the folder survive a power cut."""
     with _folder(folder) as handle:
         os.fsync(handle)
 
@@ -177,5 +179,7 @@ def _folder(path: Path) -> Iterator[int]:
 
 def _no_links(key: str, seconds: float) -> FailedPrecondition:
     del key, seconds
-    message = "This service keeps its objects in local files, which have no links: use UploadMedia and GetMedia."
+    message = (
+        "This service keeps its objects in local files, which have no presigned URLs: use UploadMedia and GetMedia."
+    )
     return FailedPrecondition(message, reason="PRESIGNING_UNAVAILABLE")

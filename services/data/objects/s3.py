@@ -1,7 +1,7 @@
-"""Objects in a bucket of an S3 server, by the `minio` SDK.
+"""Objects in an S3 bucket, through the `minio` SDK.
 
-A large file goes up in parts, of which one is held in memory. Every failure has a type, and no message repeats what
-the server said: it may hold keys.
+Large files are uploaded in parts, one of which is in memory at a time. All failures are typed, and no message repeats
+what the server said, which may hold keys.
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -25,15 +25,15 @@ from omnialign.errors import FailedPrecondition
 from omnialign.folders import list_files
 from services.data.errors import s3_error, s3_unavailable
 from services.data.objects.base import CHUNK_BYTES, ObjectInfo, TableLocation, verified
-from services.data.objects.s3_client import ABSENT, S3Metrics, S3Settings, open_http, sdk_error
+from services.data.objects.s3_client import NOT_FOUND_CODES, S3Metrics, S3Settings, open_http, sdk_error
 
 PART_BYTES = 16 * 1024 * 1024
-MOST_PARTS = 9000
+MAX_PARTS = 9000
 MULTIPLE_CHOICES = 300
-TAKEN = (409, 412)
-"""There is such an object, or another is being put just now."""
-LINK_TO_SELF = timedelta(minutes=5)
-# Lance tries again by itself; longer than this a call should not hang on a server that is away.
+CONFLICT_STATUSES = (409, 412)
+"""Statuses of a conditional put that lost: the object exists, or another put of it is under way."""
+SELF_PRESIGN_EXPIRY = timedelta(minutes=5)
+# Lance retries by itself. These bounds keep a call from hanging on a server that is down.
 LANCE_OPTIONS = {
     "client_max_retries": "3",
     "client_retry_timeout": "20",
@@ -43,7 +43,7 @@ LANCE_OPTIONS = {
 
 
 class S3ObjectStore:
-    """Objects in a bucket. The credentials are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
+    """Objects in a bucket. Credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
 
     def __init__(self, settings: S3Settings, *, scratch: Path, metrics: S3Metrics) -> None:
         self._settings, self._metrics, self._budget = settings, metrics, RetryBudget()
@@ -51,7 +51,7 @@ class S3ObjectStore:
         self._bucket = settings.bucket
         self._http = open_http(settings.ca_file, budget=self._budget)
         self._client = self._connect(settings.endpoint)
-        self._links = self._connect(settings.public_endpoint or settings.endpoint)
+        self._presigner = self._connect(settings.public_endpoint or settings.endpoint)
 
     @property
     def uri(self) -> str:
@@ -59,16 +59,16 @@ class S3ObjectStore:
         return f"s3://{self._bucket}/{self._settings.prefix}".rstrip("/")
 
     def check(self) -> None:
-        """Asks what is there, which needs a server, a bucket and credentials that hold."""
+        """Lists one object, which takes a running server, an existing bucket and valid credentials."""
         if not (key := EnvAWSProvider().retrieve()).access_key or not key.secret_key:
-            message = "There are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            message = "S3 credentials are missing: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
             raise FailedPrecondition(message, reason="S3_CREDENTIALS_REFUSED")
         with self._measured("check"):
             next(iter(self._client.list_objects(self._bucket, prefix=self._key(""))), None)
 
     def put(self, key: str, path: Path, *, sha256: str, durable: bool = True) -> None:
         """Uploads a file, in parts when it is large. See ObjectStore."""
-        del durable  # S3 answers when it is
+        del durable  # S3 answers once the object is durable
         size_bytes = path.stat().st_size
         with self._measured("put"), path.open("rb") as file:
             self._client.put_object(
@@ -77,7 +77,7 @@ class S3ObjectStore:
                 file,
                 size_bytes,
                 metadata={"sha256": sha256},
-                part_size=max(PART_BYTES, -(-size_bytes // MOST_PARTS)),
+                part_size=max(PART_BYTES, -(-size_bytes // MAX_PARTS)),
                 num_parallel_uploads=1,
             )
         self._metrics.bytes.labels("out").inc(size_bytes)
@@ -114,7 +114,7 @@ class S3ObjectStore:
             try:
                 return _info(key, self._client.stat_object(self._bucket, self._key(key)))
             except S3Error as error:
-                if error.code in ABSENT:
+                if error.code in NOT_FOUND_CODES:
                     return None
                 raise
 
@@ -126,7 +126,7 @@ class S3ObjectStore:
             yield _info(entry.object_name[skip:], entry)
 
     def copy(self, source: str, target: str) -> None:
-        """The server copies; above 5 GiB in parts. See ObjectStore."""
+        """Copies on the server, above 5 GiB in parts. See ObjectStore."""
         with self._measured("copy", source):
             self._client.copy_object(self._bucket, self._key(target), CopySource(self._bucket, self._key(source)))
 
@@ -143,7 +143,7 @@ class S3ObjectStore:
                 raise s3_error(str(error.code).lower()) or s3_unavailable()
 
     def sync(self) -> None:
-        """Nothing to do: S3 answers when an object is safe."""
+        """Does nothing: S3 answers a put once the object is durable."""
 
     def presign_put(self, key: str, *, seconds: float) -> str:
         """See ObjectStore."""
@@ -154,7 +154,7 @@ class S3ObjectStore:
         return self._presign("GET", key, seconds)
 
     def table(self, name: str, *, uid: str) -> TableLocation:
-        """See ObjectStore. A writer that comes late must not write into a new table of the same name."""
+        """See ObjectStore. The uid keeps a late writer of a removed table out of a new table with the same name."""
         key = f"lance/{name}-{uid}.lance"
         uri = f"s3://{self._bucket}/{self._key(key)}"
         return TableLocation(uri, self._table_options(), None, self._scratch, partial(self._publish_table, key))
@@ -164,7 +164,11 @@ class S3ObjectStore:
         self.delete_below(f"lance/{name}-{uid}.lance/")
 
     def _publish_table(self, key: str, folder: Path) -> None:
-        """Puts the manifest of the first version last, and only where there is none: whoever does is the creator."""
+        """Uploads an empty table, its first manifest last and only if none exists.
+
+        Lance sees a table once it has a manifest, so a crash before that leaves only garbage. The conditional put
+        decides between concurrent creators: the loser's files are never referenced.
+        """
         manifests = []
         for path in list_files(folder):
             name = f"{key}/{path.relative_to(folder).as_posix()}"
@@ -176,11 +180,14 @@ class S3ObjectStore:
         self._put_new(*manifest)
 
     def _put_new(self, key: str, data: bytes) -> bool:
-        """Puts an object unless there is one; tells whether it did. The SDK cannot, but a link takes the header."""
+        """Puts an object unless it exists; whether it did.
+
+        The SDK has no conditional put, but a presigned URL accepts the `If-None-Match` header.
+        """
         with self._measured("put"):
-            url = self._client.get_presigned_url("PUT", self._bucket, self._key(key), expires=LINK_TO_SELF)
+            url = self._client.get_presigned_url("PUT", self._bucket, self._key(key), expires=SELF_PRESIGN_EXPIRY)
             response = self._http.urlopen("PUT", url, body=data, headers={"If-None-Match": "*"})
-            if response.status in TAKEN:
+            if response.status in CONFLICT_STATUSES:
                 return False
             if response.status >= MULTIPLE_CHOICES:
                 raise S3Error.fromxml(response)  # type: ignore[no-untyped-call,unused-ignore]
@@ -218,7 +225,7 @@ class S3ObjectStore:
         return options
 
     def _table_endpoint(self) -> str:
-        """Lance wants the bucket in the endpoint where it is in the host's name."""
+        """The endpoint for Lance, which must include the bucket unless the bucket is in the path."""
         parts = urlsplit(self._settings.endpoint)
         return (
             f"{parts.scheme}://{parts.netloc}"
@@ -240,7 +247,8 @@ class S3ObjectStore:
                     self._metrics.bytes.labels("in").inc(len(piece))
                     yield piece
             except BaseException:
-                response.close()  # what is left of the body must not be taken for the next answer
+                # A half-read connection must not be reused: the rest of the body would be taken for the next answer.
+                response.close()
                 raise
             finally:
                 response.release_conn()
@@ -252,7 +260,7 @@ class S3ObjectStore:
     def _presign(self, method: str, key: str, seconds: float) -> str:
         with self._measured("presign"):
             expires = timedelta(seconds=max(1, int(seconds)))
-            return self._links.get_presigned_url(method, self._bucket, self._key(key), expires=expires)
+            return self._presigner.get_presigned_url(method, self._bucket, self._key(key), expires=expires)
 
     @contextmanager
     def _measured(self, operation: str, key: str = "") -> Iterator[None]:
@@ -261,7 +269,7 @@ class S3ObjectStore:
                 yield
                 self._budget.succeeded()
             except (S3Error, ServerError, InvalidResponseError, urllib3.exceptions.HTTPError) as error:
-                raise sdk_error(error, key, operation) from None  # its words may hold keys and signatures
+                raise sdk_error(error, key, operation) from None  # the SDK's message may hold keys and signatures
 
 
 def _info(key: str, entry: Any) -> ObjectInfo:

@@ -20,8 +20,8 @@ from omnialign.errors import FailedPrecondition, Internal, NotFound, OmnialignEr
 from services.data.errors import s3_error, s3_stores_nothing, s3_unavailable, storage_full
 from services.data.objects.base import object_not_found
 
-ABSENT = ("NoSuchKey", "NoSuchObject", "NoSuchVersion", "MethodNotAllowed")
-FULL = (
+NOT_FOUND_CODES = ("NoSuchKey", "NoSuchObject", "NoSuchVersion", "MethodNotAllowed")
+FULL_CODES = (
     "QuotaExceeded", "QuotaExceededException", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "StorageFull",
     "InsufficientStorage", "EntityTooLargeForQuota",
 )  # fmt: skip
@@ -30,39 +30,42 @@ WRITES = ("put", "copy")
 CONNECT_SECONDS, READ_SECONDS = 5.0, 120.0
 ATTEMPTS = 4
 CONNECTIONS = 16
-PASSING = (500, 502, 503, 504)
+TRANSIENT_STATUSES = (500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
 class S3Settings:
-    """Which bucket of which server, and how to get there."""
+    """Which bucket of which server, and how to reach it."""
 
     bucket: str
     prefix: str
-    """Put before every key; empty or without a `/` at either end."""
+    """Prepended to every key; empty, or without a `/` at either end."""
     endpoint: str
     """`https://host:port`; empty means AWS."""
     region: str
     path_style: bool
-    """Whether the bucket is in the path instead of in the host's name."""
+    """Whether the bucket is in the path instead of the host name."""
     ca_file: Path | None
     public_endpoint: str = ""
-    """Endpoint in the links for people outside; empty means `endpoint`."""
+    """Endpoint in presigned URLs; empty means `endpoint`."""
 
 
 class BudgetedRetry(Retry):
-    """Retries with growing waits; when most requests fail they stop, since a server that is down is not helped."""
+    """Retries with exponential backoff, as long as the shared budget lasts.
+
+    When most requests fail, the budget runs out and retries stop: more load does not help a server that is down.
+    """
 
     budget: RetryBudget
 
     def new(self, **changes: Any) -> "BudgetedRetry":
-        """A changed copy, on the same budget."""
+        """A changed copy that shares the budget."""
         copy = super().new(**changes)
         copy.budget = self.budget
         return copy
 
     def increment(self, *args: Any, **kwargs: Any) -> "BudgetedRetry":
-        """Counts a failure; raises MaxRetryError when there is no try left or no budget."""
+        """Counts a failure; raises MaxRetryError when no attempt or no budget is left."""
         if not self.budget.failed():
             spent = self.new(total=0, connect=0, read=0, status=0, other=0)
             Retry.increment(spent, *args, **kwargs)  # raises
@@ -70,7 +73,7 @@ class BudgetedRetry(Retry):
 
 
 def open_http(ca_file: Path | None, *, budget: RetryBudget) -> urllib3.PoolManager:
-    """A pool of connections that trusts the machine's certificates, and those in `ca_file`."""
+    """A connection pool that trusts the system's certificates and those in `ca_file`."""
     trust = ssl.create_default_context()
     if ca_file is not None:
         trust.load_verify_locations(cafile=str(ca_file))
@@ -79,8 +82,8 @@ def open_http(ca_file: Path | None, *, budget: RetryBudget) -> urllib3.PoolManag
         backoff_factor=0.2,
         backoff_max=2.0,
         backoff_jitter=0.1,
-        status_forcelist=PASSING,
-        allowed_methods=None,  # every request of ours may run twice: bodies are bytes, keys decide
+        status_forcelist=TRANSIENT_STATUSES,
+        allowed_methods=None,  # all our requests are idempotent: they name a key, and a put replaces the object whole
         raise_on_status=False,
         respect_retry_after_header=False,
     )
@@ -95,9 +98,9 @@ def open_http(ca_file: Path | None, *, budget: RetryBudget) -> urllib3.PoolManag
 
 
 def trust_ca_in_lance(ca_file: Path, *, bundle: Path) -> None:
-    """Makes Lance trust `ca_file` too: it reads one file, named by SSL_CERT_FILE, when its first connection is made.
+    """Makes Lance trust `ca_file` too: on its first connection it reads one file, which SSL_CERT_FILE names.
 
-    The file written at `bundle` holds the machine's own certificates as well, since others in the process read it.
+    The file written to `bundle` also holds the system's certificates, since other code in the process reads it.
     """
     candidates = (os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile, certifi.where())
     known = next(Path(file) for file in candidates if file and Path(file).is_file())
@@ -111,7 +114,7 @@ BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 
 
 class S3Metrics:
-    """Requests, their time, and bytes."""
+    """Requests, their duration, and bytes. Dashboards and alerts rely on the names."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -130,7 +133,7 @@ class S3Metrics:
 
     @contextmanager
     def measured(self, operation: str) -> Iterator[None]:
-        """Counts and times what happens within. A result is `ok`, `missing` or the reason of the failure."""
+        """Counts and times the `with` block. Its result is `ok`, `missing` or the reason of the error."""
         begun, result = time.monotonic(), "ok"
         try:
             yield
@@ -141,7 +144,7 @@ class S3Metrics:
             result = error.reason
             raise
         except GeneratorExit:
-            raise  # the reader has had enough
+            raise  # the reader stopped early, which is not a failure
         except BaseException:
             result = "INTERNAL"
             raise
@@ -151,14 +154,14 @@ class S3Metrics:
 
 
 def sdk_error(error: Exception, key: str, operation: str) -> OmnialignError:
-    """The typed error for a failure of the SDK or of the connection."""
+    """The typed error for an exception of the SDK or of the connection."""
     if isinstance(error, ServerError | InvalidResponseError):
         return storage_full() if _status(error) == INSUFFICIENT_STORAGE else s3_unavailable()
     if not isinstance(error, S3Error):
         return _untrusted() if "CERTIFICATE_VERIFY_FAILED" in str(error) else s3_unavailable()
-    if error.code in ABSENT:
+    if error.code in NOT_FOUND_CODES:
         return object_not_found(key)
-    if error.code in FULL or error.response.status == INSUFFICIENT_STORAGE:
+    if error.code in FULL_CODES or error.response.status == INSUFFICIENT_STORAGE:
         return storage_full()
     typed = s3_error(str(error.code).lower())
     if operation in WRITES and error.code == "InternalError":
@@ -171,7 +174,7 @@ def sdk_error(error: Exception, key: str, operation: str) -> OmnialignError:
 
 
 def _untrusted() -> FailedPrecondition:
-    message = "The certificate of the S3 server is not trusted: name its authority's in OMNIALIGN_DATA_S3_CA_FILE."
+    message = "The S3 server's certificate is not trusted: name the file of its authority in OMNIALIGN_DATA_S3_CA_FILE."
     return FailedPrecondition(message, reason="S3_CERTIFICATE_UNTRUSTED")
 
 
