@@ -23,9 +23,9 @@ from services.data.record_table import (
 
 
 def table(path: Path, compact_fragments: int = 32) -> RecordTable:
-    budget = CommitRetries(retries=50, timeout_seconds=60)
+    retries = CommitRetries(max_retries=50, timeout_seconds=60)
     return RecordTable(
-        path / "t.lance", commit_retries=budget, retention_seconds=0, compact_fragments=compact_fragments
+        path / "t.lance", commit_retries=retries, retention_seconds=0, compact_fragments=compact_fragments
     )
 
 

@@ -80,6 +80,6 @@ async def test_a_text_that_postgresql_does_not_take_is_the_callers_mistake(postg
     database = Database(postgres_url)
     await database.write(MIGRATIONS.upgrade)
     for source in ("x" * 2000, "nul\0"):
-        with pytest.raises(InvalidArgument, match="longer than the database keeps, or no valid text"):
+        with pytest.raises(InvalidArgument, match="too long for the database or not valid text"):
             await Store(database).add_edges(PARENT, [LineageEdge(source=source, target="t", relation="made")])
     await database.close()
