@@ -100,6 +100,28 @@ class RetryState:
         self.num_failures, self.failed_at = 0, None
 
 
+class RetryBudget:
+    """Stops retries where most calls fail, because several times the load does not help a service that is down.
+
+    Shared by all calls to one service. A bucket of tokens: a failure takes one, a success gives `token_ratio` of one
+    back, and nothing is retried while the bucket is at most half full.
+    """
+
+    def __init__(self, *, max_tokens: float = 10.0, token_ratio: float = 0.1) -> None:
+        self._max = max_tokens
+        self._ratio = token_ratio
+        self._tokens = max_tokens
+
+    def succeeded(self) -> None:
+        """Counts a call that succeeded."""
+        self._tokens = min(self._max, self._tokens + self._ratio)
+
+    def failed(self) -> bool:
+        """Counts a call that found the service unavailable. Returns whether it may be retried."""
+        self._tokens = max(0.0, self._tokens - 1)
+        return self._tokens > self._max / 2
+
+
 async def wait_for_event(event: asyncio.Event, *, timeout_seconds: float) -> bool:
     """Waits until `event` is set, for at most `timeout_seconds`; whether it was set.
 

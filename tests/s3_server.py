@@ -16,7 +16,7 @@ import pytest
 from minio import Minio
 from minio.credentials import StaticProvider
 
-from omnialign.client.retry import RetryBudget
+from omnialign.retry import RetryBudget
 from tests.certificates import Authority
 from tests.processes import free_ports, kill_group
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from omnialign.cli.output import Output
     from omnialign.client import AsyncClient
-    from omnialign.client.files import Progress
+    from omnialign.client.uploads import Progress
 
 Upload = Annotated[
     bool | None,

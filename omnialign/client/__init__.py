@@ -1,4 +1,4 @@
-"""The SDK: `AsyncClient` for asyncio, `Client` for everything else. Services use the first to call each other.
+"""The SDK: `AsyncClient` for asyncio, `Client` for everything else. The services call each other with `AsyncClient`.
 
     async with AsyncClient("127.0.0.1:50051") as client:
         job = await client.create_alignment_job("first", spec)
@@ -8,8 +8,7 @@
 Calls raise `omnialign.errors`, never gRPC's own exceptions.
 """
 
-from omnialign.client.aio import AsyncClient
-from omnialign.client.sync import Client
-from omnialign.client.tokens import TokenFile
+from omnialign.client.clients import AsyncClient, Client
+from omnialign.client.credentials import TokenFile
 
 __all__ = ["AsyncClient", "Client", "TokenFile"]

@@ -1,182 +1,139 @@
-"""Connections: plain ones, and ones under TLS whose certificates are read again when their files change.
+"""Connections to a service: addresses, channel options, and channels that follow their certificate files.
 
-gRPC reads a client's certificates once. Certificates are renewed while a process lives, so a connection that was made
-with files is made anew when they change; calls that are under way end on the old one.
+gRPC reads a client's certificates once, when the channel is made. A channel that was made from files is therefore
+replaced when the files change; calls in flight finish on the old one.
 """
 
 import asyncio
-import os
-import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
 
-from omnialign.client.options import CHANNEL_OPTIONS
+from omnialign.client.credentials import FileVersion, Tls, file_versions
 from omnialign.errors import InvalidArgument
 
-LOOK_EVERY_SECONDS = 10.0
-OLD_CALLS_SECONDS = 3600.0
-SECURE, PLAIN = "grpcs://", "grpc://"
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""Largest message either end accepts: gRPC's own default, because media travel in chunks and records in batches."""
 
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    # After a failed connection gRPC fails calls at once until its own back-off is over. With the default of a second,
+    # all retries of the transport would fall into that gap.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A replaced pod has a new address. By default gRPC resolves a name again after 30 s at the earliest.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
+    # Exactly one layer retries: `Transport`. gRPC's retries under it would multiply the attempts.
+    ("grpc.enable_retries", 0),
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+)
 
-@dataclass(frozen=True)
-class Tls:
-    """What a connection under TLS trusts and shows. All files are PEM."""
-
-    ca_file: Path | None = None
-    """Certificates to trust; None means the public authorities that come with gRPC."""
-    certificate_file: Path | None = None
-    """The client's own certificate, for servers that want one."""
-    key_file: Path | None = None
-    """The key of that certificate."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that there are."""
-        return tuple(file for file in (self.ca_file, self.certificate_file, self.key_file) if file is not None)
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """What gRPC wants.
-
-        Raises InvalidArgument (`TLS_FILE_UNREADABLE`, `TLS_FILES_INCOMPLETE`, `TLS_FILES_INVALID`).
-        """
-        if (self.certificate_file is None) != (self.key_file is None):
-            raise InvalidArgument(
-                "A certificate needs its key, and a key its certificate", reason="TLS_FILES_INCOMPLETE"
-            )
-        ca, certificate, key = (_read(file) for file in (self.ca_file, self.certificate_file, self.key_file))
-        self._check()
-        return grpc.ssl_channel_credentials(ca, key, certificate)
-
-    def _check(self) -> None:
-        """gRPC takes any bytes, and fails at the first call with words that name no file."""
-        try:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            if self.ca_file is not None:
-                context.load_verify_locations(self.ca_file)
-            if self.certificate_file is not None:
-                context.load_cert_chain(self.certificate_file, self.key_file)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            files = ", ".join(map(str, self.files))
-            raise InvalidArgument(
-                f"The files are not certificates with their key ({files}): {error}",
-                reason="TLS_FILES_INVALID",
-                metadata={"files": files},
-            ) from None
+CHECK_INTERVAL_SECONDS = 10.0
+"""How often a channel checks its certificate files for changes."""
+DRAIN_SECONDS = 3600.0
+"""How long calls in flight may go on after their channel was replaced."""
+SECURE_SCHEME, PLAIN_SCHEME = "grpcs://", "grpc://"
 
 
 def split_address(address: str, tls: Tls | None) -> tuple[str, Tls | None]:
-    """(what gRPC connects to, how): `grpcs://host:port` asks for TLS, `grpc://host:port` for none."""
-    if address.startswith(SECURE):
-        return address.removeprefix(SECURE), tls or Tls()
-    return address.removeprefix(PLAIN), None if address.startswith(PLAIN) else tls
+    """(gRPC target, TLS or None) of an address. A scheme wins over `tls`: `grpcs://` means TLS, `grpc://` plain."""
+    if address.startswith(SECURE_SCHEME):
+        return address.removeprefix(SECURE_SCHEME), tls or Tls()
+    return address.removeprefix(PLAIN_SCHEME), None if address.startswith(PLAIN_SCHEME) else tls
 
 
 def open_channel(target: str, tls: Tls | None) -> Any:
-    """A `grpc.aio` channel, or what passes for one; plain for None. Raises what `Tls.credentials` raises."""
+    """A `grpc.aio` channel, or a stand-in for one; plain if `tls` is None. Raises as `Tls.credentials` does."""
     if tls is None:
         return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
     if not tls.files:
         return grpc.aio.secure_channel(target, tls.credentials(), options=CHANNEL_OPTIONS)
-    return RenewedChannel(target, tls)
+    return ReloadingChannel(target, tls)
 
 
-class RenewedChannel:
-    """A channel that stubs can be made of, and that follows its certificate files."""
+class ReloadingChannel:
+    """Stands in for a `grpc.aio` channel under stubs, and replaces the real one when the certificate files change."""
 
     def __init__(self, target: str, tls: Tls) -> None:
         self._target = target
         self._tls = tls
-        self._signature = _signature(tls)
-        self._looked = time.monotonic()
+        # Versions before contents: a file that changes in between is read a second time, instead of being missed.
+        self._versions = file_versions(tls.files)
+        self._checked_at = time.monotonic()
         self._channel = self._open()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._draining: set[asyncio.Task[None]] = set()
 
-    def unary_unary(self, path: str, *how: Any, **named: Any) -> Callable[..., Any]:
-        """A method with one request and one answer."""
-        return self._method("unary_unary", path, *how, **named)
+    def unary_unary(self, path: str, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        """A method with one request and one response."""
+        return self._method("unary_unary", path, *args, **kwargs)
 
-    def unary_stream(self, path: str, *how: Any, **named: Any) -> Callable[..., Any]:
-        """A method with one request and many answers."""
-        return self._method("unary_stream", path, *how, **named)
+    def unary_stream(self, path: str, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        """A method with one request and a stream of responses."""
+        return self._method("unary_stream", path, *args, **kwargs)
 
-    def stream_unary(self, path: str, *how: Any, **named: Any) -> Callable[..., Any]:
-        """A method with many requests and one answer."""
-        return self._method("stream_unary", path, *how, **named)
+    def stream_unary(self, path: str, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        """A method with a stream of requests and one response."""
+        return self._method("stream_unary", path, *args, **kwargs)
 
-    def stream_stream(self, path: str, *how: Any, **named: Any) -> Callable[..., Any]:
-        """A method with many requests and many answers."""
-        return self._method("stream_stream", path, *how, **named)
+    def stream_stream(self, path: str, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        """A method with streams in both directions."""
+        return self._method("stream_stream", path, *args, **kwargs)
 
     async def close(self, grace: float | None = None) -> None:
-        """Closes the connection; calls get `grace` seconds to end, and are cancelled for None."""
-        for task in list(self._closing):
+        """Closes the connection. Calls in flight get `grace` seconds to finish; None cancels them at once."""
+        for task in list(self._draining):
             task.cancel()
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        await asyncio.gather(*self._draining, return_exceptions=True)
         await self._channel.close(grace)
 
-    async def __aenter__(self) -> "RenewedChannel":
+    async def __aenter__(self) -> "ReloadingChannel":
         return self
 
     async def __aexit__(self, *failure: object) -> None:
         await self.close()
 
-    def _method(self, kind: str, path: str, *how: Any, **named: Any) -> Callable[..., Any]:
-        made: tuple[Any, Any] = (None, None)
+    def _method(self, kind: str, path: str, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        # A stub asks for its methods once and keeps them. So what it gets is a function that looks up the current
+        # channel at each call and makes the real method anew only after the channel was replaced.
+        cached: tuple[Any, Any] = (None, None)  # channel, its method
 
-        def call(*args: Any, **options: Any) -> Any:
-            nonlocal made
+        def call(*call_args: Any, **options: Any) -> Any:
+            nonlocal cached
             channel = self._current()
-            if made[0] is not channel:
-                made = channel, getattr(channel, kind)(path, *how, **named)
-            return made[1](*args, **options)
+            if cached[0] is not channel:
+                cached = channel, getattr(channel, kind)(path, *args, **kwargs)
+            return cached[1](*call_args, **options)
 
         return call
 
     def _current(self) -> Any:
-        """The channel in force. Files that cannot be read now leave it as it is, and are looked at again later."""
+        """The channel for a call that starts now."""
         now = time.monotonic()
-        if now - self._looked >= LOOK_EVERY_SECONDS:
-            self._looked = now
-            found = _signature(self._tls)
-            if found is not None and found != self._signature:
-                self._renew(found)
+        if now - self._checked_at >= CHECK_INTERVAL_SECONDS:
+            self._checked_at = now
+            found = file_versions(self._tls.files)
+            if found is not None and found != self._versions:
+                self._replace(found)
         return self._channel
 
-    def _renew(self, found: tuple[tuple[int, int, int], ...]) -> None:
+    def _replace(self, versions: tuple[FileVersion, ...]) -> None:
         old = self._channel
         try:
             self._channel = self._open()
         except InvalidArgument:
+            # Half-written, or a certificate whose new key is still to come: keep the old channel. As the versions are
+            # not recorded, the next check tries again.
             return
-        self._signature = found
-        task = asyncio.create_task(old.close(OLD_CALLS_SECONDS), name="close an old connection")
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._versions = versions
+        task = asyncio.create_task(old.close(DRAIN_SECONDS), name="drain a replaced channel")
+        self._draining.add(task)  # the event loop keeps only a weak reference to its tasks
+        task.add_done_callback(self._draining.discard)
 
     def _open(self) -> Any:
         return grpc.aio.secure_channel(self._target, self._tls.credentials(), options=CHANNEL_OPTIONS)
-
-
-def _signature(tls: Tls) -> tuple[tuple[int, int, int], ...] | None:
-    """What changes when the files do; None while one is not there."""
-    try:
-        found = [os.stat(file) for file in tls.files]  # noqa: PTH116  the same call, without a Path in between
-    except OSError:
-        return None
-    return tuple((file.st_mtime_ns, file.st_size, file.st_ino) for file in found)
-
-
-def _read(file: Path | None) -> bytes | None:
-    try:
-        return None if file is None else file.read_bytes()
-    except OSError as error:
-        raise InvalidArgument(
-            f"The file '{file}' cannot be read: {error.strerror}",
-            reason="TLS_FILE_UNREADABLE",
-            metadata={"file": str(file)},
-        ) from None

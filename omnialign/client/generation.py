@@ -1,13 +1,13 @@
 """Calls of the RefinementService, the CritiqueService and the JudgeService.
 
-Results come in the order they finish. There is no deadline unless given, for the time depends on the model; ending or
-cancelling the iteration cancels the work.
+Every method streams: results arrive in the order in which they finish, not in the order of the request, and each says
+which item it belongs to. There is no deadline unless given, because the time depends on the model. Leaving the
+iteration, or cancelling the task that iterates, cancels the work on the server too.
 """
 
 from collections.abc import AsyncIterator
 
-from omnialign.client.base import Calls
-from omnialign.client.transport import Transport
+from omnialign.client.transport import ServiceCalls, Transport
 from omnialign.v1 import (
     critique_service_pb2,
     critique_service_pb2_grpc,
@@ -18,8 +18,8 @@ from omnialign.v1 import (
 )
 
 
-class GenerationCalls(Calls):
-    """Everything that models write."""
+class GenerationCalls(ServiceCalls):
+    """Responses, critiques and judgements, written by models."""
 
     def __init__(self, transport: Transport, *, project: str) -> None:
         super().__init__(transport, project=project)
@@ -30,29 +30,29 @@ class GenerationCalls(Calls):
     def generate(
         self, request: refinement_service_pb2.GenerateRequest, *, deadline_seconds: float | None = None
     ) -> AsyncIterator[refinement_service_pb2.GenerateResponse]:
-        """Answers prompts: y."""
+        """Answers prompts (the y of the method)."""
         return self._transport.stream(self._refinement.Generate, request, deadline_seconds=deadline_seconds)
 
     def refine(
         self, request: refinement_service_pb2.RefineRequest, *, deadline_seconds: float | None = None
     ) -> AsyncIterator[refinement_service_pb2.RefineResponse]:
-        """Rewrites responses with feedback: y*."""
+        """Rewrites responses with the help of their critiques (the y* of the method)."""
         return self._transport.stream(self._refinement.Refine, request, deadline_seconds=deadline_seconds)
 
     def critique(
         self, request: critique_service_pb2.CritiqueRequest, *, deadline_seconds: float | None = None
     ) -> AsyncIterator[critique_service_pb2.CritiqueResponse]:
-        """Writes language feedback: c."""
+        """Writes language feedback on responses (the c of the method)."""
         return self._transport.stream(self._critique.Critique, request, deadline_seconds=deadline_seconds)
 
     def score_responses(
         self, request: judge_service_pb2.ScoreResponseRequest, *, deadline_seconds: float | None = None
     ) -> AsyncIterator[judge_service_pb2.ScoreResponseResponse]:
-        """Scores responses, 0 to 3 per dimension."""
+        """Scores responses from 0 to 3 in each dimension."""
         return self._transport.stream(self._judge.ScoreResponse, request, deadline_seconds=deadline_seconds)
 
     def compare_responses(
         self, request: judge_service_pb2.CompareResponsesRequest, *, deadline_seconds: float | None = None
     ) -> AsyncIterator[judge_service_pb2.CompareResponsesResponse]:
-        """Compares pairs in both orders."""
+        """Compares pairs of responses, each in both orders, because judges favour a position."""
         return self._transport.stream(self._judge.CompareResponses, request, deadline_seconds=deadline_seconds)

@@ -1,7 +1,10 @@
-"""How calls are made: deadline, request id, token, typed errors and retries, the same for every method.
+"""How RPCs are made: deadline, request id, token, typed errors and retries, the same for every method.
 
-A deadline covers a call with all its retries. A call made while another is being answered takes no longer than that one
-has left, and carries its request id.
+A deadline covers a call with all its retries. A call made while a server is answering another one carries that one's
+request id, and takes no longer than it has left.
+
+A failed call is retried only if it found the service UNAVAILABLE and may safely run twice. All calls of a client share
+a retry budget, so that a service that is down does not get four times the load.
 """
 
 import asyncio
@@ -14,26 +17,29 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
-from omnialign.client.channel import Tls, open_channel, split_address
+from omnialign.client.channel import open_channel, split_address
 from omnialign.client.context import inherited_seconds, request_id, trace_headers
-from omnialign.client.handshake import tls_problem
-from omnialign.client.retry import MAX_ATTEMPTS, RetryBudget, backoff_seconds
+from omnialign.client.credentials import Tls, Token, diagnose_handshake
 from omnialign.errors import BY_CODE, DeadlineExceeded, OmnialignError, Unavailable, from_status
+from omnialign.retry import RetryBudget, RetryPolicy, RetryState
 
 T = TypeVar("T")
 
 Messages = Callable[[], AsyncIterator[Message]]
-Token = str | Callable[[], str]
-"""A bearer token, or what is asked for it before each call."""
+"""Produces the messages of an upload, from the start, once per attempt."""
+
+MAX_ATTEMPTS = 4
+CALL_RETRIES = RetryPolicy(base_seconds=0.1, cap_seconds=1.0, jitter=0.3, max_attempts=MAX_ATTEMPTS)
+"""Retries of one call. Short, as a person or another service is waiting; a watch has patience of its own."""
 
 
 class Transport:
-    """One channel to one address."""
+    """Calls methods over one channel to one address."""
 
     def __init__(self, address: str, *, token: Token | None, deadline_seconds: float, tls: Tls | None = None) -> None:
-        self.address, how = split_address(address, tls)
-        self.is_secure = how is not None
-        self.channel: Any = open_channel(self.address, how)
+        self.address, tls = split_address(address, tls)
+        self.is_secure = tls is not None
+        self.channel: Any = open_channel(self.address, tls)
         self._token = token
         self._deadline_seconds = deadline_seconds
         self._budget = RetryBudget()
@@ -50,18 +56,19 @@ class Transport:
         idempotent: bool = True,
         deadline_seconds: float | None = None,
     ) -> T:
-        """One request, one answer."""
+        """Sends one request and returns the response."""
+        # Metadata is made once, so that all attempts carry the same request id. The deadline becomes a moment in time
+        # here, so that each attempt gets only what the earlier ones left.
         metadata, expiry = self._metadata(), self._expiry(deadline_seconds or self._deadline_seconds)
-        attempt = 1
+        retries = CALL_RETRIES.start()
         while True:
             try:
-                answer = await method(request, timeout=_timeout(expiry), metadata=metadata)
+                response = await method(request, timeout=_timeout(expiry), metadata=metadata)
             except grpc.aio.AioRpcError as failure:
-                await self._retry(failure, attempt, expiry, allowed=idempotent)
-                attempt += 1
+                await self._pause_or_raise(failure, retries, expiry, allowed=idempotent)
             else:
                 self._budget.succeeded()
-                return answer
+                return response
 
     async def stream(
         self,
@@ -71,25 +78,26 @@ class Transport:
         idempotent: bool = True,
         deadline_seconds: float | None = None,
     ) -> AsyncIterator[Any]:
-        """One request, many answers; no deadline unless given. Tried again only before the first answer.
+        """Sends one request and yields the responses; no deadline unless given.
 
-        Ending the iteration early, or cancelling the task that iterates, cancels the call.
+        Leaving the iteration early, or cancelling the task that iterates, cancels the call.
         """
         metadata, expiry = self._metadata(), self._expiry(deadline_seconds)
-        attempt, begun = 1, False
+        retries, has_begun = CALL_RETRIES.start(), False
         while True:
             call = method(request, timeout=_timeout(expiry), metadata=metadata)
             try:
-                async for answer in call:
-                    begun = True
-                    yield answer
+                async for response in call:
+                    has_begun = True
+                    yield response
                 self._budget.succeeded()
                 return
             except grpc.aio.AioRpcError as failure:
-                await self._retry(failure, attempt, expiry, allowed=idempotent and not begun)
-                attempt += 1
+                # A second attempt starts from the first response. Once the caller has seen that one, it would see it
+                # twice; only callers that know a position (`JobCalls._watch`, downloads) can resume.
+                await self._pause_or_raise(failure, retries, expiry, allowed=idempotent and not has_begun)
             finally:
-                call.cancel()
+                call.cancel()  # has no effect on a call that has ended
 
     async def upload(
         self,
@@ -99,29 +107,36 @@ class Transport:
         idempotent: bool = True,
         deadline_seconds: float | None = None,
     ) -> Any:
-        """Many requests, one answer. `messages` is called once per try; what it raises cancels the call and passes."""
+        """Sends the messages and returns the one response; no deadline unless given.
+
+        `messages` is called once per attempt. An exception that it raises cancels the call and reaches the caller.
+        """
         metadata, expiry = self._metadata(), self._expiry(deadline_seconds)
-        attempt = 1
+        retries = CALL_RETRIES.start()
         while True:
             call = method(timeout=_timeout(expiry), metadata=metadata)
             try:
-                answer = await _send(call, messages())
+                response = await _send(call, messages())
                 self._budget.succeeded()
-                return answer
+                return response
             except grpc.aio.AioRpcError as failure:
-                await self._retry(failure, attempt, expiry, allowed=idempotent)
-                attempt += 1
+                await self._pause_or_raise(failure, retries, expiry, allowed=idempotent)
             finally:
+                # An upload that is neither finished nor cancelled leaves the server waiting for its next message.
                 call.cancel()
 
-    async def _retry(self, failure: grpc.aio.AioRpcError, attempt: int, expiry: float | None, *, allowed: bool) -> None:
-        """Waits for the next try, or raises the error when there is none."""
+    async def _pause_or_raise(
+        self, failure: grpc.aio.AioRpcError, retries: RetryState, expiry: float | None, *, allowed: bool
+    ) -> None:
+        """Waits until the next attempt is due. Raises the typed error if there must not be one."""
         error = as_error(failure, address=self.address, is_secure=self.is_secure)
-        may_retry = isinstance(error, Unavailable) and self._budget.failed() and allowed and attempt < MAX_ATTEMPTS
-        pause = backoff_seconds(attempt)
-        if not may_retry or (expiry is not None and time.monotonic() + pause >= expiry):
+        # The budget comes before `allowed`: every UNAVAILABLE counts against it, of calls that are not retried too.
+        may_retry = isinstance(error, Unavailable) and self._budget.failed() and allowed
+        pause_seconds = retries.next_pause_seconds() if may_retry else None
+        # A pause that ends after the deadline would replace this error by a DEADLINE_EXCEEDED that explains nothing.
+        if pause_seconds is None or (expiry is not None and time.monotonic() + pause_seconds >= expiry):
             raise error from None
-        await asyncio.sleep(pause)
+        await asyncio.sleep(pause_seconds)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         metadata = (("x-request-id", request_id() or uuid.uuid4().hex), *trace_headers())
@@ -130,22 +145,47 @@ class Transport:
         token = self._token if isinstance(self._token, str) else self._token()
         return (*metadata, ("authorization", f"Bearer {token}"))
 
-    def _expiry(self, seconds: float | None) -> float | None:
-        """The moment on the monotonic clock at which a call that begins now must end; None for never."""
-        bounds = [bound for bound in (seconds, inherited_seconds()) if bound is not None]
+    def _expiry(self, deadline_seconds: float | None) -> float | None:
+        """When a call that begins now must end, on the monotonic clock; None for never."""
+        bounds = [bound for bound in (deadline_seconds, inherited_seconds()) if bound is not None]
         return time.monotonic() + min(bounds) if bounds else None
 
 
+class ServiceCalls:
+    """Base of the groups of calls that make up a client: the transport, the project, and lists in pages."""
+
+    def __init__(self, transport: Transport, *, project: str) -> None:
+        self._transport = transport
+        self.project = project
+
+    @property
+    def parent(self) -> str:
+        """`projects/{project}`, the parent of everything this client creates."""
+        return f"projects/{self.project}"
+
+    async def _pages(self, method: Callable[..., Awaitable[Any]], request: Any, *, items: str) -> AsyncIterator[Any]:
+        """All items of a list, page by page; `items` names the field of the response that holds them."""
+        while True:
+            response = await self._transport.unary(method, request)
+            for item in getattr(response, items):
+                yield item
+            if not response.next_page_token:  # the only sign of the last page: any page may be short, or empty
+                return
+            request.page_token = response.next_page_token
+
+
 def as_error(failure: grpc.aio.AioRpcError, *, address: str, is_secure: bool = False) -> OmnialignError:
-    """The typed error that a failed call means; `address` tells which service could not be reached."""
+    """The typed error for a failed call to `address`."""
     try:
         status = rpc_status.from_call(failure)
-    except (ValueError, DecodeError):  # the details contradict the status: trust the status
+    except (ValueError, DecodeError):  # the rich status contradicts the plain one: trust the plain one
         status = None
     if status is not None:
         return from_status(status)
+    # Without a rich status, the error comes from gRPC itself or from a proxy in between, not from one of the services.
     code, details = failure.code().value[0], failure.details() or failure.code().name
-    if failure.code() is grpc.StatusCode.UNAVAILABLE and (problem := tls_problem(details, is_secure=is_secure)):
+    is_unavailable = failure.code() is grpc.StatusCode.UNAVAILABLE
+    if is_unavailable and (problem := diagnose_handshake(details, is_secure=is_secure)):
         reason, sentence = problem
         return Unavailable(sentence.format(address), reason=reason, metadata={"address": address, "cause": details})
     return BY_CODE.get(code, OmnialignError)(details, metadata={"address": address})
@@ -155,19 +195,28 @@ def _timeout(expiry: float | None) -> float | None:
     if expiry is None:
         return None
     remaining = expiry - time.monotonic()
+    # Raised here, as gRPC's own error for such a timeout would not say that the call was never made.
     if remaining <= 0:
-        raise DeadlineExceeded("The deadline passed before the call was made", reason="DEADLINE_EXCEEDED")
+        raise DeadlineExceeded(
+            "The deadline passed before the call was made; allow it more time.", reason="DEADLINE_EXCEEDED"
+        )
     return remaining
 
 
 async def _send(call: Any, messages: AsyncIterator[Message]) -> Any:
-    """Writes `messages` and awaits the answer. Not gRPC's own iteration: that hides what the iterator raises."""
+    """Writes `messages` and returns the response.
+
+    gRPC can iterate over the messages itself, but then only logs an exception of the iterator and cancels the call.
+    """
     async for message in messages:
         try:
             await call.write(message)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            break  # the server has answered already: awaiting the call tells what
+            # The server may answer, mostly with an error, before it has read everything. Writes fail from then on;
+            # awaiting the call below returns that response or raises that error.
+            break
     else:
+        # Half-close: tells the server that no message follows. On a call that has ended it would raise.
         if not call.done():
             await call.done_writing()
     return await call

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import grpc
 
 from omnialign.client import AsyncClient
-from omnialign.client.channel import Tls, open_channel, split_address
-from omnialign.client.tokens import TokenFile
+from omnialign.client.channel import open_channel, split_address
+from omnialign.client.credentials import Tls, TokenFile
 from services.runtime.watched_file import FileVersion, file_version
 
 _log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from omnialign.client.options import MAX_MESSAGE_BYTES
+from omnialign.client.channel import MAX_MESSAGE_BYTES
 from omnialign.retry import wait_for_event
 from services.runtime import logs
 from services.runtime.auth.authenticator import AuthConfig

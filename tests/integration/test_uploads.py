@@ -204,7 +204,7 @@ async def test_an_upload_that_is_not_right_is_refused(
                     yield Message(chunk=data)
 
         with pytest.raises((InvalidArgument, ResourceExhausted)) as caught:
-            await client._transport.upload(client._files.UploadFiles, messages)
+            await client._transport.upload(client._uploads.UploadFiles, messages)
         assert caught.value.reason == reason
 
 
@@ -217,5 +217,5 @@ async def test_a_digest_that_does_not_hold_refuses_the_upload(tmp_path: Path) ->
             yield Message(chunk=b"x")
 
         with pytest.raises(InvalidArgument) as caught:
-            await client._transport.upload(client._files.UploadFiles, messages)
+            await client._transport.upload(client._uploads.UploadFiles, messages)
         assert caught.value.reason == "UPLOAD_DIGEST_MISMATCH"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from omnialign.client import AsyncClient
-from omnialign.client.chunks import MAX_CHUNK_BYTES
 from omnialign.client.context import request_id
-from omnialign.client.retry import MAX_ATTEMPTS
+from omnialign.client.datasets import MAX_CHUNK_BYTES
+from omnialign.client.transport import MAX_ATTEMPTS
 from omnialign.errors import DataLoss, DeadlineExceeded, NotFound, Unavailable
 from omnialign.v1 import (
     content_pb2,

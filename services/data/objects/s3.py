@@ -20,9 +20,9 @@ from minio.credentials.providers import EnvAWSProvider
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error, ServerError
 
-from omnialign.client.retry import RetryBudget
 from omnialign.errors import FailedPrecondition
 from omnialign.folders import list_files
+from omnialign.retry import RetryBudget
 from services.data.errors import s3_error, s3_unavailable
 from services.data.objects.base import CHUNK_BYTES, ObjectInfo, TableLocation, verified
 from services.data.objects.s3_client import NOT_FOUND_CODES, S3Metrics, S3Settings, open_http, sdk_error

@@ -15,8 +15,8 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from urllib3.util import Retry, Timeout
 
-from omnialign.client.retry import RetryBudget
 from omnialign.errors import FailedPrecondition, Internal, NotFound, OmnialignError
+from omnialign.retry import RetryBudget
 from services.data.errors import s3_error, s3_stores_nothing, s3_unavailable, storage_full
 from services.data.objects.base import object_not_found
 

@@ -108,7 +108,7 @@ async def test_a_renewed_certificate_is_served_and_a_broken_one_is_not(start_ser
 async def test_a_client_follows_its_certificate_files_and_its_calls_under_way_end_well(
     start_server, ca, other_ca, probe, monkeypatch
 ):
-    monkeypatch.setattr(channel, "LOOK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(channel, "CHECK_INTERVAL_SECONDS", 0.0)
     trusted = ca.file.with_name("trusted.pem")
     trusted.write_bytes(ca.file.read_bytes())
     pair, mine = ca.issue(), ca.issue("mine")

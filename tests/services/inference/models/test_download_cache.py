@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from omnialign import names
-from omnialign.client.folder_lock import folder_lock
+from omnialign.client.downloads import folder_lock
 from omnialign.errors import FailedPrecondition, NotFound
 from omnialign.v1 import model_pb2
 from services.inference.models.download_cache import IN_USE_SECONDS, DownloadCache

@@ -1,7 +1,4 @@
-"""The synchronous client: `AsyncClient` on an event loop in a thread of its own.
-
-Each method is the asynchronous one, bound by `_call` or `_iterate`, which keep its signature and its words.
-"""
+"""The two clients: `AsyncClient`, and `Client`, which runs one on an event loop in a thread of its own."""
 
 import asyncio
 import functools
@@ -11,15 +8,67 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from omnialign.client.aio import AsyncClient
-from omnialign.client.base import DEFAULT_DEADLINE_SECONDS
-from omnialign.client.transport import Token
+from omnialign.client.credentials import Tls, Token
+from omnialign.client.datasets import DatasetCalls
+from omnialign.client.downloads import DownloadCalls
+from omnialign.client.generation import GenerationCalls
+from omnialign.client.jobs import AlignmentCalls, TrainingCalls
+from omnialign.client.media import MediaCalls
+from omnialign.client.models import ModelCalls
+from omnialign.client.transport import Transport
+from omnialign.client.uploads import UploadCalls
+
+DEFAULT_DEADLINE_SECONDS = 30.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Runner:
+class AsyncClient(
+    DatasetCalls, MediaCalls, ModelCalls, UploadCalls, DownloadCalls, GenerationCalls, TrainingCalls, AlignmentCalls
+):
+    """Calls all services at one address. Connects lazily, and is meant to live as long as the process.
+
+    Every call raises `OmnialignError`. Unary calls have a deadline, 30 s unless `deadline_seconds` says otherwise.
+    Calls that may safely run twice are retried while the service is unavailable. Create it inside a running event loop.
+
+    `tls`, any of the files, or an address such as `grpcs://host:port` turns TLS on. `ca_file` holds the certificates to
+    trust, by default the public authorities; `certificate_file` and `key_file` are the client's own certificate, for
+    servers that require one. `token` may be a function that is called before each RPC, such as a `TokenFile`.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        project: str = "default",
+        token: Token | None = None,
+        tls: bool = False,
+        ca_file: Path | None = None,
+        certificate_file: Path | None = None,
+        key_file: Path | None = None,
+        deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
+    ) -> None:
+        config = Tls(ca_file, certificate_file, key_file)
+        transport = Transport(
+            address, token=token, deadline_seconds=deadline_seconds, tls=config if tls or config.files else None
+        )
+        super().__init__(transport, project=project)
+
+    async def close(self) -> None:
+        """Closes the connection; calls in flight are cancelled."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class _LoopThread:
     """An event loop in a daemon thread."""
 
     def __init__(self) -> None:
@@ -27,12 +76,13 @@ class _Runner:
         self._thread = threading.Thread(target=self._loop.run_forever, name="omnialign-client", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`; interrupting the wait (Ctrl-C) cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of `coroutine`. Interrupting the wait (Ctrl-C) cancels it."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
         except BaseException:
+            # Of a KeyboardInterrupt only this thread knows. Without the cancel the call would go on in the other.
             future.cancel()
             raise
 
@@ -54,11 +104,11 @@ _END = object()
 def _call(
     method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
 ) -> "Callable[Concatenate[Client, P], T]":
-    """A method of `Client` that runs one of `AsyncClient` to its end."""
+    """A method of `Client` that waits for one of `AsyncClient`, with its signature and docstring."""
 
     @functools.wraps(method)
     def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._runner.run(method(self._client, *args, **kwargs))
+        return self._thread.run(method(self._client, *args, **kwargs))
 
     return call
 
@@ -66,29 +116,31 @@ def _call(
 def _iterate(
     method: Callable[Concatenate[AsyncClient, P], AsyncIterator[T]],
 ) -> "Callable[Concatenate[Client, P], Iterator[T]]":
-    """A method of `Client` that iterates over one of `AsyncClient`; leaving the loop early ends the call."""
+    """A method of `Client` that iterates over one of `AsyncClient`. Leaving the loop early ends the call."""
 
     @functools.wraps(method)
     def iterate(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         items: Any = method(self._client, *args, **kwargs)
 
-        async def following() -> Any:
+        # `anext` itself is not a coroutine, and a StopAsyncIteration cannot pass through a future.
+        async def next_item() -> Any:
             return await anext(items, _END)
 
         try:
-            while (item := self._runner.run(following())) is not _END:
+            while (item := self._thread.run(next_item())) is not _END:
                 yield item
         finally:
-            if not self._runner.closed:
-                self._runner.run(items.aclose())
+            # Closing the generator cancels its call on the server. A closed client has cancelled it already.
+            if not self._thread.closed:
+                self._thread.run(items.aclose())
 
     return iterate
 
 
 class Client:
-    """Calls the services at one address and waits for the answers. Safe to share among threads.
+    """Calls all services at one address and waits for the answers. Threads may share it.
 
-    Made with the same arguments as `AsyncClient`.
+    Takes the same arguments as `AsyncClient`, and has the same methods.
     """
 
     def __init__(
@@ -103,7 +155,7 @@ class Client:
         key_file: Path | None = None,
         deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
     ) -> None:
-        async def connect() -> AsyncClient:  # a channel belongs to the loop it is made in
+        async def connect() -> AsyncClient:  # on the loop, because a channel belongs to the one it is created in
             return AsyncClient(
                 address,
                 project=project,
@@ -116,19 +168,19 @@ class Client:
             )
 
         self.project = project
-        self._runner = _Runner()
-        self._client = self._runner.run(connect())
+        self._thread = _LoopThread()
+        self._client = self._thread.run(connect())
 
     @property
     def parent(self) -> str:
-        """`projects/{project}`: the parent of everything made here."""
+        """`projects/{project}`, the parent of everything this client creates."""
         return self._client.parent
 
     def close(self) -> None:
         """Closes the connection and ends the thread."""
-        if not self._runner.closed:
-            self._runner.run(self._client.close())
-            self._runner.close()
+        if not self._thread.closed:
+            self._thread.run(self._client.close())
+            self._thread.close()
 
     def __enter__(self) -> Self:
         return self

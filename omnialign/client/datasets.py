@@ -1,0 +1,157 @@
+"""Calls of the DataService about datasets: versions, records, quarantine and imports."""
+
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+
+from omnialign.client.transport import ServiceCalls, Transport
+from omnialign.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2, record_pb2
+
+MAX_CHUNK_BYTES = 1024 * 1024 - 4096  # of records per message; the rest of the MiB is for the message around them
+MAX_CHUNK_RECORDS = 256
+
+Records = Iterable[record_pb2.Record] | AsyncIterable[record_pb2.Record]
+
+
+class DatasetCalls(ServiceCalls):
+    """Datasets and their records."""
+
+    def __init__(self, transport: Transport, *, project: str) -> None:
+        super().__init__(transport, project=project)
+        self._datasets = data_service_pb2_grpc.DataServiceStub(transport.channel)
+
+    async def create_dataset(
+        self,
+        dataset_id: str,
+        *,
+        display_name: str = "",
+        labels: Mapping[str, str] | None = None,
+        request_id: str = "",
+    ) -> dataset_pb2.Dataset:
+        """Creates an empty dataset. Raises AlreadyExists if the id is taken."""
+        request = data_service_pb2.CreateDatasetRequest(
+            parent=self.parent,
+            dataset_id=dataset_id,
+            dataset=dataset_pb2.Dataset(display_name=display_name, labels=labels),
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        return await self._transport.unary(self._datasets.CreateDataset, request)
+
+    async def get_dataset(self, name: str) -> dataset_pb2.Dataset:
+        """Returns one dataset. Raises NotFound."""
+        return await self._transport.unary(self._datasets.GetDataset, data_service_pb2.GetDatasetRequest(name=name))
+
+    def list_datasets(self) -> AsyncIterator[dataset_pb2.Dataset]:
+        """All datasets of the project, newest first."""
+        request = data_service_pb2.ListDatasetsRequest(parent=self.parent)
+        return self._pages(self._datasets.ListDatasets, request, items="datasets")
+
+    async def delete_dataset(self, name: str) -> None:
+        """Deletes a dataset with all its versions. Raises NotFound."""
+        request = data_service_pb2.DeleteDatasetRequest(name=name)
+        # A second attempt, after a first that succeeded unseen, would raise NotFound.
+        await self._transport.unary(self._datasets.DeleteDataset, request, idempotent=False)
+
+    async def append_records(
+        self, dataset: str, records: Records, *, deadline_seconds: float | None = None
+    ) -> data_service_pb2.AppendRecordsResponse:
+        """Writes records to the head of `dataset`, a resource name: all of them or none.
+
+        A record whose id exists already replaces the old one. No deadline unless given, because the time depends on
+        the records.
+        """
+
+        async def messages() -> AsyncIterator[data_service_pb2.AppendRecordsRequest]:
+            first = True
+            async for chunk in chunk_records(records):
+                yield data_service_pb2.AppendRecordsRequest(dataset=dataset if first else "", records=chunk)
+                first = False
+            if first:  # no records: the service must still say whether the dataset exists
+                yield data_service_pb2.AppendRecordsRequest(dataset=dataset)
+
+        response: data_service_pb2.AppendRecordsResponse = await self._transport.upload(
+            self._datasets.AppendRecords,
+            messages,
+            idempotent=isinstance(records, Sequence),  # an iterator cannot be read twice
+            deadline_seconds=deadline_seconds,
+        )
+        return response
+
+    async def commit_version(self, dataset: str) -> dataset_pb2.DatasetVersion:
+        """Freezes the head as the next version. Without changes since the last version, returns that one."""
+        request = data_service_pb2.CommitVersionRequest(dataset=dataset)
+        return await self._transport.unary(self._datasets.CommitVersion, request)
+
+    async def get_dataset_version(self, name: str) -> dataset_pb2.DatasetVersion:
+        """Returns one version; the version `-` is the newest. Raises NotFound."""
+        request = data_service_pb2.GetDatasetVersionRequest(name=name)
+        return await self._transport.unary(self._datasets.GetDatasetVersion, request)
+
+    def list_dataset_versions(self, dataset: str) -> AsyncIterator[dataset_pb2.DatasetVersion]:
+        """All versions of a dataset, newest first."""
+        request = data_service_pb2.ListDatasetVersionsRequest(parent=dataset)
+        return self._pages(self._datasets.ListDatasetVersions, request, items="dataset_versions")
+
+    async def stream_records(
+        self,
+        source: str,
+        *,
+        subtasks: Sequence[str] = (),
+        splits: Sequence[str] = (),
+        ids: Sequence[str] = (),
+        shard_index: int = 0,
+        shard_count: int = 0,
+        limit: int = 0,
+    ) -> AsyncIterator[record_pb2.Record]:
+        """Yields the records of a dataset or of a version, ordered by id. An empty filter matches everything."""
+        request = data_service_pb2.StreamRecordsRequest(
+            source=source,
+            subtasks=subtasks,
+            splits=splits,
+            ids=ids,
+            shard_index=shard_index,
+            shard_count=shard_count,
+            limit=limit,
+        )
+        async for batch in self._transport.stream(self._datasets.StreamRecords, request):
+            for record in batch.records:
+                yield record
+
+    async def stream_quarantine(self, dataset: str) -> AsyncIterator[record_pb2.Record]:
+        """Yields the quarantined rows of a dataset; the `quarantine` of each says why it was rejected."""
+        request = data_service_pb2.StreamQuarantineRequest(dataset=dataset)
+        async for batch in self._transport.stream(self._datasets.StreamQuarantine, request):
+            for record in batch.records:
+                yield record
+
+    def import_dataset(
+        self, dataset_id: str, source_uri: str, *, subtask: str = "", split: str = ""
+    ) -> AsyncIterator[data_service_pb2.ImportDatasetResponse]:
+        """Imports files that the service can read. Yields progress, and the new version last."""
+        request = data_service_pb2.ImportDatasetRequest(
+            parent=self.parent, dataset_id=dataset_id, source_uri=source_uri, subtask=subtask, split=split
+        )
+        return self._transport.stream(self._datasets.ImportDataset, request, idempotent=False)
+
+
+async def chunk_records(records: Records) -> AsyncIterator[list[record_pb2.Record]]:
+    """Groups records into lists that fit a message. A single record that is larger is a list of its own."""
+    chunk: list[record_pb2.Record] = []
+    size = 0
+    async for record in _iterate(records):
+        record_size = record.ByteSize() + 8  # with room for its tag and length in the message
+        if chunk and (len(chunk) == MAX_CHUNK_RECORDS or size + record_size > MAX_CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(record)
+        size += record_size
+    if chunk:
+        yield chunk
+
+
+async def _iterate(records: Records) -> AsyncIterator[record_pb2.Record]:
+    if isinstance(records, AsyncIterable):
+        async for record in records:
+            yield record
+    else:
+        for record in records:
+            yield record

@@ -1,0 +1,206 @@
+"""Calls of the DataService that download models: resumable, verified, and one process at a time.
+
+A download fills a hidden folder beside the target, `.{target}.{digest}.partial`. Each file in it gets its own name once
+it is whole and verified, and the folder gets the target's name once the digest over all files is right. So a target
+that exists is complete, and what a crash leaves behind is resumed by file.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO
+
+from omnialign.client.transport import CALL_RETRIES, ServiceCalls, Transport
+from omnialign.client.uploads import Progress
+from omnialign.errors import AlreadyExists, DataLoss, OmnialignError, Unavailable
+from omnialign.folders import FileEntry, entries_digest, file_entry, folder_digest, list_files
+from omnialign.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
+
+LOCK_POLL_SECONDS = 0.1
+
+
+class DownloadCalls(ServiceCalls):
+    """Downloads of models."""
+
+    def __init__(self, transport: Transport, *, project: str) -> None:
+        super().__init__(transport, project=project)
+        self._downloads = data_service_pb2_grpc.DataServiceStub(transport.channel)
+
+    async def download_model(
+        self, name: str, to_folder: Path | str, *, progress: Progress | None = None
+    ) -> model_pb2.ModelVersion:
+        """Downloads a model version into `to_folder`, which appears once all files are there and verified.
+
+        Files that an earlier attempt completed are not downloaded again. If several processes download to one place,
+        one does and the others wait. A folder that holds the model already is left alone. Raises NotFound,
+        AlreadyExists FOLDER_EXISTS for a folder that holds something else, DataLoss MODEL_CORRUPT.
+        """
+        request = data_service_pb2.GetModelVersionRequest(name=name)
+        version: model_pb2.ModelVersion = await self._transport.unary(self._downloads.GetModelVersion, request)
+        target = Path(to_folder)
+        await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
+        async with folder_lock(target):
+            # Only under the lock: the process that held it before may have just completed the target.
+            if await asyncio.to_thread(target.exists):
+                await asyncio.to_thread(_check_same, target, version)
+            else:
+                # The digest in the name keeps the files of another version from being resumed.
+                partial = target.parent / f".{target.name}.{version.sha256[:16]}.partial"
+                await self._download_all(version, partial, progress)
+                await asyncio.to_thread(partial.replace, target)
+        return version
+
+    async def download_model_settings(self, name: str, to_folder: Path | str) -> None:
+        """Downloads all files of a model version except its weights into an existing folder: enough to count tokens.
+
+        Each file is verified by its own digest. Raises NotFound, DataLoss MODEL_CORRUPT.
+        """
+        request = data_service_pb2.DownloadModelRequest(name=name, without_weights=True)
+        await self._receive(request, Path(to_folder), {}, None)
+
+    async def _download_all(self, version: model_pb2.ModelVersion, partial: Path, progress: Progress | None) -> None:
+        """Downloads what `partial` lacks. A broken stream is reopened as long as attempts bring complete files."""
+        complete = await asyncio.to_thread(_completed_files, partial)
+        retries = CALL_RETRIES.start()
+        while True:
+            num_before = len(complete)
+            try:
+                await self._download_missing(version, partial, complete, progress)
+                break
+            except Unavailable:
+                # The transport retries a stream only before its first message; from there on it is this loop's turn.
+                if len(complete) > num_before:
+                    retries.reset()
+                pause_seconds = retries.next_pause_seconds()
+                if pause_seconds is None:
+                    raise
+                await asyncio.sleep(pause_seconds)
+        # Each file matched the digest that was sent with it. Only this one shows that none is missing or left over.
+        if entries_digest(complete.values()) != version.sha256:
+            await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+            raise _corrupt(version.name)
+
+    async def _download_missing(
+        self, version: model_pb2.ModelVersion, partial: Path, complete: dict[str, FileEntry], progress: Progress | None
+    ) -> None:
+        """One stream of the files that are not in `complete`."""
+        request = data_service_pb2.DownloadModelRequest(name=version.name, skip_paths=sorted(complete))
+        report = None if progress is None else lambda done: progress(done, max(done, version.size_bytes))
+        await self._receive(request, partial, complete, report)
+
+    async def _receive(
+        self,
+        request: data_service_pb2.DownloadModelRequest,
+        folder: Path,
+        complete: dict[str, FileEntry],
+        report: Callable[[int], None] | None,
+    ) -> None:
+        """Writes the files of one stream. Adds each to `complete` once it is whole, and calls `report` with bytes."""
+        done = sum(entry.size_bytes for entry in complete.values())
+        incoming: _IncomingFile | None = None
+        try:
+            async for message in self._transport.stream(self._downloads.DownloadModel, request):
+                kind = message.WhichOneof("message")
+                if kind == "file":
+                    # A file has no end of its own in the stream: the next header, or the end of the stream, is it.
+                    await _finish(incoming, complete)
+                    incoming = await asyncio.to_thread(_IncomingFile, folder, message.file)
+                elif kind == "chunk" and incoming is not None:
+                    await asyncio.to_thread(incoming.write, message.chunk)
+                    done += len(message.chunk)
+                    if report:
+                        report(done)
+            await _finish(incoming, complete)
+        finally:
+            if incoming is not None:
+                incoming.close()
+
+
+class _IncomingFile:
+    """A file being downloaded, under a temporary name until it is whole and its digest is verified."""
+
+    def __init__(self, folder: Path, file: data_service_pb2.DownloadedFile) -> None:
+        self._entry = FileEntry(file.path, file.size_bytes, file.sha256)
+        self._path = folder / file.path
+        # The path comes from the other end: it must not lead out of the folder, by `..` or by a link.
+        if not self._path.resolve().is_relative_to(folder.resolve()) or self._path == folder:
+            raise OmnialignError(
+                f"The service sent a file outside the target folder: {file.path}.", reason="PATH_FORBIDDEN"
+            )
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._staged = self._path.parent / f".{self._path.name}.part"
+        self._file: IO[bytes] = self._staged.open("wb")
+        self._digest = hashlib.sha256()
+
+    def write(self, chunk: bytes) -> None:
+        """Appends a chunk."""
+        self._digest.update(chunk)
+        self._file.write(chunk)
+
+    def finish(self) -> FileEntry:
+        """Verifies the file and gives it its name. Raises DataLoss MODEL_CORRUPT."""
+        self._file.flush()
+        # Before the rename, or a power cut could leave a file that has its name but not its bytes.
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._digest.hexdigest() != self._entry.sha256:
+            self._staged.unlink(missing_ok=True)
+            raise _corrupt(self._entry.path)
+        self._staged.replace(self._path)
+        return self._entry
+
+    def close(self) -> None:
+        """Removes the file unless it was finished."""
+        self._file.close()
+        self._staged.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def folder_lock(folder: Path) -> AsyncIterator[None]:
+    """Waits for the lock of `folder`, which need not exist. The lock of a process that dies is released."""
+    # The lock file stays for good. Deleting it would let two processes hold a lock on different files of that name.
+    handle = os.open(folder.parent / f".{folder.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while not _try_lock(handle):  # noqa: ASYNC110  what is awaited is another process
+            await asyncio.sleep(LOCK_POLL_SECONDS)
+        yield
+    finally:
+        os.close(handle)  # releases the lock
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def _finish(incoming: _IncomingFile | None, complete: dict[str, FileEntry]) -> None:
+    if incoming is not None:
+        entry = await asyncio.to_thread(incoming.finish)
+        complete[entry.path] = entry
+
+
+def _completed_files(partial: Path) -> dict[str, FileEntry]:
+    """The files that an earlier attempt completed, by path. Removes those that it did not complete."""
+    for staged in partial.rglob(".*.part"):
+        staged.unlink()
+    entries = (file_entry(path, folder=partial) for path in list_files(partial))
+    return {entry.path: entry for entry in entries}
+
+
+def _check_same(folder: Path, version: model_pb2.ModelVersion) -> None:
+    if not folder.is_dir() or folder_digest(folder) != version.sha256:
+        message = f"{folder} exists and does not hold {version.name}: remove it, or name another folder."
+        raise AlreadyExists(message, reason="FOLDER_EXISTS", metadata={"path": str(folder), "name": version.name})
+
+
+def _corrupt(name: str) -> DataLoss:
+    message = f"{name} arrived with bytes other than those registered: try again, then register the model again."
+    return DataLoss(message, reason="MODEL_CORRUPT", metadata={"name": name})

@@ -1,0 +1,115 @@
+"""Calls of the DataService that upload folders and files.
+
+An upload is one stream: a header, then each file as its path, size and digest, followed by its bytes in chunks. The
+service compares the digests. The result is a temporary resource that a later call registers or imports.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from omnialign.client.transport import ServiceCalls, Transport
+from omnialign.errors import InvalidArgument
+from omnialign.folders import FileEntry, file_entry, list_files
+from omnialign.v1 import data_service_pb2, data_service_pb2_grpc
+
+CHUNK_BYTES = 512 * 1024
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes transferred so far and the bytes in total."""
+
+
+class UploadCalls(ServiceCalls):
+    """Uploads."""
+
+    def __init__(self, transport: Transport, *, project: str) -> None:
+        super().__init__(transport, project=project)
+        self._uploads = data_service_pb2_grpc.DataServiceStub(transport.channel)
+
+    async def upload_files(
+        self,
+        source: Path | str,
+        *,
+        keep_name: bool = False,
+        progress: Progress | None = None,
+        deadline_seconds: float | None = None,
+    ) -> str:
+        """Uploads a folder or one file. Returns the name of the upload, to be registered or imported within a day.
+
+        With `keep_name`, which imports need, the upload contains the folder itself and not only its contents. No
+        deadline unless given. Raises InvalidArgument SOURCE_MISSING if `source` does not exist, SOURCE_EMPTY if it is
+        a folder without files.
+        """
+        root, paths = await asyncio.to_thread(_files_at, Path(source))
+        if keep_name:
+            root = root.parent
+        # Hashed before anything is sent, as the digest of a file travels ahead of its bytes. A file that changes
+        # meanwhile fails the comparison on the server.
+        entries = [await asyncio.to_thread(file_entry, path, folder=root) for path in paths]
+        total = sum(entry.size_bytes for entry in entries)
+
+        async def messages() -> AsyncIterator[data_service_pb2.UploadFilesRequest]:
+            message, sent = data_service_pb2.UploadFilesRequest, 0
+            yield message(header=data_service_pb2.UploadFilesHeader(parent=self.parent))
+            for path, entry in zip(paths, entries, strict=True):
+                yield message(file=_uploaded_file(entry))
+                async for chunk in read_chunks(path):
+                    yield message(chunk=chunk)
+                    # Runs when the transport asks for the next message, which is after this one was written.
+                    sent += len(chunk)
+                    if progress:
+                        progress(sent, total)
+
+        response: data_service_pb2.UploadFilesResponse = await self._transport.upload(
+            self._uploads.UploadFiles, messages, deadline_seconds=deadline_seconds
+        )
+        return response.upload
+
+    async def upload_pieces(
+        self, pieces: AsyncIterator[FileEntry | bytes], *, deadline_seconds: float | None = None
+    ) -> str:
+        """Uploads files as they arrive, each a `FileEntry` followed by its bytes. Returns the name of the upload.
+
+        Never retried, because `pieces` can be read only once.
+        """
+
+        async def messages() -> AsyncIterator[data_service_pb2.UploadFilesRequest]:
+            message = data_service_pb2.UploadFilesRequest
+            yield message(header=data_service_pb2.UploadFilesHeader(parent=self.parent))
+            async for piece in pieces:
+                yield message(file=_uploaded_file(piece)) if isinstance(piece, FileEntry) else message(chunk=piece)
+
+        response: data_service_pb2.UploadFilesResponse = await self._transport.upload(
+            self._uploads.UploadFiles, messages, idempotent=False, deadline_seconds=deadline_seconds
+        )
+        return response.upload
+
+
+async def read_chunks(path: Path) -> AsyncIterator[bytes]:
+    """The bytes of a file, in pieces that fit a message."""
+    file = await asyncio.to_thread(path.open, "rb")
+    try:
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield chunk
+    finally:
+        file.close()
+
+
+def _uploaded_file(entry: FileEntry) -> data_service_pb2.UploadedFile:
+    return data_service_pb2.UploadedFile(path=entry.path, size_bytes=entry.size_bytes, sha256=entry.sha256)
+
+
+def _files_at(source: Path) -> tuple[Path, list[Path]]:
+    """The folder that paths are relative to, and the files. Raises SOURCE_MISSING, SOURCE_EMPTY."""
+    source, metadata = source.expanduser().resolve(), {"path": str(source)}
+    if source.is_file():
+        return source.parent, [source]
+    if not source.is_dir():
+        raise InvalidArgument(
+            f"There is no {source} to upload; check the path.", reason="SOURCE_MISSING", metadata=metadata
+        )
+    if not (paths := list_files(source)):
+        raise InvalidArgument(
+            f"{source} holds no files; name a folder with files.", reason="SOURCE_EMPTY", metadata=metadata
+        )
+    return source, paths
