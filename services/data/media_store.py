@@ -35,19 +35,19 @@ class MediaStore:
     """Media objects by SHA-256. Safe for concurrent threads and processes on one object store."""
 
     def __init__(self, objects: ObjectStore, *, scratch: Path, limits: MediaLimits, pool: ThreadPoolExecutor) -> None:
-        self._objects, self._incoming = objects, scratch
+        self._objects, self._scratch = objects, scratch
         self._limits = limits
         self._pool = pool
 
     async def upload(self, chunks: AsyncIterator[bytes], *, claim: Claim) -> tuple[content_pb2.Media, bool]:
         """Stores a stream; returns its reference and whether it existed. Raises the reasons of `media_validation`."""
-        incoming = await run_in_pool(self._pool, self._begin)
+        staged = await run_in_pool(self._pool, self._begin)
         try:
             async for chunk in chunks:
-                await run_in_pool(self._pool, self._append, incoming, chunk)
-            return await run_in_pool(self._pool, self._admit, incoming, claim, durable=True)
+                await run_in_pool(self._pool, self._append, staged, chunk)
+            return await run_in_pool(self._pool, self._admit, staged, claim, durable=True)
         finally:
-            await run_in_pool(self._pool, incoming.discard)
+            await run_in_pool(self._pool, staged.discard)
 
     def put(self, data: bytes, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
         """Stores bytes from memory (blocking). They survive a power cut after `sync`."""
@@ -112,35 +112,35 @@ class MediaStore:
         return self._objects.presign_get(_key(sha256), seconds=seconds)
 
     def _begin(self) -> StagedFile:
-        return StagedFile(self._incoming, head_bytes=HEAD_BYTES)
+        return StagedFile(self._scratch, head_bytes=HEAD_BYTES)
 
-    def _append(self, incoming: StagedFile, chunk: bytes) -> None:
-        if incoming.size_bytes + len(chunk) > self._limits.size_bytes:
-            found = incoming.size_bytes + len(chunk)
+    def _append(self, staged: StagedFile, chunk: bytes) -> None:
+        if staged.size_bytes + len(chunk) > self._limits.size_bytes:
+            found = staged.size_bytes + len(chunk)
             raise too_large("bytes", found=found, limit=self._limits.size_bytes)
-        incoming.write(chunk)
+        staged.write(chunk)
 
     def _write(self, chunks: Iterable[bytes], claim: Claim) -> tuple[content_pb2.Media, bool]:
-        incoming = self._begin()
+        staged = self._begin()
         try:
             for chunk in chunks:
-                self._append(incoming, chunk)
-            return self._admit(incoming, claim, durable=False)
+                self._append(staged, chunk)
+            return self._admit(staged, claim, durable=False)
         finally:
-            incoming.discard()
+            staged.discard()
 
-    def _admit(self, incoming: StagedFile, claim: Claim, *, durable: bool) -> tuple[content_pb2.Media, bool]:
-        mime_type = identify(incoming.head, modality=claim.modality, mime_type=claim.mime_type)
-        sha256 = incoming.finish()
+    def _admit(self, staged: StagedFile, claim: Claim, *, durable: bool) -> tuple[content_pb2.Media, bool]:
+        mime_type = identify(staged.head, modality=claim.modality, mime_type=claim.mime_type)
+        sha256 = staged.finish()
         if claim.sha256 and claim.sha256 != sha256:
             message = f"The bytes have the digest {sha256}, but {claim.sha256} was claimed."
             metadata = {"claimed": claim.sha256, "found": sha256}
             raise InvalidArgument(message, reason="MEDIA_DIGEST_MISMATCH", metadata=metadata)
         existed = self.stored_size_bytes(sha256) is not None
         if not existed:  # validated before it is put: what is in the store can be decoded
-            validate(incoming.path, mime_type, limits=self._limits)
-            self._objects.put(_key(sha256), incoming.path, sha256=sha256, durable=durable)
-        return _reference(mime_type, sha256, incoming.size_bytes), existed
+            validate(staged.path, mime_type, limits=self._limits)
+            self._objects.put(_key(sha256), staged.path, sha256=sha256, durable=durable)
+        return _reference(mime_type, sha256, staged.size_bytes), existed
 
     def _known(self, sha256: str, head: bytes, claim: Claim) -> content_pb2.Media | None:
         if (size_bytes := self.stored_size_bytes(sha256)) is None:

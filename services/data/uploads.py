@@ -135,16 +135,16 @@ class Uploads:
     def fetch(self, upload: Upload, folder: Path) -> None:
         """Downloads the files into a local folder (blocking). Raises OBJECT_CORRUPT, STORAGE_FULL."""
         for entry, key in upload.files.items():
-            incoming = StagedFile(self._scratch)
+            staged = StagedFile(self._scratch)
             try:
                 for piece in self._objects.chunks(key, sha256=entry.sha256):
-                    incoming.write(piece)
-                incoming.finish()
+                    staged.write(piece)
+                staged.finish()
                 target = folder / entry.path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                incoming.path.replace(target)
+                staged.path.replace(target)
             finally:
-                incoming.discard()
+                staged.discard()
 
     @asynccontextmanager
     async def sweeping(self) -> AsyncIterator[None]:
@@ -198,7 +198,7 @@ class _UploadReceiver:
         self._folders: set[str] = set()
         self._size_bytes = 0
         self._file: UploadedFile | None = None
-        self._incoming: StagedFile | None = None
+        self._staged: StagedFile | None = None
 
     def begin(self, file: UploadedFile) -> None:
         self._end_file()
@@ -211,14 +211,14 @@ class _UploadReceiver:
         self._check_limits(len(self._paths) + 1)
         self._paths.add(path)
         self._folders |= folders
-        self._file, self._incoming = file, StagedFile(self._scratch)
+        self._file, self._staged = file, StagedFile(self._scratch)
 
     def write(self, chunk: bytes) -> None:
-        if self._incoming is None or self._file is None:
+        if self._staged is None or self._file is None:
             raise InvalidArgument("The bytes of a file must follow its description.", reason="UPLOAD_FILE_MISSING")
-        if self._incoming.size_bytes + len(chunk) > self._file.size_bytes:
+        if self._staged.size_bytes + len(chunk) > self._file.size_bytes:
             raise self._refusal("UPLOAD_TOO_LONG", f"has more than the announced {self._file.size_bytes} bytes")
-        self._incoming.write(chunk)
+        self._staged.write(chunk)
 
     def finish(self, name: str) -> None:
         self._end_file()
@@ -232,27 +232,27 @@ class _UploadReceiver:
 
     def abandon(self) -> None:
         """Removes what was received; what cannot be removed now is swept later."""
-        if self._incoming is not None:
-            self._incoming.discard()
+        if self._staged is not None:
+            self._staged.discard()
         with suppress(OmnialignError, OSError):
             self._objects.delete_below(f"{PREFIX}{self.id}/")
 
     def _end_file(self) -> None:
-        if self._incoming is None or self._file is None:
+        if self._staged is None or self._file is None:
             return
-        file, incoming = self._file, self._incoming
-        sha256 = incoming.finish()
-        if incoming.size_bytes != file.size_bytes:
-            raise self._refusal("UPLOAD_TRUNCATED", f"ended after {incoming.size_bytes} of {file.size_bytes} bytes")
+        file, staged = self._file, self._staged
+        sha256 = staged.finish()
+        if staged.size_bytes != file.size_bytes:
+            raise self._refusal("UPLOAD_TRUNCATED", f"ended after {staged.size_bytes} of {file.size_bytes} bytes")
         if file.sha256 and sha256 != file.sha256:
             raise self._refusal(
                 "UPLOAD_DIGEST_MISMATCH", f"has the digest {sha256} instead of the announced {file.sha256}"
             )
         key = f"{PREFIX}{self.id}/{len(self.files):06d}"
-        self._objects.put(key, incoming.path, sha256=sha256)
-        incoming.discard()
+        self._objects.put(key, staged.path, sha256=sha256)
+        staged.discard()
         self.files[FileEntry(file.path, file.size_bytes, sha256)] = key
-        self._file = self._incoming = None
+        self._file = self._staged = None
 
     def _check_limits(self, count: int) -> None:
         config = self._config
