@@ -36,6 +36,7 @@ def measure(name: str, settings: argparse.Namespace) -> dict[str, Any]:
 
 def write(path: Path, text: str) -> None:
     """Replaces a file in one step."""
+    # A run that is interrupted while it writes must not leave half a page in the repository.
     staged = path.with_suffix(f"{path.suffix}.new")
     staged.write_text(text)
     staged.replace(path)

@@ -29,8 +29,8 @@ from omnialign.v1 import (
     record_pb2,
     refinement_service_pb2,
 )
+from services.alignment.__main__ import AlignmentConfig
 from services.alignment.__main__ import wire as wire_alignment
-from services.alignment.config import AlignmentConfig
 from services.data.__main__ import wire as wire_data
 from services.data.config import DataConfig
 from services.pipeline.planning import record_seed

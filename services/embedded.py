@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from omnialign.cli.state import StackState, read_state, remove_state, write_state
 from omnialign.errors import FailedPrecondition
 from services.alignment import __main__ as alignment
-from services.alignment.config import AlignmentConfig
+from services.alignment.__main__ import AlignmentConfig
 from services.critique import __main__ as critique
 from services.critique.__main__ import CritiqueConfig
 from services.data import __main__ as data

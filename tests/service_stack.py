@@ -10,8 +10,8 @@ from benchmarks.null_services import Behaviour, NullTraining, add_models, add_tr
 from omnialign.client import AsyncClient
 from omnialign.content import content
 from omnialign.v1 import alignment_service_pb2, record_pb2
+from services.alignment.__main__ import AlignmentConfig
 from services.alignment.__main__ import wire as wire_alignment
-from services.alignment.config import AlignmentConfig
 from services.data.__main__ import wire as wire_data
 from services.data.config import DataConfig
 from services.runtime.config import ServerConfig

@@ -7,10 +7,9 @@ templates that the services use too, so a trained model later meets exactly what
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from omnialign.modeling.answers import write_feedback, write_judgement, write_scores
+from omnialign.modeling.answers import rubric, write_feedback, write_judgement, write_scores
 from omnialign.modeling.inputs import Pieces, Turn, pieces
 from omnialign.modeling.prompts import render_comparison, render_critique, render_response, render_score
-from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import record_pb2
 
 

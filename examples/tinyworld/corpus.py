@@ -22,7 +22,7 @@ from examples.tinyworld import oracle
 from examples.tinyworld.faults import faulty_answer, prompt_pieces, right_answer
 from examples.tinyworld.language import Task, phrase, random_task
 from examples.tinyworld.world import MODALITIES, codec
-from omnialign.modeling.answers import write_feedback, write_judgement, write_scores
+from omnialign.modeling.answers import SUBTASKS, rubric, write_feedback, write_judgement, write_scores
 from omnialign.modeling.codecs import CodecRange
 from omnialign.modeling.inputs import Pieces, Turn
 from omnialign.modeling.prompts import (
@@ -33,7 +33,6 @@ from omnialign.modeling.prompts import (
     render_response,
     render_score,
 )
-from omnialign.modeling.rubrics import SUBTASKS, rubric
 from omnialign.v1 import record_pb2
 
 MIX = (("answer", 0.38), ("refine", 0.28), ("describe", 0.24), ("form", 0.10))

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from examples.tinyworld import oracle
 from examples.tinyworld.faults import faulty_answer, prompt_pieces
 from examples.tinyworld.language import Task, random_task
+from omnialign.modeling.answers import rubric
 from omnialign.modeling.inputs import MediaBytes, Pieces
-from omnialign.modeling.rubrics import rubric
 from omnialign.v1 import content_pb2, record_pb2
 
 Row = dict[str, Any]

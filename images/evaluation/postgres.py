@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from evaluation.settings import setting
+from evaluation import setting
 
 RULES = """\
 # Written at every start by evaluation.postgres.

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from evaluation.settings import setting
+from evaluation import setting
 
 LOOPBACK = "127.0.0.1"
 VOLUME_MEGABYTES = 128  # files grow to this size each; small, so that a disk of a few GiB holds many

@@ -19,7 +19,10 @@ from omnialign.v1 import (
 
 
 class GenerationCalls(ServiceCalls):
-    """Responses, critiques and judgements, written by models."""
+    """Responses, critiques and judgements, written by models.
+
+    A call is retried only until its first result; after that the caller alone knows which items still lack one.
+    """
 
     def __init__(self, transport: Transport, *, project: str) -> None:
         super().__init__(transport, project=project)

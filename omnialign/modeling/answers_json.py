@@ -13,8 +13,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from omnialign.modeling.answers import AnswerUnparsable, Judgement
-from omnialign.modeling.rubrics import MAX_SCORE, MIN_SCORE
+from omnialign.modeling.answers import MAX_SCORE, MIN_SCORE, AnswerUnparsable, Judgement
 from omnialign.v1 import record_pb2
 
 NOT_JSON = "ANSWER_NOT_JSON"

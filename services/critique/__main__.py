@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from omnialign.v1 import critique_service_pb2, critique_service_pb2_grpc
-from services.critique.critic import Critic
-from services.critique.servicer import CritiqueServicer
+from services.critique.servicer import Critic, CritiqueServicer
 from services.inference.config import ModelServiceConfig
 from services.inference.engine import Engine
 from services.inference.factory import open_loop

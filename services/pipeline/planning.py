@@ -17,6 +17,7 @@ def plan_chunks(records: Iterable[tuple[str, str]], *, size: int) -> list[list[s
 
     One subtask per chunk, because its records are alike in length and modality and so batch well.
     """
+    # Sorted twice, by subtask and by id, so that every plan of the same records is the same.
     groups: dict[str, list[str]] = {}
     for record_id, subtask in records:
         groups.setdefault(subtask, []).append(record_id)

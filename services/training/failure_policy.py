@@ -24,6 +24,7 @@ FINAL = (InvalidArgument, FailedPrecondition, NotFound, PermissionDenied, Deadli
 
 def may_restart(error: OmnialignError, *, crashes: int, allowed: int) -> bool:
     """Whether another attempt can help after `error` and is allowed after `crashes`, the last one included."""
+    # A final error would come again; anything else may have been the machine, until it has crashed too often.
     return not isinstance(error, FINAL) and crashes <= allowed
 
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.null_services import Behaviour, NullTraining, add_models, add_training
+from services.alignment.__main__ import AlignmentConfig
 from services.alignment.__main__ import wire as wire_alignment
-from services.alignment.config import AlignmentConfig
 from services.data.__main__ import wire as wire_data
 from services.data.config import DataConfig
 from services.runtime.config import ServerConfig

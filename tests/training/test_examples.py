@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from omnialign.errors import DataLoss, FailedPrecondition
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.answers import read_feedback, read_judgement
-from omnialign.modeling.rubrics import rubric
+from omnialign.modeling.answers import read_feedback, read_judgement, rubric
 from omnialign.v1 import record_pb2
 from training.batches import IGNORED, PairCollator, SftCollator, sft_row
 from training.examples import (

@@ -5,15 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnialign.modeling.answers import (
+    SUBTASKS,
     AnswerUnparsable,
     read_feedback,
     read_judgement,
     read_scores,
+    rubric,
     write_feedback,
     write_judgement,
     write_scores,
 )
-from omnialign.modeling.rubrics import SUBTASKS, rubric
 from omnialign.v1 import record_pb2
 
 words = st.text(st.characters(categories=("Ll", "Lu", "Nd"), include_characters=" .,'"), min_size=1).filter(str.strip)

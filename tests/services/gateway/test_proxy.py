@@ -12,7 +12,7 @@ from omnialign.v1 import content_pb2, record_pb2
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.gateway import __main__ as gateway
-from services.gateway.config import GatewayConfig
+from services.gateway.__main__ import GatewayConfig
 from services.gateway.servicer import Proxy
 from services.runtime.auth.policy import POLICY
 from services.runtime.config import ServerConfig

@@ -11,7 +11,7 @@ from omnialign.content import content
 from omnialign.media import write_image
 from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy, Turn
 from omnialign.v1 import content_pb2, critique_service_pb2, judge_service_pb2, record_pb2, refinement_service_pb2
-from services.critique.critic import Critic
+from services.critique.servicer import Critic
 from services.inference.config import EngineConfig
 from services.inference.engine import Deliver, Engine, EngineRequest, EngineResult
 from services.inference.item_loop import ItemLoop

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from services.alignment.config import AlignmentConfig
+from services.alignment.__main__ import AlignmentConfig
 from services.alignment.job import ALIGNMENT
 from services.pipeline.replicas import ReplicaMonitor, ReplicaStore
 from services.runtime.database import Database

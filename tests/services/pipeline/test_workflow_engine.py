@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from omnialign.errors import FailedPrecondition, Unavailable
-from services.alignment.config import AlignmentConfig
+from services.alignment.__main__ import AlignmentConfig
 from services.pipeline import workflow_engine
 from services.pipeline.workflow_engine import WorkflowEngine
 from tests.postgresql import PASSWORD, PostgreSQL
