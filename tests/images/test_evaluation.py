@@ -19,7 +19,7 @@ from tools.check_images import free_port
 @pytest.fixture
 def program(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "images"))
-    return lambda name: importlib.import_module(f"evaluation.{name}")
+    return importlib.import_module
 
 
 def test_a_setting_is_read_from_the_file_that_is_named(program, monkeypatch, tmp_path):
@@ -27,7 +27,7 @@ def test_a_setting_is_read_from_the_file_that_is_named(program, monkeypatch, tmp
     path.write_text("from a file\n")
     monkeypatch.setenv("WORD_FILE", str(path))
     monkeypatch.setenv("WORD", "from the environment")
-    assert program("settings").setting("WORD") == "from a file"
+    assert program("evaluation").setting("WORD") == "from a file"
 
 
 @pytest.mark.parametrize("variables", [{}, {"WORD": ""}, {"WORD_FILE": "/nowhere/at/all"}])
@@ -35,25 +35,25 @@ def test_a_setting_that_is_missing_ends_the_program_with_what_to_do(program, mon
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match=r"WORD.*(set it|Mount)"):
-        program("settings").setting("WORD")
+        program("evaluation").setting("WORD")
 
 
 @pytest.mark.parametrize("name", ["Upper", "a b", "a;drop", "1st", 'a"b', "a" * 64])
 def test_a_name_that_would_need_quotes_is_refused(program, monkeypatch, name):
     monkeypatch.setenv("POSTGRES_DB", name)
     with pytest.raises(SystemExit, match="POSTGRES_DB"):
-        program("postgres").name_of("POSTGRES_DB")
+        program("evaluation.postgres").name_of("POSTGRES_DB")
 
 
 def test_a_password_is_a_literal_whatever_is_in_it(program):
-    assert program("postgres").quoted("it's \\ 'quoted'") == "'it''s \\ ''quoted'''"
+    assert program("evaluation.postgres").quoted("it's \\ 'quoted'") == "'it''s \\ ''quoted'''"
 
 
 @pytest.mark.parametrize("name", ["ab", "Upper", "a b c", "bucket\nexit", "-abc"])
 def test_a_bucket_that_cannot_be_is_refused(program, monkeypatch, name):
     monkeypatch.setenv("S3_BUCKET", name)
     with pytest.raises(SystemExit, match="S3_BUCKET"):
-        program("s3").bucket_name()
+        program("evaluation.s3").bucket_name()
 
 
 @pytest.mark.slow
