@@ -152,11 +152,11 @@ class Readiness:
         while remaining:
             try:
                 await remaining[0]()
-                remaining.pop(0)
+                remaining.pop(0)  # a step that succeeded is not run again when a later one fails
             except Exception as error:
                 self._note(name, as_omnialign_error(error))
                 tried.set()
-                num_failures += 1
+                num_failures += 1  # without a budget: a database may be away for hours, and the pod need not restart
                 await asyncio.sleep(STARTUP_RETRIES.pause_seconds(num_failures))
         del self._problems[name]
         self._gauge.labels(name).set(1)

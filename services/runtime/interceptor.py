@@ -65,6 +65,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         known = self._handlers.get(path)
         if known is not None:
             return known
+        # gRPC asks for the handler on every call; wrapping it each time would cost more than the rest of this class.
         handler = await continuation(details)
         if handler is None:
             self._metrics.count_unknown()
@@ -74,6 +75,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def end_watches(self) -> None:
         """Ends the open Watch streams with UNAVAILABLE, as they would outlast any grace period; clients reconnect."""
+        # Removed before they are cancelled: by that `_ending` tells them from calls that their clients cancelled.
         watches, self._watches = self._watches, set()
         for task in watches:
             task.cancel()
@@ -157,6 +159,7 @@ class MethodCalls:
         ending = OK
         try:
             return await self._admitted(request, context, call)
+        # BaseException, because a call that is cancelled must be counted and logged like any other.
         except BaseException as problem:
             ending = self._ending(problem, context, call)
             if ending.error is None:
@@ -171,6 +174,7 @@ class MethodCalls:
                 span.end(ending.code, ending.reason)
 
     async def _admitted(self, request: Any, context: Any, call: Call) -> Any:
+        # Cheap checks come first, and whoever may not call learns nothing of what is ready or valid.
         if call.deadline is not None and call.deadline <= time.monotonic():
             raise DeadlineExceeded(
                 "The deadline had passed before the call began; allow more time", reason="DEADLINE_EXCEEDED"
@@ -194,6 +198,7 @@ class MethodCalls:
             self._admission.leave()
 
     async def _write(self, request: Any, context: Any) -> None:
+        # Closed here and now: a generator left to the garbage collector would hold its locks and files until then.
         async with contextlib.aclosing(self._handle(request, context)) as responses:
             async for response in responses:
                 await context.write(response)
@@ -209,7 +214,7 @@ class MethodCalls:
         """How a call ends whose handler raised `problem`."""
         if isinstance(problem, asyncio.CancelledError):
             if self._is_watch and call.task and call.task not in self._watches():  # taken out by `end_watches`
-                call.task.uncancel()
+                call.task.uncancel()  # otherwise the first await of the error path would be cancelled again
                 draining = Unavailable("The server is shutting down; reconnect", reason="SERVER_DRAINING")
                 return Ending("UNAVAILABLE", draining.reason, draining)
             return Ending("DEADLINE_EXCEEDED" if call.remaining_seconds() == 0 else "CANCELLED")
@@ -251,6 +256,7 @@ def begin_call(context: Any) -> Call:
     if not 0 < len(identity) <= 128 or not identity.isprintable():
         identity = uuid.uuid4().hex
     remaining = context.time_remaining()
+    # Kept as a moment: a remaining time would be out of date as soon as it is passed on to another service.
     deadline = None if remaining is None else time.monotonic() + remaining
     call = Call(identity, deadline, authorization, asyncio.current_task())
     CURRENT_CALL.set(call)

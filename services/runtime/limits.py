@@ -75,11 +75,12 @@ class RateLimiter:
         `now` is on the clock of `time.monotonic`.
         """
         now = time.monotonic() if now is None else now
+        # Removed and added again, so that the buckets stay ordered by their last call.
         level, filled = self._buckets.pop(project, (self._burst, now))
         level = min(self._burst, level + max(now - filled, 0.0) * self._per_second)
         self._buckets[project] = (level - 1 if level >= 1 else level, now)
         if len(self._buckets) > MAX_BUCKETS:
-            self._buckets.popitem(last=False)
+            self._buckets.popitem(last=False)  # the longest silent project, whose bucket has filled up again
         if level < 1:
             raise self._limited(project, wait_seconds=max((1 - level) / self._per_second, MIN_RETRY_SECONDS))
 

@@ -136,6 +136,7 @@ class Server:
         Returns when each startup step was tried once; those that failed are retried in the background.
         """
         self.bind()
+        # Every name is NOT_SERVING from here on. The stock servicer would say SERVING from its construction.
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         if self.config.reflection:
             health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -174,14 +175,15 @@ class Server:
         if self._stopped:
             return
         self._stopped = True
+        # Health first, so that load balancers and clients look elsewhere while calls in flight finish.
         self.health.drain()
         await self.readiness.close()
-        self._interceptor.end_watches()
+        self._interceptor.end_watches()  # each of them alone would hold `stop` for the whole grace
         await self._server.stop(self.config.grace_seconds if grace_seconds is None else grace_seconds)
         if self._guard is not None:
             await self._guard.close()
         if self._health_server is not None:
-            await self._health_server.stop(0)
+            await self._health_server.stop(0)  # last: the kubelet must see NOT_SERVING, not a closed port
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.shutdown)
             self._metrics_server.server_close()
@@ -201,6 +203,7 @@ class Server:
                 loop.remove_signal_handler(number)
 
     async def _drain(self, hurried: asyncio.Event) -> None:
+        # Endpoints take a moment to propagate: new calls that still come in that time are answered, not refused.
         self.health.drain()
         if await wait_for_event(hurried, timeout_seconds=self.config.drain_seconds):
             await self.stop(0)
