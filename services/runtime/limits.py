@@ -80,7 +80,7 @@ class RateLimiter:
         level = min(self._burst, level + max(now - filled, 0.0) * self._per_second)
         self._buckets[project] = (level - 1 if level >= 1 else level, now)
         if len(self._buckets) > MAX_BUCKETS:
-            self._buckets.popitem(last=False)  # the longest silent project, whose bucket has filled up again
+            self._buckets.popitem(last=False)  # the longest silent project: its bucket has most likely filled up
         if level < 1:
             raise self._limited(project, wait_seconds=max((1 - level) / self._per_second, MIN_RETRY_SECONDS))
 
