@@ -87,9 +87,9 @@ async def test_what_is_wrong_is_said_in_one_sentence(models, tmp_path):
         (["--token", "good", "--project", "other"], {}, "There is no 'projects/other' [NOT_FOUND]"),
         (["--token-file", tmp_path / "nowhere"], {}, "[TOKEN_FILE_UNREADABLE]"),
         (["--token", "good", "--ca-file", other.file], {}, "set the CA file to the authority that signed it"),
-        (["--token", "good", "--ca-file", namesake.file], {}, "get the current one. [CERTIFICATE_NOT_TRUSTED]"),
+        (["--token", "good", "--ca-file", namesake.file], {}, "get the current CA file. [CERTIFICATE_NOT_TRUSTED]"),
         (["--token", "good", "--ca-file", tmp_path / "nowhere"], {}, "[TLS_FILE_UNREADABLE]"),
-        (["--token", "good"], {"OMNIALIGN_CA_FILE": ""}, "it may speak TLS only (grpcs://...). [CONNECTION_CLOSED]"),
+        (["--token", "good"], {"OMNIALIGN_CA_FILE": ""}, "it may accept only TLS (grpcs://...). [CONNECTION_CLOSED]"),
     ):
         result = await models(*words, **environ)
         assert result.exit_code == 1
