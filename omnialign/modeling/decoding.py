@@ -7,6 +7,7 @@ equal arrays.
 
 import io
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +40,28 @@ class DecodedMedia:
     loss: MediaLoss | None = None
 
 
+Decoder = Callable[[MediaBytes, MediaPolicy], DecodedMedia]
+
+
 def decode(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
-    """Decodes a media file.
+    """Decodes a media file: in this process, or where `use_decoder` says.
+
+    Raises what `decode_here` raises.
+    """
+    return (_decoder or decode_here)(medium, policy)
+
+
+_decoder: Decoder | None = None
+
+
+def use_decoder(decoder: Decoder | None) -> None:
+    """Makes `decode` call `decoder` in the whole process; services decode in child processes this way."""
+    global _decoder
+    _decoder = decoder
+
+
+def decode_here(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
+    """Decodes a media file in this process.
 
     Raises `omnialign.media.MediaError`: MEDIA_UNDECODABLE, MEDIA_TOO_LARGE, or MEDIA_DAMAGED for a file that decodes in
     part, unless the policy sets `use_damaged`.

@@ -12,6 +12,7 @@ from services.alignment.servicer import AlignmentServicer
 from services.pipeline.config import PipelineConfig
 from services.pipeline.service import open_pipeline
 from services.runtime.server import Server, run
+from services.sandbox.media import open_sandbox
 
 FULL_NAME = alignment_service_pb2.DESCRIPTOR.services_by_name["AlignmentService"].full_name
 
@@ -44,11 +45,15 @@ class AlignmentConfig(PipelineConfig):
 @contextlib.asynccontextmanager
 async def wire(server: Server, config: AlignmentConfig) -> AsyncIterator[None]:
     """Adds the service to a server, and works on the jobs until the block is left."""
-    async with open_pipeline(server, config, kind=ALIGNMENT, program=AlignmentProgram, full_name=FULL_NAME) as pipeline:
-        server.add(
-            alignment_service_pb2_grpc.add_AlignmentServiceServicer_to_server, AlignmentServicer(pipeline), FULL_NAME
-        )
-        yield
+    opening = open_pipeline(server, config, kind=ALIGNMENT, program=AlignmentProgram, full_name=FULL_NAME)
+    with open_sandbox():  # pre-flight and report decode media in its children
+        async with opening as pipeline:
+            server.add(
+                alignment_service_pb2_grpc.add_AlignmentServiceServicer_to_server,
+                AlignmentServicer(pipeline),
+                FULL_NAME,
+            )
+            yield
 
 
 def main() -> None:

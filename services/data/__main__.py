@@ -20,18 +20,29 @@ from services.data.store import Store
 from services.data.uploads import Uploads
 from services.runtime.database import Database
 from services.runtime.server import Server, run
+from services.sandbox.media import open_sandbox
+from services.sandbox.pool import Sandbox
 
+IMPORTS_AT_FULL_SPEED = 4
 FULL_NAME = data_service_pb2.DESCRIPTOR.services_by_name["DataService"].full_name
 
 
 @asynccontextmanager
 async def wire(server: Server, config: DataConfig) -> AsyncIterator[None]:
     """Adds the service to `server`. On exit, waits for the work in its threads, then closes what it opened."""
+    with open_sandbox() as sandbox:
+        async with _wired(server, config, sandbox):
+            yield
+
+
+@asynccontextmanager
+async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncIterator[None]:
     scratch = config.root / "media" / "incoming"
     scratch.mkdir(parents=True, exist_ok=True)
-    # Two pools: slow decoding of media must not delay reads and writes of tables.
+    # Three pools: slow decoding of media must not delay reads and writes of tables, nor an import the uploads.
     storage_pool = ThreadPoolExecutor(config.storage_workers, thread_name_prefix="data-storage")
     media_pool = ThreadPoolExecutor(config.media_workers, thread_name_prefix="data-media")
+    import_pool = ThreadPoolExecutor(IMPORTS_AT_FULL_SPEED * config.media_workers, thread_name_prefix="data-import")
     database = Database(config.database())
     try:
         store = Store(database)
@@ -39,7 +50,7 @@ async def wire(server: Server, config: DataConfig) -> AsyncIterator[None]:
         objects = open_objects(config, registry=server.registry)
         server.prepare(FULL_NAME, lambda: run_in_pool(storage_pool, objects.check))
         uploads = Uploads(config, objects=objects, scratch=scratch, pool=storage_pool)
-        media = MediaStore(objects, scratch=scratch, limits=MediaLimits.of(config), pool=media_pool)
+        media = MediaStore(objects, scratch=scratch, limits=MediaLimits.of(config), pool=media_pool, sandbox=sandbox)
         datasets = Datasets(config, store=store, objects=objects, pool=storage_pool, quotas=server.quotas)
         files = ModelFiles(objects=objects, pool=storage_pool)
         servicer = DataServicer(
@@ -49,7 +60,7 @@ async def wire(server: Server, config: DataConfig) -> AsyncIterator[None]:
             uploads=uploads,
             models=Models(config, store=store, uploads=uploads, files=files, pool=storage_pool),
             lineage=Lineage(store=store, datasets=datasets),
-            importer=Importer(config, datasets=datasets, store=store, media=media, uploads=uploads, pool=media_pool),
+            importer=Importer(config, datasets=datasets, store=store, media=media, uploads=uploads, pool=import_pool),
             max_append_bytes=config.max_append_bytes,
         )
         server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer, FULL_NAME)
@@ -58,6 +69,7 @@ async def wire(server: Server, config: DataConfig) -> AsyncIterator[None]:
     finally:
         storage_pool.shutdown(wait=True, cancel_futures=True)
         media_pool.shutdown(wait=True, cancel_futures=True)
+        import_pool.shutdown(wait=True, cancel_futures=True)
         await database.close()
 
 

@@ -18,6 +18,8 @@ from omnialign.v1 import content_pb2
 from services.data.media_validation import HEAD_BYTES, MODALITIES, MediaLimits, identify, too_large, validate
 from services.data.objects import ObjectStore
 from services.data.objects.base import StagedFile, run_in_pool
+from services.sandbox.media import LIMITS, killed_decoder
+from services.sandbox.pool import Sandbox
 
 CHUNK_BYTES = 256 * 1024
 
@@ -34,8 +36,10 @@ class Claim:
 class MediaStore:
     """Media objects by SHA-256. Safe for concurrent threads and processes on one object store."""
 
-    def __init__(self, objects: ObjectStore, *, scratch: Path, limits: MediaLimits, pool: ThreadPoolExecutor) -> None:
-        self._objects, self._scratch = objects, scratch
+    def __init__(
+        self, objects: ObjectStore, *, scratch: Path, limits: MediaLimits, pool: ThreadPoolExecutor, sandbox: Sandbox
+    ) -> None:
+        self._objects, self._scratch, self._sandbox = objects, scratch, sandbox
         self._limits = limits
         self._pool = pool
 
@@ -45,7 +49,11 @@ class MediaStore:
         try:
             async for chunk in chunks:
                 await run_in_pool(self._pool, self._append, staged, chunk)
-            return await run_in_pool(self._pool, self._admit, staged, claim, durable=True)
+            media, existed = await run_in_pool(self._pool, self._finish, staged, claim)
+            if not existed:  # validated before it is put: what is in the store can be decoded
+                await self._sandbox.in_thread(self._validate, staged.path, media)
+                await run_in_pool(self._pool, self._put, staged, media, durable=True)
+            return media, existed
         finally:
             await run_in_pool(self._pool, staged.discard)
 
@@ -125,22 +133,38 @@ class MediaStore:
         try:
             for chunk in chunks:
                 self._append(staged, chunk)
-            return self._admit(staged, claim, durable=False)
+            media, existed = self._finish(staged, claim)
+            if not existed:
+                self._validate(staged.path, media)
+                self._put(staged, media, durable=False)
+            return media, existed
         finally:
             staged.discard()
 
-    def _admit(self, staged: StagedFile, claim: Claim, *, durable: bool) -> tuple[content_pb2.Media, bool]:
+    def _finish(self, staged: StagedFile, claim: Claim) -> tuple[content_pb2.Media, bool]:
+        """The reference of what was staged, and whether it is stored already."""
         mime_type = identify(staged.head, modality=claim.modality, mime_type=claim.mime_type)
         sha256 = staged.finish()
         if claim.sha256 and claim.sha256 != sha256:
             message = f"The bytes have the digest {sha256}, but {claim.sha256} was claimed."
             metadata = {"claimed": claim.sha256, "found": sha256}
             raise InvalidArgument(message, reason="MEDIA_DIGEST_MISMATCH", metadata=metadata)
-        existed = self.stored_size_bytes(sha256) is not None
-        if not existed:  # validated before it is put: what is in the store can be decoded
-            validate(staged.path, mime_type, limits=self._limits)
-            self._objects.put(_key(sha256), staged.path, sha256=sha256, durable=durable)
-        return _reference(mime_type, sha256, staged.size_bytes), existed
+        return _reference(mime_type, sha256, staged.size_bytes), self.stored_size_bytes(sha256) is not None
+
+    def _validate(self, path: Path, media: content_pb2.Media) -> None:
+        """Decodes a file in a child process (blocking). Raises the reasons of `validate`, and MEDIA_KILLED_DECODER."""
+        self._sandbox.call(
+            validate,
+            path,
+            media.mime_type,
+            self._limits,
+            refusal=killed_decoder,
+            key=media.sha256,
+            limits=LIMITS[media.modality],
+        )
+
+    def _put(self, staged: StagedFile, media: content_pb2.Media, *, durable: bool) -> None:
+        self._objects.put(_key(media.sha256), staged.path, sha256=media.sha256, durable=durable)
 
     def _known(self, sha256: str, head: bytes, claim: Claim) -> content_pb2.Media | None:
         if (size_bytes := self.stored_size_bytes(sha256)) is None:

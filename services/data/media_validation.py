@@ -1,13 +1,13 @@
 """Validating media: the type is read from the first bytes, then the whole file is decoded, within limits.
 
 Sizes are read from the header first, so that a decompression bomb is refused before anything is unpacked. Memory is
-bounded whatever the file. Everything here blocks; callers run it in a bounded pool of threads.
+bounded whatever the file. Callers run `validate` in a child process, since a decoder may crash or never end.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import av.error
@@ -18,7 +18,9 @@ from omnialign.media import MediaError
 from omnialign.modeling.decoding import decode
 from omnialign.modeling.inputs import MediaBytes, MediaPolicy
 from omnialign.v1 import content_pb2
-from services.data.config import DataConfig
+
+if TYPE_CHECKING:
+    from services.data.config import DataConfig  # imports the database, which a child process does not need
 
 # A decoder may drop a frame at either end; if less than this share decodes, the file is cut off.
 COMPLETE_SHARE = 0.95
@@ -38,7 +40,7 @@ class MediaLimits:
     accept_damaged: bool = False
 
     @classmethod
-    def of(cls, config: DataConfig) -> "MediaLimits":
+    def of(cls, config: "DataConfig") -> "MediaLimits":
         """The limits in the settings."""
         return cls(
             config.max_media_bytes,
@@ -75,7 +77,7 @@ def identify(head: bytes, *, modality: int = 0, mime_type: str = "") -> str:
     return found
 
 
-def validate(path: Path, mime_type: str, *, limits: MediaLimits) -> None:
+def validate(path: Path, mime_type: str, limits: MediaLimits) -> None:
     """Decodes the whole file. Raises MEDIA_UNDECODABLE, MEDIA_TRUNCATED or MEDIA_TOO_LARGE.
 
     If damaged files are accepted, it is enough that the first frame or the first second decodes.

@@ -18,6 +18,7 @@ from services.inference.transformers.engine import open_transformers_engine
 from services.inference.vllm.engine import open_vllm_engine
 from services.runtime.config import load
 from services.runtime.server import Server
+from services.sandbox.media import open_sandbox
 
 OPENERS: dict[str, Callable[..., AbstractAsyncContextManager[Engine]]] = {
     "transformers": open_transformers_engine,
@@ -53,12 +54,13 @@ class RoutingEngine(Engine):
 @asynccontextmanager
 async def open_engine(server: Server, config: EngineConfig, *, data_address: str) -> AsyncIterator[RoutingEngine]:
     """An engine whose metrics are the server's, and whose models are looked up at `data_address` when requested."""
-    async with (
-        server.clients.client(data_address) as client,
-        OPENERS[config.kind](config, models=client, metrics=server.registry) as local,
-        open_openai_engine(config, models=client, metrics=server.registry) as endpoints,
-    ):
-        yield RoutingEngine(local, endpoints)
+    with open_sandbox():  # engines decode prompts' media in its children
+        async with (
+            server.clients.client(data_address) as client,
+            OPENERS[config.kind](config, models=client, metrics=server.registry) as local,
+            open_openai_engine(config, models=client, metrics=server.registry) as endpoints,
+        ):
+            yield RoutingEngine(local, endpoints)
 
 
 @asynccontextmanager

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from omnialign import media
+from omnialign.modeling.decoding import decode
+from omnialign.modeling.inputs import MediaBytes, MediaPolicy
 from omnialign.v1 import content_pb2
 
 EMBEDDABLE = {"image/png", "image/jpeg", "image/gif", "image/webp", "video/mp4", "video/webm"}
@@ -27,6 +29,7 @@ PIXEL_ART_PIXELS = 128  # smaller pictures are enlarged without smoothing
 SPECTROGRAM_BINS = 96
 SPECTROGRAM_COLUMNS = 320
 SPECTROGRAM_FLOOR_DB = -60.0
+WHOLE = MediaPolicy(use_damaged=True)  # what decodes is shown
 
 # Dark to light through one hue family: reads on light and dark pages, and in grey.
 INK = np.array([[17, 20, 38], [38, 50, 110], [64, 105, 180], [130, 180, 214], [238, 244, 240]], dtype=float)
@@ -56,13 +59,13 @@ def picture(reference: content_pb2.Media, data: bytes | None) -> Picture:
             return _audio(reference, data)
         if reference.modality == content_pb2.MODALITY_VIDEO:
             return _video(reference, data)
-    except (media.MediaError, Image.DecompressionBombError):
+    except media.MediaError:
         pass
     return Picture("missing", caption=f"does not decode: {reference.sha256[:12]}")
 
 
 def _image(reference: content_pb2.Media, data: bytes) -> Picture:
-    pixels = media.read_image(data)
+    pixels = decode(MediaBytes(reference.modality, data), WHOLE).array
     height, width = pixels.shape[:2]
     small = _original(reference, data)
     return Picture(
@@ -76,7 +79,8 @@ def _image(reference: content_pb2.Media, data: bytes) -> Picture:
 
 
 def _audio(reference: content_pb2.Media, data: bytes) -> Picture:
-    samples, rate_hz = media.read_audio(data)
+    sound = decode(MediaBytes(reference.modality, data), WHOLE)
+    samples, rate_hz = sound.array, sound.rate
     return Picture(
         "audio",
         picture=_png(spectrogram(samples)),
@@ -86,7 +90,8 @@ def _audio(reference: content_pb2.Media, data: bytes) -> Picture:
 
 
 def _video(reference: content_pb2.Media, data: bytes) -> Picture:
-    frames, rate = media.read_video(data)
+    video = decode(MediaBytes(reference.modality, data), WHOLE)
+    frames, rate = video.array, video.rate
     height, width = frames.shape[1:3]
     return Picture(
         "video",

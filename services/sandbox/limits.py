@@ -1,0 +1,72 @@
+"""What a task in a child process may use, and how the kernel enforces it.
+
+The limits hold for one task: a child serves many, so each task starts from what the child has used so far.
+"""
+
+import ctypes
+import math
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnialign.media import MAX_DECODED_BYTES
+
+NO_MEMORY_EXIT_CODE = 71
+PR_SET_NO_NEW_PRIVS = 38
+FIRST_TO_DIE = "900"
+"""The `oom_score_adj` of a child: when memory runs out, the kernel ends it rather than the service."""
+ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "HF_HOME", "TZ")
+"""The variables that a child keeps. The others may hold secrets, which no decoder needs."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one task may use; beyond it, its process ends.
+
+    `wall_seconds` includes waiting for a processor, and so must be generous: `cpu_seconds` catches what computes for
+    ever, `wall_seconds` what hangs.
+    """
+
+    cpu_seconds: float = 30.0
+    wall_seconds: float = 180.0
+    memory_bytes: int = 2 * MAX_DECODED_BYTES
+
+
+def harden() -> None:
+    """Gives up, for the rest of this process, what reading a file does not need."""
+    # Ctrl-C reaches the whole group of processes; the parent alone decides when a child ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    Path("/proc/self/oom_score_adj").write_text(FIRST_TO_DIE)
+    for name in set(os.environ) - set(ENVIRONMENT):
+        del os.environ[name]
+
+
+def enforce(limits: Limits) -> None:
+    """Limits what this process may use from now on. Only soft limits change, so that the next task can have its own."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = math.ceil(used.ru_utime + used.ru_stime + limits.cpu_seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+    # RLIMIT_DATA counts private writable memory alone. RLIMIT_AS would count libraries and shared memory as well.
+    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + limits.memory_bytes, resource.RLIM_INFINITY))
+
+
+def _data_bytes() -> int:
+    """Private writable memory of this process: what RLIMIT_DATA compares."""
+    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+
+
+def cause_of(exit_code: int | None) -> str:
+    """Why a child ended, as the end of a sentence that begins with "its process"."""
+    if exit_code == -signal.SIGXCPU:
+        return "used up its processor time"
+    if exit_code == NO_MEMORY_EXIT_CODE:
+        return "used up its memory"
+    if exit_code == -signal.SIGKILL:
+        return "was killed, probably because memory ran out"
+    if exit_code is not None and exit_code < 0:
+        return f"crashed ({signal.Signals(-exit_code).name})"
+    return f"ended unexpectedly (exit code {exit_code})"
