@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def harden() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    Path("/proc/self/oom_score_adj").write_text(FIRST_TO_DIE)
+    with suppress(OSError):  # where it may not be set, the kernel's own choice holds
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_DIE)
     for name in set(os.environ) - set(ENVIRONMENT):
         del os.environ[name]
 
