@@ -61,12 +61,11 @@ class DatasetCalls(ServiceCalls):
         """
 
         async def messages() -> AsyncIterator[data_service_pb2.AppendRecordsRequest]:
-            first = True
+            # At once, and without records: a service waits only seconds for the first message, and records may take
+            # long to make. It also tells where there are none whether the dataset exists.
+            yield data_service_pb2.AppendRecordsRequest(dataset=dataset)
             async for chunk in chunk_records(records):
-                yield data_service_pb2.AppendRecordsRequest(dataset=dataset if first else "", records=chunk)
-                first = False
-            if first:  # no records: the service must still say whether the dataset exists
-                yield data_service_pb2.AppendRecordsRequest(dataset=dataset)
+                yield data_service_pb2.AppendRecordsRequest(records=chunk)
 
         response: data_service_pb2.AppendRecordsResponse = await self._transport.upload(
             self._datasets.AppendRecords,

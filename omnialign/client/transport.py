@@ -33,6 +33,10 @@ CALL_RETRIES = RetryPolicy(base_seconds=0.1, cap_seconds=1.0, jitter=0.3, max_at
 """Retries of one call. Short, as a person or another service is waiting; a watch has patience of its own."""
 
 
+BROKEN_WORDS = ("Internal error from Core", "RST_STREAM", "Stream removed")
+"""What gRPC says, as INTERNAL or UNKNOWN, of calls whose server went away. The first means that a write met the end."""
+
+
 class Transport:
     """Calls methods over one channel to one address."""
 
@@ -188,7 +192,17 @@ def as_error(failure: grpc.aio.AioRpcError, *, address: str, is_secure: bool = F
     if is_unavailable and (problem := diagnose_handshake(details, is_secure=is_secure)):
         reason, sentence = problem
         return Unavailable(sentence.format(address), reason=reason, metadata={"address": address, "cause": details})
+    if _is_broken(failure.code(), details):
+        message = f"The connection to {address} broke during the call; try again"
+        return Unavailable(message, reason="CONNECTION_BROKEN", metadata={"address": address, "cause": details})
     return BY_CODE.get(code, OmnialignError)(details, metadata={"address": address})
+
+
+def _is_broken(code: grpc.StatusCode, details: str) -> bool:
+    """Whether the server went away during the call. One that stops cancels the calls that are left."""
+    if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
+        return any(words in details for words in BROKEN_WORDS)
+    return bool(code is grpc.StatusCode.CANCELLED)
 
 
 def _timeout(expiry: float | None) -> float | None:

@@ -38,6 +38,8 @@ class GatewayConfig:
     """`host:port` of the TrainingService."""
     alignment_address: str
     """`host:port` of the AlignmentService."""
+    require_token: bool = False
+    """Whether calls without a token are refused here: on where the services behind require one."""
 
     def routes(self) -> dict[str, str]:
         """The address of each method by its path on the wire."""
@@ -66,6 +68,8 @@ async def wire(server: Server, config: GatewayConfig) -> AsyncIterator[None]:
             channels[address] = await stack.enter_async_context(server.clients.channel(address))
         proxy = Proxy({path: channels[address] for path, address in routes.items()})
         server.add_generic(proxy, FULL_NAME)
+        if config.require_token:
+            server.require_bearer()
         yield
 
 

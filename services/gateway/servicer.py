@@ -4,6 +4,7 @@ A call keeps its deadline, request id, token and trace. The services behind auth
 error passes with all its details. Messages flow one at a time in both directions, so a slow reader slows the writer.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -38,7 +39,8 @@ def _forwarder(channel: Any, path: str, name: str) -> Callable[[AsyncIterator[by
     method = channel.stream_stream(path)
 
     async def forward(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        call = method(_each(requests), timeout=context.time_remaining(), metadata=_metadata(context))
+        call = method(timeout=context.time_remaining(), metadata=_metadata(context))
+        writer = asyncio.create_task(_write(requests, call))
         try:
             async for response in call:
                 yield response
@@ -46,15 +48,22 @@ def _forwarder(channel: Any, path: str, name: str) -> Callable[[AsyncIterator[by
             raise as_error(failure, address=name) from None
         finally:
             call.cancel()
+            # Until it has stopped, nobody else may read the caller's messages, and an error waits for them to be read.
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
 
     return forward
 
 
-async def _each(requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The caller's messages. They end when the caller hangs up: gRPC then cancels the call itself."""
-    with contextlib.suppress(grpc.aio.BaseError):
+async def _write(requests: AsyncIterator[bytes], call: Any) -> None:
+    """Passes the caller's messages on until they end, the caller hangs up, or the call ends.
+
+    Not left to gRPC, which cancels the call when a write meets its end, and so hides how it ended.
+    """
+    with contextlib.suppress(grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
         async for request in requests:
-            yield request
+            await call.write(request)
+        await call.done_writing()
 
 
 def _metadata(context: Any) -> tuple[tuple[str, str], ...]:

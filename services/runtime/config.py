@@ -57,7 +57,12 @@ class ServerConfig:
     drain_seconds: float = 0.0
     """How long to go on serving after SIGTERM, so that load balancers notice first; 3 to 5 in a cluster."""
     max_concurrent_rpcs: int = 256
-    """Calls in flight beyond which new ones are refused with RESOURCE_EXHAUSTED; health and reflection are exempt."""
+    """Calls in flight beyond which new ones are refused with RESOURCE_EXHAUSTED; health and reflection are exempt.
+    One caller may have half of them, one project three quarters; our own services alone may have the last eighth."""
+    first_message_seconds: float = 10.0
+    """How long a call may wait for its first message before it is refused with DEADLINE_EXCEEDED."""
+    max_connections: int = 4096
+    """Connections at once, beyond which new ones are closed."""
     reflection: bool = True
     """Whether tools may ask the server for its schema."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -85,8 +90,11 @@ class ServerConfig:
         for field in ("grace_seconds", "drain_seconds"):
             if not 0 <= getattr(self, field) < float("inf"):
                 yield field, "must be a number of seconds, 0 or more"
-        if self.max_concurrent_rpcs < 1:
-            yield "max_concurrent_rpcs", "must be 1 or more"
+        if not 0 < self.first_message_seconds < float("inf"):
+            yield "first_message_seconds", "must be a number of seconds above 0"
+        for field in ("max_concurrent_rpcs", "max_connections"):
+            if getattr(self, field) < 1:
+                yield field, "must be 1 or more"
         yield from self._tls_problems()
 
     def _tls_problems(self) -> Iterator[tuple[str, str]]:

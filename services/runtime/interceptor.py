@@ -1,10 +1,11 @@
 """The one interceptor of a server: everything that surrounds a handler, in this order, outermost first.
 
-    request id and context -> metrics, access and audit log -> errors -> deadline -> authentication -> authorization
-    -> readiness -> admission -> validation -> handler
+    request id and context -> metrics, access and audit log -> errors -> deadline -> authentication -> readiness
+    -> first message -> authorization -> admission -> validation -> handler
 
-Authentication comes before readiness and is skipped where callers need no identity. A client stream is authorized by
-its first message, after admission.
+Authentication is skipped where callers need no identity. A call takes its place among those in flight only once its
+first message has come, so that silent streams keep nobody out. Messages arrive as bytes and are decoded here, because
+gRPC would answer UNKNOWN to one that does not decode.
 
 One object instead of a chain of six, because each link of a grpc.aio chain costs every call a coroutine and a handler;
 here a method is wrapped once, on its first call, and the logic of each step lives in its own file.
@@ -23,17 +24,19 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from omnialign.client.context import CURRENT_CALL, Call
-from omnialign.errors import DeadlineExceeded, OmnialignError, Unavailable
+from omnialign.errors import DeadlineExceeded, InvalidArgument, OmnialignError, Unavailable
 from services.runtime import tracing
-from services.runtime.auth.guard import Guard, MethodGuard
+from services.runtime.auth.guard import BearerCheck, Guard, MethodGuard
 from services.runtime.errors import as_omnialign_error, rich_status
 from services.runtime.health import Readiness
-from services.runtime.limits import ConcurrencyLimit
+from services.runtime.limits import Places
 from services.runtime.logs import AccessLog
 from services.runtime.metrics import MethodMetrics, RpcMetrics
+from services.runtime.request_stream import RequestStream
 from services.runtime.requests import Validator
 
 EXEMPT = ("/grpc.health.", "/grpc.reflection.")
@@ -46,16 +49,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self,
         *,
         metrics: RpcMetrics,
-        admission: ConcurrencyLimit,
+        places: Places,
+        first_message_seconds: float,
         validator: Validator,
         readiness: Readiness,
-        guard: Guard | None,
+        guard: Guard | BearerCheck | None,
     ) -> None:
         self._metrics = metrics
-        self._admission = admission
+        self._places = places
+        self._first_message_seconds = first_message_seconds
         self._validator = validator
         self._readiness = readiness
-        self._guard = guard
+        self.guard = guard
         self._handlers: dict[str, Any] = {}
         self._watches: set[asyncio.Task[Any]] = set()
 
@@ -87,10 +92,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             service=service,
             method=method,
             metrics=self._metrics.of_method(service, method),
-            admission=self._admission,
+            places=self._places,
+            first_message_seconds=self._first_message_seconds,
             validator=self._validator,
             readiness=self._readiness,
-            guard=self._guard.of_method(path) if self._guard else None,
+            guard=self.guard.of_method(path) if self.guard else None,
             watches=lambda: self._watches,
         )
         make = {
@@ -99,7 +105,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[handler.request_streaming, handler.response_streaming]
-        return make(calls.answer, handler.request_deserializer, handler.response_serializer)
+        return make(calls.answer, None, handler.response_serializer)
 
 
 REQUEST_ID = "x-request-id"
@@ -128,10 +134,11 @@ class MethodCalls:
         service: str,
         method: str,
         metrics: MethodMetrics,
-        admission: ConcurrencyLimit,
+        places: Places,
+        first_message_seconds: float,
         validator: Validator,
         readiness: Readiness,
-        guard: MethodGuard | None,
+        guard: MethodGuard | BearerCheck | None,
         watches: Callable[[], set[asyncio.Task[Any]]],
     ) -> None:
         self._handle = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
@@ -143,37 +150,64 @@ class MethodCalls:
         self._is_watch = method.startswith("Watch")
         self._log = AccessLog(service, method)
         self._metrics = metrics
-        self._admission = admission
-        # A handler that takes bytes passes them on to a service that checks them.
-        self._check = validator.check if handler.request_deserializer else _unchecked
+        self._places = places
+        self._first_message_seconds = first_message_seconds
+        # A handler that takes bytes passes them on to a service that decodes and checks them.
+        self._parse = handler.request_deserializer
+        self._check = validator.check if self._parse else _unchecked
         self._watches = watches
 
     async def answer(self, request: Any, context: Any) -> Any:
-        """Answers one call; this is what gRPC calls."""
+        """Answers one call; this is what gRPC calls. `request` is bytes, or an iterator over them."""
         start = time.perf_counter()
         call = begin_call(context)
         span = tracing.rpc(self._service, self._method, context)
         self._metrics.started()
         if self._is_watch and call.task:
             self._watches().add(call.task)
+        stream = RequestStream(request) if self._reads_stream else None
         ending = OK
         try:
-            return await self._admitted(request, context, call)
+            if stream is not None:
+                return await self._answer_stream(stream, context, call)
+            return await self._answer_one(request, context, call)
         # BaseException, because a call that is cancelled must be counted and logged like any other.
         except BaseException as problem:
             ending = self._ending(problem, context, call)
             if ending.error is None:
                 raise
-            if self._reads_stream:
-                await drain_request(request)
+            if stream is not None:
+                await stream.drain()
             await context.abort_with_status(rpc_status.to_status(rich_status(ending.error)))
         finally:
             call.finished = True
             self._finish(ending, context, call, time.perf_counter() - start)
+            if stream is not None:
+                await stream.close()
             if span is not None:
                 span.end(ending.code, ending.reason)
 
-    async def _admitted(self, request: Any, context: Any, call: Call) -> Any:
+    async def _answer_one(self, raw: bytes, context: Any, call: Call) -> Any:
+        await self._identify(call)
+        request = self._decode(raw)
+        if self._guard is not None:
+            self._guard.admit(call, request)
+        self._readiness.require(self._service)
+        with self._places.for_call(call):
+            self._check(request)
+            return await self._respond(request, context)
+
+    async def _answer_stream(self, stream: RequestStream, context: Any, call: Call) -> Any:
+        await self._identify(call)
+        self._readiness.require(self._service)
+        with self._places.while_silent(context.peer()):
+            first = await stream.first(seconds=self._first_message_seconds)
+        if self._guard is not None:
+            self._guard.admit(call, None if first is None else self._decode(first))
+        with self._places.for_call(call):
+            return await self._respond(self._checked(stream, call), context)
+
+    async def _identify(self, call: Call) -> None:
         # Cheap checks come first, and whoever may not call learns nothing of what is ready or valid.
         if call.deadline is not None and call.deadline <= time.monotonic():
             raise DeadlineExceeded(
@@ -181,34 +215,38 @@ class MethodCalls:
             )
         if self._guard is not None:
             await self._guard.identify(call)
-            if not self._reads_stream:
-                self._guard.admit(call, request)
-        self._readiness.require(self._service)
-        self._admission.enter()
-        try:
-            if self._reads_stream:
-                # The first message may take long to arrive, so the call counts as in flight while it waits.
-                request = self._checked(await self._guard.admit_stream(call, request) if self._guard else request)
-            else:
-                self._check(request)
-            if self._writes_stream:
-                return await self._write(request, context)
-            return await self._handle(request, context)
-        finally:
-            self._admission.leave()
 
-    async def _write(self, request: Any, context: Any) -> None:
+    async def _respond(self, request: Any, context: Any) -> Any:
+        if not self._writes_stream:
+            return await self._handle(request, context)
         # Closed here and now: a generator left to the garbage collector would hold its locks and files until then.
         async with contextlib.aclosing(self._handle(request, context)) as responses:
             async for response in responses:
                 await context.write(response)
                 self._metrics.sent.inc()
+        return None
 
-    async def _checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        async for request in requests:
+    async def _checked(self, stream: RequestStream, call: Call) -> AsyncIterator[Any]:
+        async for raw in stream:
             self._metrics.received.inc()
-            self._check(request)
-            yield request
+            message = self._decode(raw)
+            if self._guard is not None:
+                self._guard.admit_next(call, message)
+            self._check(message)
+            yield message
+
+    def _decode(self, raw: bytes) -> Any:
+        """Raises InvalidArgument (`REQUEST_UNDECODABLE`)."""
+        if self._parse is None:
+            return raw
+        try:
+            return self._parse(raw)
+        except DecodeError:
+            raise InvalidArgument(
+                f"A message of {self._method} is not in its protobuf form; call with the omnialign.v1 contract",
+                reason="REQUEST_UNDECODABLE",
+                metadata={"method": f"{self._service}/{self._method}"},
+            ) from None
 
     def _ending(self, problem: BaseException, context: Any, call: Call) -> Ending:
         """How a call ends whose handler raised `problem`."""
@@ -269,29 +307,3 @@ def _check_kind(handle: Any, *, streams: bool) -> None:
         raise TypeError(f"{handle!r} must be an async generator function")
     if not streams and not inspect.iscoroutinefunction(handle):
         raise TypeError(f"{handle!r} must be a coroutine function")
-
-
-MAX_DRAIN_BYTES = 64 * 1024 * 1024
-MAX_DRAIN_SECONDS = 5.0
-
-
-async def drain_request(messages: AsyncIterator[Any]) -> None:
-    """Reads on a request stream whose call was refused, until its client has written everything.
-
-    A grpc.aio client whose write meets an ended call reports INTERNAL instead of the status that the server sent. A
-    client that writes more than `MAX_DRAIN_BYTES`, or for longer than `MAX_DRAIN_SECONDS`, is not waited for.
-    """
-    size_bytes = 0
-    try:
-        async with asyncio.timeout(MAX_DRAIN_SECONDS):
-            async for message in messages:
-                # The gateway's handlers read raw bytes, all others read messages.
-                size_bytes += len(message) if isinstance(message, bytes) else message.ByteSize()
-                if size_bytes > MAX_DRAIN_BYTES:
-                    return
-    except TimeoutError:
-        return
-    except RuntimeError:
-        # "asynchronous generator is already running": the gateway handed the stream to the call behind it, whose task
-        # has been cancelled but has not stopped reading yet.
-        return

@@ -1,8 +1,8 @@
 """The limits of a server: calls in flight, calls per second of each project, and how much a project may own.
 
-Calls in flight: what exceeds the limit is refused at once instead of queueing without end. gRPC's own limit would
-refuse health checks too, and Kubernetes would kill a server that is merely busy; the interceptor exempts health and
-reflection.
+Calls in flight: what exceeds the limit is refused at once instead of queueing without end, and nobody can hold all of
+the places. gRPC's own limit would refuse health checks too, and Kubernetes would kill a server that is merely busy; the
+interceptor exempts health and reflection.
 
 Calls per second: a token bucket per project. Each replica counts for itself, because a shared count would cost every
 call a round trip to a database.
@@ -18,8 +18,9 @@ what they create belongs to a job whose submission was counted.
 """
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -27,34 +28,85 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from omnialign import names
+from omnialign.client.context import Call
 from omnialign.errors import InvalidArgument, ResourceExhausted
-from services.runtime.context import caller
+from services.runtime.context import Caller, caller
 from services.runtime.errors import RETRY_AFTER
 from services.runtime.watched_file import WatchedFile
 
 RETRY_AFTER_SECONDS = 1.0
+SILENT_PER_CALL = 4
+"""Calls without a first message that may wait, for each call that may be in flight."""
 
 
-class ConcurrencyLimit:
-    """A limit on calls in flight."""
+class Places:
+    """Places for the calls in flight.
+
+    Nobody can take all of them: a caller holds at most half, a project three quarters, and the last eighth is for our
+    own services, whose calls finish the work that others wait for. Calls whose first message has not come have places
+    of their own, at most an eighth of them for one connection.
+    """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._in_flight = 0
+        self._calls = _Held(limit)
+        self._silent = _Held(limit * SILENT_PER_CALL)
 
-    def enter(self) -> None:
-        """Counts a call until `leave`. Raises ResourceExhausted (`TOO_MANY_CALLS`) at the limit."""
-        if self._in_flight >= self._limit:
-            raise ResourceExhausted(
-                f"The server is at its limit of {self._limit} calls in flight; retry in {RETRY_AFTER_SECONDS:g} s",
-                reason="TOO_MANY_CALLS",
-                metadata={"limit": str(self._limit), RETRY_AFTER: f"{RETRY_AFTER_SECONDS:g}"},
-            )
-        self._in_flight += 1
+    def for_call(self, call: Call) -> AbstractContextManager[None]:
+        """A place while the block runs. Raises ResourceExhausted (`TOO_MANY_CALLS`) when there is none left."""
+        limit, who = self._calls.limit, call.caller if isinstance(call.caller, Caller) else None
+        if who is not None and who.is_service:
+            return self._calls.one({"server": ("", limit)})
+        # The gateway knows no caller, only the token that it passes on.
+        name = who.name if who is not None else call.authorization
+        bounds = {"server": ("", limit if who is None else limit - limit // 8)}
+        if name:
+            bounds["caller"] = (name, limit // 2)
+        if project := names.project_of(call.resource):
+            bounds["project"] = (project, limit * 3 // 4)
+        return self._calls.one(bounds)
 
-    def leave(self) -> None:
-        """The call has ended."""
-        self._in_flight -= 1
+    def while_silent(self, peer: str) -> AbstractContextManager[None]:
+        """A place for a call that waits for its first message. Raises ResourceExhausted (`TOO_MANY_CALLS`)."""
+        limit = self._silent.limit
+        return self._silent.one({"server": ("", limit), "connection": (peer, limit // 8)})
+
+
+class _Held:
+    """How many places are held, in all and by each holder."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._held: Counter[tuple[str, str]] = Counter()
+
+    @contextmanager
+    def one(self, bounds: Mapping[str, tuple[str, int]]) -> Iterator[None]:
+        """Holds a place within the bounds, (holder, most places it may have) by the kind of holder."""
+        for kind, (holder, most) in bounds.items():
+            if self._held[kind, holder] >= max(most, 1):
+                raise _too_many(kind, most=max(most, 1), limit=self.limit)
+        keys = [(kind, holder) for kind, (holder, _) in bounds.items()]
+        self._held.update(keys)
+        try:
+            yield
+        finally:
+            self._held.subtract(keys)
+            for key in keys:
+                if not self._held[key]:
+                    del self._held[key]  # holders come and go; the counter must not remember them all
+
+
+def _too_many(kind: str, *, most: int, limit: int) -> ResourceExhausted:
+    whose = {
+        "server": f"The server is at its limit of {most} calls in flight",
+        "caller": f"You have {most} calls in flight here, the most that one caller may have",
+        "project": f"The project has {most} calls in flight here, the most that one project may have",
+        "connection": f"{most} calls of this connection have not sent their first message, the most that may wait",
+    }[kind]
+    return ResourceExhausted(
+        f"{whose}; retry in {RETRY_AFTER_SECONDS:g} s",
+        reason="TOO_MANY_CALLS",
+        metadata={"scope": kind, "limit": str(limit), RETRY_AFTER: f"{RETRY_AFTER_SECONDS:g}"},
+    )
 
 
 MAX_BUCKETS = 4096

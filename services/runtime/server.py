@@ -22,12 +22,12 @@ from omnialign.client.channel import MAX_MESSAGE_BYTES
 from omnialign.retry import wait_for_event
 from services.runtime import logs
 from services.runtime.auth.authenticator import AuthConfig
-from services.runtime.auth.guard import Guard
+from services.runtime.auth.guard import BearerCheck, Guard
 from services.runtime.config import ConfigError, ServerConfig, load_all
 from services.runtime.connections import ClientConfig, ClientFactory, server_credentials
 from services.runtime.health import Health, Readiness, StartupStep
 from services.runtime.interceptor import CallInterceptor
-from services.runtime.limits import ConcurrencyLimit, Quotas
+from services.runtime.limits import Places, Quotas
 from services.runtime.metrics import RpcMetrics, make_registry
 from services.runtime.requests import Validator
 from services.runtime.tracing import TracingConfig, exported
@@ -74,12 +74,14 @@ class Server:
         self._guard = Guard(self.auth, registry=self.registry) if self.auth.enabled else None
         self._interceptor = CallInterceptor(
             metrics=RpcMetrics(self.registry),
-            admission=ConcurrencyLimit(config.max_concurrent_rpcs),
+            places=Places(config.max_concurrent_rpcs),
+            first_message_seconds=config.first_message_seconds,
             validator=Validator(),
             readiness=self.readiness,
             guard=self._guard,
         )
-        self._server = grpc.aio.server(interceptors=(self._interceptor,), options=OPTIONS)
+        connections = ("grpc.max_allowed_incoming_connections", config.max_connections)
+        self._server = grpc.aio.server(interceptors=(self._interceptor,), options=(*OPTIONS, connections))
         self._health_server = grpc.aio.server(options=OPTIONS) if config.health_port is not None else None
         self._metrics_server: Any = None
         self._names: list[str] = []
@@ -115,6 +117,10 @@ class Server:
         self._server.add_generic_rpc_handlers((handler,))
         self._names.append(name)
         self.health.add(name)
+
+    def require_bearer(self) -> None:
+        """Refuses calls without a token, before the start; whether it is a valid one is left to the handlers."""
+        self._interceptor.guard = self._interceptor.guard or BearerCheck()
 
     def prepare(self, full_name: str, step: StartupStep) -> None:
         """Adds a startup step of a service, such as connecting; it is retried until it succeeds."""

@@ -4,7 +4,7 @@ A caller without a role in a project gets NOT_FOUND before anything is looked up
 that the answer reveals nothing. A caller whose role is insufficient gets PERMISSION_DENIED, with the role it takes.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
@@ -70,6 +70,28 @@ class Guard:
         self._failures.labels(NO_ROLE if isinstance(error, NotFound) else error.reason).inc()
 
 
+class BearerCheck:
+    """The guard of a server that only passes calls on: they carry a token, which the service behind checks."""
+
+    def of_method(self, path: str) -> "BearerCheck":
+        """The same for every method."""
+        del path
+        return self
+
+    async def identify(self, call: Call) -> None:
+        """Raises Unauthenticated (`TOKEN_MISSING`)."""
+        bearer(call.authorization)
+
+    def admit(self, call: Call, message: Any) -> None:
+        """Every message is for the service behind."""
+
+    def admit_next(self, call: Call, message: Any) -> None:
+        """Every message is for the service behind."""
+
+    def write_audit(self, call: Call, *, code: str, reason: str, peer: str) -> None:
+        """The service behind writes the line."""
+
+
 class MethodGuard:
     """Guards one method."""
 
@@ -100,12 +122,14 @@ class MethodGuard:
             self._failed(error)
             raise
 
-    def admit(self, call: Call, message: Message) -> None:
-        """Authorizes a request, or the first message of a stream, and sets the call's resource.
+    def admit(self, call: Call, message: Message | None) -> None:
+        """Authorizes a request, or the first message of a stream, and sets the call's resource; None: it was empty.
 
         Raises NotFound for what the caller may not see, PermissionDenied for what it may not do, ResourceExhausted
         for too many calls, and InvalidArgument for a request that does not say what it is about.
         """
+        if message is None:
+            raise InvalidArgument("The stream ended before its first message", reason="REQUEST_EMPTY")
         if self._leaves_to_handler:
             return
         try:
@@ -122,30 +146,16 @@ class MethodGuard:
             self._failed(error)
             raise
 
-    async def admit_stream(self, call: Call, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """Waits for the first message of a stream and authorizes by it. Returns the stream, whose rest is checked.
-
-        Raises what `admit` raises.
-        """
-        stream = aiter(messages)
-        first = await anext(stream, None)
-        if first is None:
-            raise InvalidArgument("The stream ended before its first message", reason="REQUEST_EMPTY")
-        self.admit(call, first)
-        return self._rest(call, first, stream)
+    def admit_next(self, call: Call, message: Message) -> None:
+        """Checks a message of a stream whose first one was admitted: it is about the same, and names nothing hidden."""
+        if not self._leaves_to_handler and self._rule is not None:
+            _check_same(call, message, self._rule)
+            _check_references(call.caller, message)
 
     def write_audit(self, call: Call, *, code: str, reason: str, peer: str) -> None:
         """Writes the audit line of a call that changes something."""
         if self._rule is None or self._rule.mutates:
             write_audit(call, method=self._path.removeprefix("/"), code=code, reason=reason, peer=peer)
-
-    async def _rest(self, call: Call, first: Any, stream: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        yield first
-        async for message in stream:
-            if not self._leaves_to_handler and self._rule is not None:
-                _check_same(call, message, self._rule)
-                _check_references(call.caller, message)
-            yield message
 
 
 def _authorise(caller: Caller, rule: Rule, resource: str) -> None:

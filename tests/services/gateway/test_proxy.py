@@ -1,6 +1,7 @@
 """The gateway between a real client and a real server: calls pass unchanged, in all four kinds, and so do errors."""
 
 import asyncio
+import contextlib
 
 import grpc
 import pytest
@@ -127,3 +128,37 @@ async def test_the_gateway_has_a_health_name_of_its_own(front):
 def test_every_method_of_the_contract_has_a_route():
     routes = GatewayConfig(*["a:1"] * 6).routes()
     assert set(routes) == set(POLICY)
+
+
+async def test_a_call_without_a_token_is_refused_before_its_first_message():
+    config = GatewayConfig(*[NOWHERE] * 6, require_token=True)
+    server = Server(ServerConfig(), name="gateway")
+    async with gateway.wire(server, config):
+        await server.start()
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            silent = channel.stream_stream("/omnialign.v1.DataService/GetDataset")(timeout=10)
+            assert await silent.code() is grpc.StatusCode.UNAUTHENTICATED
+        async with AsyncClient(server.address, token="any") as client:
+            with pytest.raises(Unavailable):
+                await client.get_dataset("projects/default/datasets/d")
+        await server.stop(0)
+
+
+async def test_connections_beyond_the_bound_are_closed_and_the_others_go_on():
+    server = Server(ServerConfig(max_connections=2), name="gateway")
+    async with gateway.wire(server, GatewayConfig(*[NOWHERE] * 6)):
+        await server.start()
+        options = (("grpc.use_local_subchannel_pool", 1),)  # else channels of one process share a connection
+        request = health_pb2.HealthCheckRequest(service=gateway.FULL_NAME)
+        async with contextlib.AsyncExitStack() as stack:
+            channels = [
+                await stack.enter_async_context(grpc.aio.insecure_channel(server.address, options=options))
+                for _ in range(3)
+            ]
+            stubs = [health_pb2_grpc.HealthStub(channel) for channel in channels]
+            for stub in stubs[:2]:
+                await stub.Check(request, timeout=5)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stubs[2].Check(request, timeout=2)
+            await stubs[0].Check(request, timeout=5)
+        await server.stop(0)

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+from collections import Counter
 
 import grpc
 import pytest
@@ -13,7 +14,7 @@ from omnialign.client import AsyncClient
 from omnialign.errors import Aborted, DeadlineExceeded, Internal, InvalidArgument, NotFound, ResourceExhausted
 from omnialign.v1 import data_service_pb2 as pb
 from omnialign.v1 import data_service_pb2_grpc, record_pb2
-from services.runtime import interceptor
+from services.runtime import request_stream
 
 
 def details_of(failure: grpc.aio.AioRpcError) -> dict[str, object]:
@@ -133,7 +134,7 @@ async def test_error_of_a_client_stream_arrives_although_messages_are_left(clien
 
 
 async def test_error_of_a_client_stream_that_never_ends_arrives_too(server, monkeypatch):
-    monkeypatch.setattr(interceptor, "MAX_DRAIN_SECONDS", 0.05)
+    monkeypatch.setattr(request_stream, "MAX_DRAIN_SECONDS", 0.05)
     async with grpc.aio.insecure_channel(server.address) as channel:
         call = data_service_pb2_grpc.DataServiceStub(channel).AppendRecords(timeout=20)
         await call.write(pb.AppendRecordsRequest(dataset="missing"))
@@ -143,7 +144,7 @@ async def test_error_of_a_client_stream_that_never_ends_arrives_too(server, monk
 
 
 async def test_error_of_a_huge_client_stream_is_not_waited_for_to_its_end(server, monkeypatch):
-    monkeypatch.setattr(interceptor, "MAX_DRAIN_BYTES", 1000)
+    monkeypatch.setattr(request_stream, "MAX_DRAIN_BYTES", 1000)
     read = []
 
     async def messages():
@@ -228,27 +229,25 @@ async def test_one_access_line_per_finished_call(client, probe, caplog):
     assert [line.request_id for line in lines] == [seen["request_id"] for seen in probe.seen]
 
 
-async def test_a_refused_stream_of_raw_bytes_is_read_to_its_end():
-    async def chunks():
-        for chunk in (b"first", b"last"):
-            read.append(chunk)
-            yield chunk
+async def test_a_message_that_does_not_decode_is_an_invalid_argument(server):
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        unary = channel.unary_unary("/omnialign.v1.DataService/GetDataset")
+        upload = channel.stream_unary("/omnialign.v1.DataService/AppendRecords")
+        for call in (unary(b"\xff\xff\xff", timeout=10), upload(iter([b"", b"\xff\xff\xff"]), timeout=10)):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert details_of(caught.value)["ErrorInfo"].reason == "REQUEST_UNDECODABLE"
 
-    read: list[bytes] = []
-    await interceptor.drain_request(chunks())
-    assert read == [b"first", b"last"]
 
-
-async def test_a_refused_stream_that_another_task_still_reads_is_left_to_it():
-    async def endless():
-        yield b"first"
-        await asyncio.Event().wait()
-
-    stream = endless()
-    await anext(stream)
-    reader = asyncio.create_task(anext(stream))
-    await asyncio.sleep(0)
-    await interceptor.drain_request(stream)
-    reader.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reader
+async def test_silent_streams_are_refused_in_time_and_keep_nobody_out(start_server, monkeypatch):
+    monkeypatch.setattr(request_stream, "MAX_SILENCE_SECONDS", 0.1)
+    server = await start_server(max_concurrent_rpcs=2, first_message_seconds=0.3)
+    server.set_serving()
+    async with grpc.aio.insecure_channel(server.address) as channel, AsyncClient(server.address) as client:
+        stub = data_service_pb2_grpc.DataServiceStub(channel)
+        silent = [stub.AppendRecords(timeout=20) for _ in range(4)]
+        assert (await client.get_dataset("a")).name == "a"
+        codes = Counter([await call.code() for call in silent])
+    assert codes[grpc.StatusCode.DEADLINE_EXCEEDED] >= 1
+    assert set(codes) <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}

@@ -1,5 +1,7 @@
 """How much a project may have, and how fast it may call."""
 
+from contextlib import ExitStack
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from omnialign.client.context import CURRENT_CALL, Call
 from omnialign.errors import InvalidArgument, ResourceExhausted
 from services.runtime import limits as module
 from services.runtime.context import Caller, Role
-from services.runtime.limits import Quotas, RateLimiter, parse_quotas
+from services.runtime.limits import Places, Quotas, RateLimiter, parse_quotas
 
 FILE = "default: {datasets: 2, training_jobs: 1}\nprojects:\n  big: {datasets: 9}\n"
 
@@ -117,3 +119,50 @@ def test_never_more_than_the_burst_and_the_rate_allow(pauses, burst, per_second)
         except ResourceExhausted:
             pass
     assert let_through <= burst + (now - 10.0) * per_second + 1e-6
+
+
+def call_of(name: str = "", role: Role = Role.SUBMITTER, *, project: str = "p", token: str = "") -> Call:
+    who = Caller(name, {"*": role}) if name else None
+    resource = f"projects/{project}/datasets/d" if name else ""
+    return Call("request", None, token, None, caller=who, resource=resource)
+
+
+def held(stack: ExitStack, places: Places, call: Call) -> int:
+    """How many places the calls of one caller get before they are refused."""
+    for count in range(1000):
+        try:
+            stack.enter_context(places.for_call(call))
+        except ResourceExhausted as error:
+            assert error.reason == "TOO_MANY_CALLS"
+            return count
+    raise AssertionError("there is no limit")
+
+
+def test_no_caller_and_no_project_can_take_all_places():
+    places = Places(32)
+    with ExitStack() as stack:
+        assert held(stack, places, call_of("ann")) == 16
+        assert held(stack, places, call_of("bob")) == 8  # their project has three quarters now
+        assert held(stack, places, call_of("eve", project="q")) == 4  # the last eighth is kept
+        assert held(stack, places, call_of("trainer", Role.SERVICE)) == 4
+    with ExitStack() as stack:
+        assert held(stack, places, call_of("ann")) == 16  # all of them were given back
+
+
+def test_without_identities_the_server_has_one_limit_and_a_token_half_of_it():
+    places = Places(32)
+    with ExitStack() as stack:
+        assert held(stack, places, call_of(token="Bearer a")) == 16
+        assert held(stack, places, call_of()) == 16
+
+
+def test_silent_calls_of_one_connection_leave_room_for_others():
+    places = Places(8)
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(places.while_silent("ipv4:10.0.0.1:1"))
+        with pytest.raises(ResourceExhausted) as caught:
+            stack.enter_context(places.while_silent("ipv4:10.0.0.1:1"))
+        assert caught.value.metadata["scope"] == "connection"
+        stack.enter_context(places.while_silent("ipv4:10.0.0.2:1"))
+        assert held(stack, places, call_of()) == 8
