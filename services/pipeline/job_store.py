@@ -138,6 +138,30 @@ class JobStore:
         job, _ = await self._database.write(apply, then=self._notify)
         return job
 
+    # ---- starts ----
+
+    async def count_start(self, uid: str) -> int:
+        """Notes that a process takes a running job up; returns how often that has happened without an event since."""
+        jobs = self._tables.jobs
+
+        def count(connection: Connection) -> int:
+            row = connection.execute(sa.select(jobs).where(jobs.c.uid == uid).with_for_update(key_share=True)).one()
+            if row.state != self._kind.job.STATE_RUNNING:
+                return 0
+            starts = 1 + (row.starts if row.starts_sequence == row.last_sequence else 0)
+            values = {"starts": starts, "starts_sequence": row.last_sequence}
+            connection.execute(sa.update(jobs).where(jobs.c.uid == uid).values(values))
+            return starts
+
+        return await self._database.write(count)
+
+    async def forgive_starts(self, uid: str) -> None:
+        """Forgets the starts of a job whose process ends in good order."""
+        jobs = self._tables.jobs
+        await self._database.write(
+            lambda connection: connection.execute(sa.update(jobs).where(jobs.c.uid == uid).values(starts=0))
+        )
+
     # ---- events ----
 
     async def events(self, uid: str, *, after: int, limit: int = 100) -> list[Event]:

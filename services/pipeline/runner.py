@@ -9,9 +9,10 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from omnialign import names
-from omnialign.errors import Internal, OmnialignError, to_status
+from omnialign.errors import FailedPrecondition, Internal, OmnialignError, to_status
 from services.pipeline.chunk_store import ChunkStore
 from services.pipeline.chunk_worker import Chunk, ChunkWorker
 from services.pipeline.job_store import JobStore
@@ -26,6 +27,9 @@ from services.runtime import tracing
 LOOK_SECONDS = 1.0
 """How often changes by other replicas are looked for."""
 DEAD_LOOK_SECONDS = 5.0
+MAX_STARTS = 5
+"""Times that a job may be taken up without progress; some of the deaths in between may be another job's doing."""
+FORGIVE_SECONDS = 1.0
 JOIN_SECONDS = 0.1
 """Commits that come within this time of each other are looked at together."""
 
@@ -89,10 +93,16 @@ class JobRunner:
         try:
             self.progress.lead(uid)
             await self.jobs.change(uid, functools.partial(_begin, kind=self.kind))
+            await self._check_starts(uid)
             await self._program.run(RunningJob(self, uid))
             await self._succeed(uid)
         except Stopped:
             return
+        except asyncio.CancelledError:  # the process ends in good order
+            with suppress(OmnialignError, TimeoutError):
+                async with asyncio.timeout(FORGIVE_SECONDS):
+                    await self.jobs.forgive_starts(uid)
+            raise
         except OmnialignError as error:
             await self._fail(uid, error)
         except Exception as error:
@@ -148,6 +158,19 @@ class JobRunner:
         except OmnialignError as error:
             error.metadata.setdefault("stage", step.stage)
             raise
+
+    async def _check_starts(self, uid: str) -> None:
+        """Raises FailedPrecondition (`JOB_ENDS_PROCESS`) for a job that was taken up too often without progress.
+
+        Whatever it is that ends the process, recovery would repeat it for ever, and all other jobs with it.
+        """
+        if (starts := await self.jobs.count_start(uid)) > MAX_STARTS:
+            message = (
+                f"the job was taken up {starts - 1} times, and each time the process ended before it made progress; "
+                "see the service's logs of those moments, and what the job read last"
+            )
+            metadata = {"starts": str(starts - 1)}
+            raise FailedPrecondition(message, reason="JOB_ENDS_PROCESS", metadata=metadata)
 
     async def _succeed(self, uid: str) -> None:
         while True:  # the job may be paused between the two

@@ -46,6 +46,9 @@ def tables(prefix: str) -> Tables:
         sa.Column("digest", sa.String(64), nullable=False),
         sa.Column("created", sa.BigInteger, nullable=False),
         sa.Column("last_sequence", sa.BigInteger, nullable=False),
+        # How often the job was taken up since it last made progress, and the number of the event at which it was.
+        sa.Column("starts", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("starts_sequence", sa.BigInteger, nullable=False, server_default="0"),
         sa.UniqueConstraint("parent", "request_id"),
     )
     events = sa.Table(

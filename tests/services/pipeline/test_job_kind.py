@@ -7,12 +7,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from omnialign.content import content, text_of
 from omnialign.errors import FailedPrecondition, from_status
 from omnialign.v1 import record_pb2
+from services.pipeline.runner import MAX_STARTS
+from services.pipeline.schema import tables
 from services.pipeline.service import Pipeline, open_pipeline
 from services.runtime.config import ServerConfig
+from services.runtime.database import Database
 from services.runtime.server import Server
 from tests.service_stack import SECONDS, ServiceStack
 from tests.services.pipeline.census import (
@@ -85,6 +89,19 @@ async def dataset(stack: ServiceStack) -> str:
     return (await stack.client.commit_version(made.name)).name
 
 
+LAST_SEQUENCE = tables("census").jobs.c.last_sequence
+
+
+@contextlib.asynccontextmanager
+async def database_of(stack: ServiceStack) -> AsyncIterator[Database]:
+    """The census service's database, while no process uses it."""
+    database = Database(f"sqlite:///{stack.root / 'census' / 'jobs.db'}")
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
 async def rows(stack: ServiceStack, purpose: str) -> list[record_pb2.Record]:
     name = f"projects/default/datasets/census-{purpose}"
     return [record async for record in stack.client.stream_records(name)]
@@ -114,6 +131,20 @@ async def test_its_jobs_go_on_after_a_restart_with_each_record_once(stack: Servi
         job = await asyncio.wait_for(census.end_of(job), SECONDS)
         assert job.state == Job.STATE_SUCCEEDED, job.error
     assert [record.id for record in await rows(stack, "check")] == [f"r{i:02d}" for i in range(NUM_PROMPTS)]
+
+
+async def test_a_job_that_ends_its_process_again_and_again_is_given_up(stack: ServiceStack, dataset: str) -> None:
+    """What a process that is killed leaves behind: a start that nobody forgave. A paused job is not blamed."""
+    async with census_service(stack) as census:
+        census.program.release.clear()
+        job = await census.submit(dataset)
+        await asyncio.wait_for(census.program.entered.wait(), SECONDS)
+    async with database_of(stack) as database:
+        starts = sa.update(tables("census").jobs).values(starts=MAX_STARTS, starts_sequence=LAST_SEQUENCE)
+        await database.write(lambda connection: connection.execute(starts))
+    async with census_service(stack) as census:
+        job = await asyncio.wait_for(census.end_of(job), SECONDS)
+    assert (job.state, from_status(job.error).reason) == (Job.STATE_FAILED, "JOB_ENDS_PROCESS")
 
 
 async def test_its_records_are_quarantined_and_too_many_of_them_fail_the_job(stack: ServiceStack, dataset: str) -> None:

@@ -194,3 +194,19 @@ async def test_silence_is_measured_from_the_last_heartbeat(stores):
     assert set(await stores[1].replicas.stale(seconds=-1)) == {"alignment-a", "alignment-b"}
     await stores[1].replicas.remove("alignment-b")
     assert await stores[1].replicas.stale(seconds=60) == []
+
+
+async def test_starts_without_progress_are_counted_and_an_event_or_a_good_end_begins_anew(stores):
+    first, second = stores
+
+    def run(job: Job) -> str:
+        job.state = Job.STATE_RUNNING
+        return "Started."
+
+    assert await first.jobs.count_start("uid-1") == 0  # it waits: nobody works on it
+    await first.jobs.change("uid-1", run)
+    assert [await store.jobs.count_start("uid-1") for store in (first, second, first)] == [1, 2, 3]
+    await first.jobs.change("uid-1", says("progress"))
+    assert await second.jobs.count_start("uid-1") == 1
+    await second.jobs.forgive_starts("uid-1")
+    assert await second.jobs.count_start("uid-1") == 1
