@@ -35,12 +35,35 @@ async def import_(
     source: Annotated[str, typer.Argument(help="Folder or file in the format of align-anything-200k.")],
     subtask: Annotated[str, typer.Option(help="Subtask of all rows, if not clear from the file name.")] = "",
     split: Annotated[str, typer.Option(help="Split of all rows, if not clear from the file name.")] = "",
+    score_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOWEST HIGHEST", help="Worst and best score, if not 0 and 3; scores become 0-3."),
+    ] = None,
+    winner_labels: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="FIRST SECOND", help="Labels of the first and second response, if not 1 and 2."),
+    ] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="Leave out this column; repeatable.")] = None,
+    append: Annotated[bool, typer.Option("--append", help="Keep what earlier imports of these files gave.")] = False,
     upload: Upload = None,
 ) -> None:
-    """Import files as a new version of a dataset; unusable rows are quarantined and counted by reason."""
+    """Import files as a new version of a dataset; unusable rows are quarantined and counted by reason.
+
+    A file replaces what an earlier import of it gave: the same path in the source, subtask and split.
+    """
     async with session.client() as client:
         uri = await uploads.server_uri(client, source, session=session, upload=upload, keep_name=True)
-        await show_import(client.import_dataset(dataset, uri, subtask=subtask, split=split), out=session.out)
+        events = client.import_dataset(
+            dataset,
+            uri,
+            subtask=subtask,
+            split=split,
+            score_range=score_range,
+            winner_labels=winner_labels,
+            ignored_columns=ignore or (),
+            append=append,
+        )
+        await show_import(events, out=session.out)
 
 
 async def show_import(
@@ -57,12 +80,64 @@ async def show_import(
         from omnialign.errors import Internal
 
         raise Internal("The server ended the import without a result; run it again.", reason="IMPORT_SILENT")
-    counts = ", ".join(f"{name} {number}" for name, number in sorted(last.subtask_counts.items()))
-    out.say(f"{last.dataset_version.name}: {last.records_imported} records ({counts})")
-    out.say(f"media: {last.media_bytes / 2**20:.1f} MiB; quarantined: {last.rows_quarantined} rows")
+    version = last.dataset_version
+    counts = ", ".join(f"{name} {number}" for name, number in sorted(version.subtask_counts.items()))
+    out.say(f"{version.name}: {version.record_count} records ({counts})")
+    out.say(f"imported: {last.records_imported} of {last.rows_read} rows; media: {last.media_bytes / 2**20:.1f} MiB")
+    if last.records_removed:
+        out.say(f"removed: {last.records_removed} records of an earlier import that these files no longer have")
+    out.say(f"quarantined: {last.rows_quarantined} rows")
     for reason, number in sorted(last.quarantine_reasons.items()):
         out.say(f"  {reason}: {number}")
-    return last.dataset_version
+    _show_what_is_not_read(last, out=out)
+    return version
+
+
+def _show_what_is_not_read(last: data_service_pb2.ImportDatasetResponse, *, out: Output) -> None:
+    for column in last.unread_columns:
+        similar = f" (similar to {column.nearest})" if column.nearest else ""
+        out.say(f"not read: column {column.column}{similar}, {column.rows} rows of {column.file}")
+    for file in last.skipped_files:
+        out.say(f"not read: {file.file}: it {file.why}")
+    for rows in last.repeated_rows:
+        done = "left out" if rows.left_out else "kept, as they are of another split"
+        out.say(f"repeated: {rows.rows} rows of {rows.file} are in {rows.earlier_file} too; {done}")
+
+
+@app.command()
+@command
+async def quarantine(
+    session: Session,
+    dataset: Dataset,
+    reason: Annotated[list[str] | None, typer.Option(help="Only rows with this reason; repeatable.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many rows.")] = 50,
+    export: Annotated[Path | None, typer.Option(help="Folder to create with the rows as files to mend.")] = None,
+) -> None:
+    """List the rows that were set aside, or export them to be mended and imported again with --append."""
+    from omnialign import names
+    from omnialign.cli import quarantine as rows
+
+    name = session.name("datasets", dataset)
+    async with session.client() as client:
+        head = names.unversioned(name)
+        found = rows.with_reasons(client.stream_quarantine(head), reason or ())
+        if export is not None:
+            done = await rows.export_rows(found, export)
+            session.out.record({"folder": str(export), "rows": done.rows, "left_out": done.left_out})
+            session.out.say(f"{export}: {done.rows} rows; put their media beside them, mend, import with --append")
+            if done.left_out:
+                session.out.say(f"left out: {done.left_out} rows whose columns were not kept")
+            return
+        shown = 0
+        async for record in found:
+            shown += 1
+            if shown > limit:
+                session.out.say(f"more than {limit} rows: see --limit, --reason and --export")
+                break
+            session.out.record(record)
+            session.out.say(rows.row_text(record))
+    if not shown:
+        session.out.say("No rows are set aside.")
 
 
 @app.command("list")

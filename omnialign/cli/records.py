@@ -91,12 +91,12 @@ async def export(
     records: AsyncIterable[record_pb2.Record], folder: Path, *, client: "AsyncClient", with_media: bool = True
 ) -> ExportCounts:
     """Writes records and media into a new folder. Raises AlreadyExists FOLDER_NOT_EMPTY."""
-    with _atomic_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         return await _write(partial, records, client if with_media else None)
 
 
 @contextlib.contextmanager
-def _atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill: it is renamed to `folder` at the end, or removed on an error."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         message = f"'{folder}' exists already and is not empty; choose another folder."

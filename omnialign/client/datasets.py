@@ -123,12 +123,35 @@ class DatasetCalls(ServiceCalls):
                 yield record
 
     def import_dataset(
-        self, dataset_id: str, source_uri: str, *, subtask: str = "", split: str = ""
+        self,
+        dataset_id: str,
+        source_uri: str,
+        *,
+        subtask: str = "",
+        split: str = "",
+        score_range: tuple[float, float] | None = None,
+        winner_labels: tuple[int, int] | None = None,
+        ignored_columns: Sequence[str] = (),
+        append: bool = False,
     ) -> AsyncIterator[data_service_pb2.ImportDatasetResponse]:
-        """Imports files that the service can read. Yields progress, and the new version last."""
+        """Imports files that the service can read. Yields progress, and the new version last.
+
+        A file replaces what earlier imports of it gave, unless `append`. Scores that are not 0-3 and labels that are
+        not 1 and 2 are read as declared: the worst and the best score; the labels of the first and second response.
+        """
         request = data_service_pb2.ImportDatasetRequest(
-            parent=self.parent, dataset_id=dataset_id, source_uri=source_uri, subtask=subtask, split=split
+            parent=self.parent,
+            dataset_id=dataset_id,
+            source_uri=source_uri,
+            subtask=subtask,
+            split=split,
+            ignored_columns=ignored_columns,
+            append=append,
         )
+        if score_range is not None:
+            request.score_range.lowest, request.score_range.highest = score_range
+        if winner_labels is not None:
+            request.winner_labels.first, request.winner_labels.second = winner_labels
         return self._transport.stream(self._datasets.ImportDataset, request, idempotent=False)
 
 

@@ -923,6 +923,10 @@ class ImportDatasetRequest(_message.Message):
     SOURCE_URI_FIELD_NUMBER: _builtins.int
     SUBTASK_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
+    SCORE_RANGE_FIELD_NUMBER: _builtins.int
+    WINNER_LABELS_FIELD_NUMBER: _builtins.int
+    APPEND_FIELD_NUMBER: _builtins.int
+    IGNORED_COLUMNS_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`projects/{project}`."""
     dataset_id: _builtins.str
@@ -936,6 +940,26 @@ class ImportDatasetRequest(_message.Message):
     """Subtask of all rows if the file's name does not give it, such as `ti2t`."""
     split: _builtins.str
     """Split of all rows if the file's name does not give it."""
+    append: _builtins.bool
+    """Keep what earlier imports of the same files gave. By default a data file replaces the records of the earlier one of
+    the same subtask, split and path within the source.
+    """
+    @_builtins.property
+    def score_range(self) -> Global___ScoreRange:
+        """The range of the scores in `*_rate_*` columns, which are converted to 0-3; other values set their row aside. If
+        unset, scores are 0-3, and a file with others is refused.
+        """
+
+    @_builtins.property
+    def winner_labels(self) -> Global___WinnerLabels:
+        """What stands for the first and the second response in `overall_*` and in the winners of dimensions; a row with
+        another overall label is set aside. If unset, these are 1 and 2, and a file with other labels is refused.
+        """
+
+    @_builtins.property
+    def ignored_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns to leave out."""
+
     def __init__(
         self,
         *,
@@ -944,14 +968,70 @@ class ImportDatasetRequest(_message.Message):
         source_uri: _builtins.str = ...,
         subtask: _builtins.str = ...,
         split: _builtins.str = ...,
+        score_range: Global___ScoreRange | None = ...,
+        winner_labels: Global___WinnerLabels | None = ...,
+        append: _builtins.bool = ...,
+        ignored_columns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["score_range", b"score_range", "winner_labels", b"winner_labels"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_id", b"dataset_id", "parent", b"parent", "source_uri", b"source_uri", "split", b"split", "subtask", b"subtask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "dataset_id", b"dataset_id", "ignored_columns", b"ignored_columns", "parent", b"parent", "score_range", b"score_range", "source_uri", b"source_uri", "split", b"split", "subtask", b"subtask", "winner_labels", b"winner_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportDatasetRequest: _TypeAlias = ImportDatasetRequest  # noqa: Y015
+
+@_typing.final
+class ScoreRange(_message.Message):
+    """A range of scores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOWEST_FIELD_NUMBER: _builtins.int
+    HIGHEST_FIELD_NUMBER: _builtins.int
+    lowest: _builtins.float
+    """The worst score."""
+    highest: _builtins.float
+    """The best score."""
+    def __init__(
+        self,
+        *,
+        lowest: _builtins.float = ...,
+        highest: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["highest", b"highest", "lowest", b"lowest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreRange: _TypeAlias = ScoreRange  # noqa: Y015
+
+@_typing.final
+class WinnerLabels(_message.Message):
+    """The labels of a preference."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """Says that the first response is better."""
+    second: _builtins.int
+    """Says that the second response is better."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        second: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WinnerLabels: _TypeAlias = WinnerLabels  # noqa: Y015
 
 @_typing.final
 class ImportDatasetResponse(_message.Message):
@@ -1006,6 +1086,10 @@ class ImportDatasetResponse(_message.Message):
     SUBTASK_COUNTS_FIELD_NUMBER: _builtins.int
     MEDIA_BYTES_FIELD_NUMBER: _builtins.int
     DATASET_VERSION_FIELD_NUMBER: _builtins.int
+    RECORDS_REMOVED_FIELD_NUMBER: _builtins.int
+    UNREAD_COLUMNS_FIELD_NUMBER: _builtins.int
+    SKIPPED_FILES_FIELD_NUMBER: _builtins.int
+    REPEATED_ROWS_FIELD_NUMBER: _builtins.int
     rows_read: _builtins.int
     """Rows read so far."""
     records_imported: _builtins.int
@@ -1014,6 +1098,8 @@ class ImportDatasetResponse(_message.Message):
     """Rows quarantined so far."""
     media_bytes: _builtins.int
     """Bytes of media stored so far."""
+    records_removed: _builtins.int
+    """Records of earlier imports of the same files that these files no longer give: last message only."""
     @_builtins.property
     def quarantine_reasons(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Rows quarantined, by reason code."""
@@ -1026,6 +1112,18 @@ class ImportDatasetResponse(_message.Message):
     def dataset_version(self) -> _dataset_pb2.DatasetVersion:
         """The new version: last message only."""
 
+    @_builtins.property
+    def unread_columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreadColumn]:
+        """Columns that hold values and are not read."""
+
+    @_builtins.property
+    def skipped_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkippedFile]:
+        """Files of the source that are neither data nor media."""
+
+    @_builtins.property
+    def repeated_rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RepeatedRows]:
+        """Rows that several files share: last message only."""
+
     def __init__(
         self,
         *,
@@ -1036,14 +1134,112 @@ class ImportDatasetResponse(_message.Message):
         subtask_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         media_bytes: _builtins.int = ...,
         dataset_version: _dataset_pb2.DatasetVersion | None = ...,
+        records_removed: _builtins.int = ...,
+        unread_columns: _abc.Iterable[Global___UnreadColumn] | None = ...,
+        skipped_files: _abc.Iterable[Global___SkippedFile] | None = ...,
+        repeated_rows: _abc.Iterable[Global___RepeatedRows] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version", "media_bytes", b"media_bytes", "quarantine_reasons", b"quarantine_reasons", "records_imported", b"records_imported", "rows_quarantined", b"rows_quarantined", "rows_read", b"rows_read", "subtask_counts", b"subtask_counts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version", "media_bytes", b"media_bytes", "quarantine_reasons", b"quarantine_reasons", "records_imported", b"records_imported", "records_removed", b"records_removed", "repeated_rows", b"repeated_rows", "rows_quarantined", b"rows_quarantined", "rows_read", b"rows_read", "skipped_files", b"skipped_files", "subtask_counts", b"subtask_counts", "unread_columns", b"unread_columns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportDatasetResponse: _TypeAlias = ImportDatasetResponse  # noqa: Y015
+
+@_typing.final
+class UnreadColumn(_message.Message):
+    """A column that an import does not read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    NEAREST_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    """The data file, relative to the source."""
+    column: _builtins.str
+    """The column."""
+    rows: _builtins.int
+    """Number of rows with a value in it."""
+    nearest: _builtins.str
+    """The column with the most similar name that would be read; empty if none is similar."""
+    def __init__(
+        self,
+        *,
+        file: _builtins.str = ...,
+        column: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        nearest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "file", b"file", "nearest", b"nearest", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnreadColumn: _TypeAlias = UnreadColumn  # noqa: Y015
+
+@_typing.final
+class SkippedFile(_message.Message):
+    """A file that an import does not read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    """The file, relative to the source."""
+    why: _builtins.str
+    """Why it is not read."""
+    def __init__(
+        self,
+        *,
+        file: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkippedFile: _TypeAlias = SkippedFile  # noqa: Y015
+
+@_typing.final
+class RepeatedRows(_message.Message):
+    """Rows of a file that an earlier file of the same import has, too."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    EARLIER_FILE_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    """The file with the rows, relative to the source."""
+    earlier_file: _builtins.str
+    """The earlier file."""
+    rows: _builtins.int
+    """Number of rows."""
+    left_out: _builtins.bool
+    """Whether they are left out, which they are if both files have the same split."""
+    def __init__(
+        self,
+        *,
+        file: _builtins.str = ...,
+        earlier_file: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        left_out: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["earlier_file", b"earlier_file", "file", b"file", "left_out", b"left_out", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepeatedRows: _TypeAlias = RepeatedRows  # noqa: Y015
 
 @_typing.final
 class RegisterModelRequest(_message.Message):

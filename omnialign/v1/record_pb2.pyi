@@ -358,22 +358,42 @@ class Quarantine(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    SOURCE_FILE_FIELD_NUMBER: _builtins.int
+    SOURCE_ROW_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    MEDIA_PATH_FIELD_NUMBER: _builtins.int
+    ROW_JSON_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """Stage that rejected it, such as `import` or `critique`."""
     reason: _builtins.str
     """An UPPER_SNAKE code, such as `MEDIA_UNDECODABLE`."""
     message: _builtins.str
     """One sentence for people."""
+    source_file: _builtins.str
+    """For a row of an import: its data file, relative to the source."""
+    source_row: _builtins.int
+    """For a row of an import: its number in the data file, from 1. In JSON Lines, the number of the line."""
+    column: _builtins.str
+    """For a row of an import: the column at fault, if it is only one."""
+    media_path: _builtins.str
+    """For a row of an import: the media file at fault, as the row names it."""
+    row_json: _builtins.str
+    """For a row of an import: its columns as a JSON object, without the bytes of media; empty if it is too large."""
     def __init__(
         self,
         *,
         stage: _builtins.str = ...,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
+        source_file: _builtins.str = ...,
+        source_row: _builtins.int = ...,
+        column: _builtins.str = ...,
+        media_path: _builtins.str = ...,
+        row_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "media_path", b"media_path", "message", b"message", "reason", b"reason", "row_json", b"row_json", "source_file", b"source_file", "source_row", b"source_row", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from omnialign.errors import Aborted, AlreadyExists, InvalidArgument
@@ -122,6 +122,21 @@ class Datasets:
         if await run_in_pool(self._pool, table.find) is not None:
             async with self._lock(name):
                 await run_in_pool(self._pool, table.delete, ids)
+
+    async def discard(self, name: str, is_stale: Callable[[str], bool], *, from_quarantine: bool = False) -> int:
+        """Removes the records, or the rows in the quarantine, whose ids are stale; returns their number."""
+        suffix = QUARANTINE if from_quarantine else ""
+        table = self._table(name, uid=await self._require(name), suffix=suffix)
+        if await run_in_pool(self._pool, table.find) is None:
+            return 0
+        async with self._lock(name):
+            return await run_in_pool(self._pool, table.delete_where, is_stale)
+
+    async def delete_if_empty(self, name: str) -> None:
+        """Deletes a dataset that holds no record and has no version, whatever its quarantine holds."""
+        dataset = await self.get(name)
+        if not dataset.record_count and not dataset.latest_version:
+            await self.delete(name)
 
     async def commit(self, name: str) -> DatasetVersion:
         """Freezes the head as a new version; returns the newest version if nothing has changed since."""

@@ -7,7 +7,7 @@ condition. A read holds the narrow columns of the selected rows and one batch of
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -174,6 +174,15 @@ class RecordTable:
         with translate_storage_errors():
             if ids and dataset.count_rows(filter=condition):
                 dataset.delete(condition)
+
+    def delete_where(self, is_stale: Callable[[str], bool]) -> int:
+        """Removes the rows whose ids are stale, which must be ids that this service generated; returns their number."""
+        with _expired():
+            batches = self._open().scanner(columns=["id"]).to_batches()
+            stale = [name for batch in batches for name in batch["id"].to_pylist() if is_stale(name)]
+        for start in range(0, len(stale), BATCH_ROWS):
+            self.delete(stale[start : start + BATCH_ROWS])
+        return len(stale)
 
     def tag(self, name: str, *, version: int) -> None:
         """Tags a state, which protects it from cleanup. Succeeds if the tag exists: it names its state already."""

@@ -4,7 +4,7 @@ A side is 1 or 2. Columns are looked up by name, never by position, so extra col
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,8 @@ IMAGE, AUDIO, VIDEO = content_pb2.MODALITY_IMAGE, content_pb2.MODALITY_AUDIO, co
 Row = Mapping[str, Any]
 
 SIDES = (1, 2)
+MAX_COLUMNS = 1000
+"""Most columns of a row: what is looked up among them takes time in their square."""
 PROMPT = ("prompt", "question")
 OVERALL = ("overall_response", "overall_audio", "overall_image", "overall_video")
 OVERALL_TEXT = ("overall_textfeedback", "overall_text_feedback", "feedback")
@@ -62,55 +64,32 @@ class Schema:
     """Whether responses have text."""
     response_media: int = 0
     """Modality of the media in the responses; 0 for none."""
-    placeholder: str = ""
-    """The token at the beginning of a prompt's text that stands for its media."""
 
 
 SCHEMAS: dict[str, Schema] = {
     "t2t": Schema(),
-    "ti2t": Schema(prompt_media=IMAGE, placeholder="<image>"),
-    "ta2t": Schema(prompt_media=AUDIO, placeholder="<audio>"),
-    "tv2t": Schema(prompt_media=VIDEO, placeholder="<video>"),
+    "ti2t": Schema(prompt_media=IMAGE),
+    "ta2t": Schema(prompt_media=AUDIO),
+    "tv2t": Schema(prompt_media=VIDEO),
     "t2i": Schema(response_text=False, response_media=IMAGE),
     "t2a": Schema(response_text=False, response_media=AUDIO),
     "t2v": Schema(response_text=False, response_media=VIDEO),
-    "ti2ti": Schema(prompt_media=IMAGE, response_media=IMAGE, placeholder="<image>"),
+    "ti2ti": Schema(prompt_media=IMAGE, response_media=IMAGE),
 }
 
 
-def value(row: Row, names: Iterable[str], *, side: int = 0) -> Any:
-    """The first value present under one of the names; None if there is none."""
-    for name in names:
-        found = row.get(name.format(k=side))
+def first(row: Row, names: Iterable[str], *, side: int = 0) -> str:
+    """The first column of these that holds a value; "" if none does."""
+    for name in (option.format(k=side) for option in names):
+        found = row.get(name)
         if found is not None and found != "":
-            return found
-    return None
+            return name
+    return ""
 
 
 def has(row: Row, names: Iterable[str]) -> bool:
     """Whether the row has one of the columns, even if it is empty."""
     return any(name in row for name in names)
-
-
-def rates(row: Row, side: int) -> Iterator[tuple[str, Any]]:
-    """Dimension and score of one side, in the order of the columns; missing scores are left out."""
-    for name, dimension in layout(tuple(row)).rates[side].items():
-        if row[name] is not None:
-            yield dimension, row[name]
-
-
-def rationales(row: Row, side: int) -> dict[str, str]:
-    """The rationales of one side by dimension."""
-    names = layout(tuple(row)).rationales[side]
-    return {dimension: row[name].strip() for name, dimension in names.items() if isinstance(row[name], str)}
-
-
-def winners(row: Row) -> dict[str, int]:
-    """The winning side of each dimension; dimensions without a winner are left out."""
-    found = {dimension: row[name] for name, dimension in layout(tuple(row)).winners.items()}
-    return {
-        dimension: int(side) for dimension, side in found.items() if isinstance(side, int | float) and side in SIDES
-    }
 
 
 @dataclass(frozen=True)
@@ -120,6 +99,11 @@ class Layout:
     rates: Mapping[int, Mapping[str, str]]
     rationales: Mapping[int, Mapping[str, str]]
     winners: Mapping[str, str]
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The columns of scores of both sides."""
+        return tuple(name for side in SIDES for name in self.rates[side])
 
 
 @lru_cache(maxsize=256)

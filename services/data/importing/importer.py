@@ -1,34 +1,40 @@
 """Importing files in the schemas of align-anything-200k as a new version of a dataset.
 
-Batches of rows are read ahead, converted to records in a bounded number of threads, and written by id in order. The id
-is derived from the row's content, so repeating an import changes nothing. Rows that cannot be converted go to the
-dataset's quarantine and are counted by reason; they never stop the import.
+All files are looked through first, so that one that would be misread is refused before anything is written. Then
+batches of rows are read ahead, converted to records in a bounded number of threads, and written by id in order. Rows
+that cannot be converted go to the dataset's quarantine and are counted by reason; they never stop the import. At the
+end, what earlier imports of the same files gave and this one does not is removed. An import that fails leaves the
+dataset as it was, but for records that were written already; one that it created without any is removed.
 """
 
 import asyncio
 import shutil
 import tempfile
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+from collections import deque
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
-from omnialign.v1 import data_service_pb2, dataset_pb2, record_pb2
+from omnialign.v1 import data_service_pb2, dataset_pb2
 from omnialign.v1.data_service_pb2 import ImportDatasetRequest as Request
 from omnialign.v1.data_service_pb2 import ImportDatasetResponse as Progress
 from services.data.config import DataConfig
 from services.data.datasets import Datasets
-from services.data.importing.readers import Batch, read_batches
-from services.data.importing.rows import ReadRow, RowReader
-from services.data.importing.sources import MediaFiles, SourceFile, find_files
+from services.data.importing.coverage import nearest
+from services.data.importing.import_run import ImportRun
+from services.data.importing.media_files import MediaFiles
+from services.data.importing.readers import Batch, read_batches, survey
+from services.data.importing.rows import Reading, ReadRow, RowReader
+from services.data.importing.scales import Scales
+from services.data.importing.sources import SourceFile, Sources, find_files
 from services.data.media_store import MediaStore
 from services.data.objects.base import run_in_pool
 from services.data.store import Store
 from services.data.uploads import Upload, Uploads, is_upload, local_path
 
-WRITE_RECORDS = 512
+MAX_LISTED_FILES = 100
 
 
 class Importer:
@@ -50,30 +56,54 @@ class Importer:
     async def run(self, request: Request) -> AsyncIterator[Progress]:
         """Imports a source; yields progress after each write, and finally the version.
 
-        Raises the reasons of `sources.find_files` and `uploads.local_path`, SOURCE_MALFORMED, and NO_VALID_ROWS (the
-        quarantine says why).
+        Raises the reasons of `sources.find_files`, `uploads.local_path`, `readers.survey` and `Scales.of`, and
+        NO_VALID_ROWS, which says for each reason what is wrong with one row.
         """
+        reading = Reading(Scales.of(request), frozenset(request.ignored_columns), request.append)
         async with self._source(request) as (path, uri):
-            async for progress in self._import(request, path, uri):
-                yield progress
+            sources = await run_in_pool(self._pool, find_files, path, subtask=request.subtask, split=request.split)
+            run = ImportRun(
+                f"{request.parent}/datasets/{request.dataset_id}",
+                datasets=self._datasets,
+                media=self._media,
+                append=request.append,
+            )
+            await self._survey(sources, reading, run.progress)
+            created = await self._ensure(request)
+            try:
+                async for progress in self._import(sources, reading, run):
+                    yield progress
+                version = await self._datasets.commit(run.name)
+                await self._add_lineage(request.parent, run.name, uri, version)
+                run.progress.dataset_version.CopyFrom(version)
+                yield run.progress
+            finally:
+                if created and not run.progress.records_imported:
+                    await self._datasets.delete_if_empty(run.name)
 
-    async def _import(self, request: Request, path: Path, uri: str) -> AsyncIterator[Progress]:
-        files = await run_in_pool(self._pool, find_files, path, subtask=request.subtask, split=request.split)
-        run = _ImportRun(f"{request.parent}/datasets/{request.dataset_id}", datasets=self._datasets, media=self._media)
-        await self._ensure(request)
-        for file in files:
-            async for row in self._rows(file):
+    async def _survey(self, sources: Sources, reading: Reading, progress: Progress) -> None:
+        """Looks through all files, and lists what will not be read."""
+        for name, why in list(sources.skipped.items())[:MAX_LISTED_FILES]:
+            progress.skipped_files.add(file=name, why=why)
+        for file in sources.files:
+            found = await run_in_pool(self._pool, survey, file, reading.scales, reading.ignored_columns)
+            for column, rows in found.unread.most_common():
+                similar = nearest(file.subtask, column)
+                progress.unread_columns.add(file=file.name, column=column, rows=rows, nearest=similar)
+
+    async def _import(self, sources: Sources, reading: Reading, run: ImportRun) -> AsyncIterator[Progress]:
+        for file in sources.files:
+            run.begin(file)
+            async for row in self._rows(file, reading):
                 if await run.add(row):
                     yield run.progress
         await run.flush()
         if not run.progress.records_imported:
-            message = f"None of {run.progress.rows_read} rows can be imported: see the quarantine of {run.name}."
+            message = f"None of {run.progress.rows_read} rows can be imported."
             reasons = {reason: str(count) for reason, count in run.progress.quarantine_reasons.items()}
-            raise FailedPrecondition(message, reason="NO_VALID_ROWS", metadata=reasons)
-        version = await self._datasets.commit(run.name)
-        await self._add_lineage(request.parent, run.name, uri, version)
-        run.progress.dataset_version.CopyFrom(version)
-        yield run.progress
+            violations = list(run.examples.items())
+            raise FailedPrecondition(message, reason="NO_VALID_ROWS", metadata=reasons, violations=violations)
+        await run.finish()
 
     @asynccontextmanager
     async def _source(self, request: Request) -> AsyncIterator[tuple[Path, str]]:
@@ -90,8 +120,8 @@ class Importer:
         finally:
             await run_in_pool(self._pool, shutil.rmtree, folder, ignore_errors=True)
 
-    async def _ensure(self, request: Request) -> None:
-        """Creates the dataset if it is missing, even if another import does so at the same time."""
+    async def _ensure(self, request: Request) -> bool:
+        """Creates the dataset if it is missing, even if another import does so at the same time; whether it did."""
         name = f"{request.parent}/datasets/{request.dataset_id}"
         try:
             await self._datasets.get(name)
@@ -100,11 +130,13 @@ class Importer:
             try:
                 await self._datasets.create(request.parent, request.dataset_id, wanted, key="", digest="")
             except AlreadyExists:
-                return
+                return False
+            return True
+        return False
 
-    async def _rows(self, file: SourceFile) -> AsyncIterator[ReadRow]:
+    async def _rows(self, file: SourceFile, reading: Reading) -> AsyncIterator[ReadRow]:
         """The rows of a file as records, in order, while threads convert the next ones."""
-        reader = RowReader(file, files=MediaFiles(file, store=self._media))
+        reader = RowReader(file, files=MediaFiles(file, store=self._media), reading=reading)
         batches = read_batches(file)
         working: deque[asyncio.Task[list[ReadRow]]] = deque()
         try:
@@ -130,47 +162,6 @@ class Importer:
         await self._store.add_edges(parent, edges)
 
 
-class _ImportRun:
-    """The counts of an import and the records that wait to be written."""
-
-    def __init__(self, name: str, *, datasets: Datasets, media: MediaStore) -> None:
-        self.name, self.progress = name, Progress()
-        self._datasets, self._media = datasets, media
-        self._good: list[record_pb2.Record] = []
-        self._bad: list[record_pb2.Record] = []
-        # Identical rows get a number each. Only 64 bits of each digest are kept, not the rows.
-        self._seen: Counter[int] = Counter()
-
-    async def add(self, row: ReadRow) -> bool:
-        """Counts a row and keeps it for the next write; whether a write took place."""
-        key = int(row.digest[:16], 16)
-        again = self._seen[key]
-        self._seen[key] += 1
-        row.record.id = f"{row.record.subtask}-{row.digest}" + (f"-{again}" if again else "")
-        self.progress.rows_read += 1
-        (self._bad if row.record.HasField("quarantine") else self._good).append(row.record)
-        self.progress.media_bytes += sum(media.size_bytes for media in row.media)
-        if len(self._good) + len(self._bad) < WRITE_RECORDS:
-            return False
-        await self.flush()
-        return True
-
-    async def flush(self) -> None:
-        """Writes the waiting records, then counts them."""
-        good, bad = self._good, self._bad
-        self._good, self._bad = [], []
-        if good:
-            await self._media.sync()  # media first: a record must never refer to media that a power cut can lose
-            await self._datasets.append(self.name, good)
-            await self._datasets.release(self.name, [record.id for record in good])
-        if bad:
-            await self._datasets.quarantine(self.name, bad)
-        self.progress.records_imported += len(good)
-        self.progress.rows_quarantined += len(bad)
-        _count(self.progress.subtask_counts, (record.subtask for record in good))
-        _count(self.progress.quarantine_reasons, (record.quarantine.reason for record in bad))
-
-
 def _upload_root(folder: Path, upload: Upload) -> Path:
     """The folder that holds everything in the upload, if there is one: its name may tell the subtask."""
     tops = {entry.path.partition("/")[0] for entry in upload.files}
@@ -179,9 +170,4 @@ def _upload_root(folder: Path, upload: Upload) -> Path:
 
 
 def _read(reader: RowReader, batch: Batch) -> list[ReadRow]:
-    return [reader.read(row) for row in batch.rows()]
-
-
-def _count(counts: MutableMapping[str, int], keys: Iterator[str]) -> None:
-    for key in keys:
-        counts[key] += 1
+    return [reader.read(number, row) for number, row in batch.rows()]

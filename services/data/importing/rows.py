@@ -1,238 +1,174 @@
 """Converting a row of a subset to a record. What cannot be converted becomes a quarantined record with a reason."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from omnialign.content import content
-from omnialign.errors import InvalidArgument
-from omnialign.v1 import content_pb2, record_pb2
+from omnialign.content import NAMES, content
+from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.v1.content_pb2 import Media
 from omnialign.v1.record_pb2 import Record, Response
 from services.data.importing import columns
-from services.data.importing.columns import SCHEMAS, SIDES, Row, read_feedback_text, read_verdict_text
-from services.data.importing.readers import MalformedLine
-from services.data.importing.sources import SPLITS, MediaFiles, SourceFile
+from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, SIDES, Row
+from services.data.importing.coverage import prompt_columns, response_columns
+from services.data.importing.feedback import feedback, labels, preference, text
+from services.data.importing.identity import ROW_CHARACTERS, content_digest, mended_id, row_digest
+from services.data.importing.media_files import MediaFiles
+from services.data.importing.placeholders import place
+from services.data.importing.refusal import MalformedRow, described, in_column, quarantine, refusal
+from services.data.importing.scales import Scales
+from services.data.importing.sources import SPLITS, SourceFile
 
-ID_CHARACTERS = 24
-MAX_SCORE = 3
 MAX_RECORD_BYTES = 2 * 1024 * 1024
-MAX_MESSAGE_CHARACTERS = 500
+MAX_NAMED_COLUMNS = 12
 
 
 @dataclass(frozen=True)
 class ReadRow:
-    """A row as a record; `record.quarantine` is set if it is to be quarantined. `digest` identifies its content."""
+    """A row as a record; `record.quarantine` is set if it is to be quarantined."""
 
     record: Record
+    """Its id is set only if the row replaces a quarantined one."""
     digest: str
+    """Names the row within its source."""
+    content: str
+    """Digest of the row's content."""
     media: tuple[Media, ...] = ()
 
 
-def _refuse(reason: str, message: str) -> InvalidArgument:
-    return InvalidArgument(message, reason=reason)
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of an import are to be read."""
+
+    scales: Scales = Scales()  # noqa: RUF009 - it is frozen
+    ignored_columns: frozenset[str] = frozenset()
+    append: bool = False
 
 
 class RowReader:
     """Converts the rows of one file. Blocking; safe for concurrent threads."""
 
-    def __init__(self, source: SourceFile, *, files: MediaFiles) -> None:
-        self._source, self._files = source, files
+    def __init__(self, source: SourceFile, *, files: MediaFiles, reading: Reading) -> None:
+        self._source, self._files, self._reading = source, files, reading
         self._schema = SCHEMAS[source.subtask]
 
-    def read(self, row: Any) -> ReadRow:
-        """The row as a record, quarantined if anything is wrong with it. Never raises for a bad row."""
+    def read(self, number: int, row: Any) -> ReadRow:
+        """The row as a record, quarantined if anything is wrong with it. Raises only what is not the row's fault."""
         record = Record(subtask=self._source.subtask, split=self._source.split)
-        digest = content_digest(self._source.subtask, row)
+        try:
+            digest = content_digest(self._source.subtask, row)
+        except Exception:  # values that nobody foresaw, or nested too deeply: the place of the row tells it apart
+            digest = hashlib.sha256(f"{self._source.name}\0{number}".encode("utf-8", "replace")).hexdigest()
+        error = self._failure(record, row)
+        if error is None and record.ByteSize() > MAX_RECORD_BYTES:
+            error = refusal("RECORD_TOO_LARGE", f"the row's text is {record.ByteSize()} bytes, and 2 MiB are taken")
+        if record.ByteSize() > MAX_RECORD_BYTES:
+            for field in ("prompt", "responses", "preference", "labels"):
+                record.ClearField(field)
+        if error is not None:
+            record.quarantine.CopyFrom(quarantine(error, file=self._source.name, number=number, row=row))
+        record.id = mended_id(row)
+        digest = digest[:ROW_CHARACTERS]
+        name = row_digest(row, digest, with_content=self._reading.append)
+        return ReadRow(record=record, digest=name, content=digest, media=tuple(_media(record)))
+
+    def _failure(self, record: Record, row: Any) -> InvalidArgument | None:
+        """Fills the record; what is wrong with the row, if anything. Failures of the service itself go on."""
         try:
             self._fill(record, row)
         except InvalidArgument as error:
-            _quarantine(record, error)
-        except (ValueError, TypeError) as error:  # text that is not valid Unicode, such as half a surrogate pair
-            _quarantine(record, _refuse("ROW_MALFORMED", f"The row has a value of the wrong type: {error}."))
-        if record.ByteSize() > MAX_RECORD_BYTES:
-            _quarantine(record, _refuse("RECORD_TOO_LARGE", "The row's text is too long for a message."))
-            for field in ("prompt", "responses", "preference", "labels"):
-                record.ClearField(field)
-        return ReadRow(record=record, digest=digest, media=tuple(_media(record)))
+            return error
+        except (OmnialignError, OSError, MemoryError):
+            raise
+        except Exception as error:  # whatever else a value does to the code that reads it is the row's own failure
+            return refusal("ROW_MALFORMED", f"a value is not of a type that is taken ({type(error).__name__}: {error})")
+        return None
 
     def _fill(self, record: Record, row: Any) -> None:
         """Fills the record field by field, so that a quarantined row shows as much as possible."""
-        if isinstance(row, MalformedLine):
-            raise _refuse("ROW_MALFORMED", f"Line {row.number} is not JSON: {row.detail}.")
+        if isinstance(row, MalformedRow):
+            raise refusal("ROW_MALFORMED", f"{row.detail}")
         if not isinstance(row, Mapping):
-            raise _refuse("ROW_MALFORMED", "The row is not an object with columns.")
+            raise refusal("ROW_MALFORMED", f"the row is {described(row)}, and an object with columns is taken")
+        if len(row) > MAX_COLUMNS:
+            raise refusal("ROW_TOO_WIDE", f"the row has {len(row)} columns, and up to {MAX_COLUMNS} are taken")
+        ignored = self._reading.ignored_columns
+        row = {name: found for name, found in row.items() if name not in ignored} if ignored else row
         record.split = _split(row, self._source.split)
-        text = self._prompt_text(row)
-        record.prompt.CopyFrom(content(text))
-        record.labels.update(_labels(row))
-        record.prompt.CopyFrom(content(*self._prompt_media(row), text))
+        record.prompt.CopyFrom(content(self._prompt_text(row)))
+        record.labels.update(labels(row))
+        record.prompt.CopyFrom(self._prompt(row))
         record.responses.extend(self._responses(row))
         if record.responses and columns.has(row, columns.OVERALL):
-            record.preference.CopyFrom(_preference(row))
+            record.preference.CopyFrom(preference(row, self._reading.scales))
 
     def _prompt_text(self, row: Row) -> str:
-        text = columns.value(row, columns.PROMPT)
-        if not isinstance(text, str):
-            raise _refuse("PROMPT_MISSING", "The row has no prompt.")
-        if self._schema.placeholder and text.lstrip().startswith(self._schema.placeholder):
-            text = text.lstrip().removeprefix(self._schema.placeholder).lstrip()
-        if not text.strip():
-            raise _refuse("PROMPT_MISSING", "The row has no prompt.")
-        return text
+        name = columns.first(row, columns.PROMPT)
+        found = row.get(name, "")
+        if not isinstance(found, str):
+            raise refusal("PROMPT_MISSING", f"the prompt is {described(found)}, and text is taken", column=name)
+        if not found.strip():
+            there = ", ".join(list(row)[:MAX_NAMED_COLUMNS])[:300] or "none"
+            message = f"the row has no prompt in {' or '.join(columns.PROMPT)}; its columns are {there}"
+            raise refusal("PROMPT_MISSING", message)
+        return found
 
-    def _prompt_media(self, row: Row) -> list[Media]:
-        modality = self._schema.prompt_media
-        if not modality:
-            return []
-        found = columns.value(row, columns.PROMPT_MEDIA[content_pb2.Modality.ValueType(modality)])
+    def _prompt(self, row: Row) -> Any:
+        _, *media_columns = prompt_columns(self._schema)
+        if not media_columns:
+            return content(self._prompt_text(row))
+        media = self._media(row, media_columns[0], self._schema.prompt_media)
+        parts = place(self._prompt_text(row), media, NAMES[self._schema.prompt_media])
+        if not any(isinstance(part, str) and part.strip() for part in parts):
+            raise refusal("PROMPT_MISSING", "the prompt has no text beside its media")
+        return content(*parts)
+
+    def _media(self, row: Row, names: tuple[str, ...], modality: int, *, side: int = 0) -> list[Media]:
+        name = columns.first(row, names, side=side)
+        if not name:
+            message = f"the row lacks its {NAMES[modality]}, which is taken from {' or '.join(names)}".format(k=side)
+            raise refusal("MEDIA_MISSING", message)
+        found = row[name]
         several = found if isinstance(found, list) and found else [found]
-        return [self._files.store(one, modality) for one in several]
+        media = []
+        for one in several:
+            with in_column(name, one):
+                media.append(self._files.store(one, modality))
+        return media
 
     def _responses(self, row: Row) -> list[Response]:
         """The two responses, or none if the row is only a prompt."""
-        there = [self._has_response(row, side) for side in SIDES]
+        options = response_columns(self._schema)
+        there = [any(columns.first(row, names, side=side) for names in options) for side in SIDES]
         if not any(there):
             return []
         if not all(there):
-            raise _refuse("RESPONSE_MISSING", "The row has only one of its two responses.")
+            present, missing = (1, 2) if there[0] else (2, 1)
+            raise refusal("RESPONSE_MISSING", f"the row has response {present} and no response {missing}")
         return [self._response(row, side) for side in SIDES]
 
-    def _has_response(self, row: Row, side: int) -> bool:
-        return any(columns.value(row, names, side=side) is not None for names in self._response_columns())
-
-    def _response_columns(self) -> Iterator[tuple[str, ...]]:
-        if self._schema.response_text:
-            yield columns.RESPONSE_TEXT
-        if self._schema.response_media:
-            yield self._media_columns()
-
-    def _media_columns(self) -> tuple[str, ...]:
-        names = columns.RESPONSE_MEDIA[content_pb2.Modality.ValueType(self._schema.response_media)]
-        # If responses have text too, `response_k` is that text and not the media.
-        return tuple(name for name in names if not (self._schema.response_text and name in columns.RESPONSE_TEXT))
-
     def _response(self, row: Row, side: int) -> Response:
-        parts: list[str | Media] = []
-        if self._schema.response_text:
-            text = columns.value(row, columns.RESPONSE_TEXT, side=side)
-            if not isinstance(text, str):
-                raise _refuse("RESPONSE_MISSING", f"Response {side} has no text.")
-            parts.append(text)
+        media_name, media = NAMES.get(self._schema.response_media, ""), list[Media]()
         if self._schema.response_media:
-            found = columns.value(row, self._media_columns(), side=side)
-            parts.append(self._files.store(found, self._schema.response_media))
-        source = columns.value(row, columns.SOURCE, side=side)
-        response = Response(content=content(*parts), source=str(source or ""))
-        feedback = _feedback(row, side)
-        if feedback.ByteSize():
-            response.feedback.CopyFrom(feedback)
+            media = self._media(row, response_columns(self._schema)[-1], self._schema.response_media, side=side)
+        parts: list[str | Media] = [*media]
+        if self._schema.response_text:
+            name = columns.first(row, columns.RESPONSE_TEXT, side=side)
+            if not text(row, name):
+                raise refusal("RESPONSE_MISSING", f"response {side} has no text", column=f"response_{side}")
+            parts = place(row[name], media, media_name, media_first=False)
+        found = row.get(columns.first(row, columns.SOURCE, side=side))
+        response = Response(content=content(*parts), source=str(found or ""))
+        annotated = feedback(row, side, self._reading.scales)
+        if annotated.ByteSize():
+            response.feedback.CopyFrom(annotated)
         return response
 
 
-def _quarantine(record: Record, error: InvalidArgument) -> None:
-    plain = error.message[:MAX_MESSAGE_CHARACTERS].encode("utf-8", "replace").decode()
-    record.quarantine.CopyFrom(record_pb2.Quarantine(stage="import", reason=error.reason, message=plain))
-
-
-def content_digest(subtask: str, row: Any) -> str:
-    """A digest of a row's content, the same in every run and on every machine. Columns without a value do not count."""
-    digest = hashlib.sha256(subtask.encode())
-    _update(digest, row)
-    return digest.hexdigest()[:ID_CHARACTERS]
-
-
-def _update(digest: Any, found: Any) -> None:
-    if isinstance(found, Mapping):
-        for key in sorted(found, key=str):
-            if found[key] is not None:
-                digest.update(b"{" + str(key).encode("utf-8", "surrogatepass"))
-                _update(digest, found[key])
-    elif isinstance(found, bytes):
-        digest.update(b"b" + hashlib.sha256(found).digest())
-    elif isinstance(found, list) and found and isinstance(found[0], float):
-        digest.update(_numbers(found))
-    elif isinstance(found, list):
-        digest.update(b"[")
-        for one in found:
-            _update(digest, one)
-    else:
-        digest.update(json.dumps(found, default=repr).encode())
-
-
-def _numbers(found: list[Any]) -> bytes:
-    try:
-        return b"f" + np.asarray(found, dtype=np.float64).tobytes()
-    except (TypeError, ValueError):
-        return b"r" + repr(found).encode("utf-8", "surrogatepass")
-
-
 def _split(row: Row, otherwise: str) -> str:
-    found = row.get("split")
-    if not isinstance(found, str) or not found.strip():
-        return otherwise
-    return SPLITS.get(found.strip().lower(), found.strip())[:32]
-
-
-def _feedback(row: Row, side: int) -> record_pb2.Feedback:
-    reasons = columns.rationales(row, side)
-    feedback = record_pb2.Feedback()
-    for dimension, found in columns.rates(row, side):
-        feedback.scores.add(dimension=dimension, score=_score(dimension, found), rationale=reasons.get(dimension, ""))
-    text = columns.value(row, columns.CRITIQUE, side=side)
-    if isinstance(text, str):
-        sections = read_feedback_text(text)
-        feedback.critique = "\n".join(filter(None, (sections.critique, sections.reason)))
-        feedback.refinement = sections.refinement
-    return feedback
-
-
-def _score(dimension: str, found: Any) -> int:
-    number = as_integer(found)
-    if number is None or not 0 <= number <= MAX_SCORE:
-        raise _refuse("SCORE_INVALID", f"The score {found!r} of {dimension} is not 0, 1, 2 or 3."[:500])
-    return number
-
-
-def as_integer(found: Any) -> int | None:
-    """The integer that a value is, even if stored as a float or as digits; None for anything else."""
-    if isinstance(found, bool):
-        return None
-    if isinstance(found, str) and found.strip().isascii() and found.strip().isdigit():
-        return int(found) if len(found.strip()) < 10 else None
-    if isinstance(found, float) and found.is_integer():
-        return int(found)
-    return found if isinstance(found, int) else None
-
-
-def _preference(row: Row) -> record_pb2.Preference:
-    found = columns.value(row, columns.OVERALL)
-    preferred = as_integer(found)
-    if preferred not in SIDES:
-        raise _refuse("LABEL_INVALID", f"The overall label {found!r} is not 1 or 2."[:500])
-    text = columns.value(row, columns.OVERALL_TEXT)
-    reason = read_verdict_text(text) if isinstance(text, str) else ""
-    return record_pb2.Preference(preferred=preferred, reason=reason, dimensions=columns.winners(row))
-
-
-def _labels(row: Row) -> dict[str, str]:
-    labels = {name: row[name] for name in columns.EXTRA_LABELS if isinstance(row.get(name), str) and row[name]}
-    found = row.get("labels")
-    if isinstance(found, str) and found.strip():
-        try:
-            found = json.loads(found)
-        except (ValueError, RecursionError) as error:
-            raise _refuse("LABELS_INVALID", f"The labels are not JSON: {error}.") from error
-    if found in (None, ""):
-        return labels
-    if not isinstance(found, Mapping):
-        raise _refuse("LABELS_INVALID", "The labels are not an object that maps names to values.")
-    named = {str(name): one for name, one in found.items() if one is not None}
-    return labels | {name: one if isinstance(one, str) else json.dumps(one) for name, one in named.items()}
+    found = text(row, "split")
+    return SPLITS.get(found.lower(), found)[:32] if found else otherwise
 
 
 def _media(record: Record) -> Iterator[Media]:

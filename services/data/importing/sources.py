@@ -1,24 +1,23 @@
-"""The files an import reads: its data files, whose names tell subtask and split, and the media that rows refer to.
+"""The data files of an import, whose names tell subtask and split.
 
-A path in the data is never trusted: it must name a regular file inside the import's own folder after all links are
-followed.
+What else lies in the folder is skipped, and listed with why; media are not, since rows name them.
 """
 
+import itertools
+import mimetypes
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
-
-import numpy as np
+from pathlib import Path
 
 from omnialign.errors import InvalidArgument
-from omnialign.media import write_audio
-from omnialign.v1 import content_pb2
-from services.data.media_store import Claim, MediaStore
+from services.data.importing.columns import PROMPT, has
+from services.data.importing.json_rows import READ_CHARACTERS, read_json_rows
 
-SUFFIXES = (".parquet", ".json", ".jsonl")
+TABLES = (".parquet", ".arrow")
+SUFFIXES = (*TABLES, ".json", ".jsonl")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # Longest first: `text-image-to-text` is a prefix of `text-image-to-text-image`.
 NAMES = {
     "text-image-to-text-image": "ti2ti", "text-image-to-text": "ti2t", "text-audio-to-text": "ta2t",
@@ -32,6 +31,7 @@ SPLITS = {
     "validation": "validation", "dev": "dev",
 }  # fmt: skip
 MAX_DEPTH = 4
+MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,22 @@ class SourceFile:
     subtask: str
     split: str
 
+    @property
+    def name(self) -> str:
+        """The path within the source."""
+        return self.path.relative_to(self.root).as_posix()
 
-def find_files(source: Path, *, subtask: str = "", split: str = "") -> list[SourceFile]:
+
+@dataclass(frozen=True)
+class Sources:
+    """What there is to import, and what is not data."""
+
+    files: tuple[SourceFile, ...]
+    skipped: Mapping[str, str]
+    """For each file that is skipped, why."""
+
+
+def find_files(source: Path, *, subtask: str = "", split: str = "") -> Sources:
     """The data files at `source`, sorted by name.
 
     Raises SOURCE_MISSING, SOURCE_EMPTY, SOURCE_UNSUPPORTED, SUBTASK_UNKNOWN (if neither a name nor `subtask` says).
@@ -53,11 +67,15 @@ def find_files(source: Path, *, subtask: str = "", split: str = "") -> list[Sour
         raise _refusal("SUBTASK_UNKNOWN", f"{subtask} is not one of {', '.join(sorted(SUBTASKS))}.", source)
     if not source.exists():
         raise _refusal("SOURCE_MISSING", f"{source} does not exist.", source)
-    root = source if source.is_dir() else source.parent
-    paths = sorted(_data_files(source)) if source.is_dir() else [source]
+    if not source.is_dir():
+        return Sources((_source_file(source, source.parent, subtask, split),), {})
+    reasons = {path: _why_skipped(path, source) for path in sorted(_visible_files(source))}
+    skipped = {path.relative_to(source).as_posix(): why for path, why in reasons.items() if why}
+    paths = [path for path, why in reasons.items() if why == ""]
     if not paths:
-        raise _refusal("SOURCE_EMPTY", f"{source} has no {', '.join(SUFFIXES)} file.", source)
-    return [_source_file(path, root, subtask, split) for path in paths]
+        there = "".join(f"; {name} {why}" for name, why in itertools.islice(skipped.items(), MAX_NAMED))
+        raise _refusal("SOURCE_EMPTY", f"{source} has no {', '.join(SUFFIXES)} file with rows{there}.", source)
+    return Sources(tuple(_source_file(path, source, subtask, split) for path in paths), skipped)
 
 
 def subtask_of(path: Path, root: Path) -> str:
@@ -96,89 +114,44 @@ def _folders(path: Path, root: Path) -> list[str]:
     return [*reversed(inside), root.name]
 
 
-def _data_files(root: Path) -> list[Path]:
-    found = [path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    inside = [path for path in found if len(path.relative_to(root).parts) <= MAX_DEPTH]
-    return [path for path in inside if not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)]
+def _visible_files(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+        yield from (Path(folder, name) for name in names if not name.startswith((".", "_")))
+
+
+def _why_skipped(path: Path, root: Path) -> str | None:
+    """Why a file is not read; "" for a data file, None for media."""
+    if path.suffix.lower() not in SUFFIXES:
+        is_media = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0] in ("image", "audio", "video")
+        return None if is_media else f"is none of {', '.join(SUFFIXES)}"
+    if not path.is_file():
+        return "is not a regular file"
+    if len(path.relative_to(root).parts) > MAX_DEPTH:
+        return f"lies deeper than {MAX_DEPTH - 1} folders"
+    if is_lfs_pointer(path):
+        return "is a pointer of Git LFS: run `git lfs pull`"
+    if path.suffix.lower() == ".json" and _is_settings(path):
+        return "is one object without a prompt, not rows"
+    return ""
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file only says where Git LFS keeps the bytes."""
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def _is_settings(path: Path) -> bool:
+    """Whether a JSON file holds one object that is no row, such as `dataset_infos.json`."""
+    try:
+        values = list(itertools.islice(read_json_rows(path), 2))
+        with path.open(encoding="utf-8-sig") as file:
+            is_list = file.read(READ_CHARACTERS).lstrip().startswith("[")
+    except (InvalidArgument, OSError, UnicodeDecodeError):
+        return False  # the import says what is wrong with it
+    return not is_list and len(values) == 1 and not (isinstance(values[0], dict) and has(values[0], PROMPT))
 
 
 def _refusal(reason: str, message: str, path: Path) -> InvalidArgument:
     return InvalidArgument(message, reason=reason, metadata={"path": str(path)})
-
-
-FOLDERS = {
-    content_pb2.MODALITY_IMAGE: ("images", "image", "media"),
-    content_pb2.MODALITY_AUDIO: ("audios", "audio", "media"),
-    content_pb2.MODALITY_VIDEO: ("videos", "video", "media"),
-}
-
-
-def media_error(reason: str, message: str) -> InvalidArgument:
-    """The error for media of a row that cannot be imported."""
-    return InvalidArgument(message, reason=reason)
-
-
-class MediaFiles:
-    """Stores the media that the rows of one file hold or refer to. Blocking; safe for concurrent threads."""
-
-    def __init__(self, source: SourceFile, *, store: MediaStore) -> None:
-        self._store, self._root = store, source.root.resolve()
-        parent = source.path.parent
-        self._bases = (parent, parent.parent) if parent.resolve() != self._root else (parent,)
-
-    def store(self, found: Any, modality: int) -> content_pb2.Media:
-        """Stores one media object and returns its reference. Raises the MEDIA_* reasons."""
-        claim = Claim(modality=modality)
-        if isinstance(found, Mapping):
-            return self._store_struct(found, modality)
-        if isinstance(found, bytes):
-            return self._store.put(found, claim=claim)[0]
-        if isinstance(found, str) and found.strip():
-            return self._store.put_file(self._locate(found.strip(), modality), claim=claim)[0]
-        raise media_error("MEDIA_MISSING", "The row lacks media that its subtask requires.")
-
-    def _store_struct(self, found: Mapping[str, Any], modality: int) -> content_pb2.Media:
-        if found.get("bytes") is not None:
-            return self._store.put(bytes(found["bytes"]), claim=Claim(modality=modality))[0]
-        if found.get("array") is not None:
-            return self._store.put(_to_wav(found), claim=Claim(modality=modality))[0]
-        return self.store(found.get("path"), modality)
-
-    def _locate(self, name: str, modality: int) -> Path:
-        if "://" in name or "\\" in name or "\0" in name:
-            raise media_error(
-                "MEDIA_PATH_FORBIDDEN", "A media path must be relative to the data file; URLs are not fetched."
-            )
-        relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts:
-            raise media_error("MEDIA_PATH_FORBIDDEN", f"The media path {name} leaves the folder of the data.")
-        for base in self._bases:
-            for folder in ("", *FOLDERS[content_pb2.Modality.ValueType(modality)]):
-                path = self._inside(base / folder / relative)
-                if path is not None:
-                    return path
-        raise media_error("MEDIA_MISSING", f"There is no media file {name}.")
-
-    def _inside(self, path: Path) -> Path | None:
-        """The file, links followed; None if it does not exist. Raises MEDIA_PATH_FORBIDDEN if a link leads outside."""
-        try:
-            resolved = path.resolve()
-            if not resolved.is_relative_to(self._root):
-                raise media_error("MEDIA_PATH_FORBIDDEN", f"The media path {path.name} leads out of the data's folder.")
-            return resolved if resolved.is_file() and os.access(resolved, os.R_OK) else None
-        except (OSError, RuntimeError):  # a name that is too long, a cycle of links
-            return None
-
-
-def _to_wav(found: Mapping[str, Any]) -> bytes:
-    """Samples in a row as a WAV file. They are mono, or stereo of shape (channels, samples) or (samples, channels)."""
-    try:
-        samples = np.asarray(found["array"], dtype=np.float32)
-        rate_hz = int(found["sampling_rate"])
-    except (TypeError, ValueError, KeyError) as error:
-        raise media_error("MEDIA_UNDECODABLE", f"The samples in the row are not audio: {error}.") from error
-    if samples.ndim == 2:  # the shorter axis is the channels; they are averaged to mono
-        samples = samples.mean(axis=0 if samples.shape[0] <= samples.shape[1] else 1)
-    if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all() or not 0 < rate_hz <= 768_000:
-        raise media_error("MEDIA_UNDECODABLE", "The samples in the row are not audio.")
-    return write_audio(samples, rate_hz)

@@ -119,7 +119,7 @@ def write_json(folder: Path, subtask: str, count: int = 3, lines: bool = False) 
     return target
 
 
-async def run(client: AsyncClient, source: Path, **options: str) -> data_service_pb2.ImportDatasetResponse:
+async def run(client: AsyncClient, source: Path, **options: Any) -> data_service_pb2.ImportDatasetResponse:
     found = [one async for one in client.import_dataset("imported", str(source), **options)]
     return found[-1]
 
@@ -246,7 +246,7 @@ BROKEN: dict[str, Row] = {
 async def test_broken_rows_are_set_aside_with_their_reasons(client: AsyncClient, tmp_path: Path) -> None:
     broken = [row("t2i", embedded, index) | wrong for index, wrong in enumerate(BROKEN.values(), 10)]
     write_parquet(tmp_path, "t2i", rows("t2i", embedded) + broken)
-    done = await run(client, tmp_path)
+    done = await run(client, tmp_path, score_range=(0, 3), winner_labels=(1, 2))
     assert (done.records_imported, done.rows_quarantined) == (3, len(BROKEN))
     assert dict(done.quarantine_reasons) == dict.fromkeys(BROKEN, 1)
     found = await quarantine(client)
@@ -263,14 +263,16 @@ async def test_rows_that_are_no_objects_or_no_text_are_set_aside(client: AsyncCl
     assert dict(done.quarantine_reasons) == {"ROW_MALFORMED": 4, "PROMPT_MISSING": 1}
 
 
-async def test_an_import_without_a_valid_row_fails_and_its_quarantine_is_readable(
+async def test_an_import_without_a_valid_row_fails_with_an_example_and_leaves_no_dataset(
     client: AsyncClient, tmp_path: Path
 ) -> None:
     write_parquet(tmp_path, "t2i", [row("t2i", embedded) | BROKEN["LABEL_INVALID"]])
     with pytest.raises(FailedPrecondition) as caught:
-        await run(client, tmp_path)
+        await run(client, tmp_path, winner_labels=(1, 2))
     assert (caught.value.reason, caught.value.metadata["LABEL_INVALID"]) == ("NO_VALID_ROWS", "1")
-    assert set(await quarantine(client)) == {"LABEL_INVALID"}
+    message = "text-to-image/train.parquet, row 1, column overall_image: the overall label is 3, and 1 or 2 is taken."
+    assert caught.value.violations == (("LABEL_INVALID", message),)
+    assert [found async for found in client.list_datasets()] == []
 
 
 @pytest.mark.parametrize(

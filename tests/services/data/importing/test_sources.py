@@ -25,13 +25,13 @@ def test_subtask_and_split_are_in_the_name(tmp_path: Path, name: str, subtask: s
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    (found,) = find_files(tmp_path)
+    (found,) = find_files(tmp_path).files
     assert (found.path, found.subtask, found.split) == (path, subtask, split)
 
 
 def test_the_request_tells_where_the_name_does_not(tmp_path: Path) -> None:
     (tmp_path / "rows.json").touch()
-    (found,) = find_files(tmp_path / "rows.json", subtask="t2v", split="test")
+    (found,) = find_files(tmp_path / "rows.json", subtask="t2v", split="test").files
     assert (found.subtask, found.split) == ("t2v", "test")
 
 

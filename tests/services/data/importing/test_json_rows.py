@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnialign.errors import InvalidArgument
-from services.data.importing.readers import JsonValues, MalformedLine, read_json_lines, read_json_rows
+from services.data.importing.json_rows import JsonValues, read_json_lines, read_json_rows
+from services.data.importing.refusal import MalformedRow
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -64,9 +65,15 @@ def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:
 def test_a_broken_line_does_not_end_the_lines(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('\ufeff{"a": 1}\n\n{"b": \n{"c": 3}', encoding="utf-8")
     first, broken, last = read_json_lines(tmp_path / "rows.jsonl")
-    assert (first, last) == ({"a": 1}, {"c": 3})
-    assert isinstance(broken, MalformedLine)
-    assert broken.number == 3
+    assert (first, last) == ((1, {"a": 1}), (4, {"c": 3}))
+    assert broken[0] == 3
+    assert isinstance(broken[1], MalformedRow)
+
+
+def test_a_number_of_any_length_is_read(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(f'[{{"a": {"9" * 5000}}}, {{"a": 1}}]')
+    huge, small = read_json_rows(tmp_path / "rows.json")
+    assert (huge, small) == ({"a": float("inf")}, {"a": 1})
 
 
 def peak(path: Path) -> int:

@@ -1,0 +1,73 @@
+"""The quarantine of a dataset: its rows by reason, and their export as data files to mend and import again.
+
+An exported row keeps its own columns, without the bytes of media, and says in the column `_quarantine` what is wrong
+with it. That column also names the row, so that the mended row takes its place when it is imported.
+"""
+
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnialign.cli.records import atomic_folder
+from omnialign.content import LETTERS, NAMES
+from omnialign.v1 import record_pb2
+
+NOTE = "_quarantine"
+
+
+@dataclass(frozen=True)
+class ExportCounts:
+    """How many rows were exported, and how many could not be because their columns are not known."""
+
+    rows: int
+    left_out: int
+
+
+async def with_reasons(
+    records: AsyncIterable[record_pb2.Record], reasons: Collection[str]
+) -> AsyncIterator[record_pb2.Record]:
+    """The rows that were set aside for one of these reasons; all if there are none."""
+    async for record in records:
+        if not reasons or record.quarantine.reason in reasons:
+            yield record
+
+
+def row_text(record: record_pb2.Record) -> str:
+    """A quarantined row in a line or two: its reason, and the message that begins with its place."""
+    return f"{record.quarantine.reason}  {record.quarantine.message}"
+
+
+async def export_rows(records: AsyncIterable[record_pb2.Record], folder: Path) -> ExportCounts:
+    """Writes rows to a new folder, a JSON Lines file for each subtask. Raises AlreadyExists FOLDER_NOT_EMPTY."""
+    rows = left_out = 0
+    with atomic_folder(folder) as partial:
+        async for record in records:
+            if record.quarantine.row_json:
+                with (partial / f"{file_name(record.subtask)}.jsonl").open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(row_to_mend(record), ensure_ascii=False) + "\n")
+                rows += 1
+            else:
+                left_out += 1
+    return ExportCounts(rows, left_out)
+
+
+def row_to_mend(record: record_pb2.Record) -> dict[str, object]:
+    """The columns of a quarantined row, and what is wrong with it."""
+    found = record.quarantine
+    note = {
+        "id": record.id,
+        "file": found.source_file,
+        "row": found.source_row,
+        "reason": found.reason,
+        "message": found.message,
+    }
+    row: dict[str, object] = json.loads(found.row_json)
+    return {"split": record.split} | row | {NOTE: note}
+
+
+def file_name(subtask: str) -> str:
+    """The name that tells an import the subtask: `ti2t` gives `text-image-to-text`."""
+    read, _, written = subtask.partition("2")
+    sides = ("-".join(NAMES[LETTERS[letter]] for letter in side if letter in LETTERS) for side in (read, written))
+    return "-to-".join(sides)

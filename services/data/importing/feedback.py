@@ -1,0 +1,75 @@
+"""The annotations of a row: feedback on each response, the preference between them, labels."""
+
+import json
+from collections.abc import Mapping
+
+from omnialign.v1 import record_pb2
+from services.data.importing import columns
+from services.data.importing.columns import Row, read_feedback_text, read_verdict_text
+from services.data.importing.refusal import described, refusal
+from services.data.importing.scales import Scales
+
+
+def feedback(row: Row, side: int, scales: Scales) -> record_pb2.Feedback:
+    """The scores, critique and advice on one side's response. Raises SCORE_INVALID, TEXT_EXPECTED."""
+    layout = columns.layout(tuple(row))
+    rationales = {dimension: text(row, name) for name, dimension in layout.rationales[side].items()}
+    found = record_pb2.Feedback()
+    for name, dimension in layout.rates[side].items():
+        if row[name] is not None:
+            score = scales.score(row[name])
+            if score is None:
+                wanted = "{:g} to {:g}".format(*scales.score_range) if scales.score_range else "0, 1, 2 or 3"
+                raise refusal("SCORE_INVALID", f"the score is {row[name]!r}, and {wanted} is taken"[:500], column=name)
+            found.scores.add(dimension=dimension, score=score, rationale=rationales.get(dimension, ""))
+    sections = read_feedback_text(text(row, columns.first(row, columns.CRITIQUE, side=side)))
+    found.critique = "\n".join(filter(None, (sections.critique, sections.reason)))
+    found.refinement = sections.refinement
+    return found
+
+
+def preference(row: Row, scales: Scales) -> record_pb2.Preference:
+    """The preference between the two responses. Raises LABEL_INVALID, TEXT_EXPECTED."""
+    name = columns.first(row, columns.OVERALL)
+    preferred = scales.winner(row[name]) if name else None
+    if preferred is None:
+        wanted = "{} or {}".format(*scales.winner_labels or columns.SIDES)
+        name = name or next(option for option in columns.OVERALL if option in row)
+        message = f"the overall label is {row[name]!r}, and {wanted} is taken"
+        raise refusal("LABEL_INVALID", message[:500], column=name)
+    reason = read_verdict_text(text(row, columns.first(row, columns.OVERALL_TEXT)))
+    return record_pb2.Preference(preferred=preferred, reason=reason, dimensions=_winners(row, scales))
+
+
+def labels(row: Row) -> dict[str, str]:
+    """The labels of a row. Raises LABELS_INVALID, TEXT_EXPECTED."""
+    extra = {name: text(row, name) for name in columns.EXTRA_LABELS if text(row, name)}
+    found = row.get("labels")
+    if isinstance(found, str) and found.strip():
+        try:
+            found = json.loads(found)
+        except (ValueError, RecursionError) as error:
+            raise refusal("LABELS_INVALID", f"the labels are not JSON: {error}", column="labels") from error
+    if found in (None, ""):
+        return extra
+    if not isinstance(found, Mapping):
+        raise refusal("LABELS_INVALID", "the labels are not an object that maps names to values", column="labels")
+    named = {str(name): one for name, one in found.items() if one is not None}
+    return extra | {name: one if isinstance(one, str) else json.dumps(one) for name, one in named.items()}
+
+
+def text(row: Row, name: str) -> str:
+    """The text in a column; "" if there is none. Raises TEXT_EXPECTED for a value that is not text."""
+    found = row.get(name)
+    if found is None:
+        return ""
+    if not isinstance(found, str):
+        message = f"the column holds {described(found)}, and text is taken"
+        raise refusal("TEXT_EXPECTED", message, column=name)
+    return found.strip()
+
+
+def _winners(row: Row, scales: Scales) -> dict[str, int]:
+    """The winning side of each dimension; dimensions without a winner are left out."""
+    found = {dimension: scales.winner(row[name]) for name, dimension in columns.layout(tuple(row)).winners.items()}
+    return {dimension: side for dimension, side in found.items() if side is not None}

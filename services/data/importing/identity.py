@@ -1,0 +1,85 @@
+"""What tells rows apart: ids that name the row and the source it came from, and digests of content.
+
+The id of a record is `{subtask}-{row}-{source}`, and `-1`, `-2` for rows that are alike. `row` is the digest of the
+source's own id of the row, or else of the row's content, so that a corrected row with an id stays the same record.
+`source` is the digest of subtask, split and the path of the file: files with the same are versions of one another,
+wherever they lie. So what an earlier import of a file gave can be told by its ids alone.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from services.data.importing.coverage import IDS, NOTE
+from services.data.importing.sources import SourceFile
+
+ROW_CHARACTERS = 24
+SOURCE_CHARACTERS = 8
+ID = re.compile(
+    rf"(?P<subtask>[a-z0-9]{{1,16}})-(?P<row>[0-9a-f]{{{ROW_CHARACTERS}}})"
+    rf"-(?P<source>[0-9a-f]{{{SOURCE_CHARACTERS}}})(-(?P<again>\d{{1,9}}))?"
+)
+SHARD = re.compile(r"[-_.]?\d{5}-of-\d{5}(?=\.)")
+
+
+def source_digest(file: SourceFile) -> str:
+    """What files that are versions of one another have in common. The shards of a file are one source."""
+    text = "\0".join((file.subtask, file.split, SHARD.sub("", file.name)))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:SOURCE_CHARACTERS]
+
+
+def row_digest(row: Any, content: str, *, with_content: bool) -> str:
+    """The digest of the row's own id; that of its content if it has none.
+
+    Rows that are appended keep those with the same id, so there the content counts as well.
+    """
+    if isinstance(row, Mapping):
+        for name in IDS:
+            found = row.get(name)
+            if isinstance(found, int | str) and not isinstance(found, bool) and str(found).strip():
+                text = f"{str(found).strip()}\0{content if with_content else ''}"
+                return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:ROW_CHARACTERS]
+    return content
+
+
+def mended_id(row: Any) -> str:
+    """The id of the quarantined row that this row, exported and mended, replaces; "" for any other row."""
+    note = row.get(NOTE) if isinstance(row, Mapping) else None
+    found = note.get("id") if isinstance(note, Mapping) else None
+    return found if isinstance(found, str) and ID.fullmatch(found) else ""
+
+
+def content_digest(subtask: str, row: Any) -> str:
+    """A digest of a row's content, the same in every run and on every machine. Columns without a value do not count."""
+    digest = hashlib.sha256(subtask.encode())
+    _update(digest, row)
+    return digest.hexdigest()[:ROW_CHARACTERS]
+
+
+def _update(digest: Any, found: Any) -> None:
+    if isinstance(found, Mapping):
+        for key in sorted(found, key=str):
+            if found[key] is not None:
+                digest.update(b"{" + str(key).encode("utf-8", "surrogatepass"))
+                _update(digest, found[key])
+    elif isinstance(found, bytes):
+        digest.update(b"b" + hashlib.sha256(found).digest())
+    elif isinstance(found, list) and found and isinstance(found[0], float):
+        digest.update(_numbers(found))
+    elif isinstance(found, list):
+        digest.update(b"[")
+        for one in found:
+            _update(digest, one)
+    else:
+        digest.update(json.dumps(found, default=repr).encode())
+
+
+def _numbers(found: list[Any]) -> bytes:
+    try:
+        return b"f" + np.asarray(found, dtype=np.float64).tobytes()
+    except (TypeError, ValueError, OverflowError):
+        return b"r" + repr(found).encode("utf-8", "surrogatepass")

@@ -1,0 +1,116 @@
+"""The media that rows hold or refer to.
+
+A path in the data is never trusted: it must name a regular file inside the import's own folder after all links are
+followed.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from omnialign.errors import InvalidArgument
+from omnialign.media import write_audio
+from omnialign.v1 import content_pb2
+from services.data.importing.refusal import described
+from services.data.importing.sources import SourceFile, is_lfs_pointer
+from services.data.media_store import Claim, MediaStore
+
+FOLDERS = {
+    content_pb2.MODALITY_IMAGE: ("images", "image", "media"),
+    content_pb2.MODALITY_AUDIO: ("audios", "audio", "media"),
+    content_pb2.MODALITY_VIDEO: ("videos", "video", "media"),
+}
+
+
+def media_error(reason: str, message: str) -> InvalidArgument:
+    """The error for media of a row that cannot be imported."""
+    return InvalidArgument(message, reason=reason)
+
+
+class MediaFiles:
+    """Stores the media that the rows of one file hold or refer to. Blocking; safe for concurrent threads."""
+
+    def __init__(self, source: SourceFile, *, store: MediaStore) -> None:
+        self._store, self._root = store, source.root.resolve()
+        parent = source.path.parent
+        self._bases = (parent, parent.parent) if parent.resolve() != self._root else (parent,)
+
+    def store(self, found: Any, modality: int) -> content_pb2.Media:
+        """Stores one media object and returns its reference. Raises the MEDIA_* reasons."""
+        claim = Claim(modality=modality)
+        if isinstance(found, Mapping):
+            return self._store_struct(found, modality)
+        if isinstance(found, bytes):
+            return self._store.put(found, claim=claim)[0]
+        if isinstance(found, str) and found.strip():
+            return self._store_file(self._locate(found.strip(), modality), claim)
+        raise media_error("MEDIA_MISSING", f"the value is {described(found)}, and a path or bytes are taken")
+
+    def _store_file(self, path: Path, claim: Claim) -> content_pb2.Media:
+        try:
+            if is_lfs_pointer(path):
+                message = "the media file is a pointer of Git LFS: run `git lfs pull` in the folder of the data"
+                raise media_error("MEDIA_MISSING", message)
+            return self._store.put_file(path, claim=claim)[0]
+        except (FileNotFoundError, PermissionError) as error:
+            raise media_error("MEDIA_MISSING", f"the media file cannot be read: {error.strerror}") from error
+
+    def _store_struct(self, found: Mapping[str, Any], modality: int) -> content_pb2.Media:
+        if (data := found.get("bytes")) is not None:
+            return self._store.put(_to_bytes(data), claim=Claim(modality=modality))[0]
+        if found.get("array") is not None:
+            return self._store.put(_to_wav(found), claim=Claim(modality=modality))[0]
+        return self.store(found.get("path"), modality)
+
+    def _locate(self, name: str, modality: int) -> Path:
+        if "://" in name or "\\" in name or "\0" in name:
+            message = "a media path must be relative to the data file, and URLs are not fetched"
+            raise media_error("MEDIA_PATH_FORBIDDEN", message)
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise media_error("MEDIA_PATH_FORBIDDEN", "the media path leaves the folder of the data")
+        for base in self._bases:
+            for folder in ("", *FOLDERS[content_pb2.Modality.ValueType(modality)]):
+                path = self._inside(base / folder / relative)
+                if path is not None:
+                    return path
+        raise media_error("MEDIA_MISSING", "there is no such media file in the folder of the data")
+
+    def _inside(self, path: Path) -> Path | None:
+        """The file, links followed; None if it does not exist. Raises MEDIA_PATH_FORBIDDEN if a link leads outside."""
+        try:
+            resolved = path.resolve()
+            if not resolved.is_relative_to(self._root):
+                raise media_error("MEDIA_PATH_FORBIDDEN", "the media path leads out of the folder of the data")
+            return resolved if resolved.is_file() and os.access(resolved, os.R_OK) else None
+        except (OSError, RuntimeError):  # a name that is too long, a cycle of links
+            return None
+
+
+def _to_bytes(found: Any) -> bytes:
+    """Bytes as they are, or as the list of numbers that JSON has in their place."""
+    if isinstance(found, bytes):
+        return found
+    try:
+        if isinstance(found, list):
+            return bytes(found)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise media_error("MEDIA_UNDECODABLE", f"`bytes` holds {described(found)}, and bytes are taken")
+
+
+def _to_wav(found: Mapping[str, Any]) -> bytes:
+    """Samples in a row as a WAV file. They are mono, or stereo of shape (channels, samples) or (samples, channels)."""
+    try:
+        samples = np.asarray(found["array"], dtype=np.float32)
+        rate_hz = int(found["sampling_rate"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise media_error("MEDIA_UNDECODABLE", f"The samples in the row are not audio: {error}.") from error
+    if samples.ndim == 2:  # the shorter axis is the channels; they are averaged to mono
+        samples = samples.mean(axis=0 if samples.shape[0] <= samples.shape[1] else 1)
+    if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all() or not 0 < rate_hz <= 768_000:
+        raise media_error("MEDIA_UNDECODABLE", "The samples in the row are not audio.")
+    return write_audio(samples, rate_hz)

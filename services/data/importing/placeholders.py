@@ -1,0 +1,54 @@
+"""Media at the places in a text where its markers stand, such as `<image>`.
+
+A marker stands for the next medium, a numbered one (`<image_2>`) for that medium. Media without a marker follow the
+last marker, so that one `<image>` may stand for several; in a text without markers they come first, or last in an
+answer. A marker for which no medium is left is text.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from omnialign.v1.content_pb2 import Media
+
+SPELLINGS = {"image": "image|img|picture", "audio": "audio|sound|speech", "video": "video"}
+
+
+def place(text: str, media: Sequence[Media], kind: str, *, media_first: bool = True) -> list[str | Media]:
+    """The parts of a message in order. Blank texts and line breaks beside a marker are left out."""
+    if not media:
+        return [text]
+    texts, groups, left = [""], list[list[Media]](), dict(enumerate(media))
+    end = 0
+    for match in _marker(kind).finditer(text):
+        wanted = int(match["number"]) - 1 if match["number"] else next(iter(left), -1)
+        if wanted in left:
+            texts[-1] += text[end : match.start()]
+            groups.append([left.pop(wanted)])
+            texts.append("")
+            end = match.end()
+    texts[-1] += text[end:]
+    if not groups:
+        return [*media, text] if media_first else [text, *media]
+    groups[-1] += left.values()
+    trimmed = [_trimmed(one, is_first=i == 0, is_last=i == len(groups)) for i, one in enumerate(texts)]
+    parts: list[str | Media] = [trimmed[0]]
+    for group, one in zip(groups, trimmed[1:], strict=True):
+        parts += [*group, one]
+    return [part for part in parts if part != ""]
+
+
+@lru_cache
+def _marker(kind: str) -> re.Pattern[str]:
+    return re.compile(rf"<\|?(?:{SPELLINGS[kind]})(?:[ _-]?(?P<number>\d{{1,4}}))?\|?>", re.IGNORECASE)
+
+
+def _trimmed(text: str, *, is_first: bool, is_last: bool) -> str:
+    """A text between markers without the line breaks beside them; blanks within a line stay."""
+    if not text.strip():
+        return ""
+    if not is_first:
+        text = re.sub(r"\A\s*\n\s*", "", text)
+    if not is_last:
+        text = re.sub(r"\s*\n\s*\Z", "", text)
+    return text

@@ -1,0 +1,175 @@
+"""Reading rows from Parquet and Arrow files, within bounds that are checked before anything is expanded.
+
+A Parquet file says in its footer and page headers how large its columns become. One that grows more than a hundredfold
+to more than 64 MiB is refused: neither media nor text that people wrote does that. A file that lies about its sizes
+only harms the process that reads it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from omnialign.errors import InvalidArgument
+from services.data.importing.columns import MAX_COLUMNS
+from services.data.importing.refusal import MalformedRow, malformed
+
+BATCH_ROWS = 32
+BATCH_BYTES = 8 * 1024 * 1024
+READ_BUFFER_BYTES = 1024 * 1024
+MAX_LEAVES = 10 * MAX_COLUMNS
+MAX_EXPANSION = 100
+FREE_BYTES = 64 * 1024 * 1024
+VALUE_BYTES = 8
+PAGE_HEADER_BYTES = 20
+"""The first three fields of a page header take no more."""
+
+
+class ArrowBatch:
+    """Rows in Arrow's memory, converted to Python one at a time: audio as a list of Python numbers is large."""
+
+    def __init__(self, batch: pa.RecordBatch, first_number: int) -> None:
+        self._batch, self._first_number = batch, first_number
+
+    def rows(self) -> Iterator[tuple[int, Any]]:
+        """Number and columns of each row; a row with a value that Python cannot hold is a `MalformedRow`."""
+        for index in range(self._batch.num_rows):
+            try:
+                row = self._batch.slice(index, 1).to_pylist(maps_as_pydicts="lossy")[0]
+            except (ValueError, OverflowError, TypeError, pa.ArrowException) as error:  # not UTF-8, year 10000
+                row = MalformedRow(f"a value cannot be read: {error}")
+            yield self._first_number + index, row
+
+
+def read_table(path: Path) -> Iterator[ArrowBatch]:
+    """The rows of a file in batches. Raises SOURCE_MALFORMED, SOURCE_TOO_WIDE, SOURCE_EXPANDS."""
+    number = 1
+    for batch in _read(path, narrow=False):
+        yield ArrowBatch(batch, number)
+        number += batch.num_rows
+
+
+def read_outlines(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows with their numbers and texts, and True in place of any other value. Raises what `read_table` raises."""
+    for batch in _read(path, narrow=True):
+        names = batch.schema.names
+        yield from (dict(zip(names, row, strict=True)) for row in zip(*map(_outline, batch.columns), strict=True))
+
+
+def _read(path: Path, *, narrow: bool) -> Iterator[pa.RecordBatch]:
+    """The record batches of a file. If `narrow`, columns have as few of their fields as tell what is null."""
+    try:
+        if path.suffix.lower() == ".arrow":
+            yield from _arrow(path)
+            return
+        with pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES, pre_buffer=False) as file:
+            rows = check_parquet(file.metadata, path)
+            check_columns(path, len(file.schema_arrow.names))
+            wanted = _smallest_fields(file) if narrow else None
+            yield from file.iter_batches(batch_size=rows, columns=wanted, use_threads=False)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise malformed(path, str(error)) from error
+
+
+def _arrow(path: Path) -> Iterator[pa.RecordBatch]:
+    """The record batches of a file in Arrow's stream format, which `datasets` writes, or in its file format."""
+    with pa.memory_map(str(path)) as file:
+        is_file = file.read(6) == b"ARROW1"
+        file.seek(0)
+        reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+        check_columns(path, len(reader.schema.names))
+        batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else reader
+        for batch in batches:
+            rows = _batch_rows(batch.nbytes // max(1, batch.num_rows))
+            for start in range(0, batch.num_rows, rows):
+                yield batch.slice(start, rows)
+
+
+def check_columns(path: Path, found: int) -> None:
+    """Raises SOURCE_TOO_WIDE."""
+    if found > MAX_COLUMNS:
+        message = f"{path.name} has {found} columns, and up to {MAX_COLUMNS} are taken."
+        raise InvalidArgument(message, reason="SOURCE_TOO_WIDE", metadata={"file": path.name, "columns": str(found)})
+
+
+def check_parquet(metadata: Any, path: Path) -> int:
+    """How many rows to read at once. Raises SOURCE_TOO_WIDE, SOURCE_EXPANDS."""
+    if metadata.num_columns > MAX_LEAVES:
+        check_columns(path, metadata.num_columns)
+    size_bytes, values, largest_page = 0, 0, 0
+    with path.open("rb") as file:
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            size_bytes += group.total_byte_size
+            for chunk in map(group.column, range(metadata.num_columns)):
+                page, packed_page = _first_page_bytes(file, chunk)
+                _check_expansion(path, chunk.path_in_schema, chunk.total_uncompressed_size, chunk.total_compressed_size)
+                _check_expansion(path, chunk.path_in_schema, page, packed_page)
+                _check_expansion(
+                    path, chunk.path_in_schema, chunk.num_values * VALUE_BYTES, chunk.total_compressed_size
+                )
+                largest_page = max(largest_page, page)
+                values += chunk.num_values
+        _check_expansion(path, "the rows", metadata.num_rows, path.stat().st_size)
+    row_bytes = max(size_bytes, values * VALUE_BYTES) // max(1, metadata.num_rows)
+    # Each row may refer to one long value of a dictionary.
+    return _batch_rows(largest_page if largest_page > BATCH_BYTES else row_bytes)
+
+
+def _check_expansion(path: Path, name: str, size: int, packed_bytes: int) -> None:
+    if size > FREE_BYTES and size > MAX_EXPANSION * packed_bytes:
+        message = (
+            f"{path.name} would grow from {packed_bytes:,} bytes to {size:,} in {name}, and {MAX_EXPANSION} times "
+            "as much is taken: write the file again with less compression."
+        )
+        raise InvalidArgument(message, reason="SOURCE_EXPANDS", metadata={"file": path.name, "column": name})
+
+
+def _first_page_bytes(file: IO[bytes], chunk: Any) -> tuple[int, int]:
+    """The expanded and the packed size of a column's first page, which is its dictionary if it has one."""
+    offset = chunk.dictionary_page_offset or chunk.data_page_offset
+    file.seek(max(0, offset))
+    head, at, found = file.read(PAGE_HEADER_BYTES), 0, list[int]()
+    # Thrift's compact protocol: type, expanded size, packed size, each a byte 0x15 and a zigzag number of 7-bit groups.
+    for _ in range(3):
+        if head[at : at + 1] != b"\x15":
+            return 0, 0  # not a page header: Arrow will say so
+        number, shift, at = 0, 0, at + 1
+        while at < len(head):
+            number |= (head[at] & 0x7F) << shift
+            shift, at = shift + 7, at + 1
+            if head[at - 1] < 0x80:
+                break
+        found.append((number >> 1) ^ -(number & 1))
+    return max(0, found[1]), max(0, found[2])
+
+
+def _batch_rows(row_bytes: int) -> int:
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
+
+
+def _smallest_fields(file: Any) -> list[str]:
+    """For each column, its field that takes the fewest bytes: it tells as well as any which rows have a value."""
+    metadata, sizes = file.metadata, dict[str, int]()
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for chunk in map(group.column, range(metadata.num_columns)):
+            sizes[chunk.path_in_schema] = sizes.get(chunk.path_in_schema, 0) + chunk.total_compressed_size
+    found = list[str]()
+    for name in file.schema_arrow.names:
+        fields = [path for path in sizes if path == name or path.startswith(f"{name}.")]
+        found += [min(fields, key=lambda path: sizes[path])] if fields else []
+    return found
+
+
+def _outline(column: Any) -> list[Any]:
+    """Numbers and texts as they are; of other values, True for each that is there, and None."""
+    kind = column.type
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+    if is_number or is_text or pa.types.is_boolean(kind):
+        try:
+            return list(column.to_pylist())
+        except ValueError:  # not UTF-8: each row says so for itself when it is imported
+            pass
+    return [True if is_valid else None for is_valid in column.is_valid().to_pylist()]
