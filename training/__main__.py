@@ -14,10 +14,12 @@ from pathlib import Path
 from types import FrameType
 
 from omnialign.errors import Internal, OmnialignError
-from training.launch import EXIT_FAILED, EXIT_STOPPED, clear_failure, note_exit, write_failure
+from training import failures
+from training.launch import EXIT_CRASHED, EXIT_FAILED, EXIT_STOPPED, clear_failure, note_exit, write_failure
 from training.methods import METHODS
-from training.progress import Progress, Watchdog
+from training.progress import Progress
 from training.spec import Spec, read_spec
+from training.watchdog import Phase, Watchdog, clocks
 
 log = logging.getLogger("training")
 
@@ -39,16 +41,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(spec: Spec, *, method: str) -> int:
-    """Runs a spec and returns the exit code; a typed error is left in the output folder."""
+    """Runs a spec and returns the exit code; every failure leaves a typed error in the output folder."""
     is_main = int(os.environ.get("RANK", "0")) == 0
     if is_main:
         clear_failure(spec.output_dir)
+        failures.clear_staging(spec.output_dir)
     try:
         return 0 if _train(spec, method=method, is_main=is_main) else EXIT_STOPPED
     except OmnialignError as error:
         log.error("%s: %s", error.reason, error.message)
-        write_failure(spec.output_dir, error)
+        failures.leave(error, spec.output_dir)
         return EXIT_FAILED
+    except Exception as error:
+        failure = failures.leave(error, spec.output_dir)
+        log.exception("%s: %s", failure.reason, failure.message)
+        return EXIT_CRASHED
 
 
 def _train(spec: Spec, *, method: str, is_main: bool) -> bool:
@@ -68,13 +75,18 @@ def _train_with(spec: Spec, *, progress: Progress, method: str, is_main: bool) -
     _prepare_environment()
     from training import loop, runner
 
-    def stalled() -> None:
-        message = f"no training step for {spec.step_timeout_seconds:g} s; the stacks are in the log"
-        write_failure(spec.output_dir, Internal(message, reason="STEP_STALLED"))
+    def stalled(phase: Phase, timeout_seconds: float) -> None:
+        message = f"stuck in phase {phase} for more than {timeout_seconds:g} s; the stacks are in the log"
+        metadata = {"phase": phase.value, "timeout_seconds": f"{timeout_seconds:g}"}
+        write_failure(spec.output_dir, Internal(message, reason=f"{phase.name}_STALLED", metadata=metadata))
 
-    watchdog = Watchdog(timeout_seconds=spec.step_timeout_seconds, on_stall=stalled)
+    watchdog = Watchdog(clocks(spec), on_stall=stalled)
     context = loop.RunContext(spec=spec, progress=progress, watchdog=watchdog, method=method)
-    return runner.train(context, is_main=is_main)
+    watchdog.start()
+    try:
+        return runner.train(context, is_main=is_main)
+    finally:
+        watchdog.stop()
 
 
 def _prepare_environment() -> None:

@@ -65,13 +65,18 @@ def newest(root: Path, *, shape: Mapping[str, int | str]) -> Path | None:
 
 def prune(root: Path) -> None:
     """Removes staging folders, checkpoints without a manifest, and all but the newest `KEEP` of the others."""
-    for staged in root.glob(".staging-*"):
-        shutil.rmtree(staged, ignore_errors=True)
+    clear_staging(root)
     kept = 0
     for folder in sorted(root.glob("step-*"), reverse=True):
         kept += (folder / MANIFEST).is_file()
         if not (folder / MANIFEST).is_file() or kept > KEEP:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_staging(root: Path) -> None:
+    """Removes what was written of checkpoints that were never committed."""
+    for staged in root.glob(".staging-*"):
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from omnialign.errors import Internal, OmnialignError, from_status, to_status
 from training.spec import Distribution
 
-TIMEOUT = timedelta(minutes=30)
+TIMEOUT = timedelta(hours=24)
+"""Of a collective. Longer than any phase may take: ranks wait while rank 0 reads, and the watchdog ends a stuck run."""
 SHARED_BYTES = 16 * 1024 * 1024
 """Bytes of a shared file that are broadcast at a time."""
 
@@ -70,6 +71,19 @@ def _tell_accelerate() -> None:
         state.backend, state.device = "gloo", torch.device("cpu")
         state.num_processes, state.process_index = dist.get_world_size(), dist.get_rank()
         state.local_process_index = _local_rank()
+
+
+def keep_gradient_norm(engine: Any) -> None:
+    """Makes a DeepSpeed engine keep the gradient's norm at ZeRO-0 too, where it clips and forgets it."""
+    from deepspeed.runtime.utils import clip_grad_norm_
+
+    if engine.zero_optimization_stage() > 0:
+        return
+
+    def clip() -> None:
+        engine._global_grad_norm = clip_grad_norm_(engine.module.parameters(), max_norm=engine.gradient_clipping())
+
+    engine.clip_fp32_gradients = clip
 
 
 def barrier() -> None:

@@ -17,10 +17,12 @@ from google.rpc import status_pb2
 from omnialign.errors import OmnialignError, from_status, to_status
 from training.files import write_atomically
 
+EXIT_CRASHED = 1
+"""A failure that another attempt may not meet; its error is in `error.json` if it could be written."""
 EXIT_FAILED = 65
 """A typed failure; its error is in `error.json`."""
 EXIT_STALLED = 70
-"""The step watchdog gave up; the stacks are on standard error."""
+"""The watchdog gave up; the stacks are on standard error."""
 EXIT_STOPPED = 75
 """Stopped on request; a checkpoint was written, from which the run can go on."""
 

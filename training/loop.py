@@ -5,18 +5,22 @@
 
 import logging
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
+from omnialign.errors import FailedPrecondition
 from training import checkpoint, distributed, metrics
 from training.batches import LengthSampler
-from training.progress import Progress, Watchdog, require_finite
+from training.progress import Progress, require_finite
 from training.spec import Hyperparameters, Spec
+from training.watchdog import Phase, Watchdog
 
 NEVER = 10**9
 
@@ -83,6 +87,12 @@ class DurableTrainer(Trainer):
     """Tokens of each example."""
     context: RunContext
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self.is_deepspeed_enabled:
+            distributed.keep_gradient_norm(self.model_wrapped)
+        return prepared
+
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
         # Pools are made of whole optimiser steps of all ranks, not of what one rank takes in one pass.
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * distributed.world_size()
@@ -96,6 +106,11 @@ class DurableTrainer(Trainer):
         return checkpoint.staging_dir(Path(self.args.output_dir), step=self.state.global_step)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self.context.watchdog.during(Phase.SAVE):
+            require_finite_weights(self.model, step=self.state.global_step)
+            self._write_checkpoint(model, trial)
+
+    def _write_checkpoint(self, model: Any, trial: Any) -> None:
         # 1. All ranks write their parts. `Trainer`'s own method, because TRL's override first writes a model card,
         #    which needs a network.
         Trainer._save_checkpoint(self, model, trial)
@@ -116,6 +131,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
+        self._saved_at = time.monotonic()
         self.stopped = False
 
     def on_train_begin(
@@ -123,7 +139,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Starts the clocks."""
         self._context.progress.begin(step=state.global_step, total_steps=state.max_steps)
-        self._context.watchdog.start()
+        self._saved_at = time.monotonic()
+        self._context.watchdog.enter(Phase.STEP)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Beats, and stops with a checkpoint when any rank was asked to."""
@@ -133,6 +150,16 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         if requested and state.global_step < state.max_steps:
             self.stopped = True
             control.should_save = control.should_training_stop = True
+        # Rank 0's clock decides: a rank that saved alone would wait for the others for ever.
+        if args.save_steps == NEVER and distributed.any_rank(distributed.rank() == 0 and self._checkpoint_is_due()):
+            control.should_save = True
+
+    def _checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self._context.spec.checkpoint_interval_seconds
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """A checkpoint is complete; the time to the next one begins."""
+        self._saved_at = time.monotonic()
 
     def on_log(
         self,
@@ -149,11 +176,23 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             tokens = int(metrics.pop("num_tokens", 0))
             self._context.progress.step(step=state.global_step, metrics=metrics, tokens=tokens)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Stops the watchdog."""
-        self._context.watchdog.stop()
+
+def require_finite_weights(model: torch.nn.Module, *, step: int) -> None:
+    """Raises `FailedPrecondition` (WEIGHTS_NOT_FINITE) on every rank when one holds a NaN or an infinite weight.
+
+    Loss and gradient of the last step cannot show what its update did to the weights.
+    """
+    # Under ZeRO-3 a parameter is empty between steps, and each rank holds a shard of it.
+    shards = ((name, getattr(parameter, "ds_tensor", parameter)) for name, parameter in model.named_parameters())
+    broken = next((name for name, shard in shards if not torch.isfinite(shard).all()), "")
+    if distributed.any_rank(bool(broken)):
+        where = broken or "a shard of another process"
+        raise FailedPrecondition(
+            f"{where} is not finite after step {step}, and the model is not saved: lower learning_rate or check the "
+            "data",
+            reason="WEIGHTS_NOT_FINITE",
+            metadata={"weight": where, "step": str(step)},
+        )
 
 
 def run(trainer: DurableTrainer, context: RunContext) -> bool:
@@ -169,6 +208,7 @@ def run(trainer: DurableTrainer, context: RunContext) -> bool:
         found = None  # all ranks go on from the same step, or none does
     if found is not None:
         log.info("going on from %s", found.name)
+    context.watchdog.enter(Phase.RESTORE)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
     return not progress.stopped
 

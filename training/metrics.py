@@ -39,7 +39,7 @@ class TrainMetrics:
         )
         self._info("omnialign_train", "What is being trained, and how.", method=method, model=model)
         self.loss = self._measure("loss", "Loss of the last step.")
-        self.grad_norm = self._measure("grad_norm", "Norm of the last step's gradient, before clipping; ZeRO only.")
+        self.grad_norm = self._measure("grad_norm", "Norm of the last step's gradient, before clipping.")
         self.learning_rate = self._measure("learning_rate", "Learning rate of the last step.")
         self.step = self._gauge("step", "Steps done, those before a restart included.")
         self.steps_planned = self._gauge("steps_planned", "Steps that the run will have at its end.")

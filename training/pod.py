@@ -29,6 +29,7 @@ from training import launch
 from training.client import PodClient, Stopped
 from training.files import write_atomically
 from training.launch import (
+    EXIT_CRASHED,
     EXIT_FAILED,
     EXIT_STALLED,
     EXIT_STOPPED,
@@ -40,7 +41,6 @@ from training.launch import (
 )
 from training.pod_paths import PodDocument, PodPaths, read_document
 
-EXIT_CRASHED = 1
 DNS_POLL_SECONDS = 0.5
 TAIL_LINES = 40
 POLL_SECONDS = 0.2
@@ -163,7 +163,7 @@ def _train(document: PodDocument, paths: PodPaths, node: launch.Node, *, stop: t
         raise RunFailed(EXIT_STOPPED, stopped, tail)
     if error is None:
         raise RunFailed(EXIT_CRASHED, _died(code, tail), tail)
-    if error.reason == "STEP_STALLED":
+    if error.reason.endswith("_STALLED"):
         raise RunFailed(EXIT_STALLED, error, tail)
     raise RunFailed(EXIT_FAILED if noted == EXIT_FAILED else EXIT_CRASHED, error, tail)
 

@@ -1,19 +1,16 @@
-"""Progress of a run: reported while it is made, and a watchdog that ends the process when none is.
+"""Progress of a run, reported while it is made.
 
 A line per step goes to `progress.jsonl`, and a report every second to the training service. Reports come from a thread
 of rank 0, so a long step still has a heartbeat. A report that fails is dropped: the next one says more, and training
 never waits for the network.
 """
 
-import faulthandler
 import json
 import logging
 import math
-import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -21,13 +18,10 @@ from omnialign.client import Client
 from omnialign.errors import FailedPrecondition, OmnialignError
 from omnialign.v1 import training_service_pb2
 from training.client import connection_of
-from training.launch import EXIT_STALLED
 from training.spec import Spec
 
 INTERVAL_SECONDS = 1.0
 FILE = "progress.jsonl"
-LAST_RESORT_FACTOR = 1.5
-"""After how many time-outs faulthandler ends the process, should the watchdog's own thread be stuck too."""
 
 log = logging.getLogger(__name__)
 
@@ -111,55 +105,10 @@ def require_finite(metrics: Mapping[str, float], *, step: int) -> None:
     """Raises `FailedPrecondition` (LOSS_NOT_FINITE) when the loss or the gradient norm is NaN or infinite."""
     for name in ("loss", "grad_norm"):
         value = metrics.get(name, 0.0)
-        if not math.isfinite(value):
+        # DeepSpeed writes -1 for a norm that is NaN or infinite.
+        if not math.isfinite(value) or (name == "grad_norm" and value < 0):
             raise FailedPrecondition(
                 f"{name} is {value} at step {step}: lower learning_rate or check the data",
                 reason="LOSS_NOT_FINITE",
                 metadata={"measure": name, "value": str(value), "step": str(step)},
             )
-
-
-class Watchdog:
-    """Ends the process, with the stacks of all threads, when `beat` is not called for `timeout_seconds`.
-
-    One rank that hangs in a collective blocks all others until the collective's own time-out, half an hour later, and
-    none of them says where. Two watchers take turns, because a hang can hold the interpreter's lock:
-
-    - a Python thread, which can still call `on_stall`, prints the stacks and exits with `EXIT_STALLED`;
-    - faulthandler's C thread, which needs no lock, does so `LAST_RESORT_FACTOR` time-outs after the last beat.
-    """
-
-    def __init__(self, *, timeout_seconds: float, on_stall: Callable[[], None] = lambda: None) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._on_stall = on_stall
-        self._beat_at = time.monotonic()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="step-watchdog", daemon=True)
-
-    def start(self) -> None:
-        """Starts to watch; the first time-out begins now."""
-        self.beat()
-        self._thread.start()
-
-    def beat(self) -> None:
-        """Notes that a step was finished."""
-        self._beat_at = time.monotonic()
-        faulthandler.dump_traceback_later(self._timeout_seconds * LAST_RESORT_FACTOR, exit=True)
-
-    def stop(self) -> None:
-        """Stops watching."""
-        self._ended.set()
-        faulthandler.cancel_dump_traceback_later()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(min(1.0, self._timeout_seconds / 4)):
-            silent_seconds = time.monotonic() - self._beat_at
-            if silent_seconds > self._timeout_seconds:
-                sys.stderr.write(f"no training step for {silent_seconds:.1f} s; stacks of all threads follow\n")
-                faulthandler.dump_traceback(all_threads=True)
-                sys.stderr.flush()
-                try:
-                    self._on_stall()
-                finally:
-                    # Not `sys.exit`: the main thread is stuck and would never get to raise it.
-                    os._exit(EXIT_STALLED)

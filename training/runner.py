@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel, Trainer
 from transformers.utils import logging as transformers_logging
 
@@ -24,6 +25,7 @@ from training.files import replace_folder
 from training.media import BatchMedia, feature_cache, fillers, modalities
 from training.methods import METHODS, complete
 from training.spec import Hyperparameters, Spec
+from training.watchdog import Phase
 
 CODEC = "vqmodel"
 """Name of the part of Chameleon, Emu3 and Janus that turns pictures into codes."""
@@ -31,6 +33,8 @@ PICKLES = frozenset({".bin", ".pt", ".pkl", ".pth"})
 NOT_COPIED = (".safetensors", ".index.json", *sorted(PICKLES))
 """What a finished model does not take over from its base: weights in any form."""
 TEMPLATES = "additional_chat_templates"
+SAVED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The precisions in which a model is saved, by their names in `config.json`."""
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +53,19 @@ def train(context: loop.RunContext, *, is_main: bool) -> bool:
     load = partial(load_model, spec.base_model_dir, train_towers=hyperparameters.train_towers)
     media = batch_media(spec, adapter, examples)
     build_trainer = METHODS[method].trainer_builder()
-    trainer = build_trainer(load, tokenizer, examples, media=media, spec=spec, hyperparameters=hyperparameters)
+    trainer = build_trainer(
+        load,
+        tokenizer,
+        examples,
+        media=media,
+        spec=spec,
+        hyperparameters=hyperparameters,
+        watchdog=context.watchdog,
+    )
     log.info("%d examples; ready after %.1f s", len(examples), time.monotonic() - started_at)
     if not loop.run(trainer, context):
         return False
+    context.watchdog.enter(Phase.SAVE)
     save_model(trainer, base_dir=spec.base_model_dir, to=spec.model_dir)
     return True
 
@@ -105,7 +118,13 @@ def batch_media(spec: Spec, adapter: Adapter, examples: Sequence[Example]) -> Ba
 
 
 def load_model(folder: Path, *, train_towers: bool = False) -> PreTrainedModel:
-    """The model in a folder. Raises `InvalidArgument`: MODEL_HAS_PICKLE or MODEL_UNLOADABLE."""
+    """The model in a folder, with weights in float32 whatever the folder holds.
+
+    At a usual learning rate an update is smaller than the distance between two bfloat16 numbers: weights of that
+    precision would round it away and stay as they are. `precision: bf16` computes in bfloat16 on these weights.
+
+    Raises `InvalidArgument`: MODEL_HAS_PICKLE or MODEL_UNLOADABLE.
+    """
     pickles = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
     if pickles:
         raise InvalidArgument(
@@ -114,7 +133,9 @@ def load_model(folder: Path, *, train_towers: bool = False) -> PreTrainedModel:
             metadata={"model": folder.name, "files": ", ".join(pickles)},
         )
     try:
-        model = model_class(folder).from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
+        model = model_class(folder).from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
     except (OSError, ValueError, KeyError) as error:
         raise InvalidArgument(
             f"{folder.name} cannot be loaded: {error}", reason="MODEL_UNLOADABLE", metadata={"model": folder.name}
@@ -148,7 +169,11 @@ def _drop_unused_conversions(model: PreTrainedModel) -> None:
 
 
 def save_model(trainer: Trainer, *, base_dir: Path, to: Path) -> None:
-    """Writes the model folder in one move. All ranks take part, because sharded weights must be gathered."""
+    """Writes the model folder in one move. All ranks take part, because sharded weights must be gathered.
+
+    Raises `FailedPrecondition` (WEIGHTS_NOT_FINITE) instead of saving a broken model.
+    """
+    loop.require_finite_weights(trainer.model, step=trainer.state.global_step)
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if distributed.rank() == 0:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
@@ -157,17 +182,41 @@ def save_model(trainer: Trainer, *, base_dir: Path, to: Path) -> None:
 
 
 def write_model(model: PreTrainedModel, state: dict[str, torch.Tensor], *, base_dir: Path, to: Path) -> None:
-    """Writes a model folder: the weights in `state`, and everything else as the base model has it."""
+    """Writes a model folder: the weights in `state`, and everything else as the base model has it.
+
+    The weights get the precision of the base, and a weight that is tied to another is written once.
+    """
     staged = to.with_name(f".{to.name}.{uuid.uuid4().hex}")
-    # Gathered weights may be fp32 masters: cast them back to the precision of the base.
-    weights = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in state.items()}
+    dtype = saved_dtype(base_dir)
+    weights = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in state.items()
+        if name not in model.all_tied_weights_keys
+    }
     model.save_pretrained(staged, state_dict=weights)
+    # `save_pretrained` writes the precision of the model in memory.
+    model.config.dtype = dtype
+    model.config.save_pretrained(staged)
     for path in _companion_files(base_dir, model):
         if path.is_dir():
             shutil.copytree(path, staged / path.name, dirs_exist_ok=True)
         else:
             shutil.copyfile(path, staged / path.name)
     replace_folder(staged, to)
+
+
+def saved_dtype(folder: Path) -> torch.dtype:
+    """The precision of a model folder: what its config says, otherwise that of its first weight."""
+    config = _json(folder / "config.json")
+    for part in (config, config.get("text_config") or {}):
+        if found := SAVED_DTYPES.get(part.get("dtype") or part.get("torch_dtype")):
+            return found
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118, a file of safetensors is no mapping
+                if (dtype := file.get_tensor(name).dtype) in SAVED_DTYPES.values():
+                    return dtype
+    return torch.float32
 
 
 def _companion_files(base_dir: Path, model: PreTrainedModel) -> Iterator[Path]:

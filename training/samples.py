@@ -54,12 +54,18 @@ class _Reader:
         """The annotated preference, 1 or 2; 0 without one."""
         return self.record.preference.preferred if self.record.HasField("preference") else 0
 
+    def pair_preferred(self) -> int:
+        """The annotated preference; otherwise 2 for a pair of the gate, whose second response won; 0 for neither."""
+        won = self.record.comparison.verdict == record_pb2.VERDICT_WIN
+        return self.preferred() or (2 if won else 0)
+
 
 def _pair(reader: _Reader) -> Sample:
     if len(reader.responses) < 2:
         raise Dropped("NO_PAIR")
-    # Without an annotation the second response wins: self improving writes the refinement y* behind the draft y.
-    chosen = (reader.preferred() or 2) - 1
+    if not reader.pair_preferred():
+        raise Dropped("NO_PREFERENCE")
+    chosen = reader.pair_preferred() - 1
     if reader.responses[chosen] == reader.responses[1 - chosen]:
         raise Dropped("PAIR_IDENTICAL")
     turns = render_response(reader.prompt).turns

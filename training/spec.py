@@ -77,7 +77,13 @@ class Spec:
     """What sft learns to write; empty means responses. Must be empty for dpo."""
     media_policy: MediaPolicy = field(default_factory=MediaPolicy)
     step_timeout_seconds: float = 600.0
-    """A step that takes longer is stuck, and the run ends."""
+    """A step, or a batch of the reference pass, that takes longer is stuck, and the run ends."""
+    read_timeout_seconds: float = 6 * 3600.0
+    """Likewise for reading records, making examples and loading the model."""
+    save_timeout_seconds: float = 3600.0
+    """Likewise for writing or reading a checkpoint, and for writing the finished model."""
+    checkpoint_interval_seconds: float = 900.0
+    """How often a checkpoint is written unless `checkpoint_every_steps` says."""
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     distribution: Distribution = field(default_factory=Distribution)
 

@@ -208,7 +208,7 @@ class TrainingSpec(_message.Message):
     """Dataset or dataset version with the records."""
     target: _builtins.str
     """What an sft example is made of: `response`, `feedback` or `judgement`. Empty for dpo, which reads pairs:
-    the second response is preferred to the first, or `preference` says which.
+    `preference` says which response is preferred; in a pair of the gate, whose `comparison` is a win, the second is.
     """
     output_model_id: _builtins.str
     """Id of the model to register the result under."""
@@ -290,11 +290,13 @@ class Hyperparameters(_message.Message):
     beta: _builtins.float
     """DPO's beta."""
     sft_weight: _builtins.float
-    """Weight of the negative log-likelihood of the chosen response beside the preference loss."""
+    """Weight of the negative log-likelihood of the chosen responses, per token of a whole step, beside the preference
+    loss.
+    """
     seed: _builtins.int
     """Seed of data order, dropout and initial state."""
     checkpoint_every_steps: _builtins.int
-    """Writes a checkpoint every this many steps; 0 means only at the end."""
+    """Writes a checkpoint every this many steps; 0 means every 15 minutes. One is written at the end in either case."""
     train_towers: _builtins.bool
     """Also trains the image, video and audio encoders, instead of freezing them."""
     def __init__(
@@ -337,7 +339,9 @@ class Distribution(_message.Message):
     zero_stage: _builtins.int
     """DeepSpeed ZeRO stage."""
     precision: _builtins.str
-    """Compute precision, `fp32` or `bf16`; empty means fp32."""
+    """Compute precision, `fp32` or `bf16`; empty means fp32. Weights are held in float32 at every stage, and the model is
+    saved in the precision of its base.
+    """
     num_nodes: _builtins.int
     """Machines, each with `num_processes` processes; 0 means 1. More than one needs a service that starts jobs in a
     cluster.

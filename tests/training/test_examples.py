@@ -57,12 +57,17 @@ def test_judgement_also_learns_the_scores_of_every_response(record):
     assert len(of(record, target="judgement")) == 4
 
 
-def test_dpo_takes_the_second_response_unless_a_preference_says_otherwise(record):
+def test_dpo_follows_the_preference_or_the_gate_and_drops_a_pair_without_either(record):
     assert of(record, method="dpo")[0].answers == (("hello",), ("bye",))
     record.preference.preferred = 1
     assert of(record, method="dpo")[0].answers == (("bye",), ("hello",))
     record.ClearField("preference")
+    record.comparison.verdict = record_pb2.VERDICT_WIN
     assert of(record, method="dpo")[0].answers == (("hello",), ("bye",))
+    for verdict in (record_pb2.VERDICT_TIE, record_pb2.VERDICT_LOSS, record_pb2.VERDICT_UNSPECIFIED):
+        record.comparison.verdict = verdict
+        with pytest.raises(Dropped, match="NO_PREFERENCE"):
+            of(record, method="dpo")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.model_factory.families import FAMILIES
@@ -42,6 +43,24 @@ def test_a_part_of_a_larger_model_keeps_its_own_config(tmp_path: Path):
     (base / "config.json").write_text(json.dumps({"model_type": "larger"}))
     write_model(model, model.state_dict(), base_dir=base, to=tmp_path / "model")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["model_type"] == "llama"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_training_holds_float32_and_saves_what_the_base_is_saved_in_with_tied_weights_once(tmp_path: Path, dtype):
+    base = tmp_path / "base"
+    config = LlamaConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(dtype).save_pretrained(base)
+    model = load_model(base)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    # What gathering gives: a copy of each weight, tied ones included.
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    write_model(model, state, base_dir=base, to=tmp_path / "model")
+    assert {value.dtype for value in load_file(tmp_path / "model" / "model.safetensors").values()} == {dtype}
+    assert names(tmp_path / "model") == names(base)
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
 
 
 def names(folder) -> set[str]:

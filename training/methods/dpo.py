@@ -1,28 +1,37 @@
 """Direct preference optimisation against a frozen copy of the start, with a likelihood term on the chosen answer.
 
 L = -log σ(β (Δ_chosen - Δ_rejected)) + w · NLL(chosen), where Δ is log π(answer | prompt) - log π_ref(answer | prompt),
-summed over the answer's tokens, the end token included. β is `beta`, w is `sft_weight`. The reference's
+summed over the answer's tokens, the end token included. NLL is the mean over the chosen answers' tokens of the whole
+optimiser step. β is `beta`, w is `sft_weight`. The reference's
 log-probabilities are computed once, before the first step, so no second model stays in memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 from trl.models import prepare_deepspeed
 
+from training import distributed
 from training.batches import PairCollator, by_length, pair_row
 from training.examples import Example
 from training.loop import DurableTrainer, common_arguments
 from training.media import BatchMedia, name_media
 from training.spec import Hyperparameters, Spec
+from training.watchdog import Phase, Watchdog
 
 
 class Dpo(DurableTrainer, DPOTrainer):  # type: ignore[misc]
-    """TRL's trainer on rows that are token ids already."""
+    """TRL's trainer on rows that are token ids already, with a likelihood term over the tokens of a whole step."""
+
+    def __init__(self, *, sft_weight: float, watchdog: Watchdog, **options: Any) -> None:
+        self._sft_weight, self._watchdog = sft_weight, watchdog
+        self._step_tokens = 0
+        super().__init__(**options)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         # TRL would tokenise texts here; our ids come from the adapter, which the engine uses too.
@@ -37,7 +46,9 @@ class Dpo(DurableTrainer, DPOTrainer):  # type: ignore[misc]
         loader = DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
         engine = prepare_deepspeed(self.model, self.accelerator)
         found: dict[str, list[float]] = {"ref_chosen_logps": [], "ref_rejected_logps": []}
+        self._watchdog.enter(Phase.REFERENCE)
         for batch in self.accelerator.prepare(loader):
+            self._watchdog.beat()
             # Two tensors of (rows of all ranks,), in the order of the data; `gather_for_metrics` drops the rows that
             # the loader repeats to fill up the last batch.
             sums = self.accelerator.gather_for_metrics(self.compute_ref_log_probs(engine, batch))
@@ -46,6 +57,29 @@ class Dpo(DurableTrainer, DPOTrainer):  # type: ignore[misc]
         for column, values in found.items():
             dataset = dataset.add_column(column, values)
         return dataset
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The passes of an optimiser step; also counts the tokens of their chosen answers on all ranks together."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counted = torch.tensor(sum(int(_chosen_tokens(batch)) for batch in batches), device=device)
+        self._step_tokens = int(self.accelerator.gather(counted).sum())
+        return batches, items
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss of one pass, in which every token of the step has the same weight."""
+        if self._sft_weight:
+            # TRL averages the likelihood over a pass, and the trainer that over passes and ranks. A pass of few tokens
+            # would count as much as one of many, so each is weighted by its share of the step's tokens.
+            passes = self.current_gradient_accumulation_steps * distributed.world_size()
+            share = _chosen_tokens(inputs) * passes / self._step_tokens
+            self.loss_weights = [1.0, self._sft_weight * share]
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def _chosen_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """How many tokens the chosen answers of a batch have; the chosen rows come before the rejected ones."""
+    mask = batch["completion_mask"]
+    return mask[: len(mask) // 2, 1:].sum()
 
 
 def build_trainer(
@@ -56,6 +90,7 @@ def build_trainer(
     media: BatchMedia,
     spec: Spec,
     hyperparameters: Hyperparameters,
+    watchdog: Watchdog,
 ) -> Dpo:
     """The trainer of a run."""
     # The reference pass takes the rows in this order; from short to long, its batches carry little padding.
@@ -72,6 +107,8 @@ def build_trainer(
         max_length=None,
     )
     trainer = Dpo(
+        sft_weight=hyperparameters.sft_weight,
+        watchdog=watchdog,
         model=load_model(),
         args=arguments,
         train_dataset=Dataset.from_list(rows),

@@ -11,6 +11,7 @@ from training.examples import Example
 from training.loop import DurableTrainer, common_arguments
 from training.media import BatchMedia, name_media
 from training.spec import Hyperparameters, Spec
+from training.watchdog import Watchdog
 
 
 class Sft(DurableTrainer, SFTTrainer):  # type: ignore[misc]
@@ -25,6 +26,7 @@ def build_trainer(
     media: BatchMedia,
     spec: Spec,
     hyperparameters: Hyperparameters,
+    watchdog: Watchdog,
 ) -> Sft:
     """The trainer of a run."""
     rows = name_media([sft_row(e.prompt, e.answers[0]) for e in examples], examples)

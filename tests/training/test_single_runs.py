@@ -1,0 +1,66 @@
+"""Real runs of one process: full disks, checkpoints by time, and losses that do not depend on how a batch is cut."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.training.test_resume import prepare, tiny_model  # noqa: F401
+from training import launch
+from training.launch import EXIT_CRASHED, read_failure
+
+FILE_BYTES = 100_000
+"""Less than a checkpoint's optimiser state, more than the log of steps."""
+
+
+def run(folder: Path, method: str = "dpo", *, file_bytes: int = resource.RLIM_INFINITY) -> int:
+    """Runs what was prepared in a folder, with files of at most `file_bytes`, and returns the exit code."""
+    command = [sys.executable, "-m", "training", method, "--spec", str(folder / "job.yaml")]
+    environment = launch.environment(os.environ, num_processes=1, num_cpus=1) | {"PYTHONPATH": str(Path.cwd())}
+    with (folder / "log.txt").open("ab") as log:
+        limit = ["prlimit", f"--fsize={file_bytes}"] if file_bytes != resource.RLIM_INFINITY else []
+        return subprocess.run([*limit, *command], env=environment, stdout=log, stderr=log, check=False).returncode
+
+
+def settle(folder: Path, base: Path, **hyperparameters: object) -> None:
+    """A run of one process at ZeRO-0; `hyperparameters` are added to those of `prepare`."""
+    prepare(folder, base=base, method="dpo", zero_stage=0)
+    document = yaml.safe_load((folder / "job.yaml").read_text())
+    document["distribution"]["num_processes"], document["distribution"]["precision"] = 1, "fp32"
+    document["hyperparameters"] |= hyperparameters
+    document["checkpoint_interval_seconds"] = 0.0
+    (folder / "job.yaml").write_text(yaml.safe_dump(document))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_full_disk_is_a_typed_failure_and_the_next_attempt_goes_through(tmp_path: Path, tiny_model: Path):  # noqa: F811
+    folder = tmp_path / "run"
+    settle(folder, tiny_model, max_steps=2, checkpoint_every_steps=0)
+    assert run(folder, file_bytes=FILE_BYTES) == EXIT_CRASHED
+    failure = read_failure(folder)
+    assert failure is not None and failure.reason == "DISK_FULL"
+    assert list((folder / "checkpoints").iterdir()) == []
+    assert run(folder) == 0
+    assert read_failure(folder) is None
+    # By time, with an interval of nothing: after every step.
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-00000001", "step-00000002"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_losses_do_not_depend_on_how_a_batch_is_cut_into_passes(tmp_path: Path, tiny_model: Path):  # noqa: F811
+    found = []
+    for micro in (4, 1):
+        folder = tmp_path / str(micro)
+        settle(folder, tiny_model, max_steps=2, micro_batch_size=micro, sft_weight=0.5)
+        assert run(folder) == 0
+        rows = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+        found.append([[row["loss"], row["grad_norm"]] for row in rows])
+    for whole, cut in zip(*found, strict=True):
+        assert cut == pytest.approx(whole, rel=1e-4)
