@@ -66,12 +66,12 @@ def _train(spec: Spec, *, method: str, is_main: bool) -> bool:
     _stop_on_signal(progress.stop_requested.set)
     progress.start()
     try:
-        return _train_with(spec, progress=progress, method=method, is_main=is_main)
+        return _train_with(spec, progress=progress, method=method)
     finally:
         progress.close()
 
 
-def _train_with(spec: Spec, *, progress: Progress, method: str, is_main: bool) -> bool:
+def _train_with(spec: Spec, *, progress: Progress, method: str) -> bool:
     _prepare_environment()
     from training import loop, runner
 
@@ -84,7 +84,7 @@ def _train_with(spec: Spec, *, progress: Progress, method: str, is_main: bool) -
     context = loop.RunContext(spec=spec, progress=progress, watchdog=watchdog, method=method)
     watchdog.start()
     try:
-        return runner.train(context, is_main=is_main)
+        return runner.train(context)
     finally:
         watchdog.stop()
 

@@ -14,9 +14,11 @@ not match its files, because a disk lost some of them, is passed over for the on
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omnialign.errors import FailedPrecondition
 from training.files import replace_folder, sync_tree, walk, write_atomically
@@ -24,16 +26,19 @@ from training.files import replace_folder, sync_tree, walk, write_atomically
 MANIFEST = "manifest.json"
 KEEP = 2
 
+log = logging.getLogger(__name__)
+
 
 def staging_dir(root: Path, *, step: int) -> Path:
     """Where the ranks write the parts of a step's checkpoint; the same path on every rank."""
     return root / f".staging-{step:08d}"
 
 
-def commit(staged: Path, root: Path, *, step: int, shape: Mapping[str, int | str]) -> Path:
+def commit(staged: Path, root: Path, *, step: int, shape: Mapping[str, int | float | str]) -> Path:
     """Turns a staging folder into the checkpoint of `step`, and removes all but the newest `KEEP`.
 
-    `shape` is what a run must share with the checkpoint to restore it, such as the number of processes.
+    `shape` is what a run must share with the checkpoint to restore it, such as the number of processes and the
+    learning rate.
     """
     sync_tree(staged)  # before the manifest: what it names must be on disk when it is
     manifest = {"step": step, "shape": dict(shape), "files": _digests(staged)}
@@ -44,23 +49,35 @@ def commit(staged: Path, root: Path, *, step: int, shape: Mapping[str, int | str
     return final
 
 
-def newest(root: Path, *, shape: Mapping[str, int | str]) -> Path | None:
-    """The newest complete checkpoint, or None. Incomplete ones are passed over.
+def newest(root: Path, *, shape: Mapping[str, int | float | str]) -> Path | None:
+    """The newest complete checkpoint, or None. Incomplete ones are passed over, with a warning.
 
     Raises `FailedPrecondition` (CHECKPOINT_INCOMPATIBLE) if it was written by a run of another shape.
     """
-    for folder in sorted(root.glob("step-*"), reverse=True):
+    folders = sorted(root.glob("step-*"), reverse=True)
+    for folder in folders:
         manifest = _manifest(folder)
         if manifest is None:
+            log.warning("checkpoint %s is damaged or incomplete, and is passed over", folder)
             continue
-        if manifest["shape"] != dict(shape):
-            raise FailedPrecondition(
-                f"checkpoint {folder.name} was written by a run of another shape: {manifest['shape']}, not {shape}",
-                reason="CHECKPOINT_INCOMPATIBLE",
-                metadata={"checkpoint": folder.name, "wrote": str(manifest["shape"]), "reads": str(dict(shape))},
-            )
+        _require_shape(folder, manifest["shape"], shape)
         return folder
+    if folders:
+        log.warning("none of the %d checkpoints in %s can be read: the run begins again", len(folders), root)
     return None
+
+
+def _require_shape(folder: Path, wrote: Mapping[str, object], reads: Mapping[str, object]) -> None:
+    # What a checkpoint of an earlier version does not say cannot be compared.
+    differing = [name for name in reads if name in wrote and wrote[name] != reads[name]]
+    if differing:
+        said = ", ".join(f"{name} was {wrote[name]} and is {reads[name]}" for name in differing)
+        raise FailedPrecondition(
+            f"checkpoint {folder.name} was written by a run with other settings ({said}): restore them, or train into "
+            "an empty folder",
+            reason="CHECKPOINT_INCOMPATIBLE",
+            metadata={"checkpoint": folder.name, "differing": said},
+        )
 
 
 def prune(root: Path) -> None:
@@ -88,10 +105,10 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _manifest(folder: Path) -> dict[str, object] | None:
+def _manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete checkpoint, or None."""
     try:
-        manifest: dict[str, object] = json.loads((folder / MANIFEST).read_bytes())
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
         complete = manifest["files"] == _digests(folder) and isinstance(manifest["shape"], dict)
     except (OSError, ValueError, KeyError, TypeError):
         return None

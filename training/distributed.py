@@ -6,19 +6,23 @@ Every function that communicates must be called by all ranks in the same order, 
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from google.rpc import status_pb2
 
-from omnialign.errors import Internal, OmnialignError, from_status, to_status
+from omnialign.errors import OmnialignError, from_status, to_status
 from training.spec import Distribution
 
 TIMEOUT = timedelta(hours=24)
 """Of a collective. Longer than any phase may take: ranks wait while rank 0 reads, and the watchdog ends a stuck run."""
+T = TypeVar("T")
+
 SHARED_BYTES = 16 * 1024 * 1024
 """Bytes of a shared file that are broadcast at a time."""
 
@@ -140,15 +144,19 @@ def _device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def share_outcome(path: Path | None, error: OmnialignError | None) -> Path:
-    """Rank 0's `path` on every rank. Raises rank 0's `error` on every rank, so that none waits for a dead one."""
-    outcome: list[Any] = [str(path) if path else None, to_status(error).SerializeToString() if error else None]
+def on_main(work: Callable[[], T]) -> T:
+    """What `work` gives on rank 0, on every rank.
+
+    A typed error of it is raised on every rank, so that none waits for a dead one.
+    """
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = work()
+        except OmnialignError as error:
+            outcome[1] = to_status(error).SerializeToString()
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
-        from google.rpc import status_pb2
-
         raise from_status(status_pb2.Status.FromString(outcome[1]))
-    if outcome[0] is None:
-        raise Internal("rank 0 prepared no examples", reason="EXAMPLES_MISSING")
-    return Path(outcome[0])
+    return cast(T, outcome[0])

@@ -22,6 +22,10 @@ from training.files import write_atomically
 from training.samples import Dropped, Sample, samples_of
 
 DIGEST_BYTES = 32
+MAX_DROPPED_FRACTION = 0.5
+"""Share of examples that may be dropped for a fault, where a spec does not say."""
+TEACH_NOTHING = frozenset({"QUARANTINED", "NO_RESPONSE", "NO_FEEDBACK", "NO_PREFERENCE", "NO_PAIR", "PAIR_IDENTICAL"})
+"""Reasons that are no fault: the record is good, but holds nothing that the method learns."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,23 @@ def require_examples(count: int, *, dataset: str, dropped: Counter[str]) -> None
             f"{dataset} gives no training example; dropped {counts}",
             reason="NO_EXAMPLES",
             metadata={"dataset": dataset, "dropped": counts},
+        )
+
+
+def require_few_dropped(count: int, *, dropped: Counter[str], max_fraction: float) -> None:
+    """Raises `FailedPrecondition` (TOO_MANY_DROPPED) when too large a share was dropped for a fault.
+
+    What is left would no longer be the data that was meant: of too long examples, only the short ones.
+    """
+    faults = Counter({reason: number for reason, number in dropped.items() if reason not in TEACH_NOTHING})
+    limit = max_fraction or MAX_DROPPED_FRACTION
+    if faults.total() > limit * (count + faults.total()):
+        counts = ", ".join(f"{reason}: {number}" for reason, number in faults.most_common())
+        raise FailedPrecondition(
+            f"{faults.total()} of {count + faults.total()} examples are dropped ({counts}), more than the share of "
+            f"{limit:g} that may be: mend the data, raise max_length for TOO_LONG, or raise max_dropped_fraction",
+            reason="TOO_MANY_DROPPED",
+            metadata={"examples": str(count), "dropped": counts, "max_dropped_fraction": f"{limit:g}"},
         )
 
 

@@ -6,18 +6,20 @@
 import logging
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from omnialign.errors import FailedPrecondition
 from training import checkpoint, distributed, metrics
 from training.batches import LengthSampler
+from training.methods import complete
 from training.progress import Progress, require_finite
 from training.spec import Hyperparameters, Spec
 from training.watchdog import Phase, Watchdog
@@ -43,7 +45,7 @@ def common_arguments(spec: Spec, hyperparameters: Hyperparameters) -> dict[str, 
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": per_process // micro,
         "max_grad_norm": 1.0,
-        "seed": hyperparameters.seed,
+        "seed": hyperparameters.seed % 2**32,  # numpy takes no more bits
         "save_strategy": "steps",
         "save_steps": hyperparameters.checkpoint_every_steps or NEVER,
         "logging_steps": 1,
@@ -71,9 +73,12 @@ class RunContext:
     watchdog: Watchdog
     method: str
 
-    def shape(self) -> dict[str, int | str]:
-        """What a run must share with a checkpoint to be able to go on from it."""
+    def shape(self) -> dict[str, int | float | str]:
+        """What a run must share with a checkpoint to be able to go on from it as if it had not been interrupted."""
+        settings = complete(self.spec.hyperparameters, method=self.method, num_processes=distributed.world_size())
         return {
+            **{name: value for name, value in asdict(settings).items() if name != "checkpoint_every_steps"},
+            "dataset": self.spec.dataset,
             "method": self.method,
             "num_processes": distributed.world_size(),
             "zero_stage": self.spec.distribution.zero_stage,
@@ -86,6 +91,8 @@ class DurableTrainer(Trainer):
     lengths: list[int]
     """Tokens of each example."""
     context: RunContext
+    _total_train_tokens: float
+    """TRL's count."""
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._prepare_for_training(*args, **kwargs)
@@ -203,14 +210,23 @@ def run(trainer: DurableTrainer, context: RunContext) -> bool:
     if exporter := metrics.start_exporter(method=context.method, model=context.spec.base_model_dir.name):
         trainer.add_callback(exporter)
     root = Path(trainer.args.output_dir)
-    found = checkpoint.newest(root, shape=context.shape()) if root.is_dir() else None
-    if distributed.any_rank(found is None):
-        found = None  # all ranks go on from the same step, or none does
+    # Rank 0 alone reads and checks the files, and all ranks go on from the step that it found.
+    found = distributed.on_main(lambda: checkpoint.newest(root, shape=context.shape()))
+    if distributed.any_rank(found is not None and not found.is_dir()):
+        log.warning("%s is not on every node, and the run begins again: checkpoints need a shared folder", found)
+        found = None
     if found is not None:
         log.info("going on from %s", found.name)
+        trainer._total_train_tokens = tokens_at(found)
     context.watchdog.enter(Phase.RESTORE)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
     return not progress.stopped
+
+
+def tokens_at(folder: Path) -> int:
+    """Tokens that a run had seen when it wrote a checkpoint; TRL counts from 0 again."""
+    history = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).log_history
+    return int(next((entry["num_tokens"] for entry in reversed(history) if "num_tokens" in entry), 0))
 
 
 def tokenizer_of(folder: Path, *, pad_id: int, end_id: int) -> PreTrainedTokenizerFast:

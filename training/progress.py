@@ -51,6 +51,12 @@ class Progress:
             self._started_at, self._started_step = time.monotonic(), step
             self._message.completed_steps, self._message.total_steps = step, total_steps
 
+    def note_examples(self, count: int, *, dropped: Mapping[str, int]) -> None:
+        """Notes what the run trains on, and what was dropped while the examples were made."""
+        with self._lock:
+            self._message.examples = count
+            self._message.dropped.update(dropped)
+
     def step(self, *, step: int, metrics: Mapping[str, float], tokens: int) -> None:
         """Notes a finished step."""
         with self._lock:

@@ -39,7 +39,7 @@ SAVED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16":
 log = logging.getLogger(__name__)
 
 
-def train(context: loop.RunContext, *, is_main: bool) -> bool:
+def train(context: loop.RunContext) -> bool:
     """Trains and saves the model. False when stopped before the end. Raises the typed errors of its parts."""
     started_at = time.monotonic()
     spec, method = context.spec, context.method
@@ -48,7 +48,9 @@ def train(context: loop.RunContext, *, is_main: bool) -> bool:
     fused_lm_head.install()
     hyperparameters = complete(spec.hyperparameters, method=method, num_processes=distributed.world_size())
     adapter = load_adapter(spec.base_model_dir, feature_cache(spec.cache_dir / "features"))
-    examples = _examples(spec, hyperparameters, method=method, adapter=adapter, is_main=is_main)
+    examples = _examples(spec, hyperparameters, method=method, adapter=adapter)
+    dropped = source.dropped(spec, method=method, max_length=hyperparameters.max_length)
+    context.progress.note_examples(len(examples), dropped=dropped)
     tokenizer = loop.tokenizer_of(spec.base_model_dir, pad_id=adapter.pad_id, end_id=adapter.end_id)
     load = partial(load_model, spec.base_model_dir, train_towers=hyperparameters.train_towers)
     media = batch_media(spec, adapter, examples)
@@ -70,24 +72,17 @@ def train(context: loop.RunContext, *, is_main: bool) -> bool:
     return True
 
 
-def _examples(
-    spec: Spec, hyperparameters: Hyperparameters, *, method: str, adapter: Adapter, is_main: bool
-) -> list[Example]:
+def _examples(spec: Spec, hyperparameters: Hyperparameters, *, method: str, adapter: Adapter) -> list[Example]:
     """The same examples on every rank: rank 0 prepares the file, and nodes without it get a copy."""
-    path, error = None, None
-    if is_main:
-        try:
-            path = source.prepare(
-                spec,
-                method=method,
-                max_length=hyperparameters.max_length,
-                adapter=adapter,
-                rows_per_batch=hyperparameters.micro_batch_size
-                or hyperparameters.batch_size // distributed.world_size(),
-            )
-        except OmnialignError as raised:
-            error = raised
-    shared = distributed.share_outcome(path, error)
+    shared = distributed.on_main(
+        lambda: source.prepare(
+            spec,
+            method=method,
+            max_length=hyperparameters.max_length,
+            adapter=adapter,
+            rows_per_batch=hyperparameters.micro_batch_size or hyperparameters.batch_size // distributed.world_size(),
+        )
+    )
     distributed.share_file(shared)
     found = load_examples(shared)
     _provide_media(spec, found)

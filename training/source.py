@@ -19,7 +19,15 @@ from omnialign.modeling.adapters import Adapter
 from omnialign.retry import RetryPolicy
 from omnialign.v1 import record_pb2
 from training.client import connection_of, retry_while_away
-from training.examples import Example, Tally, make_examples, require_batchable, require_examples, save_examples
+from training.examples import (
+    Example,
+    Tally,
+    make_examples,
+    require_batchable,
+    require_examples,
+    require_few_dropped,
+    save_examples,
+)
 from training.files import write_atomically, write_cached
 from training.media import path_of
 from training.spec import Spec
@@ -43,8 +51,8 @@ def cache_path(spec: Spec, *, method: str, max_length: int) -> Path:
 def prepare(spec: Spec, *, method: str, max_length: int, adapter: Adapter, rows_per_batch: int = 1) -> Path:
     """Returns the file of examples, which is made unless it exists.
 
-    Raises `FailedPrecondition`: NO_EXAMPLES when no record gives one, FEATURES_DIFFER when `rows_per_batch` of them may
-    not fit into one batch. Raises the data service's error if it stays away.
+    Raises `FailedPrecondition`: NO_EXAMPLES when no record gives one, TOO_MANY_DROPPED when too few do, FEATURES_DIFFER
+    when `rows_per_batch` of them may not fit into one batch. Raises the data service's error if it stays away.
     """
     path = cache_path(spec, method=method, max_length=max_length)
     if path.is_file():
@@ -58,12 +66,22 @@ def prepare(spec: Spec, *, method: str, max_length: int, adapter: Adapter, rows_
         if counts:
             log.warning("%s while preparing examples: %s", what, dict(counts))
     require_examples(len(found), dataset=spec.dataset, dropped=tally.dropped)
+    require_few_dropped(len(found), dropped=tally.dropped, max_fraction=spec.max_dropped_fraction)
     require_batchable(tally.shapes, rows_per_batch=rows_per_batch)
     summary = {"examples": len(found), "dropped": tally.dropped, "media_losses": tally.media_losses}
     # The examples last: their file is what a later attempt looks for.
     write_atomically(path.with_suffix(".json"), json.dumps(summary).encode())
     save_examples(path, found)
     return path
+
+
+def dropped(spec: Spec, *, method: str, max_length: int) -> dict[str, int]:
+    """How many records and samples gave no example, by reason; empty where the examples were not made here."""
+    try:
+        summary = json.loads(cache_path(spec, method=method, max_length=max_length).with_suffix(".json").read_bytes())
+    except FileNotFoundError:
+        return {}
+    return {str(reason): int(number) for reason, number in summary["dropped"].items()}
 
 
 def media_folder(spec: Spec) -> Path:

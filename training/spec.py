@@ -34,6 +34,8 @@ class Hyperparameters:
     sft_weight: float = 0.0
     seed: int = 0
     checkpoint_every_steps: int = 0
+    no_warmup: bool = False
+    """Whether the learning rate starts at its peak, which `warmup_ratio` cannot say."""
     train_towers: bool = False
     """Whether the encoders of pictures, videos and sounds learn too; otherwise only what follows them learns."""
 
@@ -76,6 +78,8 @@ class Spec:
     target: Literal["", "response", "feedback", "judgement"] = ""
     """What sft learns to write; empty means responses. Must be empty for dpo."""
     media_policy: MediaPolicy = field(default_factory=MediaPolicy)
+    max_dropped_fraction: float = 0.0
+    """Largest share of examples that may be dropped for a fault; 0 means `training.examples.MAX_DROPPED_FRACTION`."""
     step_timeout_seconds: float = 600.0
     """A step, or a batch of the reference pass, that takes longer is stuck, and the run ends."""
     read_timeout_seconds: float = 6 * 3600.0
@@ -194,6 +198,12 @@ def _contradictions(spec: Spec) -> list[tuple[str, str]]:
             return found
     if hyperparameters.warmup_ratio >= 1:
         found.append(("hyperparameters.warmup_ratio", f"must be below 1, not {hyperparameters.warmup_ratio}"))
+    if hyperparameters.no_warmup and hyperparameters.warmup_ratio:
+        found.append(("hyperparameters.no_warmup", "must be false when warmup_ratio is set"))
+    if hyperparameters.seed >= 2**64:
+        found.append(("hyperparameters.seed", f"must be below 2^64, not {hyperparameters.seed}"))
+    if spec.max_dropped_fraction > 1:
+        found.append(("max_dropped_fraction", f"must be at most 1, not {spec.max_dropped_fraction}"))
     for name in ("batch_size", "micro_batch_size"):
         unit = distribution.world_size * (1 if name == "batch_size" else max(hyperparameters.micro_batch_size, 1))
         if hyperparameters.batch_size % unit:

@@ -200,6 +200,7 @@ class TrainingSpec(_message.Message):
     SPLITS_FIELD_NUMBER: _builtins.int
     MAX_RESTARTS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
+    MAX_DROPPED_FRACTION_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """`sft` or `dpo`."""
     base_model: _builtins.str
@@ -214,6 +215,11 @@ class TrainingSpec(_message.Message):
     """Id of the model to register the result under."""
     max_restarts: _builtins.int
     """Restarts allowed after a crash."""
+    max_dropped_fraction: _builtins.float
+    """Largest share of examples that may be dropped for a fault, such as `TOO_LONG`; above it the job fails with
+    `TOO_MANY_DROPPED`. Records that teach the method nothing, such as those without feedback, are counted and do not
+    matter. 0 means 0.5.
+    """
     @_builtins.property
     def hyperparameters(self) -> Global___Hyperparameters:
         """Optimisation."""
@@ -243,10 +249,11 @@ class TrainingSpec(_message.Message):
         splits: _abc.Iterable[_builtins.str] | None = ...,
         max_restarts: _builtins.int = ...,
         media_policy: _generation_pb2.MediaPolicy | None = ...,
+        max_dropped_fraction: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "hyperparameters", b"hyperparameters", "media_policy", b"media_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "hyperparameters", b"hyperparameters", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "splits", b"splits", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "hyperparameters", b"hyperparameters", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "splits", b"splits", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -271,6 +278,7 @@ class Hyperparameters(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     TRAIN_TOWERS_FIELD_NUMBER: _builtins.int
+    NO_WARMUP_FIELD_NUMBER: _builtins.int
     learning_rate: _builtins.float
     """Peak learning rate."""
     num_epochs: _builtins.float
@@ -299,6 +307,8 @@ class Hyperparameters(_message.Message):
     """Writes a checkpoint every this many steps; 0 means every 15 minutes. One is written at the end in either case."""
     train_towers: _builtins.bool
     """Also trains the image, video and audio encoders, instead of freezing them."""
+    no_warmup: _builtins.bool
+    """Starts at the peak learning rate; `warmup_ratio` must be 0 then."""
     def __init__(
         self,
         *,
@@ -315,10 +325,11 @@ class Hyperparameters(_message.Message):
         seed: _builtins.int = ...,
         checkpoint_every_steps: _builtins.int = ...,
         train_towers: _builtins.bool = ...,
+        no_warmup: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "beta", b"beta", "checkpoint_every_steps", b"checkpoint_every_steps", "learning_rate", b"learning_rate", "max_length", b"max_length", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "num_epochs", b"num_epochs", "seed", b"seed", "sft_weight", b"sft_weight", "train_towers", b"train_towers", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "beta", b"beta", "checkpoint_every_steps", b"checkpoint_every_steps", "learning_rate", b"learning_rate", "max_length", b"max_length", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "no_warmup", b"no_warmup", "num_epochs", b"num_epochs", "seed", b"seed", "sft_weight", b"sft_weight", "train_towers", b"train_towers", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -388,18 +399,42 @@ class TrainingProgress(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class DroppedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     COMPLETED_STEPS_FIELD_NUMBER: _builtins.int
     TOTAL_STEPS_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     ETA_FIELD_NUMBER: _builtins.int
     HEARTBEAT_TIME_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     completed_steps: _builtins.int
     """Optimiser steps done."""
     total_steps: _builtins.int
     """Optimiser steps planned."""
     tokens: _builtins.int
     """Tokens trained on so far."""
+    examples: _builtins.int
+    """Examples that the job trains on."""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Latest value of each metric, such as `loss` or `rewards/accuracies`."""
@@ -412,6 +447,10 @@ class TrainingProgress(_message.Message):
     def heartbeat_time(self) -> _timestamp_pb2.Timestamp:
         """When the job last reported."""
 
+    @_builtins.property
+    def dropped(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Records and samples that gave no example, by reason, such as `TOO_LONG`."""
+
     def __init__(
         self,
         *,
@@ -421,10 +460,12 @@ class TrainingProgress(_message.Message):
         eta: _duration_pb2.Duration | None = ...,
         heartbeat_time: _timestamp_pb2.Timestamp | None = ...,
         tokens: _builtins.int = ...,
+        examples: _builtins.int = ...,
+        dropped: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eta", b"eta", "heartbeat_time", b"heartbeat_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_steps", b"completed_steps", "eta", b"eta", "heartbeat_time", b"heartbeat_time", "metrics", b"metrics", "tokens", b"tokens", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_steps", b"completed_steps", "dropped", b"dropped", "eta", b"eta", "examples", b"examples", "heartbeat_time", b"heartbeat_time", "metrics", b"metrics", "tokens", b"tokens", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -108,6 +108,7 @@ def spec_settings(spec: TrainingSpec) -> dict[str, object]:
         "hyperparameters": _set_fields(spec.hyperparameters),
         "distribution": _set_fields(spec.distribution),
         "media_policy": _set_fields(spec.media_policy),
+        "max_dropped_fraction": spec.max_dropped_fraction,
     }
 
 

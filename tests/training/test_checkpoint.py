@@ -46,5 +46,13 @@ def test_a_missing_file_and_a_staging_folder_are_ignored(tmp_path: Path):
 def test_a_checkpoint_of_another_shape_is_a_typed_error(tmp_path: Path):
     write(tmp_path, 5)
     with pytest.raises(FailedPrecondition) as caught:
-        checkpoint.newest(tmp_path, shape={"num_processes": 1, "zero_stage": 2})
+        checkpoint.newest(tmp_path, shape={"num_processes": 1, "zero_stage": 2, "learning_rate": 0.1})
     assert caught.value.reason == "CHECKPOINT_INCOMPATIBLE"
+    assert "num_processes was 2 and is 1" in caught.value.message
+
+
+def test_checkpoints_that_are_all_damaged_are_said_before_the_run_begins_again(tmp_path: Path, caplog):
+    (write(tmp_path, 5) / "weights").write_bytes(b"torn")
+    assert checkpoint.newest(tmp_path, shape=SHAPE) is None
+    assert "step-00000005 is damaged" in caplog.text
+    assert "none of the 1 checkpoints" in caplog.text

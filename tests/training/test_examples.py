@@ -21,6 +21,7 @@ from training.examples import (
     make_examples,
     require_batchable,
     require_examples,
+    require_few_dropped,
     save_examples,
 )
 from training.samples import Dropped, samples_of
@@ -118,6 +119,16 @@ def test_too_long_examples_are_dropped_and_counted_never_cut(record, model_dir: 
         require_examples(0, dataset="d", dropped=tally.dropped)
     assert caught.value.reason == "NO_EXAMPLES"
     assert "TOO_LONG: 1" in caught.value.message
+
+
+def test_a_run_that_loses_most_of_its_examples_to_faults_is_refused_and_records_that_teach_nothing_do_not_count():
+    dropped = Counter(TOO_LONG=99, NO_FEEDBACK=1000)
+    with pytest.raises(FailedPrecondition) as caught:
+        require_few_dropped(1, dropped=dropped, max_fraction=0.0)
+    assert caught.value.reason == "TOO_MANY_DROPPED"
+    assert "99 of 100 examples are dropped (TOO_LONG: 99)" in caught.value.message
+    require_few_dropped(1, dropped=dropped, max_fraction=1.0)
+    require_few_dropped(99, dropped=dropped, max_fraction=0.0)
 
 
 def test_videos_that_cannot_be_fed_together_are_refused_before_any_step():

@@ -8,6 +8,7 @@ import pytest
 from omnialign.client import AsyncClient
 from omnialign.errors import FailedPrecondition, NotFound
 from omnialign.modeling.adapters import load_adapter
+from omnialign.v1 import record_pb2
 from services.data.__main__ import wire
 from services.data.config import DataConfig
 from services.runtime.config import ServerConfig
@@ -26,7 +27,8 @@ async def test_examples_survive_the_data_service(tmp_path: Path, model_dir: Path
         server.set_serving()
         async with AsyncClient(server.address) as client:
             dataset = await client.create_dataset("pairs")
-            await client.append_records(dataset.name, [record])
+            lonely = record_pb2.Record(id="r2", subtask="t2t", split="train", prompt=record.prompt)
+            await client.append_records(dataset.name, [record, lonely])
             await client.commit_version(dataset.name)
         adapter = load_adapter(model_dir)
         spec = parse_spec({**document, "dataset": dataset.name, "data_address": server.address})
@@ -37,6 +39,7 @@ async def test_examples_survive_the_data_service(tmp_path: Path, model_dir: Path
         assert caught.value.reason == "NO_EXAMPLES"
         await server.stop(0)
     assert await asyncio.to_thread(source.prepare, spec, method="dpo", max_length=100, adapter=adapter) == path
+    assert source.dropped(spec, method="dpo", max_length=100) == {"NO_PAIR": 1}
     (example,) = examples.load_examples(path)
     assert len(example.answers) == 2
     assert len(example.answers[0]) == len("hello") + 1

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnialign.errors import InvalidArgument
+from training.loop import common_arguments
 from training.methods import METHODS, complete
 from training.spec import Hyperparameters, parse_spec, read_spec
 
@@ -53,6 +54,21 @@ def test_every_problem_is_reported_at_once():
 def test_a_batch_that_the_processes_cannot_share_is_an_error():
     bad = {**GOOD, "hyperparameters": {"batch_size": 3}, "distribution": {"num_processes": 2}}
     assert "hyperparameters.batch_size" in problems(bad)
+
+
+def test_no_warm_up_can_be_said_and_contradicts_a_share_of_it():
+    spec = parse_spec({**GOOD, "hyperparameters": {"no_warmup": True}})
+    assert complete(spec.hyperparameters, method="dpo", num_processes=1).warmup_ratio == 0
+    assert complete(Hyperparameters(), method="dpo", num_processes=1).warmup_ratio > 0
+    bad = {**GOOD, "hyperparameters": {"no_warmup": True, "warmup_ratio": 0.1}}
+    assert set(problems(bad)) == {"hyperparameters.no_warmup"}
+
+
+def test_a_seed_of_64_bits_is_taken_and_a_larger_one_is_an_error():
+    spec = parse_spec({**GOOD, "hyperparameters": {"seed": 2**64 - 1}})
+    arguments = common_arguments(spec, complete(spec.hyperparameters, method="sft", num_processes=1))
+    assert arguments["seed"] < 2**32
+    assert set(problems({**GOOD, "hyperparameters": {"seed": 2**64}})) == {"hyperparameters.seed"}
 
 
 def test_a_file_that_is_no_yaml_is_a_typed_error(tmp_path: Path):

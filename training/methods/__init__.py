@@ -55,5 +55,7 @@ def complete(given: Hyperparameters, *, method: str, num_processes: int) -> Hype
     """
     defaults = METHODS[method].defaults
     filled = replace(given, **{f.name: getattr(given, f.name) or getattr(defaults, f.name) for f in fields(given)})
+    if given.no_warmup:
+        filled = replace(filled, warmup_ratio=0.0)
     unit = num_processes * max(filled.micro_batch_size, 1)
     return replace(filled, batch_size=-(-filled.batch_size // unit) * unit)

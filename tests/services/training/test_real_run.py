@@ -43,7 +43,7 @@ async def test_a_job_trains_on_two_ranks_reports_and_registers_its_model(serve, 
             id=f"r{i}", subtask="t2t", prompt=content("hi"), responses=[record_pb2.Response(content=content("yes" * i))]
         )
         for i in range(1, 9)
-    ]
+    ] + [record_pb2.Record(id="lonely", subtask="t2t", prompt=content("hi"))]
     async with serve(()) as client:
         dataset = await client.create_dataset("pairs")
         await client.append_records(dataset.name, records)
@@ -53,4 +53,5 @@ async def test_a_job_trains_on_two_ranks_reports_and_registers_its_model(serve, 
         assert job.state == TrainingJob.STATE_SUCCEEDED, job
         assert (job.progress.completed_steps, job.progress.total_steps) == (6, 6)
         assert job.progress.metrics["loss"] > 0
+        assert (job.progress.examples, dict(job.progress.dropped)) == (8, {"NO_RESPONSE": 1})
         assert (await client.get_model_version(job.model)).uri.startswith("file://")
