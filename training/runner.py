@@ -204,12 +204,13 @@ def saved_dtype(folder: Path) -> torch.dtype:
     """The precision of a model folder: what its config says, otherwise that of its first weight."""
     config = _json(folder / "config.json")
     for part in (config, config.get("text_config") or {}):
-        if found := SAVED_DTYPES.get(part.get("dtype") or part.get("torch_dtype")):
+        if found := SAVED_DTYPES.get(str(part.get("dtype") or part.get("torch_dtype"))):
             return found
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118, a file of safetensors is no mapping
-                if (dtype := file.get_tensor(name).dtype) in SAVED_DTYPES.values():
+                dtype: torch.dtype = file.get_tensor(name).dtype
+                if dtype in SAVED_DTYPES.values():
                     return dtype
     return torch.float32
 
