@@ -23,6 +23,7 @@ from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.auth.guard import Guard
 from services.runtime.health import Readiness
 from services.runtime.metrics import RpcMetrics, make_registry
+from services.sandbox.metrics import SandboxMetrics
 from services.training.metrics import Metrics as TrainingMetrics
 from training.metrics import TrainMetrics
 
@@ -95,6 +96,9 @@ def catalogue() -> dict[str, list[Described]]:
     return {
         "Every service": _described(_service()),
         "Services with authentication": _described(_registered(lambda r: Guard(AuthConfig(), registry=r))),
+        "Services that read files of others: data, alignment, critique, refinement, judge": _described(
+            _registered(SandboxMetrics)
+        ),
         "Alignment service": _described(_registered(_alignment)),
         "Training service": _described(_registered(TrainingMetrics)),
         "Services with an engine: critique, refinement, judge": _described(_registered(_engine)),

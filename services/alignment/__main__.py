@@ -46,7 +46,7 @@ class AlignmentConfig(PipelineConfig):
 async def wire(server: Server, config: AlignmentConfig) -> AsyncIterator[None]:
     """Adds the service to a server, and works on the jobs until the block is left."""
     opening = open_pipeline(server, config, kind=ALIGNMENT, program=AlignmentProgram, full_name=FULL_NAME)
-    with open_sandbox():  # pre-flight and report decode media in its children
+    with open_sandbox(server.registry):  # pre-flight and report decode media in its children
         async with opening as pipeline:
             server.add(
                 alignment_service_pb2_grpc.add_AlignmentServiceServicer_to_server,

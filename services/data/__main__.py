@@ -30,7 +30,7 @@ FULL_NAME = data_service_pb2.DESCRIPTOR.services_by_name["DataService"].full_nam
 @asynccontextmanager
 async def wire(server: Server, config: DataConfig) -> AsyncIterator[None]:
     """Adds the service to `server`. On exit, waits for the work in its threads, then closes what it opened."""
-    with open_sandbox() as sandbox:
+    with open_sandbox(server.registry) as sandbox:
         async with _wired(server, config, sandbox):
             yield
 

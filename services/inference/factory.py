@@ -54,7 +54,7 @@ class RoutingEngine(Engine):
 @asynccontextmanager
 async def open_engine(server: Server, config: EngineConfig, *, data_address: str) -> AsyncIterator[RoutingEngine]:
     """An engine whose metrics are the server's, and whose models are looked up at `data_address` when requested."""
-    with open_sandbox():  # engines decode prompts' media in its children
+    with open_sandbox(server.registry):  # engines decode prompts' media in its children
         async with (
             server.clients.client(data_address) as client,
             OPENERS[config.kind](config, models=client, metrics=server.registry) as local,

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
 
 from omnialign.errors import OmnialignError
 from omnialign.media import MediaError
@@ -13,6 +14,7 @@ from omnialign.modeling.decoding import DecodedMedia, decode_here, use_decoder
 from omnialign.modeling.inputs import MediaBytes, MediaPolicy
 from omnialign.v1 import content_pb2
 from services.sandbox.limits import Limits
+from services.sandbox.metrics import SandboxMetrics
 from services.sandbox.pool import Sandbox
 
 LIMITS: Mapping[int, Limits] = {
@@ -60,15 +62,16 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def open_sandbox() -> Iterator[Sandbox]:
+def open_sandbox(registry: CollectorRegistry | None = None) -> Iterator[Sandbox]:
     """The sandbox of this process, where `omnialign.modeling.decoding.decode` decodes while anybody holds it open.
 
-    The services of one process share it: they share its processors and its memory, too.
+    The services of one process share it: they share its processors and its memory, too. Its metrics are in the
+    `registry` of the first.
     """
     global _shared, _num_users
     with _lock:
         if _shared is None:
-            _shared = Sandbox()
+            _shared = Sandbox(metrics=SandboxMetrics(registry) if registry else None)
             use_decoder(SandboxedDecoder(_shared))
         _num_users += 1
         sandbox = _shared

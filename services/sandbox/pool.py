@@ -16,8 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from prometheus_client import CollectorRegistry
+
 from omnialign.errors import OmnialignError, Unavailable
 from services.sandbox.limits import Limits, cause_of
+from services.sandbox.metrics import SandboxMetrics
 from services.sandbox.worker import Function, Worker, WorkerDied
 
 T = TypeVar("T")
@@ -43,7 +46,14 @@ class Sandbox:
     `places` is the number of tasks that run at full priority at the same time.
     """
 
-    def __init__(self, *, places: int = 0, limits: Limits = Limits()) -> None:  # noqa: B008 - it is frozen
+    def __init__(
+        self,
+        *,
+        places: int = 0,
+        limits: Limits = Limits(),  # noqa: B008 - it is frozen
+        metrics: SandboxMetrics | None = None,
+    ) -> None:
+        self._metrics = metrics or SandboxMetrics(CollectorRegistry())
         self._places = places or max(2, os.cpu_count() or 1)
         self._limits = limits
         self._changed = threading.Condition()
@@ -88,10 +98,12 @@ class Sandbox:
             raise refusal(f"ended {DEATHS_BEFORE_REFUSAL} times before")
         worker = self._acquire(limits)
         try:
-            yield worker
+            with self._metrics.seconds.labels(function.__name__).time():
+                yield worker
         except WorkerDied as death:
             cause = "took too long" if worker.overran else cause_of(death.exit_code)
             self._remember_death(key)
+            self._metrics.deaths.labels(function.__name__).inc()
             log.warning("the process of %s %s", function.__name__, cause, extra={"key": key})
             raise refusal(cause) from death
         finally:
