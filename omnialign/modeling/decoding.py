@@ -5,8 +5,6 @@ as streams (`omnialign.modeling.streams`), and only what is kept stays in memory
 equal arrays.
 """
 
-import io
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +12,9 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile
 
-from omnialign.media import MAX_DECODED_BYTES, MediaError, Pixels, Samples, too_large
+from omnialign.media import MediaError, Pixels, Samples, pictures
 from omnialign.modeling import streams
 from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy
 from omnialign.v1 import content_pb2
@@ -101,22 +99,15 @@ def _loss(medium: MediaBytes, policy: MediaPolicy, *, lost: str, cut: str = "") 
 
 
 def decode_image(data: bytes, policy: MediaPolicy) -> tuple[Pixels, str]:
-    """Upright RGB pixels within `policy.max_pixels`, and a description of what did not decode ("" for nothing).
+    """Upright RGB pixels, on white, within `policy.max_pixels`, and what did not decode ("" for nothing).
 
     Raises MediaError when nothing decodes, or when the image is too large.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if policy.max_pixels:  # a JPEG decodes faster at 1/2, 1/4 or 1/8 of its size
-                image.draft("RGB", policy.scaled(*image.size))
-            if (size_bytes := image.width * image.height * 3) > MAX_DECODED_BYTES:
-                raise too_large(size_bytes, "scale the image down")
-            lost = _load(image)
-            return _pixels(image, policy), lost
-    except Image.DecompressionBombError as error:
-        raise MediaError(f"The image is too large: {error}", reason="MEDIA_TOO_LARGE") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, KeyError, IndexError, struct.error) as error:
-        raise MediaError(f"The image does not decode: {error}.") from error
+    with pictures.opened(data) as image:
+        if policy.max_pixels:  # a JPEG decodes faster at 1/2, 1/4 or 1/8 of its size
+            image.draft("RGB", policy.scaled(*image.size))
+        lost = _load(image)
+        return _pixels(image, policy), lost
 
 
 def _load(image: Image.Image) -> str:
@@ -134,7 +125,7 @@ def _load(image: Image.Image) -> str:
 
 
 def _pixels(image: Image.Image, policy: MediaPolicy) -> Pixels:
-    upright = ImageOps.exif_transpose(image).convert("RGB")
+    upright = pictures.rgb(image)
     size = policy.scaled(*upright.size)
     return np.asarray(upright if size == upright.size else upright.resize(size, Image.Resampling.BICUBIC))
 

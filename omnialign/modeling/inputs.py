@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from omnialign.errors import NotFound
 from omnialign.v1 import content_pb2, generation_pb2
 
+DECODER_REVISION = 2
+"""To be raised whenever decoding gives other arrays than before for the same bytes and policy."""
+
 
 @dataclass(frozen=True)
 class MediaLoss:
@@ -125,8 +128,8 @@ class MediaPolicy:
 
     @property
     def identity(self) -> str:
-        """Twelve hexadecimal digits that identify the policy in a cache key."""
-        return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits that identify the policy, and how it is carried out, in a cache key."""
+        return hashlib.sha256(repr((DECODER_REVISION, *astuple(self))).encode()).hexdigest()[:12]
 
 
 NO_BOUNDS = MediaPolicy()

@@ -3,6 +3,9 @@
 An object is complete or absent: bytes are written to a local temporary file, hashed on the way, validated by decoding,
 and only then put. Stored bytes have been validated once, so the same bytes are not decoded again when they come again.
 The stored object is hashed again, though, and if it is damaged the good bytes replace it.
+
+The type of an object is found by decoding it. Where its first bytes would suggest another one, or might, the type is
+kept beside it: `media/types/ab/cdef...`.
 """
 
 import hashlib
@@ -15,13 +18,16 @@ from typing import IO
 
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
 from omnialign.v1 import content_pb2
-from services.data.media_validation import HEAD_BYTES, MODALITIES, MediaLimits, identify, too_large, validate
+from services.data.media_types import CERTAIN, HEAD_BYTES, VIDEO, modality_of, sniff
+from services.data.media_validation import MediaLimits, check_claim, too_large, validate
 from services.data.objects import ObjectStore
 from services.data.objects.base import StagedFile, run_in_pool
+from services.sandbox.limits import Limits
 from services.sandbox.media import LIMITS, killed_decoder
 from services.sandbox.pool import Sandbox
 
 CHUNK_BYTES = 256 * 1024
+MAX_TYPE_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -49,17 +55,19 @@ class MediaStore:
         try:
             async for chunk in chunks:
                 await run_in_pool(self._pool, self._append, staged, chunk)
-            media, existed = await run_in_pool(self._pool, self._finish, staged, claim)
-            if not existed:  # validated before it is put: what is in the store can be decoded
-                await self._sandbox.in_thread(self._validate, staged.path, media)
-                await run_in_pool(self._pool, self._put, staged, media, durable=True)
-            return media, existed
+            sha256 = await run_in_pool(self._pool, self._finish, staged, claim)
+            known = await run_in_pool(self._pool, self._known, sha256, claim)
+            if known is not None:
+                return known, True
+            # Validated before it is put: what is in the store can be decoded.
+            mime_type = await self._sandbox.in_thread(self._validate, staged, sha256, claim)
+            return await run_in_pool(self._pool, self._put, staged, sha256, mime_type, durable=True), False
         finally:
             await run_in_pool(self._pool, staged.discard)
 
     def put(self, data: bytes, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
         """Stores bytes from memory (blocking). They survive a power cut after `sync`."""
-        known = self._known(hashlib.sha256(data).hexdigest(), data[:HEAD_BYTES], claim)
+        known = self._known(hashlib.sha256(data).hexdigest(), claim)
         return (known, True) if known is not None else self._write((data,), claim)
 
     def put_file(self, path: Path, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
@@ -67,9 +75,7 @@ class MediaStore:
         if path.stat().st_size > self._limits.size_bytes:
             raise too_large("bytes", found=path.stat().st_size, limit=self._limits.size_bytes)
         with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-            file.seek(0)
-            known = self._known(hashlib.file_digest(file, "sha256").hexdigest(), head, claim)
+            known = self._known(hashlib.file_digest(file, "sha256").hexdigest(), claim)
             file.seek(0)
             return (known, True) if known is not None else self._write(_chunks(file), claim)
 
@@ -84,11 +90,19 @@ class MediaStore:
         """The reference of a stored object (blocking). Raises NotFound, MEDIA_CORRUPT."""
         if (found := self._objects.stat(_key(sha256))) is None:
             raise _missing(sha256)
+        return _reference(self._type(sha256), sha256, found.size_bytes)
+
+    def _type(self, sha256: str) -> str:
+        """The MIME type of a stored object. Raises MEDIA_CORRUPT."""
+        suggested = sniff(self._objects.read(_key(sha256), length=HEAD_BYTES))
+        if suggested in CERTAIN:
+            return suggested
         try:
-            mime_type = identify(self._objects.read(_key(sha256), length=HEAD_BYTES))
-        except InvalidArgument as error:
-            raise _corrupt(sha256) from error
-        return _reference(mime_type, sha256, found.size_bytes)
+            return self._objects.read(_type_key(sha256), length=MAX_TYPE_BYTES).decode()
+        except NotFound:  # stored before types were kept
+            if not suggested:
+                raise _corrupt(sha256) from None
+            return suggested
 
     def stored_size_bytes(self, sha256: str) -> int | None:
         """Hashes a stored object and returns its size (blocking); None if it is missing or damaged."""
@@ -133,48 +147,61 @@ class MediaStore:
         try:
             for chunk in chunks:
                 self._append(staged, chunk)
-            media, existed = self._finish(staged, claim)
-            if not existed:
-                self._validate(staged.path, media)
-                self._put(staged, media, durable=False)
-            return media, existed
+            sha256 = self._finish(staged, claim)
+            if (known := self._known(sha256, claim)) is not None:
+                return known, True
+            return self._put(staged, sha256, self._validate(staged, sha256, claim), durable=False), False
         finally:
             staged.discard()
 
-    def _finish(self, staged: StagedFile, claim: Claim) -> tuple[content_pb2.Media, bool]:
-        """The reference of what was staged, and whether it is stored already."""
-        mime_type = identify(staged.head, modality=claim.modality, mime_type=claim.mime_type)
+    def _finish(self, staged: StagedFile, claim: Claim) -> str:
+        """The digest of what was staged, which must be as claimed."""
         sha256 = staged.finish()
         if claim.sha256 and claim.sha256 != sha256:
             message = f"The bytes have the digest {sha256}, but {claim.sha256} was claimed."
             metadata = {"claimed": claim.sha256, "found": sha256}
             raise InvalidArgument(message, reason="MEDIA_DIGEST_MISMATCH", metadata=metadata)
-        return _reference(mime_type, sha256, staged.size_bytes), self.stored_size_bytes(sha256) is not None
+        return sha256
 
-    def _validate(self, path: Path, media: content_pb2.Media) -> None:
-        """Decodes a file in a child process (blocking). Raises the reasons of `validate`, and MEDIA_KILLED_DECODER."""
-        self._sandbox.call(
+    def _validate(self, staged: StagedFile, sha256: str, claim: Claim) -> str:
+        """The MIME type of a file, decoded in a child process (blocking).
+
+        Raises the reasons of `validate`, and MEDIA_KILLED_DECODER.
+        """
+        suggested = sniff(staged.head)
+        modality = claim.modality or (modality_of(suggested) if suggested else VIDEO)
+        return self._sandbox.call(
             validate,
-            path,
-            media.mime_type,
+            staged.path,
             self._limits,
+            claim.modality,
+            claim.mime_type,
             refusal=killed_decoder,
-            key=media.sha256,
-            limits=LIMITS[media.modality],
+            key=sha256,
+            limits=LIMITS.get(modality, Limits()),
         )
 
-    def _put(self, staged: StagedFile, media: content_pb2.Media, *, durable: bool) -> None:
-        self._objects.put(_key(media.sha256), staged.path, sha256=media.sha256, durable=durable)
+    def _put(self, staged: StagedFile, sha256: str, mime_type: str, *, durable: bool) -> content_pb2.Media:
+        if mime_type not in CERTAIN:  # the type first: an object without one could not be described
+            self._objects.put_bytes(_type_key(sha256), mime_type.encode())
+        self._objects.put(_key(sha256), staged.path, sha256=sha256, durable=durable)
+        return _reference(mime_type, sha256, staged.size_bytes)
 
-    def _known(self, sha256: str, head: bytes, claim: Claim) -> content_pb2.Media | None:
+    def _known(self, sha256: str, claim: Claim) -> content_pb2.Media | None:
+        """The reference of an object that is stored whole, which must be as claimed."""
         if (size_bytes := self.stored_size_bytes(sha256)) is None:
             return None
-        mime_type = identify(head, modality=claim.modality, mime_type=claim.mime_type)
-        return _reference(mime_type, sha256, size_bytes)
+        found = self._type(sha256)
+        check_claim(found, modality=claim.modality, mime_type=claim.mime_type)
+        return _reference(found, sha256, size_bytes)
 
 
 def _key(sha256: str) -> str:
     return f"media/sha256/{sha256[:2]}/{sha256[2:]}"
+
+
+def _type_key(sha256: str) -> str:
+    return f"media/types/{sha256[:2]}/{sha256[2:]}"
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
@@ -183,7 +210,7 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _reference(mime_type: str, sha256: str, size_bytes: int) -> content_pb2.Media:
-    modality = content_pb2.Modality.ValueType(MODALITIES[mime_type])
+    modality = content_pb2.Modality.ValueType(modality_of(mime_type))
     return content_pb2.Media(modality=modality, mime_type=mime_type, sha256=sha256, size_bytes=size_bytes)
 
 

@@ -1,31 +1,32 @@
-"""Validating media: the type is read from the first bytes, then the whole file is decoded, within limits.
+"""Validating media: the type is what decodes, and the whole file is decoded, within limits.
 
-Sizes are read from the header first, so that a decompression bomb is refused before anything is unpacked. Memory is
-bounded whatever the file. Callers run `validate` in a child process, since a decoder may crash or never end.
+The rule is that of the models (`omnialign.modeling.streams`, `omnialign.media`): what is accepted here can be used
+there. Sizes are read from the header first, so that a decompression bomb is refused before anything is unpacked.
+Everything here blocks, and reads bytes that cannot be trusted: callers run it in the sandbox.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import av
-import av.error
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from omnialign.errors import InvalidArgument
-from omnialign.media import MediaError
-from omnialign.modeling.decoding import decode
+from omnialign.media import MediaError, containers, pictures
+from omnialign.modeling import streams
+from omnialign.modeling.decoding import decode_here
 from omnialign.modeling.inputs import MediaBytes, MediaPolicy
 from omnialign.v1 import content_pb2
+from services.data.media_types import AUDIO, HEAD_BYTES, IMAGE, VIDEO, canonical, conversion, modality_of, untaken
 
 if TYPE_CHECKING:
     from services.data.config import DataConfig  # imports the database, which a child process does not need
 
-# A decoder may drop a frame at either end; if less than this share decodes, the file is cut off.
-COMPLETE_SHARE = 0.95
-STREAMED_WAV_SIZES = (0, 0xFFFFFFFF)
 BEGINNING = MediaPolicy(max_frames=1, max_audio_seconds=1.0, use_damaged=True)
+TAKEN = "PNG, JPEG, GIF, WebP, TIFF, BMP, AVIF, WAV, FLAC, MP3, Ogg, MP4, WebM, Matroska, AVI and others"
+PLAIN_MODES = ("RGB", "RGBA", "L", "P")
+"""Pixels that models can always be shown."""
 
 
 @dataclass(frozen=True)
@@ -63,62 +64,86 @@ def too_large(what: str, *, found: float, limit: float) -> InvalidArgument:
     return refusal("MEDIA_TOO_LARGE", message, what=what, found=f"{found:g}", limit=f"{limit:g}")
 
 
-def identify(head: bytes, *, modality: int = 0, mime_type: str = "") -> str:
-    """The MIME type of a file that begins with `head`. Raises MEDIA_EMPTY, MEDIA_UNDECODABLE, MEDIA_TYPE_MISMATCH."""
-    if not head:
-        raise refusal("MEDIA_EMPTY", "The media is empty.")
-    found = sniff(head)
-    if not found:
-        raise refusal("MEDIA_UNDECODABLE", "The bytes are not an image, audio or video of a supported type.")
-    if mime_type and canonical(mime_type) != found:
-        raise _mismatch(mime_type, found)
-    if modality and modality != MODALITIES[found]:
-        raise _mismatch(content_pb2.Modality.Name(content_pb2.Modality.ValueType(modality)), found)
+def validate(path: Path, limits: MediaLimits, modality: int = 0, mime_type: str = "") -> str:
+    """Decodes the whole file, and returns its MIME type, which must be as claimed.
+
+    Raises MEDIA_EMPTY, MEDIA_UNDECODABLE, MEDIA_TYPE_UNSUPPORTED, MEDIA_TYPE_MISMATCH, MEDIA_TRUNCATED or
+    MEDIA_TOO_LARGE. If damaged files are accepted, it is enough that the first frame or the first second decodes.
+    """
+    with path.open("rb") as file:
+        found = identify(file, modality=modality, mime_type=mime_type)
+        try:
+            CHECKS[modality_of(found)](file, limits)
+        except InvalidArgument as error:
+            if not limits.accept_damaged or error.reason not in ("MEDIA_UNDECODABLE", "MEDIA_TRUNCATED"):
+                raise
+            if not _decodes_in_part(path, modality_of(found)):
+                raise
     return found
 
 
-def validate(path: Path, mime_type: str, limits: MediaLimits) -> None:
-    """Decodes the whole file. Raises MEDIA_UNDECODABLE, MEDIA_TRUNCATED or MEDIA_TOO_LARGE.
+def identify(file: BinaryIO, *, modality: int = 0, mime_type: str = "") -> str:
+    """The MIME type of a file by what is in it.
 
-    If damaged files are accepted, it is enough that the first frame or the first second decodes.
+    Raises MEDIA_EMPTY, MEDIA_UNDECODABLE, MEDIA_TYPE_UNSUPPORTED, MEDIA_TYPE_MISMATCH.
     """
-    checks: dict[int, Callable[[Path, str, MediaLimits], None]] = {
-        IMAGE: _validate_image,
-        AUDIO: _validate_audio,
-        VIDEO: _validate_video,
-    }
-    try:
-        checks[MODALITIES[mime_type]](path, mime_type, limits)
-    except InvalidArgument as error:
-        if not limits.accept_damaged or error.reason not in ("MEDIA_UNDECODABLE", "MEDIA_TRUNCATED"):
-            raise
-        if not _decodes_in_part(path, MODALITIES[mime_type]):
-            raise
+    head = _head(file)
+    if not head:
+        raise refusal("MEDIA_EMPTY", "The media is empty.")
+    found = pictures.mime_type(file, signed=True)
+    if not found and (other := untaken(head)):
+        message = f"The media is {other.name}, which is not taken: convert it, for example with `{other.command}`."
+        raise refusal("MEDIA_TYPE_UNSUPPORTED", message, found=other.name, command=other.command)
+    found = found or containers.mime_type(file) or pictures.mime_type(file, signed=False)
+    if not found:
+        message = (
+            f"The bytes, which begin with {head[:8]!r}, are no image, audio or video that decodes: {TAKEN} are taken."
+        )
+        raise refusal("MEDIA_UNDECODABLE", message, begins_with=head[:8].hex())
+    check_claim(found, modality=modality, mime_type=mime_type)
+    return found
+
+
+def check_claim(found: str, *, modality: int, mime_type: str) -> None:
+    """Raises MEDIA_TYPE_MISMATCH if a file of the type `found` is not what it is claimed to be."""
+    if mime_type and canonical(mime_type) != found:
+        raise _mismatch(mime_type, found)
+    if modality and modality != modality_of(found):
+        claimed = content_pb2.Modality.Name(content_pb2.Modality.ValueType(modality)).removeprefix("MODALITY_")
+        raise _mismatch(claimed.lower(), found, conversion(found, modality))
+
+
+def _head(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(HEAD_BYTES)
 
 
 def _decodes_in_part(path: Path, modality: int) -> bool:
     try:
-        decode(MediaBytes(modality, path.read_bytes()), BEGINNING)
+        decode_here(MediaBytes(modality, path.read_bytes()), BEGINNING)
     except MediaError:
         return False
     return True
 
 
-def _mismatch(claimed: str, found: str) -> InvalidArgument:
-    message = f"The media claims to be {claimed}, but its bytes are {found}."
+def _mismatch(claimed: str, found: str, command: str = "") -> InvalidArgument:
+    mend = f": convert it, for example with `{command}`" if command else ""
+    message = f"The media claims to be {claimed}, but its bytes are {found}{mend}."
     return refusal("MEDIA_TYPE_MISMATCH", message, claimed=claimed, found=found)
 
 
-def _validate_image(path: Path, mime_type: str, limits: MediaLimits) -> None:
-    del mime_type
+def _check_image(file: BinaryIO, limits: MediaLimits) -> None:
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "GIF", "WEBP")) as image:
+        with pictures.opened(file) as image:
             _decode_frames(image, limits)
-    except Image.DecompressionBombError as error:
+            if image.mode not in PLAIN_MODES:
+                pictures.rgb(image)
+    except MediaError as error:
+        if "truncated" in error.message.lower():
+            raise refusal("MEDIA_TRUNCATED", error.message) from error
+        if error.reason != "MEDIA_TOO_LARGE" or error.metadata:
+            raise
         raise too_large("pixels", found=limits.image_pixels + 1, limit=limits.image_pixels) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError) as error:
-        reason = "MEDIA_TRUNCATED" if "truncated" in str(error).lower() else "MEDIA_UNDECODABLE"
-        raise refusal(reason, f"The image does not decode: {error}.") from error
 
 
 def _decode_frames(image: Image.Image, limits: MediaLimits) -> None:
@@ -137,66 +162,34 @@ def _decode_frames(image: Image.Image, limits: MediaLimits) -> None:
         image.seek(index)
 
 
-def _validate_audio(path: Path, mime_type: str, limits: MediaLimits) -> None:
-    if mime_type == "audio/wav":
-        _check_wav_length(path)
-    with _opened(path, mime_type) as container:
-        stream = _stream(container.streams.audio, "audio")
-        expected = _header_seconds(container, stream)
-        _check_seconds(expected, limits)
-        seconds = 0.0
-        for frame in container.decode(stream):
-            seconds += frame.samples / max(1, frame.sample_rate)
-            _check_seconds(seconds, limits)
-        _check_complete(seconds, expected - 0.1, "seconds")
+def _check_audio(file: BinaryIO, limits: MediaLimits) -> None:
+    with containers.opened(file) as opened:
+        _check_seconds(opened.stated_seconds(opened.stream("audio")), limits)
+    _check_whole(streams.check_sound(file, lambda seconds: _check_seconds(seconds, limits)))
 
 
-def _validate_video(path: Path, mime_type: str, limits: MediaLimits) -> None:
-    with _opened(path, mime_type) as container:
-        stream = _stream(container.streams.video, "video")
-        stream.thread_type = "NONE"  # frame threads would multiply the memory by their number
-        _check_seconds(_header_seconds(container, stream), limits)
+def _check_video(file: BinaryIO, limits: MediaLimits) -> None:
+    with containers.opened(file) as opened:
+        stream = opened.stream("video")
+        _check_seconds(opened.stated_seconds(stream), limits)
         _check_frame(stream.codec_context.width, stream.codec_context.height, limits)
         _check_count(stream.frames, limits)
-        frames = 0
-        for frame in container.decode(stream):
-            frames += 1
-            _check_count(frames, limits)
-            _check_frame(frame.width, frame.height, limits)
-        _check_complete(frames, stream.frames, "frames")
+    count = 0
+
+    def look(frame: Any) -> None:
+        nonlocal count
+        count += 1
+        _check_count(count, limits)
+        _check_frame(frame.width, frame.height, limits)
+
+    _check_whole(streams.check_frames(file, look))
 
 
-class _opened:  # noqa: N801 - reads as a context manager function, which could not catch errors of its body as simply
-    """Opens a container of a known type and turns the decoder's errors into MEDIA_UNDECODABLE."""
-
-    def __init__(self, path: Path, mime_type: str) -> None:
-        self._path, self._format = path, DEMUXERS[mime_type]
-        self._container: Any = None
-
-    def __enter__(self) -> Any:
-        try:
-            self._container = av.open(str(self._path), format=self._format, metadata_errors="replace")
-        except (av.error.FFmpegError, ValueError) as error:
-            raise refusal("MEDIA_UNDECODABLE", f"The media does not decode: {error.__class__.__name__}.") from error
-        return self._container
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self._container is not None:
-            self._container.close()
-        if isinstance(error, av.error.FFmpegError | ValueError | IndexError):
-            raise refusal("MEDIA_UNDECODABLE", f"The media does not decode: {error.__class__.__name__}.") from error
-
-
-def _stream(streams: Any, what: str) -> Any:
-    if not streams:
-        raise refusal("MEDIA_UNDECODABLE", f"The file has no {what} stream.")
-    return streams[0]
-
-
-def _header_seconds(container: Any, stream: Any) -> float:
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return float(container.duration or 0) / av.time_base
+CHECKS: dict[int, Callable[[BinaryIO, MediaLimits], None]] = {
+    IMAGE: _check_image,
+    AUDIO: _check_audio,
+    VIDEO: _check_video,
+}
 
 
 def _check_seconds(seconds: float, limits: MediaLimits) -> None:
@@ -214,77 +207,6 @@ def _check_count(frames: int, limits: MediaLimits) -> None:
         raise too_large("frames", found=frames, limit=limits.frames)
 
 
-def _check_complete(found: float, expected: float, what: str) -> None:
-    if not found:
-        raise refusal("MEDIA_UNDECODABLE", f"None of the media's {what} decode.")
-    if found < expected * COMPLETE_SHARE:
-        message = f"The media is cut off: {found:g} of {expected:g} {what} decode."
-        raise refusal("MEDIA_TRUNCATED", message, found=f"{found:g}", expected=f"{expected:g}")
-
-
-def _check_wav_length(path: Path) -> None:
-    """Compares the length in the header: the decoder takes a WAV that ends early for complete."""
-    with path.open("rb") as file:
-        claimed = int.from_bytes(file.read(8)[4:8], "little")
-    found = path.stat().st_size - 8
-    if claimed not in STREAMED_WAV_SIZES and found < claimed - 1:
-        message = f"The WAV file is cut off: it has {found} of {claimed} bytes."
-        raise refusal("MEDIA_TRUNCATED", message, found=found, expected=claimed)
-
-
-HEAD_BYTES = 64
-
-IMAGE, AUDIO, VIDEO = content_pb2.MODALITY_IMAGE, content_pb2.MODALITY_AUDIO, content_pb2.MODALITY_VIDEO
-MODALITIES: dict[str, int] = {
-    "image/png": IMAGE, "image/jpeg": IMAGE, "image/gif": IMAGE, "image/webp": IMAGE,
-    "audio/wav": AUDIO, "audio/flac": AUDIO, "audio/mpeg": AUDIO, "audio/ogg": AUDIO, "audio/mp4": AUDIO,
-    "video/mp4": VIDEO, "video/webm": VIDEO, "video/x-matroska": VIDEO, "video/x-msvideo": VIDEO,
-}  # fmt: skip
-# FFmpeg's name of each container. It never guesses: some of its formats (playlists) read other files and addresses.
-DEMUXERS: dict[str, str] = {
-    "audio/wav": "wav", "audio/flac": "flac", "audio/mpeg": "mp3", "audio/ogg": "ogg", "audio/mp4": "mp4",
-    "video/mp4": "mp4", "video/webm": "matroska", "video/x-matroska": "matroska", "video/x-msvideo": "avi",
-}  # fmt: skip
-ALIASES: dict[str, str] = {
-    "image/jpg": "image/jpeg", "audio/x-wav": "audio/wav", "audio/wave": "audio/wav", "audio/vnd.wave": "audio/wav",
-    "audio/x-flac": "audio/flac", "audio/mp3": "audio/mpeg", "application/ogg": "audio/ogg",
-    "audio/x-m4a": "audio/mp4", "audio/m4a": "audio/mp4",
-    "video/quicktime": "video/mp4", "video/avi": "video/x-msvideo",
-}  # fmt: skip
-PREFIXES: tuple[tuple[bytes, str], ...] = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"fLaC", "audio/flac"),
-    (b"OggS", "audio/ogg"),
-    (b"ID3", "audio/mpeg"),
-)
-RIFF_KINDS = {b"WAVE": "audio/wav", b"WEBP": "image/webp", b"AVI ": "video/x-msvideo"}
-
-
-def sniff(head: bytes) -> str:
-    """The MIME type by the first `HEAD_BYTES` of a file, or "" if it is not a known one."""
-    for prefix, mime_type in PREFIXES:
-        if head.startswith(prefix):
-            return mime_type
-    if head[:4] == b"RIFF":
-        return RIFF_KINDS.get(head[8:12], "")
-    if head[4:8] == b"ftyp":
-        return "audio/mp4" if head[8:11] == b"M4A" else "video/mp4"
-    if head[:4] == b"\x1aE\xdf\xa3":
-        return "video/webm" if b"webm" in head else "video/x-matroska"
-    return "audio/mpeg" if _is_mpeg_frame(head) else ""
-
-
-def canonical(mime_type: str) -> str:
-    """A claimed MIME type without parameters, in its canonical spelling."""
-    plain = mime_type.partition(";")[0].strip().lower()
-    return ALIASES.get(plain, plain)
-
-
-def _is_mpeg_frame(head: bytes) -> bool:
-    """Whether it begins with a valid MPEG audio frame header: sync word, layer 1-3, bit rate and sampling rate."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return False
-    return head[1] & 0x06 != 0 and head[1] & 0x18 != 0x08 and head[2] & 0xF0 != 0xF0 and head[2] & 0x0C != 0x0C
+def _check_whole(lost: str) -> None:
+    if lost:
+        raise refusal("MEDIA_TRUNCATED", f"The media is cut off or damaged: {lost}.", found=lost)

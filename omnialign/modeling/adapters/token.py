@@ -55,13 +55,9 @@ class RangeCodec:
 
     def encode(self, media: MediaBytes, policy: MediaPolicy, *, answer: bool) -> tuple[list[int], MediaLoss | None]:
         """The span of a medium."""
-        codec, loss = self.entry.codec, None
-        if policy == NO_BOUNDS:
-            codes = codec.encode(media.data)
-        else:
-            decoded = decode(media, policy)
-            codes, loss = codec.encode_array(decoded.array, decoded.rate), decoded.loss
-        return [self.entry.begin_id, *(self.entry.first_id + code for code in codes), self.entry.end_id], loss
+        decoded = decode(media, policy)
+        codes = self.entry.codec.encode_array(decoded.array, decoded.rate)
+        return [self.entry.begin_id, *(self.entry.first_id + code for code in codes), self.entry.end_id], decoded.loss
 
     def decode(self, ids: Sequence[int]) -> bytes:
         """The media file of a span."""

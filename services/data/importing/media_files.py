@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from omnialign.errors import InvalidArgument
-from omnialign.media import write_audio
+from omnialign.media.sounds import mono_samples, write_audio
 from omnialign.v1 import content_pb2
 from services.data.importing.refusal import described
 from services.data.importing.sources import SourceFile, is_lfs_pointer
 from services.data.media_store import Claim, MediaStore
 
+MAX_RATE_HZ = 768_000
 FOLDERS = {
     content_pb2.MODALITY_IMAGE: ("images", "image", "media"),
     content_pb2.MODALITY_AUDIO: ("audios", "audio", "media"),
@@ -103,14 +102,13 @@ def _to_bytes(found: Any) -> bytes:
 
 
 def _to_wav(found: Mapping[str, Any]) -> bytes:
-    """Samples in a row as a WAV file. They are mono, or stereo of shape (channels, samples) or (samples, channels)."""
+    """Samples in a row as a WAV file, mono, with integers scaled by their type."""
     try:
-        samples = np.asarray(found["array"], dtype=np.float32)
+        samples = mono_samples(found["array"])
         rate_hz = int(found["sampling_rate"])
-    except (TypeError, ValueError, KeyError) as error:
-        raise media_error("MEDIA_UNDECODABLE", f"The samples in the row are not audio: {error}.") from error
-    if samples.ndim == 2:  # the shorter axis is the channels; they are averaged to mono
-        samples = samples.mean(axis=0 if samples.shape[0] <= samples.shape[1] else 1)
-    if samples.ndim != 1 or not samples.size or not np.isfinite(samples).all() or not 0 < rate_hz <= 768_000:
-        raise media_error("MEDIA_UNDECODABLE", "The samples in the row are not audio.")
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise media_error("MEDIA_UNDECODABLE", f"the samples in the row are not audio: {error}") from error
+    if not 0 < rate_hz <= MAX_RATE_HZ:
+        message = f"the samples have a rate of {rate_hz} hertz, and 1 to {MAX_RATE_HZ} are taken"
+        raise media_error("MEDIA_UNDECODABLE", message)
     return write_audio(samples, rate_hz)
