@@ -83,11 +83,11 @@ async def watch_to_end(
         job = await job_view.follow(client.watch_alignment_job(name), out=session.out)
     except asyncio.CancelledError:
         again = f"The job continues; follow it with `omnialign jobs watch {names.id_of(name)}`."
-        typer.echo(f"\n{goodbye or again}", err=True)
+        session.out.complain(f"\n{goodbye or again}")
         raise
     if job_view.state(job) != "succeeded":
         why = f": {job.error.message}" if job.error.message else ""
-        typer.echo(f"error: The job {job_view.state(job)}{why}", err=True)
+        session.out.complain(f"error: The job {job_view.state(job)}{why}")
         raise typer.Exit(1)
     if summary := job_view.pairs(job):
         session.out.say(summary)

@@ -1,15 +1,31 @@
-"""What commands print: tables and sentences for people, one JSON object per line for machines."""
+"""What commands print: tables and sentences for people, one JSON object per line for machines.
+
+Names, prompts and messages come from other people, and a terminal obeys the control characters in them. So everything
+is printed here, with those characters escaped.
+"""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+
+# C0 but for the line feed, DEL and C1 (whose 0x9b begins a sequence as ESC [ does), the line and paragraph separators,
+# and what reverses the direction of text, so that it reads as something else. Joiners, as in emoji, are harmless.
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escape_controls(text: str) -> str:
+    """`text` with each control character as `\\uXXXX`, which JSON reads back; line feeds stay."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @dataclass(frozen=True)
@@ -21,9 +37,7 @@ class Output:
     @cached_property
     def console(self) -> "Console":
         """The terminal, or plain unwrapped text when piped."""
-        from rich.console import Console
-
-        return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        return _escaping_console()(highlight=False, soft_wrap=not sys.stdout.isatty())
 
     @property
     def is_live(self) -> bool:
@@ -33,25 +47,34 @@ class Output:
     def record(self, value: "Mapping[str, Any] | Message") -> None:
         """Prints one line of JSON; nothing without `as_json`."""
         if self.as_json:
-            sys.stdout.write(json.dumps(to_json_dict(value), ensure_ascii=False) + "\n")
-            sys.stdout.flush()
+            self.write(json.dumps(to_json_dict(value), ensure_ascii=False) + "\n")
 
     def say(self, sentence: str) -> None:
         """Prints a line for people; nothing with `as_json`."""
         if not self.as_json:
-            sys.stdout.write(f"{sentence}\n")
-            sys.stdout.flush()
+            self.write(f"{sentence}\n")
+
+    def complain(self, sentence: str) -> None:
+        """Prints a line on stderr, for people and for machines."""
+        sys.stderr.write(escape_controls(sentence) + "\n")
+        sys.stderr.flush()
+
+    def write(self, text: str) -> None:
+        """Prints text as it is but for control characters, without a line feed at its end."""
+        sys.stdout.write(escape_controls(text))
+        sys.stdout.flush()
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
         """Prints a table for people: aligned on a terminal, tab-separated when piped; nothing with `as_json`."""
         if self.as_json:
             return
-        cells = [[str(cell) for cell in row] for row in rows]
+        # A line feed would break the row, so it is escaped too.
+        cells = [[escape_controls(str(cell)).replace("\n", "\\n") for cell in row] for row in rows]
         if not cells:
             self.say(empty)
         elif not self.console.is_terminal:
-            for row in (headings, *cells):
-                self.say("\t".join(row))
+            sys.stdout.write("".join("\t".join(row) + "\n" for row in (headings, *cells)))
+            sys.stdout.flush()
         else:
             self._draw(headings, cells)
 
@@ -67,6 +90,19 @@ class Output:
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print(table)
+
+
+@cache
+def _escaping_console() -> "type[Console]":
+    """rich's console, which is heavy to import, with the control characters of texts escaped; its own are kept."""
+    from rich.console import Console
+
+    class EscapingConsole(Console):
+        def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> "Iterable[Segment]":
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=escape_controls(segment.text))
+
+    return EscapingConsole
 
 
 def to_json_dict(value: "Mapping[str, Any] | Message") -> dict[str, Any]:

@@ -157,7 +157,7 @@ def fail(error: "OmnialignError", *, out: Output) -> NoReturn:
     else:
         details = "".join(f"\n  {where}: {what}" for where, what in error.violations if what not in error.message)
         line = f"error: {error.message} [{error.reason}]{details}"
-    typer.echo(line, err=True)
+    out.complain(line)
     raise typer.Exit(EXIT_ERROR)
 
 
