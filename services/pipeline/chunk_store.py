@@ -134,9 +134,13 @@ class ChunkStore:
 
     async def totals(self, uid: str) -> dict[str, Counts]:
         """What the chunks of a job committed, by step. `Counts.chunks` is the number of chunks that did so."""
+        return await self._database.read(lambda connection: self.read_totals(connection, uid))
+
+    def read_totals(self, connection: Connection, uid: str) -> dict[str, Counts]:
+        """`totals`, within a transaction (blocking)."""
         table = self._tables.steps.c
         totals: dict[str, Counts] = {}
-        for row in await self._database.all(sa.select(table.step, table.counts).where(table.uid == uid)):
+        for row in connection.execute(sa.select(table.step, table.counts).where(table.uid == uid)):
             counts = totals.setdefault(row.step, Counts())
             if row.counts is not None:
                 counts.add(Counts.from_json(row.counts))

@@ -5,7 +5,7 @@ that events have no gaps and watchers miss nothing. No decisions are made here.
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -116,6 +116,13 @@ class JobStore:
 
     async def change(self, uid: str, change: Change) -> Job:
         """Changes a job in one transaction, and records the event."""
+        return await self.change_by(uid, lambda _: change)
+
+    async def change_by(self, uid: str, prepare: Callable[[Connection], Change]) -> Job:
+        """As `change`, by what `prepare` makes of what it reads in the same transaction, under the job's lock.
+
+        What is read before the lock may be out of date by the time of the change, and overwrite what is newer.
+        """
         attempts: list[dict[str, Any]] = []
 
         def apply(connection: Connection) -> tuple[Job, bool]:
@@ -125,7 +132,7 @@ class JobStore:
             # its event is there already, and changing the job again would change it twice.
             if attempts and self._has_event(connection, attempts[-1]):
                 return job, True
-            message = change(job)
+            message = prepare(connection)(job)
             if message is None:
                 return self._job(row.job), False
             job.update_time.GetCurrentTime()

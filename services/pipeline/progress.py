@@ -10,6 +10,8 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from sqlalchemy import Connection
+
 from services.pipeline.chunk_store import ChunkStore
 from services.pipeline.counts import Counts
 from services.pipeline.job_store import JobStore
@@ -138,7 +140,6 @@ class Progress:
 
     async def flush(self, uid: str) -> Job:
         """Brings the stages of a job up to date with what its chunks committed."""
-        totals = await self._chunks.totals(uid)
         sizes = {phase.name: await self._chunk_count(uid, phase) for phase in self._program.phases}
         stages = [stage for phase in self._program.phases for stage in phase.stages]
         is_led = uid in self._led
@@ -146,7 +147,13 @@ class Progress:
         # times, so only the replica that runs the job's own workflow adds its time.
         spent_ms = {stage: self._updater.clock(uid, stage).take_ms() if is_led else 0 for stage in stages}
 
-        def change(job: Job) -> str | None:
+        # The totals are read under the job's lock. Read before it, they could be older than those that another replica
+        # writes meanwhile, and a stage that is done would show fewer records for ever.
+        def prepare(connection: Connection) -> Change:
+            totals = self._chunks.read_totals(connection, uid)
+            return lambda job: change(job, totals)
+
+        def change(job: Job, totals: Mapping[str, Counts]) -> str | None:
             if job.state in self._kind.ended:
                 return None
             before = job.SerializeToString(deterministic=True)
@@ -158,7 +165,7 @@ class Progress:
             is_changed = job.SerializeToString(deterministic=True) != before
             return self._describe(job) if is_changed else None
 
-        job = await self._jobs.change(uid, change)
+        job = await self._jobs.change_by(uid, prepare)
         self._program.observe_job(job)
         return job
 

@@ -10,7 +10,9 @@ from services.alignment.job import ALIGNMENT, Job, Spec
 from services.pipeline.chunk_store import ChunkStore, StepCommit
 from services.pipeline.counts import Counts
 from services.pipeline.job_store import JobStore
+from services.pipeline.kind import Phase, Step
 from services.pipeline.notifier import Notifier
+from services.pipeline.progress import Progress, StageUpdater
 from services.pipeline.replicas import ReplicaStore
 from services.runtime.database import Database
 
@@ -210,3 +212,59 @@ async def test_starts_without_progress_are_counted_and_an_event_or_a_good_end_be
     assert await second.jobs.count_start("uid-1") == 1
     await second.jobs.forgive_starts("uid-1")
     assert await second.jobs.count_start("uid-1") == 1
+
+
+class OneStep:
+    """A program of one phase with one step, as far as its progress is concerned."""
+
+    def __init__(self) -> None:
+        step = Step(name="sample", stage="sample", reads="", writes="sample", run=None, tokens=lambda record: 0)
+        self.phases = (Phase(name="sample", steps=(step,), plan=None),)
+
+    def summarize(self, job, totals) -> None:
+        job.pairs.tried = totals["sample"].completed
+
+    def observe_job(self, job) -> None:
+        pass
+
+
+def progress_of(store: Replica) -> Progress:
+    return Progress(
+        OneStep(),
+        kind=ALIGNMENT,
+        jobs=store.jobs,
+        chunks=store.chunks,
+        updater=StageUpdater(store.jobs, ALIGNMENT),
+        metrics=None,
+    )
+
+
+async def test_progress_that_a_slow_replica_writes_late_does_not_replace_what_is_newer(stores, monkeypatch):
+    def begin(job: Job) -> str:
+        job.state = Job.STATE_RUNNING
+        job.stages.add(stage="sample", total=6, state=ALIGNMENT.stage.STATE_PENDING)
+        return "began"
+
+    async def finish(store: Replica, number: int) -> None:
+        await store.chunks.begin_chunk("uid-1", phase="sample", number=number, steps=["sample"])
+        await store.chunks.commit_steps([StepCommit("uid-1", "sample", "sample", number, Counts(1, 3))])
+
+    async def write_late(*args, **kwargs):
+        entered.set()
+        await release.wait()
+        return await write(*args, **kwargs)
+
+    (slow, fast), entered, release = stores, asyncio.Event(), asyncio.Event()
+    await slow.jobs.change("uid-1", begin)
+    await slow.chunks.put_chunks("uid-1", phase="sample", chunks=[["a", "b", "c"], ["d", "e", "f"]])
+    await finish(slow, 0)
+    write = slow.database.write
+    monkeypatch.setattr(slow.database, "write", write_late)
+    late = asyncio.create_task(progress_of(slow).flush("uid-1"))
+    await entered.wait()
+    await finish(fast, 1)
+    await progress_of(fast).flush("uid-1")
+    release.set()
+    job = await late
+    assert (job.stages[0].completed, job.pairs.tried) == (6, 6)
+    assert job.stages[0].state == ALIGNMENT.stage.STATE_DONE
