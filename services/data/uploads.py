@@ -8,9 +8,10 @@ import asyncio
 import json
 import logging
 import re
+import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 UPLOAD = "projects/{project}/uploads/{upload}"
 PREFIX = "uploads/"
+IMPORT_FOLDER = "import-"
+"""How the names of the folders begin into which imports download their uploads."""
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 MAX_PATH_BYTES, MAX_PART_BYTES, MAX_DEPTH = 512, 200, 16
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\\]")
@@ -181,8 +184,11 @@ class Uploads:
         for upload_id in expired:
             self._objects.delete(_manifest_key(upload_id))
             self._objects.delete_below(f"{PREFIX}{upload_id}/")
-        for path in _older(self._scratch, seconds=self._config.upload_seconds):
+        for path in _older(self._scratch.iterdir(), seconds=self._config.upload_seconds):
             path.unlink(missing_ok=True)
+        # An import downloads its upload into a folder, which a killed process leaves behind.
+        for path in _older(self._config.root.glob(f"{IMPORT_FOLDER}*"), seconds=self._config.upload_seconds):
+            shutil.rmtree(path, ignore_errors=True)
         return len(expired)
 
 
@@ -275,9 +281,14 @@ def _parents(path: str) -> Iterator[str]:
         yield "/".join(parts[:count])
 
 
-def _older(folder: Path, *, seconds: float) -> Iterator[Path]:
+def _older(paths: Iterable[Path], *, seconds: float) -> Iterator[Path]:
     oldest = time.time() - seconds
-    for path in folder.iterdir():
+    for path in paths:
         with suppress(FileNotFoundError):
-            if path.is_file() and path.stat().st_mtime < oldest:
+            if _newest_time(path) < oldest:
                 yield path
+
+
+def _newest_time(path: Path) -> float:
+    """When a file, or the newest of what a folder holds, was last changed: a folder that still grows is kept."""
+    return max(found.stat().st_mtime for found in (path, *path.rglob("*")))

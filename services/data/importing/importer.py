@@ -32,7 +32,7 @@ from services.data.importing.sources import SourceFile, Sources, find_files
 from services.data.media_store import MediaStore
 from services.data.objects.base import run_in_pool
 from services.data.store import Store
-from services.data.uploads import Upload, Uploads, is_upload, local_path
+from services.data.uploads import IMPORT_FOLDER, Upload, Uploads, is_upload, local_path
 
 MAX_LISTED_FILES = 100
 
@@ -113,7 +113,7 @@ class Importer:
             yield path, path.as_uri()
             return
         upload = await self._uploads.get(request.source_uri, parent=request.parent)
-        folder = Path(await run_in_pool(self._pool, tempfile.mkdtemp, prefix="import-", dir=self._config.root))
+        folder = Path(await run_in_pool(self._pool, tempfile.mkdtemp, prefix=IMPORT_FOLDER, dir=self._config.root))
         try:
             await run_in_pool(self._pool, self._uploads.fetch, upload, folder)
             yield _upload_root(folder, upload), upload.name
