@@ -87,6 +87,26 @@ async def test_records_that_a_model_wrote_and_versions_leave_edges(client: Async
     ]
 
 
+@pytest.mark.parametrize("model", ["projects/default/models/a\0", "m" * 1025])
+async def test_a_name_that_lineage_cannot_hold_is_refused_before_anything_is_stored(
+    client: AsyncClient, model: str
+) -> None:
+    await client.create_dataset("answers")
+    record = record_pb2.Record(id="r")
+    record.responses.add().feedback.generation.model = model
+    with pytest.raises(InvalidArgument) as caught:
+        await client.append_records(name("answers"), [record_pb2.Record(id="good"), record])
+    assert [field for field, _ in caught.value.violations] == ["records[1].responses[0].feedback.generation.model"]
+    assert [found async for found in client.stream_records(name("answers"))] == []
+    for refused in (
+        Edge(source=model, target=name("answers"), relation="r"),
+        Edge(source="a", target="b", relation=model),
+    ):
+        with pytest.raises(InvalidArgument):
+            await client.add_lineage([refused])
+    assert await walk(client, name("answers")) == []
+
+
 def test_names_in_a_circle_are_all_kept() -> None:
     assert sorted(topological_order(["c", "a", "b"], [("a", "b"), ("b", "a"), ("b", "c")])) == ["a", "b", "c"]
     assert topological_order(["c", "b", "a"], [("a", "b"), ("b", "c")]) == ["a", "b", "c"]
