@@ -2,6 +2,9 @@
 
 The tables of a record are those that its dataset was made from, those made from it, and those of the jobs in between.
 A dataset and its versions count as one table. Another job that started from the same data is not related.
+
+Edges hold names that records and callers gave. They are shown as they are, but looked up and followed only within the
+rights of whoever asks.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +19,7 @@ from services.data.datasets import Datasets
 from services.data.errors import not_found
 from services.data.record_table import Selection
 from services.data.store import Store
+from services.runtime.auth.stored_names import followable
 
 MAX_EDGES = 10_000
 MAX_CACHED_EDGES = 10_000
@@ -98,7 +102,7 @@ class Lineage:
         steps = await self._related(parent, [dataset], upwards=True)
         jobs = {name for step in steps for name in step if "/alignmentJobs/" in name}
         steps |= await self._related(parent, [dataset, *sorted(jobs)], upwards=False)
-        names = {dataset, *(name for step in steps for name in step)}
+        names = {dataset, *followable((name for step in steps for name in step), holder=dataset)}
         ages = {name: row.create_time.ToNanoseconds() for name, row in (await self._existing(names)).items()}
         ordered = topological_order(sorted(names, key=lambda name: (ages.get(name, 0), name)), steps)
         return [name for name in ordered if name in ages]
@@ -111,7 +115,8 @@ class Lineage:
         """The steps between tables and jobs in one direction. Models are not followed: they lead to other jobs."""
         seen, level, steps = set(starts), list(starts), set[Step]()
         while level and len(steps) < MAX_EDGES:
-            names = [name for start in level for name in await self._name_and_versions(start)]
+            followed = followable(level, holder=starts[0])
+            names = [name for start in followed for name in await self._name_and_versions(start)]
             edges = await self._store.edges(parent, names, upwards=upwards)
             found = {(_table_of(edge.source), _table_of(edge.target)) for edge in edges}
             steps |= {step for step in found if step[0] != step[1] and not any("/models/" in name for name in step)}

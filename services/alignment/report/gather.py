@@ -2,7 +2,7 @@
 
 Only the evaluation table is indispensable. Anything else that is missing (a table that the job does not have, the
 history of a training job, a deleted medium) leaves a gap in the report and a warning in the log: a report must not fail
-a job whose work is done.
+a job whose work is done. Names that the job's messages hold are followed within its project only.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from omnialign.client import AsyncClient
 from omnialign.errors import NotFound, OmnialignError
 from omnialign.v1 import alignment_service_pb2, content_pb2, data_service_pb2, record_pb2
 from services.alignment.report import gallery, lineage
+from services.runtime.auth.stored_names import followable
 
 AlignmentJob = alignment_service_pb2.AlignmentJob
 Record = record_pb2.Record
@@ -72,8 +73,8 @@ def _is_skipped(job: AlignmentJob, stage: str) -> bool:
 
 def _table(job: AlignmentJob, stage: str, suffix: str) -> str:
     """Name of the dataset that a stage wrote: from its status, or else by convention."""
-    stated = next((status.dataset for status in job.stages if status.stage == stage), "")
-    return stated or names.format_name(
+    stated = followable((status.dataset for status in job.stages if status.stage == stage), holder=job.name)
+    return next(iter(stated), "") or names.format_name(
         names.DATASET, project=names.project_of(job.name), dataset=f"{names.id_of(job.name)}-{suffix}"
     )
 
@@ -104,7 +105,9 @@ async def _media(client: AsyncClient, references: Mapping[str, content_pb2.Media
 
 async def _curves(client: AsyncClient, job: AlignmentJob) -> dict[str, Points]:
     """Metrics per step of each training job, by `stage/id of the training job`."""
-    training_jobs = [(status.stage, name) for status in job.stages for name in status.training_jobs]
+    training_jobs = [
+        (status.stage, name) for status in job.stages for name in followable(status.training_jobs, holder=job.name)
+    ]
     curves = {}
     for stage, name in training_jobs:
         try:
@@ -134,7 +137,7 @@ def thinned(points: Points) -> Points:
 
 async def _edges(client: AsyncClient, job: AlignmentJob) -> list[data_service_pb2.LineageEdge]:
     edges: list[data_service_pb2.LineageEdge] = []
-    for name in filter(None, (job.models.aligned, job.name)):
+    for name in followable((job.models.aligned, job.name), holder=job.name):
         try:
             edges.extend((await client.get_lineage(name)).edges)
         except OmnialignError as error:
