@@ -18,7 +18,9 @@ from transformers.utils import logging as transformers_logging
 from omnialign.errors import InvalidArgument, OmnialignError, Unavailable
 from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.codecs.vq_models import DECODER_FOLDER
+from omnialign.modeling.model_files import PICKLES
 from omnialign.modeling.model_folder import model_class
+from omnialign.modeling.weights_check import check_weights
 from training import distributed, fused_lm_head, loop, source
 from training.examples import Example, load_examples
 from training.files import replace_folder
@@ -29,7 +31,6 @@ from training.watchdog import Phase
 
 CODEC = "vqmodel"
 """Name of the part of Chameleon, Emu3 and Janus that turns pictures into codes."""
-PICKLES = frozenset({".bin", ".pt", ".pkl", ".pth"})
 NOT_COPIED = (".safetensors", ".index.json", *sorted(PICKLES))
 """What a finished model does not take over from its base: weights in any form."""
 TEMPLATES = "additional_chat_templates"
@@ -48,6 +49,7 @@ def train(context: loop.RunContext) -> bool:
     fused_lm_head.install()
     hyperparameters = complete(spec.hyperparameters, method=method, num_processes=distributed.world_size())
     adapter = load_adapter(spec.base_model_dir, feature_cache(spec.cache_dir / "features"))
+    check_weights(spec.base_model_dir)  # before a trainer exists: under ZeRO-3 it changes how models are made
     examples = _examples(spec, hyperparameters, method=method, adapter=adapter)
     dropped = source.dropped(spec, method=method, max_length=hyperparameters.max_length)
     context.progress.note_examples(len(examples), dropped=dropped)

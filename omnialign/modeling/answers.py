@@ -3,8 +3,10 @@
 A rubric is the dimensions on which a response is scored, which depend on its modalities. They are those of
 align-anything-200k (paper section 3.1; data card columns `*_rate_1`), each scored 0 to 3.
 
-Writers make training targets; readers turn what a model wrote into messages. A reader never guesses: an answer that is
-not in the required form raises AnswerUnparsable with a reason, and the caller abstains.
+Writers make training targets; readers turn what a model wrote into messages. A reader never guesses: it takes what a
+writer writes, with any white space between sections, and nothing around it, beside it or twice. `clarity 3.7`, `3/10`
+and `3 or 2` have a 3 in them, and mean something else. An answer that is not in the required form raises
+AnswerUnparsable with a reason, and the caller abstains.
 
     feedback    ##Critique: ... ##Refinement: ... ##Scores: clarity 3, prompt_following 2 (wrong colour)
     scores      ##Scores: ...
@@ -14,7 +16,7 @@ The sections `##Critique:`, `##Refinement:` and `##Reason:` are those of the lan
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from omnialign.errors import InvalidArgument
@@ -41,7 +43,7 @@ INTERLEAVED = ("prompt_following", "objective_rules", "ca", "information_richnes
 _BY_OUTPUT = {"t": TEXT, "i": IMAGE, "a": AUDIO, "v": VIDEO, "ti": INTERLEAVED}
 
 _SECTION = re.compile(r"##(\w+):")
-_SCORE = re.compile(r"(\w+) (-?\d+)(?: \(([^()]*)\))?")
+_SCORE = re.compile(r"\s*(\w+) (-?[0-9]{1,9})(?: \(([^()]*)\))?\s*(?:,|\Z)")
 EQUAL = "equal"
 
 
@@ -95,32 +97,36 @@ def write_judgement(reason: str, preferred: int) -> str:
 
 def read_scores(text: str, rubric: Sequence[str]) -> record_pb2.Feedback:
     """A score on every dimension of `rubric`. Raises AnswerUnparsable."""
-    return record_pb2.Feedback(scores=_read_scores(_sections(text), rubric))
+    return record_pb2.Feedback(scores=_read_scores(_sections(text, ("Scores",)), rubric))
 
 
 def read_feedback(text: str, rubric: Sequence[str]) -> record_pb2.Feedback:
     """Critique, refinement advice and a score on every dimension of `rubric`. Raises AnswerUnparsable."""
-    sections = _sections(text)
+    sections = _sections(text, ("Critique", "Refinement", "Scores"))
     critique, refinement = (_section(sections, name) for name in ("Critique", "Refinement"))
     return record_pb2.Feedback(critique=critique, refinement=refinement, scores=_read_scores(sections, rubric))
 
 
 def read_judgement(text: str) -> Judgement:
     """A verdict with its reason. Raises AnswerUnparsable."""
-    sections = _sections(text)
+    sections = _sections(text, ("Reason", "Preferred"))
     verdict = _section(sections, "Preferred")
     if verdict not in ("1", "2", EQUAL):
         raise AnswerUnparsable(f"The verdict {verdict[:40]!r} is not 1, 2 or {EQUAL}.", reason="VERDICT_INVALID")
     return Judgement(0 if verdict == EQUAL else int(verdict), _section(sections, "Reason"))
 
 
-def _sections(text: str) -> dict[str, str]:
-    """The text of each section by its name. Raises AnswerUnparsable if a section occurs twice."""
+def _sections(text: str, names: Sequence[str]) -> dict[str, str]:
+    """The text of each section by its name. Raises AnswerUnparsable unless they are exactly `names`, in this order."""
     marks = list(_SECTION.finditer(text))
     starts = [mark.start() for mark in marks] + [len(text)]
     sections = {mark[1]: text[mark.end() : end].strip() for mark, end in zip(marks, starts[1:], strict=True)}
     if len(sections) != len(marks):
         raise AnswerUnparsable("The answer repeats a section.", reason="SECTION_REPEATED")
+    if missing := [name for name in names if name not in sections]:
+        raise AnswerUnparsable(f"The answer has no section ##{missing[0]}:.", reason="SECTION_MISSING")
+    if list(sections) != list(names) or text[: starts[0]].strip():
+        raise AnswerUnparsable(f"The answer has more than the sections {', '.join(names)}, in this order.")
     return sections
 
 
@@ -130,16 +136,28 @@ def _section(sections: dict[str, str], name: str) -> str:
     return sections[name]
 
 
+def _scores(text: str) -> Iterator[tuple[str, str, str]]:
+    """Dimension, score and rationale of each entry of a list. Raises AnswerUnparsable for anything else in it."""
+    place = 0
+    while place < len(text):
+        if (entry := _SCORE.match(text, place)) is None or (entry.end() == len(text) and text.endswith(",")):
+            raise AnswerUnparsable(f"{text[place : place + 40]!r} is not a dimension with its score.")
+        yield entry[1], entry[2], entry[3] or ""
+        place = entry.end()
+
+
 def _write_score(score: record_pb2.DimensionScore) -> str:
     rationale = re.sub(r"[()#]", "", score.rationale)
     return f"{score.dimension} {score.score}" + (f" ({rationale})" if rationale else "")
 
 
 def _read_scores(sections: dict[str, str], rubric: Sequence[str]) -> list[record_pb2.DimensionScore]:
-    found = {}
-    for name, value, rationale in _SCORE.findall(_section(sections, "Scores")):
+    found: dict[str, record_pb2.DimensionScore] = {}
+    for name, value, rationale in _scores(_section(sections, "Scores")):
         if not MIN_SCORE <= int(value) <= MAX_SCORE:
             raise AnswerUnparsable(f"The score {value} of {name} is not 0 to 3.", reason="SCORE_OUT_OF_RANGE")
+        if name in found or name not in rubric:
+            raise AnswerUnparsable(f"The answer scores {name[:40]} twice, or was not asked to.")
         found[name] = record_pb2.DimensionScore(dimension=name, score=int(value), rationale=rationale)
     if missing := [name for name in rubric if name not in found]:
         raise AnswerUnparsable(f"The answer does not score {', '.join(missing)}.", reason="DIMENSION_MISSING")

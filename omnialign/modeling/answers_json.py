@@ -80,11 +80,26 @@ def _parse(text: str) -> Any:
     """The JSON value of an answer, without the fence."""
     fenced = _FENCED.fullmatch(text.strip())
     try:
-        value = json.loads(fenced[1] if fenced else text, object_pairs_hook=_unique_fields)
+        value = json.loads(
+            fenced[1] if fenced else text,
+            object_pairs_hook=_unique_fields,
+            parse_int=_integer,
+            parse_constant=_constant,
+        )
         json.dumps(value, ensure_ascii=False).encode()  # fails on a lone surrogate, which protobuf cannot hold
     except (ValueError, RecursionError) as error:
         raise AnswerUnparsable("The answer is not JSON.", reason=NOT_JSON) from error
     return value
+
+
+def _integer(text: str) -> int:
+    if text == "-0":
+        raise ValueError("zero has no sign")
+    return int(text)
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is Python's, not JSON's")
 
 
 def _unique_fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

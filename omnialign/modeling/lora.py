@@ -2,10 +2,15 @@
 
 A folder with an adapter_config.json and no config.json is a LoRA: low-rank updates of a base model, which is registered
 separately. Only plain updates of the base's weights are accepted, because those can be applied and merged by every
-engine; so one name means the same model wherever it runs. Nothing here reads weights.
+engine; so one name means the same model wherever it runs.
+
+PEFT takes patterns in several settings, and matches them with every module of the base. A pattern is a program that
+may run for ever (`(a|aa)+$`), and none is needed: the names of a LoRA's weights say which modules it changes. So
+`literal_config` puts names in the place of patterns. Nothing here reads weights beyond their names.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +18,7 @@ from typing import Any
 
 from omnialign import names
 from omnialign.errors import InvalidArgument
+from omnialign.modeling.safetensors_header import HeaderInvalid, read_file_header
 
 CONFIG = "adapter_config.json"
 MAX_CONFIG_BYTES = 16 << 20
@@ -31,8 +37,18 @@ EXTRAS = (
     "use_bdlora",
     "use_qalora",
     "megatron_config",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
 )
 """Settings by which PEFT does more than add low-rank updates; in a plain LoRA they are false or empty."""
+
+WEIGHTS = "adapter_model.safetensors"
+MAX_NAMES, MAX_NAME = 4096, 512
+_MODULE = re.compile(r"base_model\.model\.(.+)\.lora_(?:embedding_)?[AB](?:\.weight)?")
+"""The name of a weight; the group is the module in the base that it changes."""
+_LITERAL = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
+"""A pattern that matches one name, or the end of names: it is as safe as a name."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,44 @@ def parse_lora(text: bytes, *, name: str) -> LoraSettings:
         extras.append("init_lora_weights")
     if extras:
         raise unsupported(name, f"it has {', '.join(extras)}")
+    for field in ("target_modules", "exclude_modules", "layers_pattern"):
+        _check_names(field, config.get(field), name)
+    for field in ("rank_pattern", "alpha_pattern"):
+        _check_patterns(field, config.get(field) or {}, name)
     return LoraSettings(_base(config.get("base_model_name_or_path"), name), _rank(config, name))
+
+
+def literal_config(folder: Path, *, name: str) -> dict[str, Any]:
+    """The adapter_config.json of a LoRA folder, with the names of modules in the place of patterns.
+
+    Raises as `parse_lora`, and InvalidArgument LORA_UNSUPPORTED for weights whose names are not those of a plain LoRA.
+    """
+    read_lora(folder, name=name)
+    config = dict(_object((folder / CONFIG).read_bytes(), name))
+    if not has_patterns(config):
+        return config
+    no_choice = dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern"))
+    return {**config, "target_modules": _modules(folder, name), **no_choice}
+
+
+def has_patterns(config: Mapping[str, Any]) -> bool:
+    """Whether the settings choose modules by a pattern."""
+    layers = config.get("layers_pattern") or ()
+    layers = [layers] if isinstance(layers, str) else layers
+    chosen = (config.get("target_modules"), config.get("exclude_modules"))
+    return any(isinstance(names, str) for names in chosen) or not all(map(_LITERAL.fullmatch, layers))
+
+
+def _modules(folder: Path, name: str) -> list[str]:
+    """The modules of the base that the weights change."""
+    try:
+        found = [_MODULE.fullmatch(weight) for weight in read_file_header(folder / WEIGHTS)]
+    except (OSError, HeaderInvalid) as error:
+        raise unsupported(name, f"its {WEIGHTS} cannot be read ({error})") from error
+    modules = sorted({match[1] for match in found if match})
+    if not modules or len(modules) > MAX_NAMES:
+        raise unsupported(name, f"its weights are those of {len(modules)} modules, and 1 to {MAX_NAMES} are taken")
+    return modules
 
 
 def check_base_in_project(settings: LoraSettings, *, name: str, parent: str) -> None:
@@ -135,6 +188,24 @@ def _rank(config: Mapping[str, Any], name: str) -> int:
     if len(ranks) < len(found):
         raise _invalid(name, "needs positive integers as r and in rank_pattern")
     return max(ranks)
+
+
+def _check_names(field: str, value: object, name: str) -> None:
+    """Refuses what is neither a pattern, which is never run, nor a list of names."""
+    if value is None or isinstance(value, str):
+        return
+    if not isinstance(value, list) or len(value) > MAX_NAMES:
+        raise _invalid(name, f"has a {field} that is not a list of at most {MAX_NAMES} names")
+    if not all(isinstance(entry, str) and len(entry) <= MAX_NAME for entry in value):
+        raise _invalid(name, f"has a {field} with a name that is not a text of at most {MAX_NAME} letters")
+
+
+def _check_patterns(field: str, value: object, name: str) -> None:
+    """Refuses keys that PEFT would match as patterns rather than names."""
+    if not isinstance(value, dict) or len(value) > MAX_NAMES:
+        raise _invalid(name, f"has a {field} that is not an object of at most {MAX_NAMES} names")
+    if wrong := [key for key in value if len(key) > MAX_NAME or not _LITERAL.fullmatch(key)]:
+        raise unsupported(name, f"its {field} has the pattern {wrong[0]!r:.80}, where a module's name is taken")
 
 
 def _base(base: object, name: str) -> str:

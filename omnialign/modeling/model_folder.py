@@ -17,15 +17,20 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.models.auto.auto_factory import _get_model_class
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from omnialign.errors import InvalidArgument
+from omnialign.modeling import chat_template
 
 THINKERS = {
     "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
     "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration",
 }
 """Families whose folders also hold a speech decoder; only the part that writes text is loaded."""
+
+SPEECH_PARTS = ("talker.", "token2wav.", "code2wav.")
+"""The weights of those speech decoders."""
 
 PATCHED = frozenset({"chameleon", "janus", "qwen2_vl", "qwen2_5_vl"})
 """Families whose classes in `transformers` need a change; see `omnialign.modeling.patched_models`."""
@@ -61,6 +66,21 @@ def model_class(folder: Path) -> Any:
     return AutoModelForMultimodalLM if kind in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES else AutoModelForCausalLM
 
 
+def concrete_class(folder: Path, config: Any) -> Any:
+    """The class that `model_class` leads to for a configuration. Raises InvalidArgument MODEL_CONFIG_INVALID."""
+    auto = model_class(folder)
+    if (mapping := getattr(auto, "_model_mapping", None)) is None:
+        return auto
+    try:
+        return _get_model_class(config, mapping)
+    except KeyError as error:
+        raise InvalidArgument(
+            f"The config.json of {folder.name} is that of a {config.model_type}, which is no language model.",
+            reason="MODEL_CONFIG_INVALID",
+            metadata={"folder": folder.name},
+        ) from error
+
+
 FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model", "*processor*.json", "chat_template*", "config.json")
 """The files that determine a model's inputs."""
 FORMAT = "1"
@@ -73,6 +93,7 @@ def load_processor(folder: Path) -> Any:
 
     Raises InvalidArgument PROCESSOR_UNSUPPORTED.
     """
+    chat_template.install()
     auto = AutoProcessor if any((folder / name).is_file() for name in PROCESSORS) else AutoTokenizer
     try:
         found = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

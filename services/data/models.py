@@ -21,7 +21,7 @@ from services.data.objects import ObjectStore
 from services.data.objects.base import CHUNK_BYTES, run_in_pool
 from services.data.store import Store, now_us, timestamp
 from services.data.uploads import Upload, Uploads, is_upload, local_path
-from services.data.weights import StoredFiles, Weights, inspect_folder, inspect_model
+from services.data.weights import Weights, inspect_folder, inspect_upload
 
 WEIGHTS = (".safetensors",)
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
@@ -36,9 +36,9 @@ class ModelFiles:
     def admit(self, upload: Upload) -> tuple[str, Weights]:
         """Checks the files of an upload and copies them into the registry (blocking).
 
-        Returns their URI. Files that the registry has are not copied again. Raises the reasons of `inspect_model`.
+        Returns their URI. Files that the registry has are not copied again. Raises the reasons of `inspect_upload`.
         """
-        weights = inspect_model(StoredFiles(upload.name, upload.files, self._objects))
+        weights = inspect_upload(upload.name, upload.files, self._objects)
         uri = f"{self._objects.uri}/models/{weights.sha256}"
         if self._objects.stat(_manifest_key(weights.sha256)) is None:
             for entry, key in upload.files.items():

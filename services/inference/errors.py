@@ -60,10 +60,12 @@ def not_found(model: str, why: str) -> NotFound:
     return NotFound(f"There is no model {model}: {why}.", reason="MODEL_NOT_FOUND", metadata={"model": model})
 
 
-def load_failed(model: str, why: str) -> FailedPrecondition:
+def load_failed(
+    model: str, why: str, *, reason: str = "MODEL_LOAD_FAILED", metadata: Mapping[str, str] | None = None
+) -> FailedPrecondition:
     """The error for a model that exists but cannot be loaded."""
     return FailedPrecondition(
-        f"The model {model} cannot be loaded: {why}", reason="MODEL_LOAD_FAILED", metadata={"model": model}
+        f"The model {model} cannot be loaded: {why}", reason=reason, metadata={**(metadata or {}), "model": model}
     )
 
 

@@ -35,6 +35,10 @@ def read_answer(answer: EngineResult, reader: Callable[[str], T]) -> Reading[T]:
     try:
         if answer.error is not None:
             raise answer.error
+        if answer.info.finish_reason == generation_pb2.FINISH_REASON_LENGTH:
+            raise AnswerUnparsable("The answer was cut off before its end.", reason="ANSWER_TRUNCATED")
+        if not all(isinstance(piece, str) for piece in answer.pieces):
+            raise AnswerUnparsable("The answer has media beside its text.")
         return Reading(reader(text))
     except (AnswerUnparsable, AnswerMalformed) as error:
         abstention = critique_service_pb2.Abstention(reason=error.reason, text=text, generation=answer.info)

@@ -23,6 +23,7 @@ from omnialign.modeling.inputs import (
     Pieces,
     Turn,
 )
+from omnialign.modeling.model_files import FolderFiles, check_files
 from omnialign.modeling.spans import AnswerMalformed, MediaSpan
 
 if TYPE_CHECKING:
@@ -74,8 +75,10 @@ class Adapter(Protocol):
 def load_adapter(folder: Path, cache: Cache = NO_CACHE) -> Adapter:
     """The adapter for a model folder; it keeps what it makes of media in `cache`.
 
-    Raises InvalidArgument MODEL_HAS_NO_ADAPTER, and whatever `TokenAdapter.load` and `ProcessorAdapter` raise.
+    Raises InvalidArgument MODEL_HAS_NO_ADAPTER, and whatever `check_files`, `TokenAdapter.load` and `ProcessorAdapter`
+    raise.
     """
+    check_files(FolderFiles(folder, name=folder.name))
     if (folder / "codecs.json").is_file() and (folder / "tokenizer.json").is_file():
         return TokenAdapter.load(folder, cache)
     if any((folder / name).is_file() for name in TOKENIZERS):

@@ -8,7 +8,7 @@ escaped, check that it wrote one placeholder per medium, expand the placeholders
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -21,6 +21,7 @@ from omnialign.content import NAMES
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.adapters.features import PARTS, MediaProcessor, ProcessedMedium, check_joinable, join_features
 from omnialign.modeling.adapters.special_tokens import SpecialTokenEscaper
+from omnialign.modeling.chat_template import TemplateTooCostly, limited_steps
 from omnialign.modeling.decoding import DecodedMedia
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.inputs import (
@@ -55,8 +56,8 @@ class PlaceholderPrompt:
 class ProcessorAdapter:
     """The adapter of a processor model, or of a plain language model with a chat template.
 
-    Raises InvalidArgument: PROCESSOR_UNSUPPORTED, CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_REFUSED, TOKENIZER_MISMATCH,
-    MODEL_CONFIG_INVALID.
+    Raises InvalidArgument: PROCESSOR_UNSUPPORTED, CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_REFUSED,
+    CHAT_TEMPLATE_TOO_COSTLY, TOKENIZER_MISMATCH, MODEL_CONFIG_INVALID.
     """
 
     default_template = ""
@@ -160,8 +161,17 @@ class ProcessorAdapter:
     def _render(self, turns: Sequence[Turn], *, prompt: bool = True) -> str:
         """The chat template's text for a conversation, with control tokens in users' texts escaped."""
         messages = [{"role": turn.role, "content": self._content(turn.pieces)} for turn in turns]
+        return self._apply_template(messages, prompt=prompt)
+
+    def _apply_template(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = False) -> str:
+        """The chat template's text for messages. Raises CHAT_TEMPLATE_REFUSED, CHAT_TEMPLATE_TOO_COSTLY."""
         try:
-            text = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+            with limited_steps():
+                text = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        except TemplateTooCostly as error:
+            raise InvalidArgument(
+                f"The model's chat template cannot be used: {error.message}.", reason="CHAT_TEMPLATE_TOO_COSTLY"
+            ) from error
         except Exception as error:  # a template can raise anything
             raise InvalidArgument(
                 f"The model's chat template rejects the conversation: {error}", reason="CHAT_TEMPLATE_REFUSED"
@@ -232,7 +242,7 @@ class ProcessorAdapter:
         ]
         if not isinstance(self._processor, ProcessorMixin):
             messages = [{"role": m["role"], "content": m["content"][0]["text"]} for m in messages]
-        whole = str(self._processor.apply_chat_template(messages, tokenize=False))
+        whole = self._apply_template(messages)
         return whole, whole.partition(ANSWER)[0] + ANSWER
 
     def _check_template(self, folder: Path) -> None:

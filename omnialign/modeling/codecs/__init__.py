@@ -61,6 +61,12 @@ class Codec(Protocol):
         """The media file that the codes stand for."""
 
 
+FIELDS = {"type": str, "options": dict, "begin": str, "end": str, "first_id": int, "num_ids": int}
+"""The fields of an entry of `codecs.json`, and their types."""
+NEEDED = {"type", "begin", "end", "first_id"}
+MAX_ENTRIES = 64
+MAX_FILE_BYTES = 16 << 20
+
 CODEC_TYPES: dict[str, Callable[..., Codec]] = {
     "palette_image": PaletteImageCodec,
     "palette_video": PaletteVideoCodec,
@@ -115,7 +121,7 @@ def build(kind: str, options: Mapping[str, Any], folder: Path | None = None) -> 
     try:
         inspect.signature(CODEC_TYPES[kind]).bind(**options)
         return CODEC_TYPES[kind](**options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InvalidArgument(
             f"The options of the codec {kind!r} are invalid: {error}.",
             reason="CODEC_OPTIONS_INVALID",
@@ -128,15 +134,15 @@ def load_codecs(path: Path, token_id: Callable[[str], int | None], vocabulary_si
     ranges: list[CodecRange] = []
     free_id = vocabulary_size
     for entry in _entries(path):
-        codec = build(str(entry["type"]), entry.get("options", {}), path.parent)
+        codec = build(entry["type"], entry.get("options", {}), path.parent)
         begin, end = token_id(entry["begin"]), token_id(entry["end"])
-        first, size = int(entry["first_id"]), int(entry.get("num_ids", codec.num_codes))
+        first, size = entry["first_id"], entry.get("num_ids", codec.num_codes)
         if begin is None or end is None or begin == end or first < free_id or size != codec.num_codes:
             raise InvalidArgument(
                 f"The codec {entry['type']!r} has ids {first} to {first + size - 1} for {codec.num_codes} codes; give "
                 f"it one id per code from {free_id} on, and two different begin and end tokens that the tokenizer has.",
                 reason="CODEC_RANGE_INVALID",
-                metadata={"type": str(entry["type"]), "first_id": str(first), "num_codes": str(codec.num_codes)},
+                metadata={"type": entry["type"], "first_id": str(first), "num_codes": str(codec.num_codes)},
             )
         ranges.append(CodecRange(codec, begin, end, first))
         free_id = ranges[-1].last_id + 1
@@ -145,15 +151,19 @@ def load_codecs(path: Path, token_id: Callable[[str], int | None], vocabulary_si
 
 def _entries(path: Path) -> list[dict[str, Any]]:
     """The entries of `codecs.json`, sorted by first id. Raises InvalidArgument CODECS_INVALID."""
-    known, needed = {"type", "options", "begin", "end", "first_id", "num_ids"}, {"type", "begin", "end", "first_id"}
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise _invalid(path, f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
     try:
         entries: list[dict[str, Any]] = json.loads(path.read_text())["codecs"]
-        wrong = [name for entry in entries for name in (entry.keys() - known) | (needed - entry.keys())]
+        wrong = [name for entry in entries for name in (entry.keys() - FIELDS.keys()) | (NEEDED - entry.keys())]
+        wrong = wrong or [name for entry in entries for name, value in entry.items() if type(value) is not FIELDS[name]]
         entries = [] if wrong else sorted(entries, key=lambda entry: int(entry["first_id"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _invalid(path, f"it is not a list of codecs ({error!r})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _invalid(path, f"it is not a list of codecs ({error!r:.200})") from error
     if wrong:
-        raise _invalid(path, f"its entries have missing or unknown fields: {', '.join(sorted(wrong))}")
+        raise _invalid(path, f"its entries have missing, unknown or unreadable fields: {', '.join(sorted(wrong)):.200}")
+    if len(entries) > MAX_ENTRIES:
+        raise _invalid(path, f"it has {len(entries)} codecs, and {MAX_ENTRIES} is the most")
     return entries
 
 

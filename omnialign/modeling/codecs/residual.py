@@ -19,9 +19,12 @@ import numpy as np
 
 from omnialign.errors import InvalidArgument
 from omnialign.media import MediaError, Samples, read_audio, write_audio
+from omnialign.modeling.codecs.limits import MAX_CODES, MAX_RATE, MAX_SAMPLES, MAX_TOKENS, product, whole
 from omnialign.modeling.codecs.weights import LazyModule, Weights, load_folder
 from omnialign.modeling.decoding import resampled
 from omnialign.v1 import content_pb2
+
+MAX_CODEBOOKS = 1024
 
 
 class ResidualAudioCodec(ABC):
@@ -34,16 +37,16 @@ class ResidualAudioCodec(ABC):
         self.weights = Weights(folder)
         self.config: Any = read_config(folder, self.model_type)
         self._check_config()
-        self.codebooks = codebooks or self.max_codebooks
-        if not 1 <= self.codebooks <= self.max_codebooks:
-            raise ValueError(f"codebooks must be from 1 to {self.max_codebooks}")
-        if not 1 <= min_frames <= max_frames:
-            raise ValueError("min_frames must be at least 1 and at most max_frames")
-        self.book_size = int(self.config.codebook_size)
-        self.num_codes = self.codebooks * self.book_size
+        most = whole("the number of codebooks", self.max_codebooks, MAX_CODEBOOKS)
+        self.codebooks = whole("codebooks", codebooks, most, least=0) or most
+        whole("max_frames", max_frames, MAX_TOKENS // self.codebooks)
+        whole("min_frames", min_frames, max_frames)
+        self.book_size = whole("codebook_size", self.config.codebook_size, MAX_CODES)
+        self.num_codes = product("codes", (self.codebooks, self.book_size), MAX_CODES)
         self.unit = tuple(range(k * self.book_size, (k + 1) * self.book_size) for k in range(self.codebooks))
         self.min_units, self.max_units = min_frames, max_frames
-        self.rate_hz = int(self.config.sampling_rate)
+        self.rate_hz = whole("sampling_rate", self.config.sampling_rate, MAX_RATE)
+        product("samples", (max_frames, whole("samples of a frame", self.frame_samples, MAX_SAMPLES)), MAX_SAMPLES)
         self._module = LazyModule(lambda: load_folder(self._model_class(), self.weights))
 
     @property

@@ -4,6 +4,7 @@ They are deliberately small, and exact on media made of flat cells and steady to
 implement the same protocol; nothing else in the system knows which one it holds.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,10 +24,26 @@ from omnialign.media import (
     write_image,
     write_video,
 )
+from omnialign.modeling.codecs.limits import (
+    MAX_CODES,
+    MAX_PIXELS,
+    MAX_RATE,
+    MAX_SAMPLES,
+    MAX_SIDE,
+    MAX_TOKENS,
+    positive,
+    product,
+    whole,
+)
 from omnialign.v1 import content_pb2
 
 Codes = NDArray[np.int64]
 Cells = NDArray[np.integer[Any]]
+
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+MAX_RUN = 64
+CELL_PIXELS = 8
+"""Pixels along a side of a cell while an image is quantised."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +54,16 @@ class Palette:
     rgb: NDArray[np.float32] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        """Raises ValueError for what is not a list of colours."""
+        whole("the number of colours", len(self.colours), MAX_CODES)
+        if wrong := [colour for colour in self.colours if not (isinstance(colour, str) and _COLOUR.fullmatch(colour))]:
+            raise ValueError(f"a colour must be written as #rrggbb, not {wrong[0]!r:.40}")
         values = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in self.colours]
         object.__setattr__(self, "rgb", np.array(values, dtype=np.float32))
 
     def quantise(self, pixels: Pixels, rows: int, columns: int) -> Codes:
         """The nearest palette index of each cell's centre, `(rows, columns)`, for an image of any size."""
-        cell = 8
+        cell = CELL_PIXELS
         if pixels.shape[:2] != (rows * cell, columns * cell):
             resized = Image.fromarray(pixels).resize((columns * cell, rows * cell), Image.Resampling.BOX)
             pixels = np.asarray(resized)
@@ -71,6 +92,24 @@ class Palette:
         return cells
 
 
+def _num_codes(palette: Palette, run: int) -> int:
+    """The number of codes for `run` neighbouring cells. Raises ValueError."""
+    count = len(palette.colours)
+    return product("codes", [count] * whole("run", run, MAX_RUN), MAX_CODES)
+
+
+def _num_units(*, frames: int, rows: int, columns: int, run: int, cell_pixels: int) -> int:
+    """The number of codes of a medium of this many cells. Raises ValueError."""
+    sizes = {"frames": frames, "rows": rows, "columns": columns, "cell_pixels": cell_pixels}
+    for name, value in sizes.items():
+        whole(name, value, MAX_SIDE)
+    if columns % run:
+        raise ValueError(f"columns must be a multiple of run, but {columns} is not one of {run}")
+    cells = product("cells", (frames, rows, columns), MAX_PIXELS)
+    product("pixels", (cells, max(cell_pixels, CELL_PIXELS) ** 2), MAX_PIXELS)
+    return product("tokens", (cells // run,), MAX_TOKENS)
+
+
 class PaletteImageCodec:
     """`rows * columns / run` codes per image, row by row. `columns` must be a multiple of `run`."""
 
@@ -79,8 +118,9 @@ class PaletteImageCodec:
     def __init__(self, *, palette: Sequence[str], rows: int, columns: int, run: int, cell_pixels: int) -> None:
         self.palette = Palette(tuple(palette))
         self.rows, self.columns, self.run, self.cell_pixels = rows, columns, run, cell_pixels
-        self.num_codes = len(palette) ** run
-        self.min_units = self.max_units = rows * columns // run
+        self.num_codes = _num_codes(self.palette, run)
+        self.min_units = _num_units(frames=1, rows=rows, columns=columns, run=run, cell_pixels=cell_pixels)
+        self.max_units = self.min_units
         self.unit = (range(self.num_codes),)
 
     def pack(self, cells: Cells) -> list[int]:
@@ -122,9 +162,11 @@ class PaletteVideoCodec:
     ) -> None:
         self.palette = Palette(tuple(palette))
         self.frames, self.rows, self.columns, self.run = frames, rows, columns, run
-        self.cell_pixels, self.frames_per_second = cell_pixels, frames_per_second
-        self.num_codes = len(palette) ** run
-        self.min_units = self.max_units = frames * rows * columns // run
+        self.cell_pixels = cell_pixels
+        self.frames_per_second = positive("frames_per_second", frames_per_second, MAX_RATE)
+        self.num_codes = _num_codes(self.palette, run)
+        self.min_units = _num_units(frames=frames, rows=rows, columns=columns, run=run, cell_pixels=cell_pixels)
+        self.max_units = self.min_units
         self.unit = (range(self.num_codes),)
 
     def pack(self, cells: Cells) -> list[int]:
@@ -170,10 +212,13 @@ class ToneAudioCodec:
         frame_samples: int,
         rate_hz: int,
     ) -> None:
-        self.frequencies_hz = np.asarray(frequencies_hz, dtype=np.float64)
-        self.amplitudes = np.asarray(amplitudes, dtype=np.float64)
-        self.frames, self.frame_samples, self.rate_hz = frames, frame_samples, rate_hz
-        self.num_codes = 1 + len(frequencies_hz) * len(amplitudes)
+        self.rate_hz = whole("rate_hz", rate_hz, MAX_RATE)
+        self.frequencies_hz = np.array([positive("a frequency", value, MAX_RATE) for value in frequencies_hz])
+        self.amplitudes = np.array([positive("an amplitude", value, 1) for value in amplitudes])
+        self.frames = whole("frames", frames, MAX_TOKENS)
+        self.frame_samples = whole("frame_samples", frame_samples, MAX_SAMPLES, least=2)
+        product("samples", (frames, frame_samples), MAX_SAMPLES)
+        self.num_codes = 1 + product("codes", (len(frequencies_hz), len(amplitudes)), MAX_CODES)
         self.min_units = self.max_units = frames
         self.unit = (range(self.num_codes),)
 

@@ -11,8 +11,18 @@ import numpy as np
 
 from omnialign.errors import InvalidArgument
 from omnialign.media import MediaError, Pixels, read_image, read_video, write_image, write_video
+from omnialign.modeling.codecs.limits import MAX_PIXELS, MAX_RATE, MAX_SIDE, MAX_TOKENS, positive, product, whole
 from omnialign.modeling.codecs.residual import read_config
-from omnialign.modeling.codecs.vq_models import DECODER_FOLDER, ChameleonVq, Emu3Vq, JanusVq, Vq, square, to_pixels
+from omnialign.modeling.codecs.vq_models import (
+    DECODER_FOLDER,
+    ChameleonVq,
+    Emu3Vq,
+    JanusVq,
+    Vq,
+    downsampling,
+    square,
+    to_pixels,
+)
 from omnialign.modeling.codecs.weights import Weights
 from omnialign.v1 import content_pb2
 
@@ -27,11 +37,11 @@ class VqImageCodec:
     def __init__(self, *, folder: Path, side_pixels: int) -> None:
         config = read_config(folder, self.model_type)
         self.vq = self.vq_class(config, Weights(folder))
-        if side_pixels < 1 or side_pixels % self.vq.factor:
+        if whole("side_pixels", side_pixels, MAX_SIDE) % self.vq.factor:
             raise ValueError(f"side_pixels must be a multiple of {self.vq.factor}")
         self.side_pixels, self.num_codes = side_pixels, self.vq.num_codes
         self.unit: tuple[range, ...] = (range(self.num_codes),)
-        self.min_units = self.max_units = (side_pixels // self.vq.factor) ** 2
+        self.min_units = self.max_units = product("tokens", [side_pixels // self.vq.factor] * 2, MAX_TOKENS)
 
     @cached_property
     def revision(self) -> str:
@@ -69,7 +79,8 @@ class JanusImageCodec(VqImageCodec):
 
     def __init__(self, *, folder: Path) -> None:
         config = read_config(folder, self.model_type)
-        super().__init__(folder=folder, side_pixels=config.num_patches * 2 ** (len(config.channel_multiplier) - 1))
+        side = whole("num_patches", config.num_patches, MAX_SIDE) * downsampling(config)
+        super().__init__(folder=folder, side_pixels=side)
 
 
 class Emu3ImageCodec(VqImageCodec):
@@ -92,10 +103,11 @@ class Emu3VideoCodec(VqImageCodec):
         self, *, folder: Path, side_pixels: int, frames_per_second: float, max_units: int, min_units: int = 1
     ) -> None:
         super().__init__(folder=folder, side_pixels=side_pixels)
-        if not 1 <= min_units <= max_units or frames_per_second <= 0:
-            raise ValueError("min_units must be from 1 to max_units, and frames_per_second must be positive")
+        whole("min_units", min_units, whole("max_units", max_units, MAX_TOKENS // self.max_units))
+        product("pixels", (max_units, self.vq.temporal, side_pixels**2), MAX_PIXELS)
+        self.frames_per_second = positive("frames_per_second", frames_per_second, MAX_RATE)
         self.unit = (range(self.num_codes),) * self.max_units
-        self.min_units, self.max_units, self.frames_per_second = min_units, max_units, frames_per_second
+        self.min_units, self.max_units = min_units, max_units
 
     @cached_property
     def revision(self) -> str:

@@ -12,9 +12,18 @@ import numpy as np
 from PIL import Image
 
 from omnialign.media import Pixels
+from omnialign.modeling.codecs.limits import MAX_CODES, whole
 from omnialign.modeling.codecs.weights import LazyModule, Weights, load_folder, load_part
 
 DECODER_FOLDER = "image_decoder"
+MAX_LEVELS = 12
+"""Resolutions of a codec; each is half the one before."""
+
+
+def downsampling(config: Any) -> int:
+    """The pixels along a side of the square that one code stands for. Raises ValueError."""
+    levels = whole("the length of channel_multiplier", len(config.channel_multiplier), MAX_LEVELS)
+    return int(2 ** (levels - 1))
 
 
 class Vq(ABC):
@@ -22,13 +31,13 @@ class Vq(ABC):
 
     def __init__(self, config: Any, weights: Weights) -> None:
         self.config, self.weights = config, weights
-        self.factor: int = 2 ** (len(config.channel_multiplier) - 1)
+        self.factor = downsampling(config)
         self._module = LazyModule(self._load)
 
     @property
     def num_codes(self) -> int:
         """The size of the codebook."""
-        return int(self.config.num_embeddings)
+        return whole("num_embeddings", self.config.num_embeddings, MAX_CODES)
 
     @property
     def can_decode(self) -> bool:
@@ -56,7 +65,9 @@ class Vq(ABC):
 
     def _load(self) -> Any:
         cls = self._model_class()
-        return load_part(cls(self.config), self.weights) if self.weights.part else load_folder(cls, self.weights)
+        if self.weights.part:
+            return load_part(partial(cls, self.config), self.weights)
+        return load_folder(cls, self.weights)
 
     @abstractmethod
     def _model_class(self) -> Any:
@@ -115,10 +126,15 @@ class ChameleonVq(Vq):
         weights = Weights(self._decoder_folder, "decoder")
         names = ("embed_dim", "num_embeddings", "latent_channels", "base_channels", "channel_multiplier")
         shared = {name: getattr(self.config, name) for name in (*names, "num_res_blocks", "dropout")}
-        decoder = JanusVQVAEDecoder(JanusVQVAEConfig(**shared, out_channels=self.config.in_channels))
-        for level in decoder.up:
-            level.attn = nn.ModuleList()  # the only difference: Janus also has attention at its lowest resolution
-        return load_part(decoder, weights, partial(_to_transformers_name, levels=len(decoder.up)))
+        config = JanusVQVAEConfig(**shared, out_channels=self.config.in_channels)
+
+        def make() -> Any:
+            decoder = JanusVQVAEDecoder(config)
+            for level in decoder.up:
+                level.attn = nn.ModuleList()  # the only difference: Janus also has attention at its lowest resolution
+            return decoder
+
+        return load_part(make, weights, partial(_to_transformers_name, levels=len(config.channel_multiplier)))
 
 
 def _to_transformers_name(name: str, levels: int) -> str:
@@ -133,12 +149,12 @@ class Emu3Vq(Vq):
     @property
     def num_codes(self) -> int:
         """The size of the codebook."""
-        return int(self.config.codebook_size)
+        return whole("codebook_size", self.config.codebook_size, MAX_CODES)
 
     @property
     def temporal(self) -> int:
         """The number of frames that one grid of codes stands for."""
-        return int(self.config.temporal_downsample_factor)
+        return whole("temporal_downsample_factor", self.config.temporal_downsample_factor, MAX_LEVELS)
 
     def encode_video(self, pixel_values: Any) -> Any:
         """The codes `(grids, rows, columns)` of `(frames, 3, height, width)`, with `temporal` frames per grid."""

@@ -4,17 +4,17 @@ Headers are read without torch, so a folder can be checked and its codec identif
 """
 
 import hashlib
-import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omnialign.errors import InvalidArgument
+from omnialign.modeling.safetensors_header import HeaderInvalid, TensorInfo, read_file_header
 
-MAX_HEADER_BYTES = 100_000_000
+NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,23 @@ class Weights:
             )
 
     @cached_property
-    def locations(self) -> dict[str, tuple[Path, int, int]]:
-        """Tensor name within the part -> its file, and where in the file its bytes start and end."""
-        found: dict[str, tuple[Path, int, int]] = {}
+    def locations(self) -> dict[str, tuple[Path, TensorInfo]]:
+        """Tensor name within the part -> its file, and its type, shape and place there."""
+        found: dict[str, tuple[Path, TensorInfo]] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
-            for name, (start, end) in _header(path).items():
+            for name, tensor in _header(path).items():
                 _, split, rest = f".{name}".partition(f".{self.part}.") if self.part else ("", ".", name)
                 if split:
-                    found[rest] = path, start, end
+                    found[rest] = path, tensor
         return found
 
     @cached_property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change with every weight."""
         total = hashlib.sha256()
-        for name, (path, start, end) in sorted(self.locations.items()):
+        for name, (path, tensor) in sorted(self.locations.items()):
             total.update(name.encode())
+            start, end = tensor.start, tensor.end
             with path.open("rb") as file:
                 file.seek(start)
                 while start < end:
@@ -64,7 +65,7 @@ class Weights:
         """The tensors by their names within the part, floating-point ones in float32."""
         from safetensors import safe_open
 
-        wanted = {path for path, _, _ in self.locations.values()}
+        wanted = {path for path, _ in self.locations.values()}
         state: dict[str, Any] = {}
         for path in sorted(wanted):
             with safe_open(path, framework="pt") as file:
@@ -96,20 +97,39 @@ def load_folder(model_class: Any, weights: Weights) -> Any:
     """A transformers model from its own folder, in float32. Raises InvalidArgument CODEC_WEIGHTS_INVALID."""
     import torch
 
+    from omnialign.modeling.weights_check import dry_load
+
     try:
+        config = model_class.config_class.from_pretrained(weights.folder, local_files_only=True)
+        # Before anything takes memory: the configuration is untrusted, and may be of another size than the weights.
+        _check_names(weights, dry_load(model_class, config, {name: i for name, (_, i) in weights.locations.items()})[1])
         module, info = model_class.from_pretrained(
             weights.folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise invalid_weights(weights, str(error).partition("\n")[0]) from error
-    if missing := sorted(info["missing_keys"]):
-        raise invalid_weights(weights, f"{len(missing)} weights are missing, such as {missing[0]}")
+    _check_names(weights, info)
     return module
 
 
-def load_part(module: Any, weights: Weights, rename: Callable[[str], str] = str) -> Any:
-    """Fills a module with one part of a model's weights. Raises InvalidArgument CODEC_WEIGHTS_INVALID."""
+def _check_names(weights: Weights, info: Mapping[str, Any]) -> None:
+    for names, what in ((info["missing_keys"], "missing"), (info["unexpected_keys"], "not known")):
+        if names:
+            raise invalid_weights(weights, f"{len(names)} weights are {what}: {', '.join(sorted(names)[:NAMES_SHOWN])}")
+
+
+def load_part(make: Callable[[], Any], weights: Weights, rename: Callable[[str], str] = str) -> Any:
+    """A module that `make` makes, with one part of a model's weights. Raises InvalidArgument CODEC_WEIGHTS_INVALID."""
+    import torch
+
     try:
+        with torch.device("meta"):  # a look at its sizes before it takes memory
+            wanted = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
+        found = {rename(name): tensor.shape for name, (_, tensor) in weights.locations.items()}
+        if strays := sorted({name for name, shape in {*wanted.items()} ^ {*found.items()}}):
+            shown = ", ".join(strays[:NAMES_SHOWN])
+            raise invalid_weights(weights, f"{len(strays)} weights are missing, not known or of another size: {shown}")
+        module = make()
         module.load_state_dict({rename(name): tensor for name, tensor in weights.state().items()})
     except (OSError, ValueError, RuntimeError) as error:
         raise invalid_weights(weights, " ".join(str(error).split())[:200]) from error
@@ -125,17 +145,13 @@ def invalid_weights(weights: Weights, why: str) -> InvalidArgument:
     )
 
 
-def _header(path: Path) -> dict[str, tuple[int, int]]:
-    """Tensor name -> where in the file its bytes start and end."""
+def _header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of a file by name."""
     try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(size, MAX_HEADER_BYTES)))
-        offsets = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
-        return {name: (8 + size + int(start), 8 + size + int(end)) for name, (start, end) in offsets.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return read_file_header(path)
+    except (OSError, HeaderInvalid) as error:
         raise InvalidArgument(
-            f"The weights file {path.name} in {path.parent.name} is not valid safetensors; copy it again.",
+            f"The weights file {path.name} in {path.parent.name} cannot be used: it {error}; copy it again.",
             reason="CODEC_WEIGHTS_INVALID",
             metadata={"folder": path.parent.name, "file": path.name},
         ) from error

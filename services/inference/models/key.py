@@ -71,7 +71,7 @@ def load_model_adapter(folder: Path, model: str, features: Cache = NO_CACHE) -> 
 
 def _no_adapter(model: str, why: str, *, reason: str) -> FailedPrecondition:
     return FailedPrecondition(
-        f"The model {model} has no adapter that reads and writes its content: {why}",
+        f"The model {model} cannot be used: {why}",
         reason=reason,
         metadata={"model": model},
     )

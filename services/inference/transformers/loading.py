@@ -10,14 +10,29 @@ import torch
 
 from omnialign.modeling.adapters import Adapter
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
-from omnialign.modeling.lora import unsupported
+from omnialign.modeling.lora import literal_config, unsupported
 from omnialign.modeling.model_folder import model_class
+from omnialign.modeling.weights_check import WeightsMismatch, check_loaded, check_weights
 from services.inference.errors import load_failed
 from services.inference.models import safetensors
 from services.inference.models.key import ModelKey, load_model_adapter
 from services.inference.models.resolver import ModelFiles
 
 UNLIMITED_TOKENS = 1 << 20
+LORA_FIELDS = (
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "fan_in_fan_out",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "target_parameters",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+)
+"""The settings of a plain LoRA that decide what is merged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +59,25 @@ def measure(folder: Path, key: ModelKey) -> int:
 def load_model(files: ModelFiles, key: ModelKey, device: torch.device, features: Cache = NO_CACHE) -> LoadedModel:
     """Loads a model; a LoRA is merged into its base.
 
-    Raises FailedPrecondition MODEL_LOAD_FAILED, and what `load_model_adapter` and `merge_lora` raise.
+    Raises FailedPrecondition MODEL_LOAD_FAILED, MODEL_WEIGHTS_MISMATCH, and what `load_model_adapter` and `merge_lora`
+    raise.
     """
     adapter = load_model_adapter(files.folder, key.model, features)
     try:
-        module = model_class(files.folder).from_pretrained(
-            files.folder, dtype=key.dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        check_weights(files.folder)  # before they take memory
+        module, info = model_class(files.folder).from_pretrained(
+            files.folder,
+            dtype=key.dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
+        check_loaded(files.folder, info)
         module = module.to(device).eval()
         last_logits = keep_last_logits(module)
+    except WeightsMismatch as error:
+        raise load_failed(key.model, error.message, reason=error.reason, metadata=error.metadata) from error
     except Exception as error:  # the library raises whatever its parts raise
         raise load_failed(key.model, f"{type(error).__name__}: {error}") from error
     if files.lora is not None:
@@ -91,8 +116,10 @@ def merge_lora(module: Any, lora: Path, *, model: str) -> Any:
     """
     from peft import LoraConfig, PeftModel  # takes seconds to import, and few models need it
 
+    settings = literal_config(lora, name=model)
     try:
-        adapted = PeftModel(module, LoraConfig.from_pretrained(str(lora)), autocast_adapter_dtype=False)
+        config = LoraConfig(**{field: settings[field] for field in LORA_FIELDS if field in settings})
+        adapted = PeftModel(module, config, autocast_adapter_dtype=False)
         loaded = adapted.load_adapter(str(lora), "default", torch_device=str(module.device))
     except Exception as error:  # the library raises whatever its parts raise
         why = " ".join(str(error).split())

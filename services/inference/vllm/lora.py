@@ -10,12 +10,14 @@ import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 from omnialign.errors import OmnialignError
-from omnialign.modeling.lora import unsupported
+from omnialign.modeling.lora import CONFIG, WEIGHTS, literal_config, unsupported
 from services.inference.models.resolver import ModelFiles
 from services.inference.vllm.process import EngineDied, VllmModel, one_line
 
@@ -29,6 +31,7 @@ class LoraRegistry:
     def __init__(self) -> None:
         self._ranks: dict[str, int] = {}
         self._ids: dict[str, int] = defaultdict(itertools.count(1).__next__)
+        self._folders: dict[Path, TemporaryDirectory[str]] = {}
 
     def rank(self, base: str) -> int:
         """The rank that an engine of this base must have room for; 0 for none."""
@@ -63,7 +66,8 @@ class LoraRegistry:
 
         if files.lora is None:
             return model
-        lora = LoRARequest(name, self._ids[name], str(files.lora))  # vLLM keeps prefix caches apart by the name
+        folder = await asyncio.to_thread(self._literal_folder, files.lora, name)
+        lora = LoRARequest(name, self._ids[name], str(folder))  # vLLM keeps prefix caches apart by the name
         if name not in model.lora_loads:
             model.lora_loads[name] = asyncio.create_task(self._load(model, lora))
         try:
@@ -72,6 +76,19 @@ class LoraRegistry:
             model.lora_loads.pop(name, None)
             raise
         return replace(model, lora=lora)
+
+    def _literal_folder(self, folder: Path, name: str) -> Path:
+        """The LoRA's folder, or one like it if its settings have patterns, which vLLM would run in its workers."""
+        config = literal_config(folder, name=name)
+        if config == json.loads((folder / CONFIG).read_bytes()):
+            return folder
+        if folder not in self._folders:
+            self._folders[folder] = TemporaryDirectory(prefix="omnialign-lora-")
+        literal = Path(self._folders[folder].name)
+        (literal / CONFIG).write_text(json.dumps(config))
+        with suppress(FileExistsError):
+            (literal / WEIGHTS).symlink_to((folder / WEIGHTS).resolve())
+        return literal
 
     async def _load(self, model: VllmModel, lora: Any) -> None:
         """Has vLLM load a LoRA now: one that it failed to load while a batch runs would end the engine."""

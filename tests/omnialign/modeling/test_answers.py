@@ -57,6 +57,9 @@ def test_any_text_is_either_read_or_a_typed_abstention(text):
         ("##Critique: a ##Refinement: b ##Scores: prompt_following 3", "DIMENSION_MISSING"),
         ("##Critique: a ##Refinement: b ##Scores: prompt_following 7", "SCORE_OUT_OF_RANGE"),
         ("##Critique: a ##Refinement: b ##Scores: prompt_following -1", "SCORE_OUT_OF_RANGE"),
+        ("##Refinement: b ##Critique: a ##Scores: prompt_following 1", "ANSWER_UNPARSABLE"),
+        ("Sure! ##Critique: a ##Refinement: b ##Scores: prompt_following 1", "ANSWER_UNPARSABLE"),
+        ("##Critique: a ##Refinement: b ##Note: c ##Scores: prompt_following 1", "ANSWER_UNPARSABLE"),
     ],
 )
 def test_feedback_out_of_form_says_why(text, reason):
@@ -65,7 +68,46 @@ def test_feedback_out_of_form_says_why(text, reason):
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("verdict", ["3", "first", "1 2", ""])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        "clarity 3.7, safety 1",
+        "clarity 3/10, safety 1",
+        "clarity 3 of 3, safety 1",
+        "clarity 3 or 2, safety 1",
+        "clarity 3-2, safety 1",
+        "clarity 3%, safety 1",
+        "clarity 3 safety 1",
+        "clarity 3; safety 1",
+        "clarity: 3, safety: 1",
+        "clarity ٣, safety 1",
+        "clarity 03.0, safety 1",
+        "clarity +3, safety 1",
+        "clarity 3, clarity 1, safety 1",
+        "clarity 3, safety 1, humour 3",
+        "clarity 3, safety 1,",
+        "clarity 3, safety 1. Overall 2",
+        "clarity 3, safety 1 (a (b))",
+        "clarity 3, safety 1 (no end",
+        "maybe clarity 3, safety 1",
+        "not clarity 3, safety 1",
+    ],
+)
+def test_a_number_that_happens_to_be_there_is_no_score(scores):
+    rubric = ("clarity", "safety")
+    assert [s.score for s in read_scores("##Scores: clarity 3,\n safety 1 (a knife)", rubric).scores] == [3, 1]
+    for text in (f"##Scores: {scores}", f"##Critique: a ##Refinement: b ##Scores: {scores}"):
+        with pytest.raises(AnswerUnparsable):
+            (read_feedback if "Critique" in text else read_scores)(text, rubric)
+
+
+@pytest.mark.parametrize("text", ["##Preferred: 1 ##Reason: a", "##Preferred: 1", "1 ##Reason: a ##Preferred: 2"])
+def test_a_judgement_in_another_order_or_with_more_is_not_read(text):
+    with pytest.raises(AnswerUnparsable):
+        read_judgement(text)
+
+
+@pytest.mark.parametrize("verdict", ["1.", "1 (clearly)", "**1**", "１", "01", "1/2", "3", "first", "1 2", ""])
 def test_a_verdict_that_is_not_one_is_never_guessed(verdict):
     with pytest.raises(AnswerUnparsable):
         read_judgement(f"##Reason: both are good ##Preferred: {verdict}")

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.lora import LoraSettings, check_base_in_project, is_lora, parse_lora, read_lora
+from omnialign.modeling.lora import LoraSettings, check_base_in_project, is_lora, literal_config, parse_lora, read_lora
 
 BASE = "projects/p/models/base/versions/3"
 PLAIN = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": BASE}
@@ -71,6 +73,51 @@ def test_more_than_a_plain_lora_is_refused_with_the_mend(change: dict[str, objec
     assert "merge_and_unload" in error.message
 
 
+SLOW = "(a|aa)+$"
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_where_a_name_belongs_is_refused(field: str) -> None:
+    assert refusal(PLAIN | {field: {SLOW: 8}}).reason == "LORA_UNSUPPORTED"
+    for name in ("q_proj", r"^model\.layers\.0\.self_attn.q_proj$", "layers.11.mlp"):
+        parse(PLAIN | {field: {name: 8}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target_modules": [["q_proj"]]},
+        {"target_modules": ["q" * 1000]},
+        {"target_modules": ["q"] * 100_000},
+        {"target_modules": {"q_proj": 1}},
+        {"exclude_modules": 3},
+        {"layers_pattern": [3]},
+        {"alpha_pattern": ["q_proj"]},
+    ],
+)
+def test_names_of_modules_that_are_none_are_refused(change: dict[str, object]) -> None:
+    assert refusal(PLAIN | change).reason == "LORA_CONFIG_INVALID"
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [{"target_modules": SLOW}, {"target_modules": ["q"], "exclude_modules": SLOW}, {"layers_pattern": [SLOW]}],
+)
+def test_patterns_become_the_names_that_the_weights_have(tmp_path: Path, patterns: dict[str, object]) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**PLAIN, **patterns}))
+    weights = [f"base_model.model.{module}.lora_{side}.weight" for module in ("layers.0.q", "head") for side in "AB"]
+    save_file({name: np.zeros((2, 2), np.float32) for name in weights}, tmp_path / "adapter_model.safetensors")
+    config = literal_config(tmp_path, name="m")
+    assert config["target_modules"] == ["head", "layers.0.q"]
+    assert not any(config.get(field) for field in ("exclude_modules", "layers_pattern", "layers_to_transform"))
+
+
+def test_names_stay_as_they_are(tmp_path: Path) -> None:
+    config = {**PLAIN, "target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "layers"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert literal_config(tmp_path, name="m") == config
+
+
 @pytest.mark.parametrize("change", [{"r": 0}, {"r": "8"}, {"r": True}, {"r": None}, {"rank_pattern": {"q": -1}}])
 def test_a_rank_that_is_none_is_refused(change: dict[str, object]) -> None:
     assert refusal(PLAIN | change).reason == "LORA_CONFIG_INVALID"
@@ -92,7 +139,7 @@ def test_whatever_the_file_holds_the_error_is_typed(text: bytes) -> None:
 
 
 @settings(deadline=None)
-@given(st.sampled_from([*PLAIN, "rank_pattern", "bias", "init_lora_weights", "use_dora"]), json_values)
+@given(st.sampled_from([*PLAIN, "rank_pattern", "alpha_pattern", "target_modules", "bias", "use_dora"]), json_values)
 def test_whatever_a_field_holds_it_is_read_or_refused_by_a_typed_error(field: str, value: object) -> None:
     try:
         read = parse({**PLAIN, field: value})

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from examples.tinyworld.pretrain import FOLDER
 from examples.tinyworld.world import ATTRIBUTES, MODALITIES, codec, draw, random_thing
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.adapters import AnswerMalformed, load_adapter
+from omnialign.modeling.codecs import build
 from omnialign.modeling.inputs import MediaBytes, Turn
 
 ADAPTER = load_adapter(FOLDER)
@@ -100,12 +102,81 @@ def changed(tmp_path, **entry):
         ({"begins": "<image>"}, "CODECS_INVALID"),
         ({"end": None}, "CODECS_INVALID"),
         ({"first_id": "many"}, "CODECS_INVALID"),
+        ({"first_id": 1e400}, "CODECS_INVALID"),
+        ({"type": ["mimi"]}, "CODECS_INVALID"),
+        ({"options": [["a", "b"]]}, "CODECS_INVALID"),
     ],
 )
 def test_an_entry_that_does_not_fit_is_a_typed_error(tmp_path, entry, reason):
     with pytest.raises(InvalidArgument) as caught:
         load_adapter(changed(tmp_path, **entry))
     assert caught.value.reason == reason
+
+
+IMAGE = {"palette": ["#000000", "#ffffff"], "rows": 2, "columns": 2, "run": 1, "cell_pixels": 8}
+VIDEO = {**IMAGE, "frames": 2, "frames_per_second": 2}
+SOUND = {"frequencies_hz": [440], "amplitudes": [0.5], "frames": 2, "frame_samples": 80, "rate_hz": 8000}
+HUGE = 10**9
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("palette_image", {"run": HUGE}),
+        ("palette_image", {"run": 2**70}),
+        ("palette_image", {"run": 0}),
+        ("palette_image", {"run": 1.0}),
+        ("palette_image", {"run": True}),
+        ("palette_image", {"rows": HUGE}),
+        ("palette_image", {"rows": 8000, "columns": 8000}),
+        ("palette_image", {"columns": 3, "run": 2}),
+        ("palette_image", {"cell_pixels": HUGE}),
+        ("palette_image", {"cell_pixels": 8000}),
+        ("palette_image", {"palette": ["#0000+1"]}),
+        ("palette_image", {"palette": [3]}),
+        ("palette_image", {"palette": []}),
+        ("palette_image", {"palette": 3}),
+        ("palette_image", {"palette": ["#000000"] * 5000, "run": 2}),
+        ("palette_video", {"frames": HUGE}),
+        ("palette_video", {"frames": 0}),
+        ("palette_video", {"frames_per_second": 0}),
+        ("palette_video", {"frames_per_second": float("nan")}),
+        ("palette_video", {"frames_per_second": float("inf")}),
+        ("tone_audio", {"frames": HUGE}),
+        ("tone_audio", {"frame_samples": HUGE}),
+        ("tone_audio", {"frames": 10_000, "frame_samples": 10_000}),
+        ("tone_audio", {"rate_hz": HUGE}),
+        ("tone_audio", {"rate_hz": "8000"}),
+        ("tone_audio", {"frequencies_hz": [-440]}),
+        ("tone_audio", {"frequencies_hz": [float("nan")]}),
+        ("tone_audio", {"frequencies_hz": ["440"]}),
+        ("tone_audio", {"amplitudes": [2]}),
+        ("tone_audio", {"frequencies_hz": [440] * 5000, "amplitudes": [0.5] * 5000}),
+    ],
+)
+def test_sizes_that_no_codec_has_are_refused_at_once(kind, options):
+    build(kind, {"palette_image": IMAGE, "palette_video": VIDEO, "tone_audio": SOUND}[kind])
+    started = time.process_time()
+    with pytest.raises(InvalidArgument) as caught:
+        build(kind, {"palette_image": IMAGE, "palette_video": VIDEO, "tone_audio": SOUND}[kind] | options)
+    assert caught.value.reason == "CODEC_OPTIONS_INVALID"
+    assert time.process_time() - started < 1
+
+
+values = st.integers(-2, 9) | st.sampled_from([HUGE, 2**64, -1, 0.5, float("nan"), "8", None, [], {}, True])
+
+
+@settings(deadline=1000)
+@given(st.sampled_from([("palette_image", IMAGE), ("palette_video", VIDEO), ("tone_audio", SOUND)]), st.data())
+def test_whatever_the_options_hold_a_codec_is_built_or_refused_by_a_typed_error(base, data):
+    kind, options = base
+    changes = data.draw(st.dictionaries(st.sampled_from(sorted(options)), values))
+    try:
+        codec = build(kind, options | changes)
+    except InvalidArgument as error:
+        assert error.reason == "CODEC_OPTIONS_INVALID"
+    else:
+        assert codec.decode([0] * codec.min_units)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"codecs": 3}', '{"codecs": [3]}', "<html>"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from omnialign.errors import InvalidArgument
 from omnialign.media import MediaError, read_audio, read_image, read_video, write_audio, write_image, write_video
@@ -212,6 +213,11 @@ def rewrite_config(folder, **values):
     (folder / "config.json").write_text(json.dumps(config | values))
 
 
+def rewrite_weights(folder, more):
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | more, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -221,6 +227,11 @@ def rewrite_config(folder, **values):
         (lambda folder: rewrite_config(folder, model_type="mimi"), "CODEC_WEIGHTS_INVALID"),
         (lambda folder: rewrite_config(folder, n_codebooks=7), "CODEC_WEIGHTS_INVALID"),
         (lambda folder: rewrite_config(folder, codebook_size=32), "CODEC_WEIGHTS_INVALID"),
+        (lambda folder: rewrite_config(folder, decoder_hidden_size=10**6), "CODEC_WEIGHTS_INVALID"),
+        (lambda folder: rewrite_config(folder, codebook_size=10**9), "CODEC_OPTIONS_INVALID"),
+        (lambda folder: rewrite_config(folder, n_codebooks=10**6), "CODEC_OPTIONS_INVALID"),
+        (lambda folder: rewrite_config(folder, sampling_rate=10**9), "CODEC_OPTIONS_INVALID"),
+        (lambda folder: rewrite_weights(folder, {"stray": torch.zeros(3)}), "CODEC_WEIGHTS_INVALID"),
     ],
 )
 def test_weights_that_are_missing_or_another_models_are_typed_errors(root, tmp_path, change, reason):
@@ -236,6 +247,9 @@ def test_weights_that_are_missing_or_another_models_are_typed_errors(root, tmp_p
         {},
         {"max_frames": 3, "codebooks": 9},
         {"max_frames": 3, "min_frames": 4},
+        {"max_frames": 10**9},
+        {"max_frames": 3.0},
+        {"max_frames": "3"},
         {"max_frames": 3, "folder": "../elsewhere"},
     ],
 )

@@ -1,5 +1,7 @@
 """LoRAs named as models: found with their base, merged into it, and refused where they cannot be."""
 
+import asyncio
+
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -107,6 +109,14 @@ async def test_a_lora_answers_as_the_merged_model_and_leaves_its_base_as_it_was(
     assert found == await answers(engine, merged)
     assert found != before == await answers(engine, model)
     assert await answers(engine, lora, deterministic=True) == found
+
+
+async def test_a_pattern_that_would_run_for_ever_is_not_run(engine, model, tmp_path):
+    """The weights say which modules it would have matched."""
+    named = model_factory.random_lora(tmp_path / "named", model)
+    pattern = model_factory.random_lora(tmp_path / "pattern", model, target_modules="(.*.*.*.*.*.*.*.*)*!")
+    async with asyncio.timeout(60):
+        assert await answers(engine, pattern) == await answers(engine, named)
 
 
 async def test_a_lora_takes_the_room_of_its_base(model, tmp_path):
