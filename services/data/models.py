@@ -7,6 +7,7 @@ manifest is written last. A model that was registered in place is read from its 
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from omnialign.errors import Aborted, DataLoss, FailedPrecondition, NotFound
 from omnialign.folders import FileEntry, file_entry, list_files
@@ -120,13 +121,19 @@ class Models:
             uri, weights = await run_in_pool(self._pool, self._files.admit, upload)
         else:
             path = local_path(wanted.uri, roots=self._config.roots())
-            uri, weights = path.as_uri(), await run_in_pool(self._pool, inspect_folder, path)
+            uri, weights = path.as_uri(), await run_in_pool(self._pool, self._inspect, path)
         base = await self._base(weights, parent=parent, name=wanted.uri)
         version = await self._add(f"{parent}/models/{model_id}", uri, wanted, weights)
         made_from = dict.fromkeys([*sources, *base])
         edges = [LineageEdge(source=source, target=version.name, relation="made_from") for source in made_from]
         await self._store.add_edges(parent, edges)
         return version
+
+    def _inspect(self, folder: Path) -> Weights:
+        """`inspect_folder`, for a folder without links that lead out of the import roots. Raises PATH_FORBIDDEN."""
+        for path in list_files(folder):
+            local_path(str(path), roots=self._config.roots())
+        return inspect_folder(folder)
 
     async def get(self, name: str) -> ModelVersion:
         """One version; `-` is the newest. Raises MODEL_VERSION_NOT_FOUND."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from omnialign.errors import InvalidArgument
+from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.modeling.adapters.token import TokenAdapter
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.inputs import (
@@ -79,6 +79,19 @@ def load_adapter(folder: Path, cache: Cache = NO_CACHE) -> Adapter:
     raise.
     """
     check_files(FolderFiles(folder, name=folder.name))
+    try:
+        return _load(folder, cache)
+    except (OmnialignError, MemoryError):
+        raise
+    except Exception as error:  # a broken folder breaks whatever reads it
+        raise InvalidArgument(
+            f"The files of {folder.name} cannot be read: {type(error).__name__}: {str(error)[:500]}",
+            reason="MODEL_HAS_NO_ADAPTER",
+            metadata={"folder": folder.name},
+        ) from error
+
+
+def _load(folder: Path, cache: Cache) -> Adapter:
     if (folder / "codecs.json").is_file() and (folder / "tokenizer.json").is_file():
         return TokenAdapter.load(folder, cache)
     if any((folder / name).is_file() for name in TOKENIZERS):

@@ -1,21 +1,26 @@
-"""Models downloaded from the data service, each in a folder named by its digest; the least recently used leave first.
+"""Models downloaded from the data service, each in a folder of its own; the least recently used leave first.
 
-Several processes may share the folder: one downloads a model while the others wait. A model appears complete and
-verified, or not at all.
+Several processes may share the cache: one downloads a model while the others wait. A model appears complete and
+verified, or not at all. The models of different projects lie side by side, so their folders have names that nobody can
+guess: a path in the files of one model (`../{digest}/model.safetensors`) leads to no other.
 """
 
 import asyncio
+import hmac
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Protocol
 
 from omnialign.errors import FailedPrecondition
 from omnialign.v1 import model_pb2
 
+KEY_FILE = ".key"
 IN_USE_SECONDS = 900.0
 """A model used this recently may be being read, so it stays, even beyond the size limit."""
 
@@ -36,8 +41,8 @@ class DownloadCache:
 
     async def folder(self, version: model_pb2.ModelVersion, *, source: Source) -> Path:
         """The folder of a version, downloaded if need be. Raises MODEL_CACHE_UNUSABLE and what the SDK raises."""
-        target = self._folder / version.sha256
         try:
+            target = await asyncio.to_thread(self.path_of, version.sha256)
             if not await asyncio.to_thread(target.is_dir):
                 await asyncio.to_thread(self._make_room, version.size_bytes)
                 await source.download_model(version.name, target)
@@ -47,6 +52,22 @@ class DownloadCache:
             metadata = {"path": str(self._folder)}
             raise FailedPrecondition(message, reason="MODEL_CACHE_UNUSABLE", metadata=metadata) from error
         return target
+
+    def path_of(self, sha256: str) -> Path:
+        """The folder for the model of this digest, whether it is there or not."""
+        return self._folder / hmac.new(self._key(), sha256.encode(), "sha256").hexdigest()
+
+    def _key(self) -> bytes:
+        """The key of this cache, which its processes share."""
+        path = self._folder / KEY_FILE
+        if not path.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=self._folder, prefix=KEY_FILE) as file:  # only this user may read it
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                with suppress(FileExistsError):  # another process was faster
+                    os.link(file.name, path)
+        return path.read_bytes()
 
     def touch(self, folder: Path) -> None:
         """Marks an existing folder as used, if it is one of this cache."""

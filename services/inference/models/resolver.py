@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 
 from omnialign import names
 from omnialign.errors import InvalidArgument, NotFound, PermissionDenied
+from omnialign.folders import list_files
 from omnialign.modeling.lora import check_base_in_project, is_lora, lora_of_lora, read_lora
 from omnialign.v1 import model_pb2
 from services.inference.config import EngineConfig
@@ -127,8 +128,9 @@ class ModelResolver:
         return await self._cache.folder(version, source=self._registry)
 
     def _check_allowed(self, folder: Path, model: str) -> None:
-        # Resolved, so that neither `..` nor a link leads out of the roots.
-        if self._roots and not any(folder.resolve().is_relative_to(root) for root in self._roots):
+        # Resolved, so that neither `..` nor a link, that of a file in the folder included, leads out of the roots.
+        paths = [folder, *list_files(folder)] if self._roots else []
+        if not all(any(path.resolve().is_relative_to(root) for root in self._roots) for path in paths):
             raise PermissionDenied(
                 f"The model {model} is in none of the folders that models may be read from.",
                 reason="MODEL_NOT_ALLOWED",

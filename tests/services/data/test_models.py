@@ -69,10 +69,36 @@ async def test_a_folder_outside_the_allowed_ones_is_refused(serving: Any, tmp_pa
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "link").symlink_to(tmp_path / "outside")
     async with serving(tmp_path / "state", import_roots=(tmp_path / "inside",)) as client:
-        for path in ("outside", "inside/../outside", "inside/link"):
+        model(tmp_path / "inside" / "linked")
+        (tmp_path / "inside" / "linked" / "more.safetensors").symlink_to(tmp_path / "outside" / "model.safetensors")
+        for path in ("outside", "inside/../outside", "inside/link", "inside/linked"):
             with pytest.raises(PermissionDenied) as caught:
                 await client.register_model("base", str(tmp_path / path))
             assert caught.value.reason == "PATH_FORBIDDEN"
+
+
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "/other/model.safetensors", "absent.safetensors"])
+async def test_an_index_that_names_files_elsewhere_is_refused(client: AsyncClient, tmp_path: Path, name: str) -> None:
+    model(tmp_path / "other")
+    folder = model(tmp_path / "m")
+    weights = folder / "model.safetensors"
+    weights.rename(folder / "a.safetensors")
+    for named, expected in ((name, "MODEL_MANIFEST_INVALID"), ("a.safetensors", "")):
+        index = json.dumps({"metadata": {}, "weight_map": {"a": "a.safetensors", "b": named}})
+        (folder / "model.safetensors.index.json").write_text(index)
+        if expected:
+            assert await reason(client, str(folder)) == expected
+            with pytest.raises(InvalidArgument) as caught:
+                await client.register_model("base", await client.upload_files(folder))
+            assert caught.value.reason == expected
+        else:
+            assert (await client.register_model("base", str(folder))).parameter_count == 22
+
+
+async def test_a_folder_that_is_model_and_lora_is_refused(client: AsyncClient, tmp_path: Path) -> None:
+    folder = model(tmp_path / "m")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "../x"}))
+    assert await reason(client, str(folder)) == "MODEL_HAS_ADAPTER"
 
 
 async def test_sources_become_lineage(client: AsyncClient, tmp_path: Path) -> None:

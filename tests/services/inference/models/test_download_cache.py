@@ -47,9 +47,13 @@ def kept(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.iterdir() if path.is_dir())
 
 
+def place(cache: Path, number: int) -> Path:
+    return DownloadCache(cache, limit_bytes=0).path_of(f"{number:064x}")
+
+
 def age(cache: Path, number: int, seconds: float) -> None:
     """Makes a model look as if it was asked for so long ago."""
-    folder = cache / f"{number:064x}"
+    folder = place(cache, number)
     for path in (folder.with_name(f".{folder.name}.used"), *folder.iterdir(), folder):
         moment = path.stat().st_mtime - seconds
         os.utime(path, (moment, moment))
@@ -59,7 +63,7 @@ async def test_a_registered_model_that_is_elsewhere_is_fetched_once(tmp_path: Pa
     source = Source()
     resolver = ModelResolver(source, cache=DownloadCache(tmp_path / "cache", limit_bytes=1000))
     asked = [resolver.folder("projects/p/models/m/versions/1") for _ in range(4)]
-    assert set(await asyncio.gather(*asked)) == {tmp_path / "cache" / f"{1:064x}"}
+    assert set(await asyncio.gather(*asked)) == {place(tmp_path / "cache", 1)}
     assert len(source.fetched) == 1
 
 
@@ -84,7 +88,7 @@ async def test_the_least_recently_used_model_goes_first(tmp_path: Path) -> None:
         age(tmp_path, number, 2 * IN_USE_SECONDS + number)
     await cache.folder(source.version(2), source=source)  # 2 is the older of them, and used again
     third = await cache.folder(source.version(3), source=source)
-    assert kept(tmp_path) == [f"{2:064x}", third.name]
+    assert kept(tmp_path) == sorted([place(tmp_path, 2).name, third.name])
     assert len(source.fetched) == 3
 
 
@@ -103,6 +107,15 @@ async def test_a_model_that_was_removed_is_fetched_again(tmp_path: Path) -> None
         assert (folder / "model.safetensors").is_file()
         age(tmp_path, number, 2 * IN_USE_SECONDS)
     assert len(source.fetched) == 3
+
+
+async def test_the_folder_of_another_model_cannot_be_named(tmp_path: Path) -> None:
+    source = Source()
+    caches = [DownloadCache(tmp_path / name, limit_bytes=1000) for name in ("a", "b")]
+    folders = [await cache.folder(source.version(1), source=source) for cache in caches]
+    assert folders[0].name != folders[1].name
+    assert not (folders[0] / ".." / f"{1:064x}").exists()
+    assert (tmp_path / "a" / ".key").stat().st_mode & 0o077 == 0
 
 
 async def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
