@@ -158,11 +158,13 @@ class _Instrument(NodeTransformer):
         node.iter = _call("iterated", node.iter)
         if node.test is not None:
             node.test = nodes.And(nodes.Not(_call("passed", nodes.Const(1))), node.test)
-        return self._counted(node)
+        self._count_passes(node)
+        return node
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Macro:  # noqa: N802
         self.generic_visit(node)
-        return self._counted(node)
+        self._count_passes(node)
+        return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
@@ -181,11 +183,10 @@ class _Instrument(NodeTransformer):
             node.node = _call("compared", node.node)
         return node
 
-    def _counted(self, node: Any) -> Any:
+    def _count_passes(self, node: nodes.For | nodes.Macro) -> None:
         fixed = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
         count = _call("passed", nodes.Const(1 + fixed // CHARACTERS_PER_STEP))
         node.body.insert(0, nodes.ExprStmt(count, lineno=node.lineno))
-        return node
 
 
 def spend(steps: int) -> None:
@@ -205,14 +206,14 @@ def charged(value: Any) -> Any:
     return value
 
 
-def _call(name: str, *args: nodes.Expr) -> nodes.Call:
+def _call(name: str, *args: Any) -> nodes.Call:
     """A call of a method of the environment, which a template cannot replace."""
     line = args[0].lineno if args else 1
     function = nodes.EnvironmentAttribute(name, lineno=line)
     return nodes.Call(function, list(args), [], None, None, lineno=line)
 
 
-def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _bounded(name: str, function: Any) -> Callable[..., Any]:
     """A filter or a test within limits."""
     skipped = 1 if hasattr(function, "jinja_pass_arg") else 0  # its first argument is Jinja's
 

@@ -39,11 +39,11 @@ def inspect_model(folder: Path, *, weights: bool = True) -> ModelSummary:
     check_files(files)
     if is_lora(folder):
         literal_config(folder, name=folder.name)
-        count = sum(tensor.count for _, tensor in tensors(files, [LORA_WEIGHTS]))
+        count = sum(tensor.num_elements for _, tensor in tensors(files, [LORA_WEIGHTS]))
         return ModelSummary(count, lora=read_lora(folder, name=folder.name))
     adapter = load_adapter(folder)
     adapter.encode(CONVERSATION)
-    count = sum(tensor.count for _, tensor in tensors(files, weight_paths(files)))
+    count = sum(tensor.num_elements for _, tensor in tensors(files, weight_paths(files)))
     if not weights:
         return ModelSummary(count)
     from omnialign.modeling.weights_check import check_weights  # a heavy library, which token models do not need before

@@ -38,7 +38,7 @@ class TensorInfo(NamedTuple):
     end: int
 
     @property
-    def count(self) -> int:
+    def num_elements(self) -> int:
         """The number of elements."""
         return (self.end - self.start) * 8 // BITS[self.dtype]
 

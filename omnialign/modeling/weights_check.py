@@ -52,7 +52,7 @@ def check_weights(folder: Path) -> int:
         raise _mismatch(folder, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}") from error
     check_loaded(folder, info)
     file_bytes = sum(tensor.end - tensor.start for tensor in found.values())
-    buffer_bytes = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    buffer_bytes: int = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     if buffer_bytes > file_bytes + MAX_BUFFER_BYTES:
         raise _mismatch(folder, f"config.json asks for {buffer_bytes} bytes beside their {file_bytes}")
     return buffer_bytes

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from omnialign.errors import InvalidArgument
 from omnialign.folders import FileEntry, entries_digest, folder_digest
+from omnialign.modeling.lora import CONFIG as ADAPTER_CONFIG
 from omnialign.modeling.lora import MAX_CONFIG_BYTES, LoraSettings, parse_lora
 from omnialign.modeling.model_files import (
-    ADAPTER_CONFIG,
     CONFIG,
     WEIGHTS,
     FolderFiles,
@@ -75,7 +75,7 @@ def _inspect(files: ModelSource, digest: Callable[[], str]) -> Weights:
     if not weights:
         raise _refusal("MODEL_WEIGHTS_MISSING", f"{files.name} has no weights in safetensors.", files.name)
     return Weights(
-        parameter_count=sum(tensor.count for _, tensor in tensors(files, weights)),
+        parameter_count=sum(tensor.num_elements for _, tensor in tensors(files, weights)),
         size_bytes=sum(sizes[path] for path in weights),
         sha256=digest(),
         lora=lora,

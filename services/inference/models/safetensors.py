@@ -29,7 +29,7 @@ def check_folder(folder: Path, *, model: str) -> None:
 
 def parameter_count(folder: Path, *, model: str) -> int:
     """Number of parameters in the safetensors files of a folder. Raises MODEL_LOAD_FAILED."""
-    return sum(tensor.count for tensor in _tensors(folder, model))
+    return sum(tensor.num_elements for tensor in _tensors(folder, model))
 
 
 def lora_parameter_count(folder: Path, *, model: str, rank: int) -> int:

@@ -33,7 +33,7 @@ def tensor(shape: Any, size: int, dtype: str = "U8") -> dict[str, Any]:
 def test_a_whole_file_gives_its_tensors(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(WHOLE)
     found = read_file_header(tmp_path / "a")
-    assert {name: (info.dtype, info.shape, info.count) for name, info in found.items()} == {
+    assert {name: (info.dtype, info.shape, info.num_elements) for name, info in found.items()} == {
         "a": ("F32", (3, 5), 15),
         "b": ("F16", (7,), 7),
         "none": ("I8", (0, 9), 0),
