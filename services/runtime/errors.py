@@ -37,7 +37,7 @@ def as_omnialign_error(error: Exception) -> OmnialignError:
         return DeadlineExceeded("The deadline passed during the call; allow more time", reason="DEADLINE_EXCEEDED")
     _log.exception("unexpected %s in a handler", type(error).__name__, exc_info=error)
     return Internal(
-        "The service failed unexpectedly; its log has the cause under this request id",
+        f"The service failed unexpectedly; its log has the cause under the request id {request_id()}",
         reason="INTERNAL",
         metadata={"request_id": request_id()},
     )

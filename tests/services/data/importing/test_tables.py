@@ -1,0 +1,91 @@
+"""Tables are bounded before they are expanded, and read row by row."""
+
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from omnialign.errors import InvalidArgument
+from services.data.importing import tables
+from services.data.importing.columns import MAX_COLUMNS
+from services.data.importing.readers import survey
+from services.data.importing.refusal import MalformedRow
+from services.data.importing.scales import Scales
+from services.data.importing.sources import SourceFile
+from services.data.importing.tables import read_outlines, read_table
+
+MIB = 1024 * 1024
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InvalidArgument) as caught:
+        next(iter(read_table(path)))
+    assert caught.value.metadata["file"] == path.name
+    return caught.value.reason
+
+
+def test_a_table_of_too_many_columns_is_refused(tmp_path: Path) -> None:
+    wide = pa.table({f"c{number}": [1] for number in range(MAX_COLUMNS + 1)})
+    pq.write_table(wide, tmp_path / "wide.parquet")
+    assert refused(tmp_path / "wide.parquet") == "SOURCE_TOO_WIDE"
+
+
+def test_a_dictionary_that_grows_out_of_all_proportion_is_refused(tmp_path: Path) -> None:
+    bomb = pa.table({"prompt": ["a" * (80 * MIB)]})
+    pq.write_table(bomb, tmp_path / "bomb.parquet", compression="zstd", write_statistics=False)
+    assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
+    assert refused(tmp_path / "bomb.parquet") == "SOURCE_EXPANDS"
+
+
+def test_a_list_that_grows_out_of_all_proportion_is_refused(tmp_path: Path) -> None:
+    silence = pa.array([np.zeros(9 * MIB, np.int8)], pa.list_(pa.int8()))
+    pq.write_table(pa.table({"array": silence}), tmp_path / "list.parquet", compression="zstd")
+    assert refused(tmp_path / "list.parquet") == "SOURCE_EXPANDS"
+
+
+def test_media_that_do_not_compress_are_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "FREE_BYTES", 1024)
+    noise = [np.random.default_rng(seed).bytes(200_000) for seed in range(12)]
+    pq.write_table(pa.table({"image": noise}), tmp_path / "media.parquet")
+    rows = [row for batch in read_table(tmp_path / "media.parquet") for row in batch.rows()]
+    assert [(number, row["image"]) for number, row in rows] == list(enumerate(noise, 1))
+
+
+@pytest.mark.parametrize("form", ["stream", "file"])
+def test_arrow_files_of_both_forms_are_read(tmp_path: Path, form: str) -> None:
+    table = pa.table({"prompt": [f"ask {number}" for number in range(100)]})
+    opened = pa.ipc.new_stream if form == "stream" else pa.ipc.new_file
+    with opened(str(tmp_path / "data.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    rows = [row for batch in read_table(tmp_path / "data.arrow") for row in batch.rows()]
+    assert rows == [(number + 1, {"prompt": f"ask {number}"}) for number in range(100)]
+
+
+def test_a_value_that_python_cannot_hold_is_the_failure_of_its_row(tmp_path: Path) -> None:
+    days = pa.array([0, 2**30, 1], pa.int32()).cast(pa.date32())
+    pq.write_table(pa.table({"day": days}), tmp_path / "days.parquet")
+    (batch,) = read_table(tmp_path / "days.parquet")
+    first, broken, last = (row for _, row in batch.rows())
+    assert (first, last) == ({"day": date(1970, 1, 1)}, {"day": date(1970, 1, 2)})
+    assert isinstance(broken, MalformedRow)
+
+
+def test_the_outline_of_a_row_leaves_out_the_bytes(tmp_path: Path) -> None:
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    images = pa.array([{"bytes": b"x" * MIB, "path": None}, None], kind)
+    pq.write_table(pa.table({"prompt": ["a", ""], "image": images, "score": [1, None]}), tmp_path / "rows.parquet")
+    assert list(read_outlines(tmp_path / "rows.parquet")) == [
+        {"prompt": "a", "image": True, "score": 1},
+        {"prompt": "", "image": None, "score": None},
+    ]
+
+
+def test_a_survey_of_a_table_lists_what_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "text-to-text.parquet"
+    side = {"response_1": ["a", "b"], "response_2": ["c", "d"], "overall_response": [1, 2]}
+    pq.write_table(pa.table({"prompt": ["p", "q"], **side, "clarity_rte_1": [1, None], "empty": ["", None]}), path)
+    found = survey(SourceFile(path, tmp_path, "t2t", "train"), Scales(), frozenset())
+    assert (found.rows, dict(found.unread)) == (2, {"clarity_rte_1": 1})
