@@ -17,6 +17,11 @@ from services.data.importing.json_rows import READ_CHARACTERS, read_json_rows
 
 TABLES = (".parquet", ".arrow")
 SUFFIXES = (*TABLES, ".json", ".jsonl")
+# Those that the table of the system may lack.
+MEDIA_SUFFIXES = frozenset(
+    {".ac3", ".aif", ".aiff", ".amr", ".avif", ".flac", ".heic", ".heif", ".jp2", ".jxl", ".m4a", ".m4v", ".mkv",
+     ".mka", ".mts", ".oga", ".ogg", ".ogv", ".opus", ".ppm", ".tga", ".ts", ".wav", ".webm", ".webp", ".wma", ".wmv"}
+)  # fmt: skip
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # Longest first: `text-image-to-text` is a prefix of `text-image-to-text-image`.
 NAMES = {
@@ -123,7 +128,8 @@ def _visible_files(root: Path) -> Iterator[Path]:
 def _why_skipped(path: Path, root: Path) -> str | None:
     """Why a file is not read; "" for a data file, None for media."""
     if path.suffix.lower() not in SUFFIXES:
-        is_media = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0] in ("image", "audio", "video")
+        kind = (mimetypes.guess_type(path.name, strict=False)[0] or "").partition("/")[0]
+        is_media = kind in ("image", "audio", "video") or path.suffix.lower() in MEDIA_SUFFIXES
         return None if is_media else f"is none of {', '.join(SUFFIXES)}"
     if not path.is_file():
         return "is not a regular file"
