@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from omnialign.cli import data, embedded, jobs, models, tokens
+from omnialign.cli import ask, data, embedded, jobs, models, tokens
 
 app = typer.Typer(
     name="omnialign",
@@ -15,6 +15,7 @@ app = typer.Typer(
 )
 app.command("up")(embedded.up)
 app.command("demo")(embedded.demo)
+app.command("ask")(ask.ask)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")

@@ -3,20 +3,20 @@
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
+from omnialign.client.asking import Answer, AskCalls, Assessment, Prompt
 from omnialign.client.credentials import Tls, Token
 from omnialign.client.datasets import DatasetCalls
 from omnialign.client.downloads import DownloadCalls
-from omnialign.client.generation import GenerationCalls
 from omnialign.client.jobs import AlignmentCalls, TrainingCalls
-from omnialign.client.media import MediaCalls
-from omnialign.client.models import ModelCalls
 from omnialign.client.transport import Transport
 from omnialign.client.uploads import UploadCalls
+from omnialign.v1.critique_service_pb2 import CritiqueRequest, CritiqueResponse
+from omnialign.v1.refinement_service_pb2 import GenerateRequest, GenerateResponse
 
 DEFAULT_DEADLINE_SECONDS = 30.0
 
@@ -24,9 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class AsyncClient(
-    DatasetCalls, MediaCalls, ModelCalls, UploadCalls, DownloadCalls, GenerationCalls, TrainingCalls, AlignmentCalls
-):
+class AsyncClient(DatasetCalls, UploadCalls, DownloadCalls, AskCalls, TrainingCalls, AlignmentCalls):
     """Calls all services at one address. Connects lazily, and is meant to live as long as the process.
 
     Every call raises `OmnialignError`. Unary calls have a deadline, 30 s unless `deadline_seconds` says otherwise.
@@ -216,9 +214,62 @@ class Client:
     add_lineage = _call(AsyncClient.add_lineage)
     get_lineage = _call(AsyncClient.get_lineage)
 
-    generate = _iterate(AsyncClient.generate)
+    @overload
+    def generate(
+        self, model: GenerateRequest, *, deadline_seconds: float | None = None
+    ) -> Iterator[GenerateResponse]: ...
+
+    @overload
+    def generate(
+        self,
+        model: str,
+        prompt: Prompt,
+        *,
+        temperature: float = 0.0,
+        max_new_tokens: int = 0,
+        seed: int = 0,
+        deadline_seconds: float | None = None,
+    ) -> Answer: ...
+
+    @functools.wraps(AsyncClient.generate)
+    def generate(self, model: str | GenerateRequest, *args: Any, **options: Any) -> Any:
+        """As `AsyncClient.generate`."""
+        ask: Callable[..., Any] = self.generate_answer if isinstance(model, str) else self.generate_items
+        return ask(model, *args, **options)
+
+    @overload
+    def critique(
+        self, model: CritiqueRequest, *, deadline_seconds: float | None = None
+    ) -> Iterator[CritiqueResponse]: ...
+
+    @overload
+    def critique(
+        self,
+        model: str,
+        prompt: Prompt,
+        response: Prompt,
+        *,
+        rubric: Sequence[str] = (),
+        subtask: str = "",
+        deadline_seconds: float | None = None,
+    ) -> Assessment: ...
+
+    @functools.wraps(AsyncClient.critique)
+    def critique(self, model: str | CritiqueRequest, *args: Any, **options: Any) -> Any:
+        """As `AsyncClient.critique`."""
+        ask: Callable[..., Any] = self.critique_response if isinstance(model, str) else self.critique_items
+        return ask(model, *args, **options)
+
+    generate_answer = _call(AsyncClient.generate_answer)
+    critique_response = _call(AsyncClient.critique_response)
+    score = _call(AsyncClient.score)
+    compare = _call(AsyncClient.compare)
+    find_model = _call(AsyncClient.find_model)
+    to_content = _call(AsyncClient.to_content)
+
+    generate_items = _iterate(AsyncClient.generate_items)
     refine = _iterate(AsyncClient.refine)
-    critique = _iterate(AsyncClient.critique)
+    critique_items = _iterate(AsyncClient.critique_items)
     score_responses = _iterate(AsyncClient.score_responses)
     compare_responses = _iterate(AsyncClient.compare_responses)
 

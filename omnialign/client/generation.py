@@ -30,7 +30,7 @@ class GenerationCalls(ServiceCalls):
         self._critique = critique_service_pb2_grpc.CritiqueServiceStub(transport.channel)
         self._judge = judge_service_pb2_grpc.JudgeServiceStub(transport.channel)
 
-    def generate(
+    def generate_items(
         self, request: refinement_service_pb2.GenerateRequest, *, deadline_seconds: float | None = None
     ) -> AsyncIterator[refinement_service_pb2.GenerateResponse]:
         """Answers prompts (the y of the method)."""
@@ -42,7 +42,7 @@ class GenerationCalls(ServiceCalls):
         """Rewrites responses with the help of their critiques (the y* of the method)."""
         return self._transport.stream(self._refinement.Refine, request, deadline_seconds=deadline_seconds)
 
-    def critique(
+    def critique_items(
         self, request: critique_service_pb2.CritiqueRequest, *, deadline_seconds: float | None = None
     ) -> AsyncIterator[critique_service_pb2.CritiqueResponse]:
         """Writes language feedback on responses (the c of the method)."""

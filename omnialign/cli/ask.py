@@ -1,0 +1,68 @@
+"""`omnialign ask`: one question to a model, with files, and its answers as they finish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from omnialign.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from omnialign.client import AsyncClient
+    from omnialign.v1 import content_pb2
+
+MAX_SAMPLES = 512
+
+
+@command
+async def ask(
+    session: Session,
+    model: Annotated[str, typer.Argument(help="Model, such as `base` or `base/2`, or the address of an endpoint's.")],
+    question: Annotated[str, typer.Argument(help="Text of the question.")],
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", help="Image, sound or video that follows the text; repeatable.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, max=MAX_SAMPLES, help="Number of answers, with a seed each.")] = 1,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=10, help="Default: 0 for one answer, 1 for several.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=0, help="Longest answer in tokens; 0 for the default.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first answer.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the media of the answers.")] = None,
+) -> None:
+    """Ask a model a question, and print its answers as they finish."""
+    from omnialign.cli.records import content_text
+    from omnialign.content import media_of
+    from omnialign.errors import from_status
+    from omnialign.v1 import generation_pb2, refinement_service_pb2
+
+    warmth = temperature if temperature is not None else float(samples > 1)
+    async with session.client() as client:
+        prompt = await client.to_content([question, *(file or ())])
+        request = refinement_service_pb2.GenerateRequest(
+            model=await client.find_model(model),
+            sampling=generation_pb2.SamplingParams(temperature=warmth, max_new_tokens=max_new_tokens),
+            items=[
+                refinement_service_pb2.GenerateItem(id=str(number), prompt=prompt, seed=seed + number)
+                for number in range(samples)
+            ],
+        )
+        async for result in client.generate_items(request):
+            if result.HasField("error"):
+                raise from_status(result.error)
+            session.out.record(result)
+            session.out.say(content_text(result.response.content))
+            if out is not None:
+                await _save(client, media_of([result.response.content]), folder=out)
+
+
+async def _save(client: AsyncClient, media: Iterable[content_pb2.Media], *, folder: Path) -> None:
+    from omnialign.cli.records import file_name
+    from omnialign.cli.state import replace_file
+
+    for medium in media:
+        replace_file(folder / file_name(medium), await client.get_media(medium.sha256))
