@@ -1,8 +1,10 @@
 """Entry point of the data service: builds its object graph and runs it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc
 from services.data.config import DataConfig
@@ -13,7 +15,6 @@ from services.data.media_store import MediaStore
 from services.data.media_validation import MediaLimits
 from services.data.models import ModelFiles, Models
 from services.data.objects import open_objects
-from services.data.objects.base import run_in_pool
 from services.data.presigned_media import PresignedMedia
 from services.data.servicer import DataServicer
 from services.data.store import Store
@@ -43,12 +44,14 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
     storage_pool = ThreadPoolExecutor(config.storage_workers, thread_name_prefix="data-storage")
     media_pool = ThreadPoolExecutor(config.media_workers, thread_name_prefix="data-media")
     import_pool = ThreadPoolExecutor(IMPORTS_AT_FULL_SPEED * config.media_workers, thread_name_prefix="data-import")
-    database = Database(config.database())
+    database = Database(config.database(), migrate=config.migrate_at_start)
     try:
         store = Store(database)
-        server.prepare(FULL_NAME, store.prepare)
+        server.prepare(FULL_NAME, store.prepare, check=store.look)
         objects = open_objects(config, registry=server.registry)
-        server.prepare(FULL_NAME, lambda: run_in_pool(storage_pool, objects.check))
+        # Checked in a thread of its own: a pool that is busy with uploads is no reason to send callers away.
+        check_objects = partial(asyncio.to_thread, objects.check)
+        server.prepare(FULL_NAME, check_objects, check=check_objects)
         uploads = Uploads(config, objects=objects, scratch=scratch, pool=storage_pool)
         media = MediaStore(objects, scratch=scratch, limits=MediaLimits.of(config), pool=media_pool, sandbox=sandbox)
         datasets = Datasets(config, store=store, objects=objects, pool=storage_pool, quotas=server.quotas)

@@ -24,6 +24,8 @@ class DataConfig:
     """Folder that holds `media/`, `lance/` and, unless `database_url` says otherwise, `data.db`."""
     database_url: str = ""
     """SQLAlchemy URL of the metadata; empty means SQLite in `root`."""
+    migrate_at_start: bool = False
+    """Whether the service makes the tables of a PostgreSQL database itself, instead of `services.migrate`."""
     objects_url: str = ""
     """Where media, models, uploads and tables are stored, as `s3://bucket/prefix`; empty means `root`. Credentials come
     from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""

@@ -53,7 +53,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         return await self._datasets.get(request.name)
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:  # noqa: D102, N802
-        after = _after(request.page_token, filter=request.parent, numbers=(0,), length=2)
+        after = decode_token(request.page_token, filter=request.parent, kinds=(int, str))
         datasets, position = await self._datasets.list_datasets(
             request.parent, after=after, limit=page_size(request.page_size)
         )
@@ -85,7 +85,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def ListDatasetVersions(  # noqa: D102, N802
         self, request: pb.ListDatasetVersionsRequest, context: Context
     ) -> pb.ListDatasetVersionsResponse:
-        after = _after(request.page_token, filter=request.parent, numbers=(0,), length=1)
+        after = decode_token(request.page_token, filter=request.parent, kinds=(int,))
         limit = page_size(request.page_size)
         versions, position = await self._datasets.list_versions(request.parent, after=after, limit=limit)
         token = _token(position, request.parent)
@@ -183,7 +183,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def ListModelVersions(  # noqa: D102, N802
         self, request: pb.ListModelVersionsRequest, context: Context
     ) -> pb.ListModelVersionsResponse:
-        after = _after(request.page_token, filter=request.parent, numbers=(0, 2), length=3)
+        after = decode_token(request.page_token, filter=request.parent, kinds=(int, str, int))
         limit = page_size(request.page_size)
         versions, position = await self._models.list_versions(request.parent, after=after, limit=limit)
         token = _token(position, request.parent)
@@ -230,16 +230,6 @@ async def _files(messages: AsyncIterator[pb.UploadFilesRequest]) -> AsyncIterato
                 "Only the first message of an upload may be a header.", reason="UPLOAD_HEADER_REPEATED"
             )
         yield message.file if kind == "file" else message.chunk
-
-
-def _after(token: str, *, filter: str, numbers: tuple[int, ...], length: int) -> list[str]:  # noqa: A002
-    """The position in a page token. Raises PAGE_TOKEN_INVALID for a token of another list."""
-    values = decode_token(token, filter=filter)
-    if values and (len(values) != length or not all(values[index].isdecimal() for index in numbers)):
-        raise InvalidArgument(
-            "The page token does not belong to this list: start again without one.", reason="PAGE_TOKEN_INVALID"
-        )
-    return values
 
 
 def _token(position: list[str], filter: str) -> str:  # noqa: A002

@@ -75,6 +75,10 @@ class Store:
         """Brings the tables up to date. Raises FailedPrecondition (`SCHEMA_OUTDATED`)."""
         await MIGRATIONS.prepare(self._database)
 
+    async def look(self) -> None:
+        """Raises what keeps the store from being used, such as Unavailable (`DATABASE_UNAVAILABLE`)."""
+        await MIGRATIONS.look(self._database)
+
     async def add_dataset(self, dataset: Dataset, *, parent: str, created_us: int, key: str, digest: str) -> bool:
         """Adds a dataset and, if `key`, the request that created it; False if either exists."""
         blob = dataset.SerializeToString(deterministic=True)

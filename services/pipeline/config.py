@@ -20,6 +20,8 @@ class PipelineConfig:
     """SQLAlchemy URL of the jobs, SQLite or `postgresql+psycopg://`; empty means a file in the root."""
     workflow_database_url: str = ""
     """SQLAlchemy URL of the workflow engine's system database; empty means `dbos.db` in the root."""
+    migrate_at_start: bool = False
+    """Whether the service makes the tables of a PostgreSQL database itself, instead of `services.migrate`."""
     executor_id: str = "replica-0"
     """Identity of this replica. It must be the same after a restart, and differ between replicas."""
     chunks_per_job: int = 12
@@ -34,10 +36,10 @@ class PipelineConfig:
     """Longest pause between two attempts of a call."""
     retry_budget_seconds: float = 1800.0
     """How long a job waits for a service or a database that does not answer before it fails."""
-    heartbeat_seconds: float = 5.0
-    """How often a replica says that it lives."""
-    silence_seconds: float = 30.0
-    """After how long a silent replica's work is taken over."""
+    heartbeat_seconds: float = 2.0
+    """How often a replica says that it lives, and looks for those that do not."""
+    silence_seconds: float = 10.0
+    """After how long a silent replica's work is taken over: within 15 seconds, with the time until it is noticed."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """URLs that no database has."""

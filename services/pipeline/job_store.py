@@ -36,6 +36,10 @@ class JobStore:
         """Makes sure that the tables are up to date. Raises FailedPrecondition (`SCHEMA_OUTDATED`)."""
         await self._kind.migrations.prepare(self._database)
 
+    async def look(self) -> None:
+        """Raises what keeps the store from being used, such as Unavailable (`DATABASE_UNAVAILABLE`)."""
+        await self._kind.migrations.look(self._database)
+
     # ---- jobs ----
 
     async def insert(self, job: Job, *, plan: Plan, request_id: str, digest: str) -> None:

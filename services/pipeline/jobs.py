@@ -75,7 +75,7 @@ class Jobs:
     async def page(self, request: Any) -> tuple[list[Job], str]:
         """One page of the jobs of a project, newest first, and the token of the next page."""
         names.parse(request.parent, names.PROJECT, field="parent")
-        key = decode_token(request.page_token, filter=request.parent)
+        key = decode_token(request.page_token, filter=request.parent, kinds=(int, str))
         size = page_size(request.page_size)
         before = (int(key[0]), key[1]) if key else None
         rows = await self._store.page(request.parent, before=before, limit=size + 1)

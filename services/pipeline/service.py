@@ -72,7 +72,7 @@ async def open_pipeline(
     """
     config.root.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
-        database, notifier = Database(config.jobs_url), Notifier()
+        database, notifier = Database(config.jobs_url, migrate=config.migrate_at_start), Notifier()
         stack.push_async_callback(database.close)
         # Calls fail at once while the database is away; work in the background waits for it.
         patient = database.patient(budget_seconds=config.retry_budget_seconds)
@@ -143,14 +143,11 @@ async def open_pipeline(
         stack.push_async_callback(engine.stop)
         stack.push_async_callback(supervisor.close)
         stack.push_async_callback(_end, background)
-        for prepare in (
-            impatient_jobs.prepare,
-            replicas.beat,
-            lambda: engine.start(runner),
-            supervisor.prepare,
-            begin,
-        ):
-            server.prepare(full_name, prepare)
+        server.prepare(full_name, impatient_jobs.prepare, check=impatient_jobs.look)
+        server.prepare(full_name, replicas.beat)
+        server.prepare(full_name, lambda: engine.start(runner), check=engine.look)
+        server.prepare(full_name, supervisor.prepare)
+        server.prepare(full_name, begin)
         yield Pipeline(
             Jobs(
                 impatient_jobs,

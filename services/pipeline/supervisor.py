@@ -5,7 +5,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable
 
-from omnialign.errors import Internal, OmnialignError, Unavailable, to_status
+from omnialign.errors import Internal, OmnialignError, to_status
 from services.pipeline.config import PipelineConfig
 from services.pipeline.job_store import JobStore
 from services.pipeline.kind import Job, JobKind, JobProgram
@@ -15,6 +15,7 @@ from services.pipeline.replicas import ReplicaMonitor
 from services.pipeline.runner import JobRunner
 from services.pipeline.service_calls import ServiceRetrier
 from services.pipeline.workflow_engine import WorkflowEngine
+from services.runtime.logs import Recurring
 
 LOOK_SECONDS = 1.0
 ROUND_SECONDS = 30.0
@@ -50,6 +51,7 @@ class Supervisor:
         self._engine, self._replicas, self._runner = engine, replicas, runner
         self._retrier, self._notifier, self._metrics = retrier, notifier, metrics
         self._cancelling: dict[str, asyncio.Task[None]] = {}
+        self._rounds = Recurring(logger)
 
     async def prepare(self) -> None:
         """Queues the workflows of jobs that were accepted by a process that died before it could."""
@@ -65,15 +67,18 @@ class Supervisor:
             group.create_task(self._repeat(self.take_care, seconds=self._config.heartbeat_seconds))
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], *, seconds: float) -> None:
+        what = f"a round of the supervisor ({work.__name__.strip('_')})"
         while True:
             try:
                 # Bounded, because a database that accepts connections but never answers would end the rounds for good.
                 async with asyncio.timeout(ROUND_SECONDS):
                     await work()
-            except (Unavailable, TimeoutError) as error:
-                logger.warning("a round of the supervisor was left out: %s", str(error) or TOO_LONG)
-            except Exception:
-                logger.exception("a round of the supervisor failed")
+            except TimeoutError:
+                self._rounds.failed(what, TimeoutError(TOO_LONG))
+            except Exception as error:
+                self._rounds.failed(what, error)
+            else:
+                self._rounds.succeeded(what)
             await asyncio.sleep(seconds)
 
     def cancel(self, uid: str) -> None:

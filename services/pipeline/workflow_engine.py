@@ -18,11 +18,9 @@ import asyncio
 import base64
 import functools
 import logging
-import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
@@ -30,14 +28,12 @@ from dbos._error import DBOSInitializationError
 from dbos._recovery import _recover_workflow
 from dbos._serialization import DBOSPortableJSON
 from google.rpc import status_pb2
-from sqlalchemy.exc import SQLAlchemyError
 
-from omnialign.errors import FailedPrecondition, Internal, OmnialignError, from_status, to_status
+from omnialign.errors import FailedPrecondition, Internal, OmnialignError, Unavailable, from_status, to_status
 from services.pipeline.config import PipelineConfig
 from services.pipeline.notifier import Signal
-from services.runtime.database import parse_url, postgresql_arguments
-from services.runtime.database_errors import as_omnialign_error
-from services.runtime.migrations import COMMAND
+from services.pipeline.workflow_database import WorkflowDatabase
+from services.runtime.database_errors import COMMAND, SCHEMA_MISSING
 
 WORKFLOW_VERSION = "1"
 """Raise it only if running jobs cannot be continued by the new code: their steps are replayed by position."""
@@ -45,7 +41,6 @@ WORKFLOW_VERSION = "1"
 DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 JOBS_POLLING_SECONDS = 0.2
 MAX_THREADS = 64
-POOL_SIZE = 8
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +67,7 @@ class WorkflowEngine:
         self._job_workflow, self._chunk_workflow = _registered(kind)
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._workflows: Workflows | None = None
+        self._database = WorkflowDatabase(config.workflows_url, migrate=config.migrate_at_start)
 
     async def start(self, workflows: Workflows) -> None:
         """Launches DBOS on the running loop, unless another kind has; workflows that a former process left begin again.
@@ -92,12 +88,7 @@ class WorkflowEngine:
         try:
             if is_first:
                 await self._launch()  # which recovers the workflows of all kinds
-            await DBOS.register_queue_async(self._jobs_queue, polling_interval_sec=JOBS_POLLING_SECONDS)
-            await DBOS.register_queue_async(
-                self._chunks_queue,
-                partition_worker_concurrency=self._config.chunks_per_job,
-                polling_interval_sec=self._config.queue_polling_seconds,
-            )
+            await self._register_queues()
         except BaseException:
             await self.stop()
             raise
@@ -105,6 +96,16 @@ class WorkflowEngine:
             _shared.left.discard(self._kind)
             await _in_thread(self._recover_own)
         _shared.changed.notify_all()
+
+    async def look(self) -> None:
+        """Raises what keeps the workflow database from being used; makes its tables again where that is up to us."""
+        try:
+            await self._database.check()
+        except Unavailable as error:
+            if error.reason != SCHEMA_MISSING or not self._database.is_migrated_by_service:
+                raise
+            await _in_thread(self._make_tables_again)
+            await self._register_queues()
 
     async def stop(self) -> None:
         """Interrupts what runs, leaving it to be recovered; the last kind to stop ends DBOS."""
@@ -126,13 +127,14 @@ class WorkflowEngine:
 
     async def submit_job(self, uid: str) -> None:
         """Queues the workflow of a job. Repeated calls change nothing."""
-        with SetWorkflowID(uid):
+        with SetWorkflowID(uid), self._database.typed_errors():
             await DBOS.enqueue_workflow_async(self._jobs_queue, self._job_workflow, uid)
 
     async def submit_chunk(self, uid: str, phase: str, number: int) -> None:
         """Queues the workflow of a chunk; called by the workflow of its job. Repeated calls change nothing."""
         # The partition is the job, so that `chunks_per_job` bounds each job, and a large one does not starve others.
-        with SetWorkflowID(chunk_id(uid, phase, number)), SetEnqueueOptions(queue_partition_key=uid):
+        options = SetEnqueueOptions(queue_partition_key=uid)
+        with SetWorkflowID(chunk_id(uid, phase, number)), options, self._database.typed_errors():
             await DBOS.enqueue_workflow_async(self._chunks_queue, self._chunk_workflow, uid, phase, number)
 
     async def step(self, name: str, body: Body) -> Any:
@@ -160,7 +162,8 @@ class WorkflowEngine:
 
     async def cancel(self, uid: str) -> None:
         """Ends the workflows of a job and of its chunks, and interrupts those that run here."""
-        await DBOS.cancel_workflow_async(uid, cancel_children=True)
+        with self._database.typed_errors():
+            await DBOS.cancel_workflow_async(uid, cancel_children=True)
         await self.interrupt(uid)
 
     async def cancel_chunks(self, uid: str, phase: str, numbers: Sequence[int]) -> None:
@@ -176,7 +179,8 @@ class WorkflowEngine:
 
     async def recover(self, executor_id: str) -> None:
         """Takes over the workflows of an executor that is gone."""
-        await asyncio.to_thread(DBOS._recover_pending_workflows, [executor_id])
+        with self._database.typed_errors():
+            await asyncio.to_thread(DBOS._recover_pending_workflows, [executor_id])
 
     # ---- looking ----
 
@@ -191,14 +195,16 @@ class WorkflowEngine:
 
     async def is_dead(self, uid: str) -> bool:
         """Whether the engine gave up on the workflow of a job."""
-        found = await DBOS.list_workflows_async(workflow_ids=[uid], status=list(DEAD), limit=1)
+        with self._database.typed_errors():
+            found = await DBOS.list_workflows_async(workflow_ids=[uid], status=list(DEAD), limit=1)
         return bool(found)
 
     async def queued(self) -> list[int]:
         """Times (ms since 1970) at which the chunks that wait in the queue were queued."""
-        waiting = await DBOS.list_queued_workflows_async(
-            queue_name=self._chunks_queue, status="ENQUEUED", load_input=False
-        )
+        with self._database.typed_errors():
+            waiting = await DBOS.list_queued_workflows_async(
+                queue_name=self._chunks_queue, status="ENQUEUED", load_input=False
+            )
         return [workflow.created_at for workflow in waiting if workflow.created_at is not None]
 
     # ---- parts ----
@@ -222,10 +228,24 @@ class WorkflowEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _launch(self) -> None:
-        _write_ahead(self._config.workflows_url)
+        with self._database.typed_errors():
+            self._database.write_ahead()
         _shared.instance = DBOS(config=self._dbos_config())  # type: ignore[arg-type]
         _shared.instance._background_event_loop.set_main_loop()  # workflows run on this loop
-        await _in_thread(_launch)  # in a thread, because it waits for the database
+        with self._database.typed_errors():
+            await _in_thread(_launch)  # in a thread, because it waits for the database
+
+    def _make_tables_again(self) -> None:
+        migrate(self._config.workflows_url)
+        _shared.instance._sys_db.create_application_version(WORKFLOW_VERSION)  # noted at the launch, and lost since
+
+    async def _register_queues(self) -> None:
+        await DBOS.register_queue_async(self._jobs_queue, polling_interval_sec=JOBS_POLLING_SECONDS)
+        await DBOS.register_queue_async(
+            self._chunks_queue,
+            partition_worker_concurrency=self._config.chunks_per_job,
+            polling_interval_sec=self._config.queue_polling_seconds,
+        )
 
     def _recover_own(self) -> None:
         """Queues again what the kind left pending when it stopped while another one kept DBOS running."""
@@ -239,9 +259,9 @@ class WorkflowEngine:
         return {
             # DBOS ties a queue to the application that registered it first: this name may never change.
             "name": f"omnialign-{self._kind}",
-            "system_database_url": _dbos_url(self._config.workflows_url),
-            "run_migrations": is_sqlite(self._config.workflows_url),
-            **_connections(self._config.workflows_url),
+            "system_database_url": self._database.url,
+            "run_migrations": self._database.is_migrated_by_service,
+            **self._database.connection_settings(),
             "application_version": WORKFLOW_VERSION,
             "executor_id": self._config.executor_id,
             "serializer": DBOSPortableJSON,
@@ -308,22 +328,13 @@ def chunk_id(uid: str, phase: str, number: int) -> str:
 
 def migrate(url: str) -> None:
     """Brings the tables of the engine up to date, in the schema `dbos` of a PostgreSQL database."""
-    DBOS.migrate(_dbos_url(url))
-
-
-def is_sqlite(url: str) -> bool:
-    """Whether the engine keeps its tables in a file, and creates them itself."""
-    return parse_url(url).get_backend_name() == "sqlite"
+    DBOS.migrate(WorkflowDatabase(url, migrate=True).url)
 
 
 def _launch() -> None:
-    """Raises Unavailable (`DATABASE_UNAVAILABLE`) and FailedPrecondition (`SCHEMA_OUTDATED`)."""
+    """Raises FailedPrecondition (`SCHEMA_OUTDATED`)."""
     try:
         DBOS.launch()
-    except SQLAlchemyError as error:
-        if (typed := as_omnialign_error(error, place="of the workflows")) is not None:
-            raise typed from error
-        raise
     except DBOSInitializationError as error:
         message = f"The tables of the workflow engine are not up to date: run '{COMMAND}'."
         raise FailedPrecondition(message, reason="SCHEMA_OUTDATED", metadata={"service": "workflows"}) from error
@@ -340,28 +351,3 @@ async def _in_thread(work: Callable[[], object]) -> None:
         await asyncio.get_running_loop().run_in_executor(executor, work)
     finally:
         executor.shutdown(wait=False)  # a caller that is cancelled does not hold up the loop
-
-
-def _dbos_url(url: str) -> str:
-    return parse_url(url).render_as_string(hide_password=False)
-
-
-def _connections(url: str) -> dict[str, Any]:
-    """How many connections to PostgreSQL there are, and how long each waits."""
-    if is_sqlite(url):
-        return {}
-    arguments = postgresql_arguments("omnialign-workflows")
-    return {"sys_db_pool_size": POOL_SIZE, "db_engine_kwargs": {"connect_args": arguments}}
-
-
-def _write_ahead(url: str) -> None:
-    """Puts a SQLite database in write-ahead mode, which its file remembers: commits are several times as fast."""
-    parsed = parse_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return
-    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(parsed.database)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-    finally:
-        connection.close()

@@ -12,7 +12,9 @@ reads and then writes fails at once when another process wrote in between. Reade
 """
 
 import asyncio
+import contextlib
 import copy
+import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -31,7 +33,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from omnialign.errors import InvalidArgument, OmnialignError, Unavailable
 from omnialign.retry import RetryPolicy
-from services.runtime.database_errors import UNAVAILABLE, as_omnialign_error, is_lost_race
+from services.runtime.database_errors import SCHEMA_MISSING, UNAVAILABLE, as_omnialign_error, is_lost_race
 
 BUSY_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5
@@ -48,6 +50,8 @@ WAL_RETRIES = RetryPolicy(
 )
 """Retries of a connection that turns on the write-ahead log at the same time as another one."""
 READERS, CONNECTIONS = 2, 5
+MAX_CONNECTION_SECONDS = 300
+"""After how long a connection is replaced when it is next used, so that a moved server is found again."""
 # Notices a server that vanished silently after about 30 seconds, instead of the system's two hours.
 KEEPALIVE = {
     "keepalives_idle": 10,
@@ -63,15 +67,17 @@ Transaction = Callable[[Connection], T]
 class Database:
     """One database. Connects on first use; made and used inside a running event loop."""
 
-    def __init__(self, url: str, *, connections: int = CONNECTIONS) -> None:
+    def __init__(self, url: str, *, connections: int = CONNECTIONS, migrate: bool = False) -> None:
         """Opens nothing yet. The folder of a SQLite file is created when missing; `connections` bounds PostgreSQL's.
 
-        Raises InvalidArgument (`DATABASE_URL`) for a URL of another kind.
+        `migrate` lets a service bring the tables of a PostgreSQL database up to date, as it does with SQLite's. Raises
+        InvalidArgument (`DATABASE_URL`) for a URL of another kind.
         """
         parsed = parse_url(url)
         self.place = place(parsed)
         """Where the database is, without credentials: for messages."""
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self.is_migrated_by_service = self.is_sqlite or migrate
         self._engine = _sqlite_engine(parsed) if self.is_sqlite else _postgresql_engine(parsed, connections)
         self._reading = self._engine.execution_options(**({"read_only": True} if self.is_sqlite else AUTOCOMMIT))
         self._readers = ThreadPoolExecutor(READERS if self.is_sqlite else connections, thread_name_prefix="database")
@@ -92,9 +98,9 @@ class Database:
         """The result of a transaction, committed.
 
         `then` is called with the result on the event loop right after the commit, even if the caller was cancelled.
-        Raises IntegrityError as it is, Unavailable (`DATABASE_UNAVAILABLE`) when the database is away or does not
-        answer in time, ResourceExhausted (`STORAGE_FULL`), and InvalidArgument (`VALUE_INVALID`) for a text that
-        PostgreSQL does not take.
+        Raises IntegrityError as it is, Unavailable when the database is away or does not answer in time
+        (`DATABASE_UNAVAILABLE`) or has no tables (`SCHEMA_MISSING`), DataLoss (`DATABASE_DAMAGED`), ResourceExhausted
+        (`STORAGE_FULL`), and InvalidArgument (`VALUE_INVALID`) for a text that PostgreSQL does not take.
         """
         return await self._patiently(lambda: self._call(self._writers, self._engine.begin, transaction, then))
 
@@ -140,7 +146,7 @@ class Database:
                 return await call()
             except Unavailable as error:
                 pause_seconds = retries.next_pause_seconds()
-                if error.reason != UNAVAILABLE or pause_seconds is None:
+                if error.reason not in (UNAVAILABLE, SCHEMA_MISSING) or pause_seconds is None:
                     raise
             await asyncio.sleep(pause_seconds)
 
@@ -246,12 +252,25 @@ def postgresql_arguments(name: str) -> dict[str, Any]:
 
 def _sqlite_engine(url: URL) -> sa.Engine:
     if url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(url.database)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path)
     arguments = {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
     engine = sa.create_engine(url, connect_args=arguments, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def make_private(path: Path) -> None:
+    """Lets only the owner read a database file, new or old. What SQLite puts beside it gets the same permissions."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            with contextlib.suppress(FileNotFoundError):
+                file.chmod(0o600)
+    except OSError:
+        return  # not ours, or a read-only place: the first transaction says whether it can be used
 
 
 def _postgresql_engine(url: URL, connections: int) -> sa.Engine:
@@ -262,6 +281,7 @@ def _postgresql_engine(url: URL, connections: int) -> sa.Engine:
         max_overflow=0,
         pool_timeout=WAIT_SECONDS,
         pool_pre_ping=True,
+        pool_recycle=MAX_CONNECTION_SECONDS,
         hide_parameters=True,
     )
     event.listen(engine, "connect", _prepare_postgresql)

@@ -1,18 +1,25 @@
-"""What exceptions of a database driver mean: unavailable, full, a lost race, an invalid value, or a bug."""
+"""What exceptions of a database driver mean: unavailable, without its tables, damaged, full, a lost race, an invalid
+value, or a bug.
+"""
 
 import sqlite3
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from omnialign.errors import InvalidArgument, OmnialignError, ResourceExhausted, Unavailable
+from omnialign.errors import DataLoss, InvalidArgument, OmnialignError, ResourceExhausted, Unavailable
 
 UNAVAILABLE = "DATABASE_UNAVAILABLE"
+SCHEMA_MISSING = "SCHEMA_MISSING"
+COMMAND = "python -m services.migrate"
 LOST_RACES = ("40001", "40P01")
 # PostgreSQL's SQLSTATE prefixes that mean unavailable: connections, resources, operator intervention and timeouts,
 # logins, a missing database, a read-only server (a standby after a failover), and a lock timeout.
 AWAY = ("08", "53", "57", "28", "3D", "25006", "25P03", "55P03")
 FULL = "53100"
+NO_TABLE = ("42P01", "3F000")
+DAMAGED = ("XX001", "XX002")
+DAMAGED_SQLITE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 ROW_TOO_LARGE = "54000"
 AWAY_SQLITE = (
     sqlite3.SQLITE_BUSY,
@@ -39,10 +46,26 @@ def as_omnialign_error(error: Exception, *, place: str) -> OmnialignError | None
     if _is_full(error):
         message = f"The storage of the database {place} is full: free some space and retry."
         return ResourceExhausted(message, reason="STORAGE_FULL", metadata={"database": place})
+    if _sqlstate(error) in DAMAGED or _sqlite_code(error) in DAMAGED_SQLITE:
+        return damaged(place)
+    if _sqlstate(error) in NO_TABLE or str(_cause(error)).startswith("no such table"):
+        return schema_missing(place)
     if isinstance(error, DataError) or _sqlstate(error) == ROW_TOO_LARGE:
         message = "A value is too long for the database or not valid text: shorten or correct it."
         return InvalidArgument(message, reason="VALUE_INVALID")
     return _away(error, place=place) if _is_away(error) else None
+
+
+def damaged(place: str) -> DataLoss:
+    """The error for a database whose file is damaged."""
+    message = f"The database {place} is damaged: stop the service, put its last backup there, and start it again."
+    return DataLoss(message, reason="DATABASE_DAMAGED", metadata={"database": place})
+
+
+def schema_missing(place: str, *, service: str = "") -> Unavailable:
+    """The error for a database without our tables. Unavailable, because calls succeed once they are there."""
+    message = f"The database {place} has no tables: run '{COMMAND}', and restore a backup if it had some before."
+    return Unavailable(message, reason=SCHEMA_MISSING, metadata={"database": place, "service": service})
 
 
 def _is_full(error: DBAPIError | sqlite3.Error) -> bool:

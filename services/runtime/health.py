@@ -6,6 +6,10 @@ server drains: a service that is briefly not ready is no reason to restart the p
 
 A service whose database or object store is away does not crash: it runs, is NOT_SERVING, refuses calls with the cause,
 and serves as soon as its startup steps have succeeded. They are tried again until they do.
+
+While it runs, what it needs is checked every few seconds. When two checks in a row fail it is NOT_SERVING, so that new
+work goes elsewhere, and SERVING again after two that succeed. Its calls are answered all the same: what is under way
+goes on, and a call that does not need what is missing succeeds.
 """
 
 import asyncio
@@ -94,58 +98,86 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
 STARTUP_RETRIES = RetryPolicy(base_seconds=0.25, cap_seconds=10.0)
 
+CHECK_SECONDS = 2.0
+LATE_SECONDS = 2.5
+"""After how long a check without an answer counts as failed."""
+CHECKS_TO_TURN = 2
+"""With these, a service that needs something follows its coming and going within ten seconds."""
+
 StartupStep = Callable[[], Awaitable[None]]
+Check = Callable[[], Awaitable[object]]
 
 _log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """The startup steps of all services of a server. `ready` is called with each service whose steps have succeeded."""
+    """What the services of a server need: first to start, then to go on.
 
-    def __init__(self, registry: CollectorRegistry, *, ready: Callable[[str], None]) -> None:
-        self._ready = ready
+    `ready` is called with each service that has become ready, `lost` with each that is no longer.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, *, ready: Callable[[str], None], lost: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._ready, self._lost = ready, lost
         self._steps: dict[str, list[StartupStep]] = {}
-        self._problems: dict[str, OmnialignError] = {}
+        self._checks: dict[str, list[Check]] = {}
+        self._starting: dict[str, OmnialignError] = {}
+        self._missing: dict[str, OmnialignError] = {}
+        """What started services lack at the moment."""
         self._tasks: list[asyncio.Task[None]] = []
         self._gauge = Gauge(
-            "omnialign_ready", "Whether the service has connected to what it needs.", ("service",), registry=registry
+            "omnialign_ready",
+            "Whether the service has what it needs, checked every two seconds.",
+            ("service",),
+            registry=registry,
         )
 
     def show(self, name: str) -> None:
         """Adds a service to the metrics, as ready unless it has startup steps left."""
         self._gauge.labels(name).set(self.is_ready(name))
 
-    def add(self, name: str, step: StartupStep) -> None:
-        """Adds a step that a service needs before it serves; steps run in the order in which they were added."""
+    def add(self, name: str, step: StartupStep, *, check: Check | None = None) -> None:
+        """Adds a step that a service needs before it serves; steps run in the order in which they were added.
+
+        `check` raises while what the step provided is missing.
+        """
         self._steps.setdefault(name, []).append(step)
-        self._problems.setdefault(name, _starting(name))
+        if check is not None:
+            self._checks.setdefault(name, []).append(check)
+        self._starting.setdefault(name, _starting(name))
         self._gauge.labels(name).set(0)
 
     def is_ready(self, name: str) -> bool:
-        """Whether a service has no startup steps left."""
-        return name not in self._problems
+        """Whether a service has started and lacks nothing."""
+        return name not in self._starting and name not in self._missing
 
     def require(self, name: str) -> None:
         """Raises Unavailable (`NOT_READY`, with the cause) while a service has startup steps left."""
-        if self._problems and (problem := self._problems.get(name)) is not None:
+        if self._starting and (problem := self._starting.get(name)) is not None:
             message = f"The service is not ready: {problem.message}"
             raise Unavailable(message, reason="NOT_READY", metadata={"service": name, "cause": problem.reason})
 
     async def start(self) -> None:
         """Tries the steps of each service once; those that fail are retried in the background."""
         first = {name: asyncio.Event() for name in self._steps}
-        self._tasks = [asyncio.create_task(self._prepare(name, first[name]), name=f"prepare {name}") for name in first]
+        self._tasks = [asyncio.create_task(self._run(name, first[name]), name=f"readiness {name}") for name in first]
         await asyncio.gather(*(event.wait() for event in first.values()))
 
     def problems(self) -> list[OmnialignError]:
         """What currently keeps services from being ready."""
-        return list(self._problems.values())
+        return [*self._starting.values(), *self._missing.values()]
 
     async def close(self) -> None:
-        """Gives up on steps that have not succeeded."""
+        """Gives up on steps that have not succeeded, and stops checking."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run(self, name: str, tried: asyncio.Event) -> None:
+        await self._prepare(name, tried)
+        if name in self._checks:
+            await self._follow(name)
 
     async def _prepare(self, name: str, tried: asyncio.Event) -> None:
         num_failures, remaining = 0, self._steps[name]
@@ -158,17 +190,70 @@ class Readiness:
                 tried.set()
                 num_failures += 1  # without a budget: a database may be away for hours, and the pod need not restart
                 await asyncio.sleep(STARTUP_RETRIES.pause_seconds(num_failures))
-        del self._problems[name]
+        del self._starting[name]
         self._gauge.labels(name).set(1)
         self._ready(name)
         tried.set()
 
     def _note(self, name: str, problem: OmnialignError) -> None:
-        if problem.message != self._problems[name].message:
-            fields = {"rpc_service": name, "reason": problem.reason}
-            _log.warning("%s is not ready: %s", name, problem.message, extra=fields)
-        self._problems[name] = problem
+        if problem.message != self._starting[name].message:
+            _warn(name, problem)
+        self._starting[name] = problem
+
+    async def _follow(self, name: str) -> None:
+        """Checks for ever. One check that differs from those before it may be chance and changes nothing."""
+        num_others = 0
+        async for problem in self._problems_of(name):
+            is_other = (problem is None) != self.is_ready(name)
+            num_others = num_others + 1 if is_other else 0
+            if num_others == CHECKS_TO_TURN:
+                num_others = 0
+                self._turn(name, problem)
+
+    async def _problems_of(self, name: str) -> AsyncIterator[OmnialignError | None]:
+        """What each check of a service finds; None where it lacks nothing."""
+        check: asyncio.Task[OmnialignError | None] | None = None
+        try:
+            while True:
+                await asyncio.sleep(CHECK_SECONDS)
+                # One that hangs is waited for in the next round: more of them would fill the threads.
+                check = check or asyncio.create_task(_first_problem(self._checks[name]))
+                done, _ = await asyncio.wait({check}, timeout=LATE_SECONDS)
+                yield check.result() if done else _late(name)
+                check = None if done else check
+        finally:
+            if check is not None:
+                check.cancel()
+
+    def _turn(self, name: str, problem: OmnialignError | None) -> None:
+        if problem is None:
+            del self._missing[name]
+            _log.info("%s is ready again", name, extra={"rpc_service": name})
+            self._ready(name)
+        else:
+            self._missing[name] = problem
+            _warn(name, problem)
+            self._lost(name)
+        self._gauge.labels(name).set(problem is None)
+
+
+async def _first_problem(checks: list[Check]) -> OmnialignError | None:
+    try:
+        for check in checks:
+            await check()
+    except Exception as error:
+        return as_omnialign_error(error)
+    return None
+
+
+def _warn(name: str, problem: OmnialignError) -> None:
+    fields = {"rpc_service": name, "reason": problem.reason}
+    _log.warning("%s is not ready: %s", name, problem.message, extra=fields)
 
 
 def _starting(name: str) -> OmnialignError:
     return Unavailable(f"{name} is starting", reason="STARTING")
+
+
+def _late(name: str) -> OmnialignError:
+    return Unavailable(f"A check of what {name} needs took longer than {LATE_SECONDS:g} s", reason="CHECK_LATE")

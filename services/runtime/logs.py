@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from omnialign import names
 from omnialign.client.context import Call, request_id
+from omnialign.errors import OmnialignError
 from services.runtime.context import Caller
 from services.runtime.tracing import trace_id
 
@@ -103,3 +104,26 @@ def write_audit(call: Call, *, method: str, code: str, reason: str, peer: str) -
         "request_id": call.request_id,
     }
     _audit.info("%s by %s: %s", method, fields["caller"] or "an unknown caller", code, extra=fields)
+
+
+class Recurring:
+    """Logs a problem of work that is repeated: when it begins, when it changes and when it is over, not every time."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._said: dict[str, str] = {}
+
+    def failed(self, what: str, problem: BaseException) -> None:
+        """`what` failed and will be tried again. The traceback of a problem that is not typed is logged with it."""
+        text = str(problem) or type(problem).__name__
+        if self._said.get(what) == text:
+            return
+        self._said[what] = text
+        trace = None if isinstance(problem, OmnialignError | TimeoutError) else problem
+        level = logging.WARNING if trace is None else logging.ERROR
+        self._logger.log(level, "%s failed and will be tried again: %s", what, text, exc_info=trace)
+
+    def succeeded(self, what: str) -> None:
+        """`what` works."""
+        if self._said.pop(what, None) is not None:
+            self._logger.info("%s works again", what)

@@ -2,7 +2,7 @@
 
 Each service keeps its revisions in `services/X/migrations/versions/` and notes the one its database is at in a table of
 its own, so that all services may share one PostgreSQL database. SQLite is brought up to date when a service starts; on
-PostgreSQL `python -m services.migrate` does it, and services only look.
+PostgreSQL `python -m services.migrate` does it and services only look, unless `MIGRATE_AT_START` leaves it to them.
 
 A revision must leave the release before it working: on a rollback the older program meets the newer tables. So add
 columns with a default and tables; remove only what two releases no longer use.
@@ -19,11 +19,11 @@ from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 
-from omnialign.errors import FailedPrecondition
-from services.runtime.database import Database
+from omnialign.errors import FailedPrecondition, Unavailable
+from services.runtime.database import Database, place
+from services.runtime.database_errors import COMMAND, SCHEMA_MISSING, schema_missing
 
 LOCK_TIMEOUT_SECONDS = 60
-COMMAND = "python -m services.migrate"
 
 _one_at_a_time = threading.Lock()  # `alembic.op`, which revisions speak to, is one for the whole process
 
@@ -76,22 +76,41 @@ class Migrations:
         return self.first if sa.inspect(connection).has_table(self.witness) else ""
 
     def check(self, connection: sa.Connection) -> None:
-        """Raises FailedPrecondition (`SCHEMA_OUTDATED`) when revisions are missing."""
+        """Raises FailedPrecondition (`SCHEMA_OUTDATED`) when revisions are missing, Unavailable (`SCHEMA_MISSING`)
+        when there are no tables at all.
+        """
         current = self.current(connection)
+        if not current:
+            raise schema_missing(place(connection.engine.url), service=self.service)
         if current != self.head and not self._is_ahead(current):
-            found = f"at revision {current}" if current else "empty"
             raise FailedPrecondition(
-                f"The tables of the {self.service} service are {found} and must be at {self.head}: run '{COMMAND}'.",
+                f"The tables of the {self.service} service are at revision {current} and must be at {self.head}: "
+                f"run '{COMMAND}'.",
                 reason="SCHEMA_OUTDATED",
                 metadata={"service": self.service, "revision": current, "needed": self.head},
             )
 
     async def prepare(self, database: Database) -> None:
-        """What a service does at its start: on SQLite brings the tables up to date, on PostgreSQL checks them."""
-        if database.is_sqlite:
+        """What a service does at its start: brings the tables up to date where that is up to it, or checks them."""
+        if database.is_migrated_by_service:
             await database.write(self.upgrade)
         else:
             await database.read(self.check)
+
+    async def look(self, database: Database) -> None:
+        """What a service does every few seconds: whether the tables are there. Makes them again where it may.
+
+        A bundled PostgreSQL that lost its volume comes back empty. Raises what `prepare` raises.
+        """
+        try:
+            await database.read(lambda connection: connection.execute(self._any_row()).first())
+        except Unavailable as error:
+            if error.reason != SCHEMA_MISSING:
+                raise
+            await self.prepare(database)
+
+    def _any_row(self) -> sa.Select[int]:
+        return sa.select(sa.literal(1)).select_from(sa.table(self.witness)).limit(1)
 
     def _script(self) -> ScriptDirectory:
         return ScriptDirectory(str(self.folder), version_locations=[str(self.folder / "versions")])

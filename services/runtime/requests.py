@@ -81,6 +81,7 @@ def check_same_body(stored_digest: str, message: Message, *, request_id: str) ->
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
+MAX_NUMBER = 2**63 - 1
 
 
 def page_size(requested: int) -> int:
@@ -101,10 +102,11 @@ def encode_token(values: Sequence[str], *, filter: str) -> str:  # noqa: A002  t
     return base64.urlsafe_b64encode(body.encode("utf-8", "surrogatepass")).decode("ascii")
 
 
-def decode_token(token: str, *, filter: str) -> list[str]:  # noqa: A002  the API's own word
+def decode_token(token: str, *, filter: str, kinds: Sequence[type[int] | type[str]]) -> list[str]:  # noqa: A002
     """The key that `encode_token` was given; empty for an empty token, which means the first page.
 
-    Raises InvalidArgument (`PAGE_TOKEN_INVALID`) for a token that is not ours or belongs to another query.
+    `kinds` are what its values stand for. Raises InvalidArgument (`PAGE_TOKEN_INVALID`) for a token that is not ours
+    or belongs to another query.
     """
     if not token:
         return []
@@ -114,9 +116,19 @@ def decode_token(token: str, *, filter: str) -> list[str]:  # noqa: A002  the AP
         raise _invalid("is not a token from an earlier answer") from None
     if not isinstance(body, list) or not body or not all(isinstance(value, str) for value in body):
         raise _invalid("is not a token from an earlier answer")
-    if body[0] != _digest(filter):
+    digest, *key = body
+    if digest != _digest(filter):
         raise _invalid("belongs to a list with another parent or filter")
-    return body[1:]
+    if len(key) != len(kinds) or not all(_is_kind(value, kind) for value, kind in zip(key, kinds, strict=True)):
+        raise _invalid("is not a token from an earlier answer")
+    return key
+
+
+def _is_kind(value: str, kind: type[int] | type[str]) -> bool:
+    """Whether a database takes a value of a token: a number of 64 bits, or text."""
+    if kind is int:
+        return value.isascii() and value.isdecimal() and len(value) < 20 and int(value) <= MAX_NUMBER
+    return value.isprintable()
 
 
 def _digest(filter_text: str) -> str:

@@ -25,7 +25,7 @@ from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.auth.guard import BearerCheck, Guard
 from services.runtime.config import ConfigError, ServerConfig, load_all
 from services.runtime.connections import ClientConfig, ClientFactory, server_credentials
-from services.runtime.health import Health, Readiness, StartupStep
+from services.runtime.health import Check, Health, Readiness, StartupStep
 from services.runtime.interceptor import CallInterceptor
 from services.runtime.limits import Places, Quotas
 from services.runtime.metrics import RpcMetrics, make_registry
@@ -69,7 +69,7 @@ class Server:
         self.registry = make_registry(name)
         """Where services register their own metrics."""
         self.health = Health()
-        self.readiness = Readiness(self.registry, ready=self._prepared)
+        self.readiness = Readiness(self.registry, ready=self._prepared, lost=self._lost)
         """What keeps services from serving."""
         self._guard = Guard(self.auth, registry=self.registry) if self.auth.enabled else None
         self._interceptor = CallInterceptor(
@@ -122,9 +122,12 @@ class Server:
         """Refuses calls without a token, before the start; whether it is a valid one is left to the handlers."""
         self._interceptor.guard = self._interceptor.guard or BearerCheck()
 
-    def prepare(self, full_name: str, step: StartupStep) -> None:
-        """Adds a startup step of a service, such as connecting; it is retried until it succeeds."""
-        self.readiness.add(full_name, step)
+    def prepare(self, full_name: str, step: StartupStep, *, check: Check | None = None) -> None:
+        """Adds a startup step of a service, such as connecting; it is retried until it succeeds.
+
+        `check` is called every few seconds from then on, and raises while what the step provided is missing.
+        """
+        self.readiness.add(full_name, step, check=check)
 
     def bind(self) -> str:
         """Takes the port, serves nothing yet, and returns the address. Raises RuntimeError when the port is taken."""
@@ -156,7 +159,7 @@ class Server:
             health_pb2_grpc.add_HealthServicer_to_server(self.health, self._health_server)
             await self._health_server.start()
         await self._server.start()
-        _log.info("%s listens on %s", self.name, self.address)
+        _log.info("%s listens on %s:%s", self.name, self.config.host, self._port)
         if self.auth.enabled and self.config.tls is None:
             _log.warning(
                 "%s accepts tokens on a plain port, where anyone on the network can read them; configure TLS", self.name
@@ -225,6 +228,9 @@ class Server:
     def _prepared(self, full_name: str) -> None:
         if full_name in self._wanted:
             self.health.set(full_name, serving=True)
+
+    def _lost(self, full_name: str) -> None:
+        self.health.set(full_name, serving=False)
 
     def _reachable(self, port: int) -> str:
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}.get(self.config.host, self.config.host)  # noqa: S104

@@ -24,7 +24,7 @@ FULL_NAME = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].
 async def wire(server: Server, config: TrainingConfig) -> AsyncIterator[None]:
     """Adds the service to a server, which then follows unfinished jobs; on exit stops following them."""
     config.root.mkdir(parents=True, exist_ok=True)
-    database = Database(config.database())
+    database = Database(config.database(), migrate=config.migrate_at_start)
     store, notifier = Store(database), Notifier()
     addresses = Addresses(config, server.bind)
     registry = ModelRegistry(addresses.data, server.clients)
@@ -43,7 +43,7 @@ async def wire(server: Server, config: TrainingConfig) -> AsyncIterator[None]:
         deliveries = Deliveries(jobs, store=store, notifier=notifier, registry=registry)
         servicer = TrainingServicer(jobs, deliveries)
         server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, servicer, FULL_NAME)
-        server.prepare(FULL_NAME, store.prepare)
+        server.prepare(FULL_NAME, store.prepare, check=store.look)
         server.prepare(FULL_NAME, supervisor.start)
         yield
     finally:

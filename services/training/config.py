@@ -26,6 +26,8 @@ class TrainingConfig:
     """Where jobs report to; empty means this server."""
     database_url: str = ""
     """SQLAlchemy URL of the jobs; empty means SQLite in `root`."""
+    migrate_at_start: bool = False
+    """Whether the service makes the tables of a PostgreSQL database itself, instead of `services.migrate`."""
     database_budget_seconds: float = 1800.0
     """How long background work waits for a database that is away before it fails."""
     launcher: Literal["process", "kubernetes"] = "process"

@@ -29,7 +29,7 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
     ) -> pb.ListTrainingJobsResponse:
         """Lists jobs, newest first."""
         size = page_size(request.page_size)
-        after = decode_token(request.page_token, filter=request.parent)
+        after = decode_token(request.page_token, filter=request.parent, kinds=(int, str))
         found = await self._jobs.page(request.parent, after=after, limit=size + 1)
         shown = found[:size]
         token = ""

@@ -94,6 +94,10 @@ class Store:
         """Makes the tables, or checks that they are up to date. Raises `FailedPrecondition` (SCHEMA_OUTDATED)."""
         await MIGRATIONS.prepare(self._database)
 
+    async def look(self) -> None:
+        """Raises what keeps the store from being used, such as Unavailable (`DATABASE_UNAVAILABLE`)."""
+        await MIGRATIONS.look(self._database)
+
     async def create(self, job: TrainingJob, request: CreateTrainingJobRequest, *, parent: str) -> TrainingJob:
         """Adds a job with its first event. A repeated `request_id` with the same body returns the first call's job.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from omnialign.errors import Internal, OmnialignError, Unavailable, to_status
 from omnialign.retry import wait_for_event
 from omnialign.v1.training_service_pb2 import TrainingJob
+from services.runtime.logs import Recurring
 from services.training.config import TrainingConfig
 from services.training.failure_policy import heartbeat_lost, may_restart, not_delivered
 from services.training.jobs import Notifier
@@ -61,6 +62,7 @@ class Supervisor:
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._loop: asyncio.Task[None] | None = None
         self._forgot = False
+        self._rounds = Recurring(log)
 
     async def start(self) -> None:
         """Starts to schedule, beginning with the jobs that an earlier service left."""
@@ -80,10 +82,10 @@ class Supervisor:
             change = self._notifier.subscribe()
             try:
                 await self._schedule()
-            except OmnialignError as error:
-                log.warning("scheduling failed and will be tried again: %s", error)
-            except Exception:
-                log.exception("scheduling failed unexpectedly and will be tried again")
+            except Exception as error:
+                self._rounds.failed("scheduling", error)
+            else:
+                self._rounds.succeeded("scheduling")
             await wait_for_event(change, timeout_seconds=SCHEDULE_SECONDS)
 
     async def _schedule(self) -> None:
@@ -123,7 +125,7 @@ class Supervisor:
                     await self._show(name, blocked.reason, blocked.message)
                     pause_seconds = BLOCKED_SECONDS
                 except Unavailable as error:
-                    log.warning("%s cannot be observed and will be tried again: %s", name, error)
+                    self._rounds.failed(f"observing {name}", error)
                     pause_seconds = BLOCKED_SECONDS
                 await wait_for_event(change, timeout_seconds=pause_seconds)
         except OmnialignError as error:

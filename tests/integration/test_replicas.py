@@ -127,7 +127,7 @@ async def test_a_replica_waits_for_a_database_and_its_tables_without_crashing(
         async with replicas.client("alignment-a") as client:
             await until_refused(client, "DATABASE_UNAVAILABLE")
             await asyncio.to_thread(own_postgres.start)
-            await until_refused(client, "SCHEMA_OUTDATED")
+            await until_refused(client, "SCHEMA_MISSING")
             await replicas.migrate()
             await replicas.ready("alignment-a")
         assert await asyncio.to_thread(replicas.end, "alignment-a") == 0

@@ -27,6 +27,10 @@
 {{- end }}
 {{- if has "database" .component.needs }}
 - {name: {{ .component.prefix }}DATABASE_URL, value: {{ include "omnialign.databaseUrl" .root | quote }}}
+{{- /* Nobody backs the bundled one up, so its services make its tables again when its volume is lost. */}}
+{{- if $values.postgresql.bundled.enabled }}
+- {name: {{ .component.prefix }}MIGRATE_AT_START, value: "true"}
+{{- end }}
 {{ include "omnialign.databaseCredentials" .root }}
 {{- end }}
 {{- if has "objects" .component.needs }}

@@ -39,6 +39,7 @@ LANCE_OPTIONS = {
     "client_retry_timeout": "20",
     "connect_timeout": "5s",
     "timeout": "120s",
+    "pool_idle_timeout": "20s",
 }
 
 

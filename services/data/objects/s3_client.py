@@ -1,6 +1,7 @@
 """The connection to an S3 server: HTTP client, certificates, retries within a budget, metrics, typed errors."""
 
 import os
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import certifi
 import urllib3
 from minio.error import InvalidResponseError, S3Error, ServerError
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from urllib3.connection import HTTPConnection
 from urllib3.util import Retry, Timeout
 
 from omnialign.errors import FailedPrecondition, Internal, NotFound, OmnialignError
@@ -28,6 +30,15 @@ FULL_CODES = (
 INSUFFICIENT_STORAGE = 507
 WRITES = ("put", "copy")
 CONNECT_SECONDS, READ_SECONDS = 5.0, 120.0
+# A server that vanished is noticed within 25 seconds, in the middle of a request and between requests alike; one that
+# is slow to answer keeps its connection alive and is given `READ_SECONDS`.
+KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000),
+)
 ATTEMPTS = 4
 CONNECTIONS = 16
 TRANSIENT_STATUSES = (500, 502, 503, 504)
@@ -93,6 +104,7 @@ def open_http(ca_file: Path | None, *, budget: RetryBudget) -> urllib3.PoolManag
         block=False,
         ssl_context=trust,
         timeout=Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        socket_options=[*HTTPConnection.default_socket_options, *KEEPALIVE],
         retries=retries,
     )
 

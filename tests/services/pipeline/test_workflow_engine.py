@@ -1,15 +1,17 @@
-"""The workflow engine on PostgreSQL: it says what is missing, and starts once it is there."""
+"""The workflow engine and its database: it says what is missing or damaged, and goes on once it is there."""
 
 import asyncio
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import sqlalchemy as sa
 
-from omnialign.errors import FailedPrecondition, Unavailable
+from omnialign.errors import DataLoss, FailedPrecondition, Unavailable
 from services.alignment.__main__ import AlignmentConfig
 from services.pipeline import workflow_engine
 from services.pipeline.workflow_engine import WorkflowEngine
+from services.runtime.database import Database
 from tests.postgresql import PASSWORD, PostgreSQL
 from tests.service_stack import SECONDS
 
@@ -27,10 +29,10 @@ class Workflows:
         raise NotImplementedError
 
 
-def config(root: Path, url: str) -> AlignmentConfig:
+def config(root: Path, url: str, *, migrate: bool = False) -> AlignmentConfig:
     names = ("data", "refinement", "critique", "judge", "training")
     addresses = cast("dict[str, Any]", {f"{name}_address": "127.0.0.1:1" for name in names})
-    return AlignmentConfig(root=root, workflow_database_url=url, **addresses)
+    return AlignmentConfig(root=root, workflow_database_url=url, migrate_at_start=migrate, **addresses)
 
 
 async def test_it_starts_after_its_database_came_and_was_migrated(tmp_path: Path) -> None:
@@ -52,3 +54,36 @@ async def test_it_starts_after_its_database_came_and_was_migrated(tmp_path: Path
     finally:
         await engine.stop()
         server.close()
+
+
+@pytest.mark.parametrize("migrate", [False, True])
+async def test_lost_tables_are_said_and_made_again_by_a_service_that_may(
+    tmp_path: Path, postgres_url: str, migrate: bool
+) -> None:
+    await asyncio.to_thread(workflow_engine.migrate, postgres_url)
+    engine = WorkflowEngine("alignment", config(tmp_path, postgres_url, migrate=migrate))
+    await engine.start(Workflows())
+    try:
+        await engine.look()
+        database = Database(postgres_url)
+        await database.write(lambda connection: connection.execute(sa.text("DROP SCHEMA dbos CASCADE")))
+        await database.close()
+        if migrate:
+            await engine.look()
+            assert await engine.queued() == []
+        else:
+            for call in (engine.look(), engine.submit_job("some-job")):
+                with pytest.raises(Unavailable, match=r"python -m services\.migrate") as missing:
+                    await call
+                assert missing.value.reason == "SCHEMA_MISSING"
+    finally:
+        await engine.stop()
+
+
+async def test_a_damaged_file_is_data_loss_with_its_name_and_the_way_back(tmp_path: Path) -> None:
+    path = tmp_path / "dbos.db"
+    path.write_bytes(b"no database" * 1000)
+    engine = WorkflowEngine("alignment", config(tmp_path, f"sqlite:///{path}"))
+    with pytest.raises(DataLoss, match="put its last backup there") as damaged:
+        await engine.start(Workflows())
+    assert str(path) in damaged.value.message

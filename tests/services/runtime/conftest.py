@@ -78,12 +78,17 @@ async def start_server(probe: Probe) -> AsyncIterator[Callable[..., Any]]:
     """Starts servers with the probe: `await start_server(max_concurrent_rpcs=1)`."""
     servers: list[Server] = []
 
-    async def start(*, prepare: tuple[str, Callable[[], Any]] | None = None, **settings: Any) -> Server:
+    async def start(
+        *,
+        prepare: tuple[str, Callable[[], Any]] | None = None,
+        check: Callable[[], Any] | None = None,
+        **settings: Any,
+    ) -> Server:
         server = Server(ServerConfig(**settings), name="probe")
         servers.append(server)
         server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, probe, FULL_NAME)
         if prepare is not None:
-            server.prepare(*prepare)
+            server.prepare(*prepare, check=check)
         await server.start()
         return server
 

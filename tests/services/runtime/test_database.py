@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from omnialign.errors import InvalidArgument, ResourceExhausted, Unavailable
+from omnialign.errors import DataLoss, InvalidArgument, ResourceExhausted, Unavailable
 from services.runtime import database as module
 from services.runtime.database import Database, _prepare_sqlite
 from tests.postgresql import PASSWORD, PostgreSQL
@@ -130,7 +130,7 @@ async def test_a_broken_constraint_is_the_callers_to_handle(database):
 
 async def test_a_faulty_statement_is_not_taken_for_a_database_that_is_away(database):
     with pytest.raises((ProgrammingError, sa.exc.OperationalError)):
-        await database.read(lambda c: c.execute(text("SELECT nothing FROM nowhere")))
+        await database.read(lambda c: c.execute(text("SELECT nothing FRM nowhere")))
 
 
 async def test_sqlite_writes_ahead(tmp_path):
@@ -235,4 +235,41 @@ async def test_a_wrong_password_is_said_so_without_it(postgres):
     with pytest.raises(Unavailable, match="password authentication failed") as caught:
         await database.read(lambda connection: None)
     assert "wr0ng" not in str(caught.value)
+    await database.close()
+
+
+async def test_a_damaged_file_is_data_loss_with_the_file_and_the_way_back(tmp_path):
+    path = tmp_path / "data.db"
+    path.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 16)
+    database = Database(f"sqlite:///{path}")
+    for call in (database.read, database.write):
+        with pytest.raises(DataLoss, match="put its last backup there") as caught:
+            await call(make_tables)
+        assert caught.value.reason == "DATABASE_DAMAGED"
+        assert str(path) in caught.value.message
+    await database.close()
+
+
+async def test_a_page_that_is_damaged_later_is_data_loss_too(tmp_path):
+    path = tmp_path / "data.db"
+    database = Database(f"sqlite:///{path}")
+    await database.write(make_tables)
+    await database.write(lambda connection: put(connection, 4))
+    await database.close()
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
+    database = Database(f"sqlite:///{path}")
+    with pytest.raises(DataLoss):
+        await database.read(value)
+    await database.close()
+
+
+async def test_only_the_owner_may_read_a_database_file(tmp_path):
+    path = tmp_path / "folder" / "data.db"
+    path.parent.mkdir()
+    path.touch(mode=0o644)
+    database = Database(f"sqlite:///{path}")
+    await database.write(make_tables)
+    assert {file.name: oct(file.stat().st_mode & 0o777) for file in path.parent.iterdir()} == dict.fromkeys(
+        ("data.db", "data.db-wal", "data.db-shm"), "0o600"
+    )
     await database.close()

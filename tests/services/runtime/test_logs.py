@@ -4,7 +4,8 @@ import json
 import logging
 
 from omnialign.client.context import CURRENT_CALL, Call
-from services.runtime.logs import JsonFormatter
+from omnialign.errors import Unavailable
+from services.runtime.logs import JsonFormatter, Recurring
 
 
 def line(**record: object) -> dict[str, object]:
@@ -34,3 +35,18 @@ def test_a_traceback_stays_on_one_line():
         )
     assert "\n" not in text
     assert "bad\nvalue" in json.loads(text)["exception"]
+
+
+def test_a_problem_of_repeated_work_is_logged_when_it_begins_changes_and_ends(caplog):
+    caplog.set_level("INFO")
+    rounds = Recurring(logging.getLogger("rounds"))
+    for problem in (Unavailable("away"), Unavailable("away"), Unavailable("full"), KeyError("bug")):
+        rounds.failed("the round", problem)
+    rounds.succeeded("the round")
+    rounds.succeeded("the round")
+    assert [(r.levelname, r.getMessage(), bool(r.exc_info)) for r in caplog.records] == [
+        ("WARNING", "the round failed and will be tried again: away", False),
+        ("WARNING", "the round failed and will be tried again: full", False),
+        ("ERROR", "the round failed and will be tried again: 'bug'", True),
+        ("INFO", "the round works again", False),
+    ]

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from omnialign.errors import FailedPrecondition
+from omnialign.errors import Unavailable
 from services.alignment.job import MIGRATIONS as ALIGNMENT
 from services.data.store import METADATA as DATA_TABLES
 from services.data.store import MIGRATIONS as DATA
@@ -91,12 +91,12 @@ async def test_sqlite_is_brought_up_to_date_at_the_start(tmp_path):
     await database.close()
 
 
-async def test_a_service_refuses_outdated_tables_on_postgresql_and_names_the_command(postgres_url):
+async def test_a_service_refuses_a_database_without_tables_and_names_the_command(postgres_url):
     database = Database(postgres_url)
-    with pytest.raises(FailedPrecondition, match=r"python -m services\.migrate") as caught:
+    with pytest.raises(Unavailable, match=r"python -m services\.migrate") as caught:
         await DATA.prepare(database)
-    assert caught.value.reason == "SCHEMA_OUTDATED"
-    assert caught.value.metadata == {"service": "data", "revision": "", "needed": DATA.head}
+    assert caught.value.reason == "SCHEMA_MISSING"
+    assert caught.value.metadata["service"] == "data"
     await database.write(DATA.upgrade)
     await DATA.prepare(database)
     await database.close()
