@@ -27,6 +27,10 @@ from omnialign.modeling.safetensors_header import HeaderInvalid, TensorInfo, rea
 CONFIG, CODECS, WEIGHTS = "config.json", "codecs.json", ".safetensors"
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 MAX_JSON_BYTES = 32 << 20
+PROCESSOR_CONFIGS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+PIXELS = ("shortest_edge", "longest_edge", "min_pixels", "max_pixels")
+"""Sizes of pictures; some families give edges in pixels of the whole picture."""
+MAX_SIDE, MAX_PIXELS = 1 << 14, 1 << 28
 MAX_DEPTH, MAX_COUNT, MAX_NUMBER = 4096, 1 << 16, 1 << 53
 
 _INDEX = re.compile(r"\.index(\.[^/]+)?\.json$")
@@ -81,6 +85,8 @@ def check_files(files: ModelSource) -> None:
         name = PurePosixPath(path).name
         if name == CONFIG:
             _check_config(files, sizes, path)
+        elif name in PROCESSOR_CONFIGS:
+            _check_processor(files, path)
         elif _INDEX.search(name):
             _check_index(files, sizes, path)
     if CODECS in sizes:
@@ -168,6 +174,15 @@ def _check_config(files: ModelSource, sizes: Mapping[str, int], path: str) -> No
             raise _refusal(files.name, message, "MODEL_CONFIG_INVALID")
     if (named := config.get("transformers_weights")) is not None:
         _check_named(files, sizes, path, [named])
+
+
+def _check_processor(files: ModelSource, path: str) -> None:
+    """Refuses a processor that would scale every picture to more pixels than a machine holds."""
+    for key, value in _numbers(read_object(files, path, reason="MODEL_CONFIG_INVALID")):
+        limit = MAX_SIDE if key in ("height", "width") else MAX_PIXELS if key in PIXELS else None
+        if limit is not None and value > limit:
+            message = f"{path} of {files.name} sets {key} to {str(value)[:24]}, and {limit} is the most that is taken."
+            raise _refusal(files.name, message, "MODEL_CONFIG_INVALID")
 
 
 def _numbers(value: object) -> Iterator[tuple[str, int]]:

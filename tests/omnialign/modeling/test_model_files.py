@@ -128,6 +128,15 @@ def test_sizes_that_no_model_has_are_refused_before_anything_is_built(folder: Pa
     assert time.process_time() - started < 1
 
 
+@pytest.mark.parametrize("size", [{"height": 10**9, "width": 8}, {"longest_edge": 10**12}])
+def test_a_processor_that_makes_pictures_beyond_memory_is_refused(folder: Path, size: dict[str, int]) -> None:
+    processor = folder / "preprocessor_config.json"
+    processor.write_text(json.dumps({"size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384}}))
+    check_files(FolderFiles(folder))
+    processor.write_text(json.dumps({"size": size}))
+    assert refusal(folder).reason == "MODEL_CONFIG_INVALID"
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "nan", "[" * 100_000, '{"a": ' * 50_000, '{"a": 1' + "0" * 5000 + "}", "\x80"]
 )
