@@ -12,7 +12,7 @@ import yaml
 
 from tests.training.test_resume import prepare, tiny_model  # noqa: F401
 from training import launch
-from training.launch import EXIT_CRASHED, read_failure
+from training.launch import EXIT_CRASHED, EXIT_FAILED, read_failure
 
 FILE_BYTES = 100_000
 """Less than a checkpoint's optimiser state, more than the log of steps."""
@@ -64,3 +64,16 @@ def test_losses_do_not_depend_on_how_a_batch_is_cut_into_passes(tmp_path: Path, 
         found.append([[row["loss"], row["grad_norm"]] for row in rows])
     for whole, cut in zip(*found, strict=True):
         assert cut == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_last_step_that_breaks_the_weights_ends_the_run_without_a_model(tmp_path: Path, tiny_model: Path):  # noqa: F811
+    folder = tmp_path / "run"
+    # Loss and gradient of the only step are fine; its update is larger than a float32 can be.
+    settle(folder, tiny_model, max_steps=1, learning_rate=1e39, no_warmup=True)
+    assert run(folder) == EXIT_FAILED
+    failure = read_failure(folder)
+    assert failure is not None and failure.reason == "WEIGHTS_NOT_FINITE"
+    assert not (folder / "model").exists()
+    assert list((folder / "checkpoints").glob("*")) == []
