@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from omnialign.v1 import data_service_pb2, dataset_pb2
 
 
-app = typer.Typer(help="Import, list, show and export datasets.", no_args_is_help=True)
+app = typer.Typer(help="Import, list, show, export and delete datasets.", no_args_is_help=True)
 
 Dataset = Annotated[str, typer.Argument(help="Dataset, such as `prompts`, or version, such as `prompts/3`.")]
 Subtasks = Annotated[list[str] | None, typer.Option("--subtask", help="Only this subtask; repeatable.")]
@@ -206,6 +206,28 @@ async def export(
         done = await records.export(stream, folder, client=client, with_media=media)
     session.out.record({"folder": str(folder), "records": done.records, "media": done.media})
     session.out.say(f"{folder}: {done.records} records, {done.media} media files")
+
+
+@app.command()
+@command
+async def delete(
+    session: Session,
+    dataset: Annotated[str, typer.Argument(help="Dataset, such as `prompts`: all its versions go.")],
+    force: Annotated[bool, typer.Option("--force", help="Delete it even if something depends on it.")] = False,
+) -> None:
+    """Delete a dataset. What depends on it is named, and then it takes --force."""
+    from omnialign import names
+    from omnialign.cli import dependents
+
+    name = session.name("datasets", dataset)
+    names.parse(name, names.DATASET)
+    async with session.client() as client:
+        await client.get_dataset(name)
+        if not force:
+            dependents.refuse(name, await dependents.dataset_dependents(client, name), session=session)
+        await client.delete_dataset(name)
+    session.out.record({"deleted": name})
+    session.out.say(f"Deleted {name}")
 
 
 class Direction(enum.StrEnum):

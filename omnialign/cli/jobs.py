@@ -1,4 +1,4 @@
-"""`omnialign jobs`: submit, list, show, watch, pause, resume and cancel alignment jobs, and fetch their reports."""
+"""`omnialign jobs`: submit, list, show, watch, pause, resume, cancel and delete alignment jobs, and fetch reports."""
 
 from __future__ import annotations
 
@@ -156,6 +156,28 @@ async def resume(session: Session, job: Job) -> None:
 async def cancel(session: Session, job: Job) -> None:
     """Cancel a job at any stage."""
     await _change_state(session, "cancel_alignment_job", job)
+
+
+@app.command()
+@command
+async def delete(
+    session: Session,
+    job: Job,
+    force: Annotated[bool, typer.Option("--force", help="Cancel the job first if it has not ended.")] = False,
+) -> None:
+    """Delete a job with its events and its report. What it made stays, and is named."""
+    from omnialign.cli import dependents
+
+    name = session.name("alignmentJobs", job)
+    async with session.client() as client:
+        if force:
+            await client.cancel_alignment_job(name)
+            async for _ in client.watch_alignment_job(name):
+                pass  # until the job has ended
+        made = await dependents.job_products(client, name)
+        await client.delete_alignment_job(name)
+    session.out.record({"deleted": name, "kept": made})
+    session.out.say(f"Deleted {name}" + (f"; kept: {dependents.named(made, session=session)}" if made else ""))
 
 
 async def _change_state(session: Session, method: str, job: str) -> None:

@@ -287,5 +287,6 @@ class Client:
     pause_alignment_job = _call(AsyncClient.pause_alignment_job)
     resume_alignment_job = _call(AsyncClient.resume_alignment_job)
     cancel_alignment_job = _call(AsyncClient.cancel_alignment_job)
+    delete_alignment_job = _call(AsyncClient.delete_alignment_job)
     watch_alignment_job = _iterate(AsyncClient.watch_alignment_job)
     get_alignment_report = _call(AsyncClient.get_alignment_report)

@@ -228,6 +228,12 @@ class AlignmentCalls(JobCalls):
         request = alignment_service_pb2.CancelAlignmentJobRequest(name=name)
         return await self._transport.unary(self._alignment.CancelAlignmentJob, request)
 
+    async def delete_alignment_job(self, name: str) -> None:
+        """Deletes a job that has ended; what it made stays. Raises NotFound, and FailedPrecondition JOB_STATE."""
+        request = alignment_service_pb2.DeleteAlignmentJobRequest(name=name)
+        # A second attempt, after a first that succeeded unseen, would raise NotFound.
+        await self._transport.unary(self._alignment.DeleteAlignmentJob, request, idempotent=False)
+
     def watch_alignment_job(
         self, name: str, *, resume_after: int = 0, reconnect_seconds: float = RECONNECT_SECONDS
     ) -> AsyncIterator[alignment_service_pb2.WatchAlignmentJobResponse]:

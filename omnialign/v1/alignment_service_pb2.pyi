@@ -809,6 +809,28 @@ class CancelAlignmentJobRequest(_message.Message):
 Global___CancelAlignmentJobRequest: _TypeAlias = CancelAlignmentJobRequest  # noqa: Y015
 
 @_typing.final
+class DeleteAlignmentJobRequest(_message.Message):
+    """Deletes a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/alignmentJobs/{alignment_job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAlignmentJobRequest: _TypeAlias = DeleteAlignmentJobRequest  # noqa: Y015
+
+@_typing.final
 class WatchAlignmentJobRequest(_message.Message):
     """Watches a job."""
 

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from omnialign.v1 import alignment_service_pb2 as omnialign_dot_v1_dot_alignment__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -65,6 +66,11 @@ class AlignmentServiceStub:
                 request_serializer=omnialign_dot_v1_dot_alignment__service__pb2.CancelAlignmentJobRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_alignment__service__pb2.AlignmentJob.FromString,
                 _registered_method=True)
+        self.DeleteAlignmentJob = channel.unary_unary(
+                '/omnialign.v1.AlignmentService/DeleteAlignmentJob',
+                request_serializer=omnialign_dot_v1_dot_alignment__service__pb2.DeleteAlignmentJobRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.WatchAlignmentJob = channel.unary_stream(
                 '/omnialign.v1.AlignmentService/WatchAlignmentJob',
                 request_serializer=omnialign_dot_v1_dot_alignment__service__pb2.WatchAlignmentJobRequest.SerializeToString,
@@ -124,6 +130,14 @@ class AlignmentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteAlignmentJob(self, request, context):
+        """Deletes a job that has ended, with its events and its report. The datasets and models that it made stay.
+        FAILED_PRECONDITION with reason JOB_STATE for any other job: cancel it first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchAlignmentJob(self, request, context):
         """Streams numbered events of a job until it ends. `resume_after` continues without loss.
         """
@@ -170,6 +184,11 @@ def add_AlignmentServiceServicer_to_server(servicer, server):
                     servicer.CancelAlignmentJob,
                     request_deserializer=omnialign_dot_v1_dot_alignment__service__pb2.CancelAlignmentJobRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_alignment__service__pb2.AlignmentJob.SerializeToString,
+            ),
+            'DeleteAlignmentJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlignmentJob,
+                    request_deserializer=omnialign_dot_v1_dot_alignment__service__pb2.DeleteAlignmentJobRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'WatchAlignmentJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchAlignmentJob,
@@ -345,6 +364,33 @@ class AlignmentService:
             '/omnialign.v1.AlignmentService/CancelAlignmentJob',
             omnialign_dot_v1_dot_alignment__service__pb2.CancelAlignmentJobRequest.SerializeToString,
             omnialign_dot_v1_dot_alignment__service__pb2.AlignmentJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlignmentJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AlignmentService/DeleteAlignmentJob',
+            omnialign_dot_v1_dot_alignment__service__pb2.DeleteAlignmentJobRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

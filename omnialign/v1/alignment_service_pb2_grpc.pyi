@@ -4,6 +4,7 @@ isort:skip_file
 Alignment jobs: the whole loop of learning from language feedback as one durable job."""
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from omnialign.v1 import alignment_service_pb2 as _alignment_service_pb2
 import abc as _abc_1
@@ -47,6 +48,10 @@ class AlignmentServiceStub:
     """Continues a paused job."""
     CancelAlignmentJob: _grpc.UnaryUnaryMultiCallable[_alignment_service_pb2.CancelAlignmentJobRequest, _alignment_service_pb2.AlignmentJob]
     """Ends a job in any stage, with its training jobs. Cancelling a job that has ended changes nothing."""
+    DeleteAlignmentJob: _grpc.UnaryUnaryMultiCallable[_alignment_service_pb2.DeleteAlignmentJobRequest, _empty_pb2.Empty]
+    """Deletes a job that has ended, with its events and its report. The datasets and models that it made stay.
+    FAILED_PRECONDITION with reason JOB_STATE for any other job: cancel it first.
+    """
     WatchAlignmentJob: _grpc.UnaryStreamMultiCallable[_alignment_service_pb2.WatchAlignmentJobRequest, _alignment_service_pb2.WatchAlignmentJobResponse]
     """Streams numbered events of a job until it ends. `resume_after` continues without loss."""
     GetAlignmentReport: _grpc.UnaryStreamMultiCallable[_alignment_service_pb2.GetAlignmentReportRequest, _alignment_service_pb2.GetAlignmentReportResponse]
@@ -71,6 +76,10 @@ class AlignmentServiceAsyncStub(AlignmentServiceStub):
     """Continues a paused job."""
     CancelAlignmentJob: _aio.UnaryUnaryMultiCallable[_alignment_service_pb2.CancelAlignmentJobRequest, _alignment_service_pb2.AlignmentJob]  # type: ignore[assignment]
     """Ends a job in any stage, with its training jobs. Cancelling a job that has ended changes nothing."""
+    DeleteAlignmentJob: _aio.UnaryUnaryMultiCallable[_alignment_service_pb2.DeleteAlignmentJobRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a job that has ended, with its events and its report. The datasets and models that it made stay.
+    FAILED_PRECONDITION with reason JOB_STATE for any other job: cancel it first.
+    """
     WatchAlignmentJob: _aio.UnaryStreamMultiCallable[_alignment_service_pb2.WatchAlignmentJobRequest, _alignment_service_pb2.WatchAlignmentJobResponse]  # type: ignore[assignment]
     """Streams numbered events of a job until it ends. `resume_after` continues without loss."""
     GetAlignmentReport: _aio.UnaryStreamMultiCallable[_alignment_service_pb2.GetAlignmentReportRequest, _alignment_service_pb2.GetAlignmentReportResponse]  # type: ignore[assignment]
@@ -128,6 +137,16 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_alignment_service_pb2.AlignmentJob, _abc.Awaitable[_alignment_service_pb2.AlignmentJob]]:
         """Ends a job in any stage, with its training jobs. Cancelling a job that has ended changes nothing."""
+
+    @_abc_1.abstractmethod
+    def DeleteAlignmentJob(
+        self,
+        request: _alignment_service_pb2.DeleteAlignmentJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a job that has ended, with its events and its report. The datasets and models that it made stay.
+        FAILED_PRECONDITION with reason JOB_STATE for any other job: cancel it first.
+        """
 
     @_abc_1.abstractmethod
     def WatchAlignmentJob(

@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+from google.protobuf import empty_pb2
+
 from omnialign.v1 import alignment_service_pb2, alignment_service_pb2_grpc
 from services.alignment.job import Job
 from services.alignment.submission import create_job
@@ -56,6 +58,13 @@ class AlignmentServicer(alignment_service_pb2_grpc.AlignmentServiceServicer):
     ) -> Job:
         """Cancels a job."""
         return await self._jobs.cancel(request.name)  # type: ignore[no-any-return]
+
+    async def DeleteAlignmentJob(  # noqa: N802
+        self, request: alignment_service_pb2.DeleteAlignmentJobRequest, context: Any
+    ) -> empty_pb2.Empty:
+        """Deletes a job that has ended."""
+        await self._jobs.delete(request.name)
+        return empty_pb2.Empty()
 
     async def WatchAlignmentJob(  # noqa: N802
         self, request: alignment_service_pb2.WatchAlignmentJobRequest, context: Any

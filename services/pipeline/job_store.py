@@ -173,6 +173,16 @@ class JobStore:
             lambda connection: connection.execute(sa.update(jobs).where(jobs.c.uid == uid).values(starts=0))
         )
 
+    async def delete(self, uid: str) -> None:
+        """Removes a job with all that is kept of it."""
+        tables = self._tables
+
+        def delete(connection: Connection) -> None:
+            for table in (tables.reports, tables.steps, tables.chunks, tables.events, tables.jobs):
+                connection.execute(sa.delete(table).where(table.c.uid == uid))
+
+        await self._database.write(delete)
+
     # ---- events ----
 
     async def events(self, uid: str, *, after: int, limit: int = 100) -> list[Event]:

@@ -103,6 +103,13 @@ class Jobs:
             self._cancel(job.uid)
         return job
 
+    async def delete(self, name: str) -> None:
+        """Deletes a job that has ended. Raises NotFound, and FailedPrecondition (`JOB_STATE`) for any other."""
+        job = await self.get(name)
+        if job.state not in self._kind.ended:
+            raise _wrong_state(job, self._kind, verb="deleted")
+        await self._store.delete(job.uid)
+
     async def watch(self, name: str, *, resume_after: int) -> AsyncIterator[Event]:
         """The events of a job with numbers above `resume_after`, as they come, until the job has ended."""
         job = await self.get(name)

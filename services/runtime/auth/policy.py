@@ -90,6 +90,7 @@ _ALIGNMENT = {
     "PauseAlignmentJob": _write("name"),
     "ResumeAlignmentJob": _write("name"),
     "CancelAlignmentJob": _write("name"),
+    "DeleteAlignmentJob": _write("name", role=Role.ADMIN),
     "WatchAlignmentJob": _read("name"),
     "GetAlignmentReport": _read("name"),
 }

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from google.protobuf import empty_pb2
 from typer.testing import CliRunner, Result
 
 from omnialign.cli.main import app
-from omnialign.errors import InvalidArgument, NotFound
+from omnialign.errors import FailedPrecondition, InvalidArgument, NotFound
 from omnialign.v1 import alignment_service_pb2 as messages
 from omnialign.v1 import alignment_service_pb2_grpc
 from services.data import __main__ as data
@@ -56,8 +57,18 @@ class Alignment(alignment_service_pb2_grpc.AlignmentServiceServicer):
         job.state = Job.STATE_CANCELLED
         return job
 
+    async def DeleteAlignmentJob(self, request, context):
+        job = self._job(request.name)
+        if job.state not in (Job.STATE_SUCCEEDED, Job.STATE_FAILED, Job.STATE_CANCELLED):
+            raise FailedPrecondition("The job has not ended.", reason="JOB_STATE")
+        del self.jobs[request.name]
+        return empty_pb2.Empty()
+
     async def WatchAlignmentJob(self, request, context):
         job = self._job(request.name)
+        if job.state == Job.STATE_CANCELLED:
+            yield messages.WatchAlignmentJobResponse(sequence=1, message="it is over", alignment_job=job)
+            return
         job.state = Job.STATE_RUNNING
         stage = job.stages.add(stage="sample", state=2, completed=3, total=8, tokens=90, quarantined=1)
         stage.elapsed.FromSeconds(3)

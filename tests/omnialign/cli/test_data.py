@@ -102,3 +102,17 @@ def test_a_dataset_that_is_not_there_is_one_sentence_with_the_reason(run):
 def test_lineage_of_nothing_says_so(run):
     result = run("lineage", "datasets/absent")
     assert "No lineage is recorded" in result.stdout or "error:" in result.stderr
+
+
+def test_a_dataset_is_deleted_and_with_force_too_if_something_depends_on_it(run, source):
+    run("data", "import", "unwanted", source)
+    submitted = run("jobs", "submit", "--base-model", "file:///m", "--dataset", "unwanted", "--id", "reads-it")
+    assert submitted.exit_code == 0, submitted.output
+    refused = run("data", "delete", "unwanted")
+    assert refused.exit_code == 1
+    assert "alignmentJobs/reads-it depend on" in refused.stderr and "[HAS_DEPENDENTS]" in refused.stderr
+    assert run("data", "delete", "unwanted", "--force").stdout == "Deleted projects/default/datasets/unwanted\n"
+    assert "[DATASET_NOT_FOUND]" in run("data", "delete", "unwanted").stderr
+    assert "[RESOURCE_NAME_INVALID]" in run("data", "delete", "texts/1").stderr
+    run("data", "import", "lonely", source)
+    assert run("data", "delete", "lonely").exit_code == 0

@@ -116,3 +116,10 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(run, server, specificat
     assert "follow it with `omnialign jobs watch slow`" in errors
     assert "Traceback" not in errors
     assert server.alignment.jobs["projects/default/alignmentJobs/slow"].state != 7
+
+
+def test_a_job_is_deleted_once_it_has_ended_or_with_force(run, specification):
+    run("jobs", "submit", specification, "--id", "unwanted")
+    assert "[JOB_STATE]" in run("jobs", "delete", "unwanted").stderr
+    assert run("jobs", "delete", "unwanted", "--force").stdout == "Deleted projects/default/alignmentJobs/unwanted\n"
+    assert "[JOB_NOT_FOUND]" in run("jobs", "show", "unwanted").stderr

@@ -52,6 +52,22 @@ async def test_cancelling_an_ended_job_changes_nothing(stack: ServiceStack) -> N
     assert await stack.alignment.cancel_alignment_job(job.name) == job
 
 
+async def test_a_job_is_deleted_once_it_has_ended_and_its_tables_stay(stack: ServiceStack) -> None:
+    entered, _ = stack.behaviour.hold("Generate")
+    job = await stack.submit(prompts=1)
+    await asyncio.wait_for(entered.wait(), SECONDS)
+    with pytest.raises(FailedPrecondition) as caught:
+        await stack.alignment.delete_alignment_job(job.name)
+    assert caught.value.reason == "JOB_STATE"
+    await stack.alignment.cancel_alignment_job(job.name)
+    await asyncio.wait_for(stack.end_of(job.name), SECONDS)
+    await stack.alignment.delete_alignment_job(job.name)
+    with pytest.raises(NotFound):
+        await stack.alignment.get_alignment_job(job.name)
+    tables = [dataset.labels["alignment_job"] async for dataset in stack.client.list_datasets() if dataset.labels]
+    assert tables and set(tables) == {job.name}
+
+
 async def test_a_paused_job_begins_nothing_new_until_it_is_resumed(stack: ServiceStack) -> None:
     stack.settings["chunks_per_job"] = 1
     await stack.stop("alignment")

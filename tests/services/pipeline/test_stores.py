@@ -268,3 +268,20 @@ async def test_progress_that_a_slow_replica_writes_late_does_not_replace_what_is
     job = await late
     assert (job.stages[0].completed, job.pairs.tried) == (6, 6)
     assert job.stages[0].state == ALIGNMENT.stage.STATE_DONE
+
+
+async def test_a_deleted_job_leaves_nothing_behind_and_others_alone(stores):
+    store, other = stores
+    await insert(store.jobs, "uid-2", NAME + "-2")
+    for uid in ("uid-1", "uid-2"):
+        await store.chunks.put_chunks(uid, phase="sample", chunks=[["a"]])
+        await store.chunks.begin_chunk(uid, phase="sample", number=0, steps=["sample"])
+        await store.jobs.put_report(uid, {"json": b"{}"})
+    await store.jobs.delete("uid-1")
+    with pytest.raises(NotFound):
+        await other.jobs.get(NAME)
+    assert await other.jobs.events("uid-1", after=0) == []
+    assert await other.chunks.chunk_count("uid-1", phase="sample") == 0
+    assert [job.uid for _, job in await other.jobs.page("projects/default", before=None, limit=9)] == ["uid-2"]
+    assert [piece async for piece in other.jobs.report("uid-2", report_format="json")] == [b"{}"]
+    await insert(store.jobs, "uid-3", NAME)

@@ -1,0 +1,62 @@
+"""What depends on a resource that somebody wants to delete: it is named, and the deletion takes `--force`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from omnialign.cli.session import Session
+
+if TYPE_CHECKING:
+    from omnialign.client import AsyncClient
+    from omnialign.v1.alignment_service_pb2 import AlignmentJob
+
+SHOWN = 10
+
+
+async def dataset_dependents(client: "AsyncClient", name: str) -> list[str]:
+    """The jobs that have not ended and read a dataset, and what lineage says was made from it."""
+    jobs = [job.name async for job in client.list_alignment_jobs() if _uses(job, name)]
+    versions = [version.name async for version in client.list_dataset_versions(name)]
+    return [*jobs, *await _products(client, [name, *versions], leave_out={*jobs, name, *versions})]
+
+
+async def job_products(client: "AsyncClient", name: str) -> list[str]:
+    """What lineage says that a job made."""
+    return await _products(client, [name], leave_out={name})
+
+
+def refuse(name: str, dependents: Sequence[str], *, session: Session) -> None:
+    """Raises FailedPrecondition (`HAS_DEPENDENTS`) if there are any; their names are in the message."""
+    from omnialign.errors import FailedPrecondition
+
+    if dependents:
+        raise FailedPrecondition(
+            f"{named(dependents, session=session)} depend on {name}: delete it all the same with --force.",
+            reason="HAS_DEPENDENTS",
+            metadata={"name": name, "dependents": ",".join(dependents)},
+        )
+
+
+def named(resources: Sequence[str], *, session: Session) -> str:
+    """The names of resources in one line, without the project, and how many more there are."""
+    shown = [name.removeprefix(f"projects/{session.project}/") for name in resources[:SHOWN]]
+    more = f" and {len(resources) - SHOWN} more" if len(resources) > SHOWN else ""
+    return ", ".join(shown) + more
+
+
+async def _products(client: "AsyncClient", sources: Sequence[str], *, leave_out: set[str]) -> list[str]:
+    """What was made from these in one step, each once."""
+    from omnialign.v1.data_service_pb2 import GetLineageRequest
+
+    found = []
+    for source in sources:
+        walk = await client.get_lineage(source, direction=GetLineageRequest.DIRECTION_PRODUCTS, max_depth=1)
+        found += [edge.target for edge in walk.edges if edge.target not in leave_out]
+    return list(dict.fromkeys(found))
+
+
+def _uses(job: "AlignmentJob", dataset: str) -> bool:
+    """Whether a job still reads a dataset, or will."""
+    from omnialign import names
+    from omnialign.client.jobs import ENDED_ALIGNMENT_STATES
+
+    return job.state not in ENDED_ALIGNMENT_STATES and names.unversioned(job.spec.dataset) == dataset
