@@ -5,6 +5,7 @@ the end is whole. Only what the file itself states, such as an index or a number
 is missing; a length that was guessed from a bit rate is none.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import av
 import av.error
+import av.logging
 from av.stream import Disposition
 
 from omnialign.media.bounds import (
@@ -28,12 +30,18 @@ from omnialign.media.headers import counts_its_frames, is_webm, short_wav
 
 FORMATS: dict[str, tuple[str, str]] = {
     "aac": ("audio/aac", ""), "ac3": ("audio/ac3", ""), "aiff": ("audio/aiff", ""), "amr": ("audio/amr", ""),
-    "asf": ("audio/x-ms-wma", "video/x-ms-wmv"), "au": ("audio/basic", ""), "avi": ("", "video/x-msvideo"),
-    "caf": ("audio/x-caf", ""), "eac3": ("audio/eac3", ""), "flac": ("audio/flac", ""),
-    "flv": ("audio/x-flv", "video/x-flv"), "matroska,webm": ("audio/x-matroska", "video/x-matroska"),
-    "mov,mp4,m4a,3gp,3g2,mj2": ("audio/mp4", "video/mp4"), "mp3": ("audio/mpeg", ""), "mpeg": ("", "video/mpeg"),
-    "mpegts": ("audio/mp2t", "video/mp2t"), "ogg": ("audio/ogg", "video/ogg"), "tta": ("audio/x-tta", ""),
+    "ape": ("audio/x-ape", ""), "asf": ("audio/x-ms-wma", "video/x-ms-wmv"), "au": ("audio/basic", ""),
+    "avi": ("audio/x-avi", "video/x-msvideo"), "caf": ("audio/x-caf", ""), "dts": ("audio/vnd.dts", ""),
+    "dv": ("", "video/dv"), "eac3": ("audio/eac3", ""), "flac": ("audio/flac", ""),
+    "flv": ("audio/x-flv", "video/x-flv"), "h264": ("", "video/h264"), "hevc": ("", "video/h265"),
+    "ivf": ("", "video/x-ivf"), "m4v": ("", "video/mp4v-es"), "matroska,webm": ("audio/x-matroska", "video/x-matroska"),
+    "mov,mp4,m4a,3gp,3g2,mj2": ("audio/mp4", "video/mp4"), "mp3": ("audio/mpeg", ""),
+    "mpeg": ("audio/x-mpeg-ps", "video/mpeg"), "mpegts": ("audio/mp2t", "video/mp2t"),
+    "mpegvideo": ("", "video/mpeg"), "mxf": ("audio/mxf", "video/mxf"), "nut": ("audio/x-nut", "video/x-nut"),
+    "ogg": ("audio/ogg", "video/ogg"), "rm": ("audio/vnd.rn-realaudio", "video/vnd.rn-realvideo"),
+    "truehd": ("audio/x-truehd", ""), "tta": ("audio/x-tta", ""), "voc": ("audio/x-voc", ""),
     "w64": ("audio/x-w64", ""), "wav": ("audio/wav", ""), "wv": ("audio/x-wavpack", ""),
+    "yuv4mpegpipe": ("", "video/x-yuv4mpeg"),
 }  # fmt: skip
 """The containers that are taken, by FFmpeg's names, and their MIME types without and with moving pictures. None of them
 is a playlist, which could make the decoder open other files."""
@@ -42,7 +50,7 @@ INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2",)
 """Containers with an index of all samples, which tells more than their lengths: an edit list may skip samples."""
 STATED = ("aiff", "au", "avi", "caf", "flac", "matroska,webm", "tta", "w64", "wv")
 """Containers that state how long their streams are."""
-STREAMED = ("aac", "ac3", "eac3", "flv", "mp3", "mpeg", "mpegts", "ogg")
+STREAMED = ("aac", "ac3", "amr", "dts", "eac3", "h264", "hevc", "mp3", "mpeg", "mpegts", "mpegvideo", "ogg")
 """Containers that can be cut anywhere: what they begin and end with may be a part of a frame, or a tag."""
 MAX_PARTS_OF_FRAMES = 2
 WHOLE_SHARE = 0.95
@@ -76,8 +84,8 @@ class OpenedFile:
         codec = streams[0].codec_context
         if codec is None:
             raise MediaError(f"The file's {kind} is of a codec for which there is no decoder here.")
-        if kind == "audio" and codec.channels > MAX_CHANNELS:
-            raise too_many("channels", found=codec.channels, limit=MAX_CHANNELS, mend="mix them down")
+        if kind == "audio":
+            _check_channels(self.container, streams[0])
         if kind == "video" and (decoded_bytes := codec.width * codec.height * 3) > MAX_DECODED_BYTES:
             raise too_large(decoded_bytes, "scale the video down")
         streams[0].thread_type = "NONE"  # callers limit the concurrency
@@ -102,6 +110,31 @@ class OpenedFile:
         if entries and (needed := entries[-1].pos + entries[-1].size) > self.size_bytes:
             return f"the file has {self.size_bytes} bytes, and its index names {needed}"
         return self.short
+
+
+def _check_channels(container: Any, stream: Any) -> None:
+    """Bounds the channels, and gives those in an order of the file's own no order at all.
+
+    PyAV copies the description of such an order without what it points to, and frees it twice: nothing may ask for the
+    layout of the stream or its frames before that. FFmpeg's own summary tells the number of channels.
+    """
+    summary = re.search(rf"Stream #0:{stream.index}\b.*: Audio: .* Hz, (\d+) channels( \()?", _summary(container))
+    if summary is None:  # a layout with a name, such as stereo
+        return
+    if (found := int(summary[1])) > MAX_CHANNELS:
+        raise too_many("channels", found=found, limit=MAX_CHANNELS, mend="mix them down")
+    if summary[2]:
+        stream.codec_context.options = {"ch_layout": f"{found}C"}
+
+
+def _summary(container: Any) -> str:
+    """FFmpeg's description of a file, which it writes as a log message."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        return str(container.dumps_format())
+    finally:
+        av.logging.set_level(level)
 
 
 def _is_cover(stream: Any) -> bool:
@@ -146,10 +179,18 @@ def mime_type(source: Source) -> str:
 
 @dataclass
 class Tally:
-    """What happened while decoding: packets and frames with errors, seconds decoded."""
+    """What happened while decoding: packets and frames with errors, in all and between good ones, and the seconds."""
 
     errors: int = 0
     seconds: float = 0.0
+    leading_errors: int | None = None
+    inner_errors: int = 0
+
+    def count_frame(self) -> None:
+        """To be called for each good frame."""
+        if self.leading_errors is None:
+            self.leading_errors = self.errors
+        self.inner_errors = self.errors - self.leading_errors
 
     def lost_sound(self, file: OpenedFile, stream: Any, *, expected: float | None = None) -> str:
         """What of a sound does not decode, or ""; `expected` seconds, or as many as the file states."""
@@ -161,7 +202,8 @@ class Tally:
 
     def real_errors(self, file: OpenedFile) -> int:
         """The errors that are not parts of frames at the ends of a file that was cut from a stream."""
-        return 0 if file.format in STREAMED and self.errors <= MAX_PARTS_OF_FRAMES else self.errors
+        at_the_ends = self.errors - self.inner_errors
+        return self.inner_errors if file.format in STREAMED and at_the_ends <= MAX_PARTS_OF_FRAMES else self.errors
 
 
 def packets(file: OpenedFile, stream: Any, tally: Tally) -> Iterator[Any]:
@@ -177,6 +219,7 @@ def decoded(file: OpenedFile, stream: Any, tally: Tally) -> Iterator[Any]:
     for packet in packets(file, stream, tally):
         try:
             for frame in packet.decode():
+                tally.count_frame()
                 if stream.type == "audio":
                     tally.seconds += frame.samples / max(1, frame.sample_rate)
                 yield frame

@@ -35,8 +35,9 @@ def read_video(data: bytes) -> tuple[Pixels, float]:
     with opened(data) as file:
         stream = file.stream("video")
         frames = [rgb(frame, (frame.width, frame.height)) for frame in decoded(file, stream, tally)]
-        if not frames or tally.errors:
-            raise MediaError(f"The video does not decode: {tally.errors} of its frames are damaged or missing.")
+        lost = file.lacks(stream) or (f"{errors} frames do not" if (errors := tally.real_errors(file)) else "")
+        if not frames or lost:
+            raise MediaError(f"The video does not decode: {lost or 'it has no frame'}.")
         return np.stack(frames), float(stream.average_rate or 0)
 
 

@@ -54,7 +54,6 @@ UNTAKEN: tuple[tuple[bytes, Untaken], ...] = (
     (b"<html", Untaken("a web page", "curl --location --output FILE ADDRESS")),
     (b"version https://git-lfs", Untaken("a pointer of Git LFS, not the file itself", "git lfs pull")),
     (b"MThd", Untaken("a MIDI score", "fluidsynth --fast-render FILE.wav SOUNDFONT FILE")),
-    (b".RMF", Untaken("RealMedia", "ffmpeg -i FILE FILE.mp4")),
     (b"#EXTM3U", Untaken("a playlist", "ffmpeg -i FILE FILE.mp4")),
     (b"8BPS", Untaken("a Photoshop document", "magick FILE[0] FILE.png")),
 )

@@ -1,10 +1,13 @@
 """Sounds of any number of channels, and samples that come as numbers."""
 
 import io
+import os
 import subprocess
 import sys
 import wave
+from collections.abc import Callable
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,9 +33,25 @@ def wav(channels: int, samples: int = 400) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_sound_of_eight_channels_ends_no_process() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], input=wav(8), capture_output=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout.strip()) == (0, b"400")
+def aiff_in_an_order_of_its_own() -> bytes:
+    """Eight channels of an AIFF, in an order for which there is no name."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="aiff") as file:
+        stream = file.add_stream("pcm_s16be", rate=8000, layout="7.1")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 3200), np.int16), format="s16", layout="7.1")
+        frame.sample_rate = 8000
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("make", [lambda: wav(8), aiff_in_an_order_of_its_own], ids=["planar", "custom order"])
+def test_a_sound_of_eight_channels_ends_no_process(make: Callable[[], bytes]) -> None:
+    environment = os.environ | {"MALLOC_CHECK_": "3"}  # an error in memory ends the process at once
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], input=make(), capture_output=True, check=False, timeout=60, env=environment
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, b"400"), done.stderr
 
 
 @pytest.mark.parametrize("channels", [*range(1, 13), 16, 24, 32, 64])
