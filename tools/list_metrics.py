@@ -23,7 +23,7 @@ from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.auth.guard import Guard
 from services.runtime.health import Readiness
 from services.runtime.metrics import RpcMetrics, make_registry
-from services.sandbox.metrics import SandboxMetrics
+from services.sandbox.pool import SandboxMetrics
 from services.training.metrics import Metrics as TrainingMetrics
 from training.metrics import TrainMetrics
 

@@ -19,6 +19,7 @@ from omnialign.modeling.decoding import decode
 from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy, pieces
 from omnialign.modeling.prompts import render_response
 from omnialign.v1 import content_pb2
+from services.sandbox.models import TOO_COSTLY, first_look
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
 CONCURRENT_DECODES = 2
@@ -99,20 +100,28 @@ class TokenCounter:
 
 
 async def open_token_counter(model: str, data: AsyncClient) -> tuple[TokenCounter | None, str]:
-    """A counter for a model, whose settings are read in place or fetched; or None, and the reason as a sentence."""
+    """A counter for a model, whose settings are read in place or fetched; or None, and the reason as a sentence.
+
+    Raises InvalidArgument MODEL_TOO_COSTLY_TO_READ: no engine could load such a model.
+    """
     try:
         uri = model if model.startswith("file://") else str((await data.get_model_version(model)).uri)
         folder = Path(unquote(urlsplit(uri).path))
         if uri.startswith("file://") and await asyncio.to_thread(folder.is_dir):
-            return await asyncio.to_thread(_open, folder), ""
+            return await asyncio.to_thread(_open, folder, model), ""
         with tempfile.TemporaryDirectory(prefix="omnialign-settings-") as fetched:
             await data.download_model_settings(model, fetched)
-            return await asyncio.to_thread(_open, Path(fetched)), ""
+            return await asyncio.to_thread(_open, Path(fetched), model), ""
+    except InvalidArgument as error:
+        if error.reason == TOO_COSTLY:
+            raise
+        return None, NO_COUNTS.format(error)
     except (OmnialignError, OSError, ValueError) as error:
         return None, NO_COUNTS.format(error)
 
 
-def _open(folder: Path) -> TokenCounter:
+def _open(folder: Path, model: str) -> TokenCounter:
+    first_look(folder, name=model, weights=False)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     return TokenCounter(
         load_adapter(folder), context_tokens=int(config.get("max_position_embeddings") or _context(folder))

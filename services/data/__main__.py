@@ -63,7 +63,9 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             uploads=uploads,
             models=Models(config, store=store, uploads=uploads, files=files, pool=storage_pool),
             lineage=Lineage(store=store, datasets=datasets),
-            importer=Importer(config, datasets=datasets, store=store, media=media, uploads=uploads, pool=import_pool),
+            importer=Importer(
+                config, datasets=datasets, store=store, media=media, uploads=uploads, pool=import_pool, sandbox=sandbox
+            ),
             max_append_bytes=config.max_append_bytes,
         )
         server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer, FULL_NAME)

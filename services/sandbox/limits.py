@@ -45,6 +45,7 @@ def harden() -> None:
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_DIE)
     for name in set(os.environ) - set(ENVIRONMENT):
         del os.environ[name]
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork
 
 
 def enforce(limits: Limits) -> None:

@@ -1,4 +1,7 @@
-"""Media in the sandbox: what `omnialign.modeling.decoding` does, in a child process."""
+"""The one sandbox of a process, and media in it: what `omnialign.modeling.decoding` does, in a child process.
+
+All services of a process share the sandbox: they share its processors and its memory, too.
+"""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,8 +17,7 @@ from omnialign.modeling.decoding import DecodedMedia, decode_here, use_decoder
 from omnialign.modeling.inputs import MediaBytes, MediaPolicy
 from omnialign.v1 import content_pb2
 from services.sandbox.limits import Limits
-from services.sandbox.metrics import SandboxMetrics
-from services.sandbox.pool import Sandbox
+from services.sandbox.pool import Sandbox, SandboxMetrics
 
 LIMITS: Mapping[int, Limits] = {
     content_pb2.MODALITY_IMAGE: Limits(cpu_seconds=10),
@@ -65,8 +67,7 @@ _lock = threading.Lock()
 def open_sandbox(registry: CollectorRegistry | None = None) -> Iterator[Sandbox]:
     """The sandbox of this process, where `omnialign.modeling.decoding.decode` decodes while anybody holds it open.
 
-    The services of one process share it: they share its processors and its memory, too. Its metrics are in the
-    `registry` of the first.
+    Its metrics are in the `registry` of whoever opens it first.
     """
     global _shared, _num_users
     with _lock:
@@ -80,8 +81,13 @@ def open_sandbox(registry: CollectorRegistry | None = None) -> Iterator[Sandbox]
     finally:
         with _lock:
             _num_users -= 1
-            if not _num_users:
+            if is_last := not _num_users:
                 use_decoder(None)
                 _shared = None
-        if not _num_users:
+        if is_last:
             sandbox.close()
+
+
+def current_sandbox() -> Sandbox | None:
+    """The sandbox that is open in this process, if one is."""
+    return _shared

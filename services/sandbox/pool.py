@@ -11,16 +11,15 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from omnialign.errors import OmnialignError, Unavailable
 from services.sandbox.limits import Limits, cause_of
-from services.sandbox.metrics import SandboxMetrics
 from services.sandbox.worker import Function, Worker, WorkerDied
 
 T = TypeVar("T")
@@ -36,8 +35,28 @@ MAX_WAITING = 64
 """Number of threads that wait for children; they cost little."""
 DEATHS_BEFORE_REFUSAL = 2
 MAX_REMEMBERED_KEYS = 10_000
+TASK_SECONDS = (0.001, 0.01, 0.1, 0.5, 2.0, 10.0, 60.0)
 
 log = logging.getLogger(__name__)
+
+
+class SandboxMetrics:
+    """What the children did, by the function that they ran."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.deaths = Counter(
+            "omnialign_sandbox_deaths",
+            "Child processes that ended in the middle of a task, by task.",
+            ["task"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "omnialign_sandbox_task_duration_seconds",
+            "Time of a task in a child process, without the wait for one.",
+            ["task"],
+            buckets=TASK_SECONDS,
+            registry=registry,
+        )
 
 
 class Sandbox:
@@ -82,7 +101,7 @@ class Sandbox:
 
     def iterate(
         self, function: Function, *args: object, refusal: Refusal, key: str = "", limits: Limits | None = None
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         """What a generator function yields in a child, item by item; each item has the limits to itself (blocking)."""
         with self._task(function, refusal, key, limits or self._limits) as worker:
             try:
@@ -137,7 +156,7 @@ class Sandbox:
             return worker
 
     def _has_place(self) -> bool:
-        return sum(not worker.is_slow for worker in self._running) < self._places
+        return sum(not (worker.is_slow or worker.is_waiting) for worker in self._running) < self._places
 
     def _living(self) -> Worker | None:
         while self._idle:
@@ -165,6 +184,8 @@ class Sandbox:
                 now = time.monotonic()
                 num_slow = sum(worker.is_slow for worker in self._running)
                 for worker, limits in self._running.items():
+                    if worker.is_waiting:
+                        continue
                     seconds = now - worker.started_seconds
                     if seconds > limits.wall_seconds:
                         worker.kill()

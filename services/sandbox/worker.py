@@ -27,9 +27,14 @@ from services.sandbox.limits import NO_MEMORY_EXIT_CODE, Limits, enforce, harden
 IDLE_SECONDS = 60.0
 """Time after which a child without work ends, to give back its memory."""
 LOWEST_PRIORITY = 19
-PRELOADED = ("omnialign.modeling.decoding", "pyarrow.parquet", "services.sandbox.worker")
+_preloaded = {"omnialign.modeling.decoding", "pyarrow.parquet", "services.sandbox.worker"}
 
 Function = Callable[..., Any]
+
+
+def preload(*modules: str) -> None:
+    """Has the server of children import modules before it forks the first one, so that no child needs to."""
+    _preloaded.update(modules)
 
 
 class WorkerDied(Exception):
@@ -45,7 +50,7 @@ class Worker:
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(PRELOADED))
+        context.set_forkserver_preload(sorted(_preloaded))
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), name="omnialign-sandbox", daemon=True)
         self._process.start()
@@ -53,6 +58,8 @@ class Worker:
         self.started_seconds = 0.0
         """When the current task or item began, on the monotonic clock."""
         self.is_slow = False
+        self.is_waiting = False
+        """Whether the child waits for its reader to want the next item; then it neither needs nor holds a place."""
         self.overran = False
 
     @property
@@ -69,11 +76,12 @@ class Worker:
         """The items of a task that is a generator, one by one. Raises the error of the task, or WorkerDied."""
         self._send((function.__module__, function.__qualname__, tuple(args), limits))
         while (message := self._receive())[0] == "item":
+            self.is_waiting = True
             yield message[1]
             self._send("next")  # one item at a time: the reader sets the pace
 
     def _send(self, message: object) -> None:
-        self.started_seconds = time.monotonic()
+        self.started_seconds, self.is_waiting = time.monotonic(), False
         try:
             transfer.send(self._connection, message)
         except OSError as error:

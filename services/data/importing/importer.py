@@ -13,7 +13,7 @@ import tempfile
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
@@ -25,7 +25,8 @@ from services.data.datasets import Datasets
 from services.data.importing.coverage import nearest
 from services.data.importing.import_run import ImportRun
 from services.data.importing.media_files import MediaFiles
-from services.data.importing.readers import Batch, read_batches, survey
+from services.data.importing.readers import Batch, Survey, read_batches, survey
+from services.data.importing.refusal import killed_reader
 from services.data.importing.rows import Reading, ReadRow, RowReader
 from services.data.importing.scales import Scales
 from services.data.importing.sources import SourceFile, Sources, find_files
@@ -33,8 +34,12 @@ from services.data.media_store import MediaStore
 from services.data.objects.base import run_in_pool
 from services.data.store import Store
 from services.data.uploads import IMPORT_FOLDER, Upload, Uploads, is_upload, local_path
+from services.sandbox.limits import Limits
+from services.sandbox.pool import Sandbox
 
 MAX_LISTED_FILES = 100
+READING_LIMITS = Limits(cpu_seconds=120.0, wall_seconds=600.0, memory_bytes=2 << 30)
+"""What looking through a file, or reading one batch of it, may take."""
 
 
 class Importer:
@@ -49,9 +54,10 @@ class Importer:
         media: MediaStore,
         uploads: Uploads,
         pool: ThreadPoolExecutor,
+        sandbox: Sandbox,
     ) -> None:
         self._config, self._datasets, self._store, self._media, self._pool = config, datasets, store, media, pool
-        self._uploads = uploads
+        self._uploads, self._sandbox = uploads, sandbox
 
     async def run(self, request: Request) -> AsyncIterator[Progress]:
         """Imports a source; yields progress after each write, and finally the version.
@@ -86,10 +92,15 @@ class Importer:
         for name, why in list(sources.skipped.items())[:MAX_LISTED_FILES]:
             progress.skipped_files.add(file=name, why=why)
         for file in sources.files:
-            found = await run_in_pool(self._pool, survey, file, reading.scales, reading.ignored_columns)
+            found = await run_in_pool(self._pool, self._look_at, file, reading)
             for column, rows in found.unread.most_common():
                 similar = nearest(file.subtask, column)
                 progress.unread_columns.add(file=file.name, column=column, rows=rows, nearest=similar)
+
+    def _look_at(self, file: SourceFile, reading: Reading) -> Survey:
+        return self._sandbox.call(
+            survey, file, reading.scales, reading.ignored_columns, refusal=killed_reader, limits=READING_LIMITS
+        )
 
     async def _import(self, sources: Sources, reading: Reading, run: ImportRun) -> AsyncIterator[Progress]:
         for file in sources.files:
@@ -137,7 +148,7 @@ class Importer:
     async def _rows(self, file: SourceFile, reading: Reading) -> AsyncIterator[ReadRow]:
         """The rows of a file as records, in order, while threads convert the next ones."""
         reader = RowReader(file, files=MediaFiles(file, store=self._media), reading=reading)
-        batches = read_batches(file)
+        batches = self._sandbox.iterate(read_batches, file, refusal=killed_reader, limits=READING_LIMITS)
         working: deque[asyncio.Task[list[ReadRow]]] = deque()
         try:
             while (batch := await run_in_pool(self._pool, next, batches, None)) is not None:
@@ -151,6 +162,8 @@ class Importer:
         finally:
             for task in working:
                 task.cancel()
+            with suppress(ValueError):  # a thread may still be reading for a cancelled call: then it is dropped later
+                batches.close()
 
     async def _add_lineage(self, parent: str, name: str, uri: str, version: dataset_pb2.DatasetVersion) -> None:
         edge = data_service_pb2.LineageEdge

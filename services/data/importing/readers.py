@@ -1,4 +1,7 @@
-"""Reading the rows of a data file of any kind, in batches, and a first look at all rows before any is imported."""
+"""Reading the rows of a data file of any kind, in batches, and a first look at all rows before any is imported.
+
+`read_batches` and `survey` run in child processes: a file may make its reader crash, or fill the memory.
+"""
 
 import itertools
 from collections import Counter
@@ -26,15 +29,15 @@ class Batch(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class JsonBatch:
     """Rows that are already parsed."""
 
-    def __init__(self, rows: list[tuple[int, Any]]) -> None:
-        self._rows = rows
+    parsed: list[tuple[int, Any]]
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """The rows with their numbers."""
-        return iter(self._rows)
+        return iter(self.parsed)
 
 
 def read_batches(source: SourceFile) -> Iterator[Batch]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,17 @@ MAX_MESSAGE_CHARACTERS = 800
 MAX_ROW_CHARACTERS = 64 * 1024
 
 
+@dataclass(frozen=True)
 class MalformedRow:
     """A row that cannot be read from its file."""
 
-    def __init__(self, detail: str) -> None:
-        self.detail = detail
+    detail: str
+
+
+def killed_reader(cause: str) -> InvalidArgument:
+    """The error for a file whose reading ended its process."""
+    message = f"The file cannot be read safely: its process {cause}; write it again, in parts or with less compression."
+    return InvalidArgument(message, reason="SOURCE_KILLED_READER", metadata={"cause": cause})
 
 
 def malformed(path: Path, detail: str) -> InvalidArgument:

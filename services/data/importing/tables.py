@@ -6,6 +6,7 @@ only harms the process that reads it.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,20 +28,21 @@ PAGE_HEADER_BYTES = 20
 """The first three fields of a page header take no more."""
 
 
+@dataclass(frozen=True)
 class ArrowBatch:
     """Rows in Arrow's memory, converted to Python one at a time: audio as a list of Python numbers is large."""
 
-    def __init__(self, batch: pa.RecordBatch, first_number: int) -> None:
-        self._batch, self._first_number = batch, first_number
+    batch: pa.RecordBatch
+    first_number: int
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """Number and columns of each row; a row with a value that Python cannot hold is a `MalformedRow`."""
-        for index in range(self._batch.num_rows):
+        for index in range(self.batch.num_rows):
             try:
-                row = self._batch.slice(index, 1).to_pylist(maps_as_pydicts="lossy")[0]
+                row = self.batch.slice(index, 1).to_pylist(maps_as_pydicts="lossy")[0]
             except (ValueError, OverflowError, TypeError, pa.ArrowException) as error:  # not UTF-8, year 10000
                 row = MalformedRow(f"a value cannot be read: {error}")
-            yield self._first_number + index, row
+            yield self.first_number + index, row
 
 
 def read_table(path: Path) -> Iterator[ArrowBatch]:

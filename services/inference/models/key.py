@@ -16,6 +16,7 @@ from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.feature_cache import NO_CACHE, Cache, FeatureCache
 from services.inference.config import EngineConfig
 from services.inference.metrics import FeatureMetrics
+from services.sandbox.models import first_look
 
 shared_feature_cache = cache(FeatureCache)
 """One cache per folder and bound, so that engines side by side do not compute the same features twice."""
@@ -59,9 +60,11 @@ def open_feature_cache(config: EngineConfig, registry: CollectorRegistry) -> Fea
 def load_model_adapter(folder: Path, model: str, features: Cache = NO_CACHE) -> Adapter:
     """The adapter of a model's folder; the features that it computes from media are kept in `features`.
 
-    Raises FailedPrecondition with the reason that `load_adapter` gives, or MODEL_HAS_NO_ADAPTER.
+    A child process reads the folder first. Raises FailedPrecondition with the reason that `first_look` or
+    `load_adapter` gives, or MODEL_HAS_NO_ADAPTER.
     """
     try:
+        first_look(folder, name=model, weights=False)
         return load_adapter(folder, features)
     except OmnialignError as error:
         raise _no_adapter(model, error.message, reason=error.reason) from error

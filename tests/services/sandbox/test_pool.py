@@ -109,6 +109,19 @@ def test_bytes_that_ended_two_processes_are_refused_without_a_third(sandbox: San
         sandbox.call(tasks.process, refusal=refusal, key="digest")
 
 
+def test_a_reader_that_takes_its_time_holds_no_place_and_is_not_ended() -> None:
+    """An import reads a batch of rows and decodes their media, in other children, before it wants the next batch."""
+    sandbox = Sandbox(places=1, limits=Limits(wall_seconds=0.3))
+    try:
+        items = sandbox.iterate(tasks.count, 2, refusal=refusal)
+        assert next(items) == 0
+        with pytest.raises(InvalidArgument, match="took too long"):  # longer than the reader's own time
+            sandbox.call(tasks.wait_for_ever, refusal=refusal)
+        assert next(items) == 1
+    finally:
+        sandbox.close()
+
+
 def test_slow_tasks_do_not_keep_quick_ones_waiting() -> None:
     """Twice as many endless tasks as places run; a quick one is served while all of them still do."""
     sandbox, threads = Sandbox(places=2, limits=Limits(cpu_seconds=60)), ThreadPoolExecutor(4)
