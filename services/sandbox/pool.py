@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from omnialign.errors import OmnialignError, Unavailable
-from services.sandbox.limits import Limits, cause_of
+from services.sandbox.limits import Limits
 from services.sandbox.worker import Function, Worker, WorkerDied
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ class Sandbox:
             with self._metrics.seconds.labels(function.__name__).time():
                 yield worker
         except WorkerDied as death:
-            cause = "took too long" if worker.overran else cause_of(death.exit_code)
+            cause = "took too long" if worker.overran else death.cause
             self._remember_death(key)
             self._metrics.deaths.labels(function.__name__).inc()
             log.warning("the process of %s %s", function.__name__, cause, extra={"key": key})

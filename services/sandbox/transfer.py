@@ -27,12 +27,9 @@ OWN_PACKAGES = ("omnialign", "services", "training")
 DATA = {
     ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy._core.numeric", "_frombuffer"),
     ("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar"), ("_codecs", "encode"),
-    ("pyarrow.lib", "Schema"), ("pyarrow.lib", "schema"), ("pyarrow.lib", "Field"), ("pyarrow.lib", "field"),
-    ("pyarrow.lib", "py_buffer"), ("pyarrow.lib", "type_for_alias"), ("pyarrow.lib", "_reconstruct_record_batch"),
-    ("pyarrow.lib", "_restore_array"), ("datetime", "datetime"), ("datetime", "date"), ("datetime", "time"),
-    ("datetime", "timedelta"), ("decimal", "Decimal"), ("collections", "Counter"), ("collections", "OrderedDict"),
-    ("pathlib", "PosixPath"), ("builtins", "frozenset"), ("builtins", "set"), ("builtins", "bytearray"),
-    ("builtins", "complex"), ("builtins", "range"),
+    ("datetime", "datetime"), ("datetime", "date"), ("datetime", "time"), ("datetime", "timedelta"),
+    ("decimal", "Decimal"), ("collections", "Counter"), ("collections", "OrderedDict"), ("pathlib", "PosixPath"),
+    ("builtins", "frozenset"), ("builtins", "set"), ("builtins", "bytearray"), ("builtins", "range"),
 }  # fmt: skip
 """What a pickle from a child may name beside the data classes of this project."""
 

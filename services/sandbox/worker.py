@@ -22,7 +22,7 @@ from typing import Any
 
 from omnialign.errors import Internal, OmnialignError
 from services.sandbox import transfer
-from services.sandbox.limits import NO_MEMORY_EXIT_CODE, Limits, enforce, harden
+from services.sandbox.limits import NO_MEMORY_EXIT_CODE, Limits, cause_of, enforce, harden
 
 IDLE_SECONDS = 60.0
 """Time after which a child without work ends, to give back its memory."""
@@ -38,11 +38,11 @@ def preload(*modules: str) -> None:
 
 
 class WorkerDied(Exception):
-    """The child ended in the middle of a task; `exit_code` is negative for a signal."""
+    """The child ended in the middle of a task, or was ended; `exit_code` is negative for a signal."""
 
-    def __init__(self, exit_code: int | None) -> None:
+    def __init__(self, exit_code: int | None, *, why: str = "") -> None:
         super().__init__(f"exit code {exit_code}")
-        self.exit_code = exit_code
+        self.cause = why or cause_of(exit_code)
 
 
 class Worker:
@@ -91,8 +91,11 @@ class Worker:
         """The next message that is no error. Raises the error of the task, or WorkerDied."""
         try:
             kind, value = transfer.receive(self._connection, trusted=False)
-        except (EOFError, OSError, UnpicklingError, ValueError, TypeError) as error:  # it died, or lies
+        except (EOFError, OSError) as error:
             raise WorkerDied(self.end()) from error
+        except (UnpicklingError, ValueError, TypeError) as error:  # it was taken over, and lies
+            self.end()
+            raise WorkerDied(None, why=f"sent what may not be sent ({error})") from error
         if kind != "error":
             return kind, value
         if not isinstance(value, OmnialignError):

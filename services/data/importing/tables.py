@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from omnialign.errors import InvalidArgument
 from services.data.importing.columns import MAX_COLUMNS
@@ -30,16 +32,28 @@ PAGE_HEADER_BYTES = 20
 
 @dataclass(frozen=True)
 class ArrowBatch:
-    """Rows in Arrow's memory, converted to Python one at a time: audio as a list of Python numbers is large."""
+    """Rows in Arrow's memory, converted to Python one at a time: audio as a list of Python numbers is large.
 
-    batch: pa.RecordBatch
+    `stream` is a stream of Arrow's format with one record batch, which passes between processes without a copy.
+    """
+
+    stream: NDArray[np.uint8]
     first_number: int
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch, first_number: int) -> "ArrowBatch":
+        """The rows of a record batch."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        return cls(np.frombuffer(sink.getvalue(), dtype=np.uint8), first_number)
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """Number and columns of each row; a row with a value that Python cannot hold is a `MalformedRow`."""
-        for index in range(self.batch.num_rows):
+        batch = pa.ipc.open_stream(pa.py_buffer(self.stream)).read_next_batch()
+        for index in range(batch.num_rows):
             try:
-                row = self.batch.slice(index, 1).to_pylist(maps_as_pydicts="lossy")[0]
+                row = batch.slice(index, 1).to_pylist(maps_as_pydicts="lossy")[0]
             except (ValueError, OverflowError, TypeError, pa.ArrowException) as error:  # not UTF-8, year 10000
                 row = MalformedRow(f"a value cannot be read: {error}")
             yield self.first_number + index, row
@@ -49,7 +63,7 @@ def read_table(path: Path) -> Iterator[ArrowBatch]:
     """The rows of a file in batches. Raises SOURCE_MALFORMED, SOURCE_TOO_WIDE, SOURCE_EXPANDS."""
     number = 1
     for batch in _read(path, narrow=False):
-        yield ArrowBatch(batch, number)
+        yield ArrowBatch.of(batch, number)
         number += batch.num_rows
 
 
@@ -84,6 +98,7 @@ def _arrow(path: Path) -> Iterator[pa.RecordBatch]:
         check_columns(path, len(reader.schema.names))
         batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else reader
         for batch in batches:
+            batch.validate(full=True)  # its offsets are as the file has them, and may point anywhere
             rows = _batch_rows(batch.nbytes // max(1, batch.num_rows))
             for start in range(0, batch.num_rows, rows):
                 yield batch.slice(start, rows)
