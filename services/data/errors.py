@@ -10,7 +10,15 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import OperationalError
 
-from omnialign.errors import Aborted, FailedPrecondition, NotFound, OmnialignError, ResourceExhausted, Unavailable
+from omnialign.errors import (
+    Aborted,
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    OmnialignError,
+    ResourceExhausted,
+    Unavailable,
+)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Lance and SQLite report the system's error only as text.
@@ -30,6 +38,12 @@ AWAY_WORDS = (
     "502 bad gateway", "503 service unavailable", "504 gateway timeout", "max retries exceeded",
 )  # fmt: skip
 S3_WORDS = "generic s3 error"
+DAMAGED_WORDS = (
+    "corrupt", "invalid magic", "failed to fill whole buffer", "file size is too small", "invalid range",
+    "range end index", "invalid utf-8",
+)  # fmt: skip
+PANIC = "PanicException"
+"""What a bug of a library in Rust raises, such as one met in damaged bytes; not an Exception to Python."""
 
 
 def as_omnialign_error(error: Exception) -> OmnialignError | None:
@@ -79,6 +93,27 @@ def storage_full() -> ResourceExhausted:
 def not_found(kind: str, name: str) -> NotFound:
     """The error for a resource that does not exist; `kind` is the prefix of its reason."""
     return NotFound(f"There is no {name}.", reason=f"{kind}_NOT_FOUND", metadata={"name": name})
+
+
+def table_damaged(uri: str) -> DataLoss:
+    """The error for a table with files that are not what was written."""
+    message = f"The table {uri} is damaged: put its folder back from a backup, or import its records again."
+    return DataLoss(message, reason="TABLE_DAMAGED", metadata={"table": uri})
+
+
+@contextmanager
+def translate_table_errors(uri: str) -> Iterator[None]:
+    """What `translate_storage_errors` does, and DataLoss (`TABLE_DAMAGED`) where the table at `uri` cannot be read."""
+    try:
+        with translate_storage_errors():
+            yield
+    except BaseException as error:
+        is_unreadable = isinstance(error, OSError | RuntimeError | ValueError) or type(error).__name__ == PANIC
+        if is_unreadable and any(word in str(error).lower() for word in DAMAGED_WORDS):
+            raise table_damaged(uri) from error
+        if type(error).__name__ == PANIC:
+            raise RuntimeError(f"the table {uri}: {error}") from error
+        raise
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from omnialign.errors import Aborted
 from omnialign.v1 import record_pb2
-from services.data.errors import translate_storage_errors
+from services.data.errors import translate_table_errors
 from services.data.objects.base import TableLocation
 
 BATCH_BYTES = 900 * 1024
@@ -76,13 +76,13 @@ class Snapshot:
 
     def count(self) -> int:
         """Number of records."""
-        with translate_storage_errors():
+        with translate_table_errors(self._dataset.uri):
             return int(self._dataset.count_rows())
 
     def counts(self) -> dict[str, int]:
         """Number of records per subtask."""
         found: dict[str, int] = {}
-        with _expired():
+        with _expired(self._dataset.uri):
             for batch in self._dataset.scanner(columns=["subtask"]).to_batches():
                 for entry in pc.value_counts(batch.column(0)).to_pylist():
                     found[entry["values"]] = found.get(entry["values"], 0) + entry["counts"]
@@ -92,7 +92,7 @@ class Snapshot:
         """The selected records in order of id, in batches of less than 1 MiB."""
         rows, sizes = self._positions(selection)
         for start, end in _spans(sizes):
-            with _expired():
+            with _expired(self._dataset.uri):
                 taken = self._dataset.take(rows[start:end].tolist(), columns=["record"])
             yield [record_pb2.Record.FromString(value.as_py()) for value in taken.column("record")]
 
@@ -102,7 +102,7 @@ class Snapshot:
         Compaction reorders rows and changes Lance's version number, so neither tells whether the records are the same.
         """
         total = 0
-        with _expired():
+        with _expired(self._dataset.uri):
             for batch in self._dataset.scanner(columns=["fingerprint"]).to_batches():
                 total += sum(batch.column(0).to_pylist())
         return self.count(), total
@@ -111,7 +111,7 @@ class Snapshot:
         """Positions and record sizes of the selected rows, ordered by id."""
         # Row positions are only known by scanning in order; the filter comes after they are assigned.
         position, parts = 0, []
-        with _expired():
+        with _expired(self._dataset.uri):
             for batch in self._dataset.scanner(columns=NARROW, batch_size=SCAN_ROWS, scan_in_order=True).to_batches():
                 rows = np.arange(position, position + batch.num_rows)
                 position += batch.num_rows
@@ -161,7 +161,7 @@ class RecordTable:
         rows = to_arrow(records)
         if not rows.num_rows:
             return 0, 0
-        with translate_storage_errors():
+        with translate_table_errors(self.place.uri):
             stats = self._merge_with_retries(rows)
         inserted = int(stats["num_inserted_rows"])
         return inserted, rows.num_rows - inserted
@@ -171,13 +171,13 @@ class RecordTable:
         assert all(name.replace("-", "").isalnum() for name in ids)
         dataset = self._open()
         condition = f"id IN ({', '.join(repr(name) for name in ids)})"
-        with translate_storage_errors():
+        with translate_table_errors(self.place.uri):
             if ids and dataset.count_rows(filter=condition):
                 dataset.delete(condition)
 
     def delete_where(self, is_stale: Callable[[str], bool]) -> int:
         """Removes the rows whose ids are stale, which must be ids that this service generated; returns their number."""
-        with _expired():
+        with _expired(self.place.uri):
             batches = self._open().scanner(columns=["id"]).to_batches()
             stale = [name for batch in batches for name in batch["id"].to_pylist() if is_stale(name)]
         for start in range(0, len(stale), BATCH_ROWS):
@@ -187,7 +187,7 @@ class RecordTable:
     def tag(self, name: str, *, version: int) -> None:
         """Tags a state, which protects it from cleanup. Succeeds if the tag exists: it names its state already."""
         dataset = self._open()
-        with translate_storage_errors():
+        with translate_table_errors(self.place.uri):
             try:
                 dataset.tags.create(name, version)
             except ValueError as error:
@@ -228,7 +228,7 @@ class RecordTable:
         return stats
 
     def _open(self, version: int | None = None) -> Any:
-        with _expired():
+        with _expired(self.place.uri):
             try:
                 return self._connect(version)
             except FileNotFoundError:
@@ -241,7 +241,7 @@ class RecordTable:
         if place.folder is not None and not (place.folder / "_versions").exists():
             raise FileNotFoundError(place.uri)
         try:
-            with translate_storage_errors():
+            with translate_table_errors(self.place.uri):
                 return lance.dataset(place.uri, version=version, storage_options=dict(place.options) or None)
         except ValueError as error:
             if place.folder is None and version is None and "was not found" in str(error):
@@ -255,7 +255,7 @@ class RecordTable:
         """
         self.place.scratch.mkdir(parents=True, exist_ok=True)
         with (
-            translate_storage_errors(),
+            translate_table_errors(self.place.uri),
             tempfile.TemporaryDirectory(dir=self.place.scratch, prefix=".creating-") as scratch,
         ):
             empty = Path(scratch) / "table"
@@ -312,10 +312,10 @@ def _spans(sizes: Any) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def _expired() -> Iterator[None]:
+def _expired(uri: str) -> Iterator[None]:
     """Turns "file not found" into SNAPSHOT_EXPIRED: the state was cleaned up while it was read."""
     try:
-        with translate_storage_errors():
+        with translate_table_errors(uri):
             yield
     except (OSError, ValueError) as error:
         if "not found" not in str(error).lower():

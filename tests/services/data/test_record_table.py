@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lance
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnialign.content import content
+from omnialign.errors import DataLoss
 from omnialign.v1 import record_pb2
 from services.data.record_table import (
     BATCH_BYTES,
@@ -161,3 +164,19 @@ def test_equal_records_have_equal_bytes() -> None:
     labels = [{"a": "1", "b": "2"}, {"b": "2", "a": "1"}]
     rows = [to_arrow([record_pb2.Record(id="r", labels=one)])["record"][0] for one in labels]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("kind", ["_versions/*.manifest", "data/*.lance"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"\xff" * len(data), lambda data: data[: len(data) // 2], lambda _: b""]
+)
+def test_a_damaged_file_is_data_loss_with_the_table_and_the_way_back(
+    tmp_path: Path, kind: str, damage: Callable[[bytes], bytes]
+) -> None:
+    table(tmp_path).merge([record(number) for number in range(50)])
+    for file in (tmp_path / "t.lance").glob(kind):
+        file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(DataLoss, match="from a backup") as caught:
+        read(table(tmp_path).snapshot())
+    assert caught.value.reason == "TABLE_DAMAGED"
+    assert str(tmp_path / "t.lance") in caught.value.message
