@@ -1,5 +1,6 @@
 """The root of the command line: registers the subcommands. Imports stay light, so that help is instant."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -42,6 +43,9 @@ def root(
 
 def main() -> None:
     """Entry point of the console script."""
+    # gRPC's own lines about a connection that fails come before our sentence about it, and say less. It reads this
+    # when it is loaded.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app()
 
 

@@ -101,7 +101,10 @@ class DatasetCalls(ServiceCalls):
         shard_count: int = 0,
         limit: int = 0,
     ) -> AsyncIterator[record_pb2.Record]:
-        """Yields the records of a dataset or of a version, ordered by id. An empty filter matches everything."""
+        """Yields the records of a dataset or of a version, ordered by id. An empty filter matches everything.
+
+        A stream that breaks goes on after the last record that was yielded.
+        """
         request = data_service_pb2.StreamRecordsRequest(
             source=source,
             subtasks=subtasks,
@@ -111,9 +114,12 @@ class DatasetCalls(ServiceCalls):
             shard_count=shard_count,
             limit=limit,
         )
-        async for batch in self._transport.stream(self._datasets.StreamRecords, request):
+        last = ""
+        async for batch in self._transport.stream(self._datasets.StreamRecords, request, on_restart=lambda: None):
             for record in batch.records:
-                yield record
+                if record.id > last:  # ids are ordered by their bytes, as Python orders text
+                    last = record.id
+                    yield record
 
     async def stream_quarantine(self, dataset: str) -> AsyncIterator[record_pb2.Record]:
         """Yields the quarantined rows of a dataset; the `quarantine` of each says why it was rejected."""

@@ -250,7 +250,12 @@ class AlignmentCalls(JobCalls):
         request = alignment_service_pb2.GetAlignmentReportRequest(
             name=name, format=cast("alignment_service_pb2.GetAlignmentReportRequest.Format.ValueType", format)
         )
-        stream = self._transport.stream(
-            self._alignment.GetAlignmentReport, request, deadline_seconds=REPORT_DEADLINE_SECONDS
-        )
-        return b"".join([message.chunk async for message in stream])
+        chunks: list[bytes] = []
+        async for message in self._transport.stream(
+            self._alignment.GetAlignmentReport,
+            request,
+            deadline_seconds=REPORT_DEADLINE_SECONDS,
+            on_restart=chunks.clear,
+        ):
+            chunks.append(message.chunk)
+        return b"".join(chunks)

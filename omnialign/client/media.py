@@ -46,8 +46,12 @@ class MediaCalls(ServiceCalls):
     async def get_media(self, sha256: str, *, deadline_seconds: float = MEDIA_DEADLINE_SECONDS) -> bytes:
         """Returns the bytes of an object. Raises NotFound, and DataLoss (`MEDIA_CORRUPT`) if the digest differs."""
         request = data_service_pb2.GetMediaRequest(parent=self.parent, sha256=sha256)
-        stream = self._transport.stream(self._media.GetMedia, request, deadline_seconds=deadline_seconds)
-        data = b"".join([message.chunk async for message in stream])
+        chunks: list[bytes] = []
+        async for message in self._transport.stream(
+            self._media.GetMedia, request, deadline_seconds=deadline_seconds, on_restart=chunks.clear
+        ):
+            chunks.append(message.chunk)
+        data = b"".join(chunks)
         # Verified at the far end, so that no hop in between has to be trusted.
         if hashlib.sha256(data).hexdigest() != sha256:
             raise DataLoss(

@@ -31,6 +31,10 @@ Messages = Callable[[], AsyncIterator[Message]]
 MAX_ATTEMPTS = 4
 CALL_RETRIES = RetryPolicy(base_seconds=0.1, cap_seconds=1.0, jitter=0.3, max_attempts=MAX_ATTEMPTS)
 """Retries of one call. Short, as a person or another service is waiting; a watch has patience of its own."""
+RESTART_RETRIES = RetryPolicy(base_seconds=0.2, cap_seconds=2.0, jitter=0.3, budget_seconds=30.0)
+"""Retries of a call that broke after it had begun: its service was there a moment ago, so it is being restarted."""
+RESTARTING = ("CONNECTION_BROKEN", "UNAVAILABLE", "NOT_READY", "SERVER_DRAINING")
+"""Reasons of errors that a restart causes; UNAVAILABLE is gRPC's own."""
 
 
 BROKEN_WORDS = ("Internal error from Core", "RST_STREAM", "Stream removed")
@@ -81,25 +85,33 @@ class Transport:
         *,
         idempotent: bool = True,
         deadline_seconds: float | None = None,
+        on_restart: Callable[[], object] | None = None,
     ) -> AsyncIterator[Any]:
         """Sends one request and yields the responses; no deadline unless given.
 
-        Leaving the iteration early, or cancelling the task that iterates, cancels the call.
+        Leaving the iteration early, or cancelling the task that iterates, cancels the call. A second attempt starts
+        from the first response. Once the caller has seen that one, it would see it twice, so there is none unless
+        `on_restart` tells the caller, who then forgets or skips what it has seen.
         """
         metadata, expiry = self._metadata(), self._expiry(deadline_seconds)
-        retries, has_begun = CALL_RETRIES.start(), False
+        retries, num_responses, farthest = CALL_RETRIES.start(), 0, 0
         while True:
+            num_responses = 0
             call = method(request, timeout=_timeout(expiry), metadata=metadata)
             try:
                 async for response in call:
-                    has_begun = True
+                    num_responses += 1
                     yield response
                 self._budget.succeeded()
                 return
             except grpc.aio.AioRpcError as failure:
-                # A second attempt starts from the first response. Once the caller has seen that one, it would see it
-                # twice; only callers that know a position (`JobCalls._watch`, downloads) can resume.
-                await self._pause_or_raise(failure, retries, expiry, allowed=idempotent and not has_begun)
+                # Patience anew only for one that got farther than before: else what breaks it is in the stream itself.
+                if num_responses > farthest:
+                    retries, farthest = RESTART_RETRIES.start(), num_responses
+                is_allowed = idempotent and (not num_responses or on_restart is not None)
+                await self._pause_or_raise(failure, retries, expiry, allowed=is_allowed)
+                if num_responses and on_restart is not None:
+                    on_restart()
             finally:
                 call.cancel()  # has no effect on a call that has ended
 
@@ -116,14 +128,24 @@ class Transport:
         `messages` is called once per attempt. An exception that it raises cancels the call and reaches the caller.
         """
         metadata, expiry = self._metadata(), self._expiry(deadline_seconds)
-        retries = CALL_RETRIES.start()
+        retries, num_sent, farthest = CALL_RETRIES.start(), 0, 0
+
+        async def counted() -> AsyncIterator[Message]:
+            nonlocal num_sent
+            async for message in messages():
+                yield message
+                num_sent += 1
+
         while True:
+            num_sent = 0
             call = method(timeout=_timeout(expiry), metadata=metadata)
             try:
-                response = await _send(call, messages())
+                response = await _send(call, counted())
                 self._budget.succeeded()
                 return response
             except grpc.aio.AioRpcError as failure:
+                if num_sent > farthest:
+                    retries, farthest = RESTART_RETRIES.start(), num_sent
                 await self._pause_or_raise(failure, retries, expiry, allowed=idempotent)
             finally:
                 # An upload that is neither finished nor cancelled leaves the server waiting for its next message.
@@ -135,7 +157,8 @@ class Transport:
         """Waits until the next attempt is due. Raises the typed error if there must not be one."""
         error = as_error(failure, address=self.address, is_secure=self.is_secure)
         # The budget comes before `allowed`: every UNAVAILABLE counts against it, of calls that are not retried too.
-        may_retry = isinstance(error, Unavailable) and self._budget.failed() and allowed
+        is_restart = retries.policy is RESTART_RETRIES and error.reason in RESTARTING
+        may_retry = isinstance(error, Unavailable) and (self._budget.failed() or is_restart) and allowed
         pause_seconds = retries.next_pause_seconds() if may_retry else None
         # A pause that ends after the deadline would replace this error by a DEADLINE_EXCEEDED that explains nothing.
         if pause_seconds is None or (expiry is not None and time.monotonic() + pause_seconds >= expiry):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -96,6 +97,18 @@ async def test_what_is_wrong_is_said_in_one_sentence(models, tmp_path):
         assert result.stderr.startswith("error: ")
         assert said in result.stderr
         assert result.stderr.count("\n") == 1
+
+
+async def test_the_one_sentence_about_a_certificate_is_all_that_a_terminal_shows(tmp_path: Path, ca: Authority) -> None:
+    pair, other = ca.issue(), Authority(tmp_path / "other", "other")
+    server = Server(ServerConfig(tls_certificate_file=pair.certificate, tls_key_file=pair.key), name="models")
+    await server.start()
+    words = ("-m", "omnialign.cli.main", "models", "list", "--address", server.address, "--ca-file", str(other.file))
+    process = await asyncio.create_subprocess_exec(sys.executable, *words, stderr=asyncio.subprocess.PIPE)
+    _, shown = await process.communicate()
+    await server.stop(0)
+    assert shown.decode().startswith("error: ")
+    assert shown.decode().count("\n") == 1
 
 
 async def test_a_grpcs_address_where_nothing_listens_is_told_at_once():
