@@ -1,6 +1,7 @@
 """What storage engines say, and the typed errors that it becomes."""
 
 import errno
+import socket
 
 import pytest
 from minio.error import InvalidResponseError, S3Error, ServerError
@@ -8,8 +9,9 @@ from urllib3 import HTTPResponse
 from urllib3.exceptions import MaxRetryError, ProtocolError
 
 from omnialign.errors import Aborted, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from omnialign.retry import RetryBudget
 from services.data.errors import as_omnialign_error
-from services.data.objects.s3_client import sdk_error
+from services.data.objects.s3_client import open_http, sdk_error
 
 LANCE = "LanceError(IO): Generic S3 error: Error performing {} https://h/b in 1ms - {}, /x/object_store.rs:1"
 
@@ -70,3 +72,18 @@ def test_failures_of_the_sdk_become_typed_errors_without_its_words(
     assert isinstance(found, kind)
     assert found.reason == reason
     assert "SECRET" not in found.message
+
+
+def test_a_connection_to_a_server_that_vanished_is_given_up_within_25_seconds() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    http = open_http(None, budget=RetryBudget())
+    pool = http.connection_from_host("127.0.0.1", listener.getsockname()[1], scheme="http")
+    connection = pool._get_conn()
+    connection.connect()
+    limits = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+    idle, interval, count, pending_ms = (connection.sock.getsockopt(socket.IPPROTO_TCP, limit) for limit in limits)
+    assert connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert idle + interval * count <= 25
+    assert pending_ms <= 25_000
+    connection.close()
+    listener.close()

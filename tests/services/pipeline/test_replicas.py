@@ -1,5 +1,6 @@
 """When a replica takes the work of others over, and when it leaves them in peace."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -8,6 +9,7 @@ import pytest
 
 from services.alignment.__main__ import AlignmentConfig
 from services.alignment.job import ALIGNMENT
+from services.pipeline.config import PipelineConfig
 from services.pipeline.replicas import ReplicaMonitor, ReplicaStore
 from services.runtime.database import Database
 
@@ -91,3 +93,10 @@ async def test_a_replica_whose_own_heartbeat_fails_is_not_current(parts):
     assert monitor.is_current
     monitor._heartbeat_at -= 60
     assert not monitor.is_current
+
+
+def test_the_work_of_a_replica_that_dies_is_taken_over_within_15_seconds():
+    defaults = {field.name: field.default for field in dataclasses.fields(PipelineConfig)}
+    silence, heartbeat = defaults["silence_seconds"], defaults["heartbeat_seconds"]
+    assert silence + 2 * heartbeat <= 15  # the last heartbeat was just written; a survivor has just looked
+    assert silence >= 4 * heartbeat  # and a few late heartbeats are no death
