@@ -105,6 +105,7 @@ class PodClient:
     def __init__(self, document: PodDocument, *, stop: threading.Event) -> None:
         self._document, self._stop = document, stop
         self._connection = connection_of(document.job, token=str(document.spec.get("token", "")))
+        self._phase = TrainingProgress.PHASE_UNSPECIFIED
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True)
 
@@ -123,7 +124,9 @@ class PodClient:
             async with AsyncClient(str(self._document.spec["data_address"]), **self._connection) as client:
                 await client.download_model(self._document.base_model, folder)
 
+        self._phase = TrainingProgress.PHASE_FETCHING_MODEL
         asyncio.run(self._unless_stopped(_patiently(fetch, seconds=FETCH_SECONDS, what="fetching the base model")))
+        self._phase = TrainingProgress.PHASE_UNSPECIFIED  # from here on the run speaks for itself
 
     def deliver_model(self, folder: Path) -> str:
         """Delivers the finished model and returns its name. Raises the training service's error.
@@ -135,6 +138,7 @@ class PodClient:
             async with AsyncClient(str(self._document.spec["training_address"]), **self._connection) as client:
                 return await client.deliver_model(self._document.job, folder, attempt=self._document.attempt)
 
+        self._phase = TrainingProgress.PHASE_DELIVERING_MODEL
         return asyncio.run(_patiently(deliver, seconds=self._document.deliver_seconds, what="delivering the model"))
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T:
@@ -152,7 +156,7 @@ class PodClient:
         with Client(str(self._document.spec["training_address"]), **self._connection) as client:
             while True:
                 try:
-                    if client.report_progress(self._document.job, TrainingProgress()).stop_requested:
+                    if client.report_progress(self._document.job, TrainingProgress(phase=self._phase)).stop_requested:
                         self._stop.set()
                 except OmnialignError as error:
                     log.debug("a heartbeat was not heard: %s", error)

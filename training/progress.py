@@ -16,7 +16,7 @@ from typing import TextIO
 
 from omnialign.client import Client
 from omnialign.errors import FailedPrecondition, OmnialignError
-from omnialign.v1 import training_service_pb2
+from omnialign.v1.training_service_pb2 import TrainingProgress
 from training.client import connection_of
 from training.spec import Spec
 
@@ -35,7 +35,7 @@ class Progress:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._started_at, self._started_step = time.monotonic(), 0
-        self._message = training_service_pb2.TrainingProgress()
+        self._message = TrainingProgress()
         self._file = _open(spec.output_dir / FILE) if is_main else None
         self._thread = threading.Thread(target=self._report_until_ended, name="progress", daemon=True)
         self.stop_requested = threading.Event()
@@ -45,10 +45,17 @@ class Progress:
         if self._is_main and self._spec.training_address:
             self._thread.start()
 
+    def enter(self, phase: "TrainingProgress.Phase.ValueType", *, read: int = 0, total: int = 0) -> None:
+        """Notes what the run does now; of reading, how many records are read, of how many (0: not known)."""
+        with self._lock:
+            self._message.phase = phase
+            self._message.records_read, self._message.records_total = read, total
+
     def begin(self, *, step: int, total_steps: int) -> None:
         """Notes the step at which training begins; that of the checkpoint in a later attempt."""
         with self._lock:
             self._started_at, self._started_step = time.monotonic(), step
+            self._message.phase = TrainingProgress.PHASE_TRAINING
             self._message.completed_steps, self._message.total_steps = step, total_steps
 
     def note_examples(self, count: int, *, dropped: Mapping[str, int]) -> None:
@@ -90,7 +97,7 @@ class Progress:
 
     def _report(self, client: Client) -> None:
         with self._lock:
-            message = training_service_pb2.TrainingProgress()
+            message = TrainingProgress()
             message.CopyFrom(self._message)
         message.heartbeat_time.GetCurrentTime()
         try:

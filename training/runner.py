@@ -21,6 +21,7 @@ from omnialign.modeling.codecs.vq_models import DECODER_FOLDER
 from omnialign.modeling.model_files import PICKLES
 from omnialign.modeling.model_folder import model_class
 from omnialign.modeling.weights_check import check_weights
+from omnialign.v1.training_service_pb2 import TrainingProgress
 from training import distributed, fused_lm_head, loop, source
 from training.examples import Example, load_examples
 from training.files import replace_folder
@@ -50,9 +51,10 @@ def train(context: loop.RunContext) -> bool:
     hyperparameters = complete(spec.hyperparameters, method=method, num_processes=distributed.world_size())
     adapter = load_adapter(spec.base_model_dir, feature_cache(spec.cache_dir / "features"))
     check_weights(spec.base_model_dir)  # before a trainer exists: under ZeRO-3 it changes how models are made
-    examples = _examples(spec, hyperparameters, method=method, adapter=adapter)
+    examples = _examples(context, hyperparameters, method=method, adapter=adapter)
     dropped = source.dropped(spec, method=method, max_length=hyperparameters.max_length)
     context.progress.note_examples(len(examples), dropped=dropped)
+    context.progress.enter(TrainingProgress.PHASE_LOADING_MODEL)
     tokenizer = loop.tokenizer_of(spec.base_model_dir, pad_id=adapter.pad_id, end_id=adapter.end_id)
     load = partial(load_model, spec.base_model_dir, train_towers=hyperparameters.train_towers)
     media = batch_media(spec, adapter, examples)
@@ -70,12 +72,17 @@ def train(context: loop.RunContext) -> bool:
     if not loop.run(trainer, context):
         return False
     context.watchdog.enter(Phase.SAVE)
+    context.progress.enter(TrainingProgress.PHASE_SAVING_MODEL)
     save_model(trainer, base_dir=spec.base_model_dir, to=spec.model_dir)
     return True
 
 
-def _examples(spec: Spec, hyperparameters: Hyperparameters, *, method: str, adapter: Adapter) -> list[Example]:
+def _examples(
+    context: loop.RunContext, hyperparameters: Hyperparameters, *, method: str, adapter: Adapter
+) -> list[Example]:
     """The same examples on every rank: rank 0 prepares the file, and nodes without it get a copy."""
+    spec, on_read = context.spec, partial(context.progress.enter, TrainingProgress.PHASE_READING_RECORDS)
+    on_read()
     shared = distributed.on_main(
         lambda: source.prepare(
             spec,
@@ -83,6 +90,7 @@ def _examples(spec: Spec, hyperparameters: Hyperparameters, *, method: str, adap
             max_length=hyperparameters.max_length,
             adapter=adapter,
             rows_per_batch=hyperparameters.micro_batch_size or hyperparameters.batch_size // distributed.world_size(),
+            on_read=on_read,
         )
     )
     distributed.share_file(shared)

@@ -11,7 +11,9 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
+from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.content import media_of
 from omnialign.errors import NotFound
@@ -48,7 +50,26 @@ def cache_path(spec: Spec, *, method: str, max_length: int) -> Path:
     return spec.cache_dir / f"examples-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.npz"
 
 
-def prepare(spec: Spec, *, method: str, max_length: int, adapter: Adapter, rows_per_batch: int = 1) -> Path:
+class OnRead(Protocol):
+    """Told how many records are read, and of how many; 0 when that is not known."""
+
+    def __call__(self, *, read: int, total: int) -> None:
+        """Hears it."""
+
+
+def _unheard(*, read: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
+def prepare(
+    spec: Spec,
+    *,
+    method: str,
+    max_length: int,
+    adapter: Adapter,
+    rows_per_batch: int = 1,
+    on_read: OnRead = _unheard,
+) -> Path:
     """Returns the file of examples, which is made unless it exists.
 
     Raises `FailedPrecondition`: NO_EXAMPLES when no record gives one, TOO_MANY_DROPPED when too few do, FEATURES_DIFFER
@@ -59,7 +80,7 @@ def prepare(spec: Spec, *, method: str, max_length: int, adapter: Adapter, rows_
         return path
 
     async def fetch() -> tuple[list[Example], Tally]:
-        return await _fetch_examples(spec, method=method, max_length=max_length, adapter=adapter)
+        return await _fetch_examples(spec, method=method, max_length=max_length, adapter=adapter, on_read=on_read)
 
     found, tally = asyncio.run(retry_while_away(fetch, policy=RETRIES, what="fetching the dataset"))
     for what, counts in (("dropped", tally.dropped), ("media used in part", tally.media_losses)):
@@ -117,11 +138,16 @@ def _client(spec: Spec) -> AsyncClient:
     return AsyncClient(spec.data_address, **connection_of(spec.job, token=spec.token))
 
 
-async def _fetch_examples(spec: Spec, *, method: str, max_length: int, adapter: Adapter) -> tuple[list[Example], Tally]:
+async def _fetch_examples(
+    spec: Spec, *, method: str, max_length: int, adapter: Adapter, on_read: OnRead
+) -> tuple[list[Example], Tally]:
     found: list[Example] = []
-    tally = Tally()
+    tally, read = Tally(), 0
     async with _client(spec) as client:
+        total = await _record_count(client, spec)
         async for chunk in _chunks(client, spec):
+            on_read(read=read, total=total)
+            read += len(chunk)
             contents = [content for r in chunk for content in (r.prompt, *(y.content for y in r.responses))]
             digests = {item.sha256 for item in media_of(contents)}
             media = await _fetch_media(client, digests, folder=media_folder(spec))
@@ -135,6 +161,15 @@ async def _fetch_examples(spec: Spec, *, method: str, max_length: int, adapter: 
                 policy=spec.media_policy,
             )
     return found, tally
+
+
+async def _record_count(client: AsyncClient, spec: Spec) -> int:
+    """Records to read; 0 when only some splits are wanted, whose sizes nobody keeps."""
+    if spec.splits:
+        return 0
+    is_version = names.matches(spec.dataset, names.DATASET_VERSION)
+    version = await client.get_dataset_version(spec.dataset if is_version else f"{spec.dataset}/versions/-")
+    return int(version.record_count)
 
 
 async def _chunks(client: AsyncClient, spec: Spec) -> AsyncIterator[list[record_pb2.Record]]:

@@ -68,6 +68,16 @@ def pairs(job: AlignmentJob) -> str:
     return f"pairs: {p.kept} kept, {p.tied} tied, {p.lost} lost, {p.abstained} abstained, of {p.tried} tried"
 
 
+def held(job: AlignmentJob) -> list[str]:
+    """What its training jobs wait for or do besides their steps, one line each."""
+    return [
+        f"{purpose}: {condition.message} [{condition.reason}]"
+        for stage in job.stages
+        if stage.state == StageStatus.STATE_RUNNING
+        for purpose, condition in sorted(stage.conditions.items())
+    ]
+
+
 def clock(seconds: float) -> str:
     """Seconds as m:ss, or h:mm:ss from one hour on."""
     minutes, rest = divmod(int(seconds), 60)
@@ -142,7 +152,8 @@ def table(job: AlignmentJob, *, message: str = "") -> RenderableType:
         cells = (Text(mark, style=style), Text(name, style=style if mark in "·-" else ""), bar, done, rate(status))
         grid.add_row(*cells, clock(seconds) if seconds else "", quarantined)
     title = Text.assemble((names.id_of(job.name), "bold"), f"  {state(job)}")
-    return Group(title, grid, *(Text(line, style="dim") for line in (pairs(job), message) if line))
+    lines = (pairs(job), *held(job), message)
+    return Group(title, grid, *(Text(line, style="dim") for line in dict.fromkeys(lines) if line))
 
 
 def _completed(status: StageStatus) -> int:

@@ -380,6 +380,27 @@ class StageStatus(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ConditionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _training_service_pb2.TrainingCondition: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _training_service_pb2.TrainingCondition | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STAGE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
@@ -391,6 +412,7 @@ class StageStatus(_message.Message):
     DATASET_FIELD_NUMBER: _builtins.int
     TRAINING_JOBS_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    CONDITIONS_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """`preflight`, `feedback_modeling`, `sample`, `critique`, `refine`, `verify`, `pair`, `optimize`, `evaluate` or
     `report`.
@@ -421,6 +443,10 @@ class StageStatus(_message.Message):
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Latest metrics, such as `loss`."""
 
+    @_builtins.property
+    def conditions(self) -> _containers.MessageMap[_builtins.str, _training_service_pb2.TrainingCondition]:
+        """What its training jobs wait for, or do before and after their steps, by purpose."""
+
     def __init__(
         self,
         *,
@@ -435,10 +461,11 @@ class StageStatus(_message.Message):
         dataset: _builtins.str = ...,
         training_jobs: _abc.Iterable[_builtins.str] | None = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        conditions: _abc.Mapping[_builtins.str, _training_service_pb2.TrainingCondition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "completed", b"completed", "dataset", b"dataset", "elapsed", b"elapsed", "metrics", b"metrics", "quarantined", b"quarantined", "stage", b"stage", "state", b"state", "tokens", b"tokens", "total", b"total", "training_jobs", b"training_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "completed", b"completed", "conditions", b"conditions", "dataset", b"dataset", "elapsed", b"elapsed", "metrics", b"metrics", "quarantined", b"quarantined", "stage", b"stage", "state", b"state", "tokens", b"tokens", "total", b"total", "training_jobs", b"training_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

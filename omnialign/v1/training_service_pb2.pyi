@@ -83,6 +83,7 @@ class TrainingJob(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
+    LAST_EVENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/trainingJobs/{training_job}`. Output only."""
     uid: _builtins.str
@@ -93,6 +94,8 @@ class TrainingJob(_message.Message):
     """Resource name of the trained model version, once SUCCEEDED. Output only."""
     attempt_count: _builtins.int
     """Number of starts, including the first. Output only."""
+    last_event: _builtins.int
+    """Number of its newest event: a watch that resumes after it goes on from this state. Output only."""
     @_builtins.property
     def spec(self) -> Global___TrainingSpec:
         """What the job trains. Immutable."""
@@ -123,7 +126,7 @@ class TrainingJob(_message.Message):
 
     @_builtins.property
     def condition(self) -> Global___TrainingCondition:
-        """What blocks it now; not set while nothing does. Output only."""
+        """What it waits for, or does before and after its steps; not set while it trains. Output only."""
 
     def __init__(
         self,
@@ -141,10 +144,11 @@ class TrainingJob(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         condition: Global___TrainingCondition | None = ...,
+        last_event: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "condition", b"condition", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "log_tail", b"log_tail", "model", b"model", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "condition", b"condition", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "last_event", b"last_event", "log_tail", b"log_tail", "model", b"model", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -152,7 +156,7 @@ Global___TrainingJob: _TypeAlias = TrainingJob  # noqa: Y015
 
 @_typing.final
 class TrainingCondition(_message.Message):
-    """What blocks a queued or running job, in the words of whatever blocks it."""
+    """Why a queued or running job does no steps now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -160,8 +164,9 @@ class TrainingCondition(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """`UNSCHEDULABLE`, `IMAGE_PULL_FAILED`, `QUOTA_EXCEEDED`, `FORBIDDEN`, `EVICTED`, `OOM_KILLED`, `HEARTBEAT_LOST`,
-    `QUEUED_BY_KUEUE`, `CLUSTER_UNAVAILABLE`, ...
+    """What it waits for: `WAITING_FOR_SLOT`, `QUEUED_BY_KUEUE`, `PULLING_IMAGE`, `STARTING`. What it does: the phases of
+    its progress, such as `READING_RECORDS`. What blocks it: `UNSCHEDULABLE`, `IMAGE_PULL_FAILED`, `QUOTA_EXCEEDED`,
+    `FORBIDDEN`, `EVICTED`, `OOM_KILLED`, `HEARTBEAT_LOST`, `CLUSTER_UNAVAILABLE`, ...
     """
     message: _builtins.str
     """One sentence for people."""
@@ -379,6 +384,45 @@ class TrainingProgress(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Phase:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _PhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[TrainingProgress._Phase.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PHASE_UNSPECIFIED: TrainingProgress._Phase.ValueType  # 0
+        """Not set: in a report, no change."""
+        PHASE_FETCHING_MODEL: TrainingProgress._Phase.ValueType  # 1
+        """It fetches the base model to its machine."""
+        PHASE_READING_RECORDS: TrainingProgress._Phase.ValueType  # 2
+        """It reads the records and makes examples of them."""
+        PHASE_LOADING_MODEL: TrainingProgress._Phase.ValueType  # 3
+        """It loads the model."""
+        PHASE_TRAINING: TrainingProgress._Phase.ValueType  # 4
+        """It does steps."""
+        PHASE_SAVING_MODEL: TrainingProgress._Phase.ValueType  # 5
+        """It writes the finished model."""
+        PHASE_DELIVERING_MODEL: TrainingProgress._Phase.ValueType  # 6
+        """It hands the finished model over."""
+
+    class Phase(_Phase, metaclass=_PhaseEnumTypeWrapper):
+        """What a running job does."""
+
+    PHASE_UNSPECIFIED: TrainingProgress.Phase.ValueType  # 0
+    """Not set: in a report, no change."""
+    PHASE_FETCHING_MODEL: TrainingProgress.Phase.ValueType  # 1
+    """It fetches the base model to its machine."""
+    PHASE_READING_RECORDS: TrainingProgress.Phase.ValueType  # 2
+    """It reads the records and makes examples of them."""
+    PHASE_LOADING_MODEL: TrainingProgress.Phase.ValueType  # 3
+    """It loads the model."""
+    PHASE_TRAINING: TrainingProgress.Phase.ValueType  # 4
+    """It does steps."""
+    PHASE_SAVING_MODEL: TrainingProgress.Phase.ValueType  # 5
+    """It writes the finished model."""
+    PHASE_DELIVERING_MODEL: TrainingProgress.Phase.ValueType  # 6
+    """It hands the finished model over."""
+
     @_typing.final
     class MetricsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
@@ -425,6 +469,9 @@ class TrainingProgress(_message.Message):
     ETA_FIELD_NUMBER: _builtins.int
     HEARTBEAT_TIME_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    RECORDS_READ_FIELD_NUMBER: _builtins.int
+    RECORDS_TOTAL_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     completed_steps: _builtins.int
@@ -433,6 +480,12 @@ class TrainingProgress(_message.Message):
     """Optimiser steps planned."""
     tokens: _builtins.int
     """Tokens trained on so far."""
+    phase: Global___TrainingProgress.Phase.ValueType
+    """What it does now."""
+    records_read: _builtins.int
+    """Records read so far."""
+    records_total: _builtins.int
+    """Records to read; 0 while that is not known."""
     examples: _builtins.int
     """Examples that the job trains on."""
     @_builtins.property
@@ -460,12 +513,15 @@ class TrainingProgress(_message.Message):
         eta: _duration_pb2.Duration | None = ...,
         heartbeat_time: _timestamp_pb2.Timestamp | None = ...,
         tokens: _builtins.int = ...,
+        phase: Global___TrainingProgress.Phase.ValueType = ...,
+        records_read: _builtins.int = ...,
+        records_total: _builtins.int = ...,
         examples: _builtins.int = ...,
         dropped: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eta", b"eta", "heartbeat_time", b"heartbeat_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_steps", b"completed_steps", "dropped", b"dropped", "eta", b"eta", "examples", b"examples", "heartbeat_time", b"heartbeat_time", "metrics", b"metrics", "tokens", b"tokens", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_steps", b"completed_steps", "dropped", b"dropped", "eta", b"eta", "examples", b"examples", "heartbeat_time", b"heartbeat_time", "metrics", b"metrics", "phase", b"phase", "records_read", b"records_read", "records_total", b"records_total", "tokens", b"tokens", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

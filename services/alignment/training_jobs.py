@@ -15,6 +15,7 @@ from services.pipeline.service_calls import RETRYABLE, ServiceRetrier
 
 TrainingJob = training_service_pb2.TrainingJob
 TrainingSpec = training_service_pb2.TrainingSpec
+TrainingCondition = training_service_pb2.TrainingCondition
 FINISHED = (TrainingJob.STATE_SUCCEEDED, TrainingJob.STATE_FAILED, TrainingJob.STATE_CANCELLED)
 """States that a training job never leaves."""
 
@@ -118,21 +119,24 @@ class TrainingJobRunner:
     async def _follow(
         self, context: JobContext, name: str, *, request: TrainingRequest, seen: dict[str, TrainingJob], stage: str
     ) -> TrainingJob:
-        last = 0  # number of the newest event seen: the watch resumes after it
         wait = self._retrier.wait(context.uid, SERVICE)
+
+        async def show(job: TrainingJob) -> bool:
+            await wait.progressed()
+            seen[request.purpose] = job
+            await self._update(context.uid, stage, _shows(stage, seen))
+            return job.state in FINISHED
+
         while True:
             try:
-                async for event in context.clients.training.watch_training_job(name, resume_after=last):
-                    last = event.sequence
-                    await wait.progressed()
-                    seen[request.purpose] = event.training_job
-                    await self._update(context.uid, stage, _shows(stage, seen))
-                    if event.training_job.state in FINISHED:
-                        return event.training_job
-                # The stream ended without a final event, as it does when its server drains: look, then watch again.
+                # The job first, then what is new: its whole history would show a job that is far on at step 0 again.
+                # A stream ends without a final event when its server drains: look, then watch again.
                 job = await context.clients.training.get_training_job(name)
-                if job.state in FINISHED:
+                if await show(job):
                     return job
+                async for event in context.clients.training.watch_training_job(name, resume_after=job.last_event):
+                    if await show(event.training_job):
+                        return event.training_job
             except RETRYABLE as error:
                 await wait.after(error)
 
@@ -154,23 +158,29 @@ def _shows(stage: str, seen: dict[str, TrainingJob]) -> Change:
     def change(job: Job) -> str | None:
         status = stage_of(job, stage)
         progress = {purpose: seen[purpose].progress for purpose in sorted(seen)}
-        status.completed = sum(p.completed_steps for p in progress.values())
-        status.total = sum(p.total_steps for p in progress.values())
+        total = sum(p.total_steps for p in progress.values())
+        if total >= status.total:  # after a restart, until all jobs have been seen again, what is known stays
+            status.completed, status.total = sum(p.completed_steps for p in progress.values()), total
         status.tokens = sum(p.tokens for p in progress.values())
         for purpose, p in progress.items():
             for measure, value in p.metrics.items():
                 status.metrics[measure if len(seen) == 1 and stage == OPTIMIZE_STAGE else f"{purpose}/{measure}"] = (
                     value
                 )
-        return " ".join([f"{stage}: step {status.completed} of {status.total}.", *_blocked(seen)])
+        held = {purpose: job.condition for purpose, job in sorted(seen.items()) if job.HasField("condition")}
+        for purpose in [*status.conditions]:
+            del status.conditions[purpose]
+        for purpose, condition in held.items():
+            status.conditions[purpose].CopyFrom(condition)
+        steps = [f"step {status.completed} of {status.total}."] if status.total else []
+        return f"{stage}: " + " ".join([*steps, *(_sentence(purpose, c) for purpose, c in held.items())])
 
     return change
 
 
-def _blocked(seen: dict[str, TrainingJob]) -> list[str]:
-    """A sentence for each training job that cannot go on yet, for example because the cluster is full."""
-    blocked = {purpose: seen[purpose].condition for purpose in sorted(seen) if seen[purpose].HasField("condition")}
-    return [f"{purpose} waits: {c.message.rstrip('.')} [{c.reason}]." for purpose, c in blocked.items() if c.reason]
+def _sentence(purpose: str, condition: TrainingCondition) -> str:
+    """What a training job waits for or does, for example because the cluster is full."""
+    return f"{purpose}: {condition.message.rstrip('.')} [{condition.reason}]."
 
 
 def _not_succeeded(job: TrainingJob) -> FailedPrecondition:

@@ -21,6 +21,7 @@ from omnialign.v1.training_service_pb2 import (
     WatchTrainingJobResponse,
 )
 from services.runtime.limits import Quotas
+from services.training.conditions import note_report
 from services.training.job_directory import check_spec
 from services.training.launcher import token_digest
 from services.training.model_registry import ModelRegistry
@@ -95,7 +96,7 @@ class Jobs:
         return entry.job
 
     async def report(self, name: str, progress: TrainingProgress, *, token: str) -> bool:
-        """Records a report of the job itself; True when it should stop. A report without steps is only a heartbeat.
+        """Records a report of the job itself; True when it should stop. An empty report is only a heartbeat.
 
         Raises `Unauthenticated` without a token and `PermissionDenied` for a token that is not the job's.
         """
@@ -104,9 +105,7 @@ class Jobs:
         def reported(entry: Entry) -> None:
             if entry.job.state in ENDED:
                 return
-            if progress.completed_steps or progress.total_steps:
-                entry.job.progress.CopyFrom(progress)
-            entry.job.progress.heartbeat_time.CopyFrom(now())
+            note_report(entry.job.progress, progress)
             note_running(entry)
 
         entry = await self._store.update(name, reported)

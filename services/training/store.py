@@ -146,7 +146,7 @@ class Store:
                 # The row is locked, so two writers cannot take the same number.
                 count = connection.scalar(sa.select(JOBS.c.num_events).where(JOBS.c.name == name))
                 sequence = int(count or 0) + 1
-                values["num_events"] = sequence
+                values["num_events"] = entry.job.last_event = sequence
                 _add_event(connection, entry.job, sequence=sequence)
             else:
                 values.pop("num_events", None)
@@ -157,14 +157,14 @@ class Store:
 
     async def page(self, parent: str, *, after: Sequence[str], limit: int) -> list[TrainingJob]:
         """Jobs from newest to oldest. `after` is the (created_us, name) of the last one that was seen."""
-        query = sa.select(JOBS.c.message).where(JOBS.c.parent == parent)
+        query = sa.select(JOBS.c.message, JOBS.c.num_events).where(JOBS.c.parent == parent)
         if after:
             created, name = int(after[0]), after[1]
             older = sa.and_(JOBS.c.created_us == created, JOBS.c.name < name)
             query = query.where(sa.or_(JOBS.c.created_us < created, older))
         query = query.order_by(JOBS.c.created_us.desc(), JOBS.c.name.desc()).limit(limit)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [TrainingJob.FromString(row.message) for row in rows]
+        return [_job(row) for row in rows]
 
     async def unfinished_count(self, request: CreateTrainingJobRequest) -> int:
         """How many jobs of the project have not ended; 0 if this request made its job earlier, and so adds none."""
@@ -229,9 +229,15 @@ def _columns(entry: Entry) -> dict[str, object]:
 
 def _entry(row: sa.Row[tuple[object, ...]]) -> Entry:
     return Entry(
-        job=TrainingJob.FromString(row.message),
+        job=_job(row),
         token_digest=row.token_digest,
         pid=row.pid,
         pid_start_time=row.pid_start_time,
         num_crashes=row.num_crashes,
     )
+
+
+def _job(row: sa.Row[tuple[object, ...]]) -> TrainingJob:
+    job = TrainingJob.FromString(row.message)
+    job.last_event = row.num_events
+    return job

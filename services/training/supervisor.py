@@ -15,13 +15,22 @@ from omnialign.errors import Internal, OmnialignError, Unavailable, to_status
 from omnialign.retry import wait_for_event
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.runtime.logs import Recurring
+from services.training.conditions import (
+    STARTING,
+    Condition,
+    note_condition,
+    note_new_attempt,
+    of_running,
+    shows,
+    waiting_for_slot,
+)
 from services.training.config import TrainingConfig
 from services.training.failure_policy import heartbeat_lost, may_restart, not_delivered
 from services.training.jobs import Notifier
 from services.training.launcher import Blocked, Handle, Launcher, MakeToken, Observation, Phase, token_digest
 from services.training.metrics import Metrics
 from services.training.model_registry import ModelRegistry
-from services.training.store import ENDED, Entry, Store, note_running, now, settle
+from services.training.store import ENDED, Entry, Store, note_running, settle
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +105,16 @@ class Supervisor:
         self._metrics.show([entry.job for entry in unfinished])
         if not self._forgot:
             await self._forget(unfinished)
-        for entry in unfinished:
+        for ahead, entry in enumerate(unfinished):
             name, waiting = entry.job.name, entry.job.state == TrainingJob.STATE_QUEUED and not entry.pid
+            if name in self._followers:
+                continue
             # Only a job that was never launched waits for its turn: one that is to be cancelled, or that an earlier
             # service launched, takes no further slot.
-            if name in self._followers or (waiting and len(self._followers) >= self._config.max_running):
+            if waiting and len(self._followers) >= self._config.max_running:
+                turn = waiting_for_slot(ahead=ahead, max_running=self._config.max_running)
+                if not shows(entry.job, turn):
+                    await self._show(name, turn)
                 continue
             self._followers[name] = asyncio.create_task(self._follow(name), name=f"follow {name}")
 
@@ -122,7 +136,7 @@ class Supervisor:
                     if await self._step(name, attempt):
                         return
                 except Blocked as blocked:
-                    await self._show(name, blocked.reason, blocked.message)
+                    await self._show(name, Condition(blocked.reason, blocked.message))
                     pause_seconds = BLOCKED_SECONDS
                 except Unavailable as error:
                     self._rounds.failed(f"observing {name}", error)
@@ -180,7 +194,8 @@ class Supervisor:
             entry.pid, entry.pid_start_time = started.handle.pid, started.handle.start_time
             entry.token_digest = started.token_digest
             entry.job.attempt_count = number
-            entry.job.ClearField("condition")
+            note_new_attempt(entry.job.progress)
+            note_condition(entry, STARTING)
 
         entry = await self._store.update(job.name, begun)
         if number > 1:
@@ -189,7 +204,7 @@ class Supervisor:
 
     async def _watch_over(self, job: TrainingJob, seen: Observation, attempt: AttemptState) -> None:
         """Notes what became of an attempt that goes on; one that is silent for too long has failed."""
-        reason, message = seen.reason, seen.message
+        condition = Condition(seen.reason, seen.message) if seen.reason else STARTING
         if seen.phase is not Phase.RUNNING:
             attempt.running_since = None
         else:
@@ -201,14 +216,13 @@ class Supervisor:
             if silent_seconds > self._config.heartbeat_timeout_seconds:
                 error = heartbeat_lost(self._config.heartbeat_timeout_seconds)
                 attempt.verdict = Observation(Phase.FAILED, error=error)
-            if silent_seconds > SILENCE_SHOWN_SECONDS and not reason:
-                reason = "HEARTBEAT_LOST"
-                message = (
-                    "the job runs but sends no heartbeat; it will be killed after "
-                    f"{self._config.heartbeat_timeout_seconds:g} s of silence"
-                )
-        if (job.condition.reason, job.condition.message) != (reason, message):
-            await self._show(job.name, reason, message)
+            condition = of_running(job.progress)
+            if silent_seconds > SILENCE_SHOWN_SECONDS:
+                limit = f"{self._config.heartbeat_timeout_seconds:g} s of silence"
+                message = f"the job runs but sends no heartbeat; it will be killed after {limit}"
+                condition = Condition("HEARTBEAT_LOST", message)
+        if not shows(job, condition):
+            await self._show(job.name, condition)
 
     async def _note_running(self, job: TrainingJob) -> None:
         if job.state != TrainingJob.STATE_QUEUED and job.HasField("start_time"):
@@ -268,21 +282,11 @@ class Supervisor:
         await self._store.update(job.name, cleared, event=False)
         self._metrics.ended(job.state)
 
-    async def _show(self, name: str, reason: str, message: str) -> None:
-        """Writes what blocks a job, if that changed."""
-        condition = (await self._store.get(name)).job.condition
-        if (condition.reason, condition.message) == (reason, message):
+    async def _show(self, name: str, condition: Condition) -> None:
+        """Writes why a job does no steps, if that changed."""
+        if shows((await self._store.get(name)).job, condition):
             return
-
-        def shown(entry: Entry) -> None:
-            if not reason:
-                entry.job.ClearField("condition")
-            elif entry.job.state not in ENDED:
-                if entry.job.condition.reason != reason:
-                    entry.job.condition.update_time.CopyFrom(now())
-                entry.job.condition.reason, entry.job.condition.message = reason, message
-
-        await self._store.update(name, shown)
+        await self._store.update(name, lambda entry: note_condition(entry, condition))
         self._notifier.notify_all()
 
     async def _tail(self, job: TrainingJob, handle: Handle | None) -> list[str]:

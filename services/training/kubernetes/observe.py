@@ -21,6 +21,7 @@ from omnialign.errors import (
     Unavailable,
     from_status,
 )
+from services.training.conditions import NONE, Condition
 from services.training.failure_policy import died
 from services.training.kubernetes.manifests import CONTAINER, KUEUE_LABEL, READY_ANNOTATION
 from services.training.launcher import Observation, Phase
@@ -57,14 +58,6 @@ class ClusterState:
     events: Sequence[Object] = ()
 
 
-@dataclass(frozen=True)
-class BlockReason:
-    """What blocks a pod or a Job: a reason in UPPER_SNAKE and a sentence."""
-
-    reason: str
-    message: str
-
-
 def observe(state: ClusterState, *, now: datetime, start_seconds: float = 0.0) -> Observation:
     """The phase of the attempt, and what blocks it. It may be blocked for `start_seconds`; 0 means for ever."""
     conditions = _conditions(state.job)
@@ -75,8 +68,10 @@ def observe(state: ClusterState, *, now: datetime, start_seconds: float = 0.0) -
         return Observation(Phase.FAILED, error=error, crashed=crashed)
     block = _block(state)
     if block is None:
-        phase = Phase.RUNNING if _all_run(state) else Phase.WAITING
-        return Observation(phase)
+        if _all_run(state):
+            return Observation(Phase.RUNNING)
+        pull = next(_pulls(state), NONE)
+        return Observation(Phase.WAITING, pull.reason, pull.message)
     if start_seconds and not _suspended(state.job) and _waited_seconds(state.job, now) > start_seconds:
         return Observation(Phase.FAILED, error=_never_started(block, start_seconds))
     return Observation(Phase.WAITING, block.reason, block.message)
@@ -157,24 +152,24 @@ def _verdict(pod: Object) -> tuple[int, str, OmnialignError, bool] | None:
     return 4, finished_at, died(words, last_line=_last_line(ended)), True
 
 
-def _block(state: ClusterState) -> BlockReason | None:
+def _block(state: ClusterState) -> Condition | None:
     """The first thing that blocks the attempt: the queue, then the creation of pods, then the pods themselves."""
     if _suspended(state.job):
         return _queued(state)
     return next(iter([*_creation_blocks(state), *_pod_blocks(state)]), None)
 
 
-def _queued(state: ClusterState) -> BlockReason | None:
+def _queued(state: ClusterState) -> Condition | None:
     metadata = state.job["metadata"]
     queue = metadata.get("labels", {}).get(KUEUE_LABEL)
     if queue:
-        return BlockReason("QUEUED_BY_KUEUE", f"waits in queue {queue} until Kueue starts it")
+        return Condition("QUEUED_BY_KUEUE", f"waits in queue {queue} until Kueue starts it")
     if READY_ANNOTATION in (metadata.get("annotations") or {}):
-        return BlockReason("SUSPENDED", f"somebody suspended the Kubernetes Job {metadata['name']}")
+        return Condition("SUSPENDED", f"somebody suspended the Kubernetes Job {metadata['name']}")
     return None  # this service is about to start it
 
 
-def _creation_blocks(state: ClusterState) -> Iterator[BlockReason]:
+def _creation_blocks(state: ClusterState) -> Iterator[Condition]:
     """Why the Job's controller could not create its pods, if it could not."""
     living = [pod for pod in state.pods if pod.get("status", {}).get("phase") not in ENDED_PHASES]
     done = int(state.job.get("status", {}).get("succeeded") or 0)
@@ -186,14 +181,14 @@ def _creation_blocks(state: ClusterState) -> Iterator[BlockReason]:
     if refused:
         message = str(refused[-1].get("message"))
         if "exceeded quota" in message:
-            yield BlockReason("QUOTA_EXCEEDED", message)
+            yield Condition("QUOTA_EXCEEDED", message)
         elif "forbidden" in message:
-            yield BlockReason("FORBIDDEN", message)
+            yield Condition("FORBIDDEN", message)
         else:
-            yield BlockReason("POD_CREATION_FAILED", message)
+            yield Condition("POD_CREATION_FAILED", message)
 
 
-def _pod_blocks(state: ClusterState) -> Iterator[BlockReason]:
+def _pod_blocks(state: ClusterState) -> Iterator[Condition]:
     """What blocks the pods: first those that should run now, then those that ended and will be replaced."""
     newest: dict[str, Object] = {}
     for pod in sorted(state.pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or "")):
@@ -204,57 +199,66 @@ def _pod_blocks(state: ClusterState) -> Iterator[BlockReason]:
             yield block
 
 
-def _pod_block(pod: Object, events: Sequence[Object]) -> BlockReason | None:
+def _pod_block(pod: Object, events: Sequence[Object]) -> Condition | None:
     status = pod.get("status", {})
     if status.get("phase") == "Succeeded":
         return None
     if _terminated(pod).get("reason") == "OOMKilled":
-        return BlockReason("OOM_KILLED", _out_of_memory(pod).message)
+        return Condition("OOM_KILLED", _out_of_memory(pod).message)
     if (evicted := _evicted(pod)) is not None:
         return evicted
     if status.get("phase") == "Unknown" or status.get("reason") == "NodeLost":
-        return BlockReason("NODE_LOST", f"the node of pod {pod['metadata']['name']} does not answer")
+        return Condition("NODE_LOST", f"the node of pod {pod['metadata']['name']} does not answer")
     if status.get("phase") != "Pending":
         return None
     scheduled = _conditions(pod).get("PodScheduled", {})
     if scheduled.get("status") == "False":
         message = str(scheduled.get("message") or "no node takes the pod")
-        return BlockReason("UNSCHEDULABLE" if scheduled.get("reason") == "Unschedulable" else "NOT_SCHEDULED", message)
+        return Condition("UNSCHEDULABLE" if scheduled.get("reason") == "Unschedulable" else "NOT_SCHEDULED", message)
     return _waiting_block(pod) or _event_block(pod, events)
 
 
-def _waiting_block(pod: Object) -> BlockReason | None:
+def _waiting_block(pod: Object) -> Condition | None:
     status = pod.get("status", {})
     for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
         if reason in IMAGE_REASONS:
-            return BlockReason("IMAGE_PULL_FAILED", f"{reason}: {message or container.get('image')}")
+            return Condition("IMAGE_PULL_FAILED", f"{reason}: {message or container.get('image')}")
         if reason in CONTAINER_REASONS:
-            return BlockReason("CONTAINER_FAILED", f"{reason}: {message}")
+            return Condition("CONTAINER_FAILED", f"{reason}: {message}")
     return None
 
 
-def _event_block(pod: Object, events: Sequence[Object]) -> BlockReason | None:
+def _event_block(pod: Object, events: Sequence[Object]) -> Condition | None:
     """A volume or a network that does not get ready, which only events say."""
     name = pod["metadata"]["name"]
     for event in reversed(events):
         if (event.get("involvedObject") or {}).get("name") == name and event.get("reason") in EVENT_REASONS:
-            return BlockReason(EVENT_REASONS[event["reason"]], str(event.get("message")))
+            return Condition(EVENT_REASONS[event["reason"]], str(event.get("message")))
     return None
 
 
-def _evicted(pod: Object) -> BlockReason | None:
+def _pulls(state: ClusterState) -> Iterator[Condition]:
+    """Images that nodes are pulling, which may take minutes and fails nothing."""
+    for pod in state.pods:
+        name = pod["metadata"]["name"]
+        events = [e for e in state.events if (e.get("involvedObject") or {}).get("name") == name]
+        last = next((e for e in reversed(events) if e.get("reason") in ("Pulling", "Pulled")), None)
+        if pod.get("status", {}).get("phase") == "Pending" and last and last["reason"] == "Pulling":
+            node = pod.get("spec", {}).get("nodeName", "its node")
+            yield Condition("PULLING_IMAGE", f"{node} pulls the image of pod {name}")
+
+
+def _evicted(pod: Object) -> Condition | None:
     """Why a pod was taken from its node through no fault of its own; None if it was not."""
     status, name = pod.get("status", {}), pod["metadata"]["name"]
     target = _conditions(pod).get("DisruptionTarget", {})
     if target.get("status") == "True":
         words = target.get("message") or target.get("reason") or "disrupted"
-        return BlockReason("EVICTED", f"pod {name} was taken from its node ({target.get('reason')}): {words}")
+        return Condition("EVICTED", f"pod {name} was taken from its node ({target.get('reason')}): {words}")
     if status.get("reason") in ("Evicted", "Preempting", "Preempted", "Shutdown", "NodeShutdown", "Terminated"):
-        return BlockReason(
-            "EVICTED", f"pod {name} was taken from its node: {status.get('message') or status['reason']}"
-        )
+        return Condition("EVICTED", f"pod {name} was taken from its node: {status.get('message') or status['reason']}")
     return None
 
 
@@ -281,7 +285,7 @@ def _out_of_memory(pod: Object) -> ResourceExhausted:
     )
 
 
-def _never_started(block: BlockReason, start_seconds: float) -> FailedPrecondition:
+def _never_started(block: Condition, start_seconds: float) -> FailedPrecondition:
     return FailedPrecondition(
         f"the job could not start within {start_seconds:g} s: {block.message}",
         reason=block.reason,

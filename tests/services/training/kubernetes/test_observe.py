@@ -103,6 +103,18 @@ def test_an_old_refusal_says_nothing_of_pods_made_since():
     assert seen(of=job(nodes=2), events=(refusal,)).reason == "QUOTA_EXCEEDED"
 
 
+def test_a_node_that_pulls_the_image_says_so_and_fails_nothing_however_long_it_takes():
+    about = {"metadata": {}, "involvedObject": {"name": "j-0"}}
+    pulling = {**about, "reason": "Pulling", "lastTimestamp": "2026-01-01T00:00:00Z"}
+    pulled = {**about, "reason": "Pulled", "lastTimestamp": "2026-01-01T00:01:00Z"}
+    waits = pod(0, {"phase": "Pending"})
+    began = job(nodes=1)
+    began["status"]["startTime"] = "2025-12-31T00:00:00Z"
+    held = observe(ClusterState(began, [waits], (pulling,)), now=NOW, start_seconds=60.0)
+    assert (held.phase, held.reason) == (Phase.WAITING, "PULLING_IMAGE")
+    assert seen(waits, events=(pulling, pulled)).reason == ""
+
+
 words = st.sampled_from(["", "OOMKilled", "Error", "ErrImagePull", "Evicted", "Unschedulable", "{", '{"status": 3}'])
 states = st.one_of(
     st.builds(
