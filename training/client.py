@@ -106,6 +106,8 @@ class PodClient:
         self._document, self._stop = document, stop
         self._connection = connection_of(document.job, token=str(document.spec.get("token", "")))
         self._phase = TrainingProgress.PHASE_UNSPECIFIED
+        self.is_abandoned = False
+        """Whether `stop` was set because the training service has not answered for too long."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True)
 
@@ -154,14 +156,21 @@ class PodClient:
 
     def _send_heartbeats(self) -> None:
         with Client(str(self._document.spec["training_address"]), **self._connection) as client:
+            heard_at = time.monotonic()
             while True:
                 try:
                     if client.report_progress(self._document.job, TrainingProgress(phase=self._phase)).stop_requested:
                         self._stop.set()
+                    heard_at = time.monotonic()
                 except OmnialignError as error:
                     log.debug("a heartbeat was not heard: %s", error)
+                    if error.reason == "DATABASE_UNAVAILABLE":  # the service is there, and lacks its database
+                        heard_at = time.monotonic()
                 except Exception:
                     log.warning("a heartbeat failed unexpectedly", exc_info=True)
+                if time.monotonic() - heard_at > self._document.abandoned_seconds:
+                    self.is_abandoned = True
+                    self._stop.set()
                 if self._ended.wait(HEARTBEAT_SECONDS):
                     return
 

@@ -97,6 +97,12 @@ def run(document: PodDocument, paths: PodPaths, *, stop: threading.Event) -> Non
         _train(document, paths, node, stop=stop)
         if paths.is_first:
             _deliver(client, paths)
+    except (RunFailed, Stopped) as ended:
+        if client.is_abandoned:
+            # With the code of a final failure: after a mere stop, Kubernetes would start the pod again.
+            tail = ended.tail if isinstance(ended, RunFailed) else []
+            raise RunFailed(EXIT_FAILED, _abandoned(document), tail) from ended
+        raise
     finally:
         client.close()
 
@@ -166,6 +172,15 @@ def _train(document: PodDocument, paths: PodPaths, node: launch.Node, *, stop: t
     if error.reason.endswith("_STALLED"):
         raise RunFailed(EXIT_STALLED, error, tail)
     raise RunFailed(EXIT_FAILED if noted == EXIT_FAILED else EXIT_CRASHED, error, tail)
+
+
+def _abandoned(document: PodDocument) -> Unavailable:
+    seconds = document.abandoned_seconds
+    return Unavailable(
+        f"the training service has not answered for {seconds:g} s, so nobody waits for the model; a checkpoint is left",
+        reason="SERVICE_GONE",
+        metadata={"abandoned_seconds": f"{seconds:g}"},
+    )
 
 
 def _died(code: int, tail: list[str]) -> Internal:

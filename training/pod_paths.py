@@ -36,6 +36,8 @@ class PodDocument:
     """How long the nodes wait for one another."""
     deliver_seconds: float
     """How long delivering the model may take, retries included."""
+    abandoned_seconds: float = 600.0
+    """How long the pod goes on without an answer of the training service."""
     spec: dict[str, Any]
     """The run's spec as `training.spec` reads it, without the folders, which only the pod knows."""
 

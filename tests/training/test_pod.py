@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from omnialign.errors import FailedPrecondition, InvalidArgument, Unavailable
 from omnialign.retry import RetryPolicy
-from training import launch, pod
+from training import client, launch, pod
 from training.client import PodClient, Stopped, connection_of, retry_while_away
-from training.pod import Torchrun
+from training.pod import RunFailed, Torchrun
 from training.pod_paths import PodDocument, PodPaths, read_document
 
 DOCUMENT = PodDocument(
@@ -176,6 +176,14 @@ async def test_a_pod_told_to_stop_stops_waiting_for_a_model():
     stop.set()
     with pytest.raises(Stopped):
         await PodClient(DOCUMENT, stop=stop)._unless_stopped(asyncio.sleep(60))
+
+
+def test_a_pod_whose_service_is_gone_ends_and_kubernetes_does_not_start_it_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "HEARTBEAT_SECONDS", 0.05)
+    left = replace(DOCUMENT, num_nodes=1, num_processes=1, abandoned_seconds=0.2)  # nobody listens at its address
+    with pytest.raises(RunFailed) as caught:
+        pod.run(left, place(tmp_path), stop=threading.Event())
+    assert (caught.value.code, caught.value.error.reason) == (launch.EXIT_FAILED, "SERVICE_GONE")
 
 
 def test_the_output_of_a_run_is_passed_on_and_its_end_is_kept(tmp_path, capsys):

@@ -47,6 +47,7 @@ PATHS = {
     "services": "/api/v1/namespaces/{namespace}/services",
     "secrets": "/api/v1/namespaces/{namespace}/secrets",
     "events": "/api/v1/namespaces/{namespace}/events",
+    "deployments": "/apis/apps/v1/namespaces/{namespace}/deployments",
 }
 
 
@@ -95,6 +96,11 @@ class Cluster:
             await self._call("delete", kind, "DELETE", name=name, body=options)
         except (NotFound, AlreadyExists, Aborted):
             return
+
+    async def scale(self, deployment: str, *, replicas: int) -> None:
+        """Sets how many pods a Deployment has. Raises `NotFound`."""
+        body = {"spec": {"replicas": replicas}}
+        await self._call("patch", "deployments", "PATCH", name=deployment, part="scale", body=body)
 
     async def logs(self, pod: str, *, container: str, tail_lines: int, limit_bytes: int) -> str:
         """The end of a pod's log. Raises `NotFound`, and `InvalidArgument` before its container has started."""

@@ -320,6 +320,7 @@ def _document(plan: Plan) -> PodDocument:
         rendezvous_port=settings.rendezvous_port,
         rendezvous_seconds=float(settings.deadlines.rendezvous_seconds),
         deliver_seconds=float(settings.deadlines.deliver_seconds),
+        abandoned_seconds=float(settings.deadlines.abandoned_seconds),
         spec={
             "job": plan.job.name,
             "token": plan.token,

@@ -57,6 +57,9 @@ class Deadlines:
     """How long a pod has to write a checkpoint after it was told to end."""
     deliver_seconds: int = 3_600
     """How long the finished model may take to be delivered, retries included."""
+    abandoned_seconds: int = 600
+    """How long a job goes on without an answer of the training service. Then it writes a checkpoint and is FAILED
+    (SERVICE_GONE): nobody would take its model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +262,7 @@ def _contradictions(settings: KubernetesSettings) -> Iterator[tuple[str, str]]:
         yield "runAsUser", "must not be 0: job pods never run as root"
     if not 1024 <= settings.rendezvous_port <= 65535:
         yield "rendezvousPort", "must be between 1024 and 65535"
-    for key in ("run_seconds", "rendezvous_seconds", "termination_seconds", "deliver_seconds"):
+    for key in ("run_seconds", "rendezvous_seconds", "termination_seconds", "deliver_seconds", "abandoned_seconds"):
         if getattr(settings.deadlines, key) < 1:
             yield f"deadlines.{key_of(key)}", "must be 1 or more"
     if settings.tls.certificate_key and not settings.tls.key_key:

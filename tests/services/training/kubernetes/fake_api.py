@@ -70,6 +70,7 @@ class FakeApi:
                 app.router.add_patch(f"{path}/{{name}}", self._patch)
                 app.router.add_delete(f"{path}/{{name}}", self._delete)
         app.router.add_get("/api/v1/namespaces/{namespace}/pods/{name}/log", self._log)
+        app.router.add_patch("/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale", self._scale)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         self._site = web.TCPSite(self._runner, self.host, self.port)
@@ -195,6 +196,16 @@ class FakeApi:
             return status(404, "no log")
         lines = str(pod["log"]).splitlines()[-int(request.query["tailLines"]) :]
         return web.Response(text="\n".join(lines))
+
+    async def _scale(self, request: web.Request) -> web.Response:
+        key = "deployments", request.match_info["name"]
+        if key not in self.objects:
+            return status(404, "no such Deployment")
+        merge(self.objects[key], await request.json())
+        if self.objects[key]["spec"]["replicas"] == 0:
+            for pod in [pod for pod in self.of("pods") if pod["metadata"].get("labels") == self.objects[key]["labels"]]:
+                self.remove("pods", pod["metadata"]["name"])
+        return web.json_response(self.objects[key])
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         if request.query.get("watch"):
