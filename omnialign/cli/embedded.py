@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_PORT = 50051
+SMOKE_TEST = "This is a smoke test: it shows that everything works, and its numbers say nothing about the method."
 
 
 def up(
@@ -92,7 +93,7 @@ async def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the data and of all sampling.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the report and the state of the run.")] = Path("omnialign-demo"),
     small: Annotated[
-        bool, typer.Option(help="Use few rows and steps: shows that everything works, not how well.")
+        bool, typer.Option(help="A smoke test of few rows and steps: shows that everything works, not how well.")
     ] = False,
 ) -> None:
     """Align a small all-modality model with language feedback, and show what it learnt.
@@ -100,11 +101,15 @@ async def demo(
     Runs everything in this process, or on a server with --address.
     """
     started = time.monotonic()
+    if small:
+        session.out.say(SMOKE_TEST)
     if session.address:
         numbers = await _run_on_server(session, DemoPlan(seed, small, suffix=time.strftime("-%m%d-%H%M%S")), out)
     else:
         numbers = await _run_in_process(session.out, DemoPlan(seed, small), out)
     await _show(numbers, folder=out, out=session.out)
+    if small:
+        session.out.say(SMOKE_TEST)
     session.out.say(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
 
 

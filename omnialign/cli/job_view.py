@@ -85,6 +85,24 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def time_left(event: Event) -> str:
+    """About how long a running job will still take, as a clock; empty if nothing tells.
+
+    What the pre-flight estimated less what has passed, or what the slowest stage needs at its present pace: the one
+    knows the stages to come, the other knows the machine.
+    """
+    job = event.alignment_job
+    if job.state != AlignmentJob.STATE_RUNNING:
+        return ""
+    passed = (event.event_time.ToMilliseconds() - job.create_time.ToMilliseconds()) / 1000
+    estimates = [job.preflight.estimated_time.ToMilliseconds() / 1000 - passed]
+    for status in job.stages:
+        if status.state == StageStatus.STATE_RUNNING and 0 < status.completed < status.total:
+            pace_seconds = status.elapsed.ToMilliseconds() / 1000 / status.completed
+            estimates.append(pace_seconds * (status.total - status.completed))
+    return clock(max(estimates)) if max(estimates) > 0 else ""
+
+
 def rate(status: StageStatus) -> str:
     """The tokens per second of a stage; empty if it writes none."""
     seconds = status.elapsed.ToNanoseconds() / 1e9
@@ -116,7 +134,10 @@ class _Lines:
         sentence = event.message or state(event.alignment_job)
         wording, now = re.sub(r"\d+", "", sentence), event.event_time.seconds
         if wording != self._said or now >= self._said_at + SECONDS_BETWEEN_SIMILAR_LINES:
-            self._out.say(f"{event.event_time.ToDatetime():%H:%M:%S} {sentence}")
+            left = time_left(event)
+            self._out.say(
+                f"{event.event_time.ToDatetime():%H:%M:%S} {sentence}{f' About {left} left.' if left else ''}"
+            )
             self._said, self._said_at = wording, now
 
 
@@ -128,11 +149,11 @@ class _Table:
 
     def show(self, event: Event) -> None:
         """Redraws the table."""
-        self._update(table(event.alignment_job, message=event.message))  # type: ignore[operator]
+        self._update(table(event.alignment_job, message=event.message, left=time_left(event)))  # type: ignore[operator]
 
 
-def table(job: AlignmentJob, *, message: str = "") -> RenderableType:
-    """The stages of a job as a table for a terminal."""
+def table(job: AlignmentJob, *, message: str = "", left: str = "") -> RenderableType:
+    """The stages of a job as a table for a terminal; `left` is the time left."""
     from rich import box
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -151,7 +172,7 @@ def table(job: AlignmentJob, *, message: str = "") -> RenderableType:
         name = status.stage.replace("_", " ")
         cells = (Text(mark, style=style), Text(name, style=style if mark in "·-" else ""), bar, done, rate(status))
         grid.add_row(*cells, clock(seconds) if seconds else "", quarantined)
-    title = Text.assemble((names.id_of(job.name), "bold"), f"  {state(job)}")
+    title = Text.assemble((names.id_of(job.name), "bold"), f"  {state(job)}{f', about {left} left' if left else ''}")
     lines = (pairs(job), *held(job), message)
     return Group(title, grid, *(Text(line, style="dim") for line in dict.fromkeys(lines) if line))
 

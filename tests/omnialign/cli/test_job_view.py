@@ -22,9 +22,11 @@ def job():
     return made
 
 
-def drawn(job, *, message: str = "") -> str:
+def drawn(job, *, message: str = "", left: str = "") -> str:
     page = io.StringIO()
-    Console(file=page, width=100, force_terminal=True, color_system=None).print(job_view.table(job, message=message))
+    Console(file=page, width=100, force_terminal=True, color_system=None).print(
+        job_view.table(job, message=message, left=left)
+    )
     return page.getvalue()
 
 
@@ -45,6 +47,25 @@ def test_names_with_markup_are_shown_as_they_are(job):
 def test_the_rate_is_tokens_over_the_time_at_work(job):
     assert job_view.rate(job.stages[2]) == "200"
     assert job_view.rate(job.stages[0]) == ""  # no time yet
+
+
+def test_the_time_left_is_the_estimate_less_what_has_passed_or_the_pace_of_the_slowest_stage(job):
+    event = alignment_service_pb2.WatchAlignmentJobResponse(alignment_job=job)
+    event.alignment_job.preflight.estimated_time.FromSeconds(600)
+    event.alignment_job.create_time.FromSeconds(1000)
+    event.event_time.FromSeconds(1100)
+    assert job_view.time_left(event) == "8:20"
+    event.event_time.FromSeconds(1590)  # the stage refine did 400 of 1,000 in 12 s
+    assert job_view.time_left(event) == "0:18"
+    assert "demo  running, about 0:18 left" in drawn(event.alignment_job, left=job_view.time_left(event))
+    event.alignment_job.state = 4
+    assert job_view.time_left(event) == ""
+
+
+def test_a_stage_says_what_its_training_job_waits_for(job):
+    job.stages[3].conditions["feedback"].reason = "READING_RECORDS"
+    job.stages[3].conditions["feedback"].message = "reads its records: 3,000 of 12,000"
+    assert "feedback: reads its records: 3,000 of 12,000 [READING_RECORDS]" in drawn(job)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.9, "1:01"), (3661, "1:01:01")])
