@@ -101,7 +101,7 @@ test-observability: setup ## run every query of dashboards and alerts on a real 
 test-families: setup ## train the real model families for a few steps on two ranks, kill and resume them; minutes
 	$(BIN)/python -m pytest -m families tests/training
 
-test-integration: setup ## run the demo job on PostgreSQL and S3, over TLS with tokens, on two alignment replicas
+test-integration: setup ## run the small demo job on PostgreSQL and S3, over TLS with tokens, on two alignment replicas
 	$(BIN)/python -m pytest -m integration tests/integration
 
 test-chaos: setup ## kill processes during a job, stop its stores, and count what is lost or duplicated
