@@ -26,6 +26,9 @@ Key = tuple[str, str, str]
 NAMESPACED = ("Secret", "ConfigMap", "Service", "ServiceAccount", "PersistentVolumeClaim", "Pod")
 GROUPS: dict[str, dict[str, bool]] = {
     "v1": {"Namespace": False, "Node": False, **dict.fromkeys(NAMESPACED, True)},
+    "admissionregistration.k8s.io/v1": dict.fromkeys(
+        ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"), False
+    ),
     "apps/v1": {"Deployment": True, "ReplicaSet": True, "StatefulSet": True},
     "apiregistration.k8s.io/v1": {"APIService": False},
     "autoscaling/v2": {"HorizontalPodAutoscaler": True},

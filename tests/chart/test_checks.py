@@ -1,12 +1,14 @@
 """An installation that cannot work is refused before anything is made, with a sentence for each reason."""
 
 import base64
+import ipaddress
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
 
 from tests.chart import rendering
 from tests.chart.api_server import Object, cluster
@@ -61,6 +63,8 @@ def problems(done: Any) -> list[str]:
     [
         ("postgresql.host=", "There is no database"),
         ("postgresql.existingSecret=", "The database has no credentials"),
+        ("postgresql.sslMode=verify-ca", "There is no authority to check the database with"),
+        ("gateway.service.nodeAddresses={192.0.2.1}", "`gateway.service.nodeAddresses` are of a NodePort"),
         ("s3.bucket=", "There is no object store"),
         ("s3.existingSecret=", "The object store has no credentials"),
         ("tls.existingSecret=", "There is no certificate"),
@@ -210,3 +214,22 @@ def test_notes_tell_the_next_command(render: Render, tmp_path: Path) -> None:
     assert "omnialign-tls" in notes
     assert "helm test omnialign --namespace omnialign" in notes
     assert "port-forward service/omnialign-gateway" in notes
+    assert "ADDRESS=localhost:50051" in notes and "--address $ADDRESS" in notes
+
+
+def test_notes_name_a_node_that_the_certificate_names(render: Render, tmp_path: Path) -> None:
+    node_address = ("--set", "gateway.service.nodeAddresses={192.0.2.10}")
+    with cluster(tmp_path) as here:
+        done = rendering.helm(
+            *("install", rendering.RELEASE, str(rendering.CHART), "-n", rendering.NAMESPACE, *SERVER),
+            *("-f", str(rendering.values_file("cpu")), "--kubeconfig", here.kubeconfig, *node_address),
+        )
+    assert "export ADDRESS=192.0.2.10:$(kubectl" in done.stdout.split("NOTES:")[1]
+    (secret_of,) = [
+        item
+        for item in rendering.manifests("cpu", *node_address, kind="Secret")
+        if item["metadata"]["name"] == "omnialign-tls"
+    ]
+    certificate = x509.load_pem_x509_certificate(base64.b64decode(secret_of["data"]["tls.crt"]))
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert ipaddress.ip_address("192.0.2.10") in names.get_values_for_type(x509.IPAddress)

@@ -86,3 +86,20 @@ def test_a_later_version_of_the_chart_keeps_selectors(helm: Any, tmp_path: Path)
     (later / "Chart.yaml").write_text(yaml.safe_dump({**chart, "version": "9.0.0", "appVersion": "9.0.0"}))
     run("upgrade", RELEASE, str(later), *CPU)
     assert here.get("Deployment", "omnialign-pool-default")["spec"]["selector"] == before
+
+
+def test_removal_ends_training_jobs_first(helm: Any) -> None:
+    here, run = helm
+    run("install", RELEASE, str(CHART), *CPU)
+    here.done.clear()
+    run("uninstall", RELEASE)
+    made = here.done.index(("made", "Job/omnialign-cleanup"))
+    assert not [name for what, name in here.done[:made] if what != "made"]
+    assert not here.get("Job", "omnialign-cleanup") and not here.get("Role", "omnialign-cleanup")
+
+
+def test_removal_can_go_without_it(helm: Any) -> None:
+    here, run = helm
+    run("install", RELEASE, str(CHART), *CPU)
+    run("uninstall", RELEASE, "--no-hooks")
+    assert not here.get("Deployment", "omnialign-data")

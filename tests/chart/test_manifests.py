@@ -11,6 +11,7 @@ from tests.chart.rendering import SCENARIOS, Manifest, component_of, containers,
 VERSIONS = ("1.33", "1.37")
 OTHER_GROUPS = {"monitoring.coreos.com", "cert-manager.io", "keda.sh", "gateway.networking.k8s.io"}
 """Groups of custom resources, whose schemas Kubernetes does not have."""
+CLUSTER_WIDE = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
 ALLOWED_VOLUMES = {"configMap", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 NAME, INSTANCE, COMPONENT = (f"app.kubernetes.io/{part}" for part in ("name", "instance", "component"))
 
@@ -59,12 +60,13 @@ def violations(spec: Manifest) -> list[str]:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_only_the_training_service_may_talk_to_the_api_server(scenario: str) -> None:
+def test_only_training_and_the_cleanup_after_it_may_talk_to_the_api_server(scenario: str) -> None:
     mounting = [where for where, _, spec in pods(scenario) if spec["automountServiceAccountToken"]]
-    assert [where.split("-")[-1] for where in mounting] == ["training"]
+    assert sorted(where.split("-")[-1] for where in mounting) == ["cleanup", "training"]
     assert not any(account["automountServiceAccountToken"] for account in manifests(scenario, kind="ServiceAccount"))
     bindings = manifests(scenario, kind="RoleBinding")
-    assert [len(bindings), *(subject["name"].split("-")[-1] for subject in bindings[0]["subjects"])] == [1, "training"]
+    subjects = [subject["name"].split("-")[-1] for binding in bindings for subject in binding["subjects"]]
+    assert sorted(subjects) == ["cleanup", "training"]
     assert not manifests(scenario, kind="ClusterRole") + manifests(scenario, kind="ClusterRoleBinding")
 
 
@@ -103,7 +105,8 @@ def test_no_two_objects_have_one_name(scenario: str) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_object_has_labels_and_a_namespace(scenario: str) -> None:
     for item in manifests(scenario):
-        assert item["metadata"]["namespace"] == rendering.NAMESPACE, item["metadata"]["name"]
+        if item["kind"] not in CLUSTER_WIDE:
+            assert item["metadata"]["namespace"] == rendering.NAMESPACE, item["metadata"]["name"]
         assert item["metadata"]["labels"].keys() >= {NAME, INSTANCE, COMPONENT, "helm.sh/chart"}
 
 

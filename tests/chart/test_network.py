@@ -9,6 +9,7 @@ from tests.chart.rendering import SCENARIOS, Manifest, component_of, deployments
 GRPC, HEALTH, METRICS = 50051, 50052, 9090
 RELEASE = {"app.kubernetes.io/name": "omnialign", "app.kubernetes.io/instance": "omnialign"}
 TRAINER = {**RELEASE, "app.kubernetes.io/component": "trainer"}
+TRACING = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tracing"}}}
 STRANGER = {"app": "somebody-else"}
 
 
@@ -67,7 +68,7 @@ def calls(scenario: str) -> set[tuple[str, str]]:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_exactly_the_calls_of_the_code_are_allowed(scenario: str) -> None:
     known = labels(scenario)
-    everyone = set(known) - {"test"}
+    everyone = set(known) - {"test", "cleanup"}
     may = {(a, b) for a in everyone for b in everyone if a != b and allowed(scenario, known[a], known[b], GRPC)}
     assert may == calls(scenario)
 
@@ -119,23 +120,23 @@ def test_external_servers_are_reached_in_their_networks_alone() -> None:
         for item in manifests("external", kind="NetworkPolicy")
         for rule in item["spec"].get("egress", [])
         for peer in rule.get("to", [])
-        if "ipBlock" in peer and item["metadata"]["name"] != "align-training"
+        if "ipBlock" in peer and rule["ports"][0]["port"] not in (53, 443)
     }
-    databases = {(name, 6432, "10.20.0.0/16") for name in ("alignment", "data", "migrate")}
-    assert blocks == {*databases, ("data", 9000, "10.30.0.0/16"), ("pool-default", 443, "10.40.0.0/16")}
+    databases = {(name, 6432, "10.20.0.0/16") for name in ("alignment", "data", "migrate", "training")}
+    assert blocks == {*databases, ("data", 9000, "10.30.0.0/16"), ("pool-default", 8000, "10.40.0.0/16")}
 
 
 def test_pools_reach_their_endpoints_where_these_lie() -> None:
     policy = rendering.named("external", "NetworkPolicy", "align-pool-default")
-    (rule,) = [item for item in policy["spec"]["egress"] if {"port": 8000} in item["ports"]]
-    assert rule["ports"] == [{"port": 443}, {"port": 8000}]
-    assert rule["to"] == [
+    peers = [
         {"ipBlock": {"cidr": "10.40.0.0/16"}},
         {
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "models"}},
             "podSelector": {"matchLabels": {"app": "qwen"}},
         },
     ]
+    for port in (443, 8000):
+        assert {"ports": [{"port": port}], "to": peers} in policy["spec"]["egress"]
 
 
 def test_only_pools_with_endpoints_may_leave_for_them() -> None:
@@ -146,18 +147,49 @@ def test_only_pools_with_endpoints_may_leave_for_them() -> None:
         for rule in item["spec"].get("egress", [])
         if {"port": 8000} in rule.get("ports", [])
     }
-    assert opened == {"pool-asking": {"ports": [{"port": 8000}]}}
+    assert opened == {"pool-asking": {"ports": [{"port": 8000}], "to": [{"ipBlock": {"cidr": "10.1.2.3/32"}}]}}
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        ("http://collector.tracing.svc:4317", TRACING),
+        ("http://c.tracing.svc.cluster.local:4317", TRACING),
+        ("http://10.1.2.3:4317", {"ipBlock": {"cidr": "10.1.2.3/32"}}),
+        ("http://[fd00::1]:4317", {"ipBlock": {"cidr": "fd00::1/128"}}),
+    ],
+)
+def test_an_address_that_says_where_it_is_opens_no_more_than_that(address: str, peer: Manifest) -> None:
+    policy = rendering.named("minimal", "NetworkPolicy", "omnialign-data", "--set", f"tracing.endpoint={address}")
+    assert {"ports": [{"port": 4317}], "to": [peer]} in policy["spec"]["egress"]
+
+
+def test_an_address_outside_is_reached_where_the_operator_says() -> None:
+    values = "tracing.endpoint=https://traces.example.com:4317,networkPolicy.tracingTo[0].ipBlock.cidr=192.0.2.0/24"
+    policy = rendering.named("minimal", "NetworkPolicy", "omnialign-data", "--set", values)
+    assert {"ports": [{"port": 4317}], "to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]} in policy["spec"]["egress"]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_only_training_reaches_the_api_server(scenario: str) -> None:
+def test_names_are_resolved_by_the_clusters_own_servers(scenario: str) -> None:
+    rules = [
+        rule
+        for item in manifests(scenario, kind="NetworkPolicy")
+        for rule in item["spec"].get("egress", [])
+        if {"port": 53, "protocol": "UDP"} in rule.get("ports", [])
+    ]
+    assert rules and all(rule["to"] for rule in rules)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_only_training_and_its_cleanup_reach_the_api_server(scenario: str) -> None:
     reaching = {
         component_of(item["metadata"]["labels"])
         for item in manifests(scenario, kind="NetworkPolicy")
         for rule in item["spec"].get("egress", [])
         if 6443 in [port["port"] for port in rule.get("ports", [])]
     }
-    assert reaching == {"training"}
+    assert reaching == {"training", "cleanup"}
 
 
 def test_policies_can_be_left_out() -> None:

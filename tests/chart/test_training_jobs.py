@@ -11,7 +11,7 @@ import yaml
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.training.kubernetes import manifests as launcher
 from services.training.kubernetes.settings import parse_settings
-from tests.chart.rendering import SCENARIOS, Manifest, containers, deployments, environment, manifests, matches
+from tests.chart.rendering import SCENARIOS, Manifest, containers, deployments, environment, manifests, matches, named
 from tests.chart.test_manifests import VERSIONS, violations
 
 JOB = TrainingJob(name="projects/default/trainingJobs/demo", uid="0f0e0d0c-0b0a-0908-0706-050403020100")
@@ -95,7 +95,7 @@ def test_prometheus_finds_the_pods_of_jobs() -> None:
 
 
 def test_the_service_may_do_what_its_client_does_and_no_more() -> None:
-    (role,) = manifests("minimal", kind="Role")
+    role = named("minimal", "Role", "omnialign-training")
     rights = {(name, verb) for rule in role["rules"] for name in rule["resources"] for verb in rule["verbs"]}
     text = "\n".join(path.read_text() for path in Path(launcher.__file__).parent.glob("*.py"))
     used = {

@@ -50,6 +50,9 @@ error. What only the cluster knows (Secrets, storage classes, GPUs, CRDs) is ask
 {{- if not $v.postgresql.existingSecret }}
 - "The database has no credentials: set `postgresql.existingSecret`."
 {{- end }}
+{{- if and (eq $v.postgresql.sslMode "verify-ca") (not $v.postgresql.caSecret.name) }}
+- "There is no authority to check the database with: set `postgresql.caSecret.name`, or `postgresql.sslMode` to verify-full."
+{{- end }}
 {{- end }}
 {{- if not $v.s3.bundled.enabled }}
 {{- if or (not $v.s3.endpoint) (not $v.s3.bucket) }}
@@ -76,6 +79,9 @@ error. What only the cluster knows (Secrets, storage classes, GPUs, CRDs) is ask
 {{- end }}
 {{- if and $v.auth.oidc.issuer (not $v.auth.oidc.audience) }}
 - "An OIDC issuer needs an audience: set `auth.oidc.audience`."
+{{- end }}
+{{- if and $v.gateway.service.nodeAddresses (ne $v.gateway.service.type "NodePort") }}
+- "`gateway.service.nodeAddresses` are of a NodePort: set `gateway.service.type` to NodePort, or leave them empty."
 {{- end }}
 {{- if and $v.gateway.ingress.enabled (not $v.gateway.ingress.host) }}
 - "The Ingress has no host: set `gateway.ingress.host`."

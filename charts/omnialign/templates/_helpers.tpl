@@ -79,7 +79,7 @@ labels:
 - {{ $name }}.{{ $.Release.Namespace }}.svc
 - {{ $name }}.{{ $.Release.Namespace }}.svc.{{ $.Values.clusterDomain }}
 {{- end }}
-{{- range .Values.tls.extraNames }}
+{{- range concat .Values.tls.extraNames .Values.gateway.service.nodeAddresses | uniq }}
 - {{ . | quote }}
 {{- end }}
 {{- end }}

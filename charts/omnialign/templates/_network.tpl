@@ -25,6 +25,42 @@ Who may talk to whom, from the table of components: a pod takes calls from those
     - {port: {{ . }}, protocol: UDP}
     - {port: {{ . }}, protocol: TCP}
     {{- end }}
+  {{- with .Values.networkPolicy.dnsTo }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{- define "omnialign.apiServerEgress" -}}
+{{- $api := .Values.networkPolicy.apiServer -}}
+- ports:
+    {{- range $api.ports }}
+    - {port: {{ . }}}
+    {{- end }}
+  to:
+    {{- include "omnialign.blocks" $api | trim | nindent 4 }}
+{{- end }}
+
+{{/* Egress to an address outside the release: `.address` (a URL or host:port), `.to` (peers of a policy that say where it
+     is; if empty, the address itself says so if it can). */}}
+{{- define "omnialign.egressTo" -}}
+{{- $host := regexReplaceAll "^[a-z+]*://" .address "" | regexFind "^[^/]*" | regexFind "^(\\[[^]]*\\]|[^:]*)" | trimAll "[]" -}}
+- ports: [{port: {{ include "omnialign.portOf" .address }}}]
+  {{- if .to }}
+  to:
+    {{- toYaml .to | nindent 4 }}
+  {{- else if regexMatch "^[0-9.]+$" $host }}
+  to:
+    - ipBlock: {cidr: {{ $host }}/32}
+  {{- else if contains ":" $host }}
+  to:
+    - ipBlock: {cidr: "{{ $host }}/128"}
+  {{- else if regexMatch "^[^.]+\\.[^.]+\\.svc(\\.|$)" $host }}
+  to:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: {{ index (splitList "." $host) 1 }}
+  {{- end }}
 {{- end }}
 
 {{/* Addresses outside the cluster as `to`: `.cidrs`. */}}
@@ -105,32 +141,20 @@ spec:
     {{- include "omnialign.objectsEgress" $root | nindent 4 }}
     {{- end }}
     {{- if eq .name "training" }}
-    - ports:
-        {{- range $policy.apiServer.ports }}
-        - {port: {{ . }}}
-        {{- end }}
-      to:
-        {{- include "omnialign.blocks" $policy.apiServer | trim | nindent 8 }}
+    {{- include "omnialign.apiServerEgress" $root | nindent 4 }}
     {{- end }}
     {{- with $root.Values.tracing.endpoint }}
-    - ports: [{port: {{ include "omnialign.portOf" . }}}]
+    {{- include "omnialign.egressTo" (dict "address" . "to" $policy.tracingTo) | nindent 4 }}
     {{- end }}
     {{- if and (has "auth" .component.needs) $root.Values.auth.oidc.issuer }}
-    - ports: [{port: {{ include "omnialign.portOf" $root.Values.auth.oidc.issuer }}}]
+    {{- include "omnialign.egressTo" (dict "address" $root.Values.auth.oidc.issuer "to" $policy.oidcTo) | nindent 4 }}
     {{- end }}
-    {{- if .endpoints }}
-    {{- $ports := list }}
+    {{- $opened := list }}
     {{- range .endpoints }}
-    {{- $ports = append $ports (include "omnialign.portOf" .) }}
+    {{- $opened = append $opened (include "omnialign.egressTo" (dict "address" . "to" $policy.endpointsTo)) }}
     {{- end }}
-    - ports:
-        {{- range $ports | uniq | sortAlpha }}
-        - {port: {{ . }}}
-        {{- end }}
-      {{- with $policy.endpointsTo }}
-      to:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
+    {{- range $opened | uniq }}
+    {{- . | nindent 4 }}
     {{- end }}
     {{- with get $policy.extraEgress (ternary "inference" .name (hasPrefix "pool-" .name)) }}
     {{- toYaml . | nindent 4 }}
@@ -143,9 +167,8 @@ spec:
   to:
     {{- include "omnialign.peers" (dict "root" . "names" (list "postgresql")) | nindent 4 }}
 {{- else -}}
-- ports: [{port: {{ .Values.postgresql.port }}}]
-  to:
-    {{- include "omnialign.blocks" (dict "cidrs" .Values.networkPolicy.postgresqlCidrs) | trim | nindent 4 }}
+{{- $peers := include "omnialign.blocks" (dict "cidrs" .Values.networkPolicy.postgresqlCidrs) | fromYamlArray -}}
+{{- include "omnialign.egressTo" (dict "address" (printf "%s:%d" .Values.postgresql.host (int .Values.postgresql.port)) "to" $peers) }}
 {{- end }}
 {{- end }}
 
@@ -155,8 +178,7 @@ spec:
   to:
     {{- include "omnialign.peers" (dict "root" . "names" (list "s3")) | nindent 4 }}
 {{- else -}}
-- ports: [{port: {{ include "omnialign.portOf" .Values.s3.endpoint }}}]
-  to:
-    {{- include "omnialign.blocks" (dict "cidrs" .Values.networkPolicy.s3Cidrs) | trim | nindent 4 }}
+{{- $peers := include "omnialign.blocks" (dict "cidrs" .Values.networkPolicy.s3Cidrs) | fromYamlArray -}}
+{{- include "omnialign.egressTo" (dict "address" .Values.s3.endpoint "to" $peers) }}
 {{- end }}
 {{- end }}
