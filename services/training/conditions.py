@@ -82,6 +82,10 @@ def note_report(progress: TrainingProgress, report: TrainingProgress) -> None:
     elif report.phase:
         progress.phase = report.phase
         progress.records_read, progress.records_total = report.records_read, report.records_total
+        if report.examples:
+            progress.examples = report.examples
+            progress.ClearField("dropped")
+            progress.dropped.update(report.dropped)
     progress.heartbeat_time.CopyFrom(now())
 
 

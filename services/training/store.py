@@ -164,7 +164,7 @@ class Store:
             query = query.where(sa.or_(JOBS.c.created_us < created, older))
         query = query.order_by(JOBS.c.created_us.desc(), JOBS.c.name.desc()).limit(limit)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [_job(row) for row in rows]
+        return [_job(row.message, last_event=row.num_events) for row in rows]
 
     async def unfinished_count(self, request: CreateTrainingJobRequest) -> int:
         """How many jobs of the project have not ended; 0 if this request made its job earlier, and so adds none."""
@@ -229,7 +229,7 @@ def _columns(entry: Entry) -> dict[str, object]:
 
 def _entry(row: sa.Row[tuple[object, ...]]) -> Entry:
     return Entry(
-        job=_job(row),
+        job=_job(row.message, last_event=row.num_events),
         token_digest=row.token_digest,
         pid=row.pid,
         pid_start_time=row.pid_start_time,
@@ -237,7 +237,7 @@ def _entry(row: sa.Row[tuple[object, ...]]) -> Entry:
     )
 
 
-def _job(row: sa.Row[tuple[object, ...]]) -> TrainingJob:
-    job = TrainingJob.FromString(row.message)
-    job.last_event = row.num_events
+def _job(message: bytes, *, last_event: int) -> TrainingJob:
+    job = TrainingJob.FromString(message)
+    job.last_event = last_event
     return job

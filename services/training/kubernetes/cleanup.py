@@ -34,12 +34,13 @@ class Cleanup:
         """What was there when last looked at."""
 
     async def run(self, *, deployment: str, keep_jobs: bool = False) -> None:
-        """Deletes everything and returns when it is gone; with `keep_jobs`, all but training Jobs."""
+        """Deletes everything, and returns when nothing of it runs; with `keep_jobs`, all but training Jobs."""
         if not keep_jobs:
             await self._stop_service(deployment)
             of_jobs = f"{manifests.MANAGER_LABEL}={manifests.MANAGER},{manifests.INSTANCE_LABEL}={self._instance}"
             await self._delete("jobs", of_jobs)
-            await self._until_gone("pods", of_jobs)
+            for kind in ("jobs", "pods"):
+                await self._until_gone(kind, of_jobs)
         for kind, component in LEFTOVERS:
             await self._delete(kind, self._of(component))
 
@@ -55,7 +56,6 @@ class Cleanup:
             name = item["metadata"]["name"]
             _say(f"deletes {kind.removesuffix('s')} {name}")
             await self._cluster.delete(kind, name, uid=item["metadata"]["uid"])
-        await self._until_gone(kind, labels)
 
     async def _until_gone(self, kind: str, labels: str) -> None:
         while left := [item for item in await self._cluster.list(kind, labels=labels) if not _has_ended(item)]:
