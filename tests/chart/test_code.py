@@ -36,8 +36,12 @@ def program(container: Manifest) -> str:
     return str(container["args"][0])
 
 
+HOOKS = ("services.migrate", "services.training.kubernetes.cleanup")
+"""Programs that run once and serve nothing."""
+
+
 def is_service(container: Manifest) -> bool:
-    return program(container).startswith("services.") and program(container) != "services.migrate"
+    return program(container).startswith("services.") and program(container) not in HOOKS
 
 
 def services(scenario: str) -> list[tuple[str, Manifest, Manifest]]:
