@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from examples.tinyworld import oracle
@@ -24,7 +25,8 @@ from examples.tinyworld.language import Task, phrase, random_task
 from examples.tinyworld.world import MODALITIES, codec
 from omnialign.modeling.answers import SUBTASKS, rubric, write_feedback, write_judgement, write_scores
 from omnialign.modeling.codecs import CodecRange
-from omnialign.modeling.inputs import Pieces, Turn
+from omnialign.modeling.decoding import DecodedMedia
+from omnialign.modeling.inputs import MediaBytes, MediaPolicy, Pieces, Turn
 from omnialign.modeling.prompts import (
     fill,
     render_comparison,
@@ -72,6 +74,12 @@ class CodeBytes:
     def decode(self, codes: Sequence[int]) -> bytes:
         """The codes as bytes."""
         return bytes(codes)
+
+
+def read_codes(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
+    """A medium that is bytes of codes, decoded to its codes."""
+    del policy
+    return DecodedMedia(medium.modality, np.frombuffer(medium.data, dtype=np.uint8))
 
 
 def as_code_bytes(ranges: Sequence[CodecRange]) -> list[CodecRange]:

@@ -19,7 +19,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from examples.tinyworld.corpus import Example, as_code_bytes, example
+from examples.tinyworld.corpus import Example, as_code_bytes, example, read_codes
 from examples.tinyworld.world import CODEC_OPTIONS, codec
 from omnialign.modeling.adapters.token import ASSISTANT, END, PAD, START, USER, TokenAdapter
 from omnialign.modeling.answers import SUBTASKS, rubric
@@ -79,7 +79,7 @@ def code_adapter(folder: Path) -> TokenAdapter:
     """The model's adapter, but with codecs that read bytes of codes instead of files."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     ranges = load_codecs(folder / "codecs.json", tokenizer.token_to_id, tokenizer.get_vocab_size())
-    return TokenAdapter(tokenizer, as_code_bytes(ranges))
+    return TokenAdapter(tokenizer, as_code_bytes(ranges), decoder=read_codes)
 
 
 def build_model(adapter: TokenAdapter, vocabulary: int) -> LlamaForCausalLM:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.codecs import CodecRange, load_codecs
-from omnialign.modeling.decoding import decode
+from omnialign.modeling.decoding import Decoder, decode
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.inputs import (
     NO_BOUNDS,
@@ -45,9 +45,9 @@ class RangeCodec:
 
     can_decode = True
 
-    def __init__(self, entry: CodecRange, revision: str) -> None:
+    def __init__(self, entry: CodecRange, revision: str, decoder: Decoder) -> None:
         self.entry, self.span, self.modality = entry, entry.span, entry.codec.modality
-        self._revision = revision
+        self._revision, self._decoder = revision, decoder
 
     def revision(self, *, answer: bool) -> str:
         """The revision of `codecs.json`, and of the codec's weights if it has any."""
@@ -55,7 +55,7 @@ class RangeCodec:
 
     def encode(self, media: MediaBytes, policy: MediaPolicy, *, answer: bool) -> tuple[list[int], MediaLoss | None]:
         """The span of a medium."""
-        decoded = decode(media, policy)
+        decoded = self._decoder(media, policy)
         codes = self.entry.codec.encode_array(decoded.array, decoded.rate)
         return [self.entry.begin_id, *(self.entry.first_id + code for code in codes), self.entry.end_id], decoded.loss
 
@@ -65,12 +65,18 @@ class RangeCodec:
 
 
 class TokenAdapter:
-    """The adapter of a token model. Build it with `load`."""
+    """The adapter of a token model. Build it with `load`. `decoder` turns media into what the codecs read."""
 
     def __init__(
-        self, tokenizer: Tokenizer, codecs: Sequence[CodecRange], *, revision: str = "", cache: Cache = NO_CACHE
+        self,
+        tokenizer: Tokenizer,
+        codecs: Sequence[CodecRange],
+        *,
+        revision: str = "",
+        cache: Cache = NO_CACHE,
+        decoder: Decoder = decode,
     ) -> None:
-        self._spans = SpanCodecs([RangeCodec(entry, revision) for entry in codecs], cache=cache)
+        self._spans = SpanCodecs([RangeCodec(entry, revision, decoder) for entry in codecs], cache=cache)
         self.media_spans = self._spans.writable
         self.revision = revision
         self._tokenizer = tokenizer
