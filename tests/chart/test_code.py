@@ -221,12 +221,18 @@ def test_the_migration_knows_every_database(scenario: str) -> None:
     assert len(urls) == 1
 
 
+def migration(scenario: str, *arguments: str) -> Manifest:
+    made = manifests(scenario, *arguments, kind="Job")
+    (found,) = [item for item in made if component_of(item["metadata"]["labels"]) == "migrate"]
+    return found
+
+
 def test_the_migration_runs_first_where_there_is_a_database() -> None:
-    (external,) = manifests("external", kind="Job")
+    external = migration("external")
     assert external["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
-    (bundled,) = manifests("cpu", kind="Job")
+    bundled = migration("cpu")
     assert "annotations" not in bundled["metadata"]
-    (changed,) = manifests("cpu", "--set", "images.service.tag=0.2.0", kind="Job")
+    changed = migration("cpu", "--set", "images.service.tag=0.2.0")
     assert changed["metadata"]["name"] != bundled["metadata"]["name"]
 
 
