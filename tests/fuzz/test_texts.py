@@ -34,8 +34,10 @@ async def test_page_tokens(client: AsyncClient, address: str) -> None:
                 await data.ListDatasets(pb.ListDatasetsRequest(parent=parent, page_size=2, page_token=changed))
             except grpc.aio.AioRpcError as error:
                 assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, error
+                raise InvalidArgument(error.details() or "", reason="PAGE_TOKEN_INVALID") from error
 
-        await Campaign("page-tokens").run(make, run)
+        campaign = await Campaign("page-tokens").run(make, run)
+        assert campaign.outcomes["PAGE_TOKEN_INVALID"], "no token was refused: the campaign tries nothing"
 
 
 async def test_answers_of_judges() -> None:
