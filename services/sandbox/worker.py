@@ -12,12 +12,13 @@ A task is a function named by module, its arguments, and its limits:
 import importlib
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pickle import UnpicklingError
-from types import GeneratorType
+from types import GeneratorType, ModuleType
 from typing import Any
 
 from omnialign.errors import Internal, OmnialignError
@@ -53,7 +54,8 @@ class Worker:
         context.set_forkserver_preload(sorted(_preloaded))
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), name="omnialign-sandbox", daemon=True)
-        self._process.start()
+        with _without_main():
+            self._process.start()
         theirs.close()
         self.started_seconds = 0.0
         """When the current task or item began, on the monotonic clock."""
@@ -121,6 +123,17 @@ class Worker:
             self._process.kill()
             self._process.join()
         return self._process.exitcode
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hides the program's main module, which a child would import first: that of a service imports all of it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def serve(connection: Connection) -> None:
