@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 import yaml
 
-from tests.chart.rendering import Manifest, containers, manifests, named, pods
+from tests.chart.rendering import Manifest, component_of, containers, manifests, named, pods
 
 UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 MAX_CORES, MAX_BYTES = 1.5, 12 * 2**30
@@ -19,15 +19,18 @@ def amount(quantity: str | int) -> float:
 
 
 def requested(scenario: str) -> Manifest:
-    """What all pods of a scenario request together: replicas, a training job, the migration and both tests."""
+    """What all pods of a scenario request together: replicas, a training job, the migration and both tests.
+
+    Not the cleanup, which runs when the others end.
+    """
     total: dict[str, float] = defaultdict(float)
     replicas = {
         f"{item['kind']}/{item['metadata']['name']}": item["spec"].get("replicas", 1)
         for item in manifests(scenario)
         if "spec" in item
     }
-    for where, _, spec in pods(scenario):
-        for container in containers(spec):
+    for where, labels, spec in pods(scenario):
+        for container in containers(spec) if component_of(labels) != "cleanup" else ():
             for resource, quantity in container["resources"]["requests"].items():
                 total[resource] += amount(quantity) * replicas.get(where, 1)
     config = named(scenario, "ConfigMap", "omnialign-training-jobs")["data"]["settings.yaml"]
