@@ -45,15 +45,15 @@ class SandboxMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.deaths = Counter(
-            "omnialign_sandbox_deaths",
-            "Child processes that ended in the middle of a task, by task.",
-            ["task"],
+            "omnialign_sandbox_deaths_total",
+            "Child processes that ended in the middle of an operation.",
+            ["operation"],
             registry=registry,
         )
         self.seconds = Histogram(
             "omnialign_sandbox_task_duration_seconds",
             "Time of a task in a child process, without the wait for one.",
-            ["task"],
+            ["operation"],
             buckets=TASK_SECONDS,
             registry=registry,
         )
