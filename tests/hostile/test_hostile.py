@@ -5,6 +5,7 @@ The stack is a process of its own with the real data and alignment services; a j
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -40,6 +41,7 @@ async def stack(tmp_path: Path) -> AsyncIterator[StackProcess]:
         found.kill()
 
 
+@functools.cache
 def attacks() -> dict[str, Attack]:
     """Every hostile file and call, by what is hostile about it."""
     found: dict[str, Attack] = {}

@@ -40,6 +40,14 @@ def test_a_dictionary_that_grows_out_of_all_proportion_is_refused(tmp_path: Path
     assert refused(tmp_path / "bomb.parquet") == "SOURCE_EXPANDS"
 
 
+def test_rows_that_all_refer_to_one_long_value_are_refused_once_they_have_grown(tmp_path: Path) -> None:
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 60, pa.int32()), pa.array(["a" * (2 * MIB)]))
+    pq.write_table(pa.table({"prompt": column}), tmp_path / "shared.parquet", compression="zstd")
+    with pytest.raises(InvalidArgument, match="in the rows") as caught:
+        list(read_table(tmp_path / "shared.parquet"))
+    assert caught.value.reason == "SOURCE_EXPANDS"
+
+
 def test_a_list_that_grows_out_of_all_proportion_is_refused(tmp_path: Path) -> None:
     silence = pa.array([np.zeros(9 * MIB, np.int8)], pa.list_(pa.int8()))
     pq.write_table(pa.table({"array": silence}), tmp_path / "list.parquet", compression="zstd")
