@@ -77,7 +77,7 @@ def read_outlines(path: Path) -> Iterator[dict[str, Any]]:
 def _read(path: Path, *, narrow: bool) -> Iterator[pa.RecordBatch]:
     """`_batches`, and what the rows grow to is measured too: each may refer to the same long value of a dictionary."""
     grown_bytes, packed_bytes = 0, path.stat().st_size
-    for batch in _batches(path, narrow=narrow):
+    for batch in map(_without_dictionaries, _batches(path, narrow=narrow)):
         grown_bytes += batch.nbytes
         _check_expansion(path, "the rows", grown_bytes, packed_bytes)
         yield batch
@@ -96,6 +96,11 @@ def _batches(path: Path, *, narrow: bool) -> Iterator[pa.RecordBatch]:
             yield from file.iter_batches(batch_size=rows, columns=wanted, use_threads=False)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise malformed(path, str(error)) from error
+
+
+def _without_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
+    columns = [column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _arrow(path: Path) -> Iterator[pa.RecordBatch]:
