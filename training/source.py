@@ -16,7 +16,7 @@ from typing import Protocol
 from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.content import media_of
-from omnialign.errors import NotFound
+from omnialign.errors import NotFound, PermissionDenied
 from omnialign.modeling.adapters import Adapter
 from omnialign.retry import RetryPolicy
 from omnialign.v1 import record_pb2
@@ -164,11 +164,17 @@ async def _fetch_examples(
 
 
 async def _record_count(client: AsyncClient, spec: Spec) -> int:
-    """Records to read; 0 when only some splits are wanted, whose sizes nobody keeps."""
+    """Records to read; 0 if that is not known.
+
+    Nobody keeps the sizes of splits, a dataset may have no version yet, and a job's own token reads records alone.
+    """
     if spec.splits:
         return 0
     is_version = names.matches(spec.dataset, names.DATASET_VERSION)
-    version = await client.get_dataset_version(spec.dataset if is_version else f"{spec.dataset}/versions/-")
+    try:
+        version = await client.get_dataset_version(spec.dataset if is_version else f"{spec.dataset}/versions/-")
+    except (NotFound, PermissionDenied):
+        return 0
     return int(version.record_count)
 
 

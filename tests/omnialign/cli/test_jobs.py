@@ -64,10 +64,9 @@ def test_watching_prints_a_line_per_event_when_piped(run, specification):
     result = run("jobs", "submit", specification, "--id", "watched", "--watch")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert [line.split(" ", 1)[1] for line in lines if "sampling began" in line or "over" in line] == [
-        "sampling began",
-        "it is over",
-    ]
+    events = [line.split(" ", 1)[1] for line in lines if "sampling began" in line or "over" in line]
+    assert events[0].startswith("sampling began About 0:0")  # the time left
+    assert events[1:] == ["it is over"]
     assert "pairs: 3 kept, 0 tied, 1 lost, 0 abstained, of 4 tried" in lines[-1]
 
 
@@ -107,7 +106,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(run, server, specificat
     words = [sys.executable, "-c", "from omnialign.cli.main import main; main()", "jobs", "watch", "slow"]
     watching = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
     try:
-        assert watching.stdout.readline().endswith("sampling began\n")
+        assert " sampling began" in watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
         _, errors = watching.communicate(timeout=20)
     finally:

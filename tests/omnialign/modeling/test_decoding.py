@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from omnialign.media import MediaError, write_audio, write_image, write_video
+from omnialign.modeling import decoding
 from omnialign.modeling.decoding import DecodedMedia, decode
 from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy
 from omnialign.modeling.streams import sample_times
@@ -27,6 +28,12 @@ CODECS = [("mp4", "libx264"), ("matroska", "libx264"), ("webm", "libvpx"), ("web
 
 def look(modality: int, data: bytes, policy: MediaPolicy = NO_BOUNDS) -> DecodedMedia:
     return decode(MediaBytes(modality, data), policy)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox that another test holds open would decode instead, out of the reach of these tests' settings."""
+    monkeypatch.setattr(decoding, "_decoder", None)
 
 
 def refusal(modality: int, data: bytes, policy: MediaPolicy = NO_BOUNDS) -> MediaError:

@@ -244,7 +244,7 @@ def test_an_unknown_architecture_and_a_broken_processor_are_refused(root, tmp_pa
     path = tmp_path / "copy" / "processor_config.json"
     good = path.read_text()
     path.write_text("{")
-    assert refusal(tmp_path / "copy").reason == "PROCESSOR_UNSUPPORTED"
+    assert refusal(tmp_path / "copy").reason == "MODEL_CONFIG_INVALID"
     path.write_text(good)
     (tmp_path / "copy" / "config.json").write_text(json.dumps({"model_type": "no_such_model"}))
     assert refusal(tmp_path / "copy").reason == "MODEL_CONFIG_INVALID"

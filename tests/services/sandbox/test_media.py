@@ -19,15 +19,22 @@ from services.sandbox.pool import Sandbox
 IMAGE, AUDIO, VIDEO = content_pb2.MODALITY_IMAGE, content_pb2.MODALITY_AUDIO, content_pb2.MODALITY_VIDEO
 
 
+@pytest.fixture(autouse=True)
+def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests of this process may hold the shared sandbox open."""
+    monkeypatch.setattr(media, "_shared", None)
+    monkeypatch.setattr(media, "_num_users", 0)
+
+
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     with open_sandbox() as found:
         yield found
 
 
-def picture() -> MediaBytes:
+def picture(side: int = 300) -> MediaBytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.arange(300 * 400 * 3).reshape(300, 400, 3).astype(np.uint8)).save(buffer, "PNG")
+    Image.fromarray(np.arange(side * side * 3).reshape(side, side, 3).astype(np.uint8)).save(buffer, "PNG")
     return MediaBytes(IMAGE, buffer.getvalue())
 
 
@@ -54,9 +61,9 @@ def test_media_that_do_not_decode_give_the_same_error() -> None:
 
 @pytest.mark.usefixtures("sandbox")
 def test_a_medium_that_ends_its_decoder_has_a_reason_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(media.LIMITS, IMAGE, Limits(wall_seconds=0))  # type: ignore[arg-type]
+    monkeypatch.setitem(media.LIMITS, IMAGE, Limits(memory_bytes=0))  # type: ignore[arg-type]
     with pytest.raises(MediaError) as refused:
-        decoding.decode(picture(), NO_BOUNDS)
+        decoding.decode(picture(2000), NO_BOUNDS)
     assert refused.value.reason == "MEDIA_KILLED_DECODER"
 
 
@@ -64,6 +71,6 @@ def test_services_of_one_process_share_a_sandbox_until_the_last_one_closes_it() 
     with open_sandbox() as first:
         with open_sandbox() as second:
             assert second is first
-        assert decoding.decode(picture(), NO_BOUNDS).array.shape == (300, 400, 3)
+        assert decoding.decode(picture(), NO_BOUNDS).array.shape == (300, 300, 3)
     with open_sandbox() as third:
         assert third is not first

@@ -21,7 +21,7 @@ def test_a_good_folder_is_summarised() -> None:
 
 
 def test_a_folder_that_costs_too_much_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "LIMITS", Limits(wall_seconds=0))
+    monkeypatch.setattr(models, "LIMITS", Limits(memory_bytes=0))
     with open_sandbox(), pytest.raises(InvalidArgument, match="base cannot be read safely") as refused:
         first_look(MODEL, name="base")
     assert refused.value.reason == "MODEL_TOO_COSTLY_TO_READ"
