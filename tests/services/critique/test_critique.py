@@ -84,9 +84,7 @@ async def test_a_request_without_sampling_is_greedy(client, model):
 
 async def test_the_subtask_chooses_the_rubric(client, model):
     (found,) = await criticise(client, model, [item("a", dimensions=(), subtask="t2i")])
-    assert (
-        found.abstention.reason == "ANSWER_UNPARSABLE"
-    )  # it scores the dimensions of text, and none but the rubric's count
+    assert found.abstention.reason == "ANSWER_UNPARSABLE"  # it scores other dimensions than the rubric's
     assert "aesthetics" in rubric("t2i")
     (unknown,) = await criticise(client, model, [item("a", dimensions=(), subtask="t2x")])
     assert from_status(unknown.error).reason == "SUBTASK_UNKNOWN"
