@@ -46,6 +46,6 @@ def _spec(seed: int, *, dataset: str, base_model: str) -> dict[str, Any]:
             "beta": 0.3,
             "sft_weight": 5.0,
         },
-        "distribution": {"num_processes": 2, "zero_stage": 2, "precision": "bf16"},
+        "distribution": {"num_processes": 2, "zero_stage": 2, "precision": "fp32"},
         "checkers": ["tinyworld"],
     }
