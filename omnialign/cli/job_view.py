@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -144,12 +144,12 @@ class _Lines:
 class _Table:
     """A live table: all stages with progress bars, the pairs, and the latest message."""
 
-    def __init__(self, update: object) -> None:
+    def __init__(self, update: Callable[[RenderableType], object]) -> None:
         self._update = update
 
     def show(self, event: Event) -> None:
         """Redraws the table."""
-        self._update(table(event.alignment_job, message=event.message, left=time_left(event)))  # type: ignore[operator]
+        self._update(table(event.alignment_job, message=event.message, left=time_left(event)))
 
 
 def table(job: AlignmentJob, *, message: str = "", left: str = "") -> RenderableType:

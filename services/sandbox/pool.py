@@ -93,7 +93,8 @@ class Sandbox:
         SANDBOX_BUSY or SANDBOX_CLOSED.
         """
         with self._task(function, refusal, key, limits or self._limits) as worker:
-            return worker.call(function, args, limits or self._limits)  # type: ignore[no-any-return]
+            result: T = worker.call(function, args, limits or self._limits)
+            return result
 
     async def in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Calls a function that blocks on this sandbox in a thread that is kept for that."""
@@ -193,6 +194,7 @@ class Sandbox:
                         worker.demote()
                         num_slow += 1
                         self._changed.notify_all()
+            # Not a wait on the condition: every task notifies it, and a look at each would cost more than it finds.
             time.sleep(WATCH_SECONDS)
 
     def _remember_death(self, key: str) -> None:
