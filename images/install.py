@@ -129,9 +129,9 @@ def pip_environment() -> dict[str, str]:
 
 
 def requirements(project: dict[str, Any], extras: Iterable[str]) -> Iterator[str]:
-    """The requirement lines of extras, other extras among them resolved; `project` names its own."""
+    """The requirement lines of extras, each once, other extras among them resolved; `project` names its own."""
     groups = project["project"]["optional-dependencies"] | {"project": project["project"]["dependencies"]}
-    waiting, seen = list(extras), set[str]()
+    waiting, seen, named = list(extras), set[str](), set[str]()
     while waiting:
         if (extra := waiting.pop(0)) in seen:
             continue
@@ -139,7 +139,8 @@ def requirements(project: dict[str, Any], extras: Iterable[str]) -> Iterator[str
         for line in groups[extra]:
             if match := _EXTRAS.fullmatch(line):
                 waiting += match["extras"].split(",")
-            else:
+            elif line not in named:
+                named.add(line)
                 yield line
 
 
