@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import services as services  # first of all: it says what gRPC does when a test starts a process
 from tests.postgresql import PostgreSQL
 from tests.s3_server import S3Server
 

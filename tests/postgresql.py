@@ -93,8 +93,9 @@ class PostgreSQL:
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         # Each backend is the leader of its own session.
-        parent = self._process.pid
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        parent, children = self._process.pid, list[str]()
+        with contextlib.suppress(FileNotFoundError):  # it has ended by itself
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         for pid in (parent, *map(int, children)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
