@@ -17,6 +17,7 @@ from omnialign.errors import Internal, OmnialignError
 from training import failures
 from training.launch import EXIT_CRASHED, EXIT_FAILED, EXIT_STOPPED, clear_failure, note_exit, write_failure
 from training.methods import METHODS
+from training.orphan import watch_service
 from training.progress import Progress
 from training.spec import Spec, read_spec
 from training.watchdog import Phase, Watchdog, clocks
@@ -64,6 +65,7 @@ def _train(spec: Spec, *, method: str, is_main: bool) -> bool:
         return True
     progress = Progress(spec, is_main=is_main)
     _stop_on_signal(progress.stop_requested.set)
+    watch_service(stop=progress.stop_requested.set)
     progress.start()
     try:
         return _train_with(spec, progress=progress, method=method)

@@ -31,6 +31,8 @@ EXIT_VARIABLE = "OMNIALIGN_TRAINING_EXIT_FILE"
 """Names a file for the run's exit code, because torchrun turns any but 0 into 1."""
 TERMINATION_BYTES = 4000
 """A little less than the 4096 bytes that Kubernetes keeps of a termination message."""
+SERVICE_VARIABLE = "OMNIALIGN_TRAINING_SERVICE_PROCESS"
+"""Holds the id of the service's process, without which the run is not to go on."""
 MESSAGE_CHARACTERS, LINE_CHARACTERS = 1000, 300
 
 TLS_VARIABLES = ("OMNIALIGN_PEER_CA_FILE", "OMNIALIGN_PEER_CERTIFICATE_FILE", "OMNIALIGN_PEER_KEY_FILE")

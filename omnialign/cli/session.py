@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from omnialign.errors import OmnialignError
 
 CONNECT_TIMEOUT_SECONDS = 3.0
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+EXIT_ERROR = 1
+EXIT_SIGNALLED = 128
+"""Added to the number of the signal that ended a command, as a shell does."""
 
 
 def _server(text: str, *flags: str, envvar: str | None = None) -> Any:
@@ -112,26 +114,29 @@ def command(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 def run_guarded(call: Callable[[], Awaitable[None]], *, out: Output) -> None:
-    """Runs a coroutine; an error becomes one sentence on stderr and exit status 1, Ctrl-C exit status 130."""
+    """Runs a coroutine; an error becomes one sentence on stderr and exit status 1.
+
+    Ctrl-C and SIGTERM cancel the coroutine, which then ends what it started, and give exit status 130 and 143.
+    """
     import asyncio
 
     from omnialign.errors import OmnialignError
 
-    interrupted = False
+    received: list[signal.Signals] = []
 
     async def body() -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
-        def interrupt() -> None:
-            nonlocal interrupted
-            interrupted = True
-            loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C kills the program at once
+        def interrupt(number: signal.Signals) -> None:
+            received.append(number)
+            loop.remove_signal_handler(number)  # a second one kills the program at once
             if task is not None:
                 task.cancel()
 
         # Instead of asyncio's own handler, which notices a signal that arrives just before the loop waits only later.
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
-            loop.add_signal_handler(signal.SIGINT, interrupt)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, interrupt, number)
         await call()
 
     try:
@@ -139,11 +144,11 @@ def run_guarded(call: Callable[[], Awaitable[None]], *, out: Output) -> None:
     except OmnialignError as error:
         fail(error, out=out)
     except KeyboardInterrupt:
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(EXIT_SIGNALLED + signal.SIGINT) from None
     except asyncio.CancelledError:
-        if not interrupted:
+        if not received:
             raise
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(EXIT_SIGNALLED + received[0]) from None
     except BrokenPipeError:
         sys.stderr.close()  # the reader, such as `head`, has closed the pipe
         raise typer.Exit(0) from None

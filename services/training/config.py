@@ -51,8 +51,8 @@ class TrainingConfig:
     poll_seconds: float = 0.2
     """How often the attempts of jobs are observed."""
     stop_jobs_on_shutdown: bool = True
-    """Whether an orderly shutdown stops the processes; they go on from their checkpoint at the next start. False
-    leaves them running for the next start to adopt."""
+    """Whether the processes end with the service, even if it is killed; they go on from their checkpoint at the next
+    start. False leaves them running for the next start to adopt."""
     metrics_port: int | None = None
     """Port on which rank 0 of a job serves its metrics; unset means none."""
     metrics_host: str = "127.0.0.1"

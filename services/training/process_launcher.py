@@ -129,6 +129,8 @@ class ProcessLauncher:
         environment = launch.environment(os.environ, num_processes=num_processes, num_cpus=self._config.num_cpus)
         if self._config.feature_cache is not None:
             environment[FEATURES_VARIABLE] = str(self._config.feature_cache)
+        if self._config.stop_jobs_on_shutdown:
+            environment[launch.SERVICE_VARIABLE] = str(os.getpid())
         return self._groups.start(
             arguments, uid=job.uid, environment=environment, folder=directory.folder, log=directory.log
         )
