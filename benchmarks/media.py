@@ -5,7 +5,8 @@
 Each stage reads every record's prompt by the adapter of a real architecture (Qwen2.5-Omni with its published processor
 settings; the weights are tiny and never run), on two threads as an engine does. The first four stages share one cache,
 as the services of an engine do; the fifth opens its own on the same folder, as a training job does. CPU time is that of
-the process, all threads, user and system.
+the process and of the children that decode for it, all threads, user and system. All of that decodes in the process
+itself; a further pass of the first stage without a cache decodes in child processes, as services do.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import io
 import json
 import logging
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -28,10 +31,12 @@ from benchmarks.__main__ import RESULTS, write
 from benchmarks.results_page import machine_facts, machine_line
 from omnialign.media import write_audio, write_video
 from omnialign.modeling.adapters import Adapter, load_adapter
+from omnialign.modeling.decoding import decode_here, use_decoder
 from omnialign.modeling.feature_cache import NO_CACHE, Cache, FeatureCache
 from omnialign.modeling.inputs import MediaBytes, MediaPolicy, Pieces, Turn
 from omnialign.modeling.prompts import render_comparison, render_critique, render_refinement, render_response
 from omnialign.v1 import content_pb2, record_pb2
+from services.sandbox.media import SandboxedDecoder, open_sandbox
 from tests.model_factory.families import FAMILIES
 
 POLICY = MediaPolicy(frames_per_second=2.0, max_frames=64, max_pixels=768 * 768, max_audio_seconds=60.0)
@@ -39,6 +44,8 @@ THREADS = 2
 RATE_HZ, SOUND_SECONDS = 44_100, 10
 VIDEO_SECONDS, FRAMES_PER_SECOND = (5, 6, 7, 8, 9, 10), 25
 AIM = 1.3
+SANDBOX_REPEATS = 5
+WHERE = ("process", "children")
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "image_processor": {"size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}},
     "video_processor": {
@@ -112,10 +119,16 @@ def read_all(adapter: Adapter, data: Sequence[bytes], modality: int, stage: Stag
     def read(medium: bytes) -> int:
         return len(adapter.encode(stage((MediaBytes(modality, medium), "What is this?")), POLICY).ids)
 
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), cpu_seconds()
     with ThreadPoolExecutor(THREADS) as threads:
         tokens = sum(threads.map(read, data))
-    return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "tokens": tokens}
+    return {"cpu": cpu_seconds() - cpu, "wall": time.perf_counter() - wall, "tokens": tokens}
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of its children, those that still run among them."""
+    own = psutil.Process()
+    return sum(t.user + t.system for t in (p.cpu_times() for p in (own, *own.children(recursive=True))))
 
 
 def five_stages(model: Path, data: Sequence[bytes], modality: int, folder: Path | None) -> dict[str, dict[str, float]]:
@@ -127,6 +140,24 @@ def five_stages(model: Path, data: Sequence[bytes], modality: int, folder: Path 
         adapter = load_adapter(model, trainer if name == "optimize" else engine)
         found[name] = read_all(adapter, data, modality, stage)
         print(f"  {'cached' if folder else 'plain'} {name}: {found[name]['cpu']:.1f} s CPU", flush=True)
+    return found
+
+
+def in_children(model: Path, data: Sequence[bytes], modality: int) -> dict[str, dict[str, float]]:
+    """The first stage without a cache, decoded in this process and in children, in turn; the medians of each."""
+    stage, rounds = STAGES["sample"], []
+    with open_sandbox() as sandbox:
+        children = SandboxedDecoder(sandbox)
+        for decoder in (decode_here, children) * (SANDBOX_REPEATS + 1):
+            use_decoder(decoder)
+            rounds.append(read_all(load_adapter(model), data, modality, stage))
+    here, there = rounds[2::2], rounds[3::2]  # the first round of each starts the children and touches new memory
+    assert {r["tokens"] for r in rounds} == {here[0]["tokens"]}
+    found = {
+        name: {clock: statistics.median(r[clock] for r in some) for clock in ("cpu", "wall")}
+        for name, some in zip(WHERE, (here, there), strict=True)
+    }
+    print(f"  in the process: {found['process']['cpu']:.1f} s CPU; in children: {found['children']['cpu']:.1f} s")
     return found
 
 
@@ -148,6 +179,7 @@ def compare(model: Path, name: str, count: int, folder: Path) -> dict[str, Any]:
         "cache_megabytes": kept_bytes / 1e6,
         "plain": plain,
         "cached": cached,
+        "sandbox": in_children(model, data, modality),
     }
 
 
@@ -182,6 +214,16 @@ def page(machine: Mapping[str, Any], kinds: Mapping[str, Mapping[str, Any]]) -> 
             t = totals(some, clock)
             cells = f"{t['single']:.1f} | {t['plain']:.1f} | {t['cached']:.1f} | {t['ratio']:.2f}"
             lines.append(f"| {label} | {clock} | {cells} |")
+    lines += [
+        "\nA single pass without the cache, medians of "
+        f"{SANDBOX_REPEATS} in turn, where the media are decoded in the process or in its children:\n",
+        "| media | clock | in the process, s | in children, s | children / process |",
+        "|---|---|---|---|---|",
+    ]
+    for label, some in rows.items():
+        for clock in ("cpu", "wall"):
+            here, there = (sum(kind["sandbox"][where][clock] for kind in some.values()) for where in WHERE)
+            lines.append(f"| {label} | {clock} | {here:.2f} | {there:.2f} | {there / here:.2f} |")
     lines += ["\n| media | files, MB | features in the cache, MB |", "|---|---|---|"]
     lines += [f"| {n} | {kind['megabytes']:.0f} | {kind['cache_megabytes']:.0f} |" for n, kind in kinds.items()]
     return "\n".join(lines) + "\n"

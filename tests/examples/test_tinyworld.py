@@ -34,7 +34,7 @@ def test_every_thing_is_named_and_drawn_like_no_other(kind):
 
 @pytest.mark.parametrize("kind", list(ATTRIBUTES))
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_codecs_bring_any_codes_back_from_real_files(kind, data):
     world_codec = codec(kind)
     size = world_codec.max_units
@@ -44,7 +44,7 @@ def test_codecs_bring_any_codes_back_from_real_files(kind, data):
 
 @pytest.mark.parametrize("subtask", SUBTASKS)
 @given(seed=seeds)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_right_answer_is_fully_correct_and_a_wrong_attribute_is_not(subtask, seed):
     rng = random.Random(seed)
     task = random_task(rng, subtask)
@@ -139,7 +139,7 @@ def test_the_same_seed_writes_the_same_files_and_another_seed_does_not(tmp_path)
 
 
 @given(seed=seeds)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_pretraining_on_codes_sees_the_ids_that_files_give(seed):
     task = random_task(random.Random(seed), random.Random(seed).choice(SUBTASKS))
     answer = faulty_answer(random.Random(seed), task)

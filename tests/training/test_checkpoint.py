@@ -27,7 +27,7 @@ def test_the_newest_is_found_and_only_two_are_kept(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000015"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(name=st.sampled_from(["weights", "inner/optimizer", "manifest.json"]), keep=st.integers(0, 4))
 def test_a_torn_file_makes_a_checkpoint_invisible(tmp_path_factory, name: str, keep: int):
     root = tmp_path_factory.mktemp("checkpoints")

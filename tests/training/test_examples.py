@@ -146,7 +146,7 @@ refs = st.builds(MediaRef, st.binary(min_size=32, max_size=32).map(bytes.hex), s
 made = st.builds(Example, ids, st.lists(ids, min_size=1, max_size=3), st.lists(refs, max_size=3).map(tuple))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(made, max_size=6))
 def test_examples_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, examples: list[Example]):
     path = tmp_path_factory.mktemp("examples") / "examples.npz"
@@ -162,7 +162,7 @@ def test_a_medium_takes_the_room_of_its_digest(tmp_path: Path):
     assert more == 100 * 33
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 400))
 def test_a_damaged_file_is_a_typed_error(tmp_path_factory: pytest.TempPathFactory, kept: int):
     path = tmp_path_factory.mktemp("examples") / "examples.npz"

@@ -21,7 +21,7 @@ from omnialign.media import (
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3))))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_an_image_comes_back_as_it_was(pixels):
     assert (read_image(write_image(pixels)) == pixels).all()
 

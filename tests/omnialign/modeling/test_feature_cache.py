@@ -60,7 +60,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 @given(made=arrays)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_is_kept_comes_back_with_its_types_and_shapes(made: Arrays) -> None:
     with TemporaryDirectory() as folder:
         FeatureCache(Path(folder)).get("key", lambda: made)
@@ -70,7 +70,7 @@ def test_what_is_kept_comes_back_with_its_types_and_shapes(made: Arrays) -> None
 
 
 @given(cut=st.integers(0, 400), flip=st.integers(1, 255), torn=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_torn_or_damaged_file_is_made_again(cut: int, flip: int, torn: bool) -> None:
     with TemporaryDirectory() as folder:
         FeatureCache(Path(folder)).get("key", Maker())

@@ -56,7 +56,7 @@ def test_a_poisoned_codec_is_refused_with_its_reason(folder: Path) -> None:
     assert caught.value.reason == "CODEC_OPTIONS_INVALID"
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(TEXTS[:2]), data=st.data())
 def test_whatever_a_number_is_changed_to_the_error_is_typed(folder: Path, name: str, data: st.DataObject) -> None:
     good = (TINY / name).read_text()

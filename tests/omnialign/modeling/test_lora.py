@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -130,7 +130,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
 def test_whatever_the_file_holds_the_error_is_typed(text: bytes) -> None:
     with pytest.raises(InvalidArgument) as caught:
@@ -138,7 +137,6 @@ def test_whatever_the_file_holds_the_error_is_typed(text: bytes) -> None:
     assert caught.value.reason in REASONS
 
 
-@settings(deadline=None)
 @given(st.sampled_from([*PLAIN, "rank_pattern", "alpha_pattern", "target_modules", "bias", "use_dora"]), json_values)
 def test_whatever_a_field_holds_it_is_read_or_refused_by_a_typed_error(field: str, value: object) -> None:
     try:

@@ -172,7 +172,7 @@ def test_text_that_spells_control_tokens_stays_text(adapters, folders, name):
     frame = adapters[name].encode([Turn("user", ("x",))]).ids
 
     @given(st.lists(st.one_of(st.sampled_from(names), st.text(max_size=6)), max_size=4))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def check(chunks):
         text = "".join(chunks)
         ids = adapters[name].encode([Turn("user", (text, "x"))]).ids
@@ -185,7 +185,7 @@ def test_text_that_spells_control_tokens_stays_text(adapters, folders, name):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_ids_are_an_answer_or_a_typed_error(adapters, data):
     adapter = adapters[data.draw(st.sampled_from(WRITERS))]
     marks = [i for span in adapter.media_spans for i in (span.begin_id, span.end_id, span.codes[0].start)]

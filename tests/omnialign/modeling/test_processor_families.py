@@ -95,7 +95,7 @@ def test_a_batch_has_the_tensors_of_the_stock_batch(root, name):
     check_tensors(adapter.tensors(rows, wanted["input_ids"]), wanted)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(words=WORDS)
 def test_ordinary_text_has_the_ids_of_the_stock_processor(root, words):
     for name in ("qwen2_5_vl", "llava", "qwen2"):
@@ -109,7 +109,7 @@ def controls() -> list[str]:
     return sorted({token for name in READERS for token in _made[name][1]._escaper.controls})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_what_people_write_never_becomes_a_control_token(root, data):
     name = data.draw(st.sampled_from(("qwen2_5_vl", "qwen3_omni_moe", "llava_next", "qwen2")))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
@@ -76,7 +76,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=3),
@@ -94,7 +93,6 @@ def test_whatever_a_header_holds_it_is_read_or_refused(header: Any, body: bytes)
     assert sum(info.end - info.start for info in found.values()) == len(body)
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(WHOLE) - 1), st.integers(0, 255))
 def test_a_changed_byte_is_read_or_refused(place: int, value: int) -> None:
     try:

@@ -35,7 +35,7 @@ def tokenizer(request):
     return TOKENIZERS[request.param]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kind=st.sampled_from(list(TOKENIZERS)), words=WORDS)
 def test_unmarked_text_has_the_tokenizers_own_ids(kind, words):
     tokenizer = TOKENIZERS[kind]
@@ -43,7 +43,7 @@ def test_unmarked_text_has_the_tokenizers_own_ids(kind, words):
     assert [*markup.prefix_ids, *markup.encode("".join(markup.escape([words])))] == tokenizer.encode(words)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kind=st.sampled_from(list(TOKENIZERS)), before=WORDS, behind=WORDS)
 def test_a_spelled_token_is_text_that_reads_the_same(kind, before, behind):
     tokenizer = TOKENIZERS[kind]

@@ -35,7 +35,6 @@ def test_an_answer_with_text_and_media_comes_back(kind):
 
 
 @given(st.lists(st.one_of(st.sampled_from(CONTROL), st.text(max_size=12)), max_size=6))
-@settings(deadline=None)
 def test_text_is_never_a_control_token(chunks):
     text = "".join(chunks)
     ids = ADAPTER.encode([Turn("user", (text,))]).ids
@@ -60,7 +59,7 @@ def test_a_media_span_that_is_not_whole_is_a_typed_error(kind):
 
 
 @given(st.lists(st.integers(0, 676), max_size=60))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_ids_are_an_answer_or_a_typed_error(ids):
     try:
         ADAPTER.decode(ids)

@@ -126,7 +126,7 @@ def test_marks_and_held_out_read_the_labels():
     assert not is_held_out(made(0))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -201,7 +201,6 @@ def test_a_wav_of_unknown_length_is_taken(tmp_path: Path) -> None:
     assert validate(path, LIMITS) == "audio/wav"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_any_bytes_suggest_a_type_of_a_modality_or_none(head: bytes) -> None:
     suggested = sniff(head)

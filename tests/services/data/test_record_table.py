@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lance
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from omnialign.content import content
@@ -86,7 +86,6 @@ def test_shards_are_disjoint_and_complete(tmp_path: Path) -> None:
     assert sorted(one.id for shard in shards for one in shard) == [record(number).id for number in range(200)]
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1, max_size=50))
 def test_the_shard_of_an_id_is_a_number_that_fits(name: str) -> None:
     assert 0 <= shard_hash(name) < 2**63

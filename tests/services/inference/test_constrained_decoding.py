@@ -32,7 +32,7 @@ def written(adapter, logits, rules):
 
 
 @given(seed=st.integers(0, 10_000), favour=st.integers(0, 12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_answer_that_does_not_end_inside_a_span_decodes(adapter, seed, favour):
     (span,) = adapter.media_spans
     size = span.codes[0].stop + 2
@@ -91,7 +91,7 @@ def grammars(draw):
 
 
 @given(grammars(), st.integers(0, 10_000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_whatever_the_grammar_and_the_logits_only_whole_spans_are_written(drawn, seed):
     spans, size = drawn
     logits = torch.randn(150, size, generator=torch.Generator().manual_seed(seed))
@@ -111,7 +111,7 @@ def test_whatever_the_grammar_and_the_logits_only_whole_spans_are_written(drawn,
 
 
 @given(grammars(), st.integers(0, 10_000))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_place_that_catches_up_stands_where_one_does_that_was_told_of_each_token(drawn, seed):
     spans, size = drawn
     ids = torch.randint(0, size, (60,), generator=torch.Generator().manual_seed(seed)).tolist()

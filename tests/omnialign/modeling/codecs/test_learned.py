@@ -98,7 +98,7 @@ def test_fewer_books_are_the_first_of_all_books(root, name):
 
 @pytest.mark.parametrize("name", list(SOUNDS))
 @given(data=st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_any_codes_of_a_sound_are_a_wav_of_its_length(root, name, data):
     codec = sound_codec(root, name)
     frames = data.draw(st.integers(1, 6))
@@ -173,7 +173,6 @@ def test_a_video_is_units_of_four_frames_at_the_codecs_rate(root, frames, rate, 
 
 
 @given(frames=st.integers(1, 300), rate=st.floats(0.5, 60), wanted=st.floats(0.5, 60), most=st.integers(1, 5))
-@settings(deadline=None)
 def test_frames_are_chosen_in_order_and_over_the_whole_video(frames, rate, wanted, most):
     chosen = sample_frames(frames, rate, wanted, 4, (4, 4 * most))
     assert len(chosen) % 4 == 0 and 4 <= len(chosen) <= 4 * most

@@ -1,7 +1,7 @@
 """Reading the sections of language feedback."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.data.importing.columns import FeedbackText, read_feedback_text, read_verdict_text
@@ -9,14 +9,12 @@ from services.data.importing.columns import FeedbackText, read_feedback_text, re
 WORDS = st.text().filter(lambda text: "#" not in text).map(str.strip)
 
 
-@settings(deadline=None)
 @given(critique=WORDS, refinement=WORDS, reason=WORDS)
 def test_what_was_written_in_sections_is_read_back(critique: str, refinement: str, reason: str) -> None:
     text = f"##Critique: {critique}\n##Reason: {reason} ##Refinement: {refinement}\n"
     assert read_feedback_text(text) == FeedbackText(critique=critique, refinement=refinement, reason=reason)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_read_and_text_without_markers_is_critique(text: str) -> None:
     found = read_feedback_text(text)

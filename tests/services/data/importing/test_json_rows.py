@@ -6,7 +6,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from omnialign.errors import InvalidArgument
@@ -20,21 +20,18 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(VALUES, max_size=8), st.integers(1, 40), st.sampled_from([None, 2]), st.booleans())
 def test_a_list_is_read_whatever_the_pieces(values: list[object], piece: int, indent: int | None, plain: bool) -> None:
     text = " \n" + json.dumps(values, indent=indent, ensure_ascii=plain) + "\n"
     assert list(JsonValues(io.StringIO(text), read_characters=piece).values()) == values
 
 
-@settings(deadline=None)
 @given(st.lists(st.dictionaries(st.text(max_size=5), VALUES, max_size=4), max_size=8), st.integers(1, 40))
 def test_objects_one_after_the_other_are_read(values: list[object], piece: int) -> None:
     text = "\n".join(map(json.dumps, values))
     assert list(JsonValues(io.StringIO(text), read_characters=piece).values()) == values
 
 
-@settings(deadline=None)
 @given(st.text(alphabet='[]{}",:1ae \n\\', max_size=40), st.integers(1, 10))
 def test_broken_text_is_an_error_and_never_hangs(text: str, piece: int) -> None:
     try:

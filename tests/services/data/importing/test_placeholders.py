@@ -1,7 +1,7 @@
 """Media stand where the markers of a text say."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from omnialign.v1.content_pb2 import Media
@@ -40,7 +40,6 @@ def test_media_of_an_answer_without_markers_come_last() -> None:
     assert shown("here", 1, media_first=False) == ["here", "#1"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["<image>", "word", "<video>", " ", "\n", "<"])))
 def test_as_many_markers_as_media_are_replaced_in_order(pieces: list[str]) -> None:
     count = pieces.count("<image>")

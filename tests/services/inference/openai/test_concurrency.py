@@ -47,7 +47,7 @@ class LimitMachine(RuleBasedStateMachine):
         assert 1 <= self.limit.value <= self.maximum
 
 
-LimitMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=60, deadline=None)
+LimitMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=60)
 TestLimit = LimitMachine.TestCase
 
 

@@ -25,7 +25,7 @@ def states(rows, columns):
 
 
 @given(st.lists(st.sets(st.integers(0, 7), max_size=3), max_size=6), st.integers(0, 2**16))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_growing_cache_holds_what_the_stock_cache_holds(drops, seed):
     torch.manual_seed(seed)
     ours, stock, rows = new_cache(CONFIG), DynamicCache(config=CONFIG), 8
