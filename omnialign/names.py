@@ -5,8 +5,8 @@ matches the rest of the name, slashes included. Ids become names of folders and 
 and control characters are never ids.
 
 This is the only module that takes names apart. `parse`, `format_name` and `parent_of` are strict and raise for what is
-not a name. `project_of`, `project_name_of`, `id_of`, `unversioned` and `short_name` never raise: they serve code whose
-names have been checked already, and code that must cope with any text, such as the audit log.
+not a name. `project_of`, `project_name_of`, `id_of`, `unversioned`, `short_name` and `shown` never raise: they serve
+code whose names have been checked already, and code that must cope with any text, such as the audit log.
 """
 
 import re
@@ -22,6 +22,8 @@ MODEL = "projects/{project}/models/{model}"
 MODEL_VERSION = "projects/{project}/models/{model}/versions/{version}"
 TRAINING_JOB = "projects/{project}/trainingJobs/{training_job}"
 ALIGNMENT_JOB = "projects/{project}/alignmentJobs/{alignment_job}"
+NEWEST = "-"
+"""The id of the newest version, whichever that is."""
 
 _VARIABLE = re.compile(r"\{(\w+)(=\*\*)?\}")
 _PROJECT_ID = re.compile(r"[a-z][a-z0-9-]{0,61}")
@@ -95,6 +97,11 @@ def short_name(name: str) -> str:
         return name
     # [projects, demo, models, base, versions, 1]: everything after the second collection is one id, slashes included.
     return "/".join([parts[3], *parts[5:]])
+
+
+def shown(name: str) -> str:
+    """A name as a message shows it: the newest version of something, which has no number, as the thing itself."""
+    return unversioned(name) if id_of(name) == NEWEST else name
 
 
 def is_project_id(text: str) -> bool:

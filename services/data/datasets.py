@@ -5,22 +5,23 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from omnialign.errors import Aborted, AlreadyExists, InvalidArgument
-from omnialign.names import DATASET, DATASET_VERSION, PROJECT, parse, unversioned
+from omnialign.names import DATASET, DATASET_VERSION, NEWEST, PROJECT, parse, unversioned
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from omnialign.v1.record_pb2 import Record
 from services.data.config import DataConfig
-from services.data.errors import not_found
+from services.data.errors import not_found, version_not_found
 from services.data.objects import ObjectStore
 from services.data.objects.base import run_in_pool
-from services.data.record_table import CommitRetries, RecordTable, Selection, Snapshot
+from services.data.record_table import CommitRetries, RecordTable, Selection, Snapshot, SnapshotExpired
 from services.data.store import Store, now_us, timestamp
 from services.runtime.limits import Quotas
 
 SAFE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 COMMIT_ATTEMPTS = 5
-NEWEST = "-"
+READ_ATTEMPTS = 4
 QUARANTINE = ".quarantine"
 
 
@@ -143,8 +144,9 @@ class Datasets:
         for _ in range(COMMIT_ATTEMPTS):
             async with self._lock(name):
                 table = self._table(name, uid=await self._require(name))
-                if (version := await self._try_commit(name, table)) is not None:
-                    return version
+                with suppress(SnapshotExpired):
+                    if (version := await self._try_commit(name, table)) is not None:
+                        return version
         raise Aborted(f"Other writers keep committing {name}: try again.", reason="COMMIT_CONFLICT")
 
     async def get_version(self, name: str) -> DatasetVersion:
@@ -166,22 +168,37 @@ class Datasets:
             raise InvalidArgument(message, reason="SHARD_INVALID")
         name = unversioned(source)
         state = None if name == source else (await self._version(source))[0]
-        table = self._table(name, uid=await self._require(name))
-        async for batch in self._read(table, state, selection):
+        async for batch in self._read(name, state, selection):
             yield batch
 
     async def stream_quarantine(self, name: str) -> AsyncIterator[list[Record]]:
         """The quarantined rows of a dataset."""
         table = self._table(name, uid=await self._require(name), suffix=QUARANTINE)
         if await run_in_pool(self._pool, table.find) is not None:
-            async for batch in self._read(table, None, Selection()):
+            async for batch in self._read(name, None, Selection(), suffix=QUARANTINE):
                 yield batch
 
-    async def _read(self, table: RecordTable, state: int | None, selection: Selection) -> AsyncIterator[list[Record]]:
-        snapshot = await run_in_pool(self._pool, table.snapshot, state)
-        batches = snapshot.batches(selection)
-        while (batch := await run_in_pool(self._pool, next, batches, None)) is not None:
-            yield batch
+    async def _read(
+        self, name: str, state: int | None, selection: Selection, *, suffix: str = ""
+    ) -> AsyncIterator[list[Record]]:
+        """The selected records. A head that is cleaned up while it is read goes on as it is by then."""
+        left: Selection | None = selection
+        attempts = 0
+        while left is not None:
+            table = self._table(name, uid=await self._require(name), suffix=suffix)
+            try:
+                snapshot = await run_in_pool(self._pool, table.snapshot, state)
+                batches = snapshot.batches(left)
+                while (batch := await run_in_pool(self._pool, next, batches, None)) is not None:
+                    yield batch
+                    attempts, left = 0, left.after_batch(batch)
+                    if left is None:
+                        return
+                return
+            except SnapshotExpired:
+                attempts += 1
+                if state is not None or attempts == READ_ATTEMPTS:
+                    raise
 
     async def _merge(self, name: str, suffix: str, records: Iterable[Record]) -> tuple[int, int]:
         async with self._lock(
@@ -214,7 +231,7 @@ class Datasets:
         await self._require(dataset)
         found = await self._store.version(dataset, version_number(parts["version"]))
         if found is None:
-            raise not_found("DATASET_VERSION", name)
+            raise version_not_found("DATASET_VERSION", name)
         return found[1], found[2]
 
     async def _require(self, name: str) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import OperationalError
 
+from omnialign import names
 from omnialign.errors import (
     Aborted,
     DataLoss,
@@ -93,6 +94,14 @@ def storage_full() -> ResourceExhausted:
 def not_found(kind: str, name: str) -> NotFound:
     """The error for a resource that does not exist; `kind` is the prefix of its reason."""
     return NotFound(f"There is no {name}.", reason=f"{kind}_NOT_FOUND", metadata={"name": name})
+
+
+def version_not_found(kind: str, name: str) -> NotFound:
+    """The error for a version that does not exist; one of `-`, the newest, if there is none at all."""
+    if names.id_of(name) != names.NEWEST:
+        return not_found(kind, name)
+    message = f"{names.unversioned(name)} has no version."
+    return NotFound(message, reason=f"{kind}_NOT_FOUND", metadata={"name": name})
 
 
 def table_damaged(uri: str) -> DataLoss:

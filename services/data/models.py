@@ -17,7 +17,7 @@ from omnialign.v1.data_service_pb2 import LineageEdge
 from omnialign.v1.model_pb2 import ModelVersion
 from services.data.config import DataConfig
 from services.data.datasets import COMMIT_ATTEMPTS, version_number
-from services.data.errors import not_found
+from services.data.errors import version_not_found
 from services.data.objects import ObjectStore
 from services.data.objects.base import CHUNK_BYTES, run_in_pool
 from services.data.store import Store, now_us, timestamp
@@ -140,7 +140,7 @@ class Models:
         parts = parse(name, MODEL_VERSION)
         found = await self._store.model(unversioned(name), version_number(parts["version"]))
         if found is None:
-            raise not_found("MODEL_VERSION", name)
+            raise version_not_found("MODEL_VERSION", name)
         return found[1]
 
     async def download(

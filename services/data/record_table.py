@@ -9,7 +9,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,14 @@ class Selection:
     shard_index: int = 0
     shard_count: int = 0
     limit: int = 0
+    after: str = ""
+    """Only records whose ids come later."""
+
+    def after_batch(self, batch: Sequence[record_pb2.Record]) -> "Selection | None":
+        """What is left once a batch of it was read; None if that was as many as wanted."""
+        if self.limit and self.limit <= len(batch):
+            return None
+        return replace(self, after=batch[-1].id, limit=self.limit and self.limit - len(batch))
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,10 @@ class CommitRetries:
 
     max_retries: int
     timeout_seconds: float
+
+
+class SnapshotExpired(Aborted):
+    """The state of a table was cleaned up while it was read."""
 
 
 class Snapshot:
@@ -294,6 +306,8 @@ def _mask(batch: pa.RecordBatch, selection: Selection) -> pa.Array:
         if values:
             allowed = pa.array(list(values), pa.string())
             keep &= pc.is_in(batch[name], value_set=allowed).to_numpy(zero_copy_only=False)
+    if selection.after:
+        keep &= pc.greater(batch["id"], selection.after).to_numpy(zero_copy_only=False)
     if selection.shard_count > 1:
         keep &= batch["hash"].to_numpy() % selection.shard_count == selection.shard_index
     return pa.array(keep)
@@ -313,12 +327,12 @@ def _spans(sizes: Any) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def _expired(uri: str) -> Iterator[None]:
-    """Turns "file not found" into SNAPSHOT_EXPIRED: the state was cleaned up while it was read."""
+    """Turns "file not found" into SnapshotExpired: the state was cleaned up while it was read."""
     try:
         with translate_table_errors(uri):
             yield
     except (OSError, ValueError) as error:
         if "not found" not in str(error).lower():
             raise
-        message = "The table state that was being read has expired: read again, or read a committed version."
-        raise Aborted(message, reason="SNAPSHOT_EXPIRED") from error
+        message = "The records were rewritten again and again while they were read: read a committed version."
+        raise SnapshotExpired(message, reason="SNAPSHOT_EXPIRED") from error

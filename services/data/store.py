@@ -20,6 +20,8 @@ from omnialign.v1.model_pb2 import ModelVersion
 from services.runtime.database import Database
 from services.runtime.migrations import Migrations
 
+MAX_NAME_CHARACTERS = 1024
+"""Longest name of an artefact in the lineage."""
 METADATA = sa.MetaData()
 DATASETS = sa.Table(
     "datasets",
@@ -56,8 +58,8 @@ REQUESTS = sa.Table(
 EDGES = sa.Table(
     "lineage",
     METADATA,
-    sa.Column("source", sa.String(1024), primary_key=True),
-    sa.Column("target", sa.String(1024), primary_key=True, index=True),
+    sa.Column("source", sa.String(MAX_NAME_CHARACTERS), primary_key=True),
+    sa.Column("target", sa.String(MAX_NAME_CHARACTERS), primary_key=True, index=True),
     sa.Column("relation", sa.String(64), primary_key=True),
     sa.Column("parent", sa.String(80), primary_key=True),
 )

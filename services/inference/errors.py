@@ -13,6 +13,7 @@ What only one engine raises is defined beside that engine.
 
 from collections.abc import Iterator, Mapping
 
+from omnialign import names
 from omnialign.errors import (
     FailedPrecondition,
     Internal,
@@ -57,7 +58,9 @@ def engine_closed() -> Unavailable:
 
 def not_found(model: str, why: str) -> NotFound:
     """The error for a model that does not exist."""
-    return NotFound(f"There is no model {model}: {why}.", reason="MODEL_NOT_FOUND", metadata={"model": model})
+    return NotFound(
+        f"There is no model {names.shown(model)}: {why}.", reason="MODEL_NOT_FOUND", metadata={"model": model}
+    )
 
 
 def load_failed(
@@ -65,7 +68,9 @@ def load_failed(
 ) -> FailedPrecondition:
     """The error for a model that exists but cannot be loaded."""
     return FailedPrecondition(
-        f"The model {model} cannot be loaded: {why}", reason=reason, metadata={**(metadata or {}), "model": model}
+        f"The model {names.shown(model)} cannot be loaded: {why}",
+        reason=reason,
+        metadata={**(metadata or {}), "model": model},
     )
 
 

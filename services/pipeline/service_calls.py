@@ -32,6 +32,8 @@ RETRYABLE = (OmnialignError, TimeoutError, ConnectionError)
 
 MAX_INTERNAL_ERRORS = 5
 """How often a service's internal error (INTERNAL, UNKNOWN) is retried: it may be a dying process, or a bug."""
+MAX_UNSEEN_RACES = 3
+"""How many races (ABORTED) a call may lose in a row before people are told. A service that loses one is not away."""
 
 Announce = Callable[[str, str, str], Awaitable[None]]
 """Told (uid, service, problem) when a job begins to wait for a service; `problem` is empty when it answers again."""
@@ -98,7 +100,7 @@ class ServiceWait:
     def __init__(self, retrier: ServiceRetrier, *, uid: str, service: str) -> None:
         self._retrier, self._uid, self._service = retrier, uid, service
         self._retries = retrier.policy.start()
-        self._num_internal_errors = 0
+        self._num_internal_errors = self._num_races = 0
 
     async def after(self, error: Exception) -> None:
         """Pauses before the next attempt; raises if there must not be one."""
@@ -109,13 +111,15 @@ class ServiceWait:
         pause_seconds = self._retries.next_pause_seconds()
         if pause_seconds is None:
             raise self._given_up(error) from error
-        await self._retrier.began_waiting(self._uid, self._service, str(error) or type(error).__name__)
+        self._num_races = self._num_races + 1 if isinstance(error, errors.Aborted) else 0
+        if not 0 < self._num_races <= MAX_UNSEEN_RACES:
+            await self._retrier.began_waiting(self._uid, self._service, str(error) or type(error).__name__)
         await asyncio.sleep(pause_seconds)
 
     async def progressed(self) -> None:
         """The service answered: the next failure begins a new wait, with the whole budget."""
         self._retries.reset()
-        self._num_internal_errors = 0
+        self._num_internal_errors = self._num_races = 0
         await self._retrier.stopped_waiting(self._uid, self._service)
 
     def _given_up(self, error: Exception) -> OmnialignError:

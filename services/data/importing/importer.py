@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
+from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from omnialign.v1 import data_service_pb2, dataset_pb2
 from omnialign.v1.data_service_pb2 import ImportDatasetRequest as Request
 from omnialign.v1.data_service_pb2 import ImportDatasetResponse as Progress
@@ -32,7 +32,7 @@ from services.data.importing.scales import Scales
 from services.data.importing.sources import SourceFile, Sources, find_files
 from services.data.media_store import MediaStore
 from services.data.objects.base import run_in_pool
-from services.data.store import Store
+from services.data.store import MAX_NAME_CHARACTERS, Store
 from services.data.uploads import IMPORT_FOLDER, Upload, Uploads, is_upload, local_path
 from services.sandbox.limits import Limits
 from services.sandbox.pool import Sandbox
@@ -62,8 +62,8 @@ class Importer:
     async def run(self, request: Request) -> AsyncIterator[Progress]:
         """Imports a source; yields progress after each write, and finally the version.
 
-        Raises the reasons of `sources.find_files`, `uploads.local_path`, `readers.survey` and `Scales.of`, and
-        NO_VALID_ROWS, which says for each reason what is wrong with one row.
+        Raises the reasons of `sources.find_files`, `uploads.local_path`, `readers.survey` and `Scales.of`,
+        URI_TOO_LONG, and NO_VALID_ROWS, which says for each reason what is wrong with one row.
         """
         reading = Reading(Scales.of(request), frozenset(request.ignored_columns), request.append)
         async with self._source(request) as (path, uri):
@@ -121,7 +121,7 @@ class Importer:
         """The files as a local path, and their name in the lineage. An upload is downloaded and removed afterwards."""
         if not is_upload(request.source_uri):
             path = local_path(request.source_uri, roots=self._config.roots())
-            yield path, path.as_uri()
+            yield path, _lineage_name(path)
             return
         upload = await self._uploads.get(request.source_uri, parent=request.parent)
         folder = Path(await run_in_pool(self._pool, tempfile.mkdtemp, prefix=IMPORT_FOLDER, dir=self._config.root))
@@ -173,6 +173,19 @@ class Importer:
             edge(source=name, target=version.name, relation="committed_from"),
         ]
         await self._store.add_edges(parent, edges)
+
+
+def _lineage_name(path: Path) -> str:
+    """The source's name in the lineage. Raises URI_TOO_LONG; in a URI, a character of a path may take up nine."""
+    uri = path.as_uri()
+    if len(uri) > MAX_NAME_CHARACTERS:
+        message = (
+            f"The address of the source, {uri[:80]}..., has {len(uri)} characters, and up to {MAX_NAME_CHARACTERS} are "
+            "taken: move the files to a folder with a shorter path, or upload them."
+        )
+        metadata = {"characters": str(len(uri)), "limit": str(MAX_NAME_CHARACTERS)}
+        raise InvalidArgument(message, reason="URI_TOO_LONG", metadata=metadata)
+    return uri
 
 
 def _upload_root(folder: Path, upload: Upload) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from prometheus_client import CollectorRegistry
 
+from omnialign import names
 from omnialign.errors import FailedPrecondition, OmnialignError
 from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.feature_cache import NO_CACHE, Cache, FeatureCache
@@ -74,7 +75,7 @@ def load_model_adapter(folder: Path, model: str, features: Cache = NO_CACHE) -> 
 
 def _no_adapter(model: str, why: str, *, reason: str) -> FailedPrecondition:
     return FailedPrecondition(
-        f"The model {model} cannot be used: {why}",
+        f"The model {names.shown(model)} cannot be used: {why}",
         reason=reason,
         metadata={"model": model},
     )

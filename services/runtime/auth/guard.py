@@ -224,7 +224,7 @@ def _is_location(message: Message, rule: Rule) -> bool:
 
 def _missing(name: str) -> NotFound:
     name = name[:512]
-    return NotFound(f"There is no '{name}'", reason="NOT_FOUND", metadata={"name": name})
+    return NotFound(f"There is no '{names.shown(name)}'", reason="NOT_FOUND", metadata={"name": name})
 
 
 def _invalid(text: str, rule: Rule, problem: str) -> InvalidArgument:

@@ -182,16 +182,21 @@ class Training(training_service_pb2_grpc.TrainingServiceServicer):
 
 
 @pytest.fixture
-async def client(tmp_path) -> AsyncIterator[AsyncClient]:
+async def address(tmp_path) -> AsyncIterator[str]:
     server = Server(ServerConfig(), name="test")
     async with data.wire(server, DataConfig(root=tmp_path / "data")):
         full_name = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
         server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, Training(), full_name)
         await server.start()
         server.set_serving()
-        async with AsyncClient(server.address) as connected:
-            yield connected
+        yield server.address
         await server.stop(0)
+
+
+@pytest.fixture
+async def client(address) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(address) as connected:
+        yield connected
 
 
 async def stored(client: AsyncClient, dataset_id: str, records: Sequence[record_pb2.Record], store: "Store") -> str:
@@ -293,6 +298,21 @@ async def test_a_report_is_made_from_what_the_services_hold(client):
     html = report["html"].decode()
     assert "The second answer has the right colour." in html
     assert all(value.startswith(("data:", "#")) for value in Page(html).loads)
+
+
+@pytest.mark.parametrize("project", ["default", "elsewhere"])
+async def test_names_in_a_stored_job_are_followed_within_its_project_only(client, address, project):
+    store, finished = Store(), job()
+    aligned = finished.models.aligned = f"projects/{project}/models/named/versions/1"
+    async with AsyncClient(address, project=project) as owner:
+        table = await stored(owner, "named", [evaluated(store, "t2i", i) for i in range(6)], store)
+        await owner.add_lineage([data_service_pb2.LineageEdge(source=table, target=aligned, relation="made")])
+    for status in finished.stages:
+        status.dataset = table
+    finished.stages[7].training_jobs.append(f"projects/{project}/trainingJobs/named")
+    numbers = json.loads((await make_report(finished, client))["json"])
+    found = (list(numbers["subtasks"]), list(numbers["training"]), [edge["target"] for edge in numbers["lineage"]])
+    assert found == ((["t2i"], ["optimize/named"], [aligned]) if project == "default" else ([], [], []))
 
 
 async def test_a_job_that_left_no_tables_gets_a_report_with_gaps(client):

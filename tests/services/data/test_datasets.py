@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ from omnialign.content import content
 from omnialign.errors import AlreadyExists, InvalidArgument, NotFound, ResourceExhausted
 from omnialign.v1 import data_service_pb2 as pb
 from omnialign.v1 import data_service_pb2_grpc, record_pb2
+from omnialign.v1.dataset_pb2 import Dataset
+from services.data.config import DataConfig
+from services.data.datasets import Datasets
+from services.data.objects import LocalObjectStore
+from services.data.record_table import Selection
+from services.data.store import Store
+from services.runtime.database import Database
 
 NAME = "projects/default/datasets/prompts"
 
@@ -81,10 +89,10 @@ async def test_what_is_not_there_is_not_found(client: AsyncClient) -> None:
             await call
         assert caught.value.reason == "DATASET_NOT_FOUND"
     await client.create_dataset("prompts")
-    for number in ("-", "7"):
+    for number, message in (("-", f"{NAME} has no version."), ("7", f"There is no {NAME}/versions/7.")):
         with pytest.raises(NotFound) as caught:
             await client.get_dataset_version(f"{NAME}/versions/{number}")
-        assert caught.value.reason == "DATASET_VERSION_NOT_FOUND"
+        assert (caught.value.reason, caught.value.message) == ("DATASET_VERSION_NOT_FOUND", message)
 
 
 async def test_versions_never_change_and_the_same_head_is_the_same_version(client: AsyncClient) -> None:
@@ -112,6 +120,23 @@ async def test_versions_survive_the_compaction_of_many_small_writes(serving: Any
                 version = await client.commit_version(NAME)
         assert len(await ids(client, version.name)) == 6
         assert len(await ids(client, NAME)) == 12
+
+
+async def test_a_head_that_is_rewritten_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'data.db'}", migrate=True)
+    config = DataConfig(root=tmp_path, retention_seconds=0, compact_fragments=1)
+    with ThreadPoolExecutor(2) as pool:
+        store = Store(database)
+        await store.prepare()
+        datasets = Datasets(config, store=store, objects=LocalObjectStore(tmp_path), pool=pool)
+        await datasets.create("projects/default", "prompts", Dataset(), key="", digest="")
+        await datasets.append(NAME, records(12, text="x" * 200_000))
+        seen = []
+        async for batch in datasets.stream(NAME, Selection(limit=10)):
+            seen += [record.id for record in batch]
+            await datasets.append(NAME, records(2, text=f"later {len(seen)}"))
+        assert seen == [record.id for record in records(10)]
+    await database.close()
 
 
 async def test_concurrent_appends_and_commits_lose_nothing(client: AsyncClient) -> None:

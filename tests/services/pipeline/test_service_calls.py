@@ -4,7 +4,7 @@ import pytest
 
 from omnialign import errors
 from omnialign.retry import RetryPolicy
-from services.pipeline.service_calls import MAX_INTERNAL_ERRORS, ServiceRetrier
+from services.pipeline.service_calls import MAX_INTERNAL_ERRORS, MAX_UNSEEN_RACES, ServiceRetrier
 
 
 class Flaky:
@@ -34,6 +34,14 @@ async def test_a_service_that_comes_back_is_waited_for_and_announced_once() -> N
     assert await retrier(told).call(flaky, uid="u", service="judge") == "answer"
     assert flaky.calls == 6
     assert told == [("u", "judge", "gone"), ("u", "judge", "")]
+
+
+async def test_a_race_that_is_lost_is_no_wait_until_it_is_lost_again_and_again() -> None:
+    told: list[tuple[str, str, str]] = []
+    assert await retrier(told).call(Flaky(errors.Aborted("raced"), MAX_UNSEEN_RACES), uid="u", service="data")
+    assert told == []
+    assert await retrier(told).call(Flaky(errors.Aborted("raced"), MAX_UNSEEN_RACES + 1), uid="u", service="data")
+    assert told == [("u", "data", "raced"), ("u", "data", "")]
 
 
 async def test_a_request_that_can_never_succeed_is_not_repeated() -> None:

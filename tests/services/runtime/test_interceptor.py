@@ -52,7 +52,9 @@ async def test_unexpected_exception_is_internal_and_tells_nothing_but_the_reques
     with pytest.raises(Internal) as caught:
         await client.get_dataset("bug")
     assert "hunter2" not in str(caught.value)
-    assert caught.value.metadata == {"request_id": probe.seen[-1]["request_id"]}
+    request_id = probe.seen[-1]["request_id"]
+    assert caught.value.metadata == {"request_id": request_id}
+    assert caught.value.message.endswith(f"under the request id {request_id}"), "what is promised is printed"
     assert "hunter2" in caplog.text
 
 

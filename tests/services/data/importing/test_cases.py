@@ -100,6 +100,18 @@ async def test_a_corrected_file_replaces_what_it_gave_before(client: AsyncClient
     assert (appended.dataset_version.record_count, appended.records_removed) == (4, 0)
 
 
+async def test_rows_with_ids_stay_the_same_records_when_they_are_corrected(client: AsyncClient) -> None:
+    await run(client, CASES / "reimport-with-ids" / "first")
+    before = {prompt: record.id for prompt, record in (await records(client)).items()}
+    done = await run(client, CASES / "reimport-with-ids" / "second")
+    assert (done.dataset_version.record_count, done.records_imported, done.records_removed) == (3, 3, 1)
+    after = await records(client)
+    found = {prompt: record.preference.preferred for prompt, record in after.items()}
+    assert found == {"Is a lake wet?": 1, "Is a lake salty?": 2, "Is a lake flat?": 1}
+    assert after["Is a lake wet?"].id == before["Is a lake wet?"]
+    assert after["Is a lake salty?"].id == before["Is a laek salty?"], "the prompt was corrected, too"
+
+
 async def test_rows_of_several_files_are_imported_once_and_reported(client: AsyncClient) -> None:
     done = await run(client, CASES / "same-rows-thrice")
     assert dict(done.subtask_counts) == {"t2t": 4}, "two rows of two splits"

@@ -19,6 +19,7 @@ from omnialign.content import text_of
 from omnialign.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from omnialign.media import write_audio, write_image, write_video
 from omnialign.v1 import content_pb2, data_service_pb2, record_pb2
+from services.data.importing.columns import MAX_COLUMNS
 
 NAME = "projects/default/datasets/imported"
 Row = dict[str, Any]
@@ -261,6 +262,27 @@ async def test_rows_that_are_no_objects_or_no_text_are_set_aside(client: AsyncCl
     (tmp_path / "text-to-text.jsonl").write_text("\n".join(lines))
     done = await run(client, tmp_path)
     assert dict(done.quarantine_reasons) == {"ROW_MALFORMED": 4, "PROMPT_MISSING": 1}
+
+
+async def test_a_row_of_too_many_columns_is_set_aside(client: AsyncClient, tmp_path: Path) -> None:
+    wide = row("t2t", embedded, 1) | {f"column {number}": 1 for number in range(MAX_COLUMNS)}
+    (tmp_path / "text-to-text.jsonl").write_text("\n".join(map(json.dumps, (row("t2t", embedded), wide))))
+    done = await run(client, tmp_path)
+    assert (done.records_imported, dict(done.quarantine_reasons)) == (1, {"ROW_TOO_WIDE": 1})
+    found = (await quarantine(client))["ROW_TOO_WIDE"].quarantine.message
+    assert found == f"text-to-text.jsonl, row 2: the row has {len(wide)} columns, and up to {MAX_COLUMNS} are taken."
+
+
+async def test_a_source_whose_address_is_too_long_for_lineage_is_refused_before_anything_is_stored(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    part = "é" * 120  # six characters each in a URI
+    write_parquet(tmp_path / part / part, "t2i", rows("t2i", embedded))
+    with pytest.raises(InvalidArgument) as caught:
+        await run(client, tmp_path / part / part)
+    assert (caught.value.reason, caught.value.metadata["limit"]) == ("URI_TOO_LONG", "1024")
+    assert [found async for found in client.list_datasets()] == []
+    assert not list((tmp_path / "state" / "media").rglob("sha256/*"))
 
 
 async def test_an_import_without_a_valid_row_fails_with_an_example_and_leaves_no_dataset(
