@@ -2,7 +2,9 @@
 
 import io
 import itertools
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,9 +172,22 @@ def videos() -> Iterator[Sample]:
             yield from _written("video", f"{container} {codec} {pixels} {rate}", make)
 
 
+@contextmanager
+def usual_scheduling() -> Iterator[None]:
+    """Gives the thread its scheduling back: SVT-AV1 makes whoever opens it a real-time thread, where it may.
+
+    Real-time threads, and all that they start, would take the processors from everything else.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
 def _encoded_video(container: str, codec: str, pixels: str, rate: int) -> bytes:
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as file:
+    with usual_scheduling(), av.open(buffer, "w", format=container) as file:
         stream = file.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
         for index in range(FRAMES):
