@@ -17,7 +17,7 @@ VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 IMAGE := out/protos.binpb
 MIN_COVERAGE := 85
-WITHOUT_OWN_TARGET := not chaos and not integration and not gpu and not cluster and not families and not vllm and not fuzz and not hostile
+WITHOUT_OWN_TARGET := not chaos and not integration and not gpu and not cluster and not families and not vllm and not fuzz and not hostile and not outage
 
 # torch compiles its extensions with the first ninja on the path: make that the one of the environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -84,7 +84,7 @@ check-protos: setup ## ... the contract: comments, names, compatibility, generat
 
 ##@ Test it
 
-.PHONY: fuzz test test-fast test-hostile test-chart test-observability test-families test-integration test-chaos test-vllm test-images
+.PHONY: fuzz test test-fast test-hostile test-chart test-observability test-families test-integration test-chaos test-outage test-vllm test-images
 test: helm ## every test without a target of its own below, with coverage
 	$(BIN)/python -m pytest -m "$(WITHOUT_OWN_TARGET)" --cov --cov-fail-under=$(MIN_COVERAGE)
 
@@ -106,6 +106,10 @@ test-integration: setup ## run the small demo job on PostgreSQL and S3, over TLS
 
 test-chaos: setup ## kill processes during a job, stop its stores, and count what is lost or duplicated
 	$(BIN)/python -m pytest -m chaos tests/chaos tests/integration
+
+test-outage: setup ## take PostgreSQL, S3 and each service away for 40 s during a job, then restart each every 5 s; minutes
+	$(BIN)/python -m tools.fetch_prometheus
+	$(BIN)/python -m pytest -m outage tests/outage
 
 test-hostile: setup ## send hostile files and calls to a running stack while a job runs: only workers die; minutes
 	$(BIN)/python -m pytest -m hostile -s -q tests/hostile

@@ -1,7 +1,8 @@
 """Calls of the DataService about datasets: versions, records, quarantine and imports."""
 
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from omnialign.client.transport import ServiceCalls, Transport
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc, dataset_pb2, record_pb2
@@ -114,21 +115,19 @@ class DatasetCalls(ServiceCalls):
             shard_count=shard_count,
             limit=limit,
         )
-        last = ""
-        async for batch in self._transport.stream(self._datasets.StreamRecords, request, on_restart=lambda: None):
-            for record in batch.records:
-                if record.id > last:  # ids are ordered by their bytes, as Python orders text
-                    last = record.id
-                    yield record
+        async for record in self._ordered(self._datasets.StreamRecords, request):
+            yield record
 
     async def stream_quarantine(self, dataset: str) -> AsyncIterator[record_pb2.Record]:
-        """Yields the quarantined rows of a dataset; the `quarantine` of each says why it was rejected."""
-        request = data_service_pb2.StreamQuarantineRequest(dataset=dataset)
-        async for batch in self._transport.stream(self._datasets.StreamQuarantine, request):
-            for record in batch.records:
-                yield record
+        """Yields the quarantined rows of a dataset, ordered by id; the `quarantine` of each says why it was rejected.
 
-    def import_dataset(
+        A stream that breaks goes on after the last row that was yielded.
+        """
+        request = data_service_pb2.StreamQuarantineRequest(dataset=dataset)
+        async for record in self._ordered(self._datasets.StreamQuarantine, request):
+            yield record
+
+    async def import_dataset(
         self,
         dataset_id: str,
         source_uri: str,
@@ -144,6 +143,9 @@ class DatasetCalls(ServiceCalls):
 
         A file replaces what earlier imports of it gave, unless `append`. Scores that are not 0-3 and labels that are
         not 1 and 2 are read as declared: the worst and the best score; the labels of the first and second response.
+
+        An import that breaks begins again, and yields progress once it is farther than before. Ids come from the rows,
+        so that rows which were written already are written over, and the version is the same.
         """
         request = data_service_pb2.ImportDatasetRequest(
             parent=self.parent,
@@ -158,7 +160,20 @@ class DatasetCalls(ServiceCalls):
             request.score_range.lowest, request.score_range.highest = score_range
         if winner_labels is not None:
             request.winner_labels.first, request.winner_labels.second = winner_labels
-        return self._transport.stream(self._datasets.ImportDataset, request, idempotent=False)
+        rows_read, call = 0, self._datasets.ImportDataset
+        async for progress in self._transport.stream(call, request, is_transfer=True, on_restart=lambda: None):
+            if progress.rows_read > rows_read or progress.HasField("dataset_version"):
+                rows_read = progress.rows_read
+                yield progress
+
+    async def _ordered(self, method: Callable[..., Any], request: Any) -> AsyncIterator[record_pb2.Record]:
+        """The records of a stream that is ordered by id, each once: one that breaks is read again from its start."""
+        last = ""
+        async for batch in self._transport.stream(method, request, on_restart=lambda: None):
+            for record in batch.records:
+                if record.id > last:  # ids are ordered by their bytes, as Python orders text
+                    last = record.id
+                    yield record
 
 
 async def chunk_records(records: Records) -> AsyncIterator[list[record_pb2.Record]]:

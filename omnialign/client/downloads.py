@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
 
-from omnialign.client.transport import CALL_RETRIES, ServiceCalls, Transport
+from omnialign.client.transport import ServiceCalls, Transport
 from omnialign.client.uploads import Progress
 from omnialign.errors import AlreadyExists, DataLoss, OmnialignError, Unavailable
 from omnialign.folders import FileEntry, entries_digest, file_entry, folder_digest, list_files
@@ -41,7 +41,9 @@ class DownloadCalls(ServiceCalls):
         AlreadyExists FOLDER_EXISTS for a folder that holds something else, DataLoss MODEL_CORRUPT.
         """
         request = data_service_pb2.GetModelVersionRequest(name=name)
-        version: model_pb2.ModelVersion = await self._transport.unary(self._downloads.GetModelVersion, request)
+        version: model_pb2.ModelVersion = await self._transport.unary(
+            self._downloads.GetModelVersion, request, is_transfer=True
+        )
         target = Path(to_folder)
         await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
         async with folder_lock(target):
@@ -61,37 +63,40 @@ class DownloadCalls(ServiceCalls):
         Each file is verified by its own digest. Raises NotFound, DataLoss MODEL_CORRUPT.
         """
         request = data_service_pb2.DownloadModelRequest(name=name, without_weights=True)
-        await self._receive(request, Path(to_folder), {}, None)
+        await self._receive_all(request, Path(to_folder), {}, None)
 
     async def _download_all(self, version: model_pb2.ModelVersion, partial: Path, progress: Progress | None) -> None:
-        """Downloads what `partial` lacks. A broken stream is reopened as long as attempts bring complete files."""
+        """Downloads what `partial` lacks."""
         complete = await asyncio.to_thread(_completed_files, partial)
-        retries = CALL_RETRIES.start()
-        while True:
-            num_before = len(complete)
-            try:
-                await self._download_missing(version, partial, complete, progress)
-                break
-            except Unavailable:
-                # The transport retries a stream only before its first message; from there on it is this loop's turn.
-                if len(complete) > num_before:
-                    retries.reset()
-                pause_seconds = retries.next_pause_seconds()
-                if pause_seconds is None:
-                    raise
-                await asyncio.sleep(pause_seconds)
+        request = data_service_pb2.DownloadModelRequest(name=version.name)
+        report = None if progress is None else lambda done: progress(done, max(done, version.size_bytes))
+        await self._receive_all(request, partial, complete, report)
         # Each file matched the digest that was sent with it. Only this one shows that none is missing or left over.
         if entries_digest(complete.values()) != version.sha256:
             await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
             raise _corrupt(version.name)
 
-    async def _download_missing(
-        self, version: model_pb2.ModelVersion, partial: Path, complete: dict[str, FileEntry], progress: Progress | None
+    async def _receive_all(
+        self,
+        request: data_service_pb2.DownloadModelRequest,
+        folder: Path,
+        complete: dict[str, FileEntry],
+        report: Callable[[int], None] | None,
     ) -> None:
-        """One stream of the files that are not in `complete`."""
-        request = data_service_pb2.DownloadModelRequest(name=version.name, skip_paths=sorted(complete))
-        report = None if progress is None else lambda done: progress(done, max(done, version.size_bytes))
-        await self._receive(request, partial, complete, report)
+        """Writes the files that are not in `complete`. A stream that breaks is opened again without those that are."""
+        retries = self._transport.retries(is_transfer=True)
+        while True:
+            num_before = len(complete)
+            request.skip_paths[:] = sorted(complete)
+            try:
+                return await self._receive(request, folder, complete, report)
+            except Unavailable:
+                if len(complete) > num_before:
+                    retries = self._transport.retries(is_transfer=True)
+                pause_seconds = retries.next_pause_seconds()
+                if pause_seconds is None:
+                    raise
+                await asyncio.sleep(pause_seconds)
 
     async def _receive(
         self,
@@ -104,7 +109,8 @@ class DownloadCalls(ServiceCalls):
         done = sum(entry.size_bytes for entry in complete.values())
         incoming: _IncomingFile | None = None
         try:
-            async for message in self._transport.stream(self._downloads.DownloadModel, request):
+            # Not repeated by the transport: only the callers know which files they have.
+            async for message in self._transport.stream(self._downloads.DownloadModel, request, idempotent=False):
                 kind = message.WhichOneof("message")
                 if kind == "file":
                     # A file has no end of its own in the stream: the next header, or the end of the stream, is it.

@@ -32,7 +32,8 @@ MAX_ATTEMPTS = 4
 CALL_RETRIES = RetryPolicy(base_seconds=0.1, cap_seconds=1.0, jitter=0.3, max_attempts=MAX_ATTEMPTS)
 """Retries of one call. Short, as a person or another service is waiting; a watch has patience of its own."""
 RESTART_RETRIES = RetryPolicy(base_seconds=0.2, cap_seconds=2.0, jitter=0.3, budget_seconds=30.0)
-"""Retries of a call that broke after it had begun: its service was there a moment ago, so it is being restarted."""
+"""Retries of a call whose service was there a moment ago, and so is being restarted: one that broke after it had begun,
+or part of a transfer, which takes long anyway."""
 RESTARTING = ("CONNECTION_BROKEN", "UNAVAILABLE", "NOT_READY", "SERVER_DRAINING")
 """Reasons of errors that a restart causes; UNAVAILABLE is gRPC's own."""
 
@@ -51,10 +52,15 @@ class Transport:
         self._token = token
         self._deadline_seconds = deadline_seconds
         self._budget = RetryBudget()
+        self._was_reached = False
 
     async def close(self) -> None:
         """Closes the channel; calls in flight are cancelled."""
         await self.channel.close()
+
+    def retries(self, *, is_transfer: bool) -> RetryState:
+        """The retries of a call that begins. A service that this client has never reached is not waited for."""
+        return (RESTART_RETRIES if is_transfer and self._was_reached else CALL_RETRIES).start()
 
     async def unary(
         self,
@@ -62,20 +68,21 @@ class Transport:
         request: Message,
         *,
         idempotent: bool = True,
+        is_transfer: bool = False,
         deadline_seconds: float | None = None,
     ) -> T:
-        """Sends one request and returns the response."""
+        """Sends one request and returns the response. A part of a transfer waits for a service that restarts."""
         # Metadata is made once, so that all attempts carry the same request id. The deadline becomes a moment in time
         # here, so that each attempt gets only what the earlier ones left.
         metadata, expiry = self._metadata(), self._expiry(deadline_seconds or self._deadline_seconds)
-        retries = CALL_RETRIES.start()
+        retries = self.retries(is_transfer=is_transfer)
         while True:
             try:
                 response = await method(request, timeout=_timeout(expiry), metadata=metadata)
             except grpc.aio.AioRpcError as failure:
                 await self._pause_or_raise(failure, retries, expiry, allowed=idempotent)
             else:
-                self._budget.succeeded()
+                self._succeeded()
                 return response
 
     async def stream(
@@ -84,6 +91,7 @@ class Transport:
         request: Message,
         *,
         idempotent: bool = True,
+        is_transfer: bool = False,
         deadline_seconds: float | None = None,
         on_restart: Callable[[], object] | None = None,
     ) -> AsyncIterator[Any]:
@@ -94,15 +102,16 @@ class Transport:
         `on_restart` tells the caller, who then forgets or skips what it has seen.
         """
         metadata, expiry = self._metadata(), self._expiry(deadline_seconds)
-        retries, num_responses, farthest = CALL_RETRIES.start(), 0, 0
+        retries, num_responses, farthest = self.retries(is_transfer=is_transfer), 0, 0
         while True:
             num_responses = 0
             call = method(request, timeout=_timeout(expiry), metadata=metadata)
             try:
                 async for response in call:
                     num_responses += 1
+                    self._was_reached = True
                     yield response
-                self._budget.succeeded()
+                self._succeeded()
                 return
             except grpc.aio.AioRpcError as failure:
                 # Patience anew only for one that got farther than before: else what breaks it is in the stream itself.
@@ -141,7 +150,7 @@ class Transport:
             call = method(timeout=_timeout(expiry), metadata=metadata)
             try:
                 response = await _send(call, counted())
-                self._budget.succeeded()
+                self._succeeded()
                 return response
             except grpc.aio.AioRpcError as failure:
                 if num_sent > farthest:
@@ -150,6 +159,10 @@ class Transport:
             finally:
                 # An upload that is neither finished nor cancelled leaves the server waiting for its next message.
                 call.cancel()
+
+    def _succeeded(self) -> None:
+        self._was_reached = True
+        self._budget.succeeded()
 
     async def _pause_or_raise(
         self, failure: grpc.aio.AioRpcError, retries: RetryState, expiry: float | None, *, allowed: bool

@@ -117,6 +117,7 @@ class Server:
         self._server.add_generic_rpc_handlers((handler,))
         self._names.append(name)
         self.health.add(name)
+        self.readiness.show(name)
 
     def require_bearer(self) -> None:
         """Refuses calls without a token, before the start; whether it is a valid one is left to the handlers."""

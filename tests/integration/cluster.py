@@ -78,10 +78,9 @@ class Cluster:
 
     def spawn(self, name: str) -> None:
         """Starts one process; its log is `NAME.log` in the folder."""
-        module = name.partition("-")[0]
         with self.log(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [self.python(name), "-m", f"services.{module}"],
+                [self.python(name), "-m", self.module(name)],
                 cwd=REPOSITORY,
                 env=self._common(name) | self._server(name) | self._settings(name),
                 stdout=log,
@@ -93,9 +92,13 @@ class Cluster:
         """The interpreter that runs a process."""
         return sys.executable
 
+    def module(self, name: str) -> str:
+        """The module that a process runs."""
+        return f"services.{name.partition('-')[0]}"
+
     async def ready(self, name: str) -> None:
         """Waits until a process serves."""
-        async with asyncio.timeout(START_SECONDS), grpc.aio.insecure_channel(self._health(name)) as channel:
+        async with asyncio.timeout(START_SECONDS), grpc.aio.insecure_channel(self.health(name)) as channel:
             request = health_pb2.HealthCheckRequest(service=HEALTH[name])
             while True:
                 assert self.processes[name].poll() is None, self.log(name).read_text()[-4000:]
@@ -112,6 +115,12 @@ class Cluster:
         process = self.processes.pop(name)
         kill_group(process.pid)
         process.wait(10)
+
+    def end(self, name: str) -> None:
+        """Sends SIGTERM to one process, and waits for it to end."""
+        process = self.processes.pop(name)
+        process.terminate()
+        process.wait(30)
 
     def stop(self) -> None:
         """Sends SIGTERM to all, and SIGKILL to any that does not end."""
@@ -184,5 +193,6 @@ class Cluster:
         module = name.partition("-")[0]
         return {f"OMNIALIGN_{module.upper()}_{key}": value for key, value in own[module].items()}
 
-    def _health(self, name: str) -> str:
+    def health(self, name: str) -> str:
+        """The address of a process's health checks."""
         return f"127.0.0.1:{self.ports[name].health}"

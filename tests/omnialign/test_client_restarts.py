@@ -7,7 +7,8 @@ import pytest
 
 from omnialign.client import AsyncClient
 from omnialign.errors import Unavailable
-from omnialign.v1 import content_pb2, data_service_pb2_grpc, record_pb2
+from omnialign.folders import FileEntry, entries_digest
+from omnialign.v1 import content_pb2, data_service_pb2_grpc, dataset_pb2, model_pb2, record_pb2
 from omnialign.v1 import data_service_pb2 as pb
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
@@ -15,6 +16,7 @@ from services.runtime.server import Server
 FULL_NAME = pb.DESCRIPTOR.services_by_name["DataService"].full_name
 RECORDS = [record_pb2.Record(id=f"r{number}") for number in range(6)]
 BYTES = bytes(range(200))
+FILES = [FileEntry(name, len(BYTES), hashlib.sha256(BYTES).hexdigest()) for name in ("a", "b", "c")]
 
 
 class Halting(data_service_pb2_grpc.DataServiceServicer):
@@ -22,6 +24,7 @@ class Halting(data_service_pb2_grpc.DataServiceServicer):
 
     def __init__(self, *, whole: bool) -> None:
         self._whole, self.halted = whole, asyncio.Event()
+        self.skipped: list[str] = []
 
     async def StreamRecords(self, request, context):  # noqa: N802
         yield pb.StreamRecordsResponse(records=RECORDS[:3])
@@ -32,6 +35,31 @@ class Halting(data_service_pb2_grpc.DataServiceServicer):
         yield pb.GetMediaResponse(chunk=BYTES[:100])
         await self._halt()
         yield pb.GetMediaResponse(chunk=BYTES[100:])
+
+    async def StreamQuarantine(self, request, context):  # noqa: N802
+        yield pb.StreamQuarantineResponse(records=RECORDS[:3])
+        await self._halt()
+        yield pb.StreamQuarantineResponse(records=RECORDS[3:])
+
+    async def ImportDataset(self, request, context):  # noqa: N802
+        yield pb.ImportDatasetResponse(rows_read=100)
+        await self._halt()
+        yield pb.ImportDatasetResponse(rows_read=200)
+        yield pb.ImportDatasetResponse(rows_read=200, dataset_version=dataset_pb2.DatasetVersion(name="v"))
+
+    async def GetModelVersion(self, request, context):  # noqa: N802
+        return model_pb2.ModelVersion(name=request.name, sha256=entries_digest(FILES))
+
+    async def DownloadModel(self, request, context):  # noqa: N802
+        self.skipped = list(request.skip_paths)
+        for entry in FILES:
+            if entry.path not in request.skip_paths:
+                yield pb.DownloadModelResponse(
+                    file=pb.DownloadedFile(path=entry.path, size_bytes=entry.size_bytes, sha256=entry.sha256)
+                )
+                yield pb.DownloadModelResponse(chunk=BYTES)
+                if entry is not FILES[0]:
+                    await self._halt()
 
     async def UploadMedia(self, requests, context):  # noqa: N802
         size_bytes = 0
@@ -54,34 +82,56 @@ async def start(*, whole: bool, port: int = 0) -> tuple[Server, Halting]:
     return server, servicer
 
 
-async def records(client):
+async def records(client, folder):
     return [record.id async for record in client.stream_records("projects/default/datasets/d")]
 
 
-async def download(client):
+async def quarantine(client, folder):
+    return [record.id async for record in client.stream_quarantine("projects/default/datasets/d")]
+
+
+async def imported(client, folder):
+    return [progress.rows_read async for progress in client.import_dataset("rows", "/rows")]
+
+
+async def model(client, folder):
+    await client.download_model("projects/default/models/m/versions/1", folder / "model")
+    return sorted(path.name for path in (folder / "model").iterdir())
+
+
+async def download(client, folder):
     return await client.get_media(hashlib.sha256(BYTES).hexdigest())
 
 
-async def upload(client):
+async def upload(client, folder):
     return (await client.upload_media(BYTES, modality=content_pb2.MODALITY_IMAGE)).size_bytes
 
 
 @pytest.mark.parametrize(
-    ("call", "expected"), [(records, [r.id for r in RECORDS]), (download, BYTES), (upload, len(BYTES))]
+    ("call", "expected"),
+    [
+        (records, [r.id for r in RECORDS]),
+        (quarantine, [r.id for r in RECORDS]),
+        (imported, [100, 200, 200]),
+        (model, [entry.path for entry in FILES]),
+        (download, BYTES),
+        (upload, len(BYTES)),
+    ],
 )
-async def test_a_stream_goes_on_after_a_restart_with_each_part_once(call, expected):
+async def test_a_stream_goes_on_after_a_restart_with_each_part_once(call, expected, tmp_path):
     server, servicer = await start(whole=False)
     async with AsyncClient(server.address) as client:
-        answer = asyncio.create_task(call(client))
+        answer = asyncio.create_task(call(client, tmp_path))
         await asyncio.wait_for(servicer.halted.wait(), timeout=20)
         await server.stop(0)
-        server, _ = await start(whole=True, port=int(server.address.rpartition(":")[2]))
+        server, second = await start(whole=True, port=int(server.address.rpartition(":")[2]))
         assert await asyncio.wait_for(answer, timeout=30) == expected
+    assert second.skipped == (["a"] if call is model else [])
     await server.stop(0)
 
 
-async def test_a_service_that_was_never_there_is_not_waited_for():
+async def test_a_service_that_was_never_there_is_not_waited_for(tmp_path):
     async with AsyncClient("127.0.0.1:1") as client:
-        for call in (records, download, upload):
+        for call in (records, quarantine, imported, model, download, upload):
             with pytest.raises(Unavailable):
-                await asyncio.wait_for(call(client), timeout=20)
+                await asyncio.wait_for(call(client, tmp_path), timeout=20)

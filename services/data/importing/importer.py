@@ -60,7 +60,7 @@ class Importer:
         self._uploads, self._sandbox = uploads, sandbox
 
     async def run(self, request: Request) -> AsyncIterator[Progress]:
-        """Imports a source; yields progress after each write, and finally the version.
+        """Imports a source; yields progress at once and after each write, and finally the version.
 
         Raises the reasons of `sources.find_files`, `uploads.local_path`, `readers.survey` and `Scales.of`,
         URI_TOO_LONG, and NO_VALID_ROWS, which says for each reason what is wrong with one row.
@@ -74,6 +74,8 @@ class Importer:
                 media=self._media,
                 append=request.append,
             )
+            # Before the look through all files, which may take long: tells the caller that the import has begun.
+            yield run.progress
             await self._survey(sources, reading, run.progress)
             created = await self._ensure(request)
             try:
