@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,12 @@ from tests.processes import REPOSITORY, free_port
 from tests.service_stack import Job, ServiceStack
 
 SECONDS = 150.0
+OWN_PACE = {
+    "ALIGNMENT_HEARTBEAT_SECONDS": 1.0,
+    # Longer than a replica may take to reach a database that is back: a connection that hangs, and a pause.
+    "ALIGNMENT_SILENCE_SECONDS": 12.0,
+}
+"""How often replicas say here that they live."""
 WRITTEN = (*LOOP_STAGES, PAIRS, *EVALUATION_STEPS)
 
 
@@ -40,8 +46,8 @@ class Replicas:
         urls = dict.fromkeys((*VARIABLES, WORKFLOWS), self.url)
         assert await migrate(urls, deadline_seconds=60) == 0
 
-    def spawn(self, name: str) -> None:
-        """Starts a replica."""
+    def spawn(self, name: str, *, pace: Mapping[str, float] = OWN_PACE) -> None:
+        """Starts a replica; with an empty `pace` its heartbeats are those that are shipped."""
         self.ports.setdefault(name, free_port())
         settings = {
             "ALIGNMENT_ROOT": self.root / name,
@@ -50,9 +56,7 @@ class Replicas:
             "ALIGNMENT_EXECUTOR_ID": name,
             "ALIGNMENT_CHUNKS_PER_JOB": 3,
             "ALIGNMENT_RETRY_CAP_SECONDS": 0.5,
-            "ALIGNMENT_HEARTBEAT_SECONDS": 1.0,
-            # Longer than a replica may take to reach a database that is back: a connection that hangs, and a pause.
-            "ALIGNMENT_SILENCE_SECONDS": 12.0,
+            **pace,
             "SERVER_HOST": "127.0.0.1",
             "SERVER_PORT": self.ports[name],
             "SERVER_DRAIN_SECONDS": 0,

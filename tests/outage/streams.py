@@ -19,7 +19,7 @@ from omnialign.v1 import content_pb2, training_service_pb2
 from tests.integration.data_service import png_bytes, sha256_hex
 from tests.outage.job import Materials
 from tests.outage.stand import Stand
-from tests.outage.trainer import DELIVERED
+from tests.outage.trainer import WAITS
 
 GOOD_ROWS, BAD_ROWS = 600, 40
 LABELS = (1, 2)
@@ -110,9 +110,9 @@ async def begin_training(client: AsyncClient, materials: Materials, number: int)
         method="dpo",
         base_model=materials.model,
         dataset=materials.dataset,
-        output_model_id=f"{DELIVERED}{number}",
+        output_model_id=f"delivered-{number}",
     )
-    job = await client.create_training_job(f"waits-{number}", spec)
+    job = await client.create_training_job(f"{WAITS}{number}", spec)
     async for event in client.watch_training_job(job.name):
         if event.training_job.state == TrainingJob.STATE_RUNNING:
             return event.training_job

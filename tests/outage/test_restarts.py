@@ -1,4 +1,4 @@
-"""Each service and the gateway restarts, one every five seconds, while streams of all kinds run: no user sees an error."""
+"""Each service and the gateway restarts, one every five seconds, while streams of all kinds run: users see no error."""
 
 import asyncio
 import os

@@ -1,7 +1,7 @@
 """A training program that learns nothing: `python -m tests.outage.trainer METHOD SPEC`.
 
-It takes a while and hands its base model back. A job whose model is to be `delivered-...` waits instead, until somebody
-delivers a model in its name.
+It takes a while and hands its base model back. A job with the id `waits-...` waits instead until somebody delivers a
+model in its name.
 """
 
 import shutil
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import yaml
 
-DELIVERED = "delivered-"
+WAITS = "waits-"
 STEPS, STEP_SECONDS = 10, 0.2
 
 
 def main(spec_path: Path) -> None:
     """Trains."""
     spec = yaml.safe_load(spec_path.read_text())
-    if str(spec["output_model_id"]).startswith(DELIVERED):
+    if str(spec["job"]).rpartition("/")[2].startswith(WAITS):
         signal.pause()
     for _ in range(STEPS):
         time.sleep(STEP_SECONDS)

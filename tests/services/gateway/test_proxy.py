@@ -117,12 +117,13 @@ async def test_a_method_that_is_not_in_the_contract_is_unimplemented(front, path
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_the_gateway_has_a_health_name_of_its_own(front):
+async def test_the_gateway_shows_its_readiness_in_health_checks_and_metrics(front):
     async with grpc.aio.insecure_channel(front.address) as channel:
         answer = await health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(service=gateway.FULL_NAME), timeout=5
         )
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    assert front.registry.get_sample_value("omnialign_ready", {"service": gateway.FULL_NAME}) == 1
 
 
 def test_every_method_of_the_contract_has_a_route():
