@@ -144,6 +144,7 @@ class Transport:
             async for message in messages():
                 yield message
                 num_sent += 1
+                self._was_reached = True
 
         while True:
             num_sent = 0

@@ -1,16 +1,21 @@
 """Calls of the DataService that upload folders and files.
 
 An upload is one stream: a header, then each file as its path, size and digest, followed by its bytes in chunks. The
-service compares the digests. The result is a temporary resource that a later call registers or imports.
+service compares the digests. Each upload has a request id, by which one that broke goes on. The result is a temporary
+resource that a later call registers or imports.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import functools
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from omnialign.client.transport import ServiceCalls, Transport
-from omnialign.errors import InvalidArgument
+from omnialign.errors import InvalidArgument, Unavailable
 from omnialign.folders import FileEntry, file_entry, list_files
+from omnialign.retry import RetryState
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc
 
 CHUNK_BYTES = 512 * 1024
@@ -36,9 +41,9 @@ class UploadCalls(ServiceCalls):
     ) -> str:
         """Uploads a folder or one file. Returns the name of the upload, to be registered or imported within a day.
 
-        With `keep_name`, which imports need, the upload contains the folder itself and not only its contents. No
-        deadline unless given. Raises InvalidArgument SOURCE_MISSING if `source` does not exist, SOURCE_EMPTY if it is
-        a folder without files.
+        With `keep_name`, which imports need, the upload contains the folder itself and not only its contents. An upload
+        that breaks goes on with the first file that has not arrived. No deadline unless given. Raises InvalidArgument
+        SOURCE_MISSING if `source` does not exist, SOURCE_EMPTY if it is a folder without files.
         """
         root, paths = await asyncio.to_thread(_files_at, Path(source))
         if keep_name:
@@ -46,24 +51,67 @@ class UploadCalls(ServiceCalls):
         # Hashed before anything is sent, as the digest of a file travels ahead of its bytes. A file that changes
         # meanwhile fails the comparison on the server.
         entries = [await asyncio.to_thread(file_entry, path, folder=root) for path in paths]
-        total = sum(entry.size_bytes for entry in entries)
+        return await self._upload_all(paths, entries, progress=progress, deadline_seconds=deadline_seconds)
 
-        async def messages() -> AsyncIterator[data_service_pb2.UploadFilesRequest]:
-            message, sent = data_service_pb2.UploadFilesRequest, 0
-            yield message(header=data_service_pb2.UploadFilesHeader(parent=self.parent))
-            for path, entry in zip(paths, entries, strict=True):
-                yield message(file=_uploaded_file(entry))
-                async for chunk in read_chunks(path):
-                    yield message(chunk=chunk)
-                    # Runs when the transport asks for the next message, which is after this one was written.
-                    sent += len(chunk)
-                    if progress:
-                        progress(sent, total)
+    async def _upload_all(
+        self,
+        paths: Sequence[Path],
+        entries: Sequence[FileEntry],
+        *,
+        progress: Progress | None,
+        deadline_seconds: float | None,
+    ) -> str:
+        """Uploads files. A stream that breaks is opened again, without the bytes of files that have arrived."""
+        expiry = None if deadline_seconds is None else time.monotonic() + deadline_seconds
+        request_id, num_arrived = str(uuid.uuid4()), 0
+        retries: RetryState | None = None
+        while True:
+            messages = functools.partial(self._messages, paths, entries, request_id, num_arrived, progress)
+            remaining = None if expiry is None else max(expiry - time.monotonic(), 0.001)
+            try:
+                response: data_service_pb2.UploadFilesResponse = await self._transport.upload(
+                    self._uploads.UploadFiles, messages, idempotent=False, deadline_seconds=remaining
+                )
+                return response.upload
+            except Unavailable:
+                retries = retries or self._transport.retries(is_transfer=True)
+                pause_seconds = retries.next_pause_seconds()
+                if pause_seconds is None:
+                    raise
+            await asyncio.sleep(pause_seconds)
+            before, num_arrived = num_arrived, await self._num_arrived(request_id)
+            if num_arrived > before:
+                retries = None
 
-        response: data_service_pb2.UploadFilesResponse = await self._transport.upload(
-            self._uploads.UploadFiles, messages, deadline_seconds=deadline_seconds
+    async def _messages(
+        self,
+        paths: Sequence[Path],
+        entries: Sequence[FileEntry],
+        request_id: str,
+        num_arrived: int,
+        progress: Progress | None,
+    ) -> AsyncIterator[data_service_pb2.UploadFilesRequest]:
+        """The messages of one attempt: all files are described, and the bytes of the first ones left out."""
+        message, total = data_service_pb2.UploadFilesRequest, sum(entry.size_bytes for entry in entries)
+        sent = sum(entry.size_bytes for entry in entries[:num_arrived])
+        yield message(header=data_service_pb2.UploadFilesHeader(parent=self.parent, request_id=request_id))
+        for number, (path, entry) in enumerate(zip(paths, entries, strict=True)):
+            yield message(file=_uploaded_file(entry))
+            if number < num_arrived:
+                continue
+            async for chunk in read_chunks(path):
+                yield message(chunk=chunk)
+                # Runs when the transport asks for the next message, which is after this one was written.
+                sent += len(chunk)
+                if progress:
+                    progress(sent, total)
+
+    async def _num_arrived(self, request_id: str) -> int:
+        request = data_service_pb2.GetUploadProgressRequest(parent=self.parent, request_id=request_id)
+        answer: data_service_pb2.GetUploadProgressResponse = await self._transport.unary(
+            self._uploads.GetUploadProgress, request, is_transfer=True
         )
-        return response.upload
+        return answer.file_count
 
     async def upload_pieces(
         self, pieces: AsyncIterator[FileEntry | bytes], *, deadline_seconds: float | None = None

@@ -118,6 +118,11 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.UploadFilesRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_data__service__pb2.UploadFilesResponse.FromString,
                 _registered_method=True)
+        self.GetUploadProgress = channel.unary_unary(
+                '/omnialign.v1.DataService/GetUploadProgress',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.GetUploadProgressRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetUploadProgressResponse.FromString,
+                _registered_method=True)
         self.ImportDataset = channel.unary_stream(
                 '/omnialign.v1.DataService/ImportDataset',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.ImportDatasetRequest.SerializeToString,
@@ -273,6 +278,13 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUploadProgress(self, request, context):
+        """Tells how much of an upload has arrived, so that one that broke can go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ImportDataset(self, request, context):
         """Imports files in the schemas of align-anything-200k as a new version. Streams progress; the last message has the
         version.
@@ -405,6 +417,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.UploadFiles,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.UploadFilesRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_data__service__pb2.UploadFilesResponse.SerializeToString,
+            ),
+            'GetUploadProgress': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUploadProgress,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetUploadProgressRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.GetUploadProgressResponse.SerializeToString,
             ),
             'ImportDataset': grpc.unary_stream_rpc_method_handler(
                     servicer.ImportDataset,
@@ -875,6 +892,33 @@ class DataService:
             '/omnialign.v1.DataService/UploadFiles',
             omnialign_dot_v1_dot_data__service__pb2.UploadFilesRequest.SerializeToString,
             omnialign_dot_v1_dot_data__service__pb2.UploadFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUploadProgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.DataService/GetUploadProgress',
+            omnialign_dot_v1_dot_data__service__pb2.GetUploadProgressRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.GetUploadProgressResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -72,6 +72,8 @@ class DataServiceStub:
     """Returns a link to download a media object directly. Same precondition as CreateMediaUpload."""
     UploadFiles: _grpc.StreamUnaryMultiCallable[_data_service_pb2.UploadFilesRequest, _data_service_pb2.UploadFilesResponse]
     """Uploads files to import or register. They are removed after a day."""
+    GetUploadProgress: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.GetUploadProgressRequest, _data_service_pb2.GetUploadProgressResponse]
+    """Tells how much of an upload has arrived, so that one that broke can go on."""
     ImportDataset: _grpc.UnaryStreamMultiCallable[_data_service_pb2.ImportDatasetRequest, _data_service_pb2.ImportDatasetResponse]
     """Imports files in the schemas of align-anything-200k as a new version. Streams progress; the last message has the
     version.
@@ -130,6 +132,8 @@ class DataServiceAsyncStub(DataServiceStub):
     """Returns a link to download a media object directly. Same precondition as CreateMediaUpload."""
     UploadFiles: _aio.StreamUnaryMultiCallable[_data_service_pb2.UploadFilesRequest, _data_service_pb2.UploadFilesResponse]  # type: ignore[assignment]
     """Uploads files to import or register. They are removed after a day."""
+    GetUploadProgress: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetUploadProgressRequest, _data_service_pb2.GetUploadProgressResponse]  # type: ignore[assignment]
+    """Tells how much of an upload has arrived, so that one that broke can go on."""
     ImportDataset: _aio.UnaryStreamMultiCallable[_data_service_pb2.ImportDatasetRequest, _data_service_pb2.ImportDatasetResponse]  # type: ignore[assignment]
     """Imports files in the schemas of align-anything-200k as a new version. Streams progress; the last message has the
     version.
@@ -281,6 +285,14 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_data_service_pb2.UploadFilesResponse, _abc.Awaitable[_data_service_pb2.UploadFilesResponse]]:
         """Uploads files to import or register. They are removed after a day."""
+
+    @_abc_1.abstractmethod
+    def GetUploadProgress(
+        self,
+        request: _data_service_pb2.GetUploadProgressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_service_pb2.GetUploadProgressResponse, _abc.Awaitable[_data_service_pb2.GetUploadProgressResponse]]:
+        """Tells how much of an upload has arrived, so that one that broke can go on."""
 
     @_abc_1.abstractmethod
     def ImportDataset(

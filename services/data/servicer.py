@@ -151,7 +151,14 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         first = await anext(aiter(request_iterator), None)
         if first is None or first.WhichOneof("message") != "header":
             raise InvalidArgument("The first message of an upload must be its header.", reason="UPLOAD_HEADER_MISSING")
-        return await self._uploads.receive(first.header.parent, _files(request_iterator))
+        header = first.header
+        return await self._uploads.receive(header.parent, _files(request_iterator), request_id=header.request_id)
+
+    async def GetUploadProgress(  # noqa: D102, N802
+        self, request: pb.GetUploadProgressRequest, context: Context
+    ) -> pb.GetUploadProgressResponse:
+        count = await self._uploads.received_count(request.parent, request.request_id)
+        return pb.GetUploadProgressResponse(file_count=count)
 
     async def ImportDataset(  # noqa: D102, N802
         self, request: pb.ImportDatasetRequest, context: Context

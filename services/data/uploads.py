@@ -1,17 +1,20 @@
 """The files that callers hand over: uploads, which are kept for a day, and local paths inside the allowed folders.
 
-The files of an upload are stored under numbers, never under the caller's paths. Their names are in the manifest, which
-is written last: an upload without a manifest does not exist.
+The files of an upload are stored under their number and digest, never under the caller's paths. Their names are in the
+manifest, which is written last: an upload without a manifest does not exist. The id of an upload with a request id is
+made of it, so that a call that goes on with a broken one finds what that one stored.
 """
 
 import asyncio
+import hashlib
+import itertools
 import json
 import logging
 import re
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -97,13 +100,18 @@ class Uploads:
     def __init__(self, config: DataConfig, *, objects: ObjectStore, scratch: Path, pool: ThreadPoolExecutor) -> None:
         self._config, self._objects, self._scratch, self._pool = config, objects, scratch, pool
 
-    async def receive(self, parent: str, messages: AsyncIterator[UploadedFile | bytes]) -> UploadFilesResponse:
-        """Receives files, each as its description followed by its bytes.
+    async def receive(
+        self, parent: str, messages: AsyncIterator[UploadedFile | bytes], *, request_id: str = ""
+    ) -> UploadFilesResponse:
+        """Receives files, each as its description followed by its bytes, which may be missing from those that an
+        earlier call with this `request_id` brought.
 
         Raises UPLOAD_PATH_INVALID, UPLOAD_FILE_MISSING, UPLOAD_TRUNCATED, UPLOAD_DIGEST_MISMATCH, UPLOAD_EMPTY,
-        UPLOAD_TOO_LARGE.
+        UPLOAD_TOO_LARGE, REQUEST_ID_REUSED.
         """
-        receiver = _UploadReceiver(self._config, self._objects, self._scratch)
+        upload_id = _id_of(parent, request_id) if request_id else uuid.uuid4().hex
+        stored = await run_in_pool(self._pool, self._stored, upload_id) if request_id else {}
+        receiver = _UploadReceiver(self._config, self._objects, self._scratch, upload_id=upload_id, stored=stored)
         try:
             async for message in messages:
                 step = receiver.begin if isinstance(message, UploadedFile) else receiver.write
@@ -112,12 +120,27 @@ class Uploads:
             await run_in_pool(self._pool, receiver.finish, name)
         except BaseException:
             with suppress(RuntimeError):  # the pool has shut down: the sweep removes the files
-                self._pool.submit(receiver.abandon)
+                # Files of a call that may be repeated stay, so that the next one goes on from there.
+                self._pool.submit(receiver.discard if request_id else receiver.abandon)
             raise
         size_bytes = sum(entry.size_bytes for entry in receiver.files)
         answer = UploadFilesResponse(upload=name, file_count=len(receiver.files), size_bytes=size_bytes)
         answer.expire_time.CopyFrom(timestamp(receiver.expire_us))
         return answer
+
+    async def received_count(self, parent: str, request_id: str) -> int:
+        """How many files of an upload are stored, from the first on."""
+        stored = await run_in_pool(self._pool, self._stored, _id_of(parent, request_id))
+        numbers = {number for number, _ in stored}
+        return next(count for count in itertools.count() if count not in numbers)
+
+    def _stored(self, upload_id: str) -> dict[tuple[int, str], int]:
+        """The size of each stored file of an upload, by its number and digest (blocking)."""
+        found: dict[tuple[int, str], int] = {}
+        for info in self._objects.list(f"{PREFIX}{upload_id}/"):
+            number, _, sha256 = info.key.rpartition("/")[2].partition("-")
+            found[int(number), sha256] = info.size_bytes
+        return found
 
     async def get(self, name: str, *, parent: str) -> Upload:
         """A complete upload of a project. Raises UPLOAD_NOT_FOUND, also for an expired upload."""
@@ -195,8 +218,16 @@ class Uploads:
 class _UploadReceiver:
     """An upload being received. Blocking; one call at a time."""
 
-    def __init__(self, config: DataConfig, objects: ObjectStore, scratch: Path) -> None:
-        self.id = uuid.uuid4().hex
+    def __init__(
+        self,
+        config: DataConfig,
+        objects: ObjectStore,
+        scratch: Path,
+        *,
+        upload_id: str,
+        stored: Mapping[tuple[int, str], int],
+    ) -> None:
+        self.id, self._stored = upload_id, stored
         self.expire_us = now_us() + int(config.upload_seconds * 1e6)
         self.files: dict[FileEntry, str] = {}
         self._config, self._objects, self._scratch = config, objects, scratch
@@ -233,13 +264,18 @@ class _UploadReceiver:
         # The manifest comes last and makes the upload visible: after a crash before this line there is none, and the
         # sweep removes the files.
         files = [[entry.path, entry.size_bytes, entry.sha256, key] for entry, key in self.files.items()]
+        self._check_same(files)
         manifest = {"name": name, "expire_us": self.expire_us, "files": files}
         self._objects.put_bytes(_manifest_key(self.id), json.dumps(manifest).encode())
 
-    def abandon(self) -> None:
-        """Removes what was received; what cannot be removed now is swept later."""
+    def discard(self) -> None:
+        """Removes the file that was being received."""
         if self._staged is not None:
             self._staged.discard()
+
+    def abandon(self) -> None:
+        """Removes what was received; what cannot be removed now is swept later."""
+        self.discard()
         with suppress(OmnialignError, OSError):
             self._objects.delete_below(f"{PREFIX}{self.id}/")
 
@@ -247,18 +283,34 @@ class _UploadReceiver:
         if self._staged is None or self._file is None:
             return
         file, staged = self._file, self._staged
-        sha256 = staged.finish()
+        number, sha256 = len(self.files), staged.finish()
+        if not staged.size_bytes and self._stored.get((number, file.sha256)) == file.size_bytes:
+            self._add(file, file.sha256)
+            return
         if staged.size_bytes != file.size_bytes:
             raise self._refusal("UPLOAD_TRUNCATED", f"ended after {staged.size_bytes} of {file.size_bytes} bytes")
         if file.sha256 and sha256 != file.sha256:
             raise self._refusal(
                 "UPLOAD_DIGEST_MISMATCH", f"has the digest {sha256} instead of the announced {file.sha256}"
             )
-        key = f"{PREFIX}{self.id}/{len(self.files):06d}"
-        self._objects.put(key, staged.path, sha256=sha256)
-        staged.discard()
-        self.files[FileEntry(file.path, file.size_bytes, sha256)] = key
+        self._objects.put(self._key(number, sha256), staged.path, sha256=sha256)
+        self._add(file, sha256)
+
+    def _add(self, file: UploadedFile, sha256: str) -> None:
+        self.discard()
+        self.files[FileEntry(file.path, file.size_bytes, sha256)] = self._key(len(self.files), sha256)
         self._file = self._staged = None
+
+    def _key(self, number: int, sha256: str) -> str:
+        return f"{PREFIX}{self.id}/{number:06d}-{sha256}"
+
+    def _check_same(self, files: list[list[str | int]]) -> None:
+        """Refuses files other than those of the complete upload of the same request id, if there is one."""
+        with suppress(NotFound):
+            blob = self._objects.read(_manifest_key(self.id), length=MAX_MANIFEST_BYTES)
+            if json.loads(blob)["files"] != files:
+                message = "Another upload had this request id: take a new one for other files."
+                raise InvalidArgument(message, reason="REQUEST_ID_REUSED")
 
     def _check_limits(self, count: int) -> None:
         config = self._config
@@ -269,6 +321,11 @@ class _UploadReceiver:
     def _refusal(self, reason: str, problem: str) -> InvalidArgument:
         path = self._file.path if self._file else ""
         return InvalidArgument(f"{path} {problem}: send it again.", reason=reason, metadata={"path": path})
+
+
+def _id_of(parent: str, request_id: str) -> str:
+    """The id of the upload with a request id: hashed, as nobody else may guess or choose the names of uploads."""
+    return hashlib.sha256(f"{parent}\0{request_id.lower()}".encode()).hexdigest()[:32]
 
 
 def _manifest_key(upload_id: str) -> str:

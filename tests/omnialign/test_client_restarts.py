@@ -68,6 +68,18 @@ class Halting(data_service_pb2_grpc.DataServiceServicer):
             await self._halt()
         return pb.UploadMediaResponse(media=content_pb2.Media(size_bytes=size_bytes))
 
+    async def UploadFiles(self, requests, context):  # noqa: N802
+        paths, size_bytes = [], 0
+        async for request in requests:
+            size_bytes += len(request.chunk)
+            paths += [request.file.path] if request.HasField("file") else []
+            if len(paths) == len(FILES):
+                await self._halt()
+        return pb.UploadFilesResponse(upload=f"{','.join(paths)}: {size_bytes}")
+
+    async def GetUploadProgress(self, request, context):  # noqa: N802
+        return pb.GetUploadProgressResponse(file_count=2)
+
     async def _halt(self) -> None:
         self.halted.set()
         if not self._whole:
@@ -107,6 +119,12 @@ async def upload(client, folder):
     return (await client.upload_media(BYTES, modality=content_pb2.MODALITY_IMAGE)).size_bytes
 
 
+async def files(client, folder):
+    for entry in FILES:
+        (folder / entry.path).write_bytes(BYTES)
+    return await client.upload_files(folder)
+
+
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
@@ -116,6 +134,7 @@ async def upload(client, folder):
         (model, [entry.path for entry in FILES]),
         (download, BYTES),
         (upload, len(BYTES)),
+        (files, f"a,b,c: {len(BYTES)}"),
     ],
 )
 async def test_a_stream_goes_on_after_a_restart_with_each_part_once(call, expected, tmp_path):
@@ -132,6 +151,6 @@ async def test_a_stream_goes_on_after_a_restart_with_each_part_once(call, expect
 
 async def test_a_service_that_was_never_there_is_not_waited_for(tmp_path):
     async with AsyncClient("127.0.0.1:1") as client:
-        for call in (records, quarantine, imported, model, download, upload):
+        for call in (records, quarantine, imported, model, download, upload, files):
             with pytest.raises(Unavailable):
                 await asyncio.wait_for(call(client, tmp_path), timeout=20)

@@ -63,6 +63,7 @@ _DATA = {
     "CompleteMediaUpload": _write("name"),
     "CreateMediaDownload": _read("parent"),
     "UploadFiles": _write("header.parent"),
+    "GetUploadProgress": _read("parent"),
     "ImportDataset": _write("parent"),
     "RegisterModel": _write("parent"),
     "GetModelVersion": _read("name", job="inputs"),
