@@ -304,7 +304,7 @@ class _UploadReceiver:
     def _key(self, number: int, sha256: str) -> str:
         return f"{PREFIX}{self.id}/{number:06d}-{sha256}"
 
-    def _check_same(self, files: list[list[str | int]]) -> None:
+    def _check_same(self, files: list[list[object]]) -> None:
         """Refuses files other than those of the complete upload of the same request id, if there is one."""
         with suppress(NotFound):
             blob = self._objects.read(_manifest_key(self.id), length=MAX_MANIFEST_BYTES)
