@@ -16,7 +16,7 @@ from typing import Protocol
 from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.content import media_of
-from omnialign.errors import NotFound, PermissionDenied
+from omnialign.errors import NotFound
 from omnialign.modeling.adapters import Adapter
 from omnialign.retry import RetryPolicy
 from omnialign.v1 import record_pb2
@@ -164,18 +164,12 @@ async def _fetch_examples(
 
 
 async def _record_count(client: AsyncClient, spec: Spec) -> int:
-    """Records to read; 0 if that is not known.
-
-    Nobody keeps the sizes of splits, a dataset may have no version yet, and a job's own token reads records alone.
-    """
+    """Records to read; 0 if that is not known, because nobody keeps the sizes of splits."""
     if spec.splits:
         return 0
-    is_version = names.matches(spec.dataset, names.DATASET_VERSION)
-    try:
-        version = await client.get_dataset_version(spec.dataset if is_version else f"{spec.dataset}/versions/-")
-    except (NotFound, PermissionDenied):
-        return 0
-    return int(version.record_count)
+    if names.matches(spec.dataset, names.DATASET_VERSION):
+        return int((await client.get_dataset_version(spec.dataset)).record_count)
+    return int((await client.get_dataset(spec.dataset)).record_count)
 
 
 async def _chunks(client: AsyncClient, spec: Spec) -> AsyncIterator[list[record_pb2.Record]]:

@@ -29,10 +29,15 @@ async def test_examples_survive_the_data_service(tmp_path: Path, model_dir: Path
             dataset = await client.create_dataset("pairs")
             lonely = record_pb2.Record(id="r2", subtask="t2t", split="train", prompt=record.prompt)
             await client.append_records(dataset.name, [record, lonely])
-            await client.commit_version(dataset.name)
-        adapter = load_adapter(model_dir)
+            version = await client.commit_version(dataset.name)
+            await client.append_records(dataset.name, [record_pb2.Record(id="r3", subtask="t2t", prompt=record.prompt)])
+        adapter, heard = load_adapter(model_dir), []
+        options = {"method": "dpo", "adapter": adapter, "on_read": lambda **counts: heard.append(counts)}
         spec = parse_spec({**document, "dataset": dataset.name, "data_address": server.address})
-        path = await asyncio.to_thread(source.prepare, spec, method="dpo", max_length=100, adapter=adapter)
+        await asyncio.to_thread(source.prepare, spec, max_length=99, **options)
+        spec = parse_spec({**document, "dataset": version.name, "data_address": server.address})
+        path = await asyncio.to_thread(source.prepare, spec, max_length=100, **options)
+        assert heard == [{"read": 0, "total": 3}, {"read": 0, "total": 2}]
         empty = parse_spec({**document, "dataset": dataset.name, "data_address": server.address, "splits": ["test"]})
         with pytest.raises(FailedPrecondition) as caught:
             await asyncio.to_thread(source.prepare, empty, method="dpo", max_length=100, adapter=adapter)

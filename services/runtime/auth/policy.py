@@ -48,12 +48,12 @@ def _job(field: str, *, mutates: bool) -> Rule:
 
 _DATA = {
     "CreateDataset": _write("parent"),
-    "GetDataset": _read("name"),
+    "GetDataset": _read("name", job="inputs"),
     "ListDatasets": _read("parent"),
     "DeleteDataset": _write("name", role=Role.ADMIN),
     "AppendRecords": _write("dataset"),
     "CommitVersion": _write("dataset"),
-    "GetDatasetVersion": _read("name"),
+    "GetDatasetVersion": _read("name", job="inputs"),
     "ListDatasetVersions": _read("parent"),
     "StreamRecords": _read("source", job="inputs"),
     "StreamQuarantine": _read("dataset"),

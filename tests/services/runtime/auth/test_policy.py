@@ -83,6 +83,8 @@ def test_only_what_a_training_job_needs_is_open_to_its_token():
     assert {path.rpartition("/")[2]: rule.job for path, rule in POLICY.items() if rule.job} == {
         "ReportProgress": "itself",
         "DeliverModel": "itself",
+        "GetDataset": "inputs",
+        "GetDatasetVersion": "inputs",
         "StreamRecords": "inputs",
         "DownloadModel": "inputs",
         "GetModelVersion": "inputs",
