@@ -16,6 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from services.alignment.job import ALIGNMENT
 from services.alignment.summary import AlignmentMetrics
 from services.data.objects.s3_client import S3Metrics
+from services.data.usage import UsageMetrics
 from services.inference.metrics import EngineMetrics, FeatureMetrics
 from services.inference.openai.metrics import EndpointMetrics
 from services.pipeline.metrics import PipelineMetrics
@@ -103,6 +104,7 @@ def catalogue() -> dict[str, list[Described]]:
         "Training service": _described(_registered(TrainingMetrics)),
         "Services with an engine: critique, refinement, judge": _described(_registered(_engine)),
         "Services that use S3": _described(_registered(S3Metrics)),
+        "Data service": _described(_registered(UsageMetrics)),
         "Rank 0 of a training job": _described(TrainMetrics(method="dpo", model="base").registry),
     }
 

@@ -8,6 +8,7 @@ from omnialign.cli.session import Session
 if TYPE_CHECKING:
     from omnialign.client import AsyncClient
     from omnialign.v1.alignment_service_pb2 import AlignmentJob
+    from omnialign.v1.training_service_pb2 import TrainingJob
 
 SHOWN = 10
 
@@ -17,6 +18,14 @@ async def dataset_dependents(client: "AsyncClient", name: str) -> list[str]:
     jobs = [job.name async for job in client.list_alignment_jobs() if _uses(job, name)]
     versions = [version.name async for version in client.list_dataset_versions(name)]
     return [*jobs, *await _products(client, [name, *versions], leave_out={*jobs, name, *versions})]
+
+
+async def model_dependents(client: "AsyncClient", versions: Sequence[str]) -> list[str]:
+    """The jobs that have not ended and use one of these model versions, and what lineage says was made from them."""
+    wanted = set(versions)
+    jobs = [job.name async for job in client.list_alignment_jobs() if wanted & _models_of(job)]
+    jobs += [job.name async for job in client.list_training_jobs() if wanted & _trained_from(job)]
+    return [*jobs, *await _products(client, versions, leave_out={*jobs, *versions})]
 
 
 async def job_products(client: "AsyncClient", name: str) -> list[str]:
@@ -52,6 +61,24 @@ async def _products(client: "AsyncClient", sources: Sequence[str], *, leave_out:
         walk = await client.get_lineage(source, direction=GetLineageRequest.DIRECTION_PRODUCTS, max_depth=1)
         found += [edge.target for edge in walk.edges if edge.target not in leave_out]
     return list(dict.fromkeys(found))
+
+
+def _models_of(job: "AlignmentJob") -> set[str]:
+    """The models that a job still uses, or will."""
+    from omnialign.client.jobs import ENDED_ALIGNMENT_STATES
+
+    if job.state in ENDED_ALIGNMENT_STATES:
+        return set()
+    spec, models = job.spec, job.models
+    given = {spec.base_model, spec.feedback_model, spec.judge_model}
+    return given | {models.base, models.feedback, models.judge, models.aligned}
+
+
+def _trained_from(job: "TrainingJob") -> set[str]:
+    """The model that a job still trains, or will."""
+    from omnialign.client.jobs import ENDED_TRAINING_STATES
+
+    return set() if job.state in ENDED_TRAINING_STATES else {job.spec.base_model}
 
 
 def _uses(job: "AlignmentJob", dataset: str) -> bool:

@@ -1,9 +1,9 @@
-"""`omnialign models`: list, show, register and download models."""
+"""`omnialign models`: list, show, register, download and delete models."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,9 +11,12 @@ from omnialign.cli import uploads
 from omnialign.cli.session import Session, command
 from omnialign.cli.uploads import Upload
 
+if TYPE_CHECKING:
+    from omnialign.client import AsyncClient
+
 REGISTER_TIMEOUT_SECONDS = 3600.0  # the server hashes or copies every file
 
-app = typer.Typer(help="List, show, register and download models.", no_args_is_help=True)
+app = typer.Typer(help="List, show, register, download and delete models.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -93,3 +96,38 @@ async def download(
             version = await client.download_model(session.name("models", model), folder, progress=progress)
     session.out.record(version)
     session.out.say(f"{folder}: {version.name}, sha256 {version.sha256[:12]}")
+
+
+@app.command()
+@command
+async def delete(
+    session: Session,
+    model: Annotated[str, typer.Argument(help="Version, such as `base/2`, or model, such as `base`: all of it.")],
+    force: Annotated[bool, typer.Option("--force", help="Delete it even if something depends on it.")] = False,
+) -> None:
+    """Delete a model version, or all of a model. What depends on it is named, and then it takes --force.
+
+    A folder that was registered in place is left alone. Numbers of deleted versions are not given again.
+    """
+    from omnialign.cli import dependents
+
+    async with session.client() as client:
+        versions = await _versions(client, session.name("models", model))
+        if not force:
+            found = await dependents.model_dependents(client, versions)
+            dependents.refuse(versions[0], found, session=session)
+        for version in versions:
+            await client.delete_model_version(version, force=force)
+            session.out.record({"deleted": version})
+            session.out.say(f"Deleted {version}")
+
+
+async def _versions(client: AsyncClient, name: str) -> list[str]:
+    """The version of this name; all of the model, newest first, for version `-`. Raises NotFound."""
+    from omnialign import names
+
+    newest = await client.get_model_version(name)
+    if names.id_of(name) != names.NEWEST:
+        return [newest.name]
+    model = names.unversioned(name)
+    return [version.name async for version in client.list_model_versions() if names.unversioned(version.name) == model]

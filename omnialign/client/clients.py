@@ -211,6 +211,7 @@ class Client:
     register_model = _call(AsyncClient.register_model)
     get_model_version = _call(AsyncClient.get_model_version)
     list_model_versions = _iterate(AsyncClient.list_model_versions)
+    delete_model_version = _call(AsyncClient.delete_model_version)
     add_lineage = _call(AsyncClient.add_lineage)
     get_lineage = _call(AsyncClient.get_lineage)
 

@@ -46,6 +46,15 @@ class ModelCalls(ServiceCalls):
         request = data_service_pb2.ListModelVersionsRequest(parent=self.parent)
         return self._pages(self._models.ListModelVersions, request, items="model_versions")
 
+    async def delete_model_version(self, name: str, *, force: bool = False) -> None:
+        """Deletes one model version, named by its number. Raises NotFound, and FailedPrecondition HAS_DEPENDENTS.
+
+        With `force`, a version goes even if it is the base of a LoRA.
+        """
+        request = data_service_pb2.DeleteModelVersionRequest(name=name, force=force)
+        # A second attempt, after a first that succeeded unseen, would raise NotFound.
+        await self._transport.unary(self._models.DeleteModelVersion, request, idempotent=False)
+
     async def add_lineage(self, edges: Sequence[data_service_pb2.LineageEdge]) -> None:
         """Records where artefacts came from. Repeating an edge changes nothing."""
         for start in range(0, len(edges), LINEAGE_BATCH):

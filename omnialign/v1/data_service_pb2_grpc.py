@@ -138,6 +138,11 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.GetModelVersionRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_model__pb2.ModelVersion.FromString,
                 _registered_method=True)
+        self.DeleteModelVersion = channel.unary_unary(
+                '/omnialign.v1.DataService/DeleteModelVersion',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.DeleteModelVersionRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.DownloadModel = channel.unary_stream(
                 '/omnialign.v1.DataService/DownloadModel',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.DownloadModelRequest.SerializeToString,
@@ -307,6 +312,14 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteModelVersion(self, request, context):
+        """Deletes a model version. Its number is not given again; its files stay as long as another version has them, and so
+        does the folder of a model that was registered in place.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DownloadModel(self, request, context):
         """Reads the files of a model version, in order of path.
         """
@@ -437,6 +450,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.GetModelVersion,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetModelVersionRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_model__pb2.ModelVersion.SerializeToString,
+            ),
+            'DeleteModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModelVersion,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.DeleteModelVersionRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'DownloadModel': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadModel,
@@ -1000,6 +1018,33 @@ class DataService:
             '/omnialign.v1.DataService/GetModelVersion',
             omnialign_dot_v1_dot_data__service__pb2.GetModelVersionRequest.SerializeToString,
             omnialign_dot_v1_dot_model__pb2.ModelVersion.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.DataService/DeleteModelVersion',
+            omnialign_dot_v1_dot_data__service__pb2.DeleteModelVersionRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -82,6 +82,10 @@ class DataServiceStub:
     """Registers a model folder as the next version of a model."""
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
     """Reads one model version. Version `-` is the newest."""
+    DeleteModelVersion: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.DeleteModelVersionRequest, _empty_pb2.Empty]
+    """Deletes a model version. Its number is not given again; its files stay as long as another version has them, and so
+    does the folder of a model that was registered in place.
+    """
     DownloadModel: _grpc.UnaryStreamMultiCallable[_data_service_pb2.DownloadModelRequest, _data_service_pb2.DownloadModelResponse]
     """Reads the files of a model version, in order of path."""
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.ListModelVersionsRequest, _data_service_pb2.ListModelVersionsResponse]
@@ -142,6 +146,10 @@ class DataServiceAsyncStub(DataServiceStub):
     """Registers a model folder as the next version of a model."""
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Reads one model version. Version `-` is the newest."""
+    DeleteModelVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteModelVersionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a model version. Its number is not given again; its files stay as long as another version has them, and so
+    does the folder of a model that was registered in place.
+    """
     DownloadModel: _aio.UnaryStreamMultiCallable[_data_service_pb2.DownloadModelRequest, _data_service_pb2.DownloadModelResponse]  # type: ignore[assignment]
     """Reads the files of a model version, in order of path."""
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListModelVersionsRequest, _data_service_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
@@ -319,6 +327,16 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.ModelVersion, _abc.Awaitable[_model_pb2.ModelVersion]]:
         """Reads one model version. Version `-` is the newest."""
+
+    @_abc_1.abstractmethod
+    def DeleteModelVersion(
+        self,
+        request: _data_service_pb2.DeleteModelVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a model version. Its number is not given again; its files stay as long as another version has them, and so
+        does the folder of a model that was registered in place.
+        """
 
     @_abc_1.abstractmethod
     def DownloadModel(

@@ -13,12 +13,16 @@ from services.data.importing.importer import Importer
 from services.data.lineage import Lineage
 from services.data.media_store import MediaStore
 from services.data.media_validation import MediaLimits
-from services.data.models import ModelFiles, Models
+from services.data.model_files import ModelFiles
+from services.data.model_store import ModelStore
+from services.data.models import Models
 from services.data.objects import open_objects
 from services.data.presigned_media import PresignedMedia
 from services.data.servicer import DataServicer
 from services.data.store import Store
+from services.data.sweeping import sweeping
 from services.data.uploads import Uploads
+from services.data.usage import Usage, UsageMetrics
 from services.runtime.database import Database
 from services.runtime.server import Server, run
 from services.sandbox.media import open_sandbox
@@ -52,24 +56,42 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
         # Checked in a thread of its own: a pool that is busy with uploads is no reason to send callers away.
         check_objects = partial(asyncio.to_thread, objects.check)
         server.prepare(FULL_NAME, check_objects, check=check_objects)
-        uploads = Uploads(config, objects=objects, scratch=scratch, pool=storage_pool)
-        media = MediaStore(objects, scratch=scratch, limits=MediaLimits.of(config), pool=media_pool, sandbox=sandbox)
+        usage = Usage(database, quotas=server.quotas, metrics=UsageMetrics(server.registry))
+        uploads = Uploads(config, objects=objects, scratch=scratch, pool=storage_pool, usage=usage)
+        limits = MediaLimits.of(config)
+        media = MediaStore(objects, scratch=scratch, limits=limits, pool=media_pool, sandbox=sandbox, usage=usage)
         datasets = Datasets(config, store=store, objects=objects, pool=storage_pool, quotas=server.quotas)
-        files = ModelFiles(objects=objects, pool=storage_pool)
+        models = Models(
+            config,
+            store=ModelStore(database),
+            lineage=store,
+            uploads=uploads,
+            files=ModelFiles(objects=objects, pool=storage_pool),
+            usage=usage,
+            pool=storage_pool,
+        )
         servicer = DataServicer(
             datasets=datasets,
             media=media,
-            presigned=PresignedMedia(config, objects=objects, media=media, pool=storage_pool),
+            presigned=PresignedMedia(config, objects=objects, media=media, pool=storage_pool, usage=usage),
             uploads=uploads,
-            models=Models(config, store=store, uploads=uploads, files=files, pool=storage_pool),
+            models=models,
             lineage=Lineage(store=store, datasets=datasets),
             importer=Importer(
-                config, datasets=datasets, store=store, media=media, uploads=uploads, pool=import_pool, sandbox=sandbox
+                config,
+                datasets=datasets,
+                store=store,
+                media=media,
+                uploads=uploads,
+                usage=usage,
+                pool=import_pool,
+                sandbox=sandbox,
             ),
             max_append_bytes=config.max_append_bytes,
         )
         server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer, FULL_NAME)
-        async with uploads.sweeping():
+        sweeps = {"expired uploads": uploads.sweep, "models without a version": models.sweep}
+        async with sweeping(sweeps, seconds=config.sweep_seconds):
             yield
     finally:
         storage_pool.shutdown(wait=True, cancel_futures=True)

@@ -22,6 +22,7 @@ from services.data.media_types import CERTAIN, HEAD_BYTES, VIDEO, modality_of, s
 from services.data.media_validation import MediaLimits, check_claim, too_large, validate
 from services.data.objects import ObjectStore
 from services.data.objects.base import StagedFile, run_in_pool
+from services.data.usage import Usage
 from services.sandbox.limits import Limits
 from services.sandbox.media import LIMITS, killed_decoder
 from services.sandbox.pool import Sandbox
@@ -43,25 +44,41 @@ class MediaStore:
     """Media objects by SHA-256. Safe for concurrent threads and processes on one object store."""
 
     def __init__(
-        self, objects: ObjectStore, *, scratch: Path, limits: MediaLimits, pool: ThreadPoolExecutor, sandbox: Sandbox
+        self,
+        objects: ObjectStore,
+        *,
+        scratch: Path,
+        limits: MediaLimits,
+        pool: ThreadPoolExecutor,
+        sandbox: Sandbox,
+        usage: Usage,
     ) -> None:
-        self._objects, self._scratch, self._sandbox = objects, scratch, sandbox
+        self._objects, self._scratch, self._sandbox, self._usage = objects, scratch, sandbox, usage
         self._limits = limits
         self._pool = pool
 
-    async def upload(self, chunks: AsyncIterator[bytes], *, claim: Claim) -> tuple[content_pb2.Media, bool]:
-        """Stores a stream; returns its reference and whether it existed. Raises the reasons of `media_validation`."""
+    async def upload(
+        self, chunks: AsyncIterator[bytes], *, claim: Claim, parent: str
+    ) -> tuple[content_pb2.Media, bool]:
+        """Stores a stream for a project; returns its reference and whether it existed.
+
+        Raises the reasons of `media_validation`, and QUOTA_EXCEEDED.
+        """
         staged = await run_in_pool(self._pool, self._begin)
         try:
             async for chunk in chunks:
                 await run_in_pool(self._pool, self._append, staged, chunk)
             sha256 = await run_in_pool(self._pool, self._finish, staged, claim)
-            known = await run_in_pool(self._pool, self._known, sha256, claim)
-            if known is not None:
-                return known, True
-            # Validated before it is put: what is in the store can be decoded.
-            mime_type = await self._sandbox.in_thread(self._validate, staged, sha256, claim)
-            return await run_in_pool(self._pool, self._put, staged, sha256, mime_type, durable=True), False
+            held = {sha256: staged.size_bytes}
+            await self._usage.check(parent, held)
+            found = await run_in_pool(self._pool, self._known, sha256, claim)
+            existed = found is not None
+            if found is None:
+                # Validated before it is put: what is in the store can be decoded.
+                mime_type = await self._sandbox.in_thread(self._validate, staged, sha256, claim)
+                found = await run_in_pool(self._pool, self._put, staged, sha256, mime_type, durable=True)
+            await self._usage.hold(parent, held, parent=parent)
+            return found, existed
         finally:
             await run_in_pool(self._pool, staged.discard)
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from omnialign.errors import FailedPrecondition, InvalidArgument, NotFound
-from omnialign.names import parse
+from omnialign.names import parse, project_name_of
 from omnialign.v1 import content_pb2
 from omnialign.v1.data_service_pb2 import CreateMediaDownloadResponse, CreateMediaUploadResponse
 from services.data.config import DataConfig
@@ -22,6 +22,7 @@ from services.data.objects import ObjectStore
 from services.data.objects.base import run_in_pool
 from services.data.store import now_us, timestamp
 from services.data.uploads import PREFIX
+from services.data.usage import Usage
 
 MEDIA_UPLOAD = "projects/{project}/mediaUploads/{media_upload}"
 MAX_TICKET_BYTES = 4096
@@ -32,14 +33,16 @@ class PresignedMedia:
     """Uploads and downloads through presigned URLs."""
 
     def __init__(
-        self, config: DataConfig, *, objects: ObjectStore, media: MediaStore, pool: ThreadPoolExecutor
+        self, config: DataConfig, *, objects: ObjectStore, media: MediaStore, pool: ThreadPoolExecutor, usage: Usage
     ) -> None:
         self._config, self._objects, self._media, self._pool = config, objects, media, pool
+        self._usage = usage
 
     async def create_upload(self, parent: str, *, sha256: str, size_bytes: int) -> CreateMediaUploadResponse:
-        """A URL to put bytes to. Raises PRESIGNING_UNAVAILABLE, MEDIA_TOO_LARGE."""
+        """A URL to put bytes to. Raises PRESIGNING_UNAVAILABLE, MEDIA_TOO_LARGE, QUOTA_EXCEEDED."""
         if size_bytes > self._config.max_media_bytes:
             raise too_large("bytes", found=size_bytes, limit=self._config.max_media_bytes)
+        await self._usage.check(parent, {sha256: size_bytes})
         upload_id, seconds = uuid.uuid4().hex, self._config.link_seconds
         expire_us = now_us() + int(seconds * 1e6)
         url = await run_in_pool(self._pool, self._objects.presign_put, _bytes_key(upload_id), seconds=seconds)
@@ -53,7 +56,7 @@ class PresignedMedia:
     async def complete_upload(self, name: str, *, modality: int, mime_type: str) -> content_pb2.Media:
         """Validates and stores the bytes that were put; may be repeated.
 
-        Raises MEDIA_UPLOAD_NOT_FOUND, MEDIA_UPLOAD_EMPTY, MEDIA_*.
+        Raises MEDIA_UPLOAD_NOT_FOUND, MEDIA_UPLOAD_EMPTY, MEDIA_*, QUOTA_EXCEEDED.
         """
         upload_id = parse(name, MEDIA_UPLOAD)["media_upload"]
         sha256, size_bytes = await self._ticket(name, upload_id)
@@ -65,7 +68,8 @@ class PresignedMedia:
             metadata = {"claimed": str(size_bytes), "found": str(found.size_bytes)}
             raise InvalidArgument(message, reason="MEDIA_SIZE_MISMATCH", metadata=metadata)
         claim = Claim(modality=modality, mime_type=mime_type, sha256=sha256)
-        media, _ = await self._media.upload(self._bytes(upload_id, size_bytes), claim=claim)
+        pieces = self._bytes(upload_id, size_bytes)
+        media, _ = await self._media.upload(pieces, claim=claim, parent=project_name_of(name))
         # Deleted only after they are stored: a crash before this line leaves bytes that a repeated call stores again.
         await run_in_pool(self._pool, self._objects.delete, _bytes_key(upload_id))
         return media

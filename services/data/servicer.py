@@ -119,7 +119,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
             raise InvalidArgument("The first message of an upload must be its header.", reason="UPLOAD_HEADER_MISSING")
         header = first.header
         claim = Claim(modality=header.modality, mime_type=header.mime_type, sha256=header.sha256)
-        media, existed = await self._media.upload(_chunks(request_iterator), claim=claim)
+        media, existed = await self._media.upload(_chunks(request_iterator), claim=claim, parent=header.parent)
         return pb.UploadMediaResponse(media=media, existed=existed)
 
     async def GetMedia(self, request: pb.GetMediaRequest, context: Context) -> AsyncIterator[pb.GetMediaResponse]:  # noqa: D102, N802
@@ -173,6 +173,10 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
 
     async def GetModelVersion(self, request: pb.GetModelVersionRequest, context: Context) -> model_pb2.ModelVersion:  # noqa: D102, N802
         return await self._models.get(request.name)
+
+    async def DeleteModelVersion(self, request: pb.DeleteModelVersionRequest, context: Context) -> empty_pb2.Empty:  # noqa: D102, N802
+        await self._models.delete(request.name, force=request.force)
+        return empty_pb2.Empty()
 
     async def DownloadModel(  # noqa: D102, N802
         self, request: pb.DownloadModelRequest, context: Context

@@ -1,4 +1,4 @@
-"""The data service's metadata in SQL: datasets, their versions, model versions, answered requests, lineage.
+"""The data service's metadata in SQL: datasets, their versions, answered requests, lineage, and who holds what.
 
 Messages are stored as serialised protos beside the few columns that are searched. Times are microseconds since 1970.
 """
@@ -13,10 +13,8 @@ from google.protobuf import timestamp_pb2
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from omnialign.names import project_name_of
 from omnialign.v1.data_service_pb2 import LineageEdge as Edge
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
-from omnialign.v1.model_pb2 import ModelVersion
 from services.runtime.database import Database
 from services.runtime.migrations import Migrations
 
@@ -47,6 +45,14 @@ MODEL_VERSIONS = sa.Table(
     sa.Column("parent", sa.String(80), nullable=False, index=True),
     sa.Column("created_us", sa.BigInteger, nullable=False),
     sa.Column("message", sa.LargeBinary, nullable=False),
+    sa.Column("deleted_us", sa.BigInteger),
+)
+MODEL_FILES = sa.Table(
+    "model_files",
+    METADATA,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("claimed_us", sa.BigInteger, nullable=False),
+    sa.Column("is_removed", sa.Boolean, nullable=False),
 )
 REQUESTS = sa.Table(
     "data_requests",
@@ -63,6 +69,16 @@ EDGES = sa.Table(
     sa.Column("relation", sa.String(64), primary_key=True),
     sa.Column("parent", sa.String(80), primary_key=True),
 )
+HELD_OBJECTS = sa.Table(
+    "held_objects",
+    METADATA,
+    sa.Column("holder", sa.String(255), primary_key=True),
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("parent", sa.String(80), nullable=False, index=True),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("expire_us", sa.BigInteger),
+)
+"""The objects that count for projects: see `usage`."""
 NAMES_PER_QUERY = 400  # SQLite limits the number of parameters of a query
 MIGRATIONS = Migrations("data", Path(__file__).parent / "migrations", witness="datasets")
 
@@ -134,6 +150,7 @@ class Store:
         def remove(connection: Connection) -> bool:
             for table in (DATASET_VERSIONS, REQUESTS):
                 connection.execute(table.delete().where(table.c.dataset == name))
+            connection.execute(HELD_OBJECTS.delete().where(HELD_OBJECTS.c.holder == name))
             return bool(connection.execute(DATASETS.delete().where(DATASETS.c.name == name)).rowcount)
 
         return await self._database.write(remove)
@@ -156,32 +173,6 @@ class Store:
         if before is not None:
             query = query.where(DATASET_VERSIONS.c.number < before)
         return [(number, DatasetVersion.FromString(blob)) for number, _, blob in await self._rows(query)]
-
-    async def add_model(self, version: ModelVersion, *, model: str, number: int, created_us: int) -> bool:
-        """Adds a model version; False if another writer took the number."""
-        parent, blob = project_name_of(model), version.SerializeToString(deterministic=True)
-        row = {"model": model, "number": number, "parent": parent, "created_us": created_us, "message": blob}
-        return await self._insert(MODEL_VERSIONS, row)
-
-    async def model(self, model: str, number: int | None) -> tuple[int, ModelVersion] | None:
-        """Number and message of a model version; the newest if `number` is None."""
-        table = MODEL_VERSIONS
-        query = sa.select(table.c.number, table.c.message).where(table.c.model == model)
-        query = query.order_by(table.c.number.desc()).limit(1)
-        rows = await self._rows(query if number is None else query.where(table.c.number == number))
-        return (rows[0][0], ModelVersion.FromString(rows[0][1])) if rows else None
-
-    async def models(self, parent: str, *, after: Sequence[str], limit: int) -> list[tuple[list[str], ModelVersion]]:
-        """Positions and model versions, newest first; `after` is the position of the last one already seen."""
-        table = MODEL_VERSIONS
-        query = sa.select(table.c.created_us, table.c.model, table.c.number, table.c.message)
-        query = query.where(table.c.parent == parent)
-        position = (table.c.created_us, table.c.model, table.c.number)
-        if after:
-            seen = (sa.literal(int(after[0])), sa.literal(after[1]), sa.literal(int(after[2])))
-            query = query.where(sa.tuple_(*position) < sa.tuple_(*seen))
-        rows = await self._rows(query.order_by(*(column.desc() for column in position)).limit(limit))
-        return [([str(us), model, str(n)], ModelVersion.FromString(blob)) for us, model, n, blob in rows]
 
     async def add_edges(self, parent: str, edges: Iterable[Edge]) -> None:
         """Adds edges; existing ones are left as they are."""

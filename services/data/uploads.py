@@ -5,18 +5,16 @@ manifest, which is written last: an upload without a manifest does not exist. Th
 made of it, so that a call that goes on with a broken one finds what that one stored.
 """
 
-import asyncio
 import hashlib
 import itertools
 import json
-import logging
 import re
 import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -29,8 +27,7 @@ from services.data.config import DataConfig
 from services.data.objects import ObjectStore
 from services.data.objects.base import StagedFile, run_in_pool
 from services.data.store import now_us, timestamp
-
-_log = logging.getLogger(__name__)
+from services.data.usage import Usage
 
 UPLOAD = "projects/{project}/uploads/{upload}"
 PREFIX = "uploads/"
@@ -97,8 +94,11 @@ def _as_path(uri: str) -> Path:
 class Uploads:
     """The uploads of all projects."""
 
-    def __init__(self, config: DataConfig, *, objects: ObjectStore, scratch: Path, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, config: DataConfig, *, objects: ObjectStore, scratch: Path, pool: ThreadPoolExecutor, usage: Usage
+    ) -> None:
         self._config, self._objects, self._scratch, self._pool = config, objects, scratch, pool
+        self._usage = usage
 
     async def receive(
         self, parent: str, messages: AsyncIterator[UploadedFile | bytes], *, request_id: str = ""
@@ -107,24 +107,31 @@ class Uploads:
         earlier call with this `request_id` brought.
 
         Raises UPLOAD_PATH_INVALID, UPLOAD_FILE_MISSING, UPLOAD_TRUNCATED, UPLOAD_DIGEST_MISMATCH, UPLOAD_EMPTY,
-        UPLOAD_TOO_LARGE, REQUEST_ID_REUSED.
+        UPLOAD_TOO_LARGE, REQUEST_ID_REUSED, QUOTA_EXCEEDED.
         """
         upload_id = _id_of(parent, request_id) if request_id else uuid.uuid4().hex
         stored = await run_in_pool(self._pool, self._stored, upload_id) if request_id else {}
         receiver = _UploadReceiver(self._config, self._objects, self._scratch, upload_id=upload_id, stored=stored)
+        checked_bytes = 0
         try:
             async for message in messages:
                 step = receiver.begin if isinstance(message, UploadedFile) else receiver.write
                 await run_in_pool(self._pool, step, message)  # type: ignore[arg-type]
+                if receiver.size_bytes > 2 * checked_bytes:  # as files are announced; not at each of thousands
+                    checked_bytes = receiver.size_bytes
+                    await self._usage.check(parent, {receiver.id: checked_bytes})
+            await self._usage.check(parent, {receiver.id: receiver.size_bytes})
             name = f"{parent}/uploads/{receiver.id}"
+            held = {receiver.id: receiver.size_bytes}
+            await self._usage.hold(name, held, parent=parent, expire_us=receiver.expire_us)
             await run_in_pool(self._pool, receiver.finish, name)
-        except BaseException:
+        except BaseException as error:
+            # Files of a call that may be repeated stay, so that the next one goes on from there.
+            may_go_on = request_id and not isinstance(error, ResourceExhausted)
             with suppress(RuntimeError):  # the pool has shut down: the sweep removes the files
-                # Files of a call that may be repeated stay, so that the next one goes on from there.
-                self._pool.submit(receiver.discard if request_id else receiver.abandon)
+                self._pool.submit(receiver.discard if may_go_on else receiver.abandon)
             raise
-        size_bytes = sum(entry.size_bytes for entry in receiver.files)
-        answer = UploadFilesResponse(upload=name, file_count=len(receiver.files), size_bytes=size_bytes)
+        answer = UploadFilesResponse(upload=name, file_count=len(receiver.files), size_bytes=receiver.size_bytes)
         answer.expire_time.CopyFrom(timestamp(receiver.expire_us))
         return answer
 
@@ -172,27 +179,12 @@ class Uploads:
             finally:
                 staged.discard()
 
-    @asynccontextmanager
-    async def sweeping(self) -> AsyncIterator[None]:
-        """Removes expired uploads every `sweep_seconds` inside the `with` block. Replicas may sweep concurrently."""
-        task = asyncio.create_task(self._sweep_periodically(), name="sweep uploads")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+    async def sweep(self) -> int:
+        """`remove_expired`, off the event loop; they no longer count for their projects."""
+        await self._usage.forget_expired()
+        return await run_in_pool(self._pool, self.remove_expired)
 
-    async def _sweep_periodically(self) -> None:
-        while True:
-            await asyncio.sleep(self._config.sweep_seconds)
-            try:
-                if num_removed := await run_in_pool(self._pool, self.sweep):
-                    _log.info("removed %d expired uploads", num_removed, extra={"uploads": num_removed})
-            except Exception as error:  # the next sweep tries again
-                _log.warning("expired uploads cannot be removed now: %s", error)
-
-    def sweep(self) -> int:
+    def remove_expired(self) -> int:
         """Removes expired uploads and what dead calls left behind (blocking); returns the number of uploads removed.
 
         An upload is as old as its newest object, so one that still grows is kept. The manifest of an expired one goes
@@ -230,10 +222,10 @@ class _UploadReceiver:
         self.id, self._stored = upload_id, stored
         self.expire_us = now_us() + int(config.upload_seconds * 1e6)
         self.files: dict[FileEntry, str] = {}
+        self.size_bytes = 0
         self._config, self._objects, self._scratch = config, objects, scratch
         self._paths: set[str] = set()
         self._folders: set[str] = set()
-        self._size_bytes = 0
         self._file: UploadedFile | None = None
         self._staged: StagedFile | None = None
 
@@ -244,7 +236,7 @@ class _UploadReceiver:
         if path in self._paths or path in self._folders or folders & self._paths:
             message = f"The upload names {path} twice, or as both a file and a folder: name each file once."
             raise InvalidArgument(message, reason="UPLOAD_PATH_REPEATED", metadata={"path": path})
-        self._size_bytes += file.size_bytes
+        self.size_bytes += file.size_bytes
         self._check_limits(len(self._paths) + 1)
         self._paths.add(path)
         self._folders |= folders
@@ -314,7 +306,7 @@ class _UploadReceiver:
 
     def _check_limits(self, count: int) -> None:
         config = self._config
-        if count > config.max_upload_files or self._size_bytes > config.max_upload_bytes:
+        if count > config.max_upload_files or self.size_bytes > config.max_upload_bytes:
             limits = f"{config.max_upload_files} files and {config.max_upload_bytes} bytes"
             raise ResourceExhausted(f"An upload holds at most {limits}: split it.", reason="UPLOAD_TOO_LARGE")
 

@@ -9,7 +9,7 @@ call a round trip to a database.
 
 Quotas: the services that own a thing count it; the numbers come from one file.
 
-    default: {alignment_jobs: 4, training_jobs: 8, datasets: 500}
+    default: {alignment_jobs: 4, training_jobs: 8, datasets: 500, bytes: 500000000000}
     projects:
       speech: {alignment_jobs: 10}
 
@@ -148,12 +148,13 @@ class RateLimiter:
         )
 
 
-Kind: TypeAlias = Literal["alignment_jobs", "training_jobs", "datasets"]
+Kind: TypeAlias = Literal["alignment_jobs", "training_jobs", "datasets", "bytes"]
 
 _WORDS: Mapping[str, str] = {
     "alignment_jobs": "alignment jobs that have not ended",
     "training_jobs": "training jobs that have not ended",
     "datasets": "datasets",
+    "bytes": "bytes of media, models and uploads",
 }
 
 
@@ -175,22 +176,29 @@ class Quotas:
     def __init__(self, file: Path | None = None) -> None:
         self._table = WatchedFile(file, parse_quotas) if file else None
 
-    async def check(self, parent: str, kind: Kind, count: Callable[[], Awaitable[int]]) -> None:
-        """Raises ResourceExhausted (`QUOTA_EXCEEDED`) unless one more fits. `count` is called only if there is a limit.
+    def has_limit(self, parent: str, kind: Kind) -> bool:
+        """Whether the caller is bound by a quota of this kind in `parent`, which is `projects/{project}`."""
+        return self._limit(parent, kind) is not None
 
-        `parent` is `projects/{project}`.
-        """
-        project = names.project_of(parent)
-        limit = self._table.current().limit(project, kind) if self._table else None
-        if limit is None or ((who := caller()) is not None and who.is_service):
+    async def check(self, parent: str, kind: Kind, count: Callable[[], Awaitable[int]], *, adding: int = 1) -> None:
+        """Raises ResourceExhausted (`QUOTA_EXCEEDED`) unless `adding` more fit. `count` is called only if necessary."""
+        limit = self._limit(parent, kind)
+        if limit is None:
             return
-        used = await count()
-        if used >= limit:
-            raise ResourceExhausted(
-                f"Project '{project}' has {used} {_WORDS[kind]} and may have {limit}; end or delete some first",
-                reason="QUOTA_EXCEEDED",
-                metadata={"project": project, "quota": kind, "limit": str(limit), "used": str(used)},
-            )
+        used, project = await count(), names.project_of(parent)
+        if used + adding > limit:
+            found = f"has {used:,} {_WORDS[kind]} and may have {limit:,}"
+            metadata = {"project": project, "quota": kind, "limit": str(limit), "used": str(used)}
+            if adding > 1:
+                found += f", so that {adding:,} more do not fit"
+                metadata["adding"] = str(adding)
+            message = f"Project '{project}' {found}; end or delete some first"
+            raise ResourceExhausted(message, reason="QUOTA_EXCEEDED", metadata=metadata)
+
+    def _limit(self, parent: str, kind: Kind) -> int | None:
+        if self._table is None or ((who := caller()) is not None and who.is_service):
+            return None
+        return self._table.current().limit(names.project_of(parent), kind)
 
 
 def parse_quotas(text: str) -> QuotaTable:

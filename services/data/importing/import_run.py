@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 
+from omnialign.names import project_name_of
 from omnialign.v1 import record_pb2
 from omnialign.v1.data_service_pb2 import ImportDatasetResponse as Progress
 from services.data.datasets import Datasets
@@ -11,6 +12,7 @@ from services.data.importing.identity import ID, source_digest
 from services.data.importing.rows import ReadRow
 from services.data.importing.sources import SourceFile
 from services.data.media_store import MediaStore
+from services.data.usage import Usage
 
 WRITE_RECORDS = 512
 MAX_EXAMPLES = 8
@@ -33,13 +35,14 @@ class _Source:
 class ImportRun:
     """Writes rows, and removes at the end what they replace."""
 
-    def __init__(self, name: str, *, datasets: Datasets, media: MediaStore, append: bool) -> None:
+    def __init__(self, name: str, *, datasets: Datasets, media: MediaStore, usage: Usage, append: bool) -> None:
         self.name, self.progress = name, Progress()
         self.examples: dict[str, str] = {}
         """For each reason to set rows aside, the message of the first one."""
-        self._datasets, self._media, self._append = datasets, media, append
+        self._datasets, self._media, self._usage, self._append = datasets, media, usage, append
         self._good: list[record_pb2.Record] = []
         self._bad: list[record_pb2.Record] = []
+        self._objects: dict[str, int] = {}
         self._sources: dict[str, _Source] = {}
         self._mended: set[str] = set()
         # The source of each row's content, to notice rows that several files share.
@@ -69,15 +72,19 @@ class ImportRun:
         else:
             self._good.append(record)
         self.progress.media_bytes += sum(media.size_bytes for media in row.media)
+        self._objects.update((media.sha256, media.size_bytes) for media in row.media)
         if len(self._good) + len(self._bad) < WRITE_RECORDS:
             return False
         await self.flush()
         return True
 
     async def flush(self) -> None:
-        """Writes the waiting records, then counts them."""
-        good, bad = self._good, self._bad
-        self._good, self._bad = [], []
+        """Writes the waiting records, then counts them. Raises QUOTA_EXCEEDED if their media do not fit."""
+        good, bad, objects = self._good, self._bad, self._objects
+        self._good, self._bad, self._objects = [], [], {}
+        parent = project_name_of(self.name)
+        await self._usage.check(parent, objects)
+        await self._usage.hold(self.name, objects, parent=parent)
         if good:
             await self._media.sync()  # media first: a record must never refer to media that a power cut can lose
             await self._datasets.append(self.name, good)

@@ -34,6 +34,7 @@ from services.data.media_store import MediaStore
 from services.data.objects.base import run_in_pool
 from services.data.store import MAX_NAME_CHARACTERS, Store
 from services.data.uploads import IMPORT_FOLDER, Upload, Uploads, is_upload, local_path
+from services.data.usage import Usage
 from services.sandbox.limits import Limits
 from services.sandbox.pool import Sandbox
 
@@ -53,17 +54,18 @@ class Importer:
         store: Store,
         media: MediaStore,
         uploads: Uploads,
+        usage: Usage,
         pool: ThreadPoolExecutor,
         sandbox: Sandbox,
     ) -> None:
         self._config, self._datasets, self._store, self._media, self._pool = config, datasets, store, media, pool
-        self._uploads, self._sandbox = uploads, sandbox
+        self._uploads, self._usage, self._sandbox = uploads, usage, sandbox
 
     async def run(self, request: Request) -> AsyncIterator[Progress]:
         """Imports a source; yields progress at once and after each write, and finally the version.
 
         Raises the reasons of `sources.find_files`, `uploads.local_path`, `readers.survey` and `Scales.of`,
-        URI_TOO_LONG, and NO_VALID_ROWS, which says for each reason what is wrong with one row.
+        URI_TOO_LONG, QUOTA_EXCEEDED, and NO_VALID_ROWS, which says for each reason what is wrong with one row.
         """
         reading = Reading(Scales.of(request), frozenset(request.ignored_columns), request.append)
         async with self._source(request) as (path, uri):
@@ -72,6 +74,7 @@ class Importer:
                 f"{request.parent}/datasets/{request.dataset_id}",
                 datasets=self._datasets,
                 media=self._media,
+                usage=self._usage,
                 append=request.append,
             )
             # Before the look through all files, which may take long: tells the caller that the import has begun.
@@ -126,6 +129,7 @@ class Importer:
             yield path, _lineage_name(path)
             return
         upload = await self._uploads.get(request.source_uri, parent=request.parent)
+        await self._usage.release(upload.name)  # what it brings counts instead
         folder = Path(await run_in_pool(self._pool, tempfile.mkdtemp, prefix=IMPORT_FOLDER, dir=self._config.root))
         try:
             await run_in_pool(self._pool, self._uploads.fetch, upload, folder)

@@ -67,6 +67,7 @@ _DATA = {
     "ImportDataset": _write("parent"),
     "RegisterModel": _write("parent"),
     "GetModelVersion": _read("name", job="inputs"),
+    "DeleteModelVersion": _write("name", role=Role.ADMIN),
     "DownloadModel": _read("name", job="inputs"),
     "ListModelVersions": _read("parent"),
     "AddLineage": _write("parent"),

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from omnialign.cli.main import app
 from omnialign.errors import FailedPrecondition, InvalidArgument, NotFound
 from omnialign.v1 import alignment_service_pb2 as messages
-from omnialign.v1 import alignment_service_pb2_grpc
+from omnialign.v1 import alignment_service_pb2_grpc, training_service_pb2, training_service_pb2_grpc
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.runtime.config import ServerConfig
@@ -92,6 +92,13 @@ class Alignment(alignment_service_pb2_grpc.AlignmentServiceServicer):
         return self.jobs[name]
 
 
+class Training(training_service_pb2_grpc.TrainingServiceServicer):
+    """Has no jobs."""
+
+    async def ListTrainingJobs(self, request, context):
+        return training_service_pb2.ListTrainingJobsResponse()
+
+
 @dataclass(frozen=True)
 class Running:
     """A server that runs, and its alignment service."""
@@ -122,6 +129,8 @@ async def _serve(root: Path, ready: Future[Running], stop: asyncio.Event) -> Non
     async with data.wire(server, DataConfig(root=root)):
         full_name = messages.DESCRIPTOR.services_by_name["AlignmentService"].full_name
         server.add(alignment_service_pb2_grpc.add_AlignmentServiceServicer_to_server, alignment, full_name)
+        full_name = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
+        server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, Training(), full_name)
         await server.start()
         server.set_serving()
         ready.set_result(Running(server.address, alignment))

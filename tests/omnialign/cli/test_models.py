@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from omnialign.cli.uploads import is_loopback
+from omnialign.v1.alignment_service_pb2 import AlignmentJob
 
 
 @pytest.fixture
@@ -30,6 +31,30 @@ def test_a_folder_can_be_sent_and_fetched(run, model, tmp_path):
     assert fetched.exit_code == 0, fetched.output
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "fetched" / name).read_bytes() == (model / name).read_bytes()
+
+
+def test_a_model_is_deleted_and_with_force_too_if_something_depends_on_it(run, model):
+    run("models", "register", "unwanted", model)
+    save_file({"a": np.ones((2, 3), np.float32)}, model / "model.safetensors")
+    run("models", "register", "unwanted", model)
+    run("models", "register", "derived", model, "--source", "projects/default/models/unwanted/versions/1")
+    refused = run("models", "delete", "unwanted")
+    assert (refused.exit_code, "HAS_DEPENDENTS" in refused.stderr) == (1, True)
+    assert "models/derived/versions/1 depend on projects/default/models/unwanted" in refused.stderr
+    assert run("models", "delete", "unwanted/2").stdout == "Deleted projects/default/models/unwanted/versions/2\n"
+    assert run("models", "delete", "unwanted", "--force").stdout.count("Deleted") == 1
+    gone = run("models", "show", "unwanted")
+    assert "projects/default/models/unwanted has no version. [MODEL_VERSION_NOT_FOUND]" in gone.stderr
+
+
+def test_a_model_of_a_job_that_has_not_ended_is_not_deleted_without_force(run, server, model):
+    run("models", "register", "needed", model)
+    job = AlignmentJob(name="projects/default/alignmentJobs/needs", state=AlignmentJob.STATE_RUNNING)
+    job.spec.base_model = "projects/default/models/needed/versions/1"
+    server.alignment.jobs[job.name] = job
+    assert f"alignmentJobs/needs depend on {job.spec.base_model}" in run("models", "delete", "needed").stderr
+    job.state = AlignmentJob.STATE_SUCCEEDED
+    assert run("models", "delete", "needed").exit_code == 0
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(run, tmp_path):

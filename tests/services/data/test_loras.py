@@ -77,3 +77,13 @@ async def test_what_is_no_plain_lora_is_refused_with_its_reason(client: AsyncCli
         json.dumps({"peft_type": "LORA", "r": 2} | {"base_model_name_or_path": base.name})
     )
     assert await refusal(client, folder) == "MODEL_WEIGHTS_MISSING"
+
+
+async def test_the_base_of_a_lora_is_deleted_only_by_force(client: AsyncClient, tmp_path: Path) -> None:
+    base = await client.register_model("base", str(model(tmp_path / "base")))
+    version = await client.register_model("lora", str(lora(tmp_path / "lora", base.name)))
+    with pytest.raises(OmnialignError) as caught:
+        await client.delete_model_version(base.name)
+    assert (caught.value.reason, caught.value.metadata["dependents"]) == ("HAS_DEPENDENTS", version.name)
+    await client.delete_model_version(base.name, force=True)
+    await client.delete_model_version(version.name)

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from omnialign.client import AsyncClient
 from omnialign.errors import InvalidArgument, NotFound, PermissionDenied
+from services.data import models
 
 
 def model(folder: Path, seed: int = 0) -> Path:
@@ -113,6 +114,44 @@ async def test_a_model_that_is_not_there_is_not_found(client: AsyncClient) -> No
         await client.get_model_version("projects/default/models/none/versions/-")
     assert caught.value.reason == "MODEL_VERSION_NOT_FOUND"
     assert caught.value.message == "projects/default/models/none has no version."
+
+
+async def test_the_number_of_a_deleted_version_is_not_used_again(client: AsyncClient, tmp_path: Path) -> None:
+    folders = [model(tmp_path / str(seed), seed=seed) for seed in range(3)]
+    names = [(await client.register_model("base", str(folder))).name for folder in folders]
+    await client.delete_model_version(names[2])
+    with pytest.raises(NotFound) as caught:
+        await client.get_model_version(names[2])
+    assert caught.value.reason == "MODEL_VERSION_NOT_FOUND"
+    assert (await client.get_model_version("projects/default/models/base/versions/-")).name == names[1]
+    assert (await client.register_model("base", str(folders[2]))).name.endswith("/versions/4")
+    assert [version.name[-1] async for version in client.list_model_versions()] == ["4", "2", "1"]
+    assert (folders[2] / "config.json").exists(), "a folder that was registered in place is left alone"
+    with pytest.raises(InvalidArgument) as refused:
+        await client.delete_model_version("projects/default/models/base/versions/-")
+    assert refused.value.reason == "RESOURCE_NAME_INVALID"
+
+
+async def test_files_stay_as_long_as_another_version_has_them(
+    client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "REGISTRATION_SECONDS", 0)
+    stored, folder = tmp_path / "state" / "models", model(tmp_path / "m")
+    first, second = [await client.register_model(name, await client.upload_files(folder)) for name in ("one", "two")]
+    await client.delete_model_version(first.name)
+    await client.download_model(second.name, tmp_path / "fetched")
+    assert (tmp_path / "fetched" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    await client.delete_model_version(second.name)
+    assert [path for path in stored.rglob("*") if path.is_file()] == []
+    third = await client.register_model("two", await client.upload_files(folder))
+    assert (third.name[-1], third.sha256) == ("2", second.sha256)
+    await client.download_model(third.name, tmp_path / "again")
+
+
+async def test_files_that_were_registered_of_late_are_left_to_the_sweep(client: AsyncClient, tmp_path: Path) -> None:
+    version = await client.register_model("base", await client.upload_files(model(tmp_path / "m")))
+    await client.delete_model_version(version.name)
+    assert (tmp_path / "state" / "models" / version.sha256 / "config.json").exists()
 
 
 async def reason(client: AsyncClient, uri: str) -> str:

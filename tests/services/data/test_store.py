@@ -7,13 +7,11 @@ import pytest
 from omnialign.errors import InvalidArgument
 from omnialign.v1.data_service_pb2 import LineageEdge
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
-from omnialign.v1.model_pb2 import ModelVersion
 from services.data.store import MIGRATIONS, Store
 from services.runtime.database import Database
 
 PARENT = "projects/default"
 NAME = f"{PARENT}/datasets/world"
-MODEL = f"{PARENT}/models/base"
 
 
 @pytest.fixture
@@ -53,18 +51,12 @@ async def test_a_version_number_is_given_once_and_goes_with_its_dataset(stores):
     assert not await stores[0].add_version(NAME, DatasetVersion(), number=2, state=5)
 
 
-async def test_pages_of_datasets_and_models_are_newest_first(stores):
+async def test_pages_of_datasets_are_newest_first(stores):
     for number in range(3):
         await add(stores[0], f"{NAME}-{number}", created_us=number)
-        await stores[0].add_model(
-            ModelVersion(name=f"{MODEL}/versions/{number}"), model=MODEL, number=number, created_us=7
-        )
     first = await stores[1].datasets(PARENT, after=[], limit=2)
     rest = await stores[1].datasets(PARENT, after=[str(first[-1][0]), first[-1][1].name], limit=2)
     assert [us for us, _ in (*first, *rest)] == [2, 1, 0]
-    models = await stores[1].models(PARENT, after=[], limit=2)
-    more = await stores[1].models(PARENT, after=models[-1][0], limit=2)
-    assert [model.name[-1] for _, model in (*models, *more)] == ["2", "1", "0"]
 
 
 async def test_edges_written_by_several_at_once_are_there_once(stores):

@@ -13,6 +13,9 @@ from omnialign.errors import InvalidArgument
 from services.data.config import DataConfig
 from services.data.objects import open_objects
 from services.data.uploads import MAX_PATH_BYTES, Uploads, check_path, is_upload
+from services.data.usage import Usage, UsageMetrics
+from services.runtime.database import Database
+from services.runtime.limits import Quotas
 
 PARTS = st.text(st.sampled_from("ab./\\\0\n é\ud800"), max_size=12)
 
@@ -60,7 +63,8 @@ def test_the_sweep_removes_the_folders_of_killed_imports_but_not_one_that_still_
             os.utime(path, (1, 1))
     with ThreadPoolExecutor(1) as pool:
         objects = open_objects(config, registry=CollectorRegistry())
-        Uploads(config, objects=objects, scratch=scratch, pool=pool).sweep()
+        usage = Usage(Database("sqlite://"), quotas=Quotas(), metrics=UsageMetrics(CollectorRegistry()))
+        Uploads(config, objects=objects, scratch=scratch, pool=pool, usage=usage).remove_expired()
     assert not (tmp_path / "import-dead").exists()
     assert (tmp_path / "import-alive" / "t2t" / "train.jsonl").exists()
     assert (tmp_path / "important").exists()
