@@ -1,66 +1,30 @@
-"""Batches: which examples go together, and how their rows become tensors.
+"""Batches: how examples become rows, and rows become tensors. `batch_order` says which rows go together.
 
 Rows are padded on the right to the longest of their batch, and the loss falls on exactly the answers. Features of media
 are added as further keys, which TRL's trainers hand to the model unchanged.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
 
 from omnialign.modeling.inputs import ModelInputs
+from training.examples import Example
 from training.media import BatchMedia
 
 IGNORED = -100
 """The label that the loss skips."""
 
 
-class LengthSampler(Sampler[int]):
-    """A shuffled order in which neighbours have similar lengths, so that batches carry little padding.
-
-    The order depends on the seed and the epoch alone, so all ranks and a resumed run agree on it.
-    """
-
-    POOL_BATCHES = 2
-    """Batches that are sorted by length together. More would pad less but make batches of one kind: with 50, on eight
-    subtasks of unequal length, the final loss doubled."""
-
-    def __init__(self, lengths: Sequence[int], *, batch_size: int, seed: int) -> None:
-        self._lengths = list(lengths)
-        self._batch_size = batch_size
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of an epoch; called by the trainer."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        # 1. Shuffle all examples.
-        order = torch.randperm(len(self._lengths), generator=generator).tolist()
-        # 2. Sort by length within pools of a few batches, and cut the pools into batches.
-        pool_size, batches = self._batch_size * self.POOL_BATCHES, []
-        for start in range(0, len(order), pool_size):
-            pool = sorted(order[start : start + pool_size], key=lambda index: self._lengths[index])
-            batches += [pool[at : at + self._batch_size] for at in range(0, len(pool), self._batch_size)]
-        # 3. Shuffle the batches, or every pool would run from short to long. The loader cuts this order into batches
-        #    again, by count: a short batch in the middle would shift all later ones across a border of lengths, so it
-        #    stays last.
-        whole = [batch for batch in batches if len(batch) == self._batch_size]
-        short = [batch for batch in batches if len(batch) < self._batch_size]
-        shuffled = torch.randperm(len(whole), generator=generator).tolist()
-        return iter([index for at in shuffled for index in whole[at]] + [index for batch in short for index in batch])
-
-
 def by_length(lengths: Sequence[int]) -> list[int]:
     """The indices of the examples from short to long; equal lengths keep their order."""
     return sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+
+
+def blank_example(token: int) -> Example:
+    """What a rank without a row takes in an epoch's last step: it has no answer, so nothing is learnt from it."""
+    return Example(prompt=[token, token], answers=[[], []])
 
 
 def sft_row(prompt: Sequence[int], answer: Sequence[int]) -> dict[str, Any]:

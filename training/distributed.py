@@ -90,6 +90,26 @@ def keep_gradient_norm(engine: Any) -> None:
     engine.clip_fp32_gradients = clip
 
 
+def gather_unequal_rows(accelerator: Any, *, is_blank: Callable[[], bool]) -> None:
+    """Makes an Accelerator gather tensors of which each rank has a different number of rows; none while `is_blank`.
+
+    Its own `gather`, with which TRL collects its metrics, takes equal numbers for granted.
+    """
+    gather: Callable[[Any], Any] = accelerator.gather
+
+    def gather_rows(values: Any) -> Any:
+        if not torch.is_tensor(values) or values.dim() == 0 or world_size() == 1:
+            return gather(values)
+        values = values[:0] if is_blank() else values
+        counts = gather(torch.tensor([len(values)], device=values.device)).tolist()
+        padded = values.new_zeros((max(counts), *values.shape[1:]))
+        padded[: len(values)] = values
+        pieces = gather(padded).split(max(counts))
+        return torch.cat([piece[:count] for piece, count in zip(pieces, counts, strict=True)])
+
+    accelerator.gather = gather_rows
+
+
 def barrier() -> None:
     """Waits until every rank has arrived."""
     if dist.is_initialized() and dist.get_world_size() > 1:

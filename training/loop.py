@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerControl, TrainerState
@@ -18,7 +19,7 @@ from transformers.training_args import TrainingArguments
 
 from omnialign.errors import FailedPrecondition
 from training import checkpoint, distributed, metrics
-from training.batches import LengthSampler
+from training.batch_order import BatchOrder
 from training.methods import complete
 from training.progress import Progress, require_finite
 from training.spec import Hyperparameters, Spec
@@ -86,11 +87,17 @@ class RunContext:
 
 
 class DurableTrainer(Trainer):
-    """Checkpoints atomically, and orders the data by `LengthSampler`. Set `lengths` and `context` before training."""
+    """Checkpoints atomically, and orders the data by `BatchOrder`. Set `lengths` and `context` before training.
+
+    The dataset has one row more than `lengths`: the blank one, last.
+    """
 
     lengths: list[int]
     """Tokens of each example."""
     context: RunContext
+    _order: BatchOrder
+    _is_blank = False
+    """Whether the pass at hand holds the blank row, which no metric is to count."""
     _total_train_tokens: float
     """TRL's count."""
 
@@ -98,12 +105,25 @@ class DurableTrainer(Trainer):
         prepared = super()._prepare_for_training(*args, **kwargs)
         if self.is_deepspeed_enabled:
             distributed.keep_gradient_norm(self.model_wrapped)
+        distributed.gather_unequal_rows(self.accelerator, is_blank=lambda: self._is_blank)
         return prepared
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
-        # Pools are made of whole optimiser steps of all ranks, not of what one rank takes in one pass.
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * distributed.world_size()
-        return LengthSampler(self.lengths, batch_size=batch_size, seed=self.args.seed)
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This rank's batches. Accelerate's own loader would share them out again, and repeat some to fill up."""
+        self._order = BatchOrder(
+            self.lengths,
+            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * distributed.world_size(),
+            num_passes=self.args.gradient_accumulation_steps,
+            num_ranks=distributed.world_size(),
+            rank=distributed.rank(),
+            seed=self.args.seed,
+        )
+        return DataLoader(self.train_dataset, batch_sampler=self._order, collate_fn=self.data_collator)
+
+    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
+        # The trainer does not find the order behind what skips the batches of before a restart.
+        self._order.set_epoch(epoch)
+        super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def _get_output_dir(self, trial: Any) -> str:
         # The trainer writes to `<this>/checkpoint-<step>`.

@@ -293,7 +293,7 @@ class Hyperparameters(_message.Message):
     batch_size: _builtins.int
     """Examples per optimiser step over all processes."""
     micro_batch_size: _builtins.int
-    """Examples per process and forward pass; the rest is accumulated. 0 means all at once."""
+    """Examples per process and forward pass, on average; the rest is accumulated. 0 means all at once."""
     max_length: _builtins.int
     """Longest sequence in tokens; longer examples are dropped and counted."""
     warmup_ratio: _builtins.float

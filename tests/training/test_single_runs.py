@@ -1,4 +1,4 @@
-"""Real runs of one process: full disks, checkpoints by time, and losses that do not depend on how a batch is cut."""
+"""Real runs: full disks, checkpoints by time, and losses that do not depend on how a batch is cut."""
 
 import json
 import os
@@ -18,20 +18,23 @@ FILE_BYTES = 100_000
 """Less than a checkpoint's optimiser state, more than the log of steps."""
 
 
-def run(folder: Path, method: str = "dpo", *, file_bytes: int = resource.RLIM_INFINITY) -> int:
+def run(folder: Path, method: str = "dpo", *, num_processes: int = 1, file_bytes: int = resource.RLIM_INFINITY) -> int:
     """Runs what was prepared in a folder, with files of at most `file_bytes`, and returns the exit code."""
     command = [sys.executable, "-m", "training", method, "--spec", str(folder / "job.yaml")]
-    environment = launch.environment(os.environ, num_processes=1, num_cpus=1) | {"PYTHONPATH": str(Path.cwd())}
+    if num_processes > 1:
+        command = launch.command(method, spec_path=folder / "job.yaml", num_processes=num_processes)
+    environment = launch.environment(os.environ, num_processes=num_processes, num_cpus=num_processes)
+    environment["PYTHONPATH"] = str(Path.cwd())
     with (folder / "log.txt").open("ab") as log:
         limit = ["prlimit", f"--fsize={file_bytes}"] if file_bytes != resource.RLIM_INFINITY else []
         return subprocess.run([*limit, *command], env=environment, stdout=log, stderr=log, check=False).returncode
 
 
-def settle(folder: Path, base: Path, **hyperparameters: object) -> None:
-    """A run of one process at ZeRO-0; `hyperparameters` are added to those of `prepare`."""
-    prepare(folder, base=base, method="dpo", zero_stage=0)
+def settle(folder: Path, base: Path, *, method: str = "dpo", num_processes: int = 1, **hyperparameters: object) -> None:
+    """A run at ZeRO-0; `hyperparameters` are added to those of `prepare`."""
+    prepare(folder, base=base, method=method, zero_stage=0)
     document = yaml.safe_load((folder / "job.yaml").read_text())
-    document["distribution"]["num_processes"], document["distribution"]["precision"] = 1, "fp32"
+    document["distribution"]["num_processes"] = num_processes
     document["hyperparameters"] |= hyperparameters
     document["checkpoint_interval_seconds"] = 0.0
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
@@ -53,17 +56,26 @@ def test_a_full_disk_is_a_typed_failure_and_the_next_attempt_goes_through(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_losses_do_not_depend_on_how_a_batch_is_cut_into_passes(tmp_path: Path, tiny_model: Path):  # noqa: F811
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("method", ["dpo", "sft"])
+def test_losses_do_not_depend_on_how_a_batch_is_cut_into_ranks_and_passes(
+    tmp_path: Path,
+    tiny_model: Path,  # noqa: F811
+    method: str,
+):
     found = []
-    for micro in (4, 1):
-        folder = tmp_path / str(micro)
-        settle(folder, tiny_model, max_steps=2, micro_batch_size=micro, sft_weight=0.5)
-        assert run(folder) == 0
+    for num_processes, micro in ((1, 4), (2, 1)):
+        folder = tmp_path / str(num_processes)
+        # One epoch. In its last step there is a single row, and one of two ranks has none.
+        cut = {"num_processes": num_processes, "micro_batch_size": micro}
+        settle(folder, tiny_model, method=method, max_steps=4, sft_weight=0.5, checkpoint_every_steps=4, **cut)
+        assert run(folder, method, num_processes=num_processes) == 0
         rows = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
-        found.append([[row["loss"], row["grad_norm"]] for row in rows])
-    for whole, cut in zip(*found, strict=True):
-        assert cut == pytest.approx(whole, rel=1e-4)
+        names = ["loss", "grad_norm", *(["rewards/margins", "logps/chosen"] if method == "dpo" else [])]
+        found.append([[row[name] for name in names] for row in rows])
+    assert len(found[0]) == 4
+    for whole, cut_up in zip(*found, strict=True):
+        assert cut_up == pytest.approx(whole, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -1,9 +1,9 @@
 """Direct preference optimisation against a frozen copy of the start, with a likelihood term on the chosen answer.
 
 L = -log σ(β (Δ_chosen - Δ_rejected)) + w · NLL(chosen), where Δ is log π(answer | prompt) - log π_ref(answer | prompt),
-summed over the answer's tokens, the end token included. NLL is the mean over the chosen answers' tokens of the whole
-optimiser step. β is `beta`, w is `sft_weight`. The reference's
-log-probabilities are computed once, before the first step, so no second model stays in memory.
+summed over the answer's tokens, the end token included. The first term is averaged over the pairs of the whole
+optimiser step, NLL over their chosen answers' tokens. β is `beta`, w is `sft_weight`. The reference's log-probabilities
+are computed once, before the first step, so no second model stays in memory.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.models import prepare_deepspeed
 
 from training import distributed
-from training.batches import PairCollator, by_length, pair_row
+from training.batches import PairCollator, blank_example, by_length, pair_row
 from training.examples import Example
 from training.loop import DurableTrainer, common_arguments
 from training.media import BatchMedia, name_media
@@ -30,7 +30,7 @@ class Dpo(DurableTrainer, DPOTrainer):  # type: ignore[misc]
 
     def __init__(self, *, sft_weight: float, watchdog: Watchdog, **options: Any) -> None:
         self._sft_weight, self._watchdog = sft_weight, watchdog
-        self._step_tokens = 0
+        self._in_step = torch.ones(2)
         super().__init__(**options)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
@@ -59,27 +59,38 @@ class Dpo(DurableTrainer, DPOTrainer):  # type: ignore[misc]
         return dataset
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """The passes of an optimiser step; also counts the tokens of their chosen answers on all ranks together."""
+        """The passes of an optimiser step; also counts what the passes of all ranks hold together."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counted = torch.tensor(sum(int(_chosen_tokens(batch)) for batch in batches), device=device)
-        self._step_tokens = int(self.accelerator.gather(counted).sum())
+        counted = torch.stack([_pairs_and_tokens(batch) for batch in batches]).sum(0, keepdim=True)  # (1, 2)
+        self._in_step = self.accelerator.gather(counted.to(device)).sum(0)
         return batches, items
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss of one pass, in which every token of the step has the same weight."""
-        if self._sft_weight:
-            # TRL averages the likelihood over a pass, and the trainer that over passes and ranks. A pass of few tokens
-            # would count as much as one of many, so each is weighted by its share of the step's tokens.
-            passes = self.current_gradient_accumulation_steps * distributed.world_size()
-            share = _chosen_tokens(inputs) * passes / self._step_tokens
-            self.loss_weights = [1.0, self._sft_weight * share]
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        """TRL's loss of one pass, in which every pair and every token of the step has the same weight."""
+        # TRL averages over a pass, and the trainer that over passes and ranks. A pass of few pairs or tokens would
+        # count as much as one of many, so each is weighted by its share of the step's.
+        passes = self.current_gradient_accumulation_steps * distributed.world_size()
+        held = _pairs_and_tokens(inputs)
+        of_pairs, of_tokens = (held * passes / self._in_step).tolist()
+        self.loss_weights = [of_pairs, self._sft_weight * of_tokens][: len(self.loss_types)]
+        self._is_blank = not held.any()
+        if self._is_blank:
+            # A blank pass weighs nothing but must use all weights of the model, like those of the other ranks:
+            # gradients are reduced as they are made.
+            inputs = {**inputs, "completion_mask": inputs["attention_mask"]}
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        self._is_blank = False
+        return loss
 
 
-def _chosen_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """How many tokens the chosen answers of a batch have; the chosen rows come before the rejected ones."""
+def _pairs_and_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """How many pairs a batch has, and how many tokens their chosen answers have: (2,). A blank row is no pair.
+
+    The chosen rows come before the rejected ones.
+    """
     mask = batch["completion_mask"]
-    return mask[: len(mask) // 2, 1:].sum()
+    chosen = mask[: len(mask) // 2, 1:].sum(1)  # (pairs,)
+    return torch.stack([(chosen > 0).sum(), chosen.sum()])
 
 
 def build_trainer(
@@ -95,7 +106,8 @@ def build_trainer(
     """The trainer of a run."""
     # The reference pass takes the rows in this order; from short to long, its batches carry little padding.
     ordered = [examples[index] for index in by_length([example.length for example in examples])]
-    rows = name_media([pair_row(e.prompt, *e.answers) for e in ordered], ordered)
+    shown = [*ordered, blank_example(tokenizer.pad_token_id)]
+    rows = name_media([pair_row(e.prompt, *e.answers) for e in shown], shown)
     with_sft = hyperparameters.sft_weight > 0
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
     arguments = DPOConfig(

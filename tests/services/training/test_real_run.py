@@ -37,7 +37,7 @@ async def test_a_job_trains_on_two_ranks_reports_and_registers_its_model(serve, 
     spec.base_model = make_model(tmp_path / "tiny").as_uri()
     spec.method, spec.target = "sft", "response"
     spec.hyperparameters.max_steps, spec.hyperparameters.batch_size = 6, 4
-    spec.distribution.num_processes, spec.distribution.zero_stage, spec.distribution.precision = 2, 2, "bf16"
+    spec.distribution.num_processes, spec.distribution.zero_stage = 2, 2
     records = [
         record_pb2.Record(
             id=f"r{i}", subtask="t2t", prompt=content("hi"), responses=[record_pb2.Response(content=content("yes" * i))]
