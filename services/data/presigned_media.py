@@ -21,7 +21,7 @@ from services.data.media_validation import too_large
 from services.data.objects import ObjectStore
 from services.data.objects.base import run_in_pool
 from services.data.store import now_us, timestamp
-from services.data.uploads import PREFIX
+from services.data.upload_receiver import PREFIX
 from services.data.usage import Usage
 
 MEDIA_UPLOAD = "projects/{project}/mediaUploads/{media_upload}"

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from omnialign.client import AsyncClient
 from services.data.__main__ import wire
 from services.data.config import DataConfig
+from services.data.store import Store
+from services.data.usage import Usage, UsageMetrics
 from services.runtime.config import ServerConfig
+from services.runtime.database import Database
+from services.runtime.limits import Quotas
 from services.runtime.server import Server
 
 
@@ -30,6 +35,15 @@ async def serve(root: Path, **settings: Any) -> AsyncIterator[AsyncClient]:
 async def client(tmp_path: Path) -> AsyncIterator[AsyncClient]:
     async with serve(tmp_path / "state") as found:
         yield found
+
+
+@pytest.fixture
+async def usage(tmp_path: Path) -> AsyncIterator[Usage]:
+    """What projects store, without a quota."""
+    database = Database(f"sqlite:///{tmp_path / 'usage' / 'data.db'}")
+    await Store(database).prepare()
+    yield Usage(database, quotas=Quotas(), metrics=UsageMetrics(CollectorRegistry()))
+    await database.close()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from omnialign.v1.data_service_pb2 import UploadedFile
 from services.data.config import DataConfig
 from services.data.objects import open_objects
 from services.data.uploads import Uploads
+from services.data.usage import Usage
 
 PARENT, REQUEST_ID = "projects/default", str(uuid.UUID(int=7))
 FILES = {"a.txt": b"first file", "b.txt": b"second file", "empty": b"", "c.txt": b"third file"}
@@ -24,12 +25,13 @@ class Broken(Exception):
 
 
 @pytest.fixture
-def uploads(tmp_path: Path) -> Iterator[Uploads]:
+def uploads(tmp_path: Path, usage: Usage) -> Iterator[Uploads]:
     scratch = tmp_path / "incoming"
     scratch.mkdir()
     config = DataConfig(root=tmp_path / "state")
+    objects = open_objects(config, registry=CollectorRegistry())
     with ThreadPoolExecutor(1) as pool:
-        yield Uploads(config, objects=open_objects(config, registry=CollectorRegistry()), scratch=scratch, pool=pool)
+        yield Uploads(config, objects=objects, scratch=scratch, pool=pool, usage=usage)
 
 
 async def messages(

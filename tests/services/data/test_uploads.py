@@ -12,10 +12,9 @@ from prometheus_client import CollectorRegistry
 from omnialign.errors import InvalidArgument
 from services.data.config import DataConfig
 from services.data.objects import open_objects
-from services.data.uploads import MAX_PATH_BYTES, Uploads, check_path, is_upload
-from services.data.usage import Usage, UsageMetrics
-from services.runtime.database import Database
-from services.runtime.limits import Quotas
+from services.data.upload_receiver import MAX_PATH_BYTES, check_path
+from services.data.uploads import Uploads, is_upload
+from services.data.usage import Usage
 
 PARTS = st.text(st.sampled_from("ab./\\\0\n é\ud800"), max_size=12)
 
@@ -52,7 +51,9 @@ def test_only_names_of_uploads_are_uploads() -> None:
         assert not is_upload(other)
 
 
-def test_the_sweep_removes_the_folders_of_killed_imports_but_not_one_that_still_grows(tmp_path: Path) -> None:
+def test_the_sweep_removes_the_folders_of_killed_imports_but_not_one_that_still_grows(
+    tmp_path: Path, usage: Usage
+) -> None:
     config, scratch = DataConfig(root=tmp_path, upload_seconds=3600), tmp_path / "incoming"
     scratch.mkdir()
     for name in ("import-dead", "import-alive", "important"):
@@ -63,7 +64,6 @@ def test_the_sweep_removes_the_folders_of_killed_imports_but_not_one_that_still_
             os.utime(path, (1, 1))
     with ThreadPoolExecutor(1) as pool:
         objects = open_objects(config, registry=CollectorRegistry())
-        usage = Usage(Database("sqlite://"), quotas=Quotas(), metrics=UsageMetrics(CollectorRegistry()))
         Uploads(config, objects=objects, scratch=scratch, pool=pool, usage=usage).remove_expired()
     assert not (tmp_path / "import-dead").exists()
     assert (tmp_path / "import-alive" / "t2t" / "train.jsonl").exists()
