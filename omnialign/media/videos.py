@@ -2,13 +2,21 @@
 
 import io
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
 
 from omnialign.media.bounds import MediaError, Pixels
 from omnialign.media.containers import Tally, decoded, opened
+
+ENCODERS: dict[str, dict[str, str]] = {
+    "libx264": {"crf": "12", "preset": "ultrafast", "threads": "1"},
+    "libvpx-vp9": {"crf": "12", "b": "0", "deadline": "realtime", "cpu-used": "8", "threads": "1"},
+    "mpeg4": {"qmin": "1", "qmax": "3", "threads": "1"},
+}
+"""Encoders with settings of about equal quality, the best first. Builds of FFmpeg without GPL parts lack libx264; no
+browser plays what mpeg4 writes, but every FFmpeg has it."""
 
 
 def rgb(frame: Any, size: tuple[int, int]) -> Pixels:
@@ -42,13 +50,11 @@ def read_video(data: bytes) -> tuple[Pixels, float]:
 
 
 def write_video(frames: Pixels, frames_per_second: float) -> bytes:
-    """Encodes RGB frames of even height and width as H.264 in MP4 (4:4:4 is avoided: browsers do not play it)."""
-    buffer = io.BytesIO()
+    """Encodes RGB frames of even height and width in MP4 (4:4:4 is avoided: browsers do not play it)."""
+    buffer, encoder = io.BytesIO(), next(filter(av.codecs_available.__contains__, ENCODERS), "mpeg4")
     with av.open(buffer, mode="w", format="mp4") as container:
-        options = {"crf": "12", "preset": "ultrafast", "threads": "1"}
-        stream = container.add_stream(
-            "libx264", rate=Fraction(frames_per_second).limit_denominator(1000), options=options
-        )
+        rate = Fraction(frames_per_second).limit_denominator(1000)
+        stream = cast(av.VideoStream, container.add_stream(encoder, rate=rate, options=ENCODERS[encoder]))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for pixels in frames:

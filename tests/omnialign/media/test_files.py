@@ -2,6 +2,7 @@
 
 import io
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,10 +15,13 @@ from omnialign.media import (
     read_audio,
     read_image,
     read_video,
+    videos,
     write_audio,
     write_image,
     write_video,
 )
+
+DECODERS = {"libx264": "h264", "libvpx-vp9": "vp9", "mpeg4": "mpeg4"}
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3))))
@@ -33,10 +37,16 @@ def test_a_sound_comes_back_within_a_step_and_a_half_of_its_quantisation():
     assert np.abs(read - samples).max() <= 1.5 / 32767
 
 
-def test_a_video_keeps_its_frames_and_rate_and_is_close_in_colour():
+@pytest.mark.parametrize("encoder", videos.ENCODERS)
+def test_a_video_keeps_its_frames_and_rate_and_is_close_in_colour_with_the_best_encoder_there_is(monkeypatch, encoder):
+    names = list(videos.ENCODERS)
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - set(names[: names.index(encoder)]))
     frames = np.zeros((5, 32, 48, 3), dtype=np.uint8)
     frames[2:, 8:24, 8:24] = (200, 40, 40)
-    read, rate = read_video(write_video(frames, 8))
+    data = write_video(frames, 8)
+    read, rate = read_video(data)
+    with av.open(io.BytesIO(data)) as file:
+        assert file.streams.video[0].codec_context.codec.name == DECODERS[encoder]
     assert read.shape == frames.shape
     assert rate == 8
     assert np.abs(read.astype(int) - frames).mean() < 4
