@@ -31,7 +31,7 @@ Messages = Callable[[], AsyncIterator[Message]]
 MAX_ATTEMPTS = 4
 CALL_RETRIES = RetryPolicy(base_seconds=0.1, cap_seconds=1.0, jitter=0.3, max_attempts=MAX_ATTEMPTS)
 """Retries of one call. Short, as a person or another service is waiting; a watch has patience of its own."""
-RESTART_RETRIES = RetryPolicy(base_seconds=0.2, cap_seconds=2.0, jitter=0.3, budget_seconds=30.0)
+RESTART_RETRIES = RetryPolicy(base_seconds=0.2, cap_seconds=2.0, jitter=0.3, budget_seconds=60.0)
 """Retries of a call whose service was there a moment ago, and so is being restarted: one that broke after it had begun,
 or part of a transfer, which takes long anyway."""
 RESTARTING = ("CONNECTION_BROKEN", "UNAVAILABLE", "NOT_READY", "SERVER_DRAINING")
