@@ -33,6 +33,9 @@ class AsyncClient(DatasetCalls, UploadCalls, DownloadCalls, AskCalls, TrainingCa
     `tls`, any of the files, or an address such as `grpcs://host:port` turns TLS on. `ca_file` holds the certificates to
     trust, by default the public authorities; `certificate_file` and `key_file` are the client's own certificate, for
     servers that require one. `token` may be a function that is called before each RPC, such as a `TokenFile`.
+
+    Uploads, downloads, lists and imports wait up to a minute for a service that was there before and restarts, unless
+    `waits_for_restarts` is false: for callers that have a patience of their own.
     """
 
     def __init__(
@@ -46,10 +49,15 @@ class AsyncClient(DatasetCalls, UploadCalls, DownloadCalls, AskCalls, TrainingCa
         certificate_file: Path | None = None,
         key_file: Path | None = None,
         deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
+        waits_for_restarts: bool = True,
     ) -> None:
         config = Tls(ca_file, certificate_file, key_file)
         transport = Transport(
-            address, token=token, deadline_seconds=deadline_seconds, tls=config if tls or config.files else None
+            address,
+            token=token,
+            deadline_seconds=deadline_seconds,
+            tls=config if tls or config.files else None,
+            waits_for_restarts=waits_for_restarts,
         )
         super().__init__(transport, project=project)
 
@@ -152,6 +160,7 @@ class Client:
         certificate_file: Path | None = None,
         key_file: Path | None = None,
         deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
+        waits_for_restarts: bool = True,
     ) -> None:
         async def connect() -> AsyncClient:  # on the loop, because a channel belongs to the one it is created in
             return AsyncClient(
@@ -163,6 +172,7 @@ class Client:
                 certificate_file=certificate_file,
                 key_file=key_file,
                 deadline_seconds=deadline_seconds,
+                waits_for_restarts=waits_for_restarts,
             )
 
         self.project = project

@@ -161,7 +161,7 @@ class DatasetCalls(ServiceCalls):
         if winner_labels is not None:
             request.winner_labels.first, request.winner_labels.second = winner_labels
         rows_read, call = 0, self._datasets.ImportDataset
-        async for progress in self._transport.stream(call, request, is_transfer=True, on_restart=lambda: None):
+        async for progress in self._transport.stream(call, request, on_restart=lambda: None):
             if progress.rows_read > rows_read or progress.HasField("dataset_version"):
                 rows_read = progress.rows_read
                 yield progress

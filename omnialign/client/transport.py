@@ -45,14 +45,22 @@ BROKEN_WORDS = ("Internal error from Core", "RST_STREAM", "Stream removed")
 class Transport:
     """Calls methods over one channel to one address."""
 
-    def __init__(self, address: str, *, token: Token | None, deadline_seconds: float, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: Token | None,
+        deadline_seconds: float,
+        tls: Tls | None = None,
+        waits_for_restarts: bool = True,
+    ) -> None:
         self.address, tls = split_address(address, tls)
         self.is_secure = tls is not None
         self.channel: Any = open_channel(self.address, tls)
         self._token = token
         self._deadline_seconds = deadline_seconds
         self._budget = RetryBudget()
-        self._was_reached = False
+        self._waits, self._was_reached = waits_for_restarts, False
 
     async def close(self) -> None:
         """Closes the channel; calls in flight are cancelled."""
@@ -60,7 +68,7 @@ class Transport:
 
     def retries(self, *, is_transfer: bool) -> RetryState:
         """The retries of a call that begins. A service that this client has never reached is not waited for."""
-        return (RESTART_RETRIES if is_transfer and self._was_reached else CALL_RETRIES).start()
+        return (RESTART_RETRIES if is_transfer and self._waits and self._was_reached else CALL_RETRIES).start()
 
     async def unary(
         self,
@@ -91,7 +99,6 @@ class Transport:
         request: Message,
         *,
         idempotent: bool = True,
-        is_transfer: bool = False,
         deadline_seconds: float | None = None,
         on_restart: Callable[[], object] | None = None,
     ) -> AsyncIterator[Any]:
@@ -102,7 +109,7 @@ class Transport:
         `on_restart` tells the caller, who then forgets or skips what it has seen.
         """
         metadata, expiry = self._metadata(), self._expiry(deadline_seconds)
-        retries, num_responses, farthest = self.retries(is_transfer=is_transfer), 0, 0
+        retries, num_responses, farthest = self.retries(is_transfer=on_restart is not None), 0, 0
         while True:
             num_responses = 0
             call = method(request, timeout=_timeout(expiry), metadata=metadata)
@@ -137,7 +144,7 @@ class Transport:
         `messages` is called once per attempt. An exception that it raises cancels the call and reaches the caller.
         """
         metadata, expiry = self._metadata(), self._expiry(deadline_seconds)
-        retries, num_sent, farthest = CALL_RETRIES.start(), 0, 0
+        retries, num_sent, farthest = self.retries(is_transfer=idempotent), 0, 0
 
         async def counted() -> AsyncIterator[Message]:
             nonlocal num_sent

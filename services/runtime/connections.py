@@ -150,6 +150,7 @@ class ClientFactory:
             ca_file=tls.ca_file,
             certificate_file=tls.certificate_file,
             key_file=tls.key_file,
+            waits_for_restarts=False,  # services show what they wait for, and have their own patience
         )
 
     def channel(self, address: str) -> Any:

@@ -154,3 +154,21 @@ async def test_a_service_that_was_never_there_is_not_waited_for(tmp_path):
         for call in (records, quarantine, imported, model, download, upload, files):
             with pytest.raises(Unavailable):
                 await asyncio.wait_for(call(client, tmp_path), timeout=20)
+
+
+async def test_a_transfer_that_begins_while_the_service_restarts_waits_for_it_unless_told_not_to(tmp_path):
+    server, _ = await start(whole=True)
+    async with (
+        AsyncClient(server.address) as client,
+        AsyncClient(server.address, waits_for_restarts=False) as impatient,
+    ):
+        for each in (client, impatient):
+            await records(each, tmp_path)
+        await server.stop(0)
+        transfers = (quarantine, imported, model, download, upload, files)
+        waiting = [asyncio.create_task(call(client, tmp_path)) for call in transfers]
+        with pytest.raises(Unavailable):
+            await records(impatient, tmp_path)
+        server, _ = await start(whole=True, port=int(server.address.rpartition(":")[2]))
+        await asyncio.wait_for(asyncio.gather(*waiting), timeout=60)
+    await server.stop(0)

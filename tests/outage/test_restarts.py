@@ -16,7 +16,7 @@ from tests.outage.streams import TrainingJob, begin_training, deliver, prepare_s
 pytestmark = [pytest.mark.outage, pytest.mark.timeout(600)]
 
 ROUNDS = int(os.environ.get("OMNIALIGN_OUTAGE_ROUNDS", "2"))
-EVERY_SECONDS = 5.0
+EVERY_SECONDS, PAUSE_SECONDS = 5.0, 0.3
 DELIVERIES = 3
 
 
@@ -55,6 +55,7 @@ async def repeat(once: Callable[[], Awaitable[None]], *, until: asyncio.Event) -
     while not until.is_set():
         await once()
         count += 1
+        await asyncio.sleep(PAUSE_SECONDS)
     return count
 
 
