@@ -30,7 +30,7 @@ from omnialign.v1 import generation_pb2 as omnialign_dot_v1_dot_generation__pb2
 from omnialign.v1 import record_pb2 as omnialign_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n omnialign/v1/judge_service.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x1aomnialign/v1/content.proto\x1a#omnialign/v1/critique_service.proto\x1a\x1domnialign/v1/generation.proto\x1a\x19omnialign/v1/record.proto\"\xb1\x02\n\x14ScoreResponseRequest\x12\x1d\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12=\n\x05items\x18\x03 \x03(\x0b\x32\x1a.omnialign.v1.CritiqueItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\x12\x43\n\x0b\x61nswer_form\x18\x05 \x01(\x0e\x32\x18.omnialign.v1.AnswerFormB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nanswerForm\"\xcf\x01\n\x15ScoreResponseResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.FeedbackH\x00R\x08\x66\x65\x65\x64\x62\x61\x63k\x12:\n\nabstention\x18\x03 \x01(\x0b\x32\x18.omnialign.v1.AbstentionH\x00R\nabstention\x12*\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result\"\xb3\x02\n\x17\x43ompareResponsesRequest\x12\x1d\n\x05model\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12<\n\x05items\x18\x03 \x03(\x0b\x32\x19.omnialign.v1.CompareItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\x12\x43\n\x0b\x61nswer_form\x18\x05 \x01(\x0e\x32\x18.omnialign.v1.AnswerFormB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nanswerForm\"\x86\x02\n\x0b\x43ompareItem\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12\x35\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x06prompt\x12\x39\n\x08\x62\x61seline\x18\x03 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x08\x62\x61seline\x12;\n\tcandidate\x18\x04 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\tcandidate\x12\x18\n\x07subtask\x18\x05 \x01(\tR\x07subtask\x12\x12\n\x04seed\x18\x06 \x01(\x04R\x04seed\"\x9c\x01\n\x18\x43ompareResponsesResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12:\n\ncomparison\x18\x02 \x01(\x0b\x32\x18.omnialign.v1.ComparisonH\x00R\ncomparison\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result2\xcf\x01\n\x0cJudgeService\x12Z\n\rScoreResponse\x12\".omnialign.v1.ScoreResponseRequest\x1a#.omnialign.v1.ScoreResponseResponse0\x01\x12\x63\n\x10\x43ompareResponses\x12%.omnialign.v1.CompareResponsesRequest\x1a&.omnialign.v1.CompareResponsesResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n omnialign/v1/judge_service.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x1aomnialign/v1/content.proto\x1a#omnialign/v1/critique_service.proto\x1a\x1domnialign/v1/generation.proto\x1a\x19omnialign/v1/record.proto\"\xc9\x02\n\x14ScoreResponseRequest\x12\x35\n\x05model\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12=\n\x05items\x18\x03 \x03(\x0b\x32\x1a.omnialign.v1.CritiqueItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\x12\x43\n\x0b\x61nswer_form\x18\x05 \x01(\x0e\x32\x18.omnialign.v1.AnswerFormB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nanswerForm\"\xcf\x01\n\x15ScoreResponseResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.FeedbackH\x00R\x08\x66\x65\x65\x64\x62\x61\x63k\x12:\n\nabstention\x18\x03 \x01(\x0b\x32\x18.omnialign.v1.AbstentionH\x00R\nabstention\x12*\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result\"\xcb\x02\n\x17\x43ompareResponsesRequest\x12\x35\n\x05model\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12<\n\x05items\x18\x03 \x03(\x0b\x32\x19.omnialign.v1.CompareItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\x12\x43\n\x0b\x61nswer_form\x18\x05 \x01(\x0e\x32\x18.omnialign.v1.AnswerFormB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nanswerForm\"\x86\x02\n\x0b\x43ompareItem\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12\x35\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x06prompt\x12\x39\n\x08\x62\x61seline\x18\x03 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x08\x62\x61seline\x12;\n\tcandidate\x18\x04 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\tcandidate\x12\x18\n\x07subtask\x18\x05 \x01(\tR\x07subtask\x12\x12\n\x04seed\x18\x06 \x01(\x04R\x04seed\"\x9c\x01\n\x18\x43ompareResponsesResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12:\n\ncomparison\x18\x02 \x01(\x0b\x32\x18.omnialign.v1.ComparisonH\x00R\ncomparison\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result2\xcf\x01\n\x0cJudgeService\x12Z\n\rScoreResponse\x12\".omnialign.v1.ScoreResponseRequest\x1a#.omnialign.v1.ScoreResponseResponse0\x01\x12\x63\n\x10\x43ompareResponses\x12%.omnialign.v1.CompareResponsesRequest\x1a&.omnialign.v1.CompareResponsesResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,13 +38,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'omnialign.v1.judge_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCORERESPONSEREQUEST'].fields_by_name['model']._loaded_options = None
-  _globals['_SCORERESPONSEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_SCORERESPONSEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\034r\032\020\001\030\200\0102\023^[^\\x00-\\x1f\\x7f]*$'
   _globals['_SCORERESPONSEREQUEST'].fields_by_name['items']._loaded_options = None
   _globals['_SCORERESPONSEREQUEST'].fields_by_name['items']._serialized_options = b'\272H\010\222\001\005\010\001\020\200\004'
   _globals['_SCORERESPONSEREQUEST'].fields_by_name['answer_form']._loaded_options = None
   _globals['_SCORERESPONSEREQUEST'].fields_by_name['answer_form']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_COMPARERESPONSESREQUEST'].fields_by_name['model']._loaded_options = None
-  _globals['_COMPARERESPONSESREQUEST'].fields_by_name['model']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_COMPARERESPONSESREQUEST'].fields_by_name['model']._serialized_options = b'\272H\034r\032\020\001\030\200\0102\023^[^\\x00-\\x1f\\x7f]*$'
   _globals['_COMPARERESPONSESREQUEST'].fields_by_name['items']._loaded_options = None
   _globals['_COMPARERESPONSESREQUEST'].fields_by_name['items']._serialized_options = b'\272H\010\222\001\005\010\001\020\200\002'
   _globals['_COMPARERESPONSESREQUEST'].fields_by_name['answer_form']._loaded_options = None
@@ -58,15 +58,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPAREITEM'].fields_by_name['candidate']._loaded_options = None
   _globals['_COMPAREITEM'].fields_by_name['candidate']._serialized_options = b'\272H\003\310\001\001'
   _globals['_SCORERESPONSEREQUEST']._serialized_start=228
-  _globals['_SCORERESPONSEREQUEST']._serialized_end=533
-  _globals['_SCORERESPONSERESPONSE']._serialized_start=536
-  _globals['_SCORERESPONSERESPONSE']._serialized_end=743
-  _globals['_COMPARERESPONSESREQUEST']._serialized_start=746
-  _globals['_COMPARERESPONSESREQUEST']._serialized_end=1053
-  _globals['_COMPAREITEM']._serialized_start=1056
-  _globals['_COMPAREITEM']._serialized_end=1318
-  _globals['_COMPARERESPONSESRESPONSE']._serialized_start=1321
-  _globals['_COMPARERESPONSESRESPONSE']._serialized_end=1477
-  _globals['_JUDGESERVICE']._serialized_start=1480
-  _globals['_JUDGESERVICE']._serialized_end=1687
+  _globals['_SCORERESPONSEREQUEST']._serialized_end=557
+  _globals['_SCORERESPONSERESPONSE']._serialized_start=560
+  _globals['_SCORERESPONSERESPONSE']._serialized_end=767
+  _globals['_COMPARERESPONSESREQUEST']._serialized_start=770
+  _globals['_COMPARERESPONSESREQUEST']._serialized_end=1101
+  _globals['_COMPAREITEM']._serialized_start=1104
+  _globals['_COMPAREITEM']._serialized_end=1366
+  _globals['_COMPARERESPONSESRESPONSE']._serialized_start=1369
+  _globals['_COMPARERESPONSESRESPONSE']._serialized_end=1525
+  _globals['_JUDGESERVICE']._serialized_start=1528
+  _globals['_JUDGESERVICE']._serialized_end=1735
 # @@protoc_insertion_point(module_scope)

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
 
 from buf.validate import validate_pb2
@@ -21,6 +21,7 @@ from omnialign.v1 import (
     refinement_service_pb2,
     training_service_pb2,
 )
+from services.runtime.auth.references import LOCATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (
@@ -34,6 +35,7 @@ FILES = (
 # Fields that say which resource a call is about. In a client stream only the first message must set it.
 ADDRESSES = ("name", "parent", "dataset", "source", "model")
 CHECKED_BY_THE_SERVICE = {"omnialign.v1.AppendRecordsRequest.dataset"}
+BOUNDED_BY_THE_SERVICE = {"omnialign.v1.ModelVersion.uri", "omnialign.v1.ImportDatasetRequest.source_uri"}
 
 
 def services() -> Iterator[ServiceDescriptor]:
@@ -157,3 +159,9 @@ def test_no_control_message_carries_media_bytes() -> None:
             for message in (method.input_type, method.output_type):
                 found = [f.full_name for f in fields(message, set()) if f.type == FieldDescriptor.TYPE_BYTES]
                 assert not found or method.name in carriers, found
+
+
+@pytest.mark.parametrize("name", sorted(LOCATIONS - BOUNDED_BY_THE_SERVICE))
+def test_the_name_of_a_model_fits_into_lineage_and_records(name: str) -> None:
+    found = rules(descriptor_pool.Default().FindFieldByName(name)).string
+    assert found.max_len == rules(data_service_pb2.LineageEdge.DESCRIPTOR.fields_by_name["source"]).string.max_len
