@@ -104,9 +104,10 @@ class ModelResolver:
             folder = path_of(model, model=model)
             self._check_allowed(folder, model)
             return folder
-        if not model.startswith("projects/"):
+        # `-` would be resolved once and then name that version for ever, in answers and lineage too.
+        if not model.startswith("projects/") or names.id_of(model) == names.NEWEST:
             raise InvalidArgument(
-                f"The model {model!r} must be projects/{{project}}/models/{{model}}/versions/{{version}} or a file:// "
+                f"The model {model!r} must be projects/{{project}}/models/{{model}}/versions/{{number}} or a file:// "
                 "folder.",
                 reason="MODEL_NAME_INVALID",
                 metadata={"model": model},

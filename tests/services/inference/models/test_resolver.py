@@ -45,6 +45,7 @@ async def test_a_pickle_is_refused_and_harms_no_other(engine, model, copied):
         ("file:///no/such/folder", "MODEL_NOT_FOUND"),
         ("file://elsewhere/folder", "MODEL_URI_UNSUPPORTED"),
         ("llama", "MODEL_NAME_INVALID"),
+        ("projects/default/models/llama/versions/-", "MODEL_NAME_INVALID"),
         ("projects/p/models/m/versions/1", "MODEL_NOT_FOUND"),
     ],
 )
