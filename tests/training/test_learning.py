@@ -1,9 +1,11 @@
 """Runs learn at the rates that published models need, whatever the precision of their weights and the ZeRO stage."""
 
 import json
+import os
 import random
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 
@@ -20,13 +22,12 @@ from tests.training.multimodal import prepare, start
 from training.samples import Sample
 
 STEPS, PAIRS = 80, 160
+STAGES = (0, 1, 2, 3)
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
+def make_base(folder: Path) -> Path:
     """The tiny world's model in bfloat16."""
-    folder = tmp_path / "base"
-    shutil.copytree(FOLDER, folder)
+    shutil.copytree(FOLDER, folder, dirs_exist_ok=True)
     weights = {name: value.bfloat16() for name, value in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
@@ -45,14 +46,33 @@ def pairs() -> list[Sample]:
     return made
 
 
-@pytest.mark.families
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_a_bfloat16_model_learns_at_a_small_rate_and_is_saved_in_bfloat16(tmp_path: Path, base: Path, zero_stage: int):
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, int]]:
+    """The run of each ZeRO stage, with its exit code. One run leaves cores idle, so as many go side by side."""
+    base, folder = make_base(tmp_path_factory.mktemp("base")), tmp_path_factory.mktemp("runs")
     settings = {"max_steps": STEPS, "learning_rate": 5e-6, "batch_size": 16, "max_length": 1024}
-    prepare(run, base=base, method="dpo", samples=pairs(), num_processes=1, zero_stage=zero_stage, **settings)
-    assert start([sys.executable, "-m", "training", "dpo", "--spec", str(run / "job.yaml")]).wait() == 0
+    folders = {stage: folder / str(stage) for stage in STAGES}
+    samples = pairs()
+    for stage, run in folders.items():
+        prepare(run, base=base, method="dpo", samples=samples, num_processes=1, zero_stage=stage, **settings)
+    with ThreadPoolExecutor(os.cpu_count()) as side_by_side:
+        exits = side_by_side.map(train, folders.values())
+        return dict(zip(folders, zip(folders.values(), exits, strict=True), strict=True))
+
+
+def train(run: Path) -> int:
+    """Trains in one process with one thread, and returns the exit code."""
+    return start([sys.executable, "-m", "training", "dpo", "--spec", str(run / "job.yaml")]).wait()
+
+
+@pytest.mark.families
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("zero_stage", STAGES)
+def test_a_bfloat16_model_learns_at_a_small_rate_and_is_saved_in_bfloat16(
+    runs: dict[int, tuple[Path, int]], zero_stage: int
+):
+    run, exit_code = runs[zero_stage]
+    assert exit_code == 0
     rows = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
     assert len(rows) == STEPS
     assert all(row["grad_norm"] > 0 for row in rows)
