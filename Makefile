@@ -17,10 +17,17 @@ VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 IMAGE := out/protos.binpb
 MIN_COVERAGE := 85
+# Tests run side by side in this many processes of about 2 GB each; 0: one after the other. A process that runs out of
+# tests takes half of what another has left, so files mostly stay whole, and with them what their tests share.
+TEST_PROCESSES ?= 0
+SIDE_BY_SIDE = --numprocesses $(TEST_PROCESSES) --dist worksteal
 WITHOUT_OWN_TARGET := not chaos and not integration and not gpu and not cluster and not families and not vllm and not fuzz and not hostile and not outage
 
 # torch compiles its extensions with the first ninja on the path: make that the one of the environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# Tests start hundreds of processes; each would compile all modules anew where the environment forbids bytecode.
+export PYTHONDONTWRITEBYTECODE :=
 
 # The models are small: one thread per process is faster than threads that compete for the cores.
 test bench bench-loop bench-media bench-engine: export OMP_NUM_THREADS ?= 1
@@ -86,10 +93,10 @@ check-protos: setup ## ... the contract: comments, names, compatibility, generat
 
 .PHONY: fuzz test test-fast test-hostile test-chart test-observability test-families test-integration test-chaos test-outage test-vllm test-images
 test: helm ## every test without a target of its own below, with coverage
-	$(BIN)/python -m pytest -m "$(WITHOUT_OWN_TARGET)" --cov --cov-fail-under=$(MIN_COVERAGE)
+	$(BIN)/python -m pytest -m "$(WITHOUT_OWN_TARGET)" $(SIDE_BY_SIDE) --cov --cov-fail-under=$(MIN_COVERAGE)
 
 test-fast: helm ## ... only those that take less than ten seconds, without coverage
-	$(BIN)/python -m pytest -m "not slow and $(WITHOUT_OWN_TARGET)"
+	$(BIN)/python -m pytest -m "not slow and $(WITHOUT_OWN_TARGET)" $(SIDE_BY_SIDE)
 
 test-chart: helm ## ... only the chart's: every scenario linted, rendered, validated, and compared with the code
 	$(BIN)/python -m pytest tests/chart
