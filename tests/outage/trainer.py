@@ -14,12 +14,14 @@ import yaml
 
 WAITS = "waits-"
 STEPS, STEP_SECONDS = 10, 0.2
+LONGEST_WAIT_SECONDS = 900
 
 
 def main(spec_path: Path) -> None:
     """Trains."""
     spec = yaml.safe_load(spec_path.read_text())
     if str(spec["job"]).rpartition("/")[2].startswith(WAITS):
+        signal.alarm(LONGEST_WAIT_SECONDS)  # should the test die, this ends as well
         signal.pause()
     for _ in range(STEPS):
         time.sleep(STEP_SECONDS)
