@@ -19,7 +19,7 @@ IMAGE := out/protos.binpb
 MIN_COVERAGE := 85
 # Tests run side by side in this many processes of about 2 GB each; 0: one after the other. A process that runs out of
 # tests takes half of what another has left, so files mostly stay whole, and with them what their tests share.
-TEST_PROCESSES ?= 0
+TEST_PROCESSES ?= 2
 SIDE_BY_SIDE = --numprocesses $(TEST_PROCESSES) --dist worksteal
 WITHOUT_OWN_TARGET := not chaos and not integration and not gpu and not cluster and not families and not vllm and not fuzz and not hostile and not outage
 
