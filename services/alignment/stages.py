@@ -189,7 +189,7 @@ class Stages:
         job, _ = await self._jobs.load(context.uid)
 
         async def make() -> dict[str, bytes]:
-            return await make_report(job, context.clients.data)
+            return await make_report(job, data=context.clients.data, training=context.clients.training)
 
         await self._jobs.put_report(context.uid, await self._retrier.call(make, uid=context.uid, service="data"))
 

@@ -55,6 +55,7 @@ async def test_the_small_demo_runs_to_its_report_through_tls_tokens_postgresql_a
         pairs = report["pairs"]
         assert pairs["tried"] == sum(pairs[outcome] for outcome in ("kept", "tied", "lost", "abstained")) == 240
         assert pairs["kept"] > 0 and set(report["subtasks"]) == SUBTASKS
+        assert report["training"] and all(report["training"].values()), "the report lacks curves of training"
         assert b"<html" in (out / "report.html").read_bytes()
         await check_what_others_see(cluster, security)
         check_that_no_secret_was_logged(cluster, security)

@@ -1,6 +1,6 @@
 """The report of an alignment job: JSON for programs, and one self-contained HTML page for people.
 
-Everything shown is read over the client from what the job's stages committed. The page makes no request of any kind.
+Everything shown is read over the clients from what the job's stages committed. The page makes no request of any kind.
 """
 
 import asyncio
@@ -15,9 +15,14 @@ from services.alignment.report.statistics import report_numbers
 __all__ = ["make_report"]
 
 
-async def make_report(job: alignment_service_pb2.AlignmentJob, client: AsyncClient) -> dict[str, bytes]:
-    """The report in UTF-8 by format: `json` and `html`. Raises OmnialignError if the evaluation cannot be read."""
-    material = await gather(job, client)
+async def make_report(
+    job: alignment_service_pb2.AlignmentJob, *, data: AsyncClient, training: AsyncClient
+) -> dict[str, bytes]:
+    """The report in UTF-8 by format: `json` and `html`. Raises OmnialignError if the evaluation cannot be read.
+
+    `data` and `training` are clients of these two services.
+    """
+    material = await gather(job, data=data, training=training)
 
     def make() -> dict[str, bytes]:
         numbers = report_numbers(job, records=material.evaluated, curves=material.curves, edges=material.edges)

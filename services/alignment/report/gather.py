@@ -1,4 +1,4 @@
-"""Reads what a report is made of, over the client.
+"""Reads what a report is made of, over clients of the services.
 
 Only the evaluation table is indispensable. Anything else that is missing (a table that the job does not have, the
 history of a training job, a deleted medium) leaves a gap in the report and a warning in the log: a report must not fail
@@ -45,12 +45,12 @@ class Material:
     edges: list[data_service_pb2.LineageEdge] = field(default_factory=list)
 
 
-async def gather(job: AlignmentJob, client: AsyncClient) -> Material:
+async def gather(job: AlignmentJob, *, data: AsyncClient, training: AsyncClient) -> Material:
     """Everything for the report of this job. Raises OmnialignError if the evaluation cannot be read."""
-    evaluated = await _records(client, _table(job, "evaluate", "evaluation"))
+    evaluated = await _records(data, _table(job, "evaluate", "evaluation"))
     verified = []
     if not _is_skipped(job, "verify"):
-        verified = await _records(client, _table(job, "verify", "verify"), limit=LOOP_RECORDS_MAX)
+        verified = await _records(data, _table(job, "verify", "verify"), limit=LOOP_RECORDS_MAX)
     answers = gallery.choose_answers(evaluated, seed=job.spec.seed)
     loop = gallery.choose_feedback(verified, seed=job.spec.seed)
     references = gallery.media_of([*itertools.chain(*answers.values()), *loop])
@@ -59,9 +59,9 @@ async def gather(job: AlignmentJob, client: AsyncClient) -> Material:
         answers=answers,
         loop=loop,
         references=references,
-        data=await _media(client, references),
-        curves=await _curves(client, job),
-        edges=await _edges(client, job),
+        data=await _media(data, references),
+        curves=await _curves(training, job),
+        edges=await _edges(data, job),
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 
 import numpy as np
@@ -184,19 +185,32 @@ class Training(training_service_pb2_grpc.TrainingServiceServicer):
 @pytest.fixture
 async def address(tmp_path) -> AsyncIterator[str]:
     server = Server(ServerConfig(), name="test")
-    async with data.wire(server, DataConfig(root=tmp_path / "data")):
-        full_name = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
-        server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, Training(), full_name)
-        await server.start()
-        server.set_serving()
-        yield server.address
-        await server.stop(0)
+    async with data.wire(server, DataConfig(root=tmp_path / "data")), serving(server) as address:
+        yield address
 
 
 @pytest.fixture
 async def client(address) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(address) as connected:
         yield connected
+
+
+@pytest.fixture
+async def training() -> AsyncIterator[AsyncClient]:
+    """A client of the training service, which has an address of its own in a cluster."""
+    server = Server(ServerConfig(), name="test")
+    full_name = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
+    server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, Training(), full_name)
+    async with serving(server) as address, AsyncClient(address) as connected:
+        yield connected
+
+
+@asynccontextmanager
+async def serving(server: Server) -> AsyncIterator[str]:
+    await server.start()
+    server.set_serving()
+    yield server.address
+    await server.stop(0)
 
 
 async def stored(client: AsyncClient, dataset_id: str, records: Sequence[record_pb2.Record], store: "Store") -> str:
@@ -282,7 +296,7 @@ def test_the_numbers_are_valid_json_with_the_promised_keys(sample):
     assert numbers["spec"]["feedback_fraction"] == 0.25
 
 
-async def test_a_report_is_made_from_what_the_services_hold(client):
+async def test_a_report_is_made_from_what_the_services_hold(client, training):
     store, finished = Store(), job()
     records = [evaluated(store, name, i) for name in ("t2i", "t2a", "tv2t") for i in range(6)]
     await stored(client, "tinyworld-llf-evaluation", records, store)
@@ -290,7 +304,7 @@ async def test_a_report_is_made_from_what_the_services_hold(client):
     await client.add_lineage(edges())
     finished.models.aligned = "projects/default/models/j-aligned/versions/1"
     finished.stages[7].training_jobs.append("projects/default/trainingJobs/j-optimize")
-    report = await make_report(finished, client)
+    report = await make_report(finished, data=client, training=training)
     numbers = json.loads(report["json"])
     assert list(numbers["subtasks"]) == ["tv2t", "t2i", "t2a"]
     assert [point["loss"] for point in numbers["training"]["optimize/j-optimize"]] == [1, 0.5, pytest.approx(1 / 3)]
@@ -301,7 +315,7 @@ async def test_a_report_is_made_from_what_the_services_hold(client):
 
 
 @pytest.mark.parametrize("project", ["default", "elsewhere"])
-async def test_names_in_a_stored_job_are_followed_within_its_project_only(client, address, project):
+async def test_names_in_a_stored_job_are_followed_within_its_project_only(client, training, address, project):
     store, finished = Store(), job()
     aligned = finished.models.aligned = f"projects/{project}/models/named/versions/1"
     async with AsyncClient(address, project=project) as owner:
@@ -310,13 +324,13 @@ async def test_names_in_a_stored_job_are_followed_within_its_project_only(client
     for status in finished.stages:
         status.dataset = table
     finished.stages[7].training_jobs.append(f"projects/{project}/trainingJobs/named")
-    numbers = json.loads((await make_report(finished, client))["json"])
+    numbers = json.loads((await make_report(finished, data=client, training=training))["json"])
     found = (list(numbers["subtasks"]), list(numbers["training"]), [edge["target"] for edge in numbers["lineage"]])
     assert found == ((["t2i"], ["optimize/named"], [aligned]) if project == "default" else ([], [], []))
 
 
-async def test_a_job_that_left_no_tables_gets_a_report_with_gaps(client):
-    assert json.loads((await make_report(job(), client))["json"])["subtasks"] == {}
+async def test_a_job_that_left_no_tables_gets_a_report_with_gaps(client, training):
+    assert json.loads((await make_report(job(), data=client, training=training))["json"])["subtasks"] == {}
 
 
 def test_a_job_without_evaluation_pairs_or_training_still_has_a_page():
