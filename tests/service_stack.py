@@ -83,7 +83,7 @@ class ServiceStack:
                 ("training", "training"),
             )
         }
-        settings = {"retry_cap_seconds": 0.2, "queue_polling_seconds": 0.02, **self.settings}
+        settings = {"retry_cap_seconds": 0.2, "queue_polling_seconds": 0.1, **self.settings}
         return AlignmentConfig(root=self.root / "alignment", **addresses, **settings)
 
     @contextlib.asynccontextmanager

@@ -67,7 +67,7 @@ async def census_service(stack: ServiceStack) -> AsyncIterator[CensusService]:
         root=stack.root / "census",
         workflow_database_url=alignment.workflows_url,
         executor_id=alignment.executor_id,
-        queue_polling_seconds=0.02,
+        queue_polling_seconds=0.1,
         data_address=alignment.data_address,
     )
     server = Server(ServerConfig(port=0, reflection=False), name="census")
