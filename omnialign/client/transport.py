@@ -82,8 +82,10 @@ class Transport:
         """Sends one request and returns the response. A part of a transfer waits for a service that restarts."""
         # Metadata is made once, so that all attempts carry the same request id. The deadline becomes a moment in time
         # here, so that each attempt gets only what the earlier ones left.
-        metadata, expiry = self._metadata(), self._expiry(deadline_seconds or self._deadline_seconds)
         retries = self.retries(is_transfer=is_transfer)
+        least_seconds = RESTART_RETRIES.budget_seconds if retries.policy is RESTART_RETRIES else 0.0
+        deadline_seconds = deadline_seconds or max(self._deadline_seconds, least_seconds)
+        metadata, expiry = self._metadata(), self._expiry(deadline_seconds)
         while True:
             try:
                 response = await method(request, timeout=_timeout(expiry), metadata=metadata)
