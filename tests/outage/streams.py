@@ -8,7 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -20,9 +20,11 @@ from tests.integration.data_service import png_bytes, sha256_hex
 from tests.outage.job import Materials
 from tests.outage.stand import Stand
 from tests.outage.trainer import WAITS
+from training.client import POD_RETRIES, TRANSIENT, retry_while_away
 
 GOOD_ROWS, BAD_ROWS = 600, 40
 LABELS = (1, 2)
+DELIVER_SECONDS = 120.0
 TrainingJob = training_service_pb2.TrainingJob
 
 
@@ -120,9 +122,16 @@ async def begin_training(client: AsyncClient, materials: Materials, number: int)
 
 
 async def deliver(stand: Stand, job: TrainingJob, folder: Path) -> None:
-    """Delivers a model as the job itself would."""
+    """Delivers a model as the job's pod does, whose client is new and has patience of its own."""
     spec = stand.cluster.folder / "training" / "jobs" / job.uid / "job.yaml"
     token = yaml.safe_load(await asyncio.to_thread(spec.read_text))["token"]
-    async with AsyncClient(stand.cluster.address, token=token) as client:
-        model = await client.deliver_model(job.name, folder, attempt=1)
+
+    async def once() -> str:
+        async with AsyncClient(stand.cluster.address, token=token) as client:
+            return await client.deliver_model(job.name, folder, attempt=1)
+
+    model = await retry_while_away(
+        once, policy=replace(POD_RETRIES, budget_seconds=DELIVER_SECONDS), what="delivering", transient=TRANSIENT,
+        deadline_seconds=DELIVER_SECONDS,
+    )  # fmt: skip
     assert model.split("/versions/")[0].endswith(job.spec.output_model_id)
