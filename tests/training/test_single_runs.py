@@ -75,7 +75,7 @@ def test_losses_do_not_depend_on_how_a_batch_is_cut_into_ranks_and_passes(
         found.append([[row[name] for name in names] for row in rows])
     assert len(found[0]) == 4
     for whole, cut_up in zip(*found, strict=True):
-        assert cut_up == pytest.approx(whole, rel=1e-4)
+        assert cut_up == pytest.approx(whole, rel=1e-4, abs=1e-5)  # the margin of the first step is rounding
 
 
 @pytest.mark.slow

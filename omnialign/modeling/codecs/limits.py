@@ -17,6 +17,8 @@ MAX_SAMPLES = 1 << 26
 """Samples of a sound."""
 MAX_SIDE = 1 << 13
 MAX_RATE = 1 << 20
+MIN_VIDEO_RATE = 0.001
+"""Frames per second; `write_video` rounds to thousandths."""
 
 
 def whole(name: str, value: object, most: int, *, least: int = 1) -> int:
@@ -26,10 +28,11 @@ def whole(name: str, value: object, most: int, *, least: int = 1) -> int:
     return value
 
 
-def positive(name: str, value: object, most: float) -> float:
-    """A positive number of at most `most`. Raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-        raise ValueError(f"{name} must be a number above 0 and of at most {most:g}, not {_shown(value)}")
+def positive(name: str, value: object, most: float, *, least: float = 0.0) -> float:
+    """A positive number within limits. Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most or value < least:
+        above = f"of at least {least:g}" if least else "above 0"
+        raise ValueError(f"{name} must be a number {above} and of at most {most:g}, not {_shown(value)}")
     return float(value)
 
 

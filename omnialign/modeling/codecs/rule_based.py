@@ -31,6 +31,7 @@ from omnialign.modeling.codecs.limits import (
     MAX_SAMPLES,
     MAX_SIDE,
     MAX_TOKENS,
+    MIN_VIDEO_RATE,
     positive,
     product,
     whole,
@@ -163,9 +164,11 @@ class PaletteVideoCodec:
         self.palette = Palette(tuple(palette))
         self.frames, self.rows, self.columns, self.run = frames, rows, columns, run
         self.cell_pixels = cell_pixels
-        self.frames_per_second = positive("frames_per_second", frames_per_second, MAX_RATE)
+        self.frames_per_second = positive("frames_per_second", frames_per_second, MAX_RATE, least=MIN_VIDEO_RATE)
         self.num_codes = _num_codes(self.palette, run)
         self.min_units = _num_units(frames=frames, rows=rows, columns=columns, run=run, cell_pixels=cell_pixels)
+        if rows * cell_pixels % 2 or columns * cell_pixels % 2:
+            raise ValueError("rows and columns times cell_pixels must be even, as the sides of a video are")
         self.max_units = self.min_units
         self.unit = (range(self.num_codes),)
 
