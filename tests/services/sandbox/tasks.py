@@ -1,6 +1,7 @@
 """Tasks of the sandbox's tests: each does one thing that a hostile file can make a decoder do."""
 
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -42,6 +43,14 @@ def environment() -> list[str]:
 
 def process() -> int:
     return os.getpid()
+
+
+def faults_of_a_picture() -> int:
+    """How many pages of new memory the system gives for arrays as large as those of a picture."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [np.ones(8 << 20, dtype=np.uint8) for _ in range(2)]
+    del arrays
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def double(numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -64,6 +64,13 @@ def test_a_process_serves_many_tasks(sandbox: Sandbox) -> None:
     assert len(found) == 1
 
 
+def test_a_process_keeps_the_memory_of_a_picture_for_the_next_one() -> None:
+    with_one = Sandbox(places=1, limits=LIMITS)
+    faults = [with_one.call(tasks.faults_of_a_picture, refusal=refusal) for _ in range(3)]
+    with_one.close()
+    assert faults[-1] < faults[0] / 10
+
+
 def test_large_arrays_arrive_whole_and_may_be_changed(sandbox: Sandbox) -> None:
     numbers = np.arange(500_000)
     found = sandbox.call(tasks.double, numbers, refusal=refusal)
