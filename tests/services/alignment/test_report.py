@@ -23,7 +23,7 @@ from omnialign.v1 import (
     training_service_pb2,
     training_service_pb2_grpc,
 )
-from services.alignment.report import gallery, lineage, make_report, page, pictures
+from services.alignment.report import gallery, lineage, make_report, page
 from services.alignment.report.gather import Material, thinned
 from services.alignment.report.statistics import report_numbers
 from services.data import __main__ as data
@@ -344,38 +344,6 @@ def test_the_choice_of_examples_is_the_same_for_the_same_seed(sample):
     kinds = [gallery.outcome(record) for record in chosen[0]["t2i"]]
     assert kinds[:2] == ["improved", "improved"]
     assert {"still wrong", "right before and after"} <= set(kinds) or "regressed" in kinds
-
-
-def test_a_medium_that_is_missing_or_broken_becomes_a_note():
-    reference = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, mime_type="image/png", sha256="a" * 64)
-    assert pictures.picture(reference, None).kind == "missing"
-    assert "does not decode" in pictures.picture(reference, b"no picture").caption
-
-
-def test_an_unlisted_type_is_never_put_into_a_data_uri():
-    reference = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, mime_type="image/svg+xml", sha256="a" * 64)
-    shown = pictures.picture(reference, media.write_image(shape("red")))
-    assert shown.picture.startswith("data:image/png;base64,")
-
-
-def test_a_large_picture_is_reduced():
-    noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), dtype=np.uint8)
-    reference = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, mime_type="image/png", sha256="a" * 64)
-    data = media.write_image(noise)
-    assert len(pictures.picture(reference, data).picture) < len(data)
-
-
-def test_a_spectrogram_shows_a_tone_at_its_height_and_survives_silence():
-    samples, _ = media.read_audio(tone(1000))
-    rows = pictures.spectrogram(samples[:4000]).astype(int).sum(axis=(1, 2))
-    assert 0.65 < int(rows.argmax()) / len(rows) < 0.8  # 1 kHz of 4 kHz, counted from the top
-    assert pictures.spectrogram(np.zeros(10, dtype=np.float32)).shape == (96, 320, 3)
-
-
-def test_a_strip_holds_at_most_eight_frames():
-    frames = np.zeros((30, 32, 48, 3), dtype=np.uint8)
-    assert pictures.frame_strip(frames).shape == (32, 48 * 8 + 2 * 7, 3)
-    assert pictures.frame_strip(frames[:1]).shape == (32, 48, 3)
 
 
 def test_lineage_is_drawn_from_sources_to_products_and_survives_a_ring():

@@ -100,5 +100,5 @@ def _appeared(root: Path, name: str, *, of: subprocess.Popen[bytes]) -> Path:
     """The file called `name` that a job writes, once it is there."""
     while not (found := [*root.glob(f"jobs/*/**/{name}")]):
         assert of.poll() is None
-        time.sleep(0.02)
+        time.sleep(0.02)  # files of another process tell nobody that they are there
     return found[0]
