@@ -31,7 +31,7 @@ from pip._internal.models.index import PyPI
 PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s\\]+)")
 ANSWER = "application/vnd.pypi.simple.v1+json"
 PLATFORM = re.compile(r"any|(?:manylinux|linux|macosx)\w*_(?:x86_64|aarch64|arm64|universal2)")
-PYTHON = re.compile(r"py3|py2\.py3|cp3(?:1[1-9])")
+PYTHON = re.compile(r"py3|(?:py|cp)31[1-9]")
 DEADLINE_SECONDS = 60
 
 

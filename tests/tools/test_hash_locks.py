@@ -19,7 +19,7 @@ FILES = {
         "alpha-1.0-cp311-cp311-win_amd64.whl",
         "alpha-1.0-pp311-pypy311_pp73-manylinux_2_28_x86_64.whl",
         "alpha-1.0.tar.gz",
-        "alpha-2.0-py3-none-any.whl",
+        "alpha-2.0-py311-none-any.whl",
     ],
     "only-source": ["only_source-1.tar.gz", "only_source-2.tar.gz", "no-version-at-all.whl"],
 }
@@ -77,7 +77,7 @@ def test_comments_and_order_stay_and_hashes_are_replaced(tmp_path: Path) -> None
     written = lock.read_text()
     assert written == (
         f"# why\nonly-source==1 \\\n    --hash=sha256:{digest('only_source-1.tar.gz')}\n"
-        f"alpha==2.0 \\\n    --hash=sha256:{digest('alpha-2.0-py3-none-any.whl')}\n"
+        f"alpha==2.0 \\\n    --hash=sha256:{digest('alpha-2.0-py311-none-any.whl')}\n"
     )
     assert hash_locks.main([str(lock)]) == 0
     assert lock.read_text() == written
