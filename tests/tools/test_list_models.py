@@ -2,7 +2,7 @@
 
 import json
 
-from tools.list_models import results, table
+from tools.list_models import HEAD, PAGE, ROOT, results, table
 
 
 def leave(folder, family, engine, *, reads=(), writes=(), passed=True):
@@ -18,3 +18,9 @@ def test_a_mark_stands_where_a_test_held_and_nowhere_else(tmp_path):
         "| b | transformers engine | ✓ | - | ✓ | - | ✓ | - |",
         "| b | trainer | - | - | ✓ | - | - | - |",
     ]
+
+
+def test_the_page_says_what_its_sources_say():
+    page = PAGE.read_text()
+    assert page.startswith(HEAD)
+    assert page.endswith((ROOT / "tools" / "models-notes.md").read_text())
