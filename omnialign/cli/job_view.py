@@ -1,19 +1,15 @@
-"""How an alignment job is shown: its pre-flight, its progress and its report.
-
-Progress is a live table on a terminal, a line per event when piped, and JSON for machines.
-"""
+"""How an alignment job is shown: its pre-flight, its progress and its report."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
-from collections.abc import AsyncIterable, Callable, Iterator
+from collections.abc import AsyncIterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from omnialign import names
-from omnialign.cli.output import Output
+from omnialign.cli.follow import follow
+from omnialign.cli.output import Output, clock
 from omnialign.cli.state import replace_file
 from omnialign.v1 import alignment_service_pb2
 
@@ -35,24 +31,21 @@ MARKS = {
     StageStatus.STATE_FAILED: ("✗", "bold red"),
 }
 BAR_WIDTH = 24
-SECONDS_BETWEEN_SIMILAR_LINES = 10
 
 
-class View(Protocol):
-    """Shows the events of a job."""
-
-    def show(self, event: Event) -> None:
-        """Shows one event."""
-
-
-async def follow(events: AsyncIterable[Event], *, out: Output) -> AlignmentJob:
+async def show_events(events: AsyncIterable[Event], *, out: Output) -> AlignmentJob:
     """Shows the events of a job until they end, and returns the job as of the last event."""
-    last = Event()
-    with _view(out) as view:
-        async for event in events:
-            view.show(event)
-            last = event
-    return last.alignment_job
+    last = await follow(events, out=out, sentence=_sentence, picture=_picture)
+    return (last or Event()).alignment_job
+
+
+def _sentence(event: Event) -> str:
+    left = time_left(event)
+    return f"{event.message or state(event.alignment_job)}{f' About {left} left.' if left else ''}"
+
+
+def _picture(event: Event) -> RenderableType:
+    return table(event.alignment_job, message=event.message, left=time_left(event))
 
 
 def state(job: AlignmentJob) -> str:
@@ -78,13 +71,6 @@ def held(job: AlignmentJob) -> list[str]:
     ]
 
 
-def clock(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss from one hour on."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 def time_left(event: Event) -> str:
     """About how long a running job will still take, as a clock; empty if nothing tells.
 
@@ -107,49 +93,6 @@ def rate(status: StageStatus) -> str:
     """The tokens per second of a stage; empty if it writes none."""
     seconds = status.elapsed.ToNanoseconds() / 1e9
     return f"{status.tokens / seconds:,.0f}" if status.tokens and seconds else ""
-
-
-@contextlib.contextmanager
-def _view(out: Output) -> Iterator[View]:
-    if not out.is_live:
-        yield _Lines(out)
-        return
-    from rich.live import Live
-
-    with Live(console=out.console, refresh_per_second=4, transient=False) as live:
-        yield _Table(live.update)
-
-
-class _Lines:
-    """One line per event, as JSON or as a sentence. Sentences that differ only in numbers come every ten seconds."""
-
-    def __init__(self, out: Output) -> None:
-        self._out = out
-        self._said = ""
-        self._said_at = 0
-
-    def show(self, event: Event) -> None:
-        """Prints the event."""
-        self._out.record(event)
-        sentence = event.message or state(event.alignment_job)
-        wording, now = re.sub(r"\d+", "", sentence), event.event_time.seconds
-        if wording != self._said or now >= self._said_at + SECONDS_BETWEEN_SIMILAR_LINES:
-            left = time_left(event)
-            self._out.say(
-                f"{event.event_time.ToDatetime():%H:%M:%S} {sentence}{f' About {left} left.' if left else ''}"
-            )
-            self._said, self._said_at = wording, now
-
-
-class _Table:
-    """A live table: all stages with progress bars, the pairs, and the latest message."""
-
-    def __init__(self, update: Callable[[RenderableType], object]) -> None:
-        self._update = update
-
-    def show(self, event: Event) -> None:
-        """Redraws the table."""
-        self._update(table(event.alignment_job, message=event.message, left=time_left(event)))
 
 
 def table(job: AlignmentJob, *, message: str = "", left: str = "") -> RenderableType:

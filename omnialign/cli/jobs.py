@@ -41,7 +41,7 @@ async def submit(
     values |= {key: value for key, value in given.items() if value not in ("", None)}
     wanted = spec.build(spec.with_settings(values, set or []))
     async with session.client() as client:
-        await pin_versions(session, client, wanted)
+        await spec.pin_versions(wanted, client=client, session=session)
         job = await client.create_alignment_job(id, wanted, validate_only=validate_only)
         if not watch or validate_only:
             session.out.record(job)
@@ -52,19 +52,6 @@ async def submit(
         session.out.say(f"Submitted {job.name}")
         if watch:
             await watch_to_end(session, client, job.name)
-
-
-async def pin_versions(session: Session, client: AsyncClient, wanted: alignment_service_pb2.AlignmentSpec) -> None:
-    """Replaces short names of models and of the dataset by the exact versions that they mean now."""
-    from omnialign import names
-
-    for field in ("base_model", "feedback_model", "judge_model"):
-        text = getattr(wanted, field)
-        if text and "://" not in text:
-            setattr(wanted, field, (await client.get_model_version(session.name("models", text))).name)
-    name = session.name("datasets", wanted.dataset)
-    name = name if names.matches(name, names.DATASET_VERSION) else f"{name}/versions/-"
-    wanted.dataset = (await client.get_dataset_version(name)).name
 
 
 async def watch_to_end(
@@ -80,7 +67,7 @@ async def watch_to_end(
     from omnialign.cli import job_view
 
     try:
-        job = await job_view.follow(client.watch_alignment_job(name), out=session.out)
+        job = await job_view.show_events(client.watch_alignment_job(name), out=session.out)
     except asyncio.CancelledError:
         again = f"The job continues; follow it with `omnialign jobs watch {names.id_of(name)}`."
         session.out.complain(f"\n{goodbye or again}")

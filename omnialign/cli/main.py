@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from omnialign.cli import ask, data, embedded, jobs, models, tokens
+from omnialign.cli import ask, data, embedded, jobs, models, tokens, train
 
 app = typer.Typer(
     name="omnialign",
@@ -21,6 +21,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(train.app, name="train")
 app.command("lineage")(data.lineage)
 
 

@@ -1,25 +1,32 @@
-"""Reads the specification of an alignment job: a YAML or JSON file, and settings from the command line.
+"""Reads the specification of a job: a YAML or JSON file, and settings from the command line.
 
-Keys are the fields of `AlignmentSpec`. All problems are reported at once, each with its path, and an unknown key with
-the closest known one: a misspelt setting that is silently ignored would cost a training run.
+Keys are the fields of `AlignmentSpec` or `TrainingSpec`. All problems are reported at once, each with its path, and an
+unknown key with the closest known one: a misspelt setting that is silently ignored would cost a training run.
 """
 
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from omnialign import names
 from omnialign.errors import InvalidArgument
-from omnialign.v1 import alignment_service_pb2
+from omnialign.v1 import alignment_service_pb2, training_service_pb2
+
+if TYPE_CHECKING:
+    from omnialign.cli.session import Session
+    from omnialign.client import AsyncClient
 
 AlignmentSpec = alignment_service_pb2.AlignmentSpec
+SpecT = TypeVar("SpecT", alignment_service_pb2.AlignmentSpec, training_service_pb2.TrainingSpec)
 Problem = tuple[str, str]
 
 REQUIRED = ("base_model", "dataset")
+MODELS = ("base_model", "feedback_model", "judge_model")
 REASON = "SPEC_INVALID"
 
 
@@ -79,9 +86,14 @@ def _value(text: str) -> Any:
 
 
 def build(values: Mapping[str, Any]) -> AlignmentSpec:
-    """The specification. Raises InvalidArgument SPEC_INVALID, which lists every problem with its path."""
-    normal, problems = _normal(values, AlignmentSpec.DESCRIPTOR, "")
-    problems += [(key, "is required") for key in REQUIRED if not values.get(key)]
+    """The specification of an alignment job. Raises as `build_spec` does."""
+    return build_spec(values, AlignmentSpec, required=REQUIRED)
+
+
+def build_spec(values: Mapping[str, Any], kind: type[SpecT], *, required: Sequence[str]) -> SpecT:
+    """A specification. Raises InvalidArgument SPEC_INVALID, which lists every problem with its path."""
+    normal, problems = _normal(values, kind.DESCRIPTOR, "")
+    problems += [(key, "is required") for key in required if not values.get(key)]
     if problems:
         lines = "".join(f"\n  {path}: {what}" for path, what in problems)
         raise InvalidArgument(
@@ -89,7 +101,23 @@ def build(values: Mapping[str, Any]) -> AlignmentSpec:
             reason=REASON,
             violations=problems,
         )
-    return json_format.ParseDict(normal, AlignmentSpec())
+    return json_format.ParseDict(normal, kind())
+
+
+async def pin_versions(
+    wanted: alignment_service_pb2.AlignmentSpec | training_service_pb2.TrainingSpec,
+    *,
+    client: "AsyncClient",
+    session: "Session",
+) -> None:
+    """Replaces short names of models and of the dataset by the exact versions that they mean now."""
+    for field in (name for name in MODELS if name in wanted.DESCRIPTOR.fields_by_name):
+        text = getattr(wanted, field)
+        if text and "://" not in text:
+            setattr(wanted, field, (await client.get_model_version(session.name("models", text))).name)
+    name = session.name("datasets", wanted.dataset)
+    name = name if names.matches(name, names.DATASET_VERSION) else f"{name}/versions/-"
+    wanted.dataset = (await client.get_dataset_version(name)).name
 
 
 def _normal(values: Mapping[str, Any], kind: Descriptor, prefix: str) -> tuple[dict[str, Any], list[Problem]]:

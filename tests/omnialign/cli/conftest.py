@@ -1,5 +1,5 @@
 # ruff: noqa: N802  the names of RPCs
-"""A real server in a thread of its own: the data service, and an alignment service that tells a short story."""
+"""A real server in a thread of its own: the data service, and two services of jobs that tell short stories."""
 
 import asyncio
 import threading
@@ -92,19 +92,64 @@ class Alignment(alignment_service_pb2_grpc.AlignmentServiceServicer):
         return self.jobs[name]
 
 
+TrainingJob = training_service_pb2.TrainingJob
+
+
 class Training(training_service_pb2_grpc.TrainingServiceServicer):
-    """Has no jobs."""
+    """Accepts jobs, and plays three events for each; a job whose id ends in `fail` fails."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, TrainingJob] = {}
+
+    async def CreateTrainingJob(self, request, context):
+        job = TrainingJob(name=f"{request.parent}/trainingJobs/{request.training_job_id or 'chosen'}", state=1)
+        job.spec.CopyFrom(request.training_job.spec)
+        self.jobs[job.name] = job
+        return job
+
+    async def GetTrainingJob(self, request, context):
+        return self._job(request.name)
 
     async def ListTrainingJobs(self, request, context):
-        return training_service_pb2.ListTrainingJobsResponse()
+        return training_service_pb2.ListTrainingJobsResponse(training_jobs=self.jobs.values())
+
+    async def CancelTrainingJob(self, request, context):
+        job = self._job(request.name)
+        job.state = TrainingJob.STATE_CANCELLED
+        return job
+
+    async def WatchTrainingJob(self, request, context):
+        job = self._job(request.name)
+        job.state = TrainingJob.STATE_RUNNING
+        job.condition.reason, job.condition.message = "READING_RECORDS", "reading records, 30 of 120"
+        yield training_service_pb2.WatchTrainingJobResponse(sequence=1, training_job=job)
+        job.ClearField("condition")
+        job.progress.completed_steps, job.progress.total_steps = 40, 80
+        job.progress.metrics["loss"] = 0.4125
+        job.progress.eta.FromSeconds(75)
+        yield training_service_pb2.WatchTrainingJobResponse(sequence=2, training_job=job)
+        if job.name.endswith("fail"):
+            job.state = TrainingJob.STATE_FAILED
+            job.error.message = "The loss is not a number."
+            job.log_tail.append("step 40: loss nan")
+        else:
+            job.state = TrainingJob.STATE_SUCCEEDED
+            job.model = "projects/default/models/tuned/versions/1"
+        yield training_service_pb2.WatchTrainingJobResponse(sequence=3, training_job=job)
+
+    def _job(self, name: str) -> TrainingJob:
+        if name not in self.jobs:
+            raise NotFound(f"There is no job '{name}'.", reason="JOB_NOT_FOUND", metadata={"name": name})
+        return self.jobs[name]
 
 
 @dataclass(frozen=True)
 class Running:
-    """A server that runs, and its alignment service."""
+    """A server that runs, and its services of jobs."""
 
     address: str
     alignment: Alignment
+    training: Training
 
 
 @pytest.fixture(scope="session")
@@ -125,15 +170,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 async def _serve(root: Path, ready: Future[Running], stop: asyncio.Event) -> None:
-    server, alignment = Server(ServerConfig(), name="test"), Alignment()
+    server, alignment, training = Server(ServerConfig(), name="test"), Alignment(), Training()
     async with data.wire(server, DataConfig(root=root)):
         full_name = messages.DESCRIPTOR.services_by_name["AlignmentService"].full_name
         server.add(alignment_service_pb2_grpc.add_AlignmentServiceServicer_to_server, alignment, full_name)
         full_name = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
-        server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, Training(), full_name)
+        server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, training, full_name)
         await server.start()
         server.set_serving()
-        ready.set_result(Running(server.address, alignment))
+        ready.set_result(Running(server.address, alignment, training))
         await stop.wait()
         await server.stop(0)
 

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from omnialign.cli import job_view
-from omnialign.cli.output import Output
+from omnialign.cli.output import Output, clock
 from omnialign.v1 import alignment_service_pb2
 
 STAGES = ["preflight", "feedback_modeling", "sample", "critique", "refine"]
@@ -70,7 +70,7 @@ def test_a_stage_says_what_its_training_job_waits_for(job):
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.9, "1:01"), (3661, "1:01:01")])
 def test_times_are_clocks(seconds, text):
-    assert job_view.clock(seconds) == text
+    assert clock(seconds) == text
 
 
 async def test_following_returns_the_job_of_the_last_event(job, capsys):
@@ -79,10 +79,10 @@ async def test_following_returns_the_job_of_the_last_event(job, capsys):
             job.pairs.kept = number
             yield alignment_service_pb2.WatchAlignmentJobResponse(sequence=number, alignment_job=job)
 
-    last = await job_view.follow(events(), out=Output())
+    last = await job_view.show_events(events(), out=Output())
     assert last.pairs.kept == 2
     assert len(capsys.readouterr().out.splitlines()) == 1  # the same sentence is not said twice
-    await job_view.follow(events(), out=Output(as_json=True))
+    await job_view.show_events(events(), out=Output(as_json=True))
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
@@ -95,6 +95,6 @@ async def test_piped_lines_that_differ_in_numbers_alone_are_ten_seconds_apart(ca
             event.event_time.FromSeconds(second)
             yield event
 
-    await job_view.follow(events(), out=Output())
+    await job_view.show_events(events(), out=Output())
     said = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert said == ["step 1 of 90.", "waiting for critique", "step 3 of 90.", "step 3 of 90."]
