@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from omnialign.errors import Aborted, AlreadyExists, InvalidArgument
+from omnialign.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
 from omnialign.names import DATASET, DATASET_VERSION, NEWEST, PROJECT, parse, unversioned
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from omnialign.v1.record_pb2 import Record
@@ -100,14 +100,8 @@ class Datasets:
 
     async def delete(self, name: str) -> None:
         """Deletes a dataset. Raises DATASET_NOT_FOUND."""
-        uid = await self._require(name)
         async with self._lock(name):
-            # The row goes first: a crash before its tables are removed must not leave a dataset that lists versions
-            # whose records are gone.
-            if not await self._store.remove_dataset(name):
-                raise not_found("DATASET", name)
-            for suffix in ("", QUARANTINE):
-                await run_in_pool(self._pool, self._objects.remove_table, _table_name(name) + suffix, uid=uid)
+            await self._remove(name, uid=await self._require(name))
 
     async def append(self, name: str, records: Iterable[Record]) -> tuple[int, int]:
         """Writes records to the head, all visible together; returns the numbers of new and of existing records."""
@@ -134,10 +128,12 @@ class Datasets:
             return await run_in_pool(self._pool, table.delete_where, is_stale)
 
     async def delete_if_empty(self, name: str) -> None:
-        """Deletes a dataset that holds no record and has no version, whatever its quarantine holds."""
-        dataset = await self.get(name)
-        if not dataset.record_count and not dataset.latest_version:
-            await self.delete(name)
+        """Deletes a dataset, if it still exists, that holds no record and no version, whatever its quarantine holds."""
+        async with self._lock(name):  # between the look and the removal, nobody may write
+            with suppress(NotFound):
+                dataset = await self.get(name)
+                if not dataset.record_count and not dataset.latest_version:
+                    await self._remove(name, uid=dataset.uid)
 
     async def commit(self, name: str) -> DatasetVersion:
         """Freezes the head as a new version; returns the newest version if nothing has changed since."""
@@ -208,6 +204,14 @@ class Datasets:
             counts = await run_in_pool(self._pool, table.merge, records)
             await run_in_pool(self._pool, table.compact)
         return counts
+
+    async def _remove(self, name: str, *, uid: str) -> None:
+        # The row goes first: a crash before its tables are removed must not leave a dataset that lists versions whose
+        # records are gone.
+        if not await self._store.remove_dataset(name):
+            raise not_found("DATASET", name)
+        for suffix in ("", QUARANTINE):
+            await run_in_pool(self._pool, self._objects.remove_table, _table_name(name) + suffix, uid=uid)
 
     async def _try_commit(self, name: str, table: RecordTable) -> DatasetVersion | None:
         snapshot = await run_in_pool(self._pool, table.snapshot)

@@ -10,7 +10,7 @@ dataset as it was, but for records that were written already; one that it create
 import asyncio
 import shutil
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -60,6 +60,8 @@ class Importer:
     ) -> None:
         self._config, self._datasets, self._store, self._media, self._pool = config, datasets, store, media, pool
         self._uploads, self._usage, self._sandbox = uploads, usage, sandbox
+        self._running: Counter[str] = Counter()
+        self._created: set[str] = set()
 
     async def run(self, request: Request) -> AsyncIterator[Progress]:
         """Imports a source; yields progress at once and after each write, and finally the version.
@@ -80,17 +82,13 @@ class Importer:
             # Before the look through all files, which may take long: tells the caller that the import has begun.
             yield run.progress
             await self._survey(sources, reading, run.progress)
-            created = await self._ensure(request)
-            try:
+            async with self._dataset(request):
                 async for progress in self._import(sources, reading, run):
                     yield progress
                 version = await self._datasets.commit(run.name)
                 await self._add_lineage(request.parent, run.name, uri, version)
                 run.progress.dataset_version.CopyFrom(version)
                 yield run.progress
-            finally:
-                if created and not run.progress.records_imported:
-                    await self._datasets.delete_if_empty(run.name)
 
     async def _survey(self, sources: Sources, reading: Reading, progress: Progress) -> None:
         """Looks through all files, and lists what will not be read."""
@@ -136,6 +134,26 @@ class Importer:
             yield _upload_root(folder, upload), upload.name
         finally:
             await run_in_pool(self._pool, shutil.rmtree, folder, ignore_errors=True)
+
+    @asynccontextmanager
+    async def _dataset(self, request: Request) -> AsyncIterator[None]:
+        """The dataset that an import writes to, created if it is missing.
+
+        The last import to end removes it if an import created it and all of them left it empty.
+        """
+        name = f"{request.parent}/datasets/{request.dataset_id}"
+        self._running[name] += 1
+        try:
+            if await self._ensure(request):
+                self._created.add(name)
+            yield
+        finally:
+            self._running[name] -= 1
+            if not self._running[name]:
+                del self._running[name]
+                if name in self._created:
+                    self._created.discard(name)
+                    await self._datasets.delete_if_empty(name)
 
     async def _ensure(self, request: Request) -> bool:
         """Creates the dataset if it is missing, even if another import does so at the same time; whether it did."""
