@@ -9,17 +9,20 @@ kept beside it: `media/types/ab/cdef...`.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
+from omnialign.media import MediaError
 from omnialign.v1 import content_pb2
 from services.data.media_types import CERTAIN, HEAD_BYTES, VIDEO, modality_of, sniff
-from services.data.media_validation import MediaLimits, check_claim, too_large, validate
+from services.data.media_validation import MediaLimits, check_claim, too_large, validate, validate_together
 from services.data.objects import ObjectStore
 from services.data.objects.base import StagedFile, run_in_pool
 from services.data.usage import Usage
@@ -28,6 +31,11 @@ from services.sandbox.media import LIMITS, killed_decoder
 from services.sandbox.pool import Sandbox
 
 CHUNK_BYTES = 256 * 1024
+SMALL_BYTES = 256 * 1024
+"""Size up to which several media are validated by one call to a child."""
+CALL_BYTES, CALL_MEDIA = 4 * 1024 * 1024, 64
+"""The most that such a call takes."""
+MAX_AHEAD = 10_000
 MAX_TYPE_BYTES = 256
 
 
@@ -56,6 +64,8 @@ class MediaStore:
         self._objects, self._scratch, self._sandbox, self._usage = objects, scratch, sandbox, usage
         self._limits = limits
         self._pool = pool
+        self._ahead: dict[tuple[str, int], str] = {}
+        """MIME types of media that were validated and are about to be put, by digest and claimed modality."""
 
     async def upload(
         self, chunks: AsyncIterator[bytes], *, claim: Claim, parent: str
@@ -86,6 +96,23 @@ class MediaStore:
         """Stores bytes from memory (blocking). They survive a power cut after `sync`."""
         known = self._known(hashlib.sha256(data).hexdigest(), claim)
         return (known, True) if known is not None else self._write((data,), claim)
+
+    def validate_ahead(self, media: Iterable[tuple[bytes, int]]) -> None:
+        """Validates small media, given as bytes and claimed modality, that are about to be put (blocking).
+
+        Many go with one call to a child, which costs as much as a small picture takes to decode. What is refused, or
+        ends the child, is left to its own `put`, which says why.
+        """
+        if len(self._ahead) > MAX_AHEAD:  # of rows that were set aside before their media were put
+            self._ahead.clear()
+        small = ((data, modality) for data, modality in media if len(data) <= SMALL_BYTES)
+        wanted = {(hashlib.sha256(data).hexdigest(), modality): data for data, modality in small}
+        unknown = {key: data for key, data in wanted.items() if self._objects.stat(_key(key[0])) is None}
+        for keys in _calls({key: len(data) for key, data in unknown.items()}):
+            given = [(np.frombuffer(unknown[key], dtype=np.uint8), key[1]) for key in keys]
+            with suppress(MediaError):
+                types = self._sandbox.call(validate_together, given, self._limits, refusal=killed_decoder)
+                self._ahead.update((key, kind) for key, kind in zip(keys, types, strict=True) if kind)
 
     def put_file(self, path: Path, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
         """Stores a copy of a file without holding it in memory (blocking). It survives a power cut after `sync`."""
@@ -185,6 +212,8 @@ class MediaStore:
 
         Raises the reasons of `validate`, and MEDIA_KILLED_DECODER.
         """
+        if not claim.mime_type and (found := self._ahead.pop((sha256, claim.modality), "")):
+            return found
         suggested = sniff(staged.head)
         modality = claim.modality or (modality_of(suggested) if suggested else VIDEO)
         return self._sandbox.call(
@@ -238,3 +267,16 @@ def _missing(sha256: str) -> NotFound:
 def _corrupt(sha256: str) -> DataLoss:
     message = f"The stored media {sha256} is damaged: upload it again."
     return DataLoss(message, reason="MEDIA_CORRUPT", metadata={"sha256": sha256})
+
+
+def _calls(sizes: Mapping[tuple[str, int], int]) -> Iterator[list[tuple[str, int]]]:
+    """The keys in groups of at most CALL_MEDIA media and CALL_BYTES bytes."""
+    group, held = list[tuple[str, int]](), 0
+    for key, size in sizes.items():
+        if group and (len(group) == CALL_MEDIA or held + size > CALL_BYTES):
+            yield group
+            group, held = [], 0
+        group.append(key)
+        held += size
+    if group:
+        yield group

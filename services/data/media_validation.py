@@ -5,11 +5,14 @@ there. Sizes are read from the header first, so that a decompression bomb is ref
 Everything here blocks, and reads bytes that cannot be trusted: callers run it in the sandbox.
 """
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from omnialign.errors import InvalidArgument
@@ -71,14 +74,32 @@ def validate(path: Path, limits: MediaLimits, modality: int = 0, mime_type: str 
     MEDIA_TOO_LARGE. If damaged files are accepted, it is enough that the first frame or the first second decodes.
     """
     with path.open("rb") as file:
-        found = identify(file, modality=modality, mime_type=mime_type)
-        try:
-            CHECKS[modality_of(found)](file, limits)
-        except InvalidArgument as error:
-            if not limits.accept_damaged or error.reason not in ("MEDIA_UNDECODABLE", "MEDIA_TRUNCATED"):
-                raise
-            if not _decodes_in_part(path, modality_of(found)):
-                raise
+        return _validate(file, limits, modality, mime_type)
+
+
+def validate_together(media: Sequence[tuple[NDArray[np.uint8], int]], limits: MediaLimits) -> list[str]:
+    """The MIME types of media, given as bytes and claimed modality; "" for those that `validate` would refuse."""
+    return [_type_or_nothing(data, limits, modality) for data, modality in media]
+
+
+def _type_or_nothing(data: NDArray[np.uint8], limits: MediaLimits, modality: int) -> str:
+    try:
+        return _validate(io.BytesIO(data.tobytes()), limits, modality)
+    except MemoryError:
+        raise
+    except Exception:  # why it is refused, `validate` says
+        return ""
+
+
+def _validate(file: BinaryIO, limits: MediaLimits, modality: int = 0, mime_type: str = "") -> str:
+    found = identify(file, modality=modality, mime_type=mime_type)
+    try:
+        CHECKS[modality_of(found)](file, limits)
+    except InvalidArgument as error:
+        if not limits.accept_damaged or error.reason not in ("MEDIA_UNDECODABLE", "MEDIA_TRUNCATED"):
+            raise
+        if not _decodes_in_part(file, modality_of(found)):
+            raise
     return found
 
 
@@ -118,9 +139,10 @@ def _head(file: BinaryIO) -> bytes:
     return file.read(HEAD_BYTES)
 
 
-def _decodes_in_part(path: Path, modality: int) -> bool:
+def _decodes_in_part(file: BinaryIO, modality: int) -> bool:
+    file.seek(0)
     try:
-        decode_here(MediaBytes(modality, path.read_bytes()), BEGINNING)
+        decode_here(MediaBytes(modality, file.read()), BEGINNING)
     except MediaError:
         return False
     return True

@@ -25,7 +25,7 @@ from services.data.datasets import Datasets
 from services.data.importing.coverage import nearest
 from services.data.importing.import_run import ImportRun
 from services.data.importing.media_files import MediaFiles
-from services.data.importing.readers import Batch, Survey, read_batches, survey
+from services.data.importing.readers import Survey, read_batches, survey
 from services.data.importing.refusal import killed_reader
 from services.data.importing.rows import Reading, ReadRow, RowReader
 from services.data.importing.scales import Scales
@@ -176,7 +176,7 @@ class Importer:
         working: deque[asyncio.Task[list[ReadRow]]] = deque()
         try:
             while (batch := await run_in_pool(self._pool, next, batches, None)) is not None:
-                working.append(asyncio.create_task(run_in_pool(self._pool, _read, reader, batch)))
+                working.append(asyncio.create_task(run_in_pool(self._pool, reader.read_batch, batch)))
                 if len(working) > self._config.media_workers:
                     for row in await working.popleft():
                         yield row
@@ -217,7 +217,3 @@ def _upload_root(folder: Path, upload: Upload) -> Path:
     tops = {entry.path.partition("/")[0] for entry in upload.files}
     only = folder / tops.pop() if len(tops) == 1 else folder
     return only if only.is_dir() else folder
-
-
-def _read(reader: RowReader, batch: Batch) -> list[ReadRow]:
-    return [reader.read(number, row) for number, row in batch.rows()]

@@ -5,7 +5,7 @@ followed.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -47,6 +47,10 @@ class MediaFiles:
         if isinstance(found, str) and found.strip():
             return self._store_file(self._locate(found.strip(), modality), claim)
         raise media_error("MEDIA_MISSING", f"the value is {described(found)}, and a path or bytes are taken")
+
+    def validate_ahead(self, media: Iterable[tuple[bytes, int]]) -> None:
+        """Validates small media, given as bytes and modality, that are about to be stored: many at a time."""
+        self._store.validate_ahead(media)
 
     def _store_file(self, path: Path, claim: Claim) -> content_pb2.Media:
         try:

@@ -28,6 +28,10 @@ class Batch(Protocol):
         """The rows with their numbers: mappings of column to value, or whatever a broken row was parsed as."""
         ...
 
+    def embedded(self, name: str) -> Iterator[bytes]:
+        """The bytes of media within a column, as far as they can be had without converting the rows."""
+        ...
+
 
 @dataclass(frozen=True)
 class JsonBatch:
@@ -38,6 +42,10 @@ class JsonBatch:
     def rows(self) -> Iterator[tuple[int, Any]]:
         """The rows with their numbers."""
         return iter(self.parsed)
+
+    def embedded(self, name: str) -> Iterator[bytes]:
+        """None: JSON has numbers in their place, or paths."""
+        return iter(())
 
 
 def read_batches(source: SourceFile) -> Iterator[Batch]:

@@ -16,6 +16,7 @@ from services.data.importing.feedback import feedback, labels, preference, text
 from services.data.importing.identity import ROW_CHARACTERS, content_digest, mended_id, row_digest
 from services.data.importing.media_files import MediaFiles
 from services.data.importing.placeholders import place
+from services.data.importing.readers import Batch
 from services.data.importing.refusal import MalformedRow, described, in_column, quarantine, refusal
 from services.data.importing.scales import Scales
 from services.data.importing.sources import SPLITS, SourceFile
@@ -52,6 +53,22 @@ class RowReader:
     def __init__(self, source: SourceFile, *, files: MediaFiles, reading: Reading) -> None:
         self._source, self._files, self._reading = source, files, reading
         self._schema = SCHEMAS[source.subtask]
+
+    def read_batch(self, batch: Batch) -> list[ReadRow]:
+        """The rows of a batch as records. Raises only what is not the rows' fault."""
+        names = self._media_columns()
+        self._files.validate_ahead((data, names[name]) for name in names for data in batch.embedded(name))
+        return [self.read(number, row) for number, row in batch.rows()]
+
+    def _media_columns(self) -> dict[str, int]:
+        """The modality of each column that media are taken from."""
+        found = dict[str, int]()
+        if self._schema.prompt_media:
+            found.update((name, self._schema.prompt_media) for name in prompt_columns(self._schema)[1])
+        if self._schema.response_media:
+            names = [name.format(k=side) for name in response_columns(self._schema)[-1] for side in SIDES]
+            found.update((name, self._schema.response_media) for name in names)
+        return found
 
     def read(self, number: int, row: Any) -> ReadRow:
         """The row as a record, quarantined if anything is wrong with it. Raises only what is not the row's fault."""

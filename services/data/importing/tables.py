@@ -21,6 +21,8 @@ from services.data.importing.refusal import MalformedRow, malformed
 
 BATCH_ROWS = 32
 BATCH_BYTES = 8 * 1024 * 1024
+WORST_BATCH_BYTES = BATCH_ROWS * BATCH_BYTES
+"""What a batch may grow to if each of its rows refers to the longest value that a page can hold."""
 READ_BUFFER_BYTES = 1024 * 1024
 MAX_LEAVES = 10 * MAX_COLUMNS
 MAX_EXPANSION = 100
@@ -57,6 +59,17 @@ class ArrowBatch:
             except (ValueError, OverflowError, TypeError, pa.ArrowException) as error:  # not UTF-8, year 10000
                 row = MalformedRow(f"a value cannot be read: {error}")
             yield self.first_number + index, row
+
+    def embedded(self, name: str) -> Iterator[bytes]:
+        """The bytes in a column of media: plain, or as the field `bytes` of a struct. A column without any has none."""
+        batch = pa.ipc.open_stream(pa.py_buffer(self.stream)).read_next_batch()
+        if name not in batch.schema.names:
+            return
+        column = batch.column(name)
+        if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+            column = column.field("bytes")
+        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+            yield from (value.as_py() for value in column if value.is_valid)
 
 
 def read_table(path: Path) -> Iterator[ArrowBatch]:
@@ -145,7 +158,7 @@ def check_parquet(metadata: Any, path: Path) -> int:
         _check_expansion(path, "the rows", metadata.num_rows, path.stat().st_size)
     row_bytes = max(size_bytes, values * VALUE_BYTES) // max(1, metadata.num_rows)
     # Each row may refer to one long value of a dictionary.
-    return _batch_rows(largest_page if largest_page > BATCH_BYTES else row_bytes)
+    return min(_batch_rows(row_bytes), max(1, WORST_BATCH_BYTES // max(1, largest_page)))
 
 
 def _check_expansion(path: Path, name: str, size: int, packed_bytes: int) -> None:
