@@ -130,15 +130,21 @@ BY_CODE: dict[int, type[OmnialignError]] = {cls.code: cls for cls in OmnialignEr
 
 def to_status(error: OmnialignError) -> status_pb2.Status:
     """The error as `google.rpc.Status` with ErrorInfo, and BadRequest where fields are at fault."""
-    status = status_pb2.Status(code=error.code, message=error.message)
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    status = status_pb2.Status(code=error.code, message=valid_text(error.message))
+    metadata = {valid_text(key): valid_text(value) for key, value in error.metadata.items()}
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     status.details.add().Pack(info)
     if error.violations:
         bad = error_details_pb2.BadRequest()
         for field, description in error.violations:
-            bad.field_violations.add(field=field, description=description)
+            bad.field_violations.add(field=valid_text(field), description=valid_text(description))
         status.details.add().Pack(bad)
     return status
+
+
+def valid_text(text: str) -> str:
+    """Text without halves of surrogate pairs, which no message can hold; JSON and names of files may bring them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def from_status(status: status_pb2.Status) -> OmnialignError:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 
+from omnialign.errors import valid_text
 from omnialign.names import project_name_of
 from omnialign.v1 import record_pb2
 from omnialign.v1.data_service_pb2 import ImportDatasetResponse as Progress
@@ -99,7 +100,8 @@ class ImportRun:
     async def finish(self) -> None:
         """Removes what earlier imports of the same sources gave and this one did not, and lists repeated rows."""
         for (file, earlier, left_out), rows in self._repeated.items():
-            self.progress.repeated_rows.add(file=file, earlier_file=earlier, rows=rows, left_out=left_out)
+            both = {"file": valid_text(file), "earlier_file": valid_text(earlier)}
+            self.progress.repeated_rows.add(**both, rows=rows, left_out=left_out)
         if not self._append:
             self.progress.records_removed = await self._datasets.discard(self.name, self._is_stale)
             await self._datasets.discard(self.name, self._is_stale_in_quarantine, from_quarantine=True)

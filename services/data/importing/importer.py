@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, valid_text
 from omnialign.v1 import data_service_pb2, dataset_pb2
 from omnialign.v1.data_service_pb2 import ImportDatasetRequest as Request
 from omnialign.v1.data_service_pb2 import ImportDatasetResponse as Progress
@@ -93,12 +93,13 @@ class Importer:
     async def _survey(self, sources: Sources, reading: Reading, progress: Progress) -> None:
         """Looks through all files, and lists what will not be read."""
         for name, why in list(sources.skipped.items())[:MAX_LISTED_FILES]:
-            progress.skipped_files.add(file=name, why=why)
+            progress.skipped_files.add(file=valid_text(name), why=valid_text(why))
         for file in sources.files:
             found = await run_in_pool(self._pool, self._look_at, file, reading)
             for column, rows in found.unread.most_common():
                 similar = nearest(file.subtask, column)
-                progress.unread_columns.add(file=file.name, column=column, rows=rows, nearest=similar)
+                shown = (valid_text(file.name), valid_text(column))
+                progress.unread_columns.add(file=shown[0], column=shown[1], rows=rows, nearest=similar)
 
     def _look_at(self, file: SourceFile, reading: Reading) -> Survey:
         return self._sandbox.call(

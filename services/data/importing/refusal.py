@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnialign.errors import InvalidArgument
+from omnialign.errors import InvalidArgument, valid_text
 from omnialign.v1 import record_pb2
 
 MAX_MESSAGE_CHARACTERS = 800
@@ -53,14 +53,16 @@ def in_column(name: str, found: Any) -> Iterator[None]:
 
 def quarantine(error: InvalidArgument, *, file: str, number: int, row: Any) -> record_pb2.Quarantine:
     """What the quarantine says of a row: the message begins with the place."""
-    column, path = (_valid(error.metadata.get(key, "")) for key in ("column", "path"))
-    place = f"{_valid(file)}, row {number}" + (f", column {column}" if column else "") + (f" ({path})" if path else "")
-    message = f"{place}: {_valid(error.message)}"[:MAX_MESSAGE_CHARACTERS]
+    column, path = (valid_text(error.metadata.get(key, "")) for key in ("column", "path"))
+    place = (
+        f"{valid_text(file)}, row {number}" + (f", column {column}" if column else "") + (f" ({path})" if path else "")
+    )
+    message = f"{place}: {valid_text(error.message)}"[:MAX_MESSAGE_CHARACTERS]
     return record_pb2.Quarantine(
         stage="import",
         reason=error.reason,
         message=message if message.endswith(".") else message + ".",
-        source_file=_valid(file),
+        source_file=valid_text(file),
         source_row=number,
         column=column,
         media_path=path,
@@ -94,8 +96,3 @@ def _plain(found: Any) -> Any:
     if isinstance(found, Mapping):
         return {str(key): _plain(one) for key, one in found.items() if key not in ("bytes", "array")}
     return [_plain(one) for one in found] if isinstance(found, list) and len(found) < 1000 else found
-
-
-def _valid(text: str) -> str:
-    """Text without halves of surrogate pairs, which no message can hold."""
-    return text.encode("utf-8", "replace").decode()
