@@ -90,7 +90,7 @@ async def list_(session: Session) -> None:
 @app.command()
 @command
 async def show(session: Session, job: Job) -> None:
-    """Show a training job: what it does, what it measured and, once it has ended, the last lines of its log."""
+    """Show a training job: what it does, what it measured and, if it failed, the last lines of its log."""
     from omnialign.cli import training_view
 
     async with session.client() as client:

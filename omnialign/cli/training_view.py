@@ -17,6 +17,8 @@ TrainingJob = training_service_pb2.TrainingJob
 Event = training_service_pb2.WatchTrainingJobResponse
 
 BAR_WIDTH = 40
+MAIN_MEASURES = ("loss", "rewards/accuracies", "rewards/margins")
+"""What a line of progress has room for; `show` and `--json` have all."""
 
 
 async def show_events(events: AsyncIterable[Event], *, out: Output) -> TrainingJob:
@@ -31,14 +33,14 @@ def state(job: TrainingJob) -> str:
 
 
 def sentence(job: TrainingJob) -> str:
-    """Where a job stands: what holds it up or what it does, its steps, its measures and the time left."""
+    """Where a job stands: what holds it up or what it does, its steps, its main measures and the time left."""
     progress = job.progress
     parts = [state(job)]
     if job.condition.message:
         parts.append(f"{job.condition.message} [{job.condition.reason}]")
     if progress.total_steps:
         parts.append(f"step {progress.completed_steps:,} of {progress.total_steps:,}")
-    parts += measures(job)
+    parts += [f"{name} {progress.metrics[name]:.4g}" for name in MAIN_MEASURES if name in progress.metrics]
     if job.state == TrainingJob.STATE_RUNNING and progress.HasField("eta"):
         parts.append(f"about {clock(progress.eta.ToMilliseconds() / 1000)} left")
     return ", ".join(parts)

@@ -2,6 +2,7 @@
 """A real server in a thread of its own: the data service, and two services of jobs that tell short stories."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -125,7 +126,7 @@ class Training(training_service_pb2_grpc.TrainingServiceServicer):
         yield training_service_pb2.WatchTrainingJobResponse(sequence=1, training_job=job)
         job.ClearField("condition")
         job.progress.completed_steps, job.progress.total_steps = 40, 80
-        job.progress.metrics["loss"] = 0.4125
+        job.progress.metrics["loss"], job.progress.metrics["grad_norm"] = 0.4125, 9.4
         job.progress.eta.FromSeconds(75)
         yield training_service_pb2.WatchTrainingJobResponse(sequence=2, training_job=job)
         if job.name.endswith("fail"):
@@ -188,3 +189,20 @@ def run(server: Running, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resul
     """Runs the command with the test's server as its own."""
     monkeypatch.setenv("OMNIALIGN_ADDRESS", server.address)
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def specification_of(run: Callable[..., Result], tmp_path: Path) -> Callable[[str, dict[str, object]], Path]:
+    """Imports a row as the dataset of a job, and writes the job's specification to a file."""
+
+    def write(dataset: str, values: dict[str, object]) -> Path:
+        folder = tmp_path / "source" / "text-to-text"
+        folder.mkdir(parents=True)
+        rows = [{"question": "one", "response_1": "1", "response_2": "2", "overall_response": 1}]
+        (folder / "train.json").write_text(json.dumps(rows))
+        assert run("data", "import", dataset, folder.parent).exit_code == 0
+        path = tmp_path / "job.json"
+        path.write_text(json.dumps(values))
+        return path
+
+    return write

@@ -11,15 +11,8 @@ SPEC = {"base_model": "file:///nowhere", "dataset": "projects/default/datasets/t
 
 
 @pytest.fixture
-def specification(run, tmp_path):
-    folder = tmp_path / "source" / "text-to-text"
-    folder.mkdir(parents=True)
-    rows = [{"question": "one", "response_1": "1", "response_2": "2", "overall_response": 1}]
-    (folder / "train.json").write_text(json.dumps(rows))
-    assert run("data", "import", "texts", folder.parent).exit_code == 0
-    path = tmp_path / "job.json"
-    path.write_text(json.dumps(SPEC))
-    return path
+def specification(specification_of):
+    return specification_of("texts", SPEC)
 
 
 def test_a_job_is_submitted_with_its_preflight(run, server, specification):

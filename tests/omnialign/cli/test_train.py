@@ -16,15 +16,8 @@ SPEC = {
 
 
 @pytest.fixture
-def specification(run, tmp_path):
-    folder = tmp_path / "source" / "text-to-text"
-    folder.mkdir(parents=True)
-    rows = [{"question": "one", "response_1": "1", "response_2": "2", "overall_response": 1}]
-    (folder / "train.json").write_text(json.dumps(rows))
-    assert run("data", "import", "rows", folder.parent).exit_code == 0
-    path = tmp_path / "job.json"
-    path.write_text(json.dumps(SPEC))
-    return path
+def specification(specification_of):
+    return specification_of("rows", SPEC)
 
 
 def test_a_job_is_submitted_from_a_file_that_options_override(run, server, specification):
