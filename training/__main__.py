@@ -16,7 +16,7 @@ from types import FrameType
 from omnialign.errors import Internal, OmnialignError
 from training import failures
 from training.launch import EXIT_CRASHED, EXIT_FAILED, EXIT_STOPPED, clear_failure, note_exit, write_failure
-from training.methods import METHODS
+from training.methods import METHODS, check
 from training.orphan import watch_service
 from training.progress import Progress
 from training.spec import Spec, read_spec
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         spec = read_spec(given.spec)
+        check(spec, method=given.method)
     except OmnialignError as error:
         sys.stderr.write(f"{error.reason}: {error.message}\n")
         write_failure(given.spec.parent, error)

@@ -19,6 +19,7 @@ from transformers.training_args import TrainingArguments
 
 import omnialign
 from training import distributed
+from training.methods import METHODS
 
 HOST_VARIABLE, PORT_VARIABLE = "OMNIALIGN_TRAINING_METRICS_HOST", "OMNIALIGN_TRAINING_METRICS_PORT"
 LOOPBACK = "127.0.0.1"
@@ -55,7 +56,7 @@ class TrainMetrics:
         self.last_step.set_to_current_time()  # so that an alert on its age covers the time before the first step
         self._tokens_seen = 0.0
         self._logged = {"loss": self.loss, "grad_norm": self.grad_norm, "learning_rate": self.learning_rate}
-        if method == "dpo":
+        if METHODS[method].rows == "pair":
             self._logged["rewards/margins"] = self._measure("reward_margin", "How far chosen answers are ahead.")
             self._logged["rewards/accuracies"] = self._measure(
                 "reward_accuracy_ratio", "Share of pairs whose chosen answer is ahead."

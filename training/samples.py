@@ -1,7 +1,7 @@
 """What a record teaches: the prompts and answers that each method and target takes from it, before they are tokenised.
 
-A sample has one answer for sft, and the chosen and the rejected one, in that order, for dpo. The prompts come from the
-templates that the services use too, so a trained model later meets exactly what it was trained on.
+A sample has one answer, or the chosen and the rejected one, in that order, for methods that read pairs. The prompts come
+from the templates that the services use too, so a trained model later meets exactly what it was trained on.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from omnialign.modeling.answers import rubric, write_feedback, write_judgement, 
 from omnialign.modeling.inputs import Pieces, Turn, pieces
 from omnialign.modeling.prompts import render_comparison, render_critique, render_response, render_score
 from omnialign.v1 import record_pb2
+from training.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def samples_of(
     if record.HasField("quarantine"):
         raise Dropped("QUARANTINED")
     reader = _Reader(record, media)
-    if method == "dpo":
+    if METHODS[method].rows == "pair":
         return (_pair(reader),)
     return {"": _response, "response": _response, "feedback": _feedback, "judgement": _judgement}[target](reader)
 

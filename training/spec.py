@@ -56,6 +56,14 @@ class Distribution:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Simpo:
+    """What only SimPO knows."""
+
+    margin: float = 1.0
+    """γ: how far a chosen answer's reward should be ahead of the rejected one's."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spec:
     """One training run."""
 
@@ -76,7 +84,7 @@ class Spec:
     splits: tuple[str, ...] = ()
     """Empty means all."""
     target: Literal["", "response", "feedback", "judgement"] = ""
-    """What sft learns to write; empty means responses. Must be empty for dpo."""
+    """What sft learns to write; empty means responses. Must be empty for methods that read pairs."""
     media_policy: MediaPolicy = field(default_factory=MediaPolicy)
     max_dropped_fraction: float = 0.0
     """Largest share of examples that may be dropped for a fault; 0 means `training.examples.MAX_DROPPED_FRACTION`."""
@@ -90,6 +98,7 @@ class Spec:
     """How often a checkpoint is written unless `checkpoint_every_steps` says."""
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     distribution: Distribution = field(default_factory=Distribution)
+    simpo: Simpo = field(default_factory=Simpo)
 
     @property
     def model_dir(self) -> Path:
@@ -102,7 +111,7 @@ def read_spec(path: Path) -> Spec:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _invalid([(str(path), f"cannot be read as YAML: {error}")]) from error
+        raise spec_invalid([(str(path), f"cannot be read as YAML: {error}")]) from error
     return parse_spec(document)
 
 
@@ -113,11 +122,12 @@ def parse_spec(document: object) -> Spec:
     if not problems:
         problems.extend(_contradictions(typing.cast(Spec, spec)))
     if problems:
-        raise _invalid(problems)
+        raise spec_invalid(problems)
     return typing.cast(Spec, spec)
 
 
-def _invalid(problems: list[tuple[str, str]]) -> InvalidArgument:
+def spec_invalid(problems: list[tuple[str, str]]) -> InvalidArgument:
+    """The error for (path, problem) pairs."""
     listed = "; ".join(f"{path}: {problem}" for path, problem in problems)
     return InvalidArgument(
         f"the training spec is wrong: {listed}",

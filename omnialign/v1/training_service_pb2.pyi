@@ -206,14 +206,15 @@ class TrainingSpec(_message.Message):
     MAX_RESTARTS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     MAX_DROPPED_FRACTION_FIELD_NUMBER: _builtins.int
+    SIMPO_FIELD_NUMBER: _builtins.int
     method: _builtins.str
-    """`sft` or `dpo`."""
+    """`sft`, or one of those that read preference pairs: `dpo`, `simpo`, `orpo`."""
     base_model: _builtins.str
     """Model to start from."""
     dataset: _builtins.str
     """Dataset or dataset version with the records."""
     target: _builtins.str
-    """What an sft example is made of: `response`, `feedback` or `judgement`. Empty for dpo, which reads pairs:
+    """What an sft example is made of: `response`, `feedback` or `judgement`. Empty for methods that read pairs:
     `preference` says which response is preferred; in a pair of the gate, whose `comparison` is a win, the second is.
     """
     output_model_id: _builtins.str
@@ -241,6 +242,10 @@ class TrainingSpec(_message.Message):
     def media_policy(self) -> _generation_pb2.MediaPolicy:
         """How the media of the examples are decoded."""
 
+    @_builtins.property
+    def simpo(self) -> Global___SimpoSettings:
+        """Of `simpo`."""
+
     def __init__(
         self,
         *,
@@ -255,14 +260,41 @@ class TrainingSpec(_message.Message):
         max_restarts: _builtins.int = ...,
         media_policy: _generation_pb2.MediaPolicy | None = ...,
         max_dropped_fraction: _builtins.float = ...,
+        simpo: Global___SimpoSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "hyperparameters", b"hyperparameters", "media_policy", b"media_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "hyperparameters", b"hyperparameters", "media_policy", b"media_policy", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "hyperparameters", b"hyperparameters", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "splits", b"splits", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "hyperparameters", b"hyperparameters", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo"]  # noqa: Y015
+    _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 
 Global___TrainingSpec: _TypeAlias = TrainingSpec  # noqa: Y015
+
+@_typing.final
+class SimpoSettings(_message.Message):
+    """Settings of SimPO (Meng et al. 2024)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MARGIN_FIELD_NUMBER: _builtins.int
+    margin: _builtins.float
+    """Target reward margin γ: how far a chosen answer's reward should be ahead of the rejected one's. Not set means 1."""
+    def __init__(
+        self,
+        *,
+        margin: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "margin", b"margin"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "margin", b"margin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
+    _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
+
+Global___SimpoSettings: _TypeAlias = SimpoSettings  # noqa: Y015
 
 @_typing.final
 class Hyperparameters(_message.Message):

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from omnialign.errors import InvalidArgument
 from omnialign.v1.training_service_pb2 import TrainingJob, TrainingSpec
 from training.files import write_atomically
+from training.methods import check
 from training.spec import Spec, parse_spec
 
 
@@ -88,15 +89,11 @@ def check_spec(spec: TrainingSpec, *, max_nodes: int) -> Spec:
             reason="TRAINING_SPEC_INVALID",
             violations=[("training_job.spec.distribution.num_nodes", f"must be at most {max_nodes}")],
         )
-    if spec.method == "dpo" and spec.target:
-        raise InvalidArgument(
-            "target must be empty for dpo, which reads pairs",
-            reason="TRAINING_SPEC_INVALID",
-            violations=[("training_job.spec.target", "must be empty for dpo")],
-        )
     # The folders are not known yet; any name will do for the check.
     placeholders = {"job": "check", "base_model_dir": ".", "output_dir": ".", "cache_dir": "."}
-    return parse_spec({**placeholders, **spec_settings(spec)})
+    parsed = parse_spec({**placeholders, **spec_settings(spec)})
+    check(parsed, method=spec.method)
+    return parsed
 
 
 def spec_settings(spec: TrainingSpec) -> dict[str, object]:
@@ -109,6 +106,7 @@ def spec_settings(spec: TrainingSpec) -> dict[str, object]:
         "distribution": _set_fields(spec.distribution),
         "media_policy": _set_fields(spec.media_policy),
         "max_dropped_fraction": spec.max_dropped_fraction,
+        **({own: _set_fields(getattr(spec, own))} if (own := spec.WhichOneof("settings")) else {}),
     }
 
 

@@ -6,9 +6,9 @@ The records are light, so that a spec can be checked and completed where no torc
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
-from training.spec import Hyperparameters
+from training.spec import Hyperparameters, Spec, spec_invalid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,8 @@ class Method:
     """One training method."""
 
     name: str
+    rows: Literal["answer", "pair"]
+    """What it learns from: answers, or pairs of which one answer is preferred."""
     defaults: Hyperparameters
     """What a zero in the hyperparameters stands for. The table in `training/README.md` says the same."""
 
@@ -27,12 +29,14 @@ class Method:
 
 SFT = Method(
     name="sft",
+    rows="answer",
     defaults=Hyperparameters(
         learning_rate=1e-3, num_epochs=3.0, batch_size=32, max_length=1024, warmup_ratio=0.05, weight_decay=0.0
     ),
 )
 DPO = Method(
     name="dpo",
+    rows="pair",
     defaults=Hyperparameters(
         learning_rate=2e-4,
         num_epochs=2.0,
@@ -44,7 +48,22 @@ DPO = Method(
         sft_weight=0.0,
     ),
 )
-METHODS = {method.name: method for method in (SFT, DPO)}
+SIMPO = Method(name="simpo", rows="pair", defaults=replace(DPO.defaults, learning_rate=1e-4, beta=2.0))
+ORPO = Method(name="orpo", rows="pair", defaults=replace(DPO.defaults, learning_rate=3e-4, beta=0.2, sft_weight=1.0))
+METHODS = {method.name: method for method in (SFT, DPO, SIMPO, ORPO)}
+
+
+def check(spec: Spec, *, method: str) -> None:
+    """Raises `InvalidArgument` (TRAINING_SPEC_INVALID) for settings that the method does not have."""
+    problems = [
+        (name, f"is a setting of {name}; this run's method is {method}")
+        for name in METHODS
+        if name != method and hasattr(spec, name) and getattr(spec, name) != type(getattr(spec, name))()
+    ]
+    if spec.target and METHODS[method].rows == "pair":
+        problems.append(("target", f"must be empty for {method}, which reads pairs"))
+    if problems:
+        raise spec_invalid(problems)
 
 
 def complete(given: Hyperparameters, *, method: str, num_processes: int) -> Hyperparameters:

@@ -6,7 +6,7 @@ optimiser step, NLL over their chosen answers' tokens. β is `beta`, w is `sft_w
 are computed once, before the first step, so no second model stays in memory.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,21 +16,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 from trl.models import prepare_deepspeed
 
-from training import distributed
 from training.batches import PairCollator, blank_example, by_length, pair_row
 from training.examples import Example
-from training.loop import DurableTrainer, common_arguments
+from training.loop import common_arguments
 from training.media import BatchMedia, name_media
+from training.methods.pairs import PairTrainer
 from training.spec import Hyperparameters, Spec
 from training.watchdog import Phase, Watchdog
 
 
-class Dpo(DurableTrainer, DPOTrainer):  # type: ignore[misc]
+class Dpo(PairTrainer, DPOTrainer):  # type: ignore[misc]
     """TRL's trainer on rows that are token ids already, with a likelihood term over the tokens of a whole step."""
 
     def __init__(self, *, sft_weight: float, watchdog: Watchdog, **options: Any) -> None:
         self._sft_weight, self._watchdog = sft_weight, watchdog
-        self._in_step = torch.ones(2)
         super().__init__(**options)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
@@ -58,39 +57,12 @@ class Dpo(DurableTrainer, DPOTrainer):  # type: ignore[misc]
             dataset = dataset.add_column(column, values)
         return dataset
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """The passes of an optimiser step; also counts what the passes of all ranks hold together."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counted = torch.stack([_pairs_and_tokens(batch) for batch in batches]).sum(0, keepdim=True)  # (1, 2)
-        self._in_step = self.accelerator.gather(counted.to(device)).sum(0)
-        return batches, items
-
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss of one pass, in which every pair and every token of the step has the same weight."""
-        # TRL averages over a pass, and the trainer that over passes and ranks. A pass of few pairs or tokens would
-        # count as much as one of many, so each is weighted by its share of the step's.
-        passes = self.current_gradient_accumulation_steps * distributed.world_size()
-        held = _pairs_and_tokens(inputs)
-        of_pairs, of_tokens = (held * passes / self._in_step).tolist()
+    def pass_loss(
+        self, model: Any, inputs: dict[str, torch.Tensor], of_pairs: float, of_tokens: float, *args: Any, **kwargs: Any
+    ) -> Any:
+        """TRL's loss of one pass, its terms weighted."""
         self.loss_weights = [of_pairs, self._sft_weight * of_tokens][: len(self.loss_types)]
-        self._is_blank = not held.any()
-        if self._is_blank:
-            # A blank pass weighs nothing but must use all weights of the model, like those of the other ranks:
-            # gradients are reduced as they are made.
-            inputs = {**inputs, "completion_mask": inputs["attention_mask"]}
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
-        self._is_blank = False
-        return loss
-
-
-def _pairs_and_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """How many pairs a batch has, and how many tokens their chosen answers have: (2,). A blank row is no pair.
-
-    The chosen rows come before the rejected ones.
-    """
-    mask = batch["completion_mask"]
-    chosen = mask[: len(mask) // 2, 1:].sum(1)  # (pairs,)
-    return torch.stack([(chosen > 0).sum(), chosen.sum()])
+        return DPOTrainer.compute_loss(self, model, inputs, *args, **kwargs)
 
 
 def build_trainer(
