@@ -1,7 +1,7 @@
 """What a record teaches: the prompts and answers that each method and target takes from it, before they are tokenised.
 
-A sample has one answer, or the chosen and the rejected one, in that order, for methods that read pairs. The prompts come
-from the templates that the services use too, so a trained model later meets exactly what it was trained on.
+A sample has one answer or, where pairs are read, the chosen and the rejected one. The prompts come from the templates
+that the services use too, so a trained model later meets exactly what it was trained on.
 """
 
 from collections.abc import Mapping
