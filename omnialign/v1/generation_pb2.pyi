@@ -197,6 +197,38 @@ class MediaLoss(_message.Message):
 Global___MediaLoss: _TypeAlias = MediaLoss  # noqa: Y015
 
 @_typing.final
+class GeneratedTokens(_message.Message):
+    """The tokens that a model wrote."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    LOG_PROBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their ids, with the end token if the model wrote it."""
+
+    @_builtins.property
+    def log_probs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Log-probability of each token under softmax(logits / temperature), with the temperature 1 where decoding is greedy:
+        the model's own distribution, before top-p and before the constraints that keep media whole.
+        """
+
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+        log_probs: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "log_probs", b"log_probs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeneratedTokens: _TypeAlias = GeneratedTokens  # noqa: Y015
+
+@_typing.final
 class GenerationInfo(_message.Message):
     """What lineage needs to know about one generation."""
 
@@ -212,7 +244,7 @@ class GenerationInfo(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     MEDIA_LOSSES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Resource name of the model that wrote it."""
+    """Resource name of the model that wrote it; for a policy, of the exact version."""
     seed: _builtins.int
     """Seed of this record's own random stream."""
     template: _builtins.str

@@ -24,7 +24,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """Asks for one response to each item."""
+    """Asks for responses to each item."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,8 +32,19 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
+    NUM_SAMPLES_FIELD_NUMBER: _builtins.int
+    RETURN_TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Model that answers: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, or `openai+http(s)://host/v1#NAME`."""
+    """Model that answers: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, `openai+http(s)://host/v1#NAME`, or
+    a policy, as `projects/{p}/policies/{policy}` in whatever version is held, or as
+    `projects/{p}/policies/{policy}/versions/{n}` in exactly that one (else `POLICY_STALE`).
+    """
+    num_samples: _builtins.int
+    """Number of responses to each item; 0 means 1. Each has its own random stream, derived from the item's seed; that of
+    sample 0 is the seed itself.
+    """
+    return_tokens: _builtins.bool
+    """Whether results carry the ids and log-probabilities of their tokens."""
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
         """How to sample tokens."""
@@ -53,10 +64,12 @@ class GenerateRequest(_message.Message):
         sampling: _generation_pb2.SamplingParams | None = ...,
         items: _abc.Iterable[Global___GenerateItem] | None = ...,
         media_policy: _generation_pb2.MediaPolicy | None = ...,
+        num_samples: _builtins.int = ...,
+        return_tokens: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "media_policy", b"media_policy", "model", b"model", "num_samples", b"num_samples", "return_tokens", b"return_tokens", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,22 +109,30 @@ Global___GenerateItem: _TypeAlias = GenerateItem  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
-    """The result of one item."""
+    """The result of one sample of an item."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the item."""
+    sample: _builtins.int
+    """Number of the sample, from 0."""
     @_builtins.property
     def response(self) -> _record_pb2.Response:
         """The response y."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why there is none. Concerns only this item."""
+        """Why there is none. Concerns only this sample."""
+
+    @_builtins.property
+    def tokens(self) -> _generation_pb2.GeneratedTokens:
+        """Its tokens, if the request asks for them; with an error only where the model has written something."""
 
     def __init__(
         self,
@@ -119,10 +140,12 @@ class GenerateResponse(_message.Message):
         id: _builtins.str = ...,
         response: _record_pb2.Response | None = ...,
         error: _status_pb2.Status | None = ...,
+        sample: _builtins.int = ...,
+        tokens: _generation_pb2.GeneratedTokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "response", b"response", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "response", b"response", "result", b"result", "sample", b"sample", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015

@@ -52,7 +52,7 @@ class RefinementServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Answers prompts: y ~ pi(x). Results stream in the order they finish, one per item.
+        """Answers prompts: y ~ pi(x). Results stream in the order they finish, `num_samples` per item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,7 @@ class RefinementServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RefinementServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_refinement_service_pb2.GenerateRequest, _refinement_service_pb2.GenerateResponse]
-    """Answers prompts: y ~ pi(x). Results stream in the order they finish, one per item."""
+    """Answers prompts: y ~ pi(x). Results stream in the order they finish, `num_samples` per item."""
     Refine: _grpc.UnaryStreamMultiCallable[_refinement_service_pb2.RefineRequest, _refinement_service_pb2.RefineResponse]
     """Rewrites responses with feedback: y* ~ pi(x, y, c). Results stream in the order they finish, one per item."""
 
@@ -44,7 +44,7 @@ class RefinementServiceAsyncStub(RefinementServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_refinement_service_pb2.GenerateRequest, _refinement_service_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Answers prompts: y ~ pi(x). Results stream in the order they finish, one per item."""
+    """Answers prompts: y ~ pi(x). Results stream in the order they finish, `num_samples` per item."""
     Refine: _aio.UnaryStreamMultiCallable[_refinement_service_pb2.RefineRequest, _refinement_service_pb2.RefineResponse]  # type: ignore[assignment]
     """Rewrites responses with feedback: y* ~ pi(x, y, c). Results stream in the order they finish, one per item."""
 
@@ -57,7 +57,7 @@ class RefinementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _refinement_service_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_refinement_service_pb2.GenerateResponse], _abc.AsyncIterator[_refinement_service_pb2.GenerateResponse]]:
-        """Answers prompts: y ~ pi(x). Results stream in the order they finish, one per item."""
+        """Answers prompts: y ~ pi(x). Results stream in the order they finish, `num_samples` per item."""
 
     @_abc_1.abstractmethod
     def Refine(

@@ -10,6 +10,7 @@ from omnialign.v1 import (
     critique_service_pb2,
     data_service_pb2,
     judge_service_pb2,
+    policy_service_pb2,
     refinement_service_pb2,
     training_service_pb2,
 )
@@ -29,7 +30,7 @@ class GatewayConfig:
     data_address: str
     """`host:port` of the DataService."""
     refinement_address: str
-    """`host:port` of the RefinementService."""
+    """`host:port` of the RefinementService and the PolicyService."""
     critique_address: str
     """`host:port` of the CritiqueService."""
     judge_address: str
@@ -46,6 +47,7 @@ class GatewayConfig:
         services = (
             (data_service_pb2, self.data_address),
             (refinement_service_pb2, self.refinement_address),
+            (policy_service_pb2, self.refinement_address),
             (critique_service_pb2, self.critique_address),
             (judge_service_pb2, self.judge_address),
             (training_service_pb2, self.training_address),

@@ -18,6 +18,7 @@ from omnialign.v1 import (
     critique_service_pb2,
     data_service_pb2,
     judge_service_pb2,
+    policy_service_pb2,
     refinement_service_pb2,
     training_service_pb2,
 )
@@ -29,6 +30,7 @@ FILES = (
     critique_service_pb2,
     data_service_pb2,
     judge_service_pb2,
+    policy_service_pb2,
     refinement_service_pb2,
     training_service_pb2,
 )
@@ -86,7 +88,7 @@ def comment(method: MethodDescriptor) -> str:
 
 def test_every_service_of_the_design_is_there() -> None:
     wanted = {"AlignmentService", "CritiqueService", "DataService", "JudgeService", "RefinementService"}
-    assert {service.name for service in services()} == wanted | {"TrainingService"}
+    assert {service.name for service in services()} == wanted | {"PolicyService", "TrainingService"}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -154,6 +156,7 @@ def test_create_takes_a_request_id_that_is_a_uuid(method: MethodDescriptor) -> N
 
 def test_no_control_message_carries_media_bytes() -> None:
     carriers = {"GetMedia", "UploadMedia", "UploadFiles", "DownloadModel", "DeliverModel", "GetAlignmentReport"}
+    carriers |= {"UpdatePolicy"}
     for service in services():
         for method in service.methods:
             for message in (method.input_type, method.output_type):

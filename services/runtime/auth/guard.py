@@ -137,7 +137,7 @@ class MethodGuard:
                 raise PermissionDenied("No policy allows this method", reason="ROLE_TOO_SMALL")
             resource = call.resource = _resource(message, self._rule)
             _authorise(call.caller, self._rule, resource)
-            _check_references(call.caller, message)
+            _check_references(call.caller, self._rule, message)
             if self._rates is not None and not call.caller.is_service and not call.caller.job:
                 self._rates.take(names.project_of(resource))
         except InvalidArgument:
@@ -150,7 +150,7 @@ class MethodGuard:
         """Checks a message of a stream whose first one was admitted: it is about the same, and names nothing hidden."""
         if not self._leaves_to_handler and self._rule is not None:
             _check_same(call, message, self._rule)
-            _check_references(call.caller, message)
+            _check_references(call.caller, self._rule, message)
 
     def write_audit(self, call: Call, *, code: str, reason: str, peer: str) -> None:
         """Writes the audit line of a call that changes something."""
@@ -161,8 +161,7 @@ class MethodGuard:
 def _authorise(caller: Caller, rule: Rule, resource: str) -> None:
     """Raises NotFound or PermissionDenied unless the caller may do to `resource` what the rule is about."""
     if caller.job:
-        allowed = {"itself": {caller.job}, "inputs": caller.inputs, "project": {names.project_name_of(caller.job)}}
-        if rule.job is None or resource not in allowed[rule.job]:
+        if not _is_open_to_job(caller, rule, resource):
             raise _missing(resource)
         return
     if not names.is_resource(resource):  # a location outside of the projects: `_check_references` decides
@@ -182,8 +181,28 @@ def _authorise(caller: Caller, rule: Rule, resource: str) -> None:
         )
 
 
-def _check_references(caller: Caller, message: Message) -> None:
+def _is_open_to_job(caller: Caller, rule: Rule, resource: str) -> bool:
+    """Whether a rule lets the token of a job act on `resource`."""
+    match rule.job:
+        case "itself":
+            return resource == caller.job
+        case "inputs":
+            return resource in caller.inputs
+        case "project":
+            return resource == names.project_name_of(caller.job)
+        case "within":
+            is_own = names.is_resource(resource) and names.project_of(resource) == caller.project
+            return is_own or resource in caller.inputs
+        case None:
+            return False
+
+
+def _check_references(caller: Caller, rule: Rule, message: Message) -> None:
     """Raises NotFound for a name of a project that the caller may not see, PermissionDenied for a place outside."""
+    if caller.job and rule.job == "within":
+        for text, is_location in find_references(message):
+            if (is_location or looks_like_resource(text)) and not _is_open_to_job(caller, rule, text):
+                raise _missing(text)
     if caller.is_service or caller.job:
         return
     for text, is_location in find_references(message):

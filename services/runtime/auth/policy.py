@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from services.runtime.context import Role
 
-Scope: TypeAlias = Literal["itself", "inputs", "project"]
+Scope: TypeAlias = Literal["itself", "inputs", "project", "within"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Rule:
     mutates: bool = False
     """Whether a call changes something; then it is in the audit log."""
     job: Scope | None = None
-    """What the field must name for a training job's token to be accepted: the job, an input of it, or its project."""
+    """What the field must name for a training job's token to be accepted: the job, an input of it, its project, or
+    anything within its project. With the last, the other names in the request must be within it too, or be inputs."""
 
 
 def _read(field: str, *, job: Scope | None = None) -> Rule:
@@ -35,11 +36,11 @@ def _read(field: str, *, job: Scope | None = None) -> Rule:
 
 def _run(field: str) -> Rule:
     """Changes nothing, but costs time on an accelerator."""
-    return Rule(field, Role.SUBMITTER)
+    return Rule(field, Role.SUBMITTER, job="within")
 
 
-def _write(field: str, *, role: Role = Role.SUBMITTER) -> Rule:
-    return Rule(field, role, mutates=True)
+def _write(field: str, *, role: Role = Role.SUBMITTER, job: Scope | None = None) -> Rule:
+    return Rule(field, role, mutates=True, job=job)
 
 
 def _job(field: str, *, mutates: bool) -> Rule:
@@ -74,6 +75,12 @@ _DATA = {
     "GetLineage": _read("name"),
 }
 _REFINEMENT = {"Generate": _run("model"), "Refine": _run("model")}
+_POLICY = {
+    "OpenPolicy": _write("parent", job="within"),
+    "UpdatePolicy": _write("header.name", job="within"),
+    "GetPolicy": _read("name", job="within"),
+    "ClosePolicy": _write("name", job="within"),
+}
 _CRITIQUE = {"Critique": _run("model")}
 _JUDGE = {"ScoreResponse": _run("model"), "CompareResponses": _run("model")}
 _TRAINING = {
@@ -102,6 +109,7 @@ POLICY: Mapping[str, Rule] = {
     for service, methods in (
         ("DataService", _DATA),
         ("RefinementService", _REFINEMENT),
+        ("PolicyService", _POLICY),
         ("CritiqueService", _CRITIQUE),
         ("JudgeService", _JUDGE),
         ("TrainingService", _TRAINING),

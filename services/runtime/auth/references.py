@@ -48,6 +48,7 @@ LOCATIONS = frozenset(
     {
         f"{_V1}GenerateRequest.model",
         f"{_V1}RefineRequest.model",
+        f"{_V1}OpenPolicyRequest.base_model",
         f"{_V1}CritiqueRequest.model",
         f"{_V1}ScoreResponseRequest.model",
         f"{_V1}CompareResponsesRequest.model",

@@ -1,4 +1,4 @@
-"""A real server with all six services, whose handlers only say that they were reached, behind a file of tokens."""
+"""A real server with all services, whose handlers only say that they were reached, behind a file of tokens."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -26,6 +26,8 @@ from omnialign.v1 import (
     data_service_pb2_grpc,
     judge_service_pb2,
     judge_service_pb2_grpc,
+    policy_service_pb2,
+    policy_service_pb2_grpc,
     refinement_service_pb2,
     refinement_service_pb2_grpc,
     training_service_pb2,
@@ -40,6 +42,7 @@ from services.runtime.server import Server
 SERVICES = (
     (data_service_pb2, data_service_pb2_grpc, "DataService"),
     (refinement_service_pb2, refinement_service_pb2_grpc, "RefinementService"),
+    (policy_service_pb2, policy_service_pb2_grpc, "PolicyService"),
     (critique_service_pb2, critique_service_pb2_grpc, "CritiqueService"),
     (judge_service_pb2, judge_service_pb2_grpc, "JudgeService"),
     (training_service_pb2, training_service_pb2_grpc, "TrainingService"),

@@ -69,9 +69,12 @@ async def test_a_role_in_all_projects_counts_in_each_and_a_service_may_everythin
 async def test_a_training_jobs_token_opens_only_what_is_the_jobs(people, path):
     scope = POLICY[path].job
     own = {"itself": JOB, "inputs": "projects/demo/datasets/d/versions/1", "project": "projects/demo"}
+    own["within"] = name_for(path, "demo")
     token = people.job_token(JOB, own["inputs"], "projects/demo/models/m/versions/1")
     mine = own[scope] if scope else name_for(path, "demo")
     other = f"{own[scope]}0" if scope else name_for(path, "demo", "other")
+    if scope == "within":
+        other = name_for(path, "elsewhere")
     answer = await people.call(path, request_of(path, mine), token=token)
     refused = await people.call(path, request_of(path, other), token=token)
     assert answer.passed if scope else (answer.code, answer.reason) == ("NOT_FOUND", "NOT_FOUND")

@@ -8,7 +8,13 @@ from google.rpc import error_details_pb2
 
 from omnialign.client import AsyncClient
 from omnialign.errors import NotFound, PermissionDenied, Unauthenticated
-from omnialign.v1 import alignment_service_pb2, data_service_pb2, refinement_service_pb2, training_service_pb2
+from omnialign.v1 import (
+    alignment_service_pb2,
+    data_service_pb2,
+    policy_service_pb2,
+    refinement_service_pb2,
+    training_service_pb2,
+)
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.runtime import logs
@@ -19,6 +25,7 @@ from services.runtime.server import Server
 CREATE_JOB = "/omnialign.v1.AlignmentService/CreateAlignmentJob"
 TRAIN = "/omnialign.v1.TrainingService/CreateTrainingJob"
 GENERATE = "/omnialign.v1.RefinementService/Generate"
+OPEN_POLICY = "/omnialign.v1.PolicyService/OpenPolicy"
 GET = "/omnialign.v1.DataService/GetDataset"
 DELETE = "/omnialign.v1.DataService/DeleteDataset"
 IMPORT = "/omnialign.v1.DataService/ImportDataset"
@@ -66,6 +73,23 @@ async def test_places_outside_of_the_projects_are_for_admins_of_all(people, plac
         assert (await people.call(path, request, token="service")).passed
         if "://" in place:
             assert (await people.call(path, request, token="root")).passed
+
+
+@pytest.mark.parametrize(
+    ("base", "passes"),
+    [
+        ("projects/demo/models/m/versions/1", True),
+        ("file:///models/input", True),
+        ("projects/elsewhere/models/m/versions/1", False),
+        ("file:///models/other", False),
+        ("projects/demo/../elsewhere/models/m", False),
+    ],
+)
+async def test_a_job_opens_policies_on_models_of_its_project_and_on_its_inputs(people, base, passes):
+    token = people.job_token("projects/demo/trainingJobs/mine", "file:///models/input")
+    request = policy_service_pb2.OpenPolicyRequest(parent="projects/demo", policy_id="p", base_model=base)
+    answer = await people.call(OPEN_POLICY, request, token=token)
+    assert (answer.passed, answer.code) == (passes, "ABORTED" if passes else "NOT_FOUND")
 
 
 async def test_a_name_that_is_not_quite_one_is_not_taken_for_a_place(people):

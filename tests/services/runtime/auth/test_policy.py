@@ -12,6 +12,7 @@ from omnialign.v1 import (
     critique_service_pb2,
     data_service_pb2,
     judge_service_pb2,
+    policy_service_pb2,
     refinement_service_pb2,
     training_service_pb2,
 )
@@ -24,6 +25,7 @@ FILES = (
     critique_service_pb2,
     data_service_pb2,
     judge_service_pb2,
+    policy_service_pb2,
     refinement_service_pb2,
     training_service_pb2,
 )
@@ -89,6 +91,15 @@ def test_only_what_a_training_job_needs_is_open_to_its_token():
         "DownloadModel": "inputs",
         "GetModelVersion": "inputs",
         "GetMedia": "project",
+        "Generate": "within",
+        "Refine": "within",
+        "OpenPolicy": "within",
+        "UpdatePolicy": "within",
+        "GetPolicy": "within",
+        "ClosePolicy": "within",
+        "Critique": "within",
+        "ScoreResponse": "within",
+        "CompareResponses": "within",
     }
 
 
@@ -138,6 +149,7 @@ def test_what_is_not_quite_a_name_is_no_name(text):
 
 def test_the_table_in_the_documentation_is_the_one_in_force():
     scopes = {"itself": "the job", "inputs": "the job's dataset or model", "project": "the job's project", None: ""}
+    scopes["within"] = "what is in the job's project; the job's model"
     rows = []
     for path, rule in POLICY.items():
         service, method = path.removeprefix("/omnialign.v1.").split("/")
