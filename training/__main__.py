@@ -16,10 +16,11 @@ from types import FrameType
 from omnialign.errors import Internal, OmnialignError
 from training import failures
 from training.launch import EXIT_CRASHED, EXIT_FAILED, EXIT_STOPPED, clear_failure, note_exit, write_failure
-from training.methods import METHODS, check
+from training.methods import METHODS
 from training.orphan import watch_service
 from training.progress import Progress
-from training.spec import Spec, read_spec
+from training.spec import Spec
+from training.spec_file import read_spec
 from training.watchdog import Phase, Watchdog, clocks
 
 log = logging.getLogger("training")
@@ -33,23 +34,22 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        spec = read_spec(given.spec)
-        check(spec, method=given.method)
+        spec = read_spec(given.spec, method=given.method)
     except OmnialignError as error:
         sys.stderr.write(f"{error.reason}: {error.message}\n")
         write_failure(given.spec.parent, error)
         return EXIT_FAILED
-    return run(spec, method=given.method)
+    return run(spec)
 
 
-def run(spec: Spec, *, method: str) -> int:
+def run(spec: Spec) -> int:
     """Runs a spec and returns the exit code; every failure leaves a typed error in the output folder."""
     is_main = int(os.environ.get("RANK", "0")) == 0
     if is_main:
         clear_failure(spec.output_dir)
         failures.clear_staging(spec.output_dir)
     try:
-        return 0 if _train(spec, method=method, is_main=is_main) else EXIT_STOPPED
+        return 0 if _train(spec, is_main=is_main) else EXIT_STOPPED
     except OmnialignError as error:
         log.error("%s: %s", error.reason, error.message)
         failures.leave(error, spec.output_dir)
@@ -60,7 +60,7 @@ def run(spec: Spec, *, method: str) -> int:
         return EXIT_CRASHED
 
 
-def _train(spec: Spec, *, method: str, is_main: bool) -> bool:
+def _train(spec: Spec, *, is_main: bool) -> bool:
     if spec.model_dir.is_dir():
         log.info("%s exists already: nothing to do", spec.model_dir)
         return True
@@ -69,12 +69,12 @@ def _train(spec: Spec, *, method: str, is_main: bool) -> bool:
     watch_service(stop=progress.stop_requested.set)
     progress.start()
     try:
-        return _train_with(spec, progress=progress, method=method)
+        return _train_with(spec, progress=progress)
     finally:
         progress.close()
 
 
-def _train_with(spec: Spec, *, progress: Progress, method: str) -> bool:
+def _train_with(spec: Spec, *, progress: Progress) -> bool:
     _prepare_environment()
     from training import loop, runner
 
@@ -84,7 +84,7 @@ def _train_with(spec: Spec, *, progress: Progress, method: str) -> bool:
         write_failure(spec.output_dir, Internal(message, reason=f"{phase.name}_STALLED", metadata=metadata))
 
     watchdog = Watchdog(clocks(spec), on_stall=stalled)
-    context = loop.RunContext(spec=spec, progress=progress, watchdog=watchdog, method=method)
+    context = loop.RunContext(spec=spec, progress=progress, watchdog=watchdog)
     watchdog.start()
     try:
         return runner.train(context)

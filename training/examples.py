@@ -38,12 +38,14 @@ class MediaRef:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and its answers as token ids; for dpo the answers are chosen, then rejected."""
+    """A prompt and its answers as token ids; in a pair the answers are chosen, then rejected."""
 
     prompt: list[int]
     answers: list[list[int]]
     media: tuple[MediaRef, ...] = ()
     """The prompt's media in reading order, if the model reads them as features; empty if it reads them as ids."""
+    value: float = 0.0
+    """What was annotated beside the answers, for methods that learn from a number."""
 
     @property
     def length(self) -> int:
@@ -110,7 +112,8 @@ def _encode(sample: Sample, *, adapter: Adapter, max_length: int, policy: MediaP
     answers = [list(adapter.encode_answer(answer, policy)) for answer in sample.answers]
     if len(inputs.ids) + max(len(answer) for answer in answers) > max_length:
         raise Dropped("TOO_LONG")
-    return Example(prompt=inputs.ids, answers=answers, media=_refs(sample.turns) if inputs.features else ()), inputs
+    refs = _refs(sample.turns) if inputs.features else ()
+    return Example(prompt=inputs.ids, answers=answers, media=refs, value=sample.value), inputs
 
 
 def _refs(turns: Iterable[Turn]) -> tuple[MediaRef, ...]:
@@ -183,6 +186,7 @@ def save_examples(path: Path, examples: Sequence[Example]) -> None:
         media=np.array([len(example.media) for example in examples], dtype=np.int32),  # (examples,)
         digests=np.frombuffer(b"".join(bytes.fromhex(ref.sha256) for ref in refs), dtype=np.uint8),  # (refs * 32,)
         modalities=np.array([ref.modality for ref in refs], dtype=np.int8),  # (refs,)
+        values=np.array([example.value for example in examples], dtype=np.float32),  # (examples,)
     )
     write_atomically(path, buffer.getvalue())
 
@@ -196,9 +200,10 @@ def load_examples(path: Path) -> list[Example]:
             pieces = iter([piece.tolist() for piece in np.split(ids, ends[:-1])] if len(ends) else [])
             named = zip(arrays["digests"].reshape(-1, DIGEST_BYTES), arrays["modalities"], strict=True)
             refs = iter([MediaRef(digest.tobytes().hex(), int(modality)) for digest, modality in named])
+            values = arrays["values"].tolist()
         return [
-            Example(next(pieces), [next(pieces) for _ in range(count)], tuple(next(refs) for _ in range(number)))
-            for count, number in zip(answers, media, strict=True)
+            Example(next(pieces), [next(pieces) for _ in range(count)], tuple(next(refs) for _ in range(number)), value)
+            for count, number, value in zip(answers, media, values, strict=True)
         ]
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, StopIteration, BadZipFile) as error:
         raise DataLoss(f"{path} is not a file of examples: {error}", reason="EXAMPLES_UNREADABLE") from error

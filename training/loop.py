@@ -6,13 +6,20 @@
 import logging
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
@@ -20,6 +27,8 @@ from transformers.training_args import TrainingArguments
 from omnialign.errors import FailedPrecondition
 from training import checkpoint, distributed, metrics
 from training.batch_order import BatchOrder
+from training.examples import Example
+from training.media import BatchMedia
 from training.methods import complete
 from training.progress import Progress, require_finite
 from training.spec import Hyperparameters, Spec
@@ -72,18 +81,38 @@ class RunContext:
     spec: Spec
     progress: Progress
     watchdog: Watchdog
-    method: str
 
     def shape(self) -> dict[str, int | float | str]:
         """What a run must share with a checkpoint to be able to go on from it as if it had not been interrupted."""
-        settings = complete(self.spec.hyperparameters, method=self.method, num_processes=distributed.world_size())
+        settings = complete(self.spec, num_processes=distributed.world_size())
         return {
             **{name: value for name, value in asdict(settings).items() if name != "checkpoint_every_steps"},
             "dataset": self.spec.dataset,
-            "method": self.method,
+            "method": self.spec.method,
+            **{f"{self.spec.method}.{name}": value for name, value in asdict(self.spec.settings).items()},
             "num_processes": distributed.world_size(),
             "zero_stage": self.spec.distribution.zero_stage,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerInputs:
+    """What the trainer of a run is built from."""
+
+    load_model: Callable[[], PreTrainedModel]
+    """Loads the model; not before the trainer's arguments exist, which decide how ZeRO-3 places weights."""
+    tokenizer: PreTrainedTokenizerBase
+    examples: Sequence[Example]
+    media: BatchMedia
+    spec: Spec
+    hyperparameters: Hyperparameters
+    """Those of the spec, completed."""
+    watchdog: Watchdog
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that the `transformers` trainers of all methods share."""
+        return common_arguments(self.spec, self.hyperparameters)
 
 
 class DurableTrainer(Trainer):
@@ -227,7 +256,7 @@ def run(trainer: DurableTrainer, context: RunContext) -> bool:
     progress = ProgressCallback(context)
     trainer.context = context
     trainer.add_callback(progress)
-    if exporter := metrics.start_exporter(method=context.method, model=context.spec.base_model_dir.name):
+    if exporter := metrics.start_exporter(method=context.spec.method, model=context.spec.base_model_dir.name):
         trainer.add_callback(exporter)
     root = Path(trainer.args.output_dir)
     # Rank 0 alone reads and checks the files, and all ranks go on from the step that it found.

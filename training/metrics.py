@@ -56,11 +56,8 @@ class TrainMetrics:
         self.last_step.set_to_current_time()  # so that an alert on its age covers the time before the first step
         self._tokens_seen = 0.0
         self._logged = {"loss": self.loss, "grad_norm": self.grad_norm, "learning_rate": self.learning_rate}
-        if METHODS[method].rows == "pair":
-            self._logged["rewards/margins"] = self._measure("reward_margin", "How far chosen answers are ahead.")
-            self._logged["rewards/accuracies"] = self._measure(
-                "reward_accuracy_ratio", "Share of pairs whose chosen answer is ahead."
-            )
+        for logged, measure in METHODS[method].measures.items():
+            self._logged[logged] = self._measure(measure.name, measure.words)
 
     def log(self, measures: Mapping[str, float]) -> None:
         """Shows a step's measures, by their names in the trainer's log; values that are not finite are skipped."""

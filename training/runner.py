@@ -44,29 +44,30 @@ log = logging.getLogger(__name__)
 def train(context: loop.RunContext) -> bool:
     """Trains and saves the model. False when stopped before the end. Raises the typed errors of its parts."""
     started_at = time.monotonic()
-    spec, method = context.spec, context.method
+    spec = context.spec
     transformers_logging.set_verbosity_error()
     distributed.join()
     fused_lm_head.install()
-    hyperparameters = complete(spec.hyperparameters, method=method, num_processes=distributed.world_size())
+    hyperparameters = complete(spec, num_processes=distributed.world_size())
     adapter = load_adapter(spec.base_model_dir, feature_cache(spec.cache_dir / "features"))
     check_weights(spec.base_model_dir)  # before a trainer exists: under ZeRO-3 it changes how models are made
-    examples = _examples(context, hyperparameters, method=method, adapter=adapter)
-    dropped = source.dropped(spec, method=method, max_length=hyperparameters.max_length)
+    examples = _examples(context, hyperparameters, adapter=adapter)
+    dropped = source.dropped(spec, max_length=hyperparameters.max_length)
     context.progress.note_examples(len(examples), dropped=dropped)
     context.progress.enter(TrainingProgress.PHASE_LOADING_MODEL)
     tokenizer = loop.tokenizer_of(spec.base_model_dir, pad_id=adapter.pad_id, end_id=adapter.end_id)
     load = partial(load_model, spec.base_model_dir, train_towers=hyperparameters.train_towers)
     media = batch_media(spec, adapter, examples)
-    build_trainer = METHODS[method].trainer_builder()
-    trainer = build_trainer(
-        load,
-        tokenizer,
-        examples,
-        media=media,
-        spec=spec,
-        hyperparameters=hyperparameters,
-        watchdog=context.watchdog,
+    trainer = METHODS[spec.method].build(
+        loop.TrainerInputs(
+            load_model=load,
+            tokenizer=tokenizer,
+            examples=examples,
+            media=media,
+            spec=spec,
+            hyperparameters=hyperparameters,
+            watchdog=context.watchdog,
+        )
     )
     log.info("%d examples; ready after %.1f s", len(examples), time.monotonic() - started_at)
     if not loop.run(trainer, context):
@@ -77,16 +78,13 @@ def train(context: loop.RunContext) -> bool:
     return True
 
 
-def _examples(
-    context: loop.RunContext, hyperparameters: Hyperparameters, *, method: str, adapter: Adapter
-) -> list[Example]:
+def _examples(context: loop.RunContext, hyperparameters: Hyperparameters, *, adapter: Adapter) -> list[Example]:
     """The same examples on every rank: rank 0 prepares the file, and nodes without it get a copy."""
     spec, on_read = context.spec, partial(context.progress.enter, TrainingProgress.PHASE_READING_RECORDS)
     on_read()
     shared = distributed.on_main(
         lambda: source.prepare(
             spec,
-            method=method,
             max_length=hyperparameters.max_length,
             adapter=adapter,
             rows_per_batch=hyperparameters.micro_batch_size or hyperparameters.batch_size // distributed.world_size(),

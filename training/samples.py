@@ -4,7 +4,7 @@ A sample has one answer or, where pairs are read, the chosen and the rejected on
 that the services use too, so a trained model later meets exactly what it was trained on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from omnialign.modeling.answers import rubric, write_feedback, write_judgement, write_scores
@@ -20,6 +20,8 @@ class Sample:
 
     turns: tuple[Turn, ...]
     answers: tuple[Pieces, ...]
+    value: float = 0.0
+    """What was annotated beside the answers, for methods that learn from a number."""
 
 
 class Dropped(Exception):
@@ -37,9 +39,7 @@ def samples_of(
     if record.HasField("quarantine"):
         raise Dropped("QUARANTINED")
     reader = _Reader(record, media)
-    if METHODS[method].rows == "pair":
-        return (_pair(reader),)
-    return {"": _response, "response": _response, "feedback": _feedback, "judgement": _judgement}[target](reader)
+    return ROWS[METHODS[method].rows](reader, target)
 
 
 class _Reader:
@@ -61,7 +61,8 @@ class _Reader:
         return self.preferred() or (2 if won else 0)
 
 
-def _pair(reader: _Reader) -> Sample:
+def _pair(reader: _Reader, target: str) -> tuple[Sample, ...]:
+    """The preferred response over the other."""
     if len(reader.responses) < 2:
         raise Dropped("NO_PAIR")
     if not reader.pair_preferred():
@@ -70,7 +71,12 @@ def _pair(reader: _Reader) -> Sample:
     if reader.responses[chosen] == reader.responses[1 - chosen]:
         raise Dropped("PAIR_IDENTICAL")
     turns = render_response(reader.prompt).turns
-    return Sample(turns, (reader.responses[chosen], reader.responses[1 - chosen]))
+    return (Sample(turns, (reader.responses[chosen], reader.responses[1 - chosen])),)
+
+
+def _answer(reader: _Reader, target: str) -> tuple[Sample, ...]:
+    """What an answer is depends on the target."""
+    return {"": _response, "response": _response, "feedback": _feedback, "judgement": _judgement}[target](reader)
 
 
 def _response(reader: _Reader) -> tuple[Sample, ...]:
@@ -118,3 +124,7 @@ def _comparison(reader: _Reader, *, first: int) -> Sample:
     reason = " ".join(f"response {shown}: {words}" for shown, words in enumerate(critiques, start=1) if words)
     preferred = 1 if reader.preferred() - 1 == first else 2
     return Sample(rendered.turns, ((write_judgement(reason, preferred),),))
+
+
+ROWS: Mapping[str, Callable[[_Reader, str], tuple[Sample, ...]]] = {"answer": _answer, "pair": _pair}
+"""How the samples of a record are made, by what a method's rows are."""

@@ -43,9 +43,9 @@ RETRIES = RetryPolicy(base_seconds=1.0, cap_seconds=15.0, max_attempts=9)
 log = logging.getLogger(__name__)
 
 
-def cache_path(spec: Spec, *, method: str, max_length: int) -> Path:
+def cache_path(spec: Spec, *, max_length: int) -> Path:
     """Where the examples of a spec are kept; another dataset, model or length gives another file."""
-    key = [spec.dataset, sorted(spec.splits), method, spec.target, max_length, str(spec.base_model_dir)]
+    key = [spec.dataset, sorted(spec.splits), spec.method, spec.target, max_length, str(spec.base_model_dir)]
     key.append(spec.media_policy.identity)
     return spec.cache_dir / f"examples-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.npz"
 
@@ -64,7 +64,6 @@ def _unheard(*, read: int, total: int) -> None:
 def prepare(
     spec: Spec,
     *,
-    method: str,
     max_length: int,
     adapter: Adapter,
     rows_per_batch: int = 1,
@@ -75,12 +74,12 @@ def prepare(
     Raises `FailedPrecondition`: NO_EXAMPLES when no record gives one, TOO_MANY_DROPPED when too few do, FEATURES_DIFFER
     when `rows_per_batch` of them may not fit into one batch. Raises the data service's error if it stays away.
     """
-    path = cache_path(spec, method=method, max_length=max_length)
+    path = cache_path(spec, max_length=max_length)
     if path.is_file():
         return path
 
     async def fetch() -> tuple[list[Example], Tally]:
-        return await _fetch_examples(spec, method=method, max_length=max_length, adapter=adapter, on_read=on_read)
+        return await _fetch_examples(spec, max_length=max_length, adapter=adapter, on_read=on_read)
 
     found, tally = asyncio.run(retry_while_away(fetch, policy=RETRIES, what="fetching the dataset"))
     for what, counts in (("dropped", tally.dropped), ("media used in part", tally.media_losses)):
@@ -96,10 +95,10 @@ def prepare(
     return path
 
 
-def dropped(spec: Spec, *, method: str, max_length: int) -> dict[str, int]:
+def dropped(spec: Spec, *, max_length: int) -> dict[str, int]:
     """How many records and samples gave no example, by reason; empty where the examples were not made here."""
     try:
-        summary = json.loads(cache_path(spec, method=method, max_length=max_length).with_suffix(".json").read_bytes())
+        summary = json.loads(cache_path(spec, max_length=max_length).with_suffix(".json").read_bytes())
     except FileNotFoundError:
         return {}
     return {str(reason): int(number) for reason, number in summary["dropped"].items()}
@@ -139,7 +138,7 @@ def _client(spec: Spec) -> AsyncClient:
 
 
 async def _fetch_examples(
-    spec: Spec, *, method: str, max_length: int, adapter: Adapter, on_read: OnRead
+    spec: Spec, *, max_length: int, adapter: Adapter, on_read: OnRead
 ) -> tuple[list[Example], Tally]:
     found: list[Example] = []
     tally, read = Tally(), 0
@@ -154,7 +153,7 @@ async def _fetch_examples(
             found += make_examples(
                 ((record, media) for record in chunk),
                 adapter=adapter,
-                method=method,
+                method=spec.method,
                 target=spec.target,
                 max_length=max_length,
                 tally=tally,

@@ -9,8 +9,8 @@ from google.protobuf.message import Message
 from omnialign.errors import InvalidArgument
 from omnialign.v1.training_service_pb2 import TrainingJob, TrainingSpec
 from training.files import write_atomically
-from training.methods import check
-from training.spec import Spec, parse_spec
+from training.spec import Spec
+from training.spec_file import parse_spec
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,7 @@ def check_spec(spec: TrainingSpec, *, max_nodes: int) -> Spec:
         )
     # The folders are not known yet; any name will do for the check.
     placeholders = {"job": "check", "base_model_dir": ".", "output_dir": ".", "cache_dir": "."}
-    parsed = parse_spec({**placeholders, **spec_settings(spec)})
-    check(parsed, method=spec.method)
-    return parsed
+    return parse_spec({**placeholders, **spec_settings(spec)}, method=spec.method)
 
 
 def spec_settings(spec: TrainingSpec) -> dict[str, object]:

@@ -23,7 +23,7 @@ from training import media as training_media
 from training.examples import encode_sample
 from training.runner import load_model
 from training.samples import Sample
-from training.spec import parse_spec
+from training.spec_file import parse_spec
 
 COMPOSITE = (
     {"type": "chameleon_image", "make": chameleon_vq, "options": {"folder": "image_codec", "side_pixels": 16}},
@@ -144,12 +144,12 @@ def prepare(
         "distribution": {"num_processes": num_processes, "zero_stage": 2, **distribution},
         "step_timeout_seconds": 120.0,
     }
-    spec = parse_spec(document)
+    spec = parse_spec(document, method=method)
     adapter = load_adapter(base)
     for sample in samples:
         keep(source.media_folder(spec), sample.turns)
-    length = methods.complete(spec.hyperparameters, method=method, num_processes=num_processes).max_length
-    path = source.cache_path(spec, method=method, max_length=length)
+    length = methods.complete(spec, num_processes=num_processes).max_length
+    path = source.cache_path(spec, max_length=length)
     examples.save_examples(path, [encode_sample(sample, adapter=adapter, max_length=length) for sample in samples])
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     return launch.command(method, spec_path=folder / "job.yaml", num_processes=num_processes)

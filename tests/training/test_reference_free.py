@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from omnialign.errors import InvalidArgument
 from tests.training.test_resume import tiny_model  # noqa: F401
 from tests.training.test_single_runs import run, settle
 from training import methods, source
 from training.examples import Example, load_examples
-from training.methods import orpo, simpo
-from training.spec import parse_spec
+from training.spec_file import parse_spec
+from training.trainers import orpo, simpo
 
 PAIRS = 13
 
@@ -55,10 +54,10 @@ def test_the_first_loss_and_measures_equal_those_by_hand(tmp_path: Path, tiny_mo
     if method == "simpo":
         document["simpo"] = {"margin": 0.25}
         (folder / "job.yaml").write_text(yaml.safe_dump(document))
-    spec = parse_spec(document)
-    length = methods.complete(spec.hyperparameters, method=method, num_processes=1).max_length
+    spec = parse_spec(document, method=method)
+    length = methods.complete(spec, num_processes=1).max_length
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    scored = [answers(model, e) for e in load_examples(source.cache_path(spec, method=method, max_length=length))]
+    scored = [answers(model, e) for e in load_examples(source.cache_path(spec, max_length=length))]
     assert len(scored) == PAIRS
     assert run(folder, method) == 0
     (step,) = (json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines())
@@ -85,14 +84,3 @@ def test_an_answer_that_is_certain_has_finite_odds_and_gradients():
 def test_a_margin_asks_for_more_than_the_right_order():
     ahead = torch.tensor([0.5])
     assert float(simpo.pair_loss(ahead, margin=1.0)) > float(simpo.pair_loss(ahead, margin=0.0))
-
-
-@pytest.mark.parametrize(
-    ("method", "given_", "where"),
-    [("dpo", {"simpo": {"margin": 2.0}}, "simpo"), ("orpo", {"target": "feedback"}, "target")],
-)
-def test_settings_of_another_method_are_refused(method: str, given_: dict[str, object], where: str):
-    needed = {"job": "j", "dataset": "d", "base_model_dir": ".", "output_dir": ".", "cache_dir": "."}
-    with pytest.raises(InvalidArgument) as caught:
-        methods.check(parse_spec(needed | given_), method=method)
-    assert [path for path, _ in caught.value.violations] == [where]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from training import examples, launch, methods, source
 from training.launch import read_failure
-from training.spec import parse_spec
+from training.spec_file import parse_spec
 
 STEPS = 8
 """Two epochs."""
@@ -46,7 +46,7 @@ def prepare(folder: Path, *, base: Path, method: str, zero_stage: int) -> list[s
         "hyperparameters": {"max_steps": STEPS, "batch_size": 4, "checkpoint_every_steps": EVERY, "sft_weight": 0.5},
         "distribution": {"num_processes": 2, "zero_stage": zero_stage, "precision": "fp32"},
     }
-    spec = parse_spec(document)
+    spec = parse_spec(document, method=method)
     draw = random.Random(0)
 
     def ids(longest: int) -> list[int]:
@@ -55,8 +55,8 @@ def prepare(folder: Path, *, base: Path, method: str, zero_stage: int) -> list[s
     made = [
         examples.Example(ids(12), [[*ids(20), 2] for _ in range(2)]) for _ in range(13)
     ]  # of two ranks, one has no row in the last step
-    length = methods.complete(spec.hyperparameters, method=method, num_processes=2).max_length
-    examples.save_examples(source.cache_path(spec, method=method, max_length=length), made)
+    length = methods.complete(spec, num_processes=2).max_length
+    examples.save_examples(source.cache_path(spec, max_length=length), made)
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     return launch.command(method, spec_path=folder / "job.yaml", num_processes=2)
 

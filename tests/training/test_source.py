@@ -16,7 +16,7 @@ from services.runtime.server import Server
 from tests.training.multimodal import medium
 from training import examples, source
 from training.media import path_of
-from training.spec import parse_spec
+from training.spec_file import parse_spec
 
 
 async def test_examples_survive_the_data_service(tmp_path: Path, model_dir: Path, record):
@@ -32,19 +32,21 @@ async def test_examples_survive_the_data_service(tmp_path: Path, model_dir: Path
             version = await client.commit_version(dataset.name)
             await client.append_records(dataset.name, [record_pb2.Record(id="r3", subtask="t2t", prompt=record.prompt)])
         adapter, heard = load_adapter(model_dir), []
-        options = {"method": "dpo", "adapter": adapter, "on_read": lambda **counts: heard.append(counts)}
-        spec = parse_spec({**document, "dataset": dataset.name, "data_address": server.address})
+        options = {"adapter": adapter, "on_read": lambda **counts: heard.append(counts)}
+        spec = parse_spec({**document, "dataset": dataset.name, "data_address": server.address}, method="dpo")
         await asyncio.to_thread(source.prepare, spec, max_length=99, **options)
-        spec = parse_spec({**document, "dataset": version.name, "data_address": server.address})
+        spec = parse_spec({**document, "dataset": version.name, "data_address": server.address}, method="dpo")
         path = await asyncio.to_thread(source.prepare, spec, max_length=100, **options)
         assert heard == [{"read": 0, "total": 3}, {"read": 0, "total": 2}]
-        empty = parse_spec({**document, "dataset": dataset.name, "data_address": server.address, "splits": ["test"]})
+        empty = parse_spec(
+            {**document, "dataset": dataset.name, "data_address": server.address, "splits": ["test"]}, method="dpo"
+        )
         with pytest.raises(FailedPrecondition) as caught:
-            await asyncio.to_thread(source.prepare, empty, method="dpo", max_length=100, adapter=adapter)
+            await asyncio.to_thread(source.prepare, empty, max_length=100, adapter=adapter)
         assert caught.value.reason == "NO_EXAMPLES"
         await server.stop(0)
-    assert await asyncio.to_thread(source.prepare, spec, method="dpo", max_length=100, adapter=adapter) == path
-    assert source.dropped(spec, method="dpo", max_length=100) == {"NO_PAIR": 1}
+    assert await asyncio.to_thread(source.prepare, spec, max_length=100, adapter=adapter) == path
+    assert source.dropped(spec, max_length=100) == {"NO_PAIR": 1}
     (example,) = examples.load_examples(path)
     assert len(example.answers) == 2
     assert len(example.answers[0]) == len("hello") + 1
@@ -60,11 +62,11 @@ async def test_every_node_gets_the_media_that_its_examples_name(tmp_path: Path, 
         server.set_serving()
         async with AsyncClient(server.address) as client:
             await client.upload_media(picture.data, modality=picture.modality)
-        spec = parse_spec({**folders, "dataset": "d", "data_address": server.address})
+        spec = parse_spec({**folders, "dataset": "d", "data_address": server.address}, method="dpo")
         await asyncio.to_thread(source.provide_media, spec, found)
         await server.stop(0)
     assert path_of(source.media_folder(spec), picture.sha256).read_bytes() == picture.data
-    alone = parse_spec({**folders, "dataset": "d"})
+    alone = parse_spec({**folders, "dataset": "d"}, method="dpo")
     source.provide_media(alone, found)  # what is there needs no service
     path_of(source.media_folder(spec), picture.sha256).unlink()
     with pytest.raises(NotFound) as caught:

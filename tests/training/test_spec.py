@@ -1,6 +1,6 @@
 """The spec is read strictly."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from omnialign.errors import InvalidArgument
 from training.loop import common_arguments
 from training.methods import METHODS, complete
-from training.spec import Hyperparameters, parse_spec, read_spec
+from training.spec import Hyperparameters, Spec
+from training.spec_file import parse_spec, read_spec
 
 GOOD = {
     "job": "projects/default/trainingJobs/j",
@@ -21,20 +22,24 @@ GOOD = {
 }
 
 
-def problems(document: object) -> dict[str, str]:
+def read(document: object, *, method: str = "sft") -> Spec:
+    return parse_spec(document, method=method)
+
+
+def problems(document: object, *, method: str = "sft") -> dict[str, str]:
     with pytest.raises(InvalidArgument) as caught:
-        parse_spec(document)
+        read(document, method=method)
     assert caught.value.reason == "TRAINING_SPEC_INVALID"
     return dict(caught.value.violations)
 
 
 def test_a_good_spec_is_read_with_its_defaults():
-    spec = parse_spec({**GOOD, "hyperparameters": {"learning_rate": 1, "max_steps": 3}})
+    spec = read({**GOOD, "hyperparameters": {"learning_rate": 1, "max_steps": 3}})
     assert (spec.hyperparameters.learning_rate, spec.distribution.num_processes) == (1.0, 1)
 
 
 def test_the_policy_and_truth_values_are_read_as_strictly_as_numbers():
-    spec = parse_spec({**GOOD, "media_policy": {"max_frames": 4, "use_damaged": True}})
+    spec = read({**GOOD, "media_policy": {"max_frames": 4, "use_damaged": True}})
     assert (spec.media_policy.max_frames, spec.media_policy.use_damaged) == (4, True)
     bad = {**GOOD, "media_policy": {"use_damaged": 1, "max_frame": 4}, "hyperparameters": {"train_towers": "yes"}}
     assert set(problems(bad)) == {"media_policy.use_damaged", "media_policy.max_frame", "hyperparameters.train_towers"}
@@ -57,16 +62,16 @@ def test_a_batch_that_the_processes_cannot_share_is_an_error():
 
 
 def test_no_warm_up_can_be_said_and_contradicts_a_share_of_it():
-    spec = parse_spec({**GOOD, "hyperparameters": {"no_warmup": True}})
-    assert complete(spec.hyperparameters, method="dpo", num_processes=1).warmup_ratio == 0
-    assert complete(Hyperparameters(), method="dpo", num_processes=1).warmup_ratio > 0
+    spec = read({**GOOD, "hyperparameters": {"no_warmup": True}}, method="dpo")
+    assert complete(spec, num_processes=1).warmup_ratio == 0
+    assert complete(read(GOOD, method="dpo"), num_processes=1).warmup_ratio > 0
     bad = {**GOOD, "hyperparameters": {"no_warmup": True, "warmup_ratio": 0.1}}
     assert set(problems(bad)) == {"hyperparameters.no_warmup"}
 
 
 def test_a_seed_of_64_bits_is_taken_and_a_larger_one_is_an_error():
-    spec = parse_spec({**GOOD, "hyperparameters": {"seed": 2**64 - 1}})
-    arguments = common_arguments(spec, complete(spec.hyperparameters, method="sft", num_processes=1))
+    spec = read({**GOOD, "hyperparameters": {"seed": 2**64 - 1}})
+    arguments = common_arguments(spec, complete(spec, num_processes=1))
     assert arguments["seed"] < 2**32
     assert set(problems({**GOOD, "hyperparameters": {"seed": 2**64}})) == {"hyperparameters.seed"}
 
@@ -75,7 +80,7 @@ def test_a_file_that_is_no_yaml_is_a_typed_error(tmp_path: Path):
     path = tmp_path / "job.yaml"
     path.write_text("a: [")
     with pytest.raises(InvalidArgument):
-        read_spec(path)
+        read_spec(path, method="sft")
 
 
 @given(
@@ -87,7 +92,7 @@ def test_a_file_that_is_no_yaml_is_a_typed_error(tmp_path: Path):
 )
 def test_any_document_is_read_or_refused_but_never_breaks(document: object):
     with pytest.raises(InvalidArgument):
-        parse_spec(document)
+        read(document)
 
 
 @given(
@@ -103,6 +108,15 @@ def test_no_text_or_truth_value_passes_for_a_number(hyperparameters: dict[str, o
 
 @given(st.sampled_from(sorted(METHODS)), st.integers(1, 7), st.integers(0, 9))
 def test_completed_hyperparameters_can_always_be_shared(method: str, num_processes: int, micro: int):
-    filled = complete(Hyperparameters(micro_batch_size=micro), method=method, num_processes=num_processes)
+    spec = replace(read(GOOD, method=method), hyperparameters=Hyperparameters(micro_batch_size=micro))
+    filled = complete(spec, num_processes=num_processes)
     assert filled.learning_rate > 0
     assert filled.batch_size % (num_processes * max(micro, 1)) == 0
+
+
+def test_a_method_reads_the_section_of_its_name_and_no_other():
+    assert read({**GOOD, "simpo": {"margin": 0.5}}, method="simpo").settings.margin == 0.5
+    assert read(GOOD, method="simpo").settings.margin == 1.0
+    assert "margin" in problems({**GOOD, "simpo": {"marginn": 0.5}}, method="simpo")["simpo.marginn"]
+    assert set(problems({**GOOD, "simpo": {"margin": 0.5}}, method="dpo")) == {"simpo"}
+    assert set(problems({**GOOD, "target": "feedback"}, method="orpo")) == {"target"}

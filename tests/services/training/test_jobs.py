@@ -17,7 +17,7 @@ from omnialign.v1.training_service_pb2 import (
     WatchTrainingJobRequest,
     WatchTrainingJobResponse,
 )
-from training.spec import read_spec
+from training.spec_file import read_spec
 
 NAME = "projects/default/trainingJobs/tune"
 
@@ -53,7 +53,7 @@ async def test_the_program_gets_the_media_policy_and_the_shared_cache(serve, spe
         await client.create_training_job("tune", spec)
         job = (await watch(client))[-1].training_job
     assert job.state == TrainingJob.STATE_SUCCEEDED, job
-    assert read_spec(told).media_policy == MediaPolicy(max_frames=8, use_damaged=True)
+    assert read_spec(told, method=spec.method).media_policy == MediaPolicy(max_frames=8, use_damaged=True)
     assert str(features) in job.log_tail
 
 

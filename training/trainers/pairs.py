@@ -6,19 +6,17 @@ token included. A method names a loss of one pair; it is averaged over the pairs
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import TrainingArguments
 
 from training import distributed, fused_lm_head
 from training.batches import IGNORED, PairCollator, blank_example, pair_row
-from training.examples import Example
-from training.loop import DurableTrainer, common_arguments
-from training.media import BatchMedia, name_media
-from training.spec import Hyperparameters, Spec
+from training.loop import DurableTrainer, TrainerInputs
+from training.media import name_media
 
 Reward = Callable[[torch.Tensor], torch.Tensor]
 """From mean log-probabilities (pairs,) to rewards (pairs,)."""
@@ -124,31 +122,22 @@ class ReferenceFree(PairTrainer):
         super().log({**logs, **means, "num_tokens": self._total_train_tokens}, *args, **kwargs)
 
 
-def build_reference_free(
-    load_model: Callable[[], PreTrainedModel],
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
-    *,
-    media: BatchMedia,
-    spec: Spec,
-    hyperparameters: Hyperparameters,
-    reward: Reward,
-    pair_loss: PairLoss,
-) -> ReferenceFree:
+def build_reference_free(inputs: TrainerInputs, *, reward: Reward, pair_loss: PairLoss) -> ReferenceFree:
     """The trainer of a run with a loss that needs no reference."""
-    shown = [*examples, blank_example(tokenizer.pad_token_id)]
+    pad_id = inputs.tokenizer.pad_token_id
+    shown = [*inputs.examples, blank_example(pad_id)]
     rows = name_media([pair_row(e.prompt, *e.answers) for e in shown], shown)
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
-    arguments = TrainingArguments(**common_arguments(spec, hyperparameters))
+    arguments = TrainingArguments(**inputs.arguments)
     trainer = ReferenceFree(
         reward=reward,
         pair_loss=pair_loss,
-        sft_weight=hyperparameters.sft_weight,
-        model=load_model(),
+        sft_weight=inputs.hyperparameters.sft_weight,
+        model=inputs.load_model(),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        data_collator=PairCollator(pad_id=tokenizer.pad_token_id, media=media),
+        processing_class=inputs.tokenizer,
+        data_collator=PairCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = [example.length for example in examples]
+    trainer.lengths = [example.length for example in inputs.examples]
     return trainer

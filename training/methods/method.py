@@ -1,0 +1,50 @@
+"""What a training method is: everything that is known of it without torch."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from training.spec import Hyperparameters
+
+Rows = Literal["answer", "pair"]
+"""What one row of a batch is: a prompt with an answer to learn, or with a preferred and a rejected answer."""
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """What a method knows that has no settings of its own."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of each step that is also a Prometheus metric, `omnialign_train_{name}`."""
+
+    name: str
+    words: str
+    """What it means, for the metric's description."""
+
+
+REWARD_MEASURES: Mapping[str, Measure] = {
+    "rewards/margins": Measure("reward_margin", "How far chosen answers are ahead."),
+    "rewards/accuracies": Measure("reward_accuracy_ratio", "Share of pairs whose chosen answer is ahead."),
+}
+"""What all methods on pairs measure, by the names in the trainer's log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One training method. Its torch part is `build(inputs)` in `training/trainers/{name}.py`."""
+
+    name: str
+    rows: Rows
+    defaults: Hyperparameters
+    """What a zero in the hyperparameters stands for. The table in `training/README.md` says the same."""
+    settings: type[Any] = NoSettings
+    """The dataclass of what only this method knows; in a spec it is a section of the method's name."""
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    """What it measures beside loss, gradient and rate, by the names in the trainer's log."""
+
+    def build(self, inputs: Any) -> Any:
+        """The trainer of a run: `inputs` is a `training.loop.TrainerInputs`, the result a `DurableTrainer`."""
+        return importlib.import_module(f"training.trainers.{self.name}").build(inputs)
