@@ -33,6 +33,8 @@ class EngineRequest:
     policy: MediaPolicy = NO_BOUNDS
     json_schema: str = ""
     """JSON schema of the answer. Engines that cannot enforce a schema let the model write freely."""
+    return_tokens: bool = False
+    """Whether the result carries the ids and log-probabilities of its tokens."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,21 @@ class EngineResult:
     pieces: Pieces = ()
     error: OmnialignError | None = None
     info: generation_pb2.GenerationInfo = field(default_factory=generation_pb2.GenerationInfo)
+    tokens: generation_pb2.GeneratedTokens | None = None
+    """Of a request with `return_tokens`, once its model has written something."""
 
     @classmethod
     def of(
-        cls, request_id: str, answer: Pieces | OmnialignError, info: generation_pb2.GenerationInfo
+        cls,
+        request_id: str,
+        answer: Pieces | OmnialignError,
+        info: generation_pb2.GenerationInfo,
+        tokens: generation_pb2.GeneratedTokens | None = None,
     ) -> "EngineResult":
         """The result of a request whose answer was decoded, or could not be."""
         if isinstance(answer, OmnialignError):
-            return cls(request_id, error=answer, info=info)
-        return cls(request_id, pieces=answer, info=info)
+            return cls(request_id, error=answer, info=info, tokens=tokens)
+        return cls(request_id, pieces=answer, info=info, tokens=tokens)
 
 
 Deliver = Callable[[EngineResult], None]

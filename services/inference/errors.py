@@ -5,7 +5,7 @@
     ├── Unavailable         ENGINE_CLOSED
     ├── NotFound            MODEL_NOT_FOUND
     ├── FailedPrecondition  MODEL_LOAD_FAILED
-    ├── InvalidArgument     PROMPT_TOO_LONG
+    ├── InvalidArgument     PROMPT_TOO_LONG, TOKENS_UNSUPPORTED
     └── Internal            PROMPT_UNREADABLE, ANSWER_UNREADABLE
 
 What only one engine raises is defined beside that engine.
@@ -80,6 +80,15 @@ def prompt_too_long(model: str, *, prompt_tokens: int, context_tokens: int) -> I
         f"The prompt has {prompt_tokens} tokens, and {model} takes {context_tokens}, prompt and answer together.",
         reason="PROMPT_TOO_LONG",
         metadata={"prompt_tokens": str(prompt_tokens), "context_tokens": str(context_tokens)},
+    )
+
+
+def tokens_unsupported(model: str, why: str, mend: str) -> InvalidArgument:
+    """The error for tokens that an engine cannot report."""
+    return InvalidArgument(
+        f"The field return_tokens cannot be true for {model}, {why}; {mend}.",
+        reason="TOKENS_UNSUPPORTED",
+        metadata={"model": model},
     )
 
 

@@ -38,6 +38,8 @@ class Prompt:
     """Seed of the prompt's own random stream."""
     json_schema: str = ""
     """Schema of the answer, if the answer is JSON."""
+    return_tokens: bool = False
+    """Whether the answer carries the ids and log-probabilities of its tokens."""
 
 
 class Task(ABC, Generic[ItemT, ResultT]):
@@ -45,6 +47,10 @@ class Task(ABC, Generic[ItemT, ResultT]):
 
     def __init__(self, result_type: Callable[..., ResultT]) -> None:
         self.result_type = result_type
+
+    def works(self, items: Sequence[Any]) -> Sequence[ItemT]:
+        """What gets a result each, given the items of a request: those themselves, or several samples of each."""
+        return items
 
     @abstractmethod
     def contents(self, item: ItemT) -> Iterable[content_pb2.Content]:
@@ -112,13 +118,13 @@ class ItemLoop:
     async def run(
         self, request: ItemsRequest, task: Task[ItemT, ResultT], *, temperature: float = 0.0
     ) -> AsyncGenerator[ResultT, None]:
-        """One result per item, as each finishes. Raises InvalidArgument ITEM_ID_REPEATED before any work.
+        """The results of all items, as each finishes. Raises InvalidArgument ITEM_ID_REPEATED before any work.
 
         `temperature` is that of requests that set none.
         """
         check_ids(request.items)
         sampling = with_defaults(request.sampling, max_new_tokens=self._max_new_tokens, temperature=temperature)
-        works, failures = await self._prepare(request.items, task)
+        works, failures = await self._prepare(task.works(request.items), task)
         for failure in failures:
             yield failure
         # The engine runs in a task of its own and results wait in a queue, so that a slow reader of this iterator
@@ -244,6 +250,7 @@ def _engine_requests(
                     template=prompt.rendered.template,
                     policy=policy,
                     json_schema=prompt.json_schema,
+                    return_tokens=prompt.return_tokens,
                 )
             )
     return requests, owners

@@ -1,14 +1,19 @@
 """Responses y ~ pi(x), and refinements y* ~ pi(x, y, c)."""
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from omnialign.errors import InvalidArgument, OmnialignError, to_status
 from omnialign.modeling.inputs import pieces
 from omnialign.modeling.prompts import render_refinement, render_response
 from omnialign.v1 import content_pb2, record_pb2
 from omnialign.v1 import refinement_service_pb2 as pb
 from services.inference.engine import EngineResult
-from services.inference.item_loop import ItemLoop, ItemT, Prompt, ResultT, Task
+from services.inference.item_loop import ItemLoop, ItemT, Prompt, ResultT, Task, derived_seed
 from services.inference.media import MediaClient
+
+MAX_RESPONSES = 4096
+"""Most responses of one request: items times samples."""
 
 
 class Writer:
@@ -18,8 +23,8 @@ class Writer:
         self._loop, self._temperature = loop, temperature
 
     def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse, None]:
-        """A response or an error for each item."""
-        task = GenerateTask(pb.GenerateResponse, self._loop.media)
+        """A response or an error for each sample of each item. Raises InvalidArgument SAMPLES_TOO_MANY."""
+        task = GenerateTask(request, self._loop.media)
         return self._loop.run(request, task, temperature=self._temperature_of(request))
 
     def refine(self, request: pb.RefineRequest) -> AsyncGenerator[pb.RefineResponse, None]:
@@ -42,23 +47,66 @@ class WritingTask(Task[ItemT, ResultT]):
     async def result(self, item: ItemT, answers: Sequence[EngineResult]) -> ResultT:
         """The response, once its media are stored. Raises the answer's error."""
         (answer,) = answers
+        return self.result_type(id=item.id, response=await self.response(answer))
+
+    async def response(self, answer: EngineResult) -> record_pb2.Response:
+        """An answer as a response, once its media are stored. Raises its error."""
         if answer.error is not None:
             raise answer.error
         content = await self._media.store(answer.pieces)
-        response = record_pb2.Response(content=content, source=answer.info.model, generation=answer.info)
-        return self.result_type(id=item.id, response=response)
+        return record_pb2.Response(content=content, source=answer.info.model, generation=answer.info)
 
 
-class GenerateTask(WritingTask[pb.GenerateItem, pb.GenerateResponse]):
-    """Answers one prompt."""
+@dataclass(frozen=True)
+class Sample:
+    """One of the samples of an item, counted from 0."""
 
-    def contents(self, item: pb.GenerateItem) -> Iterable[content_pb2.Content]:
+    item: pb.GenerateItem
+    number: int
+
+    @property
+    def seed(self) -> int:
+        """Seed of its random stream. Sample 0 is what a request for one response gets."""
+        return derived_seed(self.item.seed, purpose=f"sample {self.number}") if self.number else self.item.seed
+
+
+class GenerateTask(WritingTask[Sample, pb.GenerateResponse]):
+    """Draws one sample of the answer to a prompt."""
+
+    def __init__(self, request: pb.GenerateRequest, media: MediaClient) -> None:
+        super().__init__(pb.GenerateResponse, media)
+        self._num_samples, self._return_tokens = request.num_samples or 1, request.return_tokens
+
+    def works(self, items: Sequence[pb.GenerateItem]) -> Sequence[Sample]:
+        """All samples, those of an item one after the other."""
+        if len(items) * self._num_samples > MAX_RESPONSES:
+            raise samples_too_many(len(items), self._num_samples)
+        return [Sample(item, number) for item in items for number in range(self._num_samples)]
+
+    def contents(self, item: Sample) -> Iterable[content_pb2.Content]:
         """The prompt."""
-        return (item.prompt,)
+        return (item.item.prompt,)
 
-    def prompts(self, item: pb.GenerateItem, media: Mapping[str, bytes]) -> Sequence[Prompt]:
+    def prompts(self, item: Sample, media: Mapping[str, bytes]) -> Sequence[Prompt]:
         """Asks for an answer."""
-        return [Prompt(render_response(pieces(item.prompt, media)), item.seed)]
+        rendered = render_response(pieces(item.item.prompt, media))
+        return [Prompt(rendered, item.seed, return_tokens=self._return_tokens)]
+
+    async def result(self, item: Sample, answers: Sequence[EngineResult]) -> pb.GenerateResponse:
+        """The response with its tokens. An answer that cannot be decoded has tokens too."""
+        (answer,) = answers
+        result = pb.GenerateResponse(id=item.item.id, sample=item.number, tokens=answer.tokens)
+        try:
+            result.response.CopyFrom(await self.response(answer))
+        except OmnialignError as error:
+            if error is not answer.error:  # of storing media
+                raise
+            result.error.CopyFrom(to_status(error))
+        return result
+
+    def failure(self, item: Sample, error: OmnialignError) -> pb.GenerateResponse:
+        """The result of a sample that failed."""
+        return pb.GenerateResponse(id=item.item.id, sample=item.number, error=to_status(error))
 
 
 class RefineTask(WritingTask[pb.RefineItem, pb.RefineResponse]):
@@ -72,3 +120,13 @@ class RefineTask(WritingTask[pb.RefineItem, pb.RefineResponse]):
         """Asks for a better response, given the feedback."""
         prompt, response = pieces(item.prompt, media), pieces(item.response, media)
         return [Prompt(render_refinement(prompt, response, item.feedback), item.seed)]
+
+
+def samples_too_many(num_items: int, num_samples: int) -> InvalidArgument:
+    """The error for a request that asks for more responses than one call brings."""
+    return InvalidArgument(
+        f"The field num_samples asks for {num_samples} responses to each of {num_items} items, and a request gets at "
+        f"most {MAX_RESPONSES} in all; send fewer items at a time.",
+        reason="SAMPLES_TOO_MANY",
+        metadata={"items": str(num_items), "num_samples": str(num_samples), "most": str(MAX_RESPONSES)},
+    )

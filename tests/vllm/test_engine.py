@@ -152,6 +152,31 @@ async def test_log_probabilities_are_those_of_the_transformers_model(engine):
     assert all(math.isclose(a, b, abs_tol=1e-3) for a, b in zip(found, wanted, strict=True))
 
 
+async def test_written_tokens_have_the_log_probabilities_of_a_forward_pass(engine, random_model, folder_of):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from services.inference.models.key import load_model_adapter
+
+    asked = requests(random_model, ["what is red", "go on"], max_new_tokens=12, temperature=1.0, top_p=0.9)
+    found = await results(engine, [replace(request, return_tokens=True) for request in asked])
+    adapter = load_model_adapter(folder_of(random_model), random_model)
+    model = AutoModelForCausalLM.from_pretrained(folder_of(random_model), dtype=torch.float32)
+    for request in asked:
+        prompt, tokens = adapter.encode(request.turns).ids, found[request.id].tokens
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *tokens.ids]])).logits[0].log_softmax(-1)
+        wanted = [float(logits[len(prompt) - 1 + index, token]) for index, token in enumerate(tokens.ids)]
+        assert len(wanted) > 1
+        assert list(tokens.log_probs) == pytest.approx(wanted, abs=1e-3)
+
+
+async def test_at_another_temperature_vllm_has_no_log_probabilities_to_give(engine, random_model):
+    (asked,) = requests(random_model, ["a"], max_new_tokens=4, temperature=0.7)
+    (result,) = (await results(engine, [replace(asked, return_tokens=True)])).values()
+    assert result.error.reason == "TOKENS_UNSUPPORTED"
+
+
 async def test_metrics_of_vllm_stand_beside_ours(random_model):
     from prometheus_client import CollectorRegistry
 

@@ -22,6 +22,8 @@ class Completion:
     ids: list[int]
     finish_reason: int
     seconds: float
+    log_probs: Sequence[float] = ()
+    """Of the ids, if the request wants them."""
 
 
 Outcome = Completion | OmnialignError
@@ -39,6 +41,7 @@ class SequenceRequest:
     seed: int
     stops: Sequence[str]
     deliver: Callable[["SequenceRequest", Outcome], None]
+    wants_log_probs: bool = False
     group: object | None = None
     """Identifies the RPC of a deterministic request; None for all others."""
     cancelled: bool = False

@@ -33,6 +33,8 @@ class Row:
 
     request: SequenceRequest
     written: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    """Of the tokens written, if the request wants them."""
     span_state: SpanState = field(default_factory=SpanState)
 
     def write(self, token: int) -> None:
@@ -50,6 +52,10 @@ class Row:
         if len(self.written) >= request.max_new_tokens:
             return generation_pb2.FINISH_REASON_LENGTH
         return generation_pb2.FINISH_REASON_UNSPECIFIED
+
+    def completion(self, reason: int, seconds: float) -> Completion:
+        """What the row has written, once it has ended."""
+        return Completion(self.written, reason, seconds, self.log_probs)
 
 
 @dataclass(frozen=True)
@@ -169,14 +175,24 @@ class Batch:
         steps = torch.full_like(self._next_positions[:, 0], self._num_steps, dtype=torch.int64)  # (rows,)
         tokens = self._sampler.sample(logits, steps)  # (rows,)
         self._num_steps += 1
+        self._note_log_probs(tokens)
         for row, token in zip(self.rows, tokens.tolist(), strict=True):  # the one synchronisation with a GPU per step
             row.write(token)
         ended = [(i, reason) for i, row in enumerate(self.rows) if (reason := row.finish_reason())]
         seconds = time.monotonic() - self.started_at
-        results = [(self.rows[i].request, Completion(self.rows[i].written, reason, seconds)) for i, reason in ended]
+        results = [(self.rows[i].request, self.rows[i].completion(reason, seconds)) for i, reason in ended]
         self._tokens = tokens
         self._drop([i for i, _ in ended])
         return results
+
+    def _note_log_probs(self, tokens: torch.Tensor) -> None:
+        """Notes the log-probability of each new token, (rows,), for the rows that want it."""
+        wanted = [i for i, row in enumerate(self.rows) if row.request.wants_log_probs]
+        if wanted:
+            rows = self._tensor(wanted)
+            found = self._sampler.keep(rows).log_probs(self._logits[rows], tokens[rows])
+            for i, log_prob in zip(wanted, found.tolist(), strict=True):
+                self.rows[i].log_probs.append(log_prob)
 
     def _compute_logits(self) -> None:
         """The logits of what follows the tokens just written."""

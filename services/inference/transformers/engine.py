@@ -100,7 +100,11 @@ class TransformersEngine(Engine):
     ) -> list[Job]:
         """A job for each request whose prompt can be read; the results of the others are delivered at once."""
         group = object() if deterministic else None
-        encoded = await asyncio.gather(*(self._codecs.encode(loaded.adapter, request) for request in requests))
+        # The samples of an item have one prompt, which is encoded once.
+        prompts = {(request.turns, request.policy): request for request in requests}
+        found = await asyncio.gather(*(self._codecs.encode(loaded.adapter, request) for request in prompts.values()))
+        by_prompt = dict(zip(prompts, found, strict=True))
+        encoded = [by_prompt[request.turns, request.policy] for request in requests]
         jobs = []
         for request, inputs in zip(requests, encoded, strict=True):
             try:
@@ -125,6 +129,7 @@ class TransformersEngine(Engine):
             seed=request.seed,
             stops=stops_of(sampling),
             deliver=lambda sequence, outcome: None,
+            wants_log_probs=request.return_tokens,
             group=group,
         )
         return Job(request, sequence, inputs.losses)
@@ -173,7 +178,8 @@ class TransformersEngine(Engine):
             deliver(EngineResult(job.request.id, error=outcome, info=info))
             return
         answer = await self._codecs.decode(job.sequence.loaded.adapter, outcome.ids, stop=job.sequence.stops)
-        deliver(EngineResult.of(job.request.id, answer, info))
+        tokens = generation_pb2.GeneratedTokens(ids=outcome.ids, log_probs=outcome.log_probs)
+        deliver(EngineResult.of(job.request.id, answer, info, tokens if job.request.return_tokens else None))
 
     def _key(self, model: str, *, deterministic: bool) -> ModelKey:
         return ModelKey.of(model, self._config, deterministic=deterministic)

@@ -76,11 +76,22 @@ class Sampler:
         if not bool(sampled.any()):
             return logits.argmax(-1)
         # Rows with temperature 0 are greedy: they are computed like the others, and their noise is not used.
-        scaled = logits / torch.where(sampled, self.temperatures, 1.0)[:, None]
+        scaled = self._scaled(logits)
         if bool((self.top_ps < 1).any()):
             scaled = nucleus(scaled, self.top_ps)
         noise = gumbel(self.seeds, steps, logits.shape[1])
         return torch.where(sampled[:, None], scaled + noise, logits).argmax(-1)
+
+    def log_probs(self, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """log softmax(logits / temperature) of one token per row, (rows,); greedy rows have the temperature 1.
+
+        The policy gradient needs the model's own distribution, which the trainer can compute too: so `logits` are those
+        before constraints, and top-p is left out.
+        """
+        return self._scaled(logits.float()).log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+
+    def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits / torch.where(self.temperatures > 0, self.temperatures, 1.0)[:, None]
 
 
 def nucleus(logits: torch.Tensor, top_ps: torch.Tensor) -> torch.Tensor:

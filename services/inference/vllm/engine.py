@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from omnialign.errors import FailedPrecondition, Internal, OmnialignError
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.inputs import Piece
+from omnialign.v1 import generation_pb2
 from services.inference.codec_pool import CodecPool
 from services.inference.config import EngineConfig
 from services.inference.engine import Deliver, Engine, EngineRequest, EngineResult, info_of
@@ -221,7 +222,8 @@ class VllmEngine(Engine):
         info.latency.FromNanoseconds(int((time.monotonic() - started) * 1e9))
         self._count(info)
         pieces = await self._codecs.decode(model.adapter, answer.ids, stop=answer.stops)
-        return EngineResult.of(request.id, pieces, info)
+        tokens = generation_pb2.GeneratedTokens(ids=answer.ids, log_probs=answer.log_probs)
+        return EngineResult.of(request.id, pieces, info, tokens if request.return_tokens else None)
 
     def _count(self, info: Any) -> None:
         self._metrics.tokens.labels("in").inc(info.prompt_tokens)

@@ -15,7 +15,7 @@ from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy, Turn
 from omnialign.v1 import content_pb2, generation_pb2
 from services.inference import stop_strings
 from services.inference.engine import EngineRequest
-from services.inference.errors import engine_closed, prompt_unreadable
+from services.inference.errors import engine_closed, prompt_unreadable, tokens_unsupported
 
 
 class MediaLost(Exception):
@@ -93,7 +93,7 @@ def _to_vllm(decoded: DecodedMedia) -> Any:
 
 
 def sampling_of(request: EngineRequest, adapter: Adapter, max_new_tokens: int) -> Any:
-    """vLLM's sampling parameters for a request. Raises FailedPrecondition JSON_SCHEMA_UNSUPPORTED."""
+    """vLLM's sampling parameters for a request. Raises JSON_SCHEMA_UNSUPPORTED, TOKENS_UNSUPPORTED."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -107,10 +107,24 @@ def sampling_of(request: EngineRequest, adapter: Adapter, max_new_tokens: int) -
         stop_token_ids=list(adapter.end_ids),
         ignore_eos=True,  # the adapter's end ids are the only ones, as on every engine
         detokenize=False,
+        logprobs=_logprobs(request),
         structured_outputs=_structured_outputs(request, adapter),
         # Stop strings are searched for in what the adapter decodes, which needs every token as it comes.
         output_kind=RequestOutputKind.CUMULATIVE if has_stops else RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _logprobs(request: EngineRequest) -> int | None:
+    """How many further tokens vLLM reports beside each that it writes; None if it reports no log-probabilities."""
+    if not request.return_tokens:
+        return None
+    # vLLM reports those of softmax(logits), or else of what is left of softmax(logits / temperature) after constraints
+    # and top-p. The contract's are before both, so only the first will do, and only without a temperature.
+    if request.sampling.temperature not in (0.0, 1.0):
+        why = f"whose vLLM engine does not report them at the temperature {request.sampling.temperature:g}"
+        mend = "sample with the temperature 1 or 0, or use the transformers engine"
+        raise tokens_unsupported(request.model, why, mend)
+    return 0
 
 
 def _structured_outputs(request: EngineRequest, adapter: Adapter) -> Any:
@@ -135,16 +149,21 @@ class Answer:
     adapter: Adapter
     stops: Sequence[str] = ()
     ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    """Of the ids, if they were asked for."""
     finish_reason: int = generation_pb2.FINISH_REASON_UNSPECIFIED
 
     def update(self, output: Any) -> bool:
         """Takes an output, which has all ids so far; True when the answer has ended. Raises why vLLM broke it off."""
         (completion,) = output.outputs
         ids = list(completion.token_ids)
+        entries = completion.logprobs or ()
+        self.log_probs = [entry[token].logprob for entry, token in zip(entries, ids, strict=bool(entries))]
         # An output may bring several new ids. Each prefix is checked, because the answer ends at the first stop.
         for count in range(len(self.ids) + 1, len(ids) + 1) if self.stops else ():
             if stop_strings.is_met(self.adapter, ids[:count], self.stops):
                 self.ids, self.finish_reason = ids[:count], generation_pb2.FINISH_REASON_STOP
+                self.log_probs = self.log_probs[:count]
                 return True
         self.ids = ids
         if output.finished:

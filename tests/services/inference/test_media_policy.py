@@ -72,7 +72,7 @@ async def test_the_policy_of_a_request_reaches_the_engine(rpc: str, policy: Medi
 
 
 def seen(request: EngineRequest, data: bytes, policy: MediaPolicy) -> EngineRequest:
-    turn = Turn("user", ("look", MediaBytes(content_pb2.MODALITY_IMAGE, data)))
+    turn = Turn("user", (f"look {request.id}", MediaBytes(content_pb2.MODALITY_IMAGE, data)))
     return replace(request, turns=(turn,), policy=policy)
 
 

@@ -165,6 +165,13 @@ async def test_determinism_is_not_promised(stub):
     assert caught.value.reason == "ENDPOINT_NOT_DETERMINISTIC"
 
 
+async def test_tokens_are_not_to_be_had_from_an_endpoint(stub):
+    async with opened(stub) as engine:
+        with pytest.raises(InvalidArgument) as caught:
+            await anext(engine.generate([replace(request(stub.model(), "x"), return_tokens=True)]))
+    assert caught.value.reason == "TOKENS_UNSUPPORTED"
+
+
 async def test_loading_sees_that_the_endpoint_has_the_model(stub):
     async with opened(stub) as engine:
         await engine.load(stub.model())
