@@ -148,6 +148,14 @@ class NullJudge(judge_service_pb2_grpc.JudgeServiceServicer):
             abstention = critique_service_pb2.Abstention(reason="NOT_SCORED")
             yield judge_service_pb2.ScoreResponseResponse(id=item.id, abstention=abstention)
 
+    async def ComputeRewards(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """Rewards each response by its length."""
+        await self._behaviour.enter("ComputeRewards", [item.id for item in request.items])
+        for item in request.items:
+            result = _outcome(self._behaviour, "ComputeRewards", item.id)
+            reward = {"reward": float(len(text_of(item.response)))}
+            yield judge_service_pb2.ComputeRewardsResponse(id=item.id, **(result or reward))
+
     def _verdict(self, request: Any, item: Any) -> dict[str, Any]:
         verdict = self._behaviour.verdict(item.id)
         reason = "ANSWER_UNPARSABLE" if verdict == record_pb2.VERDICT_ABSTAIN else ""

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class JudgeServiceStub:
-    """Scores and compares responses with a judge model. Stateless.
+    """Scores and compares responses with a judge model, or rewards them with a reward model. Stateless.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,15 @@ class JudgeServiceStub:
                 request_serializer=omnialign_dot_v1_dot_judge__service__pb2.CompareResponsesRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_judge__service__pb2.CompareResponsesResponse.FromString,
                 _registered_method=True)
+        self.ComputeRewards = channel.unary_stream(
+                '/omnialign.v1.JudgeService/ComputeRewards',
+                request_serializer=omnialign_dot_v1_dot_judge__service__pb2.ComputeRewardsRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_judge__service__pb2.ComputeRewardsResponse.FromString,
+                _registered_method=True)
 
 
 class JudgeServiceServicer:
-    """Scores and compares responses with a judge model. Stateless.
+    """Scores and compares responses with a judge model, or rewards them with a reward model. Stateless.
     """
 
     def ScoreResponse(self, request, context):
@@ -60,6 +65,13 @@ class JudgeServiceServicer:
 
     def CompareResponses(self, request, context):
         """Compares a candidate with a baseline in both orders. Results stream in the order they finish, one per item.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ComputeRewards(self, request, context):
+        """Computes the rewards that a reward model gives to responses. Results stream in the order they finish, one per item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +90,11 @@ def add_JudgeServiceServicer_to_server(servicer, server):
                     request_deserializer=omnialign_dot_v1_dot_judge__service__pb2.CompareResponsesRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_judge__service__pb2.CompareResponsesResponse.SerializeToString,
             ),
+            'ComputeRewards': grpc.unary_stream_rpc_method_handler(
+                    servicer.ComputeRewards,
+                    request_deserializer=omnialign_dot_v1_dot_judge__service__pb2.ComputeRewardsRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_judge__service__pb2.ComputeRewardsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'omnialign.v1.JudgeService', rpc_method_handlers)
@@ -87,7 +104,7 @@ def add_JudgeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JudgeService:
-    """Scores and compares responses with a judge model. Stateless.
+    """Scores and compares responses with a judge model, or rewards them with a reward model. Stateless.
     """
 
     @staticmethod
@@ -134,6 +151,33 @@ class JudgeService:
             '/omnialign.v1.JudgeService/CompareResponses',
             omnialign_dot_v1_dot_judge__service__pb2.CompareResponsesRequest.SerializeToString,
             omnialign_dot_v1_dot_judge__service__pb2.CompareResponsesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ComputeRewards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.JudgeService/ComputeRewards',
+            omnialign_dot_v1_dot_judge__service__pb2.ComputeRewardsRequest.SerializeToString,
+            omnialign_dot_v1_dot_judge__service__pb2.ComputeRewardsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,7 @@ class ModelVersion(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     LORA_BASE_FIELD_NUMBER: _builtins.int
+    REWARD_MODEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{version}`. Output only."""
     uri: _builtins.str
@@ -74,6 +75,8 @@ class ModelVersion(_message.Message):
     """For a LoRA, the version of its base model, as its adapter_config.json names it. Empty for a full
     model. Output only.
     """
+    reward_model: _builtins.bool
+    """Whether it is a reward model, which gives responses a reward and writes none itself. Output only."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free-form labels."""
@@ -94,10 +97,11 @@ class ModelVersion(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         lora_base: _builtins.str = ...,
+        reward_model: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "labels", b"labels", "lora_base", b"lora_base", "name", b"name", "parameter_count", b"parameter_count", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "labels", b"labels", "lora_base", b"lora_base", "name", b"name", "parameter_count", b"parameter_count", "reward_model", b"reward_model", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

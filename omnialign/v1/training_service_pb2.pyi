@@ -207,6 +207,7 @@ class TrainingSpec(_message.Message):
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     MAX_DROPPED_FRACTION_FIELD_NUMBER: _builtins.int
     SIMPO_FIELD_NUMBER: _builtins.int
+    REWARD_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """`sft`, or one of those that read preference pairs: `dpo`, `simpo`, `orpo`."""
     base_model: _builtins.str
@@ -246,6 +247,10 @@ class TrainingSpec(_message.Message):
     def simpo(self) -> Global___SimpoSettings:
         """Of `simpo`."""
 
+    @_builtins.property
+    def reward(self) -> Global___RewardSettings:
+        """Of `reward`."""
+
     def __init__(
         self,
         *,
@@ -261,16 +266,58 @@ class TrainingSpec(_message.Message):
         media_policy: _generation_pb2.MediaPolicy | None = ...,
         max_dropped_fraction: _builtins.float = ...,
         simpo: Global___SimpoSettings | None = ...,
+        reward: Global___RewardSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "hyperparameters", b"hyperparameters", "media_policy", b"media_policy", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "hyperparameters", b"hyperparameters", "media_policy", b"media_policy", "reward", b"reward", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "hyperparameters", b"hyperparameters", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "hyperparameters", b"hyperparameters", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "reward", b"reward", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo"]  # noqa: Y015
+    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "reward"]  # noqa: Y015
     _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 
 Global___TrainingSpec: _TypeAlias = TrainingSpec  # noqa: Y015
+
+@_typing.final
+class RewardSettings(_message.Message):
+    """Settings of a reward model, trained on preference pairs (Bradley and Terry 1952; Ouyang et al. 2022)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CENTER_WEIGHT_FIELD_NUMBER: _builtins.int
+    USE_MARGIN_FIELD_NUMBER: _builtins.int
+    HOLDOUT_FRACTION_FIELD_NUMBER: _builtins.int
+    center_weight: _builtins.float
+    """Weight c of c · mean (r_chosen + r_rejected)^2, which keeps rewards around zero (Eisenstein et al. 2023). Not set
+    means 0.01.
+    """
+    use_margin: _builtins.bool
+    """Whether the chosen response must be ahead by a margin, the difference of the two responses' mean ratings divided by
+    the best rating. 0 where a response has no ratings, or where the ratings disagree with the preference.
+    """
+    holdout_fraction: _builtins.float
+    """Share of the pairs that are held out and evaluated at the end; none of fewer than 50 pairs. Not set means 0.1."""
+    def __init__(
+        self,
+        *,
+        center_weight: _builtins.float | None = ...,
+        use_margin: _builtins.bool = ...,
+        holdout_fraction: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_center_weight", b"_center_weight", "_holdout_fraction", b"_holdout_fraction", "center_weight", b"center_weight", "holdout_fraction", b"holdout_fraction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_center_weight", b"_center_weight", "_holdout_fraction", b"_holdout_fraction", "center_weight", b"center_weight", "holdout_fraction", b"holdout_fraction", "use_margin", b"use_margin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__center_weight: _TypeAlias = _typing.Literal["center_weight"]  # noqa: Y015
+    _WhichOneofArgType__center_weight: _TypeAlias = _typing.Literal["_center_weight", b"_center_weight"]  # noqa: Y015
+    _WhichOneofReturnType__holdout_fraction: _TypeAlias = _typing.Literal["holdout_fraction"]  # noqa: Y015
+    _WhichOneofArgType__holdout_fraction: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__center_weight) -> _WhichOneofReturnType__center_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__holdout_fraction) -> _WhichOneofReturnType__holdout_fraction | None: ...
+
+Global___RewardSettings: _TypeAlias = RewardSettings  # noqa: Y015
 
 @_typing.final
 class SimpoSettings(_message.Message):

@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 import grpc
 
+from omnialign.errors import FailedPrecondition
 from omnialign.v1 import judge_service_pb2 as pb
 from omnialign.v1 import judge_service_pb2_grpc
 from services.judge.judge import Judge
@@ -31,3 +32,10 @@ class JudgeServicer(judge_service_pb2_grpc.JudgeServiceServicer):
         async with aclosing(self._judge.compare(request)) as results:
             async for result in results:
                 yield result
+
+    async def ComputeRewards(  # noqa: N802
+        self, request: pb.ComputeRewardsRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> AsyncIterator[pb.ComputeRewardsResponse]:
+        """Refuses: no engine runs reward models yet."""
+        raise FailedPrecondition("no engine here runs reward models", reason="REWARD_UNSUPPORTED")
+        yield  # what makes this a stream

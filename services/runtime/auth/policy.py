@@ -82,7 +82,7 @@ _POLICY = {
     "ClosePolicy": _write("name", job="within"),
 }
 _CRITIQUE = {"Critique": _run("model")}
-_JUDGE = {"ScoreResponse": _run("model"), "CompareResponses": _run("model")}
+_JUDGE = {"ScoreResponse": _run("model"), "CompareResponses": _run("model"), "ComputeRewards": _run("model")}
 _TRAINING = {
     "CreateTrainingJob": _write("parent"),
     "GetTrainingJob": _read("name"),

@@ -52,6 +52,7 @@ LOCATIONS = frozenset(
         f"{_V1}CritiqueRequest.model",
         f"{_V1}ScoreResponseRequest.model",
         f"{_V1}CompareResponsesRequest.model",
+        f"{_V1}ComputeRewardsRequest.model",
         f"{_V1}AlignmentSpec.base_model",
         f"{_V1}AlignmentSpec.feedback_model",
         f"{_V1}AlignmentSpec.judge_model",

@@ -30,7 +30,7 @@ FILES = (
     training_service_pb2,
 )
 READS = ("Get", "List", "Stream", "Watch", "Download", "CreateMediaDownload")
-RUNS = ("Generate", "Refine", "Critique", "ScoreResponse", "CompareResponses")
+RUNS = ("Generate", "Refine", "Critique", "ScoreResponse", "CompareResponses", "ComputeRewards")
 ADDRESSES = {"name", "parent", "dataset", "model", "base_model", "feedback_model", "judge_model", "uri", "source_uri"}
 
 
@@ -100,6 +100,7 @@ def test_only_what_a_training_job_needs_is_open_to_its_token():
         "Critique": "within",
         "ScoreResponse": "within",
         "CompareResponses": "within",
+        "ComputeRewards": "within",
     }
 
 
