@@ -79,7 +79,7 @@ class Bench:
         values["pair_source"] = "PAIR_SOURCE_BINARY" if arm.fraction is None else "PAIR_SOURCE_LANGUAGE_FEEDBACK"
         values |= {"feedback_fraction": arm.fraction or 1.0, "max_pairs": self.plan.num_pairs}
         values |= {"judge_model": self.judge_model}
-        values["optimization"] |= {"learning_rate": learning_rate, "sft_weight": sft_weight}
+        values["optimization"]["hyperparameters"] |= {"learning_rate": learning_rate, "sft_weight": sft_weight}
         return ParseDict(values, alignment_service_pb2.AlignmentSpec())
 
     async def run(self, arm: Arm, learning_rate: float, sft_weight: float) -> alignment_service_pb2.AlignmentJob:
@@ -106,8 +106,8 @@ class Bench:
             output_model_id=name,
         )
         values = recipe.spec(self.seed, dataset=self.dataset, base_model=self.base_model)
-        values["optimization"] |= {"learning_rate": learning_rate, "sft_weight": sft_weight}
-        ParseDict(values["optimization"], spec.hyperparameters)
+        values["optimization"]["hyperparameters"] |= {"learning_rate": learning_rate, "sft_weight": sft_weight}
+        ParseDict(values["optimization"]["hyperparameters"], spec.hyperparameters)
         ParseDict(values["distribution"], spec.distribution)
         job = await self.client.create_training_job(name, spec)
         async for event in self.client.watch_training_job(job.name):

@@ -80,7 +80,8 @@ def _answer(reader: _Reader, target: str) -> tuple[Sample, ...]:
 
 
 def _response(reader: _Reader) -> tuple[Sample, ...]:
-    preferred = reader.preferred() or 1
+    """The preferred response, that of a pair of the gate included; otherwise the first."""
+    preferred = reader.pair_preferred() or 1
     if len(reader.responses) < preferred:
         raise Dropped("NO_RESPONSE")
     return (Sample(render_response(reader.prompt).turns, (reader.responses[preferred - 1],)),)

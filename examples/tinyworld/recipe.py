@@ -3,28 +3,40 @@
 The settings are the same for every seed; docs/results/demo.md has the results and says what has not been tuned.
 """
 
+import copy
 from typing import Any
 
 from examples.tinyworld.dataset import Sizes
 
 SMALL = Sizes(train=60, prompts=30, validation=0, test=4)
 """Rows per subtask of the small demo, which shows that everything works, not how well."""
-SMALL_STEPS = {"feedback_training": 150, "judge_training": 150, "optimization": 12}
+SMALL_STEPS = {"feedback_training": 150, "judge_training": 150}
+SMALL_OPTIMIZATION_STEPS = 12
 """Training steps of the small demo; a judge with fewer would let no pair through the gate."""
 
 MODEL_ID, DATASET_ID, JOB_ID = "tinyworld-base", "tinyworld", "demo"
 
+COMMON = {"batch_size": 32, "num_epochs": 4, "warmup_ratio": 0.05}
+OPTIMIZATION: dict[str, dict[str, Any]] = {
+    "sft": {"hyperparameters": {**COMMON, "learning_rate": 5e-4}},
+    "dpo": {"hyperparameters": {**COMMON, "learning_rate": 3e-4, "beta": 0.3, "sft_weight": 5.0}},
+    "simpo": {"hyperparameters": {**COMMON, "learning_rate": 3e-4, "beta": 2.0, "sft_weight": 1.0}},
+    "orpo": {"hyperparameters": {**COMMON, "learning_rate": 5e-4, "beta": 0.2, "sft_weight": 1.0}},
+}
+"""What the demo tells each method; the fields of an `Optimization` but for its method."""
 
-def spec(seed: int, *, dataset: str, base_model: str, small: bool = False) -> dict[str, Any]:
+
+def spec(seed: int, *, dataset: str, base_model: str, method: str = "dpo", small: bool = False) -> dict[str, Any]:
     """An `AlignmentSpec` as proto JSON with original field names; `small` trains for only a few steps."""
-    wanted = _spec(seed, dataset=dataset, base_model=base_model)
+    wanted = _spec(seed, dataset=dataset, base_model=base_model, method=method)
     if small:
         for stage, steps in SMALL_STEPS.items():
             wanted[stage] |= {"max_steps": steps}
+        wanted["optimization"]["hyperparameters"] |= {"max_steps": SMALL_OPTIMIZATION_STEPS}
     return wanted
 
 
-def _spec(seed: int, *, dataset: str, base_model: str) -> dict[str, Any]:
+def _spec(seed: int, *, dataset: str, base_model: str, method: str) -> dict[str, Any]:
     return {
         "base_model": base_model,
         "dataset": dataset,
@@ -38,14 +50,7 @@ def _spec(seed: int, *, dataset: str, base_model: str) -> dict[str, Any]:
         "sampling": {"temperature": 1.0, "top_p": 1.0},
         "feedback_training": {"learning_rate": 3e-3, "batch_size": 16, "num_epochs": 3, "warmup_ratio": 0.05},
         "judge_training": {"learning_rate": 3e-3, "batch_size": 16, "num_epochs": 2, "warmup_ratio": 0.05},
-        "optimization": {
-            "learning_rate": 3e-4,
-            "batch_size": 32,
-            "num_epochs": 4,
-            "warmup_ratio": 0.05,
-            "beta": 0.3,
-            "sft_weight": 5.0,
-        },
+        "optimization": {"method": method} | copy.deepcopy(OPTIMIZATION[method]),
         "distribution": {"num_processes": 2, "zero_stage": 2, "precision": "fp32"},
         "checkers": ["tinyworld"],
     }

@@ -79,6 +79,7 @@ class DemoPlan:
 
     seed: int
     small: bool
+    method: str
     suffix: str = ""
     """Keeps the resources of one demo apart from those of others on a shared server."""
 
@@ -92,6 +93,9 @@ async def demo(
     session: Session,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the data and of all sampling.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the report and the state of the run.")] = Path("omnialign-demo"),
+    method: Annotated[
+        str, typer.Option(help="How to optimise on what the loop found, such as `dpo` or `simpo`.")
+    ] = "dpo",
     small: Annotated[
         bool, typer.Option(help="A smoke test of few rows and steps: shows that everything works, not how well.")
     ] = False,
@@ -101,16 +105,33 @@ async def demo(
     Runs everything in this process, or on a server with --address.
     """
     started = time.monotonic()
+    _check_method(method)
     if small:
         session.out.say(SMOKE_TEST)
     if session.address:
-        numbers = await _run_on_server(session, DemoPlan(seed, small, suffix=time.strftime("-%m%d-%H%M%S")), out)
+        numbers = await _run_on_server(
+            session, DemoPlan(seed, small, method, suffix=time.strftime("-%m%d-%H%M%S")), out
+        )
     else:
-        numbers = await _run_in_process(session.out, DemoPlan(seed, small), out)
+        numbers = await _run_in_process(session.out, DemoPlan(seed, small, method), out)
     await _show(numbers, folder=out, out=session.out)
     if small:
         session.out.say(SMOKE_TEST)
     session.out.say(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
+
+
+def _check_method(method: str) -> None:
+    """Raises InvalidArgument METHOD_UNKNOWN for a method that the demo has no settings for."""
+    from examples.tinyworld import recipe
+    from omnialign.errors import InvalidArgument
+
+    if method not in recipe.OPTIMIZATION:
+        listed = ", ".join(recipe.OPTIMIZATION)
+        raise InvalidArgument(
+            f"The demo has no method '{method}'; use one of {listed}.",
+            reason="METHOD_UNKNOWN",
+            metadata={"method": method, "known": listed},
+        )
 
 
 async def _run_in_process(out: Output, plan: DemoPlan, folder: Path) -> dict[str, Any]:
@@ -157,7 +178,9 @@ async def _submit(session: Session, client: AsyncClient, plan: DemoPlan, *, sour
     model = await client.register_model(
         plan.named(recipe.MODEL_ID), weights, display_name="tiny world, before alignment"
     )
-    wanted = spec.build(recipe.spec(plan.seed, dataset=version.name, base_model=model.name, small=plan.small))
+    wanted = spec.build(
+        recipe.spec(plan.seed, dataset=version.name, base_model=model.name, method=plan.method, small=plan.small)
+    )
     job_id = plan.named(recipe.JOB_ID)
     job_view.show_preflight(await client.create_alignment_job(job_id, wanted, validate_only=True), out=session.out)
     return (await client.create_alignment_job(job_id, wanted)).name

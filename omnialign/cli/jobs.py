@@ -27,7 +27,7 @@ async def submit(
     base_model: Annotated[str, typer.Option(help="Model to align, such as `base` or `base/2`.")] = "",
     dataset: Annotated[str, typer.Option(help="Dataset, such as `prompts` or `prompts/3`.")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all sampling.")] = None,
-    set: Annotated[list[str] | None, typer.Option("--set", help="Set a field: optimization.beta=0.3.")] = None,  # noqa: A002
+    set: Annotated[list[str] | None, typer.Option("--set", help="Set a field: optimization.method=simpo.")] = None,  # noqa: A002
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Run the pre-flight only; create nothing.")
     ] = False,

@@ -60,7 +60,7 @@ def _unreadable(path: Path, why: str) -> InvalidArgument:
 
 
 def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """A copy of `values`, overridden by settings such as `optimization.beta=0.3`. Raises InvalidArgument."""
+    """A copy of `values`, overridden by settings such as `optimization.method=simpo`. Raises InvalidArgument."""
     merged: dict[str, Any] = json.loads(json.dumps(values, default=str))
     for setting in settings:
         path, equals, text = setting.partition("=")
@@ -127,7 +127,7 @@ def _normal(values: Mapping[str, Any], kind: Descriptor, prefix: str) -> tuple[d
     for key, value in values.items():
         field = kind.fields_by_name.get(key)
         if field is None:
-            problems.append((f"{prefix}{key}", _unknown(str(key), list(kind.fields_by_name))))
+            problems.append((f"{prefix}{key}", _unknown(str(key), kind)))
         elif field.message_type is not None and isinstance(value, Mapping):
             normal[key], inner = _normal(value, field.message_type, f"{prefix}{key}.")
             problems += inner
@@ -137,11 +137,12 @@ def _normal(values: Mapping[str, Any], kind: Descriptor, prefix: str) -> tuple[d
     return normal, problems
 
 
-def _unknown(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return (
-        f"is not a setting; did you mean '{near[0]}'?" if near else f"is not a setting; use one of {', '.join(known)}"
-    )
+def _unknown(key: str, kind: Descriptor) -> str:
+    known = list(kind.fields_by_name)
+    inner = [f"{f.name}.{key}" for f in kind.fields if f.message_type and key in f.message_type.fields_by_name]
+    if near := inner or difflib.get_close_matches(key, known, n=1, cutoff=0.5):
+        return f"is not a setting; did you mean '{near[0]}'?"
+    return f"is not a setting; use one of {', '.join(known)}"
 
 
 def _enum_name(field: FieldDescriptor, value: Any) -> Any:

@@ -201,6 +201,7 @@ class AlignmentSpec(_message.Message):
     FEEDBACK_SAMPLING_FIELD_NUMBER: _builtins.int
     FEEDBACK_TRAINING_FIELD_NUMBER: _builtins.int
     JUDGE_TRAINING_FIELD_NUMBER: _builtins.int
+    REWARD_TRAINING_FIELD_NUMBER: _builtins.int
     OPTIMIZATION_FIELD_NUMBER: _builtins.int
     DISTRIBUTION_FIELD_NUMBER: _builtins.int
     FEEDBACK_MODEL_FIELD_NUMBER: _builtins.int
@@ -266,8 +267,12 @@ class AlignmentSpec(_message.Message):
         """Training of the judge."""
 
     @_builtins.property
-    def optimization(self) -> _training_service_pb2.Hyperparameters:
-        """Training on the pairs."""
+    def reward_training(self) -> _training_service_pb2.Hyperparameters:
+        """Training of the reward model, for methods that ask one."""
+
+    @_builtins.property
+    def optimization(self) -> Global___Optimization:
+        """How the initial model is optimised on what the loop found."""
 
     @_builtins.property
     def distribution(self) -> _training_service_pb2.Distribution:
@@ -302,7 +307,8 @@ class AlignmentSpec(_message.Message):
         feedback_sampling: _generation_pb2.SamplingParams | None = ...,
         feedback_training: _training_service_pb2.Hyperparameters | None = ...,
         judge_training: _training_service_pb2.Hyperparameters | None = ...,
-        optimization: _training_service_pb2.Hyperparameters | None = ...,
+        reward_training: _training_service_pb2.Hyperparameters | None = ...,
+        optimization: Global___Optimization | None = ...,
         distribution: _training_service_pb2.Distribution | None = ...,
         feedback_model: _builtins.str = ...,
         judge_model: _builtins.str = ...,
@@ -311,13 +317,49 @@ class AlignmentSpec(_message.Message):
         feedback_answer_form: _generation_pb2.AnswerForm.ValueType = ...,
         judge_answer_form: _generation_pb2.AnswerForm.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "feedback_sampling", b"feedback_sampling", "feedback_training", b"feedback_training", "judge_training", b"judge_training", "media_policy", b"media_policy", "optimization", b"optimization", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "feedback_sampling", b"feedback_sampling", "feedback_training", b"feedback_training", "judge_training", b"judge_training", "media_policy", b"media_policy", "optimization", b"optimization", "reward_training", b"reward_training", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_answer_form", b"feedback_answer_form", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "judge_answer_form", b"judge_answer_form", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_answer_form", b"feedback_answer_form", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "judge_answer_form", b"judge_answer_form", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "reward_training", b"reward_training", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AlignmentSpec: _TypeAlias = AlignmentSpec  # noqa: Y015
+
+@_typing.final
+class Optimization(_message.Message):
+    """How the initial model is optimised."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    HYPERPARAMETERS_FIELD_NUMBER: _builtins.int
+    SIMPO_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """A method of TrainingSpec; empty means `dpo`. `sft`, `dpo`, `simpo` and `orpo` learn from the pairs."""
+    @_builtins.property
+    def hyperparameters(self) -> _training_service_pb2.Hyperparameters:
+        """How to optimise."""
+
+    @_builtins.property
+    def simpo(self) -> _training_service_pb2.SimpoSettings:
+        """Of `simpo`."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        hyperparameters: _training_service_pb2.Hyperparameters | None = ...,
+        simpo: _training_service_pb2.SimpoSettings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hyperparameters", b"hyperparameters", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hyperparameters", b"hyperparameters", "method", b"method", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo"]  # noqa: Y015
+    _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
+
+Global___Optimization: _TypeAlias = Optimization  # noqa: Y015
 
 @_typing.final
 class StageStatus(_message.Message):

@@ -33,6 +33,7 @@ STAGES = (PREFLIGHT, FEEDBACK_MODELING, *LOOP_STAGES, PAIR, OPTIMIZE, EVALUATE, 
 
 DEFAULT_CHUNK_SIZE = 64
 DEFAULT_QUARANTINE_FRACTION = 0.2
+DEFAULT_METHOD = "dpo"
 
 MIGRATIONS = Migrations("alignment", Path(__file__).parent / "migrations", witness="alignment_jobs")
 
@@ -61,6 +62,7 @@ def with_defaults(spec: Spec) -> Spec:
     plan.feedback_fraction = spec.feedback_fraction or 1.0
     plan.max_quarantine_fraction = spec.max_quarantine_fraction or DEFAULT_QUARANTINE_FRACTION
     plan.chunk_size = spec.chunk_size or DEFAULT_CHUNK_SIZE
+    plan.optimization.method = spec.optimization.method or DEFAULT_METHOD
     if plan.pair_source == alignment_service_pb2.PAIR_SOURCE_UNSPECIFIED:
         plan.pair_source = alignment_service_pb2.PAIR_SOURCE_LANGUAGE_FEEDBACK
     if not spec.HasField("feedback_sampling"):

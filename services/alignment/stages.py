@@ -9,7 +9,7 @@ from collections.abc import Callable
 from omnialign import names
 from omnialign.errors import FailedPrecondition
 from omnialign.v1 import alignment_service_pb2, record_pb2, training_service_pb2
-from services.alignment import pairs, preflight, training_jobs
+from services.alignment import optimization, pairs, preflight, training_jobs
 from services.alignment.job import (
     EVALUATE,
     EVALUATION,
@@ -126,20 +126,8 @@ class Stages:
         return version
 
     async def optimize(self, context: JobContext, *, pairs_version: str) -> None:
-        """Optimises the initial model on the pairs."""
-        spec = TrainingSpec(
-            method="dpo",
-            base_model=context.job.models.base,
-            dataset=pairs_version,
-            output_model_id=f"{names.id_of(context.name)}-aligned",
-            hyperparameters=training_jobs.hyperparameters(
-                context, context.plan.optimization, purpose=training_jobs.OPTIMIZE
-            ),
-            distribution=context.plan.distribution,
-            max_restarts=training_jobs.MAX_RESTARTS,
-            media_policy=context.plan.media_policy,
-        )
-        request = TrainingRequest(training_jobs.OPTIMIZE, spec)
+        """Optimises the initial model with the method of the plan."""
+        request = optimization.request(context, dataset=pairs_version)
         trained = await self._training.run(context, [request], stage=OPTIMIZE)
         aligned = trained[training_jobs.OPTIMIZE]
 

@@ -88,7 +88,7 @@ async def submit_tinyworld(client: AsyncClient, shared: Path) -> Job:
     wanted.sampling.deterministic = True
     wanted.distribution.num_processes, wanted.distribution.zero_stage = 1, 0
     wanted.distribution.precision = "fp32"
-    for hyperparameters in (wanted.feedback_training, wanted.judge_training, wanted.optimization):
+    for hyperparameters in (wanted.feedback_training, wanted.judge_training, wanted.optimization.hyperparameters):
         hyperparameters.max_steps = STEPS
     return await client.create_alignment_job("chaos", wanted)
 

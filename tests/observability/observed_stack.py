@@ -133,7 +133,7 @@ async def _spec(client: AsyncClient, folder: Path) -> alignment_service_pb2.Alig
     wanted.chunk_size, wanted.max_quarantine_fraction = 8, 1.0
     wanted.distribution.num_processes, wanted.distribution.zero_stage = 1, 1  # ZeRO tells the gradient's norm
     wanted.judge_model = model.name  # never loaded; it keeps the job from training one
-    for hyperparameters in (wanted.feedback_training, wanted.optimization):
+    for hyperparameters in (wanted.feedback_training, wanted.optimization.hyperparameters):
         hyperparameters.batch_size, hyperparameters.max_steps = 8, TRAINING_STEPS
         hyperparameters.checkpoint_every_steps = 5
     return wanted

@@ -16,13 +16,14 @@ def specification(specification_of):
 
 
 def test_a_job_is_submitted_with_its_preflight(run, server, specification):
-    result = run("jobs", "submit", specification, "--id", "first", "--seed", "9", "--set", "optimization.beta=0.3")
+    beta = "optimization.hyperparameters.beta=0.3"
+    result = run("jobs", "submit", specification, "--id", "first", "--seed", "9", "--set", beta)
     assert result.exit_code == 0, result.output
     assert "Submitted projects/default/alignmentJobs/first" in result.stdout
     assert "prompts to sample\t7" in result.stdout
     assert "note: Few prompts." in result.stdout
     kept = server.alignment.jobs["projects/default/alignmentJobs/first"].spec
-    assert (kept.seed, kept.optimization.beta) == (9, 0.3)
+    assert (kept.seed, kept.optimization.hyperparameters.beta) == (9, 0.3)
 
 
 def test_short_names_are_pinned_to_the_versions_they_mean(run, server, specification):

@@ -19,12 +19,12 @@ def test_all_kinds_of_fields_are_read():
         "subtasks": ["t2i"],
         "pair_source": "binary",
         "sampling": {"temperature": 0.7},
-        "optimization": {"learning_rate": "2e-4", "max_steps": 10},
+        "optimization": {"hyperparameters": {"learning_rate": "2e-4", "max_steps": 10}},
     }
     built = spec.build(values)
     assert (built.seed, list(built.subtasks), built.sampling.temperature) == (7, ["t2i"], 0.7)
     assert built.pair_source == alignment_service_pb2.PAIR_SOURCE_BINARY
-    assert built.optimization.learning_rate == 2e-4  # YAML 1.1 reads 2e-4 as text
+    assert built.optimization.hyperparameters.learning_rate == 2e-4  # YAML 1.1 reads 2e-4 as text
 
 
 def test_all_problems_are_named_at_once_with_the_nearest_known_key():
@@ -39,6 +39,13 @@ def test_all_problems_are_named_at_once_with_the_nearest_known_key():
     assert problems["base_model"] == "is required"
     assert caught.value.reason == "SPEC_INVALID"
     assert all(path in str(caught.value) for path in problems)
+
+
+def test_a_setting_of_a_part_is_named_with_its_part():
+    with pytest.raises(InvalidArgument) as caught:
+        spec.build({**NEEDED, "optimization": {"beta": 0.3}})
+    expected = "is not a setting; did you mean 'hyperparameters.beta'?"
+    assert dict(caught.value.violations) == {"optimization.beta": expected}
 
 
 def test_an_unknown_choice_is_answered_with_the_choices():
@@ -62,12 +69,12 @@ def test_a_media_policy_is_set_in_a_file_or_on_the_command_line():
 
 
 def test_settings_are_laid_over_a_file_without_changing_it():
-    values = {**NEEDED, "optimization": {"beta": 0.1}}
-    merged = spec.with_settings(values, ["optimization.beta=0.3", "distribution.precision=bf16", 'subtasks=["t2i"]'])
-    assert merged["optimization"] == {"beta": 0.3}
+    values = {**NEEDED, "sampling": {"top_p": 0.1}}
+    merged = spec.with_settings(values, ["sampling.top_p=0.3", "distribution.precision=bf16", 'subtasks=["t2i"]'])
+    assert merged["sampling"] == {"top_p": 0.3}
     assert merged["distribution"] == {"precision": "bf16"}
     assert merged["subtasks"] == ["t2i"]
-    assert values["optimization"] == {"beta": 0.1}
+    assert values["sampling"] == {"top_p": 0.1}
 
 
 @pytest.mark.parametrize("setting", ["beta", "=1", "dataset.x=1"])
