@@ -15,6 +15,8 @@ from training.media import BatchMedia
 
 IGNORED = -100
 """The label that the loss skips."""
+BESIDE_INPUTS = frozenset({"completion_mask", "ref_chosen_logps", "ref_rejected_logps"})
+"""What a batch holds beside the model's inputs."""
 
 
 def by_length(lengths: Sequence[int]) -> list[int]:

@@ -6,12 +6,13 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
@@ -35,6 +36,8 @@ from training.spec import Hyperparameters, Spec
 from training.watchdog import Phase, Watchdog
 
 NEVER = 10**9
+METHOD_STATE = "method-{rank}.safetensors"
+"""The part of a checkpoint that only the method reads."""
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +152,13 @@ class DurableTrainer(Trainer):
         )
         return DataLoader(self.train_dataset, batch_sampler=self._order, collate_fn=self.data_collator)
 
+    def method_state(self) -> dict[str, torch.Tensor]:
+        """What a method must keep over a restart beside weights and optimiser, on this rank; most need nothing."""
+        return {}
+
+    def restore_method_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on from what `method_state` gave when the checkpoint was written."""
+
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
         # The trainer does not find the order behind what skips the batches of before a restart.
         self._order.set_epoch(epoch)
@@ -170,6 +180,9 @@ class DurableTrainer(Trainer):
         # 1. All ranks write their parts. `Trainer`'s own method, because TRL's override first writes a model card,
         #    which needs a network.
         Trainer._save_checkpoint(self, model, trial)
+        if kept := self.method_state():
+            folder = self._staging_dir() / f"checkpoint-{self.state.global_step}"
+            save_file(kept, folder / METHOD_STATE.format(rank=distributed.rank()))
         # 2. Once every part is there, rank 0 turns them into a checkpoint.
         distributed.barrier()
         if distributed.rank() == 0:
@@ -267,6 +280,8 @@ def run(trainer: DurableTrainer, context: RunContext) -> bool:
     if found is not None:
         log.info("going on from %s", found.name)
         trainer._total_train_tokens = tokens_at(found)
+        if (kept := found / METHOD_STATE.format(rank=distributed.rank())).is_file():
+            trainer.restore_method_state(load_file(kept))
     context.watchdog.enter(Phase.RESTORE)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
     return not progress.stopped

@@ -141,6 +141,7 @@ def _contradictions(spec: Spec) -> list[tuple[str, str]]:
         found.append(("hyperparameters.seed", f"must be below 2^64, not {hyperparameters.seed}"))
     if spec.target and METHODS[spec.method].rows != "answer":
         found.append(("target", f"must be empty for {spec.method}, which reads {METHODS[spec.method].rows} rows"))
+    found.extend(METHODS[spec.method].contradictions(spec))
     if spec.max_dropped_fraction > 1:
         found.append(("max_dropped_fraction", f"must be at most 1, not {spec.max_dropped_fraction}"))
     for name in ("batch_size", "micro_batch_size"):

@@ -207,6 +207,7 @@ class TrainingSpec(_message.Message):
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     MAX_DROPPED_FRACTION_FIELD_NUMBER: _builtins.int
     SIMPO_FIELD_NUMBER: _builtins.int
+    DPO_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """`sft`, or one of those that read preference pairs: `dpo`, `simpo`, `orpo`."""
@@ -248,6 +249,10 @@ class TrainingSpec(_message.Message):
         """Of `simpo`."""
 
     @_builtins.property
+    def dpo(self) -> Global___DpoSettings:
+        """Of `dpo`."""
+
+    @_builtins.property
     def reward(self) -> Global___RewardSettings:
         """Of `reward`."""
 
@@ -266,13 +271,14 @@ class TrainingSpec(_message.Message):
         media_policy: _generation_pb2.MediaPolicy | None = ...,
         max_dropped_fraction: _builtins.float = ...,
         simpo: Global___SimpoSettings | None = ...,
+        dpo: Global___DpoSettings | None = ...,
         reward: Global___RewardSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "hyperparameters", b"hyperparameters", "media_policy", b"media_policy", "reward", b"reward", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "dpo", b"dpo", "hyperparameters", b"hyperparameters", "media_policy", b"media_policy", "reward", b"reward", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "hyperparameters", b"hyperparameters", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "reward", b"reward", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "dpo", b"dpo", "hyperparameters", b"hyperparameters", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "reward", b"reward", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "reward"]  # noqa: Y015
+    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "reward"]  # noqa: Y015
     _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 
@@ -318,6 +324,38 @@ class RewardSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__holdout_fraction) -> _WhichOneofReturnType__holdout_fraction | None: ...
 
 Global___RewardSettings: _TypeAlias = RewardSettings  # noqa: Y015
+
+@_typing.final
+class DpoSettings(_message.Message):
+    """Settings of DPO (Rafailov et al. 2023) and its family."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOSS_FIELD_NUMBER: _builtins.int
+    LABEL_SMOOTHING_FIELD_NUMBER: _builtins.int
+    LENGTH_NORMALIZED_FIELD_NUMBER: _builtins.int
+    loss: _builtins.str
+    """`sigmoid`, `ipo` (Azar et al. 2023) or `mpo` (Wang et al. 2024); empty means sigmoid. mpo adds to 0.8 of sigmoid 0.2
+    of BCO's loss on each answer alone, and the likelihood of the chosen one with the weight `sft_weight`, 1 if not set.
+    """
+    label_smoothing: _builtins.float
+    """Share of pairs that are expected to be the wrong way round, ε of conservative DPO; must be 0 with `ipo`."""
+    length_normalized: _builtins.bool
+    """Takes log-ratios per token, so that long answers weigh no more than short ones; for `sigmoid` alone."""
+    def __init__(
+        self,
+        *,
+        loss: _builtins.str = ...,
+        label_smoothing: _builtins.float = ...,
+        length_normalized: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_smoothing", b"label_smoothing", "length_normalized", b"length_normalized", "loss", b"loss"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DpoSettings: _TypeAlias = DpoSettings  # noqa: Y015
 
 @_typing.final
 class SimpoSettings(_message.Message):

@@ -30,13 +30,22 @@ def run(folder: Path, method: str = "dpo", *, num_processes: int = 1, file_bytes
         return subprocess.run([*limit, *command], env=environment, stdout=log, stderr=log, check=False).returncode
 
 
-def settle(folder: Path, base: Path, *, method: str = "dpo", num_processes: int = 1, **hyperparameters: object) -> None:
-    """A run at ZeRO-0; `hyperparameters` are added to those of `prepare`."""
+def settle(
+    folder: Path,
+    base: Path,
+    *,
+    method: str = "dpo",
+    num_processes: int = 1,
+    own: dict[str, object] | None = None,
+    **hyperparameters: object,
+) -> None:
+    """A run at ZeRO-0; `hyperparameters` are added to those of `prepare`, `own` are the method's own settings."""
     prepare(folder, base=base, method=method, zero_stage=0)
     document = yaml.safe_load((folder / "job.yaml").read_text())
     document["distribution"]["num_processes"] = num_processes
     document["hyperparameters"] |= hyperparameters
     document["checkpoint_interval_seconds"] = 0.0
+    document[method] = own or {}
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
 
 
@@ -57,18 +66,22 @@ def test_a_full_disk_is_a_typed_failure_and_the_next_attempt_goes_through(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("method", ["dpo", "sft", "simpo", "orpo"])
+@pytest.mark.parametrize(
+    ("method", "own"), [("dpo", {}), ("dpo", {"loss": "mpo"}), ("sft", {}), ("simpo", {}), ("orpo", {})]
+)
 def test_losses_do_not_depend_on_how_a_batch_is_cut_into_ranks_and_passes(
     tmp_path: Path,
     tiny_model: Path,  # noqa: F811
     method: str,
+    own: dict[str, object],
 ):
     found = []
     for num_processes, micro in ((1, 4), (2, 1)):
         folder = tmp_path / str(num_processes)
         # One epoch. In its last step there is a single row, and one of two ranks has none.
         cut = {"num_processes": num_processes, "micro_batch_size": micro}
-        settle(folder, tiny_model, method=method, max_steps=4, sft_weight=0.5, checkpoint_every_steps=4, **cut)
+        steps = {"max_steps": 4, "checkpoint_every_steps": 4}
+        settle(folder, tiny_model, method=method, own=own, sft_weight=0.5, **steps, **cut)
         assert run(folder, method, num_processes=num_processes) == 0
         rows = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
         names = ["loss", "grad_norm", *(["rewards/margins", "logps/chosen"] if method != "sft" else [])]

@@ -21,7 +21,7 @@ def complete(spec: Spec, *, num_processes: int) -> Hyperparameters:
     The batch size is rounded up to what all processes take in one pass. Only a default can change by that: a given
     batch size that does not divide is refused with the spec.
     """
-    given, defaults = spec.hyperparameters, METHODS[spec.method].defaults
+    given, defaults = spec.hyperparameters, METHODS[spec.method].defaults_under(spec.settings)
     filled = replace(given, **{f.name: getattr(given, f.name) or getattr(defaults, f.name) for f in fields(given)})
     if given.no_warmup:
         filled = replace(filled, warmup_ratio=0.0)

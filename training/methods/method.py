@@ -1,11 +1,11 @@
 """What a training method is: everything that is known of it without torch."""
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from training.spec import Hyperparameters
+from training.spec import Hyperparameters, Spec
 
 Rows = Literal["answer", "pair"]
 """What one row of a batch is: a prompt with an answer to learn, or with a preferred and a rejected answer."""
@@ -42,8 +42,16 @@ class Method:
     """What a zero in the hyperparameters stands for. The table in `training/README.md` says the same."""
     settings: type[Any] = NoSettings
     """The dataclass of what only this method knows; in a spec it is a section of the method's name."""
+    defaults_of: Callable[[Any], Mapping[str, Any]] = lambda settings: {}
+    """Defaults that differ under some of its own settings, by the names of hyperparameters."""
+    contradictions: Callable[[Spec], Sequence[tuple[str, str]]] = lambda spec: ()
+    """Problems between its settings that are each valid alone, as (path, problem)."""
     measures: Mapping[str, Measure] = field(default_factory=dict)
     """What it measures beside loss, gradient and rate, by the names in the trainer's log."""
+
+    def defaults_under(self, settings: Any) -> Hyperparameters:
+        """What a zero in the hyperparameters stands for under these settings of its own."""
+        return replace(self.defaults, **self.defaults_of(settings))
 
     def build(self, inputs: Any) -> Any:
         """The trainer of a run: `inputs` is a `training.loop.TrainerInputs`, the result a `DurableTrainer`."""

@@ -1,64 +1,89 @@
-"""Direct preference optimisation against a frozen copy of the start, with a likelihood term on the chosen answer.
+"""Direct preference optimisation (Rafailov et al. 2023) and its family, against a frozen copy of the start.
 
-L = -log σ(β (Δ_chosen - Δ_rejected)) + w · NLL(chosen), where Δ is log π(answer | prompt) - log π_ref(answer | prompt),
-summed over the answer's tokens, the end token included. The first term is averaged over the pairs of the whole
-optimiser step, NLL over their chosen answers' tokens. β is `beta`, w is `sft_weight`. The reference's log-probabilities
-are computed once, before the first step, so no second model stays in memory.
+Δ is log π(answer | prompt) - log π_ref(answer | prompt), summed over the answer's tokens, the end token included; h is
+Δ_chosen - Δ_rejected, and β is `beta`. The loss of a pair is
+
+    sigmoid  -(1 - ε) log σ(β h) - ε log σ(-β h)    ε is `label_smoothing` (conservative DPO, Mitchell 2023)
+    ipo      (h̄ - 1 / 2β)²                          h̄ from Δ per token (Azar et al. 2023, as its authors normalise)
+    mpo      0.8 sigmoid + 0.2 BCO                  (Wang et al. 2024)
+
+BCO (Jung et al. 2024) asks of each answer alone whether it is good: -log σ(β Δ_chosen - δ) - log σ(δ - β Δ_rejected).
+δ is the mean reward β Δ of all answers of the steps before, so that every pass of a step has the same one.
+
+`sft_weight` w adds w · NLL(chosen); for mpo it is 1 unless given, as published.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from datasets import Dataset
-from torch.utils.data import DataLoader
-from trl import DPOConfig, DPOTrainer
-from trl.models import prepare_deepspeed
+from torch.nn.functional import logsigmoid
+from transformers import TrainingArguments
 
 from training.batches import PairCollator, blank_example, by_length, pair_row
 from training.loop import TrainerInputs
 from training.media import name_media
-from training.trainers.pairs import PairTrainer
-from training.watchdog import Phase, Watchdog
+from training.methods.dpo import PREFERENCE_WEIGHT, QUALITY_WEIGHT, DpoSettings
+from training.trainers.pairs import LikelihoodPairs
+from training.trainers.reference import add_reference
+from training.trainers.step_means import answer_log_probs
+
+REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 
 
-class Dpo(PairTrainer, DPOTrainer):  # type: ignore[misc]
-    """TRL's trainer on rows that are token ids already, with a likelihood term over the tokens of a whole step."""
+class Dpo(LikelihoodPairs):
+    """Trains on rows that carry the reference's log-probabilities."""
 
-    def __init__(self, *, sft_weight: float, watchdog: Watchdog, **options: Any) -> None:
-        self._sft_weight, self._watchdog = sft_weight, watchdog
+    def __init__(self, *, beta: float, settings: DpoSettings, **options: Any) -> None:
+        self._beta, self._settings = beta, settings
+        self._rewards_before = torch.zeros(2, dtype=torch.float64)  # sum and number, over all ranks
+        self._shift = 0.0
         super().__init__(**options)
 
-    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-        # TRL would tokenise texts here; our ids come from the adapter, which the engine uses too.
-        return dataset
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The passes of an optimiser step; also fixes their δ."""
+        total, count = self._rewards_before.tolist()
+        self._shift = total / max(count, 1)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Adds the reference's summed log-probability of either answer to each row.
+    def losses(
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, inputs: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of each pair (pairs,), and β Δ of each answer (2 pairs,), as the loss takes Δ."""
+        ratios = log_probs - torch.cat([inputs[column] for column in REFERENCE])
+        if self._settings.takes_means:
+            ratios = ratios / lengths
+        rewards = self._beta * ratios
+        losses = preference_loss(rewards, beta=self._beta, settings=self._settings)
+        if self._settings.loss == "mpo":
+            losses = PREFERENCE_WEIGHT * losses + QUALITY_WEIGHT * quality_loss(rewards, shift=self._shift)
+            gathered = self.accelerator.gather(rewards.detach()).double()
+            self._rewards_before += torch.tensor([float(gathered.sum()), len(gathered)], dtype=torch.float64)
+        return losses, rewards
 
-        TRL's own method hands them from rank 0 to the others through a cache file, but for data in memory each process
-        makes a cache folder of its own, and the other ranks fail to find the file.
-        """
-        loader = DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
-        engine = prepare_deepspeed(self.model, self.accelerator)
-        found: dict[str, list[float]] = {"ref_chosen_logps": [], "ref_rejected_logps": []}
-        self._watchdog.enter(Phase.REFERENCE)
-        for batch in self.accelerator.prepare(loader):
-            self._watchdog.beat()
-            # Two tensors of (rows of all ranks,), in the order of the data; `gather_for_metrics` drops the rows that
-            # the loader repeats to fill up the last batch.
-            sums = self.accelerator.gather_for_metrics(self.compute_ref_log_probs(engine, batch))
-            for column, values in zip(found, sums, strict=True):
-                found[column] += values.tolist()
-        for column, values in found.items():
-            dataset = dataset.add_column(column, values)
-        return dataset
+    def method_state(self) -> dict[str, torch.Tensor]:
+        """What δ is the mean of."""
+        return {"rewards_before": self._rewards_before} if self._settings.loss == "mpo" else {}
 
-    def pass_loss(
-        self, model: Any, inputs: dict[str, torch.Tensor], of_pairs: float, of_tokens: float, *args: Any, **kwargs: Any
-    ) -> Any:
-        """TRL's loss of one pass, its terms weighted."""
-        self.loss_weights = [of_pairs, self._sft_weight * of_tokens][: len(self.loss_types)]
-        return DPOTrainer.compute_loss(self, model, inputs, *args, **kwargs)
+    def restore_method_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Goes on from a checkpoint's δ."""
+        self._rewards_before = state["rewards_before"]
+
+
+def preference_loss(rewards: torch.Tensor, *, beta: float, settings: DpoSettings) -> torch.Tensor:
+    """The loss on the order of each pair, (pairs,); `rewards` are β Δ, (2 pairs,), the chosen ones first."""
+    chosen, rejected = rewards.chunk(2)
+    ahead, smoothing = chosen - rejected, settings.label_smoothing
+    if settings.loss == "ipo":
+        return torch.square((ahead - 0.5) / beta)
+    return -(1 - smoothing) * logsigmoid(ahead) - smoothing * logsigmoid(-ahead)
+
+
+def quality_loss(rewards: torch.Tensor, *, shift: float) -> torch.Tensor:
+    """BCO's loss, (pairs,); `rewards` are β Δ, (2 pairs,), the chosen ones first, and `shift` is δ."""
+    chosen, rejected = rewards.chunk(2)
+    return -logsigmoid(chosen - shift) - logsigmoid(shift - rejected)
 
 
 def build(inputs: TrainerInputs) -> Dpo:
@@ -68,20 +93,12 @@ def build(inputs: TrainerInputs) -> Dpo:
     ordered = [examples[index] for index in by_length([example.length for example in examples])]
     shown = [*ordered, blank_example(pad_id)]
     rows = name_media([pair_row(e.prompt, *e.answers) for e in shown], shown)
-    settings = inputs.hyperparameters
-    with_sft = settings.sft_weight > 0
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
-    arguments = DPOConfig(
-        **inputs.arguments,
-        beta=settings.beta,
-        loss_type=["sigmoid", "sft"] if with_sft else ["sigmoid"],
-        loss_weights=[1.0, settings.sft_weight] if with_sft else None,
-        precompute_ref_log_probs=True,
-        max_length=None,
-    )
+    arguments = TrainingArguments(**inputs.arguments)
     trainer = Dpo(
-        sft_weight=settings.sft_weight,
-        watchdog=inputs.watchdog,
+        beta=inputs.hyperparameters.beta,
+        settings=inputs.spec.settings,
+        sft_weight=inputs.hyperparameters.sft_weight,
         model=inputs.load_model(),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
@@ -89,4 +106,10 @@ def build(inputs: TrainerInputs) -> Dpo:
         data_collator=PairCollator(pad_id=pad_id, media=inputs.media),
     )
     trainer.lengths = [example.length for example in ordered]
+    add_reference(
+        trainer,
+        REFERENCE,
+        score=lambda model, batch: answer_log_probs(model, batch).sum(1).chunk(2),
+        watchdog=inputs.watchdog,
+    )
     return trainer

@@ -1,11 +1,9 @@
-"""Preference pairs: what all losses on them share, and the trainer of those that need no reference.
+"""Preference pairs: what all losses on the likelihood of their answers share, and the trainer that needs no reference.
 
-In such a loss the reward of an answer comes from its mean log-probability, p̄ = (1/|y|) Σ log π(y_t | x, y_<t), the end
-token included. A method names a loss of one pair; it is averaged over the pairs of the whole optimiser step, and
-`sft_weight` adds the negative log-likelihood of the chosen answers, averaged over the step's tokens.
+A method names a loss of one pair; it is averaged over the pairs of the whole optimiser step, and `sft_weight` adds the
+negative log-likelihood of the chosen answers, averaged over the step's tokens.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,10 +11,10 @@ import torch
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from training import distributed, fused_lm_head
-from training.batches import IGNORED, PairCollator, blank_example, pair_row
-from training.loop import DurableTrainer, TrainerInputs
+from training.batches import PairCollator, blank_example, pair_row
+from training.loop import TrainerInputs
 from training.media import name_media
+from training.trainers.step_means import StepMeansTrainer, answer_lengths, answer_log_probs
 
 Reward = Callable[[torch.Tensor], torch.Tensor]
 """From mean log-probabilities (pairs,) to rewards (pairs,)."""
@@ -24,102 +22,74 @@ PairLoss = Callable[[torch.Tensor], torch.Tensor]
 """From how far the chosen answers' rewards are ahead (pairs,) to losses (pairs,)."""
 
 
-class PairTrainer(DurableTrainer):
-    """Weighs passes so that every pair, and every token of a chosen answer, counts alike over a whole step."""
+class PairTrainer(StepMeansTrainer):
+    """Averages over the pairs of a step, and over the tokens of their chosen answers."""
 
-    _in_step: torch.Tensor
-    """How many pairs and tokens of chosen answers the passes of all ranks hold together: (2,)."""
+    def counts(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """How many pairs a batch has, and how many tokens their chosen answers have: (2,). A blank row is no pair.
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """The passes of an optimiser step; also counts what the passes of all ranks hold together."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counted = torch.stack([pairs_and_tokens(batch) for batch in batches]).sum(0, keepdim=True)  # (1, 2)
-        self._in_step = self.accelerator.gather(counted.to(device)).sum(0)
-        return batches, items
+        The chosen rows come before the rejected ones.
+        """
+        chosen = answer_lengths(batch).chunk(2)[0]  # (pairs,)
+        return torch.stack([(chosen > 0).sum(), chosen.sum()])
 
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss of one pass, in which every pair and every token of the step has the same weight."""
-        # A trainer averages over a pass, and that over passes and ranks. A pass of few pairs or tokens would count as
-        # much as one of many, so each is weighted by its share of the step's.
-        passes = self.current_gradient_accumulation_steps * distributed.world_size()
-        held = pairs_and_tokens(inputs)
-        of_pairs, of_tokens = (held * passes / self._in_step).tolist()
-        self._is_blank = not held.any()
-        if self._is_blank:
-            # A blank pass weighs nothing but must use all weights of the model, like those of the other ranks:
-            # gradients are reduced as they are made.
-            inputs = {**inputs, "completion_mask": inputs["attention_mask"]}
-        loss = self.pass_loss(model, inputs, of_pairs, of_tokens, *args, **kwargs)
-        self._is_blank = False
-        return loss
 
-    def pass_loss(
-        self, model: Any, inputs: dict[str, torch.Tensor], of_pairs: float, of_tokens: float, *args: Any, **kwargs: Any
-    ) -> Any:
-        """The weighted loss of one pass; a method says it."""
+class LikelihoodPairs(PairTrainer):
+    """Trains a loss on the log-probabilities of both answers, plus w · NLL(chosen)."""
+
+    def __init__(self, *, sft_weight: float, **options: Any) -> None:
+        self._sft_weight = sft_weight
+        super().__init__(**options)
+
+    def losses(
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, inputs: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of each pair (pairs,) and the reward of each answer (2 pairs,), the chosen ones first.
+
+        `log_probs` and `lengths`, in tokens, are those of the answers: (2 pairs,).
+        """
         raise NotImplementedError
 
-
-def pairs_and_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """How many pairs a batch has, and how many tokens their chosen answers have: (2,). A blank row is no pair.
-
-    The chosen rows come before the rejected ones.
-    """
-    mask = batch["completion_mask"]
-    chosen = mask[: len(mask) // 2, 1:].sum(1)  # (pairs,)
-    return torch.stack([(chosen > 0).sum(), chosen.sum()])
-
-
-class ReferenceFree(PairTrainer):
-    """Trains L(r(p̄_chosen) - r(p̄_rejected)) + w · NLL(chosen), without a second model."""
-
-    def __init__(self, *, reward: Reward, pair_loss: PairLoss, sft_weight: float, **options: Any) -> None:
-        self._reward, self._pair_loss, self._sft_weight = reward, pair_loss, sft_weight
-        self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(2))
-        self._total_train_tokens = 0.0
-        super().__init__(**options)
-        fused_lm_head.add_head(self.model)
-        # The loss is that of a pass, already weighted: the trainer is to average over passes, and over nothing else.
-        self.model_accepts_loss_kwargs = False
-
-    def pass_loss(
-        self, model: Any, inputs: dict[str, torch.Tensor], of_pairs: float, of_tokens: float, *args: Any, **kwargs: Any
-    ) -> Any:
+    def pass_loss(self, model: Any, inputs: dict[str, Any], *weights: float) -> torch.Tensor:
         """The weighted loss of one pass."""
-        given = {name: value for name, value in inputs.items() if name != "completion_mask"}
-        mask = inputs["completion_mask"]
-        labels = inputs["input_ids"].masked_fill(mask == 0, IGNORED)
-        # (2 pairs, columns - 1); zero where there is no label.
-        log_probs = model(**given, labels=labels, use_cache=False, fused_lm_head=True).log_probs
-        sums, counts = log_probs.sum(1), mask[:, 1:].sum(1)  # (2 pairs,)
-        chosen, rejected = self._reward(sums / counts).chunk(2)  # (pairs,)
-        loss = of_pairs * self._pair_loss(chosen - rejected).mean()
+        of_pairs, of_tokens = weights
+        log_probs, lengths = answer_log_probs(model, inputs).sum(1), answer_lengths(inputs)
+        losses, rewards = self.losses(log_probs, lengths, inputs)
+        loss = of_pairs * losses.mean()
         if self._sft_weight:
-            pairs = len(chosen)
-            loss = loss - of_tokens * self._sft_weight * sums[:pairs].sum() / counts[:pairs].sum()
-        self._measure(sums.detach(), chosen.detach(), rejected.detach())
-        self._total_train_tokens += float(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
+            loss = loss - of_tokens * self._sft_weight * log_probs.chunk(2)[0].sum() / lengths.chunk(2)[0].sum()
+        (chosen, rejected), answers = rewards.chunk(2), log_probs.chunk(2)
+        self.measure(
+            {
+                "logps/chosen": answers[0],
+                "logps/rejected": answers[1],
+                "rewards/chosen": chosen,
+                "rewards/rejected": rejected,
+                "rewards/margins": chosen - rejected,
+                "rewards/accuracies": chosen > rejected,
+            }
+        )
         return loss
 
-    def _measure(self, sums: torch.Tensor, chosen: torch.Tensor, rejected: torch.Tensor) -> None:
-        """Adds a pass's measures over all ranks, by pair; a blank pass adds none."""
-        measures = {
-            "logps/chosen": sums[: len(chosen)],
-            "logps/rejected": sums[len(chosen) :],
-            "rewards/chosen": chosen,
-            "rewards/rejected": rejected,
-            "rewards/margins": chosen - rejected,
-            "rewards/accuracies": (chosen > rejected).float(),
-        }
-        for name, values in measures.items():
-            gathered = self.accelerator.gather(values)
-            self._sums[name] = self._sums[name] + torch.tensor([float(gathered.sum()), len(gathered)])
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Logs a step, its measures averaged over its pairs."""
-        means = {name: float(total / count) for name, (total, count) in self._sums.items() if count}
-        self._sums.clear()
-        super().log({**logs, **means, "num_tokens": self._total_train_tokens}, *args, **kwargs)
+class ReferenceFree(LikelihoodPairs):
+    """Trains L(r(p̄_chosen) - r(p̄_rejected)) + w · NLL(chosen), without a second model.
+
+    The reward of an answer comes from its mean log-probability, p̄ = (1/|y|) Σ log π(y_t | x, y_<t), the end token
+    included.
+    """
+
+    def __init__(self, *, reward: Reward, pair_loss: PairLoss, **options: Any) -> None:
+        self._reward, self._pair_loss = reward, pair_loss
+        super().__init__(**options)
+
+    def losses(
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, inputs: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The method's loss on how far the chosen answers are ahead."""
+        rewards = self._reward(log_probs / lengths)
+        chosen, rejected = rewards.chunk(2)
+        return self._pair_loss(chosen - rejected), rewards
 
 
 def build_reference_free(inputs: TrainerInputs, *, reward: Reward, pair_loss: PairLoss) -> ReferenceFree:

@@ -1,0 +1,105 @@
+"""A method's trainer in this process, without DeepSpeed: the loss and the gradient of one step, and rows by hand."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock, patch
+
+import torch
+from transformers import PreTrainedModel
+
+from omnialign.modeling.adapters import load_adapter
+from training import loop
+from training.examples import Example
+from training.media import BatchMedia
+from training.methods import METHODS, complete
+from training.runner import load_model
+from training.spec_file import parse_spec
+
+
+def make_trainer(
+    method: str, *, base: Path, examples: Sequence[Example], folder: Path, rows_per_pass: int = 2, **document: Any
+) -> Any:
+    """The trainer of a method on examples whose media are kept in `folder / "media"`; `document` goes into the spec."""
+    spec = parse_spec(
+        {
+            "job": "projects/default/trainingJobs/j",
+            "dataset": "projects/default/datasets/d",
+            "base_model_dir": str(base),
+            "output_dir": str(folder / "out"),
+            "cache_dir": str(folder),
+            **document,
+        },
+        method=method,
+    )
+    adapter = load_adapter(base)
+    arguments = {
+        "output_dir": str(folder / "out"),
+        "per_device_train_batch_size": rows_per_pass,
+        "remove_unused_columns": False,
+        "report_to": [],
+        "use_cpu": True,
+    }
+    inputs = loop.TrainerInputs(
+        load_model=lambda: load_model(base),
+        tokenizer=loop.tokenizer_of(base, pad_id=adapter.pad_id, end_id=adapter.end_id),
+        examples=examples,
+        media=BatchMedia(adapter, folder / "media"),
+        spec=spec,
+        hyperparameters=complete(spec, num_processes=1),
+        watchdog=Mock(),
+    )
+    with (
+        patch.object(loop, "common_arguments", lambda spec, hyperparameters: arguments),
+        patch("training.trainers.reference.prepare_deepspeed", lambda model, accelerator: model.eval()),
+    ):
+        return METHODS[method].build(inputs)
+
+
+def move(model: PreTrainedModel, *, by: float = 0.02) -> None:
+    """Changes what learns a little, so that policy and reference differ."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(by * torch.randn(parameter.shape, generator=generator))
+
+
+def step(trainer: Any, passes: Sequence[Sequence[int]]) -> float:
+    """The loss of an optimiser step whose passes take the rows of these indices; the model keeps its gradient."""
+    collate, rows = trainer.data_collator, trainer.train_dataset
+    made = [collate([rows[index] for index in taken]) for taken in passes]
+    trainer.current_gradient_accumulation_steps = len(passes)
+    batches, _ = trainer.get_batch_samples(iter(made), len(made), torch.device("cpu"))
+    trainer.model.train()
+    trainer.model.zero_grad()
+    total = 0.0
+    for batch in batches:
+        loss = trainer.compute_loss(trainer.model, batch) / len(batches)
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def gradient(model: PreTrainedModel) -> torch.Tensor:
+    """The gradient of all that learns, as one row."""
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad and p.grad is not None])
+
+
+def token_scores(model: PreTrainedModel, example: Example, answer: Sequence[int], media: BatchMedia) -> torch.Tensor:
+    """The log-probability of every token of the vocabulary at each place of an answer, from a row without padding.
+
+    (tokens of the answer, vocabulary)
+    """
+    ids = [*example.prompt, *answer]
+    made = media.inputs([{"media": [asdict(ref) for ref in example.media]}], [ids])
+    given = torch.tensor([ids])
+    logits = model(input_ids=given, **media.tensors(made, given)).logits[0].float()
+    start = len(example.prompt) - 1
+    return logits[start : start + len(answer)].log_softmax(-1)
+
+
+def log_probs(model: PreTrainedModel, example: Example, answer: Sequence[int], media: BatchMedia) -> torch.Tensor:
+    """The log-probability of each token of an answer, (tokens,)."""
+    return token_scores(model, example, answer, media)[torch.arange(len(answer)), torch.tensor(answer)]

@@ -1,0 +1,162 @@
+"""DPO's family: loss and gradient of a step against plain torch on rows without padding, media included."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+from examples.tinyworld.faults import faulty_answer, prompt_pieces, right_answer
+from examples.tinyworld.language import random_task
+from examples.tinyworld.pretrain import FOLDER
+from omnialign.errors import InvalidArgument
+from omnialign.modeling.adapters import load_adapter
+from omnialign.modeling.inputs import Turn
+from tests.model_factory.families import FAMILIES
+from tests.training.in_process import gradient, log_probs, make_trainer, move, step
+from tests.training.multimodal import keep, medium, question
+from tests.training.test_spec import GOOD, problems
+from training.examples import Example, encode_sample
+from training.media import BatchMedia
+from training.methods import complete
+from training.runner import load_model
+from training.samples import Sample
+from training.spec_file import parse_spec
+
+BETA, WEIGHT = 0.7, 0.5
+TINY_WORLD = "tinyworld"
+LOSSES = [
+    {},
+    {"label_smoothing": 0.1},
+    {"loss": "ipo"},
+    {"loss": "mpo"},
+    {"length_normalized": True},
+]
+
+
+def samples(name: str) -> list[Sample]:
+    """Three pairs: of the tiny world, an image, a sound and a video to write; else prompts with media of the family."""
+    if name == TINY_WORLD:
+        tasks = [random_task(random.Random(1), subtask) for subtask in ("ti2ti", "t2a", "tv2t")]
+        return [
+            Sample(
+                (Turn("user", prompt_pieces(task)),),
+                (right_answer(task).pieces(), faulty_answer(random.Random(2), task).pieces()),
+            )
+            for task in tasks
+        ]
+    (kind, *_) = FAMILIES[name].reads
+    asked = [question("What?", medium(kind, seed=0)), question(medium(kind, seed=2), "Which?"), question("Who?")]
+    return [Sample(turns, ((f"It is number {at}, really.",), ("No.",))) for at, turns in enumerate(asked)]
+
+
+@pytest.fixture(scope="module", params=[TINY_WORLD, "qwen2_5_vl", "qwen2_audio"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    name = request.param
+    return name, FOLDER if name == TINY_WORLD else FAMILIES[name].build(tmp_path_factory.mktemp("model") / name)
+
+
+def encoded(made: list[Sample], *, base: Path, folder: Path) -> list[Example]:
+    """The samples' examples; their media are kept in the folder."""
+    adapter = load_adapter(base)
+    for sample in made:
+        keep(folder / "media", sample.turns)
+    return [encode_sample(sample, adapter=adapter, max_length=10**6) for sample in made]
+
+
+def by_hand(policy, reference, found: list[Example], media: BatchMedia, settings: dict) -> torch.Tensor:
+    """The loss of all pairs as one step, from the formulas."""
+    losses, chosen_tokens = [], []
+    for example in found:
+        ratios, smoothing = [], settings.get("label_smoothing", 0.0)
+        for answer in example.answers:
+            ours = log_probs(policy, example, answer, media)
+            with torch.no_grad():
+                theirs = log_probs(reference, example, answer, media)
+            means = settings.get("length_normalized") or settings.get("loss") == "ipo"
+            ratios.append((ours - theirs).mean() if means else (ours - theirs).sum())
+            if answer is example.answers[0]:
+                chosen_tokens.append(ours)
+        ahead = ratios[0] - ratios[1]
+        if settings.get("loss") == "ipo":
+            losses.append((ahead - 1 / (2 * BETA)) ** 2)
+            continue
+        loss = -(1 - smoothing) * logsigmoid(BETA * ahead) - smoothing * logsigmoid(-BETA * ahead)
+        if settings.get("loss") == "mpo":
+            quality = -logsigmoid(BETA * ratios[0]) - logsigmoid(-BETA * ratios[1])
+            loss = 0.8 * loss + 0.2 * quality
+        losses.append(loss)
+    return torch.stack(losses).mean() - WEIGHT * torch.cat(chosen_tokens).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", LOSSES, ids=lambda settings: "-".join(map(str, settings.values())) or "sigmoid")
+def test_loss_and_gradient_of_a_step_equal_those_by_hand(base: tuple[str, Path], tmp_path: Path, settings: dict):
+    name, folder = base
+    found = encoded(samples(name), base=folder, folder=tmp_path)
+    trainer = make_trainer(
+        "dpo",
+        base=folder,
+        examples=found,
+        folder=tmp_path,
+        hyperparameters={"beta": BETA, "sft_weight": WEIGHT},
+        dpo=settings,
+    )
+    move(trainer.model)
+    # The blank row, last, teaches nothing, and three rows in passes of two and one weigh alike.
+    loss, learnt = step(trainer, [[0, 1], [2], [3]]), gradient(trainer.model)
+    trainer.model.zero_grad()
+    wanted = by_hand(
+        trainer.model, load_model(folder), found, BatchMedia(load_adapter(folder), tmp_path / "media"), settings
+    )
+    wanted.backward()
+    assert loss == pytest.approx(float(wanted), rel=1e-5)
+    assert float((learnt - gradient(trainer.model)).norm()) <= 1e-5 * float(learnt.norm())
+
+
+@pytest.mark.slow
+def test_the_shift_of_bco_is_the_mean_reward_of_the_steps_before_and_goes_on_after_a_restart(tmp_path: Path):
+    found = encoded(samples(TINY_WORLD), base=FOLDER, folder=tmp_path)
+    given = {"base": FOLDER, "examples": found, "folder": tmp_path, "dpo": {"loss": "mpo"}}
+    trainer, other = make_trainer("dpo", **given), make_trainer("dpo", **given)
+    for one in (trainer, other):
+        move(one.model)
+    first = step(trainer, [[0, 1], [2]])
+    rewards = trainer._sums["rewards/chosen"][0] + trainer._sums["rewards/rejected"][0]
+    second = step(trainer, [[0, 1], [2]])
+    assert second != pytest.approx(first, rel=1e-4)
+    assert trainer._shift == pytest.approx(float(rewards) / 6, rel=1e-4)
+    other.restore_method_state({"rewards_before": torch.tensor([float(rewards), 6], dtype=torch.float64)})
+    assert step(other, [[0], [1], [2]]) == pytest.approx(second, rel=1e-5)
+    assert list(other.method_state()) == ["rewards_before"]
+
+
+def test_defaults_follow_the_loss():
+    def of(section: dict) -> tuple[float, float]:
+        filled = complete(parse_spec({**GOOD, "dpo": section}, method="dpo"), num_processes=1)
+        return filled.beta, filled.sft_weight
+
+    assert of({}) == (0.3, 0.0)
+    assert of({"loss": "mpo"}) == (0.3, 1.0)
+    assert of({"length_normalized": True}) == (2.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("section", "other"),
+    [
+        ({"label_smoothing": 0.5}, "0.5"),
+        ({"label_smoothing": 0.1, "loss": "ipo"}, "dpo.loss 'ipo'"),
+        ({"length_normalized": True, "loss": "ipo"}, "dpo.loss 'ipo'"),
+        ({"length_normalized": True, "loss": "mpo"}, "dpo.loss 'mpo'"),
+    ],
+)
+def test_settings_that_a_loss_has_no_place_for_are_refused_and_both_are_named(section: dict, other: str):
+    ((path, problem),) = problems({**GOOD, "dpo": section}, method="dpo").items()
+    assert path in ("dpo.label_smoothing", "dpo.length_normalized")
+    assert other in problem
+
+
+def test_a_loss_of_another_name_is_refused():
+    with pytest.raises(InvalidArgument, match=r"dpo\.loss: must be one of 'sigmoid', 'ipo', 'mpo', not 'hinge'"):
+        parse_spec({**GOOD, "dpo": {"loss": "hinge"}}, method="dpo")

@@ -1,0 +1,86 @@
+"""Losses whose terms are averaged over a whole optimiser step, however it is cut into ranks and passes."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from training import distributed, fused_lm_head
+from training.batches import BESIDE_INPUTS, IGNORED
+from training.loop import DurableTrainer
+
+
+class StepMeansTrainer(DurableTrainer):
+    """Weighs passes so that everything that a loss is averaged over counts alike over a whole step.
+
+    A method says what that is in `counts`, and the loss of a pass in `pass_loss`.
+    """
+
+    _in_step: torch.Tensor
+    """`counts` of the passes of all ranks together."""
+
+    def __init__(self, **options: Any) -> None:
+        self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(2))
+        self._total_train_tokens = 0.0
+        super().__init__(**options)
+        fused_lm_head.add_head(self.model)
+        # The loss is that of a pass, already weighted: the trainer is to average over passes, and over nothing else.
+        self.model_accepts_loss_kwargs = False
+
+    def counts(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """How many of each thing that a term is averaged over a batch holds, (terms,); zeros for a blank one."""
+        raise NotImplementedError
+
+    def pass_loss(self, model: Any, inputs: dict[str, Any], *weights: float) -> torch.Tensor:
+        """The loss of one pass: each term averaged over the pass, times its weight."""
+        raise NotImplementedError
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The passes of an optimiser step; also counts what the passes of all ranks hold together."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counted = torch.stack([self.counts(batch) for batch in batches]).sum(0, keepdim=True)  # (1, terms)
+        self._in_step = self.accelerator.gather(counted.to(device)).sum(0)
+        return batches, items
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss of one pass, in which everything counted has the same weight as in every other pass of the step."""
+        # A trainer averages over a pass, and that over passes and ranks. A pass of few pairs or tokens would count as
+        # much as one of many, so each is weighted by its share of the step's.
+        passes = self.current_gradient_accumulation_steps * distributed.world_size()
+        held = self.counts(inputs).to(self._in_step.device)
+        self._is_blank = not held.any()
+        if self._is_blank:
+            # A blank pass weighs nothing but must use all weights of the model, like those of the other ranks:
+            # gradients are reduced as they are made.
+            inputs = {**inputs, "completion_mask": inputs["attention_mask"]}
+        loss = self.pass_loss(model, inputs, *(held * passes / self._in_step).tolist())
+        self._total_train_tokens += float(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
+        self._is_blank = False
+        return loss
+
+    def measure(self, measures: Mapping[str, torch.Tensor]) -> None:
+        """Adds a pass's measures over all ranks, each (rows,); a blank pass adds none."""
+        for name, values in measures.items():
+            gathered = self.accelerator.gather(values.detach().float())
+            self._sums[name] = self._sums[name] + torch.tensor([float(gathered.sum()), len(gathered)])
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Logs a step, its measures averaged over its rows."""
+        means = {name: float(total / count) for name, (total, count) in self._sums.items() if count}
+        self._sums.clear()
+        super().log({**logs, **means, "num_tokens": self._total_train_tokens}, *args, **kwargs)
+
+
+def answer_log_probs(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+    """log π(token | what precedes it) of the answers' tokens in a batch: (rows, columns - 1), zero elsewhere."""
+    given = {name: value for name, value in batch.items() if name not in BESIDE_INPUTS}
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+    found: torch.Tensor = model(**given, labels=labels, use_cache=False, fused_lm_head=True).log_probs
+    return found
+
+
+def answer_lengths(batch: Mapping[str, Any]) -> torch.Tensor:
+    """Tokens of each answer of a batch: (rows,)."""
+    lengths: torch.Tensor = batch["completion_mask"][:, 1:].sum(1)
+    return lengths
