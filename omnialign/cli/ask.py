@@ -1,4 +1,4 @@
-"""`omnialign ask`: one question to a model, with files, and its answers as they finish."""
+"""`omnialign ask`: one question to a model, with files, and its answers. `omnialign reward`: how good answers are."""
 
 from __future__ import annotations
 
@@ -58,6 +58,40 @@ async def ask(
             session.out.say(content_text(result.response.content))
             if out is not None:
                 await _save(client, media_of([result.response.content]), folder=out)
+
+
+@command
+async def reward(
+    session: Session,
+    model: Annotated[str, typer.Argument(help="Reward model, such as `reward` or `reward/2`.")],
+    question: Annotated[str, typer.Argument(help="Text of the question.")],
+    answers: Annotated[list[str], typer.Argument(help="Answers to it: each a text, or `@` and the path of a file.")],
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", help="Image, sound or video that follows the question; repeatable.")
+    ] = None,
+) -> None:
+    """Have a reward model compare answers to a question; the best comes first."""
+    from omnialign.errors import from_status
+    from omnialign.v1 import judge_service_pb2
+
+    async with session.client() as client:
+        prompt = await client.to_content([question, *(file or ())])
+        given = [Path(answer[1:]) if answer.startswith("@") else answer for answer in answers]
+        request = judge_service_pb2.ComputeRewardsRequest(
+            model=await client.find_model(model),
+            items=[
+                judge_service_pb2.RewardItem(id=str(number), prompt=prompt, response=await client.to_content(answer))
+                for number, answer in enumerate(given)
+            ],
+        )
+        found = [result async for result in client.compute_rewards(request)]
+    for result in found:
+        if result.HasField("error"):
+            raise from_status(result.error)
+        session.out.record(result)
+    ranked = sorted(found, key=lambda result: -result.reward)
+    rows = [(f"{result.reward:.4f}", answers[int(result.id)]) for result in ranked]
+    session.out.table(("REWARD", "ANSWER"), rows, empty="")
 
 
 async def _save(client: AsyncClient, media: Iterable[content_pb2.Media], *, folder: Path) -> None:

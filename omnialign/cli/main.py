@@ -17,6 +17,7 @@ app = typer.Typer(
 app.command("up")(embedded.up)
 app.command("demo")(embedded.demo)
 app.command("ask")(ask.ask)
+app.command("reward")(ask.reward)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")

@@ -50,6 +50,7 @@ async def show(
         ("name", version.name),
         ("folder", version.uri),
         ("LoRA of", version.lora_base),
+        ("kind", "reward model" if version.reward_model else ""),
         ("sha256", version.sha256),
         ("parameters", f"{version.parameter_count:,}"),
         ("weights", f"{version.size_bytes:,} bytes"),

@@ -5,7 +5,8 @@
 
 A message is a string, the path of a file, a stored medium, or a list of these in reading order. Files are uploaded; the
 service tells their type from their bytes. For many questions at once, or settings that are not here, the full requests
-stream: `generate(request)`, `refine`, `critique(request)`, `score_responses`, `compare_responses`.
+stream: `generate(request)`, `refine`, `critique(request)`, `score_responses`, `compare_responses`,
+`compute_rewards`.
 """
 
 import asyncio
@@ -192,6 +193,19 @@ class AskCalls(GenerationCalls, MediaCalls, ModelCalls):
         found = result.comparison
         verdict: Any = record_pb2.Verdict.Name(found.verdict).removeprefix("VERDICT_").lower()
         return Judgement(verdict, (found.forward_reason, found.backward_reason), found.abstain_reason)
+
+    async def reward(
+        self, model: str, prompt: Prompt, response: Prompt, *, deadline_seconds: float | None = None
+    ) -> float:
+        """The reward that a reward model gives to a response; compare it with those of other responses to the prompt.
+
+        Raises MODEL_NOT_A_REWARD_MODEL, and what became of the item, such as REWARD_NOT_FINITE.
+        """
+        asked, answered = await self._contents(prompt, response)
+        item = judge_service_pb2.RewardItem(id=ITEM, prompt=asked, response=answered)
+        request = judge_service_pb2.ComputeRewardsRequest(model=await self.find_model(model), items=[item])
+        result = await _only(self.compute_rewards(request, deadline_seconds=deadline_seconds))
+        return float(result.reward)
 
     async def to_content(self, message: Prompt) -> content_pb2.Content:
         """A message of plain values as the requests take it; files are uploaded. Raises FILE_MISSING and MEDIA_*."""

@@ -275,6 +275,7 @@ class Client:
     critique_response = _call(AsyncClient.critique_response)
     score = _call(AsyncClient.score)
     compare = _call(AsyncClient.compare)
+    reward = _call(AsyncClient.reward)
     find_model = _call(AsyncClient.find_model)
     to_content = _call(AsyncClient.to_content)
 
@@ -283,6 +284,7 @@ class Client:
     critique_items = _iterate(AsyncClient.critique_items)
     score_responses = _iterate(AsyncClient.score_responses)
     compare_responses = _iterate(AsyncClient.compare_responses)
+    compute_rewards = _iterate(AsyncClient.compute_rewards)
 
     create_training_job = _call(AsyncClient.create_training_job)
     get_training_job = _call(AsyncClient.get_training_job)

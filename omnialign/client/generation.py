@@ -19,7 +19,7 @@ from omnialign.v1 import (
 
 
 class GenerationCalls(ServiceCalls):
-    """Responses, critiques and judgements, written by models.
+    """Responses, critiques and judgements, written by models, and rewards.
 
     A call is retried only until its first result; after that the caller alone knows which items still lack one.
     """
@@ -59,3 +59,9 @@ class GenerationCalls(ServiceCalls):
     ) -> AsyncIterator[judge_service_pb2.CompareResponsesResponse]:
         """Compares pairs of responses, each in both orders, because judges favour a position."""
         return self._transport.stream(self._judge.CompareResponses, request, deadline_seconds=deadline_seconds)
+
+    def compute_rewards(
+        self, request: judge_service_pb2.ComputeRewardsRequest, *, deadline_seconds: float | None = None
+    ) -> AsyncIterator[judge_service_pb2.ComputeRewardsResponse]:
+        """Computes the rewards that a reward model gives to responses."""
+        return self._transport.stream(self._judge.ComputeRewards, request, deadline_seconds=deadline_seconds)

@@ -14,6 +14,7 @@ from omnialign.modeling.inputs import Turn
 from omnialign.modeling.lora import WEIGHTS as LORA_WEIGHTS
 from omnialign.modeling.lora import LoraSettings, is_lora, literal_config, read_lora
 from omnialign.modeling.model_files import FolderFiles, check_files, tensors, weight_paths
+from omnialign.modeling.reward_folder import check_head
 
 CONVERSATION = (Turn("user", ("Hello.",)), Turn("assistant", ("Hello!",)), Turn("user", ("What is a ring?",)))
 
@@ -33,7 +34,7 @@ def inspect_model(folder: Path, *, weights: bool = True) -> ModelSummary:
 
     Without `weights`, for folders with the settings alone, and for engines that load architectures of their own, the
     weights are not held against the configuration. Raises OmnialignError: the reasons of `check_files`, `load_adapter`
-    and `check_weights`, and for a LoRA those of `literal_config`.
+    and `check_weights`, for a LoRA those of `literal_config`, and for a reward model those of `check_head`.
     """
     files = FolderFiles(folder, name=folder.name)
     check_files(files)
@@ -41,6 +42,7 @@ def inspect_model(folder: Path, *, weights: bool = True) -> ModelSummary:
         literal_config(folder, name=folder.name)
         count = sum(tensor.num_elements for _, tensor in tensors(files, [LORA_WEIGHTS]))
         return ModelSummary(count, lora=read_lora(folder, name=folder.name))
+    check_head(files)
     adapter = load_adapter(folder)
     adapter.encode(CONVERSATION)
     count = sum(tensor.num_elements for _, tensor in tensors(files, weight_paths(files)))

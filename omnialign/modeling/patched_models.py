@@ -51,7 +51,7 @@ class JanusForConditionalGeneration(transformers.JanusForConditionalGeneration):
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("give either input_ids or inputs_embeds")
-            inputs_embeds = self._embed(input_ids, pixel_values)
+            inputs_embeds = self.embed_with_codes(input_ids, pixel_values)
         outputs = self.model(inputs_embeds=inputs_embeds, **options)
         # As in transformers, 0 keeps all positions: slice(-0, None) is slice(0, None).
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -66,7 +66,7 @@ class JanusForConditionalGeneration(transformers.JanusForConditionalGeneration):
             attentions=outputs.attentions,
         )
 
-    def _embed(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> torch.Tensor:
+    def embed_with_codes(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> torch.Tensor:
         """Embeddings (B, T, D) of text, of image codes, and of the images that placeholders stand for."""
         first = self.config.text_config.vocab_size  # the id of code 0
         # Both tables are looked up for every token, (B, T, D) each, and the right one is chosen: under sharded training

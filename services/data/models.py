@@ -164,6 +164,7 @@ class Models:
             version.sha256, version.size_bytes = weights.sha256, weights.size_bytes
             version.parameter_count = weights.parameter_count
             version.lora_base = weights.lora.base if weights.lora else ""
+            version.reward_model = weights.is_reward_model
             version.create_time.CopyFrom(timestamp(created_us))
             if await self._store.add(version, model=model, number=number, created_us=created_us):
                 return version

@@ -19,6 +19,7 @@ from omnialign.modeling.model_files import (
     check_files,
     tensors,
 )
+from omnialign.modeling.reward_folder import check_head
 from services.data.objects import ObjectStore
 
 
@@ -30,6 +31,7 @@ class Weights:
     size_bytes: int
     parameter_count: int
     lora: LoraSettings | None = None
+    is_reward_model: bool = False
 
 
 class StoredFiles:
@@ -58,8 +60,8 @@ def inspect_folder(folder: Path) -> Weights:
 def inspect_upload(name: str, files: Mapping[FileEntry, str], objects: ObjectStore) -> Weights:
     """Checks and summarises an uploaded model (blocking).
 
-    Raises MODEL_CONFIG_MISSING, MODEL_WEIGHTS_MISSING, MODEL_WEIGHTS_INVALID, what `check_files` raises, and for a LoRA
-    what `parse_lora` raises.
+    Raises MODEL_CONFIG_MISSING, MODEL_WEIGHTS_MISSING, MODEL_WEIGHTS_INVALID, what `check_files` raises, for a LoRA
+    what `parse_lora` raises, and for a reward model what `check_head` raises.
     """
     return _inspect(StoredFiles(name, files, objects), lambda: entries_digest(files))
 
@@ -79,6 +81,7 @@ def _inspect(files: ModelSource, digest: Callable[[], str]) -> Weights:
         size_bytes=sum(sizes[path] for path in weights),
         sha256=digest(),
         lora=lora,
+        is_reward_model=check_head(files),
     )
 
 

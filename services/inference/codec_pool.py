@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from omnialign.errors import OmnialignError
-from omnialign.modeling.adapters import Adapter
+from omnialign.modeling.adapters import Adapter, encode_response
 from omnialign.modeling.inputs import ModelInputs, Pieces
 from services.inference import stop_strings
 from services.inference.engine import EngineRequest
@@ -30,7 +30,7 @@ class CodecPool:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def encode(self, adapter: Adapter, request: EngineRequest) -> ModelInputs | OmnialignError:
-        """The model inputs of a request's prompt, or the error that makes it unreadable."""
+        """The model inputs of a request's prompt, and of its answer if it has one, or what makes them unreadable."""
         return await self.run(lambda: _encode(adapter, request))
 
     async def decode(self, adapter: Adapter, ids: Sequence[int], *, stop: Sequence[str]) -> Pieces | OmnialignError:
@@ -49,7 +49,9 @@ class CodecPool:
 def _encode(adapter: Adapter, request: EngineRequest) -> ModelInputs | OmnialignError:
     # Errors are returned, not raised: one unreadable prompt must not fail the requests that came with it.
     try:
-        return adapter.encode(request.turns, request.policy)
+        if request.answer is None:
+            return adapter.encode(request.turns, request.policy)
+        return encode_response(adapter, request.turns, request.answer, request.policy)
     except OmnialignError as error:
         return error
     except Exception as error:  # a codec met something unforeseen, which concerns this request alone

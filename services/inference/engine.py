@@ -35,6 +35,8 @@ class EngineRequest:
     """JSON schema of the answer. Engines that cannot enforce a schema let the model write freely."""
     return_tokens: bool = False
     """Whether the result carries the ids and log-probabilities of its tokens."""
+    answer: Pieces | None = None
+    """The answer to which a reward model is to give a reward; with None, the model writes one."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class EngineResult:
     info: generation_pb2.GenerationInfo = field(default_factory=generation_pb2.GenerationInfo)
     tokens: generation_pb2.GeneratedTokens | None = None
     """Of a request with `return_tokens`, once its model has written something."""
+    reward: float | None = None
+    """Of a request with an `answer`: a finite number."""
 
     @classmethod
     def of(

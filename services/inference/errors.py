@@ -4,8 +4,8 @@
     ├── ResourceExhausted   QUEUE_FULL, DEVICE_OUT_OF_MEMORY (OutOfMemory)
     ├── Unavailable         ENGINE_CLOSED
     ├── NotFound            MODEL_NOT_FOUND
-    ├── FailedPrecondition  MODEL_LOAD_FAILED
-    ├── InvalidArgument     PROMPT_TOO_LONG, TOKENS_UNSUPPORTED
+    ├── FailedPrecondition  MODEL_LOAD_FAILED, REWARD_NOT_FINITE
+    ├── InvalidArgument     PROMPT_TOO_LONG, TOKENS_UNSUPPORTED, REWARD_UNSUPPORTED
     └── Internal            PROMPT_UNREADABLE, ANSWER_UNREADABLE
 
 What only one engine raises is defined beside that engine.
@@ -89,6 +89,25 @@ def tokens_unsupported(model: str, why: str, mend: str) -> InvalidArgument:
         f"The field return_tokens cannot be true for {model}, {why}; {mend}.",
         reason="TOKENS_UNSUPPORTED",
         metadata={"model": model},
+    )
+
+
+def reward_unsupported(model: str, why: str) -> InvalidArgument:
+    """The error for a reward that is asked of an engine which runs no reward models."""
+    return InvalidArgument(
+        f"ComputeRewards cannot take {model}, {why}; name a reward model that a transformers engine runs.",
+        reason="REWARD_UNSUPPORTED",
+        metadata={"model": model},
+    )
+
+
+def reward_not_finite(model: str, reward: float) -> FailedPrecondition:
+    """The error for a reward that is no number."""
+    return FailedPrecondition(
+        f"The reward model {model} gives {reward}, so its weights or the response are out of range; name another "
+        "version of it.",
+        reason="REWARD_NOT_FINITE",
+        metadata={"model": model, "reward": str(reward)},
     )
 
 

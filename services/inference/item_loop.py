@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from omnialign.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, OmnialignError, to_status
-from omnialign.modeling.inputs import MediaPolicy
+from omnialign.modeling.inputs import MediaPolicy, Pieces
 from omnialign.modeling.prompts import Rendered
 from omnialign.v1 import content_pb2, generation_pb2
 from services.inference.engine import Engine, EngineRequest, EngineResult
@@ -40,6 +40,8 @@ class Prompt:
     """Schema of the answer, if the answer is JSON."""
     return_tokens: bool = False
     """Whether the answer carries the ids and log-probabilities of its tokens."""
+    answer: Pieces | None = None
+    """The answer to which a reward model is to give a reward."""
 
 
 class Task(ABC, Generic[ItemT, ResultT]):
@@ -251,6 +253,7 @@ def _engine_requests(
                     policy=policy,
                     json_schema=prompt.json_schema,
                     return_tokens=prompt.return_tokens,
+                    answer=prompt.answer,
                 )
             )
     return requests, owners

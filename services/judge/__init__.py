@@ -1,1 +1,1 @@
-"""The judge service: scores, and order-swapped comparisons."""
+"""The judge service: scores, order-swapped comparisons, and rewards."""

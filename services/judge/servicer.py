@@ -5,17 +5,17 @@ from contextlib import aclosing
 
 import grpc
 
-from omnialign.errors import FailedPrecondition
 from omnialign.v1 import judge_service_pb2 as pb
 from omnialign.v1 import judge_service_pb2_grpc
 from services.judge.judge import Judge
+from services.judge.rewards import Rewards
 
 
 class JudgeServicer(judge_service_pb2_grpc.JudgeServiceServicer):
-    """Passes each call on to the judge."""
+    """Passes each call on to the judge, or to the reward models."""
 
-    def __init__(self, judge: Judge) -> None:
-        self._judge = judge
+    def __init__(self, judge: Judge, rewards: Rewards) -> None:
+        self._judge, self._rewards = judge, rewards
 
     async def ScoreResponse(  # noqa: N802
         self, request: pb.ScoreResponseRequest, context: grpc.aio.ServicerContext[object, object]
@@ -36,6 +36,7 @@ class JudgeServicer(judge_service_pb2_grpc.JudgeServiceServicer):
     async def ComputeRewards(  # noqa: N802
         self, request: pb.ComputeRewardsRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> AsyncIterator[pb.ComputeRewardsResponse]:
-        """Refuses: no engine runs reward models yet."""
-        raise FailedPrecondition("no engine here runs reward models", reason="REWARD_UNSUPPORTED")
-        yield  # what makes this a stream
+        """Computes rewards."""
+        async with aclosing(self._rewards.compute(request)) as results:
+            async for result in results:
+                yield result

@@ -73,6 +73,11 @@ class Models(
             found = record_pb2.Comparison(verdict=record_pb2.VERDICT_ABSTAIN, abstain_reason="ANSWER_UNPARSABLE")
         yield judge_service_pb2.CompareResponsesResponse(id=request.items[0].id, comparison=found)
 
+    async def ComputeRewards(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self.requests.append(request)
+        for item in request.items:
+            yield judge_service_pb2.ComputeRewardsResponse(id=item.id, reward=len(text_of(item.response)) - 4.5)
+
 
 def assessed(item: Any) -> dict[str, Any]:
     if text_of(item.prompt) == "mumble":
@@ -157,6 +162,7 @@ async def test_the_full_requests_still_stream_and_the_synchronous_client_answers
             assert client.critique(MODEL, "q", "a", rubric=["clarity"]).scores == {"clarity": 2}
             assert client.score(MODEL, "q", "a", rubric=["clarity"]).advice == "say more"
             assert client.compare(MODEL, "q", "a", "b").verdict == "win"
+            assert client.reward(MODEL, "q", "answer") == 1.5
             items = [refinement_service_pb2.GenerateItem(id=one, prompt=content(one)) for one in "ab"]
             request = refinement_service_pb2.GenerateRequest(model=MODEL, items=items)
             assert [result.id for result in client.generate(request)] == ["a", "b"]
@@ -178,3 +184,15 @@ async def test_the_command_asks_with_files_prints_each_answer_and_saves_its_medi
     assert [line["response"]["content"]["parts"][0]["text"] for line in lines] == [f"again! {n}" for n in (5, 6, 7)]
     refused = await asyncio.to_thread(run, "long")
     assert (refused.exit_code, "[PROMPT_TOO_LONG]" in refused.stderr) == (1, True)
+
+
+async def test_the_command_ranks_answers_by_their_reward(served, picture):
+    def run(*arguments: object) -> Any:
+        return CliRunner().invoke(app, ["reward", MODEL, *map(str, arguments), "--address", served[0]])
+
+    told = await asyncio.to_thread(run, "What is it?", "dot", "a dot", f"@{picture}", "--file", picture)
+    assert told.exit_code == 0, told.output
+    rows = [line.split("\t") for line in told.stdout.splitlines()]
+    assert rows == [["REWARD", "ANSWER"], ["0.5000", "a dot"], ["-1.5000", "dot"], ["-4.5000", f"@{picture}"]]
+    shown = served[1].requests[-1].items[2].response.parts[0].media
+    assert shown.mime_type == "image/png"

@@ -29,7 +29,7 @@ from omnialign.modeling.spans import AnswerMalformed, MediaSpan
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Adapter", "AnswerMalformed", "TokenAdapter", "load_adapter"]
+__all__ = ["Adapter", "AnswerMalformed", "TokenAdapter", "encode_response", "load_adapter"]
 
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
@@ -89,6 +89,14 @@ def load_adapter(folder: Path, cache: Cache = NO_CACHE) -> Adapter:
             reason="MODEL_HAS_NO_ADAPTER",
             metadata={"folder": folder.name},
         ) from error
+
+
+def encode_response(
+    adapter: Adapter, turns: Sequence[Turn], response: Pieces, policy: MediaPolicy = NO_BOUNDS
+) -> ModelInputs:
+    """The inputs of a prompt with a response to it, end token included. Raises what the adapter raises."""
+    prompt = adapter.encode(turns, policy)
+    return ModelInputs([*prompt.ids, *adapter.encode_answer(response, policy)], prompt.features, prompt.losses)
 
 
 def _load(folder: Path, cache: Cache) -> Adapter:

@@ -20,7 +20,7 @@ from omnialign.v1 import generation_pb2
 from services.inference.codec_pool import CodecPool
 from services.inference.config import EngineConfig
 from services.inference.engine import Deliver, Engine, EngineRequest, EngineResult, info_of
-from services.inference.errors import not_found, queue_full, tokens_unsupported
+from services.inference.errors import not_found, queue_full, reward_unsupported, tokens_unsupported
 from services.inference.metrics import FINISH_OUTCOMES
 from services.inference.model_uri import EndpointModel, base_url_of, parse_endpoint_model
 from services.inference.models.key import load_model_adapter, open_feature_cache
@@ -85,14 +85,16 @@ class OpenAIEngine(Engine):
         """Runs requests for one model; the first error that concerns all of them ends the call.
 
         Raises MODEL_NAME_INVALID, ENDPOINT_NOT_ALLOWED, ENDPOINT_NOT_DETERMINISTIC, TOKENS_UNSUPPORTED,
-        ENDPOINT_REFUSED, ENDPOINT_INVALID, ENDPOINT_UNAVAILABLE, MODEL_NOT_FOUND, QUEUE_FULL, and what finding an
-        adapter raises.
+        REWARD_UNSUPPORTED, ENDPOINT_REFUSED, ENDPOINT_INVALID, ENDPOINT_UNAVAILABLE, MODEL_NOT_FOUND, QUEUE_FULL, and
+        what finding an adapter raises.
         """
         if deterministic:
             raise not_deterministic(model)
         if any(request.return_tokens for request in requests):
             mend = "drop it, or name a model that the service itself runs"
             raise tokens_unsupported(model, "which is behind an endpoint that gives text and no tokens", mend)
+        if any(request.answer is not None for request in requests):
+            raise reward_unsupported(model, "which is behind an endpoint that gives text and no rewards")
         if self._num_unfinished + len(requests) > self._config.max_waiting:
             raise queue_full(waiting=self._num_unfinished, new=len(requests), bound=self._config.max_waiting)
         self._num_unfinished += len(requests)

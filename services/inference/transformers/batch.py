@@ -136,7 +136,7 @@ class Batch:
         """The features of all media of some prompts, in the model's own type."""
         loaded = self.loaded
         found = loaded.adapter.tensors([request.inputs for request in requests], ids)
-        return {name: _to_model(tensor, loaded.key.dtype, loaded.device) for name, tensor in found.items()}
+        return {name: to_model(tensor, loaded.key.dtype, loaded.device) for name, tensor in found.items()}
 
     def _join(self) -> None:
         """Joins the prefills into one batch, and prepares to decode."""
@@ -243,7 +243,7 @@ class Batch:
         return torch.tensor(values, dtype=torch.int64, device=self.loaded.device)
 
 
-def _to_model(tensor: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def to_model(tensor: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A tensor on the model's device; features in its dtype, times and other single numbers as they are."""
     if tensor.is_floating_point() and tensor.ndim > 1:
         return tensor.to(device, dtype)

@@ -15,6 +15,7 @@ from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.modeling.adapters.features import check_joinable
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.inputs import MediaLoss, ModelInputs
+from omnialign.modeling.reward_folder import check_use
 from omnialign.v1 import generation_pb2
 from services.inference.codec_pool import CodecPool
 from services.inference.config import EngineConfig
@@ -27,6 +28,7 @@ from services.inference.models.resolver import ModelResolver, Registry
 from services.inference.stop_strings import stops_of
 from services.inference.transformers.admission import Completion, Outcome, SequenceRequest, cache_bytes
 from services.inference.transformers.loading import LoadedModel, load_model, measure
+from services.inference.transformers.rewards import RewardPool
 from services.inference.transformers.scheduler import Scheduler
 
 
@@ -59,6 +61,7 @@ class TransformersEngine(Engine):
         self._config, self._resolver, self._metrics, self._features = config, resolver, metrics, features
         self._device = pick_device(config.device)
         self._scheduler = Scheduler(config, metrics, on_cpu=self._device.type == "cpu")
+        self._rewards = RewardPool(config, metrics)
         self._codecs = CodecPool(config.codec_threads)
         self.residency = Residency(
             budget_bytes=config.model_budget_bytes,
@@ -75,6 +78,7 @@ class TransformersEngine(Engine):
     def close(self) -> None:
         """Ends the threads. Requests that are not finished fail with Unavailable ENGINE_CLOSED."""
         self._scheduler.close()
+        self._rewards.close()
         self._codecs.close()
 
     async def load(self, model: str) -> None:
@@ -89,8 +93,16 @@ class TransformersEngine(Engine):
     async def run(
         self, model: str, requests: Sequence[EngineRequest], deliver: Deliver, *, deterministic: bool
     ) -> None:
-        """Runs requests for one model: encodes their prompts, has the scheduler generate, decodes the answers."""
+        """Runs requests for one model: encodes their prompts, has the scheduler generate, decodes the answers.
+
+        A reward model gives rewards to answers instead. Raises InvalidArgument MODEL_IS_A_REWARD_MODEL for one that is
+        to write, MODEL_NOT_A_REWARD_MODEL for another one that is to give rewards.
+        """
         async with self.residency.use(self._key(model, deterministic=deterministic)) as loaded:
+            check_use(model, gives_rewards=loaded.gives_rewards, wants_rewards=requests[0].answer is not None)
+            if loaded.gives_rewards:
+                await self._reward_all(loaded, requests, deliver)
+                return
             jobs = await self._encode_all(loaded, requests, deterministic, deliver)
             if jobs:
                 await self._generate_all(jobs, deterministic, deliver)
@@ -112,6 +124,27 @@ class TransformersEngine(Engine):
             except OmnialignError as error:
                 deliver(EngineResult(request.id, error=error, info=info_of(request)))
         return jobs
+
+    async def _reward_all(self, loaded: LoadedModel, requests: Sequence[EngineRequest], deliver: Deliver) -> None:
+        """Has a reward model give rewards to the answers of requests, and delivers their results."""
+        encoded = await asyncio.gather(*(self._codecs.encode(loaded.adapter, request) for request in requests))
+        rows: list[tuple[EngineRequest, ModelInputs]] = []
+        for request, inputs in zip(requests, encoded, strict=True):
+            if isinstance(inputs, ModelInputs) and len(inputs.ids) > loaded.context_tokens:
+                context = loaded.context_tokens
+                inputs = prompt_too_long(request.model, prompt_tokens=len(inputs.ids), context_tokens=context)
+            if isinstance(inputs, ModelInputs):
+                rows.append((request, inputs))
+            else:
+                deliver(EngineResult(request.id, error=inputs, info=info_of(request)))
+        async for number, outcome in self._rewards.run(loaded, [inputs for _, inputs in rows]):
+            request, inputs = rows[number]
+            info = info_of(request, inputs.losses)
+            info.prompt_tokens = len(inputs.ids)
+            if isinstance(outcome, OmnialignError):
+                deliver(EngineResult(request.id, error=outcome, info=info))
+            else:
+                deliver(EngineResult(request.id, reward=outcome, info=info))
 
     def _job(
         self, loaded: LoadedModel, request: EngineRequest, inputs: ModelInputs | OmnialignError, group: object | None

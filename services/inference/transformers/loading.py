@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 
+from omnialign.errors import OmnialignError
+from omnialign.modeling import reward
 from omnialign.modeling.adapters import Adapter
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.lora import literal_config, unsupported
 from omnialign.modeling.model_folder import model_class
+from omnialign.modeling.reward_folder import is_reward_model
 from omnialign.modeling.weights_check import WeightsMismatch, check_loaded, check_weights
 from services.inference.errors import load_failed
 from services.inference.models import safetensors
@@ -49,6 +52,8 @@ class LoadedModel:
     size_bytes: int
     last_logits: Mapping[str, int] = field(default_factory=dict)
     """Further arguments of a forward pass that needs the logits of the last column only."""
+    gives_rewards: bool = False
+    """Whether it is a reward model, which writes nothing."""
 
 
 def measure(folder: Path, key: ModelKey) -> int:
@@ -59,8 +64,8 @@ def measure(folder: Path, key: ModelKey) -> int:
 def load_model(files: ModelFiles, key: ModelKey, device: torch.device, features: Cache = NO_CACHE) -> LoadedModel:
     """Loads a model; a LoRA is merged into its base.
 
-    Raises FailedPrecondition MODEL_LOAD_FAILED, MODEL_WEIGHTS_MISMATCH, and what `load_model_adapter` and `merge_lora`
-    raise.
+    Raises FailedPrecondition MODEL_LOAD_FAILED, MODEL_WEIGHTS_MISMATCH, REWARD_HEAD_INVALID, and what
+    `load_model_adapter` and `merge_lora` raise.
     """
     adapter = load_model_adapter(files.folder, key.model, features)
     try:
@@ -82,6 +87,9 @@ def load_model(files: ModelFiles, key: ModelKey, device: torch.device, features:
         raise load_failed(key.model, f"{type(error).__name__}: {error}") from error
     if files.lora is not None:
         module = merge_lora(module, files.lora, model=key.model)
+    gives_rewards = is_reward_model(files.folder)
+    if gives_rewards:
+        reward.add_head(module, _head(files.folder, module, model=key.model))
     config = module.config.get_text_config(decoder=True)
     return LoadedModel(
         key=key,
@@ -92,7 +100,16 @@ def load_model(files: ModelFiles, key: ModelKey, device: torch.device, features:
         cache_bytes_per_token=_cache_bytes_per_token(config, key.dtype),
         size_bytes=sum(p.numel() * p.element_size() for p in module.parameters()),
         last_logits=last_logits,
+        gives_rewards=gives_rewards,
     )
+
+
+def _head(folder: Path, module: Any, *, model: str) -> reward.RewardHead:
+    """The head of a reward model. Raises FailedPrecondition with the reason that `load_head` gives."""
+    try:
+        return reward.load_head(folder, hidden_size=reward.hidden_size(module))
+    except OmnialignError as error:
+        raise load_failed(model, error.message, reason=error.reason, metadata=error.metadata) from error
 
 
 def keep_last_logits(module: Any) -> dict[str, int]:

@@ -19,11 +19,12 @@ from prometheus_client import CollectorRegistry
 from omnialign.errors import FailedPrecondition, Internal, OmnialignError
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.inputs import Piece
+from omnialign.modeling.reward_folder import is_a_reward_model, is_reward_model
 from omnialign.v1 import generation_pb2
 from services.inference.codec_pool import CodecPool
 from services.inference.config import EngineConfig
 from services.inference.engine import Deliver, Engine, EngineRequest, EngineResult, info_of
-from services.inference.errors import engine_closed, prompt_too_long, queue_full
+from services.inference.errors import engine_closed, prompt_too_long, queue_full, reward_unsupported
 from services.inference.metrics import FINISH_OUTCOMES, EngineMetrics
 from services.inference.models.key import ModelKey, load_model_adapter, open_feature_cache
 from services.inference.models.residency import Residency, too_large
@@ -97,6 +98,8 @@ class VllmEngine(Engine):
         """
         if deterministic:
             check_deterministic()
+        if any(request.answer is not None for request in requests):
+            raise reward_unsupported(model, "which this service would run by vLLM")
         self._check_queue(len(requests))
         self._num_unfinished += len(requests)
         num_left = len(requests)
@@ -163,6 +166,8 @@ class VllmEngine(Engine):
     async def _use(self, name: str) -> AsyncIterator[VllmModel]:
         """A model whose engine is alive. One that dies meanwhile is evicted, so that the next request restarts it."""
         files = await self._resolver.find(name)
+        if is_reward_model(files.folder):
+            raise is_a_reward_model(name)
         key = ModelKey.of(files.base, self._config)
         await self._loras.register(files, name=name, check_size=lambda rank: self._check_size(files, key, rank))
         while True:

@@ -1,0 +1,52 @@
+"""Rewards: what a reward model gives responses. A reward that is no number is an error of its item."""
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from omnialign.modeling.inputs import pieces
+from omnialign.modeling.prompts import render_response
+from omnialign.v1 import content_pb2, generation_pb2
+from omnialign.v1 import judge_service_pb2 as pb
+from services.inference.engine import EngineResult
+from services.inference.item_loop import ItemLoop, Prompt, Task
+
+
+@dataclass(frozen=True)
+class UnsampledRequest:
+    """A request of which nothing is sampled, as the item loop takes it."""
+
+    model: str
+    items: Sequence[pb.RewardItem]
+    media_policy: generation_pb2.MediaPolicy
+    sampling: generation_pb2.SamplingParams = field(default_factory=generation_pb2.SamplingParams)
+
+
+class Rewards:
+    """Has a reward model give rewards to responses."""
+
+    def __init__(self, loop: ItemLoop) -> None:
+        self._loop = loop
+
+    def compute(self, request: pb.ComputeRewardsRequest) -> AsyncGenerator[pb.ComputeRewardsResponse, None]:
+        """A reward or an error for each item."""
+        unsampled = UnsampledRequest(request.model, request.items, request.media_policy)
+        return self._loop.run(unsampled, RewardTask(pb.ComputeRewardsResponse))
+
+
+class RewardTask(Task[pb.RewardItem, pb.ComputeRewardsResponse]):
+    """Asks for the reward of one response."""
+
+    def contents(self, item: pb.RewardItem) -> Iterable[content_pb2.Content]:
+        """The prompt and the response."""
+        return (item.prompt, item.response)
+
+    def prompts(self, item: pb.RewardItem, media: Mapping[str, bytes]) -> Sequence[Prompt]:
+        """The prompt as the trainer shows it, with the response as its answer."""
+        return [Prompt(render_response(pieces(item.prompt, media)), seed=0, answer=pieces(item.response, media))]
+
+    async def result(self, item: pb.RewardItem, answers: Sequence[EngineResult]) -> pb.ComputeRewardsResponse:
+        """The reward. Raises the answer's error."""
+        (answer,) = answers
+        if answer.error is not None:
+            raise answer.error
+        return self.result_type(id=item.id, reward=answer.reward)
