@@ -267,7 +267,9 @@ class NullTraining(training_service_pb2_grpc.TrainingServiceServicer):
         if error:
             job.error.CopyFrom(to_status(error))
         else:
-            job.model = f"{name.partition('/trainingJobs/')[0]}/models/{job.spec.output_model_id}/versions/1"
+            model = f"{name.partition('/trainingJobs/')[0]}/models/{job.spec.output_model_id}"
+            version = 1 + sum(other.model.startswith(f"{model}/") for other in self.jobs.values())
+            job.model = f"{model}/versions/{version}"
         self._record(job)
 
 

@@ -203,6 +203,8 @@ class AlignmentSpec(_message.Message):
     JUDGE_TRAINING_FIELD_NUMBER: _builtins.int
     REWARD_TRAINING_FIELD_NUMBER: _builtins.int
     OPTIMIZATION_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    MIN_YIELD_FIELD_NUMBER: _builtins.int
     DISTRIBUTION_FIELD_NUMBER: _builtins.int
     FEEDBACK_MODEL_FIELD_NUMBER: _builtins.int
     JUDGE_MODEL_FIELD_NUMBER: _builtins.int
@@ -236,6 +238,14 @@ class AlignmentSpec(_message.Message):
     """Records per unit of work; 0 means 64."""
     seed: _builtins.int
     """Seed of all random choices."""
+    rounds: _builtins.int
+    """Rounds of the loop. Each samples, criticises, refines, verifies and trains anew, from the policy that the round
+    before it made; 0 means 1. Annotated pairs do not change, so PAIR_SOURCE_BINARY takes one round only.
+    """
+    min_yield: _builtins.float
+    """Ends the rounds before one whose gate keeps less than this share of the refinements; 0 means 0.05. The first round
+    always trains.
+    """
     feedback_model: _builtins.str
     """Feedback model to use instead of training one: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, or
     `openai+http(s)://host/v1#NAME`.
@@ -309,6 +319,8 @@ class AlignmentSpec(_message.Message):
         judge_training: _training_service_pb2.Hyperparameters | None = ...,
         reward_training: _training_service_pb2.Hyperparameters | None = ...,
         optimization: Global___Optimization | None = ...,
+        rounds: _builtins.int = ...,
+        min_yield: _builtins.float = ...,
         distribution: _training_service_pb2.Distribution | None = ...,
         feedback_model: _builtins.str = ...,
         judge_model: _builtins.str = ...,
@@ -319,7 +331,7 @@ class AlignmentSpec(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "feedback_sampling", b"feedback_sampling", "feedback_training", b"feedback_training", "judge_training", b"judge_training", "media_policy", b"media_policy", "optimization", b"optimization", "reward_training", b"reward_training", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_answer_form", b"feedback_answer_form", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "judge_answer_form", b"judge_answer_form", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "reward_training", b"reward_training", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_answer_form", b"feedback_answer_form", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "judge_answer_form", b"judge_answer_form", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "min_yield", b"min_yield", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "reward_training", b"reward_training", "rounds", b"rounds", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -457,7 +469,7 @@ class StageStatus(_message.Message):
     CONDITIONS_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """`preflight`, `feedback_modeling`, `sample`, `critique`, `refine`, `verify`, `pair`, `optimize`, `evaluate` or
-    `report`.
+    `report`. Those of a later round have its number: `sample-2`.
     """
     state: Global___StageStatus.State.ValueType
     """State of the stage."""
@@ -515,7 +527,7 @@ Global___StageStatus: _TypeAlias = StageStatus  # noqa: Y015
 
 @_typing.final
 class PairCounts(_message.Message):
-    """What became of the pairs at the gate: tried = kept + tied + lost + abstained."""
+    """What became of the pairs at the gate, in all rounds: tried = kept + tied + lost + abstained."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -561,6 +573,7 @@ class JobModels(_message.Message):
     FEEDBACK_FIELD_NUMBER: _builtins.int
     JUDGE_FIELD_NUMBER: _builtins.int
     ALIGNED_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     base: _builtins.str
     """The initial model."""
     feedback: _builtins.str
@@ -569,6 +582,10 @@ class JobModels(_message.Message):
     """The judge."""
     aligned: _builtins.str
     """The aligned model."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The policy after each round; the last is the aligned model."""
+
     def __init__(
         self,
         *,
@@ -576,10 +593,11 @@ class JobModels(_message.Message):
         feedback: _builtins.str = ...,
         judge: _builtins.str = ...,
         aligned: _builtins.str = ...,
+        policies: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aligned", b"aligned", "base", b"base", "feedback", b"feedback", "judge", b"judge"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aligned", b"aligned", "base", b"base", "feedback", b"feedback", "judge", b"judge", "policies", b"policies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,12 +28,15 @@ PREFLIGHT, FEEDBACK_MODELING, PAIR, OPTIMIZE, EVALUATE, REPORT = (
 LOOP = "loop"
 
 LOOP_STAGES = (SAMPLE, CRITIQUE, REFINE, VERIFY)
+ROUND_STAGES = (*LOOP_STAGES, PAIR, OPTIMIZE)
 EVALUATION_STEPS = (ANSWERS_BASE, ANSWERS_ALIGNED, EVALUATION)
-STAGES = (PREFLIGHT, FEEDBACK_MODELING, *LOOP_STAGES, PAIR, OPTIMIZE, EVALUATE, REPORT)
 
+MAX_ROUNDS = 8
+ROUNDS = range(1, MAX_ROUNDS + 1)
 DEFAULT_CHUNK_SIZE = 64
 DEFAULT_QUARANTINE_FRACTION = 0.2
 DEFAULT_METHOD = "dpo"
+DEFAULT_MIN_YIELD = 0.05
 
 MIGRATIONS = Migrations("alignment", Path(__file__).parent / "migrations", witness="alignment_jobs")
 
@@ -63,6 +66,8 @@ def with_defaults(spec: Spec) -> Spec:
     plan.max_quarantine_fraction = spec.max_quarantine_fraction or DEFAULT_QUARANTINE_FRACTION
     plan.chunk_size = spec.chunk_size or DEFAULT_CHUNK_SIZE
     plan.optimization.method = spec.optimization.method or DEFAULT_METHOD
+    plan.rounds = spec.rounds or 1
+    plan.min_yield = spec.min_yield or DEFAULT_MIN_YIELD
     if plan.pair_source == alignment_service_pb2.PAIR_SOURCE_UNSPECIFIED:
         plan.pair_source = alignment_service_pb2.PAIR_SOURCE_LANGUAGE_FEEDBACK
     if not spec.HasField("feedback_sampling"):
@@ -81,3 +86,19 @@ def skipped_stages(plan: Spec, models: alignment_service_pb2.JobModels) -> froze
     if is_binary(plan):
         return frozenset({*LOOP_STAGES, FEEDBACK_MODELING} if models.judge else LOOP_STAGES)
     return frozenset({FEEDBACK_MODELING} if models.feedback and models.judge else ())
+
+
+def of_round(name: str, number: int) -> str:
+    """What a stage, step, table or phase is called in a round: `sample`, and from the second round on `sample-2`."""
+    return name if number == 1 else f"{name}-{number}"
+
+
+def stages_of(plan: Spec) -> tuple[str, ...]:
+    """The stages of a job, in order."""
+    rounds = [of_round(stage, number) for number in range(1, plan.rounds + 1) for stage in ROUND_STAGES]
+    return (PREFLIGHT, FEEDBACK_MODELING, *rounds, EVALUATE, REPORT)
+
+
+def policy_of(job: Job, number: int) -> str:
+    """The policy that a round begins with: the initial model, then the one that the round before it made."""
+    return str(job.models.policies[number - 2] if number > 1 else job.models.base)

@@ -3,16 +3,17 @@
 from omnialign import names
 from omnialign.v1 import training_service_pb2
 from services.alignment import training_jobs
+from services.alignment.job import of_round, policy_of
 from services.alignment.training_jobs import TrainingRequest
 from services.pipeline.kind import JobContext
 
 
-def request(context: JobContext, *, dataset: str) -> TrainingRequest:
-    """The training job that optimises the initial model on a dataset version."""
-    chosen = context.plan.optimization
+def request(context: JobContext, *, dataset: str, number: int) -> TrainingRequest:
+    """The training job of a round, which optimises its policy on a dataset version."""
+    chosen, purpose = context.plan.optimization, of_round(training_jobs.OPTIMIZE, number)
     spec = training_service_pb2.TrainingSpec(
         method=chosen.method,
-        base_model=context.job.models.base,
+        base_model=policy_of(context.job, number),
         dataset=dataset,
         output_model_id=f"{names.id_of(context.name)}-aligned",
         hyperparameters=training_jobs.hyperparameters(context, chosen.hyperparameters, purpose=training_jobs.OPTIMIZE),
@@ -23,4 +24,4 @@ def request(context: JobContext, *, dataset: str) -> TrainingRequest:
     # The settings of a method have the same field name in both messages.
     if own := chosen.WhichOneof("settings"):
         getattr(spec, own).CopyFrom(getattr(chosen, own))
-    return TrainingRequest(training_jobs.OPTIMIZE, spec)
+    return TrainingRequest(purpose, spec)

@@ -166,11 +166,13 @@ async def _report(plan: Spec, clients: ServiceClients, findings: Findings) -> Re
         warnings=findings.warnings + _unusual(plan, findings),
     )
     length = plan.sampling.max_new_tokens or DEFAULT_ANSWER_TOKENS
-    generations = GENERATIONS_PER_PROMPT * len(prompts) + GENERATIONS_PER_EVALUATION * len(findings.evaluation)
+    generations = GENERATIONS_PER_PROMPT * len(prompts) * plan.rounds + GENERATIONS_PER_EVALUATION * len(
+        findings.evaluation
+    )
     report.estimated_tokens = length * generations
     paracounters = await _paracounters(plan.base_model, clients)
     report.estimated_training_bytes = paracounters * (BYTES_PER_PARAMETER + REFERENCE_BYTES_PER_PARAMETER)
-    trained = findings.feedback + findings.preferences + len(prompts)
+    trained = findings.feedback + findings.preferences + len(prompts) * plan.rounds
     seconds = report.estimated_tokens / TOKENS_PER_SECOND + trained * TRAINING_SECONDS_PER_RECORD
     report.estimated_time.FromSeconds(int(seconds))
     return report

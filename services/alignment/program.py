@@ -2,13 +2,15 @@
 
     preflight -> feedback_modeling -> sample -> critique -> refine -> verify -> pair -> optimize -> evaluate -> report
 
-Stages with a body of their own are in `stages`; the four of self improving, and the evaluation, work on chunks of
-records, and their steps are in `self_improvement` and `evaluation_steps`.
+With several rounds, the stages from sample to optimize come once for each. Stages with a body of their own are in
+`stages`; the four of self improving, and the evaluation, work on chunks of records, and their steps are in
+`self_improvement` and `evaluation_steps`.
 """
 
 import functools
 from collections.abc import Mapping
 
+from services.alignment import training_jobs
 from services.alignment.evaluation_steps import EvaluationSteps
 from services.alignment.job import (
     EVALUATE,
@@ -18,16 +20,18 @@ from services.alignment.job import (
     PAIR,
     PREFLIGHT,
     REPORT,
+    ROUNDS,
     Job,
     StageStatus,
     is_binary,
+    of_round,
 )
 from services.alignment.self_improvement import self_improvement_steps
 from services.alignment.stages import Stages
 from services.alignment.summary import AlignmentMetrics, summarize
 from services.alignment.training_jobs import TrainingJobRunner
 from services.pipeline.counts import Counts
-from services.pipeline.kind import JobContext, JobRun, Phase
+from services.pipeline.kind import JobContext, JobRun, Phase, Step
 from services.pipeline.service import Toolbox
 
 
@@ -38,25 +42,44 @@ class AlignmentProgram:
         self._training = TrainingJobRunner(tools.retrier, update=tools.updater.update)
         self._stages = Stages(tools, self._training)
         self._metrics = AlignmentMetrics(tools.registry)
-        self._loop = Phase(name=LOOP, steps=self_improvement_steps(tools.items), plan=self._stages.plan_loop)
+        self._loops = {
+            number: Phase(
+                name=of_round(LOOP, number),
+                steps=self_improvement_steps(tools.items, number),
+                plan=functools.partial(self._stages.plan_loop, number=number),
+            )
+            for number in ROUNDS
+        }
         steps = EvaluationSteps(tools.items, tools.retrier).steps
         self._evaluation = Phase(name=EVALUATE, steps=steps, plan=self._stages.plan_evaluation)
-        self.phases = (self._loop, self._evaluation)
+        self.phases = (*self._loops.values(), self._evaluation)
 
     async def run(self, run: JobRun) -> None:
         """Works through the stages. A running job is replayed by the order of these calls: add, never reorder."""
-        stages, binary = self._stages, is_binary((await run.context()).plan)
+        stages, plan = self._stages, (await run.context()).plan
         await run.stage(PREFLIGHT, stages.preflight)
         await run.stage(FEEDBACK_MODELING, stages.feedback_modeling)
-        verified = ""
-        if not binary:
-            await run.chunks(self._loop)
-            verified = await run.step("close_loop", stages.close_loop)
-        pairs_version = await run.stage(PAIR, functools.partial(stages.pair, verified=verified))
-        await run.stage(OPTIMIZE, functools.partial(stages.optimize, pairs_version=pairs_version))
+        for number in range(1, max(plan.rounds, 1) + 1):
+            if not await self._round(run, number, is_binary=is_binary(plan)):
+                break
         await run.chunks(self._evaluation)
         await run.step("close_evaluation", stages.close_evaluation)
         await run.stage(REPORT, stages.report)
+
+    async def _round(self, run: JobRun, number: int, *, is_binary: bool) -> bool:
+        """Works through one round; False when its gate kept too little to train on, which ends the rounds."""
+        stages, verified = self._stages, ""
+        if not is_binary:
+            await run.chunks(self._loops[number])
+            close = functools.partial(stages.close_loop, number=number)
+            verified = await run.step(of_round("close_loop", number), close)
+        pair = functools.partial(stages.pair, verified=verified, number=number)
+        pairs_version = await run.stage(of_round(PAIR, number), pair)
+        if not pairs_version:
+            return False
+        optimize = functools.partial(stages.optimize, pairs_version=pairs_version, number=number)
+        await run.stage(of_round(OPTIMIZE, number), optimize)
+        return True
 
     def has_external_work(self, job: Job) -> bool:
         """Whether training jobs may be running."""
@@ -64,15 +87,16 @@ class AlignmentProgram:
 
     async def cancel_external_work(self, context: JobContext) -> None:
         """Cancels the training jobs."""
-        await self._training.cancel(context)
+        optimizations = [of_round(training_jobs.OPTIMIZE, number) for number in range(1, context.plan.rounds + 1)]
+        await self._training.cancel(context, [training_jobs.FEEDBACK, training_jobs.JUDGE, *optimizations])
 
     def summarize(self, job: Job, totals: Mapping[str, Counts]) -> None:
         """Sets what only alignment jobs show."""
         summarize(job, totals)
 
-    def observe_step(self, step: str, counts: Counts) -> None:
+    def observe_step(self, step: Step, counts: Counts) -> None:
         """Counts the verdicts of a chunk."""
-        self._metrics.count_verdicts(step, counts)
+        self._metrics.count_verdicts(step.label or step.name, counts)
 
     def observe_job(self, job: Job) -> None:
         """Shows the yield of the gate."""

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from omnialign.v1 import content_pb2, critique_service_pb2, judge_service_pb2, record_pb2, refinement_service_pb2
-from services.alignment.job import CRITIQUE, REFINE, SAMPLE, VERIFY
+from services.alignment.job import CRITIQUE, LOOP_STAGES, REFINE, SAMPLE, VERIFY, of_round, policy_of
 from services.pipeline.item_calls import ItemCall, ItemCaller, prompt_only
 from services.pipeline.kind import JobContext, Outcome, Record, Records, Step
 from services.pipeline.planning import record_seed
@@ -14,22 +14,33 @@ UNCHANGED = "The refinement equals the response."
 VERDICT_MEASURES = {record_pb2.VERDICT_WIN: "kept", record_pb2.VERDICT_TIE: "tied", record_pb2.VERDICT_LOSS: "lost"}
 
 
-def self_improvement_steps(caller: ItemCaller) -> tuple[Step, ...]:
-    """The steps, in order. A record collects y, its feedback c, y*, and the judge's verdict."""
+def self_improvement_steps(caller: ItemCaller, number: int) -> tuple[Step, ...]:
+    """The steps of a round, in order. A record collects y, its feedback c, y*, and the judge's verdict."""
+    sample, critique, refine, verify = (of_round(stage, number) for stage in LOOP_STAGES)
 
-    def step(call: ItemCall[Any, Any], *, reads: str, tokens: Callable[[Record], int], **more: Any) -> Step:
+    def step(call: ItemCall[Any, Any], *, label: str, reads: str, tokens: Callable[[Record], int], **more: Any) -> Step:
         async def run(context: JobContext, records: Records) -> Outcome:
             return await caller.run(context, records, call)
 
-        return Step(name=call.stage, stage=call.stage, reads=reads, writes=call.stage, run=run, tokens=tokens, **more)
+        return Step(
+            name=call.stage,
+            stage=call.stage,
+            reads=reads,
+            writes=call.stage,
+            label=label,
+            run=run,
+            tokens=tokens,
+            **more,
+        )
 
     return (
-        step(sampling_call(), reads="", tokens=_response_tokens(0)),
-        step(critique_call(), reads=SAMPLE, tokens=_feedback_tokens),
-        step(refining_call(), reads=CRITIQUE, tokens=_response_tokens(1)),
+        step(sampling_call(sample, number), label=SAMPLE, reads="", tokens=_response_tokens(0)),
+        step(critique_call(critique), label=CRITIQUE, reads=sample, tokens=_feedback_tokens),
+        step(refining_call(refine, number), label=REFINE, reads=critique, tokens=_response_tokens(1)),
         step(
-            comparison_call(stage=VERIFY, seed_stage=VERIFY, settle=_settle_unchanged),
-            reads=REFINE,
+            comparison_call(stage=verify, seed_stage=verify, settle=_settle_unchanged),
+            label=VERIFY,
+            reads=refine,
             tokens=comparison_tokens,
             measures=verdict_measures,
         ),
@@ -39,20 +50,22 @@ def self_improvement_steps(caller: ItemCaller) -> tuple[Step, ...]:
 # ---- sample: y ~ pi(x) ----
 
 
-def sampling_call() -> ItemCall[refinement_service_pb2.GenerateItem, refinement_service_pb2.GenerateResponse]:
-    """y ~ pi(x), by the initial model. What people annotated stays behind: the loop may know the prompt alone."""
+def sampling_call(
+    stage: str, number: int
+) -> ItemCall[refinement_service_pb2.GenerateItem, refinement_service_pb2.GenerateResponse]:
+    """y ~ pi(x), by the policy of the round. What people annotated stays behind: the loop may know the prompt alone."""
 
     def build(context: JobContext, record: Record) -> refinement_service_pb2.GenerateItem:
-        seed = seed_of(context, record, stage=SAMPLE)
+        seed = seed_of(context, record, stage=stage)
         return refinement_service_pb2.GenerateItem(id=record.id, prompt=record.prompt, seed=seed)
 
     return ItemCall(
         service="refinement",
-        stage=SAMPLE,
+        stage=stage,
         prepare=prompt_only,
         build=build,
-        call=lambda context, items: generate(context, items, model=context.job.models.base),
-        apply=_add_initial_models_response,
+        call=lambda context, items: generate(context, items, model=policy_of(context.job, number)),
+        apply=_adds_response(number),
     )
 
 
@@ -70,7 +83,9 @@ def generate(
 # ---- critique: c ~ p(c | x, y) ----
 
 
-def critique_call() -> ItemCall[critique_service_pb2.CritiqueItem, critique_service_pb2.CritiqueResponse]:
+def critique_call(
+    stage: str,
+) -> ItemCall[critique_service_pb2.CritiqueItem, critique_service_pb2.CritiqueResponse]:
     """c ~ p(c | x, y), by the feedback model."""
 
     def build(context: JobContext, record: Record) -> critique_service_pb2.CritiqueItem:
@@ -79,7 +94,7 @@ def critique_call() -> ItemCall[critique_service_pb2.CritiqueItem, critique_serv
             prompt=record.prompt,
             response=record.responses[0].content,
             subtask=record.subtask,
-            seed=seed_of(context, record, stage=CRITIQUE),
+            seed=seed_of(context, record, stage=stage),
         )
 
     def call(
@@ -97,18 +112,20 @@ def critique_call() -> ItemCall[critique_service_pb2.CritiqueItem, critique_serv
     def apply(context: JobContext, record: Record, answer: critique_service_pb2.CritiqueResponse) -> Record:
         if answer.WhichOneof("result") == "abstention":
             abstention = answer.abstention
-            return abstained(record, stage=CRITIQUE, reason=abstention.reason, text=abstention.text)
+            return abstained(record, stage=stage, reason=abstention.reason, text=abstention.text)
         record.responses[0].feedback.CopyFrom(answer.feedback)
         return record
 
-    return ItemCall(service="critique", stage=CRITIQUE, build=build, call=call, apply=apply)
+    return ItemCall(service="critique", stage=stage, build=build, call=call, apply=apply)
 
 
 # ---- refine: y* ~ pi(x, y, c) ----
 
 
-def refining_call() -> ItemCall[refinement_service_pb2.RefineItem, refinement_service_pb2.RefineResponse]:
-    """y* ~ pi(x, y, c), by the initial model."""
+def refining_call(
+    stage: str, number: int
+) -> ItemCall[refinement_service_pb2.RefineItem, refinement_service_pb2.RefineResponse]:
+    """y* ~ pi(x, y, c), by the policy of the round."""
 
     def build(context: JobContext, record: Record) -> refinement_service_pb2.RefineItem:
         return refinement_service_pb2.RefineItem(
@@ -116,21 +133,21 @@ def refining_call() -> ItemCall[refinement_service_pb2.RefineItem, refinement_se
             prompt=record.prompt,
             response=record.responses[0].content,
             feedback=record.responses[0].feedback,
-            seed=seed_of(context, record, stage=REFINE),
+            seed=seed_of(context, record, stage=stage),
         )
 
     def call(
         context: JobContext, items: Sequence[refinement_service_pb2.RefineItem]
     ) -> AsyncIterator[refinement_service_pb2.RefineResponse]:
         request = refinement_service_pb2.RefineRequest(
-            model=context.job.models.base,
+            model=policy_of(context.job, number),
             sampling=context.plan.sampling,
             media_policy=context.plan.media_policy,
             items=items,
         )
         return context.clients.refinement.refine(request)
 
-    return ItemCall(service="refinement", stage=REFINE, build=build, call=call, apply=_add_initial_models_response)
+    return ItemCall(service="refinement", stage=stage, build=build, call=call, apply=_adds_response(number))
 
 
 # ---- verify: the gate ----
@@ -219,8 +236,8 @@ def verdict_measures(record: Record) -> Mapping[str, int]:
     return {name: 1} if name else {}
 
 
-def _add_initial_models_response(context: JobContext, record: Record, answer: Any) -> Record:
-    return add_response(record, answer.response, model=context.job.models.base)
+def _adds_response(number: int) -> Callable[[JobContext, Record, Any], Record]:
+    return lambda context, record, answer: add_response(record, answer.response, model=policy_of(context.job, number))
 
 
 def _essence(content: content_pb2.Content) -> list[str]:

@@ -24,10 +24,14 @@ from services.alignment.job import (
     PAIRS,
     PREFLIGHT,
     REPORT,
+    ROUND_STAGES,
     SAMPLE,
     VERIFY,
     Job,
+    StageStatus,
     is_binary,
+    of_round,
+    policy_of,
 )
 from services.alignment.report import make_report
 from services.alignment.training_jobs import TrainingJobRunner, TrainingRequest, TrainingSpec
@@ -75,25 +79,26 @@ class Stages:
         await self._update(context.uid, FEEDBACK_MODELING, change)
         await self._tables.link(context, *((context.name, model, "produced") for model in trained.values()))
 
-    async def plan_loop(self, context: JobContext) -> int:
-        """Decides which prompt is in which chunk, and makes the tables; returns the number of chunks."""
-        await self._create(context, (*LOOP_STAGES, QUARANTINE))
+    async def plan_loop(self, context: JobContext, *, number: int) -> int:
+        """Decides which prompt is in which chunk of a round, and makes the tables; returns the number of chunks."""
+        stages = [of_round(stage, number) for stage in LOOP_STAGES]
+        await self._create(context, (*stages, QUARANTINE))
         prompts = await self._prompts(context, split=context.plan.prompt_split, limit=context.plan.max_prompts)
         chunks = planning.plan_chunks(prompts, size=context.plan.chunk_size)
-        await self._chunks.put_chunks(context.uid, phase=LOOP, chunks=chunks)
+        await self._chunks.put_chunks(context.uid, phase=of_round(LOOP, number), chunks=chunks)
 
         def change(job: Job) -> str:
-            for stage in LOOP_STAGES:
+            for stage in stages:
                 stage_of(job, stage).total = len(prompts)
                 stage_of(job, stage).dataset = context.table(stage)
             return f"{len(prompts)} prompts in {len(chunks)} chunks."
 
-        await self._update(context.uid, SAMPLE, change)
+        await self._update(context.uid, stages[0], change)
         return len(chunks)
 
-    async def close_loop(self, context: JobContext) -> str:
-        """Freezes the tables of the loop and links them; returns the version of the last."""
-        versions = {stage: await self._tables.commit(context, stage) for stage in LOOP_STAGES}
+    async def close_loop(self, context: JobContext, *, number: int) -> str:
+        """Freezes the tables of a round and links them; returns the version of the last."""
+        versions = {stage: await self._tables.commit(context, of_round(stage, number)) for stage in LOOP_STAGES}
         await self._tables.commit(context, QUARANTINE)
         steps = zip((context.plan.dataset, *versions.values()), versions.items(), strict=False)
         await self._tables.link(
@@ -103,43 +108,69 @@ class Stages:
         )
         return versions[VERIFY]
 
-    async def pair(self, context: JobContext, *, verified: str) -> str:
-        """Keeps the pairs that passed the gate, or takes the annotated ones; returns the version of their table."""
-        await self._create(context, (PAIRS,))
+    async def pair(self, context: JobContext, *, verified: str, number: int) -> str:
+        """Keeps the pairs that passed the gate, or takes the annotated ones; returns the version of their table.
+
+        Returns nothing if a later round kept too few: the policy of the round before is the result then.
+        """
+        stage = of_round(PAIR, number)
         found = await self._retrier.call(
             lambda: pairs.find_pairs(context.plan, context.clients, verified=verified), uid=context.uid, service="data"
         )
+        tried = stage_of(context.job, of_round(SAMPLE, number)).total
+        if number > 1 and len(found) < context.plan.min_yield * tried:
+            await self._end_rounds(context, number=number, kept=len(found), tried=tried)
+            return ""
         kept = pairs.cap(found, seed=context.plan.seed, count=context.plan.max_pairs)
         if not kept:
-            raise _no_pairs(context)
-        await self._tables.append(context, context.table(PAIRS), kept)
-        version = await self._tables.commit(context, PAIRS)
+            raise _no_pairs(context, stage=stage, table=context.table(of_round(VERIFY, number)))
+        table = of_round(PAIRS, number)
+        await self._create(context, (table,))
+        await self._tables.append(context, context.table(table), kept)
+        version = await self._tables.commit(context, table)
         source = verified or context.plan.dataset
         await self._tables.link(context, (source, version, "kept_of"), (context.name, version, "produced"))
 
         def change(job: Job) -> str:
-            status = stage_of(job, PAIR)
-            status.completed, status.total, status.dataset = len(kept), len(found), context.table(PAIRS)
+            status = stage_of(job, stage)
+            status.completed, status.total, status.dataset = len(kept), len(found), context.table(table)
             return f"{len(kept)} pairs of {len(found)} are taken."
 
-        await self._update(context.uid, PAIR, change)
+        await self._update(context.uid, stage, change)
         return version
 
-    async def optimize(self, context: JobContext, *, pairs_version: str) -> None:
-        """Optimises the initial model with the method of the plan."""
-        request = optimization.request(context, dataset=pairs_version)
-        trained = await self._training.run(context, [request], stage=OPTIMIZE)
-        aligned = trained[training_jobs.OPTIMIZE]
+    async def _end_rounds(self, context: JobContext, *, number: int, kept: int, tried: int) -> None:
+        """Shows that a round, and those after it, train no more."""
+
+        def change(job: Job) -> str:
+            status = stage_of(job, of_round(PAIR, number))
+            status.total = kept
+            for later in range(number, context.plan.rounds + 1):
+                for stage in (OPTIMIZE,) if later == number else ROUND_STAGES:
+                    stage_of(job, of_round(stage, later)).state = StageStatus.STATE_SKIPPED
+            least = f"the least share is {context.plan.min_yield:g}"
+            return f"Round {number} keeps {kept} of {tried} refinements, and {least}: round {number - 1} is the last."
+
+        await self._update(context.uid, of_round(PAIR, number), change)
+
+    async def optimize(self, context: JobContext, *, pairs_version: str, number: int) -> None:
+        """Optimises the policy of the round with the method of the plan."""
+        stage, policy = of_round(OPTIMIZE, number), policy_of(context.job, number)
+        request = optimization.request(context, dataset=pairs_version, number=number)
+        trained = await self._training.run(context, [request], stage=stage)
+        aligned = trained[request.purpose]
 
         def change(job: Job) -> str:
             job.models.aligned = aligned
+            del job.models.policies[number - 1 :]
+            job.models.policies.append(aligned)
             return f"The aligned model is {aligned}."
 
-        await self._update(context.uid, OPTIMIZE, change)
+        await self._update(context.uid, stage, change)
         await self._tables.link(
             context,
             (pairs_version, aligned, "trained_on"),
-            (context.job.models.base, aligned, "initialized_from"),
+            (policy, aligned, "initialized_from"),
             (context.name, aligned, "produced"),
         )
 
@@ -263,12 +294,12 @@ def _sft(
     return TrainingRequest(purpose, spec)
 
 
-def _no_pairs(context: JobContext) -> FailedPrecondition:
+def _no_pairs(context: JobContext, *, stage: str, table: str) -> FailedPrecondition:
     what = "annotated preference" if is_binary(context.plan) else "refinement passed the judge, so that no pair"
     return FailedPrecondition(
-        f"no {what} was left to optimise on; look at the verdicts in '{context.table(VERIFY)}'",
+        f"no {what} was left to optimise on; look at the verdicts in '{table}'",
         reason="NO_PAIRS_KEPT",
-        metadata={"stage": PAIR},
+        metadata={"stage": stage},
     )
 
 

@@ -13,7 +13,7 @@ from omnialign.errors import FailedPrecondition, InvalidArgument
 from omnialign.modeling.lora import is_lora, not_trainable
 from omnialign.v1 import alignment_service_pb2, dataset_pb2, generation_pb2
 from services.alignment import checkers, preflight
-from services.alignment.job import STAGES, Job, Spec, StageStatus, is_binary, skipped_stages, with_defaults
+from services.alignment.job import Job, Spec, StageStatus, is_binary, skipped_stages, stages_of, with_defaults
 from services.inference.model_uri import is_endpoint_model
 from services.inference.model_uri import parse_endpoint_model as parse_endpoint
 from services.pipeline.service import Pipeline
@@ -32,7 +32,7 @@ async def create_job(pipeline: Pipeline, request: alignment_service_pb2.CreateAl
         return earlier  # type: ignore[no-any-return]
     clients = await pipeline.clients.of(names.project_of(request.parent))
     plan, models = await resolve(request.alignment_job.spec, clients, parent=request.parent)
-    job = _new_job(request, models, skipped=skipped_stages(plan, models))
+    job = _new_job(request, plan, models)
     if request.validate_only:
         job.preflight.CopyFrom(await preflight.inspect(plan, clients))
         return job
@@ -58,21 +58,20 @@ async def resolve(spec: Spec, clients: ServiceClients, *, parent: str) -> tuple[
         models.judge = await _model(spec.judge_model, clients, field="judge_model", parent=parent)
     _check_repeatable(plan, models)
     _check_forms(plan)
+    _check_rounds(plan)
     plan.prompt_split = spec.prompt_split or await _prompt_split(plan, clients)
     return plan, models
 
 
 def _new_job(
-    request: alignment_service_pb2.CreateAlignmentJobRequest,
-    models: alignment_service_pb2.JobModels,
-    *,
-    skipped: frozenset[str],
+    request: alignment_service_pb2.CreateAlignmentJobRequest, plan: Spec, models: alignment_service_pb2.JobModels
 ) -> Job:
+    skipped = skipped_stages(plan, models)
     uid = str(uuid.uuid4())
     job_id = request.alignment_job_id or f"job-{uid[:8]}"
     name = names.format_name(names.ALIGNMENT_JOB, project=names.project_of(request.parent), alignment_job=job_id)
     job = Job(name=name, uid=uid, spec=request.alignment_job.spec, state=Job.STATE_QUEUED, models=models)
-    for stage in STAGES:
+    for stage in stages_of(plan):
         state = StageStatus.STATE_SKIPPED if stage in skipped else StageStatus.STATE_PENDING
         job.stages.add(stage=stage, state=state)
     job.create_time.GetCurrentTime()
@@ -121,6 +120,18 @@ def _check_repeatable(plan: Spec, models: alignment_service_pb2.JobModels) -> No
                 metadata={"model": name},
                 violations=[(f"{FIELD}.{field}", message)],
             )
+
+
+def _check_rounds(plan: Spec) -> None:
+    """Raises InvalidArgument (`ROUNDS_NEED_FEEDBACK`) if rounds would train on the same annotated pairs again."""
+    if plan.rounds > 1 and is_binary(plan):
+        message = f"rounds is {plan.rounds}, and annotated pairs are the same in every round"
+        raise InvalidArgument(
+            f"{message}; set pair_source to language_feedback, or rounds to 1",
+            reason="ROUNDS_NEED_FEEDBACK",
+            metadata={"rounds": str(plan.rounds)},
+            violations=[(f"{FIELD}.rounds", message)],
+        )
 
 
 def _check_forms(plan: Spec) -> None:

@@ -4,13 +4,24 @@ In the job they are sums over committed chunks, so they are right after any rest
 did. The names of metrics are promises: dashboards and alerts use them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from omnialign.v1 import alignment_service_pb2
 from services.alignment.evaluation_steps import CORRECT_LABELS
-from services.alignment.job import CRITIQUE, EVALUATE, EVALUATION, LOOP_STAGES, SAMPLE, VERIFY, Job, StageStatus
+from services.alignment.job import (
+    CRITIQUE,
+    EVALUATE,
+    EVALUATION,
+    LOOP_STAGES,
+    ROUNDS,
+    SAMPLE,
+    VERIFY,
+    Job,
+    StageStatus,
+    of_round,
+)
 from services.pipeline.counts import Counts
 from services.pipeline.kind import stage_of
 
@@ -52,30 +63,40 @@ class AlignmentMetrics:
 
 def summarize(job: Job, totals: Mapping[str, Counts]) -> None:
     """Sets how many records each stage expects, the fate of the pairs, and the rates of the evaluation."""
-    _set_expected(job)
-    _set_pairs(job, totals)
+    numbers = [number for number in ROUNDS if any(s.stage == of_round(SAMPLE, number) for s in job.stages)]
+    for number in numbers:
+        _set_expected(job, number)
+    _set_pairs(job, totals, numbers)
     _set_evaluation(stage_of(job, EVALUATE), totals.get(EVALUATION, Counts()))
 
 
-def _set_expected(job: Job) -> None:
-    """A stage of the loop expects what the stage before it let through."""
-    expected = stage_of(job, SAMPLE).total
+def _set_expected(job: Job, number: int) -> None:
+    """A stage of a round expects what the stage before it let through."""
+    expected = stage_of(job, of_round(SAMPLE, number)).total
     for stage in LOOP_STAGES:
         if not expected:  # not planned yet, or nothing is left
             return
-        status = stage_of(job, stage)
+        status = stage_of(job, of_round(stage, number))
         status.total = expected
         # Only a critic's abstention takes the record out; a judge's is a verdict.
         expected -= status.quarantined + (status.abstained if stage == CRITIQUE else 0)
 
 
-def _set_pairs(job: Job, totals: Mapping[str, Counts]) -> None:
-    verify, critique = totals.get(VERIFY), totals.get(CRITIQUE, Counts())
-    if verify is None:
+def _set_pairs(job: Job, totals: Mapping[str, Counts], numbers: Sequence[int]) -> None:
+    """Sets the pairs of all rounds together, and the verdicts of each gate."""
+    gate = Counts()
+    for number in numbers:
+        verify, critique = (totals.get(of_round(stage, number), Counts()) for stage in (VERIFY, CRITIQUE))
+        gate.add(verify)
+        gate.abstained += critique.abstained
+        for name in VERDICTS:
+            if verify.chunks:
+                stage_of(job, of_round(VERIFY, number)).metrics[name] = verify.measure(name)
+    if not gate.chunks:
         return
     pairs = job.pairs
-    pairs.kept, pairs.tied, pairs.lost = (verify.measure(name) for name in ("kept", "tied", "lost"))
-    pairs.abstained = verify.abstained + critique.abstained
+    pairs.kept, pairs.tied, pairs.lost = (gate.measure(name) for name in ("kept", "tied", "lost"))
+    pairs.abstained = gate.abstained
     pairs.tried = pairs.kept + pairs.tied + pairs.lost + pairs.abstained
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from omnialign import names
 from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound, OmnialignError, from_status
 from omnialign.v1 import training_service_pb2
-from services.alignment.job import OPTIMIZE as OPTIMIZE_STAGE
-from services.alignment.job import Job
+from services.alignment.job import FEEDBACK_MODELING, Job
 from services.pipeline.kind import Change, JobContext, stage_of
 from services.pipeline.planning import record_seed, request_id
 from services.pipeline.service_calls import RETRYABLE, ServiceRetrier
@@ -20,7 +19,6 @@ FINISHED = (TrainingJob.STATE_SUCCEEDED, TrainingJob.STATE_FAILED, TrainingJob.S
 """States that a training job never leaves."""
 
 FEEDBACK, JUDGE, OPTIMIZE = "feedback", "judge", "optimize"
-PURPOSES = (FEEDBACK, JUDGE, OPTIMIZE)
 MAX_RESTARTS = 2
 SERVICE = "training"
 
@@ -76,8 +74,8 @@ class TrainingJobRunner:
             raise _first(failures) from None
         return {purpose: task.result() for purpose, task in tasks.items()}
 
-    async def cancel(self, context: JobContext, purposes: Sequence[str] = PURPOSES) -> None:
-        """Cancels the training jobs of an alignment job, as far as they were created."""
+    async def cancel(self, context: JobContext, purposes: Sequence[str]) -> None:
+        """Cancels the training jobs of an alignment job for these purposes, as far as they were created."""
 
         async def cancel(purpose: str) -> None:
             try:
@@ -164,9 +162,7 @@ def _shows(stage: str, seen: dict[str, TrainingJob]) -> Change:
         status.tokens = sum(p.tokens for p in progress.values())
         for purpose, p in progress.items():
             for measure, value in p.metrics.items():
-                status.metrics[measure if len(seen) == 1 and stage == OPTIMIZE_STAGE else f"{purpose}/{measure}"] = (
-                    value
-                )
+                status.metrics[measure if stage != FEEDBACK_MODELING else f"{purpose}/{measure}"] = value
         held = {purpose: job.condition for purpose, job in sorted(seen.items()) if job.HasField("condition")}
         for purpose in [*status.conditions]:
             del status.conditions[purpose]

@@ -92,7 +92,7 @@ class ChunkWorker:
         ids = [record.id for record in inputs]
         records = await self._read(context, context.table(step.writes), ids=ids)
         in_quarantine = await self._read(context, context.table(QUARANTINE), ids=ids)
-        self._metrics.steps_repeated.labels(step.stage).inc()
+        self._metrics.steps_repeated.labels(step.label or step.stage).inc()
         return Outcome(records, [record for record in in_quarantine if record.quarantine.stage == step.name])
 
     async def _make(self, context: JobContext, records: Records, *, step: Step) -> Outcome:
@@ -119,7 +119,7 @@ class ChunkWorker:
         # Only now that all records are stored may the step count as done (see crash window 2).
         await self._committer.add([StepCommit(context.uid, chunk.phase, step.name, chunk.number, counts)])
         self._metrics.count_step(step, counts, seconds=seconds)
-        self._program.observe_step(step.name, counts)
+        self._program.observe_step(step, counts)
         self._progress.mark(context.uid)
 
 

@@ -5,7 +5,7 @@ program works on chunks of records in *phases*; a phase has *steps*, each of whi
 *Stages* are what people see of a job: a step belongs to one stage, and a stage may have several steps, or none.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -138,6 +138,9 @@ class Step:
     writes: str
     """Purpose of the table that holds its output."""
 
+    label: str = ""
+    """What metrics call it and its stage, if several steps do the same; empty means by their names."""
+
     run: Callable[[JobContext, Records], Awaitable[Outcome]]
     """Idempotent: it may run again with the same records after a crash."""
 
@@ -189,7 +192,7 @@ class JobProgram(Protocol):
 
     @property
     def phases(self) -> Sequence[Phase]:
-        """The parts of a job that work on chunks of records."""
+        """The parts of any job of the kind that work on chunks of records; a job has those whose stages it has."""
 
     async def run(self, run: JobRun) -> None:
         """Works on a job until it is done; raises what ends it."""
@@ -203,11 +206,17 @@ class JobProgram(Protocol):
     def summarize(self, job: Job, totals: Mapping[str, Counts]) -> None:
         """Sets what only this kind shows in a job, given the counts of each step."""
 
-    def observe_step(self, step: str, counts: Counts) -> None:
+    def observe_step(self, step: Step, counts: Counts) -> None:
         """Counts, in the kind's own metrics, what a chunk committed in a step."""
 
     def observe_job(self, job: Job) -> None:
         """Shows, in the kind's own metrics, a job that made progress."""
+
+
+def phases_of(job: Job, phases: Iterable[Phase]) -> list[Phase]:
+    """Those of a kind's phases that a job has."""
+    stages = {status.stage for status in job.stages}
+    return [phase for phase in phases if stages.issuperset(phase.stages)]
 
 
 def stage_of(job: Job, stage: str) -> StageStatus:

@@ -46,19 +46,20 @@ class PipelineMetrics:
         for state in kind.ended:
             self.jobs_ended.labels(kind.state_label(state))
 
-    def declare_steps(self, steps: Sequence[str]) -> None:
+    def declare_steps(self, steps: Sequence[Step]) -> None:
         """Makes the series of all steps. `rate` sees no increase in a series that appears with its first value."""
-        for step in steps:
-            self.tokens.labels(step)
+        for label in {step.label or step.name for step in steps}:
+            self.tokens.labels(label)
             for fate in FATES:
-                self.records.labels(step, fate)
+                self.records.labels(label, fate)
 
     def count_step(self, step: Step, counts: Counts, *, seconds: float) -> None:
         """Counts what a chunk committed in a step, and the time that it took."""
+        label = step.label or step.name
         for fate in FATES:
-            self.records.labels(step.name, fate).inc(getattr(counts, fate))
-        self.tokens.labels(step.name).inc(counts.tokens)
-        self.step_seconds.labels(step.stage).observe(seconds)
+            self.records.labels(label, fate).inc(getattr(counts, fate))
+        self.tokens.labels(label).inc(counts.tokens)
+        self.step_seconds.labels(step.label or step.stage).observe(seconds)
 
     def count_end(self, state: int) -> None:
         """Counts a job that ended in this state."""

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from services.pipeline.chunk_store import ChunkStore
 from services.pipeline.counts import Counts
 from services.pipeline.job_store import JobStore
-from services.pipeline.kind import Change, Job, JobKind, JobProgram, Phase, StageStatus, stage_of
+from services.pipeline.kind import Change, Job, JobKind, JobProgram, Phase, StageStatus, phases_of, stage_of
 from services.pipeline.metrics import PipelineMetrics
 
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 5.0
@@ -112,6 +112,7 @@ class Progress:
         self._marked: set[str] = set()
         self._wake = asyncio.Event()
         self._chunk_counts: dict[tuple[str, str], int] = {}
+        self._phases: dict[str, list[Phase]] = {}
         self._led: set[str] = set()
 
     def lead(self, uid: str) -> None:
@@ -140,8 +141,9 @@ class Progress:
 
     async def flush(self, uid: str) -> Job:
         """Brings the stages of a job up to date with what its chunks committed."""
-        sizes = {phase.name: await self._chunk_count(uid, phase) for phase in self._program.phases}
-        stages = [stage for phase in self._program.phases for stage in phase.stages]
+        phases = await self._phases_of(uid)
+        sizes = {phase.name: await self._chunk_count(uid, phase) for phase in phases}
+        stages = [stage for phase in phases for stage in phase.stages]
         is_led = uid in self._led
         # Clocks run on every replica that works on the job. Adding them all up would count the same minutes several
         # times, so only the replica that runs the job's own workflow adds its time.
@@ -157,7 +159,7 @@ class Progress:
             if job.state in self._kind.ended:
                 return None
             before = job.SerializeToString(deterministic=True)
-            for phase in self._program.phases:
+            for phase in phases:
                 self._set_stages(job, phase, totals, size=sizes[phase.name])
             for stage in stages:
                 add_elapsed(stage_of(job, stage), spent_ms[stage])
@@ -178,8 +180,16 @@ class Progress:
         """Drops what is kept of a job that ended."""
         self._led.discard(uid)
         self._updater.forget(uid)
+        self._phases.pop(uid, None)
         for key in [key for key in self._chunk_counts if key[0] == uid]:
             del self._chunk_counts[key]
+
+    async def _phases_of(self, uid: str) -> list[Phase]:
+        """The phases of a job, which never change."""
+        if uid not in self._phases:
+            job, _ = await self._jobs.load(uid)
+            self._phases[uid] = phases_of(job, self._program.phases)
+        return self._phases[uid]
 
     async def _chunk_count(self, uid: str, phase: Phase) -> int:
         """Number of chunks of a phase; asked for until the phase is planned, and then known."""

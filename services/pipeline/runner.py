@@ -16,7 +16,7 @@ from omnialign.errors import FailedPrecondition, Internal, OmnialignError, to_st
 from services.pipeline.chunk_store import ChunkStore
 from services.pipeline.chunk_worker import Chunk, ChunkWorker
 from services.pipeline.job_store import JobStore
-from services.pipeline.kind import Job, JobContext, JobKind, JobProgram, Phase, Step, stage_of
+from services.pipeline.kind import Job, JobContext, JobKind, JobProgram, Phase, Step, phases_of, stage_of
 from services.pipeline.notifier import Notifier
 from services.pipeline.progress import Progress, StageUpdater
 from services.pipeline.quarantine import check_quarantine
@@ -149,7 +149,7 @@ class JobRunner:
         job, plan = await self.jobs.load(context.uid)
         if any(status.quarantined for status in job.stages):
             totals = await self.chunks.totals(context.uid)
-            check_quarantine(job, self._program.phases, totals, limit=self.kind.quarantine_limit(plan))
+            check_quarantine(job, phases_of(job, self._program.phases), totals, limit=self.kind.quarantine_limit(plan))
 
     async def _run_step(self, context: JobContext, chunk: Chunk, step: Step) -> None:
         try:

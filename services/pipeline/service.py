@@ -92,7 +92,7 @@ async def open_pipeline(
 
         running = program(Toolbox(jobs, chunks, tables, updater, retrier, items, server.registry))
         metrics = PipelineMetrics(server.registry, kind)
-        metrics.declare_steps([step.name for phase in running.phases for step in phase.steps])
+        metrics.declare_steps([step for phase in running.phases for step in phase.steps])
         progress = Progress(running, kind=kind, jobs=jobs, chunks=chunks, updater=updater, metrics=metrics)
         worker = ChunkWorker(
             running,

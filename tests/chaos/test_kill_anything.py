@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from omnialign.client import AsyncClient
 from omnialign.v1 import alignment_service_pb2
-from services.alignment.job import LOOP_STAGES, STAGES
+from services.alignment.job import LOOP_STAGES, PAIRS, of_round
 from tests.chaos.stack_process import (
     CommittedWork,
     Job,
@@ -34,9 +34,14 @@ pytestmark = pytest.mark.chaos
 
 SEED = int(os.environ.get("OMNIALIGN_CHAOS_SEED", "7"))
 STEPS = int(os.environ.get("OMNIALIGN_CHAOS_STEPS", "120"))
-LONG = ("feedback_modeling", "sample", "critique", "refine", "verify", "optimize", "evaluate")
+ROUNDS = 2
+ROUND = [of_round(stage, number) for number in range(1, ROUNDS + 1) for stage in (*LOOP_STAGES, "optimize")]
+LONG = ("feedback_modeling", *ROUND, "evaluate")
 """Stages that take long enough to be hit for certain."""
-SOURCES = {"critique": "sample", "refine": "critique", "verify": "refine", "answers-aligned": "answers-base"}
+SOURCES = {"critique": "sample", "refine": "critique", "verify": "refine"}
+SOURCES |= {of_round(later, 2): of_round(earlier, 2) for later, earlier in SOURCES.items()}
+SOURCES |= {"answers-aligned": "answers-base"}
+TABLES = [of_round(name, number) for number in range(1, ROUNDS + 1) for name in (*LOOP_STAGES, PAIRS)]
 
 Submit = Callable[[AsyncClient, Path], Awaitable[Job]]
 
@@ -67,6 +72,7 @@ async def submit_null(client: AsyncClient, shared: Path) -> Job:
         base_model=model.name, dataset=version.name, chunk_size=4, seed=SEED, max_quarantine_fraction=1.0
     )
     spec.sampling.deterministic = True
+    spec.rounds = ROUNDS
     return await client.create_alignment_job("chaos", spec)
 
 
@@ -90,6 +96,7 @@ async def submit_tinyworld(client: AsyncClient, shared: Path) -> Job:
     wanted.distribution.precision = "fp32"
     for hyperparameters in (wanted.feedback_training, wanted.judge_training, wanted.optimization.hyperparameters):
         hyperparameters.max_steps = STEPS
+    wanted.rounds, wanted.min_yield = ROUNDS, 1e-9
     return await client.create_alignment_job("chaos", wanted)
 
 
@@ -97,7 +104,7 @@ async def disturbed(stack: StackProcess, job: Job, *, delay_seconds: float) -> l
     """Kills the stack once in every stage."""
     draw = random.Random(SEED)
     before_kills = []
-    for stage in STAGES:
+    for stage in [status.stage for status in job.stages]:
         delay = delay_seconds if stage in LONG else 0.02
         before_kills.append(await kill_during(stack, job, stage, delay_seconds=delay, draw=draw))
     return before_kills
@@ -106,7 +113,7 @@ async def disturbed(stack: StackProcess, job: Job, *, delay_seconds: float) -> l
 async def check_tables(stack: StackProcess, job: Job, calm_stack: StackProcess, calm: Job) -> None:
     """Every id once in every table or the quarantine, and the same content as the calm run's."""
     aside = {record.id for record in await read_table(stack, job, "quarantine")}
-    for purpose in (*LOOP_STAGES, "pairs", "answers-base", "answers-aligned", "evaluation"):
+    for purpose in (*TABLES, "answers-base", "answers-aligned", "evaluation"):
         found = await read_table(stack, job, purpose)
         ids = [record.id for record in found]
         assert len(ids) == len(set(ids)), f"{purpose} has doubles"

@@ -21,6 +21,7 @@ from google.protobuf import json_format
 from numpy.typing import NDArray
 
 from omnialign.v1 import alignment_service_pb2, data_service_pb2, record_pb2
+from services.alignment.job import PAIR, ROUNDS, SAMPLE, VERIFY, of_round
 
 Record = record_pb2.Record
 AlignmentJob = alignment_service_pb2.AlignmentJob
@@ -68,6 +69,7 @@ def report_numbers(
         "dataset": job.spec.dataset,
         **evaluate(records, seed=job.spec.seed),
         "pairs": pairs,
+        "rounds": rounds(job),
         "stages": stages,
         "seconds": sum(stage["seconds"] for stage in stages.values()),
         "tokens": sum(stage["tokens"] for stage in stages.values()),
@@ -75,6 +77,23 @@ def report_numbers(
         "lineage": [{"source": e.source, "target": e.target, "relation": e.relation} for e in edges],
         "spec": json_format.MessageToDict(job.spec, preserving_proto_field_name=True),
     }
+
+
+def rounds(job: AlignmentJob) -> list[dict[str, Any]]:
+    """What the gate kept in each round that sampled, and the policy that came of it; empty without a loop."""
+    statuses, found = {status.stage: status for status in job.stages}, []
+    for number in ROUNDS:
+        verify = statuses.get(of_round(VERIFY, number))
+        if verify is None or "kept" not in verify.metrics:
+            break
+        fates = {fate: int(verify.metrics[fate]) for fate in ("kept", "tied", "lost")}
+        tried, pair = statuses[of_round(SAMPLE, number)].total, statuses[of_round(PAIR, number)]
+        policy = job.models.policies[number - 1] if len(job.models.policies) >= number else ""
+        kept = fates["kept"] / tried if tried else None
+        found.append(
+            {"round": number, "tried": tried, **fates, "yield": kept, "pairs": pair.completed, "policy": policy}
+        )
+    return found
 
 
 def evaluate(records: Iterable[Record], *, seed: int = 0) -> dict[str, Any]:

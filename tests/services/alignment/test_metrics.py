@@ -3,11 +3,20 @@
 import pytest
 from prometheus_client import CollectorRegistry
 
+from omnialign.retry import RetryPolicy
 from omnialign.v1.alignment_service_pb2 import AlignmentJob
-from services.alignment.job import ALIGNMENT, EVALUATION_STEPS, LOOP_STAGES
+from services.alignment.evaluation_steps import EvaluationSteps
+from services.alignment.job import ALIGNMENT
+from services.alignment.self_improvement import self_improvement_steps
 from services.alignment.summary import AlignmentMetrics
 from services.pipeline.counts import Counts
+from services.pipeline.item_calls import ItemCaller
 from services.pipeline.metrics import PipelineMetrics
+from services.pipeline.service_calls import ServiceRetrier
+
+
+async def nobody(uid: str, service: str, problem: str) -> None:
+    """Hears that a job waits for a service."""
 
 
 @pytest.fixture
@@ -22,8 +31,11 @@ def metrics(registry) -> AlignmentMetrics:
 
 @pytest.fixture
 def pipeline_metrics(registry) -> PipelineMetrics:
+    retrier = ServiceRetrier(RetryPolicy(), announce=nobody)
+    caller = ItemCaller(retrier, deadline_seconds=1.0)
     made = PipelineMetrics(registry, ALIGNMENT)
-    made.declare_steps((*LOOP_STAGES, *EVALUATION_STEPS))
+    steps = [step for number in (1, 2) for step in self_improvement_steps(caller, number)]
+    made.declare_steps([*steps, *EvaluationSteps(caller, retrier).steps])
     return made
 
 
@@ -48,6 +60,7 @@ def test_every_stage_has_its_series_before_anything_happens(registry, pipeline_m
     labels = {"stage": "answers-aligned", "outcome": "quarantined"}
     assert registry.get_sample_value("omnialign_alignment_records_total", labels) == 0
     assert registry.get_sample_value("omnialign_alignment_tokens_total", {"stage": "sample"}) == 0
+    assert registry.get_sample_value("omnialign_alignment_tokens_total", {"stage": "sample-2"}) is None
 
 
 def test_ends_are_counted_from_zero(pipeline_metrics, registry):

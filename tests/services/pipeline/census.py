@@ -151,7 +151,7 @@ class CensusProgram:
     def summarize(self, job: Any, totals: Mapping[str, Counts]) -> None:
         job.num_letters = totals.get("check", Counts()).measure("num_letters")
 
-    def observe_step(self, step: str, counts: Counts) -> None:
+    def observe_step(self, step: Step, counts: Counts) -> None:
         pass
 
     def observe_job(self, job: Any) -> None:
