@@ -119,15 +119,15 @@ class PodClient:
         """Ends the heartbeats."""
         self._ended.set()
 
-    def fetch_model(self, folder: Path) -> None:
-        """Fetches the base model into `folder`. Raises the data service's error, and `Stopped`."""
+    def fetch_model(self, name: str, folder: Path) -> None:
+        """Fetches a model version into `folder`. Raises the data service's error, and `Stopped`."""
 
         async def fetch() -> None:
             async with AsyncClient(str(self._document.spec["data_address"]), **self._connection) as client:
-                await client.download_model(self._document.base_model, folder)
+                await client.download_model(name, folder)
 
         self._phase = TrainingProgress.PHASE_FETCHING_MODEL
-        asyncio.run(self._unless_stopped(_patiently(fetch, seconds=FETCH_SECONDS, what="fetching the base model")))
+        asyncio.run(self._unless_stopped(_patiently(fetch, seconds=FETCH_SECONDS, what=f"fetching {name}")))
         self._phase = TrainingProgress.PHASE_UNSPECIFIED  # from here on the run speaks for itself
 
     def deliver_model(self, folder: Path) -> str:

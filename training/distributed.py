@@ -4,6 +4,7 @@ Every function that communicates must be called by all ranks in the same order, 
 """
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+import transformers.trainer
 from google.rpc import status_pb2
 
 from omnialign.errors import OmnialignError, from_status, to_status
@@ -43,6 +45,12 @@ def deepspeed_config(distribution: Distribution) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if distribution.precision == "bf16":
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    if distribution.offload:
+        place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        config["zero_optimization"]["offload_optimizer"] = place
+        if distribution.offload == "optimizer_and_weights":
+            config["zero_optimization"]["offload_param"] = dict(place)
+        config["zero_force_ds_cpu_optimizer"] = False  # DeepSpeed's own AdamW needs a compiler on first use
     return config
 
 
@@ -88,6 +96,44 @@ def keep_gradient_norm(engine: Any) -> None:
         engine._global_grad_norm = clip_grad_norm_(engine.module.parameters(), max_norm=engine.gradient_clipping())
 
     engine.clip_fp32_gradients = clip
+
+
+def checkpoint_what_learns(engine: Any) -> None:
+    """Makes a DeepSpeed engine leave frozen weights out of its checkpoints: they are the base model's.
+
+    It can leave them out itself, but for weights with a second name, such as an output head tied to the embeddings.
+    """
+    module_state_dict = engine.module_state_dict
+    weights = engine.module.named_parameters(remove_duplicate=False)
+    frozen = {name for name, weight in weights if not weight.requires_grad}
+
+    def what_learns(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {name: value for name, value in module_state_dict(*args, **kwargs).items() if name not in frozen}
+
+    engine.module_state_dict = what_learns
+    engine.save_checkpoint = functools.partial(engine.save_checkpoint, exclude_frozen_parameters=True)
+
+
+def restore_what_learns() -> None:
+    """Makes `Trainer` take checkpoints without frozen weights, which it does itself only for PEFT's wrapped models."""
+    load = transformers.trainer.deepspeed_load_checkpoint
+    if load.__module__ == __name__:
+        return
+
+    def load_what_learns(engine: Any, folder: str, load_module_strict: bool = True) -> None:
+        load(engine, folder, load_module_strict=False)
+
+    transformers.trainer.deepspeed_load_checkpoint = load_what_learns
+
+
+def what_learns(engine: Any) -> dict[str, torch.Tensor]:
+    """The weights of a DeepSpeed engine that learn, by name; at ZeRO-3 complete on rank 0, and empty on the others.
+
+    All ranks take part.
+    """
+    if engine.zero_optimization_partition_weights():
+        return engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=True) or {}
+    return {name: weight.detach() for name, weight in engine.module.named_parameters() if weight.requires_grad}
 
 
 def gather_unequal_rows(accelerator: Any, *, is_blank: Callable[[], bool]) -> None:

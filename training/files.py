@@ -15,7 +15,7 @@ from pathlib import Path
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file so that a reader sees the old bytes or the new ones, and the new ones survive a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    staged = staging_name(path)
     try:
         with staged.open("wb") as file:
             file.write(data)
@@ -33,6 +33,11 @@ def write_cached(path: Path, data: bytes) -> None:
     staged = path.with_name(f".{path.name}")
     staged.write_bytes(data)
     staged.replace(path)
+
+
+def staging_name(path: Path) -> Path:
+    """A name beside `path` under which it may be written before it is renamed; another one on every call."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def replace_folder(staged: Path, final: Path) -> None:

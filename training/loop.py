@@ -26,7 +26,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from omnialign.errors import FailedPrecondition
-from training import checkpoint, distributed, metrics
+from training import checkpoint, distributed, lora, metrics, tuning
 from training.batch_order import BatchOrder
 from training.examples import Example
 from training.media import BatchMedia
@@ -66,9 +66,7 @@ def common_arguments(spec: Spec, hyperparameters: Hyperparameters) -> dict[str, 
         "report_to": [],
         "disable_tqdm": True,
         "bf16": False,  # precision is in DeepSpeed's configuration
-        # TRL turns on both of these by default.
-        "gradient_checkpointing": None,
-        "activation_checkpointing": False,
+        **tuning.checkpointing(spec),
         "accelerator_config": {"use_configured_state": True},  # see distributed._tell_accelerate
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
@@ -93,6 +91,9 @@ class RunContext:
             "dataset": self.spec.dataset,
             "method": self.spec.method,
             **{f"{self.spec.method}.{name}": value for name, value in asdict(self.spec.settings).items()},
+            **{
+                f"lora.{name}": str(value) for name, value in (asdict(self.spec.lora) if self.spec.lora else {}).items()
+            },
             "num_processes": distributed.world_size(),
             "zero_stage": self.spec.distribution.zero_stage,
         }
@@ -134,9 +135,11 @@ class DurableTrainer(Trainer):
     """TRL's count."""
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        distributed.restore_what_learns()
         prepared = super()._prepare_for_training(*args, **kwargs)
         if self.is_deepspeed_enabled:
             distributed.keep_gradient_norm(self.model_wrapped)
+            distributed.checkpoint_what_learns(self.model_wrapped)
         distributed.gather_unequal_rows(self.accelerator, is_blank=lambda: self._is_blank)
         return prepared
 
@@ -175,6 +178,15 @@ class DurableTrainer(Trainer):
         with self.context.watchdog.during(Phase.SAVE):
             require_finite_weights(self.model, step=self.state.global_step)
             self._write_checkpoint(model, trial)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the weights beside DeepSpeed's part of a checkpoint; those of a LoRA alone if there is one."""
+        if not lora.lora_layers(self.model):
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = distributed.what_learns(self.model_wrapped)
+        if distributed.rank() == 0:
+            lora.write_lora(self.model, weights, base="", to=Path(output_dir or self.args.output_dir))
 
     def _write_checkpoint(self, model: Any, trial: Any) -> None:
         # 1. All ranks write their parts. `Trainer`'s own method, because TRL's override first writes a model card,

@@ -25,6 +25,7 @@ import psutil
 import yaml
 
 from omnialign.errors import Internal, OmnialignError, ResourceExhausted, Unavailable
+from omnialign.modeling.lora import is_lora, read_lora
 from training import launch
 from training.client import PodClient, Stopped
 from training.files import write_atomically
@@ -87,11 +88,7 @@ def run(document: PodDocument, paths: PodPaths, *, stop: threading.Event) -> Non
     try:
         if paths.is_first:
             client.start_heartbeats()
-        base_model_dir = paths.base_model(document.base_model)
-        # A finished model in the workspace is that of an earlier pod, which ended before it could deliver it.
-        if not (paths.output / "model").is_dir():
-            client.fetch_model(base_model_dir)
-        _write_spec(document, paths, base_model_dir=str(base_model_dir))
+        _write_spec(document, paths, base=_fetch_base(document, paths, client))
         node = paths.node(document)
         _await_first_node(node, stop=stop)
         _train(document, paths, node, stop=stop)
@@ -107,10 +104,25 @@ def run(document: PodDocument, paths: PodPaths, *, stop: threading.Event) -> Non
         client.close()
 
 
-def _write_spec(document: PodDocument, paths: PodPaths, *, base_model_dir: str) -> None:
+def _fetch_base(document: PodDocument, paths: PodPaths, client: PodClient) -> dict[str, object]:
+    """Fetches the base model, and that of a LoRA with it; returns what the spec says of them."""
+    name, folder = document.base_model, paths.base_model(document.base_model)
+    # A finished model in the workspace is that of an earlier pod, which ended before it could deliver it.
+    if (paths.output / "model").is_dir():
+        return {"base_model_dir": str(folder)}
+    client.fetch_model(name, folder)
+    if not is_lora(folder):
+        return {"base_model": name, "base_model_dir": str(folder)}
+    base = read_lora(folder, name=name).base
+    client.fetch_model(base, paths.base_model(base))
+    found = {"base_model": base, "base_model_dir": str(paths.base_model(base)), "initial_lora_dir": str(folder)}
+    return {**found, "lora": document.spec.get("lora", {})}
+
+
+def _write_spec(document: PodDocument, paths: PodPaths, *, base: Mapping[str, object]) -> None:
     """Writes the run's spec, readable by its owner only, and removes what an earlier attempt said at its end."""
     folders = {
-        "base_model_dir": base_model_dir,
+        **base,
         "output_dir": str(paths.output),
         "cache_dir": str(paths.cache),
     }

@@ -4,39 +4,32 @@ import json
 import logging
 import shutil
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from omnialign.errors import InvalidArgument, OmnialignError, Unavailable
+from omnialign.errors import OmnialignError, Unavailable
 from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.codecs.vq_models import DECODER_FOLDER
 from omnialign.modeling.model_files import PICKLES
-from omnialign.modeling.model_folder import model_class
 from omnialign.modeling.weights_check import check_weights
 from omnialign.v1.training_service_pb2 import TrainingProgress
-from training import distributed, fused_lm_head, loop, source
+from training import distributed, fused_lm_head, loop, lora, source, tuning
 from training.examples import Example, load_examples
-from training.files import replace_folder
+from training.files import replace_folder, staging_name
 from training.media import BatchMedia, feature_cache, fillers, modalities
 from training.methods import METHODS, complete
 from training.spec import Hyperparameters, Spec
 from training.watchdog import Phase
 
-CODEC = "vqmodel"
-"""Name of the part of Chameleon, Emu3 and Janus that turns pictures into codes."""
 NOT_COPIED = (".safetensors", ".index.json", *sorted(PICKLES))
 """What a finished model does not take over from its base: weights in any form."""
 TEMPLATES = "additional_chat_templates"
-SAVED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""The precisions in which a model is saved, by their names in `config.json`."""
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +41,7 @@ def train(context: loop.RunContext) -> bool:
     transformers_logging.set_verbosity_error()
     distributed.join()
     fused_lm_head.install()
+    tuning.check(spec)
     hyperparameters = complete(spec, num_processes=distributed.world_size())
     adapter = load_adapter(spec.base_model_dir, feature_cache(spec.cache_dir / "features"))
     check_weights(spec.base_model_dir)  # before a trainer exists: under ZeRO-3 it changes how models are made
@@ -56,11 +50,10 @@ def train(context: loop.RunContext) -> bool:
     context.progress.note_examples(len(examples), dropped=dropped)
     context.progress.enter(TrainingProgress.PHASE_LOADING_MODEL)
     tokenizer = loop.tokenizer_of(spec.base_model_dir, pad_id=adapter.pad_id, end_id=adapter.end_id)
-    load = partial(load_model, spec.base_model_dir, train_towers=hyperparameters.train_towers)
     media = batch_media(spec, adapter, examples)
     trainer = METHODS[spec.method].build(
         loop.TrainerInputs(
-            load_model=load,
+            load_model=partial(tuning.load_for_training, spec),
             tokenizer=tokenizer,
             examples=examples,
             media=media,
@@ -69,12 +62,14 @@ def train(context: loop.RunContext) -> bool:
             watchdog=context.watchdog,
         )
     )
+    if spec.lora:
+        lora.set_dropout(trainer.model, spec.lora.dropout)
     log.info("%d examples; ready after %.1f s", len(examples), time.monotonic() - started_at)
     if not loop.run(trainer, context):
         return False
     context.watchdog.enter(Phase.SAVE)
     context.progress.enter(TrainingProgress.PHASE_SAVING_MODEL)
-    save_model(trainer, base_dir=spec.base_model_dir, to=spec.model_dir)
+    save_model(trainer, spec)
     return True
 
 
@@ -120,67 +115,23 @@ def batch_media(spec: Spec, adapter: Adapter, examples: Sequence[Example]) -> Ba
     return BatchMedia(adapter, folder, policy=spec.media_policy, fillers=fillers(adapter, wanted))
 
 
-def load_model(folder: Path, *, train_towers: bool = False) -> PreTrainedModel:
-    """The model in a folder, with weights in float32 whatever the folder holds.
-
-    At a usual learning rate an update is smaller than the distance between two bfloat16 numbers: weights of that
-    precision would round it away and stay as they are. `precision: bf16` computes in bfloat16 on these weights.
-
-    Raises `InvalidArgument`: MODEL_HAS_PICKLE or MODEL_UNLOADABLE.
-    """
-    pickles = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
-    if pickles:
-        raise InvalidArgument(
-            f"{folder.name} holds pickles, which can run code; save it as safetensors: {', '.join(pickles)}",
-            reason="MODEL_HAS_PICKLE",
-            metadata={"model": folder.name, "files": ", ".join(pickles)},
-        )
-    try:
-        model = model_class(folder).from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidArgument(
-            f"{folder.name} cannot be loaded: {error}", reason="MODEL_UNLOADABLE", metadata={"model": folder.name}
-        ) from error
-    _drop_unused_conversions(model)
-    freeze(model, towers=not train_towers)
-    return model
-
-
-def freeze(model: PreTrainedModel, *, towers: bool) -> None:
-    """Freezes a codec within the model, because the examples are made of its codes.
-
-    With `towers`, also the encoders of pictures, videos and sounds; what joins them to the language model still learns.
-    """
-    frozen = [module for name, module in model.named_modules() if name.rpartition(".")[2] == CODEC]
-    if towers:
-        # A model without such an encoder returns itself.
-        frozen += [found for kind in ("image", "audio") if (found := model.get_encoder(modality=kind)) is not model]
-    for module in frozen:
-        module.requires_grad_(False)
-
-
-def _drop_unused_conversions(model: PreTrainedModel) -> None:
-    """Makes a model save its weights under the names it loaded them by.
-
-    Under ZeRO-3, transformers 5.23 remembers every renaming that a family ever needed and inverts them all on saving,
-    those too that this checkpoint did not need. Without ZeRO-3 it drops the unused ones itself.
-    """
-    if known := getattr(model, "_weight_conversions", None):
-        model._weight_conversions = [conversion for conversion in known if conversion.was_used()]
-
-
-def save_model(trainer: Trainer, *, base_dir: Path, to: Path) -> None:
-    """Writes the model folder in one move. All ranks take part, because sharded weights must be gathered.
+def save_model(trainer: loop.DurableTrainer, spec: Spec) -> None:
+    """Writes the model folder, or that of a LoRA, in one move. All ranks take part: sharded weights must be gathered.
 
     Raises `FailedPrecondition` (WEIGHTS_NOT_FINITE) instead of saving a broken model.
     """
     loop.require_finite_weights(trainer.model, step=trainer.state.global_step)
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if distributed.rank() == 0:
-        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-        write_model(model, state, base_dir=base_dir, to=to)
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    if spec.lora and not spec.lora.merge:
+        weights = distributed.what_learns(trainer.model_wrapped)
+        if distributed.rank() == 0:
+            base = spec.base_model or spec.base_model_dir.resolve().as_uri()
+            lora.write_lora(model, weights, base=base, to=spec.model_dir)
+    else:
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if distributed.rank() == 0:
+            state = lora.merged(model, state) if spec.lora else state
+            write_model(model, state, base_dir=spec.base_model_dir, to=spec.model_dir)
     distributed.barrier()
 
 
@@ -189,13 +140,14 @@ def write_model(model: PreTrainedModel, state: dict[str, torch.Tensor], *, base_
 
     The weights get the precision of the base, and a weight that is tied to another is written once.
     """
-    staged = to.with_name(f".{to.name}.{uuid.uuid4().hex}")
-    dtype = saved_dtype(base_dir)
+    staged = staging_name(to)
+    dtype = tuning.saved_dtype(base_dir)
     weights = {
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in state.items()
         if name not in model.all_tied_weights_keys
     }
+    model._hf_peft_config_loaded = False  # else it would save the LoRA alone, which is in the weights by now
     model.save_pretrained(staged, state_dict=weights)
     # `save_pretrained` writes the precision of the model in memory.
     model.config.dtype = dtype
@@ -206,21 +158,6 @@ def write_model(model: PreTrainedModel, state: dict[str, torch.Tensor], *, base_
         else:
             shutil.copyfile(path, staged / path.name)
     replace_folder(staged, to)
-
-
-def saved_dtype(folder: Path) -> torch.dtype:
-    """The precision of a model folder: what its config says, otherwise that of its first weight."""
-    config = _json(folder / "config.json")
-    for part in (config, config.get("text_config") or {}):
-        if found := SAVED_DTYPES.get(str(part.get("dtype") or part.get("torch_dtype"))):
-            return found
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118, a file of safetensors is no mapping
-                dtype: torch.dtype = file.get_tensor(name).dtype
-                if dtype in SAVED_DTYPES.values():
-                    return dtype
-    return torch.float32
 
 
 def _companion_files(base_dir: Path, model: PreTrainedModel) -> Iterator[Path]:

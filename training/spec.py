@@ -37,11 +37,34 @@ class Distribution:
     zero_stage: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     num_nodes: int = 1
+    offload: Literal["", "optimizer", "optimizer_and_weights"] = ""
+    """What ZeRO keeps in the machine's memory instead of the device's; weights only at stage 3."""
+    gradient_checkpointing: bool = False
+    """Computes the activations of each layer again in the backward pass instead of keeping them."""
+    attention: Literal["", "eager", "sdpa", "flash_attention_2"] = ""
+    """How attention is computed; empty means flash attention where it is there, otherwise SDPA."""
 
     @property
     def world_size(self) -> int:
         """Processes of all nodes."""
         return self.num_nodes * self.num_processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A LoRA that is trained instead of the weights. A zero means a default, or what an earlier LoRA has."""
+
+    rank: int = 0
+    """0 means `training.lora.DEFAULT_RANK`, or that of the LoRA that training goes on from."""
+    alpha: int = 0
+    """0 means twice the rank, or that of the LoRA that training goes on from."""
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ()
+    """Names, or last parts of names, of linear layers of the language model; empty means all of them."""
+    merge: bool = False
+    """Whether the result is a whole model, with the LoRA merged into the weights of its base."""
+    quantize: Literal["", "nf4"] = ""
+    """Holds the frozen weights in 4 bits (QLoRA, Dettmers et al. 2023)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +76,14 @@ class Spec:
     dataset: str
     """Resource name of the dataset, or of a version of it."""
     base_model_dir: Path
+    """A whole model, also where training goes on from a LoRA of it."""
     output_dir: Path
     cache_dir: Path
     """Holds the examples, the bytes of their media, and features."""
+    base_model: str = ""
+    """Resource name of the model in `base_model_dir`, which a LoRA gives as its base; empty means the folder."""
+    initial_lora_dir: str = ""
+    """Folder of the LoRA that training goes on from; empty means none."""
     data_address: str = ""
     """May be empty when the examples are in `cache_dir` already."""
     training_address: str = ""
@@ -79,6 +107,8 @@ class Spec:
     """How often a checkpoint is written unless `checkpoint_every_steps` says."""
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     distribution: Distribution = field(default_factory=Distribution)
+    lora: Lora | None = None
+    """None trains the weights themselves."""
     method: str = "sft"
     """Name of the training method. Said beside the file and not in it."""
     settings: Any = None

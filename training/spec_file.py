@@ -65,7 +65,7 @@ def spec_invalid(problems: list[tuple[str, str]]) -> InvalidArgument:
 def _build(cls: type[Any], document: object, *, path: str, problems: list[tuple[str, str]]) -> object:
     """An instance of a dataclass from a mapping, or None after noting what is wrong."""
     if not isinstance(document, Mapping):
-        problems.append((path or "spec", "must be a mapping of keys to values"))
+        problems.append((path.rstrip(".") or "spec", "must be a mapping of keys to values"))
         return None
     hints, known = typing.get_type_hints(cls), {item.name: item for item in fields(cls) if item.name not in NOT_KEYS}
     before, values = len(problems), {}
@@ -89,6 +89,8 @@ def _unknown(key: str, known: list[str]) -> str:
 
 def _value(hint: Any, value: object, *, path: str, problems: list[tuple[str, str]]) -> object:
     """A value of type `hint`, or None after noting what is wrong; booleans and strings never pass for numbers."""
+    if type(None) in typing.get_args(hint):  # a section that may be left out, but is never empty
+        hint = next(item for item in typing.get_args(hint) if item is not NoneType)
     if is_dataclass(hint):
         return _build(typing.cast(type[Any], hint), value, path=f"{path}.", problems=problems)
     if typing.get_origin(hint) is Literal:
@@ -133,6 +135,7 @@ def _contradictions(spec: Spec) -> list[tuple[str, str]]:
         if getattr(distribution, name) < 1:
             found.append((f"distribution.{name}", "must be at least 1"))
             return found
+    found.extend(_memory_contradictions(spec))
     if hyperparameters.warmup_ratio >= 1:
         found.append(("hyperparameters.warmup_ratio", f"must be below 1, not {hyperparameters.warmup_ratio}"))
     if hyperparameters.no_warmup and hyperparameters.warmup_ratio:
@@ -149,4 +152,26 @@ def _contradictions(spec: Spec) -> list[tuple[str, str]]:
         if hyperparameters.batch_size % unit:
             wanted = f"the processes{'' if name == 'batch_size' else ' times micro_batch_size'} ({unit})"
             found.append((f"hyperparameters.{name}", f"batch_size must be divisible by {wanted}"))
+    return found
+
+
+def _memory_contradictions(spec: Spec) -> list[tuple[str, str]]:
+    """Problems between the settings that say what is trained and where it is held."""
+    found: list[tuple[str, str]] = []
+    stage, offload, lora = spec.distribution.zero_stage, spec.distribution.offload, spec.lora
+    lowest = {"": 0, "optimizer": 1, "optimizer_and_weights": 3}[offload]
+    if stage < lowest:
+        found.append(("distribution.offload", f"{offload!r} needs zero_stage {lowest} or higher, not {stage}"))
+    if spec.initial_lora_dir and lora is None:
+        found.append(("initial_lora_dir", "needs the section lora, which may be `{}`"))
+    if lora is None:
+        return found
+    if lora.dropout >= 1:
+        found.append(("lora.dropout", f"must be below 1, not {lora.dropout}"))
+    if lora.quantize and lora.merge:
+        found.append(("lora.merge", "must be false with quantize: weights of 4 bits cannot take the LoRA"))
+    if lora.quantize and stage == 3:
+        found.append(("lora.quantize", "needs zero_stage 0 to 2, because ZeRO-3 shards no weights of 4 bits"))
+    if spec.hyperparameters.train_towers:
+        found.append(("hyperparameters.train_towers", "must be false with lora, which leaves towers as they are"))
     return found

@@ -43,6 +43,21 @@ EXTRAS = (
 )
 """Settings by which PEFT does more than add low-rank updates; in a plain LoRA they are false or empty."""
 
+PLAIN = (
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "fan_in_fan_out",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "target_parameters",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+)
+"""The settings of a plain LoRA that decide what it adds to its base."""
+
 WEIGHTS = "adapter_model.safetensors"
 MAX_NAMES, MAX_NAME = 4096, 512
 _MODULE = re.compile(r"base_model\.model\.(.+)\.lora_(?:embedding_)?[AB](?:\.weight)?")
@@ -105,6 +120,11 @@ def literal_config(folder: Path, *, name: str) -> dict[str, Any]:
     return {**config, "target_modules": _modules(folder, name), **no_choice}
 
 
+def plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings in an adapter_config.json that decide what is added to the base."""
+    return {field: config[field] for field in PLAIN if field in config}
+
+
 def has_patterns(config: Mapping[str, Any]) -> bool:
     """Whether the settings choose modules by a pattern."""
     layers = config.get("layers_pattern") or ()
@@ -156,8 +176,8 @@ def lora_of_lora(name: str, base: str) -> InvalidArgument:
 
 
 def not_trainable(name: str, *, field: str) -> InvalidArgument:
-    """The error for a LoRA as the starting point of training."""
-    message = f"'{name}' is a LoRA, which training cannot start from; {MERGE}"
+    """The error for a LoRA as the starting point of an alignment job."""
+    message = f"'{name}' is a LoRA, which an alignment job cannot start from; {MERGE}"
     return InvalidArgument(
         message, reason="BASE_MODEL_NOT_TRAINABLE", metadata={"model": name}, violations=[(field, message)]
     )

@@ -206,6 +206,7 @@ class TrainingSpec(_message.Message):
     MAX_RESTARTS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     MAX_DROPPED_FRACTION_FIELD_NUMBER: _builtins.int
+    LORA_FIELD_NUMBER: _builtins.int
     SIMPO_FIELD_NUMBER: _builtins.int
     DPO_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
@@ -245,6 +246,12 @@ class TrainingSpec(_message.Message):
         """How the media of the examples are decoded."""
 
     @_builtins.property
+    def lora(self) -> Global___LoraSettings:
+        """Trains a LoRA, which is registered on the base model. Not set trains the weights themselves, and goes on from the LoRA
+        where the base model is one.
+        """
+
+    @_builtins.property
     def simpo(self) -> Global___SimpoSettings:
         """Of `simpo`."""
 
@@ -270,13 +277,14 @@ class TrainingSpec(_message.Message):
         max_restarts: _builtins.int = ...,
         media_policy: _generation_pb2.MediaPolicy | None = ...,
         max_dropped_fraction: _builtins.float = ...,
+        lora: Global___LoraSettings | None = ...,
         simpo: Global___SimpoSettings | None = ...,
         dpo: Global___DpoSettings | None = ...,
         reward: Global___RewardSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "dpo", b"dpo", "hyperparameters", b"hyperparameters", "media_policy", b"media_policy", "reward", b"reward", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "dpo", b"dpo", "hyperparameters", b"hyperparameters", "lora", b"lora", "media_policy", b"media_policy", "reward", b"reward", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "dpo", b"dpo", "hyperparameters", b"hyperparameters", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "reward", b"reward", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "dpo", b"dpo", "hyperparameters", b"hyperparameters", "lora", b"lora", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "reward", b"reward", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "reward"]  # noqa: Y015
     _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
@@ -356,6 +364,56 @@ class DpoSettings(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DpoSettings: _TypeAlias = DpoSettings  # noqa: Y015
+
+@_typing.final
+class LoraSettings(_message.Message):
+    """A LoRA that is trained instead of the weights (Hu et al. 2021). A zero means a default; where the base model is a LoRA,
+    training goes on from it, and a zero means what it has.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    ALPHA_FIELD_NUMBER: _builtins.int
+    DROPOUT_FIELD_NUMBER: _builtins.int
+    TARGET_MODULES_FIELD_NUMBER: _builtins.int
+    MERGE_FIELD_NUMBER: _builtins.int
+    QUANTIZE_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """Rank of the two matrices that are added to each weight; 0 means 16."""
+    alpha: _builtins.int
+    """The product of the matrices is multiplied by alpha / rank; 0 means twice the rank."""
+    dropout: _builtins.float
+    """Share of a layer's inputs that the LoRA does not see, drawn anew in each pass."""
+    merge: _builtins.bool
+    """Registers a whole model, with the LoRA merged into its weights, instead of the LoRA."""
+    quantize: _builtins.str
+    """Holds the weights of the base in 4 bits while it trains (QLoRA, Dettmers et al. 2023): `nf4`, which needs a GPU and
+    the package bitsandbytes. Empty means no.
+    """
+    @_builtins.property
+    def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names, or last parts of names, of the linear layers that get a LoRA, such as `q_proj`. They are of the language model:
+        encoders of media and the output head get none. Empty means all of them.
+        """
+
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        alpha: _builtins.int = ...,
+        dropout: _builtins.float = ...,
+        target_modules: _abc.Iterable[_builtins.str] | None = ...,
+        merge: _builtins.bool = ...,
+        quantize: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "dropout", b"dropout", "merge", b"merge", "quantize", b"quantize", "rank", b"rank", "target_modules", b"target_modules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoraSettings: _TypeAlias = LoraSettings  # noqa: Y015
 
 @_typing.final
 class SimpoSettings(_message.Message):
@@ -467,6 +525,9 @@ class Distribution(_message.Message):
     ZERO_STAGE_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
     NUM_NODES_FIELD_NUMBER: _builtins.int
+    OFFLOAD_FIELD_NUMBER: _builtins.int
+    GRADIENT_CHECKPOINTING_FIELD_NUMBER: _builtins.int
+    ATTENTION_FIELD_NUMBER: _builtins.int
     num_processes: _builtins.int
     """Processes per node; 0 means 1."""
     zero_stage: _builtins.int
@@ -479,6 +540,18 @@ class Distribution(_message.Message):
     """Machines, each with `num_processes` processes; 0 means 1. More than one needs a service that starts jobs in a
     cluster.
     """
+    offload: _builtins.str
+    """What is kept in the machine's memory instead of the device's: `optimizer` (from ZeRO stage 1 on), or
+    `optimizer_and_weights` (stage 3). Slower. Empty means nothing.
+    """
+    gradient_checkpointing: _builtins.bool
+    """Computes the activations of each layer again in the backward pass instead of keeping them: less memory, a third more
+    time.
+    """
+    attention: _builtins.str
+    """How attention is computed: `eager`, `sdpa` or `flash_attention_2`. Empty means flash attention where it is installed
+    and the precision is bf16 on a GPU, otherwise SDPA.
+    """
     def __init__(
         self,
         *,
@@ -486,10 +559,13 @@ class Distribution(_message.Message):
         zero_stage: _builtins.int = ...,
         precision: _builtins.str = ...,
         num_nodes: _builtins.int = ...,
+        offload: _builtins.str = ...,
+        gradient_checkpointing: _builtins.bool = ...,
+        attention: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_nodes", b"num_nodes", "num_processes", b"num_processes", "precision", b"precision", "zero_stage", b"zero_stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "gradient_checkpointing", b"gradient_checkpointing", "num_nodes", b"num_nodes", "num_processes", b"num_processes", "offload", b"offload", "precision", b"precision", "zero_stage", b"zero_stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import yaml
 from google.protobuf.message import Message
 
 from omnialign.errors import InvalidArgument
+from omnialign.modeling.lora import is_lora, read_lora
 from omnialign.v1.training_service_pb2 import TrainingJob, TrainingSpec
+from services.training.model_registry import BaseModel
 from training.files import write_atomically
 from training.spec import Spec
 from training.spec_file import parse_spec
@@ -63,7 +66,7 @@ def spec_document(
     job: TrainingJob,
     directory: JobDirectory,
     *,
-    base_model_dir: Path,
+    base: BaseModel,
     data_address: str,
     training_address: str,
     token: str,
@@ -74,11 +77,38 @@ def spec_document(
         "token": token,
         "data_address": data_address,
         "training_address": training_address,
-        "base_model_dir": str(base_model_dir),
+        "base_model": base.name,
+        "base_model_dir": str(base.folder),
+        "initial_lora_dir": str(base.lora or ""),
         "output_dir": str(directory.output),
         "cache_dir": str(directory.folder / "cache"),
-        **spec_settings(job.spec),
+        **spec_settings(job.spec, trains_lora=base.lora is not None),
     }
+
+
+def check_registrable(spec: TrainingSpec) -> None:
+    """Raises `InvalidArgument` (BASE_MODEL_NOT_REGISTERED) for a LoRA that could not be registered once it is trained.
+
+    A LoRA is registered on its base, which must be a model version.
+    """
+    base, folder = spec.base_model, Path(unquote(urlparse(spec.base_model).path))
+    if not base.startswith("file://") or spec.lora.merge:
+        return
+    if is_lora(folder):
+        base = read_lora(folder, name=base).base
+    elif not spec.HasField("lora"):
+        return
+    if base.startswith("file://"):
+        message = (
+            f"a LoRA is registered on its base, and '{base}' is no registered model; register it first and name that "
+            "version, or set lora.merge to get a whole model"
+        )
+        raise InvalidArgument(
+            message,
+            reason="BASE_MODEL_NOT_REGISTERED",
+            metadata={"model": base},
+            violations=[("training_job.spec.base_model", message)],
+        )
 
 
 def check_spec(spec: TrainingSpec, *, max_nodes: int) -> Spec:
@@ -89,13 +119,14 @@ def check_spec(spec: TrainingSpec, *, max_nodes: int) -> Spec:
             reason="TRAINING_SPEC_INVALID",
             violations=[("training_job.spec.distribution.num_nodes", f"must be at most {max_nodes}")],
         )
+    check_registrable(spec)
     # The folders are not known yet; any name will do for the check.
     placeholders = {"job": "check", "base_model_dir": ".", "output_dir": ".", "cache_dir": "."}
     return parse_spec({**placeholders, **spec_settings(spec)}, method=spec.method)
 
 
-def spec_settings(spec: TrainingSpec) -> dict[str, object]:
-    """The part of the spec file that says what to train and how."""
+def spec_settings(spec: TrainingSpec, *, trains_lora: bool = False) -> dict[str, object]:
+    """The part of the spec file that says what to train and how; `trains_lora` adds a LoRA where the spec has none."""
     return {
         "dataset": spec.dataset,
         "splits": list(spec.splits),
@@ -104,9 +135,10 @@ def spec_settings(spec: TrainingSpec) -> dict[str, object]:
         "distribution": _set_fields(spec.distribution),
         "media_policy": _set_fields(spec.media_policy),
         "max_dropped_fraction": spec.max_dropped_fraction,
+        **({"lora": _set_fields(spec.lora)} if spec.HasField("lora") or trains_lora else {}),
         **({own: _set_fields(getattr(spec, own))} if (own := spec.WhichOneof("settings")) else {}),
     }
 
 
 def _set_fields(message: Message) -> dict[str, object]:
-    return {field.name: value for field, value in message.ListFields()}
+    return {field.name: list(value) if field.is_repeated else value for field, value in message.ListFields()}

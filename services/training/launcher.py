@@ -114,11 +114,11 @@ class Launcher(Protocol):
         """Ends what runs for jobs other than `unfinished` (uids): left by a service that died at the wrong moment."""
 
 
-MakeToken = Callable[[TrainingJob, float], str]
-"""Makes the token of a job; the number says for how many seconds it is valid."""
+MakeToken = Callable[[TrainingJob, Sequence[str], float], str]
+"""Makes the token of a job, which may read the resources that are named, for a number of seconds."""
 
 
-def random_token(job: TrainingJob, lifetime_seconds: float) -> str:
+def random_token(job: TrainingJob, inputs: Sequence[str], lifetime_seconds: float) -> str:
     """A token that nobody can guess, for a service whose peers do not check tokens."""
     return secrets.token_urlsafe(32)
 
@@ -126,8 +126,7 @@ def random_token(job: TrainingJob, lifetime_seconds: float) -> str:
 def signed_token(tokens: JobTokens) -> MakeToken:
     """Makes tokens that name the job and its inputs; every service that shares the key can check them."""
 
-    def make(job: TrainingJob, lifetime_seconds: float) -> str:
-        inputs = [job.spec.dataset, job.spec.base_model]
+    def make(job: TrainingJob, inputs: Sequence[str], lifetime_seconds: float) -> str:
         return tokens.make(job.name, inputs=inputs, lifetime_seconds=lifetime_seconds)
 
     return make

@@ -7,6 +7,7 @@ and the launchers turn what is still UNAVAILABLE after that into `Blocked`, whic
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlparse
@@ -15,7 +16,7 @@ from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.errors import InvalidArgument, NotFound, Unavailable
 from omnialign.folders import FileEntry
-from omnialign.modeling.lora import is_lora, not_trainable
+from omnialign.modeling.lora import check_base_in_project, is_lora, lora_of_lora, read_lora
 from omnialign.retry import RetryPolicy
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.runtime.connections import ClientFactory
@@ -24,9 +25,19 @@ T = TypeVar("T")
 
 RETRIES = RetryPolicy(base_seconds=0.25, cap_seconds=4.0, max_attempts=6)
 """About six seconds of pauses. Counted in attempts, because a single attempt may upload for minutes."""
-FIELD = "training_job.spec.base_model"
 REGISTER_SECONDS = 1800.0
 """How long registering may take: the data service reads, and perhaps copies, a large model."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The files that training starts from."""
+
+    name: str
+    """The whole model: a model version, or a `file://` folder."""
+    folder: Path
+    lora: Path | None = None
+    """Folder of the LoRA that training goes on from."""
 
 
 class ModelRegistry:
@@ -36,26 +47,57 @@ class ModelRegistry:
         self._address = address
         self._peers = peers or ClientFactory()
 
-    async def model_dir(self, name: str, *, fetched: Path) -> Path:
-        """The folder of a model version or of a `file://` URI; a model on another machine is fetched to `fetched`.
+    async def base_model(self, name: str, *, fetched: Path) -> BaseModel:
+        """What training starts from: a model version or a `file://` folder, which may be a LoRA; its base comes along.
 
-        Raises `NotFound` and `InvalidArgument` (BASE_MODEL_NOT_TRAINABLE for a LoRA).
+        Models on other machines are fetched to `fetched` and beside it. Raises `NotFound` (LORA_BASE_MISSING if it is
+        the base of a LoRA that is missing), and `InvalidArgument` as `read_lora` and `lora_of_lora`.
         """
-        uri = name if name.startswith("file://") else await self._ask(name, lambda c: _base_uri(c, name))
-        if uri == name and is_lora(Path(unquote(urlparse(uri).path))):
-            raise not_trainable(name, field=FIELD)
-        folder = _local_folder(uri)
-        if folder is None and name == uri:
-            raise NotFound(f"{name} has no model folder", reason="MODEL_FILES_MISSING", metadata={"model": name})
-        if folder is None:
-            await self._ask(name, lambda client: client.download_model(name, fetched))
-        return folder or fetched
+        found = await self._folder(name, fetched=fetched)
+        if not is_lora(found.folder):
+            return found
+        settings = read_lora(found.folder, name=name)
+        if names.matches(name, names.MODEL_VERSION):
+            check_base_in_project(settings, name=name, parent=names.project_name_of(name))
+        try:
+            base = await self._folder(settings.base, fetched=fetched.with_name(f"{fetched.name}-of-lora"))
+        except NotFound as error:
+            raise _base_missing(name, settings.base) from error
+        if is_lora(base.folder):
+            raise lora_of_lora(name, settings.base)
+        return replace(base, lora=found.folder)
+
+    async def versions_of(self, name: str) -> list[str]:
+        """The model versions that a job with this base model reads: that one, and if it is a LoRA, its base.
+
+        Raises `NotFound`; LORA_BASE_MISSING if it is the base of a LoRA that is missing.
+        """
+        if not names.matches(name, names.MODEL_VERSION):
+            return [name]
+        version = await self._ask(name, lambda client: client.get_model_version(name))
+        if not version.lora_base:
+            return [name]
+        try:
+            await self._ask(name, lambda client: client.get_model_version(version.lora_base))
+        except NotFound as error:
+            raise _base_missing(name, version.lora_base) from error
+        return [name, version.lora_base]
+
+    async def _folder(self, name: str, *, fetched: Path) -> BaseModel:
+        """The folder of exactly this model."""
+        if name.startswith("file://"):
+            if (folder := _local_folder(name)) is None:
+                raise NotFound(f"{name} has no model folder", reason="MODEL_FILES_MISSING", metadata={"model": name})
+            return BaseModel(name, folder)
+        version = await self._ask(name, lambda client: client.get_model_version(name))
+        if (folder := _local_folder(version.uri)) is None:
+            await self._ask(name, lambda client: client.download_model(version.name, fetched))
+        return BaseModel(version.name, folder or fetched)
 
     async def check_registered(self, name: str) -> None:
-        """Checks that any machine can fetch the model and training can start from it.
+        """Checks that any machine can fetch the model, and its base if it is a LoRA.
 
-        Raises `NotFound`, and `InvalidArgument`: MODEL_NOT_REGISTERED for anything but a model version,
-        BASE_MODEL_NOT_TRAINABLE for a LoRA.
+        Raises `InvalidArgument` (MODEL_NOT_REGISTERED) for anything but a model version, and as `versions_of`.
         """
         if not names.matches(name, names.MODEL_VERSION):
             raise InvalidArgument(
@@ -63,7 +105,7 @@ class ModelRegistry:
                 reason="MODEL_NOT_REGISTERED",
                 metadata={"model": name},
             )
-        await self._ask(name, lambda client: _base_uri(client, name))
+        await self.versions_of(name)
 
     async def register(self, job: TrainingJob, folder: Path) -> str:
         """Registers a finished model and returns its name. Safe to repeat: the same bytes are the same version.
@@ -116,14 +158,6 @@ def _project_of(name: str) -> str:
     return "default"
 
 
-async def _base_uri(client: AsyncClient, name: str) -> str:
-    """Where the model version is that training is to start from. Raises `InvalidArgument` for a LoRA."""
-    version = await client.get_model_version(name)
-    if version.lora_base:
-        raise not_trainable(name, field=FIELD)
-    return str(version.uri)
-
-
 async def _uri(client: AsyncClient, name: str) -> str:
     return str((await client.get_model_version(name)).uri)
 
@@ -132,7 +166,17 @@ def _local_folder(uri: str) -> Path | None:
     """The model folder of this machine that a URI names, or None."""
     parsed = urlparse(uri)
     folder = Path(unquote(parsed.path))
-    return folder if parsed.scheme == "file" and (folder / "config.json").is_file() else None
+    is_model = parsed.scheme == "file" and ((folder / "config.json").is_file() or is_lora(folder))
+    return folder if is_model else None
+
+
+def _base_missing(name: str, base: str) -> NotFound:
+    return NotFound(
+        f"the LoRA {name} belongs to {base}, which is not there any more; register that model again, with a LoRA that "
+        "names it, or start from another model",
+        reason="LORA_BASE_MISSING",
+        metadata={"model": name, "base": base},
+    )
 
 
 async def _register(client: AsyncClient, job: TrainingJob, uri: str) -> str:

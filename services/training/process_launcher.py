@@ -56,13 +56,13 @@ class ProcessLauncher:
         await self._groups.stop(job.uid, None)  # an attempt that a service started and died before it could note it
         directory = self.directory(job)
         try:
-            base_model_dir = await self._registry.model_dir(job.spec.base_model, fetched=directory.fetched)
+            base = await self._registry.base_model(job.spec.base_model, fetched=directory.fetched)
         except Unavailable as error:
             raise Blocked("DATA_SERVICE_UNAVAILABLE", error.message) from error
         document = spec_document(
             job,
             directory,
-            base_model_dir=base_model_dir,
+            base=base,
             data_address=self._addresses.data(),
             training_address=self._addresses.training(),
             token=token,

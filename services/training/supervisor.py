@@ -185,7 +185,11 @@ class Supervisor:
         begins the same attempt again: a process launcher first ends what it finds of the job, a cluster finds the Job
         by its name. The digest is stored before the start, because the program may report at once.
         """
-        token = self._make_token(job, self._launcher.longest_seconds)
+        try:
+            models = await self._registry.versions_of(job.spec.base_model)
+        except Unavailable as error:
+            raise Blocked("DATA_SERVICE_UNAVAILABLE", error.message) from error
+        token = self._make_token(job, [job.spec.dataset, *models], self._launcher.longest_seconds)
         await self._store.update(job.name, lambda e: setattr(e, "token_digest", token_digest(token)), event=False)
         number = job.attempt_count + 1
         started = await self._launcher.start(job, attempt=number, token=token)

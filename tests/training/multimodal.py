@@ -21,9 +21,9 @@ from tests.model_factory.family import Family
 from training import batches, examples, fused_lm_head, launch, methods, source
 from training import media as training_media
 from training.examples import encode_sample
-from training.runner import load_model
 from training.samples import Sample
 from training.spec_file import parse_spec
+from training.tuning import load_model
 
 COMPOSITE = (
     {"type": "chameleon_image", "make": chameleon_vq, "options": {"folder": "image_codec", "side_pixels": 16}},
@@ -131,9 +131,10 @@ def prepare(
 ) -> list[str]:
     """A run with its examples and media in place; returns its command. `changes` go into the hyperparameters.
 
-    But for `zero_stage` and `precision`, which go into the distribution.
+    But for `zero_stage` and `precision`, which go into the distribution, and `lora`, a section of its own.
     """
     distribution = {name: changes.pop(name) for name in ("zero_stage", "precision") if name in changes}
+    sections = {"lora": changes.pop("lora")} if "lora" in changes else {}
     document = {
         "job": "projects/default/trainingJobs/j",
         "dataset": "projects/default/datasets/d",
@@ -143,6 +144,7 @@ def prepare(
         "hyperparameters": {"batch_size": 2 * num_processes, "learning_rate": 1e-3, "max_length": 4096, **changes},
         "distribution": {"num_processes": num_processes, "zero_stage": 2, **distribution},
         "step_timeout_seconds": 120.0,
+        **sections,
     }
     spec = parse_spec(document, method=method)
     adapter = load_adapter(base)

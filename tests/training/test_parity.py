@@ -22,8 +22,8 @@ from services.inference.transformers.engine import open_transformers_engine
 from tests.model_factory.family import Family
 from tests.training.multimodal import TRAINED, batch, medium
 from training.fused_lm_head import add_head
-from training.runner import load_model
 from training.samples import Sample
+from training.tuning import load_model
 
 OUT = Path(__file__).parents[2] / "out" / "families"
 TOLERANCE = 2e-4

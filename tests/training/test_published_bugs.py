@@ -17,8 +17,8 @@ from tests.model_factory.families import FAMILIES
 from tests.training.multimodal import batch, log_probabilities, medium, question
 from training.batches import IGNORED, PairCollator, SftCollator, pair_row, sft_row
 from training.examples import Tally, make_examples
-from training.runner import load_model
 from training.samples import Sample
+from training.tuning import load_model
 
 NAME = "qwen2_5_vl"
 LONG = ("A red circle, on the left of a square.",)

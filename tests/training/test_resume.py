@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -23,7 +24,6 @@ EVERY = 3
 
 @pytest.fixture
 def tiny_model(model_dir: Path) -> Path:
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -35,7 +35,7 @@ def tiny_model(model_dir: Path) -> Path:
     return model_dir
 
 
-def prepare(folder: Path, *, base: Path, method: str, zero_stage: int) -> list[str]:
+def prepare(folder: Path, *, base: Path, method: str, zero_stage: int, **sections: object) -> list[str]:
     """A run with its examples in place; returns its command."""
     document = {
         "job": "projects/default/trainingJobs/j",
@@ -45,6 +45,7 @@ def prepare(folder: Path, *, base: Path, method: str, zero_stage: int) -> list[s
         "cache_dir": str(folder / "cache"),
         "hyperparameters": {"max_steps": STEPS, "batch_size": 4, "checkpoint_every_steps": EVERY, "sft_weight": 0.5},
         "distribution": {"num_processes": 2, "zero_stage": zero_stage, "precision": "fp32"},
+        **sections,
     }
     spec = parse_spec(document, method=method)
     draw = random.Random(0)
@@ -75,13 +76,13 @@ def losses(folder: Path) -> dict[int, float]:
 @pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("method", "zero_stage"), [("dpo", 2)])
+@pytest.mark.parametrize(("method", "zero_stage", "sections"), [("dpo", 2, {}), ("sft", 3, {"lora": {"rank": 4}})])
 def test_a_run_that_is_killed_in_its_second_epoch_goes_on_with_the_same_losses(
-    tmp_path: Path, tiny_model: Path, method: str, zero_stage: int
+    tmp_path: Path, tiny_model: Path, method: str, zero_stage: int, sections: dict[str, object]
 ):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert start(prepare(whole, base=tiny_model, method=method, zero_stage=zero_stage)).wait() == 0
-    command = prepare(broken, base=tiny_model, method=method, zero_stage=zero_stage)
+    assert start(prepare(whole, base=tiny_model, method=method, zero_stage=zero_stage, **sections)).wait() == 0
+    command = prepare(broken, base=tiny_model, method=method, zero_stage=zero_stage, **sections)
     run = start(command)
     while len(losses(broken)) <= 2 * EVERY:  # until it is well within the second epoch
         assert run.poll() is None
@@ -98,7 +99,11 @@ def test_a_run_that_is_killed_in_its_second_epoch_goes_on_with_the_same_losses(
     assert list(losses(whole)) == list(range(1, STEPS + 1))
     assert before.items() <= losses(whole).items()
     names = {path.name for path in (broken / "model").iterdir()}
-    assert {"model.safetensors", "tokenizer.json", "codecs.json", "config.json"} <= names
+    has_lora = {"adapter_config.json", "adapter_model.safetensors"}
+    assert (has_lora if sections else {"model.safetensors", "tokenizer.json", "codecs.json", "config.json"}) <= names
+    (weights,) = (name for name in names if name.endswith(".safetensors"))
+    found, wanted = load_file(broken / "model" / weights), load_file(whole / "model" / weights)
+    assert all(torch.allclose(found[name], wanted[name], atol=1e-6) for name in wanted)
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.model_factory.families import FAMILIES
-from training.runner import load_model, write_model
+from training.runner import write_model
+from training.tuning import load_model
 
 FILES = ("tokenizer.json", "processor_config.json", "chat_template.jinja", "generation_config.json", "codecs.json")
 

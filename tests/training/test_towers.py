@@ -10,8 +10,8 @@ from omnialign.modeling.adapters import load_adapter
 from tests.model_factory.families import FAMILIES
 from tests.training.multimodal import MODALITIES, batch, log_probabilities, losses, medium, prepare, question, start
 from training.batch_order import BatchOrder
-from training.runner import load_model
 from training.samples import Sample
+from training.tuning import load_model
 
 NAME = "qwen2_5_omni"
 STEPS = 3
@@ -53,6 +53,23 @@ def test_ranks_with_other_media_than_each_other_train_as_one_rank_does(
     assert list(runs[2]) == list(range(1, STEPS + 1))
     # One rank needs no fillers; two with fillers come to the same.
     assert runs[2] == pytest.approx(runs[1], abs=2e-4)
+
+
+@pytest.mark.families
+@pytest.mark.timeout(400)
+def test_ranks_with_other_media_than_each_other_train_a_lora_as_one_rank_does(tmp_path: Path):
+    base = FAMILIES[NAME].build(tmp_path / "base")
+    runs = {}
+    for num_processes, zero_stage in ((1, 0), (2, 0), (2, 2), (2, 3)):
+        run = tmp_path / f"{num_processes}-{zero_stage}"
+        settings = {"max_steps": STEPS, "batch_size": 2, "learning_rate": 0.01, "lora": {"rank": 4}}
+        cut = {"num_processes": num_processes, "zero_stage": zero_stage}
+        assert start(prepare(run, base=base, method="dpo", samples=disjoint("dpo"), **cut, **settings)).wait(200) == 0
+        runs[run.name] = losses(run)
+    assert len(runs["1-0"]) == STEPS
+    assert abs(runs["1-0"][STEPS] - runs["1-0"][1]) > 1e-3  # it learns
+    for name in ("2-0", "2-2", "2-3"):
+        assert runs[name] == pytest.approx(runs["1-0"], abs=1e-3)
 
 
 def test_the_runs_above_do_give_the_ranks_other_media(tmp_path: Path):

@@ -12,7 +12,7 @@ from omnialign.errors import OmnialignError
 from omnialign.modeling import reward
 from omnialign.modeling.adapters import Adapter
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
-from omnialign.modeling.lora import literal_config, unsupported
+from omnialign.modeling.lora import literal_config, plain_settings, unsupported
 from omnialign.modeling.model_folder import model_class
 from omnialign.modeling.reward_folder import is_reward_model
 from omnialign.modeling.weights_check import WeightsMismatch, check_loaded, check_weights
@@ -22,20 +22,6 @@ from services.inference.models.key import ModelKey, load_model_adapter
 from services.inference.models.resolver import ModelFiles
 
 UNLIMITED_TOKENS = 1 << 20
-LORA_FIELDS = (
-    "r",
-    "lora_alpha",
-    "use_rslora",
-    "fan_in_fan_out",
-    "rank_pattern",
-    "alpha_pattern",
-    "target_modules",
-    "target_parameters",
-    "exclude_modules",
-    "layers_to_transform",
-    "layers_pattern",
-)
-"""The settings of a plain LoRA that decide what is merged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +121,7 @@ def merge_lora(module: Any, lora: Path, *, model: str) -> Any:
 
     settings = literal_config(lora, name=model)
     try:
-        config = LoraConfig(**{field: settings[field] for field in LORA_FIELDS if field in settings})
+        config = LoraConfig(**plain_settings(settings))
         adapted = PeftModel(module, config, autocast_adapter_dtype=False)
         loaded = adapted.load_adapter(str(lora), "default", torch_device=str(module.device))
     except Exception as error:  # the library raises whatever its parts raise

@@ -7,12 +7,9 @@ import socket
 import time
 from pathlib import Path
 
-import pytest
-
 from omnialign.client import AsyncClient
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.training.process_groups import processes_of
-from tests.services.data.test_loras import lora
 
 NAME = "projects/default/trainingJobs/tune"
 
@@ -121,19 +118,6 @@ async def test_an_unknown_base_model_fails_the_job_before_anything_starts(serve,
         await client.create_training_job("tune", spec)
         job = await end_of(client)
         assert (job.state, job.attempt_count) == (TrainingJob.STATE_FAILED, 0)
-
-
-@pytest.mark.parametrize("registered", [False, True])
-async def test_a_lora_as_base_model_fails_the_job_before_anything_starts(serve, spec, program, tmp_path, registered):
-    async with serve(program("finish()")) as client:
-        base = (await client.register_model("base", spec.base_model)).name
-        spec.base_model = lora(tmp_path / "lora", base).as_uri()
-        if registered:
-            spec.base_model = (await client.register_model("lora", spec.base_model)).name
-        await client.create_training_job("tune", spec)
-        job = await end_of(client)
-        assert (job.state, job.attempt_count) == (TrainingJob.STATE_FAILED, 0)
-        assert b"BASE_MODEL_NOT_TRAINABLE" in job.error.SerializeToString()
 
 
 async def test_a_restarted_service_adopts_the_process_that_still_runs(serve, spec, program, tmp_path):

@@ -21,6 +21,7 @@ from services.training.__main__ import wire
 from services.training.config import TrainingConfig
 from tests.certificates import Authority
 from tests.processes import free_port
+from tests.services.inference.model_factory import random_lora
 from tests.services.training.kubernetes.conftest import kubeconfig_of
 from tests.services.training.kubernetes.kubelet import Kubelet
 from tests.services.training.test_real_run import make_model
@@ -51,7 +52,7 @@ def secured(folder: Path, port: int) -> tuple[Server, dict, dict]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_a_pod_fetches_reads_and_delivers_with_its_own_token_over_tls(api, spec, tmp_path):
+async def test_a_pod_fetches_a_lora_and_its_base_reads_and_delivers_with_its_own_token_over_tls(api, spec, tmp_path):
     port = free_port()
     server, how, secret = secured(tmp_path, port)
     api.add("secrets", secret)
@@ -72,7 +73,9 @@ async def test_a_pod_fetches_reads_and_delivers_with_its_own_token_over_tls(api,
             Kubelet(api, tmp_path / "node", rendezvous_port=free_port()) as kubelet,
             AsyncClient(server.address, token="root", **how) as root,
         ):
-            spec.base_model = (await root.register_model("base", make_model(tmp_path / "tiny").as_uri())).name
+            base = (await root.register_model("base", make_model(tmp_path / "tiny").as_uri())).name
+            lora = random_lora(tmp_path / "lora", f"file://{tmp_path / 'tiny'}", base_model_name_or_path=base)
+            spec.base_model = (await root.register_model("lora", lora)).name
             spec.dataset = (await root.create_dataset("pairs")).name
             spec.method, spec.target, spec.hyperparameters.max_steps = "sft", "response", 2
             answer = record_pb2.Response(content=content("yes"))
@@ -84,4 +87,5 @@ async def test_a_pod_fetches_reads_and_delivers_with_its_own_token_over_tls(api,
             logs = "\n".join(path.read_text() for path in kubelet.logs.values())
             assert job.state == TrainingJob.STATE_SUCCEEDED, f"{job}\n{logs}"
             assert job.model == "projects/demo/models/aligned/versions/1"
+            assert (await root.get_model_version(job.model)).lora_base == base
         await server.stop(0)
