@@ -199,6 +199,11 @@ class NullTraining(training_service_pb2_grpc.TrainingServiceServicer):
         """Lists all jobs."""
         return training_service_pb2.ListTrainingJobsResponse(training_jobs=list(self.jobs.values()))
 
+    async def StreamTrainingLog(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """Streams a log without lines."""
+        self._get(request.name)
+        yield training_service_pb2.StreamTrainingLogResponse()
+
     async def ReportProgress(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Takes a report from a running job."""
         return training_service_pb2.ReportProgressResponse()
@@ -268,8 +273,9 @@ class NullTraining(training_service_pb2_grpc.TrainingServiceServicer):
             job.error.CopyFrom(to_status(error))
         else:
             model = f"{name.partition('/trainingJobs/')[0]}/models/{job.spec.output_model_id}"
-            version = 1 + sum(other.model.startswith(f"{model}/") for other in self.jobs.values())
-            job.model = f"{model}/versions/{version}"
+            # By its id, and not by counting: after a restart it is the same.
+            number = name.rpartition("-")[2]
+            job.model = f"{model}/versions/{number if number.isdigit() else 1}"
         self._record(job)
 
 

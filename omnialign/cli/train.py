@@ -1,4 +1,4 @@
-"""`omnialign train`: submit, list, show, watch and cancel training jobs."""
+"""`omnialign train`: submit, list, show, watch and cancel training jobs, and read their logs."""
 
 from __future__ import annotations
 
@@ -107,6 +107,21 @@ async def watch(session: Session, job: Job) -> None:
     """Follow a training job until it ends. Ctrl-C stops watching; the job continues."""
     async with session.client() as client:
         await watch_to_end(session, client, session.name("trainingJobs", job))
+
+
+@app.command()
+@command
+async def logs(
+    session: Session,
+    job: Job,
+    tail: Annotated[int, typer.Option(min=0, help="Begin with the last lines only; 0 means all that is kept.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the job ends.")] = False,
+) -> None:
+    """Show what a training job printed."""
+    async with session.client() as client:
+        async for line in client.training_log(session.name("trainingJobs", job), tail_lines=tail, follow=follow):
+            session.out.record({"line": line})
+            session.out.say(line)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from omnialign.v1 import (
 
 RECONNECT_SECONDS = 120.0
 """How long a watch tries to reconnect: enough for a pod to be moved to another node."""
+RECONNECT = RetryPolicy(base_seconds=0.1, cap_seconds=1.0, jitter=0.3, budget_seconds=RECONNECT_SECONDS)
 PREFLIGHT_DEADLINE_SECONDS = 300.0
 REPORT_DEADLINE_SECONDS = 300.0
 ENDED_TRAINING_STATES = frozenset(
@@ -128,6 +129,29 @@ class TrainingCalls(JobCalls):
             ended=lambda event: event.training_job.state in ENDED_TRAINING_STATES,
             reconnect_seconds=reconnect_seconds,
         )
+
+    async def training_log(self, name: str, *, tail_lines: int = 0, follow: bool = False) -> AsyncIterator[str]:
+        """The lines that a job printed, of those so far only the last `tail_lines` (0 means all that is kept).
+
+        With `follow`, goes on until the job has ended, and survives restarts of the service. Raises NotFound.
+        """
+        request = training_service_pb2.StreamTrainingLogRequest(name=name, tail_lines=tail_lines, follow=follow)
+        retries = RECONNECT.start()
+        while True:
+            try:
+                async for part in self._transport.stream(self._training.StreamTrainingLog, request, idempotent=False):
+                    request.resume_after, request.tail_lines = part.position, 0
+                    retries.reset()
+                    for line in part.lines:
+                        yield line
+            except Unavailable:
+                pause_seconds = retries.next_pause_seconds()
+                if pause_seconds is None:
+                    raise
+                await asyncio.sleep(pause_seconds)
+            else:
+                if not follow or (await self.get_training_job(name)).state in ENDED_TRAINING_STATES:
+                    return
 
     async def report_progress(
         self, name: str, progress: training_service_pb2.TrainingProgress

@@ -919,6 +919,68 @@ class WatchTrainingJobResponse(_message.Message):
 Global___WatchTrainingJobResponse: _TypeAlias = WatchTrainingJobResponse  # noqa: Y015
 
 @_typing.final
+class StreamTrainingLogRequest(_message.Message):
+    """Reads a job's log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TAIL_LINES_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    RESUME_AFTER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/trainingJobs/{training_job}`."""
+    tail_lines: _builtins.int
+    """Only so many lines of what has been printed already; 0 means all that is kept."""
+    follow: _builtins.bool
+    """Whether to wait for what the job prints from now on, until it ends."""
+    resume_after: _builtins.int
+    """Position after the last lines seen; 0 means from the beginning."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        tail_lines: _builtins.int = ...,
+        follow: _builtins.bool = ...,
+        resume_after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "name", b"name", "resume_after", b"resume_after", "tail_lines", b"tail_lines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamTrainingLogRequest: _TypeAlias = StreamTrainingLogRequest  # noqa: Y015
+
+@_typing.final
+class StreamTrainingLogResponse(_message.Message):
+    """Some lines of a log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Where they end."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The lines, without their ends."""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[_builtins.str] | None = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamTrainingLogResponse: _TypeAlias = StreamTrainingLogResponse  # noqa: Y015
+
+@_typing.final
 class ReportProgressRequest(_message.Message):
     """A report from a running job."""
 

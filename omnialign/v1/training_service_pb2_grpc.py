@@ -60,6 +60,11 @@ class TrainingServiceStub:
                 request_serializer=omnialign_dot_v1_dot_training__service__pb2.WatchTrainingJobRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_training__service__pb2.WatchTrainingJobResponse.FromString,
                 _registered_method=True)
+        self.StreamTrainingLog = channel.unary_stream(
+                '/omnialign.v1.TrainingService/StreamTrainingLog',
+                request_serializer=omnialign_dot_v1_dot_training__service__pb2.StreamTrainingLogRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_training__service__pb2.StreamTrainingLogResponse.FromString,
+                _registered_method=True)
         self.ReportProgress = channel.unary_unary(
                 '/omnialign.v1.TrainingService/ReportProgress',
                 request_serializer=omnialign_dot_v1_dot_training__service__pb2.ReportProgressRequest.SerializeToString,
@@ -112,6 +117,13 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamTrainingLog(self, request, context):
+        """Streams what a job printed, with `follow` until it ends. `resume_after` continues without loss.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportProgress(self, request, context):
         """Called by the job's own rank 0, with the job's own token in the metadata `authorization`.
         """
@@ -154,6 +166,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.WatchTrainingJob,
                     request_deserializer=omnialign_dot_v1_dot_training__service__pb2.WatchTrainingJobRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_training__service__pb2.WatchTrainingJobResponse.SerializeToString,
+            ),
+            'StreamTrainingLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamTrainingLog,
+                    request_deserializer=omnialign_dot_v1_dot_training__service__pb2.StreamTrainingLogRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_training__service__pb2.StreamTrainingLogResponse.SerializeToString,
             ),
             'ReportProgress': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportProgress,
@@ -302,6 +319,33 @@ class TrainingService:
             '/omnialign.v1.TrainingService/WatchTrainingJob',
             omnialign_dot_v1_dot_training__service__pb2.WatchTrainingJobRequest.SerializeToString,
             omnialign_dot_v1_dot_training__service__pb2.WatchTrainingJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamTrainingLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.TrainingService/StreamTrainingLog',
+            omnialign_dot_v1_dot_training__service__pb2.StreamTrainingLogRequest.SerializeToString,
+            omnialign_dot_v1_dot_training__service__pb2.StreamTrainingLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

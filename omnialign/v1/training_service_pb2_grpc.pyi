@@ -45,6 +45,8 @@ class TrainingServiceStub:
     """
     WatchTrainingJob: _grpc.UnaryStreamMultiCallable[_training_service_pb2.WatchTrainingJobRequest, _training_service_pb2.WatchTrainingJobResponse]
     """Streams numbered events of a job until it ends. `resume_after` continues without loss."""
+    StreamTrainingLog: _grpc.UnaryStreamMultiCallable[_training_service_pb2.StreamTrainingLogRequest, _training_service_pb2.StreamTrainingLogResponse]
+    """Streams what a job printed, with `follow` until it ends. `resume_after` continues without loss."""
     ReportProgress: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ReportProgressRequest, _training_service_pb2.ReportProgressResponse]
     """Called by the job's own rank 0, with the job's own token in the metadata `authorization`."""
     DeliverModel: _grpc.StreamUnaryMultiCallable[_training_service_pb2.DeliverModelRequest, _training_service_pb2.DeliverModelResponse]
@@ -69,6 +71,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """
     WatchTrainingJob: _aio.UnaryStreamMultiCallable[_training_service_pb2.WatchTrainingJobRequest, _training_service_pb2.WatchTrainingJobResponse]  # type: ignore[assignment]
     """Streams numbered events of a job until it ends. `resume_after` continues without loss."""
+    StreamTrainingLog: _aio.UnaryStreamMultiCallable[_training_service_pb2.StreamTrainingLogRequest, _training_service_pb2.StreamTrainingLogResponse]  # type: ignore[assignment]
+    """Streams what a job printed, with `follow` until it ends. `resume_after` continues without loss."""
     ReportProgress: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ReportProgressRequest, _training_service_pb2.ReportProgressResponse]  # type: ignore[assignment]
     """Called by the job's own rank 0, with the job's own token in the metadata `authorization`."""
     DeliverModel: _aio.StreamUnaryMultiCallable[_training_service_pb2.DeliverModelRequest, _training_service_pb2.DeliverModelResponse]  # type: ignore[assignment]
@@ -120,6 +124,14 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_service_pb2.WatchTrainingJobResponse], _abc.AsyncIterator[_training_service_pb2.WatchTrainingJobResponse]]:
         """Streams numbered events of a job until it ends. `resume_after` continues without loss."""
+
+    @_abc_1.abstractmethod
+    def StreamTrainingLog(
+        self,
+        request: _training_service_pb2.StreamTrainingLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_training_service_pb2.StreamTrainingLogResponse], _abc.AsyncIterator[_training_service_pb2.StreamTrainingLogResponse]]:
+        """Streams what a job printed, with `follow` until it ends. `resume_after` continues without loss."""
 
     @_abc_1.abstractmethod
     def ReportProgress(

@@ -10,6 +10,7 @@ from services.runtime.server import Server, run
 from services.training.config import TrainingConfig
 from services.training.jobs import Deliveries, Jobs, Notifier
 from services.training.launcher import Launcher, random_token, signed_token
+from services.training.logs import Logs
 from services.training.metrics import Metrics
 from services.training.model_registry import ModelRegistry
 from services.training.process_launcher import ProcessLauncher
@@ -41,7 +42,7 @@ async def wire(server: Server, config: TrainingConfig) -> AsyncIterator[None]:
     try:
         jobs = Jobs(store, notifier, max_nodes=launcher.max_nodes, quotas=server.quotas)
         deliveries = Deliveries(jobs, store=store, notifier=notifier, registry=registry)
-        servicer = TrainingServicer(jobs, deliveries)
+        servicer = TrainingServicer(jobs, deliveries, Logs(store, launcher))
         server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, servicer, FULL_NAME)
         server.prepare(FULL_NAME, store.prepare, check=store.look)
         server.prepare(FULL_NAME, supervisor.start)

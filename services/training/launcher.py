@@ -16,6 +16,9 @@ from omnialign.errors import OmnialignError
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.runtime.auth.tokens import JobTokens
 
+LINE_CHARACTERS = 2000
+"""Longest line of a log that is shown; the rest of a longer one is cut off."""
+
 
 @dataclass(frozen=True)
 class Handle:
@@ -70,6 +73,21 @@ class Observation:
     """The finished model, if it is in a folder of this machine; None for a model that the job delivered."""
 
 
+@dataclass(frozen=True)
+class LogPart:
+    """Whole lines of a log, and the position in bytes at which they end."""
+
+    lines: Sequence[str]
+    position: int
+
+    @classmethod
+    def of(cls, data: bytes, *, position: int) -> "LogPart":
+        """The whole lines in what follows a position; what has no end yet is left for the next part."""
+        whole = data[: data.rfind(b"\n") + 1]
+        text = whole.decode("utf-8", errors="replace")
+        return cls([line[:LINE_CHARACTERS] for line in text.splitlines()], position + len(whole))
+
+
 class Blocked(Exception):
     """Nothing can be done or observed for now, for a reason outside the job; trying again later is right."""
 
@@ -109,6 +127,9 @@ class Launcher(Protocol):
 
     async def log_tail(self, job: TrainingJob, handle: Handle | None) -> Sequence[str]:
         """The last lines that the attempt printed, as far as they are available."""
+
+    async def read_log(self, job: TrainingJob, handle: Handle | None, *, position: int) -> LogPart:
+        """What the attempt printed after a position, as far as it is available."""
 
     async def forget(self, unfinished: Sequence[str]) -> None:
         """Ends what runs for jobs other than `unfinished` (uids): left by a service that died at the wrong moment."""

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import psutil
 
-from services.training.launcher import Handle
+from services.training.launcher import LINE_CHARACTERS, Handle, LogPart
 
 MARK = "OMNIALIGN_TRAINING_JOB_UID"
 KILL_SECONDS = 4.0
 LOG_TAIL_LINES = 40
 LOG_TAIL_BYTES = 64 * 1024
+LOG_PART_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,20 @@ def log_tail(log: Path) -> list[str]:
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    return [line[:2000] for line in text.splitlines()[-LOG_TAIL_LINES:]]
+    return [line[:LINE_CHARACTERS] for line in text.splitlines()[-LOG_TAIL_LINES:]]
+
+
+def log_part(log: Path, *, position: int) -> LogPart:
+    """The lines after a position, of at most `LOG_PART_BYTES`; none if there is no log or it is shorter."""
+    try:
+        with log.open("rb") as file:
+            file.seek(position)
+            data = file.read(LOG_PART_BYTES)
+    except FileNotFoundError:
+        return LogPart((), position)
+    if len(data) == LOG_PART_BYTES and b"\n" not in data:  # a line longer than a part, which would never end
+        data = data[:-1] + b"\n"
+    return LogPart.of(data, position=position)
 
 
 def _send(pid: int, number: signal.Signals) -> None:

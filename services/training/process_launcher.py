@@ -10,9 +10,9 @@ from omnialign.v1.training_service_pb2 import TrainingJob
 from services.training.config import TrainingConfig
 from services.training.failure_policy import failure_of
 from services.training.job_directory import JobDirectory, spec_document
-from services.training.launcher import Blocked, Handle, Observation, Phase, Started, token_digest
+from services.training.launcher import Blocked, Handle, LogPart, Observation, Phase, Started, token_digest
 from services.training.model_registry import ModelRegistry
-from services.training.process_groups import ProcessGroups, log_tail
+from services.training.process_groups import ProcessGroups, log_part, log_tail
 from training import launch
 from training.launch import clear_failure
 
@@ -101,6 +101,10 @@ class ProcessLauncher:
     async def log_tail(self, job: TrainingJob, handle: Handle | None) -> Sequence[str]:
         """The end of the job's log file."""
         return await asyncio.to_thread(log_tail, self.directory(job).log)
+
+    async def read_log(self, job: TrainingJob, handle: Handle | None, *, position: int) -> LogPart:
+        """Lines of the job's log file."""
+        return await asyncio.to_thread(log_part, self.directory(job).log, position=position)
 
     async def forget(self, unfinished: Sequence[str]) -> None:
         """Does nothing: a job is marked as ended only after its processes are gone."""

@@ -8,13 +8,14 @@ from omnialign.v1 import training_service_pb2_grpc
 from services.runtime.context import bearer_token
 from services.runtime.requests import decode_token, encode_token, page_size
 from services.training.jobs import Deliveries, Jobs
+from services.training.logs import Logs
 
 
 class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
     """The service's RPCs."""
 
-    def __init__(self, jobs: Jobs, deliveries: Deliveries) -> None:
-        self._jobs, self._deliveries = jobs, deliveries
+    def __init__(self, jobs: Jobs, deliveries: Deliveries, logs: Logs) -> None:
+        self._jobs, self._deliveries, self._logs = jobs, deliveries, logs
 
     async def CreateTrainingJob(self, request: pb.CreateTrainingJobRequest, context: Any) -> pb.TrainingJob:  # noqa: N802
         """Queues a job."""
@@ -48,6 +49,13 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
         """Streams a job's events."""
         async for event in self._jobs.watch(request.name, resume_after=request.resume_after):
             yield event
+
+    async def StreamTrainingLog(  # noqa: N802
+        self, request: pb.StreamTrainingLogRequest, context: Any
+    ) -> AsyncIterator[pb.StreamTrainingLogResponse]:
+        """Streams a job's log."""
+        async for part in self._logs.read(request):
+            yield part
 
     async def ReportProgress(self, request: pb.ReportProgressRequest, context: Any) -> pb.ReportProgressResponse:  # noqa: N802
         """Records a report of a running job."""

@@ -89,6 +89,7 @@ _TRAINING = {
     "ListTrainingJobs": _read("parent"),
     "CancelTrainingJob": _write("name"),
     "WatchTrainingJob": _read("name"),
+    "StreamTrainingLog": _read("name"),
     "ReportProgress": _job("name", mutates=False),  # a heartbeat: an audit line each would bury the others
     "DeliverModel": _job("header.name", mutates=True),
 }

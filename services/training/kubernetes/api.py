@@ -103,8 +103,13 @@ class Cluster:
         await self._call("patch", "deployments", "PATCH", name=deployment, part="scale", body=body)
 
     async def logs(self, pod: str, *, container: str, tail_lines: int, limit_bytes: int) -> str:
-        """The end of a pod's log. Raises `NotFound`, and `InvalidArgument` before its container has started."""
-        query = {"container": container, "tailLines": str(tail_lines), "limitBytes": str(limit_bytes)}
+        """The last lines of a pod's log, or for 0 its beginning.
+
+        Raises `NotFound`, and `InvalidArgument` before its container has started.
+        """
+        query = {"container": container, "limitBytes": str(limit_bytes)}
+        if tail_lines:
+            query["tailLines"] = str(tail_lines)
         answer = await self._call("get", "pods", "GET", name=pod, part="log", query=query)
         return answer.body.decode("utf-8", errors="replace")
 

@@ -42,7 +42,16 @@ from services.training.kubernetes.observe import (
     termination_tail,
 )
 from services.training.kubernetes.settings import read_settings
-from services.training.launcher import Blocked, Handle, Observation, Phase, Started, token_digest
+from services.training.launcher import (
+    LINE_CHARACTERS,
+    Blocked,
+    Handle,
+    LogPart,
+    Observation,
+    Phase,
+    Started,
+    token_digest,
+)
 from services.training.model_registry import ModelRegistry
 
 FIRST_ANSWER_SECONDS = 5.0
@@ -56,7 +65,7 @@ FINISH_SECONDS = 60.0
 """How long pods may take to exit after their model was delivered."""
 QUEUE_SECONDS = 7 * 86_400.0
 """How long a Job may wait in Kueue's queue before its token is too old."""
-LOG_LINES, LOG_BYTES, LINE_CHARACTERS = 40, 64 * 1024, 2000
+LOG_LINES, LOG_BYTES, WHOLE_LOG_BYTES = 40, 64 * 1024, 16 * 1024 * 1024
 
 
 class KubernetesLauncher:
@@ -193,6 +202,22 @@ class KubernetesLauncher:
         except OmnialignError:  # its node is gone, or it never started: the termination message is all there is
             return termination_tail(pod)
         return [line[:LINE_CHARACTERS] for line in text.splitlines()[-LOG_LINES:]]
+
+    async def read_log(self, job: TrainingJob, handle: Handle | None, *, position: int) -> LogPart:
+        """Lines of the pod that says most, as far as its node keeps them; after a restart, of the new attempt's pod."""
+        name = manifests.name_of(job, handle.pid if handle else job.attempt_count)
+        pod = most_informative_pod(self._mirrors["pods"].where(manifests.POD_JOB_LABEL, name))
+        if pod is None:
+            return LogPart((), position)
+        try:
+            text = await self._api.logs(
+                pod["metadata"]["name"], container=manifests.CONTAINER, tail_lines=0, limit_bytes=WHOLE_LOG_BYTES
+            )
+        except OmnialignError:  # not started yet, or its node is gone
+            return LogPart((), position)
+        data = text.encode()
+        # A shorter log is another pod's.
+        return LogPart.of(data[position:], position=position) if len(data) >= position else LogPart.of(data, position=0)
 
     async def forget(self, unfinished: Sequence[str]) -> None:
         """Deletes the Jobs of this installation that have not ended and belong to none of the `unfinished` jobs."""

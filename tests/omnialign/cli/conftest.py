@@ -138,6 +138,11 @@ class Training(training_service_pb2_grpc.TrainingServiceServicer):
             job.model = "projects/default/models/tuned/versions/1"
         yield training_service_pb2.WatchTrainingJobResponse(sequence=3, training_job=job)
 
+    async def StreamTrainingLog(self, request, context):
+        self._job(request.name)
+        lines = ["step 1", "step 2 \x1b[31m"][-request.tail_lines :]
+        yield training_service_pb2.StreamTrainingLogResponse(lines=lines, position=99)
+
     def _job(self, name: str) -> TrainingJob:
         if name not in self.jobs:
             raise NotFound(f"There is no job '{name}'.", reason="JOB_NOT_FOUND", metadata={"name": name})

@@ -80,6 +80,12 @@ def test_a_job_is_cancelled(run, specification):
     assert "projects/default/trainingJobs/stopped is cancelled" in run("train", "cancel", "stopped").stdout
 
 
+def test_a_log_is_shown_line_by_line_and_harmless_for_terminals(run, specification):
+    run("train", "submit", specification, "--id", "tune")
+    assert run("train", "logs", "tune").stdout == "step 1\nstep 2 \\u001b[31m\n"
+    assert run("train", "logs", "tune", "--tail", "1", "--json").stdout.count("\n") == 1
+
+
 def test_a_job_that_does_not_exist_is_named(run):
     result = run("train", "show", "nobody")
     assert result.exit_code == 1
