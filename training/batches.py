@@ -15,7 +15,9 @@ from training.media import BatchMedia
 
 IGNORED = -100
 """The label that the loss skips."""
-BESIDE_INPUTS = frozenset({"completion_mask", "ref_chosen_logps", "ref_rejected_logps"})
+PAIR_NUMBERS = ("ref_chosen_logps", "ref_rejected_logps", "margins")
+"""Numbers that rows of pairs may carry."""
+BESIDE_INPUTS = frozenset({"completion_mask", *PAIR_NUMBERS})
 """What a batch holds beside the model's inputs."""
 
 
@@ -65,8 +67,7 @@ class PairCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """The batch: `input_ids`, `attention_mask` and `completion_mask`, each (2 * rows, longest), and features.
 
-        Rows that carry the reference's log-probabilities add them as `ref_chosen_logps` and `ref_rejected_logps`,
-        each (rows,).
+        Rows that carry `PAIR_NUMBERS` add them, each (rows,).
         """
         answers = [(row["prompt_ids"], row[key]) for key in ("chosen_ids", "rejected_ids") for row in rows]
         ids = [[*prompt, *answer] for prompt, answer in answers]
@@ -74,7 +75,7 @@ class PairCollator:
         # 1 on the answer's tokens, 0 on the prompt, on padding and on filler media.
         masks = [[0] * len(prompt) + [1] * len(answer) for prompt, answer in answers]
         batch["completion_mask"] = pad(masks, value=0, width=batch["input_ids"].shape[1])
-        for key in ("ref_chosen_logps", "ref_rejected_logps"):
+        for key in PAIR_NUMBERS:
             if key in rows[0]:
                 batch[key] = torch.tensor([row[key] for row in rows], dtype=torch.float32)
         return batch

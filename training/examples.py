@@ -24,7 +24,17 @@ from training.samples import Dropped, Sample, samples_of
 DIGEST_BYTES = 32
 MAX_DROPPED_FRACTION = 0.5
 """Share of examples that may be dropped for a fault, where a spec does not say."""
-TEACH_NOTHING = frozenset({"QUARANTINED", "NO_RESPONSE", "NO_FEEDBACK", "NO_PREFERENCE", "NO_PAIR", "PAIR_IDENTICAL"})
+TEACH_NOTHING = frozenset(
+    {
+        "QUARANTINED",
+        "NO_RESPONSE",
+        "NO_FEEDBACK",
+        "NO_PREFERENCE",
+        "NO_PAIR",
+        "PAIR_IDENTICAL",
+        "RATINGS_EQUAL",
+    }
+)
 """Reasons that are no fault: the record is good, but holds nothing that the method learns."""
 
 

@@ -162,6 +162,10 @@ class DurableTrainer(Trainer):
     def restore_method_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on from what `method_state` gave when the checkpoint was written."""
 
+    def finish(self) -> Mapping[str, bytes]:
+        """What a method does after its last step, on all ranks; returns further files of the finished model."""
+        return {}
+
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
         # The trainer does not find the order behind what skips the batches of before a restart.
         self._order.set_epoch(epoch)

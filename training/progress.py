@@ -77,6 +77,11 @@ class Progress:
             self._file.write(json.dumps({"step": step, "tokens": tokens, **metrics}) + "\n")
             self._file.flush()
 
+    def note_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Notes what was measured after the last step."""
+        with self._lock:
+            self._message.metrics.update({k: v for k, v in metrics.items() if math.isfinite(v)})
+
     def close(self) -> None:
         """Sends a last report and stops."""
         self._ended.set()

@@ -4,9 +4,10 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from omnialign.errors import OmnialignError, Unavailable
+from omnialign.modeling import reward, reward_folder
 from omnialign.modeling.adapters import Adapter, load_adapter
 from omnialign.modeling.codecs.vq_models import DECODER_FOLDER
 from omnialign.modeling.model_files import PICKLES
@@ -24,11 +26,12 @@ from training.examples import Example, load_examples
 from training.files import replace_folder, staging_name
 from training.media import BatchMedia, feature_cache, fillers, modalities
 from training.methods import METHODS, complete
+from training.methods.reward import REWARD
 from training.spec import Hyperparameters, Spec
 from training.watchdog import Phase
 
-NOT_COPIED = (".safetensors", ".index.json", *sorted(PICKLES))
-"""What a finished model does not take over from its base: weights in any form."""
+NOT_COPIED = (".safetensors", ".index.json", *sorted(PICKLES), reward_folder.REPORT)
+"""What a finished model does not take over from its base: weights in any form, and how good they are."""
 TEMPLATES = "additional_chat_templates"
 
 log = logging.getLogger(__name__)
@@ -44,6 +47,7 @@ def train(context: loop.RunContext) -> bool:
     tuning.check(spec)
     hyperparameters = complete(spec, num_processes=distributed.world_size())
     adapter = load_adapter(spec.base_model_dir, feature_cache(spec.cache_dir / "features"))
+    check_base(spec)
     check_weights(spec.base_model_dir)  # before a trainer exists: under ZeRO-3 it changes how models are made
     examples = _examples(context, hyperparameters, adapter=adapter)
     dropped = source.dropped(spec, max_length=hyperparameters.max_length)
@@ -71,6 +75,12 @@ def train(context: loop.RunContext) -> bool:
     context.progress.enter(TrainingProgress.PHASE_SAVING_MODEL)
     save_model(trainer, spec)
     return True
+
+
+def check_base(spec: Spec) -> None:
+    """Raises `InvalidArgument` (MODEL_IS_A_REWARD_MODEL) for a reward model where a language model is to be trained."""
+    if reward_folder.is_reward_model(spec.base_model_dir) and spec.method != REWARD.name:
+        raise reward_folder.is_a_reward_model(str(spec.base_model_dir), field="base_model_dir")
 
 
 def _examples(context: loop.RunContext, hyperparameters: Hyperparameters, *, adapter: Adapter) -> list[Example]:
@@ -121,6 +131,7 @@ def save_model(trainer: loop.DurableTrainer, spec: Spec) -> None:
     Raises `FailedPrecondition` (WEIGHTS_NOT_FINITE) instead of saving a broken model.
     """
     loop.require_finite_weights(trainer.model, step=trainer.state.global_step)
+    files = trainer.finish()
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     if spec.lora and not spec.lora.merge:
         weights = distributed.what_learns(trainer.model_wrapped)
@@ -131,24 +142,34 @@ def save_model(trainer: loop.DurableTrainer, spec: Spec) -> None:
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if distributed.rank() == 0:
             state = lora.merged(model, state) if spec.lora else state
-            write_model(model, state, base_dir=spec.base_model_dir, to=spec.model_dir)
+            write_model(model, state, base_dir=spec.base_model_dir, to=spec.model_dir, files=files)
     distributed.barrier()
 
 
-def write_model(model: PreTrainedModel, state: dict[str, torch.Tensor], *, base_dir: Path, to: Path) -> None:
-    """Writes a model folder: the weights in `state`, and everything else as the base model has it.
+def write_model(
+    model: PreTrainedModel,
+    state: dict[str, torch.Tensor],
+    *,
+    base_dir: Path,
+    to: Path,
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
+    """Writes a model folder: the weights in `state`, `files`, and everything else as the base model has it.
 
-    The weights get the precision of the base, and a weight that is tied to another is written once.
+    The weights get the precision of the base, and a weight that is tied to another is written once. A reward head has a
+    file of its own, in float32.
     """
     staged = staging_name(to)
     dtype = tuning.saved_dtype(base_dir)
     weights = {
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in state.items()
-        if name not in model.all_tied_weights_keys
+        if name not in model.all_tied_weights_keys and name != reward_folder.WEIGHT
     }
     model._hf_peft_config_loaded = False  # else it would save the LoRA alone, which is in the weights by now
     model.save_pretrained(staged, state_dict=weights)
+    if reward_folder.WEIGHT in state:
+        reward.save_head(state[reward_folder.WEIGHT], staged)
     # `save_pretrained` writes the precision of the model in memory.
     model.config.dtype = dtype
     model.config.save_pretrained(staged)
@@ -157,6 +178,8 @@ def write_model(model: PreTrainedModel, state: dict[str, torch.Tensor], *, base_
             shutil.copytree(path, staged / path.name, dirs_exist_ok=True)
         else:
             shutil.copyfile(path, staged / path.name)
+    for name, content in files.items():
+        (staged / name).write_bytes(content)
     replace_folder(staged, to)
 
 

@@ -5,9 +5,9 @@ that the services use too, so a trained model later meets exactly what it was tr
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from omnialign.modeling.answers import rubric, write_feedback, write_judgement, write_scores
+from omnialign.modeling.answers import MAX_SCORE, rubric, write_feedback, write_judgement, write_scores
 from omnialign.modeling.inputs import Pieces, Turn, pieces
 from omnialign.modeling.prompts import render_comparison, render_critique, render_response, render_score
 from omnialign.v1 import record_pb2
@@ -34,7 +34,7 @@ def samples_of(
     """The samples that a record gives. `media` maps digests to bytes.
 
     Raises `Dropped` when there is nothing to learn from: QUARANTINED, NO_RESPONSE, NO_FEEDBACK, NO_PREFERENCE, NO_PAIR,
-    PAIR_IDENTICAL. Media that cannot be used raise their own typed errors.
+    PAIR_IDENTICAL, RATINGS_EQUAL. Media that cannot be used raise their own typed errors.
     """
     if record.HasField("quarantine"):
         raise Dropped("QUARANTINED")
@@ -72,6 +72,35 @@ def _pair(reader: _Reader, target: str) -> tuple[Sample, ...]:
         raise Dropped("PAIR_IDENTICAL")
     turns = render_response(reader.prompt).turns
     return (Sample(turns, (reader.responses[chosen], reader.responses[1 - chosen])),)
+
+
+def _rated_pair(reader: _Reader, target: str) -> tuple[Sample, ...]:
+    """As `_pair`, with how much better the chosen response is rated as its value.
+
+    A record that nobody has compared gives its best-rated response over its worst-rated one.
+    """
+    ratings = [_rating(response.feedback) for response in reader.record.responses]
+    if reader.pair_preferred() or reader.record.HasField("comparison") or len(reader.responses) < 2:
+        (pair,) = _pair(reader, target)
+        chosen, rejected = ratings[reader.pair_preferred() - 1], ratings[2 - reader.pair_preferred()]
+        value = 0.0 if chosen is None or rejected is None else max(chosen - rejected, 0.0)
+        return (replace(pair, value=value),)
+    rated = [(rating, index) for index, rating in enumerate(ratings) if rating is not None]
+    if len(rated) < 2:
+        raise Dropped("NO_PREFERENCE")
+    (best, chosen_at), (worst, rejected_at) = max(rated), min(rated)
+    if best == worst:
+        raise Dropped("RATINGS_EQUAL")
+    if reader.responses[chosen_at] == reader.responses[rejected_at]:
+        raise Dropped("PAIR_IDENTICAL")
+    answers = (reader.responses[chosen_at], reader.responses[rejected_at])
+    return (Sample(render_response(reader.prompt).turns, answers, value=best - worst),)
+
+
+def _rating(feedback: record_pb2.Feedback) -> float | None:
+    """The mean score as a share of the best one; None without scores."""
+    scores = [score.score for score in feedback.scores]
+    return sum(scores) / (len(scores) * MAX_SCORE) if scores else None
 
 
 def _answer(reader: _Reader, target: str) -> tuple[Sample, ...]:
@@ -127,5 +156,9 @@ def _comparison(reader: _Reader, *, first: int) -> Sample:
     return Sample(rendered.turns, ((write_judgement(reason, preferred),),))
 
 
-ROWS: Mapping[str, Callable[[_Reader, str], tuple[Sample, ...]]] = {"answer": _answer, "pair": _pair}
+ROWS: Mapping[str, Callable[[_Reader, str], tuple[Sample, ...]]] = {
+    "answer": _answer,
+    "pair": _pair,
+    "rated_pair": _rated_pair,
+}
 """How the samples of a record are made, by what a method's rows are."""

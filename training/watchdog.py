@@ -31,6 +31,8 @@ class Phase(enum.StrEnum):
     """Prepares the optimiser and reads a checkpoint."""
     STEP = "step"
     """One optimiser step."""
+    EVALUATE = "evaluate"
+    """Held-out rows after the last step; every batch restarts the clock."""
     SAVE = "save"
     """Writes a checkpoint or the finished model."""
 
@@ -42,6 +44,7 @@ def clocks(spec: Spec) -> dict[Phase, float]:
         Phase.REFERENCE: spec.step_timeout_seconds,
         Phase.RESTORE: spec.save_timeout_seconds,
         Phase.STEP: spec.step_timeout_seconds,
+        Phase.EVALUATE: spec.step_timeout_seconds,
         Phase.SAVE: spec.save_timeout_seconds,
     }
 

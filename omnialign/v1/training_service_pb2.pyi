@@ -211,7 +211,7 @@ class TrainingSpec(_message.Message):
     DPO_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
     method: _builtins.str
-    """`sft`, or one of those that read preference pairs: `dpo`, `simpo`, `orpo`."""
+    """`sft`, or one of those that read preference pairs: `reward`, `dpo`, `simpo`, `orpo`."""
     base_model: _builtins.str
     """Model to start from."""
     dataset: _builtins.str

@@ -8,11 +8,12 @@ from dataclasses import fields, replace
 from training.methods.dpo import DPO
 from training.methods.method import Method
 from training.methods.orpo import ORPO
+from training.methods.reward import REWARD
 from training.methods.sft import SFT
 from training.methods.simpo import SIMPO
 from training.spec import Hyperparameters, Spec
 
-METHODS: dict[str, Method] = {method.name: method for method in (SFT, DPO, SIMPO, ORPO)}
+METHODS: dict[str, Method] = {method.name: method for method in (SFT, REWARD, DPO, SIMPO, ORPO)}
 
 
 def complete(spec: Spec, *, num_processes: int) -> Hyperparameters:

@@ -7,8 +7,11 @@ from typing import Any, Literal
 
 from training.spec import Hyperparameters, Spec
 
-Rows = Literal["answer", "pair"]
-"""What one row of a batch is: a prompt with an answer to learn, or with a preferred and a rejected answer."""
+Rows = Literal["answer", "pair", "rated_pair"]
+"""What one row of a batch is: a prompt with an answer to learn, or with a preferred and a rejected answer.
+
+In a `rated_pair` ratings say by how far the one is better, and which one it is where no preference does.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,114 @@
+"""Held-out pairs: which they are, and how well a reward model does on them.
+
+A pair is held out by the hash of its prompt. So all pairs of a prompt are on the same side, and a pair stays on its
+side in every run, whatever else is in the data.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.examples import Example
+
+MIN_PAIRS = 50
+"""With fewer pairs none is held out: an accuracy from five pairs says nothing, and they are needed to learn from."""
+NUM_BINS = 10
+Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The pairs whose predicted probability lies in one tenth."""
+
+    count: int
+    predicted: float
+    """Mean of σ(r_a - r_b)."""
+    observed: float
+    """Share of pairs in which a is preferred to b."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a reward model orders held-out pairs."""
+
+    pairs: int
+    accuracy: float
+    """Share of pairs whose chosen answer has the higher reward; half of a tie counts."""
+    accuracy_interval: tuple[float, float]
+    """Wilson's interval at 95 %."""
+    log_loss: float
+    """Mean of -log σ(r_chosen - r_rejected); log 2 for a model that knows nothing."""
+    calibration_error: float
+    """Mean distance of predicted from observed, weighted by the bins' counts (Naeini et al. 2015)."""
+    calibration: tuple[CalibrationBin, ...]
+    """Every pair counts in both orders, or the observed share would always be 1."""
+
+    def metrics(self) -> dict[str, float]:
+        """The report in numbers for a job's progress."""
+        names = ("pairs", "accuracy", "log_loss", "calibration_error")
+        return {f"eval/{name}": float(getattr(self, name)) for name in names}
+
+    def document(self) -> dict[str, object]:
+        """The report as a JSON object."""
+        return asdict(self)
+
+
+def split(examples: Sequence[Example], *, fraction: float) -> tuple[list[Example], list[Example]]:
+    """The examples to learn from, and those held out: about `fraction` of them, or none."""
+    if len(examples) < MIN_PAIRS or not fraction:
+        return list(examples), []
+    learnt: list[Example] = []
+    held: list[Example] = []
+    for example in examples:
+        (held if place_of(example) < fraction else learnt).append(example)
+    # Of data with a handful of prompts, all may fall on one side.
+    return (learnt, held) if learnt else (held, [])
+
+
+def place_of(example: Example) -> float:
+    """Where the hash of an example's prompt, media included, falls in [0, 1)."""
+    digest = hashlib.sha256(np.asarray(example.prompt, dtype="<i8").tobytes())
+    for ref in example.media:
+        digest.update(bytes.fromhex(ref.sha256))
+    return int.from_bytes(digest.digest()[:8], "big") / 2**64
+
+
+def report_of(ahead: Sequence[float]) -> Report:
+    """The report on pairs, given by how far the chosen answers are ahead: r_chosen - r_rejected."""
+    difference = np.asarray(ahead, dtype=np.float64)  # (pairs,)
+    accuracy = float((np.sign(difference) + 1).mean() / 2)
+    bins = calibration_of(difference)
+    error = sum(found.count * abs(found.predicted - found.observed) for found in bins) / (2 * len(difference))
+    return Report(
+        pairs=len(difference),
+        accuracy=accuracy,
+        accuracy_interval=wilson(accuracy, len(difference)),
+        log_loss=float(np.logaddexp(0, -difference).mean()),
+        calibration_error=error,
+        calibration=bins,
+    )
+
+
+def calibration_of(difference: NDArray[np.float64]) -> tuple[CalibrationBin, ...]:
+    """The bins that hold pairs, from low to high probability."""
+    both = np.concatenate([difference, -difference])  # (2 pairs,)
+    predicted = np.exp(-np.logaddexp(0, -both))
+    is_preferred = np.arange(len(both)) < len(difference)
+    numbers = np.minimum((predicted * NUM_BINS).astype(int), NUM_BINS - 1)
+    return tuple(
+        CalibrationBin(int(inside.sum()), float(predicted[inside].mean()), float(is_preferred[inside].mean()))
+        for number in range(NUM_BINS)
+        if (inside := numbers == number).any()
+    )
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's score interval of a share at 95 %."""
+    spread = Z_95**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z_95 * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,139 @@
+"""Reward models: a scalar head on the backbone learns which answer is preferred.
+
+L = -log σ(r_chosen - r_rejected - m) + c (r_chosen + r_rejected)², averaged over the pairs of the whole optimiser step.
+The first term is the likelihood of Bradley and Terry (1952) as Ouyang et al. (2022) use it, with the margin m of
+Touvron et al. (2023); the second keeps rewards around zero (Eisenstein et al. 2023). c is `reward.center_weight`; m is
+the difference of the answers' ratings with `reward.use_margin`, otherwise 0. r is read at the answer's end token.
+
+This is no subclass of TRL's trainer: it has neither the mean over a whole step nor media, and the loss is two lines.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.nn.functional import logsigmoid
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, TrainingArguments
+
+from omnialign.modeling import reward
+from omnialign.modeling.reward_folder import REPORT, is_reward_model
+from training import holdout
+from training.batches import BESIDE_INPUTS, PairCollator, blank_example, pair_row
+from training.examples import Example
+from training.loop import TrainerInputs
+from training.media import name_media
+from training.trainers.pairs import PairTrainer
+from training.watchdog import Phase
+
+
+def pair_loss(
+    chosen: torch.Tensor, rejected: torch.Tensor, margins: torch.Tensor, *, center_weight: float
+) -> torch.Tensor:
+    """The loss of each pair from the rewards of its answers, (pairs,) each."""
+    return -logsigmoid(chosen - rejected - margins) + center_weight * (chosen + rejected) ** 2
+
+
+def answer_rewards(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+    """The rewards (rows,) of the answers in a batch."""
+    given = {name: value for name, value in batch.items() if name not in BESIDE_INPUTS}
+    rewards: torch.Tensor = model(**given, reward_at=end_columns(batch["completion_mask"]))
+    return rewards
+
+
+def end_columns(completion_mask: torch.Tensor) -> torch.Tensor:
+    """The column of each answer's end token, (rows,), from the mask of the answers' tokens, (rows, columns).
+
+    Behind it may be padding, or a filler medium that the attention mask has as real tokens.
+    """
+    return completion_mask.shape[1] - 1 - completion_mask.flip(1).argmax(1)
+
+
+class RewardTrainer(PairTrainer):
+    """Trains a model that has a reward head, and evaluates it on the rows held out."""
+
+    def __init__(self, *, center_weight: float, held_out: Dataset | None, **options: Any) -> None:
+        self._center_weight, self._held_out = center_weight, held_out
+        super().__init__(**options)
+
+    def pass_loss(self, model: Any, inputs: dict[str, Any], *weights: float) -> torch.Tensor:
+        """The weighted loss of one pass."""
+        of_pairs, _ = weights
+        chosen, rejected = answer_rewards(model, inputs).chunk(2)  # (pairs,)
+        losses = pair_loss(chosen, rejected, inputs["margins"], center_weight=self._center_weight)
+        self.measure(
+            {
+                "rewards/chosen": chosen,
+                "rewards/rejected": rejected,
+                "rewards/margins": chosen - rejected,
+                "rewards/accuracies": chosen > rejected,
+            }
+        )
+        return of_pairs * losses.mean()
+
+    def finish(self) -> dict[str, bytes]:
+        """Evaluates the held-out pairs, and returns the report for the model's folder."""
+        if self._held_out is None:
+            return {}
+        report = holdout.report_of(self._evaluate(self._held_out))
+        self.context.progress.note_metrics(report.metrics())
+        return {REPORT: json.dumps(report.document(), indent=1).encode()}
+
+    @torch.no_grad()
+    def _evaluate(self, rows: Dataset) -> list[float]:
+        """How far the chosen answers of all rows are ahead, the same on every rank."""
+        loader = DataLoader(rows, batch_size=self.args.train_batch_size, collate_fn=self.data_collator, shuffle=False)
+        model, found = self.model_wrapped, []
+        model.eval()
+        with self.context.watchdog.during(Phase.EVALUATE):
+            for batch in self.accelerator.prepare(loader):
+                self.context.watchdog.beat()
+                with self.accelerator.autocast():
+                    chosen, rejected = answer_rewards(model, batch).chunk(2)  # (pairs,)
+                # Drops the pairs that the loader repeats to fill up the last batch.
+                (ahead,) = self.accelerator.gather_for_metrics((chosen - rejected,))
+                found += ahead.tolist()
+        return found
+
+
+def build(inputs: TrainerInputs) -> RewardTrainer:
+    """The trainer of a run."""
+    settings, pad_id = inputs.spec.settings, inputs.tokenizer.pad_token_id
+    learnt, held_out = holdout.split(inputs.examples, fraction=settings.holdout_fraction)
+    # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
+    arguments = TrainingArguments(**inputs.arguments)
+    trainer = RewardTrainer(
+        center_weight=settings.center_weight,
+        held_out=_rows(held_out, with_margin=False) if held_out else None,
+        model=load_reward_model(inputs),
+        args=arguments,
+        train_dataset=_rows([*learnt, blank_example(pad_id)], with_margin=settings.use_margin),
+        processing_class=inputs.tokenizer,
+        data_collator=PairCollator(pad_id=pad_id, media=inputs.media),
+    )
+    trainer.lengths = [example.length for example in learnt]
+    return trainer
+
+
+def load_reward_model(inputs: TrainerInputs) -> PreTrainedModel:
+    """The base with its own reward head, or a new one. What neither of them reads, its other heads, is frozen."""
+    model, folder = inputs.load_model(), inputs.spec.base_model_dir
+    hidden_size = reward.hidden_size(model)
+    if is_reward_model(folder):
+        head = reward.load_head(folder, hidden_size=hidden_size)
+    else:
+        head = reward.new_head(hidden_size, seed=inputs.hyperparameters.seed)
+    reward.add_head(model, head)
+    read = {id(weight) for part in (model.base_model, model.score) for weight in part.parameters()}
+    for weight in model.parameters():
+        if id(weight) not in read:
+            weight.requires_grad_(False)
+    return model
+
+
+def _rows(examples: Sequence[Example], *, with_margin: bool) -> Dataset:
+    margins = [example.value if with_margin else 0.0 for example in examples]
+    pairs = [pair_row(e.prompt, *e.answers) | {"margins": margin} for e, margin in zip(examples, margins, strict=True)]
+    return Dataset.from_list(name_media(pairs, examples))
