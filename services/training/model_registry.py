@@ -17,14 +17,17 @@ from omnialign.client import AsyncClient
 from omnialign.errors import InvalidArgument, NotFound, Unavailable
 from omnialign.folders import FileEntry
 from omnialign.modeling.lora import check_base_in_project, is_lora, lora_of_lora, read_lora
+from omnialign.modeling.reward_folder import is_a_reward_model, is_reward_model
 from omnialign.retry import RetryPolicy
-from omnialign.v1.training_service_pb2 import TrainingJob
+from omnialign.v1.training_service_pb2 import TrainingJob, TrainingSpec
 from services.runtime.connections import ClientFactory
+from training.methods.reward import REWARD
 
 T = TypeVar("T")
 
 RETRIES = RetryPolicy(base_seconds=0.25, cap_seconds=4.0, max_attempts=6)
 """About six seconds of pauses. Counted in attempts, because a single attempt may upload for minutes."""
+FIELD = "training_job.spec.base_model"
 REGISTER_SECONDS = 1800.0
 """How long registering may take: the data service reads, and perhaps copies, a large model."""
 
@@ -66,6 +69,18 @@ class ModelRegistry:
         if is_lora(base.folder):
             raise lora_of_lora(name, settings.base)
         return replace(base, lora=found.folder)
+
+    async def check_purpose(self, spec: TrainingSpec) -> None:
+        """Raises `InvalidArgument` (MODEL_IS_A_REWARD_MODEL) for a reward model as the start of another method."""
+        name = spec.base_model
+        if spec.method == REWARD.name:
+            return
+        if name.startswith("file://"):
+            gives_rewards = is_reward_model(Path(unquote(urlparse(name).path)))
+        else:
+            gives_rewards = (await self._ask(name, lambda client: client.get_model_version(name))).reward_model
+        if gives_rewards:
+            raise is_a_reward_model(name, field=FIELD)
 
     async def versions_of(self, name: str) -> list[str]:
         """The model versions that a job with this base model reads: that one, and if it is a LoRA, its base.

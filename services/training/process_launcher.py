@@ -56,6 +56,7 @@ class ProcessLauncher:
         await self._groups.stop(job.uid, None)  # an attempt that a service started and died before it could note it
         directory = self.directory(job)
         try:
+            await self._registry.check_purpose(job.spec)
             base = await self._registry.base_model(job.spec.base_model, fetched=directory.fetched)
         except Unavailable as error:
             raise Blocked("DATA_SERVICE_UNAVAILABLE", error.message) from error

@@ -115,6 +115,7 @@ class KubernetesLauncher:
         token = self._tokens.setdefault(name, token)
         try:
             await self._registry.check_registered(job.spec.base_model)
+            await self._registry.check_purpose(job.spec)
         except Unavailable as error:
             raise Blocked("DATA_SERVICE_UNAVAILABLE", error.message) from error
         try:
