@@ -1,15 +1,18 @@
 """What is refused, and what a repeated call does."""
 
 import json
+import shutil
 import uuid
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from omnialign import names
 from omnialign.content import content
 from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OmnialignError
 from omnialign.media import write_audio, write_image
+from omnialign.modeling.reward_folder import HEAD, WEIGHT
 from omnialign.v1 import content_pb2, generation_pb2, record_pb2
 from tests.service_stack import Job, ServiceStack
 from tests.services.inference.model_factory import random_lora, random_model
@@ -51,6 +54,20 @@ async def test_a_lora_may_give_feedback_and_judge_but_not_be_trained(stack: Serv
     given = await stack.spec(dataset=spec.dataset, feedback_model=lora, judge_model=folder.as_uri())
     job = await stack.alignment.create_alignment_job("second", given)
     assert (job.models.feedback, job.models.judge) == (lora, folder.as_uri())
+
+
+async def test_a_reward_model_writes_nothing_in_a_job(stack: ServiceStack) -> None:
+    spec = await stack.spec()
+    folder = stack.root / "models" / "reward"
+    shutil.copytree(stack.root / "models" / "base", folder)
+    save_file({WEIGHT: np.zeros((1, 4), dtype=np.float32)}, folder / HEAD)
+    registered = (await stack.client.register_model("reward", folder.as_uri())).name
+    for field in ("base_model", "feedback_model", "judge_model"):
+        for name in (registered, folder.as_uri()):
+            given = await stack.spec(dataset=spec.dataset, **{"base_model": spec.base_model, field: name})
+            with pytest.raises(InvalidArgument) as caught:
+                await stack.alignment.create_alignment_job("first", given)
+            assert caught.value.reason == "MODEL_IS_A_REWARD_MODEL"
 
 
 async def test_an_unknown_checker_is_refused_with_the_known_names(stack: ServiceStack) -> None:
