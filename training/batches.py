@@ -17,7 +17,9 @@ IGNORED = -100
 """The label that the loss skips."""
 PAIR_NUMBERS = ("ref_chosen_logps", "ref_rejected_logps", "margins")
 """Numbers that rows of pairs may carry."""
-BESIDE_INPUTS = frozenset({"completion_mask", *PAIR_NUMBERS})
+LABELLED_NUMBERS = ("ref_logps", "ref_mismatched_logps")
+"""Numbers that rows of good and bad answers may carry."""
+BESIDE_INPUTS = frozenset({"completion_mask", "mismatched", "desirable", *PAIR_NUMBERS, *LABELLED_NUMBERS})
 """What a batch holds beside the model's inputs."""
 
 
@@ -39,6 +41,18 @@ def sft_row(prompt: Sequence[int], answer: Sequence[int]) -> dict[str, Any]:
 def pair_row(prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int]) -> dict[str, Any]:
     """One training row of a preference pair."""
     return {"prompt_ids": list(prompt), "chosen_ids": list(chosen), "rejected_ids": list(rejected)}
+
+
+def labelled_row(
+    prompt: Sequence[int], answer: Sequence[int], mismatched: Sequence[int], *, good: bool
+) -> dict[str, Any]:
+    """One training row of an answer that is good or bad; `mismatched` is another prompt's answer, or empty."""
+    return {
+        "prompt_ids": list(prompt),
+        "answer_ids": list(answer),
+        "mismatched_ids": list(mismatched),
+        "desirable": good,
+    }
 
 
 class SftCollator:
@@ -69,16 +83,49 @@ class PairCollator:
 
         Rows that carry `PAIR_NUMBERS` add them, each (rows,).
         """
-        answers = [(row["prompt_ids"], row[key]) for key in ("chosen_ids", "rejected_ids") for row in rows]
-        ids = [[*prompt, *answer] for prompt, answer in answers]
-        batch = _inputs([*rows, *rows], ids, pad_id=self.pad_id, media=self.media)
-        # 1 on the answer's tokens, 0 on the prompt, on padding and on filler media.
-        masks = [[0] * len(prompt) + [1] * len(answer) for prompt, answer in answers]
-        batch["completion_mask"] = pad(masks, value=0, width=batch["input_ids"].shape[1])
-        for key in PAIR_NUMBERS:
-            if key in rows[0]:
-                batch[key] = torch.tensor([row[key] for row in rows], dtype=torch.float32)
-        return batch
+        answers = [row[key] for key in ("chosen_ids", "rejected_ids") for row in rows]
+        batch = _answers([*rows, *rows], answers, pad_id=self.pad_id, media=self.media)
+        return {**batch, **_numbers(rows, PAIR_NUMBERS)}
+
+
+class LabelledCollator:
+    """Makes a batch of rows of prompt, answer and mismatched answer."""
+
+    def __init__(self, *, pad_id: int, media: BatchMedia | None = None) -> None:
+        self.pad_id, self.media = pad_id, media
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The batch: `input_ids`, `attention_mask` and `completion_mask`, each (rows, longest), and features.
+
+        `mismatched` holds the same of the mismatched answers, behind the same prompts and media. `desirable` is
+        (rows,), and so are `LABELLED_NUMBERS`, where the rows carry them.
+        """
+        made = {
+            key: _answers(rows, [row[f"{key}_ids"] for row in rows], pad_id=self.pad_id, media=self.media)
+            for key in ("answer", "mismatched")
+        }
+        return {
+            **made["answer"],
+            "mismatched": made["mismatched"],
+            "desirable": torch.tensor([row["desirable"] for row in rows]),
+            **_numbers(rows, LABELLED_NUMBERS),
+        }
+
+
+def _answers(
+    rows: Sequence[Mapping[str, Any]], answers: Sequence[Sequence[int]], *, pad_id: int, media: BatchMedia | None
+) -> dict[str, torch.Tensor]:
+    """The model's inputs for an answer behind each row's prompt, and `completion_mask`, (rows, longest)."""
+    ids = [[*row["prompt_ids"], *answer] for row, answer in zip(rows, answers, strict=True)]
+    batch = _inputs(rows, ids, pad_id=pad_id, media=media)
+    # 1 on the answer's tokens, 0 on the prompt, on padding and on filler media.
+    masks = [[0] * len(row["prompt_ids"]) + [1] * len(answer) for row, answer in zip(rows, answers, strict=True)]
+    return {**batch, "completion_mask": pad(masks, value=0, width=batch["input_ids"].shape[1])}
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The columns of numbers among `keys` that the rows have, (rows,) each."""
+    return {key: torch.tensor([row[key] for row in rows], dtype=torch.float32) for key in keys if key in rows[0]}
 
 
 def _inputs(

@@ -148,6 +148,8 @@ def gather_unequal_rows(accelerator: Any, *, is_blank: Callable[[], bool]) -> No
             return gather(values)
         values = values[:0] if is_blank() else values
         counts = gather(torch.tensor([len(values)], device=values.device)).tolist()
+        if not any(counts):
+            return values[:0]
         padded = values.new_zeros((max(counts), *values.shape[1:]))
         padded[: len(values)] = values
         pieces = gather(padded).split(max(counts))

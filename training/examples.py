@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -33,6 +34,8 @@ TEACH_NOTHING = frozenset(
         "NO_PAIR",
         "PAIR_IDENTICAL",
         "RATINGS_EQUAL",
+        "NO_LABEL",
+        "SCORE_BETWEEN",
     }
 )
 """Reasons that are no fault: the record is good, but holds nothing that the method learns."""
@@ -84,14 +87,19 @@ def make_examples(
     max_length: int,
     tally: Tally,
     policy: MediaPolicy = NO_BOUNDS,
+    settings: Any = None,
 ) -> Iterator[Example]:
     """The examples of `records`, each given with the bytes of its media; losses are counted in `tally`.
+
+    `settings` are the method's own.
 
     A bad record costs itself and never the run: `require_examples` decides later whether enough is left.
     """
     for record, media in records:
         try:
-            found = samples_of(record, media=media, method=method, target=target)
+            found = samples_of(
+                record, media=media, method=method, target=target, settings=settings, dropped=tally.dropped
+            )
         except (Dropped, OmnialignError) as error:
             tally.dropped[_reason(error)] += 1
             continue

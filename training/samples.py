@@ -4,8 +4,10 @@ A sample has one answer or, where pairs are read, the chosen and the rejected on
 that the services use too, so a trained model later meets exactly what it was trained on.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from omnialign.modeling.answers import MAX_SCORE, rubric, write_feedback, write_judgement, write_scores
 from omnialign.modeling.inputs import Pieces, Turn, pieces
@@ -29,24 +31,34 @@ class Dropped(Exception):
 
 
 def samples_of(
-    record: record_pb2.Record, *, media: Mapping[str, bytes], method: str, target: str
+    record: record_pb2.Record,
+    *,
+    media: Mapping[str, bytes],
+    method: str,
+    target: str,
+    settings: Any = None,
+    dropped: Counter[str] | None = None,
 ) -> tuple[Sample, ...]:
-    """The samples that a record gives. `media` maps digests to bytes.
+    """The samples that a record gives. `media` maps digests to bytes; `settings` are the method's own.
 
-    Raises `Dropped` when there is nothing to learn from: QUARANTINED, NO_RESPONSE, NO_FEEDBACK, NO_PREFERENCE, NO_PAIR,
-    PAIR_IDENTICAL, RATINGS_EQUAL. Media that cannot be used raise their own typed errors.
+    Responses that give no sample beside others that do are counted in `dropped`. Raises `Dropped` when there is nothing
+    to learn from: QUARANTINED, NO_RESPONSE, NO_FEEDBACK, NO_PREFERENCE, NO_PAIR, PAIR_IDENTICAL, RATINGS_EQUAL,
+    NO_LABEL. Media that cannot be used raise their own typed errors.
     """
     if record.HasField("quarantine"):
         raise Dropped("QUARANTINED")
-    reader = _Reader(record, media)
+    own = settings or METHODS[method].settings()
+    reader = _Reader(record, media, settings=own, dropped=Counter() if dropped is None else dropped)
     return ROWS[METHODS[method].rows](reader, target)
 
 
 class _Reader:
     """A record with the bytes of its media filled in."""
 
-    def __init__(self, record: record_pb2.Record, media: Mapping[str, bytes]) -> None:
-        self.record = record
+    def __init__(
+        self, record: record_pb2.Record, media: Mapping[str, bytes], *, settings: Any, dropped: Counter[str]
+    ) -> None:
+        self.record, self.settings, self.dropped = record, settings, dropped
         self.prompt = pieces(record.prompt, media)
         self.responses = [pieces(response.content, media) for response in record.responses]
         self.rubric = rubric(record.subtask)
@@ -101,6 +113,24 @@ def _rating(feedback: record_pb2.Feedback) -> float | None:
     """The mean score as a share of the best one; None without scores."""
     scores = [score.score for score in feedback.scores]
     return sum(scores) / (len(scores) * MAX_SCORE) if scores else None
+
+
+def _labelled(reader: _Reader, target: str) -> tuple[Sample, ...]:
+    """Each answer as good (1) or bad (0): the preferred response and the other; else by their mean scores."""
+    turns = render_response(reader.prompt).turns
+    preferred = reader.pair_preferred()
+    if preferred and len(reader.responses) >= 2:
+        pair = reader.responses[:2]
+        if pair[0] == pair[1]:
+            raise Dropped("PAIR_IDENTICAL")
+        return tuple(Sample(turns, (y,), value=float(at == preferred)) for at, y in enumerate(pair, start=1))
+    ratings = [_rating(response.feedback) for response in reader.record.responses]
+    rated = [(y, rating * MAX_SCORE) for y, rating in zip(reader.responses, ratings, strict=True) if rating is not None]
+    if not rated:
+        raise Dropped("NO_LABEL")
+    good, bad = reader.settings.good_score, reader.settings.bad_score
+    reader.dropped["SCORE_BETWEEN"] += sum(bad < score < good for _, score in rated)
+    return tuple(Sample(turns, (y,), value=float(score >= good)) for y, score in rated if not bad < score < good)
 
 
 def _answer(reader: _Reader, target: str) -> tuple[Sample, ...]:
@@ -160,5 +190,6 @@ ROWS: Mapping[str, Callable[[_Reader, str], tuple[Sample, ...]]] = {
     "answer": _answer,
     "pair": _pair,
     "rated_pair": _rated_pair,
+    "labelled": _labelled,
 }
 """How the samples of a record are made, by what a method's rows are."""

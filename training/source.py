@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from omnialign import names
 from omnialign.client import AsyncClient
@@ -32,6 +32,7 @@ from training.examples import (
 )
 from training.files import write_atomically, write_cached
 from training.media import path_of
+from training.methods import METHODS
 from training.spec import Spec
 
 CONCURRENT_MEDIA = 16
@@ -45,8 +46,9 @@ log = logging.getLogger(__name__)
 
 def cache_path(spec: Spec, *, max_length: int) -> Path:
     """Where the examples of a spec are kept; another dataset, model or length gives another file."""
-    key = [spec.dataset, sorted(spec.splits), spec.method, spec.target, max_length, str(spec.base_model_dir)]
+    key: list[Any] = [spec.dataset, sorted(spec.splits), spec.method, spec.target, max_length, str(spec.base_model_dir)]
     key.append(spec.media_policy.identity)
+    key += [getattr(spec.settings, name) for name in METHODS[spec.method].row_settings]
     return spec.cache_dir / f"examples-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.npz"
 
 
@@ -158,6 +160,7 @@ async def _fetch_examples(
                 max_length=max_length,
                 tally=tally,
                 policy=spec.media_policy,
+                settings=spec.settings,
             )
     return found, tally
 

@@ -346,8 +346,10 @@ class Optimization(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     HYPERPARAMETERS_FIELD_NUMBER: _builtins.int
     SIMPO_FIELD_NUMBER: _builtins.int
+    DPO_FIELD_NUMBER: _builtins.int
+    KTO_FIELD_NUMBER: _builtins.int
     method: _builtins.str
-    """A method of TrainingSpec; empty means `dpo`. `sft`, `dpo`, `simpo` and `orpo` learn from the pairs."""
+    """A method of TrainingSpec; empty means `dpo`. `sft`, `dpo`, `kto`, `simpo` and `orpo` learn from the pairs."""
     @_builtins.property
     def hyperparameters(self) -> _training_service_pb2.Hyperparameters:
         """How to optimise."""
@@ -356,18 +358,28 @@ class Optimization(_message.Message):
     def simpo(self) -> _training_service_pb2.SimpoSettings:
         """Of `simpo`."""
 
+    @_builtins.property
+    def dpo(self) -> _training_service_pb2.DpoSettings:
+        """Of `dpo`."""
+
+    @_builtins.property
+    def kto(self) -> _training_service_pb2.KtoSettings:
+        """Of `kto`."""
+
     def __init__(
         self,
         *,
         method: _builtins.str = ...,
         hyperparameters: _training_service_pb2.Hyperparameters | None = ...,
         simpo: _training_service_pb2.SimpoSettings | None = ...,
+        dpo: _training_service_pb2.DpoSettings | None = ...,
+        kto: _training_service_pb2.KtoSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hyperparameters", b"hyperparameters", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hyperparameters", b"hyperparameters", "method", b"method", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "method", b"method", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo"]  # noqa: Y015
+    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "kto"]  # noqa: Y015
     _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 

@@ -209,9 +209,10 @@ class TrainingSpec(_message.Message):
     LORA_FIELD_NUMBER: _builtins.int
     SIMPO_FIELD_NUMBER: _builtins.int
     DPO_FIELD_NUMBER: _builtins.int
+    KTO_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
     method: _builtins.str
-    """`sft`, or one of those that read preference pairs: `reward`, `dpo`, `simpo`, `orpo`."""
+    """`sft`; those that read preference pairs: `reward`, `dpo`, `simpo`, `orpo`; `kto`, which reads good and bad answers."""
     base_model: _builtins.str
     """Model to start from."""
     dataset: _builtins.str
@@ -260,6 +261,10 @@ class TrainingSpec(_message.Message):
         """Of `dpo`."""
 
     @_builtins.property
+    def kto(self) -> Global___KtoSettings:
+        """Of `kto`."""
+
+    @_builtins.property
     def reward(self) -> Global___RewardSettings:
         """Of `reward`."""
 
@@ -280,13 +285,14 @@ class TrainingSpec(_message.Message):
         lora: Global___LoraSettings | None = ...,
         simpo: Global___SimpoSettings | None = ...,
         dpo: Global___DpoSettings | None = ...,
+        kto: Global___KtoSettings | None = ...,
         reward: Global___RewardSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "dpo", b"dpo", "hyperparameters", b"hyperparameters", "lora", b"lora", "media_policy", b"media_policy", "reward", b"reward", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "dpo", b"dpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "media_policy", b"media_policy", "reward", b"reward", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "dpo", b"dpo", "hyperparameters", b"hyperparameters", "lora", b"lora", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "reward", b"reward", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "dpo", b"dpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "reward", b"reward", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "reward"]  # noqa: Y015
+    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "kto", "reward"]  # noqa: Y015
     _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 
@@ -414,6 +420,49 @@ class LoraSettings(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoraSettings: _TypeAlias = LoraSettings  # noqa: Y015
+
+@_typing.final
+class KtoSettings(_message.Message):
+    """Settings of KTO (Ethayarajh et al. 2024), which learns from answers that are good or bad: the preferred response of a
+    pair and the other one, or else responses with ratings.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DESIRABLE_WEIGHT_FIELD_NUMBER: _builtins.int
+    UNDESIRABLE_WEIGHT_FIELD_NUMBER: _builtins.int
+    GOOD_SCORE_FIELD_NUMBER: _builtins.int
+    BAD_SCORE_FIELD_NUMBER: _builtins.int
+    desirable_weight: _builtins.float
+    """Weight of good answers, λ_D. 0 balances it against that of bad ones by their numbers, as its authors advise."""
+    undesirable_weight: _builtins.float
+    """Weight of bad answers, λ_U. 0 likewise."""
+    good_score: _builtins.float
+    """A rated response is good from this mean score on. Not set means 2."""
+    bad_score: _builtins.float
+    """A rated response is bad up to this mean score; one between both is dropped as `SCORE_BETWEEN`. Not set means 1."""
+    def __init__(
+        self,
+        *,
+        desirable_weight: _builtins.float = ...,
+        undesirable_weight: _builtins.float = ...,
+        good_score: _builtins.float | None = ...,
+        bad_score: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bad_score", b"_bad_score", "_good_score", b"_good_score", "bad_score", b"bad_score", "good_score", b"good_score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bad_score", b"_bad_score", "_good_score", b"_good_score", "bad_score", b"bad_score", "desirable_weight", b"desirable_weight", "good_score", b"good_score", "undesirable_weight", b"undesirable_weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bad_score: _TypeAlias = _typing.Literal["bad_score"]  # noqa: Y015
+    _WhichOneofArgType__bad_score: _TypeAlias = _typing.Literal["_bad_score", b"_bad_score"]  # noqa: Y015
+    _WhichOneofReturnType__good_score: _TypeAlias = _typing.Literal["good_score"]  # noqa: Y015
+    _WhichOneofArgType__good_score: _TypeAlias = _typing.Literal["_good_score", b"_good_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bad_score) -> _WhichOneofReturnType__bad_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__good_score) -> _WhichOneofReturnType__good_score | None: ...
+
+Global___KtoSettings: _TypeAlias = KtoSettings  # noqa: Y015
 
 @_typing.final
 class SimpoSettings(_message.Message):

@@ -66,6 +66,17 @@ def move(model: PreTrainedModel, *, by: float = 0.02) -> None:
                 parameter.add_(by * torch.randn(parameter.shape, generator=generator))
 
 
+def move_towards(model: PreTrainedModel, wanted: Sequence[torch.Tensor], *, by: float = 0.3) -> None:
+    """Changes what learns so that these log-probabilities, of the model as it is, become larger."""
+    torch.cat(list(wanted)).mean().backward()
+    norm = gradient(model).norm()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.grad is not None:
+                parameter.add_(parameter.grad, alpha=by / float(norm))
+    model.zero_grad()
+
+
 def step(trainer: Any, passes: Sequence[Sequence[int]]) -> float:
     """The loss of an optimiser step whose passes take the rows of these indices; the model keeps its gradient."""
     collate, rows = trainer.data_collator, trainer.train_dataset

@@ -53,9 +53,8 @@ def prepare(folder: Path, *, base: Path, method: str, zero_stage: int, **section
     def ids(longest: int) -> list[int]:
         return [draw.randrange(6, 100) for _ in range(draw.randint(3, longest))]
 
-    made = [
-        examples.Example(ids(12), [[*ids(20), 2] for _ in range(2)]) for _ in range(13)
-    ]  # of two ranks, one has no row in the last step
+    # Of two ranks, one has no row in the last step.
+    made = [examples.Example(ids(12), [[*ids(20), 2] for _ in range(2)], value=float(at % 3 == 0)) for at in range(13)]
     length = methods.complete(spec, num_processes=2).max_length
     examples.save_examples(source.cache_path(spec, max_length=length), made)
     (folder / "job.yaml").write_text(yaml.safe_dump(document))

@@ -14,6 +14,8 @@ from tests.training.test_resume import prepare, tiny_model  # noqa: F401
 from training import launch
 from training.launch import EXIT_CRASHED, EXIT_FAILED, read_failure
 
+MEASURED = {"sft": (), "kto": ("kl",)}
+"""What a method's steps measure, apart from those on pairs."""
 FILE_BYTES = 100_000
 """Less than a checkpoint's optimiser state, more than the log of steps."""
 
@@ -67,7 +69,16 @@ def test_a_full_disk_is_a_typed_failure_and_the_next_attempt_goes_through(tmp_pa
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("method", "own"), [("dpo", {}), ("dpo", {"loss": "mpo"}), ("sft", {}), ("simpo", {}), ("orpo", {}), ("reward", {})]
+    ("method", "own"),
+    [
+        ("dpo", {}),
+        ("dpo", {"loss": "mpo"}),
+        ("kto", {}),
+        ("sft", {}),
+        ("simpo", {}),
+        ("orpo", {}),
+        ("reward", {}),
+    ],
 )
 def test_losses_do_not_depend_on_how_a_batch_is_cut_into_ranks_and_passes(
     tmp_path: Path,
@@ -84,7 +95,7 @@ def test_losses_do_not_depend_on_how_a_batch_is_cut_into_ranks_and_passes(
         settle(folder, tiny_model, method=method, own=own, sft_weight=0.5, **steps, **cut)
         assert run(folder, method, num_processes=num_processes) == 0
         rows = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
-        names = ["loss", "grad_norm", *([] if method == "sft" else ["rewards/margins", "rewards/chosen"])]
+        names = ["loss", "grad_norm", *MEASURED.get(method, ("rewards/margins", "rewards/chosen"))]
         found.append([[row[name] for name in names] for row in rows])
     assert len(found[0]) == 4
     for whole, cut_up in zip(*found, strict=True):

@@ -6,6 +6,7 @@ The records are light, so that a spec can be checked and completed where no torc
 from dataclasses import fields, replace
 
 from training.methods.dpo import DPO
+from training.methods.kto import KTO
 from training.methods.method import Method
 from training.methods.orpo import ORPO
 from training.methods.reward import REWARD
@@ -13,7 +14,7 @@ from training.methods.sft import SFT
 from training.methods.simpo import SIMPO
 from training.spec import Hyperparameters, Spec
 
-METHODS: dict[str, Method] = {method.name: method for method in (SFT, REWARD, DPO, SIMPO, ORPO)}
+METHODS: dict[str, Method] = {method.name: method for method in (SFT, REWARD, DPO, KTO, SIMPO, ORPO)}
 
 
 def complete(spec: Spec, *, num_processes: int) -> Hyperparameters:

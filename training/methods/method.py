@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from training.spec import Hyperparameters, Spec
 
-Rows = Literal["answer", "pair", "rated_pair"]
-"""What one row of a batch is: a prompt with an answer to learn, or with a preferred and a rejected answer.
+Rows = Literal["answer", "pair", "rated_pair", "labelled"]
+"""What one row of a batch is: a prompt with an answer to learn, with a preferred and a rejected answer, or with one
+that is good or bad.
 
 In a `rated_pair` ratings say by how far the one is better, and which one it is where no preference does.
 """
@@ -45,6 +46,8 @@ class Method:
     """What a zero in the hyperparameters stands for. The table in `training/README.md` says the same."""
     settings: type[Any] = NoSettings
     """The dataclass of what only this method knows; in a spec it is a section of the method's name."""
+    row_settings: tuple[str, ...] = ()
+    """Names of those of its own settings that decide what a record teaches."""
     defaults_of: Callable[[Any], Mapping[str, Any]] = lambda settings: {}
     """Defaults that differ under some of its own settings, by the names of hyperparameters."""
     contradictions: Callable[[Spec], Sequence[tuple[str, str]]] = lambda spec: ()

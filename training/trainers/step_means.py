@@ -67,9 +67,13 @@ class StepMeansTrainer(DurableTrainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs a step, its measures averaged over its rows."""
-        means = {name: float(total / count) for name, (total, count) in self._sums.items() if count}
+        means = self.means()
         self._sums.clear()
         super().log({**logs, **means, "num_tokens": self._total_train_tokens}, *args, **kwargs)
+
+    def means(self) -> dict[str, float]:
+        """The measures of the step so far, averaged over its rows."""
+        return {name: float(total / count) for name, (total, count) in self._sums.items() if count}
 
 
 def answer_log_probs(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:

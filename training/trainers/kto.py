@@ -1,0 +1,175 @@
+"""KTO (Ethayarajh et al. 2024): answers that are good or bad, each weighed against a reference point.
+
+L = λ_D (1 - σ(β (Δ - z))) for a good answer and λ_U (1 - σ(β (z - Δ))) for a bad one, with Δ = log π(y | x) -
+log π_ref(y | x), averaged over the answers of the whole optimiser step. The reference point z is the mean of Δ over the
+step's *mismatched* pairs, an answer to another prompt behind each prompt, and at least 0: it estimates KL(π || π_ref)
+and has no gradient. β is `beta`. `sft_weight` w adds w · NLL of the good answers, averaged over the step's tokens.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainingArguments
+
+from omnialign.errors import FailedPrecondition
+from training.batches import LabelledCollator, blank_example, by_length, labelled_row
+from training.examples import Example
+from training.loop import TrainerInputs
+from training.media import name_media
+from training.methods.kto import KtoSettings
+from training.trainers.reference import add_reference
+from training.trainers.step_means import StepMeansTrainer, answer_lengths, answer_log_probs
+
+LOOK_AHEAD = 64
+"""How many other answers are tried behind a prompt before it goes without a mismatched one."""
+MOST_TO_DESIRABLE = 4 / 3
+"""The largest ratio of λ_D n_D to λ_U n_U that the authors advise; the smallest is 1."""
+
+
+class Kto(StepMeansTrainer):
+    """Trains on rows that carry a label, a mismatched answer, and the reference's log-probabilities of both answers."""
+
+    def __init__(self, *, beta: float, weights: tuple[float, float], sft_weight: float, **options: Any) -> None:
+        self._beta, self._sft_weight = beta, sft_weight
+        self._desirable_weight, self._undesirable_weight = weights
+        self._reference_point = 0.0
+        super().__init__(**options)
+
+    def counts(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """How many answers a batch has, and how many tokens its good ones have: (2,)."""
+        lengths = answer_lengths(batch)
+        return torch.stack([(lengths > 0).sum(), lengths[batch["desirable"]].sum()])
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The passes of an optimiser step; also estimates their reference point, before any of them is trained on."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        found = torch.zeros(1, 2, dtype=torch.float64, device=device)
+        for batch in batches:
+            found += self._mismatched(self._prepare_inputs(batch)).to(device)
+        total, count = self.accelerator.gather(found).sum(0).tolist()
+        self._reference_point = max(total / max(count, 1), 0.0)
+        return batches, items
+
+    @torch.no_grad()
+    def _mismatched(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """The sum of Δ over a batch's mismatched pairs, and their number: (2,)."""
+        pairs = batch["mismatched"]
+        ratios = answer_log_probs(self.model_wrapped, pairs).sum(1) - batch["ref_mismatched_logps"]
+        is_pair = answer_lengths(pairs) > 0
+        return torch.stack([ratios[is_pair].double().sum(), is_pair.double().sum()])
+
+    def pass_loss(self, model: Any, inputs: dict[str, Any], *weights: float) -> torch.Tensor:
+        """The weighted loss of one pass."""
+        of_answers, of_tokens = weights
+        log_probs, good = answer_log_probs(model, inputs).sum(1), inputs["desirable"]
+        rewards, point = self._beta * (log_probs - inputs["ref_logps"]), self._beta * self._reference_point
+        losses = torch.where(
+            good,
+            self._desirable_weight * (1 - torch.sigmoid(rewards - point)),
+            self._undesirable_weight * (1 - torch.sigmoid(point - rewards)),
+        )
+        loss = of_answers * losses.mean()
+        if self._sft_weight and good.any():
+            loss = loss - of_tokens * self._sft_weight * log_probs[good].sum() / answer_lengths(inputs)[good].sum()
+        self.measure(
+            {
+                "logps/desirable": log_probs[good],
+                "logps/undesirable": log_probs[~good],
+                "rewards/desirable": rewards[good],
+                "rewards/undesirable": rewards[~good],
+                "rewards/accuracies": (rewards > point) == good,
+                "kl": torch.full_like(rewards, self._reference_point),
+            }
+        )
+        return loss
+
+    def means(self) -> dict[str, float]:
+        """Also how far good answers are ahead of bad ones, in a step that has both."""
+        found = super().means()
+        if {"rewards/desirable", "rewards/undesirable"} <= found.keys():
+            found["rewards/margins"] = found["rewards/desirable"] - found["rewards/undesirable"]
+        return found
+
+
+def balanced(settings: KtoSettings, *, good: int, bad: int) -> tuple[float, float]:
+    """λ_D and λ_U. What is not given is set so that λ_D n_D is between λ_U n_U and 4/3 of it, as the authors advise."""
+    desirable, undesirable = settings.desirable_weight or 1.0, settings.undesirable_weight or 1.0
+    ratio = desirable * good / (undesirable * bad)
+    wanted = min(max(ratio, 1.0), MOST_TO_DESIRABLE)
+    desirable_is_free = not settings.desirable_weight and (ratio < wanted or settings.undesirable_weight)
+    if desirable_is_free:
+        desirable *= wanted / ratio
+    elif not settings.undesirable_weight:
+        undesirable *= ratio / wanted
+    return desirable, undesirable
+
+
+def mismatched_answers(examples: Sequence[Example], *, max_length: int, seed: int) -> list[list[int]]:
+    """For each example an answer to another prompt, no longer together than `max_length`; [] where none was found.
+
+    The examples stand in a circle by the length of their answers, equal ones as the seed has it, and each takes the
+    next answer that fits: of about the length of its own, and the same at every step, so that the reference scores it
+    once.
+    """
+    draw = random.Random(seed)
+    circle = sorted(range(len(examples)), key=lambda index: (len(examples[index].answers[0]), draw.random()))
+    found: list[list[int]] = [[] for _ in examples]
+    for at, index in enumerate(circle):
+        mine = examples[index]
+        for step in range(1, min(LOOK_AHEAD, len(circle))):
+            other = examples[circle[(at + step) % len(circle)]]
+            is_other_prompt = (other.prompt, other.media) != (mine.prompt, mine.media)
+            if is_other_prompt and len(mine.prompt) + len(other.answers[0]) <= max_length:
+                found[index] = other.answers[0]
+                break
+    return found
+
+
+def require_both_labels(examples: Sequence[Example], *, dataset: str) -> tuple[int, int]:
+    """The numbers of good and bad answers. Raises `FailedPrecondition` (LABELS_ONE_SIDED) if there is but one kind."""
+    good = sum(example.value > 0 for example in examples)
+    bad = len(examples) - good
+    if not good or not bad:
+        kind = "good" if good else "bad"
+        raise FailedPrecondition(
+            f"all {len(examples)} answers of {dataset} are {kind}, and kto learns from the difference: add answers of "
+            "the other kind, move kto.good_score or kto.bad_score, or use sft on good answers",
+            reason="LABELS_ONE_SIDED",
+            metadata={"dataset": dataset, "good": str(good), "bad": str(bad)},
+        )
+    return good, bad
+
+
+def build(inputs: TrainerInputs) -> Kto:
+    """The trainer of a run. Raises `FailedPrecondition` (LABELS_ONE_SIDED)."""
+    good, bad = require_both_labels(inputs.examples, dataset=inputs.spec.dataset)
+    # The reference pass takes the rows in this order; from short to long, its batches carry little padding.
+    examples, settings, pad_id = inputs.examples, inputs.hyperparameters, inputs.tokenizer.pad_token_id
+    ordered = [examples[index] for index in by_length([example.length for example in examples])]
+    others = mismatched_answers(ordered, max_length=settings.max_length, seed=settings.seed)
+    shown = [*ordered, blank_example(pad_id)]
+    made = zip(shown, [*others, []], strict=True)
+    rows = name_media([labelled_row(e.prompt, e.answers[0], other, good=e.value > 0) for e, other in made], shown)
+    # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
+    arguments = TrainingArguments(**inputs.arguments)
+    trainer = Kto(
+        beta=settings.beta,
+        weights=balanced(inputs.spec.settings, good=good, bad=bad),
+        sft_weight=settings.sft_weight,
+        model=inputs.load_model(),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=inputs.tokenizer,
+        data_collator=LabelledCollator(pad_id=pad_id, media=inputs.media),
+    )
+    trainer.lengths = [example.length for example in ordered]
+    add_reference(
+        trainer,
+        ("ref_logps", "ref_mismatched_logps"),
+        score=lambda model, batch: [answer_log_probs(model, part).sum(1) for part in (batch, batch["mismatched"])],
+        watchdog=inputs.watchdog,
+    )
+    return trainer
