@@ -17,7 +17,7 @@ from services.alignment.job import ALIGNMENT
 from services.alignment.summary import AlignmentMetrics
 from services.data.objects.s3_client import S3Metrics
 from services.data.usage import UsageMetrics
-from services.inference.metrics import EngineMetrics, FeatureMetrics
+from services.inference.metrics import EngineMetrics, FeatureMetrics, PolicyMetrics
 from services.inference.openai.metrics import EndpointMetrics
 from services.pipeline.metrics import PipelineMetrics
 from services.runtime.auth.authenticator import AuthConfig
@@ -142,6 +142,7 @@ def _engine(registry: CollectorRegistry) -> None:
     EngineMetrics(registry)
     EndpointMetrics(registry)
     FeatureMetrics(registry)
+    PolicyMetrics(registry)
 
 
 def _registered(register: Callable[[CollectorRegistry], object]) -> CollectorRegistry:

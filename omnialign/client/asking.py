@@ -21,12 +21,13 @@ from omnialign.client.models import ModelCalls
 from omnialign.content import content, media_of, text_of
 from omnialign.errors import DataLoss, InvalidArgument, from_status
 from omnialign.v1 import content_pb2, critique_service_pb2, judge_service_pb2, record_pb2, refinement_service_pb2
-from omnialign.v1.generation_pb2 import SamplingParams
+from omnialign.v1.generation_pb2 import GeneratedTokens, SamplingParams
 
 Part: TypeAlias = str | Path | content_pb2.Media
 Prompt: TypeAlias = Part | Sequence[Part]
 Verdict: TypeAlias = Literal["win", "tie", "loss", "abstain"]
 
+NO_TOKENS = GeneratedTokens()
 ITEM = "0"
 """Id of the only item of a request made here."""
 
@@ -45,6 +46,10 @@ class Answer:
     completion_tokens: int
     content: content_pb2.Content = field(repr=False)
     """The answer as a message, with text and media in their order."""
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+    """What the model wrote, if it was asked for; the end token included."""
+    log_probs: tuple[float, ...] = field(default=(), repr=False)
+    """The log-probability of each of these tokens; see `GeneratedTokens`."""
 
 
 @dataclass(frozen=True)
@@ -95,33 +100,44 @@ class AskCalls(GenerationCalls, MediaCalls, ModelCalls):
         temperature: float = 0.0,
         max_new_tokens: int = 0,
         seed: int = 0,
+        return_tokens: bool = False,
         deadline_seconds: float | None = None,
     ) -> Awaitable[Answer]: ...
+
+    @overload
+    def generate(
+        self,
+        model: str,
+        prompt: Prompt,
+        *,
+        num_samples: int,
+        temperature: float = 0.0,
+        max_new_tokens: int = 0,
+        seed: int = 0,
+        return_tokens: bool = False,
+        deadline_seconds: float | None = None,
+    ) -> Awaitable[list[Answer]]: ...
 
     def generate(
         self,
         model: str | refinement_service_pb2.GenerateRequest,
         prompt: Prompt = (),
         *,
-        temperature: float = 0.0,
-        max_new_tokens: int = 0,
-        seed: int = 0,
+        num_samples: int | None = None,
         deadline_seconds: float | None = None,
+        **options: Any,
     ) -> Any:
         """The answer to a prompt; with a request instead of a model's name, the results of all its items as a stream.
 
-        `max_new_tokens` 0 means the service's default. Raises what became of the item, such as PROMPT_TOO_LONG.
+        With `num_samples`, a list of so many answers. `max_new_tokens` 0 means the service's default; `return_tokens`
+        adds the tokens and their log-probabilities. Raises what became of the item, such as PROMPT_TOO_LONG.
         """
         if isinstance(model, refinement_service_pb2.GenerateRequest):
             return self.generate_items(model, deadline_seconds=deadline_seconds)
-        return self.generate_answer(
-            model,
-            prompt,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            deadline_seconds=deadline_seconds,
-        )
+        options["deadline_seconds"] = deadline_seconds
+        if num_samples is None:
+            return self.generate_answer(model, prompt, **options)
+        return self.generate_answers(model, prompt, num_samples=num_samples, **options)
 
     @overload
     def critique(
@@ -232,16 +248,47 @@ class AskCalls(GenerationCalls, MediaCalls, ModelCalls):
         temperature: float = 0.0,
         max_new_tokens: int = 0,
         seed: int = 0,
+        return_tokens: bool = False,
         deadline_seconds: float | None = None,
     ) -> Answer:
         """The answer to a prompt, as from `generate`."""
+        (answer,) = await self.generate_answers(
+            model,
+            prompt,
+            num_samples=1,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            return_tokens=return_tokens,
+            deadline_seconds=deadline_seconds,
+        )
+        return answer
+
+    async def generate_answers(
+        self,
+        model: str,
+        prompt: Prompt,
+        *,
+        num_samples: int,
+        temperature: float = 0.0,
+        max_new_tokens: int = 0,
+        seed: int = 0,
+        return_tokens: bool = False,
+        deadline_seconds: float | None = None,
+    ) -> list[Answer]:
+        """Several answers to a prompt, as from `generate`; the first is the one that `seed` gives alone."""
         sampling = SamplingParams(temperature=temperature, max_new_tokens=max_new_tokens)
         item = refinement_service_pb2.GenerateItem(id=ITEM, prompt=await self.to_content(prompt), seed=seed)
         request = refinement_service_pb2.GenerateRequest(
-            model=await self.find_model(model), sampling=sampling, items=[item]
+            model=await self.find_model(model),
+            sampling=sampling,
+            items=[item],
+            num_samples=num_samples,
+            return_tokens=return_tokens,
         )
-        result = await _only(self.generate_items(request, deadline_seconds=deadline_seconds))
-        return answer_of(result.response)
+        found = await _all(self.generate_items(request, deadline_seconds=deadline_seconds), num_samples)
+        found.sort(key=lambda result: result.sample)
+        return [answer_of(result.response, result.tokens) for result in found]
 
     async def critique_response(
         self,
@@ -280,7 +327,7 @@ class AskCalls(GenerationCalls, MediaCalls, ModelCalls):
         return await self.upload_media(data, modality=content_pb2.MODALITY_UNSPECIFIED)
 
 
-def answer_of(response: record_pb2.Response) -> Answer:
+def answer_of(response: record_pb2.Response, tokens: GeneratedTokens = NO_TOKENS) -> Answer:
     """A response as plain values."""
     made = response.generation
     return Answer(
@@ -290,6 +337,8 @@ def answer_of(response: record_pb2.Response) -> Answer:
         prompt_tokens=made.prompt_tokens,
         completion_tokens=made.completion_tokens,
         content=response.content,
+        token_ids=tuple(tokens.ids),
+        log_probs=tuple(tokens.log_probs),
     )
 
 
@@ -309,8 +358,17 @@ def _assessment(
 
 async def _only(results: AsyncIterator[Any]) -> Any:
     """The result of a request's only item. Raises the item's error, and DataLoss (`ANSWER_MISSING`) if none comes."""
+    (result,) = await _all(results, 1)
+    return result
+
+
+async def _all(results: AsyncIterator[Any], count: int) -> list[Any]:
+    """The `count` results of a request, in the order that they come. Raises as `_only`."""
+    found = []
     async for result in results:
         if result.HasField("error"):
             raise from_status(result.error)
-        return result
+        found.append(result)
+        if len(found) == count:
+            return found
     raise DataLoss("The service ended the call without a result; ask again.", reason="ANSWER_MISSING")

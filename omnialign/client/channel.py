@@ -7,7 +7,7 @@ replaced when the files change; calls in flight finish on the old one.
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -17,7 +17,10 @@ from omnialign.errors import InvalidArgument
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Largest message either end accepts: gRPC's own default, because media travel in chunks and records in batches."""
 
-CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+Options: TypeAlias = tuple[tuple[str, int | str], ...]
+"""Settings of a gRPC channel."""
+
+CHANNEL_OPTIONS: Options = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 60_000),
@@ -48,21 +51,26 @@ def split_address(address: str, tls: Tls | None) -> tuple[str, Tls | None]:
     return address.removeprefix(PLAIN_SCHEME), None if address.startswith(PLAIN_SCHEME) else tls
 
 
-def open_channel(target: str, tls: Tls | None) -> Any:
-    """A `grpc.aio` channel, or a stand-in for one; plain if `tls` is None. Raises as `Tls.credentials` does."""
+def open_channel(target: str, tls: Tls | None, options: Options = ()) -> Any:
+    """A `grpc.aio` channel, or a stand-in for one; plain if `tls` is None. Raises as `Tls.credentials` does.
+
+    `options` come on top of those that all channels have.
+    """
+    options = (*CHANNEL_OPTIONS, *options)
     if tls is None:
-        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(target, options=options)
     if not tls.files:
-        return grpc.aio.secure_channel(target, tls.credentials(), options=CHANNEL_OPTIONS)
-    return ReloadingChannel(target, tls)
+        return grpc.aio.secure_channel(target, tls.credentials(), options=options)
+    return ReloadingChannel(target, tls, options)
 
 
 class ReloadingChannel:
     """Stands in for a `grpc.aio` channel under stubs, and replaces the real one when the certificate files change."""
 
-    def __init__(self, target: str, tls: Tls) -> None:
+    def __init__(self, target: str, tls: Tls, options: Options = CHANNEL_OPTIONS) -> None:
         self._target = target
         self._tls = tls
+        self._options = options
         # Versions before contents: a file that changes in between is read a second time, instead of being missed.
         self._versions = file_versions(tls.files)
         self._checked_at = time.monotonic()
@@ -136,4 +144,4 @@ class ReloadingChannel:
         task.add_done_callback(self._draining.discard)
 
     def _open(self) -> Any:
-        return grpc.aio.secure_channel(self._target, self._tls.credentials(), options=CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(self._target, self._tls.credentials(), options=self._options)

@@ -13,6 +13,7 @@ from omnialign.client.credentials import Tls, Token
 from omnialign.client.datasets import DatasetCalls
 from omnialign.client.downloads import DownloadCalls
 from omnialign.client.jobs import AlignmentCalls, TrainingCalls
+from omnialign.client.policies import PolicyCalls
 from omnialign.client.transport import Transport
 from omnialign.client.uploads import UploadCalls
 from omnialign.v1.critique_service_pb2 import CritiqueRequest, CritiqueResponse
@@ -24,7 +25,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class AsyncClient(DatasetCalls, UploadCalls, DownloadCalls, AskCalls, TrainingCalls, AlignmentCalls):
+class AsyncClient(DatasetCalls, UploadCalls, DownloadCalls, AskCalls, PolicyCalls, TrainingCalls, AlignmentCalls):
     """Calls all services at one address. Connects lazily, and is meant to live as long as the process.
 
     Every call raises `OmnialignError`. Unary calls have a deadline, 30 s unless `deadline_seconds` says otherwise.
@@ -239,13 +240,30 @@ class Client:
         temperature: float = 0.0,
         max_new_tokens: int = 0,
         seed: int = 0,
+        return_tokens: bool = False,
         deadline_seconds: float | None = None,
     ) -> Answer: ...
+
+    @overload
+    def generate(
+        self,
+        model: str,
+        prompt: Prompt,
+        *,
+        num_samples: int,
+        temperature: float = 0.0,
+        max_new_tokens: int = 0,
+        seed: int = 0,
+        return_tokens: bool = False,
+        deadline_seconds: float | None = None,
+    ) -> list[Answer]: ...
 
     @functools.wraps(AsyncClient.generate)
     def generate(self, model: str | GenerateRequest, *args: Any, **options: Any) -> Any:
         """As `AsyncClient.generate`."""
-        ask: Callable[..., Any] = self.generate_answer if isinstance(model, str) else self.generate_items
+        if not isinstance(model, str):
+            return self.generate_items(model, *args, **options)
+        ask: Callable[..., Any] = self.generate_answers if "num_samples" in options else self.generate_answer
         return ask(model, *args, **options)
 
     @overload
@@ -272,6 +290,7 @@ class Client:
         return ask(model, *args, **options)
 
     generate_answer = _call(AsyncClient.generate_answer)
+    generate_answers = _call(AsyncClient.generate_answers)
     critique_response = _call(AsyncClient.critique_response)
     score = _call(AsyncClient.score)
     compare = _call(AsyncClient.compare)
@@ -285,6 +304,12 @@ class Client:
     score_responses = _iterate(AsyncClient.score_responses)
     compare_responses = _iterate(AsyncClient.compare_responses)
     compute_rewards = _iterate(AsyncClient.compute_rewards)
+
+    open_policy = _call(AsyncClient.open_policy)
+    update_policy = _call(AsyncClient.update_policy)
+    get_policy = _call(AsyncClient.get_policy)
+    close_policy = _call(AsyncClient.close_policy)
+    send_weights = _call(AsyncClient.send_weights)
 
     create_training_job = _call(AsyncClient.create_training_job)
     get_training_job = _call(AsyncClient.get_training_job)

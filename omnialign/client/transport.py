@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
-from omnialign.client.channel import open_channel, split_address
+from omnialign.client.channel import Options, open_channel, split_address
 from omnialign.client.context import inherited_seconds, request_id, trace_headers
 from omnialign.client.credentials import Tls, Token, diagnose_handshake
 from omnialign.errors import BY_CODE, DeadlineExceeded, OmnialignError, Unavailable, from_status
@@ -53,10 +53,11 @@ class Transport:
         deadline_seconds: float,
         tls: Tls | None = None,
         waits_for_restarts: bool = True,
+        options: Options = (),
     ) -> None:
         self.address, tls = split_address(address, tls)
         self.is_secure = tls is not None
-        self.channel: Any = open_channel(self.address, tls)
+        self.channel: Any = open_channel(self.address, tls, options)
         self._token = token
         self._deadline_seconds = deadline_seconds
         self._budget = RetryBudget()

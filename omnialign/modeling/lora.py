@@ -60,7 +60,7 @@ PLAIN = (
 
 WEIGHTS = "adapter_model.safetensors"
 MAX_NAMES, MAX_NAME = 4096, 512
-_MODULE = re.compile(r"base_model\.model\.(.+)\.lora_(?:embedding_)?[AB](?:\.weight)?")
+MODULE = re.compile(r"base_model\.model\.(.+)\.lora_(?:embedding_)?[AB](?:\.weight)?")
 """The name of a weight; the group is the module in the base that it changes."""
 _LITERAL = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
 """A pattern that matches one name, or the end of names: it is as safe as a name."""
@@ -136,7 +136,7 @@ def has_patterns(config: Mapping[str, Any]) -> bool:
 def _modules(folder: Path, name: str) -> list[str]:
     """The modules of the base that the weights change."""
     try:
-        found = [_MODULE.fullmatch(weight) for weight in read_file_header(folder / WEIGHTS)]
+        found = [MODULE.fullmatch(weight) for weight in read_file_header(folder / WEIGHTS)]
     except (OSError, HeaderInvalid) as error:
         raise unsupported(name, f"its {WEIGHTS} cannot be read ({error})") from error
     modules = sorted({match[1] for match in found if match})

@@ -73,7 +73,7 @@ class PolicyServiceServicer:
 
     def OpenPolicy(self, request, context):
         """Opens a policy at version 0, the weights of its base model. A policy that is open on the same base model is
-        returned as it is; on another one it is `POLICY_EXISTS`.
+        returned as it is; on another one it is `POLICY_EXISTS`. To go back to older weights, close it and open it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,7 @@ class PolicyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PolicyServiceAsyncStub: ...
     OpenPolicy: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.OpenPolicyRequest, _policy_service_pb2.Policy]
     """Opens a policy at version 0, the weights of its base model. A policy that is open on the same base model is
-    returned as it is; on another one it is `POLICY_EXISTS`.
+    returned as it is; on another one it is `POLICY_EXISTS`. To go back to older weights, close it and open it again.
     """
     UpdatePolicy: _grpc.StreamUnaryMultiCallable[_policy_service_pb2.UpdatePolicyRequest, _policy_service_pb2.Policy]
     """Replaces the weights of a policy by a new version. Requests that have begun finish on the version they began with,
@@ -72,7 +72,7 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     OpenPolicy: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.OpenPolicyRequest, _policy_service_pb2.Policy]  # type: ignore[assignment]
     """Opens a policy at version 0, the weights of its base model. A policy that is open on the same base model is
-    returned as it is; on another one it is `POLICY_EXISTS`.
+    returned as it is; on another one it is `POLICY_EXISTS`. To go back to older weights, close it and open it again.
     """
     UpdatePolicy: _aio.StreamUnaryMultiCallable[_policy_service_pb2.UpdatePolicyRequest, _policy_service_pb2.Policy]  # type: ignore[assignment]
     """Replaces the weights of a policy by a new version. Requests that have begun finish on the version they began with,
@@ -106,7 +106,7 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.Policy, _abc.Awaitable[_policy_service_pb2.Policy]]:
         """Opens a policy at version 0, the weights of its base model. A policy that is open on the same base model is
-        returned as it is; on another one it is `POLICY_EXISTS`.
+        returned as it is; on another one it is `POLICY_EXISTS`. To go back to older weights, close it and open it again.
         """
 
     @_abc_1.abstractmethod

@@ -73,6 +73,11 @@ def default_model_cache() -> Path:
     return default_cache() / "models"
 
 
+def default_policy_folder() -> Path:
+    """Default folder of the weights of policies: beside the models."""
+    return default_cache() / "policies"
+
+
 def default_feature_cache() -> Path:
     """Default folder of media features: beside the models."""
     return default_cache() / "features"
@@ -123,6 +128,9 @@ class EngineConfig(OpenAIConfig):
     """Folder of decoded and preprocessed media; processes may share it."""
     feature_cache_bytes: int = 20 * GIB
     """Size of that folder, beyond which the least recently used features are removed."""
+
+    policy_folder: Path = field(default_factory=default_policy_folder)
+    """Folder of the weights of policies, two versions of each at most; processes may share it."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Numbers out of range."""

@@ -4,21 +4,27 @@ A process has one local engine, of the configured kind, and one engine for OpenA
 where its model is.
 """
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import TypeVar
 
 from services.inference.config import EngineConfig, ModelServiceConfig
 from services.inference.engine import Deliver, Engine, EngineRequest
 from services.inference.item_loop import ItemLoop
 from services.inference.media import MediaClient
+from services.inference.metrics import PolicyMetrics
 from services.inference.model_uri import is_endpoint_model
+from services.inference.models.resolver import ModelResolver
 from services.inference.openai.engine import open_openai_engine
+from services.inference.policies.store import PolicyStore, is_policy
 from services.inference.transformers.engine import open_transformers_engine
 from services.inference.vllm.engine import open_vllm_engine
 from services.runtime.config import load
 from services.runtime.server import Server
 from services.sandbox.media import open_sandbox
+
+EngineT = TypeVar("EngineT", bound=Engine)
 
 OPENERS: dict[str, Callable[..., AbstractAsyncContextManager[Engine]]] = {
     "transformers": open_transformers_engine,
@@ -28,16 +34,21 @@ OPENERS: dict[str, Callable[..., AbstractAsyncContextManager[Engine]]] = {
 
 
 class RoutingEngine(Engine):
-    """Asks `endpoints` for `openai+http(s)://` models, and `local` for all others."""
+    """Asks `endpoints` for `openai+http(s)://` models, and `local` for all others and for policies."""
 
-    def __init__(self, local: Engine, endpoints: Engine) -> None:
-        self._local, self._endpoints = local, endpoints
+    def __init__(self, local: Engine, endpoints: Engine, policies: PolicyStore) -> None:
+        self._local, self._endpoints, self.policies = local, endpoints, policies
 
-    def run(
+    async def run(
         self, model: str, requests: Sequence[EngineRequest], deliver: Deliver, *, deterministic: bool
-    ) -> Coroutine[Any, Any, None]:
-        """Runs requests on the engine that has their model."""
-        return self._engine_of(model).run(model, requests, deliver, deterministic=deterministic)
+    ) -> None:
+        """Runs requests on the engine that has their model; those to a policy name the version that ran them."""
+        if not is_policy(model):
+            await self._engine_of(model).run(model, requests, deliver, deterministic=deterministic)
+            return
+        async with self.policies.use(model) as held:
+            named = [replace(request, model=held.name) for request in requests]
+            await self._local.run(held.model, named, deliver, deterministic=deterministic)
 
     async def load(self, model: str) -> None:
         """Makes a model resident."""
@@ -60,16 +71,29 @@ async def open_engine(server: Server, config: EngineConfig, *, data_address: str
             OPENERS[config.kind](config, models=client, metrics=server.registry) as local,
             open_openai_engine(config, models=client, metrics=server.registry) as endpoints,
         ):
-            yield RoutingEngine(local, endpoints)
+            resolver, counts = ModelResolver.of(config, client), PolicyMetrics(server.registry)
+            async with aclosing(PolicyStore(config.policy_folder, local, resolver, counts)) as policies:
+                yield RoutingEngine(local, endpoints, policies)
+
+
+@asynccontextmanager
+async def engine_or_own(
+    server: Server, config: ModelServiceConfig, engine: EngineT | None
+) -> AsyncIterator[EngineT | RoutingEngine]:
+    """The engine that is given; for None one of its own, configured by `OMNIALIGN_ENGINE_*`."""
+    if engine is not None:
+        yield engine
+        return
+    async with open_engine(server, load(EngineConfig), data_address=config.data_address) as own:
+        yield own
 
 
 @asynccontextmanager
 async def open_loop(server: Server, config: ModelServiceConfig, *, engine: Engine | None) -> AsyncIterator[ItemLoop]:
-    """An item loop on `engine`; for None on an engine of its own, configured by `OMNIALIGN_ENGINE_*`."""
-    async with AsyncExitStack() as stack:
-        if engine is None:
-            opening = open_engine(server, load(EngineConfig), data_address=config.data_address)
-            engine = await stack.enter_async_context(opening)
-        client = await stack.enter_async_context(server.clients.client(config.data_address, project=config.project))
+    """An item loop on `engine`; for None on an engine of its own."""
+    async with (
+        engine_or_own(server, config, engine) as found,
+        server.clients.client(config.data_address, project=config.project) as client,
+    ):
         media = MediaClient(client, capacity_bytes=config.media_cache_bytes)
-        yield ItemLoop(engine, media, max_new_tokens=config.max_new_tokens)
+        yield ItemLoop(found, media, max_new_tokens=config.max_new_tokens)

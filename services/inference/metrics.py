@@ -83,6 +83,27 @@ class EngineMetrics:
         self.model_bytes.set(size_bytes)
 
 
+class PolicyMetrics:
+    """The metrics of the policies of one engine, in the registry of its server."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.open = Gauge("omnialign_policies_open", "Policies that are open.", registry=registry)
+        self.updates = Counter(
+            "omnialign_policy_updates_total",
+            "Updates of policies by outcome: ok or error.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.update_seconds = Histogram(
+            "omnialign_policy_update_seconds",
+            "Time from an update's first message until its weights are loaded here and on all other replicas.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        for outcome in ("ok", "error"):
+            self.updates.labels(outcome)
+
+
 class FeatureMetrics:
     """The metrics of a feature cache, in the registry of its server."""
 

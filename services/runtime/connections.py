@@ -10,7 +10,8 @@ plain and calls carry no token: omnialign on a laptop.
 
 import logging
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,8 +19,10 @@ from typing import Any, ClassVar
 import grpc
 
 from omnialign.client import AsyncClient
-from omnialign.client.channel import open_channel, split_address
+from omnialign.client.channel import Options, open_channel, split_address
+from omnialign.client.clients import DEFAULT_DEADLINE_SECONDS
 from omnialign.client.credentials import Tls, TokenFile
+from omnialign.client.transport import Transport
 from services.runtime.watched_file import FileVersion, file_version
 
 _log = logging.getLogger(__name__)
@@ -152,6 +155,28 @@ class ClientFactory:
             key_file=tls.key_file,
             waits_for_restarts=False,  # services show what they wait for, and have their own patience
         )
+
+    @asynccontextmanager
+    async def transport(self, address: str, *, server_name: str) -> AsyncIterator[Transport]:
+        """A connection with this service's identity to one of several replicas, whose certificate is for a name."""
+        tls = self._config.tls
+        # Channels of one process share their connections, and so the pause after one that failed. A replica that has
+        # just restarted would seem to be away for that long.
+        options: Options = (("grpc.use_local_subchannel_pool", 1),)
+        if tls is not None:
+            options = (*options, ("grpc.ssl_target_name_override", server_name))
+        transport = Transport(
+            address,
+            token=self._token,
+            deadline_seconds=DEFAULT_DEADLINE_SECONDS,
+            tls=tls,
+            waits_for_restarts=False,
+            options=options,
+        )
+        try:
+            yield transport
+        finally:
+            await transport.close()
 
     def channel(self, address: str) -> Any:
         """A connection without this service's token, for calls that are forwarded. The caller closes it."""

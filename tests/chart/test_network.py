@@ -62,7 +62,9 @@ def calls(scenario: str) -> set[tuple[str, str]]:
     for caller in ("alignment", "training", "gateway", *HOSTED):
         for callee in code.callees(f"OMNIALIGN_{caller.upper()}_") - {caller}:
             found |= {(a, b) for a in hosting.get(caller, [caller]) for b in hosting.get(callee, [callee])}
-    return found | {("trainer", "data"), ("trainer", "training")}
+    pools = {name for names in hosting.values() for name in names}
+    found |= {(a, b) for a in hosting["refinement"] for b in hosting["refinement"] if a != b}  # about policies
+    return found | {("trainer", callee) for callee in {"data", "training", *pools}}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

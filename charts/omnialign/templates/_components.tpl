@@ -9,7 +9,7 @@ NetworkPolicy. Tests compare it with the code.
   prefix    of its own settings in the environment
   calls     the services it calls over gRPC: addresses, network policy and credentials follow
   tells     the services whose address it hands on to its jobs
-  needs     database, objects (S3), jobKey (signs and checks the tokens of training jobs), auth (checks its callers)
+  needs     database, objects (S3), jobKey (signs or checks the tokens of training jobs), auth (checks its callers)
 */}}
 {{- define "omnialign.components" -}}
 data:
@@ -55,7 +55,7 @@ module: services.pool
 health: {{ if eq (len $services) 1 }}omnialign.v1.{{ first $services | title }}Service{{ else }}""{{ end }}
 prefix: ""
 calls: [data]
-needs: [auth]
+needs: [auth, jobKey]
 {{- end }}
 
 {{/* The values of a pool over the defaults of all pools: `.root`, `.name`. */}}
@@ -84,6 +84,11 @@ needs: [auth]
 {{- if eq .service "data" }}
 {{- range $name, $_ := .root.Values.inference.pools }}
 - pool-{{ $name }}
+{{- end }}
+{{- end }}
+{{- if eq .service "refinement" }}
+{{- range include "omnialign.hosts" . | fromYamlArray }}
+- pool-{{ . }}
 {{- end }}
 {{- end }}
 {{- end }}

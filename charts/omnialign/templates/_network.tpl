@@ -107,7 +107,7 @@ spec:
     - ports: [{port: 50051}]
       from:
         {{- include "omnialign.peers" (dict "root" $root "names" $callers) | nindent 8 }}
-        {{- if has .name (list "data" "training") }}
+        {{- if or (has .name (list "data" "training")) (hasPrefix "pool-" .name) }}
         {{- include "omnialign.jobPeers" $root | nindent 8 }}
         {{- end }}
     {{- end }}
@@ -121,7 +121,10 @@ spec:
     {{- include "omnialign.dnsEgress" $root | nindent 4 }}
     {{- if .component.calls }}
     {{- $callees := list }}
-    {{- range $service := .component.calls }}
+    {{- $calls := .component.calls }}
+    {{- /* A change of a policy is passed on to all other replicas. */}}
+    {{- if has "refinement" .services }}{{ $calls = append $calls "refinement" }}{{ end }}
+    {{- range $service := $calls }}
     {{- if has $service (list "critique" "refinement" "judge") }}
     {{- range include "omnialign.hosts" (dict "root" $root "service" $service) | fromYamlArray }}
     {{- $callees = append $callees (printf "pool-%s" .) }}

@@ -64,7 +64,8 @@ class ModelResolver:
     def of(cls, config: EngineConfig, registry: Registry | None) -> "ModelResolver":
         """The resolver of an engine."""
         cache = DownloadCache(config.model_cache, limit_bytes=config.model_cache_bytes)
-        return cls(registry, roots=config.model_roots, cache=cache)
+        roots = (*config.model_roots, config.policy_folder) if config.model_roots else ()
+        return cls(registry, roots=roots, cache=cache)
 
     async def find(self, model: str) -> ModelFiles:
         """The files of a model, checked to exist and to be free of pickles.

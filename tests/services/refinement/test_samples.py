@@ -1,7 +1,10 @@
 """Several samples of an item: distinct, reproducible, and the first of them what a request for one gets."""
 
+import asyncio
+
 import pytest
 
+from omnialign.client import Client
 from omnialign.content import content
 from omnialign.errors import InvalidArgument, from_status
 from omnialign.v1 import content_pb2, generation_pb2
@@ -57,3 +60,15 @@ async def test_more_responses_than_a_call_brings_are_refused_before_any_work(cli
         await generate(client, model, *[content("x")] * 65, num_samples=64)
     assert refused.value.reason == "SAMPLES_TOO_MANY"
     assert refused.value.metadata == {"items": "65", "num_samples": "64", "most": "4096"}
+
+
+async def test_the_client_gives_samples_as_plain_values_in_order(client, model):
+    options = {"temperature": 1.0, "max_new_tokens": 8, "seed": 3}
+    samples = await client.generate(model, "go on", num_samples=3, return_tokens=True, **options)
+    assert len({sample.token_ids for sample in samples}) == 3
+    assert all(len(sample.token_ids) == len(sample.log_probs) > 0 for sample in samples)
+    alone = await client.generate(model, "go on", **options)
+    assert (alone.text, alone.token_ids) == (samples[0].text, ())
+    with Client(client._transport.address) as blocking:
+        again = await asyncio.to_thread(blocking.generate, model, "go on", num_samples=3, **options)
+    assert [sample.text for sample in again] == [sample.text for sample in samples]

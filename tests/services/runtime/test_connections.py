@@ -11,6 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from omnialign.client import AsyncClient, Client, TokenFile, channel
+from omnialign.client.datasets import DatasetCalls
 from omnialign.errors import InvalidArgument, Unauthenticated, Unavailable
 from services.runtime.config import ConfigError, ServerConfig, load
 from services.runtime.connections import ClientConfig, ClientFactory
@@ -153,6 +154,16 @@ async def test_without_settings_peers_are_plain(server, probe):
     async with ClientFactory().client(server.address) as client:
         await client.get_dataset(NAME)
     assert probe.seen[-1]["token"] == ""
+
+
+async def test_a_replica_is_called_by_its_address_and_known_by_the_name_of_the_service(start_server, ca):
+    server = await start_server(**serving(ca.issue(hosts=("refinement.svc",))))
+    factory = ClientFactory(ClientConfig(ca_file=ca.file))
+    async with factory.transport(server.address, server_name="refinement.svc") as transport:
+        assert (await DatasetCalls(transport, project="p").get_dataset(NAME)).name == NAME
+    async with factory.transport(server.address, server_name="somebody.else") as transport:
+        with pytest.raises(Unavailable):
+            await DatasetCalls(transport, project="p").get_dataset(NAME)
 
 
 async def test_the_synchronous_client_speaks_tls_too(start_server, ca, probe):
