@@ -14,8 +14,8 @@ from training import loop
 from training.examples import Example
 from training.media import BatchMedia
 from training.methods import METHODS, complete
-from training.runner import load_model
 from training.spec_file import parse_spec
+from training.tuning import load_model
 
 
 def make_trainer(

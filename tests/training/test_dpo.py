@@ -20,9 +20,9 @@ from tests.training.test_spec import GOOD, problems
 from training.examples import Example, encode_sample
 from training.media import BatchMedia
 from training.methods import complete
-from training.runner import load_model
 from training.samples import Sample
 from training.spec_file import parse_spec
+from training.tuning import load_model
 
 BETA, WEIGHT = 0.7, 0.5
 TINY_WORLD = "tinyworld"

@@ -17,9 +17,9 @@ from tests.training.test_spec import GOOD, problems
 from training.examples import Example
 from training.media import BatchMedia
 from training.methods.kto import KtoSettings
-from training.runner import load_model
 from training.samples import Dropped, Sample, samples_of
 from training.trainers.kto import balanced, mismatched_answers
+from training.tuning import load_model
 
 BETA, WEIGHT = 0.7, 0.5
 
