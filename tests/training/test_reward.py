@@ -15,6 +15,10 @@ from omnialign.modeling.adapters import Adapter, encode_response, load_adapter
 from omnialign.modeling.inputs import ModelInputs
 from omnialign.modeling.reward_folder import HEAD, REPORT, is_reward_model
 from omnialign.v1 import record_pb2
+from omnialign.v1.generation_pb2 import SamplingParams
+from services.inference.config import EngineConfig
+from services.inference.engine import EngineRequest
+from services.inference.transformers.engine import open_transformers_engine
 from tests.training.multimodal import MODALITIES, TRAINED, batch, medium, question
 from tests.training.test_examples import of
 from tests.training.test_resume import tiny_model  # noqa: F401
@@ -103,16 +107,45 @@ def test_loss_and_gradient_equal_those_of_single_rows(tmp_path: Path, name: str,
     assert any(int(column) != last for column in end_columns(inputs["completion_mask"]))
 
 
+@pytest.mark.families
+@pytest.mark.parametrize("name", ["anygpt", "qwen2_5_vl", "qwen2_5_omni", "janus"])
+async def test_engine_and_trainer_give_one_reward(tmp_path: Path, name: str):
+    folder = TRAINED[name].build(tmp_path / "model")
+    adapter, model = load_adapter(folder), load_model(folder).eval()
+    head = reward.new_head(reward.hidden_size(model), seed=1)
+    reward.save_head(head.weight, folder)
+    reward.add_head(model, head)
+    samples = samples_of_family(name)
+    with torch.no_grad():
+        wanted = answer_rewards(model, batch(adapter, samples, folder=tmp_path)).tolist()
+    asked = [
+        EngineRequest(f"{at}/{row}", folder.as_uri(), sample.turns, SamplingParams(), answer=sample.answers[at])
+        for at in (0, 1)
+        for row, sample in enumerate(samples)
+    ]
+    async with open_transformers_engine(EngineConfig(threads=1, feature_cache=tmp_path / "features")) as engine:
+        found = {result.id: result.reward async for result in engine.generate(asked)}
+    assert [found[request.id] for request in asked] == pytest.approx(wanted, abs=1e-5)
+
+
 def test_the_end_column_is_that_of_the_answer_behind_which_other_tokens_follow():
     mask = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 0, 0, 0]])
     assert end_columns(mask).tolist() == [2, 4, 1]
 
 
+def change(folder: Path, **sections: object) -> None:
+    """Replaces sections of a run's spec."""
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | sections))
+
+
 @pytest.mark.slow
 def test_the_first_loss_and_measures_of_a_run_equal_those_by_hand(tmp_path: Path, tiny_model: Path):  # noqa: F811
+    """With a LoRA, which changes nothing before the first step and is merged at the end; the head learns beside it."""
     folder = tmp_path / "run"
     cut = {"max_steps": 1, "batch_size": 13, "micro_batch_size": 1}
     settle(folder, tiny_model, method="reward", own={"center_weight": 0.5}, learning_rate=1e-3, no_warmup=True, **cut)
+    change(folder, lora={"merge": True})
     spec = read_spec(folder / "job.yaml", method="reward")
     model = load_model(tiny_model).eval()
     weight = reward.new_head(32, seed=0).weight.detach()
@@ -131,6 +164,8 @@ def test_the_first_loss_and_measures_of_a_run_equal_those_by_hand(tmp_path: Path
     assert step["rewards/accuracies"] == pytest.approx(sum(one > 0 for one in ahead) / 13, abs=1e-6)
     trained = reward.load_head(folder / "model", hidden_size=32).weight
     assert is_reward_model(folder / "model")
+    query = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(load_model(folder / "model").state_dict()[query], model.state_dict()[query])
     assert 0 < float((trained.detach() - weight).abs().max()) < 0.01
     assert load_adapter(folder / "model").end_id == load_adapter(tiny_model).end_id
 
@@ -144,9 +179,7 @@ def test_sharded_weights_learn_and_are_evaluated_as_whole_ones(tmp_path: Path, t
         folder = tmp_path / str(zero_stage)
         cut = {"num_processes": num_processes, "max_steps": 3, "checkpoint_every_steps": 3, "batch_size": 16}
         settle(folder, tiny_model, method="reward", own={"holdout_fraction": 0.2, "use_margin": True}, **cut)
-        document = yaml.safe_load((folder / "job.yaml").read_text())
-        document["distribution"]["zero_stage"] = zero_stage
-        (folder / "job.yaml").write_text(yaml.safe_dump(document))
+        change(folder, distribution={"num_processes": num_processes, "zero_stage": zero_stage})
         spec = read_spec(folder / "job.yaml", method="reward")
         pairs = [Example([6 + i % 90, 7], [[50, 60, 2], [61 + i % 7, 2]], value=i % 3 / 4) for i in range(90)]
         save_examples(source.cache_path(spec, max_length=1024), pairs)
