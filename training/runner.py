@@ -80,7 +80,7 @@ def train(context: loop.RunContext) -> bool:
 def check_base(spec: Spec) -> None:
     """Raises `InvalidArgument` (MODEL_IS_A_REWARD_MODEL) for a reward model where a language model is to be trained."""
     if reward_folder.is_reward_model(spec.base_model_dir) and spec.method != REWARD.name:
-        raise reward_folder.is_a_reward_model(str(spec.base_model_dir), field="base_model_dir")
+        raise reward_folder.writes_nothing(str(spec.base_model_dir), field="base_model_dir")
 
 
 def _examples(context: loop.RunContext, hyperparameters: Hyperparameters, *, adapter: Adapter) -> list[Example]:

@@ -54,19 +54,19 @@ def head_invalid(model: str, why: str) -> InvalidArgument:
     )
 
 
-def check_use(model: str, *, gives_rewards: bool, wants_rewards: bool, field: str = "model") -> None:
+def check_use(model: str, *, gives_rewards: bool, wants_rewards: bool) -> None:
     """Raises InvalidArgument if a reward model is to write, or another model to give rewards.
 
-    `gives_rewards` says what the model is, `wants_rewards` what it is needed for, `field` where it was named.
+    `gives_rewards` says what the model is, `wants_rewards` what it is needed for.
     """
     if gives_rewards and not wants_rewards:
-        raise is_a_reward_model(model, field=field)
+        raise writes_nothing(model)
     if wants_rewards and not gives_rewards:
-        raise not_a_reward_model(model, field=field)
+        raise gives_no_rewards(model)
 
 
-def is_a_reward_model(model: str, *, field: str = "model") -> InvalidArgument:
-    """The error for a reward model where a language model is needed."""
+def writes_nothing(model: str, *, field: str = "model") -> InvalidArgument:
+    """The error for a reward model where a language model is needed; `field` is where it was named."""
     message = (
         f"'{model}' is a reward model, which writes nothing; name the model that it was trained from, or ask "
         "ComputeRewards for rewards"
@@ -76,14 +76,14 @@ def is_a_reward_model(model: str, *, field: str = "model") -> InvalidArgument:
     )
 
 
-def not_a_reward_model(model: str, *, field: str = "model") -> InvalidArgument:
+def gives_no_rewards(model: str) -> InvalidArgument:
     """The error for a language model where a reward model is needed."""
     message = (
         f"'{model}' is no reward model; name one that a training job of the method reward has made, or ask "
         "ScoreResponse, which takes any model"
     )
     return InvalidArgument(
-        message, reason="MODEL_NOT_A_REWARD_MODEL", metadata={"model": model}, violations=[(field, message)]
+        message, reason="MODEL_NOT_A_REWARD_MODEL", metadata={"model": model}, violations=[("model", message)]
     )
 
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from omnialign import names
 from omnialign.errors import FailedPrecondition, InvalidArgument
 from omnialign.modeling.lora import is_lora, not_trainable
-from omnialign.modeling.reward_folder import is_a_reward_model, is_reward_model
+from omnialign.modeling.reward_folder import is_reward_model, writes_nothing
 from omnialign.v1 import alignment_service_pb2, dataset_pb2, generation_pb2
 from services.alignment import checkers, preflight
 from services.alignment.job import Job, Spec, StageStatus, is_binary, skipped_stages, stages_of, with_defaults
@@ -99,7 +99,7 @@ async def _model(name: str, clients: ServiceClients, *, field: str, parent: str)
         if field == "base_model" and is_lora(folder):
             raise not_trainable(name, field=f"{FIELD}.{field}")
         if is_reward_model(folder):
-            raise is_a_reward_model(name, field=f"{FIELD}.{field}")
+            raise writes_nothing(name, field=f"{FIELD}.{field}")
         return name
     if is_endpoint_model(name):
         return _endpoint(name, field=field)
@@ -111,7 +111,7 @@ async def _model(name: str, clients: ServiceClients, *, field: str, parent: str)
     if field == "base_model" and version.lora_base:
         raise not_trainable(version.name, field=f"{FIELD}.{field}")
     if version.reward_model:
-        raise is_a_reward_model(version.name, field=f"{FIELD}.{field}")
+        raise writes_nothing(version.name, field=f"{FIELD}.{field}")
     return str(version.name)
 
 

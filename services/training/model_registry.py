@@ -17,7 +17,7 @@ from omnialign.client import AsyncClient
 from omnialign.errors import InvalidArgument, NotFound, Unavailable
 from omnialign.folders import FileEntry
 from omnialign.modeling.lora import check_base_in_project, is_lora, lora_of_lora, read_lora
-from omnialign.modeling.reward_folder import is_a_reward_model, is_reward_model
+from omnialign.modeling.reward_folder import is_reward_model, writes_nothing
 from omnialign.retry import RetryPolicy
 from omnialign.v1.training_service_pb2 import TrainingJob, TrainingSpec
 from services.runtime.connections import ClientFactory
@@ -80,7 +80,7 @@ class ModelRegistry:
         else:
             gives_rewards = (await self._ask(name, lambda client: client.get_model_version(name))).reward_model
         if gives_rewards:
-            raise is_a_reward_model(name, field=FIELD)
+            raise writes_nothing(name, field=FIELD)
 
     async def versions_of(self, name: str) -> list[str]:
         """The model versions that a job with this base model reads: that one, and if it is a LoRA, its base.

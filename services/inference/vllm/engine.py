@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from omnialign.errors import FailedPrecondition, Internal, OmnialignError
 from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.inputs import Piece
-from omnialign.modeling.reward_folder import is_a_reward_model, is_reward_model
+from omnialign.modeling.reward_folder import is_reward_model, writes_nothing
 from omnialign.v1 import generation_pb2
 from services.inference.codec_pool import CodecPool
 from services.inference.config import EngineConfig
@@ -167,7 +167,7 @@ class VllmEngine(Engine):
         """A model whose engine is alive. One that dies meanwhile is evicted, so that the next request restarts it."""
         files = await self._resolver.find(name)
         if is_reward_model(files.folder):
-            raise is_a_reward_model(name)
+            raise writes_nothing(name)
         key = ModelKey.of(files.base, self._config)
         await self._loras.register(files, name=name, check_size=lambda rank: self._check_size(files, key, rank))
         while True:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from prometheus_client import CollectorRegistry
 from safetensors.torch import save_file
 
 from omnialign.content import content
@@ -16,7 +17,12 @@ from omnialign.modeling.model_folder import model_class
 from omnialign.modeling.reward_folder import HEAD, WEIGHT, head_size
 from omnialign.v1 import content_pb2, refinement_service_pb2
 from omnialign.v1 import judge_service_pb2 as pb
+from omnialign.v1.generation_pb2 import SamplingParams
+from services.inference.config import EngineConfig
+from services.inference.engine import EngineRequest
+from services.inference.models.resolver import ModelResolver
 from services.inference.transformers import rewards as module
+from services.inference.vllm.engine import VllmEngine
 from tests.services.inference import model_factory
 from tests.services.inference.service_stack import serve_stack
 from tests.services.inference.stub_endpoint import serve_stub
@@ -114,6 +120,19 @@ async def test_an_endpoint_gives_no_rewards(tmp_path):
         with pytest.raises(InvalidArgument) as refused:
             await rewards(stack.client, asked(stub.model(), "red"))
     assert refused.value.reason == "REWARD_UNSUPPORTED"
+
+
+async def test_vllm_refuses_reward_models_and_rewards_before_it_starts(folder):
+    config = EngineConfig()
+    engine = VllmEngine(config, ModelResolver.of(config, None), CollectorRegistry())
+    request = EngineRequest("0", folder.as_uri(), (Turn("user", ("a",)),), SamplingParams(), answer=("b",))
+    with pytest.raises(InvalidArgument) as refused:
+        [result async for result in engine.generate([request])]
+    assert refused.value.reason == "REWARD_UNSUPPORTED"
+    with pytest.raises(InvalidArgument) as refused:
+        await engine.load(folder.as_uri())
+    assert refused.value.reason == "MODEL_IS_A_REWARD_MODEL"
+    await engine.close()
 
 
 async def test_a_head_of_another_model_is_refused(client, folder, tmp_path):
