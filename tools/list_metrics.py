@@ -26,6 +26,7 @@ from services.runtime.health import Readiness
 from services.runtime.metrics import RpcMetrics, make_registry
 from services.sandbox.pool import SandboxMetrics
 from services.training.metrics import Metrics as TrainingMetrics
+from training.methods import METHODS
 from training.metrics import TrainMetrics
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
@@ -105,8 +106,14 @@ def catalogue() -> dict[str, list[Described]]:
         "Services with an engine: critique, refinement, judge": _described(_registered(_engine)),
         "Services that use S3": _described(_registered(S3Metrics)),
         "Data service": _described(_registered(UsageMetrics)),
-        "Rank 0 of a training job": _described(TrainMetrics(method="dpo", model="base").registry),
+        "Rank 0 of a training job": _of_all_methods(),
     }
+
+
+def _of_all_methods() -> list[Described]:
+    """The metrics of training jobs, whatever their method measures."""
+    found = [_described(TrainMetrics(method=method, model="base").registry) for method in METHODS]
+    return sorted({metric.name: metric for part in found for metric in part}.values(), key=lambda metric: metric.name)
 
 
 def known() -> dict[str, Described]:

@@ -4,6 +4,8 @@
 `media` make tensors -> `methods/` give the loss -> `loop` trains, with `checkpoint`, `progress` and `metrics` ->
 `runner`, which drives all of it on every rank, saves the model.
 
+Methods of reinforcement learning draw their own answers while they train, with `rollout/`.
+
 `launch` starts a run and reads how it ended; `pod` is the same for one pod of a cluster; `client` calls the services.
 """
 

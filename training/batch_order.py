@@ -78,17 +78,51 @@ class BatchOrder(Sampler[list[int]]):
 
     def _shared_out(self, rows: Sequence[int]) -> list[list[list[int]]]:
         """The rows of a step by pass and rank."""
-        count = self._passes_for(len(rows)) * self._num_ranks
-        groups = even_groups(rows, lengths=self._lengths, count=min(count, len(rows)))
-        groups += [[self.blank]] * (count - len(groups))
-        # Neighbours have similar lengths, so each pass takes neighbours. Every other pass deals in reverse, or the last
-        # rank would have the shorter rows of every pass.
-        passes = [groups[at : at + self._num_ranks] for at in range(0, count, self._num_ranks)]
-        return [dealt[::-1] if at % 2 else dealt for at, dealt in enumerate(passes)]
+        num_passes = self._passes_for(len(rows))
+        return shared_out(
+            rows, lengths=self._lengths, num_passes=num_passes, num_ranks=self._num_ranks, blank=self.blank
+        )
 
     def _passes_for(self, num_rows: int) -> int:
         """Passes of a step with so many rows; a short last step has fewer than the others."""
         return -(-num_rows * self._num_passes // self._batch_size)
+
+
+class PromptOrder(Sampler[list[int]]):
+    """The prompts of each step in an epoch, for methods that draw the answers themselves; a batch sampler.
+
+    A step's prompts come with the first of its passes, and the others come empty: which answers a pass has is not
+    known before they are drawn. Each step comes `num_iterations` times. All ranks see all prompts.
+    """
+
+    def __init__(self, order: BatchOrder, *, num_passes: int, num_iterations: int) -> None:
+        self._order, self._num_passes, self._num_iterations = order, num_passes, num_iterations
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of an epoch."""
+        self._order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._order) * self._num_iterations * self._num_passes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self._order:
+            for _ in range(self._num_iterations):
+                yield rows
+                yield from ([] for _ in range(self._num_passes - 1))
+
+
+def shared_out(
+    rows: Sequence[int], *, lengths: Sequence[int], num_passes: int, num_ranks: int, blank: int
+) -> list[list[list[int]]]:
+    """The rows of a step by pass and rank, as even as can be; `blank` where a rank has no row in a pass."""
+    count = num_passes * num_ranks
+    groups = even_groups(rows, lengths=lengths, count=min(count, len(rows))) if rows else []
+    groups += [[blank]] * (count - len(groups))
+    # Neighbours have similar lengths, so each pass takes neighbours. Every other pass deals in reverse, or the last
+    # rank would have the shorter rows of every pass.
+    passes = [groups[at : at + num_ranks] for at in range(0, count, num_ranks)]
+    return [dealt[::-1] if at % 2 else dealt for at, dealt in enumerate(passes)]
 
 
 def even_groups(rows: Sequence[int], *, lengths: Sequence[int], count: int) -> list[list[int]]:

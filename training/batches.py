@@ -128,6 +128,32 @@ def _numbers(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str
     return {key: torch.tensor([row[key] for row in rows], dtype=torch.float32) for key in keys if key in rows[0]}
 
 
+class AnswerCollator:
+    """Makes a batch of answers of which each token has numbers of its own, such as an advantage."""
+
+    def __init__(self, *, pad_id: int, media: BatchMedia | None = None) -> None:
+        self.pad_id, self.media = pad_id, media
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """The batch: `input_ids` and `attention_mask`, each (rows, longest), and features.
+
+        Further tensors are (rows, longest - 1), because position t predicts token t + 1: `answer_mask`, which is 1
+        where that token is of the answer, and one of each key in a row's `columns`, whose numbers are those of the
+        answer's tokens, and 0 elsewhere.
+        """
+        ids = [[*row["prompt_ids"], *row["answer_ids"]] for row in rows]
+        batch = _inputs(rows, ids, pad_id=self.pad_id, media=self.media)
+        width = batch["input_ids"].shape[1] - 1
+        columns = {"answer_mask": [[1.0] * len(row["answer_ids"]) for row in rows]}
+        columns |= {name: [row["columns"][name] for row in rows] for name in rows[0]["columns"]}
+        for name, numbers in columns.items():
+            batch[name] = torch.zeros(len(rows), width)
+            for at, (row, own) in enumerate(zip(rows, numbers, strict=True)):
+                begin = len(row["prompt_ids"]) - 1
+                batch[name][at, begin : begin + len(own)] = torch.tensor(own, dtype=torch.float32)
+        return batch
+
+
 def _inputs(
     rows: Sequence[Mapping[str, Any]], ids: Sequence[list[int]], *, pad_id: int, media: BatchMedia | None
 ) -> dict[str, torch.Tensor]:

@@ -32,8 +32,10 @@ FETCH_SECONDS = 1800.0
 STOP_POLL_SECONDS = 0.2
 POD_RETRIES = RetryPolicy(base_seconds=0.5, cap_seconds=15.0)
 """Retries of a pod; each operation brings its own budget."""
+SERVICE_RETRIES = RetryPolicy(base_seconds=0.5, cap_seconds=15.0, budget_seconds=600.0)
+"""Retries of what a step asks of the services: long enough for one that is restarted or moved."""
 TRANSIENT = (Unavailable, Cancelled, DeadlineExceeded, ResourceExhausted)
-"""Errors of a pod's operation that may pass: a service that restarts cancels its calls, a full bucket gets emptied."""
+"""Errors of an operation that may pass: a service that restarts cancels its calls, a full bucket gets emptied."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

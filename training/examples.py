@@ -59,11 +59,18 @@ class Example:
     """The prompt's media in reading order, if the model reads them as features; empty if it reads them as ids."""
     value: float = 0.0
     """What was annotated beside the answers, for methods that learn from a number."""
+    record: bytes = b""
+    """The record without its responses, serialised, for methods that have services answer its prompt."""
 
     @property
     def length(self) -> int:
-        """Tokens of the prompt with its longest answer."""
-        return len(self.prompt) + max(len(answer) for answer in self.answers)
+        """Tokens of the prompt with its longest answer, if it has any."""
+        return len(self.prompt) + longest(self.answers)
+
+
+def longest(answers: Sequence[Sequence[int]]) -> int:
+    """Tokens of the longest answer; 0 of none."""
+    return max((len(answer) for answer in answers), default=0)
 
 
 @dataclass
@@ -128,10 +135,11 @@ def encode_sample(sample: Sample, *, adapter: Adapter, max_length: int, policy: 
 def _encode(sample: Sample, *, adapter: Adapter, max_length: int, policy: MediaPolicy) -> tuple[Example, ModelInputs]:
     inputs = adapter.encode(sample.turns, policy)
     answers = [list(adapter.encode_answer(answer, policy)) for answer in sample.answers]
-    if len(inputs.ids) + max(len(answer) for answer in answers) > max_length:
+    if len(inputs.ids) + longest(answers) > max_length:
         raise Dropped("TOO_LONG")
     refs = _refs(sample.turns) if inputs.features else ()
-    return Example(prompt=inputs.ids, answers=answers, media=refs, value=sample.value), inputs
+    found = Example(prompt=inputs.ids, answers=answers, media=refs, value=sample.value, record=sample.record)
+    return found, inputs
 
 
 def _refs(turns: Iterable[Turn]) -> tuple[MediaRef, ...]:
@@ -205,6 +213,8 @@ def save_examples(path: Path, examples: Sequence[Example]) -> None:
         digests=np.frombuffer(b"".join(bytes.fromhex(ref.sha256) for ref in refs), dtype=np.uint8),  # (refs * 32,)
         modalities=np.array([ref.modality for ref in refs], dtype=np.int8),  # (refs,)
         values=np.array([example.value for example in examples], dtype=np.float32),  # (examples,)
+        records=np.frombuffer(b"".join(example.record for example in examples), dtype=np.uint8),  # (all bytes,)
+        record_ends=np.cumsum([len(example.record) for example in examples], dtype=np.int64),  # (examples,)
     )
     write_atomically(path, buffer.getvalue())
 
@@ -218,10 +228,13 @@ def load_examples(path: Path) -> list[Example]:
             pieces = iter([piece.tolist() for piece in np.split(ids, ends[:-1])] if len(ends) else [])
             named = zip(arrays["digests"].reshape(-1, DIGEST_BYTES), arrays["modalities"], strict=True)
             refs = iter([MediaRef(digest.tobytes().hex(), int(modality)) for digest, modality in named])
-            values = arrays["values"].tolist()
+            values, record_ends = arrays["values"].tolist(), arrays["record_ends"]
+            records = [part.tobytes() for part in np.split(arrays["records"], record_ends[:-1])][: len(record_ends)]
         return [
-            Example(next(pieces), [next(pieces) for _ in range(count)], tuple(next(refs) for _ in range(number)), value)
-            for count, number, value in zip(answers, media, values, strict=True)
+            Example(
+                next(pieces), [next(pieces) for _ in range(count)], tuple(next(refs) for _ in range(n)), value, record
+            )
+            for count, n, value, record in zip(answers, media, values, records, strict=True)
         ]
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, StopIteration, BadZipFile) as error:
         raise DataLoss(f"{path} is not a file of examples: {error}", reason="EXAMPLES_UNREADABLE") from error

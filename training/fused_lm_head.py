@@ -37,12 +37,12 @@ def add_head(model: PreTrainedModel, **options: Any) -> None:
     Labels are (rows, columns), the result is (rows, columns - 1). `options` are those of TRL's `add_fused_lm_head`.
     """
     if type(model).__name__ in OWN_LOGITS:
-        _score_with_own_logits(model)
+        _score_with_own_logits(model, temperature=options.get("temperature", 1.0))
     else:
         add_fused_lm_head(model, **options)
 
 
-def _score_with_own_logits(model: PreTrainedModel) -> None:
+def _score_with_own_logits(model: PreTrainedModel, *, temperature: float) -> None:
     forward = model.forward
 
     def scored(
@@ -56,7 +56,7 @@ def _score_with_own_logits(model: PreTrainedModel) -> None:
             return forward(*args, **kwargs) if labels is None else forward(*args, labels=labels, **kwargs)
         kwargs.pop("num_items_in_batch", None)
         # Position t predicts token t + 1: the last logits and the first label have no partner.
-        return _score(forward(*args, **kwargs).logits[:, :-1].float(), labels[:, 1:])
+        return _score(forward(*args, **kwargs).logits[:, :-1].float() / temperature, labels[:, 1:])
 
     model.forward = types.MethodType(scored, model)
 

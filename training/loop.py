@@ -3,6 +3,7 @@
 `DurableTrainer` stands in front of a TRL trainer among a class's bases; a method adds its loss and its columns only.
 """
 
+import json
 import logging
 import shutil
 import time
@@ -27,7 +28,7 @@ from transformers.training_args import TrainingArguments
 
 from omnialign.errors import FailedPrecondition
 from training import checkpoint, distributed, lora, metrics, tuning
-from training.batch_order import BatchOrder
+from training.batch_order import BatchOrder, PromptOrder
 from training.examples import Example
 from training.media import BatchMedia
 from training.methods import complete
@@ -90,13 +91,18 @@ class RunContext:
             **{name: value for name, value in asdict(settings).items() if name != "checkpoint_every_steps"},
             "dataset": self.spec.dataset,
             "method": self.spec.method,
-            **{f"{self.spec.method}.{name}": value for name, value in asdict(self.spec.settings).items()},
+            **{f"{self.spec.method}.{name}": _plain(value) for name, value in asdict(self.spec.settings).items()},
             **{
                 f"lora.{name}": str(value) for name, value in (asdict(self.spec.lora) if self.spec.lora else {}).items()
             },
             "num_processes": distributed.world_size(),
             "zero_stage": self.spec.distribution.zero_stage,
         }
+
+
+def _plain(value: Any) -> int | float | str:
+    """A setting as a manifest holds it: a section, or a list of them, as text."""
+    return value if isinstance(value, int | float | str) else json.dumps(value, sort_keys=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +134,20 @@ class DurableTrainer(Trainer):
     lengths: list[int]
     """Tokens of each example."""
     context: RunContext
-    _order: BatchOrder
+    _order: BatchOrder | PromptOrder
     _is_blank = False
     """Whether the pass at hand holds the blank row, which no metric is to count."""
     _total_train_tokens: float
     """TRL's count."""
+    checkpoint_border = 1
+    """Every how many steps the run can be checkpointed."""
+
+    def saved_weights(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The part of all weights that is the finished model."""
+        return state
+
+    def close(self) -> None:
+        """Frees what the method holds outside of this process."""
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         distributed.restore_what_learns()
@@ -214,8 +229,8 @@ class DurableTrainer(Trainer):
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Feeds progress and watchdog, refuses a loss that is not finite, and ends the loop on request."""
 
-    def __init__(self, context: RunContext) -> None:
-        self._context = context
+    def __init__(self, context: RunContext, *, checkpoint_border: int = 1) -> None:
+        self._context, self._border = context, checkpoint_border
         self._saved_at = time.monotonic()
         self.stopped = False
 
@@ -230,6 +245,9 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Beats, and stops with a checkpoint when any rank was asked to."""
         self._context.watchdog.beat()
+        if state.global_step % self._border and state.global_step < state.max_steps:
+            control.should_save = False  # a run could not go on from here
+            return
         # All ranks must agree, step by step: one that stopped alone would leave the others in their next collective.
         requested = distributed.any_rank(self._context.progress.stop_requested.is_set())
         if requested and state.global_step < state.max_steps:
@@ -282,7 +300,7 @@ def require_finite_weights(model: torch.nn.Module, *, step: int) -> None:
 
 def run(trainer: DurableTrainer, context: RunContext) -> bool:
     """Trains from the newest checkpoint, if any. False when the run was stopped before its end."""
-    progress = ProgressCallback(context)
+    progress = ProgressCallback(context, checkpoint_border=trainer.checkpoint_border)
     trainer.context = context
     trainer.add_callback(progress)
     if exporter := metrics.start_exporter(method=context.spec.method, model=context.spec.base_model_dir.name):
@@ -299,7 +317,10 @@ def run(trainer: DurableTrainer, context: RunContext) -> bool:
         if (kept := found / METHOD_STATE.format(rank=distributed.rank())).is_file():
             trainer.restore_method_state(load_file(kept))
     context.watchdog.enter(Phase.RESTORE)
-    trainer.train(resume_from_checkpoint=str(found) if found else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(found) if found else None)
+    finally:
+        trainer.close()
     return not progress.stopped
 
 

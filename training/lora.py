@@ -10,8 +10,9 @@ The base stays as it is. Only linear layers of the language model are changed: e
 head is multiplied outside of its module (`fused_lm_head`), where a LoRA on it would have no effect.
 """
 
+import contextlib
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,20 @@ def set_dropout(model: torch.nn.Module, dropout: float) -> None:
         for module in layer.lora_dropout.values():
             if isinstance(module, torch.nn.Dropout):
                 module.p = dropout
+
+
+@contextlib.contextmanager
+def switched_off(model: torch.nn.Module) -> Iterator[None]:
+    """The model is its base within the block."""
+    layers = [layer for _, layer in lora_layers(model)]
+    # Not `enable_adapters`, which also changes what learns.
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def saved_name(parameter: str) -> str:

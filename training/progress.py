@@ -64,6 +64,11 @@ class Progress:
             self._message.examples = count
             self._message.dropped.update(dropped)
 
+    def note_dropped(self, dropped: Mapping[str, int]) -> None:
+        """Notes how many answers of the policy gave nothing to learn from so far, by reason."""
+        with self._lock:
+            self._message.dropped.update(dropped)
+
     def step(self, *, step: int, metrics: Mapping[str, float], tokens: int) -> None:
         """Notes a finished step."""
         with self._lock:

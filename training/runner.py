@@ -132,18 +132,30 @@ def save_model(trainer: loop.DurableTrainer, spec: Spec) -> None:
     """
     loop.require_finite_weights(trainer.model, step=trainer.state.global_step)
     files = trainer.finish()
+    write_weights(trainer, spec, to=spec.model_dir, merge=spec.lora is not None and spec.lora.merge, files=files)
+    distributed.barrier()
+
+
+def write_weights(
+    trainer: loop.DurableTrainer,
+    spec: Spec,
+    *,
+    to: Path,
+    merge: bool = False,
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
+    """Writes a model folder, or that of a LoRA unless it is to be merged. All ranks take part, and rank 0 writes."""
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    if spec.lora and not spec.lora.merge:
+    if spec.lora and not merge:
         weights = distributed.what_learns(trainer.model_wrapped)
         if distributed.rank() == 0:
             base = spec.base_model or spec.base_model_dir.resolve().as_uri()
-            lora.write_lora(model, weights, base=base, to=spec.model_dir)
+            lora.write_lora(model, weights, base=base, to=to)
     else:
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if distributed.rank() == 0:
             state = lora.merged(model, state) if spec.lora else state
-            write_model(model, state, base_dir=spec.base_model_dir, to=spec.model_dir, files=files)
-    distributed.barrier()
+            write_model(model, trainer.saved_weights(state), base_dir=spec.base_model_dir, to=to, files=files)
 
 
 def write_model(

@@ -24,6 +24,8 @@ class Sample:
     answers: tuple[Pieces, ...]
     value: float = 0.0
     """What was annotated beside the answers, for methods that learn from a number."""
+    record: bytes = b""
+    """The record without its responses, serialised, for methods that have services answer its prompt."""
 
 
 class Dropped(Exception):
@@ -133,6 +135,12 @@ def _labelled(reader: _Reader, target: str) -> tuple[Sample, ...]:
     return tuple(Sample(turns, (y,), value=float(score >= good)) for y, score in rated if not bad < score < good)
 
 
+def _prompt(reader: _Reader, target: str) -> tuple[Sample, ...]:
+    """The prompt alone: its answers are drawn while the policy learns."""
+    record = record_pb2.Record(id=reader.record.id, subtask=reader.record.subtask, prompt=reader.record.prompt)
+    return (Sample(render_response(reader.prompt).turns, (), record=record.SerializeToString(deterministic=True)),)
+
+
 def _answer(reader: _Reader, target: str) -> tuple[Sample, ...]:
     """What an answer is depends on the target."""
     return {"": _response, "response": _response, "feedback": _feedback, "judgement": _judgement}[target](reader)
@@ -191,5 +199,6 @@ ROWS: Mapping[str, Callable[[_Reader, str], tuple[Sample, ...]]] = {
     "pair": _pair,
     "rated_pair": _rated_pair,
     "labelled": _labelled,
+    "prompt": _prompt,
 }
 """How the samples of a record are made, by what a method's rows are."""

@@ -19,7 +19,7 @@ from omnialign.content import media_of
 from omnialign.errors import NotFound
 from omnialign.modeling.adapters import Adapter
 from omnialign.retry import RetryPolicy
-from omnialign.v1 import record_pb2
+from omnialign.v1 import content_pb2, record_pb2
 from training.client import connection_of, retry_while_away
 from training.examples import (
     Example,
@@ -183,6 +183,27 @@ async def _chunks(client: AsyncClient, spec: Spec) -> AsyncIterator[list[record_
             chunk = []
     if chunk:
         yield chunk
+
+
+async def provide_bytes(
+    spec: Spec, *, kept: Iterable[content_pb2.Media], passing: Iterable[content_pb2.Media]
+) -> Mapping[str, bytes]:
+    """The bytes of media by digest; those of `kept` come from the run's folder and stay there.
+
+    Raises the data service's error if it stays away.
+    """
+    stored, others = {item.sha256 for item in kept}, {item.sha256 for item in passing}
+
+    async def fetch() -> dict[str, bytes]:
+        async with _client(spec) as client:
+            found = dict(await _fetch_media(client, stored, folder=media_folder(spec)))
+            wanted = sorted(others - stored)
+            for start in range(0, len(wanted), CONCURRENT_MEDIA):
+                some = wanted[start : start + CONCURRENT_MEDIA]
+                found |= zip(some, await asyncio.gather(*map(client.get_media, some)), strict=True)
+            return found
+
+    return await retry_while_away(fetch, policy=RETRIES, what="fetching media") if stored or others else {}
 
 
 async def _fetch_media(client: AsyncClient, wanted: Iterable[str], *, folder: Path) -> Mapping[str, bytes]:

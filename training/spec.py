@@ -81,13 +81,18 @@ class Spec:
     cache_dir: Path
     """Holds the examples, the bytes of their media, and features."""
     base_model: str = ""
-    """Resource name of the model in `base_model_dir`, which a LoRA gives as its base; empty means the folder."""
+    """Resource name of the model in `base_model_dir`, which a LoRA gives as its base, and on which a policy is opened;
+    empty means the folder."""
     initial_lora_dir: str = ""
     """Folder of the LoRA that training goes on from; empty means none."""
     data_address: str = ""
     """May be empty when the examples are in `cache_dir` already."""
     training_address: str = ""
     """Where progress is reported to; empty means nowhere."""
+    refinement_address: str = ""
+    """Where the policy answers and its weights are handed over, for methods that draw their own answers."""
+    judge_address: str = ""
+    """Where judges and reward models answer."""
     token: str = ""
     """Proves to the services that the caller is the job."""
     splits: tuple[str, ...] = ()
@@ -101,6 +106,8 @@ class Spec:
     """A step, or a batch of the reference pass, that takes longer is stuck, and the run ends."""
     read_timeout_seconds: float = 6 * 3600.0
     """Likewise for reading records, making examples and loading the model."""
+    rollout_timeout_seconds: float = 3600.0
+    """Likewise for the answers of a step, their rewards, and handing the weights over."""
     save_timeout_seconds: float = 3600.0
     """Likewise for writing or reading a checkpoint, and for writing the finished model."""
     checkpoint_interval_seconds: float = 900.0

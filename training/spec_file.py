@@ -98,6 +98,8 @@ def _value(hint: Any, value: object, *, path: str, problems: list[tuple[str, str
         if value in choices:
             return value
         problems.append((path, f"must be one of {', '.join(repr(c) for c in choices)}, not {value!r}"))
+    elif typing.get_origin(hint) is tuple and is_dataclass(typing.get_args(hint)[0]):
+        return _sections(typing.get_args(hint)[0], value, path=path, problems=problems)
     elif typing.get_origin(hint) is tuple:
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
@@ -113,6 +115,14 @@ def _value(hint: Any, value: object, *, path: str, problems: list[tuple[str, str
     else:
         return _number(hint, value, path=path, problems=problems)
     return None
+
+
+def _sections(cls: Any, value: object, *, path: str, problems: list[tuple[str, str]]) -> object:
+    """A tuple of instances of a dataclass from a list of mappings."""
+    if not isinstance(value, list | tuple):
+        problems.append((path, "must be a list of mappings"))
+        return None
+    return tuple(_build(cls, item, path=f"{path}[{index}].", problems=problems) for index, item in enumerate(value))
 
 
 def _number(hint: type[int] | type[float], value: object, *, path: str, problems: list[tuple[str, str]]) -> object:
@@ -147,6 +157,8 @@ def _contradictions(spec: Spec) -> list[tuple[str, str]]:
     found.extend(METHODS[spec.method].contradictions(spec))
     if spec.max_dropped_fraction > 1:
         found.append(("max_dropped_fraction", f"must be at most 1, not {spec.max_dropped_fraction}"))
+    if METHODS[spec.method].rows == "prompt":
+        return found  # processes share the answers to a step's prompts, whatever their number
     for name in ("batch_size", "micro_batch_size"):
         unit = distribution.world_size * (1 if name == "batch_size" else max(hyperparameters.micro_batch_size, 1))
         if hyperparameters.batch_size % unit:

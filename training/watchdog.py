@@ -29,6 +29,8 @@ class Phase(enum.StrEnum):
     """The reference's log-probabilities; every batch restarts the clock."""
     RESTORE = "restore"
     """Prepares the optimiser and reads a checkpoint."""
+    ROLLOUT = "rollout"
+    """Hands the policy's weights over, draws a step's answers and rewards them."""
     STEP = "step"
     """One optimiser step."""
     EVALUATE = "evaluate"
@@ -43,6 +45,7 @@ def clocks(spec: Spec) -> dict[Phase, float]:
         Phase.READ: spec.read_timeout_seconds,
         Phase.REFERENCE: spec.step_timeout_seconds,
         Phase.RESTORE: spec.save_timeout_seconds,
+        Phase.ROLLOUT: spec.rollout_timeout_seconds,
         Phase.STEP: spec.step_timeout_seconds,
         Phase.EVALUATE: spec.step_timeout_seconds,
         Phase.SAVE: spec.save_timeout_seconds,

@@ -211,8 +211,11 @@ class TrainingSpec(_message.Message):
     DPO_FIELD_NUMBER: _builtins.int
     KTO_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
+    GRPO_FIELD_NUMBER: _builtins.int
     method: _builtins.str
-    """`sft`; those that read preference pairs: `reward`, `dpo`, `simpo`, `orpo`; `kto`, which reads good and bad answers."""
+    """`sft`; those that read preference pairs: `reward`, `dpo`, `simpo`, `orpo`; `kto`, which reads good and bad answers;
+    `grpo`, which reads prompts and draws answers from the policy itself.
+    """
     base_model: _builtins.str
     """Model to start from."""
     dataset: _builtins.str
@@ -268,6 +271,10 @@ class TrainingSpec(_message.Message):
     def reward(self) -> Global___RewardSettings:
         """Of `reward`."""
 
+    @_builtins.property
+    def grpo(self) -> Global___GrpoSettings:
+        """Of `grpo`."""
+
     def __init__(
         self,
         *,
@@ -287,12 +294,13 @@ class TrainingSpec(_message.Message):
         dpo: Global___DpoSettings | None = ...,
         kto: Global___KtoSettings | None = ...,
         reward: Global___RewardSettings | None = ...,
+        grpo: Global___GrpoSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "dpo", b"dpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "media_policy", b"media_policy", "reward", b"reward", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "dpo", b"dpo", "grpo", b"grpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "media_policy", b"media_policy", "reward", b"reward", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "dpo", b"dpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "reward", b"reward", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "dpo", b"dpo", "grpo", b"grpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "reward", b"reward", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "kto", "reward"]  # noqa: Y015
+    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "kto", "reward", "grpo"]  # noqa: Y015
     _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 
@@ -489,6 +497,178 @@ class SimpoSettings(_message.Message):
 Global___SimpoSettings: _TypeAlias = SimpoSettings  # noqa: Y015
 
 @_typing.final
+class RolloutSettings(_message.Message):
+    """How a method of reinforcement learning draws answers and rewards them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REWARDS_FIELD_NUMBER: _builtins.int
+    MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    NUM_ITERATIONS_FIELD_NUMBER: _builtins.int
+    MAX_STALENESS_FIELD_NUMBER: _builtins.int
+    MAX_IMPORTANCE_WEIGHT_FIELD_NUMBER: _builtins.int
+    DETERMINISTIC_FIELD_NUMBER: _builtins.int
+    max_new_tokens: _builtins.int
+    """Longest answer in tokens; 0 means 256. `max_length` of the hyperparameters bounds the prompt."""
+    temperature: _builtins.float
+    """Softmax temperature at which answers are drawn, and at which the policy is trained; 0 means 1."""
+    num_iterations: _builtins.int
+    """Optimiser steps on each batch of answers (μ); 0 means 1."""
+    max_staleness: _builtins.int
+    """How many optimiser steps the policy that writes an answer may be behind the one that learns from it; 0 hands the
+    weights over before every batch of answers.
+    """
+    max_importance_weight: _builtins.float
+    """Largest weight that corrects an answer's tokens for having been written by slightly other weights or arithmetic
+    (truncated importance sampling); 0 means 2.
+    """
+    deterministic: _builtins.bool
+    """Draws the same answers from the same weights and seeds, in one batch and in float32: slower, but repeatable."""
+    @_builtins.property
+    def rewards(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewardTerm]:
+        """What an answer is worth: the weighted sum of these terms. At least one."""
+
+    def __init__(
+        self,
+        *,
+        rewards: _abc.Iterable[Global___RewardTerm] | None = ...,
+        max_new_tokens: _builtins.int = ...,
+        temperature: _builtins.float = ...,
+        num_iterations: _builtins.int = ...,
+        max_staleness: _builtins.int = ...,
+        max_importance_weight: _builtins.float = ...,
+        deterministic: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deterministic", b"deterministic", "max_importance_weight", b"max_importance_weight", "max_new_tokens", b"max_new_tokens", "max_staleness", b"max_staleness", "num_iterations", b"num_iterations", "rewards", b"rewards", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutSettings: _TypeAlias = RolloutSettings  # noqa: Y015
+
+@_typing.final
+class RewardTerm(_message.Message):
+    """A part of the reward of an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REWARD_MODEL_FIELD_NUMBER: _builtins.int
+    JUDGE_FIELD_NUMBER: _builtins.int
+    CHECKER_FIELD_NUMBER: _builtins.int
+    WELL_FORMED_FIELD_NUMBER: _builtins.int
+    LENGTH_OVER_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    reward_model: _builtins.str
+    """A reward model, as JudgeService.ComputeRewards takes it."""
+    judge: _builtins.str
+    """A judge model, as JudgeService.ScoreResponse takes it: the mean of the dimensions' scores, as a share of the best."""
+    checker: _builtins.str
+    """A program, by its name among the entry points `omnialign.checkers`: the mean of its scores, as a share of the best."""
+    well_formed: _builtins.bool
+    """1 for an answer that ends by itself, can be read and is not empty, otherwise 0."""
+    length_over: _builtins.int
+    """Minus one for each token beyond this many."""
+    weight: _builtins.float
+    """Factor of the number; not set means 1."""
+    def __init__(
+        self,
+        *,
+        reward_model: _builtins.str = ...,
+        judge: _builtins.str = ...,
+        checker: _builtins.str = ...,
+        well_formed: _builtins.bool = ...,
+        length_over: _builtins.int = ...,
+        weight: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "checker", b"checker", "judge", b"judge", "length_over", b"length_over", "reward_model", b"reward_model", "source", b"source", "weight", b"weight", "well_formed", b"well_formed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "checker", b"checker", "judge", b"judge", "length_over", b"length_over", "reward_model", b"reward_model", "source", b"source", "weight", b"weight", "well_formed", b"well_formed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["reward_model", "judge", "checker", "well_formed", "length_over"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___RewardTerm: _TypeAlias = RewardTerm  # noqa: Y015
+
+@_typing.final
+class GrpoSettings(_message.Message):
+    """Settings of GRPO (Shao et al. 2024) and what later work changed in it. `beta` of the hyperparameters is the weight of
+    the KL divergence from the start.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    GROUP_SIZE_FIELD_NUMBER: _builtins.int
+    BASELINE_FIELD_NUMBER: _builtins.int
+    NO_STD_SCALING_FIELD_NUMBER: _builtins.int
+    EPSILON_LOW_FIELD_NUMBER: _builtins.int
+    EPSILON_HIGH_FIELD_NUMBER: _builtins.int
+    IMPORTANCE_SAMPLING_FIELD_NUMBER: _builtins.int
+    LOSS_NORMALIZATION_FIELD_NUMBER: _builtins.int
+    MAX_REDRAWS_FIELD_NUMBER: _builtins.int
+    group_size: _builtins.int
+    """Answers to each prompt, which are compared with one another; at least 2, and 0 means 8."""
+    baseline: _builtins.str
+    """What a reward is compared with: the group's `mean`, or the mean of the others, `leave_one_out` (RLOO, Ahmadian et
+    al. 2024). Empty means `mean`.
+    """
+    no_std_scaling: _builtins.bool
+    """Leaves advantages as they are instead of dividing them by the group's standard deviation (Dr. GRPO, Liu et al. 2025)."""
+    epsilon_low: _builtins.float
+    """The ratio of new to old probabilities is clipped below at 1 minus this. Not set means 0.2."""
+    epsilon_high: _builtins.float
+    """It is clipped above at 1 plus this. Not set means 0.28, the higher clip of DAPO (Yu et al. 2025)."""
+    importance_sampling: _builtins.str
+    """Whether each token has a ratio of its own, `token`, or an answer one for all, `sequence` (GSPO, Zheng et al. 2025).
+    Empty means `token`.
+    """
+    loss_normalization: _builtins.str
+    """What the loss is averaged over: all `token`s of a step (DAPO), the tokens of each answer and then the answers,
+    `sequence` (Shao et al.), or the `constant` max_new_tokens for each answer (Dr. GRPO). Empty means `token`.
+    """
+    max_redraws: _builtins.int
+    """How often a group whose rewards are all equal, which teaches nothing, is drawn again (DAPO); 0 means never."""
+    @_builtins.property
+    def rollout(self) -> Global___RolloutSettings:
+        """How answers are drawn and rewarded."""
+
+    def __init__(
+        self,
+        *,
+        rollout: Global___RolloutSettings | None = ...,
+        group_size: _builtins.int = ...,
+        baseline: _builtins.str = ...,
+        no_std_scaling: _builtins.bool = ...,
+        epsilon_low: _builtins.float | None = ...,
+        epsilon_high: _builtins.float | None = ...,
+        importance_sampling: _builtins.str = ...,
+        loss_normalization: _builtins.str = ...,
+        max_redraws: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epsilon_high", b"_epsilon_high", "_epsilon_low", b"_epsilon_low", "epsilon_high", b"epsilon_high", "epsilon_low", b"epsilon_low", "rollout", b"rollout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epsilon_high", b"_epsilon_high", "_epsilon_low", b"_epsilon_low", "baseline", b"baseline", "epsilon_high", b"epsilon_high", "epsilon_low", b"epsilon_low", "group_size", b"group_size", "importance_sampling", b"importance_sampling", "loss_normalization", b"loss_normalization", "max_redraws", b"max_redraws", "no_std_scaling", b"no_std_scaling", "rollout", b"rollout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__epsilon_high: _TypeAlias = _typing.Literal["epsilon_high"]  # noqa: Y015
+    _WhichOneofArgType__epsilon_high: _TypeAlias = _typing.Literal["_epsilon_high", b"_epsilon_high"]  # noqa: Y015
+    _WhichOneofReturnType__epsilon_low: _TypeAlias = _typing.Literal["epsilon_low"]  # noqa: Y015
+    _WhichOneofArgType__epsilon_low: _TypeAlias = _typing.Literal["_epsilon_low", b"_epsilon_low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon_high) -> _WhichOneofReturnType__epsilon_high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon_low) -> _WhichOneofReturnType__epsilon_low | None: ...
+
+Global___GrpoSettings: _TypeAlias = GrpoSettings  # noqa: Y015
+
+@_typing.final
 class Hyperparameters(_message.Message):
     """How to optimise. A zero means the method's default, written in `training/README.md`."""
 
@@ -525,7 +705,7 @@ class Hyperparameters(_message.Message):
     weight_decay: _builtins.float
     """Decoupled weight decay."""
     beta: _builtins.float
-    """DPO's beta."""
+    """What `training/README.md` says of the method: DPO's beta, or the weight of the KL divergence of grpo."""
     sft_weight: _builtins.float
     """Weight of the negative log-likelihood of the chosen responses, per token of a whole step, beside the preference
     loss.

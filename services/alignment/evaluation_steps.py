@@ -7,10 +7,10 @@ stays. The judge is not asked about it; it loses against any answer.
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from omnialign import checkers
 from omnialign.content import media_of
 from omnialign.errors import OmnialignError, from_status
 from omnialign.v1 import record_pb2, refinement_service_pb2
-from services.alignment import checkers
 from services.alignment.job import ANSWERS_ALIGNED, ANSWERS_BASE, EVALUATE, EVALUATION
 from services.alignment.self_improvement import (
     add_response,

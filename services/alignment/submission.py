@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from omnialign import names
+from omnialign import checkers, names
 from omnialign.errors import FailedPrecondition, InvalidArgument
 from omnialign.modeling.lora import is_lora, not_trainable
 from omnialign.modeling.reward_folder import is_reward_model, writes_nothing
 from omnialign.v1 import alignment_service_pb2, dataset_pb2, generation_pb2
-from services.alignment import checkers, preflight
+from services.alignment import preflight
 from services.alignment.job import Job, Spec, StageStatus, is_binary, skipped_stages, stages_of, with_defaults
 from services.inference.model_uri import is_endpoint_model
 from services.inference.model_uri import parse_endpoint_model as parse_endpoint
@@ -46,7 +46,7 @@ async def resolve(spec: Spec, clients: ServiceClients, *, parent: str) -> tuple[
     Raises NotFound for a dataset or model that does not exist, InvalidArgument for a name, checker, subtask, project or
     answer form that cannot be used, and FailedPrecondition (`DATASET_EMPTY`) for a dataset without a version.
     """
-    checkers.check_names(spec.checkers)
+    checkers.check_names(spec.checkers, field="alignment_job.spec.checkers")
     plan = with_defaults(spec)
     version = await _dataset(spec.dataset, clients, parent=parent)
     plan.dataset = version.name

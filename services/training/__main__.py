@@ -62,9 +62,10 @@ class Addresses:
         """The data service."""
         return self._config.data_address or self._own()
 
-    def training(self) -> str:
-        """This service."""
-        return self._config.training_address or self._own()
+    def of_jobs(self) -> dict[str, str]:
+        """The addresses by their keys in the spec of a job."""
+        given = self._config.addresses()
+        return {name: given[name] or self._own() for name in given}
 
 
 def _launcher(config: TrainingConfig, *, registry: ModelRegistry, addresses: Addresses, notifier: Notifier) -> Launcher:

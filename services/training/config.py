@@ -24,6 +24,10 @@ class TrainingConfig:
     """Where the data service answers; empty means this server."""
     training_address: str = ""
     """Where jobs report to; empty means this server."""
+    refinement_address: str = ""
+    """Where jobs of reinforcement learning draw answers and hand weights over; empty means this server."""
+    judge_address: str = ""
+    """Where such jobs have answers rewarded; empty means this server."""
     database_url: str = ""
     """SQLAlchemy URL of the jobs; empty means SQLite in `root`."""
     migrate_at_start: bool = False
@@ -86,6 +90,11 @@ class TrainingConfig:
         except InvalidArgument as error:
             for key, problem in error.violations:
                 yield "kubernetes_file", f"{key}: {problem}"
+
+    def addresses(self) -> dict[str, str]:
+        """The services that jobs call, by their keys in the spec of a job."""
+        names = ("data_address", "training_address", "refinement_address", "judge_address")
+        return {name: getattr(self, name) for name in names}
 
     def database(self) -> str:
         """URL of the database."""

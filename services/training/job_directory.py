@@ -1,7 +1,9 @@
 """The folder of a job, and the spec file that its program reads."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 import yaml
@@ -67,16 +69,14 @@ def spec_document(
     directory: JobDirectory,
     *,
     base: BaseModel,
-    data_address: str,
-    training_address: str,
+    addresses: Mapping[str, str],
     token: str,
 ) -> dict[str, object]:
-    """The content of a job's spec file."""
+    """The content of a job's spec file; `addresses` are the services by their keys in it."""
     return {
         "job": job.name,
         "token": token,
-        "data_address": data_address,
-        "training_address": training_address,
+        **addresses,
         "base_model": base.name,
         "base_model_dir": str(base.folder),
         "initial_lora_dir": str(base.lora or ""),
@@ -141,4 +141,11 @@ def spec_settings(spec: TrainingSpec, *, trains_lora: bool = False) -> dict[str,
 
 
 def _set_fields(message: Message) -> dict[str, object]:
-    return {field.name: list(value) if field.is_repeated else value for field, value in message.ListFields()}
+    """The fields of a message that are set, by name; nested messages likewise."""
+    return {field.name: _plain(value) for field, value in message.ListFields()}
+
+
+def _plain(value: Any) -> object:
+    if isinstance(value, Message):
+        return _set_fields(value)
+    return value if isinstance(value, str | int | float) else [_plain(item) for item in value]

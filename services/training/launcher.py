@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from omnialign.errors import OmnialignError
-from omnialign.v1.training_service_pb2 import TrainingJob
+from omnialign.v1.training_service_pb2 import TrainingJob, TrainingSpec
 from services.runtime.auth.tokens import JobTokens
 
 LINE_CHARACTERS = 2000
@@ -148,9 +148,16 @@ def signed_token(tokens: JobTokens) -> MakeToken:
     """Makes tokens that name the job and its inputs; every service that shares the key can check them."""
 
     def make(job: TrainingJob, inputs: Sequence[str], lifetime_seconds: float) -> str:
+        inputs = [*inputs, *reward_models(job.spec)]
         return tokens.make(job.name, inputs=inputs, lifetime_seconds=lifetime_seconds)
 
     return make
+
+
+def reward_models(spec: TrainingSpec) -> list[str]:
+    """The judges and reward models that a method which draws its own answers has them rewarded by."""
+    terms = spec.grpo.rollout.rewards
+    return [model for term in terms for model in (term.reward_model, term.judge) if model]
 
 
 def token_digest(token: str) -> str:

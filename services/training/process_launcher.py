@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from omnialign.errors import Unavailable
@@ -25,11 +25,8 @@ DAY_SECONDS = 86_400.0
 class Addresses(Protocol):
     """Where jobs find the services."""
 
-    def data(self) -> str:
-        """The data service."""
-
-    def training(self) -> str:
-        """This service."""
+    def of_jobs(self) -> Mapping[str, str]:
+        """The addresses by their keys in the spec of a job."""
 
 
 class ProcessLauncher:
@@ -64,8 +61,7 @@ class ProcessLauncher:
             job,
             directory,
             base=base,
-            data_address=self._addresses.data(),
-            training_address=self._addresses.training(),
+            addresses=self._addresses.of_jobs(),
             token=token,
         )
         document["step_timeout_seconds"] = self._config.step_timeout_seconds
@@ -119,7 +115,10 @@ class ProcessLauncher:
         service's. Its checkpoints stay, and the next attempt reports here."""
         if self._followed.get(job.uid) == handle:
             return
-        if self._groups.poll(handle) is None and directory.reports_to() != self._addresses.training():
+        if (
+            self._groups.poll(handle) is None
+            and directory.reports_to() != self._addresses.of_jobs()["training_address"]
+        ):
             await self._groups.stop(job.uid, handle)
         self._followed[job.uid] = handle
 

@@ -28,8 +28,10 @@ def plan(scenario: str) -> launcher.Plan:
         job=JOB,
         attempt=1,
         token="token",
-        data_address=variables["OMNIALIGN_TRAINING_DATA_ADDRESS"],
-        training_address=variables["OMNIALIGN_TRAINING_TRAINING_ADDRESS"],
+        addresses={
+            f"{name}_address": variables[f"OMNIALIGN_TRAINING_{name.upper()}_ADDRESS"]
+            for name in ("data", "training", "refinement", "judge")
+        },
         step_timeout_seconds=60.0,
         metrics_port=int(variables["OMNIALIGN_TRAINING_METRICS_PORT"]),
     )

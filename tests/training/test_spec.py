@@ -106,12 +106,47 @@ def test_no_text_or_truth_value_passes_for_a_number(hyperparameters: dict[str, o
     assert len(problems({**GOOD, "hyperparameters": hyperparameters})) == len(hyperparameters)
 
 
-@given(st.sampled_from(sorted(METHODS)), st.integers(1, 7), st.integers(0, 9))
+@given(st.sampled_from([m for m in METHODS if METHODS[m].rows != "prompt"]), st.integers(1, 7), st.integers(0, 9))
 def test_completed_hyperparameters_can_always_be_shared(method: str, num_processes: int, micro: int):
     spec = replace(read(GOOD, method=method), hyperparameters=Hyperparameters(micro_batch_size=micro))
     filled = complete(spec, num_processes=num_processes)
     assert filled.learning_rate > 0
     assert filled.batch_size % (num_processes * max(micro, 1)) == 0
+
+
+REWARDED = {"rollout": {"rewards": [{"checker": "tinyworld", "weight": 2}]}}
+
+
+def test_terms_of_a_reward_are_read_from_a_list():
+    (term,) = read({**GOOD, "grpo": REWARDED}, method="grpo").settings.rollout.rewards
+    assert (term.name, term.weight) == ("checker", 2.0)
+    found = problems({**GOOD, "grpo": {"rollout": {"rewards": [{"chekcer": "tinyworld"}]}}}, method="grpo")
+    assert "did you mean `checker`?" in found["grpo.rollout.rewards[0].chekcer"]
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "word"),
+    [
+        ({"group_size": 1}, "grpo.group_size", "at least 2"),
+        ({"epsilon_low": 1.5}, "grpo.epsilon_low", "at most 1"),
+        ({"rollout": {"rewards": []}}, "grpo.rollout.rewards", "at least one term"),
+        ({"rollout": {"rewards": [{}]}}, "grpo.rollout.rewards[0]", "exactly one of"),
+        ({"rollout": {"rewards": [{"checker": "tinyworld", "judge": "file:///j"}]}}, "grpo.rollout.rewards[0]", "one"),
+        ({"rollout": {"rewards": [{"checker": "nobody"}]}}, "grpo.rollout.rewards[0].checker", "tinyworld"),
+        ({"rollout": {"rewards": [{"judge": "j"}]}}, "grpo.rollout.rewards[0].judge", "model version"),
+        ({"rollout": {**REWARDED["rollout"], "temperature": 0}}, "grpo.rollout.temperature", "above 0"),
+    ],
+)
+def test_contradictions_of_reinforcement_learning_are_found_early(change: dict[str, object], key: str, word: str):
+    found = problems({**GOOD, "grpo": {**REWARDED, **change}}, method="grpo")
+    assert list(found) == [key]
+    assert word in found[key]
+
+
+def test_answers_to_prompts_need_not_divide_by_the_processes():
+    change = {"hyperparameters": {"batch_size": 3, "micro_batch_size": 5}, "distribution": {"num_processes": 2}}
+    spec = read({**GOOD, **change, "grpo": REWARDED}, method="grpo")
+    assert complete(spec, num_processes=2).batch_size == 3
 
 
 def test_a_method_reads_the_section_of_its_name_and_no_other():

@@ -6,6 +6,7 @@ The records are light, so that a spec can be checked and completed where no torc
 from dataclasses import fields, replace
 
 from training.methods.dpo import DPO
+from training.methods.grpo import GRPO
 from training.methods.kto import KTO
 from training.methods.method import Method
 from training.methods.orpo import ORPO
@@ -14,7 +15,7 @@ from training.methods.sft import SFT
 from training.methods.simpo import SIMPO
 from training.spec import Hyperparameters, Spec
 
-METHODS: dict[str, Method] = {method.name: method for method in (SFT, REWARD, DPO, KTO, SIMPO, ORPO)}
+METHODS: dict[str, Method] = {method.name: method for method in (SFT, REWARD, DPO, KTO, SIMPO, ORPO, GRPO)}
 
 
 def complete(spec: Spec, *, num_processes: int) -> Hyperparameters:
@@ -27,5 +28,7 @@ def complete(spec: Spec, *, num_processes: int) -> Hyperparameters:
     filled = replace(given, **{f.name: getattr(given, f.name) or getattr(defaults, f.name) for f in fields(given)})
     if given.no_warmup:
         filled = replace(filled, warmup_ratio=0.0)
+    if METHODS[spec.method].rows == "prompt":
+        return filled  # processes share the answers to a step's prompts, whatever their number
     unit = num_processes * max(filled.micro_batch_size, 1)
     return replace(filled, batch_size=-(-filled.batch_size // unit) * unit)

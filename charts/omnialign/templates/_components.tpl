@@ -35,7 +35,7 @@ training:
   service: cluster
   prefix: OMNIALIGN_TRAINING_
   calls: [data]
-  tells: [training]
+  tells: [training, refinement, judge]
   needs: [auth, database, jobKey]
 gateway:
   image: service

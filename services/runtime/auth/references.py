@@ -36,6 +36,7 @@ PLAIN_FIELDS = frozenset(
         f"{_V1}CompareItem.subtask",
         f"{_V1}GenerateItem.id",
         f"{_V1}RefineItem.id",
+        f"{_V1}RewardTerm.checker",
         f"{_V1}StreamRecordsRequest.ids",
         f"{_V1}Dataset.display_name",
         f"{_V1}ModelVersion.display_name",
@@ -57,6 +58,8 @@ LOCATIONS = frozenset(
         f"{_V1}AlignmentSpec.feedback_model",
         f"{_V1}AlignmentSpec.judge_model",
         f"{_V1}TrainingSpec.base_model",
+        f"{_V1}RewardTerm.reward_model",
+        f"{_V1}RewardTerm.judge",
         f"{_V1}ModelVersion.uri",
         f"{_V1}ImportDatasetRequest.source_uri",
     }

@@ -254,8 +254,7 @@ class KubernetesLauncher:
             job=job,
             attempt=attempt,
             token=token,
-            data_address=self._config.data_address,
-            training_address=self._config.training_address,
+            addresses=self._config.addresses(),
             step_timeout_seconds=self._config.step_timeout_seconds,
             metrics_port=self._config.metrics_port,
         )

@@ -7,6 +7,7 @@ number of the attempt, so creating them twice gives a conflict and never a secon
 import base64
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +46,8 @@ class Plan:
     job: TrainingJob
     attempt: int
     token: str
-    data_address: str
-    training_address: str
+    addresses: Mapping[str, str]
+    """The services that the job calls, by their keys in its spec."""
     step_timeout_seconds: float
     metrics_port: int | None = None
 
@@ -324,8 +325,7 @@ def _document(plan: Plan) -> PodDocument:
         spec={
             "job": plan.job.name,
             "token": plan.token,
-            "data_address": plan.data_address,
-            "training_address": plan.training_address,
+            **plan.addresses,
             "step_timeout_seconds": plan.step_timeout_seconds,
             **spec_settings(spec),
         },

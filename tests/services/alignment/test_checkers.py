@@ -8,10 +8,10 @@ import pytest
 
 from examples.tinyworld import recipe
 from examples.tinyworld.language import random_task
+from omnialign import checkers
 from omnialign.content import content
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import record_pb2
-from services.alignment import checkers
 from tests.service_stack import Job, ServiceStack, annotated_record
 
 

@@ -47,8 +47,7 @@ def plan(document: dict, *, nodes: int = 2) -> manifests.Plan:
         job=job,
         attempt=3,
         token="the-token",
-        data_address="data:50051",
-        training_address="training:50051",
+        addresses={"data_address": "data:50051", "training_address": "training:50051"},
         step_timeout_seconds=60.0,
         metrics_port=9090,
     )

@@ -19,8 +19,8 @@ def known() -> list[str]:
     return sorted({point.name for point in importlib.metadata.entry_points(group=GROUP)})
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Raises InvalidArgument (`CHECKER_UNKNOWN`) for a name that is not installed."""
+def check_names(names: Iterable[str], *, field: str = "checkers") -> None:
+    """Raises InvalidArgument (`CHECKER_UNKNOWN`, with a violation of `field`) for a name that is not installed."""
     available = known()
     for name in names:
         if name not in available:
@@ -30,7 +30,7 @@ def check_names(names: Iterable[str]) -> None:
                 message,
                 reason="CHECKER_UNKNOWN",
                 metadata={"checker": name, "known": listed},
-                violations=[("alignment_job.spec.checkers", message)],
+                violations=[(field, message)],
             )
 
 
@@ -62,3 +62,10 @@ async def check(
 def is_correct(feedback: record_pb2.Feedback) -> bool:
     """Whether an answer is fully correct: there are scores, and all of them are the highest."""
     return bool(feedback.scores) and all(score.score == TOP_SCORE for score in feedback.scores)
+
+
+def share(feedback: record_pb2.Feedback) -> float | None:
+    """The mean of the scores as a share of the best, between 0 and 1; None without scores."""
+    if not feedback.scores:
+        return None
+    return sum(score.score for score in feedback.scores) / (TOP_SCORE * len(feedback.scores))
