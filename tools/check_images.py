@@ -213,6 +213,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
             "services.pool",
             "omnialign.v1.CritiqueService",
             "omnialign.v1.RefinementService",
+            "omnialign.v1.PolicyService",
             "omnialign.v1.JudgeService",
             OMNIALIGN_POOL_SERVICES="critique,refinement,judge",
             **_peers("", "CRITIQUE_DATA", "REFINEMENT_DATA", "JUDGE_DATA"),

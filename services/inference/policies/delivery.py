@@ -109,6 +109,9 @@ class Incoming:
 def take(uri: str, folder: Path, *, roots: Sequence[Path], max_bytes: int) -> Entries:
     """Links the weights of a `file://` folder into another, or copies them (blocking). `roots` bound where it may be.
 
+    On a CPU, `transformers` maps weights of the engine's own type from their file. So linked ones are in memory once,
+    as pages of the file, whoever reads them; and whoever changed the file would change the model.
+
     Raises MODEL_URI_UNSUPPORTED, POLICY_URI_NOT_ALLOWED, POLICY_URI_NOT_FOUND, POLICY_FILES_INVALID, POLICY_TOO_LARGE.
     """
     source = path_of(uri, model="the policy").resolve()

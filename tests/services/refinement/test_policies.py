@@ -55,6 +55,11 @@ async def answers(client, model, **sampling):
     return name, [list(found[str(i)].tokens.ids) for i in range(3)]
 
 
+def mapped_files():
+    """What /proc says of the memory of this process: where it is mapped from a file, and which."""
+    return Path("/proc/self/maps").read_text()
+
+
 def resident(stack):
     return [key.model for key in stack.engine.policies._engine.residency.keys]
 
@@ -81,7 +86,8 @@ async def test_a_folder_on_a_shared_disk_is_read_where_it_is(stack, base, traine
     await stack.client.open_policy("run", base)
     await stack.client.update_policy("run", weights.as_uri(), version=1)
     (held,) = versions_on_disk(tmp_path)
-    assert (held / "model.safetensors").samefile(weights / "model.safetensors")  # no second copy
+    assert (held / "model.safetensors").samefile(weights / "model.safetensors")  # no second copy on disk
+    assert str(held / "model.safetensors") in mapped_files()  # nor in memory
     assert (await answers(stack.client, POLICY))[1] == (await answers(stack.client, trained))[1]
 
 
