@@ -77,7 +77,7 @@ class OpenPolicyRequest(_message.Message):
     parent: _builtins.str
     """`projects/{project}`."""
     policy_id: _builtins.str
-    """Id of the policy, such as that of the training job."""
+    """Id of the policy; the id of any training job will do."""
     base_model: _builtins.str
     """Model to start from: `projects/{p}/models/{m}/versions/{n}` or a `file://` folder; no LoRA."""
     request_id: _builtins.str
