@@ -5,6 +5,7 @@ are added as further keys, which TRL's trainers hand to the model unchanged.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ PAIR_NUMBERS = ("ref_chosen_logps", "ref_rejected_logps", "margins")
 """Numbers that rows of pairs may carry."""
 LABELLED_NUMBERS = ("ref_logps", "ref_mismatched_logps")
 """Numbers that rows of good and bad answers may carry."""
-BESIDE_INPUTS = frozenset({"completion_mask", "mismatched", "desirable", *PAIR_NUMBERS, *LABELLED_NUMBERS})
+TEACHER = ("teacher", "teacher_log_probs", "teacher_tokens")
+"""What a batch knows of a teacher: its inputs, and then what it says of the answers' tokens."""
+BESIDE_INPUTS = frozenset({"completion_mask", "mismatched", "desirable", *PAIR_NUMBERS, *LABELLED_NUMBERS, *TEACHER})
 """What a batch holds beside the model's inputs."""
 
 
@@ -30,7 +33,7 @@ def by_length(lengths: Sequence[int]) -> list[int]:
 
 def blank_example(token: int) -> Example:
     """What a rank without a row takes in an epoch's last step: it has no answer, so nothing is learnt from it."""
-    return Example(prompt=[token, token], answers=[[], []])
+    return Example(prompt=[token, token], answers=[[], []], teacher_prompt=[token, token])
 
 
 def sft_row(prompt: Sequence[int], answer: Sequence[int]) -> dict[str, Any]:
@@ -52,6 +55,17 @@ def labelled_row(
         "answer_ids": list(answer),
         "mismatched_ids": list(mismatched),
         "desirable": good,
+    }
+
+
+def critiqued_row(example: Example) -> dict[str, Any]:
+    """One training row of an answer behind a prompt with the feedback and one without."""
+    return {
+        "prompt_ids": example.prompt,
+        "teacher_prompt_ids": example.teacher_prompt,
+        "answer_ids": example.answers[0],
+        "media": [asdict(ref) for ref in example.media],
+        "teacher_media": [asdict(ref) for ref in example.teacher_media],
     }
 
 
@@ -109,6 +123,25 @@ class LabelledCollator:
             "mismatched": made["mismatched"],
             "desirable": torch.tensor([row["desirable"] for row in rows]),
             **_numbers(rows, LABELLED_NUMBERS),
+        }
+
+
+class CritiquedCollator:
+    """Makes a batch of rows of a prompt for the student, one for the teacher, and an answer."""
+
+    def __init__(self, *, pad_id: int, media: BatchMedia | None = None) -> None:
+        self.pad_id, self.media = pad_id, media
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The batch: `input_ids`, `attention_mask` and `completion_mask`, each (rows, longest), and features.
+
+        `teacher` holds the same of the answers behind the teacher's prompts and media.
+        """
+        answers = [row["answer_ids"] for row in rows]
+        shown = [{"prompt_ids": row["teacher_prompt_ids"], "media": row["teacher_media"]} for row in rows]
+        return {
+            **_answers(rows, answers, pad_id=self.pad_id, media=self.media),
+            "teacher": _answers(shown, answers, pad_id=self.pad_id, media=self.media),
         }
 
 

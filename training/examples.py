@@ -35,6 +35,7 @@ TEACH_NOTHING = frozenset(
         "PAIR_IDENTICAL",
         "RATINGS_EQUAL",
         "NO_LABEL",
+        "NO_REFINEMENT",
         "SCORE_BETWEEN",
     }
 )
@@ -62,10 +63,15 @@ class Example:
     record: bytes = b""
     """The record without its responses, serialised, for methods that have services answer its prompt."""
 
+    teacher_prompt: list[int] = field(default_factory=list)
+    """The prompt of a teacher that is shown more than the student; empty for methods without one."""
+    teacher_media: tuple[MediaRef, ...] = ()
+    """The media of `teacher_prompt`, as `media`."""
+
     @property
     def length(self) -> int:
-        """Tokens of the prompt with its longest answer, if it has any."""
-        return len(self.prompt) + longest(self.answers)
+        """Tokens of the longer prompt with its longest answer, if it has any."""
+        return max(len(self.prompt), len(self.teacher_prompt)) + longest(self.answers)
 
 
 def longest(answers: Sequence[Sequence[int]]) -> int:
@@ -134,12 +140,19 @@ def encode_sample(sample: Sample, *, adapter: Adapter, max_length: int, policy: 
 
 def _encode(sample: Sample, *, adapter: Adapter, max_length: int, policy: MediaPolicy) -> tuple[Example, ModelInputs]:
     inputs = adapter.encode(sample.turns, policy)
-    answers = [list(adapter.encode_answer(answer, policy)) for answer in sample.answers]
-    if len(inputs.ids) + longest(answers) > max_length:
+    shown = adapter.encode(sample.teacher_turns, policy) if sample.teacher_turns else None
+    example = Example(
+        prompt=inputs.ids,
+        answers=[list(adapter.encode_answer(answer, policy)) for answer in sample.answers],
+        media=_refs(sample.turns) if inputs.features else (),
+        value=sample.value,
+        record=sample.record,
+        teacher_prompt=shown.ids if shown else [],
+        teacher_media=_refs(sample.teacher_turns) if shown and shown.features else (),
+    )
+    if example.length > max_length:
         raise Dropped("TOO_LONG")
-    refs = _refs(sample.turns) if inputs.features else ()
-    found = Example(prompt=inputs.ids, answers=answers, media=refs, value=sample.value, record=sample.record)
-    return found, inputs
+    return example, inputs
 
 
 def _refs(turns: Iterable[Turn]) -> tuple[MediaRef, ...]:
@@ -198,11 +211,11 @@ def require_batchable(shapes: Collection[tuple[int, ...]], *, rows_per_batch: in
 def save_examples(path: Path, examples: Sequence[Example]) -> None:
     """Writes examples to one npz file, atomically.
 
-    The layout is flat, so that loading needs no pickle: all ids in one array (prompt, answers, prompt, answers, ...),
-    where each piece ends, and how many answers and media each example has.
+    The layout is flat, so that loading needs no pickle: all ids in one array (prompt, teacher's prompt, answers, ...,
+    of one example after the other), where each piece ends, and how many answers and media each example has.
     """
-    pieces = [piece for example in examples for piece in (example.prompt, *example.answers)]
-    refs = [ref for example in examples for ref in example.media]
+    pieces = [piece for example in examples for piece in (example.prompt, example.teacher_prompt, *example.answers)]
+    refs = [ref for example in examples for ref in (*example.media, *example.teacher_media)]
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -210,6 +223,7 @@ def save_examples(path: Path, examples: Sequence[Example]) -> None:
         ends=np.cumsum([len(piece) for piece in pieces], dtype=np.int64),  # (pieces,)
         answers=np.array([len(example.answers) for example in examples], dtype=np.int32),  # (examples,)
         media=np.array([len(example.media) for example in examples], dtype=np.int32),  # (examples,)
+        teacher_media=np.array([len(example.teacher_media) for example in examples], dtype=np.int32),  # (examples,)
         digests=np.frombuffer(b"".join(bytes.fromhex(ref.sha256) for ref in refs), dtype=np.uint8),  # (refs * 32,)
         modalities=np.array([ref.modality for ref in refs], dtype=np.int8),  # (refs,)
         values=np.array([example.value for example in examples], dtype=np.float32),  # (examples,)
@@ -223,7 +237,9 @@ def load_examples(path: Path) -> list[Example]:
     """The examples in a file written by `save_examples`. Raises `DataLoss` (EXAMPLES_UNREADABLE) if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            ids, ends, answers, media = (arrays[name] for name in ("ids", "ends", "answers", "media"))
+            ids, ends, answers, media, more = (
+                arrays[name] for name in ("ids", "ends", "answers", "media", "teacher_media")
+            )
             # `ends[:-1]` are the borders between pieces; without pieces, split would still give one empty piece.
             pieces = iter([piece.tolist() for piece in np.split(ids, ends[:-1])] if len(ends) else [])
             named = zip(arrays["digests"].reshape(-1, DIGEST_BYTES), arrays["modalities"], strict=True)
@@ -231,10 +247,17 @@ def load_examples(path: Path) -> list[Example]:
             values, record_ends = arrays["values"].tolist(), arrays["record_ends"]
             records = [part.tobytes() for part in np.split(arrays["records"], record_ends[:-1])][: len(record_ends)]
         return [
+            # Arguments are taken in this order, which is that of the file.
             Example(
-                next(pieces), [next(pieces) for _ in range(count)], tuple(next(refs) for _ in range(n)), value, record
+                prompt=next(pieces),
+                teacher_prompt=next(pieces),
+                answers=[next(pieces) for _ in range(count)],
+                media=tuple(next(refs) for _ in range(number)),
+                teacher_media=tuple(next(refs) for _ in range(shown)),
+                value=value,
+                record=record,
             )
-            for count, n, value, record in zip(answers, media, values, records, strict=True)
+            for count, number, shown, value, record in zip(answers, media, more, values, records, strict=True)
         ]
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, StopIteration, BadZipFile) as error:
         raise DataLoss(f"{path} is not a file of examples: {error}", reason="EXAMPLES_UNREADABLE") from error

@@ -37,7 +37,7 @@ from training.spec import Hyperparameters, Spec
 from training.watchdog import Phase, Watchdog
 
 NEVER = 10**9
-METHOD_STATE = "method-{rank}.safetensors"
+METHOD_STATE = "method.safetensors"
 """The part of a checkpoint that only the method reads."""
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class DurableTrainer(Trainer):
         return DataLoader(self.train_dataset, batch_sampler=self._order, collate_fn=self.data_collator)
 
     def method_state(self) -> dict[str, torch.Tensor]:
-        """What a method must keep over a restart beside weights and optimiser, on this rank; most need nothing."""
+        """What a method must keep over a restart beside weights and optimiser, the same on every rank."""
         return {}
 
     def restore_method_state(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -211,9 +211,8 @@ class DurableTrainer(Trainer):
         # 1. All ranks write their parts. `Trainer`'s own method, because TRL's override first writes a model card,
         #    which needs a network.
         Trainer._save_checkpoint(self, model, trial)
-        if kept := self.method_state():
-            folder = self._staging_dir() / f"checkpoint-{self.state.global_step}"
-            save_file(kept, folder / METHOD_STATE.format(rank=distributed.rank()))
+        if distributed.rank() == 0 and (kept := self.method_state()):
+            save_file(kept, self._staging_dir() / f"checkpoint-{self.state.global_step}" / METHOD_STATE)
         # 2. Once every part is there, rank 0 turns them into a checkpoint.
         distributed.barrier()
         if distributed.rank() == 0:
@@ -314,7 +313,7 @@ def run(trainer: DurableTrainer, context: RunContext) -> bool:
     if found is not None:
         log.info("going on from %s", found.name)
         trainer._total_train_tokens = tokens_at(found)
-        if (kept := found / METHOD_STATE.format(rank=distributed.rank())).is_file():
+        if (kept := found / METHOD_STATE).is_file():
             trainer.restore_method_state(load_file(kept))
     context.watchdog.enter(Phase.RESTORE)
     try:

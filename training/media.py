@@ -108,7 +108,7 @@ class BatchMedia:
 
 def modalities(examples: Iterable[Example]) -> frozenset[int]:
     """The modalities whose features the examples need."""
-    return frozenset(ref.modality for example in examples for ref in example.media)
+    return frozenset(ref.modality for example in examples for ref in (*example.media, *example.teacher_media))
 
 
 def name_media(rows: Sequence[dict[str, Any]], examples: Sequence[Example]) -> list[dict[str, Any]]:

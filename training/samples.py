@@ -11,7 +11,13 @@ from typing import Any
 
 from omnialign.modeling.answers import MAX_SCORE, rubric, write_feedback, write_judgement, write_scores
 from omnialign.modeling.inputs import Pieces, Turn, pieces
-from omnialign.modeling.prompts import render_comparison, render_critique, render_response, render_score
+from omnialign.modeling.prompts import (
+    render_comparison,
+    render_critique,
+    render_refinement,
+    render_response,
+    render_score,
+)
 from omnialign.v1 import record_pb2
 from training.methods import METHODS
 
@@ -26,6 +32,8 @@ class Sample:
     """What was annotated beside the answers, for methods that learn from a number."""
     record: bytes = b""
     """The record without its responses, serialised, for methods that have services answer its prompt."""
+    teacher_turns: tuple[Turn, ...] = ()
+    """The prompt of a teacher that is shown more than the student; empty for methods without one."""
 
 
 class Dropped(Exception):
@@ -45,7 +53,7 @@ def samples_of(
 
     Responses that give no sample beside others that do are counted in `dropped`. Raises `Dropped` when there is nothing
     to learn from: QUARANTINED, NO_RESPONSE, NO_FEEDBACK, NO_PREFERENCE, NO_PAIR, PAIR_IDENTICAL, RATINGS_EQUAL,
-    NO_LABEL. Media that cannot be used raise their own typed errors.
+    NO_LABEL, NO_REFINEMENT. Media that cannot be used raise their own typed errors.
     """
     if record.HasField("quarantine"):
         raise Dropped("QUARANTINED")
@@ -141,6 +149,27 @@ def _prompt(reader: _Reader, target: str) -> tuple[Sample, ...]:
     return (Sample(render_response(reader.prompt).turns, (), record=record.SerializeToString(deterministic=True)),)
 
 
+def _critiqued(reader: _Reader, target: str) -> tuple[Sample, ...]:
+    """For each response with feedback, the response or its refinement, which a teacher with the feedback reads too."""
+    turns, along = render_response(reader.prompt).turns, reader.settings.along
+    won = reader.record.comparison.verdict == record_pb2.VERDICT_WIN
+    found: list[Sample] = []
+    has_feedback = False
+    for index, response in enumerate(reader.record.responses):
+        if not (response.feedback.critique or response.feedback.refinement):
+            continue
+        has_feedback = True
+        shown = render_refinement(reader.prompt, reader.responses[index], response.feedback).turns
+        # In a pair of the gate, the second response is the refinement of the first.
+        refined = reader.responses[1:2] if index == 0 and won else []
+        answers = {"response": [reader.responses[index]], "refinement": refined}
+        for kind in ("response", "refinement") if along == "both" else (along,):
+            found += [Sample(turns, (answer,), teacher_turns=shown) for answer in answers[kind]]
+    if not found:
+        raise Dropped("NO_REFINEMENT" if has_feedback else "NO_FEEDBACK")
+    return tuple(found)
+
+
 def _answer(reader: _Reader, target: str) -> tuple[Sample, ...]:
     """What an answer is depends on the target."""
     return {"": _response, "response": _response, "feedback": _feedback, "judgement": _judgement}[target](reader)
@@ -200,5 +229,6 @@ ROWS: Mapping[str, Callable[[_Reader, str], tuple[Sample, ...]]] = {
     "rated_pair": _rated_pair,
     "labelled": _labelled,
     "prompt": _prompt,
+    "critiqued": _critiqued,
 }
 """How the samples of a record are made, by what a method's rows are."""

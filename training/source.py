@@ -117,7 +117,7 @@ def provide_media(spec: Spec, found: Sequence[Example]) -> None:
     Raises the data service's error if it stays away, and `NotFound` (MEDIA_NOT_FOUND) without a data service to ask.
     """
     folder = media_folder(spec)
-    wanted = {ref.sha256 for example in found for ref in example.media}
+    wanted = {ref.sha256 for example in found for ref in (*example.media, *example.teacher_media)}
     lacking = sorted(digest for digest in wanted if not path_of(folder, digest).is_file())
     if lacking and not spec.data_address:
         raise NotFound(

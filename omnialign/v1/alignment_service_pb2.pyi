@@ -348,8 +348,11 @@ class Optimization(_message.Message):
     SIMPO_FIELD_NUMBER: _builtins.int
     DPO_FIELD_NUMBER: _builtins.int
     KTO_FIELD_NUMBER: _builtins.int
+    SDPO_FIELD_NUMBER: _builtins.int
     method: _builtins.str
-    """A method of TrainingSpec; empty means `dpo`. `sft`, `dpo`, `kto`, `simpo` and `orpo` learn from the pairs."""
+    """A method of TrainingSpec; empty means `dpo`. `sft`, `dpo`, `kto`, `simpo` and `orpo` learn from the pairs, `sdpo` from
+    their feedback.
+    """
     @_builtins.property
     def hyperparameters(self) -> _training_service_pb2.Hyperparameters:
         """How to optimise."""
@@ -366,6 +369,10 @@ class Optimization(_message.Message):
     def kto(self) -> _training_service_pb2.KtoSettings:
         """Of `kto`."""
 
+    @_builtins.property
+    def sdpo(self) -> _training_service_pb2.SdpoSettings:
+        """Of `sdpo`."""
+
     def __init__(
         self,
         *,
@@ -374,12 +381,13 @@ class Optimization(_message.Message):
         simpo: _training_service_pb2.SimpoSettings | None = ...,
         dpo: _training_service_pb2.DpoSettings | None = ...,
         kto: _training_service_pb2.KtoSettings | None = ...,
+        sdpo: _training_service_pb2.SdpoSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "sdpo", b"sdpo", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "method", b"method", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "method", b"method", "sdpo", b"sdpo", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "kto"]  # noqa: Y015
+    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "kto", "sdpo"]  # noqa: Y015
     _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 

@@ -211,9 +211,11 @@ class TrainingSpec(_message.Message):
     DPO_FIELD_NUMBER: _builtins.int
     KTO_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
+    SDPO_FIELD_NUMBER: _builtins.int
     GRPO_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """`sft`; those that read preference pairs: `reward`, `dpo`, `simpo`, `orpo`; `kto`, which reads good and bad answers;
+    `sdpo`, which reads responses with feedback;
     `grpo`, which reads prompts and draws answers from the policy itself.
     """
     base_model: _builtins.str
@@ -272,6 +274,10 @@ class TrainingSpec(_message.Message):
         """Of `reward`."""
 
     @_builtins.property
+    def sdpo(self) -> Global___SdpoSettings:
+        """Of `sdpo`."""
+
+    @_builtins.property
     def grpo(self) -> Global___GrpoSettings:
         """Of `grpo`."""
 
@@ -294,13 +300,14 @@ class TrainingSpec(_message.Message):
         dpo: Global___DpoSettings | None = ...,
         kto: Global___KtoSettings | None = ...,
         reward: Global___RewardSettings | None = ...,
+        sdpo: Global___SdpoSettings | None = ...,
         grpo: Global___GrpoSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "dpo", b"dpo", "grpo", b"grpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "media_policy", b"media_policy", "reward", b"reward", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "dpo", b"dpo", "grpo", b"grpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "media_policy", b"media_policy", "reward", b"reward", "sdpo", b"sdpo", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "dpo", b"dpo", "grpo", b"grpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "reward", b"reward", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "dpo", b"dpo", "grpo", b"grpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "reward", b"reward", "sdpo", b"sdpo", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "kto", "reward", "grpo"]  # noqa: Y015
+    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "kto", "reward", "sdpo", "grpo"]  # noqa: Y015
     _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 
@@ -471,6 +478,54 @@ class KtoSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__good_score) -> _WhichOneofReturnType__good_score | None: ...
 
 Global___KtoSettings: _TypeAlias = KtoSettings  # noqa: Y015
+
+@_typing.final
+class SdpoSettings(_message.Message):
+    """Settings of SDPO (Hübotter et al. 2026): the model learns to answer a prompt as it would when shown feedback on an
+    earlier response.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALONG_FIELD_NUMBER: _builtins.int
+    DIVERGENCE_FIELD_NUMBER: _builtins.int
+    TEACHER_FIELD_NUMBER: _builtins.int
+    EMA_DECAY_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    along: _builtins.str
+    """Whose tokens are distilled: `response`, the response that has the feedback; `refinement`, its refinement in a pair of
+    the gate; or `both`, the refinement where there is one. Empty means both.
+    """
+    divergence: _builtins.str
+    """`forward`, KL(teacher || student); `reverse`, KL(student || teacher); or `jsd`, Jensen-Shannon. Empty means forward."""
+    teacher: _builtins.str
+    """Weights of the teacher: `initial`, those of the start, or `ema`, a moving average of the student's. Empty means
+    initial.
+    """
+    ema_decay: _builtins.float
+    """How much of the moving average each step keeps. Not set means 0.95."""
+    top_k: _builtins.int
+    """Tokens of the teacher's distribution that are compared one by one, the rest as one more. 0 means all of a vocabulary
+    of up to 8,192, else 100.
+    """
+    def __init__(
+        self,
+        *,
+        along: _builtins.str = ...,
+        divergence: _builtins.str = ...,
+        teacher: _builtins.str = ...,
+        ema_decay: _builtins.float | None = ...,
+        top_k: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ema_decay", b"_ema_decay", "ema_decay", b"ema_decay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ema_decay", b"_ema_decay", "along", b"along", "divergence", b"divergence", "ema_decay", b"ema_decay", "teacher", b"teacher", "top_k", b"top_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ema_decay: _TypeAlias = _typing.Literal["ema_decay"]  # noqa: Y015
+    _WhichOneofArgType__ema_decay: _TypeAlias = _typing.Literal["_ema_decay", b"_ema_decay"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ema_decay) -> _WhichOneofReturnType__ema_decay | None: ...
+
+Global___SdpoSettings: _TypeAlias = SdpoSettings  # noqa: Y015
 
 @_typing.final
 class SimpoSettings(_message.Message):

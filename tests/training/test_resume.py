@@ -37,13 +37,14 @@ def tiny_model(model_dir: Path) -> Path:
 
 def prepare(folder: Path, *, base: Path, method: str, zero_stage: int, **sections: object) -> list[str]:
     """A run with its examples in place; returns its command."""
+    weight = 0.0 if method == "sdpo" else 0.5
     document = {
         "job": "projects/default/trainingJobs/j",
         "dataset": "projects/default/datasets/d",
         "base_model_dir": str(base),
         "output_dir": str(folder),
         "cache_dir": str(folder / "cache"),
-        "hyperparameters": {"max_steps": STEPS, "batch_size": 4, "checkpoint_every_steps": EVERY, "sft_weight": 0.5},
+        "hyperparameters": {"max_steps": STEPS, "batch_size": 4, "checkpoint_every_steps": EVERY, "sft_weight": weight},
         "distribution": {"num_processes": 2, "zero_stage": zero_stage, "precision": "fp32"},
         **sections,
     }
@@ -54,7 +55,10 @@ def prepare(folder: Path, *, base: Path, method: str, zero_stage: int, **section
         return [draw.randrange(6, 100) for _ in range(draw.randint(3, longest))]
 
     # Of two ranks, one has no row in the last step.
-    made = [examples.Example(ids(12), [[*ids(20), 2] for _ in range(2)], value=float(at % 3 == 0)) for at in range(13)]
+    made = [
+        examples.Example(ids(12), [[*ids(20), 2] for _ in range(2)], value=float(at % 3 == 0), teacher_prompt=ids(20))
+        for at in range(13)
+    ]
     length = methods.complete(spec, num_processes=2).max_length
     examples.save_examples(source.cache_path(spec, max_length=length), made)
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
@@ -75,7 +79,15 @@ def losses(folder: Path) -> dict[int, float]:
 @pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("method", "zero_stage", "sections"), [("dpo", 2, {}), ("sft", 3, {"lora": {"rank": 4}})])
+@pytest.mark.parametrize(
+    ("method", "zero_stage", "sections"),
+    [
+        ("dpo", 2, {"dpo": {"loss": "mpo"}}),
+        ("kto", 2, {}),
+        ("sdpo", 2, {"sdpo": {"teacher": "ema", "ema_decay": 0.5}}),
+        ("sft", 3, {"lora": {"rank": 4}}),
+    ],
+)
 def test_a_run_that_is_killed_in_its_second_epoch_goes_on_with_the_same_losses(
     tmp_path: Path, tiny_model: Path, method: str, zero_stage: int, sections: dict[str, object]
 ):
@@ -99,7 +111,9 @@ def test_a_run_that_is_killed_in_its_second_epoch_goes_on_with_the_same_losses(
     assert before.items() <= losses(whole).items()
     names = {path.name for path in (broken / "model").iterdir()}
     has_lora = {"adapter_config.json", "adapter_model.safetensors"}
-    assert (has_lora if sections else {"model.safetensors", "tokenizer.json", "codecs.json", "config.json"}) <= names
+    assert (
+        has_lora if "lora" in sections else {"model.safetensors", "tokenizer.json", "codecs.json", "config.json"}
+    ) <= names
     (weights,) = (name for name in names if name.endswith(".safetensors"))
     found, wanted = load_file(broken / "model" / weights), load_file(whole / "model" / weights)
     assert all(torch.allclose(found[name], wanted[name], atol=1e-6) for name in wanted)

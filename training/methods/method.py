@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from training.spec import Hyperparameters, Spec
 
-Rows = Literal["answer", "pair", "rated_pair", "labelled", "prompt"]
+Rows = Literal["answer", "pair", "rated_pair", "labelled", "critiqued", "prompt"]
 """What one row of the data is: a prompt with an answer to learn, with a preferred and a rejected answer, with one that
-is good or bad, or alone.
+is good or bad, with one that has feedback, or alone.
 
 In a `rated_pair` ratings say by how far the one is better, and which one it is where no preference does.
 """

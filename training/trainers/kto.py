@@ -21,7 +21,7 @@ from training.loop import TrainerInputs
 from training.media import name_media
 from training.methods.kto import KtoSettings
 from training.trainers.reference import add_reference
-from training.trainers.step_means import StepMeansTrainer, answer_lengths, answer_log_probs
+from training.trainers.step_means import StepMeansTrainer, answer_lengths, answer_log_probs, asking
 
 LOOK_AHEAD = 64
 """How many other answers are tried behind a prompt before it goes without a mismatched one."""
@@ -47,13 +47,13 @@ class Kto(StepMeansTrainer):
         """The passes of an optimiser step; also estimates their reference point, before any of them is trained on."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         found = torch.zeros(1, 2, dtype=torch.float64, device=device)
-        for batch in batches:
-            found += self._mismatched(self._prepare_inputs(batch)).to(device)
+        with asking(self.model_wrapped):
+            for batch in batches:
+                found += self._mismatched(self._prepare_inputs(batch)).to(device)
         total, count = self.accelerator.gather(found).sum(0).tolist()
         self._reference_point = max(total / max(count, 1), 0.0)
         return batches, items
 
-    @torch.no_grad()
     def _mismatched(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """The sum of Δ over a batch's mismatched pairs, and their number: (2,)."""
         pairs = batch["mismatched"]

@@ -1,7 +1,8 @@
 """Losses whose terms are averaged over a whole optimiser step, however it is cut into ranks and passes."""
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -74,6 +75,17 @@ class StepMeansTrainer(DurableTrainer):
     def means(self) -> dict[str, float]:
         """The measures of the step so far, averaged over its rows."""
         return {name: float(total / count) for name, (total, count) in self._sums.items() if count}
+
+
+@contextlib.contextmanager
+def asking(model: torch.nn.Module) -> Iterator[None]:
+    """Within it, the model in training is asked and does not learn: no gradient, no dropout."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train()
 
 
 def answer_log_probs(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
