@@ -14,7 +14,7 @@ from tests.training.test_resume import prepare, tiny_model  # noqa: F401
 from training import launch
 from training.launch import EXIT_CRASHED, EXIT_FAILED, read_failure
 
-MEASURED = {"sft": (), "kto": ("kl",), "sdpo": ("teacher_agreement",)}
+MEASURED = {"sft": (), "kto": ("reference_point",), "sdpo": ("teacher_agreement",)}
 """What a method's steps measure, apart from those on pairs."""
 FILE_BYTES = 100_000
 """Less than a checkpoint's optimiser state, more than the log of steps."""

@@ -42,6 +42,6 @@ KTO = Method(
         "rewards/accuracies": Measure(
             "reward_accuracy_ratio", "Share of answers on their side of the reference point."
         ),
-        "kl": Measure("kl", "Estimated divergence of the policy from the reference; KTO's reference point."),
+        "reference_point": Measure("reference_point", "KTO's z, an estimate of the policy's KL from the start."),
     },
 )

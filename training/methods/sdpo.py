@@ -45,5 +45,9 @@ SDPO = Method(
     settings=SdpoSettings,
     row_settings=("along",),
     contradictions=contradictions,
-    measures={"teacher_agreement": Measure("teacher_agreement_ratio", "Share of tokens that both find likeliest.")},
+    measures={
+        "teacher_agreement": Measure(
+            "teacher_agreement_ratio", "Share of tokens that are the likeliest for student and teacher alike."
+        )
+    },
 )

@@ -81,7 +81,7 @@ class Kto(StepMeansTrainer):
                 "rewards/desirable": rewards[good],
                 "rewards/undesirable": rewards[~good],
                 "rewards/accuracies": (rewards > point) == good,
-                "kl": torch.full_like(rewards, self._reference_point),
+                "reference_point": torch.full_like(rewards, self._reference_point),
             }
         )
         return loss

@@ -74,14 +74,25 @@ class Sdpo(StepMeansTrainer):
         """The weighted loss of one pass."""
         log_probs = self._log_probs(model, inputs)
         if self._is_blank:
-            return 0.0 * log_probs.sum()
-        teacher, tokens = inputs["teacher_log_probs"], inputs["teacher_tokens"]
+            # Weighs nothing, and takes part in what all ranks do together.
+            losses, agrees = log_probs.amax(1), log_probs.new_zeros(1)
+        else:
+            losses, agrees = self._token_losses(log_probs, inputs["teacher_log_probs"], inputs["teacher_tokens"])
+        self.measure({"teacher_agreement": agrees})
+        return weights[0] * losses.mean()
+
+    def _token_losses(
+        self, log_probs: torch.Tensor, teacher: torch.Tensor, tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """D at each token, and whether both find the same token likeliest, (tokens,) each.
+
+        `log_probs` is (tokens, vocabulary); `teacher` has those of its likeliest `tokens`, (tokens, top_k) both.
+        """
         student = log_probs.gather(1, tokens)
         if tokens.shape[1] < log_probs.shape[1]:
             teacher, student = with_rest(teacher), with_rest(student)
-        losses = divergence(teacher, student, kind=self._settings.divergence)
-        self.measure({"teacher_agreement": log_probs.argmax(1) == tokens[:, 0]})
-        return weights[0] * losses.mean()
+        agrees = log_probs.argmax(1) == tokens[:, 0]
+        return divergence(teacher, student, kind=self._settings.divergence), agrees
 
     def method_state(self) -> dict[str, torch.Tensor]:
         """The weights of a teacher that moves."""
