@@ -109,10 +109,21 @@ async def _wire(server: Server, root: Path, address: str, wires: AsyncExitStack)
 
 
 def engine_config(root: Path) -> EngineConfig:
-    """The engine's settings; media are kept with everything else unless the environment says where."""
+    """The engine's settings; media and policies are kept with everything else unless the environment says where.
+
+    So policies are on the file system of the training jobs, and their weights can be linked instead of copied.
+    """
     config = load(EngineConfig)
-    is_given = f"{config.ENV_PREFIX}FEATURE_CACHE" in os.environ
-    return config if is_given else replace(config, feature_cache=root / "features")
+
+    def unless_set(setting: str, folder: Path) -> Path:
+        found: Path = getattr(config, setting)
+        return found if f"{config.ENV_PREFIX}{setting.upper()}" in os.environ else folder
+
+    return replace(
+        config,
+        feature_cache=unless_set("feature_cache", root / "features"),
+        policy_folder=unless_set("policy_folder", root / "policies"),
+    )
 
 
 def _training(root: Path, address: str, *, features: Path) -> TrainingConfig:

@@ -114,5 +114,6 @@ def test_the_command_on_another_root_says_how_other_commands_find_it(tmp_path):
 def test_media_are_kept_with_the_rest_unless_the_environment_says_where(tmp_path, monkeypatch):
     monkeypatch.delenv("OMNIALIGN_ENGINE_FEATURE_CACHE", raising=False)
     assert engine_config(tmp_path).feature_cache == tmp_path / "features"
+    assert engine_config(tmp_path).policy_folder == tmp_path / "policies"
     monkeypatch.setenv("OMNIALIGN_ENGINE_FEATURE_CACHE", "/elsewhere")
     assert str(engine_config(tmp_path).feature_cache) == "/elsewhere"
