@@ -205,7 +205,9 @@ class DurableTrainer(Trainer):
             return
         weights = distributed.what_learns(self.model_wrapped)
         if distributed.rank() == 0:
-            lora.write_lora(self.model, weights, base="", to=Path(output_dir or self.args.output_dir))
+            lora.write_lora(
+                self.model, self.saved_weights(weights), base="", to=Path(output_dir or self.args.output_dir)
+            )
 
     def _write_checkpoint(self, model: Any, trial: Any) -> None:
         # 1. All ranks write their parts. `Trainer`'s own method, because TRL's override first writes a model card,

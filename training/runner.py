@@ -150,7 +150,7 @@ def write_weights(
         weights = distributed.what_learns(trainer.model_wrapped)
         if distributed.rank() == 0:
             base = spec.base_model or spec.base_model_dir.resolve().as_uri()
-            lora.write_lora(model, weights, base=base, to=to)
+            lora.write_lora(model, trainer.saved_weights(weights), base=base, to=to)
     else:
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if distributed.rank() == 0:

@@ -24,7 +24,9 @@ async def submit(
     session: Session,
     file: Annotated[Path | None, typer.Argument(help="YAML or JSON file with the fields of TrainingSpec.")] = None,
     id: Annotated[str, typer.Option("--id", help="Id of the new job. Default: the server chooses one.")] = "",  # noqa: A002
-    method: Annotated[str, typer.Option(help="`sft`, `reward`, `dpo`, `kto`, `simpo`, `orpo`, `sdpo` or `grpo`.")] = "",
+    method: Annotated[
+        str, typer.Option(help="`sft`, `reward`, `dpo`, `kto`, `simpo`, `orpo`, `sdpo`, `grpo` or `ppo`.")
+    ] = "",
     base_model: Annotated[str, typer.Option(help="Model to start from, such as `base` or `base/2`.")] = "",
     dataset: Annotated[str, typer.Option(help="Dataset, such as `pairs` or `pairs/3`.")] = "",
     output_model: Annotated[str, typer.Option(help="Id of the model to register the result under.")] = "",

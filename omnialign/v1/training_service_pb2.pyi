@@ -213,10 +213,11 @@ class TrainingSpec(_message.Message):
     REWARD_FIELD_NUMBER: _builtins.int
     SDPO_FIELD_NUMBER: _builtins.int
     GRPO_FIELD_NUMBER: _builtins.int
+    PPO_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """`sft`; those that read preference pairs: `reward`, `dpo`, `simpo`, `orpo`; `kto`, which reads good and bad answers;
     `sdpo`, which reads responses with feedback;
-    `grpo`, which reads prompts and draws answers from the policy itself.
+    `grpo` and `ppo`, which read prompts and draw answers from the policy itself.
     """
     base_model: _builtins.str
     """Model to start from."""
@@ -281,6 +282,10 @@ class TrainingSpec(_message.Message):
     def grpo(self) -> Global___GrpoSettings:
         """Of `grpo`."""
 
+    @_builtins.property
+    def ppo(self) -> Global___PpoSettings:
+        """Of `ppo`."""
+
     def __init__(
         self,
         *,
@@ -302,12 +307,13 @@ class TrainingSpec(_message.Message):
         reward: Global___RewardSettings | None = ...,
         sdpo: Global___SdpoSettings | None = ...,
         grpo: Global___GrpoSettings | None = ...,
+        ppo: Global___PpoSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "dpo", b"dpo", "grpo", b"grpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "media_policy", b"media_policy", "reward", b"reward", "sdpo", b"sdpo", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "dpo", b"dpo", "grpo", b"grpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "media_policy", b"media_policy", "ppo", b"ppo", "reward", b"reward", "sdpo", b"sdpo", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "dpo", b"dpo", "grpo", b"grpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "reward", b"reward", "sdpo", b"sdpo", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "dataset", b"dataset", "distribution", b"distribution", "dpo", b"dpo", "grpo", b"grpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "max_dropped_fraction", b"max_dropped_fraction", "max_restarts", b"max_restarts", "media_policy", b"media_policy", "method", b"method", "output_model_id", b"output_model_id", "ppo", b"ppo", "reward", b"reward", "sdpo", b"sdpo", "settings", b"settings", "simpo", b"simpo", "splits", b"splits", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "kto", "reward", "sdpo", "grpo"]  # noqa: Y015
+    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "kto", "reward", "sdpo", "grpo", "ppo"]  # noqa: Y015
     _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 
@@ -724,6 +730,83 @@ class GrpoSettings(_message.Message):
 Global___GrpoSettings: _TypeAlias = GrpoSettings  # noqa: Y015
 
 @_typing.final
+class PpoSettings(_message.Message):
+    """Settings of PPO (Schulman et al. 2017) with a value head and GAE (Schulman et al. 2016). `beta` of the hyperparameters
+    is the weight of the KL divergence from the start, a cost of each token.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    NUM_SAMPLES_FIELD_NUMBER: _builtins.int
+    DISCOUNT_FIELD_NUMBER: _builtins.int
+    GAE_LAMBDA_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    VALUE_EPSILON_FIELD_NUMBER: _builtins.int
+    VALUE_WEIGHT_FIELD_NUMBER: _builtins.int
+    KL_TARGET_FIELD_NUMBER: _builtins.int
+    KL_HORIZON_FIELD_NUMBER: _builtins.int
+    num_samples: _builtins.int
+    """Answers to each prompt; 0 means 1."""
+    discount: _builtins.float
+    """What a reward is worth a token earlier, γ. Not set means 1."""
+    gae_lambda: _builtins.float
+    """λ of generalised advantage estimation. Not set means 0.95."""
+    epsilon: _builtins.float
+    """The ratio of new to old probabilities is clipped to 1 minus and plus this. Not set means 0.2."""
+    value_epsilon: _builtins.float
+    """How far a value may move from the one before the first iteration. Not set means 0.2."""
+    value_weight: _builtins.float
+    """Weight of the value head's loss beside the policy's. Not set means 0.1."""
+    kl_target: _builtins.float
+    """KL divergence of an answer, in nats, that its weight is controlled towards (Ziegler et al. 2019); 0 keeps the weight."""
+    kl_horizon: _builtins.int
+    """Number of answers over which the control acts; 0 means 10,000."""
+    @_builtins.property
+    def rollout(self) -> Global___RolloutSettings:
+        """How answers are drawn and rewarded."""
+
+    def __init__(
+        self,
+        *,
+        rollout: Global___RolloutSettings | None = ...,
+        num_samples: _builtins.int = ...,
+        discount: _builtins.float | None = ...,
+        gae_lambda: _builtins.float | None = ...,
+        epsilon: _builtins.float | None = ...,
+        value_epsilon: _builtins.float | None = ...,
+        value_weight: _builtins.float | None = ...,
+        kl_target: _builtins.float = ...,
+        kl_horizon: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_discount", b"_discount", "_epsilon", b"_epsilon", "_gae_lambda", b"_gae_lambda", "_value_epsilon", b"_value_epsilon", "_value_weight", b"_value_weight", "discount", b"discount", "epsilon", b"epsilon", "gae_lambda", b"gae_lambda", "rollout", b"rollout", "value_epsilon", b"value_epsilon", "value_weight", b"value_weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_discount", b"_discount", "_epsilon", b"_epsilon", "_gae_lambda", b"_gae_lambda", "_value_epsilon", b"_value_epsilon", "_value_weight", b"_value_weight", "discount", b"discount", "epsilon", b"epsilon", "gae_lambda", b"gae_lambda", "kl_horizon", b"kl_horizon", "kl_target", b"kl_target", "num_samples", b"num_samples", "rollout", b"rollout", "value_epsilon", b"value_epsilon", "value_weight", b"value_weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__discount: _TypeAlias = _typing.Literal["discount"]  # noqa: Y015
+    _WhichOneofArgType__discount: _TypeAlias = _typing.Literal["_discount", b"_discount"]  # noqa: Y015
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
+    _WhichOneofReturnType__gae_lambda: _TypeAlias = _typing.Literal["gae_lambda"]  # noqa: Y015
+    _WhichOneofArgType__gae_lambda: _TypeAlias = _typing.Literal["_gae_lambda", b"_gae_lambda"]  # noqa: Y015
+    _WhichOneofReturnType__value_epsilon: _TypeAlias = _typing.Literal["value_epsilon"]  # noqa: Y015
+    _WhichOneofArgType__value_epsilon: _TypeAlias = _typing.Literal["_value_epsilon", b"_value_epsilon"]  # noqa: Y015
+    _WhichOneofReturnType__value_weight: _TypeAlias = _typing.Literal["value_weight"]  # noqa: Y015
+    _WhichOneofArgType__value_weight: _TypeAlias = _typing.Literal["_value_weight", b"_value_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__discount) -> _WhichOneofReturnType__discount | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gae_lambda) -> _WhichOneofReturnType__gae_lambda | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value_epsilon) -> _WhichOneofReturnType__value_epsilon | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value_weight) -> _WhichOneofReturnType__value_weight | None: ...
+
+Global___PpoSettings: _TypeAlias = PpoSettings  # noqa: Y015
+
+@_typing.final
 class Hyperparameters(_message.Message):
     """How to optimise. A zero means the method's default, written in `training/README.md`."""
 
@@ -760,7 +843,7 @@ class Hyperparameters(_message.Message):
     weight_decay: _builtins.float
     """Decoupled weight decay."""
     beta: _builtins.float
-    """What `training/README.md` says of the method: DPO's beta, or the weight of the KL divergence of grpo."""
+    """What `training/README.md` says of the method: DPO's beta, or the weight of the KL divergence of grpo and ppo."""
     sft_weight: _builtins.float
     """Weight of the negative log-likelihood of the chosen responses, per token of a whole step, beside the preference
     loss.

@@ -156,7 +156,7 @@ def signed_token(tokens: JobTokens) -> MakeToken:
 
 def reward_models(spec: TrainingSpec) -> list[str]:
     """The judges and reward models that a method which draws its own answers has them rewarded by."""
-    terms = spec.grpo.rollout.rewards
+    terms = [*spec.grpo.rollout.rewards, *spec.ppo.rollout.rewards]
     return [model for term in terms for model in (term.reward_model, term.judge) if model]
 
 

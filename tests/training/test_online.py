@@ -7,11 +7,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from omnialign.client import AsyncClient
@@ -32,9 +34,9 @@ BATCH = 3
 
 
 async def settle(
-    client: AsyncClient, folder: Path, base: Path, *, address: str, method: str = "grpo", **spec: object
+    client: AsyncClient, folder: Path, base: Path, *, address: str, method: str = "grpo", **spec: Any
 ) -> None:
-    """A run over prompts of the data service; `spec` is added to its document, sections merged."""
+    """A run over prompts of the data service; `spec` has hyperparameters, and settings of the method."""
     dataset = await client.create_dataset(folder.name)
     records = [
         record_pb2.Record(id=f"r{i}", subtask="t2t", prompt=content("say " + "ab"[i % 2] * (i + 1)))
@@ -42,7 +44,7 @@ async def settle(
     ]
     await client.append_records(dataset.name, records)
     await client.commit_version(dataset.name)
-    document = {
+    document: dict[str, Any] = {
         "job": f"projects/default/trainingJobs/{folder.name}",
         "dataset": dataset.name,
         "data_address": address,
@@ -51,9 +53,8 @@ async def settle(
         "base_model_dir": str(base),
         "output_dir": str(folder),
         "cache_dir": str(folder / "cache"),
-        "hyperparameters": {"batch_size": BATCH, "learning_rate": 2e-2, "no_warmup": True, "num_epochs": 9.0},
         method: {
-            "group_size": GROUP,
+            {"grpo": "group_size", "ppo": "num_samples"}[method]: GROUP,
             "rollout": {
                 "rewards": [{"length_over": BOUND, "weight": LENGTH_WEIGHT}, {"well_formed": True}],
                 "max_new_tokens": LONGEST,
@@ -61,8 +62,10 @@ async def settle(
             },
         },
     }
-    for key, value in spec.items():
-        document[key] = {**document.get(key, {}), **value} if isinstance(value, dict) else value
+    document["hyperparameters"] = spec.get("hyperparameters", {})
+    own = dict(spec.get(method, {}))
+    document[method]["rollout"] |= own.pop("rollout", {})
+    document[method] |= own
     write(folder, document)
 
 
@@ -165,24 +168,72 @@ async def test_answers_come_from_the_newest_weights_and_teach_what_the_formula_s
     assert not (folder / "policy").exists()
 
 
+def first_ppo_step_by_hand(
+    base: Path, examples: Sequence[Example], drawn: dict[int, list[tuple[list[int], bool]]]
+) -> tuple[float, float]:
+    """Loss and gradient norm of the first step: all values are 0, and nothing departs from the start."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    head = torch.zeros(model.config.hidden_size, requires_grad=True)
+    answers = [(row, ids, reward(ids, ended)) for row, group in drawn.items() for ids, ended in group]
+    returns = [[0.95 ** (len(ids) - 1 - t) * worth for t in range(len(ids))] for _, ids, worth in answers]
+    every = torch.tensor([value for some in returns for value in some], dtype=torch.float64)
+    total = torch.zeros(())
+    for (row, ids, _), some in zip(answers, returns, strict=True):
+        output = model(torch.tensor([examples[row].prompt + ids]), output_hidden_states=True)
+        at = torch.arange(len(examples[row].prompt) - 1, len(examples[row].prompt) - 1 + len(ids))
+        own = output.logits[0].log_softmax(-1)[at, torch.tensor(ids)]
+        values = output.hidden_states[-1][0][at] @ head
+        gains = ((torch.tensor(some).double() - every.mean()) / every.std(unbiased=False)).float()
+        losses = -gains * (own - own.detach()).exp() + 0.1 * (values - torch.tensor(some)) ** 2 / 2
+        total = total + losses.sum() / len(every)
+    total.backward()
+    norms = [p.grad.norm() for p in [*model.parameters(), head] if p.grad is not None]
+    return total.item(), torch.stack(norms).norm().item()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_the_first_step_of_ppo_equals_that_by_hand_and_its_model_has_no_value_head(
+    tmp_path: Path,
+    tiny_model: Path,  # noqa: F811
+):
+    folder = tmp_path / "run"
+    hyper = {"batch_size": PROMPTS, "no_warmup": True, "max_steps": 1, "micro_batch_size": 7}
+    async with serve_stack(tmp_path / "data") as stack:
+        await settle(
+            stack.client, folder, tiny_model, address=stack.server.address, method="ppo", hyperparameters=hyper
+        )
+        (logged,) = await finish(folder, "ppo")
+        spec = parse_spec(yaml.safe_load((folder / "job.yaml").read_text()), method="ppo")
+        examples = load_examples(source.cache_path(spec, max_length=1024))
+        drawn = await redrawn(stack.client, tiny_model, examples, range(PROMPTS), step=0)
+    found = (logged["loss"], logged["grad_norm"])
+    assert found == pytest.approx(first_ppo_step_by_hand(tiny_model, examples, drawn), rel=1e-5)
+    assert (logged["kl"], logged["kl_weight"]) == (pytest.approx(0, abs=1e-6), 0.05)
+    assert set(load_file(folder / "model" / "model.safetensors")) == set(load_file(tiny_model / "model.safetensors"))
+
+
 @pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.timeout(400)
 async def test_a_run_that_is_killed_ends_with_the_same_policy_bit_for_bit(tmp_path: Path, tiny_model: Path):  # noqa: F811
-    hyper = {"batch_size": BATCH, "learning_rate": 2e-2, "no_warmup": True, "max_steps": 8, "checkpoint_every_steps": 2}
-    hyper["beta"] = 0.1
+    # Two iterations on each batch of answers: checkpoints come at every other step only, whatever is asked for.
+    hyper = {"batch_size": BATCH, "learning_rate": 1e-2, "no_warmup": True, "max_steps": 8, "checkpoint_every_steps": 1}
+    own = {"num_samples": GROUP, "kl_target": 0.1, "kl_horizon": 50, "rollout": {"num_iterations": 2}}
     async with serve_stack(tmp_path / "data") as stack:
         for name in ("whole", "broken"):
-            await settle(stack.client, tmp_path / name, tiny_model, address=stack.server.address, hyperparameters=hyper)
-        wanted = await finish(tmp_path / "whole")
-        run = await start(tmp_path / "broken")
-        while len(steps(tmp_path / "broken")) < 3:
+            place = {"address": stack.server.address, "method": "ppo"}
+            await settle(stack.client, tmp_path / name, tiny_model, **place, hyperparameters=hyper, ppo=own)
+        wanted = await finish(tmp_path / "whole", "ppo")
+        run = await start(tmp_path / "broken", "ppo")
+        while len(steps(tmp_path / "broken")) < 5:
             assert run.returncode is None
             await asyncio.sleep(0.005)
         psutil.Process(run.pid).send_signal(signal.SIGKILL)
         await run.wait()
         # What the killed attempt left in the engine is newer than the checkpoint.
-        found = await finish(tmp_path / "broken")
+        found = await finish(tmp_path / "broken", "ppo")
     assert found == wanted
+    assert len({row["kl_weight"] for row in wanted}) == 4  # the control moved after each batch of answers
     models = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "broken")]
     assert models[0] == models[1]

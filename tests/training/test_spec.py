@@ -143,6 +143,11 @@ def test_contradictions_of_reinforcement_learning_are_found_early(change: dict[s
     assert word in found[key]
 
 
+def test_ppo_refuses_shares_above_one():
+    found = problems({**GOOD, "ppo": {**REWARDED, "gae_lambda": 1.5, "num_samples": 0}}, method="ppo")
+    assert set(found) == {"ppo.gae_lambda", "ppo.num_samples"}
+
+
 def test_answers_to_prompts_need_not_divide_by_the_processes():
     change = {"hyperparameters": {"batch_size": 3, "micro_batch_size": 5}, "distribution": {"num_processes": 2}}
     spec = read({**GOOD, **change, "grpo": REWARDED}, method="grpo")

@@ -10,13 +10,14 @@ from training.methods.grpo import GRPO
 from training.methods.kto import KTO
 from training.methods.method import Method
 from training.methods.orpo import ORPO
+from training.methods.ppo import PPO
 from training.methods.reward import REWARD
 from training.methods.sdpo import SDPO
 from training.methods.sft import SFT
 from training.methods.simpo import SIMPO
 from training.spec import Hyperparameters, Spec
 
-METHODS: dict[str, Method] = {method.name: method for method in (SFT, REWARD, DPO, KTO, SIMPO, ORPO, SDPO, GRPO)}
+METHODS: dict[str, Method] = {method.name: method for method in (SFT, REWARD, DPO, KTO, SIMPO, ORPO, SDPO, GRPO, PPO)}
 
 
 def complete(spec: Spec, *, num_processes: int) -> Hyperparameters:

@@ -124,19 +124,24 @@ class OnlineTrainer(DurableTrainer):
             with lora.switched_off(self.model):
                 return self.scored(self.model_wrapped, inputs)
         if self._reference is None:
-            model = self.prepare_model(self._inputs.load_model())
+            model = OnlineTrainer.prepare_model(self, self._inputs.load_model())
             model.requires_grad_(False)
             self._reference = prepare_deepspeed(model, self.accelerator)
         return self.scored(self._reference, inputs)
 
     def answer_log_probs(self, model: Any, inputs: Pass) -> torch.Tensor:
         """The log-probability of each token of the answers, (rows, columns - 1); zero elsewhere."""
+        given, labels = self.model_inputs(inputs)
+        found: torch.Tensor = model(**given, labels=labels, use_cache=False, fused_lm_head=True).log_probs
+        return found
+
+    def model_inputs(self, inputs: Pass) -> tuple[Pass, torch.Tensor]:
+        """What the model is given of a pass, and the labels: the answers' tokens."""
         given = {name: value for name, value in inputs.items() if name not in self.columns}
         labels = inputs["input_ids"].clone()
         labels[:, 0] = IGNORED
         labels[:, 1:].masked_fill_(inputs["answer_mask"] == 0, IGNORED)
-        found: torch.Tensor = model(**given, labels=labels, use_cache=False, fused_lm_head=True).log_probs
-        return found
+        return given, labels
 
     def scored(self, model: Any, inputs: Pass) -> torch.Tensor:
         """The same as a constant."""

@@ -1,0 +1,84 @@
+"""PPO's advantages, loss and control of the KL, against the formulas written out token by token."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.training.test_grpo import GAINS, LENGTHS, PROMPT, a_pass, policy
+from training.methods.ppo import PpoSettings
+from training.methods.rollout import RolloutSettings
+from training.trainers.ppo import controlled, gae, token_losses
+
+
+def gae_by_hand(rewards: list[float], values: list[float], *, discount: float, gae_lambda: float) -> list[float]:
+    """Σ_k (γλ)^k δ_{t+k} for each token of one answer."""
+    ahead = [*values[1:], 0.0]
+    deltas = [r + discount * b - v for r, b, v in zip(rewards, ahead, values, strict=True)]
+    return [
+        sum((discount * gae_lambda) ** k * delta for k, delta in enumerate(deltas[at:])) for at in range(len(deltas))
+    ]
+
+
+@given(
+    st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=1, max_size=7),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_advantages_are_discounted_sums_of_what_values_missed(
+    tokens: list[tuple[float, float]], before: int, behind: int, discount: float, gae_lambda: float
+):
+    rewards, values = [list(column) for column in zip(*tokens, strict=True)]
+    mask = torch.tensor([[0.0] * before + [1.0] * len(tokens) + [0.0] * behind], dtype=torch.float64)
+    # What stands beside the answer must not matter.
+    padded = [torch.tensor([[9.0] * before + row + [9.0] * behind], dtype=torch.float64) for row in (rewards, values)]
+    found = gae(*padded, mask, discount=discount, gae_lambda=gae_lambda)
+    wanted = gae_by_hand(rewards, values, discount=discount, gae_lambda=gae_lambda)
+    assert found[0, before : before + len(tokens)].tolist() == pytest.approx(wanted, abs=1e-9)
+    assert not found[mask == 0].any()
+
+
+def test_loss_and_gradient_equal_those_by_hand():
+    settings = PpoSettings(
+        rollout=RolloutSettings(max_importance_weight=1.2), epsilon=0.1, value_epsilon=0.3, value_weight=0.4
+    )
+    inputs = a_pass()
+    draw = torch.Generator().manual_seed(4)
+    inputs["old_values"], inputs["returns"], values = (
+        torch.rand(inputs["answer_mask"].shape, generator=draw).double() * 2 * inputs["answer_mask"] for _ in range(3)
+    )
+    found, wanted = policy(inputs), policy(inputs)
+    found_values, wanted_values = values.clone().requires_grad_(), values.clone().requires_grad_()
+    losses, measures = token_losses(found, found_values, inputs, settings=settings)
+    loss = (losses * inputs["answer_mask"]).sum() / sum(LENGTHS)
+    total = torch.zeros((), dtype=torch.float64)
+    for row, length in enumerate(LENGTHS):
+        for t in range(PROMPT, PROMPT + length):
+            old, engine = inputs["old_log_probs"][row, t], inputs["engine_log_probs"][row, t]
+            ratio, weight = torch.exp(wanted[row, t] - old), min(math.exp(old - engine), 1.2)
+            gain, was, goal = GAINS[row], inputs["old_values"][row, t], inputs["returns"][row, t]
+            value = wanted_values[row, t]
+            near = min(max(value, was - 0.3), was + 0.3)
+            policy_loss = -weight * min(ratio * gain, min(max(ratio, 0.9), 1.1) * gain)
+            total = total + policy_loss + 0.4 * max((value - goal) ** 2, (near - goal) ** 2) / 2
+    total = total / sum(LENGTHS)
+    loss.backward()
+    total.backward()
+    assert loss.item() == pytest.approx(total.item(), abs=1e-9)
+    assert torch.allclose(found.grad, wanted.grad, atol=1e-9)
+    # Where the value has not left the clip, both squares are equal and share the gradient.
+    assert torch.allclose(found_values.grad, wanted_values.grad, atol=1e-9)
+    assert 0 < float(measures["clip_ratio"][inputs["answer_mask"] > 0].mean()) < 1
+
+
+def test_the_weight_of_the_kl_follows_its_target_slowly_and_stays_without_one():
+    settings = PpoSettings(kl_target=6.0, kl_horizon=1000)
+    assert controlled(0.1, 6.0, 100, settings=settings) == 0.1
+    assert controlled(0.1, 6.6, 100, settings=settings) == pytest.approx(0.1 * 1.01)
+    assert controlled(0.1, 600.0, 100, settings=settings) == pytest.approx(0.1 * 1.02)
+    assert controlled(0.1, 0.0, 100, settings=settings) == pytest.approx(0.1 * 0.98)
+    assert controlled(0.1, 600.0, 100, settings=PpoSettings()) == 0.1
