@@ -183,6 +183,9 @@ class NullTraining(training_service_pb2_grpc.TrainingServiceServicer):
             return self.jobs[self._requests[request.request_id]]
         name = f"{request.parent}/trainingJobs/{request.training_job_id}"
         job = TrainingJob(name=name, spec=request.training_job.spec, state=TrainingJob.STATE_QUEUED)
+        if request.validate_only:
+            job.memory.total_bytes = 2_000_000
+            return job
         self.jobs[name] = job
         self._requests[request.request_id] = name
         self._record(job)

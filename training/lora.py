@@ -26,11 +26,10 @@ from transformers.pytorch_utils import Conv1D
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.lora import CONFIG, WEIGHTS, is_lora, literal_config, plain_settings, unsupported
 from training.files import replace_folder, staging_name
-from training.spec import Lora
+from training.spec import DEFAULT_RANK, Lora
 
 ADAPTER = "default"
 """PEFT's name of the one LoRA that a model here has; it is part of the parameters' names."""
-DEFAULT_RANK = 16
 LINEAR = (torch.nn.Linear, Conv1D)
 
 

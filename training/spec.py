@@ -50,12 +50,16 @@ class Distribution:
         return self.num_nodes * self.num_processes
 
 
+DEFAULT_RANK = 16
+"""Of a new LoRA."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lora:
     """A LoRA that is trained instead of the weights. A zero means a default, or what an earlier LoRA has."""
 
     rank: int = 0
-    """0 means `training.lora.DEFAULT_RANK`, or that of the LoRA that training goes on from."""
+    """0 means `DEFAULT_RANK`, or that of the LoRA that training goes on from."""
     alpha: int = 0
     """0 means twice the rank, or that of the LoRA that training goes on from."""
     dropout: float = 0.0

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Train one model with one method: submit, watch and control.", no_args_is_help=True)
 
 Job = Annotated[str, typer.Argument(help="Id or full name of the training job.")]
+NO_ESTIMATE = "The specification is valid; the memory cannot be estimated, because the model's shape is not known."
 REQUIRED = ("method", "base_model", "dataset", "output_model_id")
 
 
@@ -32,9 +33,16 @@ async def submit(
     output_model: Annotated[str, typer.Option(help="Id of the model to register the result under.")] = "",
     set: Annotated[list[str] | None, typer.Option("--set", help="Set a field: hyperparameters.beta=0.3.")] = None,  # noqa: A002
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check it and estimate its memory; submit nothing.")
+    ] = False,
 ) -> None:
-    """Submit a training job from a file, from options, or from a file with options that override it."""
-    from omnialign.cli import spec
+    """Submit a training job from a file, from options, or from a file with options that override it.
+
+    `--set lora.rank=16` trains a LoRA. What takes less memory: `--set distribution.gradient_checkpointing=true`,
+    `--set distribution.offload=optimizer`, `--set hyperparameters.micro_batch_size=1`.
+    """
+    from omnialign.cli import spec, training_view
     from omnialign.v1 import training_service_pb2
 
     values: dict[str, Any] = spec.read_file(file) if file else {}
@@ -44,7 +52,11 @@ async def submit(
     wanted = spec.build_spec(merged, training_service_pb2.TrainingSpec, required=REQUIRED)
     async with session.client() as client:
         await spec.pin_versions(wanted, client=client, session=session)
-        job = await client.create_training_job(id, wanted)
+        job = await client.create_training_job(id, wanted, validate_only=dry_run)
+        if dry_run:
+            session.out.record(job)
+            session.out.table(("MEMORY OF EACH DEVICE", ""), training_view.memory_rows(job.memory), empty=NO_ESTIMATE)
+            return
         if not watch:
             session.out.record(job)
         session.out.say(f"Submitted {job.name}")

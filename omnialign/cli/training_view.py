@@ -66,6 +66,7 @@ def rows(job: TrainingJob) -> list[tuple[str, str]]:
         ("dataset", spec.dataset),
         ("steps", steps),
         ("measured", ", ".join(measures(job))),
+        ("memory", f"{gigabytes(job.memory.total_bytes)} at most" if job.memory.total_bytes else ""),
         ("tokens", f"{progress.tokens:,}" if progress.tokens else ""),
         ("examples", f"{progress.examples:,}" if progress.examples else ""),
         *((f"dropped: {reason}", f"{number:,}") for reason, number in sorted(progress.dropped.items())),
@@ -75,6 +76,19 @@ def rows(job: TrainingJob) -> list[tuple[str, str]]:
         ("failed", job.error.message),
     ]
     return [(name, value) for name, value in fields if value]
+
+
+def memory_rows(memory: training_service_pb2.MemoryEstimate) -> list[tuple[str, str]]:
+    """An estimate of memory for people, the sums last; empty if there is none."""
+    parts = ("weights", "gradients", "optimizer", "activations", "logits", "update", "libraries", "offloaded")
+    found = [(name, getattr(memory, f"{name}_bytes")) for name in parts]
+    sums = [("at least", memory.least_bytes), ("at most", memory.total_bytes), ("the device has", memory.device_bytes)]
+    return [(name, gigabytes(value)) for name, value in [*found, *sums] if value]
+
+
+def gigabytes(number: int) -> str:
+    """A number of bytes."""
+    return f"{number / 1e9:,.2f} GB"
 
 
 def _picture(event: Event) -> RenderableType:

@@ -90,9 +90,16 @@ class TrainingCalls(JobCalls):
         self._training = training_service_pb2_grpc.TrainingServiceStub(transport.channel)
 
     async def create_training_job(
-        self, job_id: str, spec: training_service_pb2.TrainingSpec, *, request_id: str = ""
+        self,
+        job_id: str,
+        spec: training_service_pb2.TrainingSpec,
+        *,
+        request_id: str = "",
+        validate_only: bool = False,
     ) -> training_service_pb2.TrainingJob:
         """Queues a training job. If `job_id` is empty, the service chooses one.
+
+        With `validate_only`, returns what the job would be, with an estimate of its memory, and creates nothing.
 
         Calls with the same `request_id` create one job; without one, the retries of a call still do.
         """
@@ -101,6 +108,7 @@ class TrainingCalls(JobCalls):
             training_job_id=job_id,
             training_job=training_service_pb2.TrainingJob(spec=spec),
             request_id=request_id or str(uuid.uuid4()),
+            validate_only=validate_only,
         )
         return await self._transport.unary(self._training.CreateTrainingJob, request)
 

@@ -84,6 +84,7 @@ class TrainingJob(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
     LAST_EVENT_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/trainingJobs/{training_job}`. Output only."""
     uid: _builtins.str
@@ -128,6 +129,10 @@ class TrainingJob(_message.Message):
     def condition(self) -> Global___TrainingCondition:
         """What it waits for, or does before and after its steps; not set while it trains. Output only."""
 
+    @_builtins.property
+    def memory(self) -> Global___MemoryEstimate:
+        """What it takes of each device's memory; not set if the shape of its base model is not known. Output only."""
+
     def __init__(
         self,
         *,
@@ -145,14 +150,83 @@ class TrainingJob(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         condition: Global___TrainingCondition | None = ...,
         last_event: _builtins.int = ...,
+        memory: Global___MemoryEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "memory", b"memory", "progress", b"progress", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "condition", b"condition", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "last_event", b"last_event", "log_tail", b"log_tail", "model", b"model", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "condition", b"condition", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "last_event", b"last_event", "log_tail", b"log_tail", "memory", b"memory", "model", b"model", "name", b"name", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "state", b"state", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainingJob: _TypeAlias = TrainingJob  # noqa: Y015
+
+@_typing.final
+class MemoryEstimate(_message.Message):
+    """An estimate of the memory that a job takes on each device at its peak: weights, gradients, optimiser and libraries, with
+    either activations and logits or the update on top, whichever is larger.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    LEAST_BYTES_FIELD_NUMBER: _builtins.int
+    WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
+    GRADIENTS_BYTES_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_BYTES_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_BYTES_FIELD_NUMBER: _builtins.int
+    LOGITS_BYTES_FIELD_NUMBER: _builtins.int
+    UPDATE_BYTES_FIELD_NUMBER: _builtins.int
+    LIBRARIES_BYTES_FIELD_NUMBER: _builtins.int
+    OFFLOADED_BYTES_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    """`cpu` or `gpu`."""
+    device_bytes: _builtins.int
+    """Memory of a device; 0 if it is not known. On a CPU, the share of one process."""
+    total_bytes: _builtins.int
+    """At most, with examples that are all as long as `max_length`."""
+    least_bytes: _builtins.int
+    """At least, however short the examples are. A job whose devices have less is refused with MEMORY_TOO_SMALL."""
+    weights_bytes: _builtins.int
+    """Weights, those that do not learn included."""
+    gradients_bytes: _builtins.int
+    """Gradients of the weights that learn."""
+    optimizer_bytes: _builtins.int
+    """States of the optimiser, and with ZeRO its copy of the weights."""
+    activations_bytes: _builtins.int
+    """What the layers keep for the backward pass."""
+    logits_bytes: _builtins.int
+    """Logits that exist at a time, and the gradient of the output head while it is summed up."""
+    update_bytes: _builtins.int
+    """The gradients a second time in the update."""
+    libraries_bytes: _builtins.int
+    """What libraries take before there is a model."""
+    offloaded_bytes: _builtins.int
+    """In the memory of the machine instead, for each process."""
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        device_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        least_bytes: _builtins.int = ...,
+        weights_bytes: _builtins.int = ...,
+        gradients_bytes: _builtins.int = ...,
+        optimizer_bytes: _builtins.int = ...,
+        activations_bytes: _builtins.int = ...,
+        logits_bytes: _builtins.int = ...,
+        update_bytes: _builtins.int = ...,
+        libraries_bytes: _builtins.int = ...,
+        offloaded_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations_bytes", b"activations_bytes", "device", b"device", "device_bytes", b"device_bytes", "gradients_bytes", b"gradients_bytes", "least_bytes", b"least_bytes", "libraries_bytes", b"libraries_bytes", "logits_bytes", b"logits_bytes", "offloaded_bytes", b"offloaded_bytes", "optimizer_bytes", b"optimizer_bytes", "total_bytes", b"total_bytes", "update_bytes", b"update_bytes", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryEstimate: _TypeAlias = MemoryEstimate  # noqa: Y015
 
 @_typing.final
 class TrainingCondition(_message.Message):
@@ -1097,12 +1171,15 @@ class CreateTrainingJobRequest(_message.Message):
     TRAINING_JOB_ID_FIELD_NUMBER: _builtins.int
     TRAINING_JOB_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`projects/{project}`."""
     training_job_id: _builtins.str
     """Id of the job; empty lets the service choose one."""
     request_id: _builtins.str
     """UUID that makes a repeated call return the first call's job."""
+    validate_only: _builtins.bool
+    """Checks the job and estimates its memory without creating it."""
     @_builtins.property
     def training_job(self) -> Global___TrainingJob:
         """The job."""
@@ -1114,10 +1191,11 @@ class CreateTrainingJobRequest(_message.Message):
         training_job_id: _builtins.str = ...,
         training_job: Global___TrainingJob | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["training_job", b"training_job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "training_job", b"training_job", "training_job_id", b"training_job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "training_job", b"training_job", "training_job_id", b"training_job_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,17 +3,15 @@
 The estimates are rules of thumb, whose constants are at the top; they are meant to tell minutes from days.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from omnialign.content import media_of
 from omnialign.errors import FailedPrecondition
 from omnialign.modeling.inputs import MediaLoss, MediaPolicy
 from omnialign.v1 import alignment_service_pb2, record_pb2
+from services.alignment import optimization
 from services.alignment.job import Spec, is_binary
 from services.alignment.pairs import has_feedback, has_preference, split_records
 from services.alignment.prompt_check import MediaCheck, TokenCounter, open_token_counter
@@ -26,8 +24,6 @@ Report = alignment_service_pb2.PreflightReport
 DEFAULT_ANSWER_TOKENS = 256
 GENERATIONS_PER_PROMPT = 5  # y, its feedback, y*, and the judge's two orders
 GENERATIONS_PER_EVALUATION = 4  # two answers, two orders
-BYTES_PER_PARAMETER = 16  # float32 weights, gradients, and Adam's two moments
-REFERENCE_BYTES_PER_PARAMETER = 4  # DPO's frozen reference
 TOKENS_PER_SECOND = 2000.0
 TRAINING_SECONDS_PER_RECORD = 0.2
 SMALL_SPLIT = 20
@@ -52,7 +48,8 @@ class Findings:
 async def inspect(plan: Spec, clients: ServiceClients) -> Report:
     """Reads everything that the job will read, and reports on it.
 
-    Raises FailedPrecondition (`NO_VALID_RECORDS`, `NO_PROMPTS`, `NO_EVALUATION_PROMPTS`).
+    Raises FailedPrecondition (`NO_VALID_RECORDS`, `NO_PROMPTS`, `NO_EVALUATION_PROMPTS`), and ResourceExhausted
+    (`MEMORY_TOO_SMALL`) if no device has room for the training.
     """
     findings = Findings()
     media = MediaCheck(clients.data, MediaPolicy.of(plan.media_policy))
@@ -170,8 +167,7 @@ async def _report(plan: Spec, clients: ServiceClients, findings: Findings) -> Re
         findings.evaluation
     )
     report.estimated_tokens = length * generations
-    paracounters = await _paracounters(plan.base_model, clients)
-    report.estimated_training_bytes = paracounters * (BYTES_PER_PARAMETER + REFERENCE_BYTES_PER_PARAMETER)
+    report.estimated_training_bytes = await _training_bytes(plan, clients)
     trained = findings.feedback + findings.preferences + len(prompts) * plan.rounds
     seconds = report.estimated_tokens / TOKENS_PER_SECOND + trained * TRAINING_SECONDS_PER_RECORD
     report.estimated_time.FromSeconds(int(seconds))
@@ -196,12 +192,7 @@ def _unusual(plan: Spec, findings: Findings) -> list[str]:
     return warnings
 
 
-async def _paracounters(model: str, clients: ServiceClients) -> int:
-    if model.startswith("file://"):
-        return await asyncio.to_thread(_count_in_folder, Path(unquote(urlsplit(model).path)))
-    version = await clients.data.get_model_version(model)
-    return int(version.parameter_count or version.size_bytes // 4)
-
-
-def _count_in_folder(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) // 4
+async def _training_bytes(plan: Spec, clients: ServiceClients) -> int:
+    """Memory of a device that optimising the base model takes, as the training service estimates it; 0 if it cannot."""
+    spec = optimization.training_spec(plan, base_model=plan.base_model, dataset=plan.dataset, output="preflight")
+    return int((await clients.training.create_training_job("", spec, validate_only=True)).memory.total_bytes)

@@ -13,6 +13,7 @@ from services.training.launcher import Launcher, random_token, signed_token
 from services.training.logs import Logs
 from services.training.metrics import Metrics
 from services.training.model_registry import ModelRegistry
+from services.training.preflight import Preflight
 from services.training.process_launcher import ProcessLauncher
 from services.training.servicer import TrainingServicer
 from services.training.store import Store
@@ -40,7 +41,8 @@ async def wire(server: Server, config: TrainingConfig) -> AsyncIterator[None]:
         metrics=Metrics(server.registry),
     )
     try:
-        jobs = Jobs(store, notifier, max_nodes=launcher.max_nodes, quotas=server.quotas)
+        preflight = Preflight(registry, config)
+        jobs = Jobs(store, notifier, preflight=preflight, max_nodes=launcher.max_nodes, quotas=server.quotas)
         deliveries = Deliveries(jobs, store=store, notifier=notifier, registry=registry)
         servicer = TrainingServicer(jobs, deliveries, Logs(store, launcher))
         server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, servicer, FULL_NAME)

@@ -38,6 +38,9 @@ class TrainingConfig:
     """What runs jobs: processes on this machine, or Kubernetes Jobs."""
     kubernetes_file: Path | None = None
     """YAML file that describes the pods of jobs; required by the launcher `kubernetes`."""
+    device_memory_bytes: int = 0
+    """Memory of one device; a job that needs more is refused. 0 means that of this machine for processes without a GPU,
+    and otherwise that it is not known and no job is refused for it."""
     max_running: int = 1
     """Jobs that run at a time; the others wait in the order in which they came."""
     command: tuple[str, ...] = ()
@@ -70,6 +73,8 @@ class TrainingConfig:
         for name in ("max_running", "num_cpus"):
             if getattr(self, name) < 1:
                 yield name, "must be 1 or more"
+        if self.device_memory_bytes < 0:
+            yield "device_memory_bytes", "must be 0 or more"
         for name in ("heartbeat_timeout_seconds", "step_timeout_seconds", "poll_seconds"):
             if getattr(self, name) <= 0:
                 yield name, "must be a number of seconds above 0"

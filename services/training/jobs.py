@@ -25,6 +25,7 @@ from services.training.conditions import note_report
 from services.training.job_directory import check_spec
 from services.training.launcher import token_digest
 from services.training.model_registry import ModelRegistry
+from services.training.preflight import Preflight
 from services.training.store import ENDED, Entry, Store, note_running, now, settle
 
 WATCH_POLL_SECONDS = 1.0
@@ -50,24 +51,40 @@ class Notifier:
 class Jobs:
     """The jobs of a service. The supervisor, which runs them, hears of changes through `notifier`."""
 
-    def __init__(self, store: Store, notifier: Notifier, *, max_nodes: int = 1, quotas: Quotas | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        notifier: Notifier,
+        *,
+        preflight: Preflight,
+        max_nodes: int = 1,
+        quotas: Quotas | None = None,
+    ) -> None:
         self._store = store
+        self._preflight = preflight
         self._notifier = notifier
         self._max_nodes = max_nodes
         self._quotas = quotas or Quotas()
 
     async def create(self, request: CreateTrainingJobRequest) -> TrainingJob:
-        """Queues a job.
+        """Queues a job, or with `validate_only` returns what it would be.
 
         Raises `InvalidArgument` for a spec that cannot run, `AlreadyExists` for an id that is taken, and
-        `ResourceExhausted` (QUOTA_EXCEEDED) when the project has as many unfinished jobs as it may.
+        `ResourceExhausted`: MEMORY_TOO_SMALL for a job that no device has room for, QUOTA_EXCEEDED when the project has
+        as many unfinished jobs as it may.
         """
         names.parse(request.parent, names.PROJECT, field="parent")
-        check_spec(request.training_job.spec, max_nodes=self._max_nodes)
+        spec = request.training_job.spec
+        parsed = check_spec(spec, max_nodes=self._max_nodes)
+        memory = await self._preflight.inspect(spec.base_model, parsed, must_answer=request.validate_only)
         uid = str(uuid.uuid4())
         name = f"{request.parent}/trainingJobs/{request.training_job_id or f'job-{uid[:12]}'}"
         job = TrainingJob(name=name, uid=uid, state=TrainingJob.STATE_QUEUED, create_time=now())
-        job.spec.CopyFrom(request.training_job.spec)
+        job.spec.CopyFrom(spec)
+        if memory is not None:
+            job.memory.CopyFrom(memory)
+        if request.validate_only:
+            return job
         await self._quotas.check(request.parent, "training_jobs", lambda: self._store.unfinished_count(request))
         made = await self._store.create(job, request, parent=request.parent)
         self._notifier.notify_all()

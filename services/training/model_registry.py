@@ -6,6 +6,7 @@ and the launchers turn what is still UNAVAILABLE after that into `Blocked`, whic
 """
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from omnialign.retry import RetryPolicy
 from omnialign.v1.training_service_pb2 import TrainingJob, TrainingSpec
 from services.runtime.connections import ClientFactory
 from training.methods.reward import REWARD
+from training.model_shape import ModelShape, shape_of_folder, shape_of_settings
 
 T = TypeVar("T")
 
@@ -97,6 +99,34 @@ class ModelRegistry:
         except NotFound as error:
             raise _base_missing(name, version.lora_base) from error
         return [name, version.lora_base]
+
+    async def shape(self, name: str) -> tuple[ModelShape | None, bool]:
+        """The shape of a base model, None if it is not known; and whether it is a LoRA, whose base's shape that is.
+
+        Raises `NotFound`, and `InvalidArgument` as `read_lora`.
+        """
+        folder = _local_folder(name)
+        if folder is not None and is_lora(folder):
+            return await self._shape(read_lora(folder, name=name).base), True
+        if folder is None and names.matches(name, names.MODEL_VERSION):
+            version = await self._ask(name, lambda client: client.get_model_version(name))
+            if version.lora_base:
+                return await self._shape(version.lora_base), True
+        return await self._shape(name), False
+
+    async def _shape(self, name: str) -> ModelShape | None:
+        """The shape of a whole model, of whose files on another machine only the settings are fetched."""
+        if name.startswith("file://"):
+            folder = _local_folder(name)
+            return None if folder is None else await asyncio.to_thread(shape_of_folder, folder)
+        version = await self._ask(name, lambda client: client.get_model_version(name))
+        if (folder := _local_folder(version.uri)) is not None:
+            return await asyncio.to_thread(shape_of_folder, folder)
+        with tempfile.TemporaryDirectory(prefix="omnialign-settings-") as fetched:
+            await self._ask(name, lambda client: client.download_model_settings(version.name, fetched))
+            return await asyncio.to_thread(
+                shape_of_settings, Path(fetched), parameters=version.parameter_count, size_bytes=version.size_bytes
+            )
 
     async def _folder(self, name: str, *, fetched: Path) -> BaseModel:
         """The folder of exactly this model."""

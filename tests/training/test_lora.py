@@ -15,7 +15,7 @@ from tests.model_factory.families import FAMILIES
 from tests.training.test_resume import tiny_model  # noqa: F401
 from tests.training.test_spec import GOOD, problems
 from training import lora, tuning
-from training.spec import Distribution, Lora
+from training.spec import DEFAULT_RANK, Distribution, Lora
 from training.spec_file import parse_spec
 from training.tuning import load_model
 
@@ -57,7 +57,7 @@ def test_every_linear_layer_of_the_language_model_gets_one_and_no_other_part_lea
     assert [name for name, _ in lora.lora_layers(model)] == layers == lora.linear_layers(model)
     assert len(layers) == 7 * model.config.get_text_config().num_hidden_layers
     assert {name.rpartition(".lora_")[0] for name in learnt(model)} == set(layers)
-    assert {layer.r["default"] for _, layer in lora.lora_layers(model)} == {lora.DEFAULT_RANK}
+    assert {layer.r["default"] for _, layer in lora.lora_layers(model)} == {DEFAULT_RANK}
     assert {layer.scaling["default"] for _, layer in lora.lora_layers(model)} == {2.0}
 
 

@@ -94,6 +94,7 @@ class Alignment(alignment_service_pb2_grpc.AlignmentServiceServicer):
 
 
 TrainingJob = training_service_pb2.TrainingJob
+MEMORY = training_service_pb2.MemoryEstimate(weights_bytes=3 * 10**9, total_bytes=5 * 10**9, device_bytes=8 * 10**9)
 
 
 class Training(training_service_pb2_grpc.TrainingServiceServicer):
@@ -105,6 +106,9 @@ class Training(training_service_pb2_grpc.TrainingServiceServicer):
     async def CreateTrainingJob(self, request, context):
         job = TrainingJob(name=f"{request.parent}/trainingJobs/{request.training_job_id or 'chosen'}", state=1)
         job.spec.CopyFrom(request.training_job.spec)
+        if request.validate_only:
+            job.memory.CopyFrom(MEMORY)
+            return job
         self.jobs[job.name] = job
         return job
 

@@ -30,6 +30,16 @@ def test_a_job_is_submitted_from_a_file_that_options_override(run, server, speci
     assert (kept.method, kept.hyperparameters.seed, kept.output_model_id) == ("sft", 4, "tuned")
 
 
+def test_a_dry_run_shows_what_the_job_takes_of_a_device_and_submits_nothing(run, server, specification):
+    result = run("train", "submit", specification, "--id", "dry", "--set", "lora.rank=8", "--dry-run")
+    assert result.exit_code == 0, result.output
+    rows = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert {"weights 3.00 GB", "at most 5.00 GB", "the device has 8.00 GB"} <= set(rows)
+    assert "projects/default/trainingJobs/dry" not in server.training.jobs
+    told = json.loads(run("train", "submit", specification, "--set", "lora.rank=8", "--dry-run", "--json").stdout)
+    assert (told["spec"]["lora"]["rank"], told["memory"]["total_bytes"]) == (8, "5000000000")
+
+
 def test_a_short_name_of_a_dataset_is_pinned_to_the_version_it_means(run, server, specification):
     words = ("--method", "dpo", "--base-model", "file:///nowhere", "--dataset", "rows", "--output-model", "tuned")
     assert run("train", "submit", *words, "--id", "pinned").exit_code == 0
