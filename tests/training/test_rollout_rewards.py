@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,11 +16,13 @@ from omnialign.errors import FailedPrecondition, InvalidArgument, to_status
 from omnialign.v1 import judge_service_pb2, judge_service_pb2_grpc, record_pb2
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
-from training.methods.rollout import RewardTerm
+from training.methods.grpo import GrpoSettings
+from training.methods.rollout import RewardTerm, RolloutSettings
 from training.rollout.answers import Answer, Prompt, Rollout
 from training.rollout.groups import grouped, is_flat, rewarded, rewards_missing
 from training.rollout.rewards import Missing, Rewarder, term_names, weighted_sum
 from training.spec import Spec
+from training.trainers.online import require_addresses
 
 
 class Judge(judge_service_pb2_grpc.JudgeServiceServicer):
@@ -168,3 +171,20 @@ def test_groups_hold_the_rewarded_answers_to_one_prompt_and_fall_below_two(numbe
 def test_a_group_is_flat_if_all_its_rewards_are_equal():
     one, other = rewarded(answer("good"), 1.0), rewarded(answer("bad"), 0.5)
     assert is_flat([one, one]) and not is_flat([one, other]) and not is_flat([])
+
+
+@pytest.mark.parametrize(
+    ("term", "lacking"),
+    [({"checker": "tinyworld"}, "data_address"), ({"judge": "file:///j"}, "judge_address"), ({"length_over": 3}, "")],
+)
+def test_a_run_that_cannot_know_a_service_it_needs_names_the_setting(term: dict[str, object], lacking: str):
+    spec = Spec(
+        job="j", dataset="d", base_model_dir=Path(), output_dir=Path(), cache_dir=Path(), refinement_address="here:1",
+        method="grpo", settings=GrpoSettings(rollout=RolloutSettings(rewards=(RewardTerm(**term),))),
+    )  # fmt: skip
+    if not lacking:
+        require_addresses(spec)
+        return
+    with pytest.raises(FailedPrecondition) as caught:
+        require_addresses(spec)
+    assert (caught.value.reason, caught.value.metadata["setting"]) == ("SERVICE_ADDRESS_MISSING", lacking)
