@@ -32,7 +32,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 
 # The models are small: one thread per process is faster than threads that compete for the cores.
-test bench bench-loop bench-media bench-engine: export OMP_NUM_THREADS ?= 1
+test bench bench-loop bench-media bench-engine bench-train: export OMP_NUM_THREADS ?= 1
 test-%: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help
@@ -146,7 +146,7 @@ observability-test: test-observability ## the former name of test-observability
 
 ##@ Measure it
 
-.PHONY: bench bench-loop bench-media bench-engine bench-feedback
+.PHONY: bench bench-loop bench-media bench-engine bench-train bench-feedback
 bench: setup ## measure RPC overhead, data throughput and the loop; writes docs/results/bench.{md,json}
 	$(BIN)/python -m benchmarks
 
@@ -158,6 +158,9 @@ bench-media: setup ## five stages over the same media, with and without the feat
 
 bench-engine: setup ## our critique client against a plain gather, on a stub server and, if installed, on vllm serve
 	$(BIN)/python -m benchmarks.engine
+
+bench-train: setup ## our trainer against TRL and a hand-written loop, on the same pairs; writes docs/results
+	$(BIN)/python -m benchmarks.train
 
 bench-feedback: setup ## 25 to 100 % language feedback against binary feedback; writes docs/results
 	$(BIN)/python -m benchmarks.feedback_efficiency

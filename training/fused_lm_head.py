@@ -2,9 +2,11 @@
 
 TRL runs the backbone and multiplies only the positions that have a label by the output embeddings, in tiles, so that
 the logits of (rows, columns, vocabulary) never exist at once. A model whose logits come from more than one projection
-(Janus has a second head, for the codes of pictures) is asked for its own logits instead.
+(Janus has a second head, for the codes of pictures) is asked for its own logits instead. All others run on packed rows
+where their attention can (`packing`).
 """
 
+import functools
 import types
 from typing import Any
 
@@ -14,8 +16,12 @@ from trl.trainer import dpo_trainer, sft_trainer
 from trl.trainer import utils as trl_utils
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
+from training import packing
+
 OWN_LOGITS = ("JanusForConditionalGeneration",)
 """Classes whose logits are not one projection of the backbone's output."""
+PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1", "label_mask")
+"""What is known of each label."""
 IGNORED = -100
 
 
@@ -38,8 +44,37 @@ def add_head(model: PreTrainedModel, **options: Any) -> None:
     """
     if type(model).__name__ in OWN_LOGITS:
         _score_with_own_logits(model, temperature=options.get("temperature", 1.0))
-    else:
-        add_fused_lm_head(model, **options)
+        return
+    add_fused_lm_head(model, **options)
+    if packing.enable(model):
+        _score_packed(model)
+
+
+def _score_packed(model: PreTrainedModel) -> None:
+    """Makes a model that scores labels do so on packed rows; what it returns stays in (rows, columns - 1)."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def packed(
+        self: PreTrainedModel,
+        *args: Any,
+        fused_lm_head: bool = False,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if not fused_lm_head or labels is None or not packing.is_padded_right(kwargs["attention_mask"]):
+            return forward(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+        batch = {name: value for name, value in kwargs.items() if torch.is_tensor(value)}
+        plan = packing.Packing.of(batch["input_ids"], batch["attention_mask"], labels, share=packing.may_share(batch))
+        inputs = kwargs | packing.packed_inputs(self, plan, batch) | {"attention_mask": None}
+        with packing.packed(plan):
+            scored = forward(*args, fused_lm_head=True, shift_labels=plan.labels[None], **inputs)
+        for name in PER_TOKEN:
+            if getattr(scored, name) is not None:
+                scored[name] = plan.unpack(getattr(scored, name))
+        return scored
+
+    model.forward = types.MethodType(packed, model)
 
 
 def _score_with_own_logits(model: PreTrainedModel, *, temperature: float) -> None:

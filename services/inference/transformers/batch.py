@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
+from omnialign.modeling.position_ids import sequence_positions
 from omnialign.v1 import generation_pb2
 from services.inference import stop_strings
 from services.inference.constrained_decoding import SpanConstraints, SpanState
 from services.inference.transformers.admission import Completion, SequenceRequest
 from services.inference.transformers.kv_cache import is_joinable, join_rows, keep_rows, new_cache, rows_without
-from services.inference.transformers.position_ids import next_positions, prompt_positions, step_positions
+from services.inference.transformers.position_ids import next_positions, step_positions
 from services.inference.transformers.sampling import Sampler
 
 NO_FEATURES: Mapping[str, torch.Tensor] = {}
@@ -128,7 +129,7 @@ class Batch:
         features = self._features(requests, ids)
         ids, mask = ids.to(self.loaded.device), self._mask([len(r.ids) for r in requests], longest)  # (rows, columns)
         cache = new_cache(self.loaded.module.config)
-        positions = prompt_positions(self.loaded.module, ids, mask, features)  # ([axes,] rows, columns)
+        positions = sequence_positions(self.loaded.module, ids, mask, features)  # ([axes,] rows, columns)
         logits = self._forward(cache, ids, mask, positions, features)
         return Prefill(cache, logits, next_positions(positions))
 

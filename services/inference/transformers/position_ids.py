@@ -1,29 +1,11 @@
-"""Position ids of a batch: counted from each row's first token, or in time, height and width where a model has that.
+"""The positions of the tokens that follow the prompts of a batch.
 
 A model that places media in space (M-RoPE of the Qwen-VL family) stores the offset between columns and positions of its
 *last* call in itself, which is wrong as soon as batches take turns. So positions are computed here and kept with the
-batch: those of the prompt by the model's own rule, and for each row the position of its next token.
+batch: those of the prompt by the model's own rule (`sequence_positions`), and for each row that of its next token.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from transformers import GenerationMixin
-
-
-def prompt_positions(
-    module: Any, ids: torch.Tensor, mask: torch.Tensor, tensors: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
-    """Positions of padded prompts, (rows, columns), or (axes, rows, columns) for a model with several axes.
-
-    `tensors` are the features of the batch's media.
-    """
-    rule = getattr(type(module), "_prepare_position_ids_for_generation", None)
-    if rule is None or rule is GenerationMixin._prepare_position_ids_for_generation:
-        return (mask.cumsum(1) - 1).clamp(min=0)  # padding on the left gets 0, and is masked anyway
-    positions: torch.Tensor = rule(module, ids, {"attention_mask": mask, **tensors})
-    return positions
 
 
 def next_positions(positions: torch.Tensor) -> torch.Tensor:

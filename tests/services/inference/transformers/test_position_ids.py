@@ -7,8 +7,9 @@ from omnialign.media import write_video
 from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.inputs import MediaBytes, Turn
 from omnialign.modeling.model_folder import model_class
+from omnialign.modeling.position_ids import sequence_positions
 from omnialign.v1 import content_pb2
-from services.inference.transformers.position_ids import next_positions, prompt_positions, step_positions
+from services.inference.transformers.position_ids import next_positions, step_positions
 from tests.model_factory.families import FAMILIES
 
 
@@ -23,7 +24,7 @@ def test_an_answer_after_a_video_longer_than_the_question_stands_where_it_stands
     whole = torch.tensor([[*inputs.ids, *range(written)]])
     tensors = {name: adapter.tensors([inputs], x) for name, x in (("prompt", ids), ("whole", whole))}
     trained, _ = module.model.get_rope_index(whole, **tensors["whole"])
-    following = next_positions(prompt_positions(module, ids, torch.ones_like(ids), tensors["prompt"]))
+    following = next_positions(sequence_positions(module, ids, torch.ones_like(ids), tensors["prompt"]))
     for step in range(written):
         served = step_positions(following, step)
         assert served[1:, 0, 0].tolist() == trained[:, 0, ids.shape[1] + step].tolist()
