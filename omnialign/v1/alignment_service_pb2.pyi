@@ -345,17 +345,24 @@ class Optimization(_message.Message):
 
     METHOD_FIELD_NUMBER: _builtins.int
     HYPERPARAMETERS_FIELD_NUMBER: _builtins.int
+    LORA_FIELD_NUMBER: _builtins.int
     SIMPO_FIELD_NUMBER: _builtins.int
     DPO_FIELD_NUMBER: _builtins.int
     KTO_FIELD_NUMBER: _builtins.int
     SDPO_FIELD_NUMBER: _builtins.int
+    GRPO_FIELD_NUMBER: _builtins.int
+    PPO_FIELD_NUMBER: _builtins.int
     method: _builtins.str
-    """A method of TrainingSpec; empty means `dpo`. `sft`, `dpo`, `kto`, `simpo` and `orpo` learn from the pairs, `sdpo` from
-    their feedback.
+    """A method of TrainingSpec; empty means `dpo`. `sft`, `dpo`, `kto`, `simpo` and `orpo` learn from the pairs, `sdpo`
+    from the critiques of all responses, and `grpo` and `ppo` from rewards of fresh answers to the prompts.
     """
     @_builtins.property
     def hyperparameters(self) -> _training_service_pb2.Hyperparameters:
         """How to optimise."""
+
+    @_builtins.property
+    def lora(self) -> _training_service_pb2.LoraSettings:
+        """Trains a LoRA instead of the weights; a later round goes on with it."""
 
     @_builtins.property
     def simpo(self) -> _training_service_pb2.SimpoSettings:
@@ -373,21 +380,34 @@ class Optimization(_message.Message):
     def sdpo(self) -> _training_service_pb2.SdpoSettings:
         """Of `sdpo`."""
 
+    @_builtins.property
+    def grpo(self) -> _training_service_pb2.GrpoSettings:
+        """Of `grpo`. Among its rewards, the reward model `trained` is one that the job trains on its pairs, and the judge
+        `trained` is the job's judge. Without settings, the former is the only one.
+        """
+
+    @_builtins.property
+    def ppo(self) -> _training_service_pb2.PpoSettings:
+        """Of `ppo`, with the same names among its rewards."""
+
     def __init__(
         self,
         *,
         method: _builtins.str = ...,
         hyperparameters: _training_service_pb2.Hyperparameters | None = ...,
+        lora: _training_service_pb2.LoraSettings | None = ...,
         simpo: _training_service_pb2.SimpoSettings | None = ...,
         dpo: _training_service_pb2.DpoSettings | None = ...,
         kto: _training_service_pb2.KtoSettings | None = ...,
         sdpo: _training_service_pb2.SdpoSettings | None = ...,
+        grpo: _training_service_pb2.GrpoSettings | None = ...,
+        ppo: _training_service_pb2.PpoSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "sdpo", b"sdpo", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "grpo", b"grpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "ppo", b"ppo", "sdpo", b"sdpo", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "method", b"method", "sdpo", b"sdpo", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "grpo", b"grpo", "hyperparameters", b"hyperparameters", "kto", b"kto", "lora", b"lora", "method", b"method", "ppo", b"ppo", "sdpo", b"sdpo", "settings", b"settings", "simpo", b"simpo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "kto", "sdpo"]  # noqa: Y015
+    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["simpo", "dpo", "kto", "sdpo", "grpo", "ppo"]  # noqa: Y015
     _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 
@@ -488,8 +508,8 @@ class StageStatus(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """`preflight`, `feedback_modeling`, `sample`, `critique`, `refine`, `verify`, `pair`, `optimize`, `evaluate` or
-    `report`. Those of a later round have its number: `sample-2`.
+    """`preflight`, `feedback_modeling`, `sample`, `critique`, `refine`, `verify`, `pair`, `reward_modeling`, `optimize`,
+    `evaluate` or `report`. Those of a later round have its number: `sample-2`.
     """
     state: Global___StageStatus.State.ValueType
     """State of the stage."""
@@ -593,6 +613,7 @@ class JobModels(_message.Message):
     FEEDBACK_FIELD_NUMBER: _builtins.int
     JUDGE_FIELD_NUMBER: _builtins.int
     ALIGNED_FIELD_NUMBER: _builtins.int
+    REWARD_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
     base: _builtins.str
     """The initial model."""
@@ -602,6 +623,8 @@ class JobModels(_message.Message):
     """The judge."""
     aligned: _builtins.str
     """The aligned model."""
+    reward: _builtins.str
+    """The reward model that the job trained last."""
     @_builtins.property
     def policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The policy after each round; the last is the aligned model."""
@@ -613,11 +636,12 @@ class JobModels(_message.Message):
         feedback: _builtins.str = ...,
         judge: _builtins.str = ...,
         aligned: _builtins.str = ...,
+        reward: _builtins.str = ...,
         policies: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aligned", b"aligned", "base", b"base", "feedback", b"feedback", "judge", b"judge", "policies", b"policies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aligned", b"aligned", "base", b"base", "feedback", b"feedback", "judge", b"judge", "policies", b"policies", "reward", b"reward"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

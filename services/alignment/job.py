@@ -1,9 +1,10 @@
 """What an alignment job is: its stages, the tables that it writes, and the defaults of its spec."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from omnialign import names
-from omnialign.v1 import alignment_service_pb2, generation_pb2
+from omnialign.v1 import alignment_service_pb2, generation_pb2, training_service_pb2
 from services.pipeline.kind import JobKind
 from services.runtime.migrations import Migrations
 
@@ -13,7 +14,7 @@ StageStatus = alignment_service_pb2.StageStatus
 
 # Tables by purpose. The first four are also the stages of self improving that fill them.
 SAMPLE, CRITIQUE, REFINE, VERIFY = "sample", "critique", "refine", "verify"
-PAIRS, FEEDBACK, JUDGEMENT = "pairs", "feedback", "judgement"
+PAIRS, FEEDBACK, JUDGEMENT, PROMPTS = "pairs", "feedback", "judgement", "prompts"
 ANSWERS_BASE, ANSWERS_ALIGNED, EVALUATION = "answers-base", "answers-aligned", "evaluation"
 
 # Stages that are not named as a table, and phases: parts that work on chunks of records.
@@ -28,7 +29,7 @@ PREFLIGHT, FEEDBACK_MODELING, PAIR, OPTIMIZE, EVALUATE, REPORT = (
 LOOP = "loop"
 
 LOOP_STAGES = (SAMPLE, CRITIQUE, REFINE, VERIFY)
-ROUND_STAGES = (*LOOP_STAGES, PAIR, OPTIMIZE)
+REWARD_MODELING = "reward_modeling"
 EVALUATION_STEPS = (ANSWERS_BASE, ANSWERS_ALIGNED, EVALUATION)
 
 MAX_ROUNDS = 8
@@ -36,6 +37,10 @@ ROUNDS = range(1, MAX_ROUNDS + 1)
 DEFAULT_CHUNK_SIZE = 64
 DEFAULT_QUARANTINE_FRACTION = 0.2
 DEFAULT_METHOD = "dpo"
+ONLINE_METHODS = ("grpo", "ppo")
+"""Methods that answer prompts anew while they train."""
+TRAINED = "trained"
+"""Names, among rewards, a model of the job's own."""
 DEFAULT_MIN_YIELD = 0.05
 
 MIGRATIONS = Migrations("alignment", Path(__file__).parent / "migrations", witness="alignment_jobs")
@@ -95,8 +100,26 @@ def of_round(name: str, number: int) -> str:
 
 def stages_of(plan: Spec) -> tuple[str, ...]:
     """The stages of a job, in order."""
-    rounds = [of_round(stage, number) for number in range(1, plan.rounds + 1) for stage in ROUND_STAGES]
+    rounds = [of_round(stage, number) for number in range(1, plan.rounds + 1) for stage in round_stages(plan)]
     return (PREFLIGHT, FEEDBACK_MODELING, *rounds, EVALUATE, REPORT)
+
+
+def round_stages(plan: Spec) -> tuple[str, ...]:
+    """The stages of one round, in order."""
+    return (*LOOP_STAGES, PAIR, *((REWARD_MODELING,) if trains_reward_model(plan) else ()), OPTIMIZE)
+
+
+def reward_terms(plan: Spec) -> Sequence[training_service_pb2.RewardTerm]:
+    """What answers are rewarded by, for a method that rewards them; else nothing."""
+    if plan.optimization.method not in ONLINE_METHODS:
+        return ()
+    own = getattr(plan.optimization, plan.optimization.method)
+    return own.rollout.rewards or (training_service_pb2.RewardTerm(reward_model=TRAINED),)
+
+
+def trains_reward_model(plan: Spec) -> bool:
+    """Whether the job trains a reward model on its pairs."""
+    return any(term.reward_model == TRAINED for term in reward_terms(plan))
 
 
 def policy_of(job: Job, number: int) -> str:

@@ -20,11 +20,13 @@ from services.alignment.job import (
     PAIR,
     PREFLIGHT,
     REPORT,
+    REWARD_MODELING,
     ROUNDS,
     Job,
     StageStatus,
     is_binary,
     of_round,
+    trains_reward_model,
 )
 from services.alignment.self_improvement import self_improvement_steps
 from services.alignment.stages import Stages
@@ -77,7 +79,10 @@ class AlignmentProgram:
         pairs_version = await run.stage(of_round(PAIR, number), pair)
         if not pairs_version:
             return False
-        optimize = functools.partial(stages.optimize, pairs_version=pairs_version, number=number)
+        if trains_reward_model((await run.context()).plan):
+            reward = functools.partial(stages.reward_modeling, pairs_version=pairs_version, number=number)
+            await run.stage(of_round(REWARD_MODELING, number), reward)
+        optimize = functools.partial(stages.optimize, pairs_version=pairs_version, verified=verified, number=number)
         await run.stage(of_round(OPTIMIZE, number), optimize)
         return True
 
@@ -87,8 +92,10 @@ class AlignmentProgram:
 
     async def cancel_external_work(self, context: JobContext) -> None:
         """Cancels the training jobs."""
-        optimizations = [of_round(training_jobs.OPTIMIZE, number) for number in range(1, context.plan.rounds + 1)]
-        await self._training.cancel(context, [training_jobs.FEEDBACK, training_jobs.JUDGE, *optimizations])
+        each_round = (training_jobs.REWARD, training_jobs.OPTIMIZE)
+        numbers = range(1, context.plan.rounds + 1)
+        of_rounds = [of_round(purpose, number) for number in numbers for purpose in each_round]
+        await self._training.cancel(context, [training_jobs.FEEDBACK, training_jobs.JUDGE, *of_rounds])
 
     def summarize(self, job: Job, totals: Mapping[str, Counts]) -> None:
         """Sets what only alignment jobs show."""

@@ -19,12 +19,14 @@ from services.alignment.job import (
     JUDGEMENT,
     LOOP,
     LOOP_STAGES,
+    ONLINE_METHODS,
     OPTIMIZE,
     PAIR,
     PAIRS,
     PREFLIGHT,
+    PROMPTS,
     REPORT,
-    ROUND_STAGES,
+    REWARD_MODELING,
     SAMPLE,
     VERIFY,
     Job,
@@ -32,10 +34,12 @@ from services.alignment.job import (
     is_binary,
     of_round,
     policy_of,
+    round_stages,
 )
 from services.alignment.report import make_report
 from services.alignment.training_jobs import TrainingJobRunner, TrainingRequest, TrainingSpec
 from services.pipeline import planning
+from services.pipeline.item_calls import prompt_only
 from services.pipeline.kind import JobContext, stage_of
 from services.pipeline.quarantine import QUARANTINE
 from services.pipeline.service import Toolbox
@@ -142,21 +146,47 @@ class Stages:
     async def _end_rounds(self, context: JobContext, *, number: int, kept: int, tried: int) -> None:
         """Shows that a round, and those after it, train no more."""
 
+        stages = round_stages(context.plan)
+        after_pair = stages[stages.index(PAIR) + 1 :]
+
         def change(job: Job) -> str:
             status = stage_of(job, of_round(PAIR, number))
             status.total = kept
             for later in range(number, context.plan.rounds + 1):
-                for stage in (OPTIMIZE,) if later == number else ROUND_STAGES:
+                for stage in after_pair if later == number else stages:
                     stage_of(job, of_round(stage, later)).state = StageStatus.STATE_SKIPPED
             least = f"the least share is {context.plan.min_yield:g}"
             return f"Round {number} keeps {kept} of {tried} refinements, and {least}: round {number - 1} is the last."
 
         await self._update(context.uid, of_round(PAIR, number), change)
 
-    async def optimize(self, context: JobContext, *, pairs_version: str, number: int) -> None:
+    async def reward_modeling(self, context: JobContext, *, pairs_version: str, number: int) -> None:
+        """Trains a reward model on the pairs of the round."""
+        stage = of_round(REWARD_MODELING, number)
+        request = optimization.reward_request(context, pairs=pairs_version, number=number)
+        trained = await self._training.run(context, [request], stage=stage)
+        reward = trained[request.purpose]
+
+        def change(job: Job) -> str:
+            job.models.reward = reward
+            return f"The reward model is {reward}."
+
+        await self._update(context.uid, stage, change)
+        await self._tables.link(context, (pairs_version, reward, "trained_on"), (context.name, reward, "produced"))
+
+    async def optimize(self, context: JobContext, *, pairs_version: str, verified: str, number: int) -> None:
         """Optimises the policy of the round with the method of the plan."""
-        stage, policy = of_round(OPTIMIZE, number), policy_of(context.job, number)
-        request = optimization.request(context, dataset=pairs_version, number=number)
+        stage, policy, method = (
+            of_round(OPTIMIZE, number),
+            policy_of(context.job, number),
+            context.plan.optimization.method,
+        )
+        dataset, splits = pairs_version, tuple[str, ...]()
+        if method == "sdpo":
+            dataset = verified
+        elif method in ONLINE_METHODS:
+            dataset, splits = await self._training_prompts(context)
+        request = optimization.request(context, dataset=dataset, splits=splits, number=number)
         trained = await self._training.run(context, [request], stage=stage)
         aligned = trained[request.purpose]
 
@@ -167,11 +197,14 @@ class Stages:
             return f"The aligned model is {aligned}."
 
         await self._update(context.uid, stage, change)
+        terms = optimization.rewards(context.plan, context.job.models)
+        rewards = {term.reward_model or term.judge for term in terms}
         await self._tables.link(
             context,
-            (pairs_version, aligned, "trained_on"),
+            (dataset, aligned, "trained_on"),
             (policy, aligned, "initialized_from"),
             (context.name, aligned, "produced"),
+            *((reward, aligned, "rewarded_by") for reward in sorted(rewards)),
         )
 
     async def plan_evaluation(self, context: JobContext) -> int:
@@ -232,6 +265,20 @@ class Stages:
         prompts = await self._retrier.call(read, uid=context.uid, service="data")
         return planning.limited(prompts, seed=context.plan.seed, limit=limit)
 
+    async def _training_prompts(self, context: JobContext) -> tuple[str, tuple[str, ...]]:
+        """The dataset version and splits that hold the prompts of the job and no others."""
+        plan = context.plan
+        if not plan.subtasks and not plan.max_prompts:
+            return plan.dataset, (plan.prompt_split,)
+        chosen = {i for i, _ in await self._prompts(context, split=plan.prompt_split, limit=plan.max_prompts)}
+
+        async def read() -> list[record_pb2.Record]:
+            stream = pairs.split_records(plan, context.clients, split=plan.prompt_split)
+            return [prompt_only(record) async for record in stream if record.id in chosen]
+
+        records = await self._retrier.call(read, uid=context.uid, service="data")
+        return await self._copy(context, PROMPTS, records), ()
+
     async def _feedback_request(self, context: JobContext) -> TrainingRequest:
         """The job that trains the feedback model, on a table with the share of the records that it may learn from."""
         records = await self._annotated(context, pairs.has_feedback)
@@ -286,12 +333,9 @@ def _sft(
         dataset=dataset,
         splits=splits,
         output_model_id=f"{names.id_of(context.name)}-{purpose}",
-        hyperparameters=training_jobs.hyperparameters(context, given, purpose=purpose),
-        distribution=context.plan.distribution,
-        max_restarts=training_jobs.MAX_RESTARTS,
-        media_policy=context.plan.media_policy,
     )
-    return TrainingRequest(purpose, spec)
+    training_jobs.fill(spec, context.plan, given)
+    return training_jobs.request(context, spec, purpose=purpose)
 
 
 def _no_pairs(context: JobContext, *, stage: str, table: str) -> FailedPrecondition:

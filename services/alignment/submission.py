@@ -60,6 +60,7 @@ async def resolve(spec: Spec, clients: ServiceClients, *, parent: str) -> tuple[
     _check_repeatable(plan, models)
     _check_forms(plan)
     _check_rounds(plan)
+    _check_method(plan)
     plan.prompt_split = spec.prompt_split or await _prompt_split(plan, clients)
     return plan, models
 
@@ -126,6 +127,27 @@ def _check_repeatable(plan: Spec, models: alignment_service_pb2.JobModels) -> No
                 metadata={"model": name},
                 violations=[(f"{FIELD}.{field}", message)],
             )
+
+
+def _check_method(plan: Spec) -> None:
+    """Raises InvalidArgument (`METHOD_SETTINGS_WRONG`, `METHOD_NEEDS_FEEDBACK`) for a method that cannot run so."""
+    method, own = plan.optimization.method, plan.optimization.WhichOneof("settings")
+    if own and own != method:
+        message = f"these are settings of {own}, and the method is {method}"
+        raise InvalidArgument(
+            f"optimization.{own}: {message}; leave them out, or set the method to {own}",
+            reason="METHOD_SETTINGS_WRONG",
+            metadata={"method": method, "settings": own},
+            violations=[(f"{FIELD}.optimization.{own}", message)],
+        )
+    if method == "sdpo" and is_binary(plan):
+        message = "sdpo learns from critiques of the policy's own responses, and annotated pairs have none"
+        raise InvalidArgument(
+            f"{message}; set pair_source to language_feedback",
+            reason="METHOD_NEEDS_FEEDBACK",
+            metadata={"method": method},
+            violations=[(f"{FIELD}.optimization.method", message)],
+        )
 
 
 def _check_rounds(plan: Spec) -> None:

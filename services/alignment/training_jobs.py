@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from omnialign import names
 from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound, OmnialignError, from_status
 from omnialign.v1 import training_service_pb2
-from services.alignment.job import FEEDBACK_MODELING, Job
+from services.alignment.job import FEEDBACK_MODELING, Job, Spec
 from services.pipeline.kind import Change, JobContext, stage_of
 from services.pipeline.planning import record_seed, request_id
 from services.pipeline.service_calls import RETRYABLE, ServiceRetrier
@@ -18,7 +18,7 @@ TrainingCondition = training_service_pb2.TrainingCondition
 FINISHED = (TrainingJob.STATE_SUCCEEDED, TrainingJob.STATE_FAILED, TrainingJob.STATE_CANCELLED)
 """States that a training job never leaves."""
 
-FEEDBACK, JUDGE, OPTIMIZE = "feedback", "judge", "optimize"
+FEEDBACK, JUDGE, REWARD, OPTIMIZE = "feedback", "judge", "reward", "optimize"
 MAX_RESTARTS = 2
 SERVICE = "training"
 
@@ -40,14 +40,19 @@ def training_job_name(job_name: str, purpose: str) -> str:
     return names.format_name(names.TRAINING_JOB, project=names.project_of(job_name), training_job=training_job)
 
 
-def hyperparameters(
-    context: JobContext, given: training_service_pb2.Hyperparameters, *, purpose: str
-) -> training_service_pb2.Hyperparameters:
-    """The hyperparameters; where no seed was given, one is derived from the job's."""
-    filled = training_service_pb2.Hyperparameters()
-    filled.CopyFrom(given)
-    filled.seed = given.seed or record_seed(context.plan.seed, stage="training", record_id=purpose) % 2**31
-    return filled
+def fill(spec: TrainingSpec, plan: Spec, given: training_service_pb2.Hyperparameters) -> None:
+    """Adds to a spec its hyperparameters, and what all training jobs of a plan share."""
+    spec.hyperparameters.CopyFrom(given)
+    spec.distribution.CopyFrom(plan.distribution)
+    spec.media_policy.CopyFrom(plan.media_policy)
+    spec.max_restarts = MAX_RESTARTS
+
+
+def request(context: JobContext, spec: TrainingSpec, *, purpose: str) -> TrainingRequest:
+    """The training job of a spec; where that has no seed, one is derived from the job's."""
+    seed = record_seed(context.plan.seed, stage="training", record_id=purpose) % 2**31
+    spec.hyperparameters.seed = spec.hyperparameters.seed or seed
+    return TrainingRequest(purpose, spec)
 
 
 class TrainingJobRunner:
