@@ -21,7 +21,7 @@ OPTIMIZATION: dict[str, dict[str, Any]] = {
     "sft": {"hyperparameters": {**COMMON, "learning_rate": 5e-4}},
     "dpo": {"hyperparameters": {**COMMON, "learning_rate": 3e-4, "beta": 0.3, "sft_weight": 5.0}},
     "kto": {"hyperparameters": {**COMMON, "learning_rate": 3e-4, "beta": 0.3, "sft_weight": 1.0}},
-    "simpo": {"hyperparameters": {**COMMON, "learning_rate": 3e-4, "beta": 2.0, "sft_weight": 1.0}},
+    "simpo": {"hyperparameters": {**COMMON, "learning_rate": 5e-4, "beta": 2.0, "sft_weight": 5.0}},
     "orpo": {"hyperparameters": {**COMMON, "learning_rate": 5e-4, "beta": 0.2, "sft_weight": 1.0}},
     "sdpo": {"hyperparameters": {**COMMON, "learning_rate": 5e-4}},
 }
