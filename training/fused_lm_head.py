@@ -51,7 +51,10 @@ def add_head(model: PreTrainedModel, **options: Any) -> None:
 
 
 def _score_packed(model: PreTrainedModel) -> None:
-    """Makes a model that scores labels do so on packed rows; what it returns stays in (rows, columns - 1)."""
+    """Makes a model that scores labels do so on packed rows; what it returns stays in (rows, columns - 1).
+
+    The result has the `packing`, for those who look at the backbone's states themselves.
+    """
     forward = model.forward
 
     @functools.wraps(forward)
@@ -72,6 +75,7 @@ def _score_packed(model: PreTrainedModel) -> None:
         for name in PER_TOKEN:
             if getattr(scored, name) is not None:
                 scored[name] = plan.unpack(getattr(scored, name))
+        scored.packing = plan
         return scored
 
     model.forward = types.MethodType(packed, model)

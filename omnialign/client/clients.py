@@ -316,6 +316,7 @@ class Client:
     list_training_jobs = _iterate(AsyncClient.list_training_jobs)
     cancel_training_job = _call(AsyncClient.cancel_training_job)
     watch_training_job = _iterate(AsyncClient.watch_training_job)
+    training_log = _iterate(AsyncClient.training_log)
     report_progress = _call(AsyncClient.report_progress)
     deliver_model = _call(AsyncClient.deliver_model)
 

@@ -21,7 +21,7 @@ from training.spec import Distribution, Lora, Spec
 from training.spec_file import parse_spec
 
 MEASURE = """
-import os, resource, sys
+import os, sys
 import psutil
 from training import __main__ as program
 program._prepare_environment()
@@ -32,7 +32,9 @@ def noted(spec):
     return load(spec)
 tuning.load_for_training = noted
 code = program.main(sys.argv[1:])
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+# Of this program alone: the peak that the system counts for a process includes what it was before `exec`.
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print("peak", int(status["VmHWM"].split()[0]) * 1024)
 sys.stdout.flush()
 os._exit(code)
 """

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from omnialign import names
 from omnialign.client import AsyncClient
-from omnialign.errors import NotFound, PermissionDenied
+from omnialign.errors import FailedPrecondition, NotFound, PermissionDenied
 from training.client import SERVICE_RETRIES, TRANSIENT, connection_of, retry_while_away
 from training.spec import Spec
 
@@ -61,15 +61,19 @@ class HandOver:
                 shutil.rmtree(old, ignore_errors=True)
 
     async def restore(self, client: AsyncClient) -> None:
-        """Gives a service that lost the policy, or holds another version of it, the one that it is to have."""
+        """Gives a service that lost the policy, or holds another version of it, the one that it is to have.
+
+        Which of several replicas lost it is not known. An update reaches all, and where it is held already it changes
+        nothing, so it is sent in any case.
+        """
+        log.warning("an engine does not hold version %d of %s and gets it again", self.version, self.name)
         try:
-            if (await client.get_policy(self.name)).version == self.version:
-                return  # another request has restored it meanwhile
-        except NotFound:
-            pass
-        log.warning("the engine does not hold version %d of %s and gets it again", self.version, self.name)
-        self._is_open = False
-        await self._bring(client)
+            await self._bring(client)
+        except FailedPrecondition as error:
+            if error.reason != "POLICY_VERSION_NOT_NEWER":
+                raise
+            self._is_open = False
+            await self._bring(client)
 
     async def close(self) -> None:
         """Frees the policy's memory."""
@@ -85,7 +89,10 @@ class HandOver:
             self._is_open = True
         try:
             await self._send(client)
-        except NotFound:  # the service has restarted since the last version
+        except NotFound as error:
+            if error.reason != "POLICY_NOT_FOUND":
+                raise
+            # The service has restarted since the last version.
             await client.open_policy(names.id_of(self.name), self._base_model)
             await self._send(client)
 

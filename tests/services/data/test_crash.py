@@ -37,11 +37,13 @@ from services.data.record_table import CommitRetries, RecordTable
 retries = CommitRetries(5, 30)
 table = RecordTable(Path(sys.argv[1]), commit_retries=retries, retention_seconds=3600, compact_fragments=32)
 table.merge([Record(id="kept")])
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
 try:
     table.merge([Record(id=str(n), prompt=content(str(n) * 2000)) for n in range(500)])
 except ResourceExhausted as error:
     print(error.reason)
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))  # for what is written at the exit, such as coverage
 print(table.snapshot().count())
 """
 
