@@ -10,6 +10,7 @@ Not counted: features of media before they reach the language model, and memory 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from omnialign.errors import ResourceExhausted
 from training.methods import METHODS, complete
@@ -121,8 +122,8 @@ def gigabytes(number: int) -> str:
 def _savings(spec: Spec) -> Iterator[tuple[str, Spec]]:
     """Settings with which a run may hold less on a device."""
 
-    def placed(**changes: object) -> Spec:
-        return replace(spec, distribution=replace(spec.distribution, **changes))  # type: ignore[arg-type]
+    def placed(**changes: Any) -> Spec:
+        return replace(spec, distribution=replace(spec.distribution, **changes))
 
     if spec.lora is None:
         yield "lora", replace(spec, lora=Lora(), hyperparameters=replace(spec.hyperparameters, train_towers=False))

@@ -94,7 +94,8 @@ def _shared_tokens(ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) 
     is_prompt = mask * (labels == IGNORED).cumprod(1)  # 1 up to a row's first label
     prompts, others = is_prompt.sum(1).chunk(2)  # (pairs,) each
     differs = ((first != second) & (is_prompt.chunk(2)[0] == 1)).any(1) | (prompts != others)
-    return (prompts - 1).clamp(min=0).masked_fill(differs, 0).tolist()  # type: ignore[no-any-return]
+    shared: list[int] = (prompts - 1).clamp(min=0).masked_fill(differs, 0).tolist()
+    return shared
 
 
 _active: Packing | None = None
@@ -163,9 +164,10 @@ def packed_attention(
     """Attention over the segments of the packing in force; query, key and value are (1, heads, T, width)."""
     packing = _in_force(query)
     if packing is None:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
+        padded: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
         )
+        return padded
     groups = getattr(module, "num_key_value_groups", 1)
     key, value = (repeat_kv(key, groups), repeat_kv(value, groups)) if groups > 1 else (key, value)
     # Split at once: the gradient of each slice by itself would be as long as the whole row.
