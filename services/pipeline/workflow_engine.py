@@ -5,13 +5,14 @@ engine keeps what a workflow did, step by step, in a database, and a process tha
 was killed. Values are stored as JSON, never as pickles.
 
 DBOS lives once per process, runs its workflows on the event loop that launched it, and is shared by all job kinds of
-the process. Three of its traps are avoided here:
+the process. Four of its traps are avoided here:
 
 - its queues poll once a second unless told otherwise: ours poll every few dozen milliseconds;
 - a dead executor's workflows are taken up only by an executor of the same id, or by an explicit recovery: so ids are
   stable, and `services.pipeline.replicas` calls `recover` for replicas that fell silent;
 - recovery looks only at workflows of the same application version, a hash of the code by default, so that an upgrade
-  would strand all running jobs: here the version is the workflows' own.
+  would strand all running jobs: here the version is the workflows' own;
+- a workflow that is dequeued while the event loop stands still starts on another one, where nothing of ours works.
 """
 
 import asyncio
@@ -231,7 +232,9 @@ class WorkflowEngine:
         with self._database.typed_errors():
             self._database.write_ahead()
         _shared.instance = DBOS(config=self._dbos_config())  # type: ignore[arg-type]
-        _shared.instance._background_event_loop.set_main_loop()  # workflows run on this loop
+        # Workflows run on this loop alone: DBOS would take another whenever it finds this one between two runs.
+        loop = asyncio.get_running_loop()
+        _shared.instance._background_event_loop.target_loop = lambda: loop
         with self._database.typed_errors():
             await _in_thread(_launch)  # in a thread, because it waits for the database
 

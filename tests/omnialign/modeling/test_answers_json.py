@@ -24,8 +24,9 @@ FEEDBACK = {"critique": "too dark", "refinement": "brighten it", "scores": SCORE
 JUDGEMENT = {"reason": "both are good", "preferred": "equal"}
 SCHEMAS = (feedback_schema(RUBRIC), scores_schema(RUBRIC), judgement_schema())
 texts = st.text().filter(str.strip)
+numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers()
 plain = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text() | st.sampled_from([*FEEDBACK, *VERDICTS]),
+    st.none() | st.booleans() | numbers | st.text() | st.sampled_from([*FEEDBACK, *VERDICTS]),
     lambda some: st.lists(some) | st.dictionaries(st.sampled_from([*FEEDBACK, *JUDGEMENT, *RUBRIC, "score"]), some),
     max_leaves=8,
 )
@@ -67,7 +68,12 @@ def test_a_judgement_that_the_schema_admits_is_read_as_it_was_written(answer):
     assert (judgement.preferred, judgement.reason) == (VERDICTS[answer["preferred"]], answer["reason"].strip())
 
 
-@given(st.text() | plain.map(json.dumps) | st.text().map('```json\n{{"critique": "{}"}}```'.format))
+@given(
+    st.text()
+    | plain.map(json.dumps)
+    | st.sampled_from(["NaN", "-Infinity"])
+    | st.text().map('```json\n{{"critique": "{}"}}```'.format)
+)
 def test_any_text_is_either_read_or_a_typed_abstention(text):
     for read in (lambda: read_feedback(text, RUBRIC), lambda: read_scores(text, RUBRIC), lambda: read_judgement(text)):
         try:

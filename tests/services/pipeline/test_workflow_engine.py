@@ -80,6 +80,16 @@ async def test_lost_tables_are_said_and_made_again_by_a_service_that_may(
         await engine.stop()
 
 
+def test_a_workflow_that_is_dequeued_while_the_event_loop_stands_still_waits_for_it(tmp_path: Path) -> None:
+    engine = WorkflowEngine("alignment", config(tmp_path, f"sqlite:///{tmp_path / 'dbos.db'}"))
+    with asyncio.Runner() as runner:
+        runner.run(engine.start(Workflows()))
+        try:
+            assert workflow_engine._shared.instance._background_event_loop.target_loop() is runner.get_loop()
+        finally:
+            runner.run(engine.stop())
+
+
 async def test_a_damaged_file_is_data_loss_with_its_name_and_the_way_back(tmp_path: Path) -> None:
     path = tmp_path / "dbos.db"
     path.write_bytes(b"no database" * 1000)
