@@ -194,8 +194,9 @@ generate-chart: helm ## the chart's schema, table of values and goldens; review 
 generate-dashboards: setup ## the chart's dashboards from tools/dashboards
 	$(BIN)/python -m tools.build_dashboards
 
-generate-models: setup ## docs/models.md from what `make test` and `make test-vllm` saw
+generate-models: setup ## docs/models.md and docs/training.md from what `make test` and `make test-vllm` saw
 	$(BIN)/python -m tools.list_models
+	$(BIN)/python -m tools.list_methods
 
 generate-tinyworld: setup ## the demo's base model, trained again from its seed
 	$(BIN)/python -m examples.tinyworld.pretrain

@@ -1,7 +1,7 @@
 """Batches: how examples become rows, and rows become tensors. `batch_order` says which rows go together.
 
-Rows are padded on the right to the longest of their batch, and the loss falls on exactly the answers. Features of media
-are added as further keys, which TRL's trainers hand to the model unchanged.
+Rows are padded on the right to the longest of their batch, and the loss falls on exactly the answers, their end tokens
+included. Features of media are added as further keys, which trainers hand to the model unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,8 +37,8 @@ def blank_example(token: int) -> Example:
 
 
 def sft_row(prompt: Sequence[int], answer: Sequence[int]) -> dict[str, Any]:
-    """One training row. The loss falls on the answer, its end token included, and on nothing else."""
-    return {"input_ids": [*prompt, *answer], "labels": [IGNORED] * len(prompt) + list(answer)}
+    """One training row of a prompt and its answer."""
+    return {"prompt_ids": list(prompt), "answer_ids": list(answer)}
 
 
 def pair_row(prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int]) -> dict[str, Any]:
@@ -70,17 +70,14 @@ def critiqued_row(example: Example) -> dict[str, Any]:
 
 
 class SftCollator:
-    """Makes a batch of rows of `input_ids` and `labels`."""
+    """Makes a batch of rows of prompt and answer."""
 
     def __init__(self, *, pad_id: int, media: BatchMedia | None = None) -> None:
         self.pad_id, self.media = pad_id, media
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """The batch: `input_ids`, `attention_mask` and `labels`, each (rows, longest), and features."""
-        batch = _inputs(rows, [row["input_ids"] for row in rows], pad_id=self.pad_id, media=self.media)
-        # A filler medium may have made a row longer than its labels: pad these to the width of the ids, as ignored.
-        labels = pad([row["labels"] for row in rows], value=IGNORED, width=batch["input_ids"].shape[1])
-        return {**batch, "labels": labels}
+        """The batch: `input_ids`, `attention_mask` and `completion_mask`, each (rows, longest), and features."""
+        return _answers(rows, [row["answer_ids"] for row in rows], pad_id=self.pad_id, media=self.media)
 
 
 class PairCollator:

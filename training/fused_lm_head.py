@@ -1,4 +1,4 @@
-"""How TRL's trainers score answers: with one projection over the backbone, or with a model's own logits.
+"""How trainers score answers: with TRL's one projection over the backbone, or with a model's own logits.
 
 TRL runs the backbone and multiplies only the positions that have a label by the output embeddings, in tiles, so that
 the logits of (rows, columns, vocabulary) never exist at once. A model whose logits come from more than one projection
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from trl.trainer import dpo_trainer, sft_trainer
 from trl.trainer import utils as trl_utils
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
@@ -26,13 +25,12 @@ IGNORED = -100
 
 
 def install() -> None:
-    """Makes the trainers of TRL 1.16 use the head that fits, and skip unlabelled positions on a CPU too.
+    """Makes the head of TRL 1.16 skip unlabelled positions on a CPU too.
 
     TRL skips them only on devices with Triton, for the sake of compilers that dislike changing shapes; on a CPU there
     is none. Skipping saves about a tenth of a run's CPU time where prompts are long and answers short, and nothing
     measurable where answers are most of the tokens. Can go when TRL offers a switch.
     """
-    sft_trainer.add_fused_lm_head = dpo_trainer.add_fused_lm_head = add_head
     if not torch.cuda.is_available() and hasattr(trl_utils, "_use_triton"):
         trl_utils._use_triton = lambda device: True
 

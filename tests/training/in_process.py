@@ -82,12 +82,19 @@ def step(trainer: Any, passes: Sequence[Sequence[int]]) -> float:
     collate, rows = trainer.data_collator, trainer.train_dataset
     made = [collate([rows[index] for index in taken]) for taken in passes]
     trainer.current_gradient_accumulation_steps = len(passes)
-    batches, _ = trainer.get_batch_samples(iter(made), len(made), torch.device("cpu"))
+    batches, items = trainer.get_batch_samples(iter(made), len(made), torch.device("cpu"))
+    return backward(trainer, batches, items=items)
+
+
+def backward(trainer: Any, batches: Sequence[Any], *, items: torch.Tensor | None = None) -> float:
+    """The loss of a step from its batches; the model keeps its gradient. `items` are what the step's loss averages."""
     trainer.model.train()
     trainer.model.zero_grad()
     total = 0.0
     for batch in batches:
-        loss = trainer.compute_loss(trainer.model, batch) / len(batches)
+        loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=items)
+        if not trainer.model_accepts_loss_kwargs:
+            loss = loss / len(batches)
         loss.backward()
         total += loss.item()
     return total
@@ -98,15 +105,20 @@ def gradient(model: PreTrainedModel) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad and p.grad is not None])
 
 
+def row_inputs(example: Example, answer: Sequence[int], media: BatchMedia) -> dict[str, torch.Tensor]:
+    """What a model is given of one prompt with one answer, without padding."""
+    ids = [*example.prompt, *answer]
+    made = media.inputs([{"media": [asdict(ref) for ref in example.media]}], [ids])
+    given = torch.tensor([ids])
+    return {"input_ids": given, "attention_mask": torch.ones_like(given), **media.tensors(made, given)}
+
+
 def token_scores(model: PreTrainedModel, example: Example, answer: Sequence[int], media: BatchMedia) -> torch.Tensor:
     """The log-probability of every token of the vocabulary at each place of an answer, from a row without padding.
 
     (tokens of the answer, vocabulary)
     """
-    ids = [*example.prompt, *answer]
-    made = media.inputs([{"media": [asdict(ref) for ref in example.media]}], [ids])
-    given = torch.tensor([ids])
-    logits = model(input_ids=given, **media.tensors(made, given)).logits[0].float()
+    logits = model(**row_inputs(example, answer, media)).logits[0].float()
     start = len(example.prompt) - 1
     return logits[start : start + len(answer)].log_softmax(-1)
 

@@ -23,6 +23,7 @@ from training import media as training_media
 from training.examples import encode_sample
 from training.samples import Sample
 from training.spec_file import parse_spec
+from training.trainers.step_means import answer_log_probs
 from training.tuning import load_model
 
 COMPOSITE = (
@@ -105,13 +106,12 @@ def batch(
 
 
 def log_probabilities(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """What a trainer's model gives each answer of an sft batch: summed log-probabilities, (rows,)."""
+    """What a trainer's model gives each answer of a batch: summed log-probabilities, (rows,)."""
     if not hasattr(model, "_scores_answers"):
         fused_lm_head.add_head(model.eval())
         model._scores_answers = True
     with torch.no_grad():
-        scored = model(**inputs, use_cache=False, fused_lm_head=True).log_probs.sum(dim=1)
-    return torch.as_tensor(scored)
+        return answer_log_probs(model, inputs).sum(dim=1)
 
 
 def log_probability(

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.functional import logsigmoid
 
 from examples.tinyworld.faults import faulty_answer, prompt_pieces, right_answer
 from examples.tinyworld.language import random_task
@@ -13,9 +12,9 @@ from examples.tinyworld.pretrain import FOLDER
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.inputs import Turn
-from tests.model_factory.families import FAMILIES
-from tests.training.in_process import gradient, log_probs, make_trainer, move, step
-from tests.training.multimodal import keep, medium, question
+from tests.training.formulas import Taken, dpo
+from tests.training.in_process import gradient, make_trainer, move, step
+from tests.training.multimodal import keep
 from tests.training.test_spec import GOOD, problems
 from training.examples import Example, encode_sample
 from training.media import BatchMedia
@@ -25,7 +24,6 @@ from training.spec_file import parse_spec
 from training.tuning import load_model
 
 BETA, WEIGHT = 0.7, 0.5
-TINY_WORLD = "tinyworld"
 LOSSES = [
     {},
     {"label_smoothing": 0.1},
@@ -35,69 +33,33 @@ LOSSES = [
 ]
 
 
-def samples(name: str) -> list[Sample]:
-    """Three pairs: of the tiny world, an image, a sound and a video to write; else prompts with media of the family."""
-    if name == TINY_WORLD:
-        tasks = [random_task(random.Random(1), subtask) for subtask in ("ti2ti", "t2a", "tv2t")]
-        return [
-            Sample(
-                (Turn("user", prompt_pieces(task)),),
-                (right_answer(task).pieces(), faulty_answer(random.Random(2), task).pieces()),
-            )
-            for task in tasks
-        ]
-    (kind, *_) = FAMILIES[name].reads
-    asked = [question("What?", medium(kind, seed=0)), question(medium(kind, seed=2), "Which?"), question("Who?")]
-    return [Sample(turns, ((f"It is number {at}, really.",), ("No.",))) for at, turns in enumerate(asked)]
+def samples() -> list[Sample]:
+    """Three pairs of the tiny world: an image, a sound and a video to write."""
+    tasks = [random_task(random.Random(1), subtask) for subtask in ("ti2ti", "t2a", "tv2t")]
+    return [
+        Sample(
+            (Turn("user", prompt_pieces(task)),),
+            (right_answer(task).pieces(), faulty_answer(random.Random(2), task).pieces()),
+        )
+        for task in tasks
+    ]
 
 
-@pytest.fixture(scope="module", params=[TINY_WORLD, "qwen2_5_vl", "qwen2_audio"])
-def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    name = request.param
-    return name, FOLDER if name == TINY_WORLD else FAMILIES[name].build(tmp_path_factory.mktemp("model") / name)
-
-
-def encoded(made: list[Sample], *, base: Path, folder: Path) -> list[Example]:
+def encoded(made: list[Sample], *, folder: Path) -> list[Example]:
     """The samples' examples; their media are kept in the folder."""
-    adapter = load_adapter(base)
+    adapter = load_adapter(FOLDER)
     for sample in made:
         keep(folder / "media", sample.turns)
     return [encode_sample(sample, adapter=adapter, max_length=10**6) for sample in made]
 
 
-def by_hand(policy, reference, found: list[Example], media: BatchMedia, settings: dict) -> torch.Tensor:
-    """The loss of all pairs as one step, from the formulas."""
-    losses, chosen_tokens = [], []
-    for example in found:
-        ratios, smoothing = [], settings.get("label_smoothing", 0.0)
-        for answer in example.answers:
-            ours = log_probs(policy, example, answer, media)
-            with torch.no_grad():
-                theirs = log_probs(reference, example, answer, media)
-            means = settings.get("length_normalized") or settings.get("loss") == "ipo"
-            ratios.append((ours - theirs).mean() if means else (ours - theirs).sum())
-            if answer is example.answers[0]:
-                chosen_tokens.append(ours)
-        ahead = ratios[0] - ratios[1]
-        if settings.get("loss") == "ipo":
-            losses.append((ahead - 1 / (2 * BETA)) ** 2)
-            continue
-        loss = -(1 - smoothing) * logsigmoid(BETA * ahead) - smoothing * logsigmoid(-BETA * ahead)
-        if settings.get("loss") == "mpo":
-            quality = -logsigmoid(BETA * ratios[0]) - logsigmoid(-BETA * ratios[1])
-            loss = 0.8 * loss + 0.2 * quality
-        losses.append(loss)
-    return torch.stack(losses).mean() - WEIGHT * torch.cat(chosen_tokens).mean()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", LOSSES, ids=lambda settings: "-".join(map(str, settings.values())) or "sigmoid")
-def test_loss_and_gradient_of_a_step_equal_those_by_hand(base: tuple[str, Path], tmp_path: Path, settings: dict):
-    name, folder = base
-    found = encoded(samples(name), base=folder, folder=tmp_path)
+def test_loss_and_gradient_of_a_step_equal_those_by_hand(tmp_path: Path, settings: dict):
+    found = encoded(samples(), folder=tmp_path)
     trainer = make_trainer(
         "dpo",
-        base=folder,
+        base=FOLDER,
         examples=found,
         folder=tmp_path,
         hyperparameters={"beta": BETA, "sft_weight": WEIGHT},
@@ -107,9 +69,8 @@ def test_loss_and_gradient_of_a_step_equal_those_by_hand(base: tuple[str, Path],
     # The blank row, last, teaches nothing, and three rows in passes of two and one weigh alike.
     loss, learnt = step(trainer, [[0, 1], [2], [3]]), gradient(trainer.model)
     trainer.model.zero_grad()
-    wanted = by_hand(
-        trainer.model, load_model(folder), found, BatchMedia(load_adapter(folder), tmp_path / "media"), settings
-    )
+    media = BatchMedia(load_adapter(FOLDER), tmp_path / "media")
+    wanted = dpo(Taken(trainer.model, load_model(FOLDER), found, media, BETA, WEIGHT, settings))
     wanted.backward()
     assert loss == pytest.approx(float(wanted), rel=1e-5)
     assert float((learnt - gradient(trainer.model)).norm()) <= 1e-5 * float(learnt.norm())
@@ -117,7 +78,7 @@ def test_loss_and_gradient_of_a_step_equal_those_by_hand(base: tuple[str, Path],
 
 @pytest.mark.slow
 def test_the_shift_of_bco_is_the_mean_reward_of_the_steps_before_and_goes_on_after_a_restart(tmp_path: Path):
-    found = encoded(samples(TINY_WORLD), base=FOLDER, folder=tmp_path)
+    found = encoded(samples(), folder=tmp_path)
     given = {"base": FOLDER, "examples": found, "folder": tmp_path, "dpo": {"loss": "mpo"}}
     trainer, other = make_trainer("dpo", **given), make_trainer("dpo", **given)
     for one in (trainer, other):

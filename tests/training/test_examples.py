@@ -11,7 +11,7 @@ from omnialign.errors import DataLoss, FailedPrecondition
 from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.answers import read_feedback, read_judgement, rubric
 from omnialign.v1 import record_pb2
-from training.batches import IGNORED, PairCollator, SftCollator, sft_row
+from training.batches import PairCollator, SftCollator, sft_row
 from training.examples import (
     Example,
     MediaRef,
@@ -94,10 +94,11 @@ def test_prompts_end_open_and_every_answer_ends_with_the_end_token_once(record, 
 def test_sft_loss_falls_on_exactly_the_answer():
     rows = [sft_row([1, 2, 3], [7, 9]), sft_row([1], [8, 8, 8, 9])]
     batch = SftCollator(pad_id=0)(rows)
-    assert batch["labels"].tolist() == [[IGNORED] * 3 + [7, 9], [IGNORED, 8, 8, 8, 9]]
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 7, 9], [1, 8, 8, 8, 9]]
+    assert batch["completion_mask"].tolist() == [[0, 0, 0, 1, 1], [0, 1, 1, 1, 1]]
     longer = SftCollator(pad_id=9)([sft_row([1, 2, 3], [7, 9]), sft_row([1], [9])])
     # The end token is a target even where it is also what fills the row.
-    assert longer["labels"].tolist()[1] == [IGNORED, 9, IGNORED, IGNORED, IGNORED]
+    assert longer["completion_mask"].tolist()[1] == [0, 1, 0, 0, 0]
     assert longer["attention_mask"].tolist()[1] == [1, 1, 0, 0, 0]
 
 

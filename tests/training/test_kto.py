@@ -11,8 +11,9 @@ from examples.tinyworld.pretrain import FOLDER
 from omnialign.errors import FailedPrecondition
 from omnialign.modeling.adapters import load_adapter
 from omnialign.v1 import record_pb2
+from tests.training.formulas import Taken, kto
 from tests.training.in_process import gradient, log_probs, make_trainer, move_towards, step
-from tests.training.test_dpo import TINY_WORLD, base, encoded, samples  # noqa: F401
+from tests.training.test_dpo import encoded, samples
 from tests.training.test_spec import GOOD, problems
 from training.examples import Example
 from training.media import BatchMedia
@@ -24,52 +25,31 @@ from training.tuning import load_model
 BETA, WEIGHT = 0.7, 0.5
 
 
-def labelled(name: str) -> list[Sample]:
+def labelled() -> list[Sample]:
     """Five answers: the good and the bad one of two prompts, and the good one of a third."""
     pairs = [
         Sample(sample.turns, (answer,), value=float(at == 0))
-        for sample in samples(name)
+        for sample in samples()
         for at, answer in enumerate(sample.answers)
     ]
     return pairs[:5]
 
 
-def by_hand(policy, reference, found: list[Example], others: list[list[int]], media: BatchMedia) -> torch.Tensor:
-    """The loss of all answers as one step, from the formulas; three of five are good."""
-
-    def ratio(example: Example, answer: list[int]) -> torch.Tensor:
-        with torch.no_grad():
-            theirs = log_probs(reference, example, answer, media).sum()
-        return log_probs(policy, example, answer, media).sum() - theirs
-
-    with torch.no_grad():
-        point = torch.stack([ratio(e, other) for e, other in zip(found, others, strict=True)]).mean()
-    assert point > 0.1
-    desirable, undesirable = 1.0, 3 / (2 * 4 / 3)
-    losses, good_tokens = [], []
-    for example in found:
-        ahead = BETA * (ratio(example, example.answers[0]) - point)
-        good = example.value > 0
-        losses.append(desirable * (1 - torch.sigmoid(ahead)) if good else undesirable * (1 - torch.sigmoid(-ahead)))
-        if good:
-            good_tokens.append(log_probs(policy, example, example.answers[0], media))
-    return torch.stack(losses).mean() - WEIGHT * torch.cat(good_tokens).mean()
-
-
 @pytest.mark.slow
-def test_loss_and_gradient_of_a_step_equal_those_by_hand(base: tuple[str, Path], tmp_path: Path):  # noqa: F811
+def test_loss_and_gradient_of_a_step_equal_those_by_hand(tmp_path: Path):
     """Published: a reference point of the last batch alone, and slices of prompts and answers that ran empty."""
-    name, folder = base
-    found = sorted(encoded(labelled(name), base=folder, folder=tmp_path), key=lambda example: example.length)
-    media = BatchMedia(load_adapter(folder), tmp_path / "media")
+    found = sorted(encoded(labelled(), folder=tmp_path), key=lambda example: example.length)
+    media = BatchMedia(load_adapter(FOLDER), tmp_path / "media")
     settings = {"beta": BETA, "sft_weight": WEIGHT, "max_length": 4096}
-    trainer = make_trainer("kto", base=folder, examples=found, folder=tmp_path, hyperparameters=settings)
+    trainer = make_trainer("kto", base=FOLDER, examples=found, folder=tmp_path, hyperparameters=settings)
     others = mismatched_answers(found, max_length=4096, seed=0)
     move_towards(trainer.model, [log_probs(trainer.model, e, y, media) for e, y in zip(found, others, strict=True)])
     # Passes of unequal size, and the blank row.
     loss, learnt = step(trainer, [[0, 1, 2], [3, 4], [5]]), gradient(trainer.model)
     trainer.model.zero_grad()
-    wanted = by_hand(trainer.model, load_model(folder), found, others, media)
+    taken = Taken(trainer.model, load_model(FOLDER), found, media, BETA, WEIGHT)
+    # Three of five are good: their weights balance at 4 : 3.
+    wanted = kto(taken, others=others, desirable=1.0, undesirable=3 / (2 * 4 / 3))
     wanted.backward()
     assert loss == pytest.approx(float(wanted), rel=1e-5)
     assert float((learnt - gradient(trainer.model)).norm()) <= 1e-5 * float(learnt.norm())
@@ -78,7 +58,7 @@ def test_loss_and_gradient_of_a_step_equal_those_by_hand(base: tuple[str, Path],
 @pytest.mark.slow
 def test_good_answers_become_likelier_and_bad_ones_less_likely(tmp_path: Path):
     """Published: the sign of the bad answers' term made them likelier too."""
-    found = encoded(labelled(TINY_WORLD)[:2], base=FOLDER, folder=tmp_path)
+    found = encoded(labelled()[:2], folder=tmp_path)
     trainer = make_trainer("kto", base=FOLDER, examples=found, folder=tmp_path)
     media = BatchMedia(load_adapter(FOLDER), tmp_path / "media")
     for index in range(2):

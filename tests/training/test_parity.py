@@ -23,6 +23,7 @@ from tests.model_factory.family import Family
 from tests.training.multimodal import TRAINED, batch, medium
 from training.fused_lm_head import add_head
 from training.samples import Sample
+from training.trainers.step_means import answer_log_probs
 from training.tuning import load_model
 
 OUT = Path(__file__).parents[2] / "out" / "families"
@@ -112,8 +113,8 @@ async def test_the_trainer_sees_what_the_engine_sees(
         samples = [Sample(turn, (answer(family),)) for turn in turns]
         inputs = batch(adapter, samples, folder=tmp_path / str(number), policy=policy)
         with torch.no_grad():
-            scored = model(**inputs, use_cache=False, fused_lm_head=True).log_probs
-        assert inputs.keys() - {"input_ids", "attention_mask", "labels"} == seen.features.keys()
+            scored = answer_log_probs(model, inputs)
+        assert inputs.keys() - {"input_ids", "attention_mask", "completion_mask"} == seen.features.keys()
         for row in range(len(turns)):
             _assert_row(seen, inputs, scored, row)
         for name in seen.features.keys() - {"mm_token_type_ids"}:
@@ -125,7 +126,7 @@ async def test_the_trainer_sees_what_the_engine_sees(
 def _assert_row(seen: Seen, inputs: dict[str, torch.Tensor], scored: torch.Tensor, row: int) -> None:
     """The engine pads on the left, the trainer on the right, where the answer comes first."""
     prompt = seen.ids[row][seen.mask[row].bool()]
-    learnt = inputs["labels"][row] != -100
+    learnt = inputs["completion_mask"][row].bool()
     assert torch.equal(inputs["input_ids"][row, : len(prompt)], prompt)
     assert int(learnt.nonzero()[0]) == len(prompt)
     if "mm_token_type_ids" in seen.features:

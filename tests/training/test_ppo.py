@@ -7,19 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.training import formulas
 from tests.training.test_grpo import GAINS, LENGTHS, PROMPT, a_pass, policy
 from training.methods.ppo import PpoSettings
 from training.methods.rollout import RolloutSettings
 from training.trainers.ppo import controlled, gae, token_losses
-
-
-def gae_by_hand(rewards: list[float], values: list[float], *, discount: float, gae_lambda: float) -> list[float]:
-    """Σ_k (γλ)^k δ_{t+k} for each token of one answer."""
-    ahead = [*values[1:], 0.0]
-    deltas = [r + discount * b - v for r, b, v in zip(rewards, ahead, values, strict=True)]
-    return [
-        sum((discount * gae_lambda) ** k * delta for k, delta in enumerate(deltas[at:])) for at in range(len(deltas))
-    ]
 
 
 @given(
@@ -37,7 +29,7 @@ def test_advantages_are_discounted_sums_of_what_values_missed(
     # What stands beside the answer must not matter.
     padded = [torch.tensor([[9.0] * before + row + [9.0] * behind], dtype=torch.float64) for row in (rewards, values)]
     found = gae(*padded, mask, discount=discount, gae_lambda=gae_lambda)
-    wanted = gae_by_hand(rewards, values, discount=discount, gae_lambda=gae_lambda)
+    wanted = formulas.gae(rewards, values, discount=discount, gae_lambda=gae_lambda)
     assert found[0, before : before + len(tokens)].tolist() == pytest.approx(wanted, abs=1e-9)
     assert not found[mask == 0].any()
 

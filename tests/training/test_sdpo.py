@@ -11,11 +11,11 @@ from examples.tinyworld.pretrain import FOLDER
 from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.prompts import render_refinement
 from omnialign.v1 import record_pb2
-from tests.training.in_process import gradient, make_trainer, move, step, token_scores
+from tests.training.formulas import Taken, sdpo
+from tests.training.in_process import gradient, make_trainer, move, step
 from tests.training.multimodal import keep
-from tests.training.test_dpo import TINY_WORLD, base, encoded, samples  # noqa: F401
+from tests.training.test_dpo import encoded, samples
 from tests.training.test_spec import GOOD, problems
-from training.examples import Example
 from training.media import BatchMedia
 from training.methods.sdpo import SdpoSettings
 from training.samples import Dropped, Sample, samples_of
@@ -26,7 +26,7 @@ FEEDBACK = record_pb2.Feedback(critique="It says too little.", refinement="Say w
 KINDS = [{"divergence": "forward"}, {"divergence": "reverse"}, {"divergence": "jsd"}, {"top_k": 5}]
 
 
-def critiqued(name: str) -> list[Sample]:
+def critiqued() -> list[Sample]:
     """The faulty answer of each pair, which a teacher with feedback on it reads too."""
     return [
         replace(
@@ -34,55 +34,26 @@ def critiqued(name: str) -> list[Sample]:
             answers=sample.answers[1:],
             teacher_turns=render_refinement(sample.turns[0].pieces, sample.answers[1], FEEDBACK).turns,
         )
-        for sample in samples(name)
+        for sample in samples()
     ]
 
 
-def divergence_by_hand(teacher: torch.Tensor, student: torch.Tensor, settings: dict) -> torch.Tensor:
-    """The divergence of one token from both log-probabilities of the vocabulary."""
-    if "top_k" in settings:
-        kept = teacher.topk(settings["top_k"]).indices
-        teacher, student = (torch.cat([p[kept], torch.log(1 - p[kept].exp().sum())[None]]) for p in (teacher, student))
-    p, q = teacher.exp(), student.exp()
-    kind = settings.get("divergence", "forward")
-    if kind == "forward":
-        return (p * (p / q).log()).sum()
-    if kind == "reverse":
-        return (q * (q / p).log()).sum()
-    m = (p + q) / 2
-    return ((p * (p / m).log()).sum() + (q * (q / m).log()).sum()) / 2
-
-
-def by_hand(student, teacher, found: list[Example], media: BatchMedia, settings: dict) -> torch.Tensor:
-    """The loss of all tokens as one step, from the formulas."""
-    losses = []
-    for example in found:
-        (answer,) = example.answers
-        shown = Example(example.teacher_prompt, [answer], example.teacher_media)
-        with torch.no_grad():
-            wanted = token_scores(teacher, shown, answer, media)
-        given = token_scores(student, example, answer, media)
-        losses += [divergence_by_hand(p, q, settings) for p, q in zip(wanted, given, strict=True)]
-    return torch.stack(losses).mean()
-
-
 @pytest.mark.slow
-def test_loss_and_gradient_of_a_step_equal_those_by_hand(base: tuple[str, Path], tmp_path: Path):  # noqa: F811
-    name, folder = base
-    made = critiqued(name)
+def test_loss_and_gradient_of_a_step_equal_those_by_hand(tmp_path: Path):
+    made = critiqued()
     for sample in made:
         keep(tmp_path / "media", sample.teacher_turns)
-    found = encoded(made, base=folder, folder=tmp_path)
+    found = encoded(made, folder=tmp_path)
     assert all(len(example.teacher_prompt) > len(example.prompt) for example in found)
-    media, initial = BatchMedia(load_adapter(folder), tmp_path / "media"), load_model(folder)
+    media, initial = BatchMedia(load_adapter(FOLDER), tmp_path / "media"), load_model(FOLDER)
     for settings in KINDS:
-        trainer = make_trainer("sdpo", base=folder, examples=found, folder=tmp_path, sdpo=settings)
+        trainer = make_trainer("sdpo", base=FOLDER, examples=found, folder=tmp_path, sdpo=settings)
         # The student has moved, its teacher is still the start.
         move(trainer.model)
         # Passes of unequal size, and the blank row.
         loss, learnt = step(trainer, [[0, 1], [2], [3]]), gradient(trainer.model)
         trainer.model.zero_grad()
-        wanted = by_hand(trainer.model, initial, found, media, settings)
+        wanted = sdpo(Taken(trainer.model, initial, found, media, settings=settings))
         wanted.backward()
         assert loss == pytest.approx(wanted.item(), rel=1e-5), settings
         assert float((learnt - gradient(trainer.model)).norm()) <= 1e-5 * float(learnt.norm()), settings
@@ -90,7 +61,7 @@ def test_loss_and_gradient_of_a_step_equal_those_by_hand(base: tuple[str, Path],
 
 @pytest.mark.slow
 def test_a_teacher_that_moves_is_an_average_of_the_students_and_goes_on_after_a_restart(tmp_path: Path):
-    found = encoded(critiqued(TINY_WORLD), base=FOLDER, folder=tmp_path)
+    found = encoded(critiqued(), folder=tmp_path)
     given = {"base": FOLDER, "examples": found, "folder": tmp_path, "sdpo": {"teacher": "ema", "ema_decay": 0.5}}
     trainer, other = make_trainer("sdpo", **given), make_trainer("sdpo", **given)
     before = step(trainer, [[0, 1, 2]])

@@ -71,13 +71,9 @@ def test_a_full_disk_is_a_typed_failure_and_the_next_attempt_goes_through(tmp_pa
 @pytest.mark.parametrize(
     ("method", "own"),
     [
-        ("dpo", {}),
         ("dpo", {"loss": "mpo"}),
         ("kto", {}),
         ("sft", {}),
-        ("simpo", {}),
-        ("orpo", {}),
-        ("reward", {}),
         ("sdpo", {"teacher": "ema", "ema_decay": 0.5}),
     ],
 )

@@ -38,8 +38,6 @@ class Sdpo(StepMeansTrainer):
         super().__init__(**options)
         disable_dropout_in_model(self.model)
         self._teacher = Teacher(self.model)
-        size = self.model.get_output_embeddings().weight.shape[0]
-        self._top_k = min(settings.top_k or (size if size <= WHOLE_VOCABULARY else TOP_K), size)
         self._keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     def counts(self, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -54,7 +52,8 @@ class Sdpo(StepMeansTrainer):
         with self._teacher.in_place(), asking(self.model_wrapped):
             for batch in batches:
                 shown = self._prepare_inputs(batch.pop("teacher"))
-                likeliest, tokens = self._log_probs(self.model_wrapped, shown).topk(self._top_k)
+                found = self._log_probs(self.model_wrapped, shown)
+                likeliest, tokens = found.topk(num_compared(self._settings, vocabulary=found.shape[1]))
                 batch["teacher_log_probs"], batch["teacher_tokens"] = likeliest, tokens
         return batches, items
 
@@ -101,6 +100,12 @@ class Sdpo(StepMeansTrainer):
     def restore_method_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on with a checkpoint's teacher."""
         self._teacher.restore(state)
+
+
+def num_compared(settings: SdpoSettings, *, vocabulary: int) -> int:
+    """Of how many tokens a distribution is compared one by one."""
+    # Of the logits, not of one head: a model with a second head (Janus) has more.
+    return min(settings.top_k or (vocabulary if vocabulary <= WHOLE_VOCABULARY else TOP_K), vocabulary)
 
 
 def divergence(teacher: torch.Tensor, student: torch.Tensor, *, kind: str) -> torch.Tensor:

@@ -1,24 +1,37 @@
-"""Supervised fine-tuning: L = -log p(answer | prompt), averaged over the answers' tokens; the prompt has no loss."""
+"""Supervised fine-tuning: L = -log p(answer | prompt), averaged over the answers' tokens; the prompt has no loss.
 
+The mean is over the tokens of the whole optimiser step. Many models compute their own loss as a mean over one pass, in
+which the tokens of a short pass would weigh more than those of a long one.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
+from transformers import TrainingArguments
 
-from training.batches import IGNORED, SftCollator, blank_example, sft_row
-from training.loop import DurableTrainer, TrainerInputs
+from training.batches import SftCollator, blank_example, sft_row
+from training.loop import TrainerInputs
 from training.media import name_media
+from training.trainers.step_means import StepMeansTrainer, answer_lengths, scored_answers
 
 
-class Sft(DurableTrainer, SFTTrainer):  # type: ignore[misc]
-    """TRL's trainer on rows that are token ids already."""
+class Sft(StepMeansTrainer):
+    """Averages over the tokens of a step's answers."""
 
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss of one pass, averaged over the tokens of the whole step; nothing for a blank one."""
-        if (inputs["labels"] != IGNORED).any():
-            return super().compute_loss(model, inputs, *args, **kwargs)
-        # A blank pass must use all weights, like those of the other ranks: gradients are reduced as they are made.
-        return 0.0 * super().compute_loss(model, {**inputs, "labels": inputs["input_ids"]}, *args, **kwargs)
+    outputs = ("log_probs", "is_top1")
+
+    def counts(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """How many tokens the answers of a batch have: (1,)."""
+        return answer_lengths(batch).sum()[None]
+
+    def pass_loss(self, model: Any, inputs: dict[str, Any], *weights: float) -> torch.Tensor:
+        """The weighted loss of one pass."""
+        scored, lengths = scored_answers(model, inputs), answer_lengths(inputs)
+        self.measure({"mean_token_accuracy": scored.is_top1.sum(1) / lengths})
+        loss: torch.Tensor = -weights[0] * scored.log_probs.sum() / lengths.sum()
+        return loss
 
 
 def build(inputs: TrainerInputs) -> Sft:
@@ -27,11 +40,7 @@ def build(inputs: TrainerInputs) -> Sft:
     shown = [*inputs.examples, blank_example(pad_id)]
     rows = name_media([sft_row(e.prompt, e.answers[0]) for e in shown], shown)
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
-    arguments = SFTConfig(
-        **inputs.arguments,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
+    arguments = TrainingArguments(**inputs.arguments)
     trainer = Sft(
         model=inputs.load_model(),
         args=arguments,

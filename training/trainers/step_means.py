@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from trl.trainer.utils import FusedCausalLMOutput
 
 from training import distributed, fused_lm_head
 from training.batches import BESIDE_INPUTS, IGNORED
@@ -18,6 +19,8 @@ class StepMeansTrainer(DurableTrainer):
     A method says what that is in `counts`, and the loss of a pass in `pass_loss`.
     """
 
+    outputs: tuple[str, ...] = ("log_probs",)
+    """What the method reads of each token; see `trl.trainer.utils.add_fused_lm_head`."""
     _in_step: torch.Tensor
     """`counts` of the passes of all ranks together."""
 
@@ -25,7 +28,7 @@ class StepMeansTrainer(DurableTrainer):
         self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(2))
         self._total_train_tokens = 0.0
         super().__init__(**options)
-        fused_lm_head.add_head(self.model)
+        fused_lm_head.add_head(self.model, outputs=self.outputs)
         # The loss is that of a pass, already weighted: the trainer is to average over passes, and over nothing else.
         self.model_accepts_loss_kwargs = False
 
@@ -88,11 +91,17 @@ def asking(model: torch.nn.Module) -> Iterator[None]:
         model.train()
 
 
-def answer_log_probs(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
-    """log π(token | what precedes it) of the answers' tokens in a batch: (rows, columns - 1), zero elsewhere."""
+def scored_answers(model: Any, batch: Mapping[str, Any]) -> FusedCausalLMOutput:
+    """What a model says of the answers' tokens in a batch, (rows, columns - 1) each; zero elsewhere."""
     given = {name: value for name, value in batch.items() if name not in BESIDE_INPUTS}
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
-    found: torch.Tensor = model(**given, labels=labels, use_cache=False, fused_lm_head=True).log_probs
+    found: FusedCausalLMOutput = model(**given, labels=labels, use_cache=False, fused_lm_head=True)
+    return found
+
+
+def answer_log_probs(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+    """log π(token | what precedes it) of the answers' tokens in a batch: (rows, columns - 1), zero elsewhere."""
+    found: torch.Tensor = scored_answers(model, batch).log_probs
     return found
 
 
