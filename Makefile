@@ -121,7 +121,7 @@ test-integration: setup ## run the small demo job on PostgreSQL and S3, over TLS
 	$(BIN)/python -m pytest -m integration tests/integration
 
 test-chaos: setup ## kill processes during a job, stop its stores, and count what is lost or duplicated
-	$(BIN)/python -m pytest -m chaos tests/chaos tests/integration
+	$(BIN)/python -m pytest -m chaos tests/chaos tests/integration tests/training
 
 test-outage: setup ## take PostgreSQL, S3 and each service away for 40 s during a job, then restart each every 5 s; minutes
 	$(BIN)/python -m tools.fetch_prometheus
