@@ -54,12 +54,17 @@ class CensusService:
 
 
 @contextlib.asynccontextmanager
-async def census_service(stack: ServiceStack) -> AsyncIterator[CensusService]:
-    """The census service, in this process and on the workflow engine of the stack's alignment service."""
+async def census_service(stack: ServiceStack, *, is_held: bool = False) -> AsyncIterator[CensusService]:
+    """The census service, in this process and on the workflow engine of the stack's alignment service.
+
+    One that `is_held` makes no progress before it is released.
+    """
     programs: list[CensusProgram] = []
 
     def program(tools: Any) -> CensusProgram:
         programs.append(CensusProgram(tools))
+        if is_held:
+            programs[0].release.clear()
         return programs[0]
 
     alignment = stack.config()
@@ -123,8 +128,7 @@ async def test_it_runs_beside_another_kind_in_one_process(stack: ServiceStack, d
 
 
 async def test_its_jobs_go_on_after_a_restart_with_each_record_once(stack: ServiceStack, dataset: str) -> None:
-    async with census_service(stack) as census:
-        census.program.release.clear()
+    async with census_service(stack, is_held=True) as census:
         job = await census.submit(dataset)
         await asyncio.wait_for(census.program.entered.wait(), SECONDS)
     async with census_service(stack) as census:
@@ -135,14 +139,14 @@ async def test_its_jobs_go_on_after_a_restart_with_each_record_once(stack: Servi
 
 async def test_a_job_that_ends_its_process_again_and_again_is_given_up(stack: ServiceStack, dataset: str) -> None:
     """What a process that is killed leaves behind: a start that nobody forgave. A paused job is not blamed."""
-    async with census_service(stack) as census:
-        census.program.release.clear()
+    async with census_service(stack, is_held=True) as census:
         job = await census.submit(dataset)
         await asyncio.wait_for(census.program.entered.wait(), SECONDS)
     async with database_of(stack) as database:
         starts = sa.update(tables("census").jobs).values(starts=MAX_STARTS, starts_sequence=LAST_SEQUENCE)
         await database.write(lambda connection: connection.execute(starts))
-    async with census_service(stack) as census:
+    # Held: a chunk that is done before the job is taken up would be progress, and the job would go on.
+    async with census_service(stack, is_held=True) as census:
         job = await asyncio.wait_for(census.end_of(job), SECONDS)
     assert (job.state, from_status(job.error).reason) == (Job.STATE_FAILED, "JOB_ENDS_PROCESS")
 
@@ -160,9 +164,8 @@ async def test_its_records_are_quarantined_and_too_many_of_them_fail_the_job(sta
 
 
 async def test_its_jobs_are_paused_resumed_and_cancelled(stack: ServiceStack, dataset: str) -> None:
-    async with census_service(stack) as census:
+    async with census_service(stack, is_held=True) as census:
         jobs = census.pipeline.jobs
-        census.program.release.clear()
         job = await census.submit(dataset)
         await asyncio.wait_for(census.program.entered.wait(), SECONDS)
         assert (await jobs.pause(job.name)).state == Job.STATE_PAUSED
