@@ -81,10 +81,7 @@ class SftCollator:
 
 
 class PairCollator:
-    """Makes one batch of rows of prompt, chosen and rejected ids: all chosen sequences first, then all rejected ones.
-
-    That is the order in which TRL splits a batch into halves again.
-    """
+    """Makes one batch of rows of prompt, chosen and rejected ids: chosen sequences first, then the rejected ones."""
 
     def __init__(self, *, pad_id: int, media: BatchMedia | None = None) -> None:
         self.pad_id, self.media = pad_id, media

@@ -139,7 +139,7 @@ def what_learns(engine: Any) -> dict[str, torch.Tensor]:
 def gather_unequal_rows(accelerator: Any, *, is_blank: Callable[[], bool]) -> None:
     """Makes an Accelerator gather tensors of which each rank has a different number of rows; none while `is_blank`.
 
-    Its own `gather`, with which TRL collects its metrics, takes equal numbers for granted.
+    Its own `gather` takes equal numbers for granted.
     """
     gather: Callable[[Any], Any] = accelerator.gather
 

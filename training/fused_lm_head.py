@@ -16,12 +16,12 @@ from trl.trainer import utils as trl_utils
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from training import packing
+from training.packing import IGNORED
 
 OWN_LOGITS = ("JanusForConditionalGeneration",)
 """Classes whose logits are not one projection of the backbone's output."""
 PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1", "label_mask")
 """What is known of each label."""
-IGNORED = -100
 
 
 def install() -> None:

@@ -1,6 +1,6 @@
 """What every method's trainer does alike: durable checkpoints, a stable data order, stopping, reporting.
 
-`DurableTrainer` stands in front of a TRL trainer among a class's bases; a method adds its loss and its columns only.
+A method's trainer is a `DurableTrainer`, and adds its loss and its columns only.
 """
 
 import json
@@ -138,7 +138,7 @@ class DurableTrainer(Trainer):
     _is_blank = False
     """Whether the pass at hand holds the blank row, which no metric is to count."""
     _total_train_tokens: float
-    """TRL's count."""
+    """Tokens of all rows that were learnt from so far, padding excluded."""
     checkpoint_border = 1
     """Every how many steps the run can be checkpointed."""
 
@@ -210,9 +210,8 @@ class DurableTrainer(Trainer):
             )
 
     def _write_checkpoint(self, model: Any, trial: Any) -> None:
-        # 1. All ranks write their parts. `Trainer`'s own method, because TRL's override first writes a model card,
-        #    which needs a network.
-        Trainer._save_checkpoint(self, model, trial)
+        # 1. All ranks write their parts.
+        super()._save_checkpoint(model, trial)
         if distributed.rank() == 0 and (kept := self.method_state()):
             save_file(kept, self._staging_dir() / f"checkpoint-{self.state.global_step}" / METHOD_STATE)
         # 2. Once every part is there, rank 0 turns them into a checkpoint.
@@ -326,16 +325,13 @@ def run(trainer: DurableTrainer, context: RunContext) -> bool:
 
 
 def tokens_at(folder: Path) -> int:
-    """Tokens that a run had seen when it wrote a checkpoint; TRL counts from 0 again."""
+    """Tokens that a run had learnt from when it wrote a checkpoint."""
     history = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).log_history
     return int(next((entry["num_tokens"] for entry in reversed(history) if "num_tokens" in entry), 0))
 
 
 def tokenizer_of(folder: Path, *, pad_id: int, end_id: int) -> PreTrainedTokenizerFast:
-    """The tokenizer that trainers insist on; nothing is tokenised with it.
-
-    Never a processor: given one, TRL reads the pictures itself, and knows no other medium.
-    """
+    """The tokenizer that trainers insist on; nothing is tokenised with it."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_id)

@@ -139,7 +139,7 @@ def lora_layers(model: torch.nn.Module) -> list[tuple[str, LoraLayer]]:
 
 
 def set_dropout(model: torch.nn.Module, dropout: float) -> None:
-    """Sets the dropout of a model's LoRA, because some trainers of TRL turn off every dropout that they find."""
+    """Sets the dropout of a model's LoRA, because methods with a reference turn off every dropout that they find."""
     for _, layer in lora_layers(model):
         for module in layer.lora_dropout.values():
             if isinstance(module, torch.nn.Dropout):

@@ -150,7 +150,6 @@ def checkpointing(spec: Spec) -> dict[str, Any]:
     # not, and fails (trl#2514).
     is_reentrant = spec.distribution.zero_stage == 3 and spec.lora is not None
     return {
-        "gradient_checkpointing": None,  # the old name of the next one, which TRL sets to true unless it is given
         "activation_checkpointing": spec.distribution.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": is_reentrant},
     }

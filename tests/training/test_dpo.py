@@ -1,25 +1,19 @@
 """DPO's family: loss and gradient of a step against plain torch on rows without padding, media included."""
 
-import random
 from pathlib import Path
 
 import pytest
 import torch
 
-from examples.tinyworld.faults import faulty_answer, prompt_pieces, right_answer
-from examples.tinyworld.language import random_task
 from examples.tinyworld.pretrain import FOLDER
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.inputs import Turn
 from tests.training.formulas import Taken, dpo
 from tests.training.in_process import gradient, make_trainer, move, step
-from tests.training.multimodal import keep
+from tests.training.method_samples import encoded, world_pairs
 from tests.training.test_spec import GOOD, problems
-from training.examples import Example, encode_sample
 from training.media import BatchMedia
 from training.methods import complete
-from training.samples import Sample
 from training.spec_file import parse_spec
 from training.tuning import load_model
 
@@ -31,32 +25,13 @@ LOSSES = [
     {"loss": "mpo"},
     {"length_normalized": True},
 ]
-
-
-def samples() -> list[Sample]:
-    """Three pairs of the tiny world: an image, a sound and a video to write."""
-    tasks = [random_task(random.Random(1), subtask) for subtask in ("ti2ti", "t2a", "tv2t")]
-    return [
-        Sample(
-            (Turn("user", prompt_pieces(task)),),
-            (right_answer(task).pieces(), faulty_answer(random.Random(2), task).pieces()),
-        )
-        for task in tasks
-    ]
-
-
-def encoded(made: list[Sample], *, folder: Path) -> list[Example]:
-    """The samples' examples; their media are kept in the folder."""
-    adapter = load_adapter(FOLDER)
-    for sample in made:
-        keep(folder / "media", sample.turns)
-    return [encode_sample(sample, adapter=adapter, max_length=10**6) for sample in made]
+SUBTASKS = ("ti2ti", "t2a", "tv2t")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", LOSSES, ids=lambda settings: "-".join(map(str, settings.values())) or "sigmoid")
 def test_loss_and_gradient_of_a_step_equal_those_by_hand(tmp_path: Path, settings: dict):
-    found = encoded(samples(), folder=tmp_path)
+    found = encoded(world_pairs(*SUBTASKS), base=FOLDER, folder=tmp_path)
     trainer = make_trainer(
         "dpo",
         base=FOLDER,
@@ -78,7 +53,7 @@ def test_loss_and_gradient_of_a_step_equal_those_by_hand(tmp_path: Path, setting
 
 @pytest.mark.slow
 def test_the_shift_of_bco_is_the_mean_reward_of_the_steps_before_and_goes_on_after_a_restart(tmp_path: Path):
-    found = encoded(samples(), folder=tmp_path)
+    found = encoded(world_pairs(*SUBTASKS), base=FOLDER, folder=tmp_path)
     given = {"base": FOLDER, "examples": found, "folder": tmp_path, "dpo": {"loss": "mpo"}}
     trainer, other = make_trainer("dpo", **given), make_trainer("dpo", **given)
     for one in (trainer, other):

@@ -4,9 +4,7 @@
 """
 
 import json
-import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,18 +12,15 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from examples.tinyworld.faults import faulty_answer, prompt_pieces, right_answer
-from examples.tinyworld.language import random_task
 from examples.tinyworld.pretrain import FOLDER
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.inputs import MediaBytes, Pieces, Turn
-from omnialign.modeling.prompts import render_refinement
-from omnialign.v1 import record_pb2
+from omnialign.modeling.inputs import MediaBytes, Pieces
 from tests.training import formulas
 from tests.training.formulas import Taken
 from tests.training.in_process import backward, gradient, log_probs, make_trainer, move, move_towards, step
-from tests.training.multimodal import MODALITIES, TRAINED, keep, medium, question
-from training.examples import Example, encode_sample
+from tests.training.method_samples import encoded, samples_for, world_pairs
+from tests.training.multimodal import MODALITIES, TRAINED, medium, question
+from training.examples import Example
 from training.media import BatchMedia
 from training.methods import METHODS
 from training.rollout.answers import Rewarded, Rollout
@@ -36,7 +31,6 @@ from training.tuning import load_model
 OUT = Path(__file__).parents[2] / "out" / "methods"
 TINY_WORLD = "tinyworld"
 SUBTASKS = ("t2t", "t2i", "t2a", "t2v", "ti2t", "ta2t", "tv2t", "ti2ti")
-FEEDBACK = record_pb2.Feedback(critique="It says too little.", refinement="Say what it is.")
 BETA, WEIGHT = 0.7, 0.5
 REWARDS, ENGINE_IS_AHEAD, CAP = (1.0, 0.0), (0.3, -0.3), 1.2
 """Of the answers of every group: rewards, by how much the engine finds a token likelier, and the largest weight."""
@@ -72,12 +66,7 @@ def base(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pairs_of(family: str) -> list[Sample]:
     """Pairs with all that a family reads and writes, one medium alone, all together, and none."""
     if family == TINY_WORLD:
-        tasks = [random_task(random.Random(1), subtask) for subtask in SUBTASKS]
-        faulty = [faulty_answer(random.Random(2), task).pieces() for task in tasks]
-        return [
-            Sample((Turn("user", prompt_pieces(task)),), (right_answer(task).pieces(), other))
-            for task, other in zip(tasks, faulty, strict=True)
-        ]
+        return world_pairs(*SUBTASKS)
     shown = [medium(kind, seed=2) for kind in TRAINED[family].reads]
     drawn = [medium(kind, seed=3) for kind in TRAINED[family].writes]
     return [
@@ -87,33 +76,9 @@ def pairs_of(family: str) -> list[Sample]:
     ]
 
 
-def samples_of(method: str, pairs: Sequence[Sample]) -> list[Sample]:
-    """What a method learns of the pairs."""
-    rows = METHODS[method].rows
-    if rows == "labelled":
-        both = [replace(p, answers=(y,), value=float(y is p.answers[0])) for p in pairs for y in p.answers]
-        return both[:-1]  # more good ones than bad ones
-    if rows == "critiqued":
-        return [
-            replace(p, answers=(y,), teacher_turns=render_refinement(p.turns[0].pieces, y, FEEDBACK).turns)
-            for p in pairs
-            for y in p.answers[1:]
-        ]
-    return [replace(p, answers=p.answers[:1]) for p in pairs] if rows == "answer" else list(pairs)
-
-
-def encoded(samples: Sequence[Sample], *, base: Path, folder: Path) -> list[Example]:
-    """The samples as examples, the short ones first, as a run has them; their media are kept in the folder."""
-    adapter = load_adapter(base)
-    for sample in samples:
-        keep(folder / "media", [*sample.turns, *sample.teacher_turns])
-    found = [encode_sample(sample, adapter=adapter, max_length=10**6) for sample in samples]
-    return sorted(found, key=lambda example: example.length)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_loss_and_gradient_of_a_step_equal_the_formula(method: str, family: str, base: Path, tmp_path: Path):
-    samples = samples_of(method, pairs_of(family))
+    samples = samples_for(method, pairs_of(family))
     found = encoded(samples, base=base, folder=tmp_path)
     media = BatchMedia(load_adapter(base), tmp_path / "media")
     own = {method: SETTINGS[method]} if method in SETTINGS else {}

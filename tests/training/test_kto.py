@@ -13,7 +13,8 @@ from omnialign.modeling.adapters import load_adapter
 from omnialign.v1 import record_pb2
 from tests.training.formulas import Taken, kto
 from tests.training.in_process import gradient, log_probs, make_trainer, move_towards, step
-from tests.training.test_dpo import encoded, samples
+from tests.training.method_samples import encoded, samples_for, world_pairs
+from tests.training.test_dpo import SUBTASKS
 from tests.training.test_spec import GOOD, problems
 from training.examples import Example
 from training.media import BatchMedia
@@ -27,18 +28,13 @@ BETA, WEIGHT = 0.7, 0.5
 
 def labelled() -> list[Sample]:
     """Five answers: the good and the bad one of two prompts, and the good one of a third."""
-    pairs = [
-        Sample(sample.turns, (answer,), value=float(at == 0))
-        for sample in samples()
-        for at, answer in enumerate(sample.answers)
-    ]
-    return pairs[:5]
+    return samples_for("kto", world_pairs(*SUBTASKS))
 
 
 @pytest.mark.slow
 def test_loss_and_gradient_of_a_step_equal_those_by_hand(tmp_path: Path):
     """Published: a reference point of the last batch alone, and slices of prompts and answers that ran empty."""
-    found = sorted(encoded(labelled(), folder=tmp_path), key=lambda example: example.length)
+    found = encoded(labelled(), base=FOLDER, folder=tmp_path)
     media = BatchMedia(load_adapter(FOLDER), tmp_path / "media")
     settings = {"beta": BETA, "sft_weight": WEIGHT, "max_length": 4096}
     trainer = make_trainer("kto", base=FOLDER, examples=found, folder=tmp_path, hyperparameters=settings)
@@ -58,7 +54,7 @@ def test_loss_and_gradient_of_a_step_equal_those_by_hand(tmp_path: Path):
 @pytest.mark.slow
 def test_good_answers_become_likelier_and_bad_ones_less_likely(tmp_path: Path):
     """Published: the sign of the bad answers' term made them likelier too."""
-    found = encoded(labelled()[:2], folder=tmp_path)
+    found = encoded(labelled()[:2], base=FOLDER, folder=tmp_path)
     trainer = make_trainer("kto", base=FOLDER, examples=found, folder=tmp_path)
     media = BatchMedia(load_adapter(FOLDER), tmp_path / "media")
     for index in range(2):

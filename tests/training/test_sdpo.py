@@ -1,7 +1,6 @@
 """SDPO: loss and gradient against plain torch on rows without padding, its teacher, and what a record teaches."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,41 +8,30 @@ import torch
 
 from examples.tinyworld.pretrain import FOLDER
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.prompts import render_refinement
 from omnialign.v1 import record_pb2
 from tests.training.formulas import Taken, sdpo
 from tests.training.in_process import gradient, make_trainer, move, step
-from tests.training.multimodal import keep
-from tests.training.test_dpo import encoded, samples
+from tests.training.method_samples import encoded, samples_for, world_pairs
+from tests.training.test_dpo import SUBTASKS
 from tests.training.test_spec import GOOD, problems
+from training.examples import Example
 from training.media import BatchMedia
 from training.methods.sdpo import SdpoSettings
-from training.samples import Dropped, Sample, samples_of
+from training.samples import Dropped, samples_of
 from training.trainers.sdpo import with_rest
 from training.tuning import load_model
 
-FEEDBACK = record_pb2.Feedback(critique="It says too little.", refinement="Say what it is.")
 KINDS = [{"divergence": "forward"}, {"divergence": "reverse"}, {"divergence": "jsd"}, {"top_k": 5}]
 
 
-def critiqued() -> list[Sample]:
+def critiqued(folder: Path) -> list[Example]:
     """The faulty answer of each pair, which a teacher with feedback on it reads too."""
-    return [
-        replace(
-            sample,
-            answers=sample.answers[1:],
-            teacher_turns=render_refinement(sample.turns[0].pieces, sample.answers[1], FEEDBACK).turns,
-        )
-        for sample in samples()
-    ]
+    return encoded(samples_for("sdpo", world_pairs(*SUBTASKS)), base=FOLDER, folder=folder)
 
 
 @pytest.mark.slow
 def test_loss_and_gradient_of_a_step_equal_those_by_hand(tmp_path: Path):
-    made = critiqued()
-    for sample in made:
-        keep(tmp_path / "media", sample.teacher_turns)
-    found = encoded(made, folder=tmp_path)
+    found = critiqued(tmp_path)
     assert all(len(example.teacher_prompt) > len(example.prompt) for example in found)
     media, initial = BatchMedia(load_adapter(FOLDER), tmp_path / "media"), load_model(FOLDER)
     for settings in KINDS:
@@ -61,7 +49,7 @@ def test_loss_and_gradient_of_a_step_equal_those_by_hand(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_teacher_that_moves_is_an_average_of_the_students_and_goes_on_after_a_restart(tmp_path: Path):
-    found = encoded(critiqued(), folder=tmp_path)
+    found = critiqued(tmp_path)
     given = {"base": FOLDER, "examples": found, "folder": tmp_path, "sdpo": {"teacher": "ema", "ema_decay": 0.5}}
     trainer, other = make_trainer("sdpo", **given), make_trainer("sdpo", **given)
     before = step(trainer, [[0, 1, 2]])

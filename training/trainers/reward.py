@@ -4,8 +4,6 @@ L = -log σ(r_chosen - r_rejected - m) + c (r_chosen + r_rejected)², averaged o
 The first term is the likelihood of Bradley and Terry (1952) as Ouyang et al. (2022) use it, with the margin m of
 Touvron et al. (2023); the second keeps rewards around zero (Eisenstein et al. 2023). c is `reward.center_weight`; m is
 the difference of the answers' ratings with `reward.use_margin`, otherwise 0. r is read at the answer's end token.
-
-This is no subclass of TRL's trainer: it has neither the mean over a whole step nor media, and the loss is two lines.
 """
 
 import json
