@@ -30,6 +30,7 @@ MARKS = {
     StageStatus.STATE_SKIPPED: ("-", "dim"),
     StageStatus.STATE_FAILED: ("✗", "bold red"),
 }
+REPORT = "report"
 BAR_WIDTH = 24
 
 
@@ -75,13 +76,14 @@ def time_left(event: Event) -> str:
     """About how long a running job will still take, as a clock; empty if nothing tells.
 
     What the pre-flight estimated less what has passed, or what the slowest stage needs at its present pace: the one
-    knows the stages to come, the other knows the machine.
+    knows the stages to come, the other knows the machine. Once none is to come that takes time, the pace alone counts.
     """
     job = event.alignment_job
     if job.state != AlignmentJob.STATE_RUNNING:
         return ""
     passed = (event.event_time.ToMilliseconds() - job.create_time.ToMilliseconds()) / 1000
-    estimates = [job.preflight.estimated_time.ToMilliseconds() / 1000 - passed]
+    is_last = all(status.state != StageStatus.STATE_PENDING or status.stage == REPORT for status in job.stages)
+    estimates = [0.0 if is_last else job.preflight.estimated_time.ToMilliseconds() / 1000 - passed]
     for status in job.stages:
         if status.state == StageStatus.STATE_RUNNING and 0 < status.completed < status.total:
             pace_seconds = status.elapsed.ToMilliseconds() / 1000 / status.completed

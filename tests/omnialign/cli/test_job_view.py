@@ -62,6 +62,15 @@ def test_the_time_left_is_the_estimate_less_what_has_passed_or_the_pace_of_the_s
     assert job_view.time_left(event) == ""
 
 
+def test_in_the_last_stage_that_takes_time_the_pace_alone_tells_what_is_left(job):
+    for status in job.stages[:-2]:
+        status.state = 3
+    job.stages[-2].state = 2  # evaluate: 400 of 1,000 in 24 s
+    event = alignment_service_pb2.WatchAlignmentJobResponse(alignment_job=job)
+    event.alignment_job.preflight.estimated_time.FromSeconds(600)
+    assert job_view.time_left(event) == "0:36"
+
+
 def test_a_stage_says_what_its_training_job_waits_for(job):
     job.stages[3].conditions["feedback"].reason = "READING_RECORDS"
     job.stages[3].conditions["feedback"].message = "reads its records: 3,000 of 12,000"
