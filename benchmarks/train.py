@@ -31,7 +31,8 @@ from omnialign.modeling.answers import SUBTASKS
 from omnialign.modeling.prompts import render_response
 from training import launch, methods, source
 from training.batch_order import BatchOrder
-from training.examples import Example, save_examples
+from training.example_file import write_examples
+from training.examples import Example
 from training.spec_file import parse_spec
 
 CONTENDERS = ("ours", "loop", "trl")
@@ -81,8 +82,8 @@ def run(contender: str, examples: Sequence[Example], *, model: Path, steps: int,
         if contender == "ours":
             command = _our_command(folder, examples, model=model, steps=steps, processes=processes)
         else:
-            save_examples(folder / "examples.npz", examples)
-            program = ["benchmarks.train_contenders", contender, str(model), str(folder / "examples.npz"), str(steps)]
+            write_examples(folder / "examples.arrow", examples)
+            program = ["benchmarks.train_contenders", contender, str(model), str(folder / "examples.arrow"), str(steps)]
             torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
             command = [sys.executable, *(torchrun if processes > 1 else []), "-m", *program]
         environment = os.environ | {
@@ -119,7 +120,7 @@ def _our_command(folder: Path, examples: Sequence[Example], *, model: Path, step
     }
     spec = parse_spec(document, method="dpo")
     length = methods.complete(spec, num_processes=processes).max_length
-    save_examples(source.cache_path(spec, max_length=length), examples)
+    write_examples(source.cache_path(spec, max_length=length), examples)
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     if processes == 1:
         return [sys.executable, "-m", "training", "dpo", "--spec", str(folder / "job.yaml")]

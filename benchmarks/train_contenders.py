@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM
 
-from training.examples import Example, load_examples
+from training.example_file import Examples
+from training.examples import Example
 
 BATCH, RATE, BETA, SEED = 16, 1e-4, 0.3, 0
 
@@ -118,7 +119,7 @@ def main() -> None:
     parser.add_argument("examples", type=Path)
     parser.add_argument("steps", type=int)
     given = parser.parse_args()
-    {"loop": loop, "trl": trl}[given.contender](given.folder, load_examples(given.examples), given.steps)
+    {"loop": loop, "trl": trl}[given.contender](given.folder, list(Examples(given.examples)), given.steps)
 
 
 if __name__ == "__main__":

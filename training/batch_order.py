@@ -9,10 +9,15 @@ less than half of the time.
 The order depends on the seed and the epoch alone, so all ranks and a resumed run agree on it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Sampler
+
+Lengths = Sequence[int] | Mapping[int, int]
+"""Tokens of each row, by its number."""
 
 
 class BatchOrder(Sampler[list[int]]):
@@ -24,7 +29,7 @@ class BatchOrder(Sampler[list[int]]):
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: ArrayLike,
         *,
         batch_size: int,
         num_passes: int,
@@ -33,7 +38,7 @@ class BatchOrder(Sampler[list[int]]):
         seed: int,
     ) -> None:
         """`lengths` has the tokens of each row. `batch_size` is the rows of a step, over all ranks and passes."""
-        self._lengths = list(lengths)
+        self._lengths = np.asarray(lengths)
         self._batch_size, self._num_passes = batch_size, num_passes
         self._num_ranks, self._rank = num_ranks, rank
         self._seed, self._epoch = seed, 0
@@ -60,28 +65,30 @@ class BatchOrder(Sampler[list[int]]):
     def steps(self) -> Iterator[list[list[list[int]]]]:
         """The epoch of all ranks: the rows by step, pass and rank."""
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        # 1. Shuffle all rows.
-        order = torch.randperm(len(self._lengths), generator=generator).tolist()
-        # 2. Sort by length within pools of a few steps, and cut the pools into steps.
-        pool_size, steps = self._batch_size * self.POOL_STEPS, []
-        for start in range(0, len(order), pool_size):
-            pool = sorted(order[start : start + pool_size], key=lambda row: self._lengths[row])
-            steps += [pool[at : at + self._batch_size] for at in range(0, len(pool), self._batch_size)]
-        # 3. Shuffle the steps, or every pool would run from short to long. What is left over stays last, where the
+        # 1. Shuffle all rows. Pools of a few steps are sorted by length and cut into steps, each when it is its turn.
+        order = torch.randperm(len(self._lengths), generator=generator).numpy()
+        # 2. Shuffle the steps, or every pool would run from short to long. What is left over stays last, where the
         #    trainer expects fewer passes.
-        whole = [rows for rows in steps if len(rows) == self._batch_size]
-        left = [rows for rows in steps if len(rows) < self._batch_size]
-        for at in torch.randperm(len(whole), generator=generator).tolist():
-            yield self._shared_out(whole[at])
-        for rows in left:
-            yield self._shared_out(rows)
+        whole, left = divmod(len(order), self._batch_size)
+        for step in torch.randperm(whole, generator=generator).tolist():
+            yield self._shared_out(self._rows_of(step, order))
+        if left:
+            yield self._shared_out(self._rows_of(whole, order))
+
+    def _rows_of(self, step: int, order: NDArray[np.int64]) -> list[int]:
+        """The rows of a step, from short to long; `order` are all rows, shuffled."""
+        number, place = divmod(step, self.POOL_STEPS)
+        size = self._batch_size * self.POOL_STEPS
+        pool = order[number * size : (number + 1) * size]
+        pool = pool[np.argsort(self._lengths[pool], kind="stable")]
+        found: list[int] = pool[place * self._batch_size : (place + 1) * self._batch_size].tolist()
+        return found
 
     def _shared_out(self, rows: Sequence[int]) -> list[list[list[int]]]:
         """The rows of a step by pass and rank."""
         num_passes = self._passes_for(len(rows))
-        return shared_out(
-            rows, lengths=self._lengths, num_passes=num_passes, num_ranks=self._num_ranks, blank=self.blank
-        )
+        lengths = dict(zip(rows, self._lengths[rows].tolist(), strict=True))
+        return shared_out(rows, lengths=lengths, num_passes=num_passes, num_ranks=self._num_ranks, blank=self.blank)
 
     def _passes_for(self, num_rows: int) -> int:
         """Passes of a step with so many rows; a short last step has fewer than the others."""
@@ -113,7 +120,7 @@ class PromptOrder(Sampler[list[int]]):
 
 
 def shared_out(
-    rows: Sequence[int], *, lengths: Sequence[int], num_passes: int, num_ranks: int, blank: int
+    rows: Sequence[int], *, lengths: Lengths, num_passes: int, num_ranks: int, blank: int
 ) -> list[list[list[int]]]:
     """The rows of a step by pass and rank, as even as can be; `blank` where a rank has no row in a pass."""
     count = num_passes * num_ranks
@@ -125,7 +132,7 @@ def shared_out(
     return [dealt[::-1] if at % 2 else dealt for at, dealt in enumerate(passes)]
 
 
-def even_groups(rows: Sequence[int], *, lengths: Sequence[int], count: int) -> list[list[int]]:
+def even_groups(rows: Sequence[int], *, lengths: Lengths, count: int) -> list[list[int]]:
     """Cuts rows into `count` groups, none of them empty, whose largest has as few padded tokens as possible.
 
     A group has `rows times its longest row` padded tokens. Sorted from long to short, the groups are pieces of the
@@ -142,7 +149,7 @@ def even_groups(rows: Sequence[int], *, lengths: Sequence[int], count: int) -> l
     return _filled(ordered, lengths, count, limit=high)
 
 
-def _filled(ordered: Sequence[int], lengths: Sequence[int], count: int, *, limit: int) -> list[list[int]]:
+def _filled(ordered: Sequence[int], lengths: Lengths, count: int, *, limit: int) -> list[list[int]]:
     """Groups of at most `limit` padded tokens, each as large as it may be; too small a limit leaves rows over."""
     groups, at = [], 0
     for later in reversed(range(count)):

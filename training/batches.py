@@ -4,13 +4,16 @@ Rows are padded on the right to the longest of their batch, and the loss falls o
 included. Features of media are added as further keys, which trainers hand to the model unchanged.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
 from omnialign.modeling.inputs import ModelInputs
+from training.example_file import Examples
 from training.examples import Example
 from training.media import BatchMedia
 
@@ -26,9 +29,35 @@ BESIDE_INPUTS = frozenset({"completion_mask", "mismatched", "desirable", *PAIR_N
 """What a batch holds beside the model's inputs."""
 
 
-def by_length(lengths: Sequence[int]) -> list[int]:
-    """The indices of the examples from short to long; equal lengths keep their order."""
-    return sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+class Rows(Dataset[dict[str, Any]]):
+    """The rows of examples, each made when it is asked for, with its media and numbers; the blank one comes last."""
+
+    def __init__(
+        self,
+        examples: Examples,
+        row: Callable[[Example], dict[str, Any]],
+        *,
+        blank: Example | None,
+        numbers: Mapping[str, NDArray[np.floating]] | None = None,
+    ) -> None:
+        """`numbers` are columns with one number for each example, 0 in the blank row. `blank` may be left out."""
+        self._examples, self._row, self._blank = examples, row, blank
+        self.numbers = dict(numbers or {})
+
+    def __len__(self) -> int:
+        return len(self._examples) + (self._blank is not None)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if self._blank and index == len(self._examples):
+            return {**self._row(self._blank), **dict.fromkeys(self.numbers, 0.0)}
+        example = self._examples[index]
+        numbers = {name: float(column[index]) for name, column in self.numbers.items()}
+        return {**self._row(example), "media": example.media, **numbers}
+
+
+def by_length(examples: Examples) -> Examples:
+    """The examples from short to long; equal lengths keep their order."""
+    return examples.select(np.argsort(examples.lengths, kind="stable"))
 
 
 def blank_example(token: int) -> Example:
@@ -36,26 +65,20 @@ def blank_example(token: int) -> Example:
     return Example(prompt=[token, token], answers=[[], []], teacher_prompt=[token, token])
 
 
-def sft_row(prompt: Sequence[int], answer: Sequence[int]) -> dict[str, Any]:
+def sft_row(example: Example) -> dict[str, Any]:
     """One training row of a prompt and its answer."""
-    return {"prompt_ids": list(prompt), "answer_ids": list(answer)}
+    return {"prompt_ids": example.prompt, "answer_ids": example.answers[0]}
 
 
-def pair_row(prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int]) -> dict[str, Any]:
+def pair_row(example: Example) -> dict[str, Any]:
     """One training row of a preference pair."""
-    return {"prompt_ids": list(prompt), "chosen_ids": list(chosen), "rejected_ids": list(rejected)}
+    chosen, rejected = example.answers
+    return {"prompt_ids": example.prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 
 
-def labelled_row(
-    prompt: Sequence[int], answer: Sequence[int], mismatched: Sequence[int], *, good: bool
-) -> dict[str, Any]:
-    """One training row of an answer that is good or bad; `mismatched` is another prompt's answer, or empty."""
-    return {
-        "prompt_ids": list(prompt),
-        "answer_ids": list(answer),
-        "mismatched_ids": list(mismatched),
-        "desirable": good,
-    }
+def labelled_row(example: Example) -> dict[str, Any]:
+    """One training row of an answer that is good or bad, without `mismatched_ids`: another prompt's answer, or []."""
+    return {"prompt_ids": example.prompt, "answer_ids": example.answers[0], "desirable": example.value > 0}
 
 
 def critiqued_row(example: Example) -> dict[str, Any]:
@@ -64,8 +87,7 @@ def critiqued_row(example: Example) -> dict[str, Any]:
         "prompt_ids": example.prompt,
         "teacher_prompt_ids": example.teacher_prompt,
         "answer_ids": example.answers[0],
-        "media": [asdict(ref) for ref in example.media],
-        "teacher_media": [asdict(ref) for ref in example.teacher_media],
+        "teacher_media": example.teacher_media,
     }
 
 

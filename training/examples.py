@@ -1,28 +1,24 @@
-"""Examples: prompts and answers as token ids, made from records and kept in one file.
+"""Examples: prompts and answers as token ids, made from records; `example_file` keeps them.
 
 Media that the model reads as features stand in an example by digest alone: the file stays small, and the features are
 loaded when their batch is made (`training.media`).
 """
 
-import io
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from omnialign.errors import DataLoss, FailedPrecondition, OmnialignError
+from omnialign.errors import FailedPrecondition, OmnialignError
 from omnialign.modeling.adapters import Adapter
 from omnialign.modeling.adapters.features import joint_shape
 from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaPolicy, ModelInputs, Turn
 from omnialign.v1 import record_pb2
-from training.files import write_atomically
 from training.samples import Dropped, Sample, samples_of
 
-DIGEST_BYTES = 32
 MAX_DROPPED_FRACTION = 0.5
 """Share of examples that may be dropped for a fault, where a spec does not say."""
 TEACH_NOTHING = frozenset(
@@ -77,6 +73,14 @@ class Example:
 def longest(answers: Sequence[Sequence[int]]) -> int:
     """Tokens of the longest answer; 0 of none."""
     return max((len(answer) for answer in answers), default=0)
+
+
+def prompt_hash(example: Example) -> int:
+    """64 bits of the hash of an example's prompt, media included: examples of one prompt have the same."""
+    digest = hashlib.sha256(np.asarray(example.prompt, dtype="<i8").tobytes())
+    for ref in example.media:
+        digest.update(bytes.fromhex(ref.sha256))
+    return int.from_bytes(digest.digest()[:8], "big")
 
 
 @dataclass
@@ -206,58 +210,3 @@ def require_batchable(shapes: Collection[tuple[int, ...]], *, rows_per_batch: in
             reason="FEATURES_DIFFER",
             metadata={"shapes": found},
         )
-
-
-def save_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Writes examples to one npz file, atomically.
-
-    The layout is flat, so that loading needs no pickle: all ids in one array (prompt, teacher's prompt, answers, ...,
-    of one example after the other), where each piece ends, and how many answers and media each example has.
-    """
-    pieces = [piece for example in examples for piece in (example.prompt, example.teacher_prompt, *example.answers)]
-    refs = [ref for example in examples for ref in (*example.media, *example.teacher_media)]
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        ids=np.fromiter((i for piece in pieces for i in piece), dtype=np.int32),  # (all tokens,)
-        ends=np.cumsum([len(piece) for piece in pieces], dtype=np.int64),  # (pieces,)
-        answers=np.array([len(example.answers) for example in examples], dtype=np.int32),  # (examples,)
-        media=np.array([len(example.media) for example in examples], dtype=np.int32),  # (examples,)
-        teacher_media=np.array([len(example.teacher_media) for example in examples], dtype=np.int32),  # (examples,)
-        digests=np.frombuffer(b"".join(bytes.fromhex(ref.sha256) for ref in refs), dtype=np.uint8),  # (refs * 32,)
-        modalities=np.array([ref.modality for ref in refs], dtype=np.int8),  # (refs,)
-        values=np.array([example.value for example in examples], dtype=np.float32),  # (examples,)
-        records=np.frombuffer(b"".join(example.record for example in examples), dtype=np.uint8),  # (all bytes,)
-        record_ends=np.cumsum([len(example.record) for example in examples], dtype=np.int64),  # (examples,)
-    )
-    write_atomically(path, buffer.getvalue())
-
-
-def load_examples(path: Path) -> list[Example]:
-    """The examples in a file written by `save_examples`. Raises `DataLoss` (EXAMPLES_UNREADABLE) if it is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            ids, ends, answers, media, more = (
-                arrays[name] for name in ("ids", "ends", "answers", "media", "teacher_media")
-            )
-            # `ends[:-1]` are the borders between pieces; without pieces, split would still give one empty piece.
-            pieces = iter([piece.tolist() for piece in np.split(ids, ends[:-1])] if len(ends) else [])
-            named = zip(arrays["digests"].reshape(-1, DIGEST_BYTES), arrays["modalities"], strict=True)
-            refs = iter([MediaRef(digest.tobytes().hex(), int(modality)) for digest, modality in named])
-            values, record_ends = arrays["values"].tolist(), arrays["record_ends"]
-            records = [part.tobytes() for part in np.split(arrays["records"], record_ends[:-1])][: len(record_ends)]
-        return [
-            # Arguments are taken in this order, which is that of the file.
-            Example(
-                prompt=next(pieces),
-                teacher_prompt=next(pieces),
-                answers=[next(pieces) for _ in range(count)],
-                media=tuple(next(refs) for _ in range(number)),
-                teacher_media=tuple(next(refs) for _ in range(shown)),
-                value=value,
-                record=record,
-            )
-            for count, number, shown, value, record in zip(answers, media, more, values, records, strict=True)
-        ]
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, StopIteration, BadZipFile) as error:
-        raise DataLoss(f"{path} is not a file of examples: {error}", reason="EXAMPLES_UNREADABLE") from error

@@ -4,7 +4,6 @@ A pair is held out by the hash of its prompt. So all pairs of a prompt are on th
 side in every run, whatever else is in the data.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.examples import Example
+from training.example_file import Examples
 
 MIN_PAIRS = 50
 """With fewer pairs none is held out: an accuracy from five pairs says nothing, and they are needed to learn from."""
@@ -57,24 +56,13 @@ class Report:
         return asdict(self)
 
 
-def split(examples: Sequence[Example], *, fraction: float) -> tuple[list[Example], list[Example]]:
+def split(examples: Examples, *, fraction: float) -> tuple[Examples, Examples]:
     """The examples to learn from, and those held out: about `fraction` of them, or none."""
-    if len(examples) < MIN_PAIRS or not fraction:
-        return list(examples), []
-    learnt: list[Example] = []
-    held: list[Example] = []
-    for example in examples:
-        (held if place_of(example) < fraction else learnt).append(example)
-    # Of data with a handful of prompts, all may fall on one side.
-    return (learnt, held) if learnt else (held, [])
-
-
-def place_of(example: Example) -> float:
-    """Where the hash of an example's prompt, media included, falls in [0, 1)."""
-    digest = hashlib.sha256(np.asarray(example.prompt, dtype="<i8").tobytes())
-    for ref in example.media:
-        digest.update(bytes.fromhex(ref.sha256))
-    return int.from_bytes(digest.digest()[:8], "big") / 2**64
+    places = examples.prompt_hashes / 2.0**64  # in [0, 1)
+    is_held = (places < fraction) & (len(examples) >= MIN_PAIRS)
+    if is_held.all():  # of data with a handful of prompts, all may fall on one side
+        is_held[:] = False
+    return examples.select(np.flatnonzero(~is_held)), examples.select(np.flatnonzero(is_held))
 
 
 def report_of(ahead: Sequence[float]) -> Report:

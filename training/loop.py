@@ -7,12 +7,14 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import (
@@ -29,7 +31,7 @@ from transformers.training_args import TrainingArguments
 from omnialign.errors import FailedPrecondition
 from training import checkpoint, distributed, lora, metrics, tuning
 from training.batch_order import BatchOrder, PromptOrder
-from training.examples import Example
+from training.example_file import Examples
 from training.media import BatchMedia
 from training.methods import complete
 from training.progress import Progress, require_finite
@@ -112,7 +114,7 @@ class TrainerInputs:
     load_model: Callable[[], PreTrainedModel]
     """Loads the model; not before the trainer's arguments exist, which decide how ZeRO-3 places weights."""
     tokenizer: PreTrainedTokenizerBase
-    examples: Sequence[Example]
+    examples: Examples
     media: BatchMedia
     spec: Spec
     hyperparameters: Hyperparameters
@@ -131,8 +133,8 @@ class DurableTrainer(Trainer):
     The dataset has one row more than `lengths`: the blank one, last.
     """
 
-    lengths: list[int]
-    """Tokens of each example."""
+    lengths: NDArray[np.int64]
+    """Tokens of each example, (examples,)."""
     context: RunContext
     _order: BatchOrder | PromptOrder
     _is_blank = False

@@ -13,7 +13,7 @@ work, but their order would no longer be random.
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from omnialign.modeling.adapters import Adapter
 from omnialign.modeling.feature_cache import FeatureCache
 from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaFeatures, MediaPolicy, ModelInputs, Turn
 from omnialign.v1 import content_pb2
-from training.examples import Example, MediaRef
+from training.examples import MediaRef
 
 FOLDER_VARIABLE = "OMNIALIGN_ENGINE_FEATURE_CACHE"
 BYTES_VARIABLE = "OMNIALIGN_ENGINE_FEATURE_CACHE_BYTES"
@@ -75,8 +75,11 @@ class BatchMedia:
     """The modalities that every batch must have, each with its filler."""
 
     def inputs(self, rows: Sequence[Mapping[str, Any]], ids: Sequence[list[int]]) -> list[ModelInputs]:
-        """Each row's ids with the features of its `media`; fillers that the batch needs go behind its shortest row."""
-        refs = [tuple(MediaRef(**ref) for ref in row.get("media") or ()) for row in rows]
+        """Each row's ids with the features of its `media`; fillers that the batch needs go behind its shortest row.
+
+        `media` are `MediaRef`; a row without the key has none.
+        """
+        refs = [tuple(row.get("media", ())) for row in rows]
         features = self._features(refs)
         made = [ModelInputs(list(row), features[key]) for row, key in zip(ids, refs, strict=True)]
         present = {ref.modality for key in refs for ref in key}
@@ -104,18 +107,6 @@ class BatchMedia:
 
     def _read(self, refs: tuple[MediaRef, ...]) -> tuple[MediaFeatures, ...]:
         return self.adapter.features([KeptMedium(ref, self.folder) for ref in refs], self.policy) if refs else ()
-
-
-def modalities(examples: Iterable[Example]) -> frozenset[int]:
-    """The modalities whose features the examples need."""
-    return frozenset(ref.modality for example in examples for ref in (*example.media, *example.teacher_media))
-
-
-def name_media(rows: Sequence[dict[str, Any]], examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Adds a column with the media of each row; adds nothing if the model reads all media as ids."""
-    if not modalities(examples):
-        return list(rows)
-    return [{**row, "media": [asdict(ref) for ref in e.media]} for row, e in zip(rows, examples, strict=True)]
 
 
 def feature_cache(folder: Path, environ: Mapping[str, str] = os.environ) -> FeatureCache:

@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -22,9 +22,9 @@ from omnialign.modeling.model_files import PICKLES
 from omnialign.modeling.weights_check import check_weights
 from omnialign.v1.training_service_pb2 import TrainingProgress
 from training import distributed, fused_lm_head, loop, lora, source, tuning
-from training.examples import Example, load_examples
+from training.example_file import Examples
 from training.files import replace_folder, staging_name
-from training.media import BatchMedia, feature_cache, fillers, modalities
+from training.media import BatchMedia, feature_cache, fillers
 from training.methods import METHODS, complete
 from training.methods.reward import REWARD
 from training.spec import Hyperparameters, Spec
@@ -83,7 +83,7 @@ def check_base(spec: Spec) -> None:
         raise reward_folder.writes_nothing(str(spec.base_model_dir), field="base_model_dir")
 
 
-def _examples(context: loop.RunContext, hyperparameters: Hyperparameters, *, adapter: Adapter) -> list[Example]:
+def _examples(context: loop.RunContext, hyperparameters: Hyperparameters, *, adapter: Adapter) -> Examples:
     """The same examples on every rank: rank 0 prepares the file, and nodes without it get a copy."""
     spec, on_read = context.spec, partial(context.progress.enter, TrainingProgress.PHASE_READING_RECORDS)
     on_read()
@@ -97,12 +97,12 @@ def _examples(context: loop.RunContext, hyperparameters: Hyperparameters, *, ada
         )
     )
     distributed.share_file(shared)
-    found = load_examples(shared)
+    found = Examples(shared)
     _provide_media(spec, found)
     return found
 
 
-def _provide_media(spec: Spec, examples: Sequence[Example]) -> None:
+def _provide_media(spec: Spec, examples: Examples) -> None:
     """Fetches the bytes of the examples' media to every node. Raises on all ranks if one node cannot get them."""
     error = None
     if distributed.is_first_of_node():
@@ -114,13 +114,13 @@ def _provide_media(spec: Spec, examples: Sequence[Example]) -> None:
         raise error or Unavailable("another node could not get the media", reason="MEDIA_UNAVAILABLE")
 
 
-def batch_media(spec: Spec, adapter: Adapter, examples: Sequence[Example]) -> BatchMedia:
+def batch_media(spec: Spec, adapter: Adapter, examples: Examples) -> BatchMedia:
     """The media of the run's batches, with fillers where ranks must all run the same towers in every batch.
 
     That is so when ZeRO shards states or weights over several ranks; `training.media` says why.
     """
     sharded = distributed.world_size() > 1 and spec.distribution.zero_stage > 0
-    wanted = modalities(examples) if sharded else frozenset()
+    wanted = examples.modalities() if sharded else frozenset()
     folder = source.media_folder(spec)
     return BatchMedia(adapter, folder, policy=spec.media_policy, fillers=fillers(adapter, wanted))
 

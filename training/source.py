@@ -1,6 +1,6 @@
 """Fetches a dataset from the data service, once: its records, and the media that they name.
 
-Rank 0 fetches and tokenises; the token ids go to a file in the cache folder that every rank reads. A later attempt of
+Rank 0 fetches and tokenises; the token ids go to a file in the cache folder that every rank maps. A later attempt of
 the same run finds the file, so it trains on exactly the data that the first one saw. Media that the model reads as
 features are kept beside it as bytes, on every node.
 """
@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,15 +21,8 @@ from omnialign.modeling.adapters import Adapter
 from omnialign.retry import RetryPolicy
 from omnialign.v1 import content_pb2, record_pb2
 from training.client import connection_of, retry_while_away
-from training.examples import (
-    Example,
-    Tally,
-    make_examples,
-    require_batchable,
-    require_examples,
-    require_few_dropped,
-    save_examples,
-)
+from training.example_file import Examples, ExampleWriter, writing
+from training.examples import Tally, make_examples, require_batchable, require_examples, require_few_dropped
 from training.files import write_atomically, write_cached
 from training.media import path_of
 from training.methods import METHODS
@@ -49,7 +42,7 @@ def cache_path(spec: Spec, *, max_length: int) -> Path:
     key: list[Any] = [spec.dataset, sorted(spec.splits), spec.method, spec.target, max_length, str(spec.base_model_dir)]
     key.append(spec.media_policy.identity)
     key += [getattr(spec.settings, name) for name in METHODS[spec.method].row_settings]
-    return spec.cache_dir / f"examples-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.npz"
+    return spec.cache_dir / f"examples-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.arrow"
 
 
 class OnRead(Protocol):
@@ -80,20 +73,20 @@ def prepare(
     if path.is_file():
         return path
 
-    async def fetch() -> tuple[list[Example], Tally]:
-        return await _fetch_examples(spec, max_length=max_length, adapter=adapter, on_read=on_read)
+    async def fetch() -> None:
+        with writing(path) as writer:
+            tally = await _fetch_examples(spec, writer, max_length=max_length, adapter=adapter, on_read=on_read)
+            for what, counts in (("dropped", tally.dropped), ("media used in part", tally.media_losses)):
+                if counts:
+                    log.warning("%s while preparing examples: %s", what, dict(counts))
+            require_examples(writer.count, dataset=spec.dataset, dropped=tally.dropped)
+            require_few_dropped(writer.count, dropped=tally.dropped, max_fraction=spec.max_dropped_fraction)
+            require_batchable(tally.shapes, rows_per_batch=rows_per_batch)
+            summary = {"examples": writer.count, "dropped": tally.dropped, "media_losses": tally.media_losses}
+            # The examples appear after it: their file is what a later attempt looks for.
+            write_atomically(path.with_suffix(".json"), json.dumps(summary).encode())
 
-    found, tally = asyncio.run(retry_while_away(fetch, policy=RETRIES, what="fetching the dataset"))
-    for what, counts in (("dropped", tally.dropped), ("media used in part", tally.media_losses)):
-        if counts:
-            log.warning("%s while preparing examples: %s", what, dict(counts))
-    require_examples(len(found), dataset=spec.dataset, dropped=tally.dropped)
-    require_few_dropped(len(found), dropped=tally.dropped, max_fraction=spec.max_dropped_fraction)
-    require_batchable(tally.shapes, rows_per_batch=rows_per_batch)
-    summary = {"examples": len(found), "dropped": tally.dropped, "media_losses": tally.media_losses}
-    # The examples last: their file is what a later attempt looks for.
-    write_atomically(path.with_suffix(".json"), json.dumps(summary).encode())
-    save_examples(path, found)
+    asyncio.run(retry_while_away(fetch, policy=RETRIES, what="fetching the dataset"))
     return path
 
 
@@ -111,14 +104,13 @@ def media_folder(spec: Spec) -> Path:
     return spec.cache_dir / "media"
 
 
-def provide_media(spec: Spec, found: Sequence[Example]) -> None:
+def provide_media(spec: Spec, examples: Examples) -> None:
     """Fetches the bytes of the examples' media that this node lacks; only rank 0's node has them from preparing.
 
     Raises the data service's error if it stays away, and `NotFound` (MEDIA_NOT_FOUND) without a data service to ask.
     """
     folder = media_folder(spec)
-    wanted = {ref.sha256 for example in found for ref in (*example.media, *example.teacher_media)}
-    lacking = sorted(digest for digest in wanted if not path_of(folder, digest).is_file())
+    lacking = sorted({digest for digest in examples.digests() if not path_of(folder, digest).is_file()})
     if lacking and not spec.data_address:
         raise NotFound(
             f"{len(lacking)} media of the examples are not in {folder}: set data_address to fetch them",
@@ -140,9 +132,8 @@ def _client(spec: Spec) -> AsyncClient:
 
 
 async def _fetch_examples(
-    spec: Spec, *, max_length: int, adapter: Adapter, on_read: OnRead
-) -> tuple[list[Example], Tally]:
-    found: list[Example] = []
+    spec: Spec, writer: ExampleWriter, *, max_length: int, adapter: Adapter, on_read: OnRead
+) -> Tally:
     tally, read = Tally(), 0
     async with _client(spec) as client:
         total = await _record_count(client, spec)
@@ -152,17 +143,19 @@ async def _fetch_examples(
             contents = [content for r in chunk for content in (r.prompt, *(y.content for y in r.responses))]
             digests = {item.sha256 for item in media_of(contents)}
             media = await _fetch_media(client, digests, folder=media_folder(spec))
-            found += make_examples(
-                ((record, media) for record in chunk),
-                adapter=adapter,
-                method=spec.method,
-                target=spec.target,
-                max_length=max_length,
-                tally=tally,
-                policy=spec.media_policy,
-                settings=spec.settings,
+            writer.add(
+                make_examples(
+                    ((record, media) for record in chunk),
+                    adapter=adapter,
+                    method=spec.method,
+                    target=spec.target,
+                    max_length=max_length,
+                    tally=tally,
+                    policy=spec.media_policy,
+                    settings=spec.settings,
+                )
             )
-    return found, tally
+    return tally
 
 
 async def _record_count(client: AsyncClient, spec: Spec) -> int:

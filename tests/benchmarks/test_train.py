@@ -13,7 +13,7 @@ def test_the_hand_written_loop_scores_answers_as_our_trainer_does():
     pairs = train.tinyworld_pairs(9, seed=3)
     plain, ours = (AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32) for _ in range(2))
     fused_lm_head.add_head(ours)
-    batch = PairCollator(pad_id=0)([pair_row(pair.prompt, *pair.answers) for pair in pairs])
+    batch = PairCollator(pad_id=0)([pair_row(pair) for pair in pairs])
     is_answer = batch.pop("completion_mask")
     labels = batch["input_ids"].masked_fill(is_answer == 0, IGNORED)
     with torch.no_grad():

@@ -1,7 +1,6 @@
 """A method's trainer in this process, without DeepSpeed: the loss and the gradient of one step, and rows by hand."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
@@ -11,11 +10,25 @@ from transformers import PreTrainedModel
 
 from omnialign.modeling.adapters import load_adapter
 from training import loop
+from training.example_file import Examples, write_examples
 from training.examples import Example
 from training.media import BatchMedia
 from training.methods import METHODS, complete
 from training.spec_file import parse_spec
+from training.trainers.kto import NOTHING, mismatched
 from training.tuning import load_model
+
+
+def kept(examples: Sequence[Example], folder: Path) -> Examples:
+    """The examples as a run has them: from a file in `folder`."""
+    write_examples(folder / "examples.arrow", examples)
+    return Examples(folder / "examples.arrow")
+
+
+def mismatched_answers(examples: Examples, *, max_length: int, seed: int) -> list[list[int]]:
+    """The answer that kto puts behind each prompt, or []."""
+    others = mismatched(examples, max_length=max_length, seed=seed)
+    return [[] if other == NOTHING else examples[other].answers[0] for other in others]
 
 
 def make_trainer(
@@ -44,7 +57,7 @@ def make_trainer(
     inputs = loop.TrainerInputs(
         load_model=lambda: load_model(base),
         tokenizer=loop.tokenizer_of(base, pad_id=adapter.pad_id, end_id=adapter.end_id),
-        examples=examples,
+        examples=kept(examples, folder),
         media=BatchMedia(adapter, folder / "media"),
         spec=spec,
         hyperparameters=complete(spec, num_processes=1),
@@ -108,7 +121,7 @@ def gradient(model: PreTrainedModel) -> torch.Tensor:
 def row_inputs(example: Example, answer: Sequence[int], media: BatchMedia) -> dict[str, torch.Tensor]:
     """What a model is given of one prompt with one answer, without padding."""
     ids = [*example.prompt, *answer]
-    made = media.inputs([{"media": [asdict(ref) for ref in example.media]}], [ids])
+    made = media.inputs([{"media": example.media}], [ids])
     given = torch.tensor([ids])
     return {"input_ids": given, "attention_mask": torch.ones_like(given), **media.tensors(made, given)}
 

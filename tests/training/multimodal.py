@@ -18,8 +18,9 @@ from omnialign.v1 import content_pb2
 from tests.model_factory.codecs import chameleon_vq, composite, emu3_vq, encodec
 from tests.model_factory.families import FAMILIES
 from tests.model_factory.family import Family
-from training import batches, examples, fused_lm_head, launch, methods, source
+from training import batches, fused_lm_head, launch, methods, source
 from training import media as training_media
+from training.example_file import Examples, write_examples
 from training.examples import encode_sample
 from training.samples import Sample
 from training.spec_file import parse_spec
@@ -92,17 +93,16 @@ def batch(
     """The batch that a trainer makes of samples with one answer (sft) or two (dpo), by way of the file of examples."""
     for sample in samples:
         keep(folder / "media", sample.turns)
-    examples.save_examples(
-        folder / "examples.npz", [encode_sample(s, adapter=adapter, max_length=10**6, policy=policy) for s in samples]
-    )
-    found = examples.load_examples(folder / "examples.npz")
+    made = [encode_sample(s, adapter=adapter, max_length=10**6, policy=policy) for s in samples]
+    write_examples(folder / "examples.arrow", made)
+    found = Examples(folder / "examples.arrow")
     fillers = training_media.fillers(adapter, fill)
     side = training_media.BatchMedia(adapter, folder / "media", policy=policy, fillers=fillers)
     if len(found[0].answers) == 1:
-        rows = [batches.sft_row(example.prompt, example.answers[0]) for example in found]
-        return batches.SftCollator(pad_id=adapter.pad_id, media=side)(training_media.name_media(rows, found))
-    rows = [batches.pair_row(example.prompt, *example.answers) for example in found]
-    return batches.PairCollator(pad_id=adapter.pad_id, media=side)(training_media.name_media(rows, found))
+        rows = batches.Rows(found, batches.sft_row, blank=None)
+        return batches.SftCollator(pad_id=adapter.pad_id, media=side)(list(rows))
+    rows = batches.Rows(found, batches.pair_row, blank=None)
+    return batches.PairCollator(pad_id=adapter.pad_id, media=side)(list(rows))
 
 
 def log_probabilities(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -152,7 +152,7 @@ def prepare(
         keep(source.media_folder(spec), sample.turns)
     length = methods.complete(spec, num_processes=num_processes).max_length
     path = source.cache_path(spec, max_length=length)
-    examples.save_examples(path, [encode_sample(sample, adapter=adapter, max_length=length) for sample in samples])
+    write_examples(path, [encode_sample(sample, adapter=adapter, max_length=length) for sample in samples])
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     return launch.command(method, spec_path=folder / "job.yaml", num_processes=num_processes)
 

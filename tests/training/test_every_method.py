@@ -17,7 +17,17 @@ from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.inputs import MediaBytes, Pieces
 from tests.training import formulas
 from tests.training.formulas import Taken
-from tests.training.in_process import backward, gradient, log_probs, make_trainer, move, move_towards, step
+from tests.training.in_process import (
+    backward,
+    gradient,
+    kept,
+    log_probs,
+    make_trainer,
+    mismatched_answers,
+    move,
+    move_towards,
+    step,
+)
 from tests.training.method_samples import encoded, samples_for, world_pairs
 from tests.training.multimodal import MODALITIES, TRAINED, medium, question
 from training.examples import Example
@@ -25,7 +35,6 @@ from training.media import BatchMedia
 from training.methods import METHODS
 from training.rollout.answers import Rewarded, Rollout
 from training.samples import Sample
-from training.trainers.kto import mismatched_answers
 from training.tuning import load_model
 
 OUT = Path(__file__).parents[2] / "out" / "methods"
@@ -86,7 +95,7 @@ def test_loss_and_gradient_of_a_step_equal_the_formula(method: str, family: str,
     services = {f"{name}_address": "127.0.0.1:1" for name in ("data", "refinement", "judge")}
     trainer = make_trainer(method, base=base, examples=found, folder=tmp_path, **own, **hyper, **services)
     model, start = trainer.model, load_model(base)
-    others = mismatched_answers(found, max_length=4096, seed=0) if method == "kto" else []
+    others = mismatched_answers(kept(found, tmp_path), max_length=4096, seed=0) if method == "kto" else []
     if method == "kto":  # towards answers that the point of reference is made of, or it would be zero
         move_towards(model, [log_probs(model, e, y, media) for e, y in zip(found, others, strict=True)])
     else:

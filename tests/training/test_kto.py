@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,15 @@ from omnialign.errors import FailedPrecondition
 from omnialign.modeling.adapters import load_adapter
 from omnialign.v1 import record_pb2
 from tests.training.formulas import Taken, kto
-from tests.training.in_process import gradient, log_probs, make_trainer, move_towards, step
+from tests.training.in_process import (
+    gradient,
+    kept,
+    log_probs,
+    make_trainer,
+    mismatched_answers,
+    move_towards,
+    step,
+)
 from tests.training.method_samples import encoded, samples_for, world_pairs
 from tests.training.test_dpo import SUBTASKS
 from tests.training.test_spec import GOOD, problems
@@ -20,7 +29,7 @@ from training.examples import Example
 from training.media import BatchMedia
 from training.methods.kto import KtoSettings
 from training.samples import Dropped, Sample, samples_of
-from training.trainers.kto import balanced, mismatched_answers
+from training.trainers.kto import balanced
 from training.tuning import load_model
 
 BETA, WEIGHT = 0.7, 0.5
@@ -38,7 +47,7 @@ def test_loss_and_gradient_of_a_step_equal_those_by_hand(tmp_path: Path):
     media = BatchMedia(load_adapter(FOLDER), tmp_path / "media")
     settings = {"beta": BETA, "sft_weight": WEIGHT, "max_length": 4096}
     trainer = make_trainer("kto", base=FOLDER, examples=found, folder=tmp_path, hyperparameters=settings)
-    others = mismatched_answers(found, max_length=4096, seed=0)
+    others = mismatched_answers(kept(found, tmp_path), max_length=4096, seed=0)
     move_towards(trainer.model, [log_probs(trainer.model, e, y, media) for e, y in zip(found, others, strict=True)])
     # Passes of unequal size, and the blank row.
     loss, learnt = step(trainer, [[0, 1, 2], [3, 4], [5]]), gradient(trainer.model)
@@ -71,15 +80,15 @@ def test_good_answers_become_likelier_and_bad_ones_less_likely(tmp_path: Path):
         trainer.model.load_state_dict(weights)
 
 
-def test_every_prompt_gets_another_prompts_answer_once_and_the_same_each_time():
-    found = [Example([1, at // 2], [[7] * (at + 1)]) for at in range(10)]
+def test_every_prompt_gets_another_prompts_answer_once_and_the_same_each_time(tmp_path: Path):
+    found = kept([Example([1, at // 2], [[7] * (at + 1)]) for at in range(10)], tmp_path)
     others = mismatched_answers(found, max_length=100, seed=3)
     assert others == mismatched_answers(found, max_length=100, seed=3)
     lengths = [len(other) for other in others]
     assert all(at // 2 != (length - 1) // 2 for at, length in enumerate(lengths))
     # The longest answer fits behind no prompt here but its own.
     assert max(len(other) for other in mismatched_answers(found, max_length=11, seed=3)) == 9
-    assert mismatched_answers(found[:2], max_length=100, seed=3) == [[], []]
+    assert mismatched_answers(found.select(np.arange(2)), max_length=100, seed=3) == [[], []]
 
 
 @pytest.mark.parametrize(("good", "bad"), [(10, 10), (40, 10), (10, 40), (12, 10)])

@@ -10,9 +10,10 @@ from omnialign.modeling.adapters import load_adapter
 from omnialign.modeling.feature_cache import FeatureCache
 from omnialign.modeling.inputs import MediaPolicy, ModelInputs
 from tests.model_factory.families import FAMILIES
+from tests.training.in_process import kept
 from tests.training.multimodal import keep, medium, question
 from training.examples import Example, MediaRef, Tally, encode_sample
-from training.media import BatchMedia, KeptMedium, feature_cache, fillers, modalities, name_media, path_of
+from training.media import BatchMedia, KeptMedium, feature_cache, fillers, path_of
 from training.samples import Sample
 
 TURNS = question(medium("image", seed=0), medium("image", seed=1), "Which?")
@@ -38,13 +39,13 @@ def test_features_are_those_of_encoding_with_and_without_the_cache(base: Path, t
     policy = MediaPolicy(max_pixels=56 * 56)
     wanted = adapter.encode(TURNS, policy)
     example = encode_sample(Sample(TURNS, (("The first.",),)), adapter=adapter, max_length=1000, policy=policy)
-    (row,) = name_media([{"input_ids": example.prompt}], [example])
+    row = {"media": example.media}
     side = BatchMedia(adapter, tmp_path / "media", policy=policy)
     misses = cache.counts.misses
     assert same(side.inputs([row], [example.prompt])[0], wanted)
     assert cache.counts.misses == misses  # nothing was decoded again
-    for kept in (tmp_path / "features").rglob("*.safetensors"):
-        kept.unlink()
+    for file in (tmp_path / "features").rglob("*.safetensors"):
+        file.unlink()
     assert same(side.inputs([row], [example.prompt])[0], wanted)
 
 
@@ -63,16 +64,13 @@ def test_fillers_are_added_for_what_a_batch_lacks_and_for_nothing_else(base: Pat
     adapter = load_adapter(base)
     keep(tmp_path, TURNS)
     example = encode_sample(Sample(TURNS, (("The first.",),)), adapter=adapter, max_length=1000)
-    needed = fillers(adapter, modalities([example, Example([1], [[2]], (MediaRef("ab" * 32, 4),))]))
-    rows = name_media([{}, {}], [example, Example([1], [[2]])])
+    video = Example([1], [[2]], teacher_media=(MediaRef("ab" * 32, 4),))
+    needed = fillers(adapter, kept([example, video], tmp_path).modalities())
+    rows = [{"media": example.media}, {}]
     with_picture, short = BatchMedia(adapter, tmp_path, fillers=needed).inputs(rows, [example.prompt, [1, 2]])
     assert with_picture.ids == example.prompt
     assert short.ids[:2] == [1, 2]
     assert [feature.modality for feature in short.features] == [4]  # the video that neither row has
-
-
-def test_rows_of_models_that_read_media_as_ids_name_no_media():
-    assert name_media([{"input_ids": [1]}], [Example([1], [[2]])]) == [{"input_ids": [1]}]
 
 
 def test_the_cache_is_the_one_that_engines_share_where_the_environment_names_it(tmp_path: Path):

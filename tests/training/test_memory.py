@@ -14,7 +14,9 @@ import yaml
 from omnialign.errors import ResourceExhausted
 from tests.model_factory.families import FAMILIES
 from tests.training.test_spec import GOOD
-from training import examples, launch, source
+from training import launch, source
+from training.example_file import write_examples
+from training.examples import Example
 from training.memory import check_fits, estimate
 from training.model_shape import ModelShape, shape_of_config, shape_of_folder
 from training.spec import Distribution, Lora, Spec
@@ -58,7 +60,7 @@ def measured(folder: Path, document: dict[str, Any], spec: Spec) -> int:
     """Bytes that a run takes at its peak, beyond what its process has before it loads the model."""
     prompt, answer = [6] * 16, [*[7] * 47, 2]
     path = source.cache_path(spec, max_length=spec.hyperparameters.max_length)
-    examples.save_examples(path, [examples.Example(prompt, [answer]) for _ in range(8)])
+    write_examples(path, [Example(prompt, [answer]) for _ in range(8)])
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     environment = launch.environment(os.environ, num_processes=1, num_cpus=1) | {"PYTHONPATH": str(Path.cwd())}
     # Freed memory goes back to the system at once, so that what is measured is what is needed.

@@ -23,7 +23,8 @@ from omnialign.v1 import generation_pb2, record_pb2, refinement_service_pb2
 from tests.services.inference.service_stack import serve_stack
 from tests.training.test_resume import tiny_model  # noqa: F401
 from training import launch, source
-from training.examples import Example, load_examples
+from training.example_file import Examples
+from training.examples import Example
 from training.rollout.client import answer_seed
 from training.spec_file import parse_spec
 from training.trainers.grpo import advantages
@@ -150,7 +151,7 @@ async def test_answers_come_from_the_newest_weights_and_teach_what_the_formula_s
         await settle(stack.client, folder, tiny_model, address=stack.server.address, hyperparameters=hyper)
         logged = await finish(folder)
         spec = parse_spec(yaml.safe_load((folder / "job.yaml").read_text()), method="grpo")
-        examples = load_examples(source.cache_path(spec, max_length=1024))
+        examples = Examples(source.cache_path(spec, max_length=1024))
         drawn = [await redrawn(stack.client, tiny_model, examples, range(PROMPTS), step=step) for step in range(3)]
         with pytest.raises(NotFound) as closed:
             await stack.client.get_policy("projects/default/policies/run")
@@ -205,7 +206,7 @@ async def test_the_first_step_of_ppo_equals_that_by_hand_and_its_model_has_no_va
         )
         (logged,) = await finish(folder, "ppo")
         spec = parse_spec(yaml.safe_load((folder / "job.yaml").read_text()), method="ppo")
-        examples = load_examples(source.cache_path(spec, max_length=1024))
+        examples = Examples(source.cache_path(spec, max_length=1024))
         drawn = await redrawn(stack.client, tiny_model, examples, range(PROMPTS), step=0)
     found = (logged["loss"], logged["grad_norm"])
     assert found == pytest.approx(first_ppo_step_by_hand(tiny_model, examples, drawn), rel=1e-5)

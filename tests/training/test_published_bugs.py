@@ -16,7 +16,7 @@ from omnialign.v1 import content_pb2, record_pb2
 from tests.model_factory.families import FAMILIES
 from tests.training.multimodal import batch, log_probabilities, medium, question
 from training.batches import PairCollator, SftCollator, pair_row, sft_row
-from training.examples import Tally, make_examples
+from training.examples import Example, Tally, make_examples
 from training.samples import Sample
 from training.tuning import load_model
 
@@ -56,9 +56,9 @@ def test_every_token_of_an_answer_counts_from_the_first_to_the_end_token(base: P
 
 def test_a_pad_id_that_is_the_end_id_too_is_still_learnt():
     """Masks made by comparing ids with the pad id took the end token away where both are one."""
-    sft = SftCollator(pad_id=9)([sft_row([1, 2, 9, 3], [7, 9]), sft_row([1], [9])])
+    sft = SftCollator(pad_id=9)([sft_row(Example([1, 2, 9, 3], [[7, 9]])), sft_row(Example([1], [[9]]))])
     assert sft["attention_mask"].sum(1).tolist() == [6, 2]
-    pair = PairCollator(pad_id=9)([pair_row([1, 9, 2], [5, 9], [6, 6, 6, 9])])
+    pair = PairCollator(pad_id=9)([pair_row(Example([1, 9, 2], [[5, 9], [6, 6, 6, 9]]))])
     learnt = [row[mask.bool()].tolist() for row, mask in zip(pair["input_ids"], pair["completion_mask"], strict=True)]
     assert learnt == [[5, 9], [6, 6, 6, 9]]
     assert pair["attention_mask"].sum(1).tolist() == [5, 7]

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from tests.training.test_resume import tiny_model  # noqa: F401
 from tests.training.test_single_runs import run, settle
 from training import methods, source
-from training.examples import Example, load_examples
+from training.example_file import Examples
+from training.examples import Example
 from training.spec_file import parse_spec
 from training.trainers import orpo, simpo
 
@@ -57,7 +58,7 @@ def test_the_first_loss_and_measures_equal_those_by_hand(tmp_path: Path, tiny_mo
     spec = parse_spec(document, method=method)
     length = methods.complete(spec, num_processes=1).max_length
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    scored = [answers(model, e) for e in load_examples(source.cache_path(spec, max_length=length))]
+    scored = [answers(model, e) for e in Examples(source.cache_path(spec, max_length=length))]
     assert len(scored) == PAIRS
     assert run(folder, method) == 0
     (step,) = (json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines())

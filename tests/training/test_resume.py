@@ -13,7 +13,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from training import examples, launch, methods, source
+from training import launch, methods, source
+from training.example_file import write_examples
+from training.examples import Example
 from training.launch import read_failure
 from training.spec_file import parse_spec
 
@@ -56,11 +58,11 @@ def prepare(folder: Path, *, base: Path, method: str, zero_stage: int, **section
 
     # Of two ranks, one has no row in the last step.
     made = [
-        examples.Example(ids(12), [[*ids(20), 2] for _ in range(2)], value=float(at % 3 == 0), teacher_prompt=ids(20))
+        Example(ids(12), [[*ids(20), 2] for _ in range(2)], value=float(at % 3 == 0), teacher_prompt=ids(20))
         for at in range(13)
     ]
     length = methods.complete(spec, num_processes=2).max_length
-    examples.save_examples(source.cache_path(spec, max_length=length), made)
+    write_examples(source.cache_path(spec, max_length=length), made)
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     return launch.command(method, spec_path=folder / "job.yaml", num_processes=2)
 

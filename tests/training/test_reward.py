@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,14 +20,16 @@ from omnialign.v1.generation_pb2 import SamplingParams
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest
 from services.inference.transformers.engine import open_transformers_engine
+from tests.training.in_process import kept
 from tests.training.multimodal import MODALITIES, TRAINED, batch, medium, question
 from tests.training.test_examples import of
 from tests.training.test_resume import tiny_model  # noqa: F401
 from tests.training.test_single_runs import run, settle
 from tests.training.test_spec import GOOD, problems, read
 from training import holdout, methods, source
-from training.examples import Example, load_examples, save_examples
-from training.holdout import place_of, report_of, split
+from training.example_file import Examples, write_examples
+from training.examples import Example, prompt_hash
+from training.holdout import report_of, split
 from training.runner import check_base
 from training.samples import Dropped, Sample
 from training.spec_file import read_spec
@@ -151,7 +154,7 @@ def test_the_first_loss_and_measures_of_a_run_equal_those_by_hand(tmp_path: Path
     weight = reward.new_head(32, seed=0).weight.detach()
     path = source.cache_path(spec, max_length=methods.complete(spec, num_processes=1).max_length)
     losses, ahead = [], []
-    for example in load_examples(path):
+    for example in Examples(path):
         rows = [ModelInputs(example.prompt + answer) for answer in example.answers]
         with torch.no_grad():
             chosen, rejected = (float(row_reward(model, load_adapter(tiny_model), row, weight)) for row in rows)
@@ -182,7 +185,7 @@ def test_sharded_weights_learn_and_are_evaluated_as_whole_ones(tmp_path: Path, t
         change(folder, distribution={"num_processes": num_processes, "zero_stage": zero_stage})
         spec = read_spec(folder / "job.yaml", method="reward")
         pairs = [Example([6 + i % 90, 7], [[50, 60, 2], [61 + i % 7, 2]], value=i % 3 / 4) for i in range(90)]
-        save_examples(source.cache_path(spec, max_length=1024), pairs)
+        write_examples(source.cache_path(spec, max_length=1024), pairs)
         assert run(folder, "reward", num_processes=num_processes) == 0
         rows = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
         report = json.loads((folder / "model" / REPORT).read_text())
@@ -191,7 +194,8 @@ def test_sharded_weights_learn_and_are_evaluated_as_whole_ones(tmp_path: Path, t
     (losses, report, weight), (sharded_losses, sharded_report, sharded_weight) = found
     assert sharded_losses == pytest.approx(losses, abs=1e-4)
     assert torch.allclose(sharded_weight, weight, atol=1e-5)
-    assert report["pairs"] == sharded_report["pairs"] == len(split(pairs, fraction=0.2)[1]) > 5
+    held_out = split(Examples(source.cache_path(spec, max_length=1024)), fraction=0.2)[1]
+    assert report["pairs"] == sharded_report["pairs"] == len(held_out) > 5
     for name in ("accuracy", "log_loss", "calibration_error"):
         assert sharded_report[name] == pytest.approx(report[name], abs=1e-3)
 
@@ -267,20 +271,22 @@ def example(number: int, answer: int = 7) -> Example:
     return Example([1, number], [[answer, 2], [8, 2]])
 
 
-def test_pairs_are_held_out_by_prompt_and_stay_so_when_more_data_comes():
-    some, more = [example(i) for i in range(400)], [example(i) for i in range(1000)]
+def test_pairs_are_held_out_by_prompt_and_stay_so_when_more_data_comes(tmp_path: Path):
+    more = kept([example(i, answer=i % 5) for i in range(1000)], tmp_path)
+    some = more.select(np.arange(400))
     learnt, held = split(some, fraction=0.1)
     assert len(learnt) + len(held) == 400
     assert 20 <= len(held) <= 65
     assert {e.prompt[1] for e in held} == {e.prompt[1] for e in split(more, fraction=0.1)[1]} & set(range(400))
-    assert place_of(example(3)) == place_of(example(3, answer=9))
-    assert split(some[:49], fraction=0.1)[1] == []
-    assert split(some, fraction=0.0)[1] == []
+    assert prompt_hash(example(3)) == prompt_hash(example(3, answer=9)) != prompt_hash(example(4))
+    assert not split(some.select(np.arange(49)), fraction=0.1)[1]
+    assert not split(some, fraction=0.0)[1]
 
 
-def test_data_of_one_prompt_is_learnt_and_not_held_out():
-    held = next(e for e in map(example, range(1000)) if place_of(e) < 0.1)
-    assert split([held] * 60, fraction=0.1) == ([held] * 60, [])
+def test_data_of_one_prompt_is_learnt_and_not_held_out(tmp_path: Path):
+    held = next(e for e in map(example, range(1000)) if prompt_hash(e) / 2**64 < 0.1)
+    learnt, held_out = split(kept([held] * 60, tmp_path), fraction=0.1)
+    assert (list(learnt), list(held_out)) == ([held] * 60, [])
 
 
 def test_a_report_has_the_accuracy_the_loss_and_the_calibration_of_the_pairs():

@@ -13,8 +13,11 @@ from services.data.__main__ import wire
 from services.data.config import DataConfig
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
+from tests.training.in_process import kept
 from tests.training.multimodal import medium
-from training import examples, source
+from training import source
+from training.example_file import Examples
+from training.examples import Example, MediaRef
 from training.media import path_of
 from training.spec_file import parse_spec
 
@@ -47,7 +50,7 @@ async def test_examples_survive_the_data_service(tmp_path: Path, model_dir: Path
         await server.stop(0)
     assert await asyncio.to_thread(source.prepare, spec, max_length=100, adapter=adapter) == path
     assert source.dropped(spec, max_length=100) == {"NO_PAIR": 1}
-    (example,) = examples.load_examples(path)
+    (example,) = Examples(path)
     assert len(example.answers) == 2
     assert len(example.answers[0]) == len("hello") + 1
 
@@ -55,7 +58,7 @@ async def test_examples_survive_the_data_service(tmp_path: Path, model_dir: Path
 async def test_every_node_gets_the_media_that_its_examples_name(tmp_path: Path, model_dir: Path):
     picture = medium("image")
     folders = {"job": "j", "base_model_dir": str(model_dir), "output_dir": str(tmp_path), "cache_dir": str(tmp_path)}
-    found = [examples.Example([1], [[2]], (examples.MediaRef(picture.sha256, picture.modality),))]
+    found = kept([Example([1], [[2]], (MediaRef(picture.sha256, picture.modality),))], tmp_path)
     server = Server(ServerConfig(), name="test")
     async with wire(server, DataConfig(root=tmp_path / "data")):
         await server.start()

@@ -17,13 +17,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from transformers import TrainingArguments
 
-from training.batches import PairCollator, blank_example, by_length, pair_row
+from training.batches import PairCollator, Rows, blank_example, by_length, pair_row
 from training.loop import TrainerInputs
-from training.media import name_media
 from training.methods.dpo import PREFERENCE_WEIGHT, QUALITY_WEIGHT, DpoSettings
 from training.trainers.pairs import LikelihoodPairs
 from training.trainers.reference import add_reference
@@ -89,10 +87,7 @@ def quality_loss(rewards: torch.Tensor, *, shift: float) -> torch.Tensor:
 def build(inputs: TrainerInputs) -> Dpo:
     """The trainer of a run."""
     # The reference pass takes the rows in this order; from short to long, its batches carry little padding.
-    examples, pad_id = inputs.examples, inputs.tokenizer.pad_token_id
-    ordered = [examples[index] for index in by_length([example.length for example in examples])]
-    shown = [*ordered, blank_example(pad_id)]
-    rows = name_media([pair_row(e.prompt, *e.answers) for e in shown], shown)
+    examples, pad_id = by_length(inputs.examples), inputs.tokenizer.pad_token_id
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
     arguments = TrainingArguments(**inputs.arguments)
     trainer = Dpo(
@@ -101,11 +96,11 @@ def build(inputs: TrainerInputs) -> Dpo:
         sft_weight=inputs.hyperparameters.sft_weight,
         model=inputs.load_model(),
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Rows(examples, pair_row, blank=blank_example(pad_id)),
         processing_class=inputs.tokenizer,
         data_collator=PairCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = [example.length for example in ordered]
+    trainer.lengths = examples.lengths
     add_reference(
         trainer,
         REFERENCE,

@@ -7,24 +7,27 @@ and has no gradient. β is `beta`. `sft_weight` w adds w · NLL of the good answ
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from datasets import Dataset
+from numpy.typing import NDArray
 from transformers import TrainingArguments
 
 from omnialign.errors import FailedPrecondition
-from training.batches import LabelledCollator, blank_example, by_length, labelled_row
+from training.batches import LabelledCollator, Rows, blank_example, by_length, labelled_row
+from training.example_file import Examples
 from training.examples import Example
 from training.loop import TrainerInputs
-from training.media import name_media
 from training.methods.kto import KtoSettings
 from training.trainers.reference import add_reference
 from training.trainers.step_means import StepMeansTrainer, answer_lengths, answer_log_probs, asking
 
 LOOK_AHEAD = 64
 """How many other answers are tried behind a prompt before it goes without a mismatched one."""
+NOTHING = -1
+"""Stands for the example whose answer is taken, where there is none."""
 MOST_TO_DESIRABLE = 4 / 3
 """The largest ratio of λ_D n_D to λ_U n_U that the authors advise; the smallest is 1."""
 
@@ -107,30 +110,43 @@ def balanced(settings: KtoSettings, *, good: int, bad: int) -> tuple[float, floa
     return desirable, undesirable
 
 
-def mismatched_answers(examples: Sequence[Example], *, max_length: int, seed: int) -> list[list[int]]:
-    """For each example an answer to another prompt, no longer together than `max_length`; [] where none was found.
+class LabelledRows(Rows):
+    """Rows with a label and a mismatched answer."""
 
-    The examples stand in a circle by the length of their answers, equal ones as the seed has it, and each takes the
-    next answer that fits: of about the length of its own, and the same at every step, so that the reference scores it
-    once.
+    def __init__(self, examples: Examples, others: NDArray[np.int64], *, blank: Example) -> None:
+        """`others` are what `mismatched` gives."""
+        super().__init__(examples, labelled_row, blank=blank)
+        self._others = np.append(others, NOTHING)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        other = self._others[index]
+        answer = self._examples[other].answers[0] if other != NOTHING else []
+        return {**super().__getitem__(index), "mismatched_ids": answer}
+
+
+def mismatched(examples: Examples, *, max_length: int, seed: int) -> NDArray[np.int64]:
+    """For each example one with another prompt, whose answer behind this one's prompt is no longer than `max_length`.
+
+    (examples,); NOTHING where none was found. The examples stand in a circle by the length of their answers, equal
+    ones as the seed has it, and each takes the next answer that fits: of about the length of its own, and the same at
+    every step, so that the reference scores it once.
     """
-    draw = random.Random(seed)
-    circle = sorted(range(len(examples)), key=lambda index: (len(examples[index].answers[0]), draw.random()))
-    found: list[list[int]] = [[] for _ in examples]
-    for at, index in enumerate(circle):
-        mine = examples[index]
-        for step in range(1, min(LOOK_AHEAD, len(circle))):
-            other = examples[circle[(at + step) % len(circle)]]
-            is_other_prompt = (other.prompt, other.media) != (mine.prompt, mine.media)
-            if is_other_prompt and len(mine.prompt) + len(other.answers[0]) <= max_length:
-                found[index] = other.answers[0]
-                break
+    draw, count = random.Random(seed), len(examples)
+    prompts, hashes = examples.prompt_lengths, examples.prompt_hashes
+    answers = examples.lengths - prompts
+    circle = np.lexsort([np.array([draw.random() for _ in range(count)]), answers])
+    found = np.full(count, NOTHING)
+    for step in range(1, min(LOOK_AHEAD, count)):
+        left = np.flatnonzero(found[circle] == NOTHING)
+        mine, other = circle[left], circle[(left + step) % count]
+        fits = (hashes[mine] != hashes[other]) & (prompts[mine] + answers[other] <= max_length)
+        found[mine[fits]] = other[fits]
     return found
 
 
-def require_both_labels(examples: Sequence[Example], *, dataset: str) -> tuple[int, int]:
+def require_both_labels(examples: Examples, *, dataset: str) -> tuple[int, int]:
     """The numbers of good and bad answers. Raises `FailedPrecondition` (LABELS_ONE_SIDED) if there is but one kind."""
-    good = sum(example.value > 0 for example in examples)
+    good = int((examples.values > 0).sum())
     bad = len(examples) - good
     if not good or not bad:
         kind = "good" if good else "bad"
@@ -147,12 +163,8 @@ def build(inputs: TrainerInputs) -> Kto:
     """The trainer of a run. Raises `FailedPrecondition` (LABELS_ONE_SIDED)."""
     good, bad = require_both_labels(inputs.examples, dataset=inputs.spec.dataset)
     # The reference pass takes the rows in this order; from short to long, its batches carry little padding.
-    examples, settings, pad_id = inputs.examples, inputs.hyperparameters, inputs.tokenizer.pad_token_id
-    ordered = [examples[index] for index in by_length([example.length for example in examples])]
-    others = mismatched_answers(ordered, max_length=settings.max_length, seed=settings.seed)
-    shown = [*ordered, blank_example(pad_id)]
-    made = zip(shown, [*others, []], strict=True)
-    rows = name_media([labelled_row(e.prompt, e.answers[0], other, good=e.value > 0) for e, other in made], shown)
+    examples, settings, pad_id = by_length(inputs.examples), inputs.hyperparameters, inputs.tokenizer.pad_token_id
+    others = mismatched(examples, max_length=settings.max_length, seed=settings.seed)
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
     arguments = TrainingArguments(**inputs.arguments)
     trainer = Kto(
@@ -161,11 +173,11 @@ def build(inputs: TrainerInputs) -> Kto:
         sft_weight=settings.sft_weight,
         model=inputs.load_model(),
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=LabelledRows(examples, others, blank=blank_example(pad_id)),
         processing_class=inputs.tokenizer,
         data_collator=LabelledCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = [example.length for example in ordered]
+    trainer.lengths = examples.lengths
     add_reference(
         trainer,
         ("ref_logps", "ref_mismatched_logps"),

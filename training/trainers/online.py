@@ -86,7 +86,7 @@ class OnlineTrainer(DurableTrainer):
         )
         # The loss is that of a pass, already weighted: the trainer is to average over passes, and over nothing else.
         self.model_accepts_loss_kwargs = False
-        self.lengths = [len(example.prompt) + self._rollouts.max_new_tokens for example in inputs.examples]
+        self.lengths = inputs.examples.prompt_lengths + self._rollouts.max_new_tokens
 
     # ---- what a method says ----
 
@@ -200,7 +200,7 @@ class OnlineTrainer(DurableTrainer):
         return {
             "prompt_ids": example.prompt,
             "answer_ids": answer.ids,
-            "media": [{"sha256": ref.sha256, "modality": ref.modality} for ref in example.media],
+            "media": example.media,
             "columns": {"engine_log_probs": answer.log_probs, **columns},
         }
 

@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import TrainingArguments
 
-from training.batches import PairCollator, blank_example, pair_row
+from training.batches import PairCollator, Rows, blank_example, pair_row
 from training.loop import TrainerInputs
-from training.media import name_media
 from training.trainers.step_means import StepMeansTrainer, answer_lengths, answer_log_probs
 
 Reward = Callable[[torch.Tensor], torch.Tensor]
@@ -95,8 +93,6 @@ class ReferenceFree(LikelihoodPairs):
 def build_reference_free(inputs: TrainerInputs, *, reward: Reward, pair_loss: PairLoss) -> ReferenceFree:
     """The trainer of a run with a loss that needs no reference."""
     pad_id = inputs.tokenizer.pad_token_id
-    shown = [*inputs.examples, blank_example(pad_id)]
-    rows = name_media([pair_row(e.prompt, *e.answers) for e in shown], shown)
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
     arguments = TrainingArguments(**inputs.arguments)
     trainer = ReferenceFree(
@@ -105,9 +101,9 @@ def build_reference_free(inputs: TrainerInputs, *, reward: Reward, pair_loss: Pa
         sft_weight=inputs.hyperparameters.sft_weight,
         model=inputs.load_model(),
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Rows(inputs.examples, pair_row, blank=blank_example(pad_id)),
         processing_class=inputs.tokenizer,
         data_collator=PairCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = [example.length for example in inputs.examples]
+    trainer.lengths = inputs.examples.lengths
     return trainer

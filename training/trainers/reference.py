@@ -7,13 +7,14 @@ model is the start again until its checkpoint is restored, which comes later.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from datasets import Dataset
 from torch.utils.data import DataLoader
 from trl.models import prepare_deepspeed
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import disable_dropout_in_model
 
+from training.batches import Rows
 from training.loop import DurableTrainer
 from training.watchdog import Phase, Watchdog
 
@@ -27,10 +28,8 @@ def add_reference(trainer: DurableTrainer, columns: Sequence[str], *, score: Sco
     From here on the policy has no dropout, as the reference has none: their ratios would be noise.
     """
     disable_dropout_in_model(trainer.model)
-    dataset: Dataset = trainer.train_dataset
-    loader = DataLoader(
-        dataset, batch_size=trainer.args.train_batch_size, collate_fn=trainer.data_collator, shuffle=False
-    )
+    rows: Rows = trainer.train_dataset
+    loader = DataLoader(rows, batch_size=trainer.args.train_batch_size, collate_fn=trainer.data_collator, shuffle=False)
     engine = prepare_deepspeed(trainer.model, trainer.accelerator)
     found: list[list[float]] = [[] for _ in columns]
     watchdog.enter(Phase.REFERENCE)
@@ -46,6 +45,4 @@ def add_reference(trainer: DurableTrainer, columns: Sequence[str], *, score: Sco
             scored = trainer.accelerator.gather_for_metrics(tuple(score(engine, batch)))
             for values, more in zip(found, scored, strict=True):
                 values += more.tolist()
-    for column, values in zip(columns, found, strict=True):
-        dataset = dataset.add_column(column, values)
-    trainer.train_dataset = dataset
+    rows.numbers |= {name: np.array(values) for name, values in zip(columns, found, strict=True)}

@@ -7,11 +7,11 @@ the difference of the answers' ratings with `reward.use_margin`, otherwise 0. r 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainingArguments
@@ -19,10 +19,8 @@ from transformers import PreTrainedModel, TrainingArguments
 from omnialign.modeling import reward
 from omnialign.modeling.reward_folder import REPORT, is_reward_model
 from training import holdout
-from training.batches import BESIDE_INPUTS, PairCollator, blank_example, pair_row
-from training.examples import Example
+from training.batches import BESIDE_INPUTS, PairCollator, Rows, blank_example, pair_row
 from training.loop import TrainerInputs
-from training.media import name_media
 from training.trainers.pairs import PairTrainer
 from training.watchdog import Phase
 
@@ -52,7 +50,7 @@ def end_columns(completion_mask: torch.Tensor) -> torch.Tensor:
 class RewardTrainer(PairTrainer):
     """Trains a model that has a reward head, and evaluates it on the rows held out."""
 
-    def __init__(self, *, center_weight: float, held_out: Dataset | None, **options: Any) -> None:
+    def __init__(self, *, center_weight: float, held_out: Rows | None, **options: Any) -> None:
         self._center_weight, self._held_out = center_weight, held_out
         super().__init__(**options)
 
@@ -80,7 +78,7 @@ class RewardTrainer(PairTrainer):
         return {REPORT: json.dumps(report.document(), indent=1).encode()}
 
     @torch.no_grad()
-    def _evaluate(self, rows: Dataset) -> list[float]:
+    def _evaluate(self, rows: Rows) -> list[float]:
         """How far the chosen answers of all rows are ahead, the same on every rank."""
         loader = DataLoader(rows, batch_size=self.args.train_batch_size, collate_fn=self.data_collator, shuffle=False)
         model, found = self.model_wrapped, []
@@ -100,18 +98,19 @@ def build(inputs: TrainerInputs) -> RewardTrainer:
     """The trainer of a run."""
     settings, pad_id = inputs.spec.settings, inputs.tokenizer.pad_token_id
     learnt, held_out = holdout.split(inputs.examples, fraction=settings.holdout_fraction)
+    margins = learnt.values if settings.use_margin else np.zeros(len(learnt))
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
     arguments = TrainingArguments(**inputs.arguments)
     trainer = RewardTrainer(
         center_weight=settings.center_weight,
-        held_out=_rows(held_out, with_margin=False) if held_out else None,
+        held_out=Rows(held_out, pair_row, blank=None) if held_out else None,
         model=load_reward_model(inputs),
         args=arguments,
-        train_dataset=_rows([*learnt, blank_example(pad_id)], with_margin=settings.use_margin),
+        train_dataset=Rows(learnt, pair_row, blank=blank_example(pad_id), numbers={"margins": margins}),
         processing_class=inputs.tokenizer,
         data_collator=PairCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = [example.length for example in learnt]
+    trainer.lengths = learnt.lengths
     return trainer
 
 
@@ -129,9 +128,3 @@ def load_reward_model(inputs: TrainerInputs) -> PreTrainedModel:
         if id(weight) not in read:
             weight.requires_grad_(False)
     return model
-
-
-def _rows(examples: Sequence[Example], *, with_margin: bool) -> Dataset:
-    margins = [example.value if with_margin else 0.0 for example in examples]
-    pairs = [pair_row(e.prompt, *e.answers) | {"margins": margin} for e, margin in zip(examples, margins, strict=True)]
-    return Dataset.from_list(name_media(pairs, examples))

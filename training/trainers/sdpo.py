@@ -15,11 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import TrainingArguments
 from trl.trainer.utils import disable_dropout_in_model
 
-from training.batches import BESIDE_INPUTS, CritiquedCollator, blank_example, critiqued_row
+from training.batches import BESIDE_INPUTS, CritiquedCollator, Rows, blank_example, critiqued_row
 from training.loop import TrainerInputs
 from training.methods.sdpo import SdpoSettings
 from training.trainers.step_means import StepMeansTrainer, answer_lengths, asking
@@ -133,16 +132,15 @@ def with_rest(log_probs: torch.Tensor) -> torch.Tensor:
 def build(inputs: TrainerInputs) -> Sdpo:
     """The trainer of a run."""
     pad_id = inputs.tokenizer.pad_token_id
-    shown = [*inputs.examples, blank_example(pad_id)]
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
     arguments = TrainingArguments(**inputs.arguments)
     trainer = Sdpo(
         settings=inputs.spec.settings,
         model=inputs.load_model(),
         args=arguments,
-        train_dataset=Dataset.from_list([critiqued_row(example) for example in shown]),
+        train_dataset=Rows(inputs.examples, critiqued_row, blank=blank_example(pad_id)),
         processing_class=inputs.tokenizer,
         data_collator=CritiquedCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = [example.length for example in inputs.examples]
+    trainer.lengths = inputs.examples.lengths
     return trainer

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import TrainingArguments
 
-from training.batches import SftCollator, blank_example, sft_row
+from training.batches import Rows, SftCollator, blank_example, sft_row
 from training.loop import TrainerInputs
-from training.media import name_media
 from training.trainers.step_means import StepMeansTrainer, answer_lengths, scored_answers
 
 
@@ -37,16 +35,14 @@ class Sft(StepMeansTrainer):
 def build(inputs: TrainerInputs) -> Sft:
     """The trainer of a run."""
     pad_id = inputs.tokenizer.pad_token_id
-    shown = [*inputs.examples, blank_example(pad_id)]
-    rows = name_media([sft_row(e.prompt, e.answers[0]) for e in shown], shown)
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
     arguments = TrainingArguments(**inputs.arguments)
     trainer = Sft(
         model=inputs.load_model(),
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Rows(inputs.examples, sft_row, blank=blank_example(pad_id)),
         processing_class=inputs.tokenizer,
         data_collator=SftCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = [example.length for example in inputs.examples]
+    trainer.lengths = inputs.examples.lengths
     return trainer
