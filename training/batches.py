@@ -4,6 +4,7 @@ Rows are padded on the right to the longest of their batch, and the loss falls o
 included. Features of media are added as further keys, which trainers hand to the model unchanged.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,11 @@ class Rows(Dataset[dict[str, Any]]):
         """`numbers` are columns with one number for each example, 0 in the blank row. `blank` may be left out."""
         self._examples, self._row, self._blank = examples, row, blank
         self.numbers = dict(numbers or {})
+
+    @property
+    def identity(self) -> str:
+        """A hash of which examples of the file these are, and in which order."""
+        return hashlib.sha256(self._examples.rows.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._examples) + (self._blank is not None)

@@ -57,7 +57,7 @@ def make_trainer(
     inputs = loop.TrainerInputs(
         load_model=lambda: load_model(base),
         tokenizer=loop.tokenizer_of(base, pad_id=adapter.pad_id, end_id=adapter.end_id),
-        examples=kept(examples, folder),
+        examples=examples if isinstance(examples, Examples) else kept(examples, folder),
         media=BatchMedia(adapter, folder / "media"),
         spec=spec,
         hyperparameters=complete(spec, num_processes=1),

@@ -105,6 +105,6 @@ def build(inputs: TrainerInputs) -> Dpo:
         trainer,
         REFERENCE,
         score=lambda model, batch: answer_log_probs(model, batch).sum(1).chunk(2),
-        watchdog=inputs.watchdog,
+        inputs=inputs,
     )
     return trainer

@@ -6,6 +6,7 @@ step's *mismatched* pairs, an answer to another prompt behind each prompt, and a
 and has no gradient. β is `beta`. `sft_weight` w adds w · NLL of the good answers, averaged over the step's tokens.
 """
 
+import hashlib
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -118,6 +119,11 @@ class LabelledRows(Rows):
         super().__init__(examples, labelled_row, blank=blank)
         self._others = np.append(others, NOTHING)
 
+    @property
+    def identity(self) -> str:
+        """Also of the mismatched answers."""
+        return super().identity + hashlib.sha256(self._others.tobytes()).hexdigest()
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         other = self._others[index]
         answer = self._examples[other].answers[0] if other != NOTHING else []
@@ -182,6 +188,6 @@ def build(inputs: TrainerInputs) -> Kto:
         trainer,
         ("ref_logps", "ref_mismatched_logps"),
         score=lambda model, batch: [answer_log_probs(model, part).sum(1) for part in (batch, batch["mismatched"])],
-        watchdog=inputs.watchdog,
+        inputs=inputs,
     )
     return trainer
