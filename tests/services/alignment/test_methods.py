@@ -87,3 +87,9 @@ async def test_a_method_that_cannot_run_so_is_refused_at_once(
     with pytest.raises(InvalidArgument) as caught:
         await stack.submit(optimization=chosen, pair_source=source)
     assert caught.value.reason == reason
+
+
+async def test_feedback_model_and_judge_are_trained_as_loras_if_asked(stack: ServiceStack) -> None:
+    await done(stack, Optimization(), feedback_modeling_lora={"rank": 8, "merge": True})
+    assert [spec_of(stack, purpose).lora.rank for purpose in ("feedback", "judge")] == [8, 8]
+    assert not spec_of(stack, "optimize").HasField("lora")
