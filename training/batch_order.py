@@ -36,20 +36,18 @@ class BatchOrder(Sampler[list[int]]):
         num_ranks: int,
         rank: int,
         seed: int,
+        blank: int = 0,
     ) -> None:
-        """`lengths` has the tokens of each row. `batch_size` is the rows of a step, over all ranks and passes."""
+        """`lengths` has the tokens of each row. `batch_size` is the rows of a step, over all ranks and passes.
+
+        `blank` stands for a row where a rank has none; 0 means the index after the last row. Only the last step of an
+        epoch, which takes what is left, can have fewer rows than ranks.
+        """
         self._lengths = np.asarray(lengths)
         self._batch_size, self._num_passes = batch_size, num_passes
         self._num_ranks, self._rank = num_ranks, rank
         self._seed, self._epoch = seed, 0
-
-    @property
-    def blank(self) -> int:
-        """What stands for a row where a rank has none: the index after the last row.
-
-        Only the last step of an epoch, which takes what is left, can have fewer rows than ranks.
-        """
-        return len(self._lengths)
+        self.blank = blank or len(self._lengths)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of an epoch."""

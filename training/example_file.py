@@ -140,6 +140,12 @@ class Examples(Sequence[Example]):
         found.rows = self.rows[places]
         return found
 
+    def __add__(self, more: "Examples") -> "Examples":
+        """These examples, and then those of another choice of the same file."""
+        found = copy(self)
+        found.rows = np.concatenate([self.rows, more.rows])
+        return found
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -1,7 +1,7 @@
-"""Held-out pairs: which they are, and how well a reward model does on them.
+"""Rows held out: which they are, and how well a reward model does on them.
 
-A pair is held out by the hash of its prompt. So all pairs of a prompt are on the same side, and a pair stays on its
-side in every run, whatever else is in the data.
+A row is held out by the hash of its prompt. So all rows of a prompt are on the same side, and a row stays on its side
+in every run, whatever else is in the data.
 """
 
 import math
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from training.example_file import Examples
 
-MIN_PAIRS = 50
-"""With fewer pairs none is held out: an accuracy from five pairs says nothing, and they are needed to learn from."""
+MIN_ROWS = 50
+"""With fewer rows none is held out: an accuracy from five pairs says nothing, and they are needed to learn from."""
 NUM_BINS = 10
 Z_95 = 1.959963984540054
 
@@ -49,7 +49,7 @@ class Report:
     def metrics(self) -> dict[str, float]:
         """The report in numbers for a job's progress."""
         names = ("pairs", "accuracy", "log_loss", "calibration_error")
-        return {f"eval/{name}": float(getattr(self, name)) for name in names}
+        return {name: float(getattr(self, name)) for name in names}
 
     def document(self) -> dict[str, object]:
         """The report as a JSON object."""
@@ -59,7 +59,7 @@ class Report:
 def split(examples: Examples, *, fraction: float) -> tuple[Examples, Examples]:
     """The examples to learn from, and those held out: about `fraction` of them, or none."""
     places = examples.prompt_hashes / 2.0**64  # in [0, 1)
-    is_held = (places < fraction) & (len(examples) >= MIN_PAIRS)
+    is_held = (places < fraction) & (len(examples) >= MIN_ROWS)
     if is_held.all():  # of data with a handful of prompts, all may fall on one side
         is_held[:] = False
     return examples.select(np.flatnonzero(~is_held)), examples.select(np.flatnonzero(is_held))

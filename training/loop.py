@@ -7,8 +7,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from transformers.training_args import TrainingArguments
 from omnialign.errors import FailedPrecondition
 from training import checkpoint, distributed, lora, metrics, tuning
 from training.batch_order import BatchOrder, PromptOrder
+from training.batches import by_length
+from training.evaluation import Evaluator
 from training.example_file import Examples
 from training.media import BatchMedia
 from training.methods import complete
@@ -115,6 +117,9 @@ class TrainerInputs:
     """Loads the model; not before the trainer's arguments exist, which decide how ZeRO-3 places weights."""
     tokenizer: PreTrainedTokenizerBase
     examples: Examples
+    """Those to learn from."""
+    held_out: Examples
+    """Those to evaluate, of the same file."""
     media: BatchMedia
     spec: Spec
     hyperparameters: Hyperparameters
@@ -126,16 +131,34 @@ class TrainerInputs:
         """The arguments that the `transformers` trainers of all methods share."""
         return common_arguments(self.spec, self.hyperparameters)
 
+    @property
+    def shown(self) -> Examples:
+        """The examples of the trainer's rows: those to learn from, and then those to evaluate."""
+        return self.examples + self.held_out
+
+    def by_length(self) -> "TrainerInputs":
+        """The same with either examples from short to long."""
+        return replace(self, examples=by_length(self.examples), held_out=by_length(self.held_out))
+
+    def give_lengths(self, trainer: "DurableTrainer") -> None:
+        """Tells a trainer how long its rows are."""
+        trainer.lengths, trainer.held_out_lengths = self.examples.lengths, self.held_out.lengths
+
 
 class DurableTrainer(Trainer):
     """Checkpoints atomically, and orders the data by `BatchOrder`. Set `lengths` and `context` before training.
 
-    The dataset has one row more than `lengths`: the blank one, last.
+    The dataset has the rows of `lengths`, those of `held_out_lengths`, and a blank one.
     """
 
     lengths: NDArray[np.int64]
-    """Tokens of each example, (examples,)."""
+    """Tokens of each example to learn from, (examples,)."""
+    held_out_lengths: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+    """Tokens of each example to evaluate, (examples held out,)."""
     context: RunContext
+    control: TrainerControl
+    evaluator: Evaluator | None = None
+    """Evaluates the rows held out, if there are any."""
     _order: BatchOrder | PromptOrder
     _is_blank = False
     """Whether the pass at hand holds the blank row, which no metric is to count."""
@@ -162,15 +185,25 @@ class DurableTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's batches. Accelerate's own loader would share them out again, and repeat some to fill up."""
-        self._order = BatchOrder(
-            self.lengths,
+        self._order = self._order_of(self.lengths, blank=len(self.lengths) + len(self.held_out_lengths))
+        return DataLoader(self.train_dataset, batch_sampler=self._order, collate_fn=self.data_collator)
+
+    def held_out_steps(self) -> Iterator[list[list[int]]]:
+        """This rank's rows by pass and step, as if the rows held out were learnt; always in the same order."""
+        first = len(self.lengths)
+        for step in self._order_of(self.held_out_lengths).steps():
+            yield [[first + row for row in ranks[distributed.rank()]] for ranks in step]
+
+    def _order_of(self, lengths: NDArray[np.int64], *, blank: int = 0) -> BatchOrder:
+        return BatchOrder(
+            lengths,
             batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * distributed.world_size(),
             num_passes=self.args.gradient_accumulation_steps,
             num_ranks=distributed.world_size(),
             rank=distributed.rank(),
             seed=self.args.seed,
+            blank=blank,
         )
-        return DataLoader(self.train_dataset, batch_sampler=self._order, collate_fn=self.data_collator)
 
     def method_state(self) -> dict[str, torch.Tensor]:
         """What a method must keep over a restart beside weights and optimiser, the same on every rank."""
@@ -179,9 +212,22 @@ class DurableTrainer(Trainer):
     def restore_method_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on from what `method_state` gave when the checkpoint was written."""
 
-    def finish(self) -> Mapping[str, bytes]:
-        """What a method does after its last step, on all ranks; returns further files of the finished model."""
+    def evaluate_held_out(self) -> dict[str, float]:
+        """Loss and measures of the rows held out, the same on every rank."""
+        raise NotImplementedError
+
+    def evaluation_files(self) -> Mapping[str, bytes]:
+        """Further files that a model gets from the last evaluation."""
         return {}
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        # The trainer comes here after it has logged a step and before it saves: a checkpoint knows the evaluation.
+        assert self.evaluator is not None
+        measures = self.evaluator.evaluate(self)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, measures)
+        if self.evaluator.is_over:
+            self.control.should_training_stop = self.control.should_save = True
+        return measures
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
         # The trainer does not find the order behind what skips the batches of before a restart.
@@ -214,18 +260,27 @@ class DurableTrainer(Trainer):
     def _write_checkpoint(self, model: Any, trial: Any) -> None:
         # 1. All ranks write their parts.
         super()._save_checkpoint(model, trial)
-        if distributed.rank() == 0 and (kept := self.method_state()):
-            save_file(kept, self._staging_dir() / f"checkpoint-{self.state.global_step}" / METHOD_STATE)
+        if distributed.rank() == 0:
+            self._write_states(self._staging_dir() / f"checkpoint-{self.state.global_step}")
         # 2. Once every part is there, rank 0 turns them into a checkpoint.
         distributed.barrier()
         if distributed.rank() == 0:
             staged = next(self._staging_dir().glob("checkpoint-*"))
             root, step = Path(self.args.output_dir), self.state.global_step
             checkpoint.commit(staged, root, step=step, shape=self.context.shape())
+            if self.evaluator:
+                self.evaluator.prune(root)
         # 3. No rank goes on before that, lest it write into the folder that is being renamed. What is left is the
         #    staging folder of nodes that do not share rank 0's: a checkpoint needs a folder that all nodes share.
         distributed.barrier()
         shutil.rmtree(self._staging_dir(), ignore_errors=True)
+
+    def _write_states(self, folder: Path) -> None:
+        """Adds to a checkpoint what the method and the evaluations must keep."""
+        if kept := self.method_state():
+            save_file(kept, folder / METHOD_STATE)
+        if self.evaluator:
+            self.evaluator.write_state(folder)
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
@@ -305,6 +360,8 @@ def run(trainer: DurableTrainer, context: RunContext) -> bool:
     progress = ProgressCallback(context, checkpoint_border=trainer.checkpoint_border)
     trainer.context = context
     trainer.add_callback(progress)
+    if trainer.evaluator:
+        trainer.add_callback(trainer.evaluator)
     if exporter := metrics.start_exporter(method=context.spec.method, model=context.spec.base_model_dir.name):
         trainer.add_callback(exporter)
     root = Path(trainer.args.output_dir)
@@ -318,6 +375,10 @@ def run(trainer: DurableTrainer, context: RunContext) -> bool:
         trainer._total_train_tokens = tokens_at(found)
         if (kept := found / METHOD_STATE).is_file():
             trainer.restore_method_state(load_file(kept))
+    if trainer.evaluator:
+        trainer.evaluator.restore(found)
+        if trainer.evaluator.is_over:  # it ended early, and was interrupted before its model was delivered
+            return True
     context.watchdog.enter(Phase.RESTORE)
     try:
         trainer.train(resume_from_checkpoint=str(found) if found else None)

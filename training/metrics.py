@@ -55,9 +55,14 @@ class TrainMetrics:
         self.checkpoint_duration = self._histogram("checkpoint_duration_seconds", "Time to write a checkpoint.")
         self.last_step.set_to_current_time()  # so that an alert on its age covers the time before the first step
         self._tokens_seen = 0.0
+        self.eval_loss = self._measure("eval_loss", "Loss on the rows held out, in the last evaluation.")
         self._logged = {"loss": self.loss, "grad_norm": self.grad_norm, "learning_rate": self.learning_rate}
+        self._logged["eval/loss"] = self.eval_loss
         for logged, measure in METHODS[method].measures.items():
             self._logged[logged] = self._measure(measure.name, measure.words)
+            if METHODS[method].rows != "prompt":
+                words = f"Of the rows held out, in the last evaluation. {measure.words}"
+                self._logged[f"eval/{logged}"] = self._measure(f"eval_{measure.name}", words)
 
     def log(self, measures: Mapping[str, float]) -> None:
         """Shows a step's measures, by their names in the trainer's log; values that are not finite are skipped."""
@@ -133,6 +138,18 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """The step's measures are known."""
         self._metrics.log(logs or {})
+        self._idle_since = time.monotonic()
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """The rows held out are evaluated; the time that this took is neither the step's nor the checkpoint's."""
+        self._metrics.log(metrics or {})
         self._idle_since = time.monotonic()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

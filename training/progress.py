@@ -1,8 +1,8 @@
 """Progress of a run, reported while it is made.
 
-A line per step goes to `progress.jsonl`, and a report every second to the training service. Reports come from a thread
-of rank 0, so a long step still has a heartbeat. A report that fails is dropped: the next one says more, and training
-never waits for the network.
+A line per step and per evaluation goes to `progress.jsonl`, and a report every second to the training service. Reports
+come from a thread of rank 0, so a long step still has a heartbeat. A report that fails is dropped: the next one says
+more, and training never waits for the network.
 """
 
 import json
@@ -58,10 +58,10 @@ class Progress:
             self._message.phase = TrainingProgress.PHASE_TRAINING
             self._message.completed_steps, self._message.total_steps = step, total_steps
 
-    def note_examples(self, count: int, *, dropped: Mapping[str, int]) -> None:
-        """Notes what the run trains on, and what was dropped while the examples were made."""
+    def note_examples(self, count: int, *, held_out: int, dropped: Mapping[str, int]) -> None:
+        """Notes what the run trains on, what it holds out, and what was dropped while the examples were made."""
         with self._lock:
-            self._message.examples = count
+            self._message.examples, self._message.held_out_examples = count, held_out
             self._message.dropped.update(dropped)
 
     def note_dropped(self, dropped: Mapping[str, int]) -> None:
@@ -82,10 +82,17 @@ class Progress:
             self._file.write(json.dumps({"step": step, "tokens": tokens, **metrics}) + "\n")
             self._file.flush()
 
-    def note_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Notes what was measured after the last step."""
+    def evaluated(
+        self, step: int, measures: Mapping[str, float], *, best_step: int, stopped_early: bool, is_new: bool = True
+    ) -> None:
+        """Notes an evaluation, and which step was the best so far; one that `is_new` also gets its line in the file."""
         with self._lock:
-            self._message.metrics.update({k: v for k, v in metrics.items() if math.isfinite(v)})
+            self._message.metrics.update({k: v for k, v in measures.items() if math.isfinite(v)})
+            self._message.evaluated_step, self._message.best_step = step, best_step
+            self._message.stopped_early = stopped_early
+        if self._file is not None and is_new:
+            self._file.write(json.dumps({"step": step, **measures}) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Sends a last report and stops."""

@@ -21,7 +21,8 @@ from omnialign.modeling.codecs.vq_models import DECODER_FOLDER
 from omnialign.modeling.model_files import PICKLES
 from omnialign.modeling.weights_check import check_weights
 from omnialign.v1.training_service_pb2 import TrainingProgress
-from training import distributed, fused_lm_head, loop, lora, source, tuning
+from training import distributed, fused_lm_head, holdout, loop, lora, methods, source, tuning
+from training.evaluation import Evaluator
 from training.example_file import Examples
 from training.files import replace_folder, staging_name
 from training.media import BatchMedia, feature_cache, fillers
@@ -51,7 +52,8 @@ def train(context: loop.RunContext) -> bool:
     check_weights(spec.base_model_dir)  # before a trainer exists: under ZeRO-3 it changes how models are made
     examples = _examples(context, hyperparameters, adapter=adapter)
     dropped = source.dropped(spec, max_length=hyperparameters.max_length)
-    context.progress.note_examples(len(examples), dropped=dropped)
+    learnt, held_out = holdout.split(examples, fraction=methods.holdout_fraction(spec))
+    context.progress.note_examples(len(learnt), held_out=len(held_out), dropped=dropped)
     context.progress.enter(TrainingProgress.PHASE_LOADING_MODEL)
     tokenizer = loop.tokenizer_of(spec.base_model_dir, pad_id=adapter.pad_id, end_id=adapter.end_id)
     media = batch_media(spec, adapter, examples)
@@ -59,16 +61,19 @@ def train(context: loop.RunContext) -> bool:
         loop.TrainerInputs(
             load_model=partial(tuning.load_for_training, spec),
             tokenizer=tokenizer,
-            examples=examples,
+            examples=learnt,
+            held_out=held_out,
             media=media,
             spec=spec,
             hyperparameters=hyperparameters,
             watchdog=context.watchdog,
         )
     )
+    if held_out:
+        trainer.evaluator = evaluator_of(trainer, context, hyperparameters)
     if spec.lora:
         lora.set_dropout(trainer.model, spec.lora.dropout)
-    log.info("%d examples; ready after %.1f s", len(examples), time.monotonic() - started_at)
+    log.info("%d examples, %d held out; ready after %.1f s", len(learnt), len(held_out), time.monotonic() - started_at)
     if not loop.run(trainer, context):
         return False
     context.watchdog.enter(Phase.SAVE)
@@ -126,14 +131,32 @@ def batch_media(spec: Spec, adapter: Adapter, examples: Examples) -> BatchMedia:
 
 
 def save_model(trainer: loop.DurableTrainer, spec: Spec) -> None:
-    """Writes the model folder, or that of a LoRA, in one move. All ranks take part: sharded weights must be gathered.
+    """Puts the finished model folder, or that of a LoRA, in its place in one move: the best one, or else the last.
 
-    Raises `FailedPrecondition` (WEIGHTS_NOT_FINITE) instead of saving a broken model.
+    All ranks take part. Raises `FailedPrecondition` (WEIGHTS_NOT_FINITE) instead of saving a broken model.
     """
-    loop.require_finite_weights(trainer.model, step=trainer.state.global_step)
-    files = trainer.finish()
-    write_weights(trainer, spec, to=spec.model_dir, merge=spec.lora is not None and spec.lora.merge, files=files)
+    if trainer.evaluator is None or not trainer.evaluator.deliver(spec.model_dir):
+        write_finished(trainer, spec, to=spec.model_dir)
     distributed.barrier()
+
+
+def write_finished(
+    trainer: loop.DurableTrainer, spec: Spec, *, to: Path, files: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
+    """Writes the model as it is now in the form in which a run delivers it. All ranks take part."""
+    loop.require_finite_weights(trainer.model, step=trainer.state.global_step)
+    write_weights(trainer, spec, to=to, merge=spec.lora is not None and spec.lora.merge, files=files)
+
+
+def evaluator_of(trainer: loop.DurableTrainer, context: loop.RunContext, hyperparameters: Hyperparameters) -> Evaluator:
+    """What evaluates a run's trainer."""
+    return Evaluator(
+        hyperparameters.evaluation,
+        folder=context.spec.output_dir / "best",
+        write_model=partial(write_finished, trainer, context.spec),
+        progress=context.progress,
+        watchdog=context.watchdog,
+    )
 
 
 def write_weights(
@@ -178,8 +201,10 @@ def write_model(
         for name, value in state.items()
         if name not in model.all_tied_weights_keys and name != reward_folder.WEIGHT
     }
+    has_lora = getattr(model, "_hf_peft_config_loaded", False)
     model._hf_peft_config_loaded = False  # else it would save the LoRA alone, which is in the weights by now
     model.save_pretrained(staged, state_dict=weights)
+    model._hf_peft_config_loaded = has_lora  # training may go on
     if reward_folder.WEIGHT in state:
         reward.save_head(state[reward_folder.WEIGHT], staged)
     # `save_pretrained` writes the precision of the model in memory.

@@ -6,6 +6,20 @@ from typing import Any, Literal
 
 from omnialign.modeling.inputs import MediaPolicy
 
+MAX_HOLDOUT = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What is held out of the rows, and what is done with it while the run trains (`training.evaluation`)."""
+
+    holdout_fraction: float | None = None
+    """Share of the rows that is evaluated instead of learnt; None means the default of the method."""
+    every_steps: int = 0
+    """Steps between evaluations; 0 means a tenth of the run."""
+    patience: int = 0
+    """The run ends after so many evaluations in a row without a lower loss; 0 means never."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
@@ -27,6 +41,7 @@ class Hyperparameters:
     """Whether the learning rate starts at its peak, which `warmup_ratio` cannot say."""
     train_towers: bool = False
     """Whether the encoders of pictures, videos and sounds learn too; otherwise only what follows them learns."""
+    evaluation: Evaluation = field(default_factory=Evaluation)
 
 
 @dataclass(frozen=True, kw_only=True)

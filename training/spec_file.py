@@ -15,8 +15,8 @@ from typing import Any, Literal
 import yaml
 
 from omnialign.errors import InvalidArgument
-from training.methods import METHODS
-from training.spec import Spec
+from training.methods import METHODS, holdout_fraction
+from training.spec import MAX_HOLDOUT, Spec
 
 NOT_KEYS = ("method", "settings")
 """Fields of a spec that are said in another way than by a key of their name."""
@@ -146,6 +146,7 @@ def _contradictions(spec: Spec) -> list[tuple[str, str]]:
             found.append((f"distribution.{name}", "must be at least 1"))
             return found
     found.extend(_memory_contradictions(spec))
+    found.extend(_evaluation_contradictions(spec))
     if hyperparameters.warmup_ratio >= 1:
         found.append(("hyperparameters.warmup_ratio", f"must be below 1, not {hyperparameters.warmup_ratio}"))
     if hyperparameters.no_warmup and hyperparameters.warmup_ratio:
@@ -165,6 +166,20 @@ def _contradictions(spec: Spec) -> list[tuple[str, str]]:
             wanted = f"the processes{'' if name == 'batch_size' else ' times micro_batch_size'} ({unit})"
             found.append((f"hyperparameters.{name}", f"batch_size must be divisible by {wanted}"))
     return found
+
+
+def _evaluation_contradictions(spec: Spec) -> list[tuple[str, str]]:
+    """Problems with what is held out, and with settings that need it."""
+    given, share, key = spec.hyperparameters.evaluation, holdout_fraction(spec), "hyperparameters.evaluation"
+    if share > MAX_HOLDOUT:
+        return [(f"{key}.holdout_fraction", f"must be at most {MAX_HOLDOUT:g}, not {share:g}")]
+    if share and METHODS[spec.method].rows == "prompt":
+        return [(f"{key}.holdout_fraction", f"must be 0 for {spec.method}, which has no loss on rows held out")]
+    return [
+        (f"{key}.{name}", "needs holdout_fraction, which is 0: nothing would be evaluated")
+        for name in ("every_steps", "patience")
+        if getattr(given, name) and not share
+    ]
 
 
 def _memory_contradictions(spec: Spec) -> list[tuple[str, str]]:

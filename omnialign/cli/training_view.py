@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 TrainingJob = training_service_pb2.TrainingJob
+TrainingProgress = training_service_pb2.TrainingProgress
 Event = training_service_pb2.WatchTrainingJobResponse
 
 BAR_WIDTH = 40
-MAIN_MEASURES = ("loss", "rewards/accuracies", "rewards/margins")
+MAIN_MEASURES = ("loss", "eval/loss", "rewards/accuracies", "rewards/margins")
 """What a line of progress has room for; `show` and `--json` have all."""
 
 
@@ -43,6 +44,8 @@ def sentence(job: TrainingJob) -> str:
     parts += [f"{name} {progress.metrics[name]:.4g}" for name in MAIN_MEASURES if name in progress.metrics]
     if job.state == TrainingJob.STATE_RUNNING and progress.HasField("eta"):
         parts.append(f"about {clock(progress.eta.ToMilliseconds() / 1000)} left")
+    if progress.stopped_early:
+        parts.append("ended early")
     return ", ".join(parts)
 
 
@@ -68,7 +71,8 @@ def rows(job: TrainingJob) -> list[tuple[str, str]]:
         ("measured", ", ".join(measures(job))),
         ("memory", f"{gigabytes(job.memory.total_bytes)} at most" if job.memory.total_bytes else ""),
         ("tokens", f"{progress.tokens:,}" if progress.tokens else ""),
-        ("examples", f"{progress.examples:,}" if progress.examples else ""),
+        ("examples", examples(progress)),
+        ("best step", best(progress)),
         *((f"dropped: {reason}", f"{number:,}") for reason, number in sorted(progress.dropped.items())),
         ("starts", str(job.attempt_count) if job.attempt_count > 1 else ""),
         ("took", clock(elapsed_seconds) if job.HasField("end_time") and job.HasField("start_time") else ""),
@@ -76,6 +80,18 @@ def rows(job: TrainingJob) -> list[tuple[str, str]]:
         ("failed", job.error.message),
     ]
     return [(name, value) for name, value in fields if value]
+
+
+def examples(progress: TrainingProgress) -> str:
+    """How many examples a job learns from, and how many it holds out; empty while that is not known."""
+    held_out = f", and {progress.held_out_examples:,} held out" if progress.held_out_examples else ""
+    return f"{progress.examples:,}{held_out}" if progress.examples else ""
+
+
+def best(progress: TrainingProgress) -> str:
+    """The step whose model did best on the examples held out; empty if there is none."""
+    why = "; ended early, because the loss did not become lower" if progress.stopped_early else ""
+    return f"{progress.best_step:,}{why}" if progress.best_step else ""
 
 
 def memory_rows(memory: training_service_pb2.MemoryEstimate) -> list[tuple[str, str]]:

@@ -401,7 +401,6 @@ class RewardSettings(_message.Message):
 
     CENTER_WEIGHT_FIELD_NUMBER: _builtins.int
     USE_MARGIN_FIELD_NUMBER: _builtins.int
-    HOLDOUT_FRACTION_FIELD_NUMBER: _builtins.int
     center_weight: _builtins.float
     """Weight c of c · mean (r_chosen + r_rejected)^2, which keeps rewards around zero (Eisenstein et al. 2023). Not set
     means 0.01.
@@ -410,27 +409,19 @@ class RewardSettings(_message.Message):
     """Whether the chosen response must be ahead by a margin, the difference of the two responses' mean ratings divided by
     the best rating. 0 where a response has no ratings, or where the ratings disagree with the preference.
     """
-    holdout_fraction: _builtins.float
-    """Share of the pairs that are held out and evaluated at the end; none of fewer than 50 pairs. Not set means 0.1."""
     def __init__(
         self,
         *,
         center_weight: _builtins.float | None = ...,
         use_margin: _builtins.bool = ...,
-        holdout_fraction: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_center_weight", b"_center_weight", "_holdout_fraction", b"_holdout_fraction", "center_weight", b"center_weight", "holdout_fraction", b"holdout_fraction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_center_weight", b"_center_weight", "center_weight", b"center_weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_center_weight", b"_center_weight", "_holdout_fraction", b"_holdout_fraction", "center_weight", b"center_weight", "holdout_fraction", b"holdout_fraction", "use_margin", b"use_margin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_center_weight", b"_center_weight", "center_weight", b"center_weight", "use_margin", b"use_margin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__center_weight: _TypeAlias = _typing.Literal["center_weight"]  # noqa: Y015
     _WhichOneofArgType__center_weight: _TypeAlias = _typing.Literal["_center_weight", b"_center_weight"]  # noqa: Y015
-    _WhichOneofReturnType__holdout_fraction: _TypeAlias = _typing.Literal["holdout_fraction"]  # noqa: Y015
-    _WhichOneofArgType__holdout_fraction: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction"]  # noqa: Y015
-    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__center_weight) -> _WhichOneofReturnType__center_weight | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__holdout_fraction) -> _WhichOneofReturnType__holdout_fraction | None: ...
 
 Global___RewardSettings: _TypeAlias = RewardSettings  # noqa: Y015
 
@@ -900,6 +891,7 @@ class Hyperparameters(_message.Message):
     CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     TRAIN_TOWERS_FIELD_NUMBER: _builtins.int
     NO_WARMUP_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
     learning_rate: _builtins.float
     """Peak learning rate."""
     num_epochs: _builtins.float
@@ -930,6 +922,10 @@ class Hyperparameters(_message.Message):
     """Also trains the image, video and audio encoders, instead of freezing them."""
     no_warmup: _builtins.bool
     """Starts at the peak learning rate; `warmup_ratio` must be 0 then."""
+    @_builtins.property
+    def evaluation(self) -> Global___EvaluationSettings:
+        """What is held out, and what is done with it while the job trains. Not for `grpo` and `ppo`."""
+
     def __init__(
         self,
         *,
@@ -947,14 +943,49 @@ class Hyperparameters(_message.Message):
         checkpoint_every_steps: _builtins.int = ...,
         train_towers: _builtins.bool = ...,
         no_warmup: _builtins.bool = ...,
+        evaluation: Global___EvaluationSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "beta", b"beta", "checkpoint_every_steps", b"checkpoint_every_steps", "learning_rate", b"learning_rate", "max_length", b"max_length", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "no_warmup", b"no_warmup", "num_epochs", b"num_epochs", "seed", b"seed", "sft_weight", b"sft_weight", "train_towers", b"train_towers", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "beta", b"beta", "checkpoint_every_steps", b"checkpoint_every_steps", "evaluation", b"evaluation", "learning_rate", b"learning_rate", "max_length", b"max_length", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "no_warmup", b"no_warmup", "num_epochs", b"num_epochs", "seed", b"seed", "sft_weight", b"sft_weight", "train_towers", b"train_towers", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hyperparameters: _TypeAlias = Hyperparameters  # noqa: Y015
+
+@_typing.final
+class EvaluationSettings(_message.Message):
+    """Evaluation while a job trains. It registers the model with the lowest loss on the examples held out, not the last one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDOUT_FRACTION_FIELD_NUMBER: _builtins.int
+    EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    holdout_fraction: _builtins.float
+    """Share of the examples that are evaluated instead of learnt, by the hash of their prompt; none of fewer than 50
+    examples. Not set means 0.1 for `reward` and 0 for other methods.
+    """
+    every_steps: _builtins.int
+    """Steps between evaluations; 0 means a tenth of the job. The last step is evaluated in either case."""
+    patience: _builtins.int
+    """Ends the job after so many evaluations in a row without a lower loss; 0 means never."""
+    def __init__(
+        self,
+        *,
+        holdout_fraction: _builtins.float | None = ...,
+        every_steps: _builtins.int = ...,
+        patience: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction", "holdout_fraction", b"holdout_fraction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction", "every_steps", b"every_steps", "holdout_fraction", b"holdout_fraction", "patience", b"patience"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__holdout_fraction: _TypeAlias = _typing.Literal["holdout_fraction"]  # noqa: Y015
+    _WhichOneofArgType__holdout_fraction: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__holdout_fraction) -> _WhichOneofReturnType__holdout_fraction | None: ...
+
+Global___EvaluationSettings: _TypeAlias = EvaluationSettings  # noqa: Y015
 
 @_typing.final
 class Distribution(_message.Message):
@@ -1108,6 +1139,10 @@ class TrainingProgress(_message.Message):
     RECORDS_TOTAL_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    HELD_OUT_EXAMPLES_FIELD_NUMBER: _builtins.int
+    EVALUATED_STEP_FIELD_NUMBER: _builtins.int
+    BEST_STEP_FIELD_NUMBER: _builtins.int
+    STOPPED_EARLY_FIELD_NUMBER: _builtins.int
     completed_steps: _builtins.int
     """Optimiser steps done."""
     total_steps: _builtins.int
@@ -1121,10 +1156,20 @@ class TrainingProgress(_message.Message):
     records_total: _builtins.int
     """Records to read; 0 while that is not known."""
     examples: _builtins.int
-    """Examples that the job trains on."""
+    """Examples that the job trains on; those held out are not among them."""
+    held_out_examples: _builtins.int
+    """Examples that are evaluated while it trains."""
+    evaluated_step: _builtins.int
+    """Step of the newest evaluation; of a finished job, that of its model. 0 before the first."""
+    best_step: _builtins.int
+    """Step whose model had the lowest loss on the examples held out: the one that is registered. 0 before the first
+    evaluation.
+    """
+    stopped_early: _builtins.bool
+    """Whether the job ended before its last step because that loss did not become lower."""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Latest value of each metric, such as `loss` or `rewards/accuracies`."""
+        """Latest value of each metric, such as `loss` or `rewards/accuracies`. Those of examples held out begin with `eval/`."""
 
     @_builtins.property
     def eta(self) -> _duration_pb2.Duration:
@@ -1152,10 +1197,14 @@ class TrainingProgress(_message.Message):
         records_total: _builtins.int = ...,
         examples: _builtins.int = ...,
         dropped: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        held_out_examples: _builtins.int = ...,
+        evaluated_step: _builtins.int = ...,
+        best_step: _builtins.int = ...,
+        stopped_early: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eta", b"eta", "heartbeat_time", b"heartbeat_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_steps", b"completed_steps", "dropped", b"dropped", "eta", b"eta", "examples", b"examples", "heartbeat_time", b"heartbeat_time", "metrics", b"metrics", "phase", b"phase", "records_read", b"records_read", "records_total", b"records_total", "tokens", b"tokens", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_step", b"best_step", "completed_steps", b"completed_steps", "dropped", b"dropped", "eta", b"eta", "evaluated_step", b"evaluated_step", "examples", b"examples", "heartbeat_time", b"heartbeat_time", "held_out_examples", b"held_out_examples", "metrics", b"metrics", "phase", b"phase", "records_read", b"records_read", "records_total", b"records_total", "stopped_early", b"stopped_early", "tokens", b"tokens", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

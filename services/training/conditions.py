@@ -83,7 +83,7 @@ def note_report(progress: TrainingProgress, report: TrainingProgress) -> None:
         progress.phase = report.phase
         progress.records_read, progress.records_total = report.records_read, report.records_total
         if report.examples:
-            progress.examples = report.examples
+            progress.examples, progress.held_out_examples = report.examples, report.held_out_examples
             progress.ClearField("dropped")
             progress.dropped.update(report.dropped)
     progress.heartbeat_time.CopyFrom(now())

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -32,7 +33,14 @@ def mismatched_answers(examples: Examples, *, max_length: int, seed: int) -> lis
 
 
 def make_trainer(
-    method: str, *, base: Path, examples: Sequence[Example], folder: Path, rows_per_pass: int = 2, **document: Any
+    method: str,
+    *,
+    base: Path,
+    examples: Sequence[Example],
+    held_out: Sequence[Example] = (),
+    folder: Path,
+    rows_per_pass: int = 2,
+    **document: Any,
 ) -> Any:
     """The trainer of a method on examples whose media are kept in `folder / "media"`; `document` goes into the spec."""
     spec = parse_spec(
@@ -54,10 +62,12 @@ def make_trainer(
         "report_to": [],
         "use_cpu": True,
     }
+    found = examples if isinstance(examples, Examples) else kept([*examples, *held_out], folder)
     inputs = loop.TrainerInputs(
         load_model=lambda: load_model(base),
         tokenizer=loop.tokenizer_of(base, pad_id=adapter.pad_id, end_id=adapter.end_id),
-        examples=examples if isinstance(examples, Examples) else kept(examples, folder),
+        examples=found.select(np.arange(len(examples))),
+        held_out=found.select(np.arange(len(examples), len(found))),
         media=BatchMedia(adapter, folder / "media"),
         spec=spec,
         hyperparameters=complete(spec, num_processes=1),

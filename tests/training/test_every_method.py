@@ -45,7 +45,7 @@ REWARDS, ENGINE_IS_AHEAD, CAP = (1.0, 0.0), (0.3, -0.3), 1.2
 """Of the answers of every group: rewards, by how much the engine finds a token likelier, and the largest weight."""
 ROLLOUT = {"rewards": [{"well_formed": True}], "max_importance_weight": CAP}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "reward": {"center_weight": 0.05, "holdout_fraction": 0.0},
+    "reward": {"center_weight": 0.05},
     "simpo": {"margin": 0.25},
     "kto": {"desirable_weight": 2.0, "undesirable_weight": 3.0},
     "grpo": {"group_size": 2, "rollout": ROLLOUT},

@@ -28,9 +28,16 @@ def complete(spec: Spec, *, num_processes: int) -> Hyperparameters:
     """
     given, defaults = spec.hyperparameters, METHODS[spec.method].defaults_under(spec.settings)
     filled = replace(given, **{f.name: getattr(given, f.name) or getattr(defaults, f.name) for f in fields(given)})
+    filled = replace(filled, evaluation=replace(given.evaluation, holdout_fraction=holdout_fraction(spec)))
     if given.no_warmup:
         filled = replace(filled, warmup_ratio=0.0)
     if METHODS[spec.method].rows == "prompt":
         return filled  # processes share the answers to a step's prompts, whatever their number
     unit = num_processes * max(filled.micro_batch_size, 1)
     return replace(filled, batch_size=-(-filled.batch_size // unit) * unit)
+
+
+def holdout_fraction(spec: Spec) -> float:
+    """The share of a spec's rows that is to be held out."""
+    given, default = spec.hyperparameters.evaluation, METHODS[spec.method].defaults.evaluation
+    return (default if given.holdout_fraction is None else given).holdout_fraction or 0.0

@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import logsigmoid
 from transformers import TrainingArguments
 
-from training.batches import PairCollator, Rows, blank_example, by_length, pair_row
+from training.batches import PairCollator, Rows, blank_example, pair_row
 from training.loop import TrainerInputs
 from training.methods.dpo import PREFERENCE_WEIGHT, QUALITY_WEIGHT, DpoSettings
 from training.trainers.pairs import LikelihoodPairs
@@ -56,9 +56,13 @@ class Dpo(LikelihoodPairs):
         losses = preference_loss(rewards, beta=self._beta, settings=self._settings)
         if self._settings.loss == "mpo":
             losses = PREFERENCE_WEIGHT * losses + QUALITY_WEIGHT * quality_loss(rewards, shift=self._shift)
+            self._note_rewards(rewards)
+        return losses, rewards
+
+    def _note_rewards(self, rewards: torch.Tensor) -> None:
+        if not self.is_evaluating:
             gathered = self.accelerator.gather(rewards.detach()).double()
             self._rewards_before += torch.tensor([float(gathered.sum()), len(gathered)], dtype=torch.float64)
-        return losses, rewards
 
     def method_state(self) -> dict[str, torch.Tensor]:
         """What δ is the mean of."""
@@ -87,7 +91,7 @@ def quality_loss(rewards: torch.Tensor, *, shift: float) -> torch.Tensor:
 def build(inputs: TrainerInputs) -> Dpo:
     """The trainer of a run."""
     # The reference pass takes the rows in this order; from short to long, its batches carry little padding.
-    examples, pad_id = by_length(inputs.examples), inputs.tokenizer.pad_token_id
+    inputs, pad_id = inputs.by_length(), inputs.tokenizer.pad_token_id
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
     arguments = TrainingArguments(**inputs.arguments)
     trainer = Dpo(
@@ -96,11 +100,11 @@ def build(inputs: TrainerInputs) -> Dpo:
         sft_weight=inputs.hyperparameters.sft_weight,
         model=inputs.load_model(),
         args=arguments,
-        train_dataset=Rows(examples, pair_row, blank=blank_example(pad_id)),
+        train_dataset=Rows(inputs.shown, pair_row, blank=blank_example(pad_id)),
         processing_class=inputs.tokenizer,
         data_collator=PairCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = examples.lengths
+    inputs.give_lengths(trainer)
     add_reference(
         trainer,
         REFERENCE,

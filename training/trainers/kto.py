@@ -8,7 +8,7 @@ and has no gradient. β is `beta`. `sft_weight` w adds w · NLL of the good answ
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from transformers import TrainingArguments
 
 from omnialign.errors import FailedPrecondition
-from training.batches import LabelledCollator, Rows, blank_example, by_length, labelled_row
+from training.batches import LabelledCollator, Rows, blank_example, labelled_row
 from training.example_file import Examples
 from training.examples import Example
 from training.loop import TrainerInputs
@@ -47,16 +47,14 @@ class Kto(StepMeansTrainer):
         lengths = answer_lengths(batch)
         return torch.stack([(lengths > 0).sum(), lengths[batch["desirable"]].sum()])
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """The passes of an optimiser step; also estimates their reference point, before any of them is trained on."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        found = torch.zeros(1, 2, dtype=torch.float64, device=device)
+    def prepare(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Estimates the reference point of a step, before any of its passes is trained on."""
+        found = torch.zeros(1, 2, dtype=torch.float64, device=self.args.device)
         with asking(self.model_wrapped):
             for batch in batches:
-                found += self._mismatched(self._prepare_inputs(batch)).to(device)
+                found += self._mismatched(self._prepare_inputs(batch)).to(found.device)
         total, count = self.accelerator.gather(found).sum(0).tolist()
         self._reference_point = max(total / max(count, 1), 0.0)
-        return batches, items
 
     def _mismatched(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """The sum of Δ over a batch's mismatched pairs, and their number: (2,)."""
@@ -169,8 +167,10 @@ def build(inputs: TrainerInputs) -> Kto:
     """The trainer of a run. Raises `FailedPrecondition` (LABELS_ONE_SIDED)."""
     good, bad = require_both_labels(inputs.examples, dataset=inputs.spec.dataset)
     # The reference pass takes the rows in this order; from short to long, its batches carry little padding.
-    examples, settings, pad_id = by_length(inputs.examples), inputs.hyperparameters, inputs.tokenizer.pad_token_id
-    others = mismatched(examples, max_length=settings.max_length, seed=settings.seed)
+    inputs, settings, pad_id = inputs.by_length(), inputs.hyperparameters, inputs.tokenizer.pad_token_id
+    parts = (inputs.examples, inputs.held_out)  # no answer is taken from the one for the other
+    learnt, held_out = (mismatched(part, max_length=settings.max_length, seed=settings.seed) for part in parts)
+    held_out[held_out != NOTHING] += len(learnt)
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
     arguments = TrainingArguments(**inputs.arguments)
     trainer = Kto(
@@ -179,11 +179,11 @@ def build(inputs: TrainerInputs) -> Kto:
         sft_weight=settings.sft_weight,
         model=inputs.load_model(),
         args=arguments,
-        train_dataset=LabelledRows(examples, others, blank=blank_example(pad_id)),
+        train_dataset=LabelledRows(inputs.shown, np.append(learnt, held_out), blank=blank_example(pad_id)),
         processing_class=inputs.tokenizer,
         data_collator=LabelledCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = examples.lengths
+    inputs.give_lengths(trainer)
     add_reference(
         trainer,
         ("ref_logps", "ref_mismatched_logps"),

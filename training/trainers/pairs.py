@@ -101,9 +101,9 @@ def build_reference_free(inputs: TrainerInputs, *, reward: Reward, pair_loss: Pa
         sft_weight=inputs.hyperparameters.sft_weight,
         model=inputs.load_model(),
         args=arguments,
-        train_dataset=Rows(inputs.examples, pair_row, blank=blank_example(pad_id)),
+        train_dataset=Rows(inputs.shown, pair_row, blank=blank_example(pad_id)),
         processing_class=inputs.tokenizer,
         data_collator=PairCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = inputs.examples.lengths
+    inputs.give_lengths(trainer)
     return trainer

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainingArguments
 
 from omnialign.modeling import reward
@@ -22,7 +21,6 @@ from training import holdout
 from training.batches import BESIDE_INPUTS, PairCollator, Rows, blank_example, pair_row
 from training.loop import TrainerInputs
 from training.trainers.pairs import PairTrainer
-from training.watchdog import Phase
 
 
 def pair_loss(
@@ -48,10 +46,12 @@ def end_columns(completion_mask: torch.Tensor) -> torch.Tensor:
 
 
 class RewardTrainer(PairTrainer):
-    """Trains a model that has a reward head, and evaluates it on the rows held out."""
+    """Trains a model that has a reward head, and reports how it orders the pairs held out."""
 
-    def __init__(self, *, center_weight: float, held_out: Rows | None, **options: Any) -> None:
-        self._center_weight, self._held_out = center_weight, held_out
+    def __init__(self, *, center_weight: float, **options: Any) -> None:
+        self._center_weight = center_weight
+        self._ahead: list[float] = []
+        """How far the chosen answers of the pairs held out are ahead, the same on every rank."""
         super().__init__(**options)
 
     def pass_loss(self, model: Any, inputs: dict[str, Any], *weights: float) -> torch.Tensor:
@@ -59,6 +59,8 @@ class RewardTrainer(PairTrainer):
         of_pairs, _ = weights
         chosen, rejected = answer_rewards(model, inputs).chunk(2)  # (pairs,)
         losses = pair_loss(chosen, rejected, inputs["margins"], center_weight=self._center_weight)
+        if self.is_evaluating:
+            self._ahead += self.accelerator.gather(chosen - rejected).tolist()
         self.measure(
             {
                 "rewards/chosen": chosen,
@@ -69,48 +71,31 @@ class RewardTrainer(PairTrainer):
         )
         return of_pairs * losses.mean()
 
-    def finish(self) -> dict[str, bytes]:
-        """Evaluates the held-out pairs, and returns the report for the model's folder."""
-        if self._held_out is None:
-            return {}
-        report = holdout.report_of(self._evaluate(self._held_out))
-        self.context.progress.note_metrics(report.metrics())
-        return {REPORT: json.dumps(report.document(), indent=1).encode()}
+    def evaluate_held_out(self) -> dict[str, float]:
+        """Also the numbers of the report."""
+        self._ahead = []
+        return {**super().evaluate_held_out(), **holdout.report_of(self._ahead).metrics()}
 
-    @torch.no_grad()
-    def _evaluate(self, rows: Rows) -> list[float]:
-        """How far the chosen answers of all rows are ahead, the same on every rank."""
-        loader = DataLoader(rows, batch_size=self.args.train_batch_size, collate_fn=self.data_collator, shuffle=False)
-        model, found = self.model_wrapped, []
-        model.eval()
-        with self.context.watchdog.during(Phase.EVALUATE):
-            for batch in self.accelerator.prepare(loader):
-                self.context.watchdog.beat()
-                with self.accelerator.autocast():
-                    chosen, rejected = answer_rewards(model, batch).chunk(2)  # (pairs,)
-                # Drops the pairs that the loader repeats to fill up the last batch.
-                (ahead,) = self.accelerator.gather_for_metrics((chosen - rejected,))
-                found += ahead.tolist()
-        return found
+    def evaluation_files(self) -> dict[str, bytes]:
+        """The report of the last evaluation, for the model's folder."""
+        return {REPORT: json.dumps(holdout.report_of(self._ahead).document(), indent=1).encode()}
 
 
 def build(inputs: TrainerInputs) -> RewardTrainer:
     """The trainer of a run."""
     settings, pad_id = inputs.spec.settings, inputs.tokenizer.pad_token_id
-    learnt, held_out = holdout.split(inputs.examples, fraction=settings.holdout_fraction)
-    margins = learnt.values if settings.use_margin else np.zeros(len(learnt))
+    margins = inputs.shown.values if settings.use_margin else np.zeros(len(inputs.shown))
     # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
     arguments = TrainingArguments(**inputs.arguments)
     trainer = RewardTrainer(
         center_weight=settings.center_weight,
-        held_out=Rows(held_out, pair_row, blank=None) if held_out else None,
         model=load_reward_model(inputs),
         args=arguments,
-        train_dataset=Rows(learnt, pair_row, blank=blank_example(pad_id), numbers={"margins": margins}),
+        train_dataset=Rows(inputs.shown, pair_row, blank=blank_example(pad_id), numbers={"margins": margins}),
         processing_class=inputs.tokenizer,
         data_collator=PairCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = learnt.lengths
+    inputs.give_lengths(trainer)
     return trainer
 
 

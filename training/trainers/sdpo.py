@@ -11,7 +11,7 @@ Of a large vocabulary the teacher's `top_k` likeliest tokens are compared, and a
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,17 +44,19 @@ class Sdpo(StepMeansTrainer):
         return answer_lengths(batch).sum()[None]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """The passes of an optimiser step, each with what the teacher says of its tokens."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        """The passes of an optimiser step; also moves a teacher that follows the student."""
         if self._settings.teacher == "ema" and self.state.global_step:
             self._teacher.follow(decay=self._settings.ema_decay)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def prepare(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Adds to each pass what the teacher says of its tokens."""
         with self._teacher.in_place(), asking(self.model_wrapped):
             for batch in batches:
                 shown = self._prepare_inputs(batch.pop("teacher"))
                 found = self._log_probs(self.model_wrapped, shown)
                 likeliest, tokens = found.topk(num_compared(self._settings, vocabulary=found.shape[1]))
                 batch["teacher_log_probs"], batch["teacher_tokens"] = likeliest, tokens
-        return batches, items
 
     def _log_probs(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
         """The distribution of the next token at each token of the answers: (tokens, vocabulary), row by row."""
@@ -138,9 +140,9 @@ def build(inputs: TrainerInputs) -> Sdpo:
         settings=inputs.spec.settings,
         model=inputs.load_model(),
         args=arguments,
-        train_dataset=Rows(inputs.examples, critiqued_row, blank=blank_example(pad_id)),
+        train_dataset=Rows(inputs.shown, critiqued_row, blank=blank_example(pad_id)),
         processing_class=inputs.tokenizer,
         data_collator=CritiquedCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = inputs.examples.lengths
+    inputs.give_lengths(trainer)
     return trainer

@@ -40,9 +40,9 @@ def build(inputs: TrainerInputs) -> Sft:
     trainer = Sft(
         model=inputs.load_model(),
         args=arguments,
-        train_dataset=Rows(inputs.examples, sft_row, blank=blank_example(pad_id)),
+        train_dataset=Rows(inputs.shown, sft_row, blank=blank_example(pad_id)),
         processing_class=inputs.tokenizer,
         data_collator=SftCollator(pad_id=pad_id, media=inputs.media),
     )
-    trainer.lengths = inputs.examples.lengths
+    inputs.give_lengths(trainer)
     return trainer

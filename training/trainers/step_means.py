@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,11 +21,13 @@ class StepMeansTrainer(DurableTrainer):
 
     outputs: tuple[str, ...] = ("log_probs",)
     """What the method reads of each token; see `trl.trainer.utils.add_fused_lm_head`."""
+    is_evaluating = False
+    """Whether the passes at hand are of rows held out."""
     _in_step: torch.Tensor
     """`counts` of the passes of all ranks together."""
 
     def __init__(self, **options: Any) -> None:
-        self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(2))
+        self._sums = _no_sums()
         self._total_train_tokens = 0.0
         super().__init__(**options)
         fused_lm_head.add_head(self.model, outputs=self.outputs)
@@ -43,25 +45,57 @@ class StepMeansTrainer(DurableTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The passes of an optimiser step; also counts what the passes of all ranks hold together."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._begin(batches, device)
+        return batches, items
+
+    def _begin(self, batches: Sequence[dict[str, Any]], device: torch.device) -> None:
         counted = torch.stack([self.counts(batch) for batch in batches]).sum(0, keepdim=True)  # (1, terms)
         self._in_step = self.accelerator.gather(counted.to(device)).sum(0)
-        return batches, items
+        self.prepare(batches)
+
+    def prepare(self, batches: Sequence[dict[str, Any]]) -> None:
+        """What a method finds out of a step's passes before any of them has a loss."""
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss of one pass, in which everything counted has the same weight as in every other pass of the step."""
         # A trainer averages over a pass, and that over passes and ranks. A pass of few pairs or tokens would count as
         # much as one of many, so each is weighted by its share of the step's.
         passes = self.current_gradient_accumulation_steps * distributed.world_size()
+        loss = self._weighted_loss(model, inputs, factor=passes)
+        self._total_train_tokens += float(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
+        return loss
+
+    def _weighted_loss(self, model: Any, inputs: dict[str, Any], *, factor: int = 1) -> torch.Tensor:
+        """A pass's part of its step's loss, times a factor."""
         held = self.counts(inputs).to(self._in_step.device)
         self._is_blank = not held.any()
         if self._is_blank:
             # A blank pass weighs nothing but must use all weights of the model, like those of the other ranks:
             # gradients are reduced as they are made.
             inputs = {**inputs, "completion_mask": inputs["attention_mask"]}
-        loss = self.pass_loss(model, inputs, *(held * passes / self._in_step).tolist())
-        self._total_train_tokens += float(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
+        loss = self.pass_loss(model, inputs, *(held * factor / self._in_step).tolist())
         self._is_blank = False
         return loss
+
+    def evaluate_held_out(self) -> dict[str, float]:
+        """Loss and measures of the held-out rows, taken as steps that teach nothing; the same on every rank.
+
+        The loss is the mean of the steps' losses, each weighted by how much its first term is averaged over.
+        """
+        learnt, self._sums = self._sums, _no_sums()
+        self.is_evaluating = True
+        found = torch.zeros(2, dtype=torch.float64)  # sum of weighted losses, and of weights
+        for passes in self.held_out_steps():
+            self.context.watchdog.beat()
+            batches = [self.data_collator([self.train_dataset[row] for row in rows]) for rows in passes]
+            self._begin(batches, self.args.device)
+            with asking(self.model_wrapped), self.compute_loss_context_manager():
+                losses = [self._weighted_loss(self.model_wrapped, self._prepare_inputs(batch)) for batch in batches]
+            loss = float(self.accelerator.gather(torch.stack(losses).sum()[None]).sum())
+            found += float(self._in_step[0]) * torch.tensor([loss, 1.0], dtype=torch.float64)
+        measures = {"loss": float(found[0] / found[1]), **self.means()}
+        self._sums, self.is_evaluating = learnt, False
+        return measures
 
     def measure(self, measures: Mapping[str, torch.Tensor]) -> None:
         """Adds a pass's measures over all ranks, each (rows,); a blank pass adds none."""
@@ -78,6 +112,11 @@ class StepMeansTrainer(DurableTrainer):
     def means(self) -> dict[str, float]:
         """The measures of the step so far, averaged over its rows."""
         return {name: float(total / count) for name, (total, count) in self._sums.items() if count}
+
+
+def _no_sums() -> dict[str, torch.Tensor]:
+    """The sum of each measure, and the number of its rows: (2,)."""
+    return defaultdict(lambda: torch.zeros(2))
 
 
 @contextlib.contextmanager

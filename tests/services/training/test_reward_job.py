@@ -61,7 +61,8 @@ async def test_a_trained_reward_model_puts_the_better_response_ahead(serve, spec
     spec.base_model = make_model(tmp_path / "tiny").as_uri()
     spec.method, spec.target = "reward", ""
     spec.hyperparameters.num_epochs, spec.hyperparameters.learning_rate = 4, 3e-3
-    spec.reward.use_margin, spec.reward.holdout_fraction = True, 0.2
+    spec.reward.use_margin = True
+    spec.hyperparameters.evaluation.holdout_fraction = 0.2
     port = free_port()
     records = [pair(i, rated=i % 2 == 0) for i in range(240)]
     async with AsyncExitStack() as stack:
