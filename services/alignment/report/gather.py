@@ -27,6 +27,8 @@ HISTORY_TIMEOUT_SECONDS = 30.0
 FETCHES_AT_ONCE = 8
 POINTS_MAX = 400
 LOOP_RECORDS_MAX = 5000  # examples of the loop are chosen among these; numbers come from all records
+HELD_OUT = "eval/"
+"""How measures of examples held out begin."""
 SILENT_CURVES = ("epoch", "step")
 
 log = logging.getLogger(__name__)
@@ -123,16 +125,27 @@ async def _history(client: AsyncClient, name: str) -> Points:
     async for event in client.watch_training_job(name):
         progress = event.training_job.progress
         finite = {k: v for k, v in progress.metrics.items() if math.isfinite(v) and k not in SILENT_CURVES}
-        if finite:
-            points[progress.completed_steps] = {"step": progress.completed_steps, **finite}
+        held_out = {k: v for k, v in finite.items() if k.startswith(HELD_OUT)}
+        # Each report repeats what the last evaluation measured, which belongs to the step of that evaluation.
+        for step, found in (
+            (progress.completed_steps, {k: v for k, v in finite.items() if k not in held_out}),
+            (progress.evaluated_step, held_out),
+        ):
+            if found:
+                points.setdefault(step, {"step": step}).update(found)
     return [points[step] for step in sorted(points)]
 
 
 def thinned(points: Points) -> Points:
-    """At most `POINTS_MAX` evenly spaced points. The last one is always kept: it is where the training ended."""
-    stride = math.ceil(len(points) / POINTS_MAX) or 1
-    # Counted from the end, so that whatever the stride leaves out is at the beginning.
-    return points[::-1][::stride][::-1]
+    """At most `POINTS_MAX` evenly spaced points, and as many of evaluations; always the last, where training ended."""
+    evaluated = [any(name.startswith(HELD_OUT) for name in point) for point in points]
+    kept: set[int] = set()
+    for kind in (True, False):
+        places = [place for place, found in enumerate(evaluated) if found is kind]
+        stride = math.ceil(len(places) / POINTS_MAX) or 1
+        # Counted from the end, so that whatever the stride leaves out is at the beginning.
+        kept.update(places[::-1][::stride])
+    return [points[place] for place in sorted(kept)]
 
 
 async def _edges(client: AsyncClient, job: AlignmentJob) -> list[data_service_pb2.LineageEdge]:

@@ -14,10 +14,12 @@ import jinja2
 from omnialign import names
 from omnialign.v1 import alignment_service_pb2
 from services.alignment.report import gallery, lineage
-from services.alignment.report.gather import Material, Points
+from services.alignment.report.gather import HELD_OUT, Material, Points
 from services.alignment.report.statistics import PAIR_FATES
 
 SUBTASK_WORDS = {"t": "text", "i": "image", "a": "audio", "v": "video"}
+Series = Sequence[tuple[float, float]]
+"""Steps and values."""
 CURVES_SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy")
 
 
@@ -63,21 +65,32 @@ def _ended(job: alignment_service_pb2.AlignmentJob) -> datetime.datetime:
 
 
 def draw_curves(name: str, points: Points) -> list[dict[str, Any]]:
-    """The interesting curves of one training job, scaled to a box of 100 × 100 with y downwards."""
+    """The interesting curves of one training job, scaled to a box of 100 × 100 with y downwards.
+
+    A measure that was also taken of examples held out has a second curve, in the same box.
+    """
     stage, _, training_job = name.partition("/")
+
+    def series(measure: str) -> Series:
+        return [(p["step"], p[measure]) for p in points if measure in p]
+
     return [
-        {"stage": stage, "training_job": training_job, **_curve(measure, series)}
+        {"stage": stage, "training_job": training_job, **_curve(measure, series(measure), series(HELD_OUT + measure))}
         for measure in CURVES_SHOWN
-        if len(series := [(p["step"], p[measure]) for p in points if measure in p]) >= 2
+        if len(series(measure)) >= 2
     ]
 
 
-def _curve(measure: str, series: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    steps, values = [s for s, _ in series], [v for _, v in series]
-    low, high, first, last = min(values), max(values), steps[0], steps[-1]
+def _curve(measure: str, learnt: Series, held_out: Series) -> dict[str, Any]:
+    steps, values = zip(*learnt, *held_out, strict=True)
+    low, high, first, last = min(values), max(values), min(steps), max(steps)
     spread, span = (high - low) or 1.0, (last - first) or 1.0
-    path = " ".join(f"{100 * (s - first) / span:.2f},{96 - 92 * (v - low) / spread:.2f}" for s, v in series)
-    return {"measure": measure, "path": path, "low": low, "high": high, "first": first, "last": last, "end": values[-1]}
+
+    def path(series: Series) -> str:
+        return " ".join(f"{100 * (s - first) / span:.2f},{96 - 92 * (v - low) / spread:.2f}" for s, v in series)
+
+    shape = {"path": path(learnt), "held_out": path(held_out), "low": low, "high": high, "first": first, "last": last}
+    return {"measure": measure, **shape, "end": learnt[-1][1], "held_out_end": held_out[-1][1] if held_out else None}
 
 
 def words(subtask: str) -> str:

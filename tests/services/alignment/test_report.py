@@ -179,6 +179,9 @@ class Training(training_service_pb2_grpc.TrainingServiceServicer):
             event.training_job.state = 3 if step == 3 else 2  # type: ignore[assignment]
             event.training_job.progress.completed_steps = step
             event.training_job.progress.metrics["loss"] = 1 / step
+            if step > 1:  # the evaluation of step 2, which the report of step 3 repeats
+                event.training_job.progress.evaluated_step = 2
+                event.training_job.progress.metrics["eval/loss"] = 0.75
             yield event
 
 
@@ -308,6 +311,7 @@ async def test_a_report_is_made_from_what_the_services_hold(client, training):
     numbers = json.loads(report["json"])
     assert list(numbers["subtasks"]) == ["tv2t", "t2i", "t2a"]
     assert [point["loss"] for point in numbers["training"]["optimize/j-optimize"]] == [1, 0.5, pytest.approx(1 / 3)]
+    assert [point.get("eval/loss") for point in numbers["training"]["optimize/j-optimize"]] == [None, 0.75, None]
     assert len(numbers["lineage"]) >= len(edges())
     html = report["html"].decode()
     assert "The second answer has the right colour." in html
@@ -361,6 +365,22 @@ def test_a_long_history_is_thinned_and_keeps_its_end():
     assert len(short) <= 400
     assert short[-1] == points[-1]
     assert thinned([]) == []
+
+
+def test_evaluations_are_not_thinned_away():
+    points = [{"step": float(i), **({"eval/loss": 1.0} if i % 100 == 7 else {})} for i in range(3001)]
+    assert [point["step"] for point in thinned(points) if "eval/loss" in point] == list(range(7, 3001, 100))
+
+
+def test_a_measure_of_examples_held_out_is_drawn_in_the_box_of_the_learnt_ones():
+    points = [{"step": i, "loss": 4.0 - i, **({"eval/loss": 5.0} if i == 2 else {})} for i in range(1, 4)]
+    (curve,) = page.draw_curves("optimize/j-optimize", points)
+    assert (curve["low"], curve["high"]) == (1.0, 5.0)
+    assert curve["held_out"] == "50.00,4.00"
+    assert curve["path"].endswith("100.00,96.00")
+    assert (curve["end"], curve["held_out_end"]) == (1.0, 5.0)
+    (curve,) = page.draw_curves("optimize/j-optimize", [{"step": i, "loss": 1.0} for i in range(3)])
+    assert curve["held_out"] == "" and curve["held_out_end"] is None
 
 
 @pytest.mark.parametrize(
