@@ -38,6 +38,7 @@ from training.media import BatchMedia
 from training.methods import complete
 from training.progress import Progress, require_finite
 from training.spec import Hyperparameters, Spec
+from training.tensorboard import TensorBoard
 from training.watchdog import Phase, Watchdog
 
 NEVER = 10**9
@@ -364,6 +365,8 @@ def run(trainer: DurableTrainer, context: RunContext) -> bool:
         trainer.add_callback(trainer.evaluator)
     if exporter := metrics.start_exporter(method=context.spec.method, model=context.spec.base_model_dir.name):
         trainer.add_callback(exporter)
+    if distributed.rank() == 0:
+        trainer.add_callback(TensorBoard(context.spec.output_dir))
     root = Path(trainer.args.output_dir)
     # Rank 0 alone reads and checks the files, and all ranks go on from the step that it found.
     found = distributed.on_main(lambda: checkpoint.newest(root, shape=context.shape()))

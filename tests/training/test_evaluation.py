@@ -20,6 +20,7 @@ from tests.training.in_process import make_trainer, move, step
 from tests.training.test_resume import prepare, start, tiny_model  # noqa: F401
 from tests.training.test_single_runs import run
 from tests.training.test_spec import GOOD, problems, read
+from tests.training.test_tensorboard import scalars
 from training import checkpoint, holdout, methods, source
 from training.evaluation import STATE, Evaluator
 from training.example_file import Examples, write_examples
@@ -311,6 +312,7 @@ def test_a_run_whose_loss_on_rows_held_out_rises_ends_early_and_delivers_the_mod
     assert losses[best] < losses[4] and losses[best] < losses[best + 8]
     assert held_out_loss(folder) == pytest.approx(losses[best], rel=1e-4)
     assert not (folder / "best").exists()
+    assert scalars(folder)["eval/loss"] == pytest.approx(losses)
 
 
 @pytest.mark.slow
