@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,10 +82,18 @@ class Evaluator(TrainerCallback):  # type: ignore[misc]
     """Says when a run is evaluated, and does it. All ranks have one and call it alike."""
 
     def __init__(
-        self, settings: Evaluation, *, folder: Path, write_model: WriteModel, progress: Progress, watchdog: Watchdog
+        self,
+        settings: Evaluation,
+        *,
+        folder: Path,
+        write_model: WriteModel,
+        progress: Progress,
+        watchdog: Watchdog,
+        write_samples: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """`folder` is for the best models."""
+        """`folder` is for the best models; `write_samples` writes sample answers after a step, on all ranks."""
         self._settings, self._folder, self._write_model = settings, folder, write_model
+        self._write_samples = write_samples
         self._progress, self._watchdog = progress, watchdog
         self._standing = Standing()
 
@@ -104,6 +112,8 @@ class Evaluator(TrainerCallback):  # type: ignore[misc]
         step = trainer.state.global_step
         with self._watchdog.during(Phase.EVALUATE):
             measures = {f"eval/{name}": value for name, value in trainer.evaluate_held_out().items()}
+            self._watchdog.beat()
+            self._write_samples(step)
         self._standing = self._standing.after(step, measures)
         if self._standing.best_step == step:
             with self._watchdog.during(Phase.SAVE):

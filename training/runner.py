@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from omnialign.errors import OmnialignError, Unavailable
@@ -28,12 +28,15 @@ from training.files import replace_folder, staging_name
 from training.media import BatchMedia, feature_cache, fillers
 from training.methods import METHODS, complete
 from training.methods.reward import REWARD
+from training.sample_answers import SampleAnswers
 from training.spec import Hyperparameters, Spec
 from training.watchdog import Phase
 
 NOT_COPIED = (".safetensors", ".index.json", *sorted(PICKLES), reward_folder.REPORT)
 """What a finished model does not take over from its base: weights in any form, and how good they are."""
 TEMPLATES = "additional_chat_templates"
+NUM_SAMPLES = 2
+"""Sample answers of each evaluation, where a spec does not say."""
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +73,8 @@ def train(context: loop.RunContext) -> bool:
         )
     )
     if held_out:
-        trainer.evaluator = evaluator_of(trainer, context, hyperparameters)
+        samples = sample_answers(context.spec, held_out, media=media, tokenizer=tokenizer)
+        trainer.evaluator = evaluator_of(trainer, context, hyperparameters, samples=samples)
     if spec.lora:
         lora.set_dropout(trainer.model, spec.lora.dropout)
     log.info("%d examples, %d held out; ready after %.1f s", len(learnt), len(held_out), time.monotonic() - started_at)
@@ -148,12 +152,41 @@ def write_finished(
     write_weights(trainer, spec, to=to, merge=spec.lora is not None and spec.lora.merge, files=files)
 
 
-def evaluator_of(trainer: loop.DurableTrainer, context: loop.RunContext, hyperparameters: Hyperparameters) -> Evaluator:
+def sample_answers(
+    spec: Spec, held_out: Examples, *, media: BatchMedia, tokenizer: PreTrainedTokenizerBase
+) -> SampleAnswers | None:
+    """What writes sample answers to prompts held out; None where none are wanted, or the model writes none."""
+    wanted = spec.hyperparameters.evaluation.num_samples
+    count = min(NUM_SAMPLES if wanted is None else wanted, len(held_out))
+    if not count or spec.method == REWARD.name:
+        return None
+    return SampleAnswers(
+        [held_out[place] for place in range(count)],
+        media=media,
+        tokenizer=tokenizer,
+        folder=spec.output_dir / "samples",
+        is_sharded=spec.distribution.zero_stage == 3,
+    )
+
+
+def evaluator_of(
+    trainer: loop.DurableTrainer,
+    context: loop.RunContext,
+    hyperparameters: Hyperparameters,
+    *,
+    samples: SampleAnswers | None = None,
+) -> Evaluator:
     """What evaluates a run's trainer."""
+
+    def write_samples(step: int) -> None:
+        if samples is not None:
+            samples.write(trainer.model, step=step)
+
     return Evaluator(
         hyperparameters.evaluation,
         folder=context.spec.output_dir / "best",
         write_model=partial(write_finished, trainer, context.spec),
+        write_samples=write_samples,
         progress=context.progress,
         watchdog=context.watchdog,
     )

@@ -19,6 +19,8 @@ class Evaluation:
     """Steps between evaluations; 0 means a tenth of the run."""
     patience: int = 0
     """The run ends after so many evaluations in a row without a lower loss; 0 means never."""
+    num_samples: int | None = None
+    """Prompts held out whose answers each evaluation writes down; None means 2."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -962,6 +962,7 @@ class EvaluationSettings(_message.Message):
     HOLDOUT_FRACTION_FIELD_NUMBER: _builtins.int
     EVERY_STEPS_FIELD_NUMBER: _builtins.int
     PATIENCE_FIELD_NUMBER: _builtins.int
+    NUM_SAMPLES_FIELD_NUMBER: _builtins.int
     holdout_fraction: _builtins.float
     """Share of the examples that are evaluated instead of learnt, by the hash of their prompt; none of fewer than 50
     examples. Not set means 0.1 for `reward` and 0 for other methods.
@@ -970,20 +971,30 @@ class EvaluationSettings(_message.Message):
     """Steps between evaluations; 0 means a tenth of the job. The last step is evaluated in either case."""
     patience: _builtins.int
     """Ends the job after so many evaluations in a row without a lower loss; 0 means never."""
+    num_samples: _builtins.int
+    """Examples held out whose prompts the model answers after each evaluation, for people to look at: in the log, and with
+    media as files in the job's folder. Not set means 2. Reward models write none.
+    """
     def __init__(
         self,
         *,
         holdout_fraction: _builtins.float | None = ...,
         every_steps: _builtins.int = ...,
         patience: _builtins.int = ...,
+        num_samples: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction", "holdout_fraction", b"holdout_fraction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction", "_num_samples", b"_num_samples", "holdout_fraction", b"holdout_fraction", "num_samples", b"num_samples"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction", "every_steps", b"every_steps", "holdout_fraction", b"holdout_fraction", "patience", b"patience"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction", "_num_samples", b"_num_samples", "every_steps", b"every_steps", "holdout_fraction", b"holdout_fraction", "num_samples", b"num_samples", "patience", b"patience"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__holdout_fraction: _TypeAlias = _typing.Literal["holdout_fraction"]  # noqa: Y015
     _WhichOneofArgType__holdout_fraction: _TypeAlias = _typing.Literal["_holdout_fraction", b"_holdout_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__num_samples: _TypeAlias = _typing.Literal["num_samples"]  # noqa: Y015
+    _WhichOneofArgType__num_samples: _TypeAlias = _typing.Literal["_num_samples", b"_num_samples"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__holdout_fraction) -> _WhichOneofReturnType__holdout_fraction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_samples) -> _WhichOneofReturnType__num_samples | None: ...
 
 Global___EvaluationSettings: _TypeAlias = EvaluationSettings  # noqa: Y015
 

@@ -313,6 +313,9 @@ def test_a_run_whose_loss_on_rows_held_out_rises_ends_early_and_delivers_the_mod
     assert held_out_loss(folder) == pytest.approx(losses[best], rel=1e-4)
     assert not (folder / "best").exists()
     assert scalars(folder)["eval/loss"] == pytest.approx(losses)
+    samples = folder / "samples"
+    assert {path.name for path in samples.iterdir()} == {"reference", *(f"step-{number:08d}" for number in losses)}
+    assert {path.name for path in (samples / f"step-{best:08d}").iterdir()} == {"0.txt", "1.txt"}
 
 
 @pytest.mark.slow
@@ -387,3 +390,4 @@ def test_two_ranks_find_what_one_finds(
     assert len(found[0]) == 2
     for alone, together in zip(*found, strict=True):
         assert together == pytest.approx(alone, rel=1e-4, abs=1e-5)
+    assert len(list((folder / "samples" / "step-00000002").iterdir())) == 2
