@@ -114,6 +114,8 @@ class Spec:
     """Where the policy answers and its weights are handed over, for methods that draw their own answers."""
     judge_address: str = ""
     """Where judges and reward models answer."""
+    critique_address: str = ""
+    """Where feedback models answer."""
     token: str = ""
     """Proves to the services that the caller is the job."""
     splits: tuple[str, ...] = ()

@@ -388,8 +388,9 @@ class Optimization(_message.Message):
 
     @_builtins.property
     def grpo(self) -> _training_service_pb2.GrpoSettings:
-        """Of `grpo`. Among its rewards, the reward model `trained` is one that the job trains on its pairs, and the judge
-        `trained` is the job's judge. Without settings, the former is the only one.
+        """Of `grpo`. Among its rewards, the reward model `trained` is one that the job trains on its pairs, the judge
+        `trained` is the job's judge, and the critic `trained` its feedback model. Without settings, the first is the only
+        one.
         """
 
     @_builtins.property

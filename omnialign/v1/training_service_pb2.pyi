@@ -682,6 +682,7 @@ class RewardTerm(_message.Message):
 
     REWARD_MODEL_FIELD_NUMBER: _builtins.int
     JUDGE_FIELD_NUMBER: _builtins.int
+    CRITIC_FIELD_NUMBER: _builtins.int
     CHECKER_FIELD_NUMBER: _builtins.int
     WELL_FORMED_FIELD_NUMBER: _builtins.int
     LENGTH_OVER_FIELD_NUMBER: _builtins.int
@@ -690,6 +691,10 @@ class RewardTerm(_message.Message):
     """A reward model, as JudgeService.ComputeRewards takes it."""
     judge: _builtins.str
     """A judge model, as JudgeService.ScoreResponse takes it: the mean of the dimensions' scores, as a share of the best."""
+    critic: _builtins.str
+    """A feedback model, as CritiqueService.Critique takes it: the mean of the scores that its critique gives, as a share
+    of the best.
+    """
     checker: _builtins.str
     """A program, by its name among the entry points `omnialign.checkers`: the mean of its scores, as a share of the best."""
     well_formed: _builtins.bool
@@ -697,24 +702,25 @@ class RewardTerm(_message.Message):
     length_over: _builtins.int
     """Minus one for each token beyond this many."""
     weight: _builtins.float
-    """Factor of the number; not set means 1."""
+    """Factor of the number; not set means 1. A term of weight 0 is measured and rewards nothing."""
     def __init__(
         self,
         *,
         reward_model: _builtins.str = ...,
         judge: _builtins.str = ...,
+        critic: _builtins.str = ...,
         checker: _builtins.str = ...,
         well_formed: _builtins.bool = ...,
         length_over: _builtins.int = ...,
         weight: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "checker", b"checker", "judge", b"judge", "length_over", b"length_over", "reward_model", b"reward_model", "source", b"source", "weight", b"weight", "well_formed", b"well_formed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "checker", b"checker", "critic", b"critic", "judge", b"judge", "length_over", b"length_over", "reward_model", b"reward_model", "source", b"source", "weight", b"weight", "well_formed", b"well_formed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "checker", b"checker", "judge", b"judge", "length_over", b"length_over", "reward_model", b"reward_model", "source", b"source", "weight", b"weight", "well_formed", b"well_formed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "checker", b"checker", "critic", b"critic", "judge", b"judge", "length_over", b"length_over", "reward_model", b"reward_model", "source", b"source", "weight", b"weight", "well_formed", b"well_formed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["reward_model", "judge", "checker", "well_formed", "length_over"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["reward_model", "judge", "critic", "checker", "well_formed", "length_over"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...

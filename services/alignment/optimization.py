@@ -72,4 +72,6 @@ def _with_models(term: RewardTerm, models: Models) -> RewardTerm:
         named.reward_model = models.reward
     if term.judge == TRAINED:
         named.judge = models.judge
+    if term.critic == TRAINED:
+        named.critic = models.feedback
     return named

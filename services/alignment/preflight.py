@@ -195,7 +195,11 @@ def _unusual(plan: Spec, findings: Findings) -> list[str]:
 async def _training_bytes(plan: Spec, clients: ServiceClients) -> int:
     """Memory of a device that optimising the base model takes, as the training service estimates it; 0 if it cannot."""
     # Models that the job has yet to train are as large as their base.
-    models = alignment_service_pb2.JobModels(reward=plan.base_model, judge=plan.judge_model or plan.base_model)
+    models = alignment_service_pb2.JobModels(
+        reward=plan.base_model,
+        judge=plan.judge_model or plan.base_model,
+        feedback=plan.feedback_model or plan.base_model,
+    )
     names = {"base_model": plan.base_model, "dataset": plan.dataset, "output": "preflight"}
     spec = optimization.training_spec(plan, **names, models=models)
     return int((await clients.training.create_training_job("", spec, validate_only=True)).memory.total_bytes)

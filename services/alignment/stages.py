@@ -198,7 +198,7 @@ class Stages:
 
         await self._update(context.uid, stage, change)
         terms = optimization.rewards(context.plan, context.job.models)
-        rewards = {term.reward_model or term.judge for term in terms}
+        rewards = {term.reward_model or term.judge or term.critic for term in terms} - {""}
         await self._tables.link(
             context,
             (dataset, aligned, "trained_on"),

@@ -14,7 +14,17 @@ from omnialign.modeling.lora import is_lora, not_trainable
 from omnialign.modeling.reward_folder import is_reward_model, writes_nothing
 from omnialign.v1 import alignment_service_pb2, dataset_pb2, generation_pb2
 from services.alignment import preflight
-from services.alignment.job import Job, Spec, StageStatus, is_binary, skipped_stages, stages_of, with_defaults
+from services.alignment.job import (
+    TRAINED,
+    Job,
+    Spec,
+    StageStatus,
+    is_binary,
+    reward_terms,
+    skipped_stages,
+    stages_of,
+    with_defaults,
+)
 from services.inference.model_uri import is_endpoint_model
 from services.inference.model_uri import parse_endpoint_model as parse_endpoint
 from services.pipeline.service import Pipeline
@@ -147,6 +157,15 @@ def _check_method(plan: Spec) -> None:
             reason="METHOD_NEEDS_FEEDBACK",
             metadata={"method": method},
             violations=[(f"{FIELD}.optimization.method", message)],
+        )
+    asks_critic = any(term.critic == TRAINED for term in reward_terms(plan))
+    if asks_critic and is_binary(plan) and not plan.feedback_model:
+        message = f"the critic '{TRAINED}' is the job's feedback model, and with annotated pairs it has none"
+        raise InvalidArgument(
+            f"{message}; set pair_source to language_feedback, or name a feedback_model",
+            reason="METHOD_NEEDS_FEEDBACK",
+            metadata={"method": method},
+            violations=[(f"{FIELD}.optimization.{method}.rollout.rewards", message)],
         )
 
 

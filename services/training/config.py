@@ -28,6 +28,8 @@ class TrainingConfig:
     """Where jobs of reinforcement learning draw answers and hand weights over; empty means this server."""
     judge_address: str = ""
     """Where such jobs have answers rewarded; empty means this server."""
+    critique_address: str = ""
+    """Where such jobs have answers criticised; empty means this server."""
     database_url: str = ""
     """SQLAlchemy URL of the jobs; empty means SQLite in `root`."""
     migrate_at_start: bool = False
@@ -98,7 +100,7 @@ class TrainingConfig:
 
     def addresses(self) -> dict[str, str]:
         """The services that jobs call, by their keys in the spec of a job."""
-        names = ("data_address", "training_address", "refinement_address", "judge_address")
+        names = ("data_address", "training_address", "refinement_address", "judge_address", "critique_address")
         return {name: getattr(self, name) for name in names}
 
     def database(self) -> str:

@@ -155,9 +155,9 @@ def signed_token(tokens: JobTokens) -> MakeToken:
 
 
 def reward_models(spec: TrainingSpec) -> list[str]:
-    """The judges and reward models that a method which draws its own answers has them rewarded by."""
+    """The judges, critics and reward models that a method which draws its own answers has them rewarded by."""
     terms = [*spec.grpo.rollout.rewards, *spec.ppo.rollout.rewards]
-    return [model for term in terms for model in (term.reward_model, term.judge) if model]
+    return [model for term in terms for model in (term.reward_model, term.judge, term.critic) if model]
 
 
 def token_digest(token: str) -> str:

@@ -51,6 +51,7 @@ async def settle(
         "data_address": address,
         "refinement_address": address,
         "judge_address": address,
+        "critique_address": address,
         "base_model_dir": str(base),
         "output_dir": str(folder),
         "cache_dir": str(folder / "cache"),

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from examples.tinyworld.language import phrase, random_task
 from omnialign.content import content
 from omnialign.errors import FailedPrecondition, InvalidArgument, to_status
-from omnialign.v1 import judge_service_pb2, judge_service_pb2_grpc, record_pb2
+from omnialign.v1 import (
+    critique_service_pb2,
+    critique_service_pb2_grpc,
+    judge_service_pb2,
+    judge_service_pb2_grpc,
+    record_pb2,
+)
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
 from training.methods.grpo import GrpoSettings
@@ -25,7 +31,7 @@ from training.spec import Spec
 from training.trainers.online import require_addresses
 
 
-class Judge(judge_service_pb2_grpc.JudgeServiceServicer):
+class Judge(judge_service_pb2_grpc.JudgeServiceServicer, critique_service_pb2_grpc.CritiqueServiceServicer):
     """Scores by what a response says: `good` 3, `bad` 0, `unsure` abstains, `broken` fails; rewards likewise.
 
     Remembers what it was asked about.
@@ -38,16 +44,25 @@ class Judge(judge_service_pb2_grpc.JudgeServiceServicer):
         self, request: judge_service_pb2.ScoreResponseRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[judge_service_pb2.ScoreResponseResponse]:
         for item in request.items:
-            result, words = judge_service_pb2.ScoreResponseResponse(id=item.id), item.response.parts[0].text
-            self.seen.append((item.prompt.parts[0].text, words))
-            if words == "unsure":
-                result.abstention.reason = "ANSWER_UNPARSABLE"
-            elif words == "broken":
-                result.error.CopyFrom(to_status(InvalidArgument("no", reason="PROMPT_TOO_LONG")))
-            else:
-                for dimension in ("a", "b"):
-                    result.feedback.scores.add(dimension=dimension, score=3 if words == "good" else 0)
-            yield result
+            yield self._scored(item, judge_service_pb2.ScoreResponseResponse(id=item.id))
+
+    async def Critique(  # noqa: N802
+        self, request: critique_service_pb2.CritiqueRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[critique_service_pb2.CritiqueResponse]:
+        for item in request.items:
+            yield self._scored(item, critique_service_pb2.CritiqueResponse(id=item.id))
+
+    def _scored(self, item: critique_service_pb2.CritiqueItem, result):
+        words = item.response.parts[0].text
+        self.seen.append((item.prompt.parts[0].text, words))
+        if words == "unsure":
+            result.abstention.reason = "ANSWER_UNPARSABLE"
+        elif words == "broken":
+            result.error.CopyFrom(to_status(InvalidArgument("no", reason="PROMPT_TOO_LONG")))
+        else:
+            for dimension in ("a", "b"):
+                result.feedback.scores.add(dimension=dimension, score=3 if words == "good" else 0)
+        return result
 
     async def ComputeRewards(  # noqa: N802
         self, request: judge_service_pb2.ComputeRewardsRequest, context: grpc.aio.ServicerContext
@@ -71,23 +86,32 @@ ANSWERS = [answer(words) for words in ("good", "bad", "unsure", "broken", None)]
 async def rewards_of(
     terms: list[RewardTerm], answers: list[Answer], judge: Judge | None = None
 ) -> list[float | Missing]:
+    return (await rewards_and_means_of(terms, answers, judge))[0]
+
+
+async def rewards_and_means_of(
+    terms: list[RewardTerm], answers: list[Answer], judge: Judge | None = None
+) -> tuple[list[float | Missing], dict[str, float]]:
     server = Server(ServerConfig(reflection=False), name="judge")
     address = server.bind()
-    server.add(judge_service_pb2_grpc.add_JudgeServiceServicer_to_server, judge or Judge(), "omnialign.v1.JudgeService")
+    judge = judge or Judge()
+    server.add(judge_service_pb2_grpc.add_JudgeServiceServicer_to_server, judge, "omnialign.v1.JudgeService")
+    server.add(critique_service_pb2_grpc.add_CritiqueServiceServicer_to_server, judge, "omnialign.v1.CritiqueService")
     await server.start()
     server.set_serving()
     spec = Spec(
         job="projects/default/trainingJobs/j", dataset="d", base_model_dir=Path(), output_dir=Path(), cache_dir=Path(),
-        judge_address=address,
+        judge_address=address, critique_address=address, method="grpo", settings=GrpoSettings(),
     )  # fmt: skip
     try:
-        return (await Rewarder(spec, terms).rewards(answers))[0]
+        return await Rewarder(spec, terms).rewards(answers)
     finally:
         await server.stop(0)
 
 
-async def test_a_judge_that_abstains_or_fails_gives_no_number_and_an_unreadable_answer_the_lowest():
-    found = await rewards_of([RewardTerm(judge="file:///judge")], ANSWERS)
+@pytest.mark.parametrize("kind", ["judge", "critic"])
+async def test_a_judge_or_critic_that_abstains_or_fails_gives_no_number_and_an_unreadable_answer_the_lowest(kind: str):
+    found = await rewards_of([RewardTerm(**{kind: "file:///model"})], ANSWERS)
     assert found == [1.0, 0.0, Missing("ANSWER_UNPARSABLE"), Missing("PROMPT_TOO_LONG"), 0.0]
 
 
@@ -100,8 +124,9 @@ async def test_a_reward_that_is_nan_or_infinite_is_no_number():
 async def test_every_reward_sees_the_prompt_with_the_answer():
     judge = Judge()
     asked = [answer("good", prompt="draw a cat"), answer("bad", prompt="draw a dog", row=1)]
-    await rewards_of([RewardTerm(judge="file:///j"), RewardTerm(reward_model="file:///r")], asked, judge)
-    assert sorted(judge.seen) == 2 * [("draw a cat", "good")] + 2 * [("draw a dog", "bad")]
+    terms = [RewardTerm(judge="file:///j"), RewardTerm(critic="file:///c"), RewardTerm(reward_model="file:///r")]
+    await rewards_of(terms, asked, judge)
+    assert sorted(judge.seen) == 3 * [("draw a cat", "good")] + 3 * [("draw a dog", "bad")]
 
 
 async def test_terms_are_weighted_and_one_without_a_number_takes_the_reward_with_it():
@@ -109,6 +134,13 @@ async def test_terms_are_weighted_and_one_without_a_number_takes_the_reward_with
     found = await rewards_of(terms, ANSWERS)
     assert found[:2] == [3.0 - 1.5, -1.5]
     assert isinstance(found[2], Missing)
+
+
+async def test_a_term_of_weight_0_is_measured_and_neither_rewards_nor_takes_a_reward_away():
+    terms = [RewardTerm(length_over=1), RewardTerm(judge="file:///j", weight=0.0)]
+    found, means = await rewards_and_means_of(terms, ANSWERS)
+    assert found == [-3.0] * len(ANSWERS)
+    assert means["judge"] == pytest.approx(1 / 3)  # of the three that have a number
 
 
 async def test_an_answer_is_well_formed_if_it_ends_can_be_read_and_is_not_empty():
@@ -175,7 +207,12 @@ def test_a_group_is_flat_if_all_its_rewards_are_equal():
 
 @pytest.mark.parametrize(
     ("term", "lacking"),
-    [({"checker": "tinyworld"}, "data_address"), ({"judge": "file:///j"}, "judge_address"), ({"length_over": 3}, "")],
+    [
+        ({"checker": "tinyworld"}, "data_address"),
+        ({"judge": "file:///j"}, "judge_address"),
+        ({"critic": "file:///c"}, "critique_address"),
+        ({"length_over": 3}, ""),
+    ],
 )
 def test_a_run_that_cannot_know_a_service_it_needs_names_the_setting(term: dict[str, object], lacking: str):
     spec = Spec(

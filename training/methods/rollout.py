@@ -16,6 +16,8 @@ class RewardTerm:
     """A reward model, by the name that JudgeService takes."""
     judge: str = ""
     """A judge model: the mean of the dimensions' scores, as a share of the best."""
+    critic: str = ""
+    """A feedback model: the mean of the scores that its critique gives, as a share of the best."""
     checker: str = ""
     """A program of the entry points `omnialign.checkers`: the mean of its scores, as a share of the best."""
     well_formed: bool = False
@@ -23,6 +25,7 @@ class RewardTerm:
     length_over: int = 0
     """Minus one for each token beyond this many."""
     weight: float = 1.0
+    """Its factor; a term of weight 0 is measured and rewards nothing."""
 
     @property
     def name(self) -> str:
@@ -31,7 +34,7 @@ class RewardTerm:
         return named[0] if len(named) == 1 else ""
 
 
-SOURCES = ("reward_model", "judge", "checker", "well_formed", "length_over")
+SOURCES = ("reward_model", "judge", "critic", "checker", "well_formed", "length_over")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,8 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
     rollout, section = spec.settings.rollout, f"{spec.method}.rollout"
     if not rollout.rewards:
         yield f"{section}.rewards", f"must have at least one term, each with one of {', '.join(SOURCES)}"
+    elif not any(term.weight for term in rollout.rewards):
+        yield f"{section}.rewards", "must have a term with a weight above 0: the others are only measured"
     for index, term in enumerate(rollout.rewards):
         key = f"{section}.rewards[{index}]"
         if not term.name:
@@ -76,7 +81,7 @@ def contradictions(spec: Spec) -> Iterator[tuple[str, str]]:
         elif term.checker and term.checker not in checkers.known():
             listed = ", ".join(checkers.known()) or "none"
             yield f"{key}.checker", f"must be an installed checker ({listed}), not {term.checker!r}"
-        for kind in ("reward_model", "judge"):
+        for kind in ("reward_model", "judge", "critic"):
             model = getattr(term, kind)
             if model and "://" not in model and not names.matches(model, names.MODEL_VERSION):
                 yield f"{key}.{kind}", f"must be the name of a model version or a location, not {model!r}"

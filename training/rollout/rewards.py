@@ -2,8 +2,8 @@
 
 Every term sees the prompt with the answer. One that has no number (a judge that abstains, a call that fails, a number
 that is NaN or infinite) leaves the whole answer without a reward: it is never taken for a low one. An answer that
-cannot be read is another matter. The policy wrote it, so judge and checker give it their lowest score; a reward model,
-whose scale has no end, gives none.
+cannot be read is another matter. The policy wrote it, so judge, critic and checker give it their lowest score; a reward
+model, whose scale has no end, gives none.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from omnialign import checkers
 from omnialign.client import AsyncClient
 from omnialign.content import media_of
 from omnialign.errors import OmnialignError, from_status
-from omnialign.v1 import critique_service_pb2, judge_service_pb2
+from omnialign.v1 import critique_service_pb2, generation_pb2, judge_service_pb2
 from training import source
 from training.client import SERVICE_RETRIES, TRANSIENT, connection_of, retry_while_away
 from training.methods.rollout import RewardTerm
@@ -39,6 +39,8 @@ class Missing:
 
 Number = float | Missing
 TermNumbers = Callable[[Sequence[Answer]], Awaitable[list[Number]]]
+Asked = Sequence[tuple[str, Answer]]
+"""Answers that can be read, by the ids that a request gives them."""
 
 
 class Rewarder:
@@ -65,6 +67,7 @@ class Rewarder:
         by_source: Mapping[str, TermNumbers] = {
             "reward_model": partial(self._by_reward_model, term.reward_model),
             "judge": partial(self._by_judge, term.judge),
+            "critic": partial(self._by_critic, term.critic),
             "checker": partial(self._by_checker, term.checker),
             "well_formed": _well_formed,
             "length_over": partial(_length_over, term.length_over),
@@ -75,7 +78,7 @@ class Rewarder:
     async def _by_reward_model(self, model: str, answers: Sequence[Answer]) -> list[Number]:
         """r(x, y) of each answer."""
 
-        def ask(client: AsyncClient, some: Sequence[tuple[str, Answer]]) -> AsyncIterator[Any]:
+        def ask(client: AsyncClient, some: Asked) -> AsyncIterator[Any]:
             items = [
                 judge_service_pb2.RewardItem(id=id_, prompt=answer.prompt.record.prompt, response=answer.content)
                 for id_, answer in some
@@ -86,47 +89,66 @@ class Rewarder:
             return client.compute_rewards(request, deadline_seconds=self._spec.rollout_timeout_seconds)
 
         return await self._by_service(
-            answers, ask, read=lambda result: result.reward, unread=Missing("ANSWER_UNREADABLE")
+            self._spec.judge_address,
+            answers,
+            ask,
+            read=lambda result: result.reward,
+            unread=Missing("ANSWER_UNREADABLE"),
         )
 
     async def _by_judge(self, model: str, answers: Sequence[Answer]) -> list[Number]:
         """The mean of a judge's scores of each answer, as a share of the best."""
 
-        def ask(client: AsyncClient, some: Sequence[tuple[str, Answer]]) -> AsyncIterator[Any]:
-            items = [
-                critique_service_pb2.CritiqueItem(
-                    id=id_,
-                    prompt=answer.prompt.record.prompt,
-                    response=answer.content,
-                    subtask=answer.prompt.record.subtask,
-                )
-                for id_, answer in some
-            ]
-            request = judge_service_pb2.ScoreResponseRequest(
-                model=model, items=items, media_policy=self._spec.media_policy.message()
-            )
+        def ask(client: AsyncClient, some: Asked) -> AsyncIterator[Any]:
+            request = judge_service_pb2.ScoreResponseRequest(**self._reading(model, some))
             return client.score_responses(request, deadline_seconds=self._spec.rollout_timeout_seconds)
 
-        def read(result: judge_service_pb2.ScoreResponseResponse) -> Number:
-            if result.HasField("abstention"):
-                return Missing(result.abstention.reason or "ABSTAINED")
-            return _share(checkers.share(result.feedback))
+        return await self._by_service(self._spec.judge_address, answers, ask, read=_mean_score, unread=0.0)
 
-        return await self._by_service(answers, ask, read=read, unread=0.0)
+    async def _by_critic(self, model: str, answers: Sequence[Answer]) -> list[Number]:
+        """The mean of the scores that a feedback model gives each answer with its critique, as a share of the best."""
+
+        def ask(client: AsyncClient, some: Asked) -> AsyncIterator[Any]:
+            request = critique_service_pb2.CritiqueRequest(**self._reading(model, some))
+            return client.critique_items(request, deadline_seconds=self._spec.rollout_timeout_seconds)
+
+        return await self._by_service(self._spec.critique_address, answers, ask, read=_mean_score, unread=0.0)
+
+    def _reading(self, model: str, some: Asked) -> dict[str, Any]:
+        """The fields of a request for scores in words. They are read greedily: a draw would be noise in the reward."""
+        items = [
+            critique_service_pb2.CritiqueItem(
+                id=id_,
+                prompt=answer.prompt.record.prompt,
+                response=answer.content,
+                subtask=answer.prompt.record.subtask,
+            )
+            for id_, answer in some
+        ]
+        sampling = generation_pb2.SamplingParams(
+            temperature=0.0, deterministic=self._spec.settings.rollout.deterministic
+        )
+        return {
+            "model": model,
+            "sampling": sampling,
+            "items": items,
+            "media_policy": self._spec.media_policy.message(),
+        }
 
     async def _by_service(
         self,
+        address: str,
         answers: Sequence[Answer],
-        ask: Callable[[AsyncClient, Sequence[tuple[str, Answer]]], AsyncIterator[Any]],
+        ask: Callable[[AsyncClient, Asked], AsyncIterator[Any]],
         *,
         read: Callable[[Any], Number],
         unread: Number,
     ) -> list[Number]:
-        """What `read` makes of the results of the judge service; `unread` for answers that cannot be read."""
+        """What `read` makes of the results of a service; `unread` for answers that cannot be read."""
         numbers: dict[str, Number] = {}
         asked = [(str(index), answer) for index, answer in enumerate(answers) if answer.content is not None]
 
-        async def call(client: AsyncClient, some: Sequence[tuple[str, Answer]]) -> None:
+        async def call(client: AsyncClient, some: Asked) -> None:
             async for result in ask(client, some):
                 if result.HasField("error"):
                     error = from_status(result.error)
@@ -136,9 +158,7 @@ class Rewarder:
                 else:
                     numbers[result.id] = read(result)
 
-        async with AsyncClient(
-            self._spec.judge_address, **connection_of(self._spec.job, token=self._spec.token)
-        ) as client:
+        async with AsyncClient(address, **connection_of(self._spec.job, token=self._spec.token)) as client:
             for start in range(0, len(asked), ITEMS_PER_REQUEST):
                 some = asked[start : start + ITEMS_PER_REQUEST]
                 await retry_while_away(
@@ -184,9 +204,11 @@ def term_names(terms: Sequence[RewardTerm]) -> list[str]:
 
 
 def weighted_sum(numbers: Sequence[Number], weights: Sequence[float]) -> Number:
-    """Σ w · number; missing as soon as one of the numbers is."""
+    """Σ w · number, missing as soon as one of the numbers is; those of weight 0 are only measured, and may be."""
     total = 0.0
     for number, weight in zip(numbers, weights, strict=True):
+        if not weight:
+            continue
         if isinstance(number, Missing):
             return number
         total += weight * number
@@ -201,6 +223,15 @@ def _finite(number: Number) -> Number:
 
 def _share(share: float | None) -> Number:
     return Missing("SCORES_MISSING") if share is None else share
+
+
+def _mean_score(
+    result: judge_service_pb2.ScoreResponseResponse | critique_service_pb2.CritiqueResponse,
+) -> Number:
+    """The mean of the scores of a judge or a feedback model; missing where it abstains."""
+    if result.HasField("abstention"):
+        return Missing(result.abstention.reason or "ABSTAINED")
+    return _share(checkers.share(result.feedback))
 
 
 async def _well_formed(answers: Sequence[Answer]) -> list[Number]:

@@ -309,7 +309,7 @@ def require_addresses(spec: Spec) -> None:
     """Raises `FailedPrecondition` (SERVICE_ADDRESS_MISSING) when the run cannot know where its services are."""
     kinds = {term.name for term in spec.settings.rollout.rewards}
     wanted = ["refinement_address"] + ["judge_address"] * bool(kinds & {"judge", "reward_model"})
-    wanted += ["data_address"] * ("checker" in kinds)
+    wanted += ["critique_address"] * ("critic" in kinds) + ["data_address"] * ("checker" in kinds)
     for name in wanted:
         if not getattr(spec, name):
             raise FailedPrecondition(

@@ -35,7 +35,7 @@ training:
   service: cluster
   prefix: OMNIALIGN_TRAINING_
   calls: [data]
-  tells: [training, refinement, judge]
+  tells: [training, refinement, judge, critique]
   needs: [auth, database, jobKey]
 gateway:
   image: service

@@ -60,6 +60,7 @@ LOCATIONS = frozenset(
         f"{_V1}TrainingSpec.base_model",
         f"{_V1}RewardTerm.reward_model",
         f"{_V1}RewardTerm.judge",
+        f"{_V1}RewardTerm.critic",
         f"{_V1}ModelVersion.uri",
         f"{_V1}ImportDatasetRequest.source_uri",
     }

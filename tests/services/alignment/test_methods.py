@@ -36,7 +36,8 @@ async def test_self_distillation_reads_the_feedback_on_all_responses(stack: Serv
 
 async def test_reinforcement_learning_trains_a_reward_model_on_the_pairs_first(stack: ServiceStack) -> None:
     chosen = Optimization(method="grpo")
-    for term in ({"reward_model": "trained", "weight": 2.0}, {"judge": "trained"}, {"well_formed": True}):
+    trained = {"reward_model": "trained", "weight": 2.0}, {"judge": "trained"}, {"critic": "trained"}
+    for term in (*trained, {"well_formed": True}):
         chosen.grpo.rollout.rewards.add(**term)
     job = await done(stack, chosen, reward_training={"max_steps": 5})
     order = [status.stage for status in job.stages]
@@ -46,13 +47,14 @@ async def test_reinforcement_learning_trains_a_reward_model_on_the_pairs_first(s
     assert (reward.method, reward.base_model, reward.hyperparameters.max_steps) == ("reward", job.models.base, 5)
     assert reward.dataset.endswith("/first-pairs/versions/1")
     spec = spec_of(stack, "optimize")
-    first, second, third = spec.grpo.rollout.rewards
+    first, second, third, fourth = spec.grpo.rollout.rewards
     assert (first.reward_model, first.weight) == (job.models.reward, 2.0)
     assert job.models.reward.endswith("/first-reward/versions/1")
-    assert (second.judge, third.well_formed) == (job.models.judge, True)
+    assert (second.judge, third.critic, fourth.well_formed) == (job.models.judge, job.models.feedback, True)
     assert (spec.dataset, list(spec.splits)) == (job.spec.dataset, ["prompts"])
     edges = (await stack.client.get_lineage(job.models.aligned)).edges
-    assert (job.models.reward, "rewarded_by") in {(edge.source, edge.relation) for edge in edges}
+    sources = {edge.source for edge in edges if edge.relation == "rewarded_by"}
+    assert sources == {job.models.reward, job.models.judge, job.models.feedback}
 
 
 async def test_without_settings_the_reward_is_that_of_the_trained_model(stack: ServiceStack) -> None:
@@ -78,6 +80,11 @@ async def test_rewards_that_name_no_model_of_the_job_need_no_training_of_one(sta
     [
         (Optimization(method="dpo", simpo={"margin": 1.0}), False, "METHOD_SETTINGS_WRONG"),
         (Optimization(method="sdpo"), True, "METHOD_NEEDS_FEEDBACK"),
+        (
+            Optimization(method="ppo", ppo={"rollout": {"rewards": [{"critic": "trained"}]}}),
+            True,
+            "METHOD_NEEDS_FEEDBACK",
+        ),
     ],
 )
 async def test_a_method_that_cannot_run_so_is_refused_at_once(
