@@ -153,12 +153,16 @@ def _contradictions(spec: Spec) -> list[tuple[str, str]]:
         found.append(("hyperparameters.no_warmup", "must be false when warmup_ratio is set"))
     if hyperparameters.seed >= 2**64:
         found.append(("hyperparameters.seed", f"must be below 2^64, not {hyperparameters.seed}"))
-    if spec.target and METHODS[spec.method].rows != "answer":
-        found.append(("target", f"must be empty for {spec.method}, which reads {METHODS[spec.method].rows} rows"))
-    found.extend(METHODS[spec.method].contradictions(spec))
+    method = METHODS[spec.method]
+    if spec.target and method.rows != "answer":
+        found.append(("target", f"must be empty for {spec.method}, which reads {method.rows} rows"))
+    for name in method.lacks:
+        if getattr(hyperparameters, name):
+            found.append((f"hyperparameters.{name}", f"must be 0 for {spec.method}, whose loss has no such term"))
+    found.extend(method.contradictions(spec))
     if spec.max_dropped_fraction > 1:
         found.append(("max_dropped_fraction", f"must be at most 1, not {spec.max_dropped_fraction}"))
-    if METHODS[spec.method].rows == "prompt":
+    if method.rows == "prompt":
         return found  # processes share the answers to a step's prompts, whatever their number
     for name in ("batch_size", "micro_batch_size"):
         unit = distribution.world_size * (1 if name == "batch_size" else max(hyperparameters.micro_batch_size, 1))

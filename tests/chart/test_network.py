@@ -60,7 +60,7 @@ def calls(scenario: str) -> set[tuple[str, str]]:
     }
     found = set()
     for caller in ("alignment", "training", "gateway", *HOSTED):
-        handed_on = {"refinement", "judge"} if caller == "training" else set()  # to jobs, which call them
+        handed_on = {"refinement", "judge", "critique"} if caller == "training" else set()  # to jobs, which call them
         for callee in code.callees(f"OMNIALIGN_{caller.upper()}_") - {caller} - handed_on:
             found |= {(a, b) for a in hosting.get(caller, [caller]) for b in hosting.get(callee, [callee])}
     pools = {name for names in hosting.values() for name in names}

@@ -51,12 +51,12 @@ def sft(taken: Taken) -> torch.Tensor:
 
 
 def reward(taken: Taken) -> torch.Tensor:
-    """Bradley and Terry on rewards at the last token, and the term that keeps them around zero."""
+    """Bradley and Terry on rewards at the last token, the term that keeps them around zero, and the likelihood."""
     losses = []
     for example in taken.examples:
         good, bad = (taken.hidden(example, answer)[-1] @ taken.policy.score.weight[0] for answer in example.answers)
         losses.append(-logsigmoid(good - bad) + taken.settings["center_weight"] * (good + bad) ** 2)
-    return torch.stack(losses).mean()
+    return torch.stack(losses).mean() + taken.sft_weight * taken.nll()
 
 
 def dpo(taken: Taken) -> torch.Tensor:

@@ -52,6 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"num_samples": 2, "rollout": ROLLOUT},
 }
 HYPERPARAMETERS = {
+    "reward": {"sft_weight": WEIGHT},
     "dpo": {"beta": BETA, "sft_weight": WEIGHT},
     "kto": {"beta": BETA, "sft_weight": WEIGHT, "max_length": 4096},
     "simpo": {"beta": BETA, "sft_weight": WEIGHT},

@@ -103,5 +103,5 @@ def test_settings_that_sdpo_has_no_place_for_are_refused_by_name():
         "distribution": {"zero_stage": 3},
     }
     assert Counter(problems(bad, method="sdpo").keys()) == Counter(
-        ["sdpo.ema_decay", "hyperparameters.beta", "hyperparameters.sft_weight", "distribution.zero_stage"]
+        ["hyperparameters.beta", "hyperparameters.sft_weight", "sdpo.ema_decay", "distribution.zero_stage"]
     )

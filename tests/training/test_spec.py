@@ -114,6 +114,13 @@ def test_completed_hyperparameters_can_always_be_shared(method: str, num_process
     assert filled.batch_size % (num_processes * max(micro, 1)) == 0
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].lacks])
+def test_a_number_for_a_term_that_the_loss_does_not_have_is_refused(method: str):
+    own = {method: REWARDED} if METHODS[method].rows == "prompt" else {}
+    given = {**GOOD, **own, "hyperparameters": dict.fromkeys(METHODS[method].lacks, 0.5)}
+    assert set(problems(given, method=method)) == {f"hyperparameters.{name}" for name in METHODS[method].lacks}
+
+
 REWARDED = {"rollout": {"rewards": [{"checker": "tinyworld", "weight": 2}]}}
 
 
@@ -130,6 +137,7 @@ def test_terms_of_a_reward_are_read_from_a_list():
         ({"group_size": 1}, "grpo.group_size", "at least 2"),
         ({"epsilon_low": 1.5}, "grpo.epsilon_low", "at most 1"),
         ({"rollout": {"rewards": []}}, "grpo.rollout.rewards", "at least one term"),
+        ({"rollout": {"rewards": [{"length_over": 9, "weight": 0}]}}, "grpo.rollout.rewards", "above 0"),
         ({"rollout": {"rewards": [{}]}}, "grpo.rollout.rewards[0]", "exactly one of"),
         ({"rollout": {"rewards": [{"checker": "tinyworld", "judge": "file:///j"}]}}, "grpo.rollout.rewards[0]", "one"),
         ({"rollout": {"rewards": [{"checker": "nobody"}]}}, "grpo.rollout.rewards[0].checker", "tinyworld"),

@@ -48,6 +48,7 @@ def contradictions(spec: Spec) -> list[tuple[str, str]]:
 GRPO = Method(
     name="grpo",
     rows="prompt",
+    lacks=("sft_weight",),
     defaults=Hyperparameters(
         learning_rate=1e-4, num_epochs=1.0, batch_size=16, max_length=1024, warmup_ratio=0.05, weight_decay=0.0
     ),

@@ -44,6 +44,8 @@ class Method:
     rows: Rows
     defaults: Hyperparameters
     """What a zero in the hyperparameters stands for. The table in `training/README.md` says the same."""
+    lacks: tuple[str, ...] = ()
+    """Hyperparameters for which its loss has no term."""
     settings: type[Any] = NoSettings
     """The dataclass of what only this method knows; in a spec it is a section of the method's name."""
     row_settings: tuple[str, ...] = ()

@@ -56,6 +56,7 @@ VALUE_MEASURES: Mapping[str, Measure] = {
 PPO = Method(
     name="ppo",
     rows="prompt",
+    lacks=("sft_weight",),
     defaults=Hyperparameters(
         learning_rate=1e-4,
         num_epochs=1.0,

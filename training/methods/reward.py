@@ -27,6 +27,7 @@ def contradictions(spec: Spec) -> list[tuple[str, str]]:
 REWARD = Method(
     name="reward",
     rows="rated_pair",
+    lacks=("beta",),
     defaults=replace(
         DPO.defaults,
         learning_rate=3e-4,

@@ -32,15 +32,13 @@ def contradictions(spec: Spec) -> list[tuple[str, str]]:
         found.append(("sdpo.ema_decay", f"must be below 1, not {settings.ema_decay:g}"))
     if spec.distribution.zero_stage == 3:
         found.append(("distribution.zero_stage", "must be 0, 1 or 2 for sdpo, whose teacher copies whole weights"))
-    for name in ("beta", "sft_weight"):
-        if getattr(spec.hyperparameters, name):
-            found.append((f"hyperparameters.{name}", "must be 0 for sdpo, which has no such term"))
     return found
 
 
 SDPO = Method(
     name="sdpo",
     rows="critiqued",
+    lacks=("beta", "sft_weight"),
     defaults=replace(DPO.defaults, beta=0.0, sft_weight=0.0),
     settings=SdpoSettings,
     row_settings=("along",),
