@@ -47,7 +47,7 @@ def made(count: int, *, seed: int = 0) -> list[Example]:
 
 def trainer_of(method: str, base: Path, folder: Path, *, rows_per_pass: int, **sections: Any) -> Any:
     """A trainer of four rows to learn and seven held out, whose model is not that of the start."""
-    beta = {} if method in ("sdpo", "sft") else {"beta": 0.7}
+    beta = {} if "beta" in METHODS[method].lacks else {"beta": 0.7}
     found = make_trainer(
         method,
         base=base,

@@ -39,7 +39,7 @@ def tiny_model(model_dir: Path) -> Path:
 
 def prepare(folder: Path, *, base: Path, method: str, zero_stage: int, **sections: object) -> list[str]:
     """A run with its examples in place; returns its command."""
-    weight = 0.0 if method == "sdpo" else 0.5
+    weight = 0.0 if "sft_weight" in methods.METHODS[method].lacks else 0.5
     document = {
         "job": "projects/default/trainingJobs/j",
         "dataset": "projects/default/datasets/d",

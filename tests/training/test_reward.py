@@ -146,7 +146,7 @@ def change(folder: Path, **sections: object) -> None:
 def test_the_first_loss_and_measures_of_a_run_equal_those_by_hand(tmp_path: Path, tiny_model: Path):  # noqa: F811
     """With a LoRA, which changes nothing before the first step and is merged at the end; the head learns beside it."""
     folder = tmp_path / "run"
-    cut = {"max_steps": 1, "batch_size": 13, "micro_batch_size": 1}
+    cut = {"max_steps": 1, "batch_size": 13, "micro_batch_size": 1, "sft_weight": 0.0}
     settle(folder, tiny_model, method="reward", own={"center_weight": 0.5}, learning_rate=1e-3, no_warmup=True, **cut)
     change(folder, lora={"merge": True})
     spec = read_spec(folder / "job.yaml", method="reward")

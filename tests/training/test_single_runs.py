@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.training.test_resume import prepare, tiny_model  # noqa: F401
-from training import launch
+from training import launch, methods
 from training.launch import EXIT_CRASHED, EXIT_FAILED, read_failure
 
 MEASURED = {"sft": (), "kto": ("reference_point",), "sdpo": ("teacher_agreement",)}
@@ -89,7 +89,7 @@ def test_losses_do_not_depend_on_how_a_batch_is_cut_into_ranks_and_passes(
         # One epoch. In its last step there is a single row, and one of two ranks has none.
         cut = {"num_processes": num_processes, "micro_batch_size": micro}
         steps = {"max_steps": 4, "checkpoint_every_steps": 4}
-        weight = 0.0 if method == "sdpo" else 0.5
+        weight = 0.0 if "sft_weight" in methods.METHODS[method].lacks else 0.5
         settle(folder, tiny_model, method=method, own=own, sft_weight=weight, **steps, **cut)
         assert run(folder, method, num_processes=num_processes) == 0
         rows = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
