@@ -24,6 +24,16 @@ OPTIMIZATION: dict[str, dict[str, Any]] = {
     "simpo": {"hyperparameters": {**COMMON, "learning_rate": 5e-4, "beta": 2.0, "sft_weight": 5.0}},
     "orpo": {"hyperparameters": {**COMMON, "learning_rate": 5e-4, "beta": 0.2, "sft_weight": 1.0}},
     "sdpo": {"hyperparameters": {**COMMON, "learning_rate": 5e-4}},
+    "grpo": {
+        "hyperparameters": {"batch_size": 16, "max_steps": 60, "warmup_ratio": 0.05, "learning_rate": 4e-4},
+        "grpo": {
+            "group_size": 8,
+            "rollout": {
+                "max_new_tokens": 160,
+                "rewards": [{"critic": "trained"}, {"checker": "tinyworld", "weight": 0.0}],
+            },
+        },
+    },
 }
 """What the demo tells each method; the fields of an `Optimization` but for its method."""
 

@@ -822,7 +822,7 @@ class PpoSettings(_message.Message):
     discount: _builtins.float
     """What a reward is worth a token earlier, γ. Not set means 1."""
     gae_lambda: _builtins.float
-    """λ of generalised advantage estimation. Not set means 0.95."""
+    """λ of generalised advantage estimation. Not set means 1, which needs no values that have been learnt already."""
     epsilon: _builtins.float
     """The ratio of new to old probabilities is clipped to 1 minus and plus this. Not set means 0.2."""
     value_epsilon: _builtins.float

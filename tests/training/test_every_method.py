@@ -49,7 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "simpo": {"margin": 0.25},
     "kto": {"desirable_weight": 2.0, "undesirable_weight": 3.0},
     "grpo": {"group_size": 2, "rollout": ROLLOUT},
-    "ppo": {"num_samples": 2, "rollout": ROLLOUT},
+    "ppo": {"num_samples": 2, "gae_lambda": 0.95, "rollout": ROLLOUT},
 }
 HYPERPARAMETERS = {
     "reward": {"sft_weight": WEIGHT},

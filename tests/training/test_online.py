@@ -177,7 +177,7 @@ def first_ppo_step_by_hand(
     model = AutoModelForCausalLM.from_pretrained(base)
     head = torch.zeros(model.config.hidden_size, requires_grad=True)
     answers = [(row, ids, reward(ids, ended)) for row, group in drawn.items() for ids, ended in group]
-    returns = [[0.95 ** (len(ids) - 1 - t) * worth for t in range(len(ids))] for _, ids, worth in answers]
+    returns = [[worth] * len(ids) for _, ids, worth in answers]
     every = torch.tensor([value for some in returns for value in some], dtype=torch.float64)
     total = torch.zeros(())
     for (row, ids, _), some in zip(answers, returns, strict=True):
