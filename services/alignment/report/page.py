@@ -20,7 +20,17 @@ from services.alignment.report.statistics import PAIR_FATES
 SUBTASK_WORDS = {"t": "text", "i": "image", "a": "audio", "v": "video"}
 Series = Sequence[tuple[float, float]]
 """Steps and values."""
-CURVES_SHOWN = ("loss", "rewards/accuracies", "rewards/margins", "accuracy", "mean_token_accuracy")
+REWARD_TERMS = ("reward_model", "judge", "critic", "checker", "well_formed", "length_over")
+CURVES_SHOWN = (
+    "loss",
+    "rewards/accuracies",
+    "rewards/margins",
+    "accuracy",
+    "mean_token_accuracy",
+    "rewards/mean",
+    *(f"rewards/{term}" for term in REWARD_TERMS),
+    "kl",
+)
 
 
 def render(numbers: dict[str, Any], *, job: alignment_service_pb2.AlignmentJob, material: Material) -> str:

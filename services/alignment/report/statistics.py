@@ -21,7 +21,7 @@ from google.protobuf import json_format
 from numpy.typing import NDArray
 
 from omnialign.v1 import alignment_service_pb2, data_service_pb2, record_pb2
-from services.alignment.job import PAIR, ROUNDS, SAMPLE, VERIFY, of_round
+from services.alignment.job import OPTIMIZE, PAIR, REWARD_MODELING, ROUNDS, SAMPLE, VERIFY, of_round
 
 Record = record_pb2.Record
 AlignmentJob = alignment_service_pb2.AlignmentJob
@@ -70,6 +70,7 @@ def report_numbers(
         **evaluate(records, seed=job.spec.seed),
         "pairs": pairs,
         "rounds": rounds(job),
+        "reinforcement": reinforcement(job, curves),
         "stages": stages,
         "seconds": sum(stage["seconds"] for stage in stages.values()),
         "tokens": sum(stage["tokens"] for stage in stages.values()),
@@ -94,6 +95,42 @@ def rounds(job: AlignmentJob) -> list[dict[str, Any]]:
             {"round": number, "tried": tried, **fates, "yield": kept, "pairs": pair.completed, "policy": policy}
         )
     return found
+
+
+def reinforcement(job: AlignmentJob, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """What each run that was rewarded learnt to get; empty for other methods.
+
+    Of the reward, each of its terms (those of weight 0 too, which are only measured), the KL divergence from the start
+    in nats per token and the length in tokens, the means over the first and the last tenth of the steps. A learnt term
+    that rises while a checker falls is being gamed. Beside them stands the share of held-out pairs that the run's own
+    reward model orders rightly, if the job trained one.
+    """
+    statuses, found = {status.stage: status for status in job.stages}, []
+    for number in ROUNDS:
+        stage, reward = of_round(OPTIMIZE, number), statuses.get(of_round(REWARD_MODELING, number))
+        runs = [points for name, points in curves.items() if name.startswith(f"{stage}/")]
+        rewarded = [point for points in runs for point in points if "rewards/mean" in point]
+        if not rewarded:
+            continue
+        tenth = max(len(rewarded) // 10, 1)
+        measures = [name for name in rewarded[-1] if name.startswith("rewards/") and name != "rewards/std"]
+        found.append(
+            {
+                "round": number,
+                "reward_model_accuracy": reward.metrics.get("eval/accuracy") if reward else None,
+                "measures": {
+                    name: {"first": _mean(rewarded[:tenth], name), "last": _mean(rewarded[-tenth:], name)}
+                    for name in [*sorted(measures), "kl", "completions/length"]
+                },
+            }
+        )
+    return found
+
+
+def _mean(points: Sequence[Mapping[str, float]], name: str) -> float | None:
+    """The mean of a measure over the points that have it."""
+    values = [point[name] for point in points if name in point]
+    return sum(values) / len(values) if values else None
 
 
 def evaluate(records: Iterable[Record], *, seed: int = 0) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -25,7 +26,7 @@ from omnialign.v1 import (
 )
 from services.alignment.report import gallery, lineage, make_report, page
 from services.alignment.report.gather import Material, thinned
-from services.alignment.report.statistics import report_numbers
+from services.alignment.report.statistics import reinforcement, report_numbers
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.runtime.config import ServerConfig
@@ -381,6 +382,25 @@ def test_a_measure_of_examples_held_out_is_drawn_in_the_box_of_the_learnt_ones()
     assert (curve["end"], curve["held_out_end"]) == (1.0, 5.0)
     (curve,) = page.draw_curves("optimize/j-optimize", [{"step": i, "loss": 1.0} for i in range(3)])
     assert curve["held_out"] == "" and curve["held_out_end"] is None
+
+
+def test_the_report_sets_what_a_policy_was_rewarded_for_beside_what_a_checker_found():
+    job = alignment_service_pb2.AlignmentJob(name="projects/default/alignmentJobs/j")
+    job.stages.add(stage="reward_modeling").metrics["eval/accuracy"] = 0.75
+    rising = [
+        {"step": i, "rewards/mean": i / 10, "rewards/critic": i / 10, "rewards/checker": 1 - i / 20, "kl": 0.1}
+        for i in range(20)
+    ]
+    curves = {"optimize/j-optimize": rising, "reward_modeling/j-reward": [{"step": 1, "loss": 0.5}]}
+    (found,) = reinforcement(job, curves)
+    assert found["reward_model_accuracy"] == 0.75
+    assert found["measures"]["rewards/critic"] == pytest.approx({"first": 0.05, "last": 1.85})
+    assert found["measures"]["rewards/checker"] == pytest.approx({"first": 0.975, "last": 0.075})
+    assert found["measures"]["completions/length"] == {"first": None, "last": None}
+    assert reinforcement(job, {"optimize/j-optimize": [{"step": 1, "loss": 0.5}]}) == []
+    html = html_of(replace(material(), curves=curves))
+    assert 'id="rewards"' in html and "<td>critic</td>" in html
+    assert 'id="rewards"' not in html_of(material())
 
 
 @pytest.mark.parametrize(
