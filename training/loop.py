@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
 )
@@ -394,11 +393,3 @@ def tokens_at(folder: Path) -> int:
     """Tokens that a run had learnt from when it wrote a checkpoint."""
     history = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).log_history
     return int(next((entry["num_tokens"] for entry in reversed(history) if "num_tokens" in entry), 0))
-
-
-def tokenizer_of(folder: Path, *, pad_id: int, end_id: int) -> PreTrainedTokenizerFast:
-    """The tokenizer that trainers insist on; nothing is tokenised with it."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_id)
-    return tokenizer

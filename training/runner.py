@@ -58,7 +58,7 @@ def train(context: loop.RunContext) -> bool:
     learnt, held_out = holdout.split(examples, fraction=methods.holdout_fraction(spec))
     context.progress.note_examples(len(learnt), held_out=len(held_out), dropped=dropped)
     context.progress.enter(TrainingProgress.PHASE_LOADING_MODEL)
-    tokenizer = loop.tokenizer_of(spec.base_model_dir, pad_id=adapter.pad_id, end_id=adapter.end_id)
+    tokenizer = tuning.tokenizer_of(spec.base_model_dir, pad_id=adapter.pad_id, end_id=adapter.end_id)
     media = batch_media(spec, adapter, examples)
     trainer = METHODS[spec.method].build(
         loop.TrainerInputs(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import is_flash_attn_2_available
 
 from omnialign.errors import FailedPrecondition, InvalidArgument
@@ -168,3 +168,11 @@ def _drop_unused_conversions(model: PreTrainedModel) -> None:
     """
     if known := getattr(model, "_weight_conversions", None):
         model._weight_conversions = [conversion for conversion in known if conversion.was_used()]
+
+
+def tokenizer_of(folder: Path, *, pad_id: int, end_id: int) -> PreTrainedTokenizerFast:
+    """The tokenizer that trainers insist on; nothing is tokenised with it."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_id)
+    return tokenizer

@@ -17,7 +17,7 @@ from training.media import BatchMedia
 from training.methods import METHODS, complete
 from training.spec_file import parse_spec
 from training.trainers.kto import NOTHING, mismatched
-from training.tuning import load_model
+from training.tuning import load_model, tokenizer_of
 
 
 def kept(examples: Sequence[Example], folder: Path) -> Examples:
@@ -65,7 +65,7 @@ def make_trainer(
     found = examples if isinstance(examples, Examples) else kept([*examples, *held_out], folder)
     inputs = loop.TrainerInputs(
         load_model=lambda: load_model(base),
-        tokenizer=loop.tokenizer_of(base, pad_id=adapter.pad_id, end_id=adapter.end_id),
+        tokenizer=tokenizer_of(base, pad_id=adapter.pad_id, end_id=adapter.end_id),
         examples=found.select(np.arange(len(examples))),
         held_out=found.select(np.arange(len(examples), len(found))),
         media=BatchMedia(adapter, folder / "media"),

@@ -12,11 +12,10 @@ from omnialign.modeling.adapters import load_adapter
 from tests.training.method_samples import encoded, world_pairs
 from tests.training.test_every_method import TRAINED, pairs_of
 from training import fused_lm_head
-from training.loop import tokenizer_of
 from training.media import BatchMedia
 from training.sample_answers import SampleAnswers
 from training.samples import Sample
-from training.tuning import load_model
+from training.tuning import load_model, tokenizer_of
 
 
 @pytest.fixture
