@@ -58,7 +58,8 @@ class Models:
             upload = await self._uploads.get(wanted.uri, parent=parent)
             await self._usage.release(upload.name)  # the model counts instead
             await self._claim(upload)
-            uri, weights = await run_in_pool(self._pool, self._files.admit, upload)
+            with self._uploads.reading(upload):
+                uri, weights = await run_in_pool(self._pool, self._files.admit, upload)
             held[weights.sha256] = sum(entry.size_bytes for entry in upload.files)
         else:
             path = local_path(wanted.uri, roots=self._config.roots())

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -139,10 +139,23 @@ class Uploads:
                 manifest = json.loads(blob)
                 if manifest["name"] == name and name.startswith(f"{parent}/") and manifest["expire_us"] > now_us():
                     return Upload(name, {FileEntry(*entry): key for *entry, key in manifest["files"]})
+        raise self._not_found(name)
+
+    @contextmanager
+    def reading(self, upload: Upload) -> Iterator[None]:
+        """Within it, a file of an upload that is gone says that the upload expired meanwhile: UPLOAD_NOT_FOUND."""
+        try:
+            yield
+        except NotFound as error:
+            if not error.metadata.get("key", "").startswith(PREFIX):
+                raise
+            raise self._not_found(upload.name) from error
+
+    def _not_found(self, name: str) -> NotFound:
         message = (
             f"There is no upload {name}: they are kept for {self._config.upload_seconds:g} s. Upload the files again."
         )
-        raise NotFound(message, reason="UPLOAD_NOT_FOUND", metadata={"name": name})
+        return NotFound(message, reason="UPLOAD_NOT_FOUND", metadata={"name": name})
 
     def fetch(self, upload: Upload, folder: Path) -> None:
         """Downloads the files into a local folder (blocking). Raises OBJECT_CORRUPT, STORAGE_FULL."""

@@ -64,7 +64,8 @@ class Cluster:
 
     def get(self, kind: str, name: str) -> Object | None:
         """An object of whatever namespace."""
-        return next((self._told(item) for key, item in self._objects.items() if key[1:] == (kind, name)), None)
+        known = list(self._objects.items())  # other threads put and delete meanwhile
+        return next((self._told(item) for key, item in known if key[1:] == (kind, name)), None)
 
     def find(self, version: str, kind: str, query: dict[str, list[str]]) -> list[Object]:
         """The objects of a kind with the labels and the name that a query asks for."""

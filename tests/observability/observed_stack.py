@@ -136,6 +136,7 @@ async def _spec(client: AsyncClient, folder: Path) -> alignment_service_pb2.Alig
     for hyperparameters in (wanted.feedback_training, wanted.optimization.hyperparameters):
         hyperparameters.batch_size, hyperparameters.max_steps = 8, TRAINING_STEPS
         hyperparameters.checkpoint_every_steps = 5
+        hyperparameters.evaluation.holdout_fraction = 0.2
     return wanted
 
 

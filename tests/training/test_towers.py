@@ -105,4 +105,5 @@ def test_a_filler_changes_no_probability_and_no_gradient(tmp_path: Path, name: s
     assert towers  # every tower took part, and learnt nothing
     assert not any(gradients[1][name].any() for name in towers)
     for name in gradients[0]:
-        assert torch.allclose(gradients[0][name], gradients[1][name], atol=1e-5), name
+        difference = (gradients[0][name] - gradients[1][name]).norm()
+        assert difference <= 1e-5 * gradients[0][name].norm() + 1e-5, name  # another width rounds sums in another way

@@ -131,7 +131,8 @@ class Importer:
         await self._usage.release(upload.name)  # what it brings counts instead
         folder = Path(await run_in_pool(self._pool, tempfile.mkdtemp, prefix=IMPORT_FOLDER, dir=self._config.root))
         try:
-            await run_in_pool(self._pool, self._uploads.fetch, upload, folder)
+            with self._uploads.reading(upload):
+                await run_in_pool(self._pool, self._uploads.fetch, upload, folder)
             yield _upload_root(folder, upload), upload.name
         finally:
             await run_in_pool(self._pool, shutil.rmtree, folder, ignore_errors=True)
