@@ -130,12 +130,12 @@ def _check_repeatable(plan: Spec, models: alignment_service_pb2.JobModels) -> No
     """Raises InvalidArgument (`ENDPOINT_NOT_DETERMINISTIC`) if an endpoint would have to give the same tokens again."""
     for field, name in (("feedback_model", models.feedback), ("judge_model", models.judge)):
         if plan.feedback_sampling.deterministic and is_endpoint_model(name):
-            message = f"'{name}' is behind an endpoint, which cannot promise the same tokens again"
-            raise InvalidArgument(
-                f"{message}; leave `deterministic` out, or name a folder or a registered version",
+            raise _refused(
+                field,
+                f"'{name}' is behind an endpoint, which cannot promise the same tokens again",
+                "leave `deterministic` out, or name a folder or a registered version",
                 reason="ENDPOINT_NOT_DETERMINISTIC",
-                metadata={"model": name},
-                violations=[(f"{FIELD}.{field}", message)],
+                model=name,
             )
 
 
@@ -143,41 +143,41 @@ def _check_method(plan: Spec) -> None:
     """Raises InvalidArgument (`METHOD_SETTINGS_WRONG`, `METHOD_NEEDS_FEEDBACK`) for a method that cannot run so."""
     method, own = plan.optimization.method, plan.optimization.WhichOneof("settings")
     if own and own != method:
-        message = f"these are settings of {own}, and the method is {method}"
-        raise InvalidArgument(
-            f"optimization.{own}: {message}; leave them out, or set the method to {own}",
+        raise _refused(
+            f"optimization.{own}",
+            f"optimization.{own} has settings of {own}, and the method is {method}",
+            f"leave them out, or set the method to {own}",
             reason="METHOD_SETTINGS_WRONG",
-            metadata={"method": method, "settings": own},
-            violations=[(f"{FIELD}.optimization.{own}", message)],
+            method=method,
+            settings=own,
         )
     if method == "sdpo" and is_binary(plan):
-        message = "sdpo learns from critiques of the policy's own responses, and annotated pairs have none"
-        raise InvalidArgument(
-            f"{message}; set pair_source to language_feedback",
+        raise _refused(
+            "optimization.method",
+            "sdpo learns from critiques of the policy's own responses, and annotated pairs have none",
+            "set pair_source to language_feedback",
             reason="METHOD_NEEDS_FEEDBACK",
-            metadata={"method": method},
-            violations=[(f"{FIELD}.optimization.method", message)],
+            method=method,
         )
-    asks_critic = any(term.critic == TRAINED for term in reward_terms(plan))
-    if asks_critic and is_binary(plan) and not plan.feedback_model:
-        message = f"the critic '{TRAINED}' is the job's feedback model, and with annotated pairs it has none"
-        raise InvalidArgument(
-            f"{message}; set pair_source to language_feedback, or name a feedback_model",
+    if is_binary(plan) and any(term.critic == TRAINED for term in reward_terms(plan)):
+        raise _refused(
+            f"optimization.{method}.rollout.rewards",
+            f"the critic '{TRAINED}' is the feedback model of the job, and with annotated pairs it has none",
+            "set pair_source to language_feedback, or name the model of the critic",
             reason="METHOD_NEEDS_FEEDBACK",
-            metadata={"method": method},
-            violations=[(f"{FIELD}.optimization.{method}.rollout.rewards", message)],
+            method=method,
         )
 
 
 def _check_rounds(plan: Spec) -> None:
     """Raises InvalidArgument (`ROUNDS_NEED_FEEDBACK`) if rounds would train on the same annotated pairs again."""
     if plan.rounds > 1 and is_binary(plan):
-        message = f"rounds is {plan.rounds}, and annotated pairs are the same in every round"
-        raise InvalidArgument(
-            f"{message}; set pair_source to language_feedback, or rounds to 1",
+        raise _refused(
+            "rounds",
+            f"rounds is {plan.rounds}, and annotated pairs are the same in every round",
+            "set pair_source to language_feedback, or rounds to 1",
             reason="ROUNDS_NEED_FEEDBACK",
-            metadata={"rounds": str(plan.rounds)},
-            violations=[(f"{FIELD}.rounds", message)],
+            rounds=str(plan.rounds),
         )
 
 
@@ -189,13 +189,21 @@ def _check_forms(plan: Spec) -> None:
     )
     for role, form, is_given in forms:
         if form == generation_pb2.ANSWER_FORM_JSON and not is_given:
-            message = f"no {role}_model is given, and the one that the job trains writes sections"
-            raise InvalidArgument(
-                f"{message}; leave {role}_answer_form out, or name a {role}_model",
+            field = f"{role}_answer_form"
+            raise _refused(
+                field,
+                f"no {role}_model is given, and the one that the job trains writes sections",
+                f"leave {field} out, or name a {role}_model",
                 reason="ANSWER_FORM_NOT_TRAINED",
-                metadata={"field": f"{role}_answer_form"},
-                violations=[(f"{FIELD}.{role}_answer_form", message)],
+                field=field,
             )
+
+
+def _refused(at: str, message: str, mend: str, *, reason: str, **metadata: str) -> InvalidArgument:
+    """The error for the field `at` of the spec."""
+    return InvalidArgument(
+        f"{message}; {mend}", reason=reason, metadata=metadata, violations=[(f"{FIELD}.{at}", message)]
+    )
 
 
 def _endpoint(name: str, *, field: str) -> str:
