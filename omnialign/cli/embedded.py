@@ -170,6 +170,7 @@ async def _submit(session: Session, client: AsyncClient, plan: DemoPlan, *, sour
     example = plan.example
     await asyncio.to_thread(example.write, source, plan.seed, plan.small)
     rows = await uploads.server_uri(client, source, session=session)
+    session.out.say(f"Preparing the base model ({example.model_title}).")
     folder = await asyncio.to_thread(example.base_model, models)
     weights = await uploads.server_uri(client, folder, session=session)
     imported = client.import_dataset(plan.named(example.dataset_id), rows)

