@@ -4,7 +4,12 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -30,3 +35,14 @@ def kill_group(pid: int) -> None:
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
+
+
+def kill_when(process: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
+    """Kills a process with its descendants as soon as something is reached; it must not end before."""
+    while not reached():
+        assert process.poll() is None
+        time.sleep(0.005)  # between two looks at what another process writes
+    leader = psutil.Process(process.pid)
+    for each in [*leader.children(recursive=True), leader]:
+        each.send_signal(signal.SIGKILL)
+    process.wait()

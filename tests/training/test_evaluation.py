@@ -2,20 +2,18 @@
 
 import json
 import random
-import signal
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import psutil
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests.processes import kill_when
 from tests.training.in_process import make_trainer, move, step
 from tests.training.test_resume import prepare, start, tiny_model  # noqa: F401
 from tests.training.test_single_runs import run
@@ -342,12 +340,7 @@ def test_a_run_that_is_killed_between_checkpoints_has_the_same_best_model(
         command = settle(folder, tiny_model, method=method, **sections)
         running = start(command)
         if name == "broken":
-            while max(lines(folder, "eval/loss"), default=0) < 8:
-                assert running.poll() is None
-                time.sleep(0.005)
-            for process in [*psutil.Process(running.pid).children(recursive=True), psutil.Process(running.pid)]:
-                process.send_signal(signal.SIGKILL)
-            running.wait()
+            kill_when(running, lambda: max(lines(tmp_path / "broken", "eval/loss"), default=0) >= 8)
             assert not (folder / "model").exists()
             running = start(command)
         assert running.wait() == 0

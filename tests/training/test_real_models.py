@@ -1,11 +1,8 @@
 """Whole runs of real architectures on two processes: they learn, go on after a stop, and their models are served."""
 
 import math
-import signal
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +12,7 @@ from omnialign.v1 import generation_pb2
 from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest
 from services.inference.transformers.engine import open_transformers_engine
+from tests.processes import kill_when
 from tests.training.multimodal import TRAINED, losses, medium, prepare, question, start
 from training.samples import Sample
 
@@ -91,12 +89,7 @@ def test_a_stopped_run_goes_on_with_the_same_losses(tmp_path: Path, name: str, m
         if folder == whole:
             assert start(command).wait() == 0
     run = start(command)
-    while len(losses(broken)) < 3:
-        assert run.poll() is None
-        time.sleep(0.005)
-    for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
-        process.send_signal(signal.SIGKILL)
-    run.wait()
+    kill_when(run, lambda: len(losses(broken)) >= 3)
     assert not (broken / "model").exists()
     # What the cache lost is made again from the bytes that the run keeps.
     for kept in (broken / "cache" / "features").rglob("*.safetensors"):

@@ -3,9 +3,7 @@
 import json
 import os
 import random
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from tests.processes import kill_when
 from training import launch, methods, source
 from training.example_file import write_examples
 from training.examples import Example
@@ -97,14 +96,7 @@ def test_a_run_that_is_killed_in_its_second_epoch_goes_on_with_the_same_losses(
     assert start(prepare(whole, base=tiny_model, method=method, zero_stage=zero_stage, **sections)).wait() == 0
     command = prepare(broken, base=tiny_model, method=method, zero_stage=zero_stage, **sections)
     run = start(command)
-    while len(losses(broken)) <= 2 * EVERY:  # until it is well within the second epoch
-        assert run.poll() is None
-        time.sleep(0.005)
-    import psutil
-
-    for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
-        process.send_signal(signal.SIGKILL)
-    run.wait()
+    kill_when(run, lambda: len(losses(broken)) > 2 * EVERY)  # well within the second epoch
     before = losses(broken)
     assert not (broken / "model").exists()
     assert start(command).wait() == 0
