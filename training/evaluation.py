@@ -78,7 +78,7 @@ class WriteModel(Protocol):
         """Raises `FailedPrecondition` (WEIGHTS_NOT_FINITE) instead of writing a broken model."""
 
 
-class Evaluator(TrainerCallback):  # type: ignore[misc]
+class Evaluator(TrainerCallback):  # type: ignore[misc]  # untyped in transformers
     """Says when a run is evaluated, and does it. All ranks have one and call it alike."""
 
     def __init__(

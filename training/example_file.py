@@ -149,7 +149,7 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> Example:  # type: ignore[override]
+    def __getitem__(self, place: int) -> Example:  # type: ignore[override]  # no slices: they are for `select`
         number, row = divmod(int(self.rows[place]), len(self._groups[0]["value"]))
         column = self._groups[number]
         self._reads += 1

@@ -283,7 +283,7 @@ class DurableTrainer(Trainer):
             self.evaluator.write_state(folder)
 
 
-class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]  # untyped in transformers
     """Feeds progress and watchdog, refuses a loss that is not finite, and ends the loop on request."""
 
     def __init__(self, context: RunContext, *, checkpoint_border: int = 1) -> None:

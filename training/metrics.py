@@ -94,7 +94,7 @@ class TrainMetrics:
         Info(name, words, registry=self.registry).info(facts)
 
 
-class MetricsCallback(TrainerCallback):  # type: ignore[misc]
+class MetricsCallback(TrainerCallback):  # type: ignore[misc]  # untyped in transformers
     """Feeds the metrics from the trainer's loop: steps, logs, checkpoints, and the time between them.
 
     Time is told apart by the order of the events: from `step_begin` to `step_end` is the step, from its log to

@@ -16,7 +16,7 @@ FOLDER = "tensorboard"
 FLUSH_SECONDS = 10
 
 
-class TensorBoard(TrainerCallback):  # type: ignore[misc]
+class TensorBoard(TrainerCallback):  # type: ignore[misc]  # untyped in transformers
     """Writes the measures of steps and evaluations."""
 
     def __init__(self, output_dir: Path) -> None:

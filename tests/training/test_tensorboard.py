@@ -25,7 +25,7 @@ def scalars(output_dir: Path) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {}
     for file in sorted((output_dir / FOLDER).iterdir()):
         for event in events(file):
-            if event.session_log.status == SessionLog.START:  # type: ignore[attr-defined]
+            if event.session_log.status == SessionLog.START:  # type: ignore[attr-defined]  # no stubs
                 found = {n: {s: v for s, v in steps.items() if s < event.step} for n, steps in found.items()}
             for value in event.summary.value:
                 found.setdefault(value.tag, {})[event.step] = value.simple_value
