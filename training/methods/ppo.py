@@ -19,7 +19,7 @@ class PpoSettings(OnlineSettings):
     """γ: what a reward is worth a token earlier."""
     gae_lambda: float = 1.0
     """λ of generalised advantage estimation. Below 1 it trusts the values, which begin at zero: until they are learnt,
-    the early tokens of every answer seem worth less than its last ones, and the policy learns to be brief."""
+    the early tokens of every answer seem worth less than its last ones, whatever they are."""
     epsilon: float = 0.2
     """The ratio is clipped to [1 - epsilon, 1 + epsilon]."""
     value_epsilon: float = 0.2
