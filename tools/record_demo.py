@@ -1,4 +1,4 @@
-"""Writes the results of demo runs into README.md and docs/results/demo.md: `python tools/record_demo.py REPORT.json`.
+"""Writes the results of demo runs into README.md and docs/results/demo.md: `python -m tools.record_demo REPORT.json`.
 
 The first report is shown by subtask, all of them by seed. Only the text between the markers is replaced. With `--page`,
 the results are those of another example, and only that page is written.
