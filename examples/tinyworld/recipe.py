@@ -16,6 +16,8 @@ SMALL_OPTIMIZATION_STEPS = 12
 
 MODEL_ID, DATASET_ID, JOB_ID = "tinyworld-base", "tinyworld", "demo"
 
+REWARDS = [{"critic": "trained"}, {"checker": "tinyworld", "weight": 0.0}]
+"""Of reinforcement learning: what the critic of the job says of an answer; the oracle only watches."""
 COMMON = {"batch_size": 32, "num_epochs": 4, "warmup_ratio": 0.05}
 OPTIMIZATION: dict[str, dict[str, Any]] = {
     "sft": {"hyperparameters": {**COMMON, "learning_rate": 5e-4}},
@@ -30,7 +32,16 @@ OPTIMIZATION: dict[str, dict[str, Any]] = {
             "group_size": 8,
             "rollout": {
                 "max_new_tokens": 160,
-                "rewards": [{"critic": "trained"}, {"checker": "tinyworld", "weight": 0.0}],
+                "rewards": REWARDS,
+            },
+        },
+    },
+    "ppo": {
+        "hyperparameters": {"batch_size": 64, "max_steps": 60, "warmup_ratio": 0.05, "learning_rate": 4e-4},
+        "ppo": {
+            "rollout": {
+                "max_new_tokens": 160,
+                "rewards": REWARDS,
             },
         },
     },

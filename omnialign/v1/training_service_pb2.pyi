@@ -817,6 +817,7 @@ class PpoSettings(_message.Message):
     VALUE_WEIGHT_FIELD_NUMBER: _builtins.int
     KL_TARGET_FIELD_NUMBER: _builtins.int
     KL_HORIZON_FIELD_NUMBER: _builtins.int
+    NORMALIZE_REWARDS_FIELD_NUMBER: _builtins.int
     num_samples: _builtins.int
     """Answers to each prompt; 0 means 1."""
     discount: _builtins.float
@@ -833,6 +834,10 @@ class PpoSettings(_message.Message):
     """KL divergence of an answer, in nats, that its weight is controlled towards (Ziegler et al. 2019); 0 keeps the weight."""
     kl_horizon: _builtins.int
     """Number of answers over which the control acts; 0 means 10,000."""
+    normalize_rewards: _builtins.bool
+    """Rewards lose the mean of all rewards of the run so far and are divided by their standard deviation, so that the
+    value head need not learn their mean first, and `beta` means the same on every scale. Not set means true.
+    """
     @_builtins.property
     def rollout(self) -> Global___RolloutSettings:
         """How answers are drawn and rewarded."""
@@ -849,10 +854,11 @@ class PpoSettings(_message.Message):
         value_weight: _builtins.float | None = ...,
         kl_target: _builtins.float = ...,
         kl_horizon: _builtins.int = ...,
+        normalize_rewards: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_discount", b"_discount", "_epsilon", b"_epsilon", "_gae_lambda", b"_gae_lambda", "_value_epsilon", b"_value_epsilon", "_value_weight", b"_value_weight", "discount", b"discount", "epsilon", b"epsilon", "gae_lambda", b"gae_lambda", "rollout", b"rollout", "value_epsilon", b"value_epsilon", "value_weight", b"value_weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_discount", b"_discount", "_epsilon", b"_epsilon", "_gae_lambda", b"_gae_lambda", "_normalize_rewards", b"_normalize_rewards", "_value_epsilon", b"_value_epsilon", "_value_weight", b"_value_weight", "discount", b"discount", "epsilon", b"epsilon", "gae_lambda", b"gae_lambda", "normalize_rewards", b"normalize_rewards", "rollout", b"rollout", "value_epsilon", b"value_epsilon", "value_weight", b"value_weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_discount", b"_discount", "_epsilon", b"_epsilon", "_gae_lambda", b"_gae_lambda", "_value_epsilon", b"_value_epsilon", "_value_weight", b"_value_weight", "discount", b"discount", "epsilon", b"epsilon", "gae_lambda", b"gae_lambda", "kl_horizon", b"kl_horizon", "kl_target", b"kl_target", "num_samples", b"num_samples", "rollout", b"rollout", "value_epsilon", b"value_epsilon", "value_weight", b"value_weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_discount", b"_discount", "_epsilon", b"_epsilon", "_gae_lambda", b"_gae_lambda", "_normalize_rewards", b"_normalize_rewards", "_value_epsilon", b"_value_epsilon", "_value_weight", b"_value_weight", "discount", b"discount", "epsilon", b"epsilon", "gae_lambda", b"gae_lambda", "kl_horizon", b"kl_horizon", "kl_target", b"kl_target", "normalize_rewards", b"normalize_rewards", "num_samples", b"num_samples", "rollout", b"rollout", "value_epsilon", b"value_epsilon", "value_weight", b"value_weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__discount: _TypeAlias = _typing.Literal["discount"]  # noqa: Y015
     _WhichOneofArgType__discount: _TypeAlias = _typing.Literal["_discount", b"_discount"]  # noqa: Y015
@@ -860,6 +866,8 @@ class PpoSettings(_message.Message):
     _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
     _WhichOneofReturnType__gae_lambda: _TypeAlias = _typing.Literal["gae_lambda"]  # noqa: Y015
     _WhichOneofArgType__gae_lambda: _TypeAlias = _typing.Literal["_gae_lambda", b"_gae_lambda"]  # noqa: Y015
+    _WhichOneofReturnType__normalize_rewards: _TypeAlias = _typing.Literal["normalize_rewards"]  # noqa: Y015
+    _WhichOneofArgType__normalize_rewards: _TypeAlias = _typing.Literal["_normalize_rewards", b"_normalize_rewards"]  # noqa: Y015
     _WhichOneofReturnType__value_epsilon: _TypeAlias = _typing.Literal["value_epsilon"]  # noqa: Y015
     _WhichOneofArgType__value_epsilon: _TypeAlias = _typing.Literal["_value_epsilon", b"_value_epsilon"]  # noqa: Y015
     _WhichOneofReturnType__value_weight: _TypeAlias = _typing.Literal["value_weight"]  # noqa: Y015
@@ -870,6 +878,8 @@ class PpoSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gae_lambda) -> _WhichOneofReturnType__gae_lambda | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__normalize_rewards) -> _WhichOneofReturnType__normalize_rewards | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value_epsilon) -> _WhichOneofReturnType__value_epsilon | None: ...
     @_typing.overload

@@ -1,6 +1,7 @@
 """The loss of a step of every method, from its formula in plain torch, on rows one by one and without padding."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,14 +161,15 @@ def grpo(taken: Taken, *, rewards: Sequence[float], engine_is_ahead: Sequence[fl
 
 
 def ppo(taken: Taken, *, rewards: Sequence[float], engine_is_ahead: Sequence[float], cap: float) -> torch.Tensor:
-    """The same for PPO: whitened GAE, and the value head's error."""
+    """The same for PPO: whitened GAE of the normalised rewards, and the value head's error."""
     own, values, gains, weights = [], [], [], []
+    mean, spread = statistics.fmean(rewards), statistics.pstdev(rewards)
     for example in taken.examples:
         for answer, gained, lead in zip(example.answers, rewards, engine_is_ahead, strict=True):
             log_prob, first = taken.log_probs(example, answer), len(example.prompt) - 1
             value = taken.hidden(example, answer)[first : first + len(answer)] @ taken.policy.value_head.weight[0]
             costs = -taken.beta * (log_prob.detach() - taken.reference(example, answer))
-            costs[-1] += gained
+            costs[-1] += (gained - mean) / spread
             gains += gae(costs.tolist(), value.tolist(), discount=1.0, gae_lambda=0.95)
             own.append(log_prob)
             values.append(value)

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
 import psutil
@@ -173,11 +174,12 @@ async def test_answers_come_from_the_newest_weights_and_teach_what_the_formula_s
 def first_ppo_step_by_hand(
     base: Path, examples: Sequence[Example], drawn: dict[int, list[tuple[list[int], bool]]]
 ) -> tuple[float, float]:
-    """Loss and gradient norm of the first step: all values are 0, and nothing departs from the start."""
+    """Loss and gradient norm of the first step: all values are 0, nothing departs from the start."""
     model = AutoModelForCausalLM.from_pretrained(base)
     head = torch.zeros(model.config.hidden_size, requires_grad=True)
     answers = [(row, ids, reward(ids, ended)) for row, group in drawn.items() for ids, ended in group]
-    returns = [[worth] * len(ids) for _, ids, worth in answers]
+    mean, spread = (measured([worth for *_, worth in answers]) for measured in (fmean, pstdev))
+    returns = [[(worth - mean) / spread] * len(ids) for _, ids, worth in answers]
     every = torch.tensor([value for some in returns for value in some], dtype=torch.float64)
     total = torch.zeros(())
     for (row, ids, _), some in zip(answers, returns, strict=True):

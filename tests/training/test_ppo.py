@@ -1,6 +1,7 @@
 """PPO's advantages, loss and control of the KL, against the formulas written out token by token."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tests.training import formulas
 from tests.training.test_grpo import GAINS, LENGTHS, PROMPT, a_pass, policy
 from training.methods.ppo import PpoSettings
 from training.methods.rollout import RolloutSettings
-from training.trainers.ppo import controlled, gae, token_losses
+from training.trainers.ppo import Moments, controlled, gae, token_losses
 
 
 @given(
@@ -74,3 +75,20 @@ def test_the_weight_of_the_kl_follows_its_target_slowly_and_stays_without_one():
     assert controlled(0.1, 600.0, 100, settings=settings) == pytest.approx(0.1 * 1.02)
     assert controlled(0.1, 0.0, 100, settings=settings) == pytest.approx(0.1 * 0.98)
     assert controlled(0.1, 600.0, 100, settings=PpoSettings()) == 0.1
+
+
+@given(st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=5), min_size=1, max_size=5))
+def test_rewards_are_normalised_by_all_of_the_run_so_far(batches: list[list[float]]):
+    moments = Moments()
+    for batch in batches:
+        moments = moments.with_numbers(batch)
+    seen = [number for batch in batches for number in batch]
+    mean, std = statistics.fmean(seen), statistics.pstdev(seen)
+    assert moments.mean == pytest.approx(mean, abs=1e-9)
+    assert math.sqrt(moments.squares / len(seen)) == pytest.approx(std, abs=1e-6)
+    if std > 1e-3:
+        assert moments.normalized(batches[-1]) == pytest.approx([(n - mean) / std for n in batches[-1]], abs=1e-3)
+
+
+def test_rewards_that_are_all_equal_say_nothing():
+    assert Moments().with_numbers([0.3, 0.3]).normalized([0.3]) == [0.0]

@@ -18,8 +18,10 @@ class PpoSettings(OnlineSettings):
     discount: float = 1.0
     """γ: what a reward is worth a token earlier."""
     gae_lambda: float = 1.0
-    """λ of generalised advantage estimation. Below 1 it trusts the values, which begin at zero: until they are learnt,
-    the early tokens of every answer seem worth less than its last ones, whatever they are."""
+    """λ of generalised advantage estimation. Below 1 it trusts the values, which begin at zero."""
+    normalize_rewards: bool = True
+    """Rewards lose the mean of all of the run so far and are divided by their standard deviation. Values begin at zero,
+    so without this the mean, often many times the spread, must be learnt before an advantage means anything."""
     epsilon: float = 0.2
     """The ratio is clipped to [1 - epsilon, 1 + epsilon]."""
     value_epsilon: float = 0.2

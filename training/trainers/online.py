@@ -17,6 +17,7 @@ from dataclasses import replace
 from statistics import fmean, pstdev
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainingArguments
@@ -86,7 +87,8 @@ class OnlineTrainer(DurableTrainer):
         )
         # The loss is that of a pass, already weighted: the trainer is to average over passes, and over nothing else.
         self.model_accepts_loss_kwargs = False
-        self.lengths = inputs.examples.prompt_lengths + self._rollouts.max_new_tokens
+        # Prompts of all lengths in each step: it is answers that are cut into passes, and a step should see all kinds.
+        self.lengths = np.ones(len(inputs.examples), dtype=np.int64)
 
     # ---- what a method says ----
 

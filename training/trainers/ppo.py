@@ -2,7 +2,9 @@
 
 The reward of an answer comes at its last token, and each token costs what it departs from the reference:
 
-    r_t = -β (log π_old(y_t) - log π_ref(y_t)) + [t is the last token] r(x, y)
+    r_t = -β (log π_old(y_t) - log π_ref(y_t)) + [t is the last token] (r(x, y) - μ) / σ
+
+μ and σ are mean and standard deviation of all rewards of the run so far; with `normalize_rewards` off, 0 and 1.
     δ_t = r_t + γ V_{t+1} - V_t,    A_t = δ_t + γλ A_{t+1},    R_t = A_t + V_t
 
 V is the value head before the first iteration, and 0 behind the last token (GAE, Schulman et al. 2016). The advantages
@@ -15,7 +17,9 @@ the loss of a token, averaged over the tokens of the step, is
 β ← β (1 + clip(KL / target - 1, ±0.2) n / horizon).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -32,6 +36,29 @@ SMALLEST_STD = 1e-8
 MAX_KL_ERROR = 0.2
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Of numbers that come batch by batch (Chan et al. 1979)."""
+
+    count: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Sum of the squared departures from the mean."""
+
+    def with_numbers(self, numbers: Sequence[float]) -> "Moments":
+        """These and more numbers."""
+        mean = fmean(numbers)
+        count, apart = self.count + len(numbers), mean - self.mean
+        squares = self.squares + sum((number - mean) ** 2 for number in numbers)
+        squares += apart**2 * self.count * len(numbers) / count
+        return Moments(count, self.mean + apart * len(numbers) / count, squares)
+
+    def normalized(self, numbers: Sequence[float]) -> list[float]:
+        """Numbers less the mean, by the standard deviation; zeros where there is none."""
+        std = (self.squares / self.count) ** 0.5
+        return [(number - self.mean) / (std + SMALLEST_STD) for number in numbers]
+
+
 class Ppo(OnlineTrainer):
     """Answers compared with what a value head expected of them."""
 
@@ -40,6 +67,7 @@ class Ppo(OnlineTrainer):
 
     def __init__(self, inputs: TrainerInputs) -> None:
         self._kl_weight = float(inputs.hyperparameters.beta)
+        self._seen_rewards = Moments()
         super().__init__(inputs)
 
     def prepare_model(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -53,14 +81,15 @@ class Ppo(OnlineTrainer):
 
     def rows(self, rollout: Rollout) -> list[Row]:
         """The answers of a step, each with its reward at its last token."""
-        answers = rollout.answers
+        answers, rewards = rollout.answers, [answer.reward for answer in rollout.answers]
+        if self._settings.normalize_rewards:
+            self._seen_rewards = self._seen_rewards.with_numbers(rewards)
+            rewards = self._seen_rewards.normalized(rewards)
         share = 1 / sum(len(answer.ids) for answer in answers)
-        rows = []
-        for answer in answers:
-            length = len(answer.ids)
-            rewards = [0.0] * (length - 1) + [answer.reward]
-            rows.append(self.answer_row(answer, rewards=rewards, weights=[share] * length))
-        return rows
+        return [
+            self.answer_row(answer, rewards=[0.0] * (len(answer.ids) - 1) + [reward], weights=[share] * len(answer.ids))
+            for answer, reward in zip(answers, rewards, strict=True)
+        ]
 
     def prepare_passes(self, passes: list[Pass]) -> None:
         """Adds log-probabilities, values, returns and advantages, which are those of before the first iteration."""
@@ -111,13 +140,16 @@ class Ppo(OnlineTrainer):
         return (losses * inputs["weights"]).sum()
 
     def method_state(self) -> dict[str, torch.Tensor]:
-        """The weight of the KL beside what every method keeps."""
-        return {**super().method_state(), "kl_weight": torch.tensor(self._kl_weight, dtype=torch.float64)}
+        """The weight of the KL and the moments of the rewards beside what every method keeps."""
+        numbers = {"kl_weight": self._kl_weight} | {f"rewards/{k}": v for k, v in asdict(self._seen_rewards).items()}
+        own = {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}
+        return {**super().method_state(), **own}
 
     def restore_method_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Goes on from a checkpoint's weight of the KL."""
+        """Goes on from a checkpoint's weight of the KL and moments of the rewards."""
         super().restore_method_state(state)
         self._kl_weight = float(state["kl_weight"])
+        self._seen_rewards = Moments(**{field.name: float(state[f"rewards/{field.name}"]) for field in fields(Moments)})
 
 
 def token_losses(
