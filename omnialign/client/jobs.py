@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from omnialign.client.transport import ServiceCalls, Transport
-from omnialign.client.uploads import read_chunks
+from omnialign.client.uploads import file_messages
 from omnialign.errors import InvalidArgument, OmnialignError, Unavailable
-from omnialign.folders import file_entry, list_files
+from omnialign.folders import list_files
 from omnialign.retry import RetryPolicy
 from omnialign.v1 import (
     alignment_service_pb2,
@@ -184,18 +184,12 @@ class TrainingCalls(JobCalls):
                 reason="SOURCE_EMPTY",
                 metadata={"folder": str(root)},
             )
-        entries = [await asyncio.to_thread(file_entry, path, folder=root) for path in paths]
         message = training_service_pb2.DeliverModelRequest
 
         async def messages() -> AsyncIterator[training_service_pb2.DeliverModelRequest]:
             yield message(header=training_service_pb2.DeliverModelHeader(name=name, attempt=attempt))
-            for path, entry in zip(paths, entries, strict=True):
-                file = training_service_pb2.DeliverModelFile(
-                    path=entry.path, size_bytes=entry.size_bytes, sha256=entry.sha256
-                )
-                yield message(file=file)
-                async for chunk in read_chunks(path):
-                    yield message(chunk=chunk)
+            async for part in file_messages(message, training_service_pb2.DeliverModelFile, paths, folder=root):
+                yield part
 
         response: training_service_pb2.DeliverModelResponse = await self._transport.upload(
             self._training.DeliverModel, messages, deadline_seconds=deadline_seconds

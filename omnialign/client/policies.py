@@ -12,9 +12,8 @@ from pathlib import Path
 
 from omnialign import names
 from omnialign.client.transport import ServiceCalls, Transport
-from omnialign.client.uploads import read_chunks
+from omnialign.client.uploads import file_messages
 from omnialign.errors import InvalidArgument
-from omnialign.folders import file_entry
 from omnialign.v1 import policy_service_pb2 as pb
 from omnialign.v1 import policy_service_pb2_grpc
 
@@ -81,15 +80,13 @@ class PolicyCalls(ServiceCalls):
     ) -> pb.Policy:
         """Updates a policy with a header as it is, and the weights in a folder if there is one."""
         files = [] if folder is None else await asyncio.to_thread(weight_files, folder)
+        message = pb.UpdatePolicyRequest
 
         async def messages() -> AsyncIterator[pb.UpdatePolicyRequest]:
-            yield pb.UpdatePolicyRequest(header=header)
-            for path in files:
-                entry = await asyncio.to_thread(file_entry, path, folder=path.parent)
-                file = pb.PolicyFile(path=entry.path, size_bytes=entry.size_bytes, sha256=entry.sha256)
-                yield pb.UpdatePolicyRequest(file=file)
-                async for chunk in read_chunks(path):
-                    yield pb.UpdatePolicyRequest(chunk=chunk)
+            yield message(header=header)
+            if folder is not None:
+                async for part in file_messages(message, pb.PolicyFile, files, folder=folder):
+                    yield part
 
         updated: pb.Policy = await self._transport.upload(
             self._policies.UpdatePolicy, messages, deadline_seconds=deadline_seconds

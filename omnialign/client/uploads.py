@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from omnialign.client.transport import ServiceCalls, Transport
 from omnialign.errors import InvalidArgument, Unavailable
@@ -19,6 +20,7 @@ from omnialign.retry import RetryState
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc
 
 CHUNK_BYTES = 512 * 1024
+Message = TypeVar("Message")
 
 Progress = Callable[[int, int], None]
 """Called with the bytes transferred so far and the bytes in total."""
@@ -131,6 +133,17 @@ class UploadCalls(ServiceCalls):
             self._uploads.UploadFiles, messages, idempotent=False, deadline_seconds=deadline_seconds
         )
         return response.upload
+
+
+async def file_messages(
+    message: Callable[..., Message], described: Callable[..., Any], paths: Sequence[Path], *, folder: Path
+) -> AsyncIterator[Message]:
+    """The messages of a stream that bring files of a folder: `file=described(...)`, then each `chunk` of its bytes."""
+    for path in paths:
+        entry = await asyncio.to_thread(file_entry, path, folder=folder)
+        yield message(file=described(path=entry.path, size_bytes=entry.size_bytes, sha256=entry.sha256))
+        async for chunk in read_chunks(path):
+            yield message(chunk=chunk)
 
 
 async def read_chunks(path: Path) -> AsyncIterator[bytes]:
