@@ -18,8 +18,6 @@ from training.example_file import Examples
 from training.examples import Example
 from training.media import BatchMedia
 
-IGNORED = -100
-"""The label that the loss skips."""
 PAIR_NUMBERS = ("ref_chosen_logps", "ref_rejected_logps", "margins")
 """Numbers that rows of pairs may carry."""
 LABELLED_NUMBERS = ("ref_logps", "ref_mismatched_logps")

@@ -30,6 +30,7 @@ from omnialign.modeling.position_ids import sequence_positions
 NAME = "packed_sdpa"
 """The attention of a model that packs; without an active packing it is `sdpa`."""
 IGNORED = -100
+"""The label that no loss falls on."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from transformers import AutoModelForCausalLM
 from benchmarks import train, train_contenders
 from examples.tinyworld.pretrain import FOLDER
 from training import fused_lm_head
-from training.batches import IGNORED, PairCollator, pair_row
+from training.batches import PairCollator, pair_row
+from training.packing import IGNORED
 
 
 def test_the_hand_written_loop_scores_answers_as_our_trainer_does():

@@ -26,9 +26,10 @@ from trl.models import prepare_deepspeed
 from omnialign.errors import FailedPrecondition, OmnialignError
 from training import distributed, fused_lm_head, lora
 from training.batch_order import BatchOrder, PromptOrder, shared_out
-from training.batches import IGNORED, AnswerCollator
+from training.batches import AnswerCollator
 from training.loop import DurableTrainer, TrainerInputs
 from training.methods.rollout import OnlineSettings, RolloutSettings
+from training.packing import IGNORED
 from training.rollout.answers import Prompt, Rewarded, Rollout
 from training.rollout.groups import Sampler
 from training.rollout.handover import HandOver

@@ -9,8 +9,9 @@ import torch
 from trl.trainer.utils import FusedCausalLMOutput
 
 from training import distributed, fused_lm_head
-from training.batches import BESIDE_INPUTS, IGNORED
+from training.batches import BESIDE_INPUTS
 from training.loop import DurableTrainer
+from training.packing import IGNORED
 
 
 class StepMeansTrainer(DurableTrainer):
