@@ -76,7 +76,8 @@ def _train(spec: Spec, *, is_main: bool) -> bool:
 
 def _train_with(spec: Spec, *, progress: Progress) -> bool:
     _prepare_environment()
-    from training import loop, runner
+    from training import runner
+    from training.run_context import RunContext
 
     def stalled(phase: Phase, timeout_seconds: float) -> None:
         message = f"stuck in phase {phase} for more than {timeout_seconds:g} s; the stacks are in the log"
@@ -84,7 +85,7 @@ def _train_with(spec: Spec, *, progress: Progress) -> bool:
         write_failure(spec.output_dir, Internal(message, reason=f"{phase.name}_STALLED", metadata=metadata))
 
     watchdog = Watchdog(clocks(spec), on_stall=stalled)
-    context = loop.RunContext(spec=spec, progress=progress, watchdog=watchdog)
+    context = RunContext(spec=spec, progress=progress, watchdog=watchdog)
     watchdog.start()
     try:
         return runner.train(context)

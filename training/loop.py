@@ -3,12 +3,10 @@
 A method's trainer is a `DurableTrainer`, and adds its loss and its columns only.
 """
 
-import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,132 +15,25 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-)
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from omnialign.errors import FailedPrecondition
-from training import checkpoint, distributed, lora, metrics, tuning
+from training import checkpoint, distributed, lora, metrics
 from training.batch_order import BatchOrder, PromptOrder
-from training.batches import by_length
 from training.evaluation import Evaluator
-from training.example_file import Examples
-from training.media import BatchMedia
-from training.methods import complete
-from training.progress import Progress, require_finite
-from training.spec import Hyperparameters, Spec
+from training.progress import require_finite
+from training.run_context import RunContext
 from training.tensorboard import TensorBoard
-from training.watchdog import Phase, Watchdog
+from training.trainer_inputs import NEVER
+from training.watchdog import Phase
 
-NEVER = 10**9
 METHOD_STATE = "method.safetensors"
 """The part of a checkpoint that only the method reads."""
 
 log = logging.getLogger(__name__)
-
-
-def common_arguments(spec: Spec, hyperparameters: Hyperparameters) -> dict[str, Any]:
-    """The arguments that the `transformers` trainers of all methods share."""
-    per_process = hyperparameters.batch_size // distributed.world_size()
-    micro = hyperparameters.micro_batch_size or per_process
-    return {
-        "output_dir": str(spec.output_dir / "checkpoints"),
-        "deepspeed": distributed.deepspeed_config(spec.distribution),
-        "learning_rate": hyperparameters.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": hyperparameters.warmup_ratio,  # below 1 it is a share of the steps
-        "weight_decay": hyperparameters.weight_decay,
-        "num_train_epochs": hyperparameters.num_epochs,
-        "max_steps": hyperparameters.max_steps or -1,
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": per_process // micro,
-        "max_grad_norm": 1.0,
-        "seed": hyperparameters.seed % 2**32,  # numpy takes no more bits
-        "save_strategy": "steps",
-        "save_steps": hyperparameters.checkpoint_every_steps or NEVER,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # it would show the last good loss in place of a NaN
-        "report_to": [],
-        "disable_tqdm": True,
-        "bf16": False,  # precision is in DeepSpeed's configuration
-        **tuning.checkpointing(spec),
-        "accelerator_config": {"use_configured_state": True},  # see distributed._tell_accelerate
-        "dataloader_num_workers": 0,
-        "dataloader_pin_memory": False,
-        "remove_unused_columns": False,
-        "log_level": "warning",
-    }
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What goes through a whole run with its trainer."""
-
-    spec: Spec
-    progress: Progress
-    watchdog: Watchdog
-
-    def shape(self) -> dict[str, int | float | str]:
-        """What a run must share with a checkpoint to be able to go on from it as if it had not been interrupted."""
-        settings = complete(self.spec, num_processes=distributed.world_size())
-        return {
-            **{name: value for name, value in asdict(settings).items() if name != "checkpoint_every_steps"},
-            "dataset": self.spec.dataset,
-            "method": self.spec.method,
-            **{f"{self.spec.method}.{name}": _plain(value) for name, value in asdict(self.spec.settings).items()},
-            **{
-                f"lora.{name}": str(value) for name, value in (asdict(self.spec.lora) if self.spec.lora else {}).items()
-            },
-            "num_processes": distributed.world_size(),
-            "zero_stage": self.spec.distribution.zero_stage,
-        }
-
-
-def _plain(value: Any) -> int | float | str:
-    """A setting as a manifest holds it: a section, or a list of them, as text."""
-    return value if isinstance(value, int | float | str) else json.dumps(value, sort_keys=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerInputs:
-    """What the trainer of a run is built from."""
-
-    load_model: Callable[[], PreTrainedModel]
-    """Loads the model; not before the trainer's arguments exist, which decide how ZeRO-3 places weights."""
-    tokenizer: PreTrainedTokenizerBase
-    examples: Examples
-    """Those to learn from."""
-    held_out: Examples
-    """Those to evaluate, of the same file."""
-    media: BatchMedia
-    spec: Spec
-    hyperparameters: Hyperparameters
-    """Those of the spec, completed."""
-    watchdog: Watchdog
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The arguments that the `transformers` trainers of all methods share."""
-        return common_arguments(self.spec, self.hyperparameters)
-
-    @property
-    def shown(self) -> Examples:
-        """The examples of the trainer's rows: those to learn from, and then those to evaluate."""
-        return self.examples + self.held_out
-
-    def by_length(self) -> "TrainerInputs":
-        """The same with either examples from short to long."""
-        return replace(self, examples=by_length(self.examples), held_out=by_length(self.held_out))
-
-    def give_lengths(self, trainer: "DurableTrainer") -> None:
-        """Tells a trainer how long its rows are."""
-        trainer.lengths, trainer.held_out_lengths = self.examples.lengths, self.held_out.lengths
 
 
 class DurableTrainer(Trainer):

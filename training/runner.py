@@ -28,8 +28,10 @@ from training.files import replace_folder, staging_name
 from training.media import BatchMedia, feature_cache, fillers
 from training.methods import METHODS, complete
 from training.methods.reward import REWARD
+from training.run_context import RunContext
 from training.sample_answers import SampleAnswers
 from training.spec import Hyperparameters, Spec
+from training.trainer_inputs import TrainerInputs
 from training.watchdog import Phase
 
 NOT_COPIED = (".safetensors", ".index.json", *sorted(PICKLES), reward_folder.REPORT)
@@ -41,7 +43,7 @@ NUM_SAMPLES = 2
 log = logging.getLogger(__name__)
 
 
-def train(context: loop.RunContext) -> bool:
+def train(context: RunContext) -> bool:
     """Trains and saves the model. False when stopped before the end. Raises the typed errors of its parts."""
     started_at = time.monotonic()
     spec = context.spec
@@ -61,7 +63,7 @@ def train(context: loop.RunContext) -> bool:
     tokenizer = tuning.tokenizer_of(spec.base_model_dir, pad_id=adapter.pad_id, end_id=adapter.end_id)
     media = batch_media(spec, adapter, examples)
     trainer = METHODS[spec.method].build(
-        loop.TrainerInputs(
+        TrainerInputs(
             load_model=partial(tuning.load_for_training, spec),
             tokenizer=tokenizer,
             examples=learnt,
@@ -92,7 +94,7 @@ def check_base(spec: Spec) -> None:
         raise reward_folder.writes_nothing(str(spec.base_model_dir), field="base_model_dir")
 
 
-def _examples(context: loop.RunContext, hyperparameters: Hyperparameters, *, adapter: Adapter) -> Examples:
+def _examples(context: RunContext, hyperparameters: Hyperparameters, *, adapter: Adapter) -> Examples:
     """The same examples on every rank: rank 0 prepares the file, and nodes without it get a copy."""
     spec, on_read = context.spec, partial(context.progress.enter, TrainingProgress.PHASE_READING_RECORDS)
     on_read()
@@ -171,7 +173,7 @@ def sample_answers(
 
 def evaluator_of(
     trainer: loop.DurableTrainer,
-    context: loop.RunContext,
+    context: RunContext,
     hyperparameters: Hyperparameters,
     *,
     samples: SampleAnswers | None = None,

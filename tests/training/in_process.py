@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from omnialign.modeling.adapters import load_adapter
-from training import loop
+from training import trainer_inputs
 from training.example_file import Examples, write_examples
 from training.examples import Example
 from training.media import BatchMedia
@@ -63,7 +63,7 @@ def make_trainer(
         "use_cpu": True,
     }
     found = examples if isinstance(examples, Examples) else kept([*examples, *held_out], folder)
-    inputs = loop.TrainerInputs(
+    inputs = trainer_inputs.TrainerInputs(
         load_model=lambda: load_model(base),
         tokenizer=tokenizer_of(base, pad_id=adapter.pad_id, end_id=adapter.end_id),
         examples=found.select(np.arange(len(examples))),
@@ -74,7 +74,7 @@ def make_trainer(
         watchdog=Mock(),
     )
     with (
-        patch.object(loop, "common_arguments", lambda spec, hyperparameters: arguments),
+        patch.object(trainer_inputs, "common_arguments", lambda spec, hyperparameters: arguments),
         patch("training.trainers.reference.prepare_deepspeed", lambda model, accelerator: model.eval()),
     ):
         return METHODS[method].build(inputs)

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnialign.errors import InvalidArgument
-from training.loop import common_arguments
 from training.methods import METHODS, complete
 from training.spec import Hyperparameters, Spec
 from training.spec_file import parse_spec, read_spec
+from training.trainer_inputs import common_arguments
 
 GOOD = {
     "job": "projects/default/trainingJobs/j",

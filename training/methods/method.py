@@ -62,5 +62,5 @@ class Method:
         return replace(self.defaults, **self.defaults_of(settings))
 
     def build(self, inputs: Any) -> Any:
-        """The trainer of a run: `inputs` is a `training.loop.TrainerInputs`, the result a `DurableTrainer`."""
+        """The trainer of a run, a `DurableTrainer`; `inputs` is a `training.trainer_inputs.TrainerInputs`."""
         return importlib.import_module(f"training.trainers.{self.name}").build(inputs)

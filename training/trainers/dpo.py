@@ -21,8 +21,8 @@ from torch.nn.functional import logsigmoid
 from transformers import TrainingArguments
 
 from training.batches import PairCollator, Rows, blank_example, pair_row
-from training.loop import TrainerInputs
 from training.methods.dpo import PREFERENCE_WEIGHT, QUALITY_WEIGHT, DpoSettings
+from training.trainer_inputs import TrainerInputs
 from training.trainers.pairs import LikelihoodPairs
 from training.trainers.reference import add_reference
 from training.trainers.step_means import answer_log_probs

@@ -16,9 +16,9 @@ from statistics import fmean, pstdev
 
 import torch
 
-from training.loop import TrainerInputs
 from training.methods.grpo import GrpoSettings
 from training.rollout.answers import Rollout
+from training.trainer_inputs import TrainerInputs
 from training.trainers.online import OnlineTrainer, Pass, Row, require_addresses
 
 STD_FLOOR = 1e-6

@@ -20,8 +20,8 @@ from omnialign.errors import FailedPrecondition
 from training.batches import LabelledCollator, Rows, blank_example, labelled_row
 from training.example_file import Examples
 from training.examples import Example
-from training.loop import TrainerInputs
 from training.methods.kto import KtoSettings
+from training.trainer_inputs import TrainerInputs
 from training.trainers.reference import add_reference
 from training.trainers.step_means import StepMeansTrainer, answer_lengths, answer_log_probs, asking
 

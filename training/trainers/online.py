@@ -27,7 +27,7 @@ from omnialign.errors import FailedPrecondition, OmnialignError
 from training import distributed, fused_lm_head, lora
 from training.batch_order import BatchOrder, PromptOrder, shared_out
 from training.batches import AnswerCollator
-from training.loop import DurableTrainer, TrainerInputs
+from training.loop import DurableTrainer
 from training.methods.rollout import OnlineSettings, RolloutSettings
 from training.packing import IGNORED
 from training.rollout.answers import Prompt, Rewarded, Rollout
@@ -35,6 +35,7 @@ from training.rollout.groups import Sampler
 from training.rollout.handover import HandOver
 from training.runner import write_weights
 from training.spec import Hyperparameters, Spec
+from training.trainer_inputs import TrainerInputs
 from training.watchdog import Phase
 
 Row = dict[str, Any]

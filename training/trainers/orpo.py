@@ -7,7 +7,7 @@ tokens and the second term over the pairs of the whole optimiser step. λ is `be
 import torch
 from torch.nn.functional import logsigmoid
 
-from training.loop import TrainerInputs
+from training.trainer_inputs import TrainerInputs
 from training.trainers.pairs import ReferenceFree, build_reference_free
 
 

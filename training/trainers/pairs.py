@@ -11,7 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from training.batches import PairCollator, Rows, blank_example, pair_row
-from training.loop import TrainerInputs
+from training.trainer_inputs import TrainerInputs
 from training.trainers.step_means import StepMeansTrainer, answer_lengths, answer_log_probs
 
 Reward = Callable[[torch.Tensor], torch.Tensor]

@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from training.loop import TrainerInputs
 from training.methods.ppo import PpoSettings
 from training.rollout.answers import Rollout
+from training.trainer_inputs import TrainerInputs
 from training.trainers import value_head
 from training.trainers.grpo import clipped_loss, ratios
 from training.trainers.online import NOT_INPUTS, OnlineTrainer, Pass, Row, require_addresses

@@ -23,8 +23,9 @@ from trl.trainer.utils import disable_dropout_in_model
 from training import distributed
 from training.batches import Rows
 from training.files import walk, write_atomically
-from training.loop import DurableTrainer, TrainerInputs
+from training.loop import DurableTrainer
 from training.spec import Spec
+from training.trainer_inputs import TrainerInputs
 from training.watchdog import Phase, Watchdog
 
 Score = Callable[[Any, dict[str, Any]], Sequence[torch.Tensor]]

@@ -23,7 +23,7 @@ from omnialign.modeling import reward
 from omnialign.modeling.reward_folder import REPORT, is_reward_model
 from training import holdout
 from training.batches import BESIDE_INPUTS, PairCollator, Rows, blank_example, pair_row
-from training.loop import TrainerInputs
+from training.trainer_inputs import TrainerInputs
 from training.trainers.pairs import PairTrainer
 from training.trainers.step_means import answer_lengths, answer_log_probs
 

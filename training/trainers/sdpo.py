@@ -19,8 +19,8 @@ from transformers import TrainingArguments
 from trl.trainer.utils import disable_dropout_in_model
 
 from training.batches import BESIDE_INPUTS, CritiquedCollator, Rows, blank_example, critiqued_row
-from training.loop import TrainerInputs
 from training.methods.sdpo import SdpoSettings
+from training.trainer_inputs import TrainerInputs
 from training.trainers.step_means import StepMeansTrainer, answer_lengths, asking
 from training.trainers.teacher import Teacher
 

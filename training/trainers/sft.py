@@ -11,7 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from training.batches import Rows, SftCollator, blank_example, sft_row
-from training.loop import TrainerInputs
+from training.trainer_inputs import TrainerInputs
 from training.trainers.step_means import StepMeansTrainer, answer_lengths, scored_answers
 
 

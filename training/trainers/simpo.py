@@ -7,7 +7,7 @@ L = -log σ(r_chosen - r_rejected - γ) with r = β p̄, averaged over the pairs
 import torch
 from torch.nn.functional import logsigmoid
 
-from training.loop import TrainerInputs
+from training.trainer_inputs import TrainerInputs
 from training.trainers.pairs import ReferenceFree, build_reference_free
 
 
