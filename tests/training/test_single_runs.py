@@ -26,7 +26,8 @@ def run(folder: Path, method: str = "dpo", *, num_processes: int = 1, file_bytes
     if num_processes > 1:
         command = launch.command(method, spec_path=folder / "job.yaml", num_processes=num_processes)
     environment = launch.environment(os.environ, num_processes=num_processes, num_cpus=num_processes)
-    environment["PYTHONPATH"] = str(Path.cwd())
+    # Not a module's compiled form: Python would keep one that the limit cut off.
+    environment |= {"PYTHONPATH": str(Path.cwd()), "PYTHONDONTWRITEBYTECODE": "1"}
     with (folder / "log.txt").open("ab") as log:
         limit = ["prlimit", f"--fsize={file_bytes}"] if file_bytes != resource.RLIM_INFINITY else []
         return subprocess.run([*limit, *command], env=environment, stdout=log, stderr=log, check=False).returncode
