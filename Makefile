@@ -32,7 +32,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 
 # The models are small: one thread per process is faster than threads that compete for the cores.
-test bench bench-loop bench-media bench-engine bench-train: export OMP_NUM_THREADS ?= 1
+test experiment bench bench-loop bench-media bench-engine bench-train: export OMP_NUM_THREADS ?= 1
 test-%: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help
@@ -149,7 +149,7 @@ observability-test: test-observability ## the former name of test-observability
 
 ##@ Measure it
 
-.PHONY: bench bench-loop bench-media bench-engine bench-train bench-feedback
+.PHONY: bench bench-loop bench-media bench-engine bench-train
 bench: setup ## measure RPC overhead, data throughput and the loop; writes docs/results/bench.{md,json}
 	$(BIN)/python -m benchmarks
 
@@ -165,11 +165,9 @@ bench-engine: setup ## our critique client against a plain gather, on a stub ser
 bench-train: setup ## our trainer against TRL and a hand-written loop, on the same pairs; writes docs/results
 	$(BIN)/python -m benchmarks.train
 
-bench-feedback: setup ## 25 to 100 % language feedback against binary feedback; writes docs/results
-	$(BIN)/python -m benchmarks.feedback_efficiency
-
 .PHONY: experiment
-experiment: bench-feedback ## the former name of bench-feedback
+experiment: setup ## language feedback against binary preferences: DPO, PPO, SDPO, 25 to 100 % of it; writes docs/results
+	$(BIN)/python -m benchmarks.experiment
 
 ##@ Ship it
 
