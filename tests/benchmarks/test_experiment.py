@@ -1,5 +1,6 @@
 """The experiment: what its arms share, what is made of their outcomes, and that it goes on where it was."""
 
+import asyncio
 import csv
 import itertools
 import json
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.experiment import bench as benches
 from benchmarks.experiment import summary
 from benchmarks.experiment.__main__ import best, run_seed
 from benchmarks.experiment.arms import ARMS, BASE, METHOD_ARMS, SHARE_ARMS, chosen
@@ -168,3 +170,14 @@ async def test_what_is_in_the_cache_is_not_done_again(tmp_path: Path) -> None:
         raise AssertionError
 
     assert await run_seed(plan(tmp_path), 11, [BASE], fail) == {"base": {"arm": "base"}}
+
+
+@pytest.mark.slow
+async def test_a_bench_that_is_opened_again_has_the_same_data_and_answers(tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):
+        async with asyncio.timeout(300), benches.opened(plan(tmp_path), 11) as bench:
+            found.append((bench.dataset, bench.base_model, await bench.correct(bench.base_model, "test")))
+    assert found[0] == found[1]
+    assert {len(flags) for flags in found[0][2].values()} == {1}
+    assert len(found[0][2]) == 8
