@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers.utils.logging import set_verbosity_error
 
-from benchmarks.experiment.arms import ARMS, ROLLOUTS, Arm, chosen
+from benchmarks.experiment.arms import ARMS, Arm, chosen
 from benchmarks.experiment.bench import Bench, Plan, opened, say
 from benchmarks.experiment.page import write_results
 from benchmarks.experiment.policies import train
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100, help="annotated rows per subtask (default %(default)s)")
     parser.add_argument("--prompts", type=int, default=75, help="training prompts per subtask (default %(default)s)")
     parser.add_argument("--test", type=int, default=60, help="evaluation prompts per subtask (default %(default)s)")
-    parser.add_argument("--rollouts", type=int, default=ROLLOUTS, help="batches of answers (default %(default)s)")
+    parser.add_argument("--rollouts", type=int, default=50, help="batches of answers (default %(default)s)")
     parser.add_argument(
         "--small", action="store_true", help="few prompts and steps: shows that everything works, not how well"
     )

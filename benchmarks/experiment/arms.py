@@ -65,13 +65,11 @@ SHARE_ARMS = ("DPO+LLF 25 %", "DPO+LLF 50 %", "DPO+LLF 75 %", "DPO+LLF")
 
 DPO_RATE = 1e-3
 """The rate with which the jobs of the sources train."""
-_PPO: dict[str, Any] = recipe.OPTIMIZATION["ppo"]["hyperparameters"]
-ROLLOUTS: int = _PPO["max_steps"]
-"""Batches of answers that an arm of reinforcement learning draws, unless told otherwise: as many as the demo."""
+_PPO_RATE: float = recipe.OPTIMIZATION["ppo"]["hyperparameters"]["learning_rate"]
 RATES: dict[str, Rates] = {
     "": (),
     "dpo": (DPO_RATE / 2, DPO_RATE, DPO_RATE * 2),
-    "ppo": (_PPO["learning_rate"] / 2, _PPO["learning_rate"]),
+    "ppo": (_PPO_RATE / 2, _PPO_RATE),
     "sdpo": (5e-4, 1e-3),
 }
 REWARD_TRAINING: dict[str, Any] = {
