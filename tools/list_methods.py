@@ -22,8 +22,9 @@ tiny model of the family, with the family's real processor or codec, and that lo
 formula in plain torch, computed row by row without padding or packing. Text and the modalities that are named stood in
 the prompts and in the answers of that step. The tiny world is the demo's model, trained; the others are random.
 
-`-` means not tried. Sharded weights, several ranks, LoRAs and restarts are tested for fewer pairs of method and family:
-see `make test-families`. What each method is for, its formula and its settings:
+`-` means not tried. `make test-families` takes every method through every ZeRO stage on two ranks with unlike media,
+with full weights and LoRAs and with offload, on one family (`tests/training/test_zero_matrix.py`), and tests restarts
+and served models for fewer pairs of method and family. What each method is for, its formula and its settings:
 [supervised and preference methods](preference-methods.md), [reward models](reward-models.md),
 [self-distillation](self-distillation.md), [reinforcement learning](reinforcement-learning.md), [LoRA](lora.md).
 """

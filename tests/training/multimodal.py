@@ -131,10 +131,12 @@ def prepare(
 ) -> list[str]:
     """A run with its examples and media in place; returns its command. `changes` go into the hyperparameters.
 
-    But for `zero_stage` and `precision`, which go into the distribution, and `lora`, a section of its own.
+    But for `zero_stage`, `precision` and `offload`, which go into the distribution, and sections of their own: `lora`,
+    that of the method, and the addresses of services.
     """
-    distribution = {name: changes.pop(name) for name in ("zero_stage", "precision") if name in changes}
-    sections = {"lora": changes.pop("lora")} if "lora" in changes else {}
+    distribution = {name: changes.pop(name) for name in ("zero_stage", "precision", "offload") if name in changes}
+    own = [name for name in changes if name in ("lora", method) or name.endswith("_address")]
+    sections = {name: changes.pop(name) for name in own}
     document = {
         "job": "projects/default/trainingJobs/j",
         "dataset": "projects/default/datasets/d",
@@ -163,7 +165,13 @@ def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
+def measures(folder: Path) -> list[dict[str, float]]:
+    """What was logged of each step; a later attempt's word on a step replaces the earlier one's."""
+    path = folder / "progress.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return list({row["step"]: row for row in map(json.loads, lines)}.values())
+
+
 def losses(folder: Path) -> dict[int, float]:
-    """The loss by step; a later attempt's word on a step replaces the earlier one's."""
-    lines = (folder / "progress.jsonl").read_text().splitlines() if (folder / "progress.jsonl").exists() else []
-    return {row["step"]: row["loss"] for row in map(json.loads, lines)}
+    """The loss by step."""
+    return {int(row["step"]): row["loss"] for row in measures(folder)}

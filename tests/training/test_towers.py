@@ -1,4 +1,7 @@
-"""Ranks whose batches have unlike modalities: every rank runs every tower, and nothing else changes."""
+"""Ranks whose batches have unlike modalities: every rank runs every tower, and nothing else changes.
+
+`test_zero_matrix` does the same with every method, and towers that do not learn.
+"""
 
 from itertools import chain
 from pathlib import Path
@@ -18,22 +21,17 @@ NAME = "qwen2_5_omni"
 STEPS = 3
 
 
-def disjoint(method: str = "sft") -> list[Sample]:
+def disjoint() -> list[Sample]:
     """Six questions: with a picture, a sound, a video, and nothing, so that two ranks differ."""
     media = [medium(kind, seed=2) for kind in ("image", "audio", "video")]
     asked = [question("What is it?", piece) for piece in media] + [question(f"Who is {n}?") for n in range(3)]
-    worse = [("No.",)] if method == "dpo" else []
-    return [Sample(turns, ((f"It is {number}.",), *worse)) for number, turns in enumerate(asked)]
+    return [Sample(turns, ((f"It is {number}.",),)) for number, turns in enumerate(asked)]
 
 
 @pytest.mark.families
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("zero_stage", "train_towers", "method"), [(3, True, "sft"), (3, False, "dpo"), (2, True, "sft")]
-)
-def test_ranks_with_other_media_than_each_other_train_as_one_rank_does(
-    tmp_path: Path, zero_stage: int, train_towers: bool, method: str
-):
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_ranks_with_other_media_than_each_other_train_their_towers_as_one_rank_does(tmp_path: Path, zero_stage: int):
     base = FAMILIES[NAME].build(tmp_path / "base")
     runs = {}
     for num_processes in (1, 2):
@@ -41,36 +39,19 @@ def test_ranks_with_other_media_than_each_other_train_as_one_rank_does(
         command = prepare(
             run,
             base=base,
-            method=method,
-            samples=disjoint(method),
+            method="sft",
+            samples=disjoint(),
             num_processes=num_processes,
             zero_stage=zero_stage if num_processes == 2 else 0,
             max_steps=STEPS,
             batch_size=2,
-            train_towers=train_towers,
+            train_towers=True,
         )
         assert start(command).wait(timeout=200) == 0
         runs[num_processes] = losses(run)
     assert list(runs[2]) == list(range(1, STEPS + 1))
     # One rank needs no fillers; two with fillers come to the same.
     assert runs[2] == pytest.approx(runs[1], abs=2e-4)
-
-
-@pytest.mark.families
-@pytest.mark.timeout(400)
-def test_ranks_with_other_media_than_each_other_train_a_lora_as_one_rank_does(tmp_path: Path):
-    base = FAMILIES[NAME].build(tmp_path / "base")
-    runs = {}
-    for num_processes, zero_stage in ((1, 0), (2, 0), (2, 2), (2, 3)):
-        run = tmp_path / f"{num_processes}-{zero_stage}"
-        settings = {"max_steps": STEPS, "batch_size": 2, "learning_rate": 0.01, "lora": {"rank": 4}}
-        cut = {"num_processes": num_processes, "zero_stage": zero_stage}
-        assert start(prepare(run, base=base, method="dpo", samples=disjoint("dpo"), **cut, **settings)).wait(200) == 0
-        runs[run.name] = losses(run)
-    assert len(runs["1-0"]) == STEPS
-    assert abs(runs["1-0"][STEPS] - runs["1-0"][1]) > 1e-3  # it learns
-    for name in ("2-0", "2-2", "2-3"):
-        assert runs[name] == pytest.approx(runs["1-0"], abs=1e-3)
 
 
 def test_the_runs_above_do_give_the_ranks_other_media(tmp_path: Path):
