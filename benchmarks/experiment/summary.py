@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.experiment.arms import ARMS, BASE
+from omnialign.modeling.answers import SUBTASKS
 
 MEAN = "mean"
 RESAMPLES = 2000
@@ -31,7 +32,8 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Row]:
             continue
         groups = {
             subtask: [_paired(base[run["seed"]][subtask], run["correct"][subtask]) for run in runs]
-            for subtask in runs[0]["correct"]
+            for subtask in SUBTASKS
+            if subtask in runs[0]["correct"]
         }
         known = {"arm": arm.name, "feedback": arm.source.share, "seeds": len(runs)}
         rows += [{**known, "subtask": name, **_measures([flags])} for name, flags in groups.items()]
