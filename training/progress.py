@@ -3,6 +3,9 @@
 A line per step and per evaluation goes to `progress.jsonl`, and a report every second to the training service. Reports
 come from a thread of rank 0, so a long step still has a heartbeat. A report that fails is dropped: the next one says
 more, and training never waits for the network.
+
+An attempt that goes on from a checkpoint makes the steps after it again, and takes back what an earlier attempt wrote
+of them: the file has each step once.
 """
 
 import json
@@ -18,6 +21,7 @@ from omnialign.client import Client
 from omnialign.errors import FailedPrecondition, OmnialignError
 from omnialign.v1.training_service_pb2 import TrainingProgress
 from training.client import connection_of
+from training.files import write_atomically
 from training.spec import Spec
 
 INTERVAL_SECONDS = 1.0
@@ -57,6 +61,10 @@ class Progress:
             self._started_at, self._started_step = time.monotonic(), step
             self._message.phase = TrainingProgress.PHASE_TRAINING
             self._message.completed_steps, self._message.total_steps = step, total_steps
+        if self._file is not None:
+            self._file.close()
+            drop_after(step, path=self._spec.output_dir / FILE)
+            self._file = _open(self._spec.output_dir / FILE)
 
     def note_examples(self, count: int, *, held_out: int, dropped: Mapping[str, int]) -> None:
         """Notes what the run trains on, what it holds out, and what was dropped while the examples were made."""
@@ -129,6 +137,22 @@ class Progress:
 def _open(path: Path) -> TextIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("a", encoding="utf-8")
+
+
+def drop_after(step: int, *, path: Path) -> None:
+    """Removes the lines of later steps from a progress file, and any that a crash cut short."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) < len(lines):
+        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinity for a line that has none."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def require_finite(metrics: Mapping[str, float], *, step: int) -> None:

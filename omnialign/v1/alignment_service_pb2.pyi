@@ -263,7 +263,9 @@ class AlignmentSpec(_message.Message):
 
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
-        """How y, y* and the answers of the evaluation are sampled."""
+        """How y, y* and the answers of the evaluation are sampled. If `deterministic`, so is all that models write in the job,
+        and what is drawn and rewarded while the policy is optimised.
+        """
 
     @_builtins.property
     def feedback_sampling(self) -> _generation_pb2.SamplingParams:

@@ -246,10 +246,13 @@ class ComputeRewardsRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
+    DETERMINISTIC_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The reward model, as a training job of the method `reward` makes it: `projects/{p}/models/{m}/versions/{n}` or a
     `file://` folder. Any other model is refused (`MODEL_NOT_A_REWARD_MODEL`).
     """
+    deterministic: _builtins.bool
+    """Compute in float32 and in batches that the items alone decide, so that the same request gives the same rewards."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewardItem]:
         """The responses to reward."""
@@ -264,10 +267,11 @@ class ComputeRewardsRequest(_message.Message):
         model: _builtins.str = ...,
         items: _abc.Iterable[Global___RewardItem] | None = ...,
         media_policy: _generation_pb2.MediaPolicy | None = ...,
+        deterministic: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "media_policy", b"media_policy", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deterministic", b"deterministic", "items", b"items", "media_policy", b"media_policy", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

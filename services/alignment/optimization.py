@@ -57,6 +57,7 @@ def training_spec(
         rollout = getattr(spec, chosen.method).rollout
         del rollout.rewards[:]
         rollout.rewards.extend(rewards(plan, models))
+        rollout.deterministic |= plan.sampling.deterministic
     return spec
 
 

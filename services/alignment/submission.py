@@ -128,8 +128,12 @@ async def _model(name: str, clients: ServiceClients, *, field: str, parent: str)
 
 def _check_repeatable(plan: Spec, models: alignment_service_pb2.JobModels) -> None:
     """Raises InvalidArgument (`ENDPOINT_NOT_DETERMINISTIC`) if an endpoint would have to give the same tokens again."""
-    for field, name in (("feedback_model", models.feedback), ("judge_model", models.judge)):
-        if plan.feedback_sampling.deterministic and is_endpoint_model(name):
+    asked = [("feedback_model", models.feedback), ("judge_model", models.judge)] * plan.feedback_sampling.deterministic
+    rewards = f"optimization.{plan.optimization.method}.rollout.rewards"
+    for term in reward_terms(plan) if plan.sampling.deterministic else ():
+        asked += [(rewards, term.judge), (rewards, term.critic)]
+    for field, name in asked:
+        if is_endpoint_model(name):
             raise _refused(
                 field,
                 f"'{name}' is behind an endpoint, which cannot promise the same tokens again",

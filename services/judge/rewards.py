@@ -1,7 +1,7 @@
 """Rewards: what a reward model gives responses. A reward that is no number is an error of its item."""
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from omnialign.modeling.inputs import pieces
 from omnialign.modeling.prompts import render_response
@@ -13,12 +13,12 @@ from services.inference.item_loop import ItemLoop, Prompt, Task
 
 @dataclass(frozen=True)
 class UnsampledRequest:
-    """A request of which nothing is sampled, as the item loop takes it."""
+    """A request of which nothing is sampled, as the item loop takes it; `sampling` says whether it is deterministic."""
 
     model: str
     items: Sequence[pb.RewardItem]
     media_policy: generation_pb2.MediaPolicy
-    sampling: generation_pb2.SamplingParams = field(default_factory=generation_pb2.SamplingParams)
+    sampling: generation_pb2.SamplingParams
 
 
 class Rewards:
@@ -29,7 +29,8 @@ class Rewards:
 
     def compute(self, request: pb.ComputeRewardsRequest) -> AsyncGenerator[pb.ComputeRewardsResponse, None]:
         """A reward or an error for each item."""
-        unsampled = UnsampledRequest(request.model, request.items, request.media_policy)
+        sampling = generation_pb2.SamplingParams(deterministic=request.deterministic)
+        unsampled = UnsampledRequest(request.model, request.items, request.media_policy, sampling)
         return self._loop.run(unsampled, RewardTask(pb.ComputeRewardsResponse))
 
 

@@ -23,6 +23,8 @@ HEALTH = {
     "data": "omnialign.v1.DataService",
     "training": "omnialign.v1.TrainingService",
     "pool": "omnialign.v1.JudgeService",
+    "refinement": "omnialign.v1.RefinementService",
+    "judge": "omnialign.v1.JudgeService",
     "alignment-0": "omnialign.v1.AlignmentService",
     "alignment-1": "omnialign.v1.AlignmentService",
     "gateway": "omnialign.Gateway",

@@ -1,4 +1,4 @@
-"""The weights of a run reach the engine again after it lost them."""
+"""When the engine gets the weights of a run, and that it gets them again after it lost them."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -10,8 +10,11 @@ from omnialign.client import AsyncClient
 from omnialign.errors import NotFound
 from tests.services.inference.service_stack import serve_stack
 from tests.training.test_resume import tiny_model  # noqa: F401
+from training.methods.rollout import RolloutSettings
 from training.rollout.handover import HandOver
 from training.spec import Spec
+from training.trainer_inputs import NEVER
+from training.trainers.online import steps_between_hand_overs, whole_borders
 
 
 @pytest.fixture
@@ -59,3 +62,18 @@ async def test_weights_that_are_gone_are_not_taken_for_a_lost_policy(handed: tup
     with pytest.raises(NotFound) as caught:
         await handover.restore(client)
     assert caught.value.reason == "POLICY_URI_NOT_FOUND"
+
+
+@pytest.mark.parametrize("num_iterations", [1, 2, 3, 5])
+@pytest.mark.parametrize("max_staleness", [0, 1, 2, 3, 7])
+def test_checkpoints_fall_where_new_weights_are_handed_over(num_iterations: int, max_staleness: int):
+    settings = RolloutSettings(num_iterations=num_iterations, max_staleness=max_staleness)
+    handed_over = [0]
+    for step in range(num_iterations, 100, num_iterations):
+        if step - handed_over[-1] > max_staleness:
+            handed_over.append(step)
+    assert handed_over == list(range(0, 100, steps_between_hand_overs(settings)))
+
+
+def test_checkpoints_are_written_by_time_wherever_they_may_fall():
+    assert [whole_borders(steps, 3) for steps in (1, 3, 4, NEVER)] == [3, 3, 6, NEVER]

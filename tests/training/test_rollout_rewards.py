@@ -39,16 +39,19 @@ class Judge(judge_service_pb2_grpc.JudgeServiceServicer, critique_service_pb2_gr
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
+        self.deterministic: list[bool] = []
 
     async def ScoreResponse(  # noqa: N802
         self, request: judge_service_pb2.ScoreResponseRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[judge_service_pb2.ScoreResponseResponse]:
+        self.deterministic.append(request.sampling.deterministic)
         for item in request.items:
             yield self._scored(item, judge_service_pb2.ScoreResponseResponse(id=item.id))
 
     async def Critique(  # noqa: N802
         self, request: critique_service_pb2.CritiqueRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[critique_service_pb2.CritiqueResponse]:
+        self.deterministic.append(request.sampling.deterministic)
         for item in request.items:
             yield self._scored(item, critique_service_pb2.CritiqueResponse(id=item.id))
 
@@ -67,6 +70,7 @@ class Judge(judge_service_pb2_grpc.JudgeServiceServicer, critique_service_pb2_gr
     async def ComputeRewards(  # noqa: N802
         self, request: judge_service_pb2.ComputeRewardsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[judge_service_pb2.ComputeRewardsResponse]:
+        self.deterministic.append(request.deterministic)
         for item in request.items:
             words = item.response.parts[0].text
             self.seen.append((item.prompt.parts[0].text, words))
@@ -84,13 +88,13 @@ ANSWERS = [answer(words) for words in ("good", "bad", "unsure", "broken", None)]
 
 
 async def rewards_of(
-    terms: list[RewardTerm], answers: list[Answer], judge: Judge | None = None
+    terms: list[RewardTerm], answers: list[Answer], judge: Judge | None = None, *, deterministic: bool = False
 ) -> list[float | Missing]:
-    return (await rewards_and_means_of(terms, answers, judge))[0]
+    return (await rewards_and_means_of(terms, answers, judge, deterministic=deterministic))[0]
 
 
 async def rewards_and_means_of(
-    terms: list[RewardTerm], answers: list[Answer], judge: Judge | None = None
+    terms: list[RewardTerm], answers: list[Answer], judge: Judge | None = None, *, deterministic: bool = False
 ) -> tuple[list[float | Missing], dict[str, float]]:
     server = Server(ServerConfig(reflection=False), name="judge")
     address = server.bind()
@@ -101,7 +105,8 @@ async def rewards_and_means_of(
     server.set_serving()
     spec = Spec(
         job="projects/default/trainingJobs/j", dataset="d", base_model_dir=Path(), output_dir=Path(), cache_dir=Path(),
-        judge_address=address, critique_address=address, method="grpo", settings=GrpoSettings(),
+        judge_address=address, critique_address=address, method="grpo",
+        settings=GrpoSettings(rollout=RolloutSettings(deterministic=deterministic)),
     )  # fmt: skip
     try:
         return await Rewarder(spec, terms).rewards(answers)
@@ -119,6 +124,14 @@ async def test_a_reward_that_is_nan_or_infinite_is_no_number():
     found = await rewards_of([RewardTerm(reward_model="file:///rm", weight=2.0)], ANSWERS)
     missing = Missing("REWARD_NOT_FINITE")
     assert found == [5.0, -2.0, missing, missing, Missing("ANSWER_UNREADABLE")]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+async def test_every_reward_of_a_deterministic_run_is_deterministic(deterministic: bool):
+    judge = Judge()
+    terms = [RewardTerm(judge="file:///j"), RewardTerm(critic="file:///c"), RewardTerm(reward_model="file:///r")]
+    await rewards_of(terms, [answer("good")], judge, deterministic=deterministic)
+    assert judge.deterministic == 3 * [deterministic]
 
 
 async def test_every_reward_sees_the_prompt_with_the_answer():

@@ -84,7 +84,10 @@ class Rewarder:
                 for id_, answer in some
             ]
             request = judge_service_pb2.ComputeRewardsRequest(
-                model=model, items=items, media_policy=self._spec.media_policy.message()
+                model=model,
+                items=items,
+                media_policy=self._spec.media_policy.message(),
+                deterministic=self._spec.settings.rollout.deterministic,
             )
             return client.compute_rewards(request, deadline_seconds=self._spec.rollout_timeout_seconds)
 

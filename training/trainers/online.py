@@ -35,7 +35,7 @@ from training.rollout.groups import Sampler
 from training.rollout.handover import HandOver
 from training.runner import write_weights
 from training.spec import Hyperparameters, Spec
-from training.trainer_inputs import TrainerInputs
+from training.trainer_inputs import NEVER, TrainerInputs
 from training.watchdog import Phase
 
 Row = dict[str, Any]
@@ -57,9 +57,10 @@ class OnlineTrainer(DurableTrainer):
         self._spec, self._inputs = inputs.spec, inputs
         self._settings: OnlineSettings = inputs.spec.settings
         self._rollouts: RolloutSettings = self._settings.rollout
-        self.checkpoint_border = self._rollouts.num_iterations  # in between, a run would lack the answers in use
+        # In between, a run that goes on would lack the answers in use, or the weights that the engine draws from.
+        self.checkpoint_border = steps_between_hand_overs(self._rollouts)
         self._handover = HandOver(inputs.spec)
-        self._is_open = self._must_hand_over = False
+        self._is_open = False
         self._sampler = Sampler(
             inputs.spec,
             self._settings,
@@ -78,7 +79,7 @@ class OnlineTrainer(DurableTrainer):
         # Before the model: under ZeRO-3 the arguments decide how `from_pretrained` places the weights.
         hyperparameters = in_answers(inputs.hyperparameters, num_samples=self._settings.samples_per_prompt)
         arguments = TrainingArguments(**replace(inputs, hyperparameters=hyperparameters).arguments)
-        arguments.save_steps += -arguments.save_steps % self.checkpoint_border
+        arguments.save_steps = whole_borders(arguments.save_steps, self.checkpoint_border)
         super().__init__(
             model=self.prepare_model(inputs.load_model()),
             args=arguments,
@@ -213,15 +214,14 @@ class OnlineTrainer(DurableTrainer):
     def _hand_over(self) -> None:
         """Gives the engine the weights of this step, unless those that it has are new enough."""
         step = self.state.global_step
-        is_new_enough = self._is_open and step - self._handover.step <= self._rollouts.max_staleness
-        if is_new_enough and not self._must_hand_over:
+        if self._is_open and step - self._handover.step <= self._rollouts.max_staleness:
             return
         folder = self._handover.folder(step)
         # A collective: under ZeRO-3 every rank has a part of the weights.
         write_weights(self, self._spec, to=folder)
         distributed.on_main(lambda: asyncio.run(self._handover.bring(step)))
         self._handover.step = step
-        self._is_open, self._must_hand_over = True, False
+        self._is_open = True
 
     def close(self) -> None:
         """Frees the policy's memory in the engine, as well as that can be done."""
@@ -242,11 +242,6 @@ class OnlineTrainer(DurableTrainer):
         """Goes on from a checkpoint's counts."""
         kept = {name.removeprefix("dropped/"): int(n) for name, n in state.items() if name.startswith("dropped/")}
         self._dropped = Counter(kept)
-
-    def _write_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._write_checkpoint(model, trial)
-        # An attempt that goes on from here hands these weights over; so does this one, so that both do the same.
-        self._must_hand_over = True
 
     # ---- loss and measures ----
 
@@ -290,6 +285,19 @@ class OnlineTrainer(DurableTrainer):
         }
         tokens = sum(len(self._inputs.examples[answer.row].prompt) + len(answer.ids) for answer in answers)
         self._total_train_tokens += tokens
+
+
+def steps_between_hand_overs(settings: RolloutSettings) -> int:
+    """How many optimiser steps learn from the answers of one version of the policy.
+
+    Answers come every `num_iterations` steps, and from older weights for as long as these are new enough.
+    """
+    return settings.num_iterations * (settings.max_staleness // settings.num_iterations + 1)
+
+
+def whole_borders(save_steps: int, border: int) -> int:
+    """The steps between checkpoints, rounded up to where they may fall; `NEVER` stays what it is."""
+    return save_steps if save_steps == NEVER else -(-save_steps // border) * border
 
 
 def in_answers(hyperparameters: Hyperparameters, *, num_samples: int) -> Hyperparameters:

@@ -101,7 +101,7 @@ class TransformersEngine(Engine):
         async with self.residency.use(self._key(model, deterministic=deterministic)) as loaded:
             check_use(model, gives_rewards=loaded.gives_rewards, wants_rewards=requests[0].answer is not None)
             if loaded.gives_rewards:
-                await self._reward_all(loaded, requests, deliver)
+                await self._reward_all(loaded, requests, deterministic, deliver)
                 return
             jobs = await self._encode_all(loaded, requests, deterministic, deliver)
             if jobs:
@@ -125,7 +125,9 @@ class TransformersEngine(Engine):
                 deliver(EngineResult(request.id, error=error, info=info_of(request)))
         return jobs
 
-    async def _reward_all(self, loaded: LoadedModel, requests: Sequence[EngineRequest], deliver: Deliver) -> None:
+    async def _reward_all(
+        self, loaded: LoadedModel, requests: Sequence[EngineRequest], deterministic: bool, deliver: Deliver
+    ) -> None:
         """Has a reward model give rewards to the answers of requests, and delivers their results."""
         encoded = await asyncio.gather(*(self._codecs.encode(loaded.adapter, request) for request in requests))
         rows: list[tuple[EngineRequest, ModelInputs]] = []
@@ -137,7 +139,8 @@ class TransformersEngine(Engine):
                 rows.append((request, inputs))
             else:
                 deliver(EngineResult(request.id, error=inputs, info=info_of(request)))
-        async for number, outcome in self._rewards.run(loaded, [inputs for _, inputs in rows]):
+        found = self._rewards.run(loaded, [inputs for _, inputs in rows], deterministic=deterministic)
+        async for number, outcome in found:
             request, inputs = rows[number]
             info = info_of(request, inputs.losses)
             info.prompt_tokens = len(inputs.ids)

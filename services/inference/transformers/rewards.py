@@ -2,7 +2,8 @@
 
 One thread runs all reward models, beside the workers that generate. Calls take turns, a batch each; the rows of a batch
 have similar lengths, and at most `prefill_tokens` padded tokens together. A reward does not depend on who else is in
-the batch, but for the rounding of sums.
+the batch, but for the rounding of sums. With `deterministic` not even on that: the rows of a call alone decide its
+batches, which are not halved when memory runs out.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from omnialign.modeling.inputs import ModelInputs
 from services.inference.config import EngineConfig
 from services.inference.errors import engine_closed, is_out_of_memory, queue_full, reward_not_finite
 from services.inference.metrics import EngineMetrics
-from services.inference.transformers.batch import to_model
+from services.inference.transformers.batch import determinism, to_model
 from services.inference.transformers.loading import LoadedModel
 from services.inference.transformers.scheduler import generation_error, usable_cores
 
@@ -39,7 +40,9 @@ class RewardPool:
         """Ends the thread after the batches in its queue. Calls with more to do fail with Unavailable ENGINE_CLOSED."""
         self._thread.shutdown()
 
-    async def run(self, loaded: LoadedModel, rows: Sequence[ModelInputs]) -> AsyncIterator[tuple[int, Reward]]:
+    async def run(
+        self, loaded: LoadedModel, rows: Sequence[ModelInputs], *, deterministic: bool = False
+    ) -> AsyncIterator[tuple[int, Reward]]:
         """The reward of each row, or the error that concerns it alone, with its index, as each batch finishes.
 
         Raises ResourceExhausted QUEUE_FULL, Unavailable ENGINE_CLOSED.
@@ -50,16 +53,17 @@ class RewardPool:
         self._num_waiting += left
         try:
             for batch in batches_of(rows, max_tokens=self._config.prefill_tokens):
-                for number, reward in zip(batch, await self._batch(loaded, [rows[i] for i in batch]), strict=True):
+                found = await self._batch(loaded, [rows[i] for i in batch], deterministic)
+                for number, reward in zip(batch, found, strict=True):
                     self._num_waiting, left = self._num_waiting - 1, left - 1
                     yield number, reward
         finally:
             self._num_waiting -= left
             self._metrics.requests.labels("cancelled").inc(left)
 
-    async def _batch(self, loaded: LoadedModel, rows: Sequence[ModelInputs]) -> list[Reward]:
+    async def _batch(self, loaded: LoadedModel, rows: Sequence[ModelInputs], deterministic: bool) -> list[Reward]:
         try:
-            future = self._thread.submit(_rewards_or_errors, loaded, rows)
+            future = self._thread.submit(_rewards_or_errors, loaded, rows, deterministic)
         except RuntimeError as error:  # how an executor says that it was shut down
             raise engine_closed() from error
         found = await asyncio.wrap_future(future)
@@ -84,14 +88,15 @@ def batches_of(rows: Sequence[ModelInputs], *, max_tokens: int) -> Iterator[list
         yield batch
 
 
-def _rewards_or_errors(loaded: LoadedModel, rows: Sequence[ModelInputs]) -> list[Reward]:
+def _rewards_or_errors(loaded: LoadedModel, rows: Sequence[ModelInputs], deterministic: bool) -> list[Reward]:
     """The outcome of each row. A batch that runs out of memory starts over in halves, these in halves again."""
     try:
-        found = rewards_of(loaded, rows)
+        with determinism(deterministic):
+            found = rewards_of(loaded, rows)
     except Exception as error:  # of a kernel, the driver or the model's code
-        if is_out_of_memory(error) and len(rows) > 1:
-            middle = len(rows) // 2
-            return _rewards_or_errors(loaded, rows[:middle]) + _rewards_or_errors(loaded, rows[middle:])
+        if is_out_of_memory(error) and len(rows) > 1 and not deterministic:
+            halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+            return [reward for half in halves for reward in _rewards_or_errors(loaded, half, deterministic)]
         return [generation_error(error)] * len(rows)
     return [reward if math.isfinite(reward) else reward_not_finite(loaded.key.model, reward) for reward in found]
 

@@ -57,6 +57,13 @@ async def test_reinforcement_learning_trains_a_reward_model_on_the_pairs_first(s
     assert sources == {job.models.reward, job.models.judge, job.models.feedback}
 
 
+async def test_a_deterministic_job_draws_and_rewards_the_same_answers_again(stack: ServiceStack) -> None:
+    chosen = Optimization(method="ppo")
+    chosen.ppo.rollout.rewards.add(checker="tinyworld")
+    await done(stack, chosen, sampling={"deterministic": True})
+    assert spec_of(stack, "optimize").ppo.rollout.deterministic
+
+
 async def test_without_settings_the_reward_is_that_of_the_trained_model(stack: ServiceStack) -> None:
     job = await done(stack, Optimization(method="grpo"), prompts=8, max_prompts=5)
     (term,) = spec_of(stack, "optimize").grpo.rollout.rewards

@@ -119,6 +119,17 @@ async def test_an_endpoint_is_refused_where_the_same_tokens_must_come_again(stac
     assert (type(error), error.reason) == (InvalidArgument, "ENDPOINT_NOT_DETERMINISTIC")
 
 
+@pytest.mark.parametrize("kind", ["judge", "critic"])
+async def test_an_endpoint_is_refused_that_must_give_the_same_rewards_again(stack: ServiceStack, kind: str) -> None:
+    spec = await stack.spec(optimization={"method": "grpo"})
+    spec.optimization.grpo.rollout.rewards.add(**{kind: "openai+http://h/v1#judge"})
+    await stack.alignment.create_alignment_job("first", spec, validate_only=True)
+    spec.sampling.deterministic = True
+    with pytest.raises(InvalidArgument) as caught:
+        await stack.alignment.create_alignment_job("first", spec, validate_only=True)
+    assert caught.value.reason == "ENDPOINT_NOT_DETERMINISTIC"
+
+
 async def test_a_misspelt_endpoint_is_refused(stack: ServiceStack) -> None:
     error = await refusal(stack, judge_model="openai+http://h/v1")
     assert (type(error), error.reason) == (InvalidArgument, "MODEL_NAME_INVALID")

@@ -150,19 +150,33 @@ async def test_a_head_of_another_model_is_refused(client, folder, tmp_path):
     assert refused.value.reason == "REWARD_HEAD_INVALID"
 
 
-async def test_a_batch_that_runs_out_of_memory_starts_over_in_halves(client, folder, monkeypatch):
-    forward, sizes = module.rewards_of, []
+@pytest.fixture
+def sizes(monkeypatch) -> list[int]:
+    """The rows of each batch, of which none has memory for more than two."""
+    forward, found = module.rewards_of, []
 
     def small_batches_only(loaded, rows):
-        sizes.append(len(rows))
+        found.append(len(rows))
         if len(rows) > 2:
             raise MemoryError
         return forward(loaded, rows)
 
     monkeypatch.setattr(module, "rewards_of", small_batches_only)
+    return found
+
+
+async def test_a_batch_that_runs_out_of_memory_starts_over_in_halves(client, folder, sizes):
     found = await rewards(client, asked(folder.as_uri(), *(f"go {i}" for i in range(5))))
     assert sizes == [5, 2, 3, 1, 2]
     assert all(result.HasField("reward") for result in found.values())
+
+
+async def test_a_deterministic_batch_that_runs_out_of_memory_is_not_computed_in_another_way(client, folder, sizes):
+    request = asked(folder.as_uri(), *(f"go {i}" for i in range(5)))
+    request.deterministic = True
+    found = await rewards(client, request)
+    assert sizes == [5]
+    assert {from_status(result.error).reason for result in found.values()} == {"DEVICE_OUT_OF_MEMORY"}
 
 
 def test_batches_hold_similar_lengths_within_their_tokens():
