@@ -1,52 +1,56 @@
-"""Speed of preference training: `make bench-train` writes docs/results/train.json and train.md.
+"""Speed and memory of preference training: `make bench-train` writes docs/results/train.json and train.md.
 
 Ours (`python -m training dpo`), a hand-written padded loop in plain torch and TRL's `DPOTrainer` train the same model
-on the same pairs. Each runs for one epoch and for two, and what the second epoch costs more is the training itself: its
-real tokens (prompt and answer of both rows of each pair) by the CPU seconds of all processes. The rest of the first run
-is the start-up, the reference pass included. Ratios hold; absolute numbers are this machine's.
+on the same pairs, in float32 and with one thread per process. `mix` are pairs of the demo's world, `shared_prompt`
+pairs of 1,000 prompt and 100 answer tokens; the number behind is that of processes. Each runs for one epoch and for
+three, and what the further ones cost is the training itself: its real tokens (prompt and answer of both rows of each
+pair) by the CPU seconds of all processes. The rest of the first run is the start, which reads the pairs and loads and
+saves the model, and scores all pairs by the reference in ours and in the loop (TRL does it again in every step, unless
+asked). `X_vs_Y` is how many times as fast as Y ours is on X, `start_cpu_seconds` is that of ours on `mix` in one
+process. Peaks are of the largest process, and all numbers are medians of `repeats`.
+
+`balance_8_ranks` is the mean load of 8 ranks by the largest one, over the steps of an epoch of rows of log-normal
+lengths. `memory` has runs of ours of 8 steps (`python -m training simpo`, which needs no reference) on 1,000 to
+200,000 pairs of 200 prompt and 50 answer tokens. `anonymous_mib` is the peak of what no file backs, looked at 50 times
+a second, and `memory_ratio_200k_to_1k` is made from it: pages of the mapped file of examples, which `peak_mib` counts
+too, are the system's to take back. Ratios hold; absolute numbers are this machine's.
 """
 
 import argparse
 import json
-import os
 import random
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from benchmarks.__main__ import RESULTS, write
 from benchmarks.results_page import machine_facts, section
-from benchmarks.train_contenders import BATCH, BETA, RATE
+from benchmarks.train_contenders import BATCH
+from benchmarks.train_memory import by_examples, random_pairs
+from benchmarks.train_runs import MAX_LENGTH, Cost, measured, our_run
 from examples.tinyworld.faults import faulty_answer, prompt_pieces, right_answer
 from examples.tinyworld.language import random_task
 from examples.tinyworld.pretrain import FOLDER, code_adapter
 from omnialign.modeling.answers import SUBTASKS
 from omnialign.modeling.prompts import render_response
-from training import launch, methods, source
 from training.batch_order import BatchOrder
 from training.example_file import write_examples
 from training.examples import Example
-from training.spec_file import parse_spec
 
+TITLE = "# Preference training\n\nWritten by `make bench-train`; do not edit.\n\n"
 CONTENDERS = ("ours", "loop", "trl")
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
-MAX_LENGTH = 4096
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run took, over all its processes."""
-
-    cpu_seconds: float
-    peak_bytes: int
-    """Of the largest process."""
+EPOCHS = (1, 3)
+AIMS = {
+    "mix_vs_loop": "at least 1.3",
+    "shared_prompt_vs_loop": "at least 1.7",
+    "balance_8_ranks": "at least 0.85",
+    "start_cpu_seconds": "at most 13, half of what it was",
+    "memory_ratio_200k_to_1k": "about 1",
+}
 
 
 def tinyworld_pairs(count: int, *, seed: int) -> list[Example]:
@@ -60,71 +64,24 @@ def tinyworld_pairs(count: int, *, seed: int) -> list[Example]:
     return found
 
 
-def long_prompts(count: int, *, prompt_tokens: int, answer_tokens: int, seed: int) -> list[Example]:
-    """Random pairs whose prompts are long, as those with pictures and videos are."""
-    draw = random.Random(seed)
-
-    def ids(number: int) -> list[int]:
-        return [draw.randrange(10, 1000) for _ in range(number)]
-
-    return [Example(ids(prompt_tokens), [ids(answer_tokens), ids(answer_tokens)]) for _ in range(count)]
-
-
 def real_tokens(examples: Sequence[Example]) -> int:
     """Tokens of both rows of each pair, padding left out."""
     return sum(2 * len(e.prompt) + sum(map(len, e.answers)) for e in examples)
 
 
-def run(contender: str, examples: Sequence[Example], *, model: Path, steps: int, processes: int, threads: int) -> Cost:
-    """Runs a contender from its start to its end. Raises RuntimeError with the end of its log if it fails."""
+def run(contender: str, examples: Sequence[Example], *, model: Path, steps: int, processes: int) -> Cost:
+    """Runs a contender from its start to its end."""
     with tempfile.TemporaryDirectory(prefix="bench-train-") as scratch:
         folder = Path(scratch)
         if contender == "ours":
-            command = _our_command(folder, examples, model=model, steps=steps, processes=processes)
+            path, command = our_run(folder, method="dpo", model=model, steps=steps, processes=processes)
         else:
-            write_examples(folder / "examples.arrow", examples)
-            program = ["benchmarks.train_contenders", contender, str(model), str(folder / "examples.arrow"), str(steps)]
+            path = folder / "examples.arrow"
+            program = ["benchmarks.train_contenders", contender, str(model), str(path), str(steps)]
             torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
             command = [sys.executable, *(torchrun if processes > 1 else []), "-m", *program]
-        environment = os.environ | {
-            "OMP_NUM_THREADS": str(threads),
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": str(Path.cwd()),
-        }
-        with (folder / "log.txt").open("w+") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-            # Of the program and of the children that it waited for.
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode:
-                log.seek(0)
-                raise RuntimeError(f"{contender} failed:\n{log.read()[-3000:]}")
-        return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
-
-
-def _our_command(folder: Path, examples: Sequence[Example], *, model: Path, steps: int, processes: int) -> list[str]:
-    document = {
-        "job": "projects/default/trainingJobs/bench",
-        "dataset": "projects/default/datasets/bench",
-        "base_model_dir": str(model),
-        "output_dir": str(folder),
-        "cache_dir": str(folder / "cache"),
-        "hyperparameters": {
-            "batch_size": BATCH,
-            "learning_rate": RATE,
-            "beta": BETA,
-            "max_steps": steps,
-            "max_length": MAX_LENGTH,
-        },
-        "distribution": {"num_processes": processes},
-    }
-    spec = parse_spec(document, method="dpo")
-    length = methods.complete(spec, num_processes=processes).max_length
-    write_examples(source.cache_path(spec, max_length=length), examples)
-    (folder / "job.yaml").write_text(yaml.safe_dump(document))
-    if processes == 1:
-        return [sys.executable, "-m", "training", "dpo", "--spec", str(folder / "job.yaml")]
-    return launch.command("dpo", spec_path=folder / "job.yaml", num_processes=processes)
+        write_examples(path, examples)
+        return measured(command)
 
 
 def compare(examples: Sequence[Example], *, model: Path, processes: int, repeats: int) -> dict[str, Any]:
@@ -134,19 +91,16 @@ def compare(examples: Sequence[Example], *, model: Path, processes: int, repeats
     found: dict[str, dict[str, list[float]]] = {name: {} for name in CONTENDERS}
     for _ in range(repeats):
         for name in CONTENDERS:
-            one, two = (
-                run(name, examples, model=model, steps=count * epoch, processes=processes, threads=1)
-                for count in (1, 2)
-            )
-            training = two.cpu_seconds - one.cpu_seconds
-            measured = {
+            few, many = (run(name, examples, model=model, steps=count * epoch, processes=processes) for count in EPOCHS)
+            training = (many.cpu_seconds - few.cpu_seconds) / (EPOCHS[1] - EPOCHS[0])
+            measures = {
                 "tokens_per_cpu_second": real_tokens(examples) / training,
                 "epoch_cpu_seconds": training,
-                "start_cpu_seconds": one.cpu_seconds - training,
-                "peak_mib": two.peak_bytes / 2**20,
+                "start_cpu_seconds": few.cpu_seconds - EPOCHS[0] * training,
+                "peak_mib": many.peak_bytes / 2**20,
             }
-            print(f"{processes} process(es), {name}: {measured}", flush=True)
-            for key, value in measured.items():
+            print(f"{processes} process(es), {name}: {measures}", flush=True)
+            for key, value in measures.items():
                 found[name].setdefault(key, []).append(value)
     return {
         name: {key: statistics.median(values) for key, values in measures.items()} for name, measures in found.items()
@@ -164,45 +118,66 @@ def balance(*, ranks: int = 8, rows: int = 4096, seed: int = 0) -> float:
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """All measurements."""
+    """All measurements: what the aims are about, the aims, and what it is made from."""
     with tempfile.TemporaryDirectory(prefix="bench-train-model-") as scratch:
         model = Path(scratch) / "model"
         shutil.copytree(FOLDER, model)
         config = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": MAX_LENGTH}))
         mix = tinyworld_pairs(given.pairs, seed=given.seed)
-        shared = long_prompts(given.long_pairs, prompt_tokens=1000, answer_tokens=100, seed=given.seed)
-        result: dict[str, Any] = {
-            "title": "Preference training",
-            "about": " ".join(str(__doc__).split("\n\n")[1].split()),
+        long = list(random_pairs(given.long_pairs, prompt_tokens=1000, answer_tokens=100, seed=given.seed))
+        cases = {
+            "mix_1": compare(mix, model=model, processes=1, repeats=given.repeats),
+            "mix_2": compare(mix, model=model, processes=2, repeats=given.repeats),
+            "shared_prompt_1": compare(long, model=model, processes=1, repeats=given.repeats),
         }
-        for processes in (1, 2):
-            result[f"mix_{processes}"] = compare(mix, model=model, processes=processes, repeats=given.repeats)
-        result["shared_prompt_1"] = compare(shared, model=model, processes=1, repeats=given.repeats)
+        memory = by_examples(model)
+    return {
+        "title": "Ours, a padded loop and TRL on the same pairs",
+        "about": " ".join(str(__doc__).split("\n\n", 1)[1].split()),
+        **headline(cases, memory),
+        "balance_8_ranks": balance(),
+        "aims": AIMS,
+        "repeats": given.repeats,
+        **cases,
+        "memory": memory,
+    }
+
+
+def headline(cases: Mapping[str, Any], memory: Mapping[str, Any]) -> dict[str, float]:
+    """What the aims are about, from the cases by contender and the memory by number of examples."""
 
     def ratio(case: str, other: str) -> float:
-        speeds = result[case]
-        return float(speeds["ours"]["tokens_per_cpu_second"] / speeds[other]["tokens_per_cpu_second"])
+        speed, others = (cases[case][name]["tokens_per_cpu_second"] for name in ("ours", other))
+        return float(speed / others)
 
-    result["mix_vs_loop"], result["mix_vs_trl"] = ratio("mix_1", "loop"), ratio("mix_1", "trl")
-    result["shared_prompt_vs_loop"] = ratio("shared_prompt_1", "loop")
-    result["balance_8_ranks"] = balance()
-    return result
+    least, *_, most = (peaks["anonymous_mib"] for peaks in memory.values())
+    return {
+        "mix_vs_loop": ratio("mix_1", "loop"),
+        "mix_vs_trl": ratio("mix_1", "trl"),
+        "mix_2_processes_vs_loop": ratio("mix_2", "loop"),
+        "mix_2_processes_vs_trl": ratio("mix_2", "trl"),
+        "shared_prompt_vs_loop": ratio("shared_prompt_1", "loop"),
+        "shared_prompt_vs_trl": ratio("shared_prompt_1", "trl"),
+        "start_cpu_seconds": cases["mix_1"]["ours"]["start_cpu_seconds"],
+        "memory_ratio_200k_to_1k": most / least,
+    }
 
 
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=400, help="pairs of the tiny world (default %(default)s)")
-    parser.add_argument("--long-pairs", type=int, default=64, help="pairs with long prompts (default %(default)s)")
+    parser.add_argument("--long-pairs", type=int, default=32, help="pairs with long prompts (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="repeats of each run (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
-    entry = {"machine": machine_facts(), "result": measure(given)}
-    (given.results / "train.json").write_text(json.dumps(entry, indent=2) + "\n")
-    (given.results / "train.md").write_text(section("train", entry))
-    print(section("train", entry))
+    facts, found = machine_facts(), measure(given)
+    page = TITLE + section("train", {"machine": facts, "result": found})
+    write(given.results / "train.json", json.dumps({"machine": facts, **found}, indent=2) + "\n")
+    write(given.results / "train.md", page)
+    print(page)
 
 
 if __name__ == "__main__":

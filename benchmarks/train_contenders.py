@@ -1,7 +1,8 @@
 """What a user would run in place of our trainer: a padded loop in plain torch, and TRL's `DPOTrainer`.
 
 `python -m benchmarks.train_contenders loop|trl FOLDER EXAMPLES STEPS`, under torchrun for several processes. Both learn
-from the same token ids, in float32, with AdamW and the reference's log-probabilities computed once.
+from the same token ids, in float32 and with AdamW. The loop computes the reference's log-probabilities once, TRL in
+every step, as it does unless told otherwise.
 """
 
 import argparse
