@@ -98,6 +98,15 @@ def keep_gradient_norm(engine: Any) -> None:
     engine.clip_fp32_gradients = clip
 
 
+def reduce_over_several(engine: Any) -> None:
+    """Makes a DeepSpeed engine at ZeRO-0 average gradients over ranks only where there are several.
+
+    It does so in a copy of all gradients. ZeRO's stages keep theirs in the buffers that they are reduced in.
+    """
+    if engine.zero_optimization_stage() == 0 and world_size() == 1:
+        engine.enable_backward_allreduce = False
+
+
 def checkpoint_what_learns(engine: Any) -> None:
     """Makes a DeepSpeed engine leave frozen weights out of its checkpoints: they are the base model's.
 

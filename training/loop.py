@@ -70,6 +70,7 @@ class DurableTrainer(Trainer):
         prepared = super()._prepare_for_training(*args, **kwargs)
         if self.is_deepspeed_enabled:
             distributed.keep_gradient_norm(self.model_wrapped)
+            distributed.reduce_over_several(self.model_wrapped)
             distributed.checkpoint_what_learns(self.model_wrapped)
         distributed.gather_unequal_rows(self.accelerator, is_blank=lambda: self._is_blank)
         return prepared

@@ -2,8 +2,8 @@
 
 Weights, gradients and optimiser states are arithmetic. Activations are what the layers of a Llama keep for the backward
 pass, counted by hand; other families keep about as much. The peak is reached in a pass, when activations and what the
-output head needs are on top of the rest, or in the update, when DeepSpeed has the gradients a second time. A test
-compares the sum with the measured peak.
+output head needs are on top of the rest, or after it, when gradients are averaged over ranks in a copy. A test compares
+the sum with the measured peak.
 
 Not counted: features of media before they reach the language model, and memory that an allocator keeps unused.
 """
@@ -41,7 +41,7 @@ class MemoryEstimate:
     """Of a pass whose examples are all as long as `max_length` allows."""
     logits: int
     update: int
-    """The gradients a second time, when activations and logits are gone."""
+    """Gradients a second time, while they are averaged over ranks; activations and logits are gone by then."""
     libraries: int
     offloaded: int
     """In the memory of the machine instead, per process."""
@@ -86,10 +86,17 @@ def estimate(spec: Spec, shape: ModelShape, *, device: str) -> MemoryEstimate:
         optimizer=int(optimizer),
         activations=int(_activations(spec, shape)),
         logits=int(_logits(spec, shape, device=device)),
-        update=FLOAT * (learnt if stage == 0 else min(learnt, BUCKET)),
+        update=FLOAT * _reduced(learnt, stage=stage, ranks=ranks),
         libraries=LIBRARY_BYTES[device],
         offloaded=int(offloaded),
     )
+
+
+def _reduced(learnt: int, *, stage: int, ranks: int) -> int:
+    """Gradients that are copied at a time to be averaged over ranks."""
+    if stage:
+        return min(learnt, BUCKET)
+    return learnt if ranks > 1 else 0
 
 
 def check_fits(spec: Spec, shape: ModelShape, *, device: str, device_bytes: int) -> MemoryEstimate:

@@ -100,9 +100,11 @@ class StepMeansTrainer(DurableTrainer):
 
     def measure(self, measures: Mapping[str, torch.Tensor]) -> None:
         """Adds a pass's measures over all ranks, each (rows,); a blank pass adds none."""
-        for name, values in measures.items():
-            gathered = self.accelerator.gather(values.detach().float())
-            self._sums[name] = self._sums[name] + torch.tensor([float(gathered.sum()), len(gathered)])
+        rows = [values.detach().float() for values in measures.values()]
+        own = torch.stack([torch.stack([found.sum(), found.new_tensor(len(found))]) for found in rows])
+        totals = self.accelerator.gather(own).view(-1, *own.shape).sum(0).cpu()  # (measures, 2), as `own` is
+        for name, found in zip(measures, totals, strict=True):
+            self._sums[name] = self._sums[name] + found
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Logs a step, its measures averaged over its rows."""
