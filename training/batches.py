@@ -1,7 +1,8 @@
 """Batches: how examples become rows, and rows become tensors. `batch_order` says which rows go together.
 
 Rows are padded on the right to the longest of their batch, and the loss falls on exactly the answers, their end tokens
-included. Features of media are added as further keys, which trainers hand to the model unchanged.
+included. Features of media are added as further keys, which trainers hand to the model unchanged, and with them
+`MEDIA_ROWS`, for the one who packs the rows.
 """
 
 import hashlib
@@ -24,7 +25,11 @@ LABELLED_NUMBERS = ("ref_logps", "ref_mismatched_logps")
 """Numbers that rows of good and bad answers may carry."""
 TEACHER = ("teacher", "teacher_log_probs", "teacher_tokens")
 """What a batch knows of a teacher: its inputs, and then what it says of the answers' tokens."""
-BESIDE_INPUTS = frozenset({"completion_mask", "mismatched", "desirable", *PAIR_NUMBERS, *LABELLED_NUMBERS, *TEACHER})
+MEDIA_ROWS = "media_rows"
+"""Which rows the features of a batch belong to; a batch without features has none."""
+BESIDE_INPUTS = frozenset(
+    {"completion_mask", "mismatched", "desirable", MEDIA_ROWS, *PAIR_NUMBERS, *LABELLED_NUMBERS, *TEACHER}
+)
 """What a batch holds beside the model's inputs."""
 
 
@@ -209,12 +214,15 @@ class AnswerCollator:
 
 def _inputs(
     rows: Sequence[Mapping[str, Any]], ids: Sequence[list[int]], *, pad_id: int, media: BatchMedia | None
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Any]:
     """What the model is given apart from labels: ids and mask, each (rows, longest), and the rows' features."""
     made = media.inputs(rows, ids) if media else [ModelInputs(row) for row in ids]
     padded = pad([row.ids for row in made], value=pad_id)
     mask = pad([[1] * len(row.ids) for row in made], value=0)
-    return {"input_ids": padded, "attention_mask": mask, **(media.tensors(made, padded) if media else {})}
+    batch = {"input_ids": padded, "attention_mask": mask}
+    if media is None or not (features := media.tensors(made, padded)):
+        return batch
+    return {**batch, **features, MEDIA_ROWS: media.rows(rows, made)}
 
 
 def pad(rows: Sequence[Sequence[int]], *, value: int, width: int = 0) -> torch.Tensor:

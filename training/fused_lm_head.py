@@ -3,10 +3,11 @@
 TRL runs the backbone and multiplies only the positions that have a label by the output embeddings, in tiles, so that
 the logits of (rows, columns, vocabulary) never exist at once. A model whose logits come from more than one projection
 (Janus has a second head, for the codes of pictures) is asked for its own logits instead. All others run on packed rows
-where their attention can (`packing`).
+where their attention can (`packing`); which do not is logged with the reason.
 """
 
 import functools
+import logging
 import types
 from typing import Any
 
@@ -16,12 +17,15 @@ from trl.trainer import utils as trl_utils
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from training import packing
-from training.packing import IGNORED
+from training.media import MediaRows
+from training.packing import IGNORED, Obstacle, OwnMask
 
 OWN_LOGITS = ("JanusForConditionalGeneration",)
 """Classes whose logits are not one projection of the backbone's output."""
 PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1", "label_mask")
 """What is known of each label."""
+
+log = logging.getLogger(__name__)
 
 
 def install() -> None:
@@ -42,18 +46,24 @@ def add_head(model: PreTrainedModel, **options: Any) -> None:
     """
     if type(model).__name__ in OWN_LOGITS:
         _score_with_own_logits(model, temperature=options.get("temperature", 1.0))
-        return
-    add_fused_lm_head(model, **options)
-    if packing.enable(model):
-        _score_packed(model)
+        obstacle: Obstacle | None = Obstacle.OWN_LOGITS
+    else:
+        add_fused_lm_head(model, **options)
+        obstacle = packing.enable(model)
+    _score_packed(model, obstacle)
 
 
-def _score_packed(model: PreTrainedModel) -> None:
+def _score_packed(model: PreTrainedModel, obstacle: Obstacle | None) -> None:
     """Makes a model that scores labels do so on packed rows; what it returns stays in (rows, columns - 1).
 
-    The result has the `packing`, for those who look at the backbone's states themselves.
+    It takes `media_rows` beside the features, and the result has the `packing`, for those who look at the backbone's
+    states themselves. With labels, rewards too (`omnialign.modeling.reward`) are read off packed rows. A model with an
+    obstacle runs the rows as they are.
     """
     forward = model.forward
+    stays_padded = functools.partial(log.info, "the rows of %s stay padded: %s, %s", type(model).__name__)
+    if obstacle:
+        stays_padded(obstacle.name, obstacle.value)
 
     @functools.wraps(forward)
     def packed(
@@ -61,15 +71,33 @@ def _score_packed(model: PreTrainedModel) -> None:
         *args: Any,
         fused_lm_head: bool = False,
         labels: torch.Tensor | None = None,
+        media_rows: MediaRows | None = None,
+        reward_at: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        if not fused_lm_head or labels is None or not packing.is_padded_right(kwargs["attention_mask"]):
-            return forward(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+        nonlocal obstacle
+        asked: dict[str, Any] = {"fused_lm_head": fused_lm_head, "labels": labels}
+        if reward_at is not None:
+            asked = {"reward_at": reward_at}
+        padded = functools.partial(forward, *args, **asked, **kwargs)
+        is_scored = fused_lm_head or reward_at is not None
+        if obstacle or not is_scored or labels is None or not packing.fits(self, kwargs["attention_mask"]):
+            return padded()
         batch = {name: value for name, value in kwargs.items() if torch.is_tensor(value)}
-        plan = packing.Packing.of(batch["input_ids"], batch["attention_mask"], labels, share=packing.may_share(batch))
-        inputs = kwargs | packing.packed_inputs(self, plan, batch) | {"attention_mask": None}
-        with packing.packed(plan):
-            scored = forward(*args, fused_lm_head=True, shift_labels=plan.labels[None], **inputs)
+        plan, inputs = packing.pack(self, batch, labels, media_rows)
+        if reward_at is None:
+            asked = {"fused_lm_head": True, "shift_labels": plan.labels[None]}
+        else:
+            asked = {"reward_at": plan.find(reward_at)}
+        try:
+            with packing.packed(plan):
+                scored = forward(*args, **asked, **kwargs | inputs)
+        except OwnMask:
+            obstacle = Obstacle.OWN_MASK
+            stays_padded(obstacle.name, obstacle.value)
+            return padded()
+        if reward_at is not None:
+            return scored
         for name in PER_TOKEN:
             if getattr(scored, name) is not None:
                 scored[name] = plan.unpack(getattr(scored, name))

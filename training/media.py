@@ -63,6 +63,20 @@ def path_of(folder: Path, sha256: str) -> Path:
     return folder / sha256[:2] / sha256
 
 
+FILLER = -1
+"""Stands for the row of a filler, which is no part of a prompt."""
+
+
+@dataclass(frozen=True)
+class MediaRows:
+    """Which rows of a batch its media belong to."""
+
+    same: tuple[int, ...]
+    """(rows,): numbers that are equal where rows have the same media."""
+    owners: Mapping[str, Sequence[int]]
+    """The row, or FILLER, of each item of the features, by argument name."""
+
+
 @dataclass(frozen=True)
 class BatchMedia:
     """What a batch needs besides ids."""
@@ -96,6 +110,18 @@ class BatchMedia:
         if not any(row.features for row in inputs):
             return {}
         return self.adapter.tensors(inputs, ids)
+
+    def rows(self, rows: Sequence[Mapping[str, Any]], inputs: Sequence[ModelInputs]) -> MediaRows:
+        """Which of the rows the items in `tensors` belong to; `inputs` are what `self.inputs` made of the rows."""
+        from omnialign.modeling.adapters.features import item_owners
+
+        refs = [tuple(row.get("media", ())) for row in rows]
+        numbers: dict[tuple[MediaRef, ...], int] = {}
+        same = tuple(numbers.setdefault(key, len(numbers)) for key in refs)
+        owned = []
+        for row, (key, made) in enumerate(zip(refs, inputs, strict=True)):
+            owned += [(row, made.features[: len(key)]), (FILLER, made.features[len(key) :])]
+        return MediaRows(same, item_owners(owned))
 
     def _features(self, refs: Iterable[tuple[MediaRef, ...]]) -> dict[tuple[MediaRef, ...], tuple[MediaFeatures, ...]]:
         """The features of each row's media; rows that share media, such as both answers of a pair, load them once."""

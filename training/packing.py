@@ -1,36 +1,59 @@
-"""Packing: a padded batch runs as one row of its real tokens, and a prompt that the rows of a pair share runs once.
+"""Packing: a padded batch runs as one row of its real tokens, and a prompt that rows share runs once, with its media.
 
-A batch is packed where a trainer asks for log-probabilities, so that what comes before (collators) and after (losses)
-sees rows as ever. In the packed row each sequence is a segment: its positions start anew, and its tokens see no other
-segment. Rows of a pair share a prompt x of p tokens. It becomes one segment without its last token, and that token
-begins both branches,
+A batch is packed where a trainer asks for log-probabilities or rewards, so that what comes before (collators) and after
+(losses) sees rows as ever. In the packed row each sequence is a segment: its positions start anew, and its tokens see
+no other segment. Rows share a prompt x of p tokens if it has the same tokens, at the same positions, and the same
+media. It becomes one segment without its last token, and that token begins every branch,
 
     x_1 .. x_{p-1} | x_p chosen | x_p rejected,
 
-each of which sees the shared segment and itself: the last token of x predicts the first of either answer. Loss and
-gradient are those of the padded batch.
+each of which sees the shared segment and itself: the last token of x predicts the first of either answer. The model is
+given the media of a shared prompt once, so its towers run once for them. Positions are those of the padded rows, by the
+model's own rule, in all axes that it places media in. Loss and gradient are those of the padded batch.
 
 Attention runs segment by segment, so that it costs what the sequences alone cost, and no mask over the whole row is
-made. Flash attention has its own way with unpadded rows; a model that runs with it stays padded here.
+made. A model that needs more than that stays padded, for the reason that `Obstacle` names; so does a batch with rows
+longer than a sliding window. Flash attention has its own way with unpadded rows.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from omnialign.modeling.position_ids import sequence_positions
+from training.media import MediaRows
 
 NAME = "packed_sdpa"
 """The attention of a model that packs; without an active packing it is `sdpa`."""
 IGNORED = -100
 """The label that no loss falls on."""
+PLACEHOLDERS = tuple(f"{kind}_token_{word}" for kind in ("image", "video", "audio") for word in ("id", "index"))
+"""What a configuration may call the tokens that features replace."""
+WHOLE_OR_WINDOW = frozenset({"full_attention", "sliding_attention"})
+"""Layers that attend to all that is before, or to as much of it as their window holds."""
+
+
+class Obstacle(Enum):
+    """Why a model's rows stay padded."""
+
+    OWN_LOGITS = "its logits are not one projection of its last states"
+    OTHER_LAYERS = "not all its layers are plain attention"
+    CROSS_ATTENTION = "it looks at media by attention of another kind"
+    NOT_SDPA = "its attention is not SDPA"
+    OWN_MASK = "its tokens see some that come later"
+
+
+class OwnMask(Exception):
+    """A model asks for a mask that is not causal."""
 
 
 @dataclass(frozen=True)
@@ -51,52 +74,66 @@ class Packing:
     labels: torch.Tensor
     """(T,): the token that follows each, or IGNORED."""
     segments: tuple[Segment, ...]
+    guests: frozenset[int]
+    """The rows whose prompt is run as part of another row."""
     shape: torch.Size
 
     @classmethod
-    def of(cls, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, *, share: bool) -> "Packing":
-        """The packing of a batch; with `share`, rows i and i + rows / 2 that begin with one prompt run it once."""
-        rows, columns = ids.shape
+    def of(
+        cls, tokens: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, *, media: Sequence[int] | None
+    ) -> "Packing":
+        """The packing of a batch, of which `mask` and `labels` are (rows, columns).
+
+        Rows share a prompt if all that `tokens`, (kinds, rows, columns), says of it is the same, and so are their
+        numbers in `media`, (rows,). Without `media` they share nothing.
+        """
+        rows, columns = mask.shape
         # Each token's label is the token in the next column.
         following = torch.cat([labels[:, 1:], labels.new_full((rows, 1), IGNORED)], dim=1).flatten()
         lengths = mask.sum(1).tolist()
-        half = rows // 2 if share and rows % 2 == 0 else 0
-        shared = _shared_tokens(ids[: 2 * half], mask[: 2 * half], labels[: 2 * half])
+        prompts: list[int] = (mask * (labels == IGNORED).cumprod(1)).sum(1).tolist()  # tokens up to the first label
+        hosts = list(range(rows)) if media is None else _hosts(tokens, prompts, media)
+        sharing, prefixes = Counter(hosts), dict[int, int]()
         pieces, segments = list[torch.Tensor](), list[Segment]()
 
         def add(row: int, start: int, stop: int, prefix: int | None = None) -> None:
-            pieces.append(torch.arange(row * columns + start, row * columns + stop, device=ids.device))
+            pieces.append(torch.arange(row * columns + start, row * columns + stop, device=mask.device))
             segments.append(Segment(stop - start, prefix))
 
-        for row in range(rows - half):
-            branches = (row, row + half) if row < half else (row,)
-            start = shared[row] if row < half else 0
-            prompt = len(segments) if start else None
-            if start:
-                add(row, 0, start)
-            for branch in branches:
-                add(branch, start, lengths[branch], prompt)
+        for row, host in enumerate(hosts):
+            if sharing[host] == 1:
+                add(row, 0, lengths[row])
+                continue
+            branch = prompts[row] - 1
+            if row == host:
+                prefixes[row] = len(segments)
+                add(row, 0, branch)
+            add(row, branch, lengths[row], prefixes[host])
         source = torch.cat(pieces)
-        return cls(source, following[source], tuple(segments), ids.shape)
+        guests = frozenset(row for row, host in enumerate(hosts) if row != host)
+        return cls(source, following[source], tuple(segments), guests, mask.shape)
+
+    def find(self, places: torch.Tensor) -> torch.Tensor:
+        """Where tokens stand in the packed row, from their places in the batch, of any shape."""
+        found = torch.zeros(self.shape.numel(), dtype=torch.long, device=places.device)
+        found[self.source] = torch.arange(len(self.source), device=places.device)
+        return found[places]
 
     def unpack(self, values: torch.Tensor) -> torch.Tensor:
         """From one value per token of the packed row, (1, T), to (rows, columns - 1); zero where there is no label."""
         padded = values.new_zeros(self.shape.numel())
-        # No place is filled twice: the tokens of a shared prompt are those of the first row of its pair.
+        # No place is filled twice: the tokens of a shared prompt are those of the first row that has it.
         padded = padded.index_put((self.source,), values[0].masked_fill(self.labels == IGNORED, 0))
         return padded.view(self.shape)[:, :-1]
 
 
-def _shared_tokens(ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> list[int]:
-    """How many tokens the two rows of each pair share, the last of the prompt left out; 0 for different prompts."""
-    if not len(ids):
-        return []
-    first, second = ids.chunk(2)
-    is_prompt = mask * (labels == IGNORED).cumprod(1)  # 1 up to a row's first label
-    prompts, others = is_prompt.sum(1).chunk(2)  # (pairs,) each
-    differs = ((first != second) & (is_prompt.chunk(2)[0] == 1)).any(1) | (prompts != others)
-    shared: list[int] = (prompts - 1).clamp(min=0).masked_fill(differs, 0).tolist()
-    return shared
+def _hosts(tokens: torch.Tensor, prompts: Sequence[int], media: Sequence[int]) -> list[int]:
+    """For each row the first one with its prompt; the row itself if there is none before, or nothing to share."""
+    known, first = tokens.cpu().numpy(), dict[tuple[int, bytes], int]()
+    return [
+        first.setdefault((media[row], known[:, row, :size].tobytes()), row) if size > 1 else row
+        for row, size in enumerate(prompts)
+    ]
 
 
 _active: Packing | None = None
@@ -105,26 +142,35 @@ _last: Packing | None = None
 """That of the last one, for a backward pass that computes layers again."""
 
 
-def enable(model: PreTrainedModel) -> bool:
-    """Lets a model run packed rows; False, and no change, for a model whose layers are not all plain attention."""
+def enable(model: PreTrainedModel) -> Obstacle | None:
+    """Lets a model run packed rows; if one cannot, changes nothing and says why."""
+    obstacle = _obstacle(model)
+    if obstacle is None:
+        model.config.get_text_config(decoder=True)._attn_implementation = NAME
+    return obstacle
+
+
+def _obstacle(model: PreTrainedModel) -> Obstacle | None:
+    config, decoder = model.config.get_text_config(decoder=True), model.get_decoder()
+    if set(getattr(config, "layer_types", None) or ()) - WHOLE_OR_WINDOW or decoder._is_stateful:
+        return Obstacle.OTHER_LAYERS
+    if getattr(config, "cross_attention_layers", None) or model.config.is_encoder_decoder:
+        return Obstacle.CROSS_ATTENTION
+    is_sdpa = decoder._supports_attention_backend and config._attn_implementation == "sdpa"
+    return None if is_sdpa else Obstacle.NOT_SDPA
+
+
+def fits(model: PreTrainedModel, mask: torch.Tensor) -> bool:
+    """Whether rows with this mask, (rows, columns), are padded on the right and no longer than a model's window."""
     config = model.config.get_text_config(decoder=True)
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    plain = set(layers) == {"full_attention"} and not window
-    if not plain or not model._supports_attention_backend or config._attn_implementation != "sdpa":
-        return False
-    config._attn_implementation = NAME
-    return True
+    is_windowed = getattr(config, "use_sliding_window", True)
+    window = getattr(config, "sliding_window", None) if is_windowed else None
+    return mask.shape[1] <= (window or mask.shape[1]) and is_padded_right(mask)
 
 
 def is_padded_right(mask: torch.Tensor) -> bool:
     """Whether every row of a mask, (rows, columns), is ones and then zeros."""
     return bool((mask[:, 1:] <= mask[:, :-1]).all())
-
-
-def may_share(batch: Mapping[str, torch.Tensor]) -> bool:
-    """Whether rows may share a prompt: their features, if there are any, are given once for each row."""
-    return batch.keys() <= {"input_ids", "attention_mask"}
 
 
 @contextmanager
@@ -138,18 +184,49 @@ def packed(packing: Packing) -> Iterator[None]:
         _active = None
 
 
-def packed_inputs(model: Any, packing: Packing, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What a model takes in place of a padded batch."""
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    features = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+def pack(
+    model: Any, batch: Mapping[str, torch.Tensor], labels: torch.Tensor, media: MediaRows | None
+) -> tuple[Packing, dict[str, Any]]:
+    """The packing of a padded batch, and what a model takes in its place; without `media`, features are not shared."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    features = {name: value for name, value in batch.items() if name not in ("input_ids", "attention_mask")}
+    owners: Mapping[str, Sequence[int]] = media.owners if media else {}
     positions = sequence_positions(model, ids, mask, features)  # ([axes,] rows, columns)
+    told = {name: value for name, value in features.items() if name not in owners and value.shape == ids.shape}
+    by_token = {"input_ids": ids, **told}
+    packing = Packing.of(
+        torch.stack([*by_token.values(), *positions.reshape(-1, *ids.shape)]),
+        mask,
+        labels,
+        media=_shareable(model, ids, labels, media) if media or not features else None,
+    )
     # Media come in the order of the rows, as their tokens do; what is said of each token is packed like the ids.
-    by_token = {name: value for name, value in features.items() if value.shape == ids.shape} | {"input_ids": ids}
-    return {
-        **features,
+    kept = {name: _without(packing.guests, value, owners.get(name)) for name, value in features.items()}
+    return packing, {
+        **kept,
         **{name: value.flatten()[packing.source][None] for name, value in by_token.items()},
         "position_ids": positions.flatten(-2)[..., packing.source].unsqueeze(-2),
+        "attention_mask": None,
     }
+
+
+def _shareable(model: Any, ids: torch.Tensor, labels: torch.Tensor, media: MediaRows | None) -> Sequence[int]:
+    """Numbers of the rows' media, in which a row that must have its own differs from all others."""
+    if media is None:
+        return [0] * len(ids)
+    found = (getattr(model.config, name, None) for name in PLACEHOLDERS)
+    placeholders = torch.tensor([token for token in found if token is not None], dtype=ids.dtype, device=ids.device)
+    # The last token of a prompt begins every branch, where the media are not.
+    is_last = (labels[:, 1:] != IGNORED) & (labels[:, :-1] == IGNORED)
+    is_torn = (torch.isin(ids[:, :-1], placeholders) & is_last).any(1).tolist()
+    return [-1 - row if torn else number for row, (number, torn) in enumerate(zip(media.same, is_torn, strict=True))]
+
+
+def _without(rows: frozenset[int], items: torch.Tensor, owners: Sequence[int] | None) -> torch.Tensor:
+    """The items of a feature but for those of `rows`."""
+    if not rows or owners is None:
+        return items
+    return items[[at for at, owner in enumerate(owners) if owner not in rows]]
 
 
 def packed_attention(
@@ -197,7 +274,20 @@ def _in_force(query: torch.Tensor) -> Packing | None:
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    return None if _active is not None else sdpa_mask(*args, **kwargs)
+    if _active is None:
+        padded: torch.Tensor | None = sdpa_mask(*args, **kwargs)
+        return padded
+    _require_causal(kwargs["mask_function"], kwargs["q_length"], kwargs["device"])
+    return None
+
+
+def _require_causal(sees: Callable[..., torch.Tensor], tokens: int, device: torch.device) -> None:
+    """Raises `OwnMask` if any token of a row sees the next one."""
+    if sees is causal_mask_function or tokens < 2:
+        return
+    zero, at = torch.zeros((), dtype=torch.long, device=device), torch.arange(tokens - 1, device=device)
+    if bool(sees(zero, zero, at, at + 1).any()):
+        raise OwnMask
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -1,7 +1,7 @@
 """Reward models: r(x, y) = w · h, with h the backbone's hidden state at the last token of the response.
 
 In a causal model that token, the end token, is the only one that has seen the whole response. It is given by its
-column and never taken to be the last one: rows are padded on the right, and a filler medium may follow a response.
+place and never taken to be the last one: rows are padded on the right, and a filler medium may follow a response.
 
 The head is added to the language model that it was trained from (`add_head`), for engine and trainer alike.
 """
@@ -53,9 +53,10 @@ def hidden_size(model: Any) -> int:
 
 
 def add_head(model: Any, head: RewardHead) -> None:
-    """Makes `model(**inputs, reward_at=columns)` return the rewards (rows,), with the head as `model.score`.
+    """Makes `model(**inputs, reward_at=places)` return the rewards (rows,), with the head as `model.score`.
 
-    `columns` (rows,) holds the column of each row's last response token. Without it, the model is as before.
+    `places` (rows,) says where each row's last response token stands in the batch, counted row after row. Without it,
+    the model is as before.
     """
     model.score = head.to(model.device)
     forward = model.forward
@@ -64,7 +65,7 @@ def add_head(model: Any, head: RewardHead) -> None:
         if reward_at is None:
             return forward(*args, **inputs)
         states = last_hidden_states(self, **inputs)  # (rows, columns, hidden)
-        return self.score(states[torch.arange(len(reward_at), device=states.device), reward_at])
+        return self.score(states.flatten(0, 1)[reward_at])
 
     model.forward = types.MethodType(rewarded, model)
 

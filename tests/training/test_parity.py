@@ -21,6 +21,7 @@ from services.inference.transformers.batch import Batch
 from services.inference.transformers.engine import open_transformers_engine
 from tests.model_factory.family import Family
 from tests.training.multimodal import TRAINED, batch, medium
+from training.batches import BESIDE_INPUTS
 from training.fused_lm_head import add_head
 from training.samples import Sample
 from training.trainers.step_means import answer_log_probs
@@ -114,7 +115,7 @@ async def test_the_trainer_sees_what_the_engine_sees(
         inputs = batch(adapter, samples, folder=tmp_path / str(number), policy=policy)
         with torch.no_grad():
             scored = answer_log_probs(model, inputs)
-        assert inputs.keys() - {"input_ids", "attention_mask", "completion_mask"} == seen.features.keys()
+        assert inputs.keys() - {"input_ids", "attention_mask"} - BESIDE_INPUTS == seen.features.keys()
         for row in range(len(turns)):
             _assert_row(seen, inputs, scored, row)
         for name in seen.features.keys() - {"mm_token_type_ids"}:

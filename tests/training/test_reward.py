@@ -26,14 +26,14 @@ from tests.training.test_examples import of
 from tests.training.test_resume import tiny_model  # noqa: F401
 from tests.training.test_single_runs import run, settle
 from tests.training.test_spec import GOOD, problems, read
-from training import holdout, methods, source
+from training import fused_lm_head, holdout, methods, source
 from training.example_file import Examples, write_examples
 from training.examples import Example, prompt_hash
 from training.holdout import report_of, split
 from training.runner import check_base
 from training.samples import Dropped, Sample
 from training.spec_file import read_spec
-from training.trainers.reward import answer_rewards, end_columns, pair_loss
+from training.trainers.reward import answer_rewards, end_places, pair_loss
 from training.tuning import load_model
 
 MARGINS, CENTER = (0.0, 0.3, 0.5), 0.05
@@ -96,6 +96,7 @@ def test_loss_and_gradient_equal_those_of_single_rows(tmp_path: Path, name: str,
     wanted_gradients = gradients(model)
 
     reward.add_head(model, head)
+    fused_lm_head.add_head(model)
     inputs = batch(adapter, samples, folder=tmp_path, fill=wanted_media)
     rewards = answer_rewards(model, inputs)
     loss = pair_loss(*rewards.chunk(2), torch.tensor(MARGINS), center_weight=CENTER).mean()
@@ -106,8 +107,8 @@ def test_loss_and_gradient_equal_those_of_single_rows(tmp_path: Path, name: str,
     for weight, gradient in wanted_gradients.items():
         scale = max(float(gradient.abs().max()), 1e-2)
         assert float((found[weight] - gradient).abs().max()) / scale < 5e-5, weight  # sums are in another order
-    last = inputs["input_ids"].shape[1] - 1
-    assert any(int(column) != last for column in end_columns(inputs["completion_mask"]))
+    width = inputs["input_ids"].shape[1]
+    assert any(int(place) % width != width - 1 for place in end_places(inputs["completion_mask"]))
 
 
 @pytest.mark.families
@@ -118,6 +119,7 @@ async def test_engine_and_trainer_give_one_reward(tmp_path: Path, name: str):
     head = reward.new_head(reward.hidden_size(model), seed=1)
     reward.save_head(head.weight, folder)
     reward.add_head(model, head)
+    fused_lm_head.add_head(model)
     samples = samples_of_family(name)
     with torch.no_grad():
         wanted = answer_rewards(model, batch(adapter, samples, folder=tmp_path)).tolist()
@@ -131,9 +133,9 @@ async def test_engine_and_trainer_give_one_reward(tmp_path: Path, name: str):
     assert [found[request.id] for request in asked] == pytest.approx(wanted, abs=1e-5)
 
 
-def test_the_end_column_is_that_of_the_answer_behind_which_other_tokens_follow():
+def test_the_end_place_is_that_of_the_answer_behind_which_other_tokens_follow():
     mask = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 0, 0, 0]])
-    assert end_columns(mask).tolist() == [2, 4, 1]
+    assert end_places(mask).tolist() == [2, 5 + 4, 10 + 1]
 
 
 def change(folder: Path, **sections: object) -> None:

@@ -22,10 +22,10 @@ from transformers import PreTrainedModel, TrainingArguments
 from omnialign.modeling import reward
 from omnialign.modeling.reward_folder import REPORT, is_reward_model
 from training import holdout
-from training.batches import BESIDE_INPUTS, PairCollator, Rows, blank_example, pair_row
+from training.batches import PairCollator, Rows, blank_example, pair_row
 from training.trainer_inputs import TrainerInputs
 from training.trainers.pairs import PairTrainer
-from training.trainers.step_means import answer_lengths, answer_log_probs
+from training.trainers.step_means import answer_lengths, answer_log_probs, labelled_inputs
 
 
 def pair_loss(
@@ -36,18 +36,21 @@ def pair_loss(
 
 
 def answer_rewards(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
-    """The rewards (rows,) of the answers in a batch."""
-    given = {name: value for name, value in batch.items() if name not in BESIDE_INPUTS}
-    rewards: torch.Tensor = model(**given, reward_at=end_columns(batch["completion_mask"]))
+    """The rewards (rows,) of the answers in a batch, from a model with a reward head and a fused one, which packs."""
+    places = end_places(batch["completion_mask"])
+    rewards: torch.Tensor = model(**labelled_inputs(batch), reward_at=places)
     return rewards
 
 
-def end_columns(completion_mask: torch.Tensor) -> torch.Tensor:
-    """The column of each answer's end token, (rows,), from the mask of the answers' tokens, (rows, columns).
+def end_places(completion_mask: torch.Tensor) -> torch.Tensor:
+    """Where each answer's end token stands in a batch, (rows,), counted row after row.
 
-    Behind it may be padding, or a filler medium that the attention mask has as real tokens.
+    `completion_mask` is that of the answers' tokens, (rows, columns). Behind an end token may be padding, or a filler
+    medium that the attention mask has as real tokens.
     """
-    return completion_mask.shape[1] - 1 - completion_mask.flip(1).argmax(1)
+    rows, columns = completion_mask.shape
+    ends = columns - 1 - completion_mask.flip(1).argmax(1)
+    return torch.arange(rows, device=ends.device) * columns + ends
 
 
 class RewardTrainer(PairTrainer):

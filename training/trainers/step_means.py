@@ -9,7 +9,7 @@ import torch
 from trl.trainer.utils import FusedCausalLMOutput
 
 from training import distributed, fused_lm_head
-from training.batches import BESIDE_INPUTS
+from training.batches import BESIDE_INPUTS, MEDIA_ROWS
 from training.loop import DurableTrainer
 from training.packing import IGNORED
 
@@ -133,11 +133,16 @@ def asking(model: torch.nn.Module) -> Iterator[None]:
         model.train()
 
 
-def scored_answers(model: Any, batch: Mapping[str, Any]) -> FusedCausalLMOutput:
-    """What a model says of the answers' tokens in a batch, (rows, columns - 1) each; zero elsewhere."""
+def labelled_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model with a fused head is given of a batch, whose answers have the labels."""
     given = {name: value for name, value in batch.items() if name not in BESIDE_INPUTS}
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
-    found: FusedCausalLMOutput = model(**given, labels=labels, use_cache=False, fused_lm_head=True)
+    return {**given, "labels": labels, "media_rows": batch.get(MEDIA_ROWS)}
+
+
+def scored_answers(model: Any, batch: Mapping[str, Any]) -> FusedCausalLMOutput:
+    """What a model says of the answers' tokens in a batch, (rows, columns - 1) each; zero elsewhere."""
+    found: FusedCausalLMOutput = model(**labelled_inputs(batch), use_cache=False, fused_lm_head=True)
     return found
 
 

@@ -242,20 +242,32 @@ def join_features(rows: Sequence[ModelInputs]) -> dict[str, torch.Tensor]:
     check_joinable(rows)
     parts: dict[str, list[NDArray[Any]]] = defaultdict(list)
     for row in rows:
-        for name, array in _arrays(row):
+        for name, array in _arrays(row.features):
             parts[name].append(array)
     return {name: torch.from_numpy(np.concatenate(_padded(arrays))) for name, arrays in parts.items()}
 
 
+def item_owners(media: Sequence[tuple[int, Sequence[MediaFeatures]]]) -> dict[str, list[int]]:
+    """Whose each item of the tensors is that `join_features` makes of media, by argument name.
+
+    `media` are those of the batch in reading order, each run of them with the number of its owner.
+    """
+    found: dict[str, list[int]] = defaultdict(list)
+    for owner, own in media:
+        for name, array in _arrays(own):
+            found[name] += [owner] * len(array)
+    return dict(found)
+
+
 def joint_shape(row: ModelInputs) -> Shape | None:
     """The shape that all videos of a batch must have if this row is in it; None if the row does not restrict it."""
-    shapes = [array.shape[1:] for name, array in _arrays(row) if name in NEVER_PADDED]
+    shapes = [array.shape[1:] for name, array in _arrays(row.features) if name in NEVER_PADDED]
     return shapes[0] if shapes else None
 
 
 def check_joinable(rows: Sequence[ModelInputs]) -> None:
     """Raises InvalidArgument FEATURES_DIFFER if videos of different length would have to be padded."""
-    shapes = {array.shape[1:] for row in rows for name, array in _arrays(row) if name in NEVER_PADDED}
+    shapes = {array.shape[1:] for row in rows for name, array in _arrays(row.features) if name in NEVER_PADDED}
     if len(shapes) > 1:
         found = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
         raise InvalidArgument(
@@ -266,10 +278,10 @@ def check_joinable(rows: Sequence[ModelInputs]) -> None:
         )
 
 
-def _arrays(row: ModelInputs) -> Iterator[tuple[str, NDArray[Any]]]:
+def _arrays(media: Sequence[MediaFeatures]) -> Iterator[tuple[str, NDArray[Any]]]:
     """The arrays of a row's media by name. Image counts are added up into one array for the row."""
     counts: dict[str, int] = defaultdict(int)
-    for medium in row.features:
+    for medium in media:
         for name, array in medium.arrays.items():
             if name in COUNT_ARRAYS:
                 counts[name] += 1

@@ -109,7 +109,8 @@ def rewards_of(loaded: LoadedModel, rows: Sequence[ModelInputs]) -> list[float]:
     lengths = torch.tensor([len(row.ids) for row in rows])  # (rows,)
     mask = (torch.arange(longest)[None] < lengths[:, None]).long()  # (rows, columns)
     features = loaded.adapter.tensors(rows, ids) if any(row.features for row in rows) else {}
-    inputs = {"input_ids": ids, "attention_mask": mask, "reward_at": lengths - 1, **features}
+    ends = torch.arange(len(rows)) * longest + lengths - 1
+    inputs = {"input_ids": ids, "attention_mask": mask, "reward_at": ends, **features}
     given = {name: to_model(tensor, loaded.key.dtype, loaded.device) for name, tensor in inputs.items()}
     rewards: list[float] = loaded.module(**given).tolist()
     return rewards
