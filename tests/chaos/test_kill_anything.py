@@ -22,6 +22,7 @@ from tests.chaos.stack_process import (
     CommittedWork,
     Job,
     StackProcess,
+    StageStatus,
     assert_nothing_redone,
     await_end,
     kill_during,
@@ -133,6 +134,8 @@ async def survive(folder: Path, command: tuple[str, ...], submit: Submit, *, del
             if one is calm_stack:
                 calm = await await_end(calm_stack, jobs[0])
                 assert calm.state == Job.STATE_SUCCEEDED, calm.error
+                done = {status.stage for status in calm.stages if status.state == StageStatus.STATE_DONE}
+                assert set(LONG) <= done, f"too few OMNIALIGN_CHAOS_STEPS, there was no {set(LONG) - done}"
         before_kills = await disturbed(stack, jobs[1], delay_seconds=delay_seconds)
         job = await await_end(stack, jobs[1])
         assert job.state == Job.STATE_SUCCEEDED, job.error
