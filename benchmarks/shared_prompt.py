@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
-from trl.trainer.utils import add_fused_lm_head
 
 from training import fused_lm_head
 from training.batches import MEDIA_ROWS, pad
@@ -36,7 +34,7 @@ TEXT = {
 Batch = dict[str, Any]
 
 
-def llava() -> tuple[PreTrainedModel, Batch]:
+def llava() -> tuple[transformers.PreTrainedModel, Batch]:
     """A LLaVA and a batch of pairs with one or two pictures of 336 x 336 pixels."""
     tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS, "image_size": 336}
     config = transformers.LlavaConfig(
@@ -51,7 +49,7 @@ def llava() -> tuple[PreTrainedModel, Batch]:
     return transformers.LlavaForConditionalGeneration(config), batch
 
 
-def qwen() -> tuple[PreTrainedModel, Batch]:
+def qwen() -> tuple[transformers.PreTrainedModel, Batch]:
     """A Qwen2.5-VL and a batch of pairs with one or two pictures of 280 to 560 pixels a side."""
     tower = {"depth": LAYERS, "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_heads": 4}
     config = transformers.Qwen2_5_VLConfig(
@@ -101,8 +99,10 @@ def pairs(pictures: list[list[int]], features: Mapping[str, list[torch.Tensor]])
     }
 
 
-def passes(model: PreTrainedModel, batch: Batch) -> dict[str, Callable[[], float]]:
+def passes(model: transformers.PreTrainedModel, batch: Batch) -> dict[str, Callable[[], float]]:
     """The three ways to run a batch; each returns the loss and leaves the gradient on the model."""
+    from trl.trainer.utils import add_fused_lm_head
+
     forward = model.forward
     alone = {name: value for name, value in batch.items() if name != MEDIA_ROWS}
 
