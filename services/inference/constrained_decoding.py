@@ -3,7 +3,8 @@
 A medium in the token stream follows a grammar (`MediaSpan`): a begin token, a head, whole units of codes, an end token.
 Left alone a model miscounts long spans, and one code too few makes the whole answer unreadable. So inside a span only
 the tokens of its grammar may be written, and codes nowhere else. An answer that is cut off inside a span is still
-malformed. Nothing here depends on an engine: it is token ids, logits and torch.
+malformed. Ids that stand for the media of a prompt may not be written at all: a trainer could not run such an answer.
+Nothing here depends on an engine: it is token ids, logits and torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,19 +58,27 @@ class SpanConstraints:
     """The constraints of one model, with a mask per distinct set of allowed tokens, built when first needed.
 
     A span of thousands of codes has only a handful of such sets, so masks are kept for sets and not for positions.
-    `vocabulary_size` is the number of logits per token. For use by one thread.
+    `vocabulary_size` is the number of logits per token, and `unwritable` are ids that no answer may hold. For use by
+    one thread.
     """
 
-    def __init__(self, spans: Sequence[MediaSpan], *, vocabulary_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        spans: Sequence[MediaSpan],
+        *,
+        vocabulary_size: int,
+        device: torch.device,
+        unwritable: Sequence[int] = (),
+    ) -> None:
         self.spans = spans
-        self._codes = union([(*span.codes, *slot(span.end_id)) for span in spans])
+        self._closed = union([*((*span.codes, *slot(span.end_id)) for span in spans), *map(slot, unwritable)])
         self._vocabulary_size, self._device = vocabulary_size, device
         self._mask_index: dict[Slot | None, int] = {}
         self._forbidden = torch.zeros(0, vocabulary_size, dtype=torch.bool, device=device)  # (masks, vocabulary)
 
     def apply(self, logits: torch.Tensor, states: Sequence[SpanState]) -> torch.Tensor:
         """Logits of shape (rows, vocabulary), minus infinity where a row in its state may not write a token."""
-        if not self.spans:
+        if not self._closed:
             return logits
         index = torch.tensor([self._index_of(state.allowed) for state in states], device=logits.device)  # (rows,)
         return logits.masked_fill(self._forbidden[index], float("-inf"))
@@ -82,10 +91,11 @@ class SpanConstraints:
 
     def _mask(self, allowed: Slot | None) -> torch.Tensor:
         """Shape (vocabulary,), true for every token that may not be written."""
-        # Inside a span only the allowed tokens may be written; outside everything may but codes and end tokens.
+        # Inside a span only the allowed tokens may be written; outside everything may but codes, end tokens, and what
+        # stands for media of a prompt.
         is_inside = allowed is not None
         forbidden = torch.full((self._vocabulary_size,), is_inside)
-        for ids in allowed if allowed is not None else self._codes:
+        for ids in allowed if allowed is not None else self._closed:
             forbidden[ids.start : ids.stop] = not is_inside
         return forbidden
 

@@ -62,6 +62,27 @@ async def test_a_family_reads_on_vllm_what_the_trainer_reads(family: Family, tmp
     record(family.name, reads=family.reads)
 
 
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+async def test_what_stands_for_media_is_never_written(name: str, tmp_path: Path) -> None:
+    """A random model of a few hundred tokens would write each of them sooner or later."""
+    from omnialign.modeling.adapters import load_adapter
+    from omnialign.modeling.inputs import Turn
+    from services.inference.vllm.engine import open_vllm_engine
+
+    folder = FAMILIES[name].build(tmp_path / "model")
+    turns = (Turn("user", (medium("image"), "What is it?")),)
+    sampling = generation_pb2.SamplingParams(temperature=1.0, max_new_tokens=300)
+    requests = [
+        EngineRequest(str(seed), f"file://{folder}", turns, sampling, seed=seed, return_tokens=True)
+        for seed in range(8)
+    ]
+    async with open_vllm_engine(config_of(tmp_path)) as engine:
+        drawn = [result.tokens async for result in engine.generate(requests)]
+    ids = {number for tokens in drawn if tokens for number in tokens.ids}
+    assert len(ids) > 100
+    assert not ids & set(load_adapter(folder).unwritable_ids)
+
+
 async def test_a_medium_of_a_prompt_that_was_too_long_is_read_in_the_next(tmp_path: Path) -> None:
     """vLLM takes what it has rendered for sent, though the prompt was never run."""
     from omnialign.modeling.inputs import Turn

@@ -8,7 +8,7 @@ service may take to restart.
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from omnialign.client import AsyncClient
@@ -39,8 +39,11 @@ class RolloutClient:
         num_samples: int,
         handover: HandOver,
         on_answer: Callable[[], None],
+        unwritable: Iterable[int] = (),
     ) -> None:
+        """`unwritable` are ids that no answer may hold, as the model's adapter has them."""
         self._spec, self._settings, self._num_samples = spec, settings, num_samples
+        self._unwritable = frozenset(unwritable)
         self._handover, self._on_answer = handover, on_answer
 
     async def draw(
@@ -63,7 +66,9 @@ class RolloutClient:
         found: dict[int, list[Answer]] = {prompt.row: [] for prompt in prompts}
         failed: Counter[str] = Counter()
         for result in sorted(results, key=lambda result: (int(result.id), result.sample)):
-            if result.tokens.ids:
+            if self._unwritable.intersection(result.tokens.ids):  # an engine that lets them through
+                failed["ANSWER_HAS_PLACEHOLDER"] += 1
+            elif result.tokens.ids:
                 found[int(result.id)].append(_answer(by_row[int(result.id)], result, step=self._handover.step))
             else:
                 failed[from_status(result.error).reason if result.HasField("error") else "ANSWER_EMPTY"] += 1

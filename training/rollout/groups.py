@@ -6,7 +6,7 @@ and is drawn again from other seeds (the dynamic sampling of DAPO, Yu et al. 202
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from omnialign.client import AsyncClient
 from omnialign.errors import FailedPrecondition
@@ -30,7 +30,9 @@ class Sampler:
         handover: HandOver,
         max_redraws: int,
         on_answer: Callable[[], None],
+        unwritable: Iterable[int] = (),
     ) -> None:
+        """`unwritable` are ids that no answer may hold, as the model's adapter has them."""
         self._spec, self._max_redraws = spec, max_redraws
         self._smallest = min(settings.samples_per_prompt, 2)
         self._rewarder = Rewarder(spec, settings.rollout.rewards)
@@ -40,6 +42,7 @@ class Sampler:
             num_samples=settings.samples_per_prompt,
             handover=handover,
             on_answer=on_answer,
+            unwritable=unwritable,
         )
 
     async def draw(self, prompts: Sequence[Prompt], *, step: int) -> Rollout:

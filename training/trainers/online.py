@@ -67,6 +67,7 @@ class OnlineTrainer(DurableTrainer):
             handover=self._handover,
             max_redraws=max_redraws,
             on_answer=inputs.watchdog.beat,
+            unwritable=inputs.media.adapter.unwritable_ids,
         )
         self._passes: list[Pass] = []
         self._dropped: Counter[str] = Counter()

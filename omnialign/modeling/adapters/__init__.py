@@ -53,6 +53,10 @@ class Adapter(Protocol):
     def media_spans(self) -> Sequence[MediaSpan]:
         """The grammar of the media that the model writes; empty if it writes none."""
 
+    @property
+    def unwritable_ids(self) -> Sequence[int]:
+        """Ids that stand for media in prompts, which no answer may hold: nothing would be there to take their place."""
+
     def encode(self, turns: Sequence[Turn], policy: MediaPolicy = NO_BOUNDS) -> ModelInputs:
         """The inputs for a conversation that ends with a user's turn, up to where the answer begins."""
 

@@ -9,7 +9,9 @@ escaped, check that it wrote one placeholder per medium, expand the placeholders
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,20 @@ class ProcessorAdapter:
     def reads(self) -> frozenset[int]:
         """The modalities that the model reads besides text, values of `omnialign.v1.Modality`."""
         return frozenset(self._reader.tokens)
+
+    @cached_property
+    def unwritable_ids(self) -> Sequence[int]:
+        """The placeholders of media, and the marks that the chat template sets around them.
+
+        The model's `forward` looks for the features of a medium wherever it meets one of them, also in an answer.
+        """
+        found = {self._tokenizer.convert_tokens_to_ids(token) for token in self._reader.tokens.values()}
+        plain = set(self._encode_prompt(self._render([Turn("user", (".",))])))
+        for modality in self.reads:
+            with suppress(InvalidArgument):  # a template that knows no such medium
+                shown = self._encode_prompt(self._render([Turn("user", (MediaBytes(modality, b""), "."))]))
+                found |= (set(shown) & self._escaper.special_ids) - plain
+        return sorted(found - {span.begin_id for span in self.media_spans} - set(self.end_ids))
 
     model_class = staticmethod(model_class)
 

@@ -67,6 +67,9 @@ class RangeCodec:
 class TokenAdapter:
     """The adapter of a token model. Build it with `load`. `decoder` turns media into what the codecs read."""
 
+    unwritable_ids: Sequence[int] = ()
+    """None: media are codes, which `media_spans` knows."""
+
     def __init__(
         self,
         tokenizer: Tokenizer,

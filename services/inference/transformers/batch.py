@@ -160,8 +160,13 @@ class Batch:
             [(row.request.seed, row.request.temperature, row.request.top_p) for row in self.rows],
             device=self.loaded.device,
         )
-        spans, vocabulary_size = self.loaded.adapter.media_spans, self._logits.shape[1]
-        self._constraints = SpanConstraints(spans, vocabulary_size=vocabulary_size, device=self.loaded.device)
+        adapter = self.loaded.adapter
+        self._constraints = SpanConstraints(
+            adapter.media_spans,
+            vocabulary_size=self._logits.shape[1],
+            device=self.loaded.device,
+            unwritable=adapter.unwritable_ids,
+        )
 
     def _step(self) -> list[tuple[SequenceRequest, Completion]]:
         """Writes one token per row and drops the rows that end with it.

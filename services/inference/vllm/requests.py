@@ -17,6 +17,9 @@ from services.inference import stop_strings
 from services.inference.engine import EngineRequest
 from services.inference.errors import engine_closed, prompt_unreadable, tokens_unsupported
 
+NEVER = -100.0
+"""The strongest bias that vLLM takes; reported log-probabilities are those without it."""
+
 
 class MediaLost(Exception):
     """vLLM's processes disagree on which media both of them have cached.
@@ -109,6 +112,7 @@ def sampling_of(request: EngineRequest, adapter: Adapter, max_new_tokens: int) -
         detokenize=False,
         logprobs=_logprobs(request),
         structured_outputs=_structured_outputs(request, adapter),
+        logit_bias=dict.fromkeys(adapter.unwritable_ids, NEVER) or None,
         # Stop strings are searched for in what the adapter decodes, which needs every token as it comes.
         output_kind=RequestOutputKind.CUMULATIVE if has_stops else RequestOutputKind.FINAL_ONLY,
     )

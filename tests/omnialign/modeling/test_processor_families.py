@@ -298,6 +298,17 @@ def test_videos_that_cannot_share_a_row_are_refused(root):
     assert len(adapter.encode(ask(film(1, frames=2), film(2, frames=6), "?"), MediaPolicy(max_frames=2)).features) == 2
 
 
+def test_an_answer_may_hold_words_and_ends_but_nothing_that_stands_for_media(root, name):
+    _, adapter, _ = made(root, name)
+    shown = adapter.encode(ask(*map(medium, FAMILIES[name].reads), "What are these?"))
+    plain = adapter.encode(ask("What are these?"))
+    special = set(adapter._escaper.special_ids)
+    assert set(adapter.unwritable_ids) >= (set(shown.ids) - set(plain.ids)) & special
+    assert bool(adapter.unwritable_ids) == bool(FAMILIES[name].reads)
+    answer = adapter.encode_answer(["It is <image>, or a sound."])
+    assert not set(adapter.unwritable_ids) & {*answer, *adapter.end_ids, adapter.pad_id}
+
+
 def test_an_answer_with_media_is_refused(root):
     _, adapter, _ = made(root, "qwen2_5_vl")
     with pytest.raises(InvalidArgument) as caught:

@@ -59,6 +59,19 @@ def test_codes_and_ends_are_written_in_spans_alone(adapter):
     assert set((~allowed[0]).nonzero().flatten().tolist()) == {*codes, span.end_id}
 
 
+def test_what_stands_for_media_of_a_prompt_is_never_written(adapter):
+    (span,) = adapter.media_spans
+    size, barred = span.codes[0].stop + 2, [3, span.codes[0].stop + 1]
+    rules = SpanConstraints(adapter.media_spans, vocabulary_size=size, device="cpu", unwritable=barred)
+    outside, inside = SpanState(), SpanState()
+    inside.write(span.begin_id, rules.spans)
+    allowed = rules.apply(torch.zeros(2, size), [outside, inside]).isfinite()
+    assert not allowed[:, barred].any()
+    assert allowed[0, span.begin_id]
+    alone = SpanConstraints([], vocabulary_size=4, device="cpu", unwritable=[1])
+    assert alone.apply(torch.zeros(1, 4), [SpanState()]).isfinite().tolist() == [[True, False, True, True]]
+
+
 def test_a_model_that_writes_no_media_is_left_alone():
     logits = torch.randn(2, 9)
     assert SpanConstraints([], vocabulary_size=9, device="cpu").apply(logits, [SpanState(), SpanState()]) is logits

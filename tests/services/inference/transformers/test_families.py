@@ -103,9 +103,29 @@ def generated(loaded: Loaded, turns: Sequence[Turn], tokens: int = TOKENS) -> li
     """The ids that the library writes for a conversation, up to and with the end."""
     inputs = reference_inputs(loaded.adapter, loaded.processor, [turns])
     module = loaded.model.module
+    unwritable = list(loaded.adapter.unwritable_ids) or None
     with torch.inference_mode():
-        ids = module.generate(**inputs, max_new_tokens=tokens, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        found = module.generate(**inputs, max_new_tokens=tokens, do_sample=False, suppress_tokens=unwritable)
+    ids = found[0, inputs["input_ids"].shape[1] :]
     return [int(number) for number in ids]
+
+
+@families(["llava", "qwen2_audio", "qwen2_5_omni"])
+def test_what_stands_for_media_is_never_written_however_likely(loaded):
+    unwritable = list(loaded.adapter.unwritable_ids)
+
+    def insist(module: torch.nn.Module, given: Any, logits: torch.Tensor) -> torch.Tensor:
+        logits[..., unwritable] += 1000
+        return logits
+
+    asked = [ask(medium(kind), "?") for kind in loaded.family.reads]
+    hook = loaded.model.module.get_output_embeddings().register_forward_hook(insist)
+    try:
+        assert all(int(last_logits(loaded, turns).argmax()) in unwritable for turns in asked)
+        found = written([sequence(loaded, turns) for turns in asked])
+    finally:
+        hook.remove()
+    assert all(ids and not set(ids) & set(unwritable) for ids in found)
 
 
 def last_logits(loaded: Loaded, turns: Sequence[Turn]) -> torch.Tensor:
