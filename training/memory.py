@@ -1,11 +1,12 @@
 """How much memory a run takes on each device, estimated from the shape of its model before a device is taken.
 
-Weights, gradients and optimiser states are arithmetic. Activations are what the layers of a Llama keep for the backward
-pass, counted by hand; other families keep about as much. The peak is reached in a pass, when activations and what the
-output head needs are on top of the rest, or after it, when gradients are averaged over ranks in a copy. A test compares
-the sum with the measured peak.
+Weights, gradients and optimiser states are arithmetic, and so is a reference or a teacher beside them. Activations are
+what the layers of a Llama keep for the backward pass, counted by hand; other families keep about as much. The peak is
+reached in a pass, when activations and what the output head needs are on top of the rest, or after it, when gradients
+are averaged over ranks in a copy. A test compares the sum with the measured peak.
 
-Not counted: features of media before they reach the language model, and memory that an allocator keeps unused.
+Not counted: features of media before they reach the language model, the head of a reward or value, and memory that an
+allocator keeps unused.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 from omnialign.errors import ResourceExhausted
 from training.methods import METHODS, complete
 from training.model_shape import ModelShape
-from training.spec import DEFAULT_RANK, Lora, Spec
+from training.spec import DEFAULT_RANK, Hyperparameters, Lora, Spec
 
 FLOAT, HALF = 4, 2
 NF4_BYTES = 0.52
@@ -26,6 +27,10 @@ TILE_ROWS, TILE_COLUMNS = 4096, 32768
 """Positions and tokens whose logits exist at a time (TRL's `TOKEN_CHUNK_SIZE` and `_CHUNKED_LOGPROB_CHUNK_SIZE`)."""
 TILES = {"cpu": 7, "gpu": 1}
 """Copies of these logits: torch makes several in turn, the kernel for GPUs works in place."""
+INDEX = 8
+WHOLE, COMPARED = 3, 4
+"""How often a student's distributions exist at a time: whole (log-probabilities, their gradient, that of the logits),
+and of the tokens that are compared (log-probabilities, the terms of the divergence, gradients)."""
 LIBRARY_BYTES = {"cpu": 600_000_000, "gpu": 1_000_000_000}
 """What libraries take before there is a model: code on a CPU, CUDA's context and workspaces on a GPU."""
 
@@ -67,7 +72,7 @@ def estimate(spec: Spec, shape: ModelShape, *, device: str) -> MemoryEstimate:
     distribution = spec.distribution
     stage, ranks = distribution.zero_stage, distribution.world_size
     sharded = ranks if stage == 3 else 1
-    weights = (FLOAT * learnt + frozen) / sharded
+    weights = (FLOAT * learnt + frozen + _copies(spec, shape)) / sharded
     # The shards of ZeRO's optimiser are a second copy of the weights, although those are float32 too.
     optimizer = (8 + (FLOAT if stage else 0)) * learnt / (ranks if stage else 1)
     gradients = FLOAT * learnt / (ranks if stage >= 2 else 1)
@@ -159,16 +164,38 @@ def _frozen_bytes(spec: Spec, shape: ModelShape) -> float:
     return width * (shape.parameters - quantized) + NF4_BYTES * quantized
 
 
+def _copies(spec: Spec, shape: ModelShape) -> float:
+    """Bytes of the weights that a method holds a second time, on all devices together if they are sharded."""
+    copies, learnt = METHODS[spec.method].copies, FLOAT * _learnt(spec, shape)
+    if copies == "learnt":
+        return learnt
+    is_switched_off = spec.lora is not None and not spec.initial_lora_dir
+    has_reference = copies == "model" and _settings(spec).beta and not is_switched_off
+    return learnt + _frozen_bytes(spec, shape) if has_reference else 0.0
+
+
+def _settings(spec: Spec) -> Hyperparameters:
+    return complete(spec, num_processes=spec.distribution.world_size)
+
+
+def _rows_of_step(spec: Spec) -> int:
+    """Examples that a device takes in a step, on average; of methods that draw their own answers, these."""
+    answers = spec.settings.samples_per_prompt if METHODS[spec.method].rows == "prompt" else 1
+    return -(-_settings(spec).batch_size * answers // spec.distribution.world_size)
+
+
 def _rows(spec: Spec) -> int:
-    """Examples of a pass, on average."""
-    settings = complete(spec, num_processes=spec.distribution.world_size)
-    return settings.micro_batch_size or settings.batch_size // spec.distribution.world_size
+    """Examples, or drawn answers, of a pass, on average."""
+    of_step = _rows_of_step(spec)
+    return min(_settings(spec).micro_batch_size or of_step, of_step)
 
 
 def _tokens(spec: Spec) -> int:
     """Tokens of a pass at most: rows of the longest length, two for each pair."""
-    length = complete(spec, num_processes=spec.distribution.world_size).max_length
-    return _rows(spec) * length * (2 if METHODS[spec.method].rows in ("pair", "rated_pair") else 1)
+    rows, length = METHODS[spec.method].rows, _settings(spec).max_length
+    if rows == "prompt":
+        length += spec.settings.rollout.max_new_tokens
+    return _rows(spec) * length * (2 if rows in ("pair", "rated_pair") else 1)
 
 
 def _activations(spec: Spec, shape: ModelShape) -> float:
@@ -190,6 +217,16 @@ def _logits(spec: Spec, shape: ModelShape, *, device: str) -> float:
     """Bytes of the logits of a tile, and of the gradient of the output head while it is summed up."""
     rows, columns = min(_tokens(spec), TILE_ROWS), min(shape.vocabulary, TILE_COLUMNS)
     tiles = float(TILES[device] * rows * columns * FLOAT)
+    if compared := METHODS[spec.method].num_compared(spec.settings, shape.vocabulary):
+        tiles = _distributions(spec, shape, compared=compared)
     if spec.lora is None:
         tiles += FLOAT * shape.hidden * (shape.vocabulary + (columns if device == "cpu" else 0))
     return tiles
+
+
+def _distributions(spec: Spec, shape: ModelShape, *, compared: int) -> float:
+    """Bytes of what is said of each token of the answers: the teacher's word on a step, the student's on a pass."""
+    passes = -(-_rows_of_step(spec) // _rows(spec))
+    teacher = (FLOAT + INDEX) * compared * passes
+    student = FLOAT * (WHOLE * shape.vocabulary + COMPARED * compared)
+    return float(_tokens(spec) * (teacher + student))

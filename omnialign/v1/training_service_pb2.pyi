@@ -189,7 +189,7 @@ class MemoryEstimate(_message.Message):
     least_bytes: _builtins.int
     """At least, however short the examples are. A job whose devices have less is refused with MEMORY_TOO_SMALL."""
     weights_bytes: _builtins.int
-    """Weights, those that do not learn included."""
+    """Weights, those that do not learn included, and a reference or teacher beside them."""
     gradients_bytes: _builtins.int
     """Gradients of the weights that learn."""
     optimizer_bytes: _builtins.int

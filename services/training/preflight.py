@@ -57,8 +57,8 @@ class Preflight:
             return None
         if shape is None:
             return None
-        if is_lora and spec.lora is None:  # training goes on from it
-            spec = replace(spec, lora=Lora())
+        if is_lora:  # training goes on from it
+            spec = replace(spec, lora=spec.lora or Lora(), initial_lora_dir=base_model)
         device_bytes = self._device_bytes(spec)
         found = check_fits(spec, shape, device=self._device, device_bytes=device_bytes)
         parts = {f"{name}_bytes": value for name, value in asdict(found).items()}

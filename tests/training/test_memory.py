@@ -28,12 +28,15 @@ import psutil
 from training import __main__ as program
 program._prepare_environment()
 from training import tuning
-load = tuning.load_for_training
+from tests.training.fixed_rollouts import fixed_rollouts
+load, before = tuning.load_for_training, []
 def noted(spec):
-    print("before", psutil.Process().memory_info().rss)
+    before.append(psutil.Process().memory_info().rss)  # a reference is loaded later
     return load(spec)
 tuning.load_for_training = noted
-code = program.main(sys.argv[1:])
+with fixed_rollouts():
+    code = program.main(sys.argv[1:])
+print("before", before[0])
 # Of this program alone: the peak that the system counts for a process includes what it was before `exec`.
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print("peak", int(status["VmHWM"].split()[0]) * 1024)
@@ -45,6 +48,7 @@ QWEN_7B = {
     "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False,
 }  # fmt: skip
 GB = 10**9
+SAMPLES = {"grpo": {"group_size": 2}, "ppo": {"num_samples": 2}}
 
 
 def sized(folder: Path, **sizes: int) -> Path:
@@ -58,14 +62,16 @@ def sized(folder: Path, **sizes: int) -> Path:
 
 def measured(folder: Path, document: dict[str, Any], spec: Spec) -> int:
     """Bytes that a run takes at its peak, beyond what its process has before it loads the model."""
-    prompt, answer = [6] * 16, [*[7] * 47, 2]
+    answers = [[*[token] * 47, 2] for token in (7, 8)]
     path = source.cache_path(spec, max_length=spec.hyperparameters.max_length)
-    write_examples(path, [Example(prompt, [answer]) for _ in range(8)])
+    critiqued, drawn = {"teacher_prompt": [9] * 16}, spec.method in ("grpo", "ppo")
+    examples = [Example([6] * 16, answers if drawn else answers[:1], **critiqued) for _ in range(8)]
+    write_examples(path, examples)
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     environment = launch.environment(os.environ, num_processes=1, num_cpus=1) | {"PYTHONPATH": str(Path.cwd())}
     # Freed memory goes back to the system at once, so that what is measured is what is needed.
     environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
-    command = [sys.executable, "-c", MEASURE, "sft", "--spec", str(folder / "job.yaml")]
+    command = [sys.executable, "-c", MEASURE, spec.method, "--spec", str(folder / "job.yaml")]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     found = dict(line.split() for line in said.splitlines() if line.startswith(("before ", "peak ")))
     return int(found["peak"]) - int(found["before"])
@@ -74,17 +80,32 @@ def measured(folder: Path, document: dict[str, Any], spec: Spec) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("vocabulary", "hidden", "layers", "lora"), [(128, 256, 8, None), (32000, 256, 2, None), (128, 512, 8, {})]
+    ("method", "vocabulary", "hidden", "layers", "lora"),
+    [
+        ("sft", 128, 256, 8, None),
+        ("sft", 32000, 256, 2, None),
+        ("sft", 128, 512, 8, {}),
+        ("grpo", 128, 256, 8, None),
+        ("ppo", 32000, 256, 2, None),
+        ("ppo", 128, 512, 8, {}),
+        ("sdpo", 128, 256, 8, None),
+        ("sdpo", 4096, 256, 2, None),
+        ("sdpo", 32000, 256, 2, {}),
+    ],
 )
 def test_the_estimate_is_within_a_fifth_of_the_measured_peak(
-    tmp_path: Path, model_dir: Path, vocabulary: int, hidden: int, layers: int, lora: dict[str, int] | None
+    tmp_path: Path, model_dir: Path, method: str, vocabulary: int, hidden: int, layers: int, lora: dict[str, int] | None
 ):
     sizes = {"vocab_size": vocabulary, "hidden_size": hidden, "num_hidden_layers": layers}
     sized(model_dir, intermediate_size=4 * hidden, **sizes)
     folders = {"base_model_dir": str(model_dir), "output_dir": str(tmp_path / "out"), "cache_dir": str(tmp_path / "c")}
     steps = {"max_steps": 2, "batch_size": 8, "micro_batch_size": 4, "max_length": 64}
     document = {**GOOD, **folders, "hyperparameters": steps, **({} if lora is None else {"lora": lora})}
-    spec = parse_spec(document, method="sft")
+    if method in ("grpo", "ppo"):  # four prompts, each with two answers
+        rollout = {"rewards": [{"well_formed": True}], "max_new_tokens": 48}
+        document |= {"refinement_address": "127.0.0.1:1", method: {"rollout": rollout, **SAMPLES[method]}}
+        document["hyperparameters"] = {**steps, "batch_size": 4, "max_length": 16, "beta": 0.05}
+    spec = parse_spec(document, method=method)
     shape = shape_of_folder(model_dir)
     assert shape is not None
     expected = estimate(spec, shape, device="cpu")

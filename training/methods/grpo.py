@@ -54,5 +54,6 @@ GRPO = Method(
     ),
     settings=GrpoSettings,
     contradictions=contradictions,
+    copies="model",
     measures=ONLINE_MEASURES,
 )

@@ -54,6 +54,11 @@ class Method:
     """Defaults that differ under some of its own settings, by the names of hyperparameters."""
     contradictions: Callable[[Spec], Sequence[tuple[str, str]]] = lambda spec: ()
     """Problems between its settings that are each valid alone, as (path, problem)."""
+    copies: Literal["", "model", "learnt"] = ""
+    """Which weights it holds a second time: the whole model as its reference, unless `beta` is 0 or a LoRA can be
+    switched off instead; or what learns, as its teacher."""
+    num_compared: Callable[[Any, int], int] = lambda settings, vocabulary: 0
+    """Of how many tokens of the vocabulary it compares a teacher's distribution, under its own settings; 0 for none."""
     measures: Mapping[str, Measure] = field(default_factory=dict)
     """What it measures beside loss, gradient and rate, by the names in the trainer's log."""
 

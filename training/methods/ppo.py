@@ -71,5 +71,6 @@ PPO = Method(
     ),
     settings=PpoSettings,
     contradictions=contradictions,
+    copies="model",
     measures={**ONLINE_MEASURES, **VALUE_MEASURES},
 )

@@ -7,6 +7,10 @@ from training.methods.dpo import DPO
 from training.methods.method import Measure, Method
 from training.spec import Spec
 
+WHOLE_VOCABULARY = 8192
+"""Up to so many tokens, distributions are compared whole unless `top_k` says."""
+TOP_K = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class SdpoSettings:
@@ -22,6 +26,11 @@ class SdpoSettings:
     """How much of the average each step keeps."""
     top_k: int = 0
     """Tokens of the teacher's distribution that are kept apart, the rest as one; 0 is all up to 8,192, else 100."""
+
+
+def num_compared(settings: SdpoSettings, vocabulary: int) -> int:
+    """Of how many tokens a distribution is compared one by one."""
+    return min(settings.top_k or (vocabulary if vocabulary <= WHOLE_VOCABULARY else TOP_K), vocabulary)
 
 
 def contradictions(spec: Spec) -> list[tuple[str, str]]:
@@ -43,6 +52,8 @@ SDPO = Method(
     settings=SdpoSettings,
     row_settings=("along",),
     contradictions=contradictions,
+    copies="learnt",
+    num_compared=num_compared,
     measures={
         "teacher_agreement": Measure(
             "teacher_agreement_ratio", "Share of tokens that are the likeliest for student and teacher alike."

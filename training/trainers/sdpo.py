@@ -19,14 +19,10 @@ from transformers import TrainingArguments
 from trl.trainer.utils import disable_dropout_in_model
 
 from training.batches import BESIDE_INPUTS, CritiquedCollator, Rows, blank_example, critiqued_row
-from training.methods.sdpo import SdpoSettings
+from training.methods.sdpo import SdpoSettings, num_compared
 from training.trainer_inputs import TrainerInputs
 from training.trainers.step_means import StepMeansTrainer, answer_lengths, asking
 from training.trainers.teacher import Teacher
-
-WHOLE_VOCABULARY = 8192
-"""Up to so many tokens, distributions are compared whole unless `top_k` says."""
-TOP_K = 100
 
 
 class Sdpo(StepMeansTrainer):
@@ -55,7 +51,8 @@ class Sdpo(StepMeansTrainer):
             for batch in batches:
                 shown = self._prepare_inputs(batch.pop("teacher"))
                 found = self._log_probs(self.model_wrapped, shown)
-                likeliest, tokens = found.topk(num_compared(self._settings, vocabulary=found.shape[1]))
+                # Of the logits, not of one head: a model with a second head (Janus) has more.
+                likeliest, tokens = found.topk(num_compared(self._settings, found.shape[1]))
                 batch["teacher_log_probs"], batch["teacher_tokens"] = likeliest, tokens
 
     def _log_probs(self, model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -101,12 +98,6 @@ class Sdpo(StepMeansTrainer):
     def restore_method_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Goes on with a checkpoint's teacher."""
         self._teacher.restore(state)
-
-
-def num_compared(settings: SdpoSettings, *, vocabulary: int) -> int:
-    """Of how many tokens a distribution is compared one by one."""
-    # Of the logits, not of one head: a model with a second head (Janus) has more.
-    return min(settings.top_k or (vocabulary if vocabulary <= WHOLE_VOCABULARY else TOP_K), vocabulary)
 
 
 def divergence(teacher: torch.Tensor, student: torch.Tensor, *, kind: str) -> torch.Tensor:
