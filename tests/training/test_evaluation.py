@@ -80,13 +80,12 @@ def test_rows_held_out_have_the_loss_and_measures_that_they_would_be_learnt_with
     assert trainer.evaluate_held_out() == pytest.approx(found, rel=1e-6)
 
 
-@pytest.mark.parametrize("method", ["sft", "reward", "dpo", "simpo", "sdpo"])
+@pytest.mark.parametrize("method", OFFLINE)
 def test_the_loss_does_not_depend_on_how_many_steps_rows_are_evaluated_in(
     tmp_path: Path,
     tiny_model: Path,  # noqa: F811
     method: str,
 ):
-    """The others average a second term over each step, or have a reference point in it."""
     trainer = trainer_of(method, tiny_model, tmp_path, rows_per_pass=3)
     assert trainer.evaluate_held_out()["loss"] == pytest.approx(step(trainer, [HELD_OUT]), rel=1e-5)
 

@@ -3,12 +3,13 @@
 L = λ_D (1 - σ(β (Δ - z))) for a good answer and λ_U (1 - σ(β (z - Δ))) for a bad one, with Δ = log π(y | x) -
 log π_ref(y | x), averaged over the answers of the whole optimiser step. The reference point z is the mean of Δ over the
 step's *mismatched* pairs, an answer to another prompt behind each prompt, and at least 0: it estimates KL(π || π_ref)
-and has no gradient. β is `beta`. `sft_weight` w adds w · NLL of the good answers, averaged over the step's tokens.
+and has no gradient. β is `beta`. `sft_weight` w adds w · NLL of the good answers, averaged over the step's tokens. All
+rows held out are one step.
 """
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,14 @@ class Kto(StepMeansTrainer):
 
     def prepare(self, batches: Sequence[dict[str, Any]]) -> None:
         """Estimates the reference point of a step, before any of its passes is trained on."""
+        if not self.is_evaluating:
+            self._estimate(batches)
+
+    def prepare_evaluation(self, batches: Iterator[dict[str, Any]]) -> None:
+        """Estimates the reference point of all rows held out."""
+        self._estimate(batches)
+
+    def _estimate(self, batches: Iterable[dict[str, Any]]) -> None:
         found = torch.zeros(1, 2, dtype=torch.float64, device=self.args.device)
         with asking(self.model_wrapped):
             for batch in batches:
@@ -63,9 +72,8 @@ class Kto(StepMeansTrainer):
         is_pair = answer_lengths(pairs) > 0
         return torch.stack([ratios[is_pair].double().sum(), is_pair.double().sum()])
 
-    def pass_loss(self, model: Any, inputs: dict[str, Any], *weights: float) -> torch.Tensor:
-        """The weighted loss of one pass."""
-        of_answers, of_tokens = weights
+    def pass_terms(self, model: Any, inputs: dict[str, Any]) -> Sequence[torch.Tensor]:
+        """The mean over the answers of one pass, and that over the tokens of its good ones."""
         log_probs, good = answer_log_probs(model, inputs).sum(1), inputs["desirable"]
         rewards, point = self._beta * (log_probs - inputs["ref_logps"]), self._beta * self._reference_point
         losses = torch.where(
@@ -73,9 +81,7 @@ class Kto(StepMeansTrainer):
             self._desirable_weight * (1 - torch.sigmoid(rewards - point)),
             self._undesirable_weight * (1 - torch.sigmoid(point - rewards)),
         )
-        loss = of_answers * losses.mean()
-        if self._sft_weight and good.any():
-            loss = loss - of_tokens * self._sft_weight * log_probs[good].sum() / answer_lengths(inputs)[good].sum()
+        likelihood = log_probs[good].sum() / answer_lengths(inputs)[good].sum().clamp(min=1)
         self.measure(
             {
                 "logps/desirable": log_probs[good],
@@ -86,7 +92,7 @@ class Kto(StepMeansTrainer):
                 "reference_point": torch.full_like(rewards, self._reference_point),
             }
         )
-        return loss
+        return losses.mean(), -self._sft_weight * likelihood
 
     def means(self) -> dict[str, float]:
         """Also how far good answers are ahead of bad ones, in a step that has both."""

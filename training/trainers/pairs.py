@@ -4,7 +4,7 @@ A method names a loss of one pair; it is averaged over the pairs of the whole op
 negative log-likelihood of the chosen answers, averaged over the step's tokens.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,14 +48,11 @@ class LikelihoodPairs(PairTrainer):
         """
         raise NotImplementedError
 
-    def pass_loss(self, model: Any, inputs: dict[str, Any], *weights: float) -> torch.Tensor:
-        """The weighted loss of one pass."""
-        of_pairs, of_tokens = weights
+    def pass_terms(self, model: Any, inputs: dict[str, Any]) -> Sequence[torch.Tensor]:
+        """The mean over the pairs of one pass, and that over their chosen answers' tokens."""
         log_probs, lengths = answer_log_probs(model, inputs).sum(1), answer_lengths(inputs)
         losses, rewards = self.losses(log_probs, lengths, inputs)
-        loss = of_pairs * losses.mean()
-        if self._sft_weight:
-            loss = loss - of_tokens * self._sft_weight * log_probs.chunk(2)[0].sum() / lengths.chunk(2)[0].sum()
+        likelihood = log_probs.chunk(2)[0].sum() / lengths.chunk(2)[0].sum()
         (chosen, rejected), answers = rewards.chunk(2), log_probs.chunk(2)
         self.measure(
             {
@@ -67,7 +64,7 @@ class LikelihoodPairs(PairTrainer):
                 "rewards/accuracies": chosen > rejected,
             }
         )
-        return loss
+        return losses.mean(), -self._sft_weight * likelihood
 
 
 class ReferenceFree(LikelihoodPairs):

@@ -10,7 +10,7 @@ pairs then holds better for others (Yang et al. 2024).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -62,9 +62,8 @@ class RewardTrainer(PairTrainer):
         """How far the chosen answers of the pairs held out are ahead, the same on every rank."""
         super().__init__(**options)
 
-    def pass_loss(self, model: Any, inputs: dict[str, Any], *weights: float) -> torch.Tensor:
-        """The weighted loss of one pass."""
-        of_pairs, of_tokens = weights
+    def pass_terms(self, model: Any, inputs: dict[str, Any]) -> Sequence[torch.Tensor]:
+        """The mean over the pairs of one pass, and that over their chosen answers' tokens."""
         chosen, rejected = answer_rewards(model, inputs).chunk(2)  # (pairs,)
         losses = pair_loss(chosen, rejected, inputs["margins"], center_weight=self._center_weight)
         if self.is_evaluating:
@@ -77,11 +76,10 @@ class RewardTrainer(PairTrainer):
                 "rewards/accuracies": chosen > rejected,
             }
         )
-        loss = of_pairs * losses.mean()
-        if self._sft_weight:
-            log_probs, lengths = (of(inputs).chunk(2)[0] for of in (partial(answer_log_probs, model), answer_lengths))
-            loss = loss - of_tokens * self._sft_weight * log_probs.sum() / lengths.sum()
-        return loss
+        if not self._sft_weight:  # which would cost another pass
+            return losses.mean(), losses.new_zeros(())
+        log_probs, lengths = (of(inputs).chunk(2)[0] for of in (partial(answer_log_probs, model), answer_lengths))
+        return losses.mean(), -self._sft_weight * log_probs.sum() / lengths.sum()
 
     def evaluate_held_out(self) -> dict[str, float]:
         """Also the numbers of the report."""

@@ -67,8 +67,8 @@ class Sdpo(StepMeansTrainer):
         found: torch.Tensor = logits[is_answer[:, columns]].float().log_softmax(-1)
         return found
 
-    def pass_loss(self, model: Any, inputs: dict[str, Any], *weights: float) -> torch.Tensor:
-        """The weighted loss of one pass."""
+    def pass_terms(self, model: Any, inputs: dict[str, Any]) -> Sequence[torch.Tensor]:
+        """The mean over the tokens of one pass."""
         log_probs = self._log_probs(model, inputs)
         if self._is_blank:
             # Weighs nothing, and takes part in what all ranks do together.
@@ -76,7 +76,7 @@ class Sdpo(StepMeansTrainer):
         else:
             losses, agrees = self._token_losses(log_probs, inputs["teacher_log_probs"], inputs["teacher_tokens"])
         self.measure({"teacher_agreement": agrees})
-        return weights[0] * losses.mean()
+        return [losses.mean()]
 
     def _token_losses(
         self, log_probs: torch.Tensor, teacher: torch.Tensor, tokens: torch.Tensor

@@ -4,7 +4,7 @@ The mean is over the tokens of the whole optimiser step. Many models compute the
 which the tokens of a short pass would weigh more than those of a long one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,12 +24,11 @@ class Sft(StepMeansTrainer):
         """How many tokens the answers of a batch have: (1,)."""
         return answer_lengths(batch).sum()[None]
 
-    def pass_loss(self, model: Any, inputs: dict[str, Any], *weights: float) -> torch.Tensor:
-        """The weighted loss of one pass."""
+    def pass_terms(self, model: Any, inputs: dict[str, Any]) -> Sequence[torch.Tensor]:
+        """The mean over the tokens of one pass."""
         scored, lengths = scored_answers(model, inputs), answer_lengths(inputs)
         self.measure({"mean_token_accuracy": scored.is_top1.sum(1) / lengths})
-        loss: torch.Tensor = -weights[0] * scored.log_probs.sum() / lengths.sum()
-        return loss
+        return [-scored.log_probs.sum() / lengths.sum()]
 
 
 def build(inputs: TrainerInputs) -> Sft:

@@ -17,7 +17,7 @@ from training.packing import IGNORED
 class StepMeansTrainer(DurableTrainer):
     """Weighs passes so that everything that a loss is averaged over counts alike over a whole step.
 
-    A method says what that is in `counts`, and the loss of a pass in `pass_loss`.
+    A method says what that is in `counts`, and what it averages over a pass in `pass_terms`.
     """
 
     outputs: tuple[str, ...] = ("log_probs",)
@@ -39,8 +39,8 @@ class StepMeansTrainer(DurableTrainer):
         """How many of each thing that a term is averaged over a batch holds, (terms,); zeros for a blank one."""
         raise NotImplementedError
 
-    def pass_loss(self, model: Any, inputs: dict[str, Any], *weights: float) -> torch.Tensor:
-        """The loss of one pass: each term averaged over the pass, times its weight."""
+    def pass_terms(self, model: Any, inputs: dict[str, Any]) -> Sequence[torch.Tensor]:
+        """The terms whose sum is the loss, each averaged over the pass; 0 for one that the pass has nothing of."""
         raise NotImplementedError
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
@@ -57,46 +57,54 @@ class StepMeansTrainer(DurableTrainer):
     def prepare(self, batches: Sequence[dict[str, Any]]) -> None:
         """What a method finds out of a step's passes before any of them has a loss."""
 
+    def prepare_evaluation(self, batches: Iterator[dict[str, Any]]) -> None:
+        """What a method finds out of all rows held out before any of them has a loss."""
+
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss of one pass, in which everything counted has the same weight as in every other pass of the step."""
         # A trainer averages over a pass, and that over passes and ranks. A pass of few pairs or tokens would count as
         # much as one of many, so each is weighted by its share of the step's.
         passes = self.current_gradient_accumulation_steps * distributed.world_size()
-        loss = self._weighted_loss(model, inputs, factor=passes)
+        held, terms = self._terms(model, inputs)
+        # Nothing of a term in the whole step: its terms are 0.
+        loss = (terms * held * passes / self._in_step.clamp(min=1)).sum()
         self._total_train_tokens += float(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
         return loss
 
-    def _weighted_loss(self, model: Any, inputs: dict[str, Any], *, factor: int = 1) -> torch.Tensor:
-        """A pass's part of its step's loss, times a factor."""
+    def _terms(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Over how many each term of a pass is averaged, and the terms: (terms,) both."""
         held = self.counts(inputs).to(self._in_step.device)
         self._is_blank = not held.any()
         if self._is_blank:
             # A blank pass weighs nothing but must use all weights of the model, like those of the other ranks:
             # gradients are reduced as they are made.
             inputs = {**inputs, "completion_mask": inputs["attention_mask"]}
-        loss = self.pass_loss(model, inputs, *(held * factor / self._in_step).tolist())
+        terms = torch.stack(list(self.pass_terms(model, inputs)))
         self._is_blank = False
-        return loss
+        return held, terms
 
     def evaluate_held_out(self) -> dict[str, float]:
-        """Loss and measures of the held-out rows, taken as steps that teach nothing; the same on every rank.
-
-        The loss is the mean of the steps' losses, each weighted by how much its first term is averaged over.
-        """
+        """Loss and measures of the rows held out, each term averaged over all of them; the same on every rank."""
         learnt, self._sums = self._sums, _no_sums()
         self.is_evaluating = True
-        found = torch.zeros(2, dtype=torch.float64)  # sum of weighted losses, and of weights
-        for passes in self.held_out_steps():
-            self.context.watchdog.beat()
-            batches = [self.data_collator([self.train_dataset[row] for row in rows]) for rows in passes]
+        self.prepare_evaluation(batch for step in self._held_out_batches() for batch in step)
+        found = torch.zeros(2, 1, dtype=torch.float64, device=self.args.device)  # sums of the terms, and what they hold
+        for batches in self._held_out_batches():
             self._begin(batches, self.args.device)
             with asking(self.model_wrapped), self.compute_loss_context_manager():
-                losses = [self._weighted_loss(self.model_wrapped, self._prepare_inputs(batch)) for batch in batches]
-            loss = float(self.accelerator.gather(torch.stack(losses).sum()[None]).sum())
-            found += float(self._in_step[0]) * torch.tensor([loss, 1.0], dtype=torch.float64)
-        measures = {"loss": float(found[0] / found[1]), **self.means()}
+                for batch in batches:
+                    held, terms = self._terms(self.model_wrapped, self._prepare_inputs(batch))
+                    found = found + torch.stack([terms * held, held]).double()
+        sums, held = self.accelerator.gather(found[None]).sum(0)
+        measures = {"loss": float((sums / held.clamp(min=1)).sum()), **self.means()}
         self._sums, self.is_evaluating = learnt, False
         return measures
+
+    def _held_out_batches(self) -> Iterator[list[dict[str, Any]]]:
+        """This rank's passes of the rows held out, step by step."""
+        for passes in self.held_out_steps():
+            self.context.watchdog.beat()
+            yield [self.data_collator([self.train_dataset[row] for row in rows]) for rows in passes]
 
     def measure(self, measures: Mapping[str, torch.Tensor]) -> None:
         """Adds a pass's measures over all ranks, each (rows,); a blank pass adds none."""
