@@ -222,7 +222,7 @@ class MethodCalls:
         # Closed here and now: a generator left to the garbage collector would hold its locks and files until then.
         async with contextlib.aclosing(self._handle(request, context)) as responses:
             async for response in responses:
-                await context.write(response)
+                await (_write_whole(context, response) if self._is_watch else context.write(response))
                 self._metrics.sent.inc()
         return None
 
@@ -277,6 +277,21 @@ class MethodCalls:
                 peer=context.peer(),
                 request=call.request_id,
             )
+
+
+async def _write_whole(context: Any, response: Any) -> None:
+    """Writes a message to its end, also when the call is cancelled meanwhile.
+
+    A call whose write is cut short never gets its status out (grpcio 1.85): the drain would wait for it all its grace.
+    """
+    writing = asyncio.ensure_future(context.write(response))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait({writing})
+        if not writing.cancelled():
+            writing.exception()  # looked at, so that it is not logged; the call ends as cancelled
+        raise
 
 
 def _unchecked(_message: bytes) -> None:

@@ -306,6 +306,24 @@ async def test_a_watch_survives_a_restart_of_the_server():
     await server.stop(0)
 
 
+async def test_a_drain_that_begins_while_a_watch_is_written_to_is_not_held_up():
+    class StoppedWhileItWrites(Training):
+        async def WatchTrainingJob(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+            # Before the write is over, which takes a turn of the loop at least.
+            asyncio.get_running_loop().call_soon(lambda: stopping.set_result(asyncio.create_task(server.stop(30))))
+            yield training_service_pb2.WatchTrainingJobResponse(sequence=1, training_job=Job())
+            await asyncio.Event().wait()
+
+    stopping = asyncio.get_running_loop().create_future()
+    server = await serve(training=StoppedWhileItWrites())
+    async with AsyncClient(server.address) as client:
+        watch = client.watch_training_job(JOB, reconnect_seconds=0.1)
+        assert (await anext(watch)).sequence == 1
+        await asyncio.wait_for(await stopping, timeout=5)
+        with pytest.raises(Unavailable):
+            await anext(watch)
+
+
 async def test_a_watch_gives_up_in_time():
     async with AsyncClient("127.0.0.1:1") as client:
         with pytest.raises(Unavailable):
