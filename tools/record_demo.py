@@ -1,7 +1,8 @@
 """Writes the results of demo runs into README.md and docs/results/demo.md: `python -m tools.record_demo REPORT.json`.
 
 The first report is shown by subtask, all of them by seed. Only the text between the markers is replaced. With `--page`,
-the results are those of another example, and only that page is written.
+the results are those of another example, and only that page is written. With `--methods`, the reports are of one seed
+and several methods, and only the table of methods is written.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from benchmarks.results_page import machine_facts
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results" / "demo.md"
-BLOCK = re.compile(r"(<!-- RESULTS[^>]*-->\n).*?(<!-- END OF RESULTS -->)", re.DOTALL)
+BLOCK = r"(<!-- {name}[^>]*-->\n).*?(<!-- END OF {name} -->)"
 
 Report = dict[str, Any]
 
@@ -26,10 +27,19 @@ def record(reports: list[Report], *, page: Path = RESULTS) -> None:
     _replace(page, "\n\n".join((_machine(), _by_subtask(reports[0]), _stages(reports[0]), _by_seed(reports))))
 
 
-def _replace(path: Path, text: str) -> None:
-    changed, count = BLOCK.subn(lambda block: f"{block[1]}{text}\n{block[2]}", path.read_text())
+def record_methods(reports: list[Report]) -> None:
+    """Replaces the table of methods, the best first."""
+    names = ("method", "base", "aligned", "gain, points", "95 % interval", "least gain of a subtask")
+    head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
+    best_first = sorted(reports, key=lambda report: -report["mean"]["gain"])
+    _replace(RESULTS, "\n".join([head, *map(_method_row, best_first)]), name="METHODS")
+
+
+def _replace(path: Path, text: str, *, name: str = "RESULTS") -> None:
+    block = re.compile(BLOCK.format(name=name), re.DOTALL)
+    changed, count = block.subn(lambda block: f"{block[1]}{text}\n{block[2]}", path.read_text())
     if count != 1:
-        raise SystemExit(f"{path.name} has no single block of results.")
+        raise SystemExit(f"{path.name} has no single block {name}.")
     path.write_text(changed)
 
 
@@ -80,9 +90,18 @@ def _by_seed(reports: list[Report]) -> str:
 
 
 def _seed_row(report: Report) -> str:
-    mean, least = report["mean"], min(report["subtasks"].items(), key=lambda entry: entry[1]["gain"])
+    mean = report["mean"]
     shares = f"{_percent(mean['base'])} | {_percent(mean['aligned'])} | {100 * mean['gain']:+.1f}"
-    return f"| {report['seed']} | {shares} | {100 * least[1]['gain']:+.1f} ({least[0]}) | {report['pairs']['kept']} |"
+    return f"| {report['seed']} | {shares} | {_least(report)} | {report['pairs']['kept']} |"
+
+
+def _method_row(report: Report) -> str:
+    return f"{_row(report['spec']['optimization']['method'], report['mean'])} {_least(report)} |"
+
+
+def _least(report: Report) -> str:
+    name, entry = min(report["subtasks"].items(), key=lambda entry: entry[1]["gain"])
+    return f"{100 * entry['gain']:+.1f} ({name})"
 
 
 def _percent(share: float) -> str:
@@ -94,8 +113,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("reports", nargs="+", type=Path)
     parser.add_argument("--page", type=Path, default=RESULTS)
+    parser.add_argument("--methods", action="store_true", help="write the table of methods")
     arguments = parser.parse_args()
-    record([json.loads(path.read_text()) for path in arguments.reports], page=arguments.page)
+    reports = [json.loads(path.read_text()) for path in arguments.reports]
+    if arguments.methods:
+        record_methods(reports)
+    else:
+        record(reports, page=arguments.page)
 
 
 if __name__ == "__main__":
