@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     given = parser.parse_args()
     sizes = Sizes(train=given.rows, prompts=given.prompts, validation=given.test // 2, test=given.test)
-    plan = Plan(sizes, given.pairs, given.rollouts, given.small, given.cache)
+    plan = Plan(sizes, given.pairs, given.rollouts, given.small, given.cache.resolve())
     if given.small:
         plan = replace(plan, sizes=replace(recipe.SMALL, validation=2), num_pairs=4, rollouts=2)
     plan.keep()
