@@ -81,7 +81,7 @@ def test_chosen_arms_bring_the_base_and_those_whose_rates_they_take_over() -> No
 
 
 def test_arms_of_reinforcement_learning_differ_only_in_what_rewards_them(tmp_path: Path) -> None:
-    bench = Bench(None, seed=1, plan=plan(tmp_path))  # type: ignore[arg-type]
+    bench = Bench(None, seed=1, plan=plan(tmp_path))  # type: ignore[arg-type]  # asks no server
     learnt, criticised = rollout_spec(bench, "reward_model", "r"), rollout_spec(bench, "critic", "c")
     assert learnt["ppo"]["rollout"].pop("rewards") == [{"reward_model": "r"}, {"checker": "tinyworld", "weight": 0.0}]
     assert criticised["ppo"]["rollout"].pop("rewards")[0] == {"critic": "c"}

@@ -38,11 +38,11 @@ async def test_an_answer_with_a_placeholder_of_media_is_dropped_and_counted():
         read(GOOD),
         RolloutSettings(),
         num_samples=len(DRAWN),
-        handover=SimpleNamespace(name="projects/p/policies/x", version=1, step=0),  # type: ignore[arg-type]
+        handover=SimpleNamespace(name="projects/p/policies/x", version=1, step=0),  # type: ignore[arg-type]  # what is read of it
         on_answer=lambda: None,
         unwritable=[PLACEHOLDER],
     )
     prompts = [Prompt(row, record_pb2.Record(prompt=content("?"))) for row in range(2)]
-    found, failed = await client.draw(Engine(), prompts, step=0, draw=0)  # type: ignore[arg-type]
+    found, failed = await client.draw(Engine(), prompts, step=0, draw=0)  # type: ignore[arg-type]  # stands for the client
     assert [[list(answer.ids) for answer in answers] for answers in found] == [[DRAWN[0], DRAWN[3]]] * 2
     assert failed == Counter(ANSWER_HAS_PLACEHOLDER=2, ANSWER_EMPTY=2)
