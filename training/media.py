@@ -23,6 +23,7 @@ from torch import Tensor
 from omnialign import media
 from omnialign.errors import NotFound
 from omnialign.modeling.adapters import Adapter
+from omnialign.modeling.adapters.features import item_owners
 from omnialign.modeling.feature_cache import FeatureCache
 from omnialign.modeling.inputs import NO_BOUNDS, MediaBytes, MediaFeatures, MediaPolicy, ModelInputs, Turn
 from omnialign.v1 import content_pb2
@@ -113,8 +114,6 @@ class BatchMedia:
 
     def rows(self, rows: Sequence[Mapping[str, Any]], inputs: Sequence[ModelInputs]) -> MediaRows:
         """Which of the rows the items in `tensors` belong to; `inputs` are what `self.inputs` made of the rows."""
-        from omnialign.modeling.adapters.features import item_owners
-
         refs = [tuple(row.get("media", ())) for row in rows]
         numbers: dict[tuple[MediaRef, ...], int] = {}
         same = tuple(numbers.setdefault(key, len(numbers)) for key in refs)
