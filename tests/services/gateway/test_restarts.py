@@ -20,7 +20,10 @@ RECORDS = [record_pb2.Record(id=f"record-number-{i:06}") for i in range(200)]
 
 
 class Endless(data_service_pb2_grpc.DataServiceServicer):
-    """Calls that go on for as long as the server does. Each releases `entered` once it has had its first message."""
+    """Calls that go on for as long as the server does. Each releases `entered` once it has had its first message.
+
+    Only ListDatasets ends: it tells whether the service can be reached.
+    """
 
     def __init__(self, entered: asyncio.Semaphore) -> None:
         self._entered = entered
@@ -37,6 +40,9 @@ class Endless(data_service_pb2_grpc.DataServiceServicer):
         async for _ in requests:
             pass
         return pb.AppendRecordsResponse()
+
+    async def ListDatasets(self, request, context):  # noqa: N802
+        return pb.ListDatasetsResponse()
 
     async def GetDataset(self, request, context):  # noqa: N802
         self._entered.release()
@@ -77,6 +83,17 @@ async def entered():
     return asyncio.Semaphore(0)
 
 
+async def _reached(stub):
+    """Returns once the gateway has its connection: until then, and for its back-off, it fails calls at once."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await stub.ListDatasets(pb.ListDatasetsRequest(parent="projects/p"))
+            except grpc.aio.AioRpcError as failure:
+                if failure.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+
+
 async def _download(stub):
     async for _ in stub.StreamRecords(pb.StreamRecordsRequest(source="projects/p/datasets/d"), timeout=30):
         pass
@@ -106,6 +123,7 @@ async def test_calls_of_every_kind_end_as_unavailable_when_the_service_behind_is
     monkeypatch.setattr(request_stream, "MAX_DRAIN_SECONDS", 0.1)  # one of these clients never stops writing
     calls, restart = stub
     for _ in range(4):
+        await _reached(calls)
         tasks = [asyncio.create_task(kind(calls)) for kind in (_download, _upload, _silent_upload, _ask) * 3]
         for _ in tasks:
             await asyncio.wait_for(entered.acquire(), timeout=20)
