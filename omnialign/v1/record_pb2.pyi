@@ -92,6 +92,7 @@ class Record(_message.Message):
     COMPARISON_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     QUARANTINE_FIELD_NUMBER: _builtins.int
+    BENCHMARK_ITEM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique within a dataset."""
     subtask: _builtins.str
@@ -122,6 +123,10 @@ class Record(_message.Message):
     def quarantine(self) -> Global___Quarantine:
         """Why this record left the job, if it did; empty in tables of good records."""
 
+    @_builtins.property
+    def benchmark_item(self) -> Global___BenchmarkItem:
+        """What a benchmark holds an answer to the prompt against, if the record is an item of one."""
+
     def __init__(
         self,
         *,
@@ -134,14 +139,186 @@ class Record(_message.Message):
         comparison: Global___Comparison | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         quarantine: Global___Quarantine | None = ...,
+        benchmark_item: Global___BenchmarkItem | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "preference", b"preference", "prompt", b"prompt", "quarantine", b"quarantine"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["benchmark_item", b"benchmark_item", "comparison", b"comparison", "preference", b"preference", "prompt", b"prompt", "quarantine", b"quarantine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "id", b"id", "labels", b"labels", "preference", b"preference", "prompt", b"prompt", "quarantine", b"quarantine", "responses", b"responses", "split", b"split", "subtask", b"subtask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmark_item", b"benchmark_item", "comparison", b"comparison", "id", b"id", "labels", b"labels", "preference", b"preference", "prompt", b"prompt", "quarantine", b"quarantine", "responses", b"responses", "split", b"split", "subtask", b"subtask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Record: _TypeAlias = Record  # noqa: Y015
+
+@_typing.final
+class BenchmarkItem(_message.Message):
+    """What a benchmark holds an answer to a prompt against. An item has what its benchmark needs, and no more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SelectionSharesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    QUESTIONS_FIELD_NUMBER: _builtins.int
+    SELECTION_SHARES_FIELD_NUMBER: _builtins.int
+    category: _builtins.str
+    """What is tested, such as `perception`; scores are averaged by it."""
+    @_builtins.property
+    def references(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReferenceAnswer]:
+        """Answers that people gave."""
+
+    @_builtins.property
+    def questions(self) -> _containers.RepeatedCompositeFieldContainer[Global___MultipleChoiceQuestion]:
+        """Multiple-choice questions about an answer's medium, or about the prompt."""
+
+    @_builtins.property
+    def selection_shares(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The share of people, 0 to 1, who wanted each combination of modalities in the answer. A combination is written as
+        in a subtask, in the order t, i, a, v: `t`, `ti`, `tia`. All shares of an item add up to 1.
+        """
+
+    def __init__(
+        self,
+        *,
+        category: _builtins.str = ...,
+        references: _abc.Iterable[Global___ReferenceAnswer] | None = ...,
+        questions: _abc.Iterable[Global___MultipleChoiceQuestion] | None = ...,
+        selection_shares: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "questions", b"questions", "references", b"references", "selection_shares", b"selection_shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BenchmarkItem: _TypeAlias = BenchmarkItem  # noqa: Y015
+
+@_typing.final
+class ReferenceAnswer(_message.Message):
+    """The answer that a person gave to a prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class KeyTermsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___KeyTerms: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___KeyTerms | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ANSWER_FIELD_NUMBER: _builtins.int
+    KEY_TERMS_FIELD_NUMBER: _builtins.int
+    answer: _builtins.str
+    """The answer."""
+    @_builtins.property
+    def key_terms(self) -> _containers.MessageMap[_builtins.str, Global___KeyTerms]:
+        """What an answer must take from each modality of the prompt: key terms by `image`, `audio` or `video`."""
+
+    def __init__(
+        self,
+        *,
+        answer: _builtins.str = ...,
+        key_terms: _abc.Mapping[_builtins.str, Global___KeyTerms] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "key_terms", b"key_terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReferenceAnswer: _TypeAlias = ReferenceAnswer  # noqa: Y015
+
+@_typing.final
+class KeyTerms(_message.Message):
+    """Terms that belong in an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def terms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The terms."""
+
+    def __init__(
+        self,
+        *,
+        terms: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyTerms: _TypeAlias = KeyTerms  # noqa: Y015
+
+@_typing.final
+class MultipleChoiceQuestion(_message.Message):
+    """A question with choices, of which one is right."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    QUESTION_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
+    CORRECT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Unique within its item."""
+    question: _builtins.str
+    """The question."""
+    correct: _builtins.int
+    """The number of the right choice, from 1."""
+    @_builtins.property
+    def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The choices in order, without their letters: the first is A."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        question: _builtins.str = ...,
+        choices: _abc.Iterable[_builtins.str] | None = ...,
+        correct: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "correct", b"correct", "id", b"id", "question", b"question"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultipleChoiceQuestion: _TypeAlias = MultipleChoiceQuestion  # noqa: Y015
 
 @_typing.final
 class Response(_message.Message):
@@ -153,6 +330,7 @@ class Response(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     FEEDBACK_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    ASSESSMENTS_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Who wrote it: a model's name or a dataset's source column."""
     @_builtins.property
@@ -167,6 +345,10 @@ class Response(_message.Message):
     def generation(self) -> _generation_pb2.GenerationInfo:
         """How a model generated it, if one did."""
 
+    @_builtins.property
+    def assessments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assessment]:
+        """What judges and rules made of it in an evaluation."""
+
     def __init__(
         self,
         *,
@@ -174,14 +356,59 @@ class Response(_message.Message):
         source: _builtins.str = ...,
         feedback: Global___Feedback | None = ...,
         generation: _generation_pb2.GenerationInfo | None = ...,
+        assessments: _abc.Iterable[Global___Assessment] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "feedback", b"feedback", "generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "feedback", b"feedback", "generation", b"generation", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assessments", b"assessments", "content", b"content", "feedback", b"feedback", "generation", b"generation", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Response: _TypeAlias = Response  # noqa: Y015
+
+@_typing.final
+class Assessment(_message.Message):
+    """One score of a response in an evaluation, or why there is none. An abstention is never counted as a score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASPECT_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    ABSTAIN_REASON_FIELD_NUMBER: _builtins.int
+    RATIONALE_FIELD_NUMBER: _builtins.int
+    JUDGE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    aspect: _builtins.str
+    """What was assessed, such as `understanding`, `instruction_following`, `selection`, `synergy-ti` or a question's id."""
+    score: _builtins.float
+    """The score in the unit of the aspect; meaningless if there is an `abstain_reason`."""
+    abstain_reason: _builtins.str
+    """Why there is no score: an UPPER_SNAKE code, empty otherwise."""
+    rationale: _builtins.str
+    """The judge's words."""
+    judge: _builtins.str
+    """Who assessed: a model's name; empty for a rule."""
+    @_builtins.property
+    def generation(self) -> _generation_pb2.GenerationInfo:
+        """How the judge wrote it, if one did."""
+
+    def __init__(
+        self,
+        *,
+        aspect: _builtins.str = ...,
+        score: _builtins.float = ...,
+        abstain_reason: _builtins.str = ...,
+        rationale: _builtins.str = ...,
+        judge: _builtins.str = ...,
+        generation: _generation_pb2.GenerationInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstain_reason", b"abstain_reason", "aspect", b"aspect", "generation", b"generation", "judge", b"judge", "rationale", b"rationale", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Assessment: _TypeAlias = Assessment  # noqa: Y015
 
 @_typing.final
 class Feedback(_message.Message):
