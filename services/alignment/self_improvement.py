@@ -1,17 +1,25 @@
 """The steps of self improving: sample y, criticise it, refine it to y*, and verify that y* is better."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from omnialign.v1 import content_pb2, critique_service_pb2, judge_service_pb2, record_pb2, refinement_service_pb2
+from omnialign.v1 import critique_service_pb2, record_pb2, refinement_service_pb2
 from services.alignment.job import CRITIQUE, LOOP_STAGES, REFINE, SAMPLE, VERIFY, of_round, policy_of
 from services.pipeline.item_calls import ItemCall, ItemCaller, prompt_only
 from services.pipeline.kind import JobContext, Outcome, Record, Records, Step
-from services.pipeline.planning import record_seed
+from services.pipeline.model_calls import (
+    Judge,
+    add_response,
+    comparison_call,
+    comparison_tokens,
+    generate,
+    is_unchanged,
+    seed_of,
+    verdict_measures,
+)
 from services.pipeline.quarantine import abstained
 
 UNCHANGED = "The refinement equals the response."
-VERDICT_MEASURES = {record_pb2.VERDICT_WIN: "kept", record_pb2.VERDICT_TIE: "tied", record_pb2.VERDICT_LOSS: "lost"}
 
 
 def self_improvement_steps(caller: ItemCaller, number: int) -> tuple[Step, ...]:
@@ -38,7 +46,7 @@ def self_improvement_steps(caller: ItemCaller, number: int) -> tuple[Step, ...]:
         step(critique_call(critique), label=CRITIQUE, reads=sample, tokens=_feedback_tokens),
         step(refining_call(refine, number), label=REFINE, reads=critique, tokens=_response_tokens(1)),
         step(
-            comparison_call(stage=verify, seed_stage=verify, settle=_settle_unchanged),
+            comparison_call(stage=verify, seed_stage=verify, judge=judge_of, settle=_settle_unchanged),
             label=VERIFY,
             reads=refine,
             tokens=comparison_tokens,
@@ -67,17 +75,6 @@ def sampling_call(
         call=lambda context, items: generate(context, items, model=policy_of(context.job, number)),
         apply=_adds_response(number),
     )
-
-
-def generate(
-    context: JobContext, items: Sequence[refinement_service_pb2.GenerateItem], *, model: str
-) -> AsyncIterator[refinement_service_pb2.GenerateResponse]:
-    """Lets a model answer prompts."""
-    plan = context.plan
-    request = refinement_service_pb2.GenerateRequest(
-        model=model, sampling=plan.sampling, media_policy=plan.media_policy, items=items
-    )
-    return context.clients.refinement.generate(request)
 
 
 # ---- critique: c ~ p(c | x, y) ----
@@ -153,39 +150,10 @@ def refining_call(
 # ---- verify: the gate ----
 
 
-def comparison_call(
-    *, stage: str, seed_stage: str, settle: Callable[[Record], bool]
-) -> ItemCall[judge_service_pb2.CompareItem, judge_service_pb2.CompareResponsesResponse]:
-    """The judge on the second response of each record (the candidate) against the first (the baseline), both orders."""
-
-    def build(context: JobContext, record: Record) -> judge_service_pb2.CompareItem:
-        baseline, candidate = record.responses
-        return judge_service_pb2.CompareItem(
-            id=record.id,
-            prompt=record.prompt,
-            baseline=baseline.content,
-            candidate=candidate.content,
-            subtask=record.subtask,
-            seed=seed_of(context, record, stage=seed_stage),
-        )
-
-    def call(
-        context: JobContext, items: Sequence[judge_service_pb2.CompareItem]
-    ) -> AsyncIterator[judge_service_pb2.CompareResponsesResponse]:
-        request = judge_service_pb2.CompareResponsesRequest(
-            model=context.job.models.judge,
-            sampling=context.plan.feedback_sampling,
-            media_policy=context.plan.media_policy,
-            answer_form=context.plan.judge_answer_form,
-            items=items,
-        )
-        return context.clients.judge.compare_responses(request)
-
-    def apply(context: JobContext, record: Record, answer: judge_service_pb2.CompareResponsesResponse) -> Record:
-        record.comparison.CopyFrom(answer.comparison)
-        return record
-
-    return ItemCall(service="judge", stage=stage, build=build, call=call, apply=apply, settle=settle)
+def judge_of(context: JobContext) -> Judge:
+    """The judge of a job."""
+    plan = context.plan
+    return Judge(context.job.models.judge, plan.feedback_sampling, plan.judge_answer_form)
 
 
 def _settle_unchanged(record: Record) -> bool:
@@ -197,52 +165,11 @@ def _settle_unchanged(record: Record) -> bool:
     return True
 
 
-# ---- what the steps of an evaluation use too ----
-
-
-def seed_of(context: JobContext, record: Record, *, stage: str) -> int:
-    """Seed of a record in a stage."""
-    return record_seed(context.plan.seed, stage=stage, record_id=record.id)
-
-
-def add_response(record: Record, response: record_pb2.Response, *, model: str) -> Record:
-    """Adds a model's response to the record, and returns the record."""
-    added = record.responses.add()
-    added.CopyFrom(response)
-    added.source = response.source or model
-    return record
-
-
-def is_empty(content: content_pb2.Content) -> bool:
-    """Whether a message says nothing."""
-    return not any(part.WhichOneof("part") == "media" or part.text.strip() for part in content.parts)
-
-
-def is_unchanged(before: content_pb2.Content, after: content_pb2.Content) -> bool:
-    """Whether the second message is empty or says the same as the first."""
-    # Media are compared by content, and text without the space around it.
-    return is_empty(after) or _essence(before) == _essence(after)
-
-
-def comparison_tokens(record: Record) -> int:
-    """Tokens that the judge wrote on a record, in both orders."""
-    comparison = record.comparison
-    return comparison.forward_generation.completion_tokens + comparison.backward_generation.completion_tokens
-
-
-def verdict_measures(record: Record) -> Mapping[str, int]:
-    """What a verdict counts as: `kept`, `tied` or `lost`; an abstention is counted apart, for it is no result."""
-    name = VERDICT_MEASURES.get(record.comparison.verdict)
-    return {name: 1} if name else {}
+# ---- parts ----
 
 
 def _adds_response(number: int) -> Callable[[JobContext, Record, Any], Record]:
     return lambda context, record, answer: add_response(record, answer.response, model=policy_of(context.job, number))
-
-
-def _essence(content: content_pb2.Content) -> list[str]:
-    parts = (part.media.sha256 if part.WhichOneof("part") == "media" else part.text.strip() for part in content.parts)
-    return [part for part in parts if part]
 
 
 def _feedback_tokens(record: Record) -> int:

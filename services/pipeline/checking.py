@@ -1,0 +1,72 @@
+"""Has programs (`omnialign.checkers`) check the answers in records, with the media of both."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from omnialign import checkers
+from omnialign.content import media_of
+from omnialign.errors import NotFound, OmnialignError
+from services.pipeline.kind import JobContext, Outcome, Record, Records
+from services.pipeline.model_calls import is_empty
+from services.pipeline.quarantine import quarantined
+from services.pipeline.service_calls import ServiceRetrier
+
+CONCURRENT_FETCHES = 8
+
+
+class AnswerChecker:
+    """Checks answers on behalf of all jobs of a process."""
+
+    def __init__(self, retrier: ServiceRetrier) -> None:
+        self._retrier = retrier
+
+    async def check(
+        self, context: JobContext, records: Records, programs: Sequence[checkers.Checker], *, stage: str
+    ) -> Outcome:
+        """Adds the checkers' feedback to each response that says something; an empty one has none.
+
+        A record that a checker cannot take is rejected, with the stage it left. Changes the records.
+        """
+        media = await self._media(context, records)
+        outcome = Outcome()
+        for record in records:
+            try:
+                await _mark(record, programs, media=media)
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+                reason = error.reason if isinstance(error, OmnialignError) else "CHECKER_FAILED"
+                outcome.rejected.append(quarantined(record, stage=stage, reason=reason, message=problem))
+            else:
+                outcome.records.append(record)
+        return outcome
+
+    async def _media(self, context: JobContext, records: Records) -> dict[str, bytes]:
+        """The bytes of the media of the records by digest; those that are gone are left out."""
+        messages = [m for r in records for m in (r.prompt, *(response.content for response in r.responses))]
+        digests = sorted({media.sha256 for media in media_of(messages)})
+        slots = asyncio.Semaphore(CONCURRENT_FETCHES)
+
+        async def fetch(digest: str) -> bytes | None:
+            async with slots:
+                try:
+                    return await self._retrier.call(
+                        lambda: context.clients.data.get_media(digest), uid=context.uid, service="data"
+                    )
+                except NotFound:
+                    return None
+
+        fetched = zip(digests, await asyncio.gather(*map(fetch, digests)), strict=True)
+        return {digest: data for digest, data in fetched if data is not None}
+
+
+async def _mark(record: Record, programs: Sequence[checkers.Checker], *, media: Mapping[str, bytes]) -> None:
+    messages = (record.prompt, *(response.content for response in record.responses))
+    for medium in media_of(messages):
+        if medium.sha256 not in media:
+            raise NotFound(f"the medium {medium.sha256} is not stored", reason="MEDIA_NOT_FOUND")
+    for response in record.responses:
+        if not is_empty(response.content):
+            feedback = await checkers.check(
+                programs, prompt=record.prompt, response=response.content, subtask=record.subtask, media=media
+            )
+            response.feedback.CopyFrom(feedback)
