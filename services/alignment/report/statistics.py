@@ -3,15 +3,13 @@
 Pure: no files, no network. A record of an evaluation table holds the base model's answer first and the aligned model's
 second, the checker's marks in its labels, and the judge's comparison with the aligned answer as candidate.
 
-Intervals are percentile bootstraps over prompts. Every measure here depends only on which of a few outcomes a prompt
-had (both wrong, mended, broken, both right), so resampling prompts is the same as drawing the outcome counts from a
-multinomial: exact, paired, and its cost does not grow with the number of prompts. The mean over subtasks weighs each
-subtask alike, however many prompts it has, and is resampled within subtasks.
+Intervals are those of `omnialign.statistics`, over prompts and paired: the outcomes of a prompt are both wrong, mended,
+broken, both right. The mean over subtasks weighs each subtask alike, however many prompts it has, and is resampled
+within subtasks.
 """
 
 import datetime
 import math
-import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -20,6 +18,7 @@ import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
+from omnialign import statistics
 from omnialign.v1 import alignment_service_pb2, data_service_pb2, record_pb2
 from services.alignment.job import OPTIMIZE, PAIR, REWARD_MODELING, ROUNDS, SAMPLE, VERIFY, of_round
 
@@ -30,8 +29,6 @@ Shares = NDArray[np.float64]  # (1 + resamples, outcomes): the observed shares f
 
 PAIR_FATES = ("kept", "tied", "lost", "abstained")
 SUBTASKS = ("t2t", "ti2t", "ta2t", "tv2t", "t2i", "t2a", "t2v", "ti2ti")  # the order in which people expect them
-RESAMPLES = 2000
-PERCENTILES = (2.5, 97.5)
 TOP_SCORE = 3
 
 MARKS = ((False, False), (False, True), (True, False), (True, True))  # (base correct, aligned correct)
@@ -247,19 +244,16 @@ def _mean_shares(
 
 
 def _resample(counts: NDArray[np.int64], *, seed: int, stream: str) -> Shares:
-    """The observed shares, and below them the shares of `RESAMPLES` bootstrap samples of the same size."""
-    generator = np.random.default_rng([seed, zlib.crc32(stream.encode())])
-    total = int(counts.sum())
-    drawn = generator.multinomial(total, counts / total, size=RESAMPLES)
-    return np.vstack([counts, drawn]) / total
+    """The observed shares, and below them those of the bootstrap samples."""
+    drawn = statistics.resample(counts, statistics.stream(seed, stream))
+    return np.vstack([counts, drawn]) / int(counts.sum())
 
 
 def _measure(name: str, shares: Shares | None, values: NDArray[np.float64]) -> dict[str, Any]:
     if shares is None:
         return {name: None, f"{name}_interval": None}
     estimates = shares @ values
-    interval = [float(bound) for bound in np.percentile(estimates[1:], PERCENTILES)]
-    return {name: float(estimates[0]), f"{name}_interval": interval}
+    return {name: float(estimates[0]), f"{name}_interval": list(statistics.interval(estimates[1:]))}
 
 
 def _stage(status: StageStatus, *, kept: int) -> dict[str, Any]:

@@ -1,0 +1,85 @@
+"""How far judges agree: Krippendorff's alpha among several, and the rank correlation of two.
+
+    α = 1 - D_o / D_e
+
+D_o is the mean squared distance of two ratings of one item, D_e that of any two ratings of all items that at least two
+judges rated. 1 is full agreement, 0 what chance gives. Distances: nominal 0 or 1, interval (v - w)², ordinal the square
+of the ratings from v to w, Σ n_g - (n_v + n_w) / 2. Source: K. Krippendorff, "Computing Krippendorff's
+Alpha-Reliability" (2011), whose worked examples are the tests.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omnialign.errors import InvalidArgument
+
+Ratings = Sequence[Sequence[float | None]]
+
+
+class Level(StrEnum):
+    """What ratings are: names, ranks, or numbers whose differences mean something."""
+
+    NOMINAL = "nominal"
+    ORDINAL = "ordinal"
+    INTERVAL = "interval"
+
+
+def krippendorff_alpha(ratings: Ratings, level: Level) -> float | None:
+    """Alpha of judges (rows) on items (columns), None for a rating that is missing.
+
+    None if no item has two ratings, or if all such ratings are the same: then there is nothing to tell apart. Raises
+    InvalidArgument (RATINGS_INVALID) for rows of different lengths.
+    """
+    if len({len(row) for row in ratings}) > 1:
+        raise InvalidArgument("Every judge needs one rating, or None, for each item.", reason="RATINGS_INVALID")
+    table = np.array([[np.nan if one is None else one for one in row] for row in ratings], dtype=np.float64)
+    table = table[:, (~np.isnan(table)).sum(axis=0) >= 2] if table.size else np.empty((0, 0))
+    values = np.unique(table[~np.isnan(table)])
+    if len(values) < 2:
+        return None
+    # How often each value was given to each item: (items, values).
+    counts = np.stack([(table == value).sum(axis=0) for value in values], axis=1).astype(np.float64)
+    rated, totals = counts.sum(axis=1), counts.sum(axis=0)
+    weighted = counts / (rated - 1)[:, None]
+    coincidences = counts.T @ weighted - np.diag(weighted.sum(axis=0))
+    distances = _DISTANCES[level](values, totals)
+    observed = (coincidences * distances).sum() / totals.sum()
+    expected = (np.outer(totals, totals) * distances).sum() / (totals.sum() * (totals.sum() - 1))
+    return float(1 - observed / expected)
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's ρ of two ratings of the same items, ties at their mean rank; None if one of them is constant."""
+    if len(first) != len(second):
+        raise InvalidArgument("Both need one rating for each item.", reason="RATINGS_INVALID")
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    _, places, counts = np.unique(np.array(values, dtype=np.float64), return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[places])
+
+
+def _nominal(values: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 - np.eye(len(values))
+
+
+def _ordinal(values: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    middles = np.cumsum(totals) - totals / 2
+    return np.asarray((middles[:, None] - middles[None, :]) ** 2)
+
+
+def _interval(values: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((values[:, None] - values[None, :]) ** 2)
+
+
+_DISTANCES: dict[Level, Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]] = {
+    Level.NOMINAL: _nominal,
+    Level.ORDINAL: _ordinal,
+    Level.INTERVAL: _interval,
+}
