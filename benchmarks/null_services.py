@@ -156,6 +156,27 @@ class NullJudge(judge_service_pb2_grpc.JudgeServiceServicer):
             reward = {"reward": float(len(text_of(item.response)))}
             yield judge_service_pb2.ComputeRewardsResponse(id=item.id, **(result or reward))
 
+    async def ScoreUnderstanding(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """A rating of each response."""
+        async for result in self._ratings("ScoreUnderstanding", request, judge_service_pb2.ScoreUnderstandingResponse):
+            yield result
+
+    async def ScoreGeneration(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """A rating of each response."""
+        async for result in self._ratings("ScoreGeneration", request, judge_service_pb2.ScoreGenerationResponse):
+            yield result
+
+    async def _ratings(self, rpc: str, request: Any, result_type: Any) -> AsyncIterator[Any]:
+        """Rates each response by its length: 1 to 10."""
+        await self._behaviour.enter(rpc, [item.id for item in request.items])
+        for item in request.items:
+            result = _outcome(self._behaviour, rpc, item.id)
+            if not result and self._behaviour.abstains(item.id):
+                result = {"abstention": critique_service_pb2.Abstention(reason="ANSWER_UNPARSABLE", text="mumble")}
+            score = 1 + len(text_of(item.response)) % 10
+            rating = judge_service_pb2.Rating(score=score, reason="by its length", generation=_info(request, item))
+            yield result_type(id=item.id, attempts=1, **(result or {"rating": rating}))
+
     def _verdict(self, request: Any, item: Any) -> dict[str, Any]:
         verdict = self._behaviour.verdict(item.id)
         reason = "ANSWER_UNPARSABLE" if verdict == record_pb2.VERDICT_ABSTAIN else ""

@@ -304,6 +304,8 @@ class Client:
     score_responses = _iterate(AsyncClient.score_responses)
     compare_responses = _iterate(AsyncClient.compare_responses)
     compute_rewards = _iterate(AsyncClient.compute_rewards)
+    score_understanding = _iterate(AsyncClient.score_understanding)
+    score_generation = _iterate(AsyncClient.score_generation)
 
     open_policy = _call(AsyncClient.open_policy)
     update_policy = _call(AsyncClient.update_policy)

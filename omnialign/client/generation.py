@@ -65,3 +65,15 @@ class GenerationCalls(ServiceCalls):
     ) -> AsyncIterator[judge_service_pb2.ComputeRewardsResponse]:
         """Computes the rewards that a reward model gives to responses."""
         return self._transport.stream(self._judge.ComputeRewards, request, deadline_seconds=deadline_seconds)
+
+    def score_understanding(
+        self, request: judge_service_pb2.ScoreUnderstandingRequest, *, deadline_seconds: float | None = None
+    ) -> AsyncIterator[judge_service_pb2.ScoreUnderstandingResponse]:
+        """Rates answers to questions about media from 1 to 10, against those of people."""
+        return self._transport.stream(self._judge.ScoreUnderstanding, request, deadline_seconds=deadline_seconds)
+
+    def score_generation(
+        self, request: judge_service_pb2.ScoreGenerationRequest, *, deadline_seconds: float | None = None
+    ) -> AsyncIterator[judge_service_pb2.ScoreGenerationResponse]:
+        """Rates from 1 to 10 how well texts and media follow instructions."""
+        return self._transport.stream(self._judge.ScoreGeneration, request, deadline_seconds=deadline_seconds)

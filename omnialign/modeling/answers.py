@@ -11,6 +11,7 @@ AnswerUnparsable with a reason, and the caller abstains.
     feedback    ##Critique: ... ##Refinement: ... ##Scores: clarity 3, prompt_following 2 (wrong colour)
     scores      ##Scores: ...
     judgement   ##Reason: ... ##Preferred: 1 | 2 | equal
+    rating      ##Reason: ... ##Rating: 7
 
 The sections `##Critique:`, `##Refinement:` and `##Reason:` are those of the language feedback in align-anything-200k.
 """
@@ -24,6 +25,7 @@ from omnialign.v1 import record_pb2
 
 SUBTASKS = ("t2t", "ti2t", "ta2t", "tv2t", "t2i", "t2a", "t2v", "ti2ti")
 MIN_SCORE, MAX_SCORE = 0, 3
+MIN_RATING, MAX_RATING = 1, 10
 
 TEXT = ("prompt_following", "objective_rules", "clarity", "information_richness", "safety")
 IMAGE = ("prompt_following", "objective_rules", "aesthetics", "information_richness", "safety")
@@ -44,6 +46,7 @@ _BY_OUTPUT = {"t": TEXT, "i": IMAGE, "a": AUDIO, "v": VIDEO, "ti": INTERLEAVED}
 
 _SECTION = re.compile(r"##(\w+):")
 _SCORE = re.compile(r"\s*(\w+) (-?[0-9]{1,9})(?: \(([^()]*)\))?\s*(?:,|\Z)")
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,8}")
 EQUAL = "equal"
 
 
@@ -74,6 +77,14 @@ class Judgement:
     reason: str
 
 
+@dataclass(frozen=True)
+class Rating:
+    """A judge's score of a response, 1 (worst) to 10 (best), with its reason."""
+
+    score: int
+    reason: str
+
+
 def write_advice(feedback: record_pb2.Feedback) -> str:
     """Critique and refinement advice, without scores: what a model gets for refining."""
     return f"##Critique: {feedback.critique} ##Refinement: {feedback.refinement}"
@@ -95,6 +106,11 @@ def write_judgement(reason: str, preferred: int) -> str:
     return f"##Reason: {reason} ##Preferred: {preferred or EQUAL}"
 
 
+def write_rating(reason: str, score: int) -> str:
+    """A rating from 1 to 10. A reason that looks like a section loses its marks, or nobody could read the rating."""
+    return f"##Reason: {reason.replace('##', '')} ##Rating: {score}"
+
+
 def read_scores(text: str, rubric: Sequence[str]) -> record_pb2.Feedback:
     """A score on every dimension of `rubric`. Raises AnswerUnparsable."""
     return record_pb2.Feedback(scores=_read_scores(_sections(text, ("Scores",)), rubric))
@@ -114,6 +130,23 @@ def read_judgement(text: str) -> Judgement:
     if verdict not in ("1", "2", EQUAL):
         raise AnswerUnparsable(f"The verdict {verdict[:40]!r} is not 1, 2 or {EQUAL}.", reason="VERDICT_INVALID")
     return Judgement(0 if verdict == EQUAL else int(verdict), _section(sections, "Reason"))
+
+
+def read_rating(text: str) -> Rating:
+    """A whole number from 1 to 10 with its reason. Raises AnswerUnparsable."""
+    sections = _sections(text, ("Reason", "Rating"))
+    number = _section(sections, "Rating")
+    if not _WHOLE_NUMBER.fullmatch(number):
+        raise AnswerUnparsable(f"The rating {number[:40]!r} is not a whole number.", reason="SCORE_INVALID")
+    return Rating(rating_in_range(int(number)), _section(sections, "Reason"))
+
+
+def rating_in_range(score: int) -> int:
+    """The score. Raises AnswerUnparsable SCORE_OUT_OF_RANGE unless it is 1 to 10."""
+    if not MIN_RATING <= score <= MAX_RATING:
+        message = f"The rating is not {MIN_RATING} to {MAX_RATING}."
+        raise AnswerUnparsable(message, reason="SCORE_OUT_OF_RANGE")
+    return score
 
 
 def _sections(text: str, names: Sequence[str]) -> dict[str, str]:

@@ -13,7 +13,16 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from omnialign.modeling.answers import MAX_SCORE, MIN_SCORE, AnswerUnparsable, Judgement
+from omnialign.modeling.answers import (
+    MAX_RATING,
+    MAX_SCORE,
+    MIN_RATING,
+    MIN_SCORE,
+    AnswerUnparsable,
+    Judgement,
+    Rating,
+    rating_in_range,
+)
 from omnialign.v1 import record_pb2
 
 NOT_JSON = "ANSWER_NOT_JSON"
@@ -39,6 +48,11 @@ def judgement_schema() -> str:
     return json.dumps(_strict({"reason": _TEXT, "preferred": {"type": "string", "enum": list(VERDICTS)}}))
 
 
+def rating_schema() -> str:
+    """The schema of what `read_rating` reads; the reason comes before the number."""
+    return json.dumps(_strict({"reason": _TEXT, "rating": _whole_numbers(MIN_RATING, MAX_RATING)}))
+
+
 def read_feedback(text: str, rubric: Sequence[str]) -> record_pb2.Feedback:
     """Critique, refinement advice and a score on every dimension of `rubric`. Raises AnswerUnparsable."""
     fields = _object(_parse(text), ("critique", "refinement", "scores"))
@@ -61,6 +75,15 @@ def read_judgement(text: str) -> Judgement:
     return Judgement(VERDICTS[verdict], _nonempty_text(fields, "reason"))
 
 
+def read_rating(text: str) -> Rating:
+    """A whole number from 1 to 10 with its reason. Raises AnswerUnparsable."""
+    fields = _object(_parse(text), ("reason", "rating"))
+    score = fields.get("rating")
+    if type(score) is not int:  # True is an int too
+        raise AnswerUnparsable(f"The rating {repr(score)[:40]} is not a whole number.", reason="SCORE_INVALID")
+    return Rating(rating_in_range(score), _nonempty_text(fields, "reason"))
+
+
 def _strict(properties: dict[str, Any]) -> dict[str, Any]:
     """The schema of an object with exactly these fields."""
     return {
@@ -72,8 +95,12 @@ def _strict(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scores_schema(rubric: Sequence[str]) -> dict[str, Any]:
-    score = {"type": "integer", "enum": list(range(MIN_SCORE, MAX_SCORE + 1))}
+    score = _whole_numbers(MIN_SCORE, MAX_SCORE)
     return _strict({name: _strict({"rationale": _TEXT, "score": score}) for name in rubric})
+
+
+def _whole_numbers(least: int, most: int) -> dict[str, Any]:
+    return {"type": "integer", "enum": list(range(least, most + 1))}
 
 
 def _parse(text: str) -> Any:

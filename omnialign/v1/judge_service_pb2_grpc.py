@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class JudgeServiceStub:
-    """Scores and compares responses with a judge model, or rewards them with a reward model. Stateless.
+    """Scores and compares responses with a judge model, or rewards them with a reward model. Stateless: nothing is cached.
     """
 
     def __init__(self, channel):
@@ -50,10 +50,20 @@ class JudgeServiceStub:
                 request_serializer=omnialign_dot_v1_dot_judge__service__pb2.ComputeRewardsRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_judge__service__pb2.ComputeRewardsResponse.FromString,
                 _registered_method=True)
+        self.ScoreUnderstanding = channel.unary_stream(
+                '/omnialign.v1.JudgeService/ScoreUnderstanding',
+                request_serializer=omnialign_dot_v1_dot_judge__service__pb2.ScoreUnderstandingRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_judge__service__pb2.ScoreUnderstandingResponse.FromString,
+                _registered_method=True)
+        self.ScoreGeneration = channel.unary_stream(
+                '/omnialign.v1.JudgeService/ScoreGeneration',
+                request_serializer=omnialign_dot_v1_dot_judge__service__pb2.ScoreGenerationRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_judge__service__pb2.ScoreGenerationResponse.FromString,
+                _registered_method=True)
 
 
 class JudgeServiceServicer:
-    """Scores and compares responses with a judge model, or rewards them with a reward model. Stateless.
+    """Scores and compares responses with a judge model, or rewards them with a reward model. Stateless: nothing is cached.
     """
 
     def ScoreResponse(self, request, context):
@@ -77,6 +87,22 @@ class JudgeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreUnderstanding(self, request, context):
+        """Rates, 1 to 10, how well responses answer a question about media, against answers that people gave. An answer of
+        the judge that cannot be read is asked for again. Results stream in the order they finish, one per item.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScoreGeneration(self, request, context):
+        """Rates, 1 to 10, how well responses in one modality follow an instruction. An answer of the judge that cannot be
+        read is asked for again. Results stream in the order they finish, one per item.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JudgeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +121,16 @@ def add_JudgeServiceServicer_to_server(servicer, server):
                     request_deserializer=omnialign_dot_v1_dot_judge__service__pb2.ComputeRewardsRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_judge__service__pb2.ComputeRewardsResponse.SerializeToString,
             ),
+            'ScoreUnderstanding': grpc.unary_stream_rpc_method_handler(
+                    servicer.ScoreUnderstanding,
+                    request_deserializer=omnialign_dot_v1_dot_judge__service__pb2.ScoreUnderstandingRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_judge__service__pb2.ScoreUnderstandingResponse.SerializeToString,
+            ),
+            'ScoreGeneration': grpc.unary_stream_rpc_method_handler(
+                    servicer.ScoreGeneration,
+                    request_deserializer=omnialign_dot_v1_dot_judge__service__pb2.ScoreGenerationRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_judge__service__pb2.ScoreGenerationResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'omnialign.v1.JudgeService', rpc_method_handlers)
@@ -104,7 +140,7 @@ def add_JudgeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JudgeService:
-    """Scores and compares responses with a judge model, or rewards them with a reward model. Stateless.
+    """Scores and compares responses with a judge model, or rewards them with a reward model. Stateless: nothing is cached.
     """
 
     @staticmethod
@@ -178,6 +214,60 @@ class JudgeService:
             '/omnialign.v1.JudgeService/ComputeRewards',
             omnialign_dot_v1_dot_judge__service__pb2.ComputeRewardsRequest.SerializeToString,
             omnialign_dot_v1_dot_judge__service__pb2.ComputeRewardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreUnderstanding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.JudgeService/ScoreUnderstanding',
+            omnialign_dot_v1_dot_judge__service__pb2.ScoreUnderstandingRequest.SerializeToString,
+            omnialign_dot_v1_dot_judge__service__pb2.ScoreUnderstandingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreGeneration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.JudgeService/ScoreGeneration',
+            omnialign_dot_v1_dot_judge__service__pb2.ScoreGenerationRequest.SerializeToString,
+            omnialign_dot_v1_dot_judge__service__pb2.ScoreGenerationResponse.FromString,
             options,
             channel_credentials,
             insecure,

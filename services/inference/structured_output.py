@@ -3,6 +3,7 @@
 An answer that is not in the requested form becomes an abstention that says why. It never becomes a number.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -13,7 +14,7 @@ from omnialign.modeling.inputs import Pieces, pieces
 from omnialign.modeling.prompts import Form, Question, Rendered
 from omnialign.v1 import content_pb2, critique_service_pb2, generation_pb2, record_pb2
 from services.inference.engine import EngineResult
-from services.inference.item_loop import Prompt, ResultT, Task
+from services.inference.item_loop import ItemT, Prompt, ResultT, Task
 from services.inference.media import text_of
 from services.inference.model_uri import is_endpoint_model, parse_endpoint_model
 
@@ -56,6 +57,35 @@ def form_of(requested: Form, model: str) -> Form:
     return generation_pb2.ANSWER_FORM_JSON if is_chat else generation_pb2.ANSWER_FORM_SECTIONS
 
 
+class QuestionTask(Task[ItemT, ResultT], Generic[ItemT, ResultT, T]):
+    """Puts one question about each item to a model; an answer that is not in the requested form abstains."""
+
+    @abstractmethod
+    def question(self, item: ItemT) -> Question[T]:
+        """How the item is asked about. May raise OmnialignError."""
+
+    @abstractmethod
+    def render(self, item: ItemT, media: Mapping[str, bytes], template: str) -> Rendered:
+        """The prompt. May raise OmnialignError."""
+
+    @abstractmethod
+    def answered(self, item: ItemT, value: T, info: generation_pb2.GenerationInfo) -> ResultT:
+        """The result that holds the value of an answer."""
+
+    def prompts(self, item: ItemT, media: Mapping[str, bytes]) -> Sequence[Prompt]:
+        """The one prompt of an item."""
+        question = self.question(item)
+        return [Prompt(self.render(item, media, question.template), item.seed, question.json_schema)]
+
+    async def result(self, item: ItemT, answers: Sequence[EngineResult]) -> ResultT:
+        """The value, or an abstention. Raises the answer's error."""
+        (answer,) = answers
+        reading = read_answer(answer, self.question(item).read)
+        if reading.value is None:
+            return self.result_type(id=item.id, abstention=reading.abstention)
+        return self.answered(item, reading.value, answer.info)
+
+
 class RenderFeedbackPrompt(Protocol):
     """Renders the prompt that asks for feedback on a response."""
 
@@ -64,7 +94,7 @@ class RenderFeedbackPrompt(Protocol):
         ...
 
 
-class FeedbackTask(Task[Item, ResultT]):
+class FeedbackTask(QuestionTask[Item, ResultT, record_pb2.Feedback]):
     """Asks a model for feedback on one response, on the dimensions of a rubric.
 
     Critiques and scores differ in what `ask` asks for, in how `render` words it, and in the type of their results.
@@ -85,22 +115,19 @@ class FeedbackTask(Task[Item, ResultT]):
         """The prompt and the response."""
         return (item.prompt, item.response)
 
-    def prompts(self, item: Item, media: Mapping[str, bytes]) -> Sequence[Prompt]:
+    def question(self, item: Item) -> Question[record_pb2.Feedback]:
         """Asks for feedback on the dimensions of the item. Raises InvalidArgument SUBTASK_UNKNOWN."""
-        dimensions = rubric_of(item)
-        question = self._ask(self._form, dimensions)
-        prompt, response = pieces(item.prompt, media), pieces(item.response, media)
-        rendered = self._render(prompt, response, dimensions, template=question.template)
-        return [Prompt(rendered, item.seed, question.json_schema)]
+        return self._ask(self._form, rubric_of(item))
 
-    async def result(self, item: Item, answers: Sequence[EngineResult]) -> ResultT:
-        """The feedback, or an abstention where the answer is not in the requested form."""
-        (answer,) = answers
-        reading = read_answer(answer, self._ask(self._form, rubric_of(item)).read)
-        if reading.value is None:
-            return self.result_type(id=item.id, abstention=reading.abstention)
-        reading.value.generation.CopyFrom(answer.info)
-        return self.result_type(id=item.id, feedback=reading.value)
+    def render(self, item: Item, media: Mapping[str, bytes], template: str) -> Rendered:
+        """The prompt on the dimensions of the item."""
+        prompt, response = pieces(item.prompt, media), pieces(item.response, media)
+        return self._render(prompt, response, rubric_of(item), template=template)
+
+    def answered(self, item: Item, value: record_pb2.Feedback, info: generation_pb2.GenerationInfo) -> ResultT:
+        """The feedback."""
+        value.generation.CopyFrom(info)
+        return self.result_type(id=item.id, feedback=value)
 
 
 def rubric_of(item: Item) -> Sequence[str]:

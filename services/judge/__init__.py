@@ -1,1 +1,1 @@
-"""The judge service: scores, order-swapped comparisons, and rewards."""
+"""The judge service: scores, order-swapped comparisons, ratings of a benchmark, and rewards."""

@@ -8,14 +8,15 @@ import grpc
 from omnialign.v1 import judge_service_pb2 as pb
 from omnialign.v1 import judge_service_pb2_grpc
 from services.judge.judge import Judge
+from services.judge.ratings import Ratings
 from services.judge.rewards import Rewards
 
 
 class JudgeServicer(judge_service_pb2_grpc.JudgeServiceServicer):
-    """Passes each call on to the judge, or to the reward models."""
+    """Passes each call on to the judge, to the ratings, or to the reward models."""
 
-    def __init__(self, judge: Judge, rewards: Rewards) -> None:
-        self._judge, self._rewards = judge, rewards
+    def __init__(self, judge: Judge, ratings: Ratings, rewards: Rewards) -> None:
+        self._judge, self._ratings, self._rewards = judge, ratings, rewards
 
     async def ScoreResponse(  # noqa: N802
         self, request: pb.ScoreResponseRequest, context: grpc.aio.ServicerContext[object, object]
@@ -38,5 +39,21 @@ class JudgeServicer(judge_service_pb2_grpc.JudgeServiceServicer):
     ) -> AsyncIterator[pb.ComputeRewardsResponse]:
         """Computes rewards."""
         async with aclosing(self._rewards.compute(request)) as results:
+            async for result in results:
+                yield result
+
+    async def ScoreUnderstanding(  # noqa: N802
+        self, request: pb.ScoreUnderstandingRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> AsyncIterator[pb.ScoreUnderstandingResponse]:
+        """Rates answers to questions about media."""
+        async with aclosing(self._ratings.understanding(request)) as results:
+            async for result in results:
+                yield result
+
+    async def ScoreGeneration(  # noqa: N802
+        self, request: pb.ScoreGenerationRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> AsyncIterator[pb.ScoreGenerationResponse]:
+        """Rates what was made to an instruction."""
+        async with aclosing(self._ratings.generation(request)) as results:
             async for result in results:
                 yield result

@@ -3,9 +3,9 @@
 A template is a file `{name}.v{n}.md`: turns that begin with `@user` or `@assistant`, with slots in braces for text or
 media. A changed text is a new version. The hash of the text goes into every record that it produced, for lineage.
 
-Feedback and judgements are asked for in one of two forms: `critique` is for models that learnt the form of the answer
-in training, `critique_json` describes it in words and comes with a JSON schema. A `Question` holds the template, the
-schema and the reader of one form together, so that nobody asks in one form and reads in the other.
+Feedback, judgements and ratings are asked for in one of two forms: `critique` is for models that learnt the form of the
+answer in training, `critique_json` describes it in words and comes with a JSON schema. A `Question` holds the template,
+the schema and the reader of one form together, so that nobody asks in one form and reads in the other.
 """
 
 import hashlib
@@ -17,9 +17,16 @@ from importlib.resources import files
 from typing import Generic, Literal, TypeAlias, TypeVar, cast
 
 from omnialign.modeling import answers, answers_json
-from omnialign.modeling.answers import Judgement, write_advice
+from omnialign.modeling.answers import Judgement, Rating, write_advice
+from omnialign.modeling.benchmark_items import (
+    INSTRUCTION_FOLLOWING,
+    MODALITY_NAMES,
+    SAFETY,
+    known_category,
+    write_references,
+)
 from omnialign.modeling.inputs import Piece, Pieces, Turn
-from omnialign.v1 import generation_pb2, record_pb2
+from omnialign.v1 import content_pb2, generation_pb2, record_pb2
 
 _SLOT = re.compile(r"\{(\w+)\}")
 VERSIONS = {
@@ -31,6 +38,13 @@ VERSIONS = {
     "score_json": 1,
     "comparison": 1,
     "comparison_json": 1,
+    "understanding": 1,
+    "understanding_json": 1,
+    "understanding_instruction_following_json": 1,
+    "understanding_safety_json": 1,
+    "generation": 1,
+    "generation_text_json": 1,
+    "generation_media_json": 1,
 }
 
 
@@ -71,6 +85,24 @@ def render_score(prompt: Pieces, response: Pieces, rubric: Sequence[str], *, tem
 def render_comparison(prompt: Pieces, first: Pieces, second: Pieces, *, template: str = "comparison") -> Rendered:
     """Asks which of two responses is better; they are shown in the order given."""
     return _render(template, {"prompt": prompt, "first": first, "second": second})
+
+
+def render_understanding(
+    prompt: Pieces,
+    response: Pieces,
+    references: Sequence[record_pb2.ReferenceAnswer],
+    category: str,
+    *,
+    template: str = "understanding",
+) -> Rendered:
+    """Asks how well a response answers a question about media, against answers that people gave."""
+    words = {"references": (write_references(references),), "category": (known_category(category),)}
+    return _render(template, {"prompt": prompt, "response": response, **words})
+
+
+def render_generation(prompt: Pieces, response: Pieces, modality: int, *, template: str = "generation") -> Rendered:
+    """Asks how well the part of a response that is in `modality` follows an instruction."""
+    return _render(template, {"prompt": prompt, "response": response, "modality": (MODALITY_NAMES[modality],)})
 
 
 def _render(name: str, slots: Mapping[str, Pieces]) -> Rendered:
@@ -145,3 +177,24 @@ def ask_judgement(form: Form) -> Question[Judgement]:
     if form == generation_pb2.ANSWER_FORM_JSON:
         return Question("comparison_json", answers_json.read_judgement, answers_json.judgement_schema())
     return Question("comparison", answers.read_judgement)
+
+
+def ask_understanding(form: Form, category: str) -> Question[Rating]:
+    """Asks how well a response answers a question; in JSON, the template says what counts in the category.
+
+    Raises InvalidArgument CATEGORY_UNKNOWN.
+    """
+    special = f"_{category}" if known_category(category) in (INSTRUCTION_FOLLOWING, SAFETY) else ""
+    return _ask_rating(form, "understanding", f"understanding{special}_json")
+
+
+def ask_generation(form: Form, modality: int) -> Question[Rating]:
+    """Asks how well a response follows an instruction; in JSON, the template says what counts in the modality."""
+    kind = "text" if modality == content_pb2.MODALITY_TEXT else "media"
+    return _ask_rating(form, "generation", f"generation_{kind}_json")
+
+
+def _ask_rating(form: Form, in_sections: str, in_json: str) -> Question[Rating]:
+    if form == generation_pb2.ANSWER_FORM_JSON:
+        return Question(in_json, answers_json.read_rating, answers_json.rating_schema())
+    return Question(in_sections, answers.read_rating)

@@ -82,7 +82,13 @@ _POLICY = {
     "ClosePolicy": _write("name", job="within"),
 }
 _CRITIQUE = {"Critique": _run("model")}
-_JUDGE = {"ScoreResponse": _run("model"), "CompareResponses": _run("model"), "ComputeRewards": _run("model")}
+_JUDGE = {
+    "ScoreResponse": _run("model"),
+    "CompareResponses": _run("model"),
+    "ComputeRewards": _run("model"),
+    "ScoreUnderstanding": _run("model"),
+    "ScoreGeneration": _run("model"),
+}
 _TRAINING = {
     "CreateTrainingJob": _write("parent"),
     "GetTrainingJob": _read("name"),

@@ -2,17 +2,26 @@
 
 import json
 
+import pytest
+
+from omnialign.errors import InvalidArgument
 from omnialign.modeling.answers_json import VERDICTS, feedback_schema
+from omnialign.modeling.benchmark_items import CATEGORIES
 from omnialign.modeling.inputs import MediaBytes
 from omnialign.modeling.prompts import (
     VERSIONS,
+    ask_generation,
+    ask_understanding,
     render_comparison,
     render_critique,
+    render_generation,
     render_refinement,
     render_response,
     render_score,
+    render_understanding,
 )
 from omnialign.v1 import content_pb2, record_pb2
+from omnialign.v1.generation_pb2 import ANSWER_FORM_JSON, ANSWER_FORM_SECTIONS
 
 PICTURE = MediaBytes(content_pb2.MODALITY_IMAGE, b"png")
 
@@ -51,6 +60,57 @@ def test_templates_that_explain_json_name_all_its_fields_and_hold_the_same_media
     assert all(f'"{name}"' in turn.pieces[2] for name in ("scores", "rationale", "score"))
     (turn,) = render_comparison(("Draw.",), (PICTURE,), ("no",), template="comparison_json").turns
     assert all(f'"{name}"' in turn.pieces[2] for name in ("reason", "preferred", *VERDICTS))
+
+
+REFERENCES = [
+    record_pb2.ReferenceAnswer(
+        answer="A red circle beeps.",
+        key_terms={
+            "image": record_pb2.KeyTerms(terms=["red", "circle"]),
+            "audio": record_pb2.KeyTerms(terms=["beep"]),
+            "video": record_pb2.KeyTerms(),
+        },
+    ),
+    record_pb2.ReferenceAnswer(answer="Red."),
+]
+
+
+def understanding(form, category, references=REFERENCES):
+    question = ask_understanding(form, category)
+    return render_understanding(("Why?", PICTURE), ("It beeps.",), references, category, template=question.template)
+
+
+def test_references_are_shown_with_the_key_terms_of_each_medium():
+    question, response = understanding(ANSWER_FORM_SECTIONS, "safety").turns[0].pieces[::2]
+    assert question == "##Category: safety\n##Question: Why?"
+    references = "1. A red circle beeps. (audio: beep; image: red, circle)\n2. Red."
+    assert response.startswith(f"\n##References: {references}\n##Response: It beeps.\n")
+
+
+def test_each_category_is_judged_by_what_counts_in_it():
+    found = {category: understanding(ANSWER_FORM_JSON, category).template for category in ("", *CATEGORIES)}
+    assert found[""] == found["perception"] == found["reasoning"]
+    assert len(set(found.values())) == 3
+    for category, words in (("safety", "declin"), ("instruction_following", "form"), ("perception", "correct")):
+        pieces = understanding(ANSWER_FORM_JSON, category).turns[0].pieces
+        assert pieces[1] == PICTURE
+        assert words in pieces[2]
+        assert '"reason"' in pieces[2] and '"rating"' in pieces[2]
+    for form in (ANSWER_FORM_JSON, ANSWER_FORM_SECTIONS):
+        with pytest.raises(InvalidArgument) as caught:
+            understanding(form, "instruction-following")
+        assert caught.value.reason == "CATEGORY_UNKNOWN"
+
+
+def test_a_medium_is_judged_by_points_and_a_text_by_its_use():
+    for modality, name in enumerate(("text", "image", "audio", "video"), start=1):
+        question = ask_generation(ANSWER_FORM_JSON, modality)
+        (turn,) = render_generation(("Draw.",), (PICTURE,), modality, template=question.template).turns
+        assert ("useful" in turn.pieces[2]) == (name == "text")
+        assert (f"generated {name}" in turn.pieces[0]) == (name != "text")
+        assert '"reason"' in turn.pieces[2] and '"rating"' in turn.pieces[2]
+        (turn,) = render_generation(("Draw.",), (PICTURE,), modality).turns
+        assert turn.pieces[0].startswith(f"##Modality: {name}\n")
 
 
 def test_templates_that_have_made_records_never_change():

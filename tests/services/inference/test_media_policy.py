@@ -19,6 +19,7 @@ from services.inference.media import MediaClient
 from services.inference.models.key import open_feature_cache, shared_feature_cache
 from services.inference.transformers.engine import open_transformers_engine
 from services.judge.judge import Judge
+from services.judge.ratings import Ratings
 from services.refinement.writer import Writer
 from tests.services.inference.model_factory import requests
 
@@ -46,7 +47,9 @@ class Listener(Engine):
 
 
 @pytest.mark.parametrize("policy", [NO_BOUNDS, POLICY])
-@pytest.mark.parametrize("rpc", ["generate", "refine", "critique", "score", "compare"])
+@pytest.mark.parametrize(
+    "rpc", ["generate", "refine", "critique", "score", "compare", "score_understanding", "score_generation"]
+)
 async def test_the_policy_of_a_request_reaches_the_engine(rpc: str, policy: MediaPolicy) -> None:
     listener = Listener()
     loop = ItemLoop(listener, MediaClient(None), max_new_tokens=8)  # type: ignore[arg-type]
@@ -54,6 +57,8 @@ async def test_the_policy_of_a_request_reaches_the_engine(rpc: str, policy: Medi
     words = {"id": "0", "prompt": content("x"), "response": content("y")}
     judged = critique_service_pb2.CritiqueItem(**words, subtask="t2t")
     writer, critic, judge = Writer(loop, temperature=1.0), Critic(loop), Judge(loop)
+    asked = judge_service_pb2.UnderstandingItem(**words, references=[record_pb2.ReferenceAnswer(answer="z")])
+    made = judge_service_pb2.GenerationItem(**words, modality=content_pb2.MODALITY_TEXT)
     prompt = refinement_service_pb2.GenerateItem(id="0", prompt=content("x"))
     pair = judge_service_pb2.CompareItem(id="0", prompt=content("x"), baseline=content("y"), candidate=content("z"))
     answers = {
@@ -66,6 +71,12 @@ async def test_the_policy_of_a_request_reaches_the_engine(rpc: str, policy: Medi
         "critique": lambda: critic.critique(critique_service_pb2.CritiqueRequest(items=[judged], **common)),
         "score": lambda: judge.score(judge_service_pb2.ScoreResponseRequest(items=[judged], **common)),
         "compare": lambda: judge.compare(judge_service_pb2.CompareResponsesRequest(items=[pair], **common)),
+        "score_understanding": lambda: Ratings(loop).understanding(
+            judge_service_pb2.ScoreUnderstandingRequest(items=[asked], **common)
+        ),
+        "score_generation": lambda: Ratings(loop).generation(
+            judge_service_pb2.ScoreGenerationRequest(items=[made], **common)
+        ),
     }[rpc]()
     assert [answer.id async for answer in answers] == ["0"]
     assert {request.policy for request in listener.asked} == {policy}

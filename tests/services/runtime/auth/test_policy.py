@@ -30,7 +30,10 @@ FILES = (
     training_service_pb2,
 )
 READS = ("Get", "List", "Stream", "Watch", "Download", "CreateMediaDownload")
-RUNS = ("Generate", "Refine", "Critique", "ScoreResponse", "CompareResponses", "ComputeRewards")
+RUNS = (
+    "Generate", "Refine", "Critique", "ScoreResponse", "CompareResponses", "ComputeRewards", "ScoreUnderstanding",
+    "ScoreGeneration",
+)  # fmt: skip
 ADDRESSES = {"name", "parent", "dataset", "model", "base_model", "feedback_model", "judge_model", "uri", "source_uri"}
 
 
@@ -101,6 +104,8 @@ def test_only_what_a_training_job_needs_is_open_to_its_token():
         "ScoreResponse": "within",
         "CompareResponses": "within",
         "ComputeRewards": "within",
+        "ScoreUnderstanding": "within",
+        "ScoreGeneration": "within",
     }
 
 

@@ -86,6 +86,12 @@ async def fill(client: AsyncClient, other: AsyncClient) -> list[str]:
                 record.preference.preferred = 1
             for score in record.responses[0].feedback.scores if record.responses else ():
                 score.dimension = score.dimension or "clarity"
+            for assessment in record.responses[0].assessments if record.responses else ():
+                assessment.aspect = assessment.aspect or "understanding"
+            for question in record.benchmark_item.questions:
+                question.id, question.question = question.id or "1", question.question or "Which?"
+                question.choices.extend(["this", "that"])
+                question.correct = 1
             records.append(record)
     ids = [record.id for record in records]
     await client.append_records(TABLE, records)

@@ -1,0 +1,136 @@
+"""Ratings from 1 to 10 of the answers to a benchmark. An abstention is asked for again, within a budget."""
+
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from omnialign.content import media_of, text_of
+from omnialign.errors import InvalidArgument
+from omnialign.modeling.answers import Rating
+from omnialign.modeling.benchmark_items import MODALITY_NAMES
+from omnialign.modeling.inputs import pieces
+from omnialign.modeling.prompts import (
+    Form,
+    Question,
+    Rendered,
+    ask_generation,
+    ask_understanding,
+    render_generation,
+    render_understanding,
+)
+from omnialign.v1 import content_pb2, generation_pb2
+from omnialign.v1 import judge_service_pb2 as pb
+from services.inference.item_loop import ItemLoop, ItemT, ResultT, Task, derived_seed
+from services.inference.structured_output import QuestionTask, form_of
+
+RequestT = TypeVar("RequestT", bound=Any)
+
+MAX_RETRIES = 2
+"""How often an item is asked again, where a request does not say."""
+RETRY_TEMPERATURE = 0.5
+"""Temperature at which an item is asked again after a greedy answer, which would only be repeated."""
+
+
+class Ratings:
+    """Has a model rate responses."""
+
+    def __init__(self, loop: ItemLoop) -> None:
+        self._loop = loop
+
+    def understanding(
+        self, request: pb.ScoreUnderstandingRequest
+    ) -> AsyncGenerator[pb.ScoreUnderstandingResponse, None]:
+        """A rating, an abstention or an error for each item."""
+        return ask_again(self._loop, request, UnderstandingTask(form_of(request.answer_form, request.model)))
+
+    def generation(self, request: pb.ScoreGenerationRequest) -> AsyncGenerator[pb.ScoreGenerationResponse, None]:
+        """A rating, an abstention or an error for each item."""
+        return ask_again(self._loop, request, GenerationTask(form_of(request.answer_form, request.model)))
+
+
+class RatingTask(QuestionTask[ItemT, ResultT, Rating]):
+    """Asks for a rating of one response."""
+
+    def contents(self, item: ItemT) -> Iterable[content_pb2.Content]:
+        """The prompt and the response."""
+        return (item.prompt, item.response)
+
+    def answered(self, item: ItemT, value: Rating, info: generation_pb2.GenerationInfo) -> ResultT:
+        """The rating."""
+        rating = pb.Rating(score=value.score, reason=value.reason, generation=info)
+        return self.result_type(id=item.id, rating=rating)
+
+
+class UnderstandingTask(RatingTask[pb.UnderstandingItem, pb.ScoreUnderstandingResponse]):
+    """Asks how well a response answers a question about media."""
+
+    def __init__(self, form: Form) -> None:
+        super().__init__(pb.ScoreUnderstandingResponse)
+        self._form = form
+
+    def question(self, item: pb.UnderstandingItem) -> Question[Rating]:
+        """Asks by the category of the item. Raises InvalidArgument CATEGORY_UNKNOWN."""
+        return ask_understanding(self._form, item.category)
+
+    def render(self, item: pb.UnderstandingItem, media: Mapping[str, bytes], template: str) -> Rendered:
+        """Shows the question, the references and the response."""
+        prompt, response = pieces(item.prompt, media), pieces(item.response, media)
+        return render_understanding(prompt, response, item.references, item.category, template=template)
+
+
+class GenerationTask(RatingTask[pb.GenerationItem, pb.ScoreGenerationResponse]):
+    """Asks how well a response in one modality follows an instruction."""
+
+    def __init__(self, form: Form) -> None:
+        super().__init__(pb.ScoreGenerationResponse)
+        self._form = form
+
+    def question(self, item: pb.GenerationItem) -> Question[Rating]:
+        """Asks by the modality to rate."""
+        return ask_generation(self._form, item.modality)
+
+    def render(self, item: pb.GenerationItem, media: Mapping[str, bytes], template: str) -> Rendered:
+        """Shows the instruction and the response. Raises InvalidArgument RESPONSE_MODALITY_MISSING."""
+        require_modality(item.response, item.modality)
+        prompt, response = pieces(item.prompt, media), pieces(item.response, media)
+        return render_generation(prompt, response, item.modality, template=template)
+
+
+def require_modality(response: content_pb2.Content, modality: int) -> None:
+    """Raises InvalidArgument RESPONSE_MODALITY_MISSING for a response that has nothing in the modality."""
+    found = {medium.modality for medium in media_of([response])}
+    if text_of(response).strip():
+        found.add(content_pb2.MODALITY_TEXT)
+    if modality not in found:
+        name = MODALITY_NAMES[modality]
+        message = f"The response has no {name}; rate it by what it has, or count the item as failed."
+        raise InvalidArgument(message, reason="RESPONSE_MODALITY_MISSING", metadata={"modality": name})
+
+
+async def ask_again(loop: ItemLoop, request: RequestT, task: Task[ItemT, ResultT]) -> AsyncGenerator[ResultT, None]:
+    """The results of all items. Items whose answer could not be read are asked again, once all have been asked."""
+    retries = request.max_retries if request.HasField("max_retries") else MAX_RETRIES
+    asked, attempt = request, 0
+    while asked.items:
+        attempt += 1
+        abstained = set()
+        async with aclosing(loop.run(asked, task)) as results:
+            async for result in results:
+                result.attempts = attempt
+                if result.HasField("abstention") and attempt <= retries:
+                    abstained.add(result.id)
+                else:
+                    yield result
+        asked = once_more(request, abstained, attempt=attempt + 1)
+
+
+def once_more(request: RequestT, ids: Collection[str], *, attempt: int) -> RequestT:
+    """The request for these items alone, with a seed that each has for this attempt, and no longer greedy."""
+    again: RequestT = type(request)()
+    again.CopyFrom(request)
+    del again.items[:]
+    again.items.extend(item for item in request.items if item.id in ids)
+    for item in again.items:
+        item.seed = derived_seed(item.seed, purpose=f"attempt {attempt}")
+    again.sampling.temperature = request.sampling.temperature or RETRY_TEMPERATURE
+    return again
