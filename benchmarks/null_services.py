@@ -177,6 +177,16 @@ class NullJudge(judge_service_pb2_grpc.JudgeServiceServicer):
             rating = judge_service_pb2.Rating(score=score, reason="by its length", generation=_info(request, item))
             yield result_type(id=item.id, attempts=1, **(result or {"rating": rating}))
 
+    async def AnswerQuestions(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """The first choice of each question."""
+        await self._behaviour.enter("AnswerQuestions", [item.id for item in request.items])
+        for item in request.items:
+            result = _outcome(self._behaviour, "AnswerQuestions", item.id)
+            if not result and self._behaviour.abstains(item.id):
+                result = {"abstention": critique_service_pb2.Abstention(reason="ANSWER_UNPARSABLE", text="mumble")}
+            choice = judge_service_pb2.Choice(number=1, generation=_info(request, item))
+            yield judge_service_pb2.AnswerQuestionsResponse(id=item.id, attempts=1, **(result or {"choice": choice}))
+
     def _verdict(self, request: Any, item: Any) -> dict[str, Any]:
         verdict = self._behaviour.verdict(item.id)
         reason = "ANSWER_UNPARSABLE" if verdict == record_pb2.VERDICT_ABSTAIN else ""

@@ -6,7 +6,7 @@
 A message is a string, the path of a file, a stored medium, or a list of these in reading order. Files are uploaded; the
 service tells their type from their bytes. For many questions at once, or settings that are not here, the full requests
 stream: `generate(request)`, `refine`, `critique(request)`, `score_responses`, `compare_responses`,
-`score_understanding`, `score_generation`, `compute_rewards`.
+`score_understanding`, `score_generation`, `answer_questions`, `compute_rewards`.
 """
 
 import asyncio

@@ -306,6 +306,7 @@ class Client:
     compute_rewards = _iterate(AsyncClient.compute_rewards)
     score_understanding = _iterate(AsyncClient.score_understanding)
     score_generation = _iterate(AsyncClient.score_generation)
+    answer_questions = _iterate(AsyncClient.answer_questions)
 
     open_policy = _call(AsyncClient.open_policy)
     update_policy = _call(AsyncClient.update_policy)

@@ -77,3 +77,9 @@ class GenerationCalls(ServiceCalls):
     ) -> AsyncIterator[judge_service_pb2.ScoreGenerationResponse]:
         """Rates from 1 to 10 how well texts and media follow instructions."""
         return self._transport.stream(self._judge.ScoreGeneration, request, deadline_seconds=deadline_seconds)
+
+    def answer_questions(
+        self, request: judge_service_pb2.AnswerQuestionsRequest, *, deadline_seconds: float | None = None
+    ) -> AsyncIterator[judge_service_pb2.AnswerQuestionsResponse]:
+        """Answers multiple-choice questions about what a model is shown."""
+        return self._transport.stream(self._judge.AnswerQuestions, request, deadline_seconds=deadline_seconds)

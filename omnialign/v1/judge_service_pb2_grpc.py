@@ -60,6 +60,11 @@ class JudgeServiceStub:
                 request_serializer=omnialign_dot_v1_dot_judge__service__pb2.ScoreGenerationRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_judge__service__pb2.ScoreGenerationResponse.FromString,
                 _registered_method=True)
+        self.AnswerQuestions = channel.unary_stream(
+                '/omnialign.v1.JudgeService/AnswerQuestions',
+                request_serializer=omnialign_dot_v1_dot_judge__service__pb2.AnswerQuestionsRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_judge__service__pb2.AnswerQuestionsResponse.FromString,
+                _registered_method=True)
 
 
 class JudgeServiceServicer:
@@ -103,6 +108,14 @@ class JudgeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AnswerQuestions(self, request, context):
+        """Has a model that hears, sees or reads answer multiple-choice questions about what it is shown. An answer that
+        cannot be read is asked for again. Results stream in the order they finish, one per item.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JudgeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,6 +143,11 @@ def add_JudgeServiceServicer_to_server(servicer, server):
                     servicer.ScoreGeneration,
                     request_deserializer=omnialign_dot_v1_dot_judge__service__pb2.ScoreGenerationRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_judge__service__pb2.ScoreGenerationResponse.SerializeToString,
+            ),
+            'AnswerQuestions': grpc.unary_stream_rpc_method_handler(
+                    servicer.AnswerQuestions,
+                    request_deserializer=omnialign_dot_v1_dot_judge__service__pb2.AnswerQuestionsRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_judge__service__pb2.AnswerQuestionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -268,6 +286,33 @@ class JudgeService:
             '/omnialign.v1.JudgeService/ScoreGeneration',
             omnialign_dot_v1_dot_judge__service__pb2.ScoreGenerationRequest.SerializeToString,
             omnialign_dot_v1_dot_judge__service__pb2.ScoreGenerationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnswerQuestions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.JudgeService/AnswerQuestions',
+            omnialign_dot_v1_dot_judge__service__pb2.AnswerQuestionsRequest.SerializeToString,
+            omnialign_dot_v1_dot_judge__service__pb2.AnswerQuestionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,1 +1,1 @@
-"""The judge service: scores, order-swapped comparisons, ratings of a benchmark, and rewards."""
+"""The judge service: scores, order-swapped comparisons, ratings and choices of a benchmark, and rewards."""

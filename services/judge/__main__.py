@@ -9,6 +9,7 @@ from omnialign.v1 import judge_service_pb2, judge_service_pb2_grpc
 from services.inference.config import ModelServiceConfig
 from services.inference.engine import Engine
 from services.inference.factory import open_loop
+from services.judge.choices import Choices
 from services.judge.judge import Judge
 from services.judge.ratings import Ratings
 from services.judge.rewards import Rewards
@@ -29,7 +30,7 @@ class JudgeConfig(ModelServiceConfig):
 async def wire(server: Server, config: JudgeConfig, *, engine: Engine | None = None) -> AsyncIterator[None]:
     """Adds the service to a server: on `engine`, or on an engine of its own if that is None."""
     async with open_loop(server, config, engine=engine) as loop:
-        servicer = JudgeServicer(Judge(loop), Ratings(loop), Rewards(loop))
+        servicer = JudgeServicer(Judge(loop), Ratings(loop), Choices(loop), Rewards(loop))
         server.add(judge_service_pb2_grpc.add_JudgeServiceServicer_to_server, servicer, FULL_NAME)
         yield
 

@@ -1,8 +1,6 @@
-"""Ratings from 1 to 10 of the answers to a benchmark. An abstention is asked for again, within a budget."""
+"""Ratings from 1 to 10 of the answers to a benchmark."""
 
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
-from contextlib import aclosing
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Iterable, Mapping
 
 from omnialign.content import media_of, text_of
 from omnialign.errors import InvalidArgument
@@ -20,15 +18,9 @@ from omnialign.modeling.prompts import (
 )
 from omnialign.v1 import content_pb2, generation_pb2
 from omnialign.v1 import judge_service_pb2 as pb
-from services.inference.item_loop import ItemLoop, ItemT, ResultT, Task, derived_seed
+from services.inference.item_loop import ItemLoop, ItemT, ResultT
 from services.inference.structured_output import QuestionTask, form_of
-
-RequestT = TypeVar("RequestT", bound=Any)
-
-MAX_RETRIES = 2
-"""How often an item is asked again, where a request does not say."""
-RETRY_TEMPERATURE = 0.5
-"""Temperature at which an item is asked again after a greedy answer, which would only be repeated."""
+from services.judge.retries import ask_again
 
 
 class Ratings:
@@ -105,32 +97,3 @@ def require_modality(response: content_pb2.Content, modality: int) -> None:
         name = MODALITY_NAMES[modality]
         message = f"The response has no {name}; rate it by what it has, or count the item as failed."
         raise InvalidArgument(message, reason="RESPONSE_MODALITY_MISSING", metadata={"modality": name})
-
-
-async def ask_again(loop: ItemLoop, request: RequestT, task: Task[ItemT, ResultT]) -> AsyncGenerator[ResultT, None]:
-    """The results of all items. Items whose answer could not be read are asked again, once all have been asked."""
-    retries = request.max_retries if request.HasField("max_retries") else MAX_RETRIES
-    asked, attempt = request, 0
-    while asked.items:
-        attempt += 1
-        abstained = set()
-        async with aclosing(loop.run(asked, task)) as results:
-            async for result in results:
-                result.attempts = attempt
-                if result.HasField("abstention") and attempt <= retries:
-                    abstained.add(result.id)
-                else:
-                    yield result
-        asked = once_more(request, abstained, attempt=attempt + 1)
-
-
-def once_more(request: RequestT, ids: Collection[str], *, attempt: int) -> RequestT:
-    """The request for these items alone, with a seed that each has for this attempt, and no longer greedy."""
-    again: RequestT = type(request)()
-    again.CopyFrom(request)
-    del again.items[:]
-    again.items.extend(item for item in request.items if item.id in ids)
-    for item in again.items:
-        item.seed = derived_seed(item.seed, purpose=f"attempt {attempt}")
-    again.sampling.temperature = request.sampling.temperature or RETRY_TEMPERATURE
-    return again

@@ -7,16 +7,17 @@ import grpc
 
 from omnialign.v1 import judge_service_pb2 as pb
 from omnialign.v1 import judge_service_pb2_grpc
+from services.judge.choices import Choices
 from services.judge.judge import Judge
 from services.judge.ratings import Ratings
 from services.judge.rewards import Rewards
 
 
 class JudgeServicer(judge_service_pb2_grpc.JudgeServiceServicer):
-    """Passes each call on to the judge, to the ratings, or to the reward models."""
+    """Passes each call on to what answers it: the judge, ratings, choices, or reward models."""
 
-    def __init__(self, judge: Judge, ratings: Ratings, rewards: Rewards) -> None:
-        self._judge, self._ratings, self._rewards = judge, ratings, rewards
+    def __init__(self, judge: Judge, ratings: Ratings, choices: Choices, rewards: Rewards) -> None:
+        self._judge, self._ratings, self._choices, self._rewards = judge, ratings, choices, rewards
 
     async def ScoreResponse(  # noqa: N802
         self, request: pb.ScoreResponseRequest, context: grpc.aio.ServicerContext[object, object]
@@ -55,5 +56,13 @@ class JudgeServicer(judge_service_pb2_grpc.JudgeServiceServicer):
     ) -> AsyncIterator[pb.ScoreGenerationResponse]:
         """Rates what was made to an instruction."""
         async with aclosing(self._ratings.generation(request)) as results:
+            async for result in results:
+                yield result
+
+    async def AnswerQuestions(  # noqa: N802
+        self, request: pb.AnswerQuestionsRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> AsyncIterator[pb.AnswerQuestionsResponse]:
+        """Answers multiple-choice questions."""
+        async with aclosing(self._choices.answer(request)) as results:
             async for result in results:
                 yield result

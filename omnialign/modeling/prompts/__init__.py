@@ -25,6 +25,7 @@ from omnialign.modeling.benchmark_items import (
     known_category,
     write_references,
 )
+from omnialign.modeling.choices import read_choice, write_choices
 from omnialign.modeling.inputs import Piece, Pieces, Turn
 from omnialign.v1 import content_pb2, generation_pb2, record_pb2
 
@@ -45,6 +46,7 @@ VERSIONS = {
     "generation": 1,
     "generation_text_json": 1,
     "generation_media_json": 1,
+    "choice": 1,
 }
 
 
@@ -103,6 +105,11 @@ def render_understanding(
 def render_generation(prompt: Pieces, response: Pieces, modality: int, *, template: str = "generation") -> Rendered:
     """Asks how well the part of a response that is in `modality` follows an instruction."""
     return _render(template, {"prompt": prompt, "response": response, "modality": (MODALITY_NAMES[modality],)})
+
+
+def render_choice(shown: Pieces, question: str, choices: Sequence[str], *, template: str = "choice") -> Rendered:
+    """Asks a multiple-choice question about what is shown."""
+    return _render(template, {"shown": shown, "question": (question,), "choices": (write_choices(choices),)})
 
 
 def _render(name: str, slots: Mapping[str, Pieces]) -> Rendered:
@@ -198,3 +205,8 @@ def _ask_rating(form: Form, in_sections: str, in_json: str) -> Question[Rating]:
     if form == generation_pb2.ANSWER_FORM_JSON:
         return Question(in_json, answers_json.read_rating, answers_json.rating_schema())
     return Question(in_sections, answers.read_rating)
+
+
+def ask_choice(choices: Sequence[str]) -> Question[int]:
+    """Asks which choice is right, by its letter: a form so short that every model knows it."""
+    return Question("choice", partial(read_choice, choices=choices))

@@ -88,6 +88,7 @@ _JUDGE = {
     "ComputeRewards": _run("model"),
     "ScoreUnderstanding": _run("model"),
     "ScoreGeneration": _run("model"),
+    "AnswerQuestions": _run("model"),
 }
 _TRAINING = {
     "CreateTrainingJob": _write("parent"),

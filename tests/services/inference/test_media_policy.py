@@ -18,6 +18,7 @@ from services.inference.item_loop import ItemLoop
 from services.inference.media import MediaClient
 from services.inference.models.key import open_feature_cache, shared_feature_cache
 from services.inference.transformers.engine import open_transformers_engine
+from services.judge.choices import Choices
 from services.judge.judge import Judge
 from services.judge.ratings import Ratings
 from services.refinement.writer import Writer
@@ -48,7 +49,7 @@ class Listener(Engine):
 
 @pytest.mark.parametrize("policy", [NO_BOUNDS, POLICY])
 @pytest.mark.parametrize(
-    "rpc", ["generate", "refine", "critique", "score", "compare", "score_understanding", "score_generation"]
+    "rpc", ["generate", "refine", "critique", "score", "compare", "score_understanding", "score_generation", "choose"]
 )
 async def test_the_policy_of_a_request_reaches_the_engine(rpc: str, policy: MediaPolicy) -> None:
     listener = Listener()
@@ -61,6 +62,7 @@ async def test_the_policy_of_a_request_reaches_the_engine(rpc: str, policy: Medi
     made = judge_service_pb2.GenerationItem(**words, modality=content_pb2.MODALITY_TEXT)
     prompt = refinement_service_pb2.GenerateItem(id="0", prompt=content("x"))
     pair = judge_service_pb2.CompareItem(id="0", prompt=content("x"), baseline=content("y"), candidate=content("z"))
+    choice = judge_service_pb2.QuestionItem(id="0", shown=content("x"), question="y?", choices=["a", "b"])
     answers = {
         "generate": lambda: writer.generate(refinement_service_pb2.GenerateRequest(items=[prompt], **common)),
         "refine": lambda: writer.refine(
@@ -77,6 +79,7 @@ async def test_the_policy_of_a_request_reaches_the_engine(rpc: str, policy: Medi
         "score_generation": lambda: Ratings(loop).generation(
             judge_service_pb2.ScoreGenerationRequest(items=[made], **common)
         ),
+        "choose": lambda: Choices(loop).answer(judge_service_pb2.AnswerQuestionsRequest(items=[choice], **common)),
     }[rpc]()
     assert [answer.id async for answer in answers] == ["0"]
     assert {request.policy for request in listener.asked} == {policy}

@@ -13,7 +13,7 @@ from omnialign.v1 import content_pb2, record_pb2
 from omnialign.v1 import judge_service_pb2 as pb
 from omnialign.v1.generation_pb2 import ANSWER_FORM_SECTIONS, SamplingParams
 from services.inference.item_loop import derived_seed
-from services.judge.ratings import RETRY_TEMPERATURE
+from services.judge.retries import RETRY_TEMPERATURE
 from tests.services.inference import model_factory
 from tests.services.inference.service_stack import serve_stack
 from tests.services.inference.stub_endpoint import chat, fails, obeying, says, serve_stub

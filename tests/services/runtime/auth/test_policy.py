@@ -32,7 +32,7 @@ FILES = (
 READS = ("Get", "List", "Stream", "Watch", "Download", "CreateMediaDownload")
 RUNS = (
     "Generate", "Refine", "Critique", "ScoreResponse", "CompareResponses", "ComputeRewards", "ScoreUnderstanding",
-    "ScoreGeneration",
+    "ScoreGeneration", "AnswerQuestions",
 )  # fmt: skip
 ADDRESSES = {"name", "parent", "dataset", "model", "base_model", "feedback_model", "judge_model", "uri", "source_uri"}
 
@@ -106,6 +106,7 @@ def test_only_what_a_training_job_needs_is_open_to_its_token():
         "ComputeRewards": "within",
         "ScoreUnderstanding": "within",
         "ScoreGeneration": "within",
+        "AnswerQuestions": "within",
     }
 
 

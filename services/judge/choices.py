@@ -1,0 +1,44 @@
+"""Multiple-choice questions about what a model is shown."""
+
+from collections.abc import AsyncGenerator, Iterable, Mapping
+
+from omnialign.modeling.inputs import pieces
+from omnialign.modeling.prompts import Question, Rendered, ask_choice, render_choice
+from omnialign.v1 import content_pb2, generation_pb2
+from omnialign.v1 import judge_service_pb2 as pb
+from services.inference.item_loop import ItemLoop
+from services.inference.structured_output import QuestionTask
+from services.judge.retries import ask_again
+
+
+class Choices:
+    """Has a model answer multiple-choice questions."""
+
+    def __init__(self, loop: ItemLoop) -> None:
+        self._loop = loop
+
+    def answer(self, request: pb.AnswerQuestionsRequest) -> AsyncGenerator[pb.AnswerQuestionsResponse, None]:
+        """A choice, an abstention or an error for each item."""
+        return ask_again(self._loop, request, ChoiceTask(pb.AnswerQuestionsResponse))
+
+
+class ChoiceTask(QuestionTask[pb.QuestionItem, pb.AnswerQuestionsResponse, int]):
+    """Asks one question."""
+
+    def contents(self, item: pb.QuestionItem) -> Iterable[content_pb2.Content]:
+        """What the question is about."""
+        return (item.shown,)
+
+    def question(self, item: pb.QuestionItem) -> Question[int]:
+        """Asks for one of the choices of the item."""
+        return ask_choice(item.choices)
+
+    def render(self, item: pb.QuestionItem, media: Mapping[str, bytes], template: str) -> Rendered:
+        """Shows what the question is about, the question and the choices."""
+        return render_choice(pieces(item.shown, media), item.question, item.choices, template=template)
+
+    def answered(
+        self, item: pb.QuestionItem, value: int, info: generation_pb2.GenerationInfo
+    ) -> pb.AnswerQuestionsResponse:
+        """The choice."""
+        return self.result_type(id=item.id, choice=pb.Choice(number=value, generation=info))
