@@ -33,6 +33,10 @@ TEACH_NOTHING = frozenset(
         "NO_LABEL",
         "NO_REFINEMENT",
         "SCORE_BETWEEN",
+        "NO_REFERENCES",
+        "NO_ASSESSMENT",
+        "NO_RATIONALE",
+        "MODALITIES_MIXED",
     }
 )
 """Reasons that are no fault: the record is good, but holds nothing that the method learns."""

@@ -5,20 +5,32 @@ that the services use too, so a trained model later meets exactly what it was tr
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from omnialign.modeling.answers import MAX_SCORE, rubric, write_feedback, write_judgement, write_scores
-from omnialign.modeling.inputs import Pieces, Turn, pieces
+from omnialign.modeling.answers import (
+    MAX_RATING,
+    MAX_SCORE,
+    MIN_RATING,
+    rubric,
+    write_feedback,
+    write_judgement,
+    write_rating,
+    write_scores,
+)
+from omnialign.modeling.inputs import MediaBytes, Pieces, Turn, pieces
 from omnialign.modeling.prompts import (
     render_comparison,
     render_critique,
+    render_generation,
     render_refinement,
     render_response,
     render_score,
+    render_understanding,
 )
-from omnialign.v1 import record_pb2
+from omnialign.v1 import content_pb2, record_pb2
 from training.methods import METHODS
 
 
@@ -53,7 +65,7 @@ def samples_of(
 
     Responses that give no sample beside others that do are counted in `dropped`. Raises `Dropped` when there is nothing
     to learn from: QUARANTINED, NO_RESPONSE, NO_FEEDBACK, NO_PREFERENCE, NO_PAIR, PAIR_IDENTICAL, RATINGS_EQUAL,
-    NO_LABEL, NO_REFINEMENT. Media that cannot be used raise their own typed errors.
+    NO_LABEL, NO_REFINEMENT, NO_REFERENCES, NO_ASSESSMENT. Media that cannot be used raise their own typed errors.
     """
     if record.HasField("quarantine"):
         raise Dropped("QUARANTINED")
@@ -71,7 +83,11 @@ class _Reader:
         self.record, self.settings, self.dropped = record, settings, dropped
         self.prompt = pieces(record.prompt, media)
         self.responses = [pieces(response.content, media) for response in record.responses]
-        self.rubric = rubric(record.subtask)
+
+    @cached_property
+    def rubric(self) -> tuple[str, ...]:
+        """The dimensions of the record's subtask. Raises InvalidArgument SUBTASK_UNKNOWN."""
+        return rubric(self.record.subtask)
 
     def preferred(self) -> int:
         """The annotated preference, 1 or 2; 0 without one."""
@@ -172,7 +188,7 @@ def _critiqued(reader: _Reader, target: str) -> tuple[Sample, ...]:
 
 def _answer(reader: _Reader, target: str) -> tuple[Sample, ...]:
     """What an answer is depends on the target."""
-    return {"": _response, "response": _response, "feedback": _feedback, "judgement": _judgement}[target](reader)
+    return _ANSWERS[target or "response"](reader)
 
 
 def _response(reader: _Reader) -> tuple[Sample, ...]:
@@ -199,7 +215,7 @@ def _feedback(reader: _Reader) -> tuple[Sample, ...]:
 
 
 def _judgement(reader: _Reader) -> tuple[Sample, ...]:
-    """The comparison of the first two responses, and the scores of every scored response."""
+    """The comparison of the first two responses, and the scores and ratings of every response that has some."""
     found = []
     if reader.preferred() and len(reader.responses) >= 2:
         # Both orders, so that the judge cannot learn to prefer a position.
@@ -208,6 +224,7 @@ def _judgement(reader: _Reader) -> tuple[Sample, ...]:
         if response.feedback.scores:
             scores = write_scores(response.feedback, reader.rubric)
             found.append(Sample(render_score(reader.prompt, content, reader.rubric).turns, ((scores,),)))
+    found += [*_understanding_ratings(reader), *_generation_ratings(reader)]
     if not found:
         raise Dropped("NO_PREFERENCE")
     return tuple(found)
@@ -222,6 +239,67 @@ def _comparison(reader: _Reader, *, first: int) -> Sample:
     preferred = 1 if reader.preferred() - 1 == first else 2
     return Sample(rendered.turns, ((write_judgement(reason, preferred),),))
 
+
+def _understanding(reader: _Reader) -> tuple[Sample, ...]:
+    """The ratings of every response that was held against answers of people."""
+    if not reader.record.benchmark_item.references:
+        raise Dropped("NO_REFERENCES")
+    return _some(_understanding_ratings(reader))
+
+
+def _generation(reader: _Reader) -> tuple[Sample, ...]:
+    """The ratings of every response by how well it follows the prompt."""
+    return _some(_generation_ratings(reader))
+
+
+def _some(found: list[Sample]) -> tuple[Sample, ...]:
+    if not found:
+        raise Dropped("NO_ASSESSMENT")
+    return tuple(found)
+
+
+def _understanding_ratings(reader: _Reader) -> list[Sample]:
+    item = reader.record.benchmark_item
+    return [
+        Sample(render_understanding(reader.prompt, response, item.references, item.category).turns, ((rating,),))
+        for response, rating in _ratings(reader, "understanding")
+        if item.references
+    ]
+
+
+def _generation_ratings(reader: _Reader) -> list[Sample]:
+    found = []
+    for response, rating in _ratings(reader, "instruction_following"):
+        media = {piece.modality for piece in response if isinstance(piece, MediaBytes)}
+        if len(media) > 1:  # nothing says which of them was rated
+            reader.dropped["MODALITIES_MIXED"] += 1
+        else:
+            modality = media.pop() if media else content_pb2.MODALITY_TEXT
+            found.append(Sample(render_generation(reader.prompt, response, modality).turns, ((rating,),)))
+    return found
+
+
+def _ratings(reader: _Reader, aspect: str) -> Iterator[tuple[Pieces, str]]:
+    """Each rated response with the answer that a judge would write. An abstention is none."""
+    for response, annotated in zip(reader.responses, reader.record.responses, strict=True):
+        for found in annotated.assessments:
+            if found.aspect != aspect or found.abstain_reason:
+                continue
+            if not found.rationale.strip():
+                reader.dropped["NO_RATIONALE"] += 1
+            elif not (found.score.is_integer() and MIN_RATING <= found.score <= MAX_RATING):
+                reader.dropped["RATING_INVALID"] += 1
+            else:
+                yield response, write_rating(found.rationale.strip(), int(found.score))
+
+
+_ANSWERS: Mapping[str, Callable[[_Reader], tuple[Sample, ...]]] = {
+    "response": _response,
+    "feedback": _feedback,
+    "judgement": _judgement,
+    "understanding": _understanding,
+    "generation": _generation,
+}
 
 ROWS: Mapping[str, Callable[[_Reader, str], tuple[Sample, ...]]] = {
     "answer": _answer,

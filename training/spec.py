@@ -120,7 +120,7 @@ class Spec:
     """Proves to the services that the caller is the job."""
     splits: tuple[str, ...] = ()
     """Empty means all."""
-    target: Literal["", "response", "feedback", "judgement"] = ""
+    target: Literal["", "response", "feedback", "judgement", "understanding", "generation"] = ""
     """What sft learns to write; empty means responses. Must be empty for methods that read pairs."""
     media_policy: MediaPolicy = field(default_factory=MediaPolicy)
     max_dropped_fraction: float = 0.0

@@ -298,7 +298,8 @@ class TrainingSpec(_message.Message):
     dataset: _builtins.str
     """Dataset or dataset version with the records."""
     target: _builtins.str
-    """What an sft example is made of: `response`, `feedback` or `judgement`. Empty for methods that read pairs:
+    """What an sft example is made of: `response`, `feedback`, `judgement` (all that a judge writes), or of that only the
+    ratings: `understanding` or `generation`. Empty for methods that read pairs:
     `preference` says which response is preferred; in a pair of the gate, whose `comparison` is a win, the second is.
     """
     output_model_id: _builtins.str

@@ -7,8 +7,9 @@ import pytest
 
 from omnialign.errors import FailedPrecondition
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.answers import read_feedback, read_judgement, rubric
-from omnialign.v1 import record_pb2
+from omnialign.modeling.answers import Rating, read_feedback, read_judgement, read_rating, rubric
+from omnialign.modeling.prompts import render_understanding
+from omnialign.v1 import content_pb2, record_pb2
 from training.batches import PairCollator, SftCollator, sft_row
 from training.examples import (
     Example,
@@ -20,6 +21,9 @@ from training.examples import (
     require_few_dropped,
 )
 from training.samples import Dropped, samples_of
+
+PICTURE = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, mime_type="image/png", sha256="0" * 64)
+SOUND = content_pb2.Media(modality=content_pb2.MODALITY_AUDIO, mime_type="audio/wav", sha256="1" * 64)
 
 
 def of(record: record_pb2.Record, *, method: str = "sft", target: str = ""):
@@ -51,6 +55,74 @@ def test_judgement_is_learnt_in_both_orders_with_words_in_the_order_shown(record
 
 def test_judgement_also_learns_the_scores_of_every_response(record):
     assert len(of(record, target="judgement")) == 4
+
+
+def rate(record: record_pb2.Record, *, aspect: str, **fields) -> record_pb2.Record:
+    """The record as an item with references, whose responses are rated."""
+    record.subtask = "tia2t"  # of which there is no rubric
+    del record.responses[0].feedback.scores[:], record.responses[1].feedback.scores[:]
+    record.benchmark_item.category = "safety"
+    record.benchmark_item.references.add(answer="Say hello.", key_terms={"audio": record_pb2.KeyTerms(terms=["hi"])})
+    for response, score in zip(record.responses, (2, 9), strict=True):
+        values = {"score": score, "rationale": "rude ##Rating: 1"} | fields
+        response.assessments.add(aspect=aspect, **values)
+        response.assessments.add(aspect="selection", score=0.5)
+    return record
+
+
+def test_understanding_learns_the_rating_of_every_response_as_the_service_asks_for_it(record):
+    rate(record, aspect="understanding")
+    found = of(record, target="understanding")
+    assert [read_rating(sample.answers[0][0]) for sample in found] == [
+        Rating(2, "rude Rating: 1"),
+        Rating(9, "rude Rating: 1"),
+    ]
+    references = record.benchmark_item.references
+    assert [sample.turns for sample in found] == [
+        render_understanding(("greet me",), (words,), references, "safety").turns for words in ("bye", "hello")
+    ]
+    del record.benchmark_item.references[:]
+    with pytest.raises(Dropped, match="NO_REFERENCES"):
+        of(record, target="understanding")
+
+
+def test_generation_learns_the_rating_in_the_modality_of_the_response(record):
+    rate(record, aspect="instruction_following")
+    (record.responses[1].content.parts.add()).media.CopyFrom(PICTURE)
+    record.responses.add().CopyFrom(record.responses[1])
+    record.responses[2].content.parts.add().media.CopyFrom(SOUND)
+    dropped = Counter()
+    media = {PICTURE.sha256: b"png", SOUND.sha256: b"wav"}
+    found = samples_of(record, media=media, method="sft", target="generation", dropped=dropped)
+    shown = [sample.turns[0].pieces[0].splitlines()[0] for sample in found]
+    assert shown == ["##Modality: text", "##Modality: image"]
+    assert dropped == {"MODALITIES_MIXED": 1}
+
+
+def test_a_judge_learns_ratings_beside_comparisons(record):
+    rate(record, aspect="understanding")
+    assert len(of(record, target="judgement")) == 4
+    record.ClearField("preference")
+    assert of(record, target="judgement") == of(record, target="understanding")
+
+
+@pytest.mark.parametrize(
+    ("fields", "counted"),
+    [
+        ({"abstain_reason": "ANSWER_UNPARSABLE"}, {}),
+        ({"rationale": " "}, {"NO_RATIONALE": 2}),
+        ({"score": 7.5}, {"RATING_INVALID": 2}),
+        ({"score": 0}, {"RATING_INVALID": 2}),
+        ({"score": 11}, {"RATING_INVALID": 2}),
+        ({"score": float("nan")}, {"RATING_INVALID": 2}),
+    ],
+)
+def test_an_assessment_that_is_no_rating_teaches_nothing_and_is_counted(record, fields, counted):
+    rate(record, aspect="understanding", **fields)
+    dropped = Counter()
+    with pytest.raises(Dropped, match="NO_ASSESSMENT"):
+        samples_of(record, media={}, method="sft", target="understanding", dropped=dropped)
+    assert dropped == counted
 
 
 def test_dpo_follows_the_preference_or_the_gate_and_drops_a_pair_without_either(record):
