@@ -1,3 +1,1 @@
 """Worked examples."""
-
-import omnialign as omnialign  # first of all: see omnialign.torchvision

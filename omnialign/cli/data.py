@@ -14,7 +14,7 @@ from omnialign.cli.session import Session, command
 from omnialign.cli.uploads import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from omnialign.cli.output import Output
     from omnialign.v1 import data_service_pb2, dataset_pb2
@@ -32,7 +32,7 @@ Splits = Annotated[list[str] | None, typer.Option("--split", help="Only this spl
 async def import_(
     session: Session,
     dataset: Annotated[str, typer.Argument(help="Id of the dataset; created if it does not exist.")],
-    source: Annotated[str, typer.Argument(help="Folder or file in the format of align-anything-200k.")],
+    source: Annotated[str, typer.Argument(help="Folder or file as of align-anything-200k, or of a benchmark.")],
     subtask: Annotated[str, typer.Option(help="Subtask of all rows, if not clear from the file name.")] = "",
     split: Annotated[str, typer.Option(help="Split of all rows, if not clear from the file name.")] = "",
     score_range: Annotated[
@@ -44,6 +44,11 @@ async def import_(
         typer.Option(metavar="FIRST SECOND", help="Labels of the first and second response, if not 1 and 2."),
     ] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Leave out this column; repeatable.")] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(metavar="THEIRS=OURS", help="Read a column by another name; repeatable.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="Benchmark, if not clear from a name: amu, ...")] = "",
+    references: Annotated[int | None, typer.Option(help="References of an AMU item, if not 10; 0: any number.")] = None,
     append: Annotated[bool, typer.Option("--append", help="Keep what earlier imports of these files gave.")] = False,
     upload: Upload = None,
 ) -> None:
@@ -61,9 +66,21 @@ async def import_(
             score_range=score_range,
             winner_labels=winner_labels,
             ignored_columns=ignore or (),
+            renamed_columns=_renamed(rename or ()),
+            format=form,
+            reference_count=references,
             append=append,
         )
         await show_import(events, out=session.out)
+
+
+def _renamed(pairs: Sequence[str]) -> dict[str, str]:
+    """The columns `theirs=ours` as theirs to ours."""
+    parts = [pair.partition("=") for pair in pairs]
+    for pair, (theirs, _, ours) in zip(pairs, parts, strict=True):
+        if not theirs or not ours:
+            raise typer.BadParameter(f"{pair!r} is not THEIRS=OURS", param_hint="--rename")
+    return {theirs: ours for theirs, _, ours in parts}
 
 
 async def show_import(

@@ -5,6 +5,7 @@ with it. That column also names the row, so that the mended row takes its place 
 """
 
 import json
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from omnialign.content import LETTERS, NAMES
 from omnialign.v1 import record_pb2
 
 NOTE = "_quarantine"
+BENCHMARK = "benchmark"
+"""The label that says in which benchmark format a row was."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,17 @@ def row_text(record: record_pb2.Record) -> str:
 
 
 async def export_rows(records: AsyncIterable[record_pb2.Record], folder: Path) -> ExportCounts:
-    """Writes rows to a new folder, a JSON Lines file for each subtask. Raises AlreadyExists FOLDER_NOT_EMPTY."""
+    """Writes rows to a new folder, a JSON Lines file for each subtask, those of benchmarks in folders of their own.
+
+    Raises AlreadyExists FOLDER_NOT_EMPTY.
+    """
     rows = left_out = 0
     with atomic_folder(folder) as partial:
         async for record in records:
             if record.quarantine.row_json:
-                with (partial / f"{file_name(record.subtask)}.jsonl").open("a", encoding="utf-8") as lines:
+                path = partial / folder_name(record) / f"{file_name(record.subtask)}.jsonl"
+                path.parent.mkdir(exist_ok=True)
+                with path.open("a", encoding="utf-8") as lines:
                     lines.write(json.dumps(row_to_mend(record), ensure_ascii=False) + "\n")
                 rows += 1
             else:
@@ -64,6 +72,12 @@ def row_to_mend(record: record_pb2.Record) -> dict[str, object]:
     }
     row: dict[str, object] = json.loads(found.row_json)
     return {"split": record.split} | row | {NOTE: note}
+
+
+def folder_name(record: record_pb2.Record) -> str:
+    """The name that tells an import the benchmark: `benchmark-amu`; "" for rows of none."""
+    benchmark = dict(record.labels).get(BENCHMARK, "")  # reading a missing key of the map itself would write it
+    return f"{BENCHMARK}-{benchmark}" if re.fullmatch(r"[a-z_]+", benchmark) else ""
 
 
 def file_name(subtask: str) -> str:

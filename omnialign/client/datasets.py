@@ -137,12 +137,17 @@ class DatasetCalls(ServiceCalls):
         score_range: tuple[float, float] | None = None,
         winner_labels: tuple[int, int] | None = None,
         ignored_columns: Sequence[str] = (),
+        renamed_columns: Mapping[str, str] | None = None,
+        format: str = "",  # noqa: A002 - the field's name
+        reference_count: int | None = None,
         append: bool = False,
     ) -> AsyncIterator[data_service_pb2.ImportDatasetResponse]:
         """Imports files that the service can read. Yields progress, and the new version last.
 
         A file replaces what earlier imports of it gave, unless `append`. Scores that are not 0-3 and labels that are
         not 1 and 2 are read as declared: the worst and the best score; the labels of the first and second response.
+        `format` is that of a benchmark whose name no file tells, `reference_count` what its items must have (0 for any
+        number, 10 if None), and `renamed_columns` the names by which columns of the files are read.
 
         An import that breaks begins again, and yields progress once it is farther than before. Ids come from the rows,
         so that rows which were written already are written over, and the version is the same.
@@ -154,6 +159,9 @@ class DatasetCalls(ServiceCalls):
             subtask=subtask,
             split=split,
             ignored_columns=ignored_columns,
+            renamed_columns=renamed_columns or {},
+            format=format,
+            reference_count=reference_count,
             append=append,
         )
         if score_range is not None:

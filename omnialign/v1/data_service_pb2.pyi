@@ -972,6 +972,26 @@ class ImportDatasetRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class RenamedColumnsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PARENT_FIELD_NUMBER: _builtins.int
     DATASET_ID_FIELD_NUMBER: _builtins.int
     SOURCE_URI_FIELD_NUMBER: _builtins.int
@@ -981,6 +1001,9 @@ class ImportDatasetRequest(_message.Message):
     WINNER_LABELS_FIELD_NUMBER: _builtins.int
     APPEND_FIELD_NUMBER: _builtins.int
     IGNORED_COLUMNS_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    RENAMED_COLUMNS_FIELD_NUMBER: _builtins.int
+    REFERENCE_COUNT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`projects/{project}`."""
     dataset_id: _builtins.str
@@ -998,6 +1021,13 @@ class ImportDatasetRequest(_message.Message):
     """Keep what earlier imports of the same files gave. By default a data file replaces the records of the earlier one of
     the same subtask, split and path within the source.
     """
+    format: _builtins.str
+    """What the rows are: `amu`, `instruction_following`, `selection`, `multiple_choice` or `preference` for the items of
+    a benchmark. If empty, the names of files and folders tell (`EvalAnything-AMU`), and else the rows are those of
+    align-anything-200k.
+    """
+    reference_count: _builtins.int
+    """References that an item of `amu` must have, 0 for any number; 10 if unset, as published."""
     @_builtins.property
     def score_range(self) -> Global___ScoreRange:
         """The range of the scores in `*_rate_*` columns, which are converted to 0-3; other values set their row aside. If
@@ -1014,6 +1044,10 @@ class ImportDatasetRequest(_message.Message):
     def ignored_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Columns to leave out."""
 
+    @_builtins.property
+    def renamed_columns(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Columns that have another name than the one they are read by: that of the file to that which is read."""
+
     def __init__(
         self,
         *,
@@ -1026,12 +1060,17 @@ class ImportDatasetRequest(_message.Message):
         winner_labels: Global___WinnerLabels | None = ...,
         append: _builtins.bool = ...,
         ignored_columns: _abc.Iterable[_builtins.str] | None = ...,
+        format: _builtins.str = ...,
+        renamed_columns: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        reference_count: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["score_range", b"score_range", "winner_labels", b"winner_labels"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count", "reference_count", b"reference_count", "score_range", b"score_range", "winner_labels", b"winner_labels"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["append", b"append", "dataset_id", b"dataset_id", "ignored_columns", b"ignored_columns", "parent", b"parent", "score_range", b"score_range", "source_uri", b"source_uri", "split", b"split", "subtask", b"subtask", "winner_labels", b"winner_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count", "append", b"append", "dataset_id", b"dataset_id", "format", b"format", "ignored_columns", b"ignored_columns", "parent", b"parent", "reference_count", b"reference_count", "renamed_columns", b"renamed_columns", "score_range", b"score_range", "source_uri", b"source_uri", "split", b"split", "subtask", b"subtask", "winner_labels", b"winner_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__reference_count: _TypeAlias = _typing.Literal["reference_count"]  # noqa: Y015
+    _WhichOneofArgType__reference_count: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reference_count) -> _WhichOneofReturnType__reference_count | None: ...
 
 Global___ImportDatasetRequest: _TypeAlias = ImportDatasetRequest  # noqa: Y015
 

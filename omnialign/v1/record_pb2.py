@@ -27,7 +27,7 @@ from omnialign.v1 import content_pb2 as omnialign_dot_v1_dot_content__pb2
 from omnialign.v1 import generation_pb2 as omnialign_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19omnialign/v1/record.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1aomnialign/v1/content.proto\x1a\x1domnialign/v1/generation.proto\"\xbc\x04\n\x06Record\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12!\n\x07subtask\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18 R\x07subtask\x12\x1d\n\x05split\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18 R\x05split\x12-\n\x06prompt\x18\x04 \x01(\x0b\x32\x15.omnialign.v1.ContentR\x06prompt\x12>\n\tresponses\x18\x05 \x03(\x0b\x32\x16.omnialign.v1.ResponseB\x08\xbaH\x05\x92\x01\x02\x10@R\tresponses\x12\x38\n\npreference\x18\x06 \x01(\x0b\x32\x18.omnialign.v1.PreferenceR\npreference\x12\x38\n\ncomparison\x18\x07 \x01(\x0b\x32\x18.omnialign.v1.ComparisonR\ncomparison\x12\x38\n\x06labels\x18\x08 \x03(\x0b\x32 .omnialign.v1.Record.LabelsEntryR\x06labels\x12\x38\n\nquarantine\x18\t \x01(\x0b\x32\x18.omnialign.v1.QuarantineR\nquarantine\x12\x42\n\x0e\x62\x65nchmark_item\x18\n \x01(\x0b\x32\x1b.omnialign.v1.BenchmarkItemR\rbenchmarkItem\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xec\x02\n\rBenchmarkItem\x12#\n\x08\x63\x61tegory\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08\x63\x61tegory\x12G\n\nreferences\x18\x02 \x03(\x0b\x32\x1d.omnialign.v1.ReferenceAnswerB\x08\xbaH\x05\x92\x01\x02\x10@R\nreferences\x12L\n\tquestions\x18\x03 \x03(\x0b\x32$.omnialign.v1.MultipleChoiceQuestionB\x08\xbaH\x05\x92\x01\x02\x10@R\tquestions\x12[\n\x10selection_shares\x18\x04 \x03(\x0b\x32\x30.omnialign.v1.BenchmarkItem.SelectionSharesEntryR\x0fselectionShares\x1a\x42\n\x14SelectionSharesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x01R\x05value:\x02\x38\x01\"\xc8\x01\n\x0fReferenceAnswer\x12\x16\n\x06\x61nswer\x18\x01 \x01(\tR\x06\x61nswer\x12H\n\tkey_terms\x18\x02 \x03(\x0b\x32+.omnialign.v1.ReferenceAnswer.KeyTermsEntryR\x08keyTerms\x1aS\n\rKeyTermsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.KeyTermsR\x05value:\x02\x38\x01\" \n\x08KeyTerms\x12\x14\n\x05terms\x18\x01 \x03(\tR\x05terms\"\xa4\x01\n\x16MultipleChoiceQuestion\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12#\n\x08question\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x08question\x12$\n\x07\x63hoices\x18\x03 \x03(\tB\n\xbaH\x07\x92\x01\x04\x08\x02\x10\x1aR\x07\x63hoices\x12#\n\x07\x63orrect\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x1a(\x01R\x07\x63orrect\"\x8c\x02\n\x08Response\x12/\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x15.omnialign.v1.ContentR\x07\x63ontent\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12\x32\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x03 \x01(\x0b\x32\x16.omnialign.v1.FeedbackR\x08\x66\x65\x65\x64\x62\x61\x63k\x12<\n\ngeneration\x18\x04 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\ngeneration\x12\x45\n\x0b\x61ssessments\x18\x05 \x03(\x0b\x32\x18.omnialign.v1.AssessmentB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x0b\x61ssessments\"\xdf\x01\n\nAssessment\x12\"\n\x06\x61spect\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x06\x61spect\x12\x14\n\x05score\x18\x02 \x01(\x01R\x05score\x12%\n\x0e\x61\x62stain_reason\x18\x03 \x01(\tR\rabstainReason\x12\x1c\n\trationale\x18\x04 \x01(\tR\trationale\x12\x14\n\x05judge\x18\x05 \x01(\tR\x05judge\x12<\n\ngeneration\x18\x06 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\ngeneration\"\xba\x01\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x34\n\x06scores\x18\x01 \x03(\x0b\x32\x1c.omnialign.v1.DimensionScoreR\x06scores\x12\x1a\n\x08\x63ritique\x18\x02 \x01(\tR\x08\x63ritique\x12\x1e\n\nrefinement\x18\x03 \x01(\tR\nrefinement\x12<\n\ngeneration\x18\x04 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\ngeneration\"v\n\x0e\x44imensionScore\x12%\n\tdimension\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\tdimension\x12\x1f\n\x05score\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x03(\x00R\x05score\x12\x1c\n\trationale\x18\x03 \x01(\tR\trationale\"\xd6\x01\n\nPreference\x12\'\n\tpreferred\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x30\x01\x30\x02R\tpreferred\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12H\n\ndimensions\x18\x03 \x03(\x0b\x32(.omnialign.v1.Preference.DimensionsEntryR\ndimensions\x1a=\n\x0f\x44imensionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x05R\x05value:\x02\x38\x01\"\xd0\x02\n\nComparison\x12/\n\x07verdict\x18\x01 \x01(\x0e\x32\x15.omnialign.v1.VerdictR\x07verdict\x12%\n\x0e\x66orward_reason\x18\x02 \x01(\tR\rforwardReason\x12\'\n\x0f\x62\x61\x63kward_reason\x18\x03 \x01(\tR\x0e\x62\x61\x63kwardReason\x12%\n\x0e\x61\x62stain_reason\x18\x04 \x01(\tR\rabstainReason\x12K\n\x12\x66orward_generation\x18\x05 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\x11\x66orwardGeneration\x12M\n\x13\x62\x61\x63kward_generation\x18\x06 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\x12\x62\x61\x63kwardGeneration\"\xef\x01\n\nQuarantine\x12\x14\n\x05stage\x18\x01 \x01(\tR\x05stage\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\x12\x1f\n\x0bsource_file\x18\x04 \x01(\tR\nsourceFile\x12&\n\nsource_row\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\tsourceRow\x12\x16\n\x06\x63olumn\x18\x06 \x01(\tR\x06\x63olumn\x12\x1d\n\nmedia_path\x18\x07 \x01(\tR\tmediaPath\x12\x19\n\x08row_json\x18\x08 \x01(\tR\x07rowJson*k\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bVERDICT_WIN\x10\x01\x12\x0f\n\x0bVERDICT_TIE\x10\x02\x12\x10\n\x0cVERDICT_LOSS\x10\x03\x12\x13\n\x0fVERDICT_ABSTAIN\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19omnialign/v1/record.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1aomnialign/v1/content.proto\x1a\x1domnialign/v1/generation.proto\"\xbc\x04\n\x06Record\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12!\n\x07subtask\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18 R\x07subtask\x12\x1d\n\x05split\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18 R\x05split\x12-\n\x06prompt\x18\x04 \x01(\x0b\x32\x15.omnialign.v1.ContentR\x06prompt\x12>\n\tresponses\x18\x05 \x03(\x0b\x32\x16.omnialign.v1.ResponseB\x08\xbaH\x05\x92\x01\x02\x10@R\tresponses\x12\x38\n\npreference\x18\x06 \x01(\x0b\x32\x18.omnialign.v1.PreferenceR\npreference\x12\x38\n\ncomparison\x18\x07 \x01(\x0b\x32\x18.omnialign.v1.ComparisonR\ncomparison\x12\x38\n\x06labels\x18\x08 \x03(\x0b\x32 .omnialign.v1.Record.LabelsEntryR\x06labels\x12\x38\n\nquarantine\x18\t \x01(\x0b\x32\x18.omnialign.v1.QuarantineR\nquarantine\x12\x42\n\x0e\x62\x65nchmark_item\x18\n \x01(\x0b\x32\x1b.omnialign.v1.BenchmarkItemR\rbenchmarkItem\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\x8a\x03\n\rBenchmarkItem\x12#\n\x08\x63\x61tegory\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08\x63\x61tegory\x12G\n\nreferences\x18\x02 \x03(\x0b\x32\x1d.omnialign.v1.ReferenceAnswerB\x08\xbaH\x05\x92\x01\x02\x10@R\nreferences\x12L\n\tquestions\x18\x03 \x03(\x0b\x32$.omnialign.v1.MultipleChoiceQuestionB\x08\xbaH\x05\x92\x01\x02\x10@R\tquestions\x12y\n\x10selection_shares\x18\x04 \x03(\x0b\x32\x30.omnialign.v1.BenchmarkItem.SelectionSharesEntryB\x1c\xbaH\x19\x9a\x01\x16*\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\x0fselectionShares\x1a\x42\n\x14SelectionSharesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x01R\x05value:\x02\x38\x01\"\xc8\x01\n\x0fReferenceAnswer\x12\x16\n\x06\x61nswer\x18\x01 \x01(\tR\x06\x61nswer\x12H\n\tkey_terms\x18\x02 \x03(\x0b\x32+.omnialign.v1.ReferenceAnswer.KeyTermsEntryR\x08keyTerms\x1aS\n\rKeyTermsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.KeyTermsR\x05value:\x02\x38\x01\" \n\x08KeyTerms\x12\x14\n\x05terms\x18\x01 \x03(\tR\x05terms\"\xa4\x01\n\x16MultipleChoiceQuestion\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12#\n\x08question\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x08question\x12$\n\x07\x63hoices\x18\x03 \x03(\tB\n\xbaH\x07\x92\x01\x04\x08\x02\x10\x1aR\x07\x63hoices\x12#\n\x07\x63orrect\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x1a(\x01R\x07\x63orrect\"\x8c\x02\n\x08Response\x12/\n\x07\x63ontent\x18\x01 \x01(\x0b\x32\x15.omnialign.v1.ContentR\x07\x63ontent\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12\x32\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x03 \x01(\x0b\x32\x16.omnialign.v1.FeedbackR\x08\x66\x65\x65\x64\x62\x61\x63k\x12<\n\ngeneration\x18\x04 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\ngeneration\x12\x45\n\x0b\x61ssessments\x18\x05 \x03(\x0b\x32\x18.omnialign.v1.AssessmentB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x0b\x61ssessments\"\xe8\x01\n\nAssessment\x12\"\n\x06\x61spect\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x06\x61spect\x12\x1d\n\x05score\x18\x02 \x01(\x01\x42\x07\xbaH\x04\x12\x02@\x01R\x05score\x12%\n\x0e\x61\x62stain_reason\x18\x03 \x01(\tR\rabstainReason\x12\x1c\n\trationale\x18\x04 \x01(\tR\trationale\x12\x14\n\x05judge\x18\x05 \x01(\tR\x05judge\x12<\n\ngeneration\x18\x06 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\ngeneration\"\xba\x01\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x34\n\x06scores\x18\x01 \x03(\x0b\x32\x1c.omnialign.v1.DimensionScoreR\x06scores\x12\x1a\n\x08\x63ritique\x18\x02 \x01(\tR\x08\x63ritique\x12\x1e\n\nrefinement\x18\x03 \x01(\tR\nrefinement\x12<\n\ngeneration\x18\x04 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\ngeneration\"v\n\x0e\x44imensionScore\x12%\n\tdimension\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\tdimension\x12\x1f\n\x05score\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x03(\x00R\x05score\x12\x1c\n\trationale\x18\x03 \x01(\tR\trationale\"\xd6\x01\n\nPreference\x12\'\n\tpreferred\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x30\x01\x30\x02R\tpreferred\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12H\n\ndimensions\x18\x03 \x03(\x0b\x32(.omnialign.v1.Preference.DimensionsEntryR\ndimensions\x1a=\n\x0f\x44imensionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x05R\x05value:\x02\x38\x01\"\xd0\x02\n\nComparison\x12/\n\x07verdict\x18\x01 \x01(\x0e\x32\x15.omnialign.v1.VerdictR\x07verdict\x12%\n\x0e\x66orward_reason\x18\x02 \x01(\tR\rforwardReason\x12\'\n\x0f\x62\x61\x63kward_reason\x18\x03 \x01(\tR\x0e\x62\x61\x63kwardReason\x12%\n\x0e\x61\x62stain_reason\x18\x04 \x01(\tR\rabstainReason\x12K\n\x12\x66orward_generation\x18\x05 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\x11\x66orwardGeneration\x12M\n\x13\x62\x61\x63kward_generation\x18\x06 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\x12\x62\x61\x63kwardGeneration\"\xef\x01\n\nQuarantine\x12\x14\n\x05stage\x18\x01 \x01(\tR\x05stage\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\x12\x1f\n\x0bsource_file\x18\x04 \x01(\tR\nsourceFile\x12&\n\nsource_row\x18\x05 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\tsourceRow\x12\x16\n\x06\x63olumn\x18\x06 \x01(\tR\x06\x63olumn\x12\x1d\n\nmedia_path\x18\x07 \x01(\tR\tmediaPath\x12\x19\n\x08row_json\x18\x08 \x01(\tR\x07rowJson*k\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bVERDICT_WIN\x10\x01\x12\x0f\n\x0bVERDICT_TIE\x10\x02\x12\x10\n\x0cVERDICT_LOSS\x10\x03\x12\x13\n\x0fVERDICT_ABSTAIN\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BENCHMARKITEM'].fields_by_name['references']._serialized_options = b'\272H\005\222\001\002\020@'
   _globals['_BENCHMARKITEM'].fields_by_name['questions']._loaded_options = None
   _globals['_BENCHMARKITEM'].fields_by_name['questions']._serialized_options = b'\272H\005\222\001\002\020@'
+  _globals['_BENCHMARKITEM'].fields_by_name['selection_shares']._loaded_options = None
+  _globals['_BENCHMARKITEM'].fields_by_name['selection_shares']._serialized_options = b'\272H\031\232\001\026*\024\022\022\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000\000\000'
   _globals['_REFERENCEANSWER_KEYTERMSENTRY']._loaded_options = None
   _globals['_REFERENCEANSWER_KEYTERMSENTRY']._serialized_options = b'8\001'
   _globals['_MULTIPLECHOICEQUESTION'].fields_by_name['id']._loaded_options = None
@@ -66,6 +68,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESPONSE'].fields_by_name['assessments']._serialized_options = b'\272H\006\222\001\003\020\200\002'
   _globals['_ASSESSMENT'].fields_by_name['aspect']._loaded_options = None
   _globals['_ASSESSMENT'].fields_by_name['aspect']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
+  _globals['_ASSESSMENT'].fields_by_name['score']._loaded_options = None
+  _globals['_ASSESSMENT'].fields_by_name['score']._serialized_options = b'\272H\004\022\002@\001'
   _globals['_DIMENSIONSCORE'].fields_by_name['dimension']._loaded_options = None
   _globals['_DIMENSIONSCORE'].fields_by_name['dimension']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_DIMENSIONSCORE'].fields_by_name['score']._loaded_options = None
@@ -76,38 +80,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREFERENCE'].fields_by_name['preferred']._serialized_options = b'\272H\006\032\0040\0010\002'
   _globals['_QUARANTINE'].fields_by_name['source_row']._loaded_options = None
   _globals['_QUARANTINE'].fields_by_name['source_row']._serialized_options = b'\272H\004\"\002(\000'
-  _globals['_VERDICT']._serialized_start=3081
-  _globals['_VERDICT']._serialized_end=3188
+  _globals['_VERDICT']._serialized_start=3120
+  _globals['_VERDICT']._serialized_end=3227
   _globals['_RECORD']._serialized_start=132
   _globals['_RECORD']._serialized_end=704
   _globals['_RECORD_LABELSENTRY']._serialized_start=647
   _globals['_RECORD_LABELSENTRY']._serialized_end=704
   _globals['_BENCHMARKITEM']._serialized_start=707
-  _globals['_BENCHMARKITEM']._serialized_end=1071
-  _globals['_BENCHMARKITEM_SELECTIONSHARESENTRY']._serialized_start=1005
-  _globals['_BENCHMARKITEM_SELECTIONSHARESENTRY']._serialized_end=1071
-  _globals['_REFERENCEANSWER']._serialized_start=1074
-  _globals['_REFERENCEANSWER']._serialized_end=1274
-  _globals['_REFERENCEANSWER_KEYTERMSENTRY']._serialized_start=1191
-  _globals['_REFERENCEANSWER_KEYTERMSENTRY']._serialized_end=1274
-  _globals['_KEYTERMS']._serialized_start=1276
-  _globals['_KEYTERMS']._serialized_end=1308
-  _globals['_MULTIPLECHOICEQUESTION']._serialized_start=1311
-  _globals['_MULTIPLECHOICEQUESTION']._serialized_end=1475
-  _globals['_RESPONSE']._serialized_start=1478
-  _globals['_RESPONSE']._serialized_end=1746
-  _globals['_ASSESSMENT']._serialized_start=1749
-  _globals['_ASSESSMENT']._serialized_end=1972
-  _globals['_FEEDBACK']._serialized_start=1975
-  _globals['_FEEDBACK']._serialized_end=2161
-  _globals['_DIMENSIONSCORE']._serialized_start=2163
-  _globals['_DIMENSIONSCORE']._serialized_end=2281
-  _globals['_PREFERENCE']._serialized_start=2284
-  _globals['_PREFERENCE']._serialized_end=2498
-  _globals['_PREFERENCE_DIMENSIONSENTRY']._serialized_start=2437
-  _globals['_PREFERENCE_DIMENSIONSENTRY']._serialized_end=2498
-  _globals['_COMPARISON']._serialized_start=2501
-  _globals['_COMPARISON']._serialized_end=2837
-  _globals['_QUARANTINE']._serialized_start=2840
-  _globals['_QUARANTINE']._serialized_end=3079
+  _globals['_BENCHMARKITEM']._serialized_end=1101
+  _globals['_BENCHMARKITEM_SELECTIONSHARESENTRY']._serialized_start=1035
+  _globals['_BENCHMARKITEM_SELECTIONSHARESENTRY']._serialized_end=1101
+  _globals['_REFERENCEANSWER']._serialized_start=1104
+  _globals['_REFERENCEANSWER']._serialized_end=1304
+  _globals['_REFERENCEANSWER_KEYTERMSENTRY']._serialized_start=1221
+  _globals['_REFERENCEANSWER_KEYTERMSENTRY']._serialized_end=1304
+  _globals['_KEYTERMS']._serialized_start=1306
+  _globals['_KEYTERMS']._serialized_end=1338
+  _globals['_MULTIPLECHOICEQUESTION']._serialized_start=1341
+  _globals['_MULTIPLECHOICEQUESTION']._serialized_end=1505
+  _globals['_RESPONSE']._serialized_start=1508
+  _globals['_RESPONSE']._serialized_end=1776
+  _globals['_ASSESSMENT']._serialized_start=1779
+  _globals['_ASSESSMENT']._serialized_end=2011
+  _globals['_FEEDBACK']._serialized_start=2014
+  _globals['_FEEDBACK']._serialized_end=2200
+  _globals['_DIMENSIONSCORE']._serialized_start=2202
+  _globals['_DIMENSIONSCORE']._serialized_end=2320
+  _globals['_PREFERENCE']._serialized_start=2323
+  _globals['_PREFERENCE']._serialized_end=2537
+  _globals['_PREFERENCE_DIMENSIONSENTRY']._serialized_start=2476
+  _globals['_PREFERENCE_DIMENSIONSENTRY']._serialized_end=2537
+  _globals['_COMPARISON']._serialized_start=2540
+  _globals['_COMPARISON']._serialized_end=2876
+  _globals['_QUARANTINE']._serialized_start=2879
+  _globals['_QUARANTINE']._serialized_end=3118
 # @@protoc_insertion_point(module_scope)

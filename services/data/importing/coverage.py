@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from omnialign.v1 import content_pb2
 from services.data.importing import columns
+from services.data.importing.benchmarks.formats import FORMATS
 from services.data.importing.columns import SCHEMAS, SIDES, Schema
 
 NOTE = "_quarantine"
@@ -54,9 +55,10 @@ def coverage(subtask: str, names: tuple[str, ...], valued: tuple[str, ...]) -> C
 
 
 @lru_cache(maxsize=1024)
-def nearest(subtask: str, name: str) -> str:
-    """The column with the most similar name that rows of this subtask are read from; "" if none is similar."""
-    found = difflib.get_close_matches(name.lower()[:100], _known(SCHEMAS[subtask]), n=1, cutoff=0.7)
+def nearest(subtask: str, name: str, *, form: str = "") -> str:
+    """The column with the most similar name that such rows are read from; "" if none is similar."""
+    known = FORMATS[form].columns if form else _known(SCHEMAS[subtask])
+    found = difflib.get_close_matches(name.lower()[:100], known, n=1, cutoff=0.7)
     return found[0] if found else ""
 
 
@@ -75,6 +77,12 @@ def prompt_columns(schema: Schema) -> tuple[tuple[str, ...], ...]:
     if not schema.prompt_media:
         return (columns.PROMPT,)
     return columns.PROMPT, columns.PROMPT_MEDIA[content_pb2.Modality.ValueType(schema.prompt_media)]
+
+
+def benchmark_coverage(form: str, valued: tuple[str, ...]) -> Coverage:
+    """The coverage of a row of a benchmark, which is refused on its own for what it lacks."""
+    read = ALWAYS_READ | {*FORMATS[form].columns, *FORMATS[form].ids}
+    return Coverage(tuple(name for name in valued if name not in read), ())
 
 
 def _read_columns(schema: Schema, names: tuple[str, ...], valued: frozenset[str]) -> tuple[set[str], bool, bool]:

@@ -9,7 +9,7 @@ wherever they lie. So what an earlier import of a file gave can be told by its i
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,17 +28,17 @@ SHARD = re.compile(r"[-_.]?\d{5}-of-\d{5}(?=\.)")
 
 def source_digest(file: SourceFile) -> str:
     """What files that are versions of one another have in common. The shards of a file are one source."""
-    text = "\0".join((file.subtask, file.split, SHARD.sub("", file.name)))
+    text = "\0".join((file.format or file.subtask, file.split, SHARD.sub("", file.name)))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:SOURCE_CHARACTERS]
 
 
-def row_digest(row: Any, content: str, *, with_content: bool) -> str:
-    """The digest of the row's own id; that of its content if it has none.
+def row_digest(row: Any, content: str, *, ids: Sequence[str] = (), with_content: bool) -> str:
+    """The digest of the row's own id, in one of `IDS` or of `ids`; that of its content if it has none.
 
     Rows that are appended keep those with the same id, so there the content counts as well.
     """
     if isinstance(row, Mapping):
-        for name in IDS:
+        for name in (*IDS, *ids):
             found = row.get(name)
             if isinstance(found, int | str) and not isinstance(found, bool) and str(found).strip():
                 text = f"{str(found).strip()}\0{content if with_content else ''}"

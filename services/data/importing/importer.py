@@ -1,4 +1,4 @@
-"""Importing files in the schemas of align-anything-200k as a new version of a dataset.
+"""Importing files in the schemas of align-anything-200k, or of a benchmark, as a new version of a dataset.
 
 All files are looked through first, so that one that would be misread is refused before anything is written. Then
 batches of rows are read ahead, converted to records in a bounded number of threads, and written by id in order. Rows
@@ -26,9 +26,9 @@ from services.data.importing.coverage import nearest
 from services.data.importing.import_run import ImportRun
 from services.data.importing.media_files import MediaFiles
 from services.data.importing.readers import Survey, read_batches, survey
+from services.data.importing.reading import Reading
 from services.data.importing.refusal import killed_reader
-from services.data.importing.rows import Reading, ReadRow, RowReader
-from services.data.importing.scales import Scales
+from services.data.importing.rows import ReadRow, RowReader
 from services.data.importing.sources import SourceFile, Sources, find_files
 from services.data.media_store import MediaStore
 from services.data.objects.base import run_in_pool
@@ -66,12 +66,14 @@ class Importer:
     async def run(self, request: Request) -> AsyncIterator[Progress]:
         """Imports a source; yields progress at once and after each write, and finally the version.
 
-        Raises the reasons of `sources.find_files`, `uploads.local_path`, `readers.survey` and `Scales.of`,
+        Raises the reasons of `sources.find_files`, `uploads.local_path`, `readers.survey` and `Reading.of`,
         URI_TOO_LONG, QUOTA_EXCEEDED, and NO_VALID_ROWS, which says for each reason what is wrong with one row.
         """
-        reading = Reading(Scales.of(request), frozenset(request.ignored_columns), request.append)
+        reading = Reading.of(request)
         async with self._source(request) as (path, uri):
-            sources = await run_in_pool(self._pool, find_files, path, subtask=request.subtask, split=request.split)
+            sources = await run_in_pool(
+                self._pool, find_files, path, subtask=request.subtask, split=request.split, form=request.format
+            )
             run = ImportRun(
                 f"{request.parent}/datasets/{request.dataset_id}",
                 datasets=self._datasets,
@@ -97,14 +99,12 @@ class Importer:
         for file in sources.files:
             found = await run_in_pool(self._pool, self._look_at, file, reading)
             for column, rows in found.unread.most_common():
-                similar = nearest(file.subtask, column)
+                similar = nearest(file.subtask, column, form=file.format)
                 shown = (valid_text(file.name), valid_text(column))
                 progress.unread_columns.add(file=shown[0], column=shown[1], rows=rows, nearest=similar)
 
     def _look_at(self, file: SourceFile, reading: Reading) -> Survey:
-        return self._sandbox.call(
-            survey, file, reading.scales, reading.ignored_columns, refusal=killed_reader, limits=READING_LIMITS
-        )
+        return self._sandbox.call(survey, file, reading, refusal=killed_reader, limits=READING_LIMITS)
 
     async def _import(self, sources: Sources, reading: Reading, run: ImportRun) -> AsyncIterator[Progress]:
         for file in sources.files:
@@ -174,7 +174,7 @@ class Importer:
     async def _rows(self, file: SourceFile, reading: Reading) -> AsyncIterator[ReadRow]:
         """The rows of a file as records, in order, while threads convert the next ones."""
         reader = RowReader(file, files=MediaFiles(file, store=self._media), reading=reading)
-        batches = self._sandbox.iterate(read_batches, file, refusal=killed_reader, limits=READING_LIMITS)
+        batches = self._sandbox.iterate(read_batches, file, reading, refusal=killed_reader, limits=READING_LIMITS)
         working: deque[asyncio.Task[list[ReadRow]]] = deque()
         try:
             while (batch := await run_in_pool(self._pool, next, batches, None)) is not None:

@@ -18,9 +18,9 @@ from services.data.media_store import Claim, MediaStore
 
 MAX_RATE_HZ = 768_000
 FOLDERS = {
-    content_pb2.MODALITY_IMAGE: ("images", "image", "media"),
-    content_pb2.MODALITY_AUDIO: ("audios", "audio", "media"),
-    content_pb2.MODALITY_VIDEO: ("videos", "video", "media"),
+    content_pb2.MODALITY_IMAGE: ("images", "image", "media", "media_data", "mm_data/image", "visual"),
+    content_pb2.MODALITY_AUDIO: ("audios", "audio", "media", "media_data", "mm_data/audio", "auditory"),
+    content_pb2.MODALITY_VIDEO: ("videos", "video", "media", "media_data", "visual"),
 }
 
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from omnialign.errors import InvalidArgument
+from services.data.importing.benchmarks.formats import FORMATS
+from services.data.importing.benchmarks.grouping import join_rows
 from services.data.importing.columns import MAX_COLUMNS, layout
-from services.data.importing.coverage import coverage
+from services.data.importing.coverage import benchmark_coverage, coverage
 from services.data.importing.json_rows import read_json_lines, read_json_rows
-from services.data.importing.scales import NumberChecks, Scales
+from services.data.importing.reading import Reading
+from services.data.importing.scales import NumberChecks
 from services.data.importing.sources import TABLES, SourceFile
 from services.data.importing.tables import BATCH_ROWS, read_outlines, read_table
 
@@ -48,14 +51,28 @@ class JsonBatch:
         return iter(())
 
 
-def read_batches(source: SourceFile) -> Iterator[Batch]:
-    """The rows of a file in batches. Raises SOURCE_MALFORMED, SOURCE_TOO_WIDE, SOURCE_EXPANDS."""
-    if source.path.suffix.lower() in TABLES:
+def read_batches(source: SourceFile, reading: Reading) -> Iterator[Batch]:
+    """The rows of a file in batches, those of one record joined.
+
+    Raises SOURCE_MALFORMED, SOURCE_TOO_WIDE, SOURCE_EXPANDS.
+    """
+    key, is_table = FORMATS[source.format].key if source.format else "", source.path.suffix.lower() in TABLES
+    if is_table and not key:
         yield from read_table(source.path)
         return
-    rows = _numbered(source)
+    rows = _rows_of_table(source) if is_table else _numbered(source)
+    if key:
+        rows = join_rows(((number, _prepared(row, reading)) for number, row in rows), key)
     while batch := list(itertools.islice(rows, BATCH_ROWS)):
         yield JsonBatch(batch)
+
+
+def _rows_of_table(source: SourceFile) -> Iterator[tuple[int, Any]]:
+    return (row for batch in read_table(source.path) for row in batch.rows())
+
+
+def _prepared(row: Any, reading: Reading) -> Any:
+    return reading.prepared(row) if isinstance(row, Mapping) and len(row) <= MAX_COLUMNS else row
 
 
 def _numbered(source: SourceFile) -> Iterator[tuple[int, Any]]:
@@ -75,24 +92,26 @@ class Survey:
     """Those of them that seem to hold answers or preferences that their rows do not yield."""
 
 
-def survey(source: SourceFile, scales: Scales, ignored_columns: frozenset[str]) -> Survey:
+def survey(source: SourceFile, reading: Reading) -> Survey:
     """Looks at all rows of a file.
 
-    Raises SCORES_UNEXPECTED, LABELS_UNEXPECTED, ANSWERS_UNREAD, and what `read_batches` raises.
+    Raises SCORES_UNEXPECTED, LABELS_UNEXPECTED, ANSWERS_UNREAD, COLUMN_TWICE, and what `read_batches` raises.
     """
-    found, numbers = Survey(), NumberChecks(source.name, scales)
+    found, numbers = Survey(), NumberChecks(source.name, reading.scales)
     for row in _outlines(source):
         found.rows += 1
         if not isinstance(row, Mapping) or len(row) > MAX_COLUMNS:
             continue  # set aside when it is imported
-        if ignored_columns:
-            row = {name: value for name, value in row.items() if name not in ignored_columns}
+        row = reading.prepared(row)
         names = tuple(row)
         valued = tuple(name for name in names if row[name] is not None and row[name] != "")
-        covered = coverage(source.subtask, names, valued)
+        covered = (
+            benchmark_coverage(source.format, valued) if source.format else coverage(source.subtask, names, valued)
+        )
         found.unread.update(name for name in covered.unread if _has_room(found.unread, name))
         found.lost.update(name for name in covered.lost if _has_room(found.lost, name))
-        numbers.add(layout(names), row)
+        if not source.format:
+            numbers.add(layout(names), row)
     numbers.check()
     if found.lost:
         raise _answers_unread(source, found)

@@ -51,8 +51,20 @@ def in_column(name: str, found: Any) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def in_row(number: Any) -> Iterator[None]:
+    """Adds the number of the row to the refusals raised inside, where several rows are one record."""
+    try:
+        yield
+    except InvalidArgument as error:
+        if isinstance(number, int):
+            error.metadata.setdefault("row", str(number))
+        raise
+
+
 def quarantine(error: InvalidArgument, *, file: str, number: int, row: Any) -> record_pb2.Quarantine:
     """What the quarantine says of a row: the message begins with the place."""
+    number = int(error.metadata.get("row", number))
     column, path = (valid_text(error.metadata.get(key, "")) for key in ("column", "path"))
     place = (
         f"{valid_text(file)}, row {number}" + (f", column {column}" if column else "") + (f" ({path})" if path else "")

@@ -10,19 +10,23 @@ from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.v1.content_pb2 import Media
 from omnialign.v1.record_pb2 import Record, Response
 from services.data.importing import columns
-from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, SIDES, Row
+from services.data.importing.benchmarks.formats import FORMATS
+from services.data.importing.benchmarks.values import Given
+from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, SIDES, Row, Schema
 from services.data.importing.coverage import prompt_columns, response_columns
 from services.data.importing.feedback import feedback, labels, preference, text
 from services.data.importing.identity import ROW_CHARACTERS, content_digest, mended_id, row_digest
 from services.data.importing.media_files import MediaFiles
 from services.data.importing.placeholders import place
 from services.data.importing.readers import Batch
+from services.data.importing.reading import Reading
 from services.data.importing.refusal import MalformedRow, described, in_column, quarantine, refusal
-from services.data.importing.scales import Scales
 from services.data.importing.sources import SPLITS, SourceFile
 
 MAX_RECORD_BYTES = 2 * 1024 * 1024
 MAX_NAMED_COLUMNS = 12
+BENCHMARK = "benchmark"
+"""The label that says in which benchmark format a row was."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,13 @@ class ReadRow:
     media: tuple[Media, ...] = ()
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How the rows of an import are to be read."""
-
-    scales: Scales = Scales()  # noqa: RUF009 - it is frozen
-    ignored_columns: frozenset[str] = frozenset()
-    append: bool = False
-
-
 class RowReader:
     """Converts the rows of one file. Blocking; safe for concurrent threads."""
 
     def __init__(self, source: SourceFile, *, files: MediaFiles, reading: Reading) -> None:
         self._source, self._files, self._reading = source, files, reading
-        self._schema = SCHEMAS[source.subtask]
+        self._format = FORMATS.get(source.format)
+        self._schema = Schema() if self._format else SCHEMAS[source.subtask]
 
     def read_batch(self, batch: Batch) -> list[ReadRow]:
         """The rows of a batch as records. Raises only what is not the rows' fault."""
@@ -81,13 +77,14 @@ class RowReader:
         if error is None and record.ByteSize() > MAX_RECORD_BYTES:
             error = refusal("RECORD_TOO_LARGE", f"the row's text is {record.ByteSize()} bytes, and 2 MiB are taken")
         if record.ByteSize() > MAX_RECORD_BYTES:
-            for field in ("prompt", "responses", "preference", "labels"):
+            for field in ("prompt", "responses", "preference", "labels", "benchmark_item"):
                 record.ClearField(field)
         if error is not None:
             record.quarantine.CopyFrom(quarantine(error, file=self._source.name, number=number, row=row))
         record.id = mended_id(row)
         digest = digest[:ROW_CHARACTERS]
-        name = row_digest(row, digest, with_content=self._reading.append)
+        ids = self._format.ids if self._format else ()
+        name = row_digest(row, digest, ids=ids, with_content=self._reading.append)
         return ReadRow(record=record, digest=name, content=digest, media=tuple(_media(record)))
 
     def _failure(self, record: Record, row: Any) -> InvalidArgument | None:
@@ -110,9 +107,14 @@ class RowReader:
             raise refusal("ROW_MALFORMED", f"the row is {described(row)}, and an object with columns is taken")
         if len(row) > MAX_COLUMNS:
             raise refusal("ROW_TOO_WIDE", f"the row has {len(row)} columns, and up to {MAX_COLUMNS} are taken")
-        ignored = self._reading.ignored_columns
-        row = {name: found for name, found in row.items() if name not in ignored} if ignored else row
+        row = self._reading.prepared(row)
         record.split = _split(row, self._source.split)
+        if self._format:
+            record.labels[BENCHMARK] = self._source.format
+            record.labels.update({name: found for name, found in labels(row).items() if name != BENCHMARK})
+            written = self._source.subtask.partition("2")[2]
+            self._format.fill(record, row, Given(self._media, written, self._reading.references))
+            return
         record.prompt.CopyFrom(content(self._prompt_text(row)))
         record.labels.update(labels(row))
         record.prompt.CopyFrom(self._prompt(row))

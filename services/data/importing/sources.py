@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnialign.errors import InvalidArgument
+from services.data.importing.benchmarks.formats import FORMATS, SUBTASK, format_of, subtask_in
 from services.data.importing.columns import PROMPT, has
 from services.data.importing.json_rows import READ_CHARACTERS, read_json_rows
 
@@ -46,7 +47,10 @@ class SourceFile:
     path: Path
     root: Path
     subtask: str
+    """What the name tells. The rows of a benchmark may tell more."""
     split: str
+    format: str = ""
+    """The benchmark format, one of `FORMATS`; "" for the subsets of align-anything-200k."""
 
     @property
     def name(self) -> str:
@@ -63,24 +67,27 @@ class Sources:
     """For each file that is skipped, why."""
 
 
-def find_files(source: Path, *, subtask: str = "", split: str = "") -> Sources:
-    """The data files at `source`, sorted by name.
+def find_files(source: Path, *, subtask: str = "", split: str = "", form: str = "") -> Sources:
+    """The data files at `source`, sorted by name. `form` is the format of them all; if "", names tell it.
 
-    Raises SOURCE_MISSING, SOURCE_EMPTY, SOURCE_UNSUPPORTED, SUBTASK_UNKNOWN (if neither a name nor `subtask` says).
+    Raises FORMAT_UNKNOWN, SOURCE_MISSING, SOURCE_EMPTY, SOURCE_UNSUPPORTED, SUBTASK_UNKNOWN (if neither a name nor
+    `subtask` says).
     """
-    if subtask and subtask not in SUBTASKS:
+    if form and form not in FORMATS:
+        raise _refusal("FORMAT_UNKNOWN", f"{form} is not one of {', '.join(sorted(FORMATS))}.", source)
+    if subtask and not (SUBTASK.fullmatch(subtask) if form else subtask in SUBTASKS):
         raise _refusal("SUBTASK_UNKNOWN", f"{subtask} is not one of {', '.join(sorted(SUBTASKS))}.", source)
     if not source.exists():
         raise _refusal("SOURCE_MISSING", f"{source} does not exist.", source)
     if not source.is_dir():
-        return Sources((_source_file(source, source.parent, subtask, split),), {})
-    reasons = {path: _why_skipped(path, source) for path in sorted(_visible_files(source))}
+        return Sources((_source_file(source, source.parent, subtask, split, form),), {})
+    reasons = {path: _why_skipped(path, source, form) for path in sorted(_visible_files(source))}
     skipped = {path.relative_to(source).as_posix(): why for path, why in reasons.items() if why}
     paths = [path for path, why in reasons.items() if why == ""]
     if not paths:
         there = "".join(f"; {name} {why}" for name, why in itertools.islice(skipped.items(), MAX_NAMED))
         raise _refusal("SOURCE_EMPTY", f"{source} has no {', '.join(SUFFIXES)} file with rows{there}.", source)
-    return Sources(tuple(_source_file(path, source, subtask, split) for path in paths), skipped)
+    return Sources(tuple(_source_file(path, source, subtask, split, form) for path in paths), skipped)
 
 
 def subtask_of(path: Path, root: Path) -> str:
@@ -103,14 +110,19 @@ def split_of(path: Path, root: Path) -> str:
     return ""
 
 
-def _source_file(path: Path, root: Path, subtask: str, split: str) -> SourceFile:
-    found = subtask_of(path, root) or subtask
-    if not found:
+def _source_file(path: Path, root: Path, subtask: str, split: str, form: str) -> SourceFile:
+    form = form or format_of(path, _folders(path, root))
+    if form:
+        found = subtask_in(path, _folders(path, root)) or subtask or ("" if FORMATS[form].needs_task else "t2t")
+    else:
+        found = subtask_of(path, root) or subtask
+    if not found or found == "?":
         message = f"The name of {path.name} does not say its subtask: rename it, or set `subtask` in the request."
         raise _refusal("SUBTASK_UNKNOWN", message, path)
     if path.suffix.lower() not in SUFFIXES:
         raise _refusal("SOURCE_UNSUPPORTED", f"{path.name} is none of {', '.join(SUFFIXES)}.", path)
-    return SourceFile(path=path, root=root, subtask=found, split=split_of(path, root) or split or "train")
+    split = split_of(path, root) or split or ("test" if form else "train")
+    return SourceFile(path=path, root=root, subtask=found, split=split, format=form)
 
 
 def _folders(path: Path, root: Path) -> list[str]:
@@ -125,7 +137,7 @@ def _visible_files(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names if not name.startswith((".", "_")))
 
 
-def _why_skipped(path: Path, root: Path) -> str | None:
+def _why_skipped(path: Path, root: Path, form: str) -> str | None:
     """Why a file is not read; "" for a data file, None for media."""
     if path.suffix.lower() not in SUFFIXES:
         kind = (mimetypes.guess_type(path.name, strict=False)[0] or "").partition("/")[0]
@@ -139,6 +151,9 @@ def _why_skipped(path: Path, root: Path) -> str | None:
         return "is a pointer of Git LFS: run `git lfs pull`"
     if path.suffix.lower() == ".json" and _is_settings(path):
         return "is one object without a prompt, not rows"
+    folders = _folders(path, root)
+    if (form or format_of(path, folders)) and subtask_in(path, folders) == "?":
+        return "is of a task with something other than text, images, audio and video"
     return ""
 
 

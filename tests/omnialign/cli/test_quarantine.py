@@ -50,3 +50,20 @@ def test_another_scale_can_be_declared(run, tmp_path):
     shown = run("data", "show", "scaled").stdout
     assert "clarity 3" in shown
     assert "preferred   1" in shown
+
+
+def test_rows_of_a_benchmark_are_exported_under_its_name_and_mended(run, tmp_path):
+    folder = tmp_path / "EvalAnything-InstructionFollowing" / "audio_instruct"
+    folder.mkdir(parents=True)
+    asked = {"prompt_id": 4, "prompt": "rain", "question": "What falls?", "choice": "A. rain B. snow"}
+    rows = [asked | {"question_id": 1, "answer": "A"}, asked | {"question_id": 2, "answer": "both"}]
+    (folder / "test.json").write_text(json.dumps([*rows, asked | {"prompt_id": 5, "question_id": 3, "answer": "B"}]))
+    done = run("data", "import", "bench", folder.parent)
+    assert "quarantined: 1 rows\n  ANSWER_INVALID: 1" in done.stdout
+    target = tmp_path / "mend"
+    run("data", "quarantine", "bench", "--export", target)
+    path = target / "benchmark-instruction_following" / "text-to-audio.jsonl"
+    path.write_text(path.read_text().replace('"both"', '"B"'))
+    done = run("data", "import", "bench", target, "--append")
+    assert "imported: 1 of 1 rows" in done.stdout
+    assert "No rows are set aside." in run("data", "quarantine", "bench").stdout

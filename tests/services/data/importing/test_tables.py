@@ -12,8 +12,8 @@ from omnialign.errors import InvalidArgument
 from services.data.importing import tables
 from services.data.importing.columns import MAX_COLUMNS
 from services.data.importing.readers import survey
+from services.data.importing.reading import Reading
 from services.data.importing.refusal import MalformedRow
-from services.data.importing.scales import Scales
 from services.data.importing.sources import SourceFile
 from services.data.importing.tables import read_outlines, read_table
 
@@ -95,5 +95,5 @@ def test_a_survey_of_a_table_lists_what_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "text-to-text.parquet"
     side = {"response_1": ["a", "b"], "response_2": ["c", "d"], "overall_response": [1, 2]}
     pq.write_table(pa.table({"prompt": ["p", "q"], **side, "clarity_rte_1": [1, None], "empty": ["", None]}), path)
-    found = survey(SourceFile(path, tmp_path, "t2t", "train"), Scales(), frozenset())
+    found = survey(SourceFile(path, tmp_path, "t2t", "train"), Reading())
     assert (found.rows, dict(found.unread)) == (2, {"clarity_rte_1": 1})

@@ -1,0 +1,1 @@
+"""The rows of published benchmarks as records with a benchmark item."""
