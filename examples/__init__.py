@@ -1,1 +1,3 @@
 """Worked examples."""
+
+import omnialign as omnialign  # first of all: see omnialign.torchvision

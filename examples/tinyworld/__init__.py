@@ -7,7 +7,17 @@ dataset, and ships a small misaligned model. It is the default of the demo, the 
     language   phrases and instructions about them, and parsing both
     faults     imperfect answers, as a misaligned model gives them
     sight      media files back to things
-    oracle     scores any answer and says what is wrong with it
+    oracle     scores any answer and says what is wrong with it, in findings
+
+It also covers what eval-anything measures: questions whose answers need two media, and answers that combine modalities.
+
+    scenes         what is seen together with what is heard, and the rules that tie the two
+    understanding  questions about scenes, their right and imperfect answers, and the references of ten people
+    presenting     instructions that leave open in which modalities to answer, and what people want then
+    choices        multiple-choice questions about a medium
+    examiners      what the oracle looks at in answers to all these
+    tasks          all kinds of tasks under one roof
+
     dataset    writes the data; recipe is the job that uses it
     corpus     what the base model is pre-trained on; pretrain makes the model
 """

@@ -1,7 +1,9 @@
 """Imperfect answers, as a capable but misaligned model gives them: wrong attributes, noise, stutter, omissions."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from examples.tinyworld.language import Task, phrase
 from examples.tinyworld.world import ATTRIBUTES, MODALITIES, Thing, codec, draw
@@ -12,27 +14,53 @@ WRONG_ATTRIBUTE, OMISSION, STUTTER, NOISY_ANSWER, NOISY_CODE, MISMATCH = 0.22, 0
 
 
 @dataclass(frozen=True)
+class Message:
+    """Words, which may be missing, and media: the kind and the codes of each."""
+
+    text: str | None
+    media: tuple[tuple[str, bytes], ...] = ()
+
+    def pieces(self, *, rendered: bool = True) -> Pieces:
+        """The words, then media as files or, with `rendered=False` (for pre-training), as one byte per code."""
+        words: list[Piece] = [self.text] if self.text is not None else []
+        files = [codec(kind).decode(list(codes)) if rendered else codes for kind, codes in self.media]
+        return (
+            *words,
+            *(MediaBytes(MODALITIES[kind], data) for (kind, _), data in zip(self.media, files, strict=True)),
+        )
+
+
+@dataclass(frozen=True)
 class Answer:
-    """An answer before it is rendered: words and the codes of a medium, either of which may be missing."""
+    """An answer about one thing before it is rendered: words and the codes of a medium, either may be missing."""
 
     text: str | None
     thing: Thing
     codes: bytes | None
 
     def pieces(self, *, rendered: bool = True) -> Pieces:
-        """The answer with media as files or, with `rendered=False` (for pre-training), as one byte per code."""
-        parts: list[Piece] = [self.text] if self.text is not None else []
-        if self.codes is not None:
-            data = codec(self.thing.kind).decode(list(self.codes)) if rendered else self.codes
-            parts.append(MediaBytes(MODALITIES[self.thing.kind], data))
-        return tuple(parts)
+        """The answer as a message."""
+        media = ((self.thing.kind, self.codes),) if self.codes is not None else ()
+        return Message(self.text, media).pieces(rendered=rendered)
 
 
-def prompt_pieces(task: Task, *, rendered: bool = True) -> Pieces:
-    """The prompt of a task: the medium first, then the words."""
-    if task.shown is None:
-        return (task.text,)
-    return (*Answer(None, task.shown, draw(task.shown)).pieces(rendered=rendered), task.text)
+class Showing(Protocol):
+    """A task as far as its prompt goes: words, and the things shown with them."""
+
+    @property
+    def text(self) -> str:
+        """The words."""
+
+    @property
+    def shown(self) -> Thing | Sequence[Thing] | None:
+        """What is shown."""
+
+
+def prompt_pieces(task: Showing, *, rendered: bool = True) -> Pieces:
+    """The prompt of a task: the media first, then the words."""
+    shown = (task.shown,) if isinstance(task.shown, Thing) else task.shown or ()
+    media = Message(None, tuple((thing.kind, draw(thing)) for thing in shown))
+    return (*media.pieces(rendered=rendered), task.text)
 
 
 def right_answer(task: Task) -> Answer:
@@ -46,14 +74,15 @@ def right_answer(task: Task) -> Answer:
 def faulty_answer(rng: random.Random, task: Task) -> Answer:
     """The answer of a misaligned model: each attribute is wrong with probability 0.22, and more goes wrong."""
     perfect = right_answer(task)
-    thing = _confuse(rng, task.wanted)
-    codes = _noise(rng, draw(thing), thing.kind) if perfect.codes is not None else None
-    said = _confuse(rng, thing, probability=1.0, limit=1) if codes and rng.random() < MISMATCH else thing
+    thing = confuse(rng, task.wanted)
+    codes = noisy(rng, draw(thing), thing.kind) if perfect.codes is not None else None
+    said = confuse(rng, thing, probability=1.0, limit=1) if codes and rng.random() < MISMATCH else thing
     text = _say(rng, said) if perfect.text is not None else None
     return Answer(text, thing, codes)
 
 
-def _confuse(rng: random.Random, thing: Thing, *, probability: float = WRONG_ATTRIBUTE, limit: int = 9) -> Thing:
+def confuse(rng: random.Random, thing: Thing, *, probability: float = WRONG_ATTRIBUTE, limit: int = 9) -> Thing:
+    """The thing with each attribute wrong with `probability`, but at most `limit` of them."""
     names = rng.sample(list(ATTRIBUTES[thing.kind]), len(ATTRIBUTES[thing.kind]))[:limit]
     for name in names:
         if rng.random() < probability:
@@ -62,17 +91,23 @@ def _confuse(rng: random.Random, thing: Thing, *, probability: float = WRONG_ATT
     return thing
 
 
-def _noise(rng: random.Random, codes: bytes, kind: str) -> bytes:
+def noisy(rng: random.Random, codes: bytes, kind: str) -> bytes:
+    """The codes of a medium, in half of all cases with a few random ones among them."""
     if rng.random() >= NOISY_ANSWER:
         return codes
     size = codec(kind).num_codes
     return bytes(rng.randrange(size) if rng.random() < NOISY_CODE else code for code in codes)
 
 
-def _say(rng: random.Random, thing: Thing) -> str:
-    omit = rng.choice(list(ATTRIBUTES[thing.kind])) if rng.random() < OMISSION else ""
-    words = phrase(thing, omit=omit).split()
+def stutter(rng: random.Random, text: str) -> str:
+    """The text with, now and then, a word said twice."""
+    words = text.split()
     if rng.random() < STUTTER:
         position = rng.randrange(len(words))
         words.insert(position, words[position])
     return " ".join(words)
+
+
+def _say(rng: random.Random, thing: Thing) -> str:
+    omit = rng.choice(list(ATTRIBUTES[thing.kind])) if rng.random() < OMISSION else ""
+    return stutter(rng, phrase(thing, omit=omit))

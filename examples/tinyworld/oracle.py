@@ -5,12 +5,15 @@ files; no answer key comes with a prompt. Scores are 0 to 3 on each dimension of
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
+from examples.tinyworld import examiners, presenting, understanding
+from examples.tinyworld.findings import Findings
 from examples.tinyworld.language import KINDS, NAMES, find_attributes, find_thing, read_edit, read_phrase
+from examples.tinyworld.presenting import Invitation, read_invitation
 from examples.tinyworld.sight import Seen, look, watch
+from examples.tinyworld.understanding import Question, read_question
 from examples.tinyworld.world import ATTRIBUTES, Thing
 from omnialign.content import output_modalities
 from omnialign.errors import InvalidArgument
@@ -19,79 +22,59 @@ from omnialign.modeling.answers import MAX_SCORE, rubric
 from omnialign.modeling.inputs import MediaBytes, Piece
 from omnialign.v1 import record_pb2
 
-KEEP = "keep it as it is."
 CLIPPING_PEAK, FLASH_STEP = 0.98, 100.0
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One thing that was checked: what was asked for, and what was given."""
-
-    name: str
-    asked: str
-    given: str
-
-    @property
-    def right(self) -> bool:
-        """Whether what was given is what was asked for."""
-        return self.asked == self.given
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.asked}, {self.given}"
-
-
-@dataclass
-class Findings:
-    """What was found out about an answer: scores with reasons, comparisons, and advice on what to fix."""
-
-    scores: dict[str, tuple[int, str]] = field(default_factory=dict)
-    comparisons: list[Comparison] = field(default_factory=list)
-    fixes: list[str] = field(default_factory=list)
-
-    def score(self, dimension: str, value: int, why: str = "") -> None:
-        """Records a score; of two scores on one dimension, the lower one counts."""
-        value = max(0, min(MAX_SCORE, value))
-        if value < self.scores.get(dimension, (MAX_SCORE + 1, ""))[0]:
-            self.scores[dimension] = (value, why if value < MAX_SCORE else "")
-
-    def compare(self, name: str, asked: str, given: str, *, fix: str) -> None:
-        """Records what was asked for and given, and `fix` if they differ."""
-        comparison = Comparison(name, asked, given)
-        self.comparisons.append(comparison)
-        if not comparison.right and fix not in self.fixes:
-            self.fixes.append(fix)
-
-    def account(self) -> str:
-        """What was asked for and what was given, without a judgement."""
-        return f"asked, given: {'; '.join(map(str, self.comparisons))}."
-
-    def critique(self) -> str:
-        """The account with a judgement on each thing, and the number of wrong ones."""
-        judged = [f"{one}, {'good' if one.right else 'wrong'}" for one in self.comparisons]
-        wrong = sum(not one.right for one in self.comparisons)
-        return f"asked, given: {'; '.join(judged)}. {wrong or 'nothing'} wrong."
 
 
 def wanted(prompt: Sequence[Piece], subtask: str) -> Thing:
     """The thing that a prompt asks for. Raises InvalidArgument PROMPT_FOREIGN for a prompt from elsewhere."""
-    text = " ".join(piece for piece in prompt if isinstance(piece, str))
+    text = _text(prompt)
     media = [piece for piece in prompt if isinstance(piece, MediaBytes)]
     thing = look(media[0]).thing if media else find_thing(text)
     if thing is None or (subtask in KINDS and thing.kind != KINDS[subtask]):
-        raise InvalidArgument(f"The prompt {text[:60]!r} is not of the tiny world.", reason="PROMPT_FOREIGN")
+        raise _foreign(prompt)
     edit = read_edit(thing.kind, text)
     return thing.changed(*edit) if edit else thing
 
 
 def check(prompt: Sequence[Piece], response: Sequence[Piece], subtask: str) -> record_pb2.Feedback:
     """Language feedback on a response. A medium that does not decode counts as missing and scores 0."""
-    goal = wanted(prompt, subtask)
-    return _feedback(_examine(goal, response, subtask), rubric(subtask))
+    return examine(prompt, response, subtask).feedback(rubric(subtask))
 
 
 def account(prompt: Sequence[Piece], response: Sequence[Piece], subtask: str) -> str:
     """What was asked for and what was given, without a judgement."""
-    return _examine(wanted(prompt, subtask), response, subtask).account()
+    return examine(prompt, response, subtask).account()
+
+
+def rating(prompt: Sequence[Piece], response: Sequence[Piece], subtask: str) -> int:
+    """1 to 10, as a benchmark rates: the share of things that are as asked for."""
+    return examine(prompt, response, subtask).rating()
+
+
+def examine(prompt: Sequence[Piece], response: Sequence[Piece], subtask: str) -> Findings:
+    """All that is found out about a response. Raises InvalidArgument PROMPT_FOREIGN for a prompt from elsewhere."""
+    if subtask in understanding.SUBTASKS:
+        return examiners.examine_answer(question_in(prompt), response)
+    if subtask in presenting.SUBTASKS:
+        return examiners.examine_parts(invitation_in(prompt), response)
+    return _examine(wanted(prompt, subtask), response, subtask)
+
+
+def question_in(prompt: Sequence[Piece]) -> Question:
+    """The question about a scene in a prompt. Raises InvalidArgument PROMPT_FOREIGN."""
+    scene = examiners.scene_in([piece for piece in prompt if isinstance(piece, MediaBytes)])
+    found = read_question(_text(prompt), scene) if scene else None
+    if found is None:
+        raise _foreign(prompt)
+    return found
+
+
+def invitation_in(prompt: Sequence[Piece]) -> Invitation:
+    """The open instruction in a prompt. Raises InvalidArgument PROMPT_FOREIGN."""
+    found = read_invitation(_text(prompt))
+    if found is None:
+        raise _foreign(prompt)
+    return found
 
 
 def _examine(goal: Thing, response: Sequence[Piece], subtask: str) -> Findings:
@@ -116,18 +99,13 @@ def total(feedback: record_pb2.Feedback) -> int:
     return sum(score.score for score in feedback.scores)
 
 
-def _feedback(findings: Findings, dimensions: Sequence[str]) -> record_pb2.Feedback:
-    """Feedback whose critique compares what was asked for and given point by point, as a careful annotator would."""
-    scores = [
-        record_pb2.DimensionScore(dimension=name, score=value, rationale=why)
-        for name in dimensions
-        for value, why in [findings.scores.get(name, (MAX_SCORE, ""))]
-    ]
-    return record_pb2.Feedback(
-        scores=scores,
-        critique=findings.critique(),
-        refinement=" ".join(findings.fixes) or KEEP,
-    )
+def _text(prompt: Sequence[Piece]) -> str:
+    return " ".join(piece for piece in prompt if isinstance(piece, str))
+
+
+def _foreign(prompt: Sequence[Piece]) -> InvalidArgument:
+    message = f"The prompt {_text(prompt)[:60]!r} is not of the tiny world."
+    return InvalidArgument(message, reason="PROMPT_FOREIGN")
 
 
 def _check_text(findings: Findings, goal: Thing, text: str, subtask: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from omnialign.content import LETTERS
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import record_pb2
 
@@ -51,8 +52,13 @@ EQUAL = "equal"
 
 
 def rubric(subtask: str) -> tuple[str, ...]:
-    """The dimensions of a subtask such as `t2i`. Raises InvalidArgument SUBTASK_UNKNOWN."""
-    dimensions = _BY_OUTPUT.get(subtask.partition("2")[2])
+    """The dimensions of a subtask such as `t2i`; answers in several modalities share those of interleaved ones.
+
+    Raises InvalidArgument SUBTASK_UNKNOWN.
+    """
+    written = subtask.partition("2")[2]
+    several = len(set(written)) == len(written) > 1 and set(written) <= set(LETTERS)
+    dimensions = _BY_OUTPUT.get(written, INTERLEAVED if several else None)
     if dimensions is None:
         raise InvalidArgument(
             f"There is no rubric for the subtask {subtask!r}; use one of {', '.join(SUBTASKS)}.",

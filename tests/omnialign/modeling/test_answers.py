@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omnialign.errors import InvalidArgument
 from omnialign.modeling.answers import (
     SUBTASKS,
     AnswerUnparsable,
@@ -31,6 +32,14 @@ def test_feedback_is_read_as_it_was_written(subtask, data, critique, refinement)
     scores = {d: data.draw(st.integers(0, 3)) for d in rubric(subtask)}
     written = feedback(scores, critique.strip(), refinement.strip())
     assert read_feedback(write_feedback(written, rubric(subtask)), rubric(subtask)) == written
+
+
+def test_answers_in_several_modalities_share_a_rubric_and_unknown_ones_have_none():
+    assert rubric("t2tia") == rubric("tia2ti") == rubric("ti2ti") and rubric("tia2t") == rubric("t2t")
+    for subtask in ("t2", "t2x", "tia", "", "t2tx", "t2n/a", "t2text"):
+        with pytest.raises(InvalidArgument) as caught:
+            rubric(subtask)
+        assert caught.value.reason == "SUBTASK_UNKNOWN"
 
 
 @given(words, st.sampled_from([0, 1, 2]))
