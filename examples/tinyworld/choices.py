@@ -24,16 +24,6 @@ class Choice:
         return ASKED.format(attribute=self.attribute, name=NAMES[self.thing.kind])
 
     @property
-    def choices(self) -> str:
-        """The choices with their letters."""
-        return "\n".join(f"{letter}. {value}" for letter, value in zip(LETTERS, self.values, strict=False))
-
-    @property
-    def text(self) -> str:
-        """The question with the choices."""
-        return f"Question: {self.question}\nChoice: {self.choices}"
-
-    @property
     def letter(self) -> str:
         """The letter of the right choice."""
         return LETTERS[self.values.index(self.thing.attributes[self.attribute])]

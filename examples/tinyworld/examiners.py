@@ -108,8 +108,7 @@ def examine_parts(wish: Invitation, response: Sequence[Piece]) -> Findings:
     if "t" in parts.combination or "i" in parts.combination:
         wrong += _compare_attributes(findings, wish.picture.attributes, parts, "picture")
     if "t" in parts.combination or "a" in parts.combination:
-        fitting_to = parts.shown("picture") if "i" in parts.combination else wish.picture.attributes
-        unfit = _compare_attributes(findings, fitting(fitting_to), parts, "sound")
+        unfit = _compare_attributes(findings, fitting(wish.picture.attributes), parts, "sound")
         findings.score("consistency", MAX_SCORE - len(unfit), "the tone does not fit")
     if not parts.combination:
         wrong += list(wish.picture.attributes)

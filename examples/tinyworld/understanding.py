@@ -23,6 +23,8 @@ from omnialign.v1 import record_pb2
 SUBTASKS = {"tia2t": "picture", "tav2t": "clip"}
 CATEGORIES = ("perception", "reasoning", "instruction_following", "safety")
 PLAIN, REASON = "plain", "reason"
+PEOPLE = 10
+"""How many people answer each question."""
 # How an answer in each form may be worded; `v` and `s` are what is said of what is seen and heard. The first is best.
 WORDINGS = {
     PLAIN: ("{v} and {s}", "the {va} is {v} and the {sa} is {s}", "it is {v} and {s}", "{v} and it sounds {s}"),
@@ -92,8 +94,8 @@ class Question:
         visual, sound = self.asked
         return WORDINGS[form or self.form][wording].format(va=visual, sa=sound, v=seen, s=heard)
 
-    def references(self, rng: random.Random, count: int) -> list[record_pb2.ReferenceAnswer]:
-        """What so many people answer, with what an answer must take from each medium: all are right."""
+    def references(self, rng: random.Random, count: int = PEOPLE) -> list[record_pb2.ReferenceAnswer]:
+        """What people answer, with what an answer must take from each medium: all are right."""
         wordings = REFUSALS if self.refused else WORDINGS[self.form]
         said = [self.say(*self.values.values(), wording=rng.randrange(len(wordings))) for _ in range(count)]
         key_terms = {
