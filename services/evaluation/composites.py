@@ -15,8 +15,8 @@ from typing import Any
 
 from omnialign.combinations import combination
 from omnialign.errors import InvalidArgument
+from omnialign.modeling.benchmark_items import CATEGORIES
 
-CATEGORIES = ("perception", "reasoning", "instruction-following", "safety")
 SELECTION = "selection"
 TEXT, AUDIO, VISUAL = "t", "a", "iv"
 PAIRS = ((TEXT, VISUAL), (TEXT, AUDIO), (VISUAL, AUDIO))
@@ -35,7 +35,7 @@ def synergy(first: str, second: str) -> str:
 
 
 def amu(parts: Parts) -> Any:
-    """All-modality understanding, in the unit of its parts, from the four `CATEGORIES`.
+    """All-modality understanding, in the unit of its parts, from the four `benchmark_items.CATEGORIES`.
 
     Raises InvalidArgument (PARTS_MISSING, PART_UNKNOWN).
     """

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnialign.errors import InvalidArgument
-from services.evaluation.composites import CATEGORIES, amg, amu, overall
+from omnialign.modeling.benchmark_items import CATEGORIES
+from services.evaluation.composites import amg, amu, overall
 
 GENERATION = (
     "selection", "following-t", "following-v", "following-a", "synergy-tv", "synergy-ta", "synergy-av",

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnialign.errors import FailedPrecondition, InvalidArgument
-from services.evaluation.composites import CATEGORIES, amu
+from omnialign.modeling.benchmark_items import CATEGORIES
+from services.evaluation.composites import amu
 from services.evaluation.estimates import FLIPS, compare, estimate, only
 from services.evaluation.samples import Counts, Outcome, Sample, check_judged
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from omnialign.combinations import check_shares
 from omnialign.content import content
+from omnialign.modeling.benchmark_items import CATEGORIES
 from omnialign.v1.record_pb2 import KeyTerms, MultipleChoiceQuestion, Record, ReferenceAnswer
 from services.data.importing.benchmarks.choices import read_choices, read_letter
 from services.data.importing.benchmarks.grouping import QUESTIONS, ROW
@@ -18,7 +19,8 @@ from services.data.importing.columns import AUDIO, IMAGE, VIDEO, Row
 from services.data.importing.refusal import described, in_column, in_row, refusal
 from services.data.importing.scales import as_number
 
-CATEGORIES = ("perception", "reasoning", "instruction-following", "safety")
+DIMENSIONS = {name.replace("_", "-"): name for name in CATEGORIES}
+"""The categories as the published files spell them."""
 VISUAL, AUDITORY = "visual_modality_path", "auditory_modality_path"
 ANNOTATIONS, SELECTION = "annotations", "selection"
 MAX_REFERENCES = 64
@@ -32,10 +34,10 @@ def fill_amu(record: Record, row: Row, given: Given) -> None:
     """An item of understanding: a question about something to look at and something to hear, and references."""
     record.subtask = "tia2t"
     dimension = needed(row, ("evaluation_dimension",))
-    if dimension not in CATEGORIES:
-        message = f"the dimension is {dimension[:100]!r}, and {', '.join(CATEGORIES)} are taken"
+    if dimension not in DIMENSIONS:
+        message = f"the dimension is {dimension[:100]!r}, and {', '.join(DIMENSIONS)} are taken"
         raise refusal("CATEGORY_UNKNOWN", message, column="evaluation_dimension")
-    record.benchmark_item.category = dimension
+    record.benchmark_item.category = DIMENSIONS[dimension]
     question = needed(row, ("question",))
     visual = _visual(row)
     record.subtask = "tia2t" if visual == IMAGE else "tav2t"

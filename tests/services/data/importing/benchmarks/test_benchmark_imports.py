@@ -92,7 +92,7 @@ def kinds(message: content_pb2.Content) -> str:
 
 
 async def test_understanding_has_media_of_both_kinds_and_ten_references(client: AsyncClient, tmp_path: Path) -> None:
-    rows = [amu(1), amu(2, visual_modality_path="visual/heron.mp4", evaluation_dimension="safety")]
+    rows = [amu(1), amu(2, visual_modality_path="visual/heron.mp4", evaluation_dimension="instruction-following")]
     done = await run(client, write(media(tmp_path / "EvalAnything-AMU"), rows, "config.json"))
     assert (done.rows_read, done.records_imported, done.rows_quarantined) == (2, 2, 0)
     assert dict(done.subtask_counts) == {"tia2t": 1, "tav2t": 1}
@@ -100,7 +100,7 @@ async def test_understanding_has_media_of_both_kinds_and_ten_references(client: 
     still, moving = await read(client)
     assert (kinds(still.prompt), still.subtask, still.split) == ("image/png audio/wav text", "tia2t", "test")
     assert (kinds(moving.prompt), moving.subtask) == ("video/mp4 audio/wav text", "tav2t")
-    assert (still.benchmark_item.category, moving.benchmark_item.category) == ("reasoning", "safety")
+    assert (still.benchmark_item.category, moving.benchmark_item.category) == ("reasoning", "instruction_following")
     assert dict(still.labels) == {"benchmark": "amu"}
     assert len(still.benchmark_item.references) == 10
     reference = moving.benchmark_item.references[3]
