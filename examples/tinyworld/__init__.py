@@ -17,6 +17,8 @@ It also covers what eval-anything measures: questions whose answers need two med
     choices        multiple-choice questions about a medium
     examiners      what the oracle looks at in answers to all these
     tasks          all kinds of tasks under one roof
+    benchmark      writes the items in the published files
+    annotations    rated, compared and criticised answers to train judges with
 
     dataset    writes the data; recipe is the job that uses it
     corpus     what the base model is pre-trained on; pretrain makes the model

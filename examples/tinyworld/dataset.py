@@ -6,7 +6,6 @@ attributes that occur in no other split.
 """
 
 import argparse
-import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -20,16 +19,12 @@ import pyarrow.parquet as pq
 from examples.tinyworld import oracle
 from examples.tinyworld.faults import faulty_answer, prompt_pieces
 from examples.tinyworld.language import Task, random_task
+from examples.tinyworld.media_folder import file_name, save_in
 from omnialign.modeling.answers import rubric
 from omnialign.modeling.inputs import MediaBytes, Pieces
-from omnialign.v1 import content_pb2, record_pb2
+from omnialign.v1 import record_pb2
 
 Row = dict[str, Any]
-SUFFIXES: dict[int, str] = {
-    content_pb2.MODALITY_IMAGE: "png",
-    content_pb2.MODALITY_AUDIO: "wav",
-    content_pb2.MODALITY_VIDEO: "mp4",
-}
 
 
 @dataclass(frozen=True)
@@ -151,19 +146,15 @@ def _saver(target: Path, schema: Schema) -> Callable[[MediaBytes], Any]:
     """A function that stores a medium as the subset does: embedded in Parquet, or as a file in its media folder."""
 
     def save(media: MediaBytes) -> Any:
-        name = f"{hashlib.sha256(media.data).hexdigest()[:24]}.{SUFFIXES[media.modality]}"
         if schema.parquet:
-            return {"bytes": media.data, "path": name}
-        path = target / "media" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(media.data)
-        return f"media/{name}"
+            return {"bytes": media.data, "path": file_name(media)}
+        return save_in(target, "media", media)
 
     return save
 
 
 def _prompt_only(_: random.Random, task: Task, schema: Schema, save: Callable[[MediaBytes], Any]) -> Row:
-    row: Row = {schema.prompt: task.text, "labels": json.dumps({"held_out": str(task.wanted.held_out).lower()})}
+    row: Row = {schema.prompt: task.text, "labels": json.dumps({"held_out": str(task.held_out).lower()})}
     for piece in prompt_pieces(task):
         if isinstance(piece, MediaBytes):
             row[schema.media] = save(piece)

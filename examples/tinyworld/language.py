@@ -43,6 +43,11 @@ class Task:
     shown: Thing | None
     wanted: Thing
 
+    @property
+    def held_out(self) -> bool:
+        """Whether no annotated data asks for its thing."""
+        return self.wanted.held_out
+
 
 def phrase(thing: Thing, *, omit: str = "") -> str:
     """A thing in words, optionally without the attribute `omit`."""

@@ -72,9 +72,12 @@ class Invitation:
                 return {one: votes[one] / PEOPLE for one in COMBINATIONS}
 
 
-def random_invitation(rng: random.Random, subtask: str, *, held_out: bool | None = None) -> Invitation:
-    """A random instruction of a subtask; `held_out` restricts the thing, as in `random_thing`."""
-    picture, combination = random_thing(rng, "picture", held_out=held_out), rng.choice(COMBINATIONS)
+def random_invitation(
+    rng: random.Random, subtask: str, *, held_out: bool | None = None, combination: str = ""
+) -> Invitation:
+    """A random instruction of a subtask and a combination; `held_out` restricts the picture, as in `random_thing`."""
+    picture = random_thing(rng, "picture", held_out=held_out)
+    combination = combination or rng.choice(COMBINATIONS)
     text = rng.choice(WISHES[combination]).format(phrase=phrase(picture))
     return Invitation(subtask, picture, combination, text)
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples.tinyworld import oracle
+from examples.tinyworld.annotations import annotated_records, synergy_pairs
 from examples.tinyworld.choices import choices_about
 from examples.tinyworld.examiners import synergy
 from examples.tinyworld.faults import Message, prompt_pieces
@@ -17,7 +18,8 @@ from examples.tinyworld.understanding import CATEGORIES, FORMS, SUBTASKS, Questi
 from examples.tinyworld.world import ATTRIBUTES, draw, random_thing, things
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.answers import rubric
-from omnialign.modeling.inputs import MediaBytes
+from omnialign.modeling.inputs import MediaBytes, pieces
+from training.samples import samples_of
 
 seeds = st.integers(0, 2**32)
 NEW = (*SUBTASKS, "t2tia")
@@ -204,3 +206,32 @@ def test_of_the_choices_about_a_thing_exactly_one_is_right(seed):
     for asked in choices_about(rng, thing):
         assert len(set(asked.values)) == len(asked.values) >= 2
         assert asked.values["ABCD".index(asked.letter)] == thing.attributes[asked.attribute]
+
+
+@pytest.mark.parametrize("subtask", [*NEW, "t2i", "t2v"])
+def test_annotated_records_are_what_the_oracle_says_of_their_media(subtask):
+    for split, held_out in (("train", {"false"}), ("test", {"false", "true"})):
+        found = list(annotated_records(subtask, 4, seed=1, split=split))
+        assert {record.labels["held_out"] for record, _ in found} == held_out
+        assert len({record.id for record, _ in found}) == 4
+        for record, media in found:
+            files = {digest: medium.data for digest, medium in media.items()}
+            prompt, answers = pieces(record.prompt, files), [pieces(one.content, files) for one in record.responses]
+            totals = [oracle.total(oracle.check(prompt, answer, subtask)) for answer in answers]
+            assert totals[record.preference.preferred - 1] > totals[2 - record.preference.preferred]
+            for answer, response in zip(answers, record.responses, strict=True):
+                (assessment,) = response.assessments
+                assert assessment.score == oracle.rating(prompt, answer, subtask)
+                assert response.feedback == oracle.check(prompt, answer, subtask)
+
+
+def test_judges_learn_from_annotated_records_and_a_reward_model_from_pairs_for_synergy():
+    (record, media) = next(annotated_records("tia2t", 1, seed=2))
+    files = {digest: medium.data for digest, medium in media.items()}
+    assert len(samples_of(record, media=files, method="sft", target="understanding")) == 2
+    assert len(samples_of(record, media=files, method="sft", target="feedback")) == 2
+    for record, media in synergy_pairs(8, seed=3):
+        files = {digest: medium.data for digest, medium in media.items()}
+        (sample,) = samples_of(record, media=files, method="reward", target="")
+        chosen, rejected = (synergy(answer) for answer in sample.answers)
+        assert set(chosen) == set(rejected) and sum(chosen.values()) > sum(rejected.values())
