@@ -53,6 +53,12 @@ def rating_schema() -> str:
     return json.dumps(_strict({"reason": _TEXT, "rating": _whole_numbers(MIN_RATING, MAX_RATING)}))
 
 
+def write_judgement(reason: str, preferred: int) -> str:
+    """A verdict; `preferred` is 1, 2, or 0 for equal."""
+    words = {number: word for word, number in VERDICTS.items()}
+    return json.dumps({"reason": reason, "preferred": words[preferred]}, ensure_ascii=False)
+
+
 def read_feedback(text: str, rubric: Sequence[str]) -> record_pb2.Feedback:
     """Critique, refinement advice and a score on every dimension of `rubric`. Raises AnswerUnparsable."""
     fields = _object(_parse(text), ("critique", "refinement", "scores"))

@@ -120,10 +120,15 @@ class CompareResponsesRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     ANSWER_FORM_FIELD_NUMBER: _builtins.int
+    WITH_MARGINS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The judge model: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, or `openai+http(s)://host/v1#NAME`."""
     answer_form: _generation_pb2.AnswerForm.ValueType
     """The form of the answers; see AnswerForm for what unspecified means."""
+    with_margins: _builtins.bool
+    """Also computes the margins between the two verdicts. Models behind endpoints give no log-probabilities of what they
+    did not write: their comparisons have none.
+    """
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
         """How to sample tokens."""
@@ -144,10 +149,11 @@ class CompareResponsesRequest(_message.Message):
         items: _abc.Iterable[Global___CompareItem] | None = ...,
         media_policy: _generation_pb2.MediaPolicy | None = ...,
         answer_form: _generation_pb2.AnswerForm.ValueType = ...,
+        with_margins: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_form", b"answer_form", "items", b"items", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_form", b"answer_form", "items", b"items", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling", "with_margins", b"with_margins"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,11 +30,11 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
     """Not judged."""
     VERDICT_WIN: _Verdict.ValueType  # 1
-    """The candidate is better in both orders."""
+    """The candidate is better: in both orders, or as probably as the gate demands."""
     VERDICT_TIE: _Verdict.ValueType  # 2
-    """The two orders disagree, or both say equal."""
+    """The two orders disagree, or both say equal; or neither response is better as probably as the gate demands."""
     VERDICT_LOSS: _Verdict.ValueType  # 3
-    """The baseline is better in both orders."""
+    """The baseline is better, in both orders or as probably."""
     VERDICT_ABSTAIN: _Verdict.ValueType  # 4
     """The judge's answer could not be read in at least one order. Never counted as a score."""
 
@@ -44,11 +44,11 @@ class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
 VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
 """Not judged."""
 VERDICT_WIN: Verdict.ValueType  # 1
-"""The candidate is better in both orders."""
+"""The candidate is better: in both orders, or as probably as the gate demands."""
 VERDICT_TIE: Verdict.ValueType  # 2
-"""The two orders disagree, or both say equal."""
+"""The two orders disagree, or both say equal; or neither response is better as probably as the gate demands."""
 VERDICT_LOSS: Verdict.ValueType  # 3
-"""The baseline is better in both orders."""
+"""The baseline is better, in both orders or as probably."""
 VERDICT_ABSTAIN: Verdict.ValueType  # 4
 """The judge's answer could not be read in at least one order. Never counted as a score."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
@@ -542,14 +542,26 @@ class Comparison(_message.Message):
     ABSTAIN_REASON_FIELD_NUMBER: _builtins.int
     FORWARD_GENERATION_FIELD_NUMBER: _builtins.int
     BACKWARD_GENERATION_FIELD_NUMBER: _builtins.int
+    FORWARD_MARGIN_FIELD_NUMBER: _builtins.int
+    BACKWARD_MARGIN_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
-    """The verdict over both orders."""
+    """The verdict over both orders: by what the judge wrote, or by `probability` if there is one."""
     forward_reason: _builtins.str
     """Reason given with the baseline shown first."""
     backward_reason: _builtins.str
     """Reason given with the candidate shown first."""
     abstain_reason: _builtins.str
     """Why the judge abstained: an UPPER_SNAKE code, empty otherwise."""
+    forward_margin: _builtins.float
+    """With the baseline shown first, how much likelier the judge was to write that the candidate is better than that the
+    baseline is, after the reason that it gave: log p(candidate) - log p(baseline), in nats. Unset if it was not asked
+    for, or could not be had.
+    """
+    backward_margin: _builtins.float
+    """The same with the candidate shown first."""
+    probability: _builtins.float
+    """The calibrated probability that the candidate is better, where a gate decided by it."""
     @_builtins.property
     def forward_generation(self) -> _generation_pb2.GenerationInfo:
         """How the judge wrote the first order's answer."""
@@ -567,12 +579,26 @@ class Comparison(_message.Message):
         abstain_reason: _builtins.str = ...,
         forward_generation: _generation_pb2.GenerationInfo | None = ...,
         backward_generation: _generation_pb2.GenerationInfo | None = ...,
+        forward_margin: _builtins.float | None = ...,
+        backward_margin: _builtins.float | None = ...,
+        probability: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["backward_generation", b"backward_generation", "forward_generation", b"forward_generation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_backward_margin", b"_backward_margin", "_forward_margin", b"_forward_margin", "_probability", b"_probability", "backward_generation", b"backward_generation", "backward_margin", b"backward_margin", "forward_generation", b"forward_generation", "forward_margin", b"forward_margin", "probability", b"probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstain_reason", b"abstain_reason", "backward_generation", b"backward_generation", "backward_reason", b"backward_reason", "forward_generation", b"forward_generation", "forward_reason", b"forward_reason", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backward_margin", b"_backward_margin", "_forward_margin", b"_forward_margin", "_probability", b"_probability", "abstain_reason", b"abstain_reason", "backward_generation", b"backward_generation", "backward_margin", b"backward_margin", "backward_reason", b"backward_reason", "forward_generation", b"forward_generation", "forward_margin", b"forward_margin", "forward_reason", b"forward_reason", "probability", b"probability", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__backward_margin: _TypeAlias = _typing.Literal["backward_margin"]  # noqa: Y015
+    _WhichOneofArgType__backward_margin: _TypeAlias = _typing.Literal["_backward_margin", b"_backward_margin"]  # noqa: Y015
+    _WhichOneofReturnType__forward_margin: _TypeAlias = _typing.Literal["forward_margin"]  # noqa: Y015
+    _WhichOneofArgType__forward_margin: _TypeAlias = _typing.Literal["_forward_margin", b"_forward_margin"]  # noqa: Y015
+    _WhichOneofReturnType__probability: _TypeAlias = _typing.Literal["probability"]  # noqa: Y015
+    _WhichOneofArgType__probability: _TypeAlias = _typing.Literal["_probability", b"_probability"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__backward_margin) -> _WhichOneofReturnType__backward_margin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__forward_margin) -> _WhichOneofReturnType__forward_margin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__probability) -> _WhichOneofReturnType__probability | None: ...
 
 Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 

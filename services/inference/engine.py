@@ -6,6 +6,7 @@ the only place where requests are grouped.
 """
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -37,6 +38,9 @@ class EngineRequest:
     """Whether the result carries the ids and log-probabilities of its tokens."""
     answer: Pieces | None = None
     """The answer to which a reward model is to give a reward; with None, the model writes one."""
+    choices: tuple[Pieces, ...] = ()
+    """Answers that the model is to weigh against each other; it writes none then. All requests of a call have some, or
+    none has."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,10 @@ class EngineResult:
     """Of a request with `return_tokens`, once its model has written something."""
     reward: float | None = None
     """Of a request with an `answer`: a finite number."""
+    choice_log_probs: tuple[float, ...] = ()
+    """Of a request with `choices`: for each the log-probability, in nats, of what follows the tokens that all of them
+    begin with, the end token included. So their differences are those of the whole answers, without the rounding of a
+    long sum."""
 
     @classmethod
     def of(
@@ -124,6 +132,19 @@ class Engine(ABC):
     @abstractmethod
     async def unload(self, model: str) -> None:
         """Frees a model's memory, if it is resident. Raises FailedPrecondition MODEL_IN_USE."""
+
+
+def weighed_result(request: EngineRequest, choices: Sequence[EngineResult]) -> EngineResult:
+    """The result of a request, given that of each of its choices with the tokens in which the choices differ."""
+    infos = [choice.info for choice in choices]
+    info = info_of(request, losses=())
+    info.prompt_tokens = max(info.prompt_tokens for info in infos)
+    info.media_losses.extend(infos[0].media_losses)
+    error = next((choice.error for choice in choices if choice.tokens is None), None)
+    if error is not None:
+        return EngineResult(request.id, error=error, info=info)
+    log_probs = tuple(math.fsum(choice.tokens.log_probs) for choice in choices if choice.tokens is not None)
+    return EngineResult(request.id, choice_log_probs=log_probs, info=info)
 
 
 def info_of(request: EngineRequest, losses: Iterable[MediaLoss] = ()) -> generation_pb2.GenerationInfo:

@@ -83,10 +83,10 @@ def prompt_too_long(model: str, *, prompt_tokens: int, context_tokens: int) -> I
     )
 
 
-def tokens_unsupported(model: str, why: str, mend: str) -> InvalidArgument:
+def tokens_unsupported(model: str, why: str, mend: str, *, field: str = "return_tokens") -> InvalidArgument:
     """The error for tokens that an engine cannot report."""
     return InvalidArgument(
-        f"The field return_tokens cannot be true for {model}, {why}; {mend}.",
+        f"The field {field} cannot be true for {model}, {why}; {mend}.",
         reason="TOKENS_UNSUPPORTED",
         metadata={"model": model},
     )

@@ -42,6 +42,8 @@ class Prompt:
     """Whether the answer carries the ids and log-probabilities of its tokens."""
     answer: Pieces | None = None
     """The answer to which a reward model is to give a reward."""
+    choices: tuple[Pieces, ...] = ()
+    """Answers that the model is to weigh against each other."""
 
 
 class Task(ABC, Generic[ItemT, ResultT]):
@@ -254,6 +256,7 @@ def _engine_requests(
                     json_schema=prompt.json_schema,
                     return_tokens=prompt.return_tokens,
                     answer=prompt.answer,
+                    choices=prompt.choices,
                 )
             )
     return requests, owners

@@ -1,7 +1,6 @@
 """Rewards: what a reward model gives responses. A reward that is no number is an error of its item."""
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from omnialign.modeling.inputs import pieces
 from omnialign.modeling.prompts import render_response
@@ -9,16 +8,7 @@ from omnialign.v1 import content_pb2, generation_pb2
 from omnialign.v1 import judge_service_pb2 as pb
 from services.inference.engine import EngineResult
 from services.inference.item_loop import ItemLoop, Prompt, Task
-
-
-@dataclass(frozen=True)
-class UnsampledRequest:
-    """A request of which nothing is sampled, as the item loop takes it; `sampling` says whether it is deterministic."""
-
-    model: str
-    items: Sequence[pb.RewardItem]
-    media_policy: generation_pb2.MediaPolicy
-    sampling: generation_pb2.SamplingParams
+from services.judge.unsampled import UnsampledRequest
 
 
 class Rewards:

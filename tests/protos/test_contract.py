@@ -123,7 +123,7 @@ def test_numbers_and_batches_of_a_request_are_bounded(method: MethodDescriptor) 
     # The answers of models and of services come back inside records and jobs; those are not a caller's numbers.
     inner = {"omnialign.v1.GenerationInfo", "omnialign.v1.Dataset", "omnialign.v1.ModelVersion"}
     inner |= {f"omnialign.v1.{name}" for name in ("StageStatus", "PairCounts", "PreflightReport", "TrainingProgress")}
-    inner |= {f"omnialign.v1.{name}" for name in ("TrainingJob", "AlignmentJob", "MemoryEstimate")}
+    inner |= {f"omnialign.v1.{name}" for name in ("TrainingJob", "AlignmentJob", "MemoryEstimate", "Assessment")}
     open_fields = [
         field.full_name
         for field in fields(method.input_type, set())

@@ -152,6 +152,15 @@ async def test_log_probabilities_are_those_of_the_transformers_model(engine):
     assert all(math.isclose(a, b, abs_tol=1e-3) for a, b in zip(found, wanted, strict=True))
 
 
+async def test_choices_are_weighed_by_what_they_end_with(engine):
+    (request,) = requests(TINY_WORLD, ["Draw a red circle"])
+    choices = (("a red circle",), ("a red square",))
+    (found,) = (await results(engine, [replace(request, choices=choices)])).values()
+    whole = [sum(await engine.log_probabilities(request, choice)) for choice in choices]
+    first, second = found.choice_log_probs
+    assert math.isclose(second - first, whole[1] - whole[0], abs_tol=1e-3)
+
+
 async def test_written_tokens_have_the_log_probabilities_of_a_forward_pass(engine, random_model, folder_of):
     import torch
     from transformers import AutoModelForCausalLM

@@ -210,3 +210,10 @@ def _ask_rating(form: Form, in_sections: str, in_json: str) -> Question[Rating]:
 def ask_choice(choices: Sequence[str]) -> Question[int]:
     """Asks which choice is right, by its letter: a form so short that every model knows it."""
     return Question("choice", partial(read_choice, choices=choices))
+
+
+def write_judgement(form: Form, judgement: Judgement) -> str:
+    """A judgement in the form in which `ask_judgement` asks for it."""
+    if form == generation_pb2.ANSWER_FORM_JSON:
+        return answers_json.write_judgement(judgement.reason, judgement.preferred)
+    return answers.write_judgement(judgement.reason, judgement.preferred)

@@ -90,9 +90,11 @@ class OpenAIEngine(Engine):
         """
         if deterministic:
             raise not_deterministic(model)
-        if any(request.return_tokens for request in requests):
+        if any(request.return_tokens or request.choices for request in requests):
             mend = "drop it, or name a model that the service itself runs"
-            raise tokens_unsupported(model, "which is behind an endpoint that gives text and no tokens", mend)
+            why = "which is behind an endpoint that gives text and no tokens"
+            field = "with_margins" if requests[0].choices else "return_tokens"
+            raise tokens_unsupported(model, why, mend, field=field)
         if any(request.answer is not None for request in requests):
             raise reward_unsupported(model, "which is behind an endpoint that gives text and no rewards")
         if self._num_unfinished + len(requests) > self._config.max_waiting:

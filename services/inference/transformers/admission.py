@@ -42,6 +42,8 @@ class SequenceRequest:
     stops: Sequence[str]
     deliver: Callable[["SequenceRequest", Outcome], None]
     wants_log_probs: bool = False
+    forced: Sequence[int] = ()
+    """Ids to write instead of sampled ones, for their log-probabilities; `max_new_tokens` is their number."""
     group: object | None = None
     """Identifies the RPC of a deterministic request; None for all others."""
     cancelled: bool = False

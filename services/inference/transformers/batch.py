@@ -179,7 +179,7 @@ class Batch:
             self._compute_logits()
         logits = self._constraints.apply(self._logits, [row.span_state for row in self.rows])
         steps = torch.full_like(self._next_positions[:, 0], self._num_steps, dtype=torch.int64)  # (rows,)
-        tokens = self._sampler.sample(logits, steps)  # (rows,)
+        tokens = self._forced(self._sampler.sample(logits, steps))  # (rows,)
         self._num_steps += 1
         self._note_log_probs(tokens)
         for row, token in zip(self.rows, tokens.tolist(), strict=True):  # the one synchronisation with a GPU per step
@@ -190,6 +190,14 @@ class Batch:
         self._tokens = tokens
         self._drop([i for i, _ in ended])
         return results
+
+    def _forced(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The tokens, (rows,), with those of rows whose tokens are given in their places."""
+        given = {i: row.request.forced[self._num_steps] for i, row in enumerate(self.rows) if row.request.forced}
+        if given:
+            tokens = tokens.clone()
+            tokens[self._tensor(list(given))] = self._tensor(list(given.values()))
+        return tokens
 
     def _note_log_probs(self, tokens: torch.Tensor) -> None:
         """Notes the log-probability of each new token, (rows,), for the rows that want it."""

@@ -7,7 +7,7 @@ of the scheduler run the model. A call keeps its model in memory until its last 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import CollectorRegistry
 
@@ -19,7 +19,7 @@ from omnialign.modeling.reward_folder import check_use
 from omnialign.v1 import generation_pb2
 from services.inference.codec_pool import CodecPool
 from services.inference.config import EngineConfig
-from services.inference.engine import Deliver, Engine, EngineRequest, EngineResult, info_of
+from services.inference.engine import Deliver, Engine, EngineRequest, EngineResult, info_of, weighed_result
 from services.inference.errors import prompt_too_long
 from services.inference.metrics import EngineMetrics
 from services.inference.models.key import ModelKey, open_feature_cache, pick_device
@@ -103,6 +103,9 @@ class TransformersEngine(Engine):
             if loaded.gives_rewards:
                 await self._reward_all(loaded, requests, deterministic, deliver)
                 return
+            if requests[0].choices:
+                await self._weigh_all(loaded, requests, deterministic, deliver)
+                return
             jobs = await self._encode_all(loaded, requests, deterministic, deliver)
             if jobs:
                 await self._generate_all(jobs, deterministic, deliver)
@@ -149,23 +152,66 @@ class TransformersEngine(Engine):
             else:
                 deliver(EngineResult(request.id, reward=outcome, info=info))
 
+    async def _weigh_all(
+        self, loaded: LoadedModel, requests: Sequence[EngineRequest], deterministic: bool, deliver: Deliver
+    ) -> None:
+        """Has a model weigh the choices of requests, and delivers their results.
+
+        Each choice is a sequence whose prompt goes as far as all choices agree, and whose tokens after that are given.
+        So it takes as many steps as a verdict has tokens, and runs as any other sequence does.
+        """
+        group = object() if deterministic else None
+        encoded = await asyncio.gather(*(self._codecs.encode_choices(loaded.adapter, request) for request in requests))
+        jobs: list[Job] = []
+        weighed: dict[str, tuple[EngineRequest, dict[str, EngineResult | None]]] = {}  # by the id of each choice
+        for number, (request, found) in enumerate(zip(requests, encoded, strict=True)):
+            try:
+                if isinstance(found, OmnialignError):
+                    raise found
+                names = [f"{number}/{choice}" for choice in range(len(found.tails))]
+                jobs += [
+                    self._job(loaded, replace(request, id=name, return_tokens=True), found.inputs, group, forced=tail)
+                    for name, tail in zip(names, found.tails, strict=True)
+                ]
+                weighed |= dict.fromkeys(names, (request, dict.fromkeys(names)))
+            except OmnialignError as error:
+                deliver(EngineResult(request.id, error=error, info=info_of(request)))
+
+        def collect(result: EngineResult) -> None:
+            request, choices = weighed[result.id]
+            choices[result.id] = result
+            results = [choice for choice in choices.values() if choice is not None]
+            if len(results) == len(choices):
+                deliver(weighed_result(request, results))
+
+        if jobs:
+            await self._generate_all(jobs, deterministic, collect)
+
     def _job(
-        self, loaded: LoadedModel, request: EngineRequest, inputs: ModelInputs | OmnialignError, group: object | None
+        self,
+        loaded: LoadedModel,
+        request: EngineRequest,
+        inputs: ModelInputs | OmnialignError,
+        group: object | None,
+        *,
+        forced: Sequence[int] = (),
     ) -> Job:
         """Raises whatever made the prompt unreadable, or InvalidArgument PROMPT_TOO_LONG."""
         if isinstance(inputs, OmnialignError):
             raise inputs
-        room, sampling = self._room(loaded, len(inputs.ids), request.model), request.sampling
+        sampling = request.sampling
+        room = self._room(loaded, len(inputs.ids) + max(len(forced) - 1, 0), request.model)
         sequence = SequenceRequest(
             loaded=loaded,
             inputs=inputs,
-            max_new_tokens=min(sampling.max_new_tokens or room, room),
-            temperature=sampling.temperature,
+            max_new_tokens=len(forced) or min(sampling.max_new_tokens or room, room),
+            temperature=0.0 if forced else sampling.temperature,
             top_p=sampling.top_p,
             seed=request.seed,
-            stops=stops_of(sampling),
+            stops=() if forced else stops_of(sampling),
             deliver=lambda sequence, outcome: None,
             wants_log_probs=request.return_tokens,
+            forced=forced,
             group=group,
         )
         return Job(request, sequence, inputs.losses)

@@ -8,6 +8,7 @@ for the rounding of floating-point sums; if it must not at all, see `check_deter
 
 import asyncio
 import itertools
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -21,7 +22,7 @@ from omnialign.modeling.feature_cache import NO_CACHE, Cache
 from omnialign.modeling.inputs import Piece
 from omnialign.modeling.reward_folder import is_reward_model, writes_nothing
 from omnialign.v1 import generation_pb2
-from services.inference.codec_pool import CodecPool
+from services.inference.codec_pool import CodecPool, split_choices
 from services.inference.config import EngineConfig
 from services.inference.engine import Deliver, Engine, EngineRequest, EngineResult, info_of
 from services.inference.errors import engine_closed, prompt_too_long, queue_full, reward_unsupported
@@ -125,22 +126,10 @@ class VllmEngine(Engine):
 
     async def log_probabilities(self, request: EngineRequest, answer: Sequence[Piece]) -> list[float]:
         """The log-probability of each token of an answer to a prompt, the end id included."""
-        from vllm import SamplingParams
-
-        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         async with self._use(request.model) as model:
             prompt = await self._codecs.run(lambda: prompt_of(model.adapter, request))
             ids = model.adapter.encode_answer(answer, request.policy)
-            prompt.fields["prompt_token_ids"] += ids
-
-            async def score() -> Any:
-                rendered, ended = await render(model, prompt), Answer(model.adapter)
-                async for output in model.generate(rendered, params, self._next_id()):
-                    ended.update(output)
-                return output.prompt_logprobs[-len(ids) :]
-
-            by_position = await retry_lost_media(score)
-        return [scores[token].logprob for scores, token in zip(by_position, ids, strict=True)]
+            return await retry_lost_media(lambda: self._given_log_probs(model, prompt, ids))
 
     async def prompt_ids(self, request: EngineRequest) -> list[int]:
         """The ids of a prompt as vLLM runs them, with every placeholder expanded."""
@@ -193,6 +182,8 @@ class VllmEngine(Engine):
             info = info_of(request, prompt.losses)
 
             async def attempt() -> EngineResult:
+                if request.choices:
+                    return await self._weigh(model, request, prompt, info)
                 return await self._answer(model, request, await render(model, prompt), info)
 
             async with self._suspects.watch(model, request):
@@ -229,6 +220,35 @@ class VllmEngine(Engine):
         pieces = await self._codecs.decode(model.adapter, answer.ids, stop=answer.stops)
         tokens = generation_pb2.GeneratedTokens(ids=answer.ids, log_probs=answer.log_probs)
         return EngineResult.of(request.id, pieces, info, tokens if request.return_tokens else None)
+
+    async def _weigh(self, model: VllmModel, request: EngineRequest, prompt: VllmPrompt, info: Any) -> EngineResult:
+        """Weighs the choices of a request, one after the other: each is read as part of the prompt."""
+        shared, tails = await self._codecs.run(lambda: split_choices(model.adapter, request.choices, request.policy))
+        started, log_probs = time.monotonic(), []
+        for tail in tails:
+            found = await self._given_log_probs(model, prompt, [*shared, *tail])
+            log_probs.append(math.fsum(found[len(shared) :]))
+        info.finish_reason = generation_pb2.FINISH_REASON_END
+        info.prompt_tokens = len(prompt.fields["prompt_token_ids"]) + len(shared)
+        info.latency.FromNanoseconds(int((time.monotonic() - started) * 1e9))
+        self._count(info)
+        return EngineResult(request.id, choice_log_probs=tuple(log_probs), info=info)
+
+    async def _given_log_probs(self, model: VllmModel, prompt: VllmPrompt, ids: Sequence[int]) -> list[float]:
+        """The log-probability of each of some ids that follow a prompt. Raises InvalidArgument REQUEST_REFUSED."""
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
+
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        fields = {**prompt.fields, "prompt_token_ids": [*prompt.fields["prompt_token_ids"], *ids]}
+        rendered, ended = await render(model, VllmPrompt(fields)), Answer(model.adapter)
+        try:
+            async for output in model.generate(rendered, params, self._next_id()):
+                ended.update(output)
+        except VLLMClientError as error:
+            raise rejected(error) from error
+        by_position = output.prompt_logprobs[-len(ids) :]
+        return [scores[token].logprob for scores, token in zip(by_position, ids, strict=True)]
 
     def _count(self, info: Any) -> None:
         self._metrics.tokens.labels("in").inc(info.prompt_tokens)

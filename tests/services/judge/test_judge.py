@@ -1,6 +1,7 @@
 """Comparisons in both orders and scores, over real servers with a model whose answers are known."""
 
 import json
+import math
 from collections import Counter
 
 import pytest
@@ -38,8 +39,10 @@ def model(tmp_path_factory):
     return model_factory.chain_model(tmp_path_factory.mktemp("models") / "judge", CHAIN)
 
 
-async def compare(plane, model, items, **sampling):
-    request = pb.CompareResponsesRequest(model=model, sampling=generation_pb2.SamplingParams(**sampling), items=items)
+async def compare(plane, model, items, *, with_margins=False, **sampling):
+    request = pb.CompareResponsesRequest(
+        model=model, sampling=generation_pb2.SamplingParams(**sampling), items=items, with_margins=with_margins
+    )
     return {result.id: result.comparison async for result in plane.client.compare_responses(request)}
 
 
@@ -103,6 +106,40 @@ async def test_scores_are_read_or_abstained(plane, model, tmp_path):
     assert len(scored) + len(abstained) == 20
 
 
+async def test_margins_are_the_log_odds_of_the_verdicts_after_the_reason(plane, tmp_path):
+    """The verdict is a token of its own, which the judge writes after its reason."""
+    chain = {
+        "<assistant>": {"##Reason: it is ##Preferred:": 1.0},
+        "##Reason: it is ##Preferred:": {" 1": 0.7, " 2": 0.2, " equal": 0.1},
+        **{verdict: {"</s>": 1.0} for verdict in (" 1", " 2", " equal")},
+    }
+    judge = model_factory.chain_model(tmp_path / "margins", chain)
+    items = [pair("a"), pair("same", candidate="old")]
+    for deterministic in (False, True):
+        found = await compare(plane, judge, items, with_margins=True, deterministic=deterministic)
+        odds = math.log(0.7 / 0.2)  # it likes what is shown first: the baseline, then the candidate
+        assert found["a"].forward_margin == pytest.approx(-odds, abs=1e-4)
+        assert found["a"].backward_margin == pytest.approx(odds, abs=1e-4)
+        assert found["a"].verdict == record_pb2.VERDICT_TIE
+        assert found["a"].forward_reason == "it is"
+        assert not found["same"].HasField("forward_margin")  # nobody was asked
+
+
+async def test_an_answer_that_cannot_be_read_has_no_margins(plane, model):
+    items = [pair(str(i), seed=i) for i in range(40)]
+    found = (await compare(plane, model, items, with_margins=True, temperature=1.0)).values()
+    assert {c.HasField("forward_margin") for c in found if c.verdict == record_pb2.VERDICT_ABSTAIN} == {False}
+    assert {c.HasField("backward_margin") for c in found if c.verdict != record_pb2.VERDICT_ABSTAIN} == {True}
+    assert len(found) == 40
+
+
+async def test_margins_are_computed_only_when_asked_for(plane, model):
+    (comparison,) = (await compare(plane, model, [pair("a")])).values()
+    assert not comparison.HasField("forward_margin")
+    asked = plane.server.registry.get_sample_value("omnialign_engine_requests_total", {"outcome": "end"})
+    assert asked == 2
+
+
 @pytest.fixture
 async def stub():
     async with serve_stub() as stub:
@@ -131,6 +168,14 @@ async def test_a_general_model_behind_a_chat_decides_though_nothing_says_in_whic
     assert (comparison.forward_reason, comparison.backward_reason) == ("the second is new", "the first is new")
     assert comparison.forward_generation.template.startswith("comparison_json@1:")
     assert comparison.backward_generation.template == comparison.forward_generation.template
+
+
+async def test_behind_an_endpoint_the_words_decide_without_margins(chatting, stub):
+    stub.default = prefer_new
+    (comparison,) = (await compare(chatting, stub.model(), [pair("a", seed=3)], with_margins=True)).values()
+    assert comparison.verdict == record_pb2.VERDICT_WIN
+    assert not comparison.HasField("forward_margin")
+    assert not comparison.HasField("backward_margin")
 
 
 async def test_a_general_model_that_does_not_write_the_form_abstains_with_its_words(chatting, stub):
