@@ -1,11 +1,11 @@
 """Annotated records as people would make them: answers with feedback, ratings and a preference, and pairs for synergy.
 
 They hold more than the columns of align-anything-200k have room for: references, ratings from 1 to 10, answers in
-several media. So they are records, to be appended to a dataset after their media are uploaded.
+several media. So they are records, which `append` adds to a dataset beside those that were imported.
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from examples.tinyworld import oracle
 from examples.tinyworld.examiners import synergy
@@ -14,6 +14,7 @@ from examples.tinyworld.presenting import clash, random_invitation
 from examples.tinyworld.tasks import AnyTask, faulty_answer, random_task
 from examples.tinyworld.understanding import Question
 from examples.tinyworld.world import Thing
+from omnialign.client import AsyncClient
 from omnialign.content import content
 from omnialign.modeling.inputs import MediaBytes, Piece, Pieces
 from omnialign.v1 import content_pb2, record_pb2
@@ -32,22 +33,41 @@ Annotated = tuple[record_pb2.Record, Mapping[str, MediaBytes]]
 """A record, and its media by digest."""
 
 
+async def append(client: AsyncClient, dataset: str, items: Iterable[Annotated]) -> None:
+    """Uploads the media of records, and writes the records to the head of a dataset, a resource name."""
+    found, media = list[record_pb2.Record](), dict[str, MediaBytes]()
+    for record, shown in items:
+        found.append(record)
+        media |= shown
+    for medium in media.values():
+        await client.upload_media(medium.data, modality=medium.modality)
+    await client.append_records(dataset, found)
+
+
 def annotated_records(subtask: str, number: int, *, seed: int, split: str = "train") -> Iterator[Annotated]:
     """So many tasks with two answers of a misaligned model, one of which is better.
 
-    Only combinations of attributes that are not held out occur in the split `train`; in others, every second one is.
+    In the split `test`, every second task shows what is held out.
     """
     rng = random.Random(f"{seed}/annotations/{subtask}/{split}")
     for index in range(number):
-        task = random_task(rng, subtask, held_out=split != "train" and index % 2 == 1)
+        task = random_task(rng, subtask, held_out=split == "test" and index % 2 == 1)
         yield _annotated(rng, task, f"{subtask}-{split}-{index}", split)
+
+
+def prompt_records(subtask: str, number: int, *, seed: int, split: str) -> Iterator[Annotated]:
+    """So many tasks without answers; of those of a split `test`, every second one shows what is held out."""
+    rng = random.Random(f"{seed}/prompts/{subtask}/{split}")
+    for index in range(number):
+        task = random_task(rng, subtask, held_out=split == "test" and index % 2 == 1)
+        yield _record(task, (), f"{subtask}-{split}-{index}", split)
 
 
 def synergy_pairs(number: int, *, seed: int, split: str = "train") -> Iterator[Annotated]:
     """So many pairs of answers in the same modalities, of which one goes together better, by the mean of its pairs."""
     rng = random.Random(f"{seed}/synergy/{split}")
     for index in range(number):
-        task = random_invitation(rng, "t2tia", held_out=split != "train" and index % 2 == 1)
+        task = random_invitation(rng, "t2tia", held_out=split == "test" and index % 2 == 1)
         combination = PAIRS[index % len(PAIRS)]
         while True:
             answers = [_clashing(rng, task.picture, combination) for _ in range(2)]
@@ -96,7 +116,7 @@ def _record(task: AnyTask, answers: Sequence[Pieces], record_id: str, split: str
     prompt = prompt_pieces(task)
     record = record_pb2.Record(id=record_id, subtask=task.subtask, split=split, prompt=content(*map(_part, prompt)))
     record.labels["held_out"] = str(task.held_out).lower()
-    for answer, side in zip(answers, "ab", strict=True):
+    for answer, side in zip(answers, "ab", strict=False):
         record.responses.add(content=content(*map(_part, answer)), source=f"tinyworld-{side}")
     media = [piece for pieces in (prompt, *answers) for piece in pieces if isinstance(piece, MediaBytes)]
     return record, {medium.sha256: medium for medium in media}

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from examples.tinyworld import oracle
+from examples.tinyworld.annotations import annotated_records, append, prompt_records
 from examples.tinyworld.benchmark import BenchmarkSizes, write_benchmark
 from omnialign.client import AsyncClient
 from omnialign.content import media_of
@@ -52,3 +53,16 @@ def test_the_same_seed_writes_the_same_benchmark_and_another_does_not(tmp_path: 
     path = "EvalAnything-AMU/config.json"
     assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
     assert (tmp_path / "a" / path).read_bytes() != (tmp_path / "c" / path).read_bytes()
+
+
+async def test_annotated_records_are_appended_with_their_media(client: AsyncClient) -> None:
+    dataset = await client.create_dataset("judged")
+    await append(client, dataset.name, annotated_records("t2tia", 3, seed=0))
+    await append(client, dataset.name, prompt_records("tav2t", 2, seed=0, split="test"))
+    found = [record async for record in client.stream_records(dataset.name)]
+    assert Counter((record.subtask, record.split, len(record.responses)) for record in found) == {
+        ("t2tia", "train", 2): 3, ("tav2t", "test", 0): 2,
+    }  # fmt: skip
+    for record in found:
+        for one in media_of([record.prompt, *(response.content for response in record.responses)]):
+            assert len(await client.get_media(one.sha256)) == one.size_bytes
