@@ -19,6 +19,7 @@ from services.data.objects.s3_client import S3Metrics
 from services.data.usage import UsageMetrics
 from services.inference.metrics import EngineMetrics, FeatureMetrics, PolicyMetrics
 from services.inference.openai.metrics import EndpointMetrics
+from services.judge.metrics import JudgeMetrics
 from services.pipeline.metrics import PipelineMetrics
 from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.auth.guard import Guard
@@ -104,6 +105,7 @@ def catalogue() -> dict[str, list[Described]]:
         "Alignment service": _described(_registered(_alignment)),
         "Training service": _described(_registered(TrainingMetrics)),
         "Services with an engine: critique, refinement, judge": _described(_registered(_engine)),
+        "Judge service": _described(_registered(JudgeMetrics)),
         "Services that use S3": _described(_registered(S3Metrics)),
         "Data service": _described(_registered(UsageMetrics)),
         "Rank 0 of a training job": _of_all_methods(),

@@ -11,7 +11,9 @@ from services.inference.engine import Engine
 from services.inference.factory import open_loop
 from services.judge.choices import Choices
 from services.judge.judge import Judge
+from services.judge.metrics import JudgeMetrics
 from services.judge.ratings import Ratings
+from services.judge.retries import Retries
 from services.judge.rewards import Rewards
 from services.judge.servicer import JudgeServicer
 from services.runtime.server import Server, run
@@ -30,7 +32,8 @@ class JudgeConfig(ModelServiceConfig):
 async def wire(server: Server, config: JudgeConfig, *, engine: Engine | None = None) -> AsyncIterator[None]:
     """Adds the service to a server: on `engine`, or on an engine of its own if that is None."""
     async with open_loop(server, config, engine=engine) as loop:
-        servicer = JudgeServicer(Judge(loop), Ratings(loop), Choices(loop), Rewards(loop))
+        retries = Retries(loop, JudgeMetrics(server.registry))
+        servicer = JudgeServicer(Judge(loop), Ratings(retries), Choices(retries), Rewards(loop))
         server.add(judge_service_pb2_grpc.add_JudgeServiceServicer_to_server, servicer, FULL_NAME)
         yield
 

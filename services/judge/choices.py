@@ -6,20 +6,19 @@ from omnialign.modeling.inputs import pieces
 from omnialign.modeling.prompts import Question, Rendered, ask_choice, render_choice
 from omnialign.v1 import content_pb2, generation_pb2
 from omnialign.v1 import judge_service_pb2 as pb
-from services.inference.item_loop import ItemLoop
 from services.inference.structured_output import QuestionTask
-from services.judge.retries import ask_again
+from services.judge.retries import Retries
 
 
 class Choices:
     """Has a model answer multiple-choice questions."""
 
-    def __init__(self, loop: ItemLoop) -> None:
-        self._loop = loop
+    def __init__(self, retries: Retries) -> None:
+        self._retries = retries
 
     def answer(self, request: pb.AnswerQuestionsRequest) -> AsyncGenerator[pb.AnswerQuestionsResponse, None]:
         """A choice, an abstention or an error for each item."""
-        return ask_again(self._loop, request, ChoiceTask(pb.AnswerQuestionsResponse))
+        return self._retries.run(request, ChoiceTask(pb.AnswerQuestionsResponse), method="AnswerQuestions")
 
 
 class ChoiceTask(QuestionTask[pb.QuestionItem, pb.AnswerQuestionsResponse, int]):

@@ -18,26 +18,28 @@ from omnialign.modeling.prompts import (
 )
 from omnialign.v1 import content_pb2, generation_pb2
 from omnialign.v1 import judge_service_pb2 as pb
-from services.inference.item_loop import ItemLoop, ItemT, ResultT
+from services.inference.item_loop import ItemT, ResultT
 from services.inference.structured_output import QuestionTask, form_of
-from services.judge.retries import ask_again
+from services.judge.retries import Retries
 
 
 class Ratings:
     """Has a model rate responses."""
 
-    def __init__(self, loop: ItemLoop) -> None:
-        self._loop = loop
+    def __init__(self, retries: Retries) -> None:
+        self._retries = retries
 
     def understanding(
         self, request: pb.ScoreUnderstandingRequest
     ) -> AsyncGenerator[pb.ScoreUnderstandingResponse, None]:
         """A rating, an abstention or an error for each item."""
-        return ask_again(self._loop, request, UnderstandingTask(form_of(request.answer_form, request.model)))
+        task = UnderstandingTask(form_of(request.answer_form, request.model))
+        return self._retries.run(request, task, method="ScoreUnderstanding")
 
     def generation(self, request: pb.ScoreGenerationRequest) -> AsyncGenerator[pb.ScoreGenerationResponse, None]:
         """A rating, an abstention or an error for each item."""
-        return ask_again(self._loop, request, GenerationTask(form_of(request.answer_form, request.model)))
+        task = GenerationTask(form_of(request.answer_form, request.model))
+        return self._retries.run(request, task, method="ScoreGeneration")
 
 
 class RatingTask(QuestionTask[ItemT, ResultT, Rating]):

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from services.inference.item_loop import ItemLoop, ItemT, ResultT, Task, derived_seed
+from services.judge.metrics import JudgeMetrics
 
 RequestT = TypeVar("RequestT", bound=Any)
 
@@ -14,21 +15,28 @@ RETRY_TEMPERATURE = 0.5
 """Temperature at which an item is asked again after a greedy answer, which would only be repeated."""
 
 
-async def ask_again(loop: ItemLoop, request: RequestT, task: Task[ItemT, ResultT]) -> AsyncGenerator[ResultT, None]:
-    """The results of all items. Items whose answer could not be read are asked again, once all have been asked."""
-    retries = request.max_retries if request.HasField("max_retries") else MAX_RETRIES
-    asked, attempt = request, 0
-    while asked.items:
-        attempt += 1
-        abstained = set()
-        async with aclosing(loop.run(asked, task)) as results:
-            async for result in results:
-                result.attempts = attempt
-                if result.HasField("abstention") and attempt <= retries:
-                    abstained.add(result.id)
-                else:
-                    yield result
-        asked = once_more(request, abstained, attempt=attempt + 1)
+class Retries:
+    """Runs the items of a request, and asks again those whose answer could not be read."""
+
+    def __init__(self, loop: ItemLoop, metrics: JudgeMetrics) -> None:
+        self._loop, self._metrics = loop, metrics
+
+    async def run(self, request: RequestT, task: Task[ItemT, ResultT], *, method: str) -> AsyncGenerator[ResultT, None]:
+        """The results of all items; the second round begins when the first has ended. `method` is for the metrics."""
+        retries = request.max_retries if request.HasField("max_retries") else MAX_RETRIES
+        asked, attempt = request, 0
+        while asked.items:
+            attempt += 1
+            abstained = set()
+            async with aclosing(self._loop.run(asked, task)) as results:
+                async for result in results:
+                    self._metrics.count(method, result)
+                    result.attempts = attempt
+                    if result.HasField("abstention") and attempt <= retries:
+                        abstained.add(result.id)
+                    else:
+                        yield result
+            asked = once_more(request, abstained, attempt=attempt + 1)
 
 
 def once_more(request: RequestT, ids: Collection[str], *, attempt: int) -> RequestT:

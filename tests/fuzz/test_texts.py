@@ -1,5 +1,6 @@
 """Mutated page tokens and answers of judges: a typed refusal or an abstention, never a number that happens to parse."""
 
+import contextlib
 import random
 
 import grpc
@@ -47,20 +48,19 @@ async def test_answers_of_judges() -> None:
     feedback = answers.write_feedback(
         record_pb2.Feedback(critique="Too long.", refinement="Cut it.", scores=scores), rubric
     )
-    judgement = answers.write_judgement("The second is right.", 2)
+    judgement, rating = answers.write_judgement("The second is right.", 2), answers.write_rating("It is true.", 10)
 
     def make(draw: random.Random) -> str:
-        text = draw.choice((feedback, judgement))
+        text = draw.choice((feedback, judgement, rating))
         changed = mutated_bytes(text.encode(), [feedback.encode(), judgement.encode(), b" 3 "], draw)
         return changed.decode("utf-8", "replace")
 
     async def run(text: str) -> None:
-        try:
-            found = answers.read_judgement(text)
-        except InvalidArgument:
-            found = None
-        if found is not None:
-            assert "".join(text.split()).endswith(f"##Preferred:{found.preferred or answers.EQUAL}")
+        ending = "".join(text.split())
+        with contextlib.suppress(InvalidArgument):
+            assert ending.endswith(f"##Preferred:{answers.read_judgement(text).preferred or answers.EQUAL}")
+        with contextlib.suppress(InvalidArgument):
+            assert ending.endswith(f"##Rating:{answers.read_rating(text).score}")
         read = answers.read_feedback(text, rubric)
         assert all(f"{score.dimension} {score.score}" in text for score in read.scores)
         assert all(answers.MIN_SCORE <= score.score <= answers.MAX_SCORE for score in read.scores)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from omnialign.content import content
 from omnialign.media import write_image
@@ -20,7 +21,9 @@ from services.inference.models.key import open_feature_cache, shared_feature_cac
 from services.inference.transformers.engine import open_transformers_engine
 from services.judge.choices import Choices
 from services.judge.judge import Judge
+from services.judge.metrics import JudgeMetrics
 from services.judge.ratings import Ratings
+from services.judge.retries import Retries
 from services.refinement.writer import Writer
 from tests.services.inference.model_factory import requests
 
@@ -60,6 +63,7 @@ async def test_the_policy_of_a_request_reaches_the_engine(rpc: str, policy: Medi
     writer, critic, judge = Writer(loop, temperature=1.0), Critic(loop), Judge(loop)
     asked = judge_service_pb2.UnderstandingItem(**words, references=[record_pb2.ReferenceAnswer(answer="z")])
     made = judge_service_pb2.GenerationItem(**words, modality=content_pb2.MODALITY_TEXT)
+    retries = Retries(loop, JudgeMetrics(CollectorRegistry()))
     prompt = refinement_service_pb2.GenerateItem(id="0", prompt=content("x"))
     pair = judge_service_pb2.CompareItem(id="0", prompt=content("x"), baseline=content("y"), candidate=content("z"))
     choice = judge_service_pb2.QuestionItem(id="0", shown=content("x"), question="y?", choices=["a", "b"])
@@ -73,13 +77,13 @@ async def test_the_policy_of_a_request_reaches_the_engine(rpc: str, policy: Medi
         "critique": lambda: critic.critique(critique_service_pb2.CritiqueRequest(items=[judged], **common)),
         "score": lambda: judge.score(judge_service_pb2.ScoreResponseRequest(items=[judged], **common)),
         "compare": lambda: judge.compare(judge_service_pb2.CompareResponsesRequest(items=[pair], **common)),
-        "score_understanding": lambda: Ratings(loop).understanding(
+        "score_understanding": lambda: Ratings(retries).understanding(
             judge_service_pb2.ScoreUnderstandingRequest(items=[asked], **common)
         ),
-        "score_generation": lambda: Ratings(loop).generation(
+        "score_generation": lambda: Ratings(retries).generation(
             judge_service_pb2.ScoreGenerationRequest(items=[made], **common)
         ),
-        "choose": lambda: Choices(loop).answer(judge_service_pb2.AnswerQuestionsRequest(items=[choice], **common)),
+        "choose": lambda: Choices(retries).answer(judge_service_pb2.AnswerQuestionsRequest(items=[choice], **common)),
     }[rpc]()
     assert [answer.id async for answer in answers] == ["0"]
     assert {request.policy for request in listener.asked} == {policy}
@@ -127,8 +131,6 @@ async def test_media_are_decoded_once_for_all_requests_and_engines(tmp_path: Pat
 
 
 def test_what_the_cache_does_is_measured(tmp_path: Path) -> None:
-    from prometheus_client import CollectorRegistry
-
     registry = CollectorRegistry()
     config = EngineConfig(feature_cache=tmp_path)
     cache = open_feature_cache(config, registry)

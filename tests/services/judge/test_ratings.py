@@ -129,6 +129,13 @@ async def test_only_the_items_that_abstained_are_asked_again_and_an_error_is_not
     assert found["refused"].attempts == found["fine"].attempts == 1
     assert found["mumbled"].abstention.reason == "ANSWER_NOT_JSON"
     assert len(stub.asked) == 5
+    counted = {
+        outcome: plane.server.registry.get_sample_value(
+            "omnialign_judge_attempts_total", {"method": "ScoreUnderstanding", "outcome": outcome}
+        )
+        for outcome in ("answered", "abstained", "failed")
+    }
+    assert counted == {"answered": 1, "abstained": 3, "failed": 1}
 
 
 async def test_a_general_model_is_asked_by_the_category_and_held_to_the_scale(plane, stub):
