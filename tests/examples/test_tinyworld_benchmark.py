@@ -183,6 +183,20 @@ def test_each_clash_costs_the_synergy_of_its_pair_alone():
     assert synergy(compose("t", scene).pieces()) == {}
 
 
+@pytest.mark.parametrize("subtask", NEW)
+@given(seed=seeds)
+@settings(max_examples=10, deadline=None)
+def test_media_that_nobody_asked_for_or_that_come_twice_never_fail(subtask, seed):
+    rng = random.Random(seed)
+    task = random_task(rng, subtask)
+    extra = Message(
+        "a low red tee", tuple((kind, draw(random_thing(rng, kind))) for kind in (*ATTRIBUTES, *ATTRIBUTES))
+    )
+    answer = (*faulty_answer(rng, task).pieces(), *extra.pieces())
+    assert 1 <= oracle.rating(prompt_pieces(task), answer, subtask) < 10
+    assert all(0 <= share <= 1 for share in synergy(answer).values())
+
+
 def test_faults_in_an_open_answer_cost_the_dimension_that_they_concern():
     rng = random.Random(5)
     wish = next(one for one in iter(lambda: random_invitation(rng, "t2tia"), None) if one.combination == "tia")
