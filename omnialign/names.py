@@ -23,6 +23,7 @@ MODEL_VERSION = "projects/{project}/models/{model}/versions/{version}"
 TRAINING_JOB = "projects/{project}/trainingJobs/{training_job}"
 POLICY = "projects/{project}/policies/{policy}"
 ALIGNMENT_JOB = "projects/{project}/alignmentJobs/{alignment_job}"
+EVALUATION = "projects/{project}/evaluations/{evaluation}"
 NEWEST = "-"
 """The id of the newest version, whichever that is."""
 

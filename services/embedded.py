@@ -1,4 +1,4 @@
-"""All six services in one process on one loopback port: omnialign on a laptop, with nothing else to install.
+"""All seven services in one process on one loopback port: omnialign on a laptop, with nothing else to install.
 
 State lies under one folder: SQLite databases, Lance tables, media and models. One stack owns the folder at a
 time, by a lock that the system releases when the process ends, however it ends. The model services share one engine, so
@@ -23,6 +23,8 @@ from services.critique import __main__ as critique
 from services.critique.__main__ import CritiqueConfig
 from services.data import __main__ as data
 from services.data.config import DataConfig
+from services.evaluation import __main__ as evaluation
+from services.evaluation.__main__ import EvaluationConfig
 from services.inference.config import EngineConfig
 from services.inference.factory import open_engine
 from services.judge import __main__ as judge
@@ -104,6 +106,7 @@ async def _wire(server: Server, root: Path, address: str, wires: AsyncExitStack)
         judge.wire(server, JudgeConfig(data_address=address), engine=engine),
         training.wire(server, _training(root / "training", address, features=config.feature_cache)),
         alignment.wire(server, _alignment(root / "alignment", address)),
+        evaluation.wire(server, _evaluation(root, address)),
     ):
         await wires.enter_async_context(wiring)
 
@@ -138,6 +141,19 @@ def _alignment(root: Path, address: str) -> AlignmentConfig:
         critique_address=address,
         judge_address=address,
         training_address=address,
+    )
+
+
+def _evaluation(root: Path, address: str) -> EvaluationConfig:
+    # The job kinds of a process share one workflow engine, and so its database and identity.
+    beside = _alignment(root / "alignment", address)
+    return EvaluationConfig(
+        root=root / "evaluation",
+        workflow_database_url=beside.workflows_url,
+        executor_id=beside.executor_id,
+        data_address=address,
+        refinement_address=address,
+        judge_address=address,
     )
 
 

@@ -1,8 +1,9 @@
 """`python -m services.migrate`: brings the tables of all services up to date, before a new release starts.
 
 The databases come from the services' own variables: OMNIALIGN_DATA_DATABASE_URL, OMNIALIGN_TRAINING_DATABASE_URL,
-OMNIALIGN_ALIGNMENT_DATABASE_URL and OMNIALIGN_ALIGNMENT_WORKFLOW_DATABASE_URL (the workflow engine's own tables); those
-that are not set are skipped. It is safe to run repeatedly, and several times at once.
+OMNIALIGN_ALIGNMENT_DATABASE_URL, OMNIALIGN_EVALUATION_DATABASE_URL, and for the workflow engine's own tables
+OMNIALIGN_ALIGNMENT_WORKFLOW_DATABASE_URL and OMNIALIGN_EVALUATION_WORKFLOW_DATABASE_URL; those that are not set are
+skipped. It is safe to run repeatedly, and several times at once.
 
 Exit status: 0 when everything is up to date, 1 when a database did not answer in time or refused, 2 when nothing or
 something unusable is configured.
@@ -19,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from omnialign.errors import InvalidArgument, OmnialignError
 from services.alignment.job import MIGRATIONS as ALIGNMENT
 from services.data.store import MIGRATIONS as DATA
+from services.evaluation.job import MIGRATIONS as EVALUATION
 from services.pipeline import workflow_engine
 from services.runtime.database import Database
 from services.runtime.migrations import Migrations
@@ -30,8 +32,9 @@ VARIABLES = {
     "OMNIALIGN_DATA_DATABASE_URL": DATA,
     "OMNIALIGN_TRAINING_DATABASE_URL": TRAINING,
     "OMNIALIGN_ALIGNMENT_DATABASE_URL": ALIGNMENT,
+    "OMNIALIGN_EVALUATION_DATABASE_URL": EVALUATION,
 }
-WORKFLOWS = "OMNIALIGN_ALIGNMENT_WORKFLOW_DATABASE_URL"
+WORKFLOWS = ("OMNIALIGN_ALIGNMENT_WORKFLOW_DATABASE_URL", "OMNIALIGN_EVALUATION_WORKFLOW_DATABASE_URL")
 
 Migrate = Callable[[], Awaitable[str]]
 
@@ -40,7 +43,7 @@ async def migrate(environ: Mapping[str, str], *, deadline_seconds: float) -> int
     """Migrates and reports on stdout; returns the exit status. Waits `deadline_seconds` for an unavailable database."""
     plan = list(_plan(environ, deadline_seconds=deadline_seconds))
     if not plan:
-        _say(f"Nothing to do: set one of {', '.join([*VARIABLES, WORKFLOWS])}.")
+        _say(f"Nothing to do: set one of {', '.join([*VARIABLES, *WORKFLOWS])}.")
         return EXIT_CONFIG
     for name, work in plan:
         try:
@@ -60,7 +63,7 @@ def _plan(environ: Mapping[str, str], *, deadline_seconds: float) -> Sequence[tu
     for variable, migrations in VARIABLES.items():
         if url := environ.get(variable):
             plan.append((migrations.service, _tables(url, migrations, deadline_seconds=deadline_seconds)))
-    if url := environ.get(WORKFLOWS):
+    for url in dict.fromkeys(url for name in WORKFLOWS if (url := environ.get(name))):
         plan.append(("workflows", _workflows(url, deadline_seconds=deadline_seconds)))
     return plan
 

@@ -7,12 +7,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from tools.dashboards import alignment, grafana, inference, overview, storage, training
+from tools.dashboards import alignment, evaluation, grafana, inference, overview, storage, training
 
 FOLDER = Path(__file__).resolve().parent.parent / "charts" / "omnialign" / "dashboards"
 BOARDS = {
     "overview": overview.BOARD,
     "alignment": alignment.BOARD,
+    "evaluation": evaluation.BOARD,
     "training": training.BOARD,
     "inference": inference.BOARD,
     "storage": storage.BOARD,

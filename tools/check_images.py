@@ -37,7 +37,7 @@ print("operations are compiled in")
 """
 MIGRATION = """
 import os, runpy
-for service in ("DATA", "TRAINING", "ALIGNMENT"):
+for service in ("DATA", "TRAINING", "ALIGNMENT", "EVALUATION"):
     os.environ[f"OMNIALIGN_{service}_DATABASE_URL"] = f"sqlite:////tmp/{service}.db"
 runpy.run_module("services.migrate", run_name="__main__", alter_sys=True)
 """
@@ -204,7 +204,13 @@ CHECKS: dict[str, tuple[Check, ...]] = {
             OMNIALIGN_ALIGNMENT_ROOT="/var/lib/omnialign",
             **_peers("ALIGNMENT_", *_ALL),
         ),
-        _service("services.gateway", "omnialign.Gateway", **_peers("GATEWAY_", *_ALL, "ALIGNMENT")),
+        _service(
+            "services.evaluation",
+            "omnialign.v1.EvaluationService",
+            OMNIALIGN_EVALUATION_ROOT="/var/lib/omnialign",
+            **_peers("EVALUATION_", "DATA", "REFINEMENT", "JUDGE"),
+        ),
+        _service("services.gateway", "omnialign.Gateway", **_peers("GATEWAY_", *_ALL, "ALIGNMENT", "EVALUATION")),
         _program("makes tables", "-c", MIGRATION),
         _program("has the command line", "-m", "omnialign.cli.main", "--version"),
     ),

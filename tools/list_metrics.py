@@ -17,6 +17,8 @@ from services.alignment.job import ALIGNMENT
 from services.alignment.summary import AlignmentMetrics
 from services.data.objects.s3_client import S3Metrics
 from services.data.usage import UsageMetrics
+from services.evaluation.job import EVALUATION
+from services.evaluation.metrics import EvaluationMetrics
 from services.inference.metrics import EngineMetrics, FeatureMetrics, PolicyMetrics
 from services.inference.openai.metrics import EndpointMetrics
 from services.judge.metrics import JudgeMetrics
@@ -76,7 +78,7 @@ too:
 | label | value |
 |---|---|
 | `namespace`, `pod` | where the process runs |
-| `component` | `data`, `alignment`, `training`, `gateway`, `trainer`, or the name of an inference pool |
+| `component` | `data`, `alignment`, `evaluation`, `training`, `gateway`, `trainer`, or the name of an inference pool |
 | `training_job` | on rank 0 of a training job: the id of the job |
 
 A target must have no label `service`, as a ServiceMonitor of the Prometheus operator adds (the chart drops it): ours is
@@ -99,10 +101,11 @@ def catalogue() -> dict[str, list[Described]]:
     return {
         "Every service": _described(_service()),
         "Services with authentication": _described(_registered(lambda r: Guard(AuthConfig(), registry=r))),
-        "Services that read files of others: data, alignment, critique, refinement, judge": _described(
+        "Services that read files of others: data, alignment, evaluation, critique, refinement, judge": _described(
             _registered(SandboxMetrics)
         ),
         "Alignment service": _described(_registered(_alignment)),
+        "Evaluation service": _described(_registered(_evaluation)),
         "Training service": _described(_registered(TrainingMetrics)),
         "Services with an engine: critique, refinement, judge": _described(_registered(_engine)),
         "Judge service": _described(_registered(JudgeMetrics)),
@@ -145,6 +148,11 @@ def _service() -> CollectorRegistry:
 def _alignment(registry: CollectorRegistry) -> None:
     PipelineMetrics(registry, ALIGNMENT)
     AlignmentMetrics(registry)
+
+
+def _evaluation(registry: CollectorRegistry) -> None:
+    PipelineMetrics(registry, EVALUATION)
+    EvaluationMetrics(registry)
 
 
 def _engine(registry: CollectorRegistry) -> None:

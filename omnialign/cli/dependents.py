@@ -8,6 +8,7 @@ from omnialign.cli.session import Session
 if TYPE_CHECKING:
     from omnialign.client import AsyncClient
     from omnialign.v1.alignment_service_pb2 import AlignmentJob
+    from omnialign.v1.evaluation_service_pb2 import Evaluation
     from omnialign.v1.training_service_pb2 import TrainingJob
 
 SHOWN = 10
@@ -16,6 +17,7 @@ SHOWN = 10
 async def dataset_dependents(client: "AsyncClient", name: str) -> list[str]:
     """The jobs that have not ended and read a dataset, and what lineage says was made from it."""
     jobs = [job.name async for job in client.list_alignment_jobs() if _uses(job, name)]
+    jobs += [e.name async for e in client.list_evaluations() if name in _evaluated_on(e)]
     versions = [version.name async for version in client.list_dataset_versions(name)]
     return [*jobs, *await _products(client, [name, *versions], leave_out={*jobs, name, *versions})]
 
@@ -25,6 +27,7 @@ async def model_dependents(client: "AsyncClient", versions: Sequence[str]) -> li
     wanted = set(versions)
     jobs = [job.name async for job in client.list_alignment_jobs() if wanted & _models_of(job)]
     jobs += [job.name async for job in client.list_training_jobs() if wanted & _trained_from(job)]
+    jobs += [e.name async for e in client.list_evaluations() if wanted & _asked_by(e)]
     return [*jobs, *await _products(client, versions, leave_out={*jobs, *versions})]
 
 
@@ -79,6 +82,30 @@ def _trained_from(job: "TrainingJob") -> set[str]:
     from omnialign.client.jobs import ENDED_TRAINING_STATES
 
     return set() if job.state in ENDED_TRAINING_STATES else {job.spec.base_model}
+
+
+def _evaluated_on(evaluation: "Evaluation") -> set[str]:
+    """The datasets that an evaluation still reads, or will."""
+    from omnialign import names
+
+    if _has_ended(evaluation):
+        return set()
+    return {names.unversioned(identity.benchmark.dataset) for identity in evaluation.manifest.benchmarks}
+
+
+def _asked_by(evaluation: "Evaluation") -> set[str]:
+    """The models that an evaluation still asks, or will."""
+    if _has_ended(evaluation):
+        return set()
+    manifest = evaluation.manifest
+    judges = [judge for identity in manifest.benchmarks for judge in identity.judges]
+    return {identity.model for identity in (*manifest.models, *judges)}
+
+
+def _has_ended(evaluation: "Evaluation") -> bool:
+    from omnialign.client.evaluations import ENDED_EVALUATION_STATES
+
+    return evaluation.state in ENDED_EVALUATION_STATES
 
 
 def _uses(job: "AlignmentJob", dataset: str) -> bool:

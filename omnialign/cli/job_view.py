@@ -1,9 +1,9 @@
-"""How an alignment job is shown: its pre-flight, its progress and its report."""
+"""How an alignment job is shown: its pre-flight, its progress and its report; and the stages of a job of any kind."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +49,9 @@ def _picture(event: Event) -> RenderableType:
     return table(event.alignment_job, message=event.message, left=time_left(event))
 
 
-def state(job: AlignmentJob) -> str:
-    """The state of a job in one word."""
-    return AlignmentJob.State.Name(job.state).removeprefix("STATE_").lower()
+def state(job: Any) -> str:
+    """The state of a job of any kind in one word."""
+    return str(job.State.Name(job.state)).removeprefix("STATE_").lower()
 
 
 def pairs(job: AlignmentJob) -> str:
@@ -98,7 +98,12 @@ def rate(status: StageStatus) -> str:
 
 
 def table(job: AlignmentJob, *, message: str = "", left: str = "") -> RenderableType:
-    """The stages of a job as a table for a terminal; `left` is the time left."""
+    """The stages of a job as a table for a terminal, with its pairs below; `left` is the time left."""
+    return stage_table(job, notes=(pairs(job), *held(job), message), left=left)
+
+
+def stage_table(job: Any, *, notes: Iterable[str] = (), left: str = "") -> RenderableType:
+    """The stages of a job of any kind as a table for a terminal, with notes below; `left` is the time left."""
     from rich import box
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -118,8 +123,7 @@ def table(job: AlignmentJob, *, message: str = "", left: str = "") -> Renderable
         cells = (Text(mark, style=style), Text(name, style=style if mark in "·-" else ""), bar, done, rate(status))
         grid.add_row(*cells, clock(seconds) if seconds else "", quarantined)
     title = Text.assemble((names.id_of(job.name), "bold"), f"  {state(job)}{f', about {left} left' if left else ''}")
-    lines = (pairs(job), *held(job), message)
-    return Group(title, grid, *(Text(line, style="dim") for line in dict.fromkeys(lines) if line))
+    return Group(title, grid, *(Text(line, style="dim") for line in dict.fromkeys(notes) if line))
 
 
 def _completed(status: StageStatus) -> int:
@@ -157,6 +161,11 @@ async def fetch_report(client: AsyncClient, name: str, folder: Path) -> dict[str
     """Saves a job's `report.json` and `report.html` in a folder and returns the numbers."""
     data = await client.get_alignment_report(name, Format.FORMAT_JSON)
     page = await client.get_alignment_report(name, Format.FORMAT_HTML)
+    return save_report(folder, data=data, page=page)
+
+
+def save_report(folder: Path, *, data: bytes, page: bytes) -> dict[str, Any]:
+    """Saves `report.json` and `report.html` in a folder and returns the numbers."""
     replace_file(folder / "report.json", data)
     replace_file(folder / "report.html", page)
     numbers: dict[str, Any] = json.loads(data)

@@ -1,7 +1,8 @@
 """Reads the specification of a job: a YAML or JSON file, and settings from the command line.
 
-Keys are the fields of `AlignmentSpec` or `TrainingSpec`. All problems are reported at once, each with its path, and an
-unknown key with the closest known one: a misspelt setting that is silently ignored would cost a training run.
+Keys are the fields of `AlignmentSpec`, `TrainingSpec` or `EvaluationSpec`. All problems are reported at once, each with
+its path, and an unknown key with the closest known one: a misspelt setting that is silently ignored would cost a
+training run.
 """
 
 import difflib
@@ -15,14 +16,19 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from omnialign import names
 from omnialign.errors import InvalidArgument
-from omnialign.v1 import alignment_service_pb2, training_service_pb2
+from omnialign.v1 import alignment_service_pb2, evaluation_service_pb2, training_service_pb2
 
 if TYPE_CHECKING:
     from omnialign.cli.session import Session
     from omnialign.client import AsyncClient
 
 AlignmentSpec = alignment_service_pb2.AlignmentSpec
-SpecT = TypeVar("SpecT", alignment_service_pb2.AlignmentSpec, training_service_pb2.TrainingSpec)
+SpecT = TypeVar(
+    "SpecT",
+    alignment_service_pb2.AlignmentSpec,
+    training_service_pb2.TrainingSpec,
+    evaluation_service_pb2.EvaluationSpec,
+)
 Problem = tuple[str, str]
 
 REQUIRED = ("base_model", "dataset")
@@ -112,12 +118,34 @@ async def pin_versions(
 ) -> None:
     """Replaces short names of models and of the dataset by the exact versions that they mean now."""
     for field in (name for name in MODELS if name in wanted.DESCRIPTOR.fields_by_name):
-        text = getattr(wanted, field)
-        if text and "://" not in text:
-            setattr(wanted, field, (await client.get_model_version(session.name("models", text))).name)
-    name = session.name("datasets", wanted.dataset)
+        setattr(wanted, field, await pinned_model(getattr(wanted, field), client=client, session=session))
+    wanted.dataset = await pinned_dataset(wanted.dataset, client=client, session=session)
+
+
+async def pin_evaluation(
+    wanted: evaluation_service_pb2.EvaluationSpec, *, client: "AsyncClient", session: "Session"
+) -> None:
+    """Does the same for an evaluation."""
+    wanted.models[:] = [await pinned_model(text, client=client, session=session) for text in wanted.models]
+    for benchmark in wanted.benchmarks:
+        benchmark.dataset = await pinned_dataset(benchmark.dataset, client=client, session=session)
+        benchmark.baseline = await pinned_model(benchmark.baseline, client=client, session=session)
+        for judge in benchmark.judges:
+            judge.model = await pinned_model(judge.model, client=client, session=session)
+
+
+async def pinned_model(text: str, *, client: "AsyncClient", session: "Session") -> str:
+    """The version that a short name of a model means now; a location, or nothing, as it is."""
+    if not text or "://" in text:
+        return text
+    return (await client.get_model_version(session.name("models", text))).name
+
+
+async def pinned_dataset(text: str, *, client: "AsyncClient", session: "Session") -> str:
+    """The version that a short name of a dataset means now."""
+    name = session.name("datasets", text)
     name = name if names.matches(name, names.DATASET_VERSION) else f"{name}/versions/-"
-    wanted.dataset = (await client.get_dataset_version(name)).name
+    return (await client.get_dataset_version(name)).name
 
 
 def _normal(values: Mapping[str, Any], kind: Descriptor, prefix: str) -> tuple[dict[str, Any], list[Problem]]:
@@ -131,10 +159,18 @@ def _normal(values: Mapping[str, Any], kind: Descriptor, prefix: str) -> tuple[d
         elif field.message_type is not None and isinstance(value, Mapping):
             normal[key], inner = _normal(value, field.message_type, f"{prefix}{key}.")
             problems += inner
+        elif field.message_type is not None and _is_list_of_mappings(value):
+            found = [_normal(one, field.message_type, f"{prefix}{key}[{i}].") for i, one in enumerate(value)]
+            normal[key] = [one for one, _ in found]
+            problems += [problem for _, inner in found for problem in inner]
         else:
             normal[key] = _enum_name(field, value)
             problems += _type_problems(kind, field, normal[key], prefix)
     return normal, problems
+
+
+def _is_list_of_mappings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, Mapping) for one in value)
 
 
 def _unknown(key: str, kind: Descriptor) -> str:

@@ -12,6 +12,7 @@ from omnialign.client.asking import Answer, AskCalls, Assessment, Prompt
 from omnialign.client.credentials import Tls, Token
 from omnialign.client.datasets import DatasetCalls
 from omnialign.client.downloads import DownloadCalls
+from omnialign.client.evaluations import EvaluationCalls
 from omnialign.client.jobs import AlignmentCalls, TrainingCalls
 from omnialign.client.policies import PolicyCalls
 from omnialign.client.transport import Transport
@@ -25,7 +26,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class AsyncClient(DatasetCalls, UploadCalls, DownloadCalls, AskCalls, PolicyCalls, TrainingCalls, AlignmentCalls):
+class AsyncClient(
+    DatasetCalls,
+    UploadCalls,
+    DownloadCalls,
+    AskCalls,
+    PolicyCalls,
+    TrainingCalls,
+    AlignmentCalls,
+    EvaluationCalls,
+):
     """Calls all services at one address. Connects lazily, and is meant to live as long as the process.
 
     Every call raises `OmnialignError`. Unary calls have a deadline, 30 s unless `deadline_seconds` says otherwise.
@@ -332,3 +342,14 @@ class Client:
     delete_alignment_job = _call(AsyncClient.delete_alignment_job)
     watch_alignment_job = _iterate(AsyncClient.watch_alignment_job)
     get_alignment_report = _call(AsyncClient.get_alignment_report)
+
+    create_evaluation = _call(AsyncClient.create_evaluation)
+    get_evaluation = _call(AsyncClient.get_evaluation)
+    list_evaluations = _iterate(AsyncClient.list_evaluations)
+    pause_evaluation = _call(AsyncClient.pause_evaluation)
+    resume_evaluation = _call(AsyncClient.resume_evaluation)
+    cancel_evaluation = _call(AsyncClient.cancel_evaluation)
+    delete_evaluation = _call(AsyncClient.delete_evaluation)
+    watch_evaluation = _iterate(AsyncClient.watch_evaluation)
+    get_evaluation_report = _call(AsyncClient.get_evaluation_report)
+    compare_evaluations = _call(AsyncClient.compare_evaluations)

@@ -40,7 +40,7 @@ ENDED_ALIGNMENT_STATES = frozenset(
 
 
 class JobCalls(ServiceCalls):
-    """What calls about jobs of any kind share: the watch."""
+    """What calls about jobs of any kind share: the watch and the report."""
 
     async def _watch(
         self,
@@ -80,6 +80,15 @@ class JobCalls(ServiceCalls):
                     reason="WATCH_ENDED",
                 )
             await asyncio.sleep(pause_seconds)
+
+    async def _report(self, method: Callable[..., Any], request: Any) -> bytes:
+        """The report that a method streams in chunks."""
+        chunks: list[bytes] = []
+        async for message in self._transport.stream(
+            method, request, deadline_seconds=REPORT_DEADLINE_SECONDS, on_restart=chunks.clear
+        ):
+            chunks.append(message.chunk)
+        return b"".join(chunks)
 
 
 class TrainingCalls(JobCalls):
@@ -276,12 +285,4 @@ class AlignmentCalls(JobCalls):
         request = alignment_service_pb2.GetAlignmentReportRequest(
             name=name, format=cast("alignment_service_pb2.GetAlignmentReportRequest.Format.ValueType", format)
         )
-        chunks: list[bytes] = []
-        async for message in self._transport.stream(
-            self._alignment.GetAlignmentReport,
-            request,
-            deadline_seconds=REPORT_DEADLINE_SECONDS,
-            on_restart=chunks.clear,
-        ):
-            chunks.append(message.chunk)
-        return b"".join(chunks)
+        return await self._report(self._alignment.GetAlignmentReport, request)

@@ -17,7 +17,7 @@ from services.pipeline.model_calls import (
     answering_call,
     comparison_call,
     comparison_tokens,
-    seed_of,
+    seeds_of,
     settle_by_rule,
     verdict_measures,
 )
@@ -35,7 +35,9 @@ class EvaluationSteps:
         self._base_call = _answer_call(ANSWERS_BASE, is_aligned=False)
         self._aligned_call = _answer_call(ANSWERS_ALIGNED, is_aligned=True)
         # The seeds of a whole evaluation are those of its stage, so that both models draw with the same ones.
-        self._judge_call = comparison_call(stage=EVALUATION, seed_stage=EVALUATE, judge=judge_of, settle=settle_by_rule)
+        self._judge_call = comparison_call(
+            stage=EVALUATION, judge=judge_of, seed=seeds_of(EVALUATE), settle=settle_by_rule
+        )
         self.steps = (
             Step(
                 name=ANSWERS_BASE,
@@ -89,7 +91,7 @@ def _answer_call(stage: str, *, is_aligned: bool) -> AnswerCall:
     return answering_call(
         stage=stage,
         model=lambda context: str(context.job.models.aligned if is_aligned else context.job.models.base),
-        seed=lambda context, record: seed_of(context, record, stage=EVALUATE),
+        seed=seeds_of(EVALUATE),
         prepare=extended if is_aligned else prompt_only,
     )
 

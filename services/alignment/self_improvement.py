@@ -14,7 +14,7 @@ from services.pipeline.model_calls import (
     comparison_tokens,
     generate,
     is_unchanged,
-    seed_of,
+    seeds_of,
     verdict_measures,
 )
 from services.pipeline.quarantine import abstained
@@ -46,7 +46,7 @@ def self_improvement_steps(caller: ItemCaller, number: int) -> tuple[Step, ...]:
         step(critique_call(critique), label=CRITIQUE, reads=sample, tokens=_feedback_tokens),
         step(refining_call(refine, number), label=REFINE, reads=critique, tokens=_response_tokens(1)),
         step(
-            comparison_call(stage=verify, seed_stage=verify, judge=judge_of, settle=_settle_unchanged),
+            comparison_call(stage=verify, judge=judge_of, seed=seeds_of(verify), settle=_settle_unchanged),
             label=VERIFY,
             reads=refine,
             tokens=comparison_tokens,
@@ -64,7 +64,7 @@ def sampling_call(
     """y ~ pi(x), by the policy of the round. What people annotated stays behind: the loop may know the prompt alone."""
 
     def build(context: JobContext, record: Record) -> refinement_service_pb2.GenerateItem:
-        seed = seed_of(context, record, stage=stage)
+        seed = seeds_of(stage)(context, record)
         return refinement_service_pb2.GenerateItem(id=record.id, prompt=record.prompt, seed=seed)
 
     return ItemCall(
@@ -91,7 +91,7 @@ def critique_call(
             prompt=record.prompt,
             response=record.responses[0].content,
             subtask=record.subtask,
-            seed=seed_of(context, record, stage=stage),
+            seed=seeds_of(stage)(context, record),
         )
 
     def call(
@@ -130,7 +130,7 @@ def refining_call(
             prompt=record.prompt,
             response=record.responses[0].content,
             feedback=record.responses[0].feedback,
-            seed=seed_of(context, record, stage=stage),
+            seed=seeds_of(stage)(context, record),
         )
 
     def call(

@@ -4,15 +4,11 @@ Everything cheap that can be wrong is found here, while the caller still waits, 
 """
 
 import uuid
-from collections.abc import Sequence
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from omnialign import checkers, names
-from omnialign.errors import FailedPrecondition, InvalidArgument
-from omnialign.modeling.lora import is_lora, not_trainable
-from omnialign.modeling.reward_folder import is_reward_model, writes_nothing
-from omnialign.v1 import alignment_service_pb2, dataset_pb2, generation_pb2
+from omnialign.errors import InvalidArgument
+from omnialign.modeling.lora import not_trainable
+from omnialign.v1 import alignment_service_pb2, generation_pb2
 from services.alignment import preflight
 from services.alignment.job import (
     TRAINED,
@@ -26,7 +22,7 @@ from services.alignment.job import (
     with_defaults,
 )
 from services.inference.model_uri import is_endpoint_model
-from services.inference.model_uri import parse_endpoint_model as parse_endpoint
+from services.pipeline.given_names import check_subtasks, find_dataset, find_model
 from services.pipeline.service import Pipeline
 from services.pipeline.service_calls import ServiceClients
 
@@ -58,9 +54,9 @@ async def resolve(spec: Spec, clients: ServiceClients, *, parent: str) -> tuple[
     """
     checkers.check_names(spec.checkers, field="alignment_job.spec.checkers")
     plan = with_defaults(spec)
-    version = await _dataset(spec.dataset, clients, parent=parent)
+    version = await find_dataset(spec.dataset, clients, field=f"{FIELD}.dataset", parent=parent)
     plan.dataset = version.name
-    _check_subtasks(spec.subtasks, version)
+    check_subtasks(spec.subtasks, version, field=f"{FIELD}.subtasks")
     plan.base_model = await _model(spec.base_model, clients, field="base_model", parent=parent)
     models = alignment_service_pb2.JobModels(base=plan.base_model)
     if spec.feedback_model and not is_binary(plan):
@@ -91,39 +87,21 @@ def _new_job(
     return job
 
 
-async def _dataset(name: str, clients: ServiceClients, *, parent: str) -> dataset_pb2.DatasetVersion:
-    _check_project(name, field="dataset", parent=parent)
-    if names.matches(name, names.DATASET):
-        dataset = await clients.data.get_dataset(name)
-        if not dataset.latest_version:
-            message = f"the dataset '{name}' has no version yet; commit one first"
-            raise FailedPrecondition(message, reason="DATASET_EMPTY", metadata={"dataset": name})
-        name = f"{name}/versions/{dataset.latest_version}"
-    names.parse(name, names.DATASET_VERSION, field=f"{FIELD}.dataset")
-    return await clients.data.get_dataset_version(name)
-
-
 async def _model(name: str, clients: ServiceClients, *, field: str, parent: str) -> str:
     """Resolves a model: to the name of one version, or to the folder or endpoint that was given."""
-    if name.startswith("file://"):
-        folder = Path(unquote(urlsplit(name).path))
-        if field == "base_model" and is_lora(folder):
-            raise not_trainable(name, field=f"{FIELD}.{field}")
-        if is_reward_model(folder):
-            raise writes_nothing(name, field=f"{FIELD}.{field}")
-        return name
-    if is_endpoint_model(name):
-        return _endpoint(name, field=field)
-    _check_project(name, field=field, parent=parent)
-    if names.matches(name, names.MODEL):
-        name = f"{name}/versions/-"
-    names.parse(name, names.MODEL_VERSION, field=f"{FIELD}.{field}")
-    version = await clients.data.get_model_version(name)
-    if field == "base_model" and version.lora_base:
-        raise not_trainable(version.name, field=f"{FIELD}.{field}")
-    if version.reward_model:
-        raise writes_nothing(version.name, field=f"{FIELD}.{field}")
-    return str(version.name)
+    found = await find_model(name, clients, field=f"{FIELD}.{field}", parent=parent)
+    if field == "base_model":
+        if found.is_lora:
+            raise not_trainable(found.name, field=f"{FIELD}.{field}")
+        if is_endpoint_model(found.name):
+            raise _refused(
+                field,
+                f"'{name}' is behind an endpoint, so it cannot be trained",
+                "name a folder or a registered version",
+                reason="BASE_MODEL_NOT_TRAINABLE",
+                model=name,
+            )
+    return found.name
 
 
 def _check_repeatable(plan: Spec, models: alignment_service_pb2.JobModels) -> None:
@@ -210,45 +188,7 @@ def _refused(at: str, message: str, mend: str, *, reason: str, **metadata: str) 
     )
 
 
-def _endpoint(name: str, *, field: str) -> str:
-    """Checks a model behind an endpoint, which may give feedback and judge but cannot be trained; returns its name."""
-    parse_endpoint(name)
-    if field == "base_model":
-        message = f"'{name}' is behind an endpoint, so it cannot be trained; name a folder or a registered version"
-        raise InvalidArgument(
-            message,
-            reason="BASE_MODEL_NOT_TRAINABLE",
-            metadata={"model": name},
-            violations=[(f"{FIELD}.{field}", message)],
-        )
-    return name
-
-
 async def _prompt_split(plan: Spec, clients: ServiceClients) -> str:
     async for _ in clients.data.stream_records(plan.dataset, splits=[PROMPTS_SPLIT], limit=1):
         return PROMPTS_SPLIT
     return plan.feedback_split
-
-
-def _check_project(name: str, *, field: str, parent: str) -> None:
-    if name.startswith("projects/") and not name.startswith(f"{parent}/"):
-        message = f"'{name}' belongs to another project than the job ('{parent}')"
-        raise InvalidArgument(
-            message,
-            reason="PROJECT_MISMATCH",
-            metadata={"name": name, "parent": parent},
-            violations=[(f"{FIELD}.{field}", message)],
-        )
-
-
-def _check_subtasks(subtasks: Sequence[str], version: dataset_pb2.DatasetVersion) -> None:
-    for subtask in subtasks:
-        if not version.subtask_counts.get(subtask):
-            known = ", ".join(sorted(version.subtask_counts)) or "none"
-            message = f"the dataset has no records of the subtask '{subtask}'; it has: {known}"
-            raise InvalidArgument(
-                message,
-                reason="SUBTASK_UNKNOWN",
-                metadata={"subtask": subtask, "known": known},
-                violations=[(f"{FIELD}.subtasks", message)],
-            )

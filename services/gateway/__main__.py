@@ -9,6 +9,7 @@ from omnialign.v1 import (
     alignment_service_pb2,
     critique_service_pb2,
     data_service_pb2,
+    evaluation_service_pb2,
     judge_service_pb2,
     policy_service_pb2,
     refinement_service_pb2,
@@ -39,6 +40,8 @@ class GatewayConfig:
     """`host:port` of the TrainingService."""
     alignment_address: str
     """`host:port` of the AlignmentService."""
+    evaluation_address: str
+    """`host:port` of the EvaluationService."""
     require_token: bool = False
     """Whether calls without a token are refused here: on where the services behind require one."""
 
@@ -52,6 +55,7 @@ class GatewayConfig:
             (judge_service_pb2, self.judge_address),
             (training_service_pb2, self.training_address),
             (alignment_service_pb2, self.alignment_address),
+            (evaluation_service_pb2, self.evaluation_address),
         )
         return {
             f"/{service.full_name}/{method.name}": address

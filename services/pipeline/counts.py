@@ -80,10 +80,18 @@ def tally(
     measured: Counter[str] = Counter()
     for record in records:
         # A judge that abstains leaves the record in the job, but it is no result: it counts apart.
-        if record.comparison.verdict == record_pb2.VERDICT_ABSTAIN:
+        if _has_abstained(record):
             counts.abstained += 1
         else:
             counts.completed += 1
         measured.update(measures(record))
     counts.measures = dict(measured)
     return counts
+
+
+def _has_abstained(record: record_pb2.Record) -> bool:
+    """Whether a judge made nothing of the record."""
+    assessments = record.responses[-1].assessments if record.responses else ()
+    if assessments:
+        return all(assessment.abstain_reason for assessment in assessments)
+    return record.comparison.verdict == record_pb2.VERDICT_ABSTAIN

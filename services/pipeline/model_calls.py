@@ -16,14 +16,15 @@ MALFORMED = "ANSWER_"
 """Error reasons that begin with this are the model's fault, not the prompt's."""
 VERDICT_MEASURES = {record_pb2.VERDICT_WIN: "kept", record_pb2.VERDICT_TIE: "tied", record_pb2.VERDICT_LOSS: "lost"}
 
+Seed = Callable[[JobContext, Record], int]
 Answer = refinement_service_pb2.GenerateResponse
 AnswerCall = ItemCall[refinement_service_pb2.GenerateItem, Answer]
 CompareCall = ItemCall[judge_service_pb2.CompareItem, judge_service_pb2.CompareResponsesResponse]
 
 
-def seed_of(context: JobContext, record: Record, *, stage: str) -> int:
-    """Seed of a record in a stage."""
-    return record_seed(context.plan.seed, stage=stage, record_id=record.id)
+def seeds_of(stage: str) -> Seed:
+    """The seeds of records in a stage, by their ids."""
+    return lambda context, record: record_seed(context.plan.seed, stage=stage, record_id=record.id)
 
 
 # ---- answers: y ~ pi(x) ----
@@ -44,7 +45,7 @@ def answering_call(
     *,
     stage: str,
     model: Callable[[JobContext], str],
-    seed: Callable[[JobContext, Record], int],
+    seed: Seed,
     prepare: Callable[[Record], Record] = prompt_only,
 ) -> AnswerCall:
     """A model's answers to the prompts of an evaluation.
@@ -103,7 +104,11 @@ class Judge:
 
 
 def comparison_call(
-    *, stage: str, seed_stage: str, judge: Callable[[JobContext], Judge], settle: Callable[[Record], bool]
+    *,
+    stage: str,
+    judge: Callable[[JobContext], Judge],
+    seed: Seed,
+    settle: Callable[[Record], bool],
 ) -> CompareCall:
     """The judge on the second response of each record (the candidate) against the first (the baseline), both orders."""
 
@@ -115,7 +120,7 @@ def comparison_call(
             baseline=baseline.content,
             candidate=candidate.content,
             subtask=record.subtask,
-            seed=seed_of(context, record, stage=seed_stage),
+            seed=seed(context, record),
         )
 
     def call(

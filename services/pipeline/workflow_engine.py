@@ -66,6 +66,7 @@ class WorkflowEngine:
         self._jobs_queue, self._chunks_queue = f"{kind}-jobs", f"{kind}-chunks"
         # Registered before anything is launched, so that recovery at launch finds the functions of every kind.
         self._job_workflow, self._chunk_workflow = _registered(kind)
+        _shared.kinds.add(kind)
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._workflows: Workflows | None = None
         self._database = WorkflowDatabase(config.workflows_url, migrate=config.migrate_at_start)
@@ -88,7 +89,9 @@ class WorkflowEngine:
         _shared.url = self._config.workflows_url
         try:
             if is_first:
-                await self._launch()  # which recovers the workflows of all kinds
+                _shared.launch = asyncio.ensure_future(self._launch())  # which recovers the workflows of all kinds
+            if _shared.launch is not None:
+                await asyncio.shield(_shared.launch)  # kinds may start at the same time
             await self._register_queues()
         except BaseException:
             await self.stop()
@@ -260,8 +263,9 @@ class WorkflowEngine:
 
     def _dbos_config(self) -> dict[str, Any]:
         return {
-            # DBOS ties a queue to the application that registered it first: this name may never change.
-            "name": f"omnialign-{self._kind}",
+            # DBOS ties a queue to the application that registered it first: this name may never change, whichever of
+            # several kinds launches DBOS.
+            "name": f"omnialign-{min(_shared.kinds)}",
             "system_database_url": self._database.url,
             "run_migrations": self._database.is_migrated_by_service,
             **self._database.connection_settings(),
@@ -284,6 +288,10 @@ class _Shared:
     """Where the workflows of all of them are kept."""
     instance: Any = None
     """The DBOS that the first of them launched."""
+    kinds: set[str] = field(default_factory=set)
+    """The kinds that this process has, whether they were started or not."""
+    launch: asyncio.Future[None] | None = None
+    """The launch of the instance, by the first kind."""
     changed: Signal = field(default_factory=Signal)
     """Notified when a kind starts or stops."""
     left: set[str] = field(default_factory=set)

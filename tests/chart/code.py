@@ -21,6 +21,7 @@ Schema = dict[str, Any]
 SETTINGS = {
     "dataSettings": "OMNIALIGN_DATA_",
     "alignmentSettings": "OMNIALIGN_ALIGNMENT_",
+    "evaluationSettings": "OMNIALIGN_EVALUATION_",
     "trainingSettings": "OMNIALIGN_TRAINING_",
     "gatewaySettings": "OMNIALIGN_GATEWAY_",
     "engineSettings": "OMNIALIGN_ENGINE_",
@@ -33,6 +34,7 @@ SETTINGS = {
 OWNED = {
     "OMNIALIGN_DATA_": r"root|database_url|objects_url|s3_(?!.*seconds).*|import_roots",
     "OMNIALIGN_ALIGNMENT_": r"root|.*_address|(workflow_)?database_url|executor_id|token",
+    "OMNIALIGN_EVALUATION_": r"root|.*_address|(workflow_)?database_url|executor_id|token",
     "OMNIALIGN_TRAINING_": r"root|.*_address|database_url|launcher|kubernetes_file|command|num_cpus|python|metrics_.*",
     "OMNIALIGN_GATEWAY_": r".*_address",
     "OMNIALIGN_ENGINE_": r"(model|feature)_cache(_bytes)?|model_roots|openai_(endpoints|keys_file|concurrency)",

@@ -125,7 +125,7 @@ def test_as_many_requests_are_at_an_endpoint_as_without_the_chart() -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_variable_is_somebodys(scenario: str) -> None:
     known = {variable for prefix in code.config_classes() for variable in code.variables(prefix).values()}
-    known |= {*migrate.VARIABLES, migrate.WORKFLOWS}
+    known |= {*migrate.VARIABLES, *migrate.WORKFLOWS}
     for where, _, spec in pods(scenario):
         for container in containers(spec):
             ours = {name for name in environment(container) if name.startswith("OMNIALIGN_")}
@@ -214,7 +214,7 @@ def test_clients_balance_over_the_pods_of_services_with_several() -> None:
 def test_the_migration_knows_every_database(scenario: str) -> None:
     (container,) = [c for _, _, spec in pods(scenario) for c in containers(spec) if program(c) == "services.migrate"]
     given = {name for name in environment(container) if name.startswith("OMNIALIGN_")}
-    assert given == {*migrate.VARIABLES, migrate.WORKFLOWS}
+    assert given == {*migrate.VARIABLES, *migrate.WORKFLOWS}
     urls = {environment(container)[name] for name in given}
     for _, _, service in services(scenario):
         urls |= {value for name, value in environment(service).items() if name.endswith("DATABASE_URL")}

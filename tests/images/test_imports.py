@@ -17,6 +17,7 @@ PROGRAMS = {
     "services": (
         "services.data.__main__",
         "services.alignment.__main__",
+        "services.evaluation.__main__",
         "services.training.__main__",
         "services.gateway.__main__",
         "services.migrate",
@@ -139,6 +140,7 @@ def _names(node: ast.AST) -> list[str]:
         ("omnialign/cli", None),
         ("services/data", "services"),
         ("services/alignment", "services"),
+        ("services/evaluation", "services"),
         ("services/pipeline", "services"),
         ("services/training", "services"),
         ("services/runtime", "services"),

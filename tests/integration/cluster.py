@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.processes import REPOSITORY, free_port, kill_group
 
 START_SECONDS = 120.0
-SERVICES = ("data", "training", "pool", "alignment-0", "alignment-1", "gateway")
+SERVICES = ("data", "training", "pool", "alignment-0", "alignment-1", "evaluation", "gateway")
 HEALTH = {
     "data": "omnialign.v1.DataService",
     "training": "omnialign.v1.TrainingService",
@@ -27,6 +27,7 @@ HEALTH = {
     "judge": "omnialign.v1.JudgeService",
     "alignment-0": "omnialign.v1.AlignmentService",
     "alignment-1": "omnialign.v1.AlignmentService",
+    "evaluation": "omnialign.v1.EvaluationService",
     "gateway": "omnialign.Gateway",
 }
 
@@ -166,6 +167,7 @@ class Cluster:
         root.mkdir(parents=True, exist_ok=True)
         data, pool = self.ports["data"].address, self.ports["pool"].address
         training, alignment = self.ports["training"].address, self.ports["alignment-0"].address
+        evaluation = self.ports["evaluation"].address
         models = {"REFINEMENT_ADDRESS": pool, "CRITIQUE_ADDRESS": pool, "JUDGE_ADDRESS": pool}
         peers = {"DATA_ADDRESS": data, "TRAINING_ADDRESS": training, **models}
         own: dict[str, dict[str, str]] = {
@@ -186,7 +188,15 @@ class Cluster:
                 "CHUNKS_PER_JOB": "4",
                 **peers,
             },
-            "gateway": {"ALIGNMENT_ADDRESS": alignment, **peers},
+            "evaluation": {
+                "ROOT": str(root),
+                "DATABASE_URL": self.database_url,
+                "WORKFLOW_DATABASE_URL": self.database_url,
+                "DATA_ADDRESS": data,
+                "REFINEMENT_ADDRESS": pool,
+                "JUDGE_ADDRESS": pool,
+            },
+            "gateway": {"ALIGNMENT_ADDRESS": alignment, "EVALUATION_ADDRESS": evaluation, **peers},
         }
         if name == "pool":
             hosted = ("critique", "refinement", "judge")

@@ -23,6 +23,7 @@ from omnialign.errors import NotFound
 from omnialign.v1 import (
     alignment_service_pb2,
     content_pb2,
+    evaluation_service_pb2,
     judge_service_pb2_grpc,
     record_pb2,
     refinement_service_pb2,
@@ -118,7 +119,20 @@ async def _run_job(address: str, folder: Path) -> Job:
         job = await client.create_alignment_job("lab", await _spec(client, folder))
         async for event in client.watch_alignment_job(job.name):
             job = event.alignment_job
+        await _evaluate(client, job)
         return job
+
+
+async def _evaluate(client: AsyncClient, job: Job) -> None:
+    """Evaluates the base model on the held-out prompts of the job."""
+    benchmark = evaluation_service_pb2.Benchmark(name="checkers", dataset=job.spec.dataset, checkers=["tinyworld"])
+    spec = evaluation_service_pb2.EvaluationSpec(
+        models=[job.models.base], benchmarks=[benchmark], max_quarantine_fraction=1, chunk_size=2
+    )
+    evaluation = await client.create_evaluation("lab", spec)
+    async for event in client.watch_evaluation(evaluation.name):
+        evaluation = event.evaluation
+    assert evaluation.state == evaluation.STATE_SUCCEEDED, evaluation.error
 
 
 async def _spec(client: AsyncClient, folder: Path) -> alignment_service_pb2.AlignmentSpec:

@@ -17,6 +17,7 @@ from omnialign.v1 import (
     alignment_service_pb2,
     critique_service_pb2,
     data_service_pb2,
+    evaluation_service_pb2,
     judge_service_pb2,
     policy_service_pb2,
     refinement_service_pb2,
@@ -29,6 +30,7 @@ FILES = (
     alignment_service_pb2,
     critique_service_pb2,
     data_service_pb2,
+    evaluation_service_pb2,
     judge_service_pb2,
     policy_service_pb2,
     refinement_service_pb2,
@@ -88,7 +90,11 @@ def comment(method: MethodDescriptor) -> str:
 
 def test_every_service_of_the_design_is_there() -> None:
     wanted = {"AlignmentService", "CritiqueService", "DataService", "JudgeService", "RefinementService"}
-    assert {service.name for service in services()} == wanted | {"PolicyService", "TrainingService"}
+    assert {service.name for service in services()} == wanted | {
+        "EvaluationService",
+        "PolicyService",
+        "TrainingService",
+    }
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -124,6 +130,7 @@ def test_numbers_and_batches_of_a_request_are_bounded(method: MethodDescriptor) 
     inner = {"omnialign.v1.GenerationInfo", "omnialign.v1.Dataset", "omnialign.v1.ModelVersion"}
     inner |= {f"omnialign.v1.{name}" for name in ("StageStatus", "PairCounts", "PreflightReport", "TrainingProgress")}
     inner |= {f"omnialign.v1.{name}" for name in ("TrainingJob", "AlignmentJob", "MemoryEstimate", "Assessment")}
+    inner |= {f"omnialign.v1.{name}" for name in ("BenchmarkIdentity", "BenchmarkScore", "EvaluationPreflight")}
     open_fields = [
         field.full_name
         for field in fields(method.input_type, set())
@@ -156,6 +163,7 @@ def test_create_takes_a_request_id_that_is_a_uuid(method: MethodDescriptor) -> N
 
 def test_no_control_message_carries_media_bytes() -> None:
     carriers = {"GetMedia", "UploadMedia", "UploadFiles", "DownloadModel", "DeliverModel", "GetAlignmentReport"}
+    carriers |= {"GetEvaluationReport"}
     carriers |= {"UpdatePolicy"}
     for service in services():
         for method in service.methods:
@@ -166,5 +174,6 @@ def test_no_control_message_carries_media_bytes() -> None:
 
 @pytest.mark.parametrize("name", sorted(LOCATIONS - BOUNDED_BY_THE_SERVICE))
 def test_the_name_of_a_model_fits_into_lineage_and_records(name: str) -> None:
-    found = rules(descriptor_pool.Default().FindFieldByName(name)).string
+    field = descriptor_pool.Default().FindFieldByName(name)
+    found = (rules(field).repeated.items if field.is_repeated else rules(field)).string
     assert found.max_len == rules(data_service_pb2.LineageEdge.DESCRIPTOR.fields_by_name["source"]).string.max_len

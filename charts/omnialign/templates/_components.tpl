@@ -28,6 +28,14 @@ alignment:
   prefix: OMNIALIGN_ALIGNMENT_
   calls: [data, refinement, critique, judge, training]
   needs: [auth, database]
+evaluation:
+  image: service
+  module: services.evaluation
+  health: omnialign.v1.EvaluationService
+  service: cluster
+  prefix: OMNIALIGN_EVALUATION_
+  calls: [data, refinement, judge]
+  needs: [auth, database]
 training:
   image: service
   module: services.training
@@ -43,7 +51,7 @@ gateway:
   health: omnialign.Gateway
   service: cluster
   prefix: OMNIALIGN_GATEWAY_
-  calls: [data, refinement, critique, judge, training, alignment]
+  calls: [data, refinement, critique, judge, training, alignment, evaluation]
   needs: []
 {{- end }}
 

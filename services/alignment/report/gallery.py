@@ -6,12 +6,13 @@ of seed and record id, so the page is reproducible and shows failures beside suc
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from omnialign.v1 import content_pb2, record_pb2
 from services.alignment.report import statistics
-from services.alignment.report.pictures import Picture, picture
+from services.pipeline.pages import messages
+from services.pipeline.pages.messages import pieces
+from services.pipeline.pages.pictures import Picture
 
 Record = record_pb2.Record
 
@@ -30,14 +31,6 @@ VERDICTS = {
     record_pb2.VERDICT_ABSTAIN: "abstain",
 }
 REFUSED = ("loss", "tie", "abstain")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a message: text, or a picture when `text` is None."""
-
-    text: str | None = None
-    picture: Picture | None = None
 
 
 def outcome(record: Record) -> str:
@@ -75,13 +68,7 @@ def choose_feedback(records: Iterable[Record], *, seed: int) -> list[Record]:
 
 def media_of(records: Iterable[Record]) -> dict[str, content_pb2.Media]:
     """The media that these records show, by digest."""
-    messages = [m for r in records for m in (r.prompt, *(response.content for response in r.responses[:2]))]
-    return {part.media.sha256: part.media for m in messages for part in m.parts if part.WhichOneof("part") == "media"}
-
-
-def pictures(references: Mapping[str, content_pb2.Media], data: Mapping[str, bytes]) -> dict[str, Picture]:
-    """Each medium ready for the page, by digest. Decodes: call it off the event loop."""
-    return {sha256: picture(reference, data.get(sha256)) for sha256, reference in references.items()}
+    return messages.media_of(m for r in records for m in (r.prompt, *(one.content for one in r.responses[:2])))
 
 
 def answer_card(record: Record, shown: Mapping[str, Picture]) -> dict[str, Any]:
@@ -123,14 +110,6 @@ def feedback_card(record: Record, shown: Mapping[str, Picture]) -> dict[str, Any
         "backward_reason": record.comparison.backward_reason,
         "abstain_reason": record.comparison.abstain_reason,
     }
-
-
-def pieces(content: content_pb2.Content, shown: Mapping[str, Picture]) -> list[Piece]:
-    """The parts of a message in reading order."""
-    return [
-        Piece(text=part.text) if part.WhichOneof("part") == "text" else Piece(picture=shown[part.media.sha256])
-        for part in content.parts
-    ]
 
 
 def _scores(feedback: record_pb2.Feedback) -> list[dict[str, Any]]:

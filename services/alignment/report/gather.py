@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from omnialign import names
@@ -17,6 +16,7 @@ from omnialign.client import AsyncClient
 from omnialign.errors import NotFound, OmnialignError
 from omnialign.v1 import alignment_service_pb2, content_pb2, data_service_pb2, record_pb2
 from services.alignment.report import gallery, lineage
+from services.pipeline.pages.messages import fetch_media
 from services.runtime.auth.stored_names import followable
 
 AlignmentJob = alignment_service_pb2.AlignmentJob
@@ -24,7 +24,6 @@ Record = record_pb2.Record
 Points = list[dict[str, float]]
 
 HISTORY_TIMEOUT_SECONDS = 30.0
-FETCHES_AT_ONCE = 8
 POINTS_MAX = 400
 LOOP_RECORDS_MAX = 5000  # examples of the loop are chosen among these; numbers come from all records
 HELD_OUT = "eval/"
@@ -61,7 +60,7 @@ async def gather(job: AlignmentJob, *, data: AsyncClient, training: AsyncClient)
         answers=answers,
         loop=loop,
         references=references,
-        data=await _media(data, references),
+        data=await fetch_media(data, references),
         curves=await _curves(training, job),
         edges=await _edges(data, job),
     )
@@ -87,22 +86,6 @@ async def _records(client: AsyncClient, source: str, *, limit: int = 0) -> list[
     except NotFound:
         log.warning("report: table is missing", extra={"table": source})
         return []
-
-
-async def _media(client: AsyncClient, references: Mapping[str, content_pb2.Media]) -> dict[str, bytes]:
-    places, found = asyncio.Semaphore(FETCHES_AT_ONCE), dict[str, bytes]()
-
-    async def fetch(sha256: str) -> None:
-        async with places:
-            try:
-                found[sha256] = await client.get_media(sha256)
-            except OmnialignError as error:
-                log.warning("report: medium left out", extra={"sha256": sha256, "reason": error.reason})
-
-    async with asyncio.TaskGroup() as group:
-        for sha256 in references:
-            group.create_task(fetch(sha256))
-    return found
 
 
 async def _curves(client: AsyncClient, job: AlignmentJob) -> dict[str, Points]:

@@ -9,15 +9,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
-
 from omnialign import names
 from omnialign.v1 import alignment_service_pb2
 from services.alignment.report import gallery, lineage
 from services.alignment.report.gather import HELD_OUT, Material, Points
 from services.alignment.report.statistics import PAIR_FATES
+from services.pipeline.pages import messages
+from services.pipeline.pages.template import environment
 
-SUBTASK_WORDS = {"t": "text", "i": "image", "a": "audio", "v": "video"}
 Series = Sequence[tuple[float, float]]
 """Steps and values."""
 REWARD_TERMS = ("reward_model", "judge", "critic", "checker", "well_formed", "length_over")
@@ -35,12 +34,12 @@ CURVES_SHOWN = (
 
 def render(numbers: dict[str, Any], *, job: alignment_service_pb2.AlignmentJob, material: Material) -> str:
     """The page's HTML. Decodes media and draws pictures: call it off the event loop."""
-    shown = gallery.pictures(material.references, material.data)
+    shown = messages.pictures(material.references, material.data)
     answers = {
         name: [gallery.answer_card(r, shown) for r in records] for name, records in material.answers.items() if records
     }
     return (
-        _environment()
+        environment("services.alignment.report", short=lineage.label)
         .get_template("report.html.j2")
         .render(
             n=numbers,
@@ -54,19 +53,6 @@ def render(numbers: dict[str, Any], *, job: alignment_service_pb2.AlignmentJob, 
             spec_json=json.dumps(numbers["spec"], indent=2, ensure_ascii=False),
         )
     )
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("services.alignment.report", package_path=""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, points=percentage_points, duration=duration, count=count, words=words)
-    environment.filters["short"] = lineage.label
-    return environment
 
 
 def _ended(job: alignment_service_pb2.AlignmentJob) -> datetime.datetime:
@@ -101,40 +87,3 @@ def _curve(measure: str, learnt: Series, held_out: Series) -> dict[str, Any]:
 
     shape = {"path": path(learnt), "held_out": path(held_out), "low": low, "high": high, "first": first, "last": last}
     return {"measure": measure, **shape, "end": learnt[-1][1], "held_out_end": held_out[-1][1] if held_out else None}
-
-
-def words(subtask: str) -> str:
-    """`ti2t` as `text + image → text`; names of any other form stay as they are."""
-    read, arrow, written = subtask.partition("2")
-    if not arrow or not {*read, *written} <= set(SUBTASK_WORDS):
-        return subtask
-    return " → ".join(" + ".join(SUBTASK_WORDS[letter] for letter in side) for side in (read, written))
-
-
-def percent(share: float | None) -> str:
-    """A share as whole percent; a dash where nothing was measured."""
-    return "–" if share is None else f"{100 * share:.0f}\u202f%"
-
-
-def percentage_points(share: float | None) -> str:
-    """A difference of shares in percentage points, always signed."""
-    if share is None:
-        return "–"
-    rounded = round(100 * share)
-    return f"{'+' if rounded > 0 else '−' if rounded < 0 else '±'}{abs(rounded)}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds in the two units that matter."""
-    if seconds is None:
-        return "–"
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def count(number: float | None) -> str:
-    """A count with thin spaces between thousands."""
-    return "–" if number is None else f"{number:,.0f}".replace(",", "\u202f")

@@ -111,6 +111,18 @@ _ALIGNMENT = {
     "WatchAlignmentJob": _read("name"),
     "GetAlignmentReport": _read("name"),
 }
+_EVALUATION = {
+    "CreateEvaluation": _write("parent"),
+    "GetEvaluation": _read("name"),
+    "ListEvaluations": _read("parent"),
+    "PauseEvaluation": _write("name"),
+    "ResumeEvaluation": _write("name"),
+    "CancelEvaluation": _write("name"),
+    "DeleteEvaluation": _write("name", role=Role.ADMIN),
+    "WatchEvaluation": _read("name"),
+    "GetEvaluationReport": _read("name"),
+    "CompareEvaluations": _read("name"),
+}
 
 POLICY: Mapping[str, Rule] = {
     f"/omnialign.v1.{service}/{method}": rule
@@ -122,6 +134,7 @@ POLICY: Mapping[str, Rule] = {
         ("JudgeService", _JUDGE),
         ("TrainingService", _TRAINING),
         ("AlignmentService", _ALIGNMENT),
+        ("EvaluationService", _EVALUATION),
     )
     for method, rule in methods.items()
 }

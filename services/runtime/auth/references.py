@@ -50,6 +50,7 @@ PLAIN_FIELDS = frozenset(
         f"{_V1}DownloadModelRequest.skip_paths",
         f"{_V1}TrainingJob.log_tail",
         f"{_V1}PreflightReport.warnings",
+        f"{_V1}EvaluationPreflight.warnings",
     }
 )
 LOCATIONS = frozenset(
@@ -67,6 +68,11 @@ LOCATIONS = frozenset(
         f"{_V1}AlignmentSpec.base_model",
         f"{_V1}AlignmentSpec.feedback_model",
         f"{_V1}AlignmentSpec.judge_model",
+        f"{_V1}EvaluationSpec.models",
+        f"{_V1}BenchmarkJudge.model",
+        f"{_V1}Benchmark.baseline",
+        f"{_V1}CompareEvaluationsRequest.model",
+        f"{_V1}CompareEvaluationsRequest.baseline_model",
         f"{_V1}TrainingSpec.base_model",
         f"{_V1}RewardTerm.reward_model",
         f"{_V1}RewardTerm.judge",

@@ -1,5 +1,5 @@
 # ruff: noqa: N802  the names of RPCs
-"""A real server in a thread of its own: the data service, and two services of jobs that tell short stories."""
+"""A real server in a thread of its own: the data service, and services of jobs that tell short stories."""
 
 import asyncio
 import json
@@ -16,7 +16,13 @@ from typer.testing import CliRunner, Result
 from omnialign.cli.main import app
 from omnialign.errors import FailedPrecondition, InvalidArgument, NotFound
 from omnialign.v1 import alignment_service_pb2 as messages
-from omnialign.v1 import alignment_service_pb2_grpc, training_service_pb2, training_service_pb2_grpc
+from omnialign.v1 import (
+    alignment_service_pb2_grpc,
+    evaluation_service_pb2,
+    evaluation_service_pb2_grpc,
+    training_service_pb2,
+    training_service_pb2_grpc,
+)
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.runtime.config import ServerConfig
@@ -153,6 +159,13 @@ class Training(training_service_pb2_grpc.TrainingServiceServicer):
         return self.jobs[name]
 
 
+class NoEvaluations(evaluation_service_pb2_grpc.EvaluationServiceServicer):
+    """Has none; a real one runs in the tests of its commands."""
+
+    async def ListEvaluations(self, request, context):
+        return evaluation_service_pb2.ListEvaluationsResponse()
+
+
 @dataclass(frozen=True)
 class Running:
     """A server that runs, and its services of jobs."""
@@ -186,6 +199,8 @@ async def _serve(root: Path, ready: Future[Running], stop: asyncio.Event) -> Non
         server.add(alignment_service_pb2_grpc.add_AlignmentServiceServicer_to_server, alignment, full_name)
         full_name = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name
         server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, training, full_name)
+        full_name = evaluation_service_pb2.DESCRIPTOR.services_by_name["EvaluationService"].full_name
+        server.add(evaluation_service_pb2_grpc.add_EvaluationServiceServicer_to_server, NoEvaluations(), full_name)
         await server.start()
         server.set_serving()
         ready.set_result(Running(server.address, alignment, training))

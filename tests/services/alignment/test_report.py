@@ -28,6 +28,7 @@ from services.alignment.report.gather import Material
 from services.alignment.report.statistics import report_numbers
 from services.data import __main__ as data
 from services.data.config import DataConfig
+from services.pipeline.pages.template import duration
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
 
@@ -364,4 +365,4 @@ def test_lineage_is_drawn_from_sources_to_products_and_survives_a_ring():
     [(None, "–"), (0.25, "0.25 s"), (42, "42 s"), (61.4, "1 min 01 s"), (7260, "2 h 01 min")],
 )
 def test_durations_are_written_for_people(seconds, text):
-    assert page.duration(seconds) == text
+    assert duration(seconds) == text

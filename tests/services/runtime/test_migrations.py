@@ -12,6 +12,7 @@ from omnialign.errors import Unavailable
 from services.alignment.job import MIGRATIONS as ALIGNMENT
 from services.data.store import METADATA as DATA_TABLES
 from services.data.store import MIGRATIONS as DATA
+from services.evaluation.job import MIGRATIONS as EVALUATION
 from services.pipeline.schema import tables
 from services.runtime.database import Database
 from services.training.store import METADATA as TRAINING_TABLES
@@ -22,6 +23,7 @@ SERVICES = {
     "data": (DATA, DATA_TABLES),
     "training": (TRAINING, TRAINING_TABLES),
     "alignment": (ALIGNMENT, ALIGNMENT_TABLES),
+    "evaluation": (EVALUATION, tables("evaluation").metadata),
 }
 
 

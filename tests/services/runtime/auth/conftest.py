@@ -24,6 +24,8 @@ from omnialign.v1 import (
     critique_service_pb2_grpc,
     data_service_pb2,
     data_service_pb2_grpc,
+    evaluation_service_pb2,
+    evaluation_service_pb2_grpc,
     judge_service_pb2,
     judge_service_pb2_grpc,
     policy_service_pb2,
@@ -47,6 +49,7 @@ SERVICES = (
     (judge_service_pb2, judge_service_pb2_grpc, "JudgeService"),
     (training_service_pb2, training_service_pb2_grpc, "TrainingService"),
     (alignment_service_pb2, alignment_service_pb2_grpc, "AlignmentService"),
+    (evaluation_service_pb2, evaluation_service_pb2_grpc, "EvaluationService"),
 )
 METHODS: dict[str, MethodDescriptor] = {
     f"/omnialign.v1.{service}/{method.name}": method

@@ -11,6 +11,7 @@ from omnialign.v1 import (
     alignment_service_pb2,
     critique_service_pb2,
     data_service_pb2,
+    evaluation_service_pb2,
     judge_service_pb2,
     policy_service_pb2,
     refinement_service_pb2,
@@ -24,12 +25,13 @@ FILES = (
     alignment_service_pb2,
     critique_service_pb2,
     data_service_pb2,
+    evaluation_service_pb2,
     judge_service_pb2,
     policy_service_pb2,
     refinement_service_pb2,
     training_service_pb2,
 )
-READS = ("Get", "List", "Stream", "Watch", "Download", "CreateMediaDownload")
+READS = ("CompareEvaluations", "Get", "List", "Stream", "Watch", "Download", "CreateMediaDownload")
 RUNS = (
     "Generate", "Refine", "Critique", "ScoreResponse", "CompareResponses", "ComputeRewards", "ScoreUnderstanding",
     "ScoreGeneration", "AnswerQuestions",

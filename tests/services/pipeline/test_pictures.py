@@ -4,7 +4,7 @@ import numpy as np
 
 from omnialign import media
 from omnialign.v1 import content_pb2
-from services.alignment.report import pictures
+from services.pipeline.pages import pictures
 
 
 def image(mime_type: str) -> content_pb2.Media:

@@ -1,0 +1,34 @@
+"""`selection`: whether a model answers in the modalities that people would have chosen.
+
+The score is the share of people who voted for the combination of modalities in the answer (`selection_score`): a rule,
+no judge. Models write the media themselves.
+"""
+
+from omnialign.combinations import combination_of
+from services.evaluation.benchmarks.benchmark import Benchmark, assess
+from services.evaluation.job import Part
+from services.evaluation.selection import selection_score
+from services.pipeline.item_calls import extended
+from services.pipeline.kind import JobContext, Outcome, Record, Records
+
+SELECTION = "selection"
+
+
+class Selection(Benchmark):
+    """Instructions with the votes of people for each combination of modalities."""
+
+    name = "selection"
+
+    @classmethod
+    def problem(cls, item: Record) -> str:
+        """An item needs votes."""
+        return "" if item.benchmark_item.selection_shares else "SHARES_MISSING"
+
+    async def score(self, context: JobContext, part: Part, records: Records) -> Outcome:
+        """The share of votes for what each model chose."""
+        outcome = Outcome([extended(record) for record in records])
+        for record in outcome.records:
+            chosen = combination_of(record.responses[-1].content)
+            share = selection_score(chosen, record.benchmark_item.selection_shares)
+            assess(record, SELECTION, share, rationale=f"The answer is {chosen or 'empty'}.")
+        return outcome

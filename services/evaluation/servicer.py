@@ -1,0 +1,89 @@
+"""The EvaluationService over gRPC: translates, and decides nothing."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from google.protobuf import empty_pb2
+
+from omnialign.v1 import evaluation_service_pb2, evaluation_service_pb2_grpc
+from services.evaluation.comparing import compare_evaluations
+from services.evaluation.job import Job
+from services.evaluation.submission import create_evaluation
+from services.pipeline.service import Pipeline
+
+Event = evaluation_service_pb2.WatchEvaluationResponse
+Format = evaluation_service_pb2.GetEvaluationReportRequest.Format
+REPORT_FORMATS: dict[int, str] = {Format.FORMAT_HTML: "html"}
+"""Formats of a report other than JSON, which is the default."""
+
+
+class EvaluationServicer(evaluation_service_pb2_grpc.EvaluationServiceServicer):
+    """Errors become statuses in the interceptor; requests are validated before they get here."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline, self._jobs = pipeline, pipeline.jobs
+
+    async def CreateEvaluation(  # noqa: N802
+        self, request: evaluation_service_pb2.CreateEvaluationRequest, context: Any
+    ) -> Job:
+        """Submits or checks an evaluation."""
+        return await create_evaluation(self._pipeline, request)
+
+    async def GetEvaluation(  # noqa: N802
+        self, request: evaluation_service_pb2.GetEvaluationRequest, context: Any
+    ) -> Job:
+        """Reads an evaluation."""
+        return await self._jobs.get(request.name)  # type: ignore[no-any-return]  # the pipeline knows no kind
+
+    async def ListEvaluations(  # noqa: N802
+        self, request: evaluation_service_pb2.ListEvaluationsRequest, context: Any
+    ) -> evaluation_service_pb2.ListEvaluationsResponse:
+        """Lists evaluations."""
+        jobs, token = await self._jobs.page(request)
+        return evaluation_service_pb2.ListEvaluationsResponse(evaluations=jobs, next_page_token=token)
+
+    async def PauseEvaluation(  # noqa: N802
+        self, request: evaluation_service_pb2.PauseEvaluationRequest, context: Any
+    ) -> Job:
+        """Pauses an evaluation."""
+        return await self._jobs.pause(request.name)  # type: ignore[no-any-return]  # the pipeline knows no kind
+
+    async def ResumeEvaluation(  # noqa: N802
+        self, request: evaluation_service_pb2.ResumeEvaluationRequest, context: Any
+    ) -> Job:
+        """Resumes an evaluation."""
+        return await self._jobs.resume(request.name)  # type: ignore[no-any-return]  # the pipeline knows no kind
+
+    async def CancelEvaluation(  # noqa: N802
+        self, request: evaluation_service_pb2.CancelEvaluationRequest, context: Any
+    ) -> Job:
+        """Cancels an evaluation."""
+        return await self._jobs.cancel(request.name)  # type: ignore[no-any-return]  # the pipeline knows no kind
+
+    async def DeleteEvaluation(  # noqa: N802
+        self, request: evaluation_service_pb2.DeleteEvaluationRequest, context: Any
+    ) -> empty_pb2.Empty:
+        """Deletes an evaluation that has ended."""
+        await self._jobs.delete(request.name)
+        return empty_pb2.Empty()
+
+    async def WatchEvaluation(  # noqa: N802
+        self, request: evaluation_service_pb2.WatchEvaluationRequest, context: Any
+    ) -> AsyncIterator[Event]:
+        """Streams events."""
+        async for event in self._jobs.watch(request.name, resume_after=request.resume_after):
+            yield event
+
+    async def GetEvaluationReport(  # noqa: N802
+        self, request: evaluation_service_pb2.GetEvaluationReportRequest, context: Any
+    ) -> AsyncIterator[evaluation_service_pb2.GetEvaluationReportResponse]:
+        """Streams a report."""
+        report_format = REPORT_FORMATS.get(request.format, "json")
+        async for piece in self._jobs.report(request.name, report_format=report_format):
+            yield evaluation_service_pb2.GetEvaluationReportResponse(chunk=piece)
+
+    async def CompareEvaluations(  # noqa: N802
+        self, request: evaluation_service_pb2.CompareEvaluationsRequest, context: Any
+    ) -> evaluation_service_pb2.CompareEvaluationsResponse:
+        """Compares two models."""
+        return await compare_evaluations(self._pipeline, request)

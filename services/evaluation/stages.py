@@ -1,0 +1,173 @@
+"""What each stage of an evaluation does, except for the steps of its chunks.
+
+Every method may be called again after a crash: what it writes replaces the same by the same.
+"""
+
+from collections.abc import Iterable
+
+from services.evaluation import preflight
+from services.evaluation.benchmarks import BENCHMARKS
+from services.evaluation.items import read_items
+from services.evaluation.job import (
+    ANSWER,
+    ANSWERS,
+    PREFLIGHT,
+    REPORT,
+    SCORE,
+    SCORES,
+    TASKS,
+    WORKS,
+    Job,
+    parts_of,
+)
+from services.evaluation.report import make_report
+from services.evaluation.scores import samples_of, scores_of
+from services.evaluation.summaries import summaries_of
+from services.evaluation.works import BENCHMARK, chunk_key, item_of, works_of
+from services.pipeline import planning
+from services.pipeline.kind import JobContext, Record, Records, stage_of
+from services.pipeline.quarantine import QUARANTINE
+from services.pipeline.service import Toolbox
+
+
+class Stages:
+    """The stages of all evaluations of a process."""
+
+    def __init__(self, tools: Toolbox) -> None:
+        self._jobs, self._chunks, self._tables = tools.jobs, tools.chunks, tools.tables
+        self._retrier, self._update = tools.retrier, tools.updater.update
+
+    async def preflight(self, context: JobContext) -> None:
+        """Looks at everything that will be read, before any model is asked."""
+        manifest = context.job.manifest
+        found, complete = await self._retrier.call(
+            lambda: preflight.inspect(context.plan, manifest, context.clients), uid=context.uid, service="data"
+        )
+
+        def change(job: Job) -> str:
+            job.preflight.CopyFrom(found)
+            job.manifest.CopyFrom(complete)
+            status = stage_of(job, PREFLIGHT)
+            status.completed = status.total = sum(identity.items for identity in complete.benchmarks)
+            return f"Pre-flight: {found.answers} answers and {found.judgements} judgements to ask for."
+
+        await self._update(context.uid, PREFLIGHT, change)
+
+    async def plan_answers(self, context: JobContext) -> int:
+        """Decides which item is in which chunk for which model, and makes the tables; returns the number of chunks."""
+        for purpose in (WORKS, ANSWERS, TASKS, SCORES, QUARANTINE):
+            await self._tables.create(context, purpose)
+        works: Records = []
+        for part in parts_of(context.plan):
+            if BENCHMARKS[part.spec.name].is_answered:
+                works += works_of(context.plan, part, await self._items(context, part.id))
+        return await self._plan(context, works, stage=ANSWER, reads=WORKS, writes=ANSWERS)
+
+    async def plan_scores(self, context: JobContext) -> int:
+        """Decides what is scored by whom, in which chunk; returns the number of chunks."""
+        answers: dict[str, Records] = {}
+        for record in await self._read(context, ANSWERS):
+            answers.setdefault(record.labels[BENCHMARK], []).append(record)
+        tasks: Records = []
+        for part in parts_of(context.plan):
+            kind = BENCHMARKS[part.spec.name]
+            items = await self._items(context, part.id)
+            found = answers.get(part.id, []) if kind.is_answered else items
+            if kind.is_answered and part.spec.ablation:
+                _restore_prompts(found, items)
+            tasks += kind.tasks(context.plan, part, found)
+        return await self._plan(context, tasks, stage=SCORE, reads=TASKS, writes=SCORES)
+
+    async def close(self, context: JobContext) -> str:
+        """Freezes the tables and links them; returns the version of the scores."""
+        answers, scores, _ = [await self._tables.commit(context, p) for p in (ANSWERS, SCORES, QUARANTINE)]
+        datasets = dict.fromkeys(part.spec.dataset for part in parts_of(context.plan))
+        judges = dict.fromkeys(j.model for part in parts_of(context.plan) for j in part.spec.judges)
+        await self._tables.link(
+            context,
+            *((dataset, answers, "answers_of") for dataset in datasets),
+            (answers, scores, "evaluation_of"),
+            *((model, scores, "evaluated_in") for model in context.plan.models),
+            *((judge, scores, "judged_in") for judge in judges),
+            *((context.name, version, "produced") for version in (answers, scores)),
+        )
+
+        def change(job: Job) -> str:
+            stage_of(job, ANSWER).dataset, stage_of(job, SCORE).dataset = answers, scores
+            return "All items are scored."
+
+        await self._update(context.uid, SCORE, change)
+        return scores
+
+    async def report(self, context: JobContext, *, scores: str) -> None:
+        """Computes the scores, and writes the report. Raises FailedPrecondition (`NOTHING_JUDGED`)."""
+        plan = context.plan
+        records = await self._read(context, SCORES, version=scores)
+        items = {part.id: await self._items(context, part.id) for part in parts_of(plan)}
+        samples = samples_of(plan, records, items)
+        found = [*scores_of(plan, samples), *summaries_of(plan, samples)]
+        templates = _templates(records)
+
+        def change(job: Job) -> str:
+            del job.scores[:]
+            job.scores.extend(found)
+            job.manifest.templates[:] = templates
+            status = stage_of(job, REPORT)
+            status.completed = status.total = 1
+            return f"{len(found)} scores."
+
+        await self._update(context.uid, REPORT, change)
+        job, _ = await self._jobs.load(context.uid)
+
+        async def make() -> dict[str, bytes]:
+            return await make_report(job, plan, records=records, data=context.clients.data)
+
+        await self._jobs.put_report(context.uid, await self._retrier.call(make, uid=context.uid, service="data"))
+
+    # ---- parts ----
+
+    async def _plan(self, context: JobContext, records: Records, *, stage: str, reads: str, writes: str) -> int:
+        await self._tables.append(context, context.table(reads), records)
+        chunks = planning.plan_chunks(((r.id, chunk_key(r)) for r in records), size=context.plan.chunk_size)
+        await self._chunks.put_chunks(context.uid, phase=stage, chunks=chunks)
+
+        def change(job: Job) -> str:
+            status = stage_of(job, stage)
+            status.total, status.dataset = len(records), context.table(writes)
+            return f"{len(records)} records to {stage} in {len(chunks)} chunks."
+
+        await self._update(context.uid, stage, change)
+        return len(chunks)
+
+    async def _items(self, context: JobContext, part_id: str) -> Records:
+        part = next(part for part in parts_of(context.plan) if part.id == part_id)
+        items = await self._retrier.call(
+            lambda: read_items(context.plan, part, context.clients), uid=context.uid, service="data"
+        )
+        return items.records
+
+    async def _read(self, context: JobContext, purpose: str, *, version: str = "") -> Records:
+        async def read() -> Records:
+            source = version or context.table(purpose)
+            return [record async for record in context.clients.data.stream_records(source)]
+
+        return await self._retrier.call(read, uid=context.uid, service="data")
+
+
+def _restore_prompts(answers: Records, items: Records) -> None:
+    """Gives answers to shortened prompts the whole ones again: that is what they are judged by."""
+    prompts = {item.id: item.prompt for item in items}
+    for answer in answers:
+        answer.prompt.CopyFrom(prompts[item_of(answer)])
+
+
+def _templates(records: Iterable[Record]) -> list[str]:
+    """The prompt templates behind answers and scores."""
+    found = set()
+    for record in records:
+        comparison = record.comparison
+        generations = [comparison.forward_generation, comparison.backward_generation]
+        for response in record.responses:
+            generations += [response.generation, *(a.generation for a in response.assessments)]
+        found |= {generation.template for generation in generations}
+    return sorted(found - {""})

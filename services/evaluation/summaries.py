@@ -1,0 +1,135 @@
+"""Scores made of other scores: AMU, AMG and overall of a model, strengths of models, and the agreement of judges.
+
+A composite of which a part was not measured is left out. With several judges, the first of each benchmark counts.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from omnialign.errors import FailedPrecondition, InvalidArgument
+from omnialign.modeling.benchmark_items import CATEGORIES
+from omnialign.v1 import evaluation_service_pb2
+from services.evaluation import composites
+from services.evaluation.agreement import Level, krippendorff_alpha
+from services.evaluation.benchmarks.benchmark import Subject
+from services.evaluation.estimates import Statistic, estimate
+from services.evaluation.job import Spec, parts_of
+from services.evaluation.pairwise import Game, strengths
+from services.evaluation.samples import Sample
+from services.evaluation.scores import ALL, Key, score_named, set_estimate
+
+AMU, AMG, OVERALL, STRENGTH, AGREEMENT = "amu", "amg", "overall", "strength", "agreement"
+RATED = {"amu": "understanding", "instruction_following": "following", "pairwise": "win_rate", "synergy": ""}
+"""What several judges of a benchmark may agree on; of `synergy`, the scores of all pairs."""
+MIN_JUDGES = 2
+MIN_RANKED = 3
+"""Fewer models need no ranking: the win rate says it."""
+
+Parts = dict[str, Sample]
+BenchmarkScore = evaluation_service_pb2.BenchmarkScore
+
+
+def summaries_of(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkScore]:
+    """The composites of each model, and the strengths by each judge."""
+    for model in range(1, len(plan.models) + 1):
+        for is_ablated in (False, True):
+            understanding = _understanding(plan, samples, model, is_ablated=is_ablated)
+            subject = Subject(model, is_ablated=is_ablated)
+            yield from _composite(plan, AMU, subject, understanding, composites.amu)
+        understanding, generation = _understanding(plan, samples, model), _generation(plan, samples, model)
+        yield from _composite(plan, AMG, Subject(model), generation, composites.amg)
+        yield from _composite(plan, OVERALL, Subject(model), understanding | generation, composites.overall)
+    yield from _strengths(plan, samples)
+    yield from _agreements(plan, samples)
+
+
+def _understanding(plan: Spec, samples: Mapping[Key, Sample], model: int, *, is_ablated: bool = False) -> Parts:
+    """The categories of `amu`."""
+    found: Parts = {}
+    for part in parts_of(plan):
+        if part.spec.name == "amu":
+            subject = Subject(model, 1, is_ablated=is_ablated)
+            keys = {group: Key(part.id, subject, "understanding", group) for group in CATEGORIES}
+            found |= {group: samples[key] for group, key in keys.items() if key in samples and group not in found}
+    return found
+
+
+def _generation(plan: Spec, samples: Mapping[Key, Sample], model: int) -> Parts:
+    """Selection, instruction following by modality, and synergy by pair."""
+    names = {part.id: part.spec.name for part in parts_of(plan)}
+    found: Parts = {}
+    for key, sample in samples.items():
+        if key.subject.model != model or key.subject.judge > 1 or not sample.counts.judged:
+            continue
+        match names[key.benchmark], bool(key.group):
+            case "instruction_following", True:
+                found.setdefault(composites.following(key.group), sample)
+            case "selection", False:
+                found.setdefault(composites.SELECTION, sample)
+            case "synergy", False:
+                found.setdefault(key.measure, sample)
+    return found
+
+
+def _composite(
+    plan: Spec, measure: str, subject: Subject, parts: Parts, statistic: Statistic
+) -> Iterator[BenchmarkScore]:
+    if not parts:
+        return
+    try:
+        found = estimate(parts, statistic, seed=plan.seed)
+    except InvalidArgument:  # a part was not measured
+        return
+    score = score_named(plan, Key(measure, subject, measure, ALL))
+    score.judged = sum(sample.counts.judged for sample in parts.values())
+    score.abstained = sum(sample.counts.abstained for sample in parts.values())
+    score.failed = sum(sample.counts.failed for sample in parts.values())
+    set_estimate(score, found)
+    yield score
+
+
+def _agreements(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkScore]:
+    """How far the judges of a benchmark agree, if there are several."""
+    for part in parts_of(plan):
+        if part.spec.name not in RATED or len(part.spec.judges) < MIN_JUDGES:
+            continue
+        wanted = RATED[part.spec.name]
+        judged = [k for k in samples if k.benchmark == part.id and k.group == ALL and wanted in ("", k.measure)]
+        rows: list[dict[object, float]] = [{} for _ in part.spec.judges]
+        for key in judged:
+            rated = ((item, total / count) for item, (total, count) in samples[key].sums.items())
+            unit = (replace(key.subject, judge=0), key.measure)
+            rows[key.subject.judge - 1].update({(unit, item): mean for item, mean in rated})
+        units = list(dict.fromkeys(unit for row in rows for unit in row))
+        alpha = krippendorff_alpha([[row.get(unit) for unit in units] for row in rows], Level.INTERVAL)
+        score = score_named(plan, Key(part.id, Subject(), AGREEMENT, ALL))
+        score.judged = sum(sum(unit in row for row in rows) >= MIN_JUDGES for unit in units)
+        if alpha is not None:
+            score.value = alpha
+        yield score
+
+
+def _strengths(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkScore]:
+    """Bradley-Terry over all models, for each judge; nothing where a model has no finite strength."""
+    for part in parts_of(plan):
+        for judge in range(1, len(part.spec.judges) + 1):
+            games = [
+                Game(item, str(key.subject.model), str(key.subject.baseline), total / count)
+                for key, sample in samples.items()
+                if key.benchmark == part.id
+                and key.measure == "win_rate"
+                and key.group == ALL
+                and key.subject.judge == judge
+                for item, (total, count) in sample.sums.items()
+            ]
+            if len({name for game in games for name in (game.first, game.second)}) < MIN_RANKED:
+                continue
+            try:
+                found = strengths(games)
+            except FailedPrecondition:  # a model that took every point, or none, has no finite strength
+                continue
+            for model, strength in found.items():
+                score = score_named(plan, Key(part.id, Subject(int(model), judge), STRENGTH, ALL))
+                score.value, (score.low, score.high) = strength.value, strength.interval
+                score.judged = len(games)
+                yield score
