@@ -1,17 +1,31 @@
-"""Intervals by resampling, as every report has them: percentile bootstraps over items.
+"""Numbers that several reports have: intervals by resampling, and calibration.
 
-A measure depends only on which of a few outcomes each item had (a score, a verdict, a pair of marks), so resampling
-items is the same as drawing the outcome counts from a multinomial: exact, paired where an outcome holds the marks of
-two models, and its cost does not grow with the number of items.
+Intervals are percentile bootstraps over items. A measure depends only on which of a few outcomes each item had (a
+score, a verdict, a pair of marks), so resampling items is the same as drawing the outcome counts from a multinomial:
+exact, paired where an outcome holds the marks of two models, and its cost does not grow with the number of items.
 """
 
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
 PERCENTILES = (2.5, 97.5)
+NUM_BINS = 10
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The predictions whose probability lies in one tenth."""
+
+    count: int
+    predicted: float
+    """Mean probability."""
+    observed: float
+    """Share of them that came true."""
 
 
 def stream(seed: int, name: str) -> np.random.Generator:
@@ -29,3 +43,27 @@ def interval(estimates: NDArray[np.float64]) -> tuple[float, float]:
     """The bounds of the 95 % interval, from the estimates of the bootstrap samples."""
     low, high = np.percentile(estimates, PERCENTILES)
     return float(low), float(high)
+
+
+def calibration_of_pairs(
+    probabilities: NDArray[np.float64], preferred: NDArray[np.float64]
+) -> tuple[CalibrationBin, ...]:
+    """The bins that hold pairs, from low to high probability.
+
+    `probabilities` (pairs,) are those that the first answer is the better one, `preferred` (pairs,) is 1 where it is
+    and 0 where it is not. Every pair counts in both orders: which answer is called the first says nothing.
+    """
+    predicted = np.concatenate([probabilities, 1 - probabilities])
+    observed = np.concatenate([preferred, 1 - preferred])
+    numbers = np.minimum((predicted * NUM_BINS).astype(int), NUM_BINS - 1)
+    return tuple(
+        CalibrationBin(int(inside.sum()), float(predicted[inside].mean()), float(observed[inside].mean()))
+        for number in range(NUM_BINS)
+        if (inside := numbers == number).any()
+    )
+
+
+def calibration_error(bins: Sequence[CalibrationBin]) -> float:
+    """Mean distance of predicted from observed, weighted by the bins' counts (ECE; Naeini et al. 2015)."""
+    total = sum(found.count for found in bins)
+    return sum(found.count * abs(found.predicted - found.observed) for found in bins) / total

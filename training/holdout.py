@@ -9,25 +9,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from omnialign import statistics
 from training.example_file import Examples
 
 MIN_ROWS = 50
 """With fewer rows none is held out: an accuracy from five pairs says nothing, and they are needed to learn from."""
-NUM_BINS = 10
 Z_95 = 1.959963984540054
-
-
-@dataclass(frozen=True)
-class CalibrationBin:
-    """The pairs whose predicted probability lies in one tenth."""
-
-    count: int
-    predicted: float
-    """Mean of σ(r_a - r_b)."""
-    observed: float
-    """Share of pairs in which a is preferred to b."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +30,8 @@ class Report:
     log_loss: float
     """Mean of -log σ(r_chosen - r_rejected); log 2 for a model that knows nothing."""
     calibration_error: float
-    """Mean distance of predicted from observed, weighted by the bins' counts (Naeini et al. 2015)."""
-    calibration: tuple[CalibrationBin, ...]
+    """Mean distance of σ(r_a - r_b) from the share of pairs in which a is preferred to b."""
+    calibration: tuple[statistics.CalibrationBin, ...]
     """Every pair counts in both orders, or the observed share would always be 1."""
 
     def metrics(self) -> dict[str, float]:
@@ -69,28 +57,14 @@ def report_of(ahead: Sequence[float]) -> Report:
     """The report on pairs, given by how far the chosen answers are ahead: r_chosen - r_rejected."""
     difference = np.asarray(ahead, dtype=np.float64)  # (pairs,)
     accuracy = float((np.sign(difference) + 1).mean() / 2)
-    bins = calibration_of(difference)
-    error = sum(found.count * abs(found.predicted - found.observed) for found in bins) / (2 * len(difference))
+    bins = statistics.calibration_of_pairs(np.exp(-np.logaddexp(0, -difference)), np.ones(len(difference)))
     return Report(
         pairs=len(difference),
         accuracy=accuracy,
         accuracy_interval=wilson(accuracy, len(difference)),
         log_loss=float(np.logaddexp(0, -difference).mean()),
-        calibration_error=error,
+        calibration_error=statistics.calibration_error(bins),
         calibration=bins,
-    )
-
-
-def calibration_of(difference: NDArray[np.float64]) -> tuple[CalibrationBin, ...]:
-    """The bins that hold pairs, from low to high probability."""
-    both = np.concatenate([difference, -difference])  # (2 pairs,)
-    predicted = np.exp(-np.logaddexp(0, -both))
-    is_preferred = np.arange(len(both)) < len(difference)
-    numbers = np.minimum((predicted * NUM_BINS).astype(int), NUM_BINS - 1)
-    return tuple(
-        CalibrationBin(int(inside.sum()), float(predicted[inside].mean()), float(is_preferred[inside].mean()))
-        for number in range(NUM_BINS)
-        if (inside := numbers == number).any()
     )
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from omnialign import statistics
 from omnialign.errors import InvalidArgument
 from services.evaluation.estimates import Estimate, estimate, only
 from services.evaluation.samples import Counts, Outcome, Sample
 
 ALL = ""
-BINS = 10
 _EQUAL = 0
 
 
@@ -41,24 +41,11 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Bin:
-    """The judgements whose confidence, 1/2 to 1, lies in [`lowest`, `highest`); the last bin holds 1 as well."""
-
-    lowest: float
-    highest: float
-    count: int
-    confidence: float
-    """The mean confidence."""
-    accuracy: float
-    """The share that is right."""
-
-
-@dataclass(frozen=True)
 class Calibration:
-    """How far confidence is accuracy. `error` is the expected calibration error Σ n_b / n · |accuracy - confidence|."""
+    """How far a judge's probabilities are the shares of pairs that people agree on, as in reports of reward models."""
 
     error: float
-    curve: tuple[Bin, ...]
+    curve: tuple[statistics.CalibrationBin, ...]
 
 
 @dataclass(frozen=True)
@@ -85,50 +72,28 @@ def by_modality(pairs: Iterable[Judged], *, seed: int) -> dict[str, Accuracy]:
     return {name: _accuracy(group, name, seed=seed) for name, group in sorted(groups.items())}
 
 
-def calibration(probabilities: Sequence[float], correct: Sequence[float]) -> Calibration | None:
-    """The calibration of confidences, 0 to 1, in bins of equal width over [1/2, 1]; None without any.
-
-    `correct` is 1 or 0 for each, or 1/2 where neither was likelier. A confidence below 1/2 stands in the first bin: a
-    judge may hold less of what it says than a coin would.
-    """
-    if not len(probabilities):
-        return None
-    confidence, right = np.array(probabilities, dtype=np.float64), np.array(correct, dtype=np.float64)
-    edges = np.linspace(0.5, 1, BINS + 1)
-    places = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, BINS - 1)
-    curve = tuple(
-        Bin(
-            lowest=float(edges[place]),
-            highest=float(edges[place + 1]),
-            count=int((places == place).sum()),
-            confidence=float(confidence[places == place].mean()),
-            accuracy=float(right[places == place].mean()),
-        )
-        for place in np.unique(places)
-    )
-    error = sum(one.count * abs(one.accuracy - one.confidence) for one in curve) / len(confidence)
-    return Calibration(error, curve)
-
-
 def _accuracy(pairs: Sequence[Judged], name: str, *, seed: int) -> Accuracy:
     chosen = [_chosen(pair) for pair in pairs]
     outcomes = zip(pairs, chosen, strict=True)
     sample = Sample(Outcome(pair.item, _score(pair, found), failed=pair.failed) for pair, found in outcomes)
     flips = [_EQUAL not in found and found[0] != found[1] for found in chosen if found is not None]
     asked = sample.counts.judged + sample.counts.abstained
-    sure = [(pair.probability, pair.preferred) for pair in pairs if pair.probability is not None and not pair.failed]
     return Accuracy(
         counts=sample.counts,
         accuracy=estimate({f"accuracy/{name}": sample}, only, seed=seed),
         flip_rate=sum(flips) / len(flips) if flips else None,
         abstain_rate=sample.counts.abstained / asked if asked else None,
-        calibration=calibration([max(one, 1 - one) for one, _ in sure], [_rightness(*one) for one in sure]),
+        calibration=_calibration([pair for pair in pairs if not pair.failed]),
     )
 
 
-def _rightness(probability: float, preferred: int) -> float:
-    """1 or 0 for the response that is thought to be likelier; 1/2 if neither is."""
-    return 0.5 if probability == 0.5 else float((probability > 0.5) == (preferred == 1))
+def _calibration(pairs: Sequence[Judged]) -> Calibration | None:
+    known = [(pair.probability, pair.preferred == 1) for pair in pairs if pair.probability is not None]
+    if not known:
+        return None
+    probabilities, preferred = np.array(known, dtype=np.float64).T
+    curve = statistics.calibration_of_pairs(probabilities, preferred)
+    return Calibration(statistics.calibration_error(curve), curve)
 
 
 def _chosen(pair: Judged) -> tuple[int, int] | None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnialign.errors import InvalidArgument
-from services.evaluation.preference import Judged, by_modality, calibration
+from services.evaluation.preference import Judged, by_modality
 from services.evaluation.samples import Counts
 
 PLACES = st.sampled_from([0, 1, 2])
@@ -54,17 +54,34 @@ def test_naming_the_responses_the_other_way_round_changes_nothing(answers):
 
 
 def test_the_calibration_error_by_hand():
-    # Three at 0.9 of which two are right, one at 0.55 that is wrong: 3/4 |2/3 - 0.9| + 1/4 |0 - 0.55|.
-    found = calibration([0.9, 0.9, 0.92, 0.55], [1, 1, 0, 0])
-    assert found.error == pytest.approx(3 / 4 * abs(2 / 3 - (0.9 + 0.9 + 0.92) / 3) + 1 / 4 * 0.55)
-    assert [(one.lowest, one.count) for one in found.curve] == [(pytest.approx(0.55), 1), (pytest.approx(0.9), 3)]
-    assert calibration([], []) is None
+    # At 0.95 two of three are right, and at 0.55 none of one: 3/4 |2/3 - 0.95| + 1/4 |0 - 0.55|.
+    sure = [pairs((1, 2), preferred=preferred, probability=0.95)[0] for preferred in (1, 1, 2)]
+    found = by_modality([*sure, *pairs((1, 2), preferred=2, probability=0.55)], seed=0)[""].calibration
+    assert found.error == pytest.approx(3 / 4 * abs(2 / 3 - 0.95) + 1 / 4 * 0.55)
+    assert [(one.count, one.observed) for one in found.curve] == [
+        (3, pytest.approx(1 / 3)),
+        (1, 1),
+        (1, 0),
+        (3, pytest.approx(2 / 3)),
+    ]
 
 
-def test_confidence_is_that_in_the_response_that_the_judge_prefers():
-    found = by_modality(pairs((2, 1), preferred=2, probability=0.2), seed=0)["ti2t"]
-    (one,) = found.calibration.curve
-    assert (one.confidence, one.accuracy) == (pytest.approx(0.8), 1)
+def test_a_judge_of_words_alone_has_no_calibration():
+    assert by_modality(pairs((1, 2)), seed=0)[""].calibration is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.03, 0.27, 0.48, 0.52, 0.85, 0.97]), st.sampled_from([1, 2])),
+        min_size=1,
+        max_size=10,
+    )
+)
+def test_calibration_does_not_depend_on_which_response_is_the_first(judged):
+    there = [pairs((1, 2), preferred=preferred, probability=p)[0] for p, preferred in judged]
+    back = [pairs((1, 2), preferred=3 - preferred, probability=1 - p)[0] for p, preferred in judged]
+    errors = [by_modality(group, seed=0)[""].calibration.error for group in (there, back)]
+    assert errors[0] == pytest.approx(errors[1])
 
 
 def test_what_is_no_judgement_is_refused():
