@@ -37,6 +37,8 @@ class Behaviour:
     faults: Callable[[str, str], OmnialignError | None] = lambda _rpc, _id: None
     abstains: Callable[[str], bool] = lambda _id: False
     verdict: Callable[[str], record_pb2.Verdict.ValueType] = lambda _id: record_pb2.VERDICT_WIN
+    margins: Callable[[str], tuple[float, float] | None] = lambda _id: None
+    """The margins of both orders, for calls that ask for them; None for a judge that has none."""
     unchanged: Callable[[str], bool] = lambda _id: False
     holds: dict[str, asyncio.Event] = field(default_factory=dict)
     """A call of an RPC named here waits for the event before it answers."""
@@ -194,6 +196,8 @@ class NullJudge(judge_service_pb2_grpc.JudgeServiceServicer):
         comparison = record_pb2.Comparison(
             verdict=verdict, abstain_reason=reason, forward_generation=info, backward_generation=info
         )
+        if request.with_margins and not reason and (margins := self._behaviour.margins(item.id)):
+            comparison.forward_margin, comparison.backward_margin = margins
         return {"comparison": comparison}
 
 

@@ -23,8 +23,8 @@ Report = dict[str, Any]
 def record(reports: list[Report], *, page: Path = RESULTS) -> None:
     """Replaces the block of a page, and for the demo itself that of the README."""
     if page == RESULTS:
-        _replace(README, _summary(reports))
-    _replace(page, "\n\n".join((_machine(), _by_subtask(reports[0]), _stages(reports[0]), _by_seed(reports))))
+        replace_block(README, _summary(reports))
+    replace_block(page, "\n\n".join((_machine(), _by_subtask(reports[0]), _stages(reports[0]), _by_seed(reports))))
 
 
 def record_methods(reports: list[Report]) -> None:
@@ -32,10 +32,11 @@ def record_methods(reports: list[Report]) -> None:
     names = ("method", "base", "aligned", "gain, points", "95 % interval", "least gain of a subtask")
     head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
     best_first = sorted(reports, key=lambda report: -report["mean"]["gain"])
-    _replace(RESULTS, "\n".join([head, *map(_method_row, best_first)]), name="METHODS")
+    replace_block(RESULTS, "\n".join([head, *map(_method_row, best_first)]), name="METHODS")
 
 
-def _replace(path: Path, text: str, *, name: str = "RESULTS") -> None:
+def replace_block(path: Path, text: str, *, name: str = "RESULTS") -> None:
+    """Replaces the text between the markers of a page. Exits if it has no such block, or several."""
     block = re.compile(BLOCK.format(name=name), re.DOTALL)
     changed, count = block.subn(lambda block: f"{block[1]}{text}\n{block[2]}", path.read_text())
     if count != 1:

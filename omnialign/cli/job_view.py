@@ -99,7 +99,7 @@ def rate(status: StageStatus) -> str:
 
 def table(job: AlignmentJob, *, message: str = "", left: str = "") -> RenderableType:
     """The stages of a job as a table for a terminal, with its pairs below; `left` is the time left."""
-    return stage_table(job, notes=(pairs(job), *held(job), message), left=left)
+    return stage_table(job, notes=(pairs(job), job.gate.message, *held(job), message), left=left)
 
 
 def stage_table(job: Any, *, notes: Iterable[str] = (), left: str = "") -> RenderableType:
@@ -179,6 +179,8 @@ def show_report(numbers: dict[str, Any], *, folder: Path, out: Output) -> None:
     pairs = numbers["pairs"]
     outcomes = ", ".join(f"{pairs[outcome]} {outcome}" for outcome in ("kept", "tied", "lost", "abstained"))
     out.say(f"Shares are of fully correct answers, by the checker. Pairs: {outcomes}, of {pairs['tried']} tried.")
+    if gate := numbers.get("gate"):
+        out.say(gate["message"])
     out.say(f"Report: {(folder / 'report.html').resolve()}")
 
 

@@ -111,6 +111,7 @@ class AlignmentJob(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    GATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/alignmentJobs/{alignment_job}`. Output only."""
     uid: _builtins.str
@@ -153,6 +154,10 @@ class AlignmentJob(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended. Output only."""
 
+    @_builtins.property
+    def gate(self) -> Global___GateCalibration:
+        """How the gate decides, once that is known. Output only."""
+
     def __init__(
         self,
         *,
@@ -168,10 +173,11 @@ class AlignmentJob(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        gate: Global___GateCalibration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "models", b"models", "pairs", b"pairs", "preflight", b"preflight", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "gate", b"gate", "models", b"models", "pairs", b"pairs", "preflight", b"preflight", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "models", b"models", "name", b"name", "pairs", b"pairs", "preflight", b"preflight", "spec", b"spec", "stages", b"stages", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "gate", b"gate", "models", b"models", "name", b"name", "pairs", b"pairs", "preflight", b"preflight", "spec", b"spec", "stages", b"stages", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -213,12 +219,16 @@ class AlignmentSpec(_message.Message):
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     FEEDBACK_ANSWER_FORM_FIELD_NUMBER: _builtins.int
     JUDGE_ANSWER_FORM_FIELD_NUMBER: _builtins.int
+    GATE_PRECISION_FIELD_NUMBER: _builtins.int
+    GATE_HOLDOUT_FRACTION_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """The initial model pi, which is trained: `projects/{p}/models/{m}/versions/{n}`, or a `file://` folder."""
     dataset: _builtins.str
     """Dataset version with annotated records (responses, feedback, preference)."""
     feedback_split: _builtins.str
-    """Split of the annotated records that train the feedback model and the judge; empty means `train`."""
+    """Split of the annotated records that train the feedback model and the judge, and calibrate the gate; empty means
+    `train`.
+    """
     prompt_split: _builtins.str
     """Split whose prompts are sampled; empty means `prompts`, or the feedback split when the dataset has none."""
     evaluation_split: _builtins.str
@@ -257,6 +267,12 @@ class AlignmentSpec(_message.Message):
     """The form of the feedback model's answers. JSON needs a `feedback_model`: one trained in the job writes sections."""
     judge_answer_form: _generation_pb2.AnswerForm.ValueType
     """The form of the judge's answers. JSON needs a `judge_model`: one trained in the job writes sections."""
+    gate_precision: _builtins.float
+    """How often the gate must be right about held-out annotated pairs that it decides, above 0.5; 0 means 0.95."""
+    gate_holdout_fraction: _builtins.float
+    """Share of the annotated preferences that the judge does not learn from, to calibrate the gate on, at most 500 of
+    them; unset means 0.15. With 0, the judge's words decide, as they do where the share is fewer than 50 pairs.
+    """
     @_builtins.property
     def subtasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these subtasks; empty means all in the dataset."""
@@ -336,14 +352,169 @@ class AlignmentSpec(_message.Message):
         media_policy: _generation_pb2.MediaPolicy | None = ...,
         feedback_answer_form: _generation_pb2.AnswerForm.ValueType = ...,
         judge_answer_form: _generation_pb2.AnswerForm.ValueType = ...,
+        gate_precision: _builtins.float = ...,
+        gate_holdout_fraction: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "feedback_modeling_lora", b"feedback_modeling_lora", "feedback_sampling", b"feedback_sampling", "feedback_training", b"feedback_training", "judge_training", b"judge_training", "media_policy", b"media_policy", "optimization", b"optimization", "reward_training", b"reward_training", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gate_holdout_fraction", b"_gate_holdout_fraction", "distribution", b"distribution", "feedback_modeling_lora", b"feedback_modeling_lora", "feedback_sampling", b"feedback_sampling", "feedback_training", b"feedback_training", "gate_holdout_fraction", b"gate_holdout_fraction", "judge_training", b"judge_training", "media_policy", b"media_policy", "optimization", b"optimization", "reward_training", b"reward_training", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_answer_form", b"feedback_answer_form", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_modeling_lora", b"feedback_modeling_lora", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "judge_answer_form", b"judge_answer_form", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "min_yield", b"min_yield", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "reward_training", b"reward_training", "rounds", b"rounds", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate_holdout_fraction", b"_gate_holdout_fraction", "base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_answer_form", b"feedback_answer_form", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_modeling_lora", b"feedback_modeling_lora", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "gate_holdout_fraction", b"gate_holdout_fraction", "gate_precision", b"gate_precision", "judge_answer_form", b"judge_answer_form", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "min_yield", b"min_yield", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "reward_training", b"reward_training", "rounds", b"rounds", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__gate_holdout_fraction: _TypeAlias = _typing.Literal["gate_holdout_fraction"]  # noqa: Y015
+    _WhichOneofArgType__gate_holdout_fraction: _TypeAlias = _typing.Literal["_gate_holdout_fraction", b"_gate_holdout_fraction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gate_holdout_fraction) -> _WhichOneofReturnType__gate_holdout_fraction | None: ...
+
+Global___AlignmentSpec: _TypeAlias = AlignmentSpec  # noqa: Y015
+
+@_typing.final
+class GateCalibration(_message.Message):
+    """How the gate decides whether a refinement is better: by what the judge wrote, or by a calibrated probability, which is
+    1 / (1 + exp(-slope * margin)) with the mean margin of both orders.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Rule:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _RuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[GateCalibration._Rule.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        RULE_UNSPECIFIED: GateCalibration._Rule.ValueType  # 0
+        """Not known yet."""
+        RULE_WORDS: GateCalibration._Rule.ValueType  # 1
+        """The judge's words: the refinement must be preferred in both orders."""
+        RULE_PROBABILITY: GateCalibration._Rule.ValueType  # 2
+        """The probability that the refinement is better, which must be at least `threshold`."""
+
+    class Rule(_Rule, metaclass=_RuleEnumTypeWrapper):
+        """What decides."""
+
+    RULE_UNSPECIFIED: GateCalibration.Rule.ValueType  # 0
+    """Not known yet."""
+    RULE_WORDS: GateCalibration.Rule.ValueType  # 1
+    """The judge's words: the refinement must be preferred in both orders."""
+    RULE_PROBABILITY: GateCalibration.Rule.ValueType  # 2
+    """The probability that the refinement is better, which must be at least `threshold`."""
+
+    RULE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    PAIRS_FIELD_NUMBER: _builtins.int
+    SLOPE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    BY_PROBABILITY_FIELD_NUMBER: _builtins.int
+    BY_WORDS_FIELD_NUMBER: _builtins.int
+    RELIABILITY_FIELD_NUMBER: _builtins.int
+    rule: Global___GateCalibration.Rule.ValueType
+    """What decides."""
+    reason: _builtins.str
+    """Why the words decide: `TOO_FEW_PAIRS`, `NO_MARGINS` or `PRECISION_OUT_OF_REACH`; empty if they do not."""
+    message: _builtins.str
+    """The same in a sentence for people."""
+    precision: _builtins.float
+    """The precision that was demanded."""
+    pairs: _builtins.int
+    """Annotated pairs that the judge was calibrated on."""
+    slope: _builtins.float
+    """Per nat."""
+    threshold: _builtins.float
+    """The least probability of a pair that is kept. A refinement loses if the response is better with this probability."""
+    accuracy: _builtins.float
+    """Share of the pairs whose margin has the right sign."""
+    @_builtins.property
+    def by_probability(self) -> Global___RuleYield:
+        """What the probability would do to held-out pairs, by cross-validation over the pairs."""
+
+    @_builtins.property
+    def by_words(self) -> Global___RuleYield:
+        """What the words do to the same pairs."""
+
+    @_builtins.property
+    def reliability(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReliabilityBin]:
+        """Predicted beside observed, in tenths of the probability, from low to high, by the same cross-validation."""
+
+    def __init__(
+        self,
+        *,
+        rule: Global___GateCalibration.Rule.ValueType = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        precision: _builtins.float = ...,
+        pairs: _builtins.int = ...,
+        slope: _builtins.float = ...,
+        threshold: _builtins.float = ...,
+        accuracy: _builtins.float = ...,
+        by_probability: Global___RuleYield | None = ...,
+        by_words: Global___RuleYield | None = ...,
+        reliability: _abc.Iterable[Global___ReliabilityBin] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["by_probability", b"by_probability", "by_words", b"by_words"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "by_probability", b"by_probability", "by_words", b"by_words", "message", b"message", "pairs", b"pairs", "precision", b"precision", "reason", b"reason", "reliability", b"reliability", "rule", b"rule", "slope", b"slope", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AlignmentSpec: _TypeAlias = AlignmentSpec  # noqa: Y015
+Global___GateCalibration: _TypeAlias = GateCalibration  # noqa: Y015
+
+@_typing.final
+class RuleYield(_message.Message):
+    """What a rule does to pairs of which people said which response is better."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    share: _builtins.float
+    """Share of the pairs that it decides, for either response."""
+    precision: _builtins.float
+    """Share of these that it decides rightly; unset if it decides none."""
+    def __init__(
+        self,
+        *,
+        share: _builtins.float = ...,
+        precision: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "precision", b"precision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "precision", b"precision", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
+    _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
+
+Global___RuleYield: _TypeAlias = RuleYield  # noqa: Y015
+
+@_typing.final
+class ReliabilityBin(_message.Message):
+    """Pairs whose probability lies in one tenth. Every pair counts in both orders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    PREDICTED_FIELD_NUMBER: _builtins.int
+    OBSERVED_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many."""
+    predicted: _builtins.float
+    """Mean of the probabilities."""
+    observed: _builtins.float
+    """Share of them in which the response is better."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        predicted: _builtins.float = ...,
+        observed: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "observed", b"observed", "predicted", b"predicted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReliabilityBin: _TypeAlias = ReliabilityBin  # noqa: Y015
 
 @_typing.final
 class Optimization(_message.Message):
@@ -517,8 +688,8 @@ class StageStatus(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """`preflight`, `feedback_modeling`, `sample`, `critique`, `refine`, `verify`, `pair`, `reward_modeling`, `optimize`,
-    `evaluate` or `report`. Those of a later round have its number: `sample-2`.
+    """`preflight`, `feedback_modeling`, `calibrate`, `sample`, `critique`, `refine`, `verify`, `pair`, `reward_modeling`,
+    `optimize`, `evaluate` or `report`. Those of a later round have its number: `sample-2`.
     """
     state: Global___StageStatus.State.ValueType
     """State of the stage."""
@@ -588,11 +759,11 @@ class PairCounts(_message.Message):
     tried: _builtins.int
     """Refinements made."""
     kept: _builtins.int
-    """The judge preferred y* in both orders."""
+    """y* is better, as the gate decides."""
     tied: _builtins.int
-    """The orders disagreed, or both said equal, or y* equals y."""
+    """Neither is better, or y* equals y."""
     lost: _builtins.int
-    """The judge preferred y in both orders."""
+    """y is better."""
     abstained: _builtins.int
     """The judge's or the feedback model's answer could not be read."""
     def __init__(

@@ -15,12 +15,14 @@ StageStatus = alignment_service_pb2.StageStatus
 # Tables by purpose. The first four are also the stages of self improving that fill them.
 SAMPLE, CRITIQUE, REFINE, VERIFY = "sample", "critique", "refine", "verify"
 PAIRS, FEEDBACK, JUDGEMENT, PROMPTS = "pairs", "feedback", "judgement", "prompts"
+CALIBRATION = "calibration"
 ANSWERS_BASE, ANSWERS_ALIGNED, EVALUATION = "answers-base", "answers-aligned", "evaluation"
 
 # Stages that are not named as a table, and phases: parts that work on chunks of records.
-PREFLIGHT, FEEDBACK_MODELING, PAIR, OPTIMIZE, EVALUATE, REPORT = (
+PREFLIGHT, FEEDBACK_MODELING, CALIBRATE, PAIR, OPTIMIZE, EVALUATE, REPORT = (
     "preflight",
     "feedback_modeling",
+    "calibrate",
     "pair",
     "optimize",
     "evaluate",
@@ -42,6 +44,8 @@ ONLINE_METHODS = ("grpo", "ppo")
 TRAINED = "trained"
 """Names, among rewards, a model of the job's own."""
 DEFAULT_MIN_YIELD = 0.05
+DEFAULT_GATE_PRECISION = 0.95
+DEFAULT_GATE_HOLDOUT = 0.15
 
 MIGRATIONS = Migrations("alignment", Path(__file__).parent / "migrations", witness="alignment_jobs")
 
@@ -73,6 +77,9 @@ def with_defaults(spec: Spec) -> Spec:
     plan.optimization.method = spec.optimization.method or DEFAULT_METHOD
     plan.rounds = spec.rounds or 1
     plan.min_yield = spec.min_yield or DEFAULT_MIN_YIELD
+    plan.gate_precision = spec.gate_precision or DEFAULT_GATE_PRECISION
+    if not spec.HasField("gate_holdout_fraction"):
+        plan.gate_holdout_fraction = DEFAULT_GATE_HOLDOUT
     if plan.pair_source == alignment_service_pb2.PAIR_SOURCE_UNSPECIFIED:
         plan.pair_source = alignment_service_pb2.PAIR_SOURCE_LANGUAGE_FEEDBACK
     if not spec.HasField("feedback_sampling"):
@@ -86,11 +93,17 @@ def is_binary(plan: Spec) -> bool:
     return plan.pair_source == alignment_service_pb2.PAIR_SOURCE_BINARY
 
 
+def calibrates(plan: Spec) -> bool:
+    """Whether the gate is to be calibrated on held-out annotated pairs, if there are enough."""
+    return not is_binary(plan) and plan.gate_holdout_fraction > 0
+
+
 def skipped_stages(plan: Spec, models: alignment_service_pb2.JobModels) -> frozenset[str]:
     """Stages that a plan does not need."""
-    if is_binary(plan):
-        return frozenset({*LOOP_STAGES, FEEDBACK_MODELING} if models.judge else LOOP_STAGES)
-    return frozenset({FEEDBACK_MODELING} if models.feedback and models.judge else ())
+    is_given = bool(models.judge and (models.feedback or is_binary(plan)))
+    skipped = {FEEDBACK_MODELING: is_given, CALIBRATE: not calibrates(plan)}
+    skipped |= dict.fromkeys(LOOP_STAGES, is_binary(plan))
+    return frozenset(stage for stage, is_skipped in skipped.items() if is_skipped)
 
 
 def of_round(name: str, number: int) -> str:
@@ -101,7 +114,7 @@ def of_round(name: str, number: int) -> str:
 def stages_of(plan: Spec) -> tuple[str, ...]:
     """The stages of a job, in order."""
     rounds = [of_round(stage, number) for number in range(1, plan.rounds + 1) for stage in round_stages(plan)]
-    return (PREFLIGHT, FEEDBACK_MODELING, *rounds, EVALUATE, REPORT)
+    return (PREFLIGHT, FEEDBACK_MODELING, CALIBRATE, *rounds, EVALUATE, REPORT)
 
 
 def round_stages(plan: Spec) -> tuple[str, ...]:

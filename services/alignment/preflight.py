@@ -11,8 +11,8 @@ from omnialign.content import media_of
 from omnialign.errors import FailedPrecondition
 from omnialign.modeling.inputs import MediaLoss, MediaPolicy
 from omnialign.v1 import alignment_service_pb2, record_pb2
-from services.alignment import optimization
-from services.alignment.job import Spec, is_binary
+from services.alignment import gate, optimization
+from services.alignment.job import Spec, calibrates, is_binary
 from services.alignment.pairs import has_feedback, has_preference, split_records
 from services.alignment.prompt_check import MediaCheck, TokenCounter, open_token_counter
 from services.pipeline.planning import limited
@@ -185,6 +185,8 @@ def _unusual(plan: Spec, findings: Findings) -> list[str]:
         )
     if findings.dropped[TOO_LONG]:
         warnings.append(f"{_too_long(findings)}.")
+    if calibrates(plan) and not gate.is_enough(plan, findings.preferences):
+        warnings.append(gate.uncalibrated(plan, findings.preferences).message)
     if not plan.checkers:
         warnings.append("No checker is named: the evaluation rests on the judge alone.")
     if plan.prompt_split == plan.evaluation_split:

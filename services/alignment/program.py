@@ -11,8 +11,10 @@ import functools
 from collections.abc import Mapping
 
 from services.alignment import training_jobs
+from services.alignment.calibrate_stage import CalibrateStage
 from services.alignment.evaluation_steps import EvaluationSteps
 from services.alignment.job import (
+    CALIBRATE,
     EVALUATE,
     FEEDBACK_MODELING,
     LOOP,
@@ -24,6 +26,7 @@ from services.alignment.job import (
     ROUNDS,
     Job,
     StageStatus,
+    calibrates,
     is_binary,
     of_round,
     trains_reward_model,
@@ -52,15 +55,20 @@ class AlignmentProgram:
             )
             for number in ROUNDS
         }
+        self._calibrate = CalibrateStage(tools)
+        self._calibration = Phase(name=CALIBRATE, steps=self._calibrate.steps(tools.items), plan=self._calibrate.plan)
         steps = EvaluationSteps(tools.items, tools.retrier).steps
         self._evaluation = Phase(name=EVALUATE, steps=steps, plan=self._stages.plan_evaluation)
-        self.phases = (*self._loops.values(), self._evaluation)
+        self.phases = (self._calibration, *self._loops.values(), self._evaluation)
 
     async def run(self, run: JobRun) -> None:
         """Works through the stages. A running job is replayed by the order of these calls: add, never reorder."""
         stages, plan = self._stages, (await run.context()).plan
         await run.stage(PREFLIGHT, stages.preflight)
         await run.stage(FEEDBACK_MODELING, stages.feedback_modeling)
+        if calibrates(plan):
+            await run.chunks(self._calibration)
+            await run.step("close_calibration", self._calibrate.close)
         for number in range(1, max(plan.rounds, 1) + 1):
             if not await self._round(run, number, is_binary=is_binary(plan)):
                 break

@@ -1,9 +1,11 @@
 """The steps of self improving: sample y, criticise it, refine it to y*, and verify that y* is better."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from omnialign.v1 import critique_service_pb2, record_pb2, refinement_service_pb2
+from services.alignment import gate
 from services.alignment.job import CRITIQUE, LOOP_STAGES, REFINE, SAMPLE, VERIFY, of_round, policy_of
 from services.pipeline.item_calls import ItemCall, ItemCaller, prompt_only
 from services.pipeline.kind import JobContext, Outcome, Record, Records, Step
@@ -46,7 +48,9 @@ def self_improvement_steps(caller: ItemCaller, number: int) -> tuple[Step, ...]:
         step(critique_call(critique), label=CRITIQUE, reads=sample, tokens=_feedback_tokens),
         step(refining_call(refine, number), label=REFINE, reads=critique, tokens=_response_tokens(1)),
         step(
-            comparison_call(stage=verify, judge=judge_of, seed=seeds_of(verify), settle=_settle_unchanged),
+            comparison_call(
+                stage=verify, judge=_weighing_judge, seed=seeds_of(verify), settle=_settle_unchanged, decide=_by_gate
+            ),
             label=VERIFY,
             reads=refine,
             tokens=comparison_tokens,
@@ -154,6 +158,15 @@ def judge_of(context: JobContext) -> Judge:
     """The judge of a job."""
     plan = context.plan
     return Judge(context.job.models.judge, plan.feedback_sampling, plan.judge_answer_form)
+
+
+def _weighing_judge(context: JobContext) -> Judge:
+    """The judge of a job, who weighs its verdicts if the gate decides by that."""
+    return replace(judge_of(context), with_margins=gate.decides_by_probability(context.job.gate))
+
+
+def _by_gate(context: JobContext, comparison: record_pb2.Comparison) -> None:
+    gate.decide(context.job.gate, comparison)
 
 
 def _settle_unchanged(record: Record) -> bool:

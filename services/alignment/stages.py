@@ -4,12 +4,13 @@ Every method may be called again after a crash: what it creates has ids that dep
 replaces the same by the same.
 """
 
+import functools
 from collections.abc import Callable
 
 from omnialign import names
 from omnialign.errors import FailedPrecondition
 from omnialign.v1 import alignment_service_pb2, record_pb2, training_service_pb2
-from services.alignment import optimization, pairs, preflight, training_jobs
+from services.alignment import gate, optimization, pairs, preflight, training_jobs
 from services.alignment.job import (
     EVALUATE,
     EVALUATION,
@@ -289,14 +290,17 @@ class Stages:
         return _sft(context, given, purpose=training_jobs.FEEDBACK, target="feedback", dataset=dataset)
 
     async def _judge_request(self, context: JobContext) -> TrainingRequest:
-        """The job that trains the judge, on all annotated preferences: it is the gate."""
-        given = context.plan.judge_training
-        if not context.plan.subtasks:
-            split = (context.plan.feedback_split,)
-            dataset = context.plan.dataset
-            return _sft(context, given, purpose=training_jobs.JUDGE, target="judgement", dataset=dataset, splits=split)
-        dataset = await self._copy(context, JUDGEMENT, await self._annotated(context, pairs.has_preference))
-        return _sft(context, given, purpose=training_jobs.JUDGE, target="judgement", dataset=dataset)
+        """The job that trains the judge, on all annotated records but those that calibrate the gate."""
+        plan = context.plan
+        records = await self._annotated(
+            context, lambda record: pairs.has_preference(record) or pairs.has_feedback(record)
+        )
+        held_out = gate.held_out(plan, [record.id for record in records if pairs.has_preference(record)])
+        judge = functools.partial(_sft, context, plan.judge_training, purpose=training_jobs.JUDGE, target="judgement")
+        if not held_out and not plan.subtasks:
+            return judge(dataset=plan.dataset, splits=(plan.feedback_split,))
+        dataset = await self._copy(context, JUDGEMENT, [r for r in records if r.id not in held_out])
+        return judge(dataset=dataset)
 
     async def _annotated(
         self, context: JobContext, wanted: Callable[[record_pb2.Record], bool]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from omnialign.errors import from_status
 from omnialign.v1 import content_pb2, generation_pb2, judge_service_pb2, record_pb2, refinement_service_pb2
-from services.pipeline.item_calls import ItemCall, prompt_only
+from services.pipeline.item_calls import ItemCall, extended, prompt_only
 from services.pipeline.kind import JobContext, Record
 from services.pipeline.planning import record_seed
 
@@ -101,6 +101,12 @@ class Judge:
     model: str
     sampling: generation_pb2.SamplingParams
     form: generation_pb2.AnswerForm.ValueType
+    with_margins: bool = False
+    """Whether the margins between the two verdicts are wanted beside the judge's words."""
+
+
+def by_words(context: JobContext, comparison: record_pb2.Comparison) -> None:
+    """Leaves the verdict as the judge wrote it."""
 
 
 def comparison_call(
@@ -109,8 +115,13 @@ def comparison_call(
     judge: Callable[[JobContext], Judge],
     seed: Seed,
     settle: Callable[[Record], bool],
+    prepare: Callable[[Record], Record] = extended,
+    decide: Callable[[JobContext, record_pb2.Comparison], None] = by_words,
 ) -> CompareCall:
-    """The judge on the second response of each record (the candidate) against the first (the baseline), both orders."""
+    """The judge on the second response of each record (the candidate) against the first (the baseline), both orders.
+
+    `decide` may change the verdict of a comparison.
+    """
 
     def build(context: JobContext, record: Record) -> judge_service_pb2.CompareItem:
         baseline, candidate = record.responses
@@ -132,15 +143,17 @@ def comparison_call(
             sampling=asked.sampling,
             media_policy=context.plan.media_policy,
             answer_form=asked.form,
+            with_margins=asked.with_margins,
             items=items,
         )
         return context.clients.judge.compare_responses(request)
 
     def apply(context: JobContext, record: Record, answer: judge_service_pb2.CompareResponsesResponse) -> Record:
         record.comparison.CopyFrom(answer.comparison)
+        decide(context, record.comparison)
         return record
 
-    return ItemCall(service="judge", stage=stage, build=build, call=call, apply=apply, settle=settle)
+    return ItemCall(service="judge", stage=stage, prepare=prepare, build=build, call=call, apply=apply, settle=settle)
 
 
 def settle_by_rule(record: Record) -> bool:

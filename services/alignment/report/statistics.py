@@ -66,6 +66,7 @@ def report_numbers(
         "dataset": job.spec.dataset,
         **evaluate(records, seed=job.spec.seed),
         "pairs": pairs,
+        "gate": gate(job.gate),
         "rounds": rounds(job),
         "reinforcement": reinforcement(job, curves),
         "stages": stages,
@@ -74,6 +75,33 @@ def report_numbers(
         "training": {name: list(points) for name, points in curves.items()},
         "lineage": [{"source": e.source, "target": e.target, "relation": e.relation} for e in edges],
         "spec": json_format.MessageToDict(job.spec, preserving_proto_field_name=True),
+    }
+
+
+def gate(found: alignment_service_pb2.GateCalibration) -> dict[str, Any] | None:
+    """How the gate decided, and what it was calibrated on; None for a job that did not calibrate one."""
+    if not found.rule:
+        return None
+
+    def rule_yield(measured: alignment_service_pb2.RuleYield) -> dict[str, float | None]:
+        return {"share": measured.share, "precision": measured.precision if measured.HasField("precision") else None}
+
+    is_probability = found.rule == found.RULE_PROBABILITY
+    return {
+        "rule": "probability" if is_probability else "words",
+        "reason": found.reason,
+        "message": found.message,
+        "method": "logistic, of the mean margin of both orders",
+        "precision": found.precision,
+        "pairs": found.pairs,
+        "slope": found.slope,
+        "threshold": found.threshold if is_probability else None,
+        "accuracy": found.accuracy if found.pairs else None,
+        "by_probability": rule_yield(found.by_probability),
+        "by_words": rule_yield(found.by_words),
+        "reliability": [
+            {"count": b.count, "predicted": b.predicted, "observed": b.observed} for b in found.reliability
+        ],
     }
 
 

@@ -30,8 +30,10 @@ def drawn(job, *, message: str = "", left: str = "") -> str:
     return page.getvalue()
 
 
-def test_all_ten_stages_and_the_pairs_are_on_the_screen(job):
+def test_all_stages_the_pairs_and_the_gate_are_on_the_screen(job):
+    job.gate.message = "The judge's words decide at the gate."
     page = drawn(job, message="refining")
+    assert job.gate.message in page
     assert all(name.replace("_", " ") in page for name in STAGES)
     assert "pairs: 7 kept, 3 tied, 0 lost, 0 abstained, of 10 tried" in page
     assert "400/1,000" in page
