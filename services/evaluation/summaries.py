@@ -6,8 +6,11 @@ A composite of which a part was not measured is left out. With several judges, t
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from omnialign.errors import FailedPrecondition, InvalidArgument
 from omnialign.modeling.benchmark_items import CATEGORIES
+from omnialign.statistics import calibration_error, calibration_of_pairs
 from omnialign.v1 import evaluation_service_pb2
 from services.evaluation import composites
 from services.evaluation.agreement import Level, krippendorff_alpha
@@ -19,6 +22,7 @@ from services.evaluation.samples import Sample
 from services.evaluation.scores import ALL, Key, score_named, set_estimate
 
 AMU, AMG, OVERALL, STRENGTH, AGREEMENT = "amu", "amg", "overall", "strength", "agreement"
+CALIBRATION = "calibration_error"
 RATED = {"amu": "understanding", "instruction_following": "following", "pairwise": "win_rate", "synergy": ""}
 """What several judges of a benchmark may agree on; of `synergy`, the scores of all pairs."""
 MIN_JUDGES = 2
@@ -41,6 +45,7 @@ def summaries_of(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[Benchmar
         yield from _composite(plan, OVERALL, Subject(model), understanding | generation, composites.overall)
     yield from _strengths(plan, samples)
     yield from _agreements(plan, samples)
+    yield from _calibrations(plan, samples)
 
 
 def _understanding(plan: Spec, samples: Mapping[Key, Sample], model: int, *, is_ablated: bool = False) -> Parts:
@@ -86,6 +91,17 @@ def _composite(
     score.failed = sum(sample.counts.failed for sample in parts.values())
     set_estimate(score, found)
     yield score
+
+
+def _calibrations(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkScore]:
+    """How far the confidence of each judge of annotated pairs is from its accuracy (expected calibration error)."""
+    for key, sample in samples.items():
+        if key.measure == "confidence" and key.group == ALL and sample.sums:
+            confidence = np.array([total / count for total, count in sample.sums.values()])
+            score = score_named(plan, replace(key, measure=CALIBRATION))
+            score.judged = len(confidence)
+            score.value = calibration_error(calibration_of_pairs(confidence, np.ones_like(confidence)))
+            yield score
 
 
 def _agreements(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkScore]:

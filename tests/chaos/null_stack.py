@@ -1,4 +1,4 @@
-"""A stack to be killed: the real alignment and data services, with null models that take a while, in one process.
+"""A stack to be killed: alignment, evaluation and data services, with null models that take a while, in one process.
 
 python -m tests.chaos.null_stack ROOT PORT
 """
@@ -12,6 +12,8 @@ from services.alignment.__main__ import AlignmentConfig
 from services.alignment.__main__ import wire as wire_alignment
 from services.data.__main__ import wire as wire_data
 from services.data.config import DataConfig
+from services.evaluation.__main__ import EvaluationConfig
+from services.evaluation.__main__ import wire as wire_evaluation
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
 
@@ -36,7 +38,21 @@ async def serve(root: Path, port: int) -> None:
         chunks_per_job=2,
         active_steps=2,
     )
-    async with wire_data(server, DataConfig(root=root / "data")), wire_alignment(server, config):
+    evaluation = EvaluationConfig(
+        root=root / "evaluation",
+        workflow_database_url=config.workflows_url,
+        executor_id=config.executor_id,
+        data_address=address,
+        refinement_address=address,
+        judge_address=address,
+        chunks_per_job=2,
+        active_steps=2,
+    )
+    async with (
+        wire_data(server, DataConfig(root=root / "data")),
+        wire_alignment(server, config),
+        wire_evaluation(server, evaluation),
+    ):
         await server.start()
         server.set_serving()
         await server.serve_until_signal()

@@ -4,6 +4,7 @@ A score is an `Assessment` of the last response of a record. Everything after th
 by category or subtask, intervals, comparisons, pages.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from services.evaluation.works import group_of, judged_by
 from services.pipeline.checking import AnswerChecker
 from services.pipeline.item_calls import ItemCaller
 from services.pipeline.kind import JobContext, Outcome, Record, Records
+
+MAX_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
@@ -104,3 +107,8 @@ def assess(
         aspect=aspect, score=score, abstain_reason=abstain_reason, rationale=rationale, judge=judge
     )
     return found
+
+
+def sigmoid(value: float) -> float:
+    """1 / (1 + exp(-value)), for any value."""
+    return 1 / (1 + math.exp(min(-value, MAX_EXPONENT)))

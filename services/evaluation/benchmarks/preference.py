@@ -3,21 +3,27 @@
 A judge is asked in both orders. It is right if it prefers in both what people preferred; if its orders disagree, or it
 finds the answers equal, it is half right, as a coin would be. A reward model is right if it gives the preferred answer
 the higher reward.
+
+Where a judge's log-probabilities can be had, or rewards, there is a `confidence`: the probability that it gives to the
+answer that people preferred, sigmoid of the mean margin of both orders, or of the difference of the rewards. A judge
+whose two margins disagree flips with the order.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 
 from omnialign.v1 import judge_service_pb2, record_pb2
-from services.evaluation.benchmarks.benchmark import Benchmark, Subject, assess
+from services.evaluation.benchmarks.benchmark import Benchmark, Subject, assess, sigmoid
 from services.evaluation.benchmarks.pairwise import judge_of
 from services.evaluation.job import SCORE, BenchmarkSpec, Part, Spec, parts_of
 from services.evaluation.works import JUDGE, annotated_pair_of, judged_by, number_of, seeds_of_items
 from services.pipeline.item_calls import ItemCall, extended
 from services.pipeline.kind import JobContext, Outcome, Record, Records
-from services.pipeline.model_calls import comparison_call
+from services.pipeline.model_calls import Judge, comparison_call
 from services.pipeline.quarantine import rejected
 
-ACCURACY, UNDECIDED = "accuracy", "undecided"
+ACCURACY, UNDECIDED, ORDER_FLIP, CONFIDENCE = "accuracy", "undecided", "order_flip", "confidence"
 
 RewardCall = ItemCall[judge_service_pb2.RewardItem, judge_service_pb2.ComputeRewardsResponse]
 
@@ -57,6 +63,7 @@ class Preference(Benchmark):
         call = comparison_call(
             stage=SCORE, judge=lambda context: judge, seed=seeds_of_items(SCORE), settle=lambda record: False
         )
+        call = replace(call, call=functools.partial(_with_margins, judge=judge))
         outcome = await self._caller.run(context, records, call)
         for record in outcome.records:
             _assess(record, judge.model)
@@ -78,8 +85,23 @@ class Preference(Benchmark):
                 continue
             margin = sides[1].reward - sides[0].reward
             _assess_choice(record, 0 if margin == 0 else 2 if margin > 0 else 1, judge=model)
+            _assess_confidence(record, margin, judge=model)
             outcome.records.append(record)
         return outcome
+
+
+def _with_margins(
+    context: JobContext, items: Sequence[judge_service_pb2.CompareItem], *, judge: Judge
+) -> AsyncIterator[judge_service_pb2.CompareResponsesResponse]:
+    request = judge_service_pb2.CompareResponsesRequest(
+        model=judge.model,
+        sampling=judge.sampling,
+        media_policy=context.plan.media_policy,
+        answer_form=judge.form,
+        items=items,
+        with_margins=True,
+    )
+    return context.clients.judge.compare_responses(request)
 
 
 def _rewards(context: JobContext, part: Part, judge: int) -> bool:
@@ -115,6 +137,16 @@ def _assess(record: Record, judge: str) -> None:
     chosen = {record_pb2.VERDICT_WIN: 2, record_pb2.VERDICT_LOSS: 1}.get(comparison.verdict, 0)
     words = "\n".join(filter(None, (comparison.forward_reason, comparison.backward_reason)))
     _assess_choice(record, chosen, judge=judge, rationale=words)
+    if comparison.HasField("forward_margin") and comparison.HasField("backward_margin"):
+        margins = comparison.forward_margin, comparison.backward_margin
+        assess(record, ORDER_FLIP, float(margins[0] * margins[1] < 0), judge=judge)
+        _assess_confidence(record, sum(margins) / 2, judge=judge)
+
+
+def _assess_confidence(record: Record, margin: float, *, judge: str) -> None:
+    """`margin` is positive if the second answer is the better one, in nats."""
+    towards = margin if record.preference.preferred == 2 else -margin
+    assess(record, CONFIDENCE, sigmoid(towards), judge=judge)
 
 
 def _assess_choice(record: Record, chosen: int, *, judge: str, rationale: str = "") -> None:

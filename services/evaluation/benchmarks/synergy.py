@@ -5,13 +5,12 @@ sigmoid(r), between 0 and 1. Pairs that an answer does not have are not scored; 
 """
 
 import itertools
-import math
 from collections.abc import Iterator
 
 from omnialign.combinations import ORDER, combination_of
 from omnialign.content import LETTERS
 from omnialign.v1 import content_pb2, judge_service_pb2
-from services.evaluation.benchmarks.benchmark import Benchmark, assess
+from services.evaluation.benchmarks.benchmark import Benchmark, assess, sigmoid
 from services.evaluation.benchmarks.pairwise import judge_of
 from services.evaluation.benchmarks.preference import reward_call
 from services.evaluation.composites import synergy
@@ -45,7 +44,7 @@ class Synergy(Benchmark):
                 outcome.rejected.append(rejected(record, failed[0], stage=SCORE))
                 continue
             for pair, answer in found.items():
-                assess(record, synergy(*pair), 1 / (1 + math.exp(-answer.reward)), judge=judge.model)
+                assess(record, synergy(*pair), sigmoid(answer.reward), judge=judge.model)
             outcome.records.append(record)
         return outcome
 

@@ -91,7 +91,7 @@ def render(
                 }
                 for part in parts_of(plan)
             ],
-            composites=[score for score in job.scores if score.benchmark in COMPOSITES],
+            composites=[score for score in job.scores if score.measure in COMPOSITES],
             preflight=job.preflight,
             manifest_json=json.dumps(numbers["manifest"], indent=2, ensure_ascii=False),
         )

@@ -14,6 +14,7 @@ from services.evaluation.benchmarks.synergy import pairs_of
 from tests.evaluation_stack import Benchmark, Evaluation, EvaluationStack, Spec, score_of
 
 Judge = evaluation_service_pb2.BenchmarkJudge
+HTML = evaluation_service_pb2.GetEvaluationReportRequest.FORMAT_HTML
 CATEGORIES = ("perception", "reasoning", "instruction_following", "safety")
 
 
@@ -78,6 +79,9 @@ async def test_a_modality_can_be_removed_and_the_judge_still_sees_it(stack: Eval
     assert all([part.WhichOneof("part") for part in work.prompt.parts] == ["text"] for work in works)
     scored = [r for r in await stack.rows(done, "scores") if "evaluation.ablated" in r.labels]
     assert all([part.WhichOneof("part") for part in record.prompt.parts] == ["media", "text"] for record in scored)
+    page = (await stack.evaluation.get_evaluation_report(done.name, HTML)).decode()
+    assert page.count("<td>AMU</td>") == 2
+    assert "<polygon" in page  # the radar of the categories
 
 
 async def test_an_item_whose_medium_is_missing_is_quarantined(stack: EvaluationStack) -> None:

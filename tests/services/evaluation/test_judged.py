@@ -1,5 +1,6 @@
 """Benchmarks that judges score: pairs of models, and annotated pairs."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from benchmarks.null_services import malformed
 from omnialign.content import content
 from omnialign.errors import FailedPrecondition, InvalidArgument
+from omnialign.modeling.reward_folder import HEAD
 from omnialign.v1 import evaluation_service_pb2, record_pb2
 from tests.evaluation_stack import Benchmark, Evaluation, EvaluationStack, Spec, score_of
 
@@ -91,6 +93,20 @@ async def test_a_judge_is_as_accurate_as_it_agrees_with_people(stack: Evaluation
     assert score_of(done, "undecided").value == pytest.approx(1 / 3)
     assert done.preflight.dropped == {"RESPONSES_MISSING": 1}
     assert next(s for s in done.stages if s.stage == "answer").completed == 0
+
+
+async def test_a_reward_model_is_right_where_it_rewards_the_preferred_answer_more(stack: EvaluationStack) -> None:
+    folder = stack.root / "reward"
+    folder.mkdir()
+    (folder / HEAD).touch()  # what tells a reward model from others
+    done = await stack.run(await annotated(stack, folder.as_uri()))
+    assert done.state == Evaluation.STATE_SUCCEEDED, done.error
+    assert done.manifest.benchmarks[0].judges[0].reward_model
+    assert score_of(done, "accuracy").value == pytest.approx(0.5)  # null rewards are lengths, and people liked both
+    margin = len("a longer answer") - len("short")
+    likely = 1 / (1 + math.exp(-margin))
+    assert score_of(done, "confidence").value == pytest.approx(0.5)
+    assert score_of(done, "calibration_error").value == pytest.approx(likely - 0.5)
 
 
 async def test_a_spec_of_pairs_needs_two_models_and_a_judge_and_a_known_baseline(stack: EvaluationStack) -> None:
