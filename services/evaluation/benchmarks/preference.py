@@ -9,8 +9,7 @@ answer that people preferred, sigmoid of the mean margin of both orders, or of t
 whose two margins disagree flips with the order.
 """
 
-import functools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from omnialign.v1 import judge_service_pb2, record_pb2
@@ -20,7 +19,7 @@ from services.evaluation.job import SCORE, BenchmarkSpec, Part, Spec, parts_of
 from services.evaluation.works import JUDGE, annotated_pair_of, judged_by, number_of, seeds_of_items
 from services.pipeline.item_calls import ItemCall, extended
 from services.pipeline.kind import JobContext, Outcome, Record, Records
-from services.pipeline.model_calls import Judge, comparison_call
+from services.pipeline.model_calls import comparison_call
 from services.pipeline.quarantine import rejected
 
 ACCURACY, UNDECIDED, ORDER_FLIP, CONFIDENCE = "accuracy", "undecided", "order_flip", "confidence"
@@ -59,11 +58,10 @@ class Preference(Benchmark):
         """The `accuracy` of the choice, and whether it is `undecided`."""
         if _rewards(context, part, number_of(records[0], JUDGE)):
             return await self._reward(context, part, records)
-        judge = judge_of(part, records[0])
+        judge = replace(judge_of(part, records[0]), with_margins=True)
         call = comparison_call(
             stage=SCORE, judge=lambda context: judge, seed=seeds_of_items(SCORE), settle=lambda record: False
         )
-        call = replace(call, call=functools.partial(_with_margins, judge=judge))
         outcome = await self._caller.run(context, records, call)
         for record in outcome.records:
             _assess(record, judge.model)
@@ -88,20 +86,6 @@ class Preference(Benchmark):
             _assess_confidence(record, margin, judge=model)
             outcome.records.append(record)
         return outcome
-
-
-def _with_margins(
-    context: JobContext, items: Sequence[judge_service_pb2.CompareItem], *, judge: Judge
-) -> AsyncIterator[judge_service_pb2.CompareResponsesResponse]:
-    request = judge_service_pb2.CompareResponsesRequest(
-        model=judge.model,
-        sampling=judge.sampling,
-        media_policy=context.plan.media_policy,
-        answer_form=judge.form,
-        items=items,
-        with_margins=True,
-    )
-    return context.clients.judge.compare_responses(request)
 
 
 def _rewards(context: JobContext, part: Part, judge: int) -> bool:

@@ -43,8 +43,8 @@ async def annotated(stack: EvaluationStack, judge: str) -> Spec:
     return Spec(benchmarks=[Benchmark(name="preference", dataset=dataset, judges=[Judge(model=judge)])], chunk_size=4)
 
 
-def verdicts(*found: int) -> Any:
-    """A judge that gives these verdicts to the items in turn."""
+def verdicts(*found: Any) -> Any:
+    """A judge that gives these verdicts, or margins, to the items in turn."""
     return lambda record_id: found[int(record_id.split(".")[0].rpartition("-")[2]) % len(found)]
 
 
@@ -93,6 +93,15 @@ async def test_a_judge_is_as_accurate_as_it_agrees_with_people(stack: Evaluation
     assert score_of(done, "undecided").value == pytest.approx(1 / 3)
     assert done.preflight.dropped == {"RESPONSES_MISSING": 1}
     assert next(s for s in done.stages if s.stage == "answer").completed == 0
+
+
+async def test_a_judge_whose_margins_disagree_flips_with_the_order(stack: EvaluationStack) -> None:
+    stack.behaviour.margins = verdicts((2.0, 2.0), (2.0, -2.0), None, (-1.0, -3.0))
+    done = await stack.run(await annotated(stack, await stack.register_model("judge")))
+    flips, confidence = score_of(done, "order_flip"), score_of(done, "confidence")
+    assert (flips.value, flips.judged) == (pytest.approx(1 / 3), 3)
+    sure = 1 / (1 + math.exp(-2.0))  # two nats for what people preferred, twice; nothing once
+    assert confidence.value == pytest.approx((2 * sure + 0.5) / 3)
 
 
 async def test_a_reward_model_is_right_where_it_rewards_the_preferred_answer_more(stack: EvaluationStack) -> None:
