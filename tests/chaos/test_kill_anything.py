@@ -34,7 +34,9 @@ from tests.service_stack import annotated_record, prompt_record
 pytestmark = pytest.mark.chaos
 
 SEED = int(os.environ.get("OMNIALIGN_CHAOS_SEED", "7"))
-STEPS = int(os.environ.get("OMNIALIGN_CHAOS_STEPS", "120"))
+STEPS = int(os.environ.get("OMNIALIGN_CHAOS_STEPS", "240"))
+OPTIMIZATION_STEPS = 12
+"""So few that the second round finds answers to refine."""
 ROUNDS = 2
 ROUND = [of_round(stage, number) for number in range(1, ROUNDS + 1) for stage in (*LOOP_STAGES, "optimize")]
 LONG = ("feedback_modeling", *ROUND, "evaluate")
@@ -83,7 +85,7 @@ async def submit_tinyworld(client: AsyncClient, shared: Path) -> Job:
 
     source = shared / "dataset"
     if not source.exists():
-        dataset.write(source, seed=SEED, sizes=dataset.Sizes(train=60, prompts=12, validation=0, test=4))
+        dataset.write(source, seed=SEED, sizes=dataset.Sizes(train=60, prompts=16, validation=0, test=4))
     version = None
     async for progress in client.import_dataset(recipe.DATASET_ID, source.as_uri()):
         version = progress.dataset_version
@@ -95,8 +97,8 @@ async def submit_tinyworld(client: AsyncClient, shared: Path) -> Job:
     wanted.sampling.deterministic = True
     wanted.distribution.num_processes, wanted.distribution.zero_stage = 1, 0
     wanted.distribution.precision = "fp32"
-    for hyperparameters in (wanted.feedback_training, wanted.judge_training, wanted.optimization.hyperparameters):
-        hyperparameters.max_steps = STEPS
+    wanted.feedback_training.max_steps = wanted.judge_training.max_steps = STEPS
+    wanted.optimization.hyperparameters.max_steps = OPTIMIZATION_STEPS
     wanted.rounds, wanted.min_yield = ROUNDS, 1e-9
     return await client.create_alignment_job("chaos", wanted)
 
