@@ -43,7 +43,7 @@ class Replicas:
 
     async def migrate(self) -> None:
         """Creates the tables."""
-        urls = dict.fromkeys((*VARIABLES, WORKFLOWS), self.url)
+        urls = dict.fromkeys((*VARIABLES, *WORKFLOWS), self.url)
         assert await migrate(urls, deadline_seconds=60) == 0
 
     def spawn(self, name: str, *, pace: Mapping[str, float] = OWN_PACE) -> None:

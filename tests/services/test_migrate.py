@@ -75,7 +75,7 @@ async def test_nothing_usable_to_do_is_a_mistake_of_configuration(environ, capsy
 
 
 async def test_it_works_on_sqlite_too(tmp_path, capsys):
-    urls = {WORKFLOWS: f"sqlite:///{tmp_path}/dbos.db"} | {
+    urls = dict.fromkeys(WORKFLOWS, f"sqlite:///{tmp_path}/dbos.db") | {
         name: f"sqlite:///{tmp_path}/{i}.db" for i, name in enumerate(VARIABLES)
     }
     assert await migrate(urls, deadline_seconds=5) == 0
