@@ -129,7 +129,7 @@ async def _evaluate(client: AsyncClient, job: Job) -> None:
     spec = evaluation_service_pb2.EvaluationSpec(
         models=[job.models.base], benchmarks=[benchmark], max_quarantine_fraction=1, chunk_size=2
     )
-    evaluation = await client.create_evaluation("lab", spec)
+    evaluation = await client.create_evaluation("lab-evaluation", spec)
     async for event in client.watch_evaluation(evaluation.name):
         evaluation = event.evaluation
     assert evaluation.state == evaluation.STATE_SUCCEEDED, evaluation.error
