@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -99,9 +100,9 @@ async def test_the_evaluation_is_by_words(stack: ServiceStack) -> None:
     ],
 )
 async def test_without_a_calibration_the_words_decide_and_the_job_says_why(
-    stack: ServiceStack, fields: dict[str, object], margins: object, reason: str
+    stack: ServiceStack, fields: dict[str, object], margins: Callable[[str], tuple[float, float] | None], reason: str
 ) -> None:
-    stack.behaviour.margins = margins  # type: ignore[assignment]
+    stack.behaviour.margins = margins
     stack.behaviour.verdict = lambda i: record_pb2.VERDICT_TIE if i == "prompt-001" else record_pb2.VERDICT_WIN
     job = await calibrated(stack, **fields)
     assert job.state == Job.STATE_SUCCEEDED, job.error
