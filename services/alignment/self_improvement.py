@@ -1,6 +1,6 @@
 """The steps of self improving: sample y, criticise it, refine it to y*, and verify that y* is better."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from services.pipeline.model_calls import (
     add_response,
     comparison_call,
     comparison_tokens,
-    generate,
+    generate_request,
     is_unchanged,
     seeds_of,
     verdict_measures,
@@ -73,10 +73,11 @@ def sampling_call(
 
     return ItemCall(
         service="refinement",
+        rpc="generate",
         stage=stage,
         prepare=prompt_only,
         build=build,
-        call=lambda context, items: generate(context, items, model=policy_of(context.job, number)),
+        request=lambda context, items: generate_request(context, items, model=policy_of(context.job, number)),
         apply=_adds_response(number),
     )
 
@@ -98,17 +99,16 @@ def critique_call(
             seed=seeds_of(stage)(context, record),
         )
 
-    def call(
+    def request(
         context: JobContext, items: Sequence[critique_service_pb2.CritiqueItem]
-    ) -> AsyncIterator[critique_service_pb2.CritiqueResponse]:
-        request = critique_service_pb2.CritiqueRequest(
+    ) -> critique_service_pb2.CritiqueRequest:
+        return critique_service_pb2.CritiqueRequest(
             model=context.job.models.feedback,
             sampling=context.plan.feedback_sampling,
             media_policy=context.plan.media_policy,
             answer_form=context.plan.feedback_answer_form,
             items=items,
         )
-        return context.clients.critique.critique(request)
 
     def apply(context: JobContext, record: Record, answer: critique_service_pb2.CritiqueResponse) -> Record:
         if answer.WhichOneof("result") == "abstention":
@@ -117,7 +117,7 @@ def critique_call(
         record.responses[0].feedback.CopyFrom(answer.feedback)
         return record
 
-    return ItemCall(service="critique", stage=stage, build=build, call=call, apply=apply)
+    return ItemCall(service="critique", rpc="critique", stage=stage, build=build, request=request, apply=apply)
 
 
 # ---- refine: y* ~ pi(x, y, c) ----
@@ -137,18 +137,18 @@ def refining_call(
             seed=seeds_of(stage)(context, record),
         )
 
-    def call(
+    def request(
         context: JobContext, items: Sequence[refinement_service_pb2.RefineItem]
-    ) -> AsyncIterator[refinement_service_pb2.RefineResponse]:
-        request = refinement_service_pb2.RefineRequest(
+    ) -> refinement_service_pb2.RefineRequest:
+        return refinement_service_pb2.RefineRequest(
             model=policy_of(context.job, number),
             sampling=context.plan.sampling,
             media_policy=context.plan.media_policy,
             items=items,
         )
-        return context.clients.refinement.refine(request)
 
-    return ItemCall(service="refinement", stage=stage, build=build, call=call, apply=_adds_response(number))
+    apply = _adds_response(number)
+    return ItemCall(service="refinement", rpc="refine", stage=stage, build=build, request=request, apply=apply)
 
 
 # ---- verify: the gate ----

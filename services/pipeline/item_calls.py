@@ -5,7 +5,7 @@ becomes of a record with its answer. `ItemCaller` does the rest for all of them.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -63,7 +63,7 @@ class ItemCall(Generic[I, A]):
     """How a service is called about records."""
 
     service: str
-    """Name of the service, for those who wait for it."""
+    """Name of the service, as the job's clients call it."""
 
     stage: str
     """Where a record that is rejected was quarantined."""
@@ -74,8 +74,11 @@ class ItemCall(Generic[I, A]):
     build: Callable[[JobContext, Record], I]
     """The item for a record; its id is the record's."""
 
-    call: Callable[[JobContext, Sequence[I]], AsyncIterator[A]]
-    """Sends the items; answers come in any order."""
+    request: Callable[[JobContext, Sequence[I]], Any]
+    """The request that takes the items."""
+
+    rpc: str
+    """The method of the service's client that sends the request; answers come in any order."""
 
     apply: Callable[[JobContext, Record, A], Record]
     """Adds an answer to a record and returns it; or the record as it goes to the quarantine."""
@@ -146,7 +149,8 @@ class ItemCaller:
         """One call; adds to `answers` and `attempts`. Raises if an item is still without an answer after it."""
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                async for answer in call.call(context, items):
+                send = getattr(getattr(context.clients, call.service), call.rpc)
+                async for answer in send(call.request(context, items)):
                     if not _should_retry(answer, attempts):
                         answers[answer.id] = answer
         except TimeoutError as error:

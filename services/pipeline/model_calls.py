@@ -3,7 +3,7 @@
 The plan of a kind that asks for them has `seed`, `sampling` and `media_policy`.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from omnialign.errors import from_status
@@ -30,15 +30,14 @@ def seeds_of(stage: str) -> Seed:
 # ---- answers: y ~ pi(x) ----
 
 
-def generate(
+def generate_request(
     context: JobContext, items: Sequence[refinement_service_pb2.GenerateItem], *, model: str
-) -> AsyncIterator[Answer]:
-    """Lets a model answer prompts."""
+) -> refinement_service_pb2.GenerateRequest:
+    """Asks a model to answer prompts."""
     plan = context.plan
-    request = refinement_service_pb2.GenerateRequest(
+    return refinement_service_pb2.GenerateRequest(
         model=model, sampling=plan.sampling, media_policy=plan.media_policy, items=items
     )
-    return context.clients.refinement.generate(request)
 
 
 def answering_call(
@@ -58,10 +57,11 @@ def answering_call(
 
     return ItemCall(
         service="refinement",
+        rpc="generate",
         stage=stage,
         prepare=prepare,
         build=build,
-        call=lambda context, items: generate(context, items, model=model(context)),
+        request=lambda context, items: generate_request(context, items, model=model(context)),
         apply=lambda context, record, answer: add_response(record, answer.response, model=model(context)),
         accepts=lambda answer: from_status(answer.error).reason.startswith(MALFORMED),
     )
@@ -134,11 +134,11 @@ def comparison_call(
             seed=seed(context, record),
         )
 
-    def call(
+    def request(
         context: JobContext, items: Sequence[judge_service_pb2.CompareItem]
-    ) -> AsyncIterator[judge_service_pb2.CompareResponsesResponse]:
+    ) -> judge_service_pb2.CompareResponsesRequest:
         asked = judge(context)
-        request = judge_service_pb2.CompareResponsesRequest(
+        return judge_service_pb2.CompareResponsesRequest(
             model=asked.model,
             sampling=asked.sampling,
             media_policy=context.plan.media_policy,
@@ -146,14 +146,22 @@ def comparison_call(
             with_margins=asked.with_margins,
             items=items,
         )
-        return context.clients.judge.compare_responses(request)
 
     def apply(context: JobContext, record: Record, answer: judge_service_pb2.CompareResponsesResponse) -> Record:
         record.comparison.CopyFrom(answer.comparison)
         decide(context, record.comparison)
         return record
 
-    return ItemCall(service="judge", stage=stage, prepare=prepare, build=build, call=call, apply=apply, settle=settle)
+    return ItemCall(
+        service="judge",
+        rpc="compare_responses",
+        stage=stage,
+        prepare=prepare,
+        build=build,
+        request=request,
+        apply=apply,
+        settle=settle,
+    )
 
 
 def settle_by_rule(record: Record) -> bool:

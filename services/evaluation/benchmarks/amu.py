@@ -4,7 +4,7 @@ The score of a model is the mean of its four categories, each weighed alike (`co
 1 without the judge being asked. Source: arXiv 2412.15838, section 4.1.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from omnialign.modeling.benchmark_items import CATEGORIES
 from omnialign.v1 import judge_service_pb2
@@ -48,19 +48,25 @@ class Understanding(Benchmark):
                 seed=seed(context, record),
             )
 
-        def ask(
+        def request(
             context: JobContext, items: Sequence[judge_service_pb2.UnderstandingItem]
-        ) -> AsyncIterator[judge_service_pb2.ScoreUnderstandingResponse]:
-            request = judge_service_pb2.ScoreUnderstandingRequest(
+        ) -> judge_service_pb2.ScoreUnderstandingRequest:
+            return judge_service_pb2.ScoreUnderstandingRequest(
                 model=judge.model,
                 sampling=judge.sampling,
                 media_policy=context.plan.media_policy,
                 answer_form=judge.form,
                 items=items,
             )
-            return context.clients.judge.score_understanding(request)
 
-        call = rating_call(judge=judge, aspect=UNDERSTANDING, build=build, ask=ask, settle=_settle_empty)
+        call = rating_call(
+            judge=judge,
+            aspect=UNDERSTANDING,
+            rpc="score_understanding",
+            build=build,
+            request=request,
+            settle=_settle_empty,
+        )
         return await self._caller.run(context, records, call)
 
 

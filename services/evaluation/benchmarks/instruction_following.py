@@ -6,7 +6,7 @@ answer without the modality that was asked for is the model's fault: it has the 
 modalities. Source: arXiv 2412.15838, section 4.2.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from omnialign.combinations import combination_of
@@ -71,19 +71,20 @@ class InstructionFollowing(Benchmark):
                 seed=seed(context, record),
             )
 
-        def ask(
+        def request(
             context: JobContext, items: Sequence[judge_service_pb2.GenerationItem]
-        ) -> AsyncIterator[judge_service_pb2.ScoreGenerationResponse]:
-            request = judge_service_pb2.ScoreGenerationRequest(
+        ) -> judge_service_pb2.ScoreGenerationRequest:
+            return judge_service_pb2.ScoreGenerationRequest(
                 model=judge.model,
                 sampling=judge.sampling,
                 media_policy=context.plan.media_policy,
                 answer_form=judge.form,
                 items=items,
             )
-            return context.clients.judge.score_generation(request)
 
-        call = rating_call(judge=judge, aspect=FOLLOWING, build=build, ask=ask, settle=_settle_missing)
+        call = rating_call(
+            judge=judge, aspect=FOLLOWING, rpc="score_generation", build=build, request=request, settle=_settle_missing
+        )
         return await self._caller.run(context, records, call)
 
     async def _by_questions(self, context: JobContext, part: Part, records: Records) -> Outcome:

@@ -98,15 +98,14 @@ def reward_call(model: str) -> RewardCall:
     """Asks a reward model; the items are made by the caller."""
     return ItemCall(
         service="judge",
+        rpc="compute_rewards",
         stage=SCORE,
         build=lambda context, record: judge_service_pb2.RewardItem(),
-        call=lambda context, items: context.clients.judge.compute_rewards(
-            judge_service_pb2.ComputeRewardsRequest(
-                model=model,
-                media_policy=context.plan.media_policy,
-                deterministic=context.plan.sampling.deterministic,
-                items=items,
-            )
+        request=lambda context, items: judge_service_pb2.ComputeRewardsRequest(
+            model=model,
+            media_policy=context.plan.media_policy,
+            deterministic=context.plan.sampling.deterministic,
+            items=items,
         ),
         apply=lambda context, record, answer: record,
     )

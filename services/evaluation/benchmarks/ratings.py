@@ -1,6 +1,6 @@
 """What benchmarks that judges rate share: ratings from 1 to 10, and answers to multiple-choice questions."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from omnialign.v1 import content_pb2, judge_service_pb2, record_pb2
@@ -22,8 +22,9 @@ def rating_call(
     *,
     judge: Judge,
     aspect: str,
+    rpc: str,
     build: Callable[[JobContext, Record], Any],
-    ask: Callable[[JobContext, Sequence[Any]], AsyncIterator[Any]],
+    request: Callable[[JobContext, Sequence[Any]], Any],
     settle: Callable[[Record], bool],
 ) -> ItemCall[Any, Any]:
     """A judge's ratings of the last responses, as assessments of an aspect."""
@@ -39,7 +40,7 @@ def rating_call(
             made.generation.CopyFrom(rating.generation)
         return record
 
-    return ItemCall(service="judge", stage=SCORE, build=build, call=ask, apply=apply, settle=settle)
+    return ItemCall(service="judge", rpc=rpc, stage=SCORE, build=build, request=request, apply=apply, settle=settle)
 
 
 async def ask_questions(
@@ -81,21 +82,21 @@ async def ask_questions(
 
 
 def _question_call(model: Judge, max_retries: int | None) -> ItemCall[Any, Any]:
-    def call(context: JobContext, items: Sequence[Any]) -> AsyncIterator[Any]:
-        request = judge_service_pb2.AnswerQuestionsRequest(
+    def request(context: JobContext, items: Sequence[Any]) -> judge_service_pb2.AnswerQuestionsRequest:
+        return judge_service_pb2.AnswerQuestionsRequest(
             model=model.model,
             sampling=model.sampling,
             media_policy=context.plan.media_policy,
             items=items,
             max_retries=max_retries,
         )
-        return context.clients.judge.answer_questions(request)
 
     return ItemCall(
         service="judge",
+        rpc="answer_questions",
         stage=SCORE,
         build=lambda context, record: judge_service_pb2.QuestionItem(),
-        call=call,
+        request=request,
         apply=lambda context, record, answer: record,
     )
 
