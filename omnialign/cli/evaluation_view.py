@@ -34,7 +34,20 @@ def _sentence(event: Event) -> str:
 
 
 def _picture(event: Event) -> RenderableType:
-    return job_view.stage_table(event.evaluation, notes=(event.message,))
+    return table(event.evaluation, message=event.message)
+
+
+def table(evaluation: Evaluation, *, message: str = "") -> RenderableType:
+    """The stages of an evaluation as a table for a terminal, with what it reused below."""
+    return job_view.stage_table(evaluation, notes=(_reused(evaluation), message))
+
+
+def _reused(evaluation: Evaluation) -> str:
+    """What nobody was asked for, in one line; empty if that is nothing."""
+    answers, judgements = (sum(s.reused for s in evaluation.stages if s.stage == name) for name in ("answer", "score"))
+    if not answers + judgements:
+        return ""
+    return f"reused from earlier evaluations: {answers:,} answers, {judgements:,} judgements"
 
 
 def show_preflight(evaluation: Evaluation, *, out: Output) -> None:

@@ -38,6 +38,9 @@ async def run(
     baseline: Annotated[str, typer.Option(help="Of `pairwise`: the model that others are compared with.")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all sampling.")] = None,
     max_items: Annotated[int | None, typer.Option(min=0, help="At most this many items of each benchmark.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ask for every answer anew; reuse none of an earlier evaluation.")
+    ] = False,
     set: Annotated[list[str] | None, typer.Option("--set", help="Set a field: sampling.temperature=0.7.")] = None,  # noqa: A002
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Run the pre-flight only; create nothing.")
@@ -52,7 +55,7 @@ async def run(
     from omnialign.v1 import evaluation_service_pb2
 
     values: dict[str, Any] = spec.read_file(file) if file else {}
-    values |= _given(models=model, seed=seed, max_items=max_items)
+    values |= _given(models=model, seed=seed, max_items=max_items, fresh=fresh or None)
     judges = [{"model": name} for name in judge or []]
     one = _given(name=benchmark, dataset=dataset, split=split, checkers=checker, judges=judges, baseline=baseline)
     if one:
@@ -95,14 +98,14 @@ async def list_(session: Session) -> None:
 @command
 async def show(session: Session, evaluation: Evaluation) -> None:
     """Show an evaluation: its stages, its scores and, if it failed, why."""
-    from omnialign.cli import evaluation_view, job_view
+    from omnialign.cli import evaluation_view
 
     async with session.client() as client:
         found = await client.get_evaluation(session.name(COLLECTION, evaluation))
     session.out.record(found)
     if session.out.as_json:
         return
-    session.out.console.print(job_view.stage_table(found))
+    session.out.console.print(evaluation_view.table(found))
     evaluation_view.show_scores(found, out=session.out)
     if found.error.message:
         session.out.say(f"failed: {found.error.message}")

@@ -687,6 +687,7 @@ class StageStatus(_message.Message):
     TRAINING_JOBS_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
+    REUSED_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """`preflight`, `feedback_modeling`, `calibrate`, `sample`, `critique`, `refine`, `verify`, `pair`, `reward_modeling`,
     `optimize`, `evaluate` or `report`. Those of a later round have its number: `sample-2`.
@@ -702,9 +703,11 @@ class StageStatus(_message.Message):
     abstained: _builtins.int
     """Records on which a model abstained in this stage."""
     tokens: _builtins.int
-    """Tokens that models wrote in this stage."""
+    """Tokens of what models wrote for this stage, whenever that was."""
     dataset: _builtins.str
     """Dataset that holds its results."""
+    reused: _builtins.int
+    """Answers for which no model was asked, because an earlier job of the project had the same one."""
     @_builtins.property
     def elapsed(self) -> _duration_pb2.Duration:
         """Time that the stage has worked."""
@@ -736,10 +739,11 @@ class StageStatus(_message.Message):
         training_jobs: _abc.Iterable[_builtins.str] | None = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         conditions: _abc.Mapping[_builtins.str, _training_service_pb2.TrainingCondition] | None = ...,
+        reused: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "completed", b"completed", "conditions", b"conditions", "dataset", b"dataset", "elapsed", b"elapsed", "metrics", b"metrics", "quarantined", b"quarantined", "stage", b"stage", "state", b"state", "tokens", b"tokens", "total", b"total", "training_jobs", b"training_jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "completed", b"completed", "conditions", b"conditions", "dataset", b"dataset", "elapsed", b"elapsed", "metrics", b"metrics", "quarantined", b"quarantined", "reused", b"reused", "stage", b"stage", "state", b"state", "tokens", b"tokens", "total", b"total", "training_jobs", b"training_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

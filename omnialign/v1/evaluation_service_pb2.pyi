@@ -166,6 +166,7 @@ class EvaluationSpec(_message.Message):
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     MAX_ITEMS_FIELD_NUMBER: _builtins.int
     MAX_QUARANTINE_FRACTION_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Seed of all random choices."""
     chunk_size: _builtins.int
@@ -174,6 +175,10 @@ class EvaluationSpec(_message.Message):
     """Evaluates at most this many items of each benchmark; 0 means all."""
     max_quarantine_fraction: _builtins.float
     """Fails the evaluation when more than this share of a stage's records is quarantined; 0 means 0.2."""
+    fresh: _builtins.bool
+    """Asks models and judges for every answer, also where an earlier evaluation of the project had the same one. The new
+    answers replace those that were kept.
+    """
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models under test, all of which answer the same items with the same seeds: `projects/{p}/models/{m}/versions/{n}`, a
@@ -203,10 +208,11 @@ class EvaluationSpec(_message.Message):
         chunk_size: _builtins.int = ...,
         max_items: _builtins.int = ...,
         max_quarantine_fraction: _builtins.float = ...,
+        fresh: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmarks", b"benchmarks", "chunk_size", b"chunk_size", "max_items", b"max_items", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "models", b"models", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmarks", b"benchmarks", "chunk_size", b"chunk_size", "fresh", b"fresh", "max_items", b"max_items", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "models", b"models", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

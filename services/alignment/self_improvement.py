@@ -74,6 +74,7 @@ def sampling_call(
     return ItemCall(
         service="refinement",
         rpc="generate",
+        answer=refinement_service_pb2.GenerateResponse,
         stage=stage,
         prepare=prompt_only,
         build=build,
@@ -117,7 +118,15 @@ def critique_call(
         record.responses[0].feedback.CopyFrom(answer.feedback)
         return record
 
-    return ItemCall(service="critique", rpc="critique", stage=stage, build=build, request=request, apply=apply)
+    return ItemCall(
+        service="critique",
+        rpc="critique",
+        answer=critique_service_pb2.CritiqueResponse,
+        stage=stage,
+        build=build,
+        request=request,
+        apply=apply,
+    )
 
 
 # ---- refine: y* ~ pi(x, y, c) ----
@@ -147,8 +156,15 @@ def refining_call(
             items=items,
         )
 
-    apply = _adds_response(number)
-    return ItemCall(service="refinement", rpc="refine", stage=stage, build=build, request=request, apply=apply)
+    return ItemCall(
+        service="refinement",
+        rpc="refine",
+        answer=refinement_service_pb2.RefineResponse,
+        stage=stage,
+        build=build,
+        request=request,
+        apply=_adds_response(number),
+    )
 
 
 # ---- verify: the gate ----

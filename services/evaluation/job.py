@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omnialign import names
 from omnialign.v1 import alignment_service_pb2, evaluation_service_pb2, generation_pb2
+from services.inference.model_uri import is_endpoint_model
 from services.pipeline.kind import JobKind
 from services.runtime.migrations import Migrations
 
@@ -59,6 +60,18 @@ def parts_of(plan: Spec) -> list[Part]:
         number = seen[spec.name]
         parts.append(Part(spec.name if number == 1 else f"{spec.name}-{number}", spec))
     return parts
+
+
+def model_identity(job: Job, model: str) -> str:
+    """What tells a model of an evaluation from any other of its name; empty for a folder, whose files may change.
+
+    An endpoint is taken at its word: whatever answers at its URL under its name is the same model.
+    """
+    if is_endpoint_model(model):
+        return "endpoint"
+    manifest = job.manifest
+    known = [*manifest.models, *(judge for benchmark in manifest.benchmarks for judge in benchmark.judges)]
+    return next((identity.sha256 for identity in known if identity.model == model), "")
 
 
 def with_defaults(spec: Spec) -> Spec:

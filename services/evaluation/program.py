@@ -91,8 +91,8 @@ class EvaluationProgram:
         """Scores are shown once all are there."""
 
     def observe_step(self, step: Step, counts: Counts) -> None:
-        """Counts the assessments of a chunk."""
-        self._metrics.count(counts)
+        """Counts the assessments of a chunk, and what it reused."""
+        self._metrics.count(step.stage, counts)
 
     def observe_job(self, job: Job) -> None:
         """The pipeline shows all that there is."""

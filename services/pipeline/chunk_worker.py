@@ -13,7 +13,7 @@ the commit is exactly-once, because tables are merged by record id. Three crash 
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.pipeline.chunk_store import StepCommit
 from services.pipeline.counts import tally
@@ -60,7 +60,7 @@ class ChunkWorker:
 
     async def run_step(self, context: JobContext, chunk: Chunk, *, step: Step) -> None:
         """Runs one step of a chunk, and commits it."""
-        begun = time.monotonic()
+        begun, context = time.monotonic(), replace(context, reused=set())
         inputs = await self._inputs(context, chunk, step=step)
         with self._updater.clock(context.uid, step.stage).running():
             stored = await self._stored(context, inputs, step=step) if chunk.is_repeated else Outcome()
@@ -114,6 +114,7 @@ class ChunkWorker:
             rejected=outcome.rejected,
             measures=step.measures,
             tokens=tokens,
+            reused=len(context.reused),
             seconds=round(seconds, 4),
         )
         # Only now that all records are stored may the step count as done (see crash window 2).

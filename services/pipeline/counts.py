@@ -10,7 +10,7 @@ from omnialign.v1 import record_pb2
 ABSTAINED_LABEL = "abstained"
 """Label of a record that left the job because a model's answer was unreadable, not through any fault of its own."""
 
-_FIELDS = ("chunks", "completed", "quarantined", "abstained", "tokens", "seconds")
+_FIELDS = ("chunks", "completed", "quarantined", "abstained", "tokens", "reused", "seconds")
 
 
 @dataclass
@@ -25,6 +25,8 @@ class Counts:
     """Records on which a model abstained, whether they went on or not."""
     tokens: int = 0
     """Tokens that models wrote."""
+    reused: int = 0
+    """Answers that were kept from before, so that nobody was asked."""
     seconds: float = 0.0
     """Time that chunks spent in the step, commit included."""
     reasons: dict[str, int] = field(default_factory=dict)
@@ -67,10 +69,11 @@ def tally(
     rejected: Iterable[record_pb2.Record],
     measures: Callable[[record_pb2.Record], Mapping[str, int]],
     tokens: int,
+    reused: int,
     seconds: float,
 ) -> Counts:
     """Counts of one chunk in one step: `records` went to the step's table, `rejected` to the quarantine."""
-    counts = Counts(chunks=1, tokens=tokens, seconds=seconds)
+    counts = Counts(chunks=1, tokens=tokens, reused=reused, seconds=seconds)
     for record in rejected:
         if ABSTAINED_LABEL in record.labels:
             counts.abstained += 1

@@ -12,6 +12,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from google.rpc import status_pb2
 
 from omnialign.errors import DeadlineExceeded, Unavailable, from_status
+from services.pipeline.answer_keys import is_deterministic
+from services.pipeline.kept_answers import KeptAnswers
 from services.pipeline.kind import JobContext, Outcome, Record, Records
 from services.pipeline.quarantine import rejected
 from services.pipeline.service_calls import RETRYABLE, ServiceRetrier, is_transient
@@ -74,6 +76,9 @@ class ItemCall(Generic[I, A]):
     build: Callable[[JobContext, Record], I]
     """The item for a record; its id is the record's."""
 
+    answer: type[A]
+    """The message that answers an item."""
+
     request: Callable[[JobContext, Sequence[I]], Any]
     """The request that takes the items."""
 
@@ -91,10 +96,10 @@ class ItemCall(Generic[I, A]):
 
 
 class ItemCaller:
-    """Calls services for the chunks of all jobs of a process."""
+    """Calls services for the chunks of all jobs of a process; whatever is among the `kept` answers is not asked for."""
 
-    def __init__(self, retrier: ServiceRetrier, *, deadline_seconds: float) -> None:
-        self._retrier = retrier
+    def __init__(self, retrier: ServiceRetrier, *, deadline_seconds: float, kept: KeptAnswers | None = None) -> None:
+        self._retrier, self._kept = retrier, kept
         self._deadline_seconds = deadline_seconds
 
     async def run(self, context: JobContext, records: Records, call: ItemCall[Any, Any]) -> Outcome:
@@ -114,10 +119,26 @@ class ItemCaller:
         return outcome
 
     async def ask(self, context: JobContext, items: Sequence[I], *, call: ItemCall[I, A]) -> dict[str, A]:
-        """The answers by id. Waits for a service that is away, and asks again only for what is missing.
+        """The answers by id: those that are kept, and for the others the service is asked.
+
+        Raises OmnialignError if the call itself can never succeed, or the wait took too long.
+        """
+        if self._kept is None:
+            return await self._ask(context, items, call=call)
+        request = call.request(context, ())
+        keys = self._kept.keys(context, request, items)
+        found = await self._kept.find(context, keys, call.answer)
+        if len(found) < len(items) and is_deterministic(request):
+            found = {}  # the batch decides the tokens
+        asked = [item for item in items if item.id not in found]
+        answers = await self._kept.keep(context, keys, await self._ask(context, asked, call=call))
+        context.reused.update(found)
+        return found | answers
+
+    async def _ask(self, context: JobContext, items: Sequence[I], *, call: ItemCall[I, A]) -> dict[str, A]:
+        """Waits for a service that is away, and asks again only for what is missing.
 
         In a deterministic job a call that broke off is repeated with all items, because the batch decides the tokens.
-        Raises OmnialignError if the call itself can never succeed, or the wait took too long.
         """
         answers: dict[str, A] = {}
         attempts: dict[str, int] = {}

@@ -22,8 +22,8 @@ Records = list[Record]
 Job = Any
 """The job message of a kind. It has `name`, `uid`, `state`, `stages`, `error`, `create_time`, `update_time` and
 `end_time`, and a `State` enum with QUEUED, RUNNING, PAUSED, SUCCEEDED, FAILED, CANCELLING and CANCELLED. Each of its
-`stages` has `stage`, `state`, `completed`, `total`, `quarantined`, `abstained`, `elapsed` and `tokens`, and a `State`
-enum with PENDING, RUNNING, DONE, SKIPPED and FAILED."""
+`stages` has `stage`, `state`, `completed`, `total`, `quarantined`, `abstained`, `elapsed`, `tokens` and `reused`, and a
+`State` enum with PENDING, RUNNING, DONE, SKIPPED and FAILED."""
 
 StageStatus = Any
 """One entry of a job's `stages`."""
@@ -96,6 +96,8 @@ class JobContext:
     job: Job
     plan: Plan
     clients: ServiceClients
+    reused: set[str] = field(default_factory=set)
+    """Ids of the items of a step that nobody was asked about, because an earlier answer was kept."""
 
     @property
     def uid(self) -> str:

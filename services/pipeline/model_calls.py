@@ -58,6 +58,7 @@ def answering_call(
     return ItemCall(
         service="refinement",
         rpc="generate",
+        answer=Answer,
         stage=stage,
         prepare=prepare,
         build=build,
@@ -155,6 +156,7 @@ def comparison_call(
     return ItemCall(
         service="judge",
         rpc="compare_responses",
+        answer=judge_service_pb2.CompareResponsesResponse,
         stage=stage,
         prepare=prepare,
         build=build,

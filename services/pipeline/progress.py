@@ -212,6 +212,7 @@ class Progress:
         status.quarantined = sum(counts.quarantined for counts in steps)
         status.abstained = sum(counts.abstained for counts in steps)
         status.tokens = sum(counts.tokens for counts in steps)
+        status.reused = sum(counts.reused for counts in steps)
         if status.state in (state.STATE_PENDING, state.STATE_RUNNING):
             # Before the phase is planned its size is 0, and nothing can be done.
             is_done = size > 0 and last.chunks == size

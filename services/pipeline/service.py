@@ -20,6 +20,7 @@ from services.pipeline.item_calls import ItemCaller
 from services.pipeline.job_store import JobStore
 from services.pipeline.job_tables import JobTables
 from services.pipeline.jobs import Jobs
+from services.pipeline.kept_answers import Keeping, KeptAnswers
 from services.pipeline.kind import JobKind, JobProgram
 from services.pipeline.metrics import PipelineMetrics
 from services.pipeline.notifier import Notifier
@@ -65,10 +66,12 @@ async def open_pipeline(
     kind: JobKind,
     program: Callable[[Toolbox], JobProgram],
     full_name: str,
+    keeping: Keeping | None = None,
 ) -> AsyncIterator[Pipeline]:
     """Works on the jobs of a kind from when the server starts until the block is left.
 
-    `full_name` is the gRPC service that is not ready before the pipeline is.
+    `full_name` is the gRPC service that is not ready before the pipeline is. With `keeping`, answers of models are kept
+    for later jobs; the kind's revisions make the table (`kept_answers`).
     """
     config.root.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
@@ -84,7 +87,8 @@ async def open_pipeline(
         stack.push_async_callback(clients.close)
         retrier = ServiceRetrier(config.retry_policy, announce=updater.announce)
         tables = JobTables(retrier, label=f"{kind.name}_job")
-        items = ItemCaller(retrier, deadline_seconds=config.step_deadline_seconds)
+        kept = KeptAnswers(patient, kind.name, keeping) if keeping else None
+        items = ItemCaller(retrier, deadline_seconds=config.step_deadline_seconds, kept=kept)
         writer = TableWriter(tables.append)
         stack.push_async_callback(writer.close)
         committer = GroupCommitter[StepCommit](chunks.commit_steps, limit=MAX_GROUP_STEPS)
@@ -131,6 +135,7 @@ async def open_pipeline(
             retrier=retrier,
             notifier=notifier,
             metrics=metrics,
+            kept=KeptAnswers(database, kind.name, keeping) if keeping else None,
         )
         background: list[asyncio.Task[None]] = []
 

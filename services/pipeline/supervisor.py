@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from omnialign.errors import Internal, OmnialignError, to_status
 from services.pipeline.config import PipelineConfig
 from services.pipeline.job_store import JobStore
+from services.pipeline.kept_answers import KeptAnswers
 from services.pipeline.kind import Job, JobKind, JobProgram
 from services.pipeline.metrics import PipelineMetrics
 from services.pipeline.notifier import Notifier
@@ -18,6 +19,7 @@ from services.pipeline.workflow_engine import WorkflowEngine
 from services.runtime.logs import Recurring
 
 LOOK_SECONDS = 1.0
+PRUNE_SECONDS = 3600.0
 ROUND_SECONDS = 30.0
 TOO_LONG = f"it took longer than {ROUND_SECONDS:.0f} seconds"
 
@@ -45,11 +47,13 @@ class Supervisor:
         retrier: ServiceRetrier,
         notifier: Notifier,
         metrics: PipelineMetrics,
+        kept: KeptAnswers | None = None,
     ) -> None:
         self._config, self._program, self._kind = config, program, kind
         self._jobs, self._patient = impatient, patient
         self._engine, self._replicas, self._runner = engine, replicas, runner
         self._retrier, self._notifier, self._metrics = retrier, notifier, metrics
+        self._kept = kept
         self._cancelling: dict[str, asyncio.Task[None]] = {}
         self._rounds = Recurring(logger)
 
@@ -65,6 +69,8 @@ class Supervisor:
             group.create_task(self._repeat(self._replicas.beat, seconds=self._config.heartbeat_seconds))
             group.create_task(self._repeat(self._look, seconds=LOOK_SECONDS))
             group.create_task(self._repeat(self.take_care, seconds=self._config.heartbeat_seconds))
+            if self._kept is not None:
+                group.create_task(self._repeat(self._kept.prune, seconds=PRUNE_SECONDS))
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], *, seconds: float) -> None:
         what = f"a round of the supervisor ({work.__name__.strip('_')})"

@@ -84,13 +84,19 @@ ITEMS_ROW = Row(
             "Tokens",
             {"{{stage}}": rate(TOKENS, HERE, by="stage")},
             unit="cps",
-            description="Tokens per second written by models, by stage.",
+            description="Tokens per second of what models wrote, by stage, reused answers included.",
         ),
         Graph(
             "Time of a chunk, 95 %",
             {"{{stage}}": quantile(0.95, STEP, HERE, by="stage")},
             unit="s",
             description="95 % of the chunks take less in the stage, commit included.",
+        ),
+        Graph(
+            "Answers reused",
+            {"{{stage}}": rate("omnialign_evaluation_reused_answers_total", HERE, by="stage")},
+            unit="cps",
+            description="Answers per second that an earlier evaluation had, so that no model or judge was asked.",
         ),
         Graph(
             "Chunks begun again",

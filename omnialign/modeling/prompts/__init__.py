@@ -135,6 +135,11 @@ def _append(filled: list[Piece], piece: Piece) -> None:
         filled.append(piece)
 
 
+def identities() -> tuple[str, ...]:
+    """All templates of this release, as `name@version:hash`."""
+    return tuple(_load(name).identity for name in sorted(VERSIONS))
+
+
 @cache
 def _load(name: str) -> _Template:
     text = files(__package__).joinpath(f"{name}.v{VERSIONS[name]}.md").read_text("utf-8")

@@ -63,6 +63,7 @@ class Understanding(Benchmark):
             judge=judge,
             aspect=UNDERSTANDING,
             rpc="score_understanding",
+            answer=judge_service_pb2.ScoreUnderstandingResponse,
             build=build,
             request=request,
             settle=_settle_empty,

@@ -83,7 +83,13 @@ class InstructionFollowing(Benchmark):
             )
 
         call = rating_call(
-            judge=judge, aspect=FOLLOWING, rpc="score_generation", build=build, request=request, settle=_settle_missing
+            judge=judge,
+            aspect=FOLLOWING,
+            rpc="score_generation",
+            answer=judge_service_pb2.ScoreGenerationResponse,
+            build=build,
+            request=request,
+            settle=_settle_missing,
         )
         return await self._caller.run(context, records, call)
 

@@ -99,6 +99,7 @@ def reward_call(model: str) -> RewardCall:
     return ItemCall(
         service="judge",
         rpc="compute_rewards",
+        answer=judge_service_pb2.ComputeRewardsResponse,
         stage=SCORE,
         build=lambda context, record: judge_service_pb2.RewardItem(),
         request=lambda context, items: judge_service_pb2.ComputeRewardsRequest(

@@ -23,6 +23,7 @@ def rating_call(
     judge: Judge,
     aspect: str,
     rpc: str,
+    answer: type[Any],
     build: Callable[[JobContext, Record], Any],
     request: Callable[[JobContext, Sequence[Any]], Any],
     settle: Callable[[Record], bool],
@@ -40,7 +41,9 @@ def rating_call(
             made.generation.CopyFrom(rating.generation)
         return record
 
-    return ItemCall(service="judge", rpc=rpc, stage=SCORE, build=build, request=request, apply=apply, settle=settle)
+    return ItemCall(
+        service="judge", rpc=rpc, answer=answer, stage=SCORE, build=build, request=request, apply=apply, settle=settle
+    )
 
 
 async def ask_questions(
@@ -94,6 +97,7 @@ def _question_call(model: Judge, max_retries: int | None) -> ItemCall[Any, Any]:
     return ItemCall(
         service="judge",
         rpc="answer_questions",
+        answer=judge_service_pb2.AnswerQuestionsResponse,
         stage=SCORE,
         build=lambda context, record: judge_service_pb2.QuestionItem(),
         request=request,

@@ -34,6 +34,7 @@ def report_numbers(job: Job, plan: Spec, records: Sequence[Record]) -> dict[str,
                 "completed": status.completed,
                 "quarantined": status.quarantined,
                 "abstained": status.abstained,
+                "reused": status.reused,
             }
             for status in job.stages
         },

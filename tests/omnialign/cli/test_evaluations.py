@@ -115,6 +115,17 @@ def test_an_evaluation_is_run_watched_shown_and_reported(run, items, tmp_path):
     assert "checkers\t–\tcorrect\tall\t4\t0.000\t0.000\t+0.000 to +0.000\t1.0000" in compared.stdout
 
 
+def test_a_second_run_reuses_the_answers_unless_it_is_to_be_fresh(run, items):
+    model = ("--model", "openai+http://host/v1#writer")
+    shown = []
+    for name, *more in (("one",), ("again",), ("anew", "--fresh")):
+        result = run("eval", "run", "--id", name, *model, *options(items), *more, "--watch")
+        assert result.exit_code == 0, result.output
+        shown.append(run("eval", "show", name).stdout)
+    line = "reused from earlier evaluations: 4 answers, 0 judgements"
+    assert [line in text for text in shown] == [False, True, False]
+
+
 def test_an_unknown_key_within_a_benchmark_is_named_with_its_place(run, tmp_path):
     path: Path = tmp_path / "evaluation.json"
     path.write_text(

@@ -58,7 +58,7 @@ def _messages() -> dict[str, Any]:
     file = descriptor_pb2.FileDescriptorProto(name="census.proto", package="census", syntax="proto3")
     for imported in (timestamp_pb2, duration_pb2, status_pb2):
         file.dependency.append(imported.DESCRIPTOR.name)
-    counts = dict.fromkeys(("completed", "total", "quarantined", "abstained", "tokens"), "int64")
+    counts = dict.fromkeys(("completed", "total", "quarantined", "abstained", "tokens", "reused"), "int64")
     stage = {"stage": "string", "state": ".census.Stage.State", "elapsed": ".google.protobuf.Duration", **counts}
     job = {
         "uid": "string",

@@ -13,6 +13,7 @@ from services.alignment.job import MIGRATIONS as ALIGNMENT
 from services.data.store import METADATA as DATA_TABLES
 from services.data.store import MIGRATIONS as DATA
 from services.evaluation.job import MIGRATIONS as EVALUATION
+from services.pipeline.kept_answers import kept_answers
 from services.pipeline.schema import tables
 from services.runtime.database import Database
 from services.training.store import METADATA as TRAINING_TABLES
@@ -24,6 +25,7 @@ SERVICES = {
     "training": (TRAINING, TRAINING_TABLES),
     "alignment": (ALIGNMENT, ALIGNMENT_TABLES),
     "evaluation": (EVALUATION, tables("evaluation").metadata),
+    "kept answers": (EVALUATION, kept_answers("evaluation").metadata),
 }
 
 
