@@ -129,6 +129,9 @@ async def pin_evaluation(
     wanted.models[:] = [await pinned_model(text, client=client, session=session) for text in wanted.models]
     for benchmark in wanted.benchmarks:
         benchmark.dataset = await pinned_dataset(benchmark.dataset, client=client, session=session)
+        if benchmark.annotated_pairs:
+            pairs = benchmark.annotated_pairs
+            benchmark.annotated_pairs = await pinned_dataset(pairs, client=client, session=session)
         benchmark.baseline = await pinned_model(benchmark.baseline, client=client, session=session)
         for judge in benchmark.judges:
             judge.model = await pinned_model(judge.model, client=client, session=session)

@@ -232,6 +232,8 @@ class Benchmark(_message.Message):
     CHECKERS_FIELD_NUMBER: _builtins.int
     BASELINE_FIELD_NUMBER: _builtins.int
     ABLATION_FIELD_NUMBER: _builtins.int
+    ANNOTATED_PAIRS_FIELD_NUMBER: _builtins.int
+    ANNOTATED_SPLIT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`amu`: judges rate answers about media from 1 to 10 against those of people. `instruction_following`: judges rate,
     or are asked about, answers in one modality, 0 to 10. `selection`: the share of people who chose the modalities of
@@ -250,6 +252,12 @@ class Benchmark(_message.Message):
     """Of `amu`, `multiple_choice` and `checkers`: has the models answer the prompts with media of this modality, `image`,
     `audio` or `video`, once more without them, and scores that too.
     """
+    annotated_pairs: _builtins.str
+    """Of `synergy`: dataset version with annotated pairs of answers that its judges have not learnt from. Each judge also
+    chooses between the two answers of each pair; how often it chooses as people did is its `agreement`.
+    """
+    annotated_split: _builtins.str
+    """Split of these pairs; empty means `test`."""
     @_builtins.property
     def subtasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these subtasks; empty means all in the split."""
@@ -273,10 +281,12 @@ class Benchmark(_message.Message):
         checkers: _abc.Iterable[_builtins.str] | None = ...,
         baseline: _builtins.str = ...,
         ablation: _builtins.str = ...,
+        annotated_pairs: _builtins.str = ...,
+        annotated_split: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ablation", b"ablation", "baseline", b"baseline", "checkers", b"checkers", "dataset", b"dataset", "judges", b"judges", "name", b"name", "split", b"split", "subtasks", b"subtasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ablation", b"ablation", "annotated_pairs", b"annotated_pairs", "annotated_split", b"annotated_split", "baseline", b"baseline", "checkers", b"checkers", "dataset", b"dataset", "judges", b"judges", "name", b"name", "split", b"split", "subtasks", b"subtasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -468,7 +478,9 @@ class BenchmarkScore(_message.Message):
     judge: _builtins.str
     """The judge; empty for rules."""
     measure: _builtins.str
-    """What is measured, such as `correct`; `agreement` is Krippendorff's alpha of several judges."""
+    """What is measured, such as `correct`. `agreement` of a judge is the share of annotated pairs on which it chose as
+    people did; without a judge, it is Krippendorff's alpha of several judges.
+    """
     group: _builtins.str
     """The category or subtask that the score is about; empty for all items."""
     value: _builtins.float

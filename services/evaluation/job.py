@@ -74,6 +74,13 @@ def model_identity(job: Job, model: str) -> str:
     return next((identity.sha256 for identity in known if identity.model == model), "")
 
 
+def pairs_beside(spec: BenchmarkSpec) -> BenchmarkSpec:
+    """The benchmark of the annotated pairs that tell how far the judges of a benchmark agree with people."""
+    return BenchmarkSpec(
+        name="preference", dataset=spec.annotated_pairs, split=spec.annotated_split, judges=spec.judges
+    )
+
+
 def with_defaults(spec: Spec) -> Spec:
     """The spec with its documented defaults filled in."""
     plan = Spec()
@@ -83,6 +90,8 @@ def with_defaults(spec: Spec) -> Spec:
     plan.sampling.CopyFrom(spec.sampling if spec.HasField("sampling") else generation_pb2.SamplingParams())
     for benchmark in plan.benchmarks:
         benchmark.split = benchmark.split or DEFAULT_SPLIT
+        if benchmark.annotated_pairs:
+            benchmark.annotated_split = benchmark.annotated_split or DEFAULT_SPLIT
         for judge in benchmark.judges:
             judge.sampling.deterministic |= plan.sampling.deterministic
     return plan

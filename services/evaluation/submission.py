@@ -11,14 +11,23 @@ from omnialign.errors import InvalidArgument
 from omnialign.v1 import evaluation_service_pb2
 from services.evaluation import preflight
 from services.evaluation.benchmarks import BENCHMARKS
-from services.evaluation.job import ANSWER, STAGES, BenchmarkSpec, Job, Spec, StageStatus, with_defaults
+from services.evaluation.job import (
+    ANSWER,
+    STAGES,
+    BenchmarkSpec,
+    Job,
+    Spec,
+    StageStatus,
+    pairs_beside,
+    with_defaults,
+)
 from services.inference.model_uri import is_endpoint_model
 from services.pipeline.given_names import check_subtasks, find_dataset, find_model
 from services.pipeline.service import Pipeline
 from services.pipeline.service_calls import ServiceClients
 
 FIELD = "evaluation.spec"
-OPTIONAL_FIELDS = ("judges", "checkers", "baseline", "ablation")
+OPTIONAL_FIELDS = ("judges", "checkers", "baseline", "ablation", "annotated_pairs")
 """Fields of a benchmark that only some benchmarks have."""
 
 Manifest = evaluation_service_pb2.EvaluationManifest
@@ -69,6 +78,7 @@ async def resolve(spec: Spec, clients: ServiceClients, *, parent: str) -> tuple[
         identity = manifest.benchmarks.add()
         await _resolve_benchmark(benchmark, clients, plan=plan, at=at, parent=parent, identity=identity)
         identity.benchmark.CopyFrom(benchmark)
+    _add_annotated_pairs(plan, manifest)
     if spec.models and not any(BENCHMARKS[b.name].tests_models for b in plan.benchmarks):
         message = "models under test are named, but no benchmark has them answer"
         raise _refused("models", message, "leave them out, or add such a benchmark", reason="MODELS_UNUSED")
@@ -89,6 +99,9 @@ async def _resolve_benchmark(
     version = await find_dataset(spec.dataset, clients, field=f"{FIELD}.{at}.dataset", parent=parent)
     spec.dataset = version.name
     check_subtasks(spec.subtasks, version, field=f"{FIELD}.{at}.subtasks")
+    if spec.annotated_pairs:
+        field = f"{FIELD}.{at}.annotated_pairs"
+        spec.annotated_pairs = (await find_dataset(spec.annotated_pairs, clients, field=field, parent=parent)).name
     kind = BENCHMARKS[spec.name]
     for number, judge in enumerate(spec.judges):
         field = f"{FIELD}.{at}.judges[{number}].model"
@@ -110,6 +123,15 @@ async def _resolve_benchmark(
     if kind.tests_models and len(plan.models) < kind.min_models:
         message = f"{spec.name} needs at least {kind.min_models} models under test, and there are {len(plan.models)}"
         raise _refused("models", message, "name more", reason="MODELS_MISSING")
+
+
+def _add_annotated_pairs(plan: Spec, manifest: Manifest) -> None:
+    """Adds to a resolved plan the benchmarks that tell how far judges agree with people, each once."""
+    for identity in list(manifest.benchmarks):
+        beside = pairs_beside(identity.benchmark)
+        if identity.benchmark.annotated_pairs and beside not in plan.benchmarks:
+            plan.benchmarks.append(beside)
+            manifest.benchmarks.add(benchmark=beside, judges=identity.judges)
 
 
 async def _model(

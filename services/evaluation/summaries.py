@@ -1,4 +1,4 @@
-"""Scores made of other scores: AMU, AMG and overall of a model, strengths of models, and the agreement of judges.
+"""Scores made of other scores: AMU, AMG and overall of a model, strengths of models, and what judges agree on.
 
 A composite of which a part was not measured is left out. With several judges, the first of each benchmark counts.
 """
@@ -15,8 +15,9 @@ from omnialign.v1 import evaluation_service_pb2
 from services.evaluation import composites
 from services.evaluation.agreement import Level, krippendorff_alpha
 from services.evaluation.benchmarks.benchmark import Subject
-from services.evaluation.estimates import Statistic, estimate
-from services.evaluation.job import Spec, parts_of
+from services.evaluation.benchmarks.preference import ACCURACY
+from services.evaluation.estimates import Statistic, estimate, only
+from services.evaluation.job import Spec, pairs_beside, parts_of
 from services.evaluation.pairwise import Game, strengths
 from services.evaluation.samples import Sample
 from services.evaluation.scores import ALL, Key, score_named, set_estimate
@@ -45,6 +46,7 @@ def summaries_of(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[Benchmar
         yield from _composite(plan, OVERALL, Subject(model), understanding | generation, composites.overall)
     yield from _strengths(plan, samples)
     yield from _agreements(plan, samples)
+    yield from _agreements_with_people(plan, samples)
     yield from _calibrations(plan, samples)
 
 
@@ -123,6 +125,23 @@ def _agreements(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[Benchmark
         if alpha is not None:
             score.value = alpha
         yield score
+
+
+def _agreements_with_people(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkScore]:
+    """How often each judge of a benchmark chose as people did, on the annotated pairs beside it."""
+    parts = parts_of(plan)
+    for part in parts:
+        beside = next(
+            (one.id for one in parts if part.spec.annotated_pairs and one.spec == pairs_beside(part.spec)), ""
+        )
+        for judge in range(1, len(part.spec.judges) + 1):
+            sample = samples.get(Key(beside, Subject(judge=judge), ACCURACY, ALL))
+            if sample is not None:
+                score = score_named(plan, Key(part.id, Subject(judge=judge), AGREEMENT, ALL))
+                counts = sample.counts
+                score.judged, score.abstained, score.failed = counts.judged, counts.abstained, counts.failed
+                set_estimate(score, estimate({ALL: sample}, only, seed=plan.seed))
+                yield score
 
 
 def _strengths(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkScore]:

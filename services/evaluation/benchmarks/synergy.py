@@ -2,6 +2,9 @@
 
 The judge is a reward model. It sees the prompt, and of the answer two modalities at a time; the score of a pair is
 sigmoid(r), between 0 and 1. Pairs that an answer does not have are not scored; an answer with one modality has none.
+
+How far such a judge can be trusted is measured within the same evaluation: on annotated pairs of answers that it has
+not learnt from, as the benchmark `preference` does (`job.pairs_beside`).
 """
 
 import itertools
@@ -24,7 +27,7 @@ class Synergy(Benchmark):
     """Answers in several modalities."""
 
     name = "synergy"
-    needs = frozenset({"judges"})
+    needs = frozenset({"judges", "annotated_pairs"})
     judges_must_reward = True
     judges_may_reward = True
 

@@ -8,9 +8,7 @@ from PIL import Image
 
 from benchmarks.null_services import malformed
 from omnialign.content import content
-from omnialign.errors import InvalidArgument
 from omnialign.v1 import content_pb2, evaluation_service_pb2, record_pb2
-from services.evaluation.benchmarks.synergy import pairs_of
 from tests.evaluation_stack import Benchmark, Evaluation, EvaluationStack, Spec, score_of
 
 Judge = evaluation_service_pb2.BenchmarkJudge
@@ -130,30 +128,6 @@ async def test_selection_is_the_share_of_votes_for_what_was_chosen(stack: Evalua
     dataset = await stack.store("votes", records)
     spec = Spec(models=[await stack.register_model()], benchmarks=[Benchmark(name="selection", dataset=dataset)])
     assert score_of(await stack.run(spec), "selection").value == pytest.approx(0.5)
-
-
-async def test_synergy_needs_a_reward_model(stack: EvaluationStack) -> None:
-    judge = Judge(model=await stack.register_model("judge"))
-    benchmark = Benchmark(name="synergy", dataset=await stack.checkable(), judges=[judge])
-    with pytest.raises(InvalidArgument) as caught:
-        await stack.evaluation.create_evaluation("", Spec(models=[judge.model], benchmarks=[benchmark]))
-    assert caught.value.reason == "JUDGE_UNFIT"
-
-
-def test_each_two_modalities_of_an_answer_are_judged_together() -> None:
-    def medium(modality: int) -> content_pb2.Part:
-        return content_pb2.Part(media=content_pb2.Media(modality=modality, sha256="0" * 64))
-
-    message = content_pb2.Content(
-        parts=[
-            content_pb2.Part(text="Look:"),
-            medium(content_pb2.MODALITY_IMAGE),
-            medium(content_pb2.MODALITY_AUDIO),
-        ]
-    )
-    found = {pair: len(shown.parts) for pair, shown in pairs_of(message)}
-    assert found == {"ti": 2, "ta": 2, "ia": 2}
-    assert list(pairs_of(content("Words alone."))) == []
 
 
 async def test_models_answer_questions_and_prose_is_wrong(stack: EvaluationStack) -> None:
