@@ -23,6 +23,8 @@ class Understanding(Benchmark):
     """Questions about media, whose answers people gave."""
 
     name = "amu"
+    main = UNDERSTANDING
+    has_parts = True
     needs = frozenset({"judges"})
     takes = frozenset({"ablation"})
     top = HIGHEST

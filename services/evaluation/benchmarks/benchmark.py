@@ -45,6 +45,10 @@ class Benchmark(ABC):
     """Whether it has models under test; else its judges are."""
     top: ClassVar[float] = 1.0
     """The best score."""
+    main: ClassVar[str] = ""
+    """The measure that sums it up; empty if all of them do."""
+    has_parts: ClassVar[bool] = False
+    """Whether its groups are abilities of their own, rather than kinds of items."""
     min_models: ClassVar[int] = 1
     judges_may_reward: ClassVar[bool] = False
     """Whether a judge may be a reward model."""

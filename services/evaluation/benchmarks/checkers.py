@@ -13,6 +13,7 @@ class Checkers(Benchmark):
     """Answers that programs can check, as in the evaluation of an alignment job."""
 
     name = "checkers"
+    main = CORRECT
     needs = frozenset({"checkers"})
     takes = frozenset({"ablation"})
 

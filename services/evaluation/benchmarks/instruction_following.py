@@ -35,6 +35,8 @@ class InstructionFollowing(Benchmark):
     """Instructions to write a text, a picture, a sound or a video."""
 
     name = "instruction_following"
+    main = FOLLOWING
+    has_parts = True
     needs = frozenset({"judges"})
     top = HIGHEST
 

@@ -22,6 +22,7 @@ class MultipleChoice(Benchmark):
     """Questions about media, with choices of which one is right."""
 
     name = "multiple_choice"
+    main = ACCURACY
     takes = frozenset({"ablation"})
     is_answered = False
 

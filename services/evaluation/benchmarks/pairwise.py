@@ -22,6 +22,7 @@ class Pairwise(Benchmark):
     """Which of two models answers better."""
 
     name = "pairwise"
+    main = WIN_RATE
     needs = frozenset({"judges"})
     takes = frozenset({"baseline"})
     min_models = 2

@@ -31,6 +31,7 @@ class Preference(Benchmark):
     """How often a judge or a reward model agrees with people."""
 
     name = "preference"
+    main = ACCURACY
     needs = frozenset({"judges"})
     is_answered = False
     tests_models = False

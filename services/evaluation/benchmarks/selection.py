@@ -18,6 +18,7 @@ class Selection(Benchmark):
     """Instructions with the votes of people for each combination of modalities."""
 
     name = "selection"
+    main = SELECTION
 
     @classmethod
     def problem(cls, item: Record) -> str:

@@ -8,7 +8,7 @@ import json
 
 from omnialign.client import AsyncClient
 from services.evaluation.job import Job, Spec
-from services.evaluation.report import page
+from services.evaluation.report import cards, page
 from services.evaluation.report.numbers import report_numbers
 from services.pipeline.kind import Records
 from services.pipeline.pages.messages import fetch_media
@@ -18,8 +18,8 @@ __all__ = ["make_report"]
 
 async def make_report(job: Job, plan: Spec, *, records: Records, data: AsyncClient) -> dict[str, bytes]:
     """The report in UTF-8 by format: `json` and `html`. `data` is a client of the data service."""
-    shown = page.choose(records)
-    references = page.media_of(shown)
+    shown = page.choose(records, plan)
+    references = cards.media_of(shown)
     media = await fetch_media(data, references)
 
     def make() -> dict[str, bytes]:

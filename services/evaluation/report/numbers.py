@@ -11,6 +11,7 @@ from google.protobuf import json_format
 
 from omnialign.v1 import evaluation_service_pb2
 from services.evaluation.job import Job, Spec
+from services.evaluation.report.cards import worst as worst_share
 from services.evaluation.scores import subject_of
 from services.evaluation.works import ABLATED, BENCHMARK, group_of, item_of
 from services.pipeline.kind import Record
@@ -78,14 +79,8 @@ def item_numbers(record: Record, plan: Spec) -> dict[str, Any]:
 
 
 def worst(records: Iterable[Record]) -> list[Record]:
-    """The records of lowest score, for each benchmark and subject, the lowest first; abstentions come last."""
+    """The records of lowest score, for each benchmark and subject, the lowest first; those without any come last."""
     groups: dict[Any, list[Record]] = {}
     for record in records:
         groups.setdefault((record.labels[BENCHMARK], subject_of(record)), []).append(record)
-    return [record for group in groups.values() for record in sorted(group, key=badness)[:WORST]]
-
-
-def badness(record: Record) -> tuple[float, ...]:
-    """Sorts the records of an item: low scores first, and those without any last."""
-    scores = [a.score for a in record.responses[-1].assessments if not a.abstain_reason]
-    return (0.0, *scores) if scores else (1.0,)
+    return [record for group in groups.values() for record in sorted(group, key=lambda r: worst_share([r]))[:WORST]]

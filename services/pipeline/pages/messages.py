@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from omnialign.client import AsyncClient
 from omnialign.errors import OmnialignError
 from omnialign.v1 import content_pb2
-from services.pipeline.pages.pictures import Picture, picture
+from services.pipeline.pages.pictures import Picture, left_out, picture
 
 FETCHES_AT_ONCE = 8
+MAX_MEDIUM_BYTES = 32 * 1024 * 1024
+"""A larger medium is not even fetched."""
+MAX_PAGE_BYTES = 24 * 1024 * 1024
+"""Media that a page holds; those that come later are left out, and say so."""
+MAX_TEXT_CHARACTERS = 4000
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +26,8 @@ class Piece:
 
     text: str | None = None
     picture: Picture | None = None
+    cut: int = 0
+    """Characters of the text that are left out."""
 
 
 def media_of(messages: Iterable[content_pb2.Content]) -> dict[str, content_pb2.Media]:
@@ -28,8 +35,8 @@ def media_of(messages: Iterable[content_pb2.Content]) -> dict[str, content_pb2.M
     return {part.media.sha256: part.media for m in messages for part in m.parts if part.WhichOneof("part") == "media"}
 
 
-async def fetch_media(client: AsyncClient, references: Iterable[str]) -> dict[str, bytes]:
-    """The bytes of media by digest. One that is gone is left out: the page says so."""
+async def fetch_media(client: AsyncClient, references: Mapping[str, content_pb2.Media]) -> dict[str, bytes]:
+    """The bytes of media by digest. One that is gone, or too large, is left out: the page says so."""
     places, found = asyncio.Semaphore(FETCHES_AT_ONCE), dict[str, bytes]()
 
     async def fetch(sha256: str) -> None:
@@ -40,19 +47,32 @@ async def fetch_media(client: AsyncClient, references: Iterable[str]) -> dict[st
                 log.warning("report: medium left out", extra={"sha256": sha256, "reason": error.reason})
 
     async with asyncio.TaskGroup() as group:
-        for sha256 in references:
-            group.create_task(fetch(sha256))
+        for sha256, reference in references.items():
+            if reference.size_bytes <= MAX_MEDIUM_BYTES:
+                group.create_task(fetch(sha256))
     return found
 
 
 def pictures(references: Mapping[str, content_pb2.Media], data: Mapping[str, bytes]) -> dict[str, Picture]:
-    """Each medium ready for the page, by digest. Decodes: call it off the event loop."""
-    return {sha256: picture(reference, data.get(sha256)) for sha256, reference in references.items()}
+    """Each medium ready for the page, by digest, until the page is full. Decodes: call it off the event loop."""
+    shown, left = dict[str, Picture](), MAX_PAGE_BYTES
+    for sha256, reference in references.items():
+        if left <= 0 or reference.size_bytes > MAX_MEDIUM_BYTES:
+            shown[sha256] = left_out(reference)
+            continue
+        shown[sha256] = picture(reference, data.get(sha256))
+        left -= shown[sha256].size
+    return shown
 
 
 def pieces(content: content_pb2.Content, shown: Mapping[str, Picture]) -> list[Piece]:
     """The parts of a message in reading order."""
     return [
-        Piece(text=part.text) if part.WhichOneof("part") == "text" else Piece(picture=shown[part.media.sha256])
+        text_piece(part.text) if part.WhichOneof("part") == "text" else Piece(picture=shown[part.media.sha256])
         for part in content.parts
     ]
+
+
+def text_piece(text: str) -> Piece:
+    """A text, of which the page shows a bounded part."""
+    return Piece(text=text[:MAX_TEXT_CHARACTERS], cut=max(0, len(text) - MAX_TEXT_CHARACTERS))

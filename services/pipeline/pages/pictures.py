@@ -1,8 +1,9 @@
 """Media as a page can hold them: data URIs, and pictures of what has no picture.
 
-A sound gets its spectrogram beside the player, a video a strip of its frames, so that a printed or silent page still
-shows the answer. Small files are embedded as they are; larger ones as a reduced picture, so that the page stays light.
-Only types on the list below reach the page: a stored type is never trusted to become part of a data URI by itself.
+A sound gets its waveform and its spectrogram beside the player, a video a strip of its frames, so that a printed or
+silent page still shows the answer. Small files are embedded as they are; larger ones as a reduced picture, so that the
+page stays light. Only types on the list below reach the page: a stored type is never trusted to become part of a data
+URI by itself.
 """
 
 import base64
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from omnialign import media
+from omnialign.content import NAMES
 from omnialign.modeling.decoding import decode
 from omnialign.modeling.inputs import MediaBytes, MediaPolicy
 from omnialign.v1 import content_pb2
@@ -26,6 +28,7 @@ THUMBNAIL_PIXELS = 640
 STRIP_FRAMES = 8
 STRIP_HEIGHT_PIXELS = 160
 PIXEL_ART_PIXELS = 128  # smaller pictures are enlarged without smoothing
+WAVEFORM_COLUMNS = 170
 SPECTROGRAM_BINS = 96
 SPECTROGRAM_COLUMNS = 320
 SPECTROGRAM_FLOOR_DB = -60.0
@@ -43,9 +46,16 @@ class Picture:
     picture: str = ""
     player: str = ""
     caption: str = ""
+    waveform: tuple[tuple[float, float], ...] = ()
+    """Of a sound: the lowest and the highest sample of each column, -1 to 1."""
     pixelated: bool = False
     width: int = field(default=0)
     height: int = field(default=0)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes on the page."""
+        return len(self.picture) + len(self.player)
 
 
 def picture(reference: content_pb2.Media, data: bytes | None) -> Picture:
@@ -62,6 +72,12 @@ def picture(reference: content_pb2.Media, data: bytes | None) -> Picture:
     except media.MediaError:
         pass
     return Picture("missing", caption=f"does not decode: {reference.sha256[:12]}")
+
+
+def left_out(reference: content_pb2.Media) -> Picture:
+    """What stands for a medium that would make the page too large."""
+    kind = NAMES[reference.modality]
+    return Picture("missing", caption=f"{kind} of {reference.size_bytes:,} bytes, left out to keep this page small")
 
 
 def _image(reference: content_pb2.Media, data: bytes) -> Picture:
@@ -85,6 +101,7 @@ def _audio(reference: content_pb2.Media, data: bytes) -> Picture:
         "audio",
         picture=_png(spectrogram(samples)),
         player=_original(reference, data),
+        waveform=waveform(samples),
         caption=f"sound, {len(samples) / rate_hz:.1f} s, 0 to {rate_hz / 2000:g} kHz",
     )
 
@@ -102,6 +119,12 @@ def _video(reference: content_pb2.Media, data: bytes) -> Picture:
         width=width,
         height=height,
     )
+
+
+def waveform(samples: media.Samples) -> tuple[tuple[float, float], ...]:
+    """The lowest and the highest sample of each column, at least a hair apart so that silence is a line."""
+    columns = np.array_split(samples, min(WAVEFORM_COLUMNS, len(samples))) if len(samples) else [np.zeros(1)]
+    return tuple((round(float(c.min()) - 0.01, 3), round(float(c.max()) + 0.01, 3)) for c in columns)
 
 
 def spectrogram(samples: media.Samples) -> media.Pixels:

@@ -3,10 +3,14 @@
 Every text on a page came from a model or a data set and is untrusted: the templates escape all of it.
 """
 
+import base64
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 SUBTASK_WORDS = {"t": "text", "i": "image", "a": "audio", "v": "video"}
 
@@ -22,8 +26,29 @@ def environment(package: str, **filters: Callable[..., Any]) -> jinja2.Environme
         lstrip_blocks=True,
     )
     made.filters.update(percent=percent, points=percentage_points, duration=duration, count=count, words=words)
+    made.filters.update(modalities=modalities)
     made.filters.update(filters)
     return made
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script of our own within a page, which runs because the page's policy names its digest."""
+
+    text: Markup
+
+    @property
+    def source(self) -> Markup:
+        """How the policy names it."""
+        digest = base64.b64encode(hashlib.sha256(self.text.encode()).digest()).decode()
+        return Markup("'sha256-{}'").format(digest)
+
+
+def script(made: jinja2.Environment, name: str) -> Script:
+    """A script among the templates. Nothing is filled into it."""
+    assert made.loader is not None
+    source, _, _ = made.loader.get_source(made, name)
+    return Script(Markup(source))  # noqa: S704  a file of ours
 
 
 def words(subtask: str) -> str:
@@ -31,7 +56,12 @@ def words(subtask: str) -> str:
     read, arrow, written = subtask.partition("2")
     if not arrow or not {*read, *written} <= set(SUBTASK_WORDS):
         return subtask
-    return " → ".join(" + ".join(SUBTASK_WORDS[letter] for letter in side) for side in (read, written))
+    return " → ".join(map(modalities, (read, written)))
+
+
+def modalities(letters: str) -> str:
+    """`ti` as `text + image`."""
+    return " + ".join(SUBTASK_WORDS[letter] for letter in letters)
 
 
 def percent(share: float | None) -> str:

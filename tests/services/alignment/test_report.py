@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -31,6 +30,7 @@ from services.data.config import DataConfig
 from services.pipeline.pages.template import duration
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
+from tests.pages import Page
 
 SUBTASKS = ("t2t", "ti2t", "ta2t", "tv2t", "t2i", "t2a", "t2v", "ti2ti")
 STAGES = ["preflight", "feedback_modeling", "sample", "critique", "refine"]
@@ -224,26 +224,6 @@ async def stored(client: AsyncClient, dataset_id: str, records: Sequence[record_
     dataset = await client.create_dataset(dataset_id)
     await client.append_records(dataset.name, records)
     return dataset.name
-
-
-class Page(HTMLParser):
-    """Collects what a browser would load, the tags, and the text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.tags: list[str] = []
-        self.handlers: list[str] = []
-        self.words: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.handlers += [name for name, _ in attrs if name.startswith("on")]
-        self.loads += [value for name, value in attrs if name in {"src", "href", "srcset", "data", "poster", "action"}]
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ async def test_a_modality_can_be_removed_and_the_judge_still_sees_it(stack: Eval
     scored = [r for r in await stack.rows(done, "scores") if "evaluation.ablated" in r.labels]
     assert all([part.WhichOneof("part") for part in record.prompt.parts] == ["media", "text"] for record in scored)
     page = (await stack.evaluation.get_evaluation_report(done.name, HTML)).decode()
-    assert page.count("<td>AMU</td>") == 2
+    assert page.count('<th scope="row">AMU</th>') == 2
     assert "<polygon" in page  # the radar of the categories
 
 
