@@ -192,20 +192,29 @@ async def compare(
     allow_unlike: Annotated[
         bool, typer.Option("--allow-unlike", help="Compare even what was measured differently.")
     ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for compare.html and compare.json.")] = None,
 ) -> None:
     """Compare a model with a baseline on the same items: the difference, its interval, and a paired test."""
-    from omnialign.cli import evaluation_view, spec
+    from omnialign.cli import evaluation_view, job_view, spec
+    from omnialign.v1.evaluation_service_pb2 import GetEvaluationReportRequest as Format
 
+    name = session.name(COLLECTION, evaluation)
     async with session.client() as client:
-        found = await client.compare_evaluations(
-            session.name(COLLECTION, evaluation),
-            baseline=session.name(COLLECTION, baseline) if baseline else "",
-            model=await spec.pinned_model(model, client=client, session=session),
-            baseline_model=await spec.pinned_model(baseline_model, client=client, session=session),
-            allow_unlike=allow_unlike,
-        )
+        wanted: dict[str, Any] = {
+            "baseline": session.name(COLLECTION, baseline) if baseline else "",
+            "model": await spec.pinned_model(model, client=client, session=session),
+            "baseline_model": await spec.pinned_model(baseline_model, client=client, session=session),
+            "allow_unlike": allow_unlike,
+        }
+        found = await client.compare_evaluations(name, **wanted)
+        if out is not None:
+            data = await client.get_comparison_report(name, Format.FORMAT_JSON, **wanted)
+            page = await client.get_comparison_report(name, Format.FORMAT_HTML, **wanted)
+            job_view.save_report(out, data=data, page=page, name="compare")
     session.out.record(found)
     evaluation_view.show_comparison(found, out=session.out)
+    if out is not None:
+        session.out.say(f"Report: {(out / 'compare.html').resolve()}")
 
 
 def _given(**values: Any) -> dict[str, Any]:

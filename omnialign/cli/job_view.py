@@ -164,10 +164,10 @@ async def fetch_report(client: AsyncClient, name: str, folder: Path) -> dict[str
     return save_report(folder, data=data, page=page)
 
 
-def save_report(folder: Path, *, data: bytes, page: bytes) -> dict[str, Any]:
-    """Saves `report.json` and `report.html` in a folder and returns the numbers."""
-    replace_file(folder / "report.json", data)
-    replace_file(folder / "report.html", page)
+def save_report(folder: Path, *, data: bytes, page: bytes, name: str = "report") -> dict[str, Any]:
+    """Saves `report.json` and `report.html` in a folder, or files of another name, and returns the numbers."""
+    replace_file(folder / f"{name}.json", data)
+    replace_file(folder / f"{name}.html", page)
     numbers: dict[str, Any] = json.loads(data)
     return numbers
 

@@ -353,3 +353,4 @@ class Client:
     watch_evaluation = _iterate(AsyncClient.watch_evaluation)
     get_evaluation_report = _call(AsyncClient.get_evaluation_report)
     compare_evaluations = _call(AsyncClient.compare_evaluations)
+    get_comparison_report = _call(AsyncClient.get_comparison_report)

@@ -113,3 +113,24 @@ class EvaluationCalls(JobCalls):
         return await self._transport.unary(
             self._evaluation.CompareEvaluations, request, deadline_seconds=REPORT_DEADLINE_SECONDS
         )
+
+    async def get_comparison_report(
+        self,
+        name: str,
+        format: int = 0,  # noqa: A002  the contract's word
+        *,
+        baseline: str = "",
+        model: str = "",
+        baseline_model: str = "",
+        allow_unlike: bool = False,
+    ) -> bytes:
+        """The report of a comparison, with the items that differ most; `format` is as for `get_evaluation_report`, and
+        the rest, with what is raised, as for `compare_evaluations`."""
+        comparison = evaluation_service_pb2.CompareEvaluationsRequest(
+            name=name, baseline=baseline, model=model, baseline_model=baseline_model, allow_unlike=allow_unlike
+        )
+        request = evaluation_service_pb2.GetComparisonReportRequest(
+            comparison=comparison,
+            format=cast("evaluation_service_pb2.GetEvaluationReportRequest.Format.ValueType", format),
+        )
+        return await self._report(self._evaluation.GetComparisonReport, request)

@@ -975,6 +975,56 @@ class CompareEvaluationsRequest(_message.Message):
 Global___CompareEvaluationsRequest: _TypeAlias = CompareEvaluationsRequest  # noqa: Y015
 
 @_typing.final
+class GetComparisonReportRequest(_message.Message):
+    """Reads the report of a comparison."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPARISON_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    format: Global___GetEvaluationReportRequest.Format.ValueType
+    """Which form."""
+    @_builtins.property
+    def comparison(self) -> Global___CompareEvaluationsRequest:
+        """What is compared."""
+
+    def __init__(
+        self,
+        *,
+        comparison: Global___CompareEvaluationsRequest | None = ...,
+        format: Global___GetEvaluationReportRequest.Format.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "format", b"format"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetComparisonReportRequest: _TypeAlias = GetComparisonReportRequest  # noqa: Y015
+
+@_typing.final
+class GetComparisonReportResponse(_message.Message):
+    """Bytes of a report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetComparisonReportResponse: _TypeAlias = GetComparisonReportResponse  # noqa: Y015
+
+@_typing.final
 class CompareEvaluationsResponse(_message.Message):
     """A comparison."""
 
@@ -1023,7 +1073,7 @@ class ScoreComparison(_message.Message):
     UNPAIRED_FIELD_NUMBER: _builtins.int
     ABLATION_FIELD_NUMBER: _builtins.int
     benchmark: _builtins.str
-    """Name of the benchmark."""
+    """Name of the benchmark, or `amu`, `amg` or `overall`, as in a score."""
     judge: _builtins.str
     """The judge; empty for rules."""
     measure: _builtins.str

@@ -86,6 +86,11 @@ class EvaluationServiceStub:
                 request_serializer=omnialign_dot_v1_dot_evaluation__service__pb2.CompareEvaluationsRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_evaluation__service__pb2.CompareEvaluationsResponse.FromString,
                 _registered_method=True)
+        self.GetComparisonReport = channel.unary_stream(
+                '/omnialign.v1.EvaluationService/GetComparisonReport',
+                request_serializer=omnialign_dot_v1_dot_evaluation__service__pb2.GetComparisonReportRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_evaluation__service__pb2.GetComparisonReportResponse.FromString,
+                _registered_method=True)
 
 
 class EvaluationServiceServicer:
@@ -165,6 +170,14 @@ class EvaluationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetComparisonReport(self, request, context):
+        """Makes the report of a comparison, with the items on which the two differ most, and sends it in chunks. Refuses what
+        CompareEvaluations refuses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EvaluationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -217,6 +230,11 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
                     servicer.CompareEvaluations,
                     request_deserializer=omnialign_dot_v1_dot_evaluation__service__pb2.CompareEvaluationsRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_evaluation__service__pb2.CompareEvaluationsResponse.SerializeToString,
+            ),
+            'GetComparisonReport': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetComparisonReport,
+                    request_deserializer=omnialign_dot_v1_dot_evaluation__service__pb2.GetComparisonReportRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_evaluation__service__pb2.GetComparisonReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -490,6 +508,33 @@ class EvaluationService:
             '/omnialign.v1.EvaluationService/CompareEvaluations',
             omnialign_dot_v1_dot_evaluation__service__pb2.CompareEvaluationsRequest.SerializeToString,
             omnialign_dot_v1_dot_evaluation__service__pb2.CompareEvaluationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetComparisonReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.EvaluationService/GetComparisonReport',
+            omnialign_dot_v1_dot_evaluation__service__pb2.GetComparisonReportRequest.SerializeToString,
+            omnialign_dot_v1_dot_evaluation__service__pb2.GetComparisonReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,10 @@ class EvaluationServiceStub:
     """Compares two models item by item, in one evaluation or in two. FAILED_PRECONDITION with reason MANIFESTS_UNLIKE, and
     the field that differs, when the two evaluations did not do the same.
     """
+    GetComparisonReport: _grpc.UnaryStreamMultiCallable[_evaluation_service_pb2.GetComparisonReportRequest, _evaluation_service_pb2.GetComparisonReportResponse]
+    """Makes the report of a comparison, with the items on which the two differ most, and sends it in chunks. Refuses what
+    CompareEvaluations refuses.
+    """
 
 @_typing.type_check_only
 class EvaluationServiceAsyncStub(EvaluationServiceStub):
@@ -91,6 +95,10 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
     CompareEvaluations: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.CompareEvaluationsRequest, _evaluation_service_pb2.CompareEvaluationsResponse]  # type: ignore[assignment]
     """Compares two models item by item, in one evaluation or in two. FAILED_PRECONDITION with reason MANIFESTS_UNLIKE, and
     the field that differs, when the two evaluations did not do the same.
+    """
+    GetComparisonReport: _aio.UnaryStreamMultiCallable[_evaluation_service_pb2.GetComparisonReportRequest, _evaluation_service_pb2.GetComparisonReportResponse]  # type: ignore[assignment]
+    """Makes the report of a comparison, with the items on which the two differ most, and sends it in chunks. Refuses what
+    CompareEvaluations refuses.
     """
 
 class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -180,6 +188,16 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_evaluation_service_pb2.CompareEvaluationsResponse, _abc.Awaitable[_evaluation_service_pb2.CompareEvaluationsResponse]]:
         """Compares two models item by item, in one evaluation or in two. FAILED_PRECONDITION with reason MANIFESTS_UNLIKE, and
         the field that differs, when the two evaluations did not do the same.
+        """
+
+    @_abc_1.abstractmethod
+    def GetComparisonReport(
+        self,
+        request: _evaluation_service_pb2.GetComparisonReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_evaluation_service_pb2.GetComparisonReportResponse], _abc.AsyncIterator[_evaluation_service_pb2.GetComparisonReportResponse]]:
+        """Makes the report of a comparison, with the items on which the two differ most, and sends it in chunks. Refuses what
+        CompareEvaluations refuses.
         """
 
 def add_EvaluationServiceServicer_to_server(servicer: EvaluationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

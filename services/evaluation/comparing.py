@@ -1,30 +1,65 @@
 """Two models compared item by item, in one evaluation or in two that did the same."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from omnialign import names
 from omnialign.errors import FailedPrecondition, InvalidArgument
 from omnialign.v1 import evaluation_service_pb2
-from services.evaluation.estimates import compare, only
+from services.evaluation.benchmarks.benchmark import Subject
+from services.evaluation.estimates import Statistic, compare, only
 from services.evaluation.items import read_items
 from services.evaluation.job import SCORE, Job, Spec, parts_of, with_defaults
 from services.evaluation.samples import Sample
-from services.evaluation.scores import Key, samples_of
-from services.pipeline.kind import stage_of
+from services.evaluation.scores import Key, samples_of, subject_of
+from services.evaluation.summaries import composites_of
+from services.pipeline.kind import Record, Records, stage_of
 from services.pipeline.service import Pipeline
 from services.pipeline.service_calls import ServiceClients
 
 Request = evaluation_service_pb2.CompareEvaluationsRequest
 Response = evaluation_service_pb2.CompareEvaluationsResponse
 Manifest = evaluation_service_pb2.EvaluationManifest
+ScoreComparison = evaluation_service_pb2.ScoreComparison
 
 COMPARED = ("benchmarks", "sampling", "seed", "media_policy", "templates", "code_version")
 """Fields of a manifest that must be alike: all but the models."""
 
 
-async def compare_evaluations(pipeline: Pipeline, request: Request) -> Response:
-    """A model beside a baseline, on the items that both have scores of.
+@dataclass(frozen=True)
+class Side:
+    """One of the two models that are compared."""
+
+    job: Job
+    number: int
+    """Of the model, from 1."""
+    records: Records
+    """Its scored records; those of pairs are left out, for they are compared already."""
+    samples: Mapping[Key, Sample]
+    """By key without the model."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return str(self.job.manifest.models[self.number - 1].model)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A model beside a baseline, and in what their evaluations differ."""
+
+    side: Side
+    baseline: Side
+    unlike: Sequence[str]
+
+    def response(self) -> Response:
+        """The comparison of each score that both have."""
+        found = [*_comparisons(self.side, self.baseline), *_composites(self.side, self.baseline)]
+        return Response(comparisons=found, unlike=self.unlike)
+
+
+async def read_compared(pipeline: Pipeline, request: Request) -> Compared:
+    """What is compared: a model and a baseline, in one evaluation or in two that did the same.
 
     Raises FailedPrecondition (`EVALUATION_NOT_DONE`, `MANIFESTS_UNLIKE`) and InvalidArgument (`MODEL_UNCLEAR`,
     `MODEL_NOT_EVALUATED`).
@@ -38,9 +73,7 @@ async def compare_evaluations(pipeline: Pipeline, request: Request) -> Response:
     without = baseline if other is job else 0
     model = _chosen(job, request.model, field="model", without=without)
     clients = await pipeline.clients.of(names.project_of(request.name))
-    found, beside = await _samples(job, model, clients), await _samples(other, baseline, clients)
-    seed = job.manifest.seed
-    return Response(comparisons=_comparisons(job, found, beside, seed=seed), unlike=unlike)
+    return Compared(await _read_side(job, model, clients), await _read_side(other, baseline, clients), unlike)
 
 
 def plan_of(job: Job) -> Spec:
@@ -76,45 +109,80 @@ def _chosen(job: Job, model: str, *, field: str, without: int = 0) -> int:
     return left[0]
 
 
-async def _samples(job: Job, model: int, clients: ServiceClients) -> dict[Key, Sample]:
-    """The samples of one model, by key without the model."""
+async def _read_side(job: Job, model: int, clients: ServiceClients) -> Side:
     plan = plan_of(job)
-    source = stage_of(job, SCORE).dataset
-    records = [record async for record in clients.data.stream_records(source)]
+    records = [record async for record in clients.data.stream_records(stage_of(job, SCORE).dataset)]
     items = {part.id: (await read_items(plan, part, clients)).records for part in parts_of(plan)}
-    return {
+    return side_of(job, model, records, samples_of(plan, records, items))
+
+
+def side_of(job: Job, model: int, records: Iterable[Record], samples: Mapping[Key, Sample]) -> Side:
+    """One of the models of an evaluation, by its number, with what the records and samples have of it."""
+    own = {
         Key(key.benchmark, replace(key.subject, model=0), key.measure, key.group): sample
-        for key, sample in samples_of(plan, records, items).items()
-        if key.subject.model == model and not key.subject.baseline  # a pair is compared already
+        for key, sample in samples.items()
+        if _is_of(key.subject, model)
     }
+    return Side(job, model, [record for record in records if _is_of(subject_of(record), model)], own)
 
 
-def _comparisons(
-    job: Job, found: dict[Key, Sample], beside: dict[Key, Sample], *, seed: int
-) -> Iterator[evaluation_service_pb2.ScoreComparison]:
-    parts = {part.id: part for part in parts_of(plan_of(job))}
-    for key, sample in found.items():
+def _is_of(subject: Subject, model: int) -> bool:
+    return subject.model == model and not subject.baseline
+
+
+def _comparisons(side: Side, baseline: Side) -> Iterator[ScoreComparison]:
+    parts, seed = {part.id: part for part in parts_of(plan_of(side.job))}, side.job.manifest.seed
+    beside = baseline.samples
+    for key, sample in side.samples.items():
         if key not in beside:
             continue
-        result = compare({key.group: beside[key]}, {key.group: sample}, only, seed=seed)
-        if result.difference is None:
+        found = _compared({key.group: sample}, {key.group: beside[key]}, only, seed=seed)
+        if found is None:
             continue
-        low, high = result.interval or (None, None)
-        value, baseline_value = _paired_means(sample, beside[key])
-        yield evaluation_service_pb2.ScoreComparison(
-            benchmark=key.benchmark,
-            judge=parts[key.benchmark].spec.judges[key.subject.judge - 1].model if key.subject.judge else "",
-            measure=key.measure,
-            group=key.group,
-            ablation=parts[key.benchmark].spec.ablation if key.subject.is_ablated else "",
-            items=result.paired,
-            unpaired=result.unpaired,
-            value=value,
-            baseline_value=baseline_value,
-            low=low,
-            high=high,
-            p_value=result.p_value,
+        found.MergeFrom(
+            ScoreComparison(
+                benchmark=key.benchmark,
+                judge=parts[key.benchmark].spec.judges[key.subject.judge - 1].model if key.subject.judge else "",
+                measure=key.measure,
+                group=key.group,
+                ablation=parts[key.benchmark].spec.ablation if key.subject.is_ablated else "",
+            )
         )
+        yield found
+
+
+def _composites(side: Side, baseline: Side) -> Iterator[ScoreComparison]:
+    """AMU, AMG and overall, as far as both have them."""
+    seed, plans = side.job.manifest.seed, (plan_of(side.job), plan_of(baseline.job))
+    pairs = zip(composites_of(plans[0], side.samples, 0), composites_of(plans[1], baseline.samples, 0), strict=True)
+    for (measure, parts, statistic), (_, beside, _) in pairs:
+        try:
+            found = _compared(parts, beside, statistic, seed=seed) if parts and beside else None
+        except InvalidArgument:  # a part was not measured
+            continue
+        if found is not None:
+            found.benchmark = found.measure = measure
+            yield found
+
+
+def _compared(
+    parts: Mapping[str, Sample], beside: Mapping[str, Sample], statistic: Statistic, *, seed: int
+) -> ScoreComparison | None:
+    """A score beside the baseline's on the items that both have; None if there is none."""
+    result = compare(beside, parts, statistic, seed=seed)
+    if result.difference is None:
+        return None
+    means = {name: _paired_means(sample, beside[name]) for name, sample in parts.items() if name in beside}
+    low, high = result.interval or (None, None)
+    return ScoreComparison(
+        items=result.paired,
+        unpaired=result.unpaired,
+        value=float(statistic({name: pair[0] for name, pair in means.items()})),
+        baseline_value=float(statistic({name: pair[1] for name, pair in means.items()})),
+        low=low,
+        high=high,
+        p_value=result.p_value,
+    )
 
 
 def _paired_means(first: Sample, second: Sample) -> tuple[float, float]:

@@ -1,13 +1,16 @@
 """The EvaluationService over gRPC: translates, and decides nothing."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 from google.protobuf import empty_pb2
 
+from omnialign import names
 from omnialign.v1 import evaluation_service_pb2, evaluation_service_pb2_grpc
-from services.evaluation.comparing import compare_evaluations
+from services.evaluation.comparing import read_compared
 from services.evaluation.job import Job
+from services.evaluation.report import make_comparison_report
 from services.evaluation.submission import create_evaluation
 from services.pipeline.service import Pipeline
 
@@ -15,6 +18,9 @@ Event = evaluation_service_pb2.WatchEvaluationResponse
 Format = evaluation_service_pb2.GetEvaluationReportRequest.Format
 REPORT_FORMATS: dict[int, str] = {Format.FORMAT_HTML: "html"}
 """Formats of a report other than JSON, which is the default."""
+
+
+PIECE_BYTES = 256 * 1024
 
 
 class EvaluationServicer(evaluation_service_pb2_grpc.EvaluationServiceServicer):
@@ -86,4 +92,16 @@ class EvaluationServicer(evaluation_service_pb2_grpc.EvaluationServiceServicer):
         self, request: evaluation_service_pb2.CompareEvaluationsRequest, context: Any
     ) -> evaluation_service_pb2.CompareEvaluationsResponse:
         """Compares two models."""
-        return await compare_evaluations(self._pipeline, request)
+        compared = await read_compared(self._pipeline, request)
+        return await asyncio.to_thread(compared.response)
+
+    async def GetComparisonReport(  # noqa: N802
+        self, request: evaluation_service_pb2.GetComparisonReportRequest, context: Any
+    ) -> AsyncIterator[evaluation_service_pb2.GetComparisonReportResponse]:
+        """Streams the report of a comparison."""
+        compared = await read_compared(self._pipeline, request.comparison)
+        clients = await self._pipeline.clients.of(names.project_of(request.comparison.name))
+        report_format = REPORT_FORMATS.get(request.format, "json")
+        report = await make_comparison_report(compared, report_format=report_format, data=clients.data)
+        for start in range(0, len(report), PIECE_BYTES):
+            yield evaluation_service_pb2.GetComparisonReportResponse(chunk=report[start : start + PIECE_BYTES])

@@ -41,13 +41,21 @@ def summaries_of(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[Benchmar
             understanding = _understanding(plan, samples, model, is_ablated=is_ablated)
             subject = Subject(model, is_ablated=is_ablated)
             yield from _composite(plan, AMU, subject, understanding, composites.amu)
-        understanding, generation = _understanding(plan, samples, model), _generation(plan, samples, model)
-        yield from _composite(plan, AMG, Subject(model), generation, composites.amg)
-        yield from _composite(plan, OVERALL, Subject(model), understanding | generation, composites.overall)
+        for measure, parts, statistic in composites_of(plan, samples, model):
+            if measure != AMU:
+                yield from _composite(plan, measure, Subject(model), parts, statistic)
     yield from _strengths(plan, samples)
     yield from _agreements(plan, samples)
     yield from _agreements_with_people(plan, samples)
     yield from _calibrations(plan, samples)
+
+
+def composites_of(plan: Spec, samples: Mapping[Key, Sample], model: int) -> Iterator[tuple[str, Parts, Statistic]]:
+    """What AMU, AMG and overall of a model are made of, and how; parts that were not measured are left out."""
+    understanding, generation = _understanding(plan, samples, model), _generation(plan, samples, model)
+    yield AMU, understanding, composites.amu
+    yield AMG, generation, composites.amg
+    yield OVERALL, understanding | generation, composites.overall
 
 
 def _understanding(plan: Spec, samples: Mapping[Key, Sample], model: int, *, is_ablated: bool = False) -> Parts:

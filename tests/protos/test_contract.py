@@ -164,7 +164,7 @@ def test_create_takes_a_request_id_that_is_a_uuid(method: MethodDescriptor) -> N
 
 def test_no_control_message_carries_media_bytes() -> None:
     carriers = {"GetMedia", "UploadMedia", "UploadFiles", "DownloadModel", "DeliverModel", "GetAlignmentReport"}
-    carriers |= {"GetEvaluationReport"}
+    carriers |= {"GetEvaluationReport", "GetComparisonReport"}
     carriers |= {"UpdatePolicy"}
     for service in services():
         for method in service.methods:

@@ -76,7 +76,7 @@ def card(item: Item, contenders: Sequence[str], pictures: Mapping[str, Picture])
         "part": first.labels[BENCHMARK],
         "group": group_of(first),
         "worst": worst(item),
-        "shares": _shares(item),
+        "shares": shares(item),
         "prompt": messages.pieces(first.prompt, pictures),
         "references": [_reference(reference) for reference in asked.references],
         "questions": [] if kind_of(first).main == "following" else [_question(one) for one in asked.questions],
@@ -86,14 +86,14 @@ def card(item: Item, contenders: Sequence[str], pictures: Mapping[str, Picture])
     }
 
 
-def _shares(item: Item) -> dict[int, float]:
-    """The lowest share of each model."""
-    found: dict[int, float] = {}
+def shares(item: Item) -> dict[int, float]:
+    """The share of each model, the mean over judges, for the whole prompt."""
+    found: dict[int, list[float]] = {}
     for record in item:
         number, reached = number_of(record, MODEL), share(record)
-        if number and reached is not None:
-            found[number] = min(reached, found.get(number, reached))
-    return found
+        if number and reached is not None and ABLATED not in record.labels:
+            found.setdefault(number, []).append(reached)
+    return {number: sum(reached) / len(reached) for number, reached in found.items()}
 
 
 def _reference(reference: record_pb2.ReferenceAnswer) -> dict[str, Any]:

@@ -100,6 +100,8 @@ def make_environment() -> jinja2.Environment:
         "services.evaluation.report",
         short=names.short_name,
         figure=figure,
+        signed=signed,
+        group=tables.group_name,
         measured=tables.measured,
         benchmark=tables.benchmark_name,
     )
@@ -108,3 +110,8 @@ def make_environment() -> jinja2.Environment:
 def figure(value: float | None, top: float = 1.0) -> str:
     """A score to three digits; a dash where nothing was judged."""
     return "–" if value is None else f"{value:.3f}" if top <= 1 else f"{value:.2f}"
+
+
+def signed(difference: float, top: float = 1.0) -> str:
+    """A difference, always with its sign."""
+    return ("−" if difference < 0 else "+") + figure(abs(difference), top)

@@ -8,8 +8,7 @@ from typing import Any
 from omnialign.v1 import evaluation_service_pb2
 from services.evaluation.benchmarks import BENCHMARKS, Benchmark
 from services.evaluation.job import Spec, parts_of
-from services.evaluation.report.tables import column_of, measured
-from services.pipeline.pages.template import SUBTASK_WORDS, words
+from services.evaluation.report.tables import column_of, group_name, measured
 
 MIN_AXES = 3
 """Fewer make no radar."""
@@ -49,7 +48,7 @@ def groups(scores: Iterable[Score], kind: type[Benchmark]) -> Lines:
     found = _lines()
     for score in scores:
         if kind.main and not kind.has_parts and score.group and _counts(score, kind):
-            found.setdefault(Axis(words(score.group), kind.top), {}).setdefault(column_of(score), score)
+            found.setdefault(Axis(group_name(score.group), kind.top), {}).setdefault(column_of(score), score)
     return found
 
 
@@ -68,8 +67,8 @@ def _lines() -> dict[Axis, dict[str, Score]]:
 
 def _label(score: Score, kind: type[Benchmark]) -> str:
     if kind.name == "instruction_following":
-        return f"{SUBTASK_WORDS.get(score.group, score.group)} as asked"
-    return measured(score.measure) if not kind.main else (score.group or score.benchmark).replace("_", " ")
+        return f"{group_name(score.group)} as asked"
+    return measured(score.measure) if not kind.main else group_name(score.group or score.benchmark)
 
 
 def radar(found: Lines, lines: Sequence[str]) -> dict[str, Any] | None:

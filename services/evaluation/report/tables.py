@@ -7,7 +7,7 @@ from typing import Any
 from omnialign import names
 from omnialign.v1 import evaluation_service_pb2
 from services.evaluation.summaries import AMU
-from services.pipeline.pages.template import modalities
+from services.pipeline.pages.template import SUBTASK_WORDS, modalities, words
 
 Score = evaluation_service_pb2.BenchmarkScore
 
@@ -50,3 +50,8 @@ def measured(measure: str) -> str:
 def benchmark_name(part_id: str) -> str:
     """What people call a benchmark."""
     return part_id.upper() if part_id.startswith(AMU) else part_id.replace("_", " ").capitalize()
+
+
+def group_name(group: str | None) -> str:
+    """What people call a group of items."""
+    return SUBTASK_WORDS.get(group or "") or words(group or "all items").replace("_", " ")

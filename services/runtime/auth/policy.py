@@ -122,6 +122,7 @@ _EVALUATION = {
     "WatchEvaluation": _read("name"),
     "GetEvaluationReport": _read("name"),
     "CompareEvaluations": _read("name"),
+    "GetComparisonReport": _read("comparison.name"),
 }
 
 POLICY: Mapping[str, Rule] = {

@@ -110,9 +110,11 @@ def test_an_evaluation_is_run_watched_shown_and_reported(run, items, tmp_path):
     assert (tmp_path / "report" / "report.html").read_text().startswith("<!doctype html>")
     listed = [json.loads(line) for line in run("eval", "list", "--json").stdout.splitlines()]
     assert "projects/default/evaluations/whole" in [found["name"] for found in listed]
-    compared = run("eval", "compare", "whole", "--baseline-model", "file:///one")
+    compared = run("eval", "compare", "whole", "--baseline-model", "file:///one", "--out", tmp_path / "beside")
     assert compared.exit_code == 0, compared.output
     assert "checkers\t–\tcorrect\tall\t4\t0.000\t0.000\t+0.000 to +0.000\t1.0000" in compared.stdout
+    assert json.loads((tmp_path / "beside" / "compare.json").read_text())["model"] == "file:///two"
+    assert "<h1>file:///two against file:///one</h1>" in (tmp_path / "beside" / "compare.html").read_text()
 
 
 def test_a_second_run_reuses_the_answers_unless_it_is_to_be_fresh(run, items):

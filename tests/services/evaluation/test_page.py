@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from omnialign import media
 from omnialign.content import content
 from omnialign.v1 import content_pb2, evaluation_service_pb2
 from services.evaluation.benchmarks.benchmark import assess
+from services.evaluation.comparing import Compared, side_of
 from services.evaluation.job import STAGES, Spec, parts_of, with_defaults
-from services.evaluation.report import cards, page
+from services.evaluation.report import cards, comparison, page
 from services.evaluation.report.numbers import report_numbers
 from services.evaluation.scores import samples_of, scores_of
 from services.evaluation.summaries import summaries_of
@@ -100,6 +102,8 @@ class World:
         made.scores.extend([*scores_of(self.plan, samples), *summaries_of(self.plan, samples)])
         for stage in STAGES:
             made.stages.add(stage=stage)
+        for model in self.plan.models:
+            made.manifest.models.add(model=model)
         for part in parts_of(self.plan):
             made.manifest.benchmarks.add(benchmark=part.spec, items=len(self.items))
         return made
@@ -110,10 +114,29 @@ class World:
         references = cards.media_of(shown)
         return page.render(job, self.plan, numbers=numbers, shown=shown, references=references, data=self.data)
 
+    def compared(self, *unlike: str) -> Compared:
+        job = self.job()
+        items = {part.id: self.items for part in parts_of(self.plan)}
+        samples = samples_of(self.plan, self.records, items)
+        return Compared(side_of(job, 2, self.records, samples), side_of(job, 1, self.records, samples), unlike)
+
 
 @pytest.fixture(scope="module")
 def html() -> str:
     return World().page()
+
+
+@pytest.fixture(scope="module")
+def compared() -> tuple[dict[str, Any], str]:
+    """The numbers and the page of a comparison."""
+    world = World()
+    return comparison_of(world, world.compared("seed"))
+
+
+def comparison_of(world: World, found: Compared) -> tuple[dict[str, Any], str]:
+    numbers, shown = comparison.numbers_of(found), comparison.choose(found)
+    page = comparison.render(found, numbers=numbers, shown=shown, references=cards.media_of(shown), data=world.data)
+    return numbers, page
 
 
 def card(html: str, part: str, item: str) -> str:
@@ -200,3 +223,35 @@ def test_three_models_can_be_looked_at_two_at_a_time() -> None:
     assert re.findall(r'name="side" value="(\d)"', html) == ["1", "2", "3"]
     assert "--sides: 3" in html
     assert "line line-2" in html
+
+
+def test_a_comparison_has_each_difference_with_its_interval_and_p_value(compared: tuple[dict[str, Any], str]) -> None:
+    numbers, html = compared
+    rows = {(row["measure"], row["group"], row["without"]): row for row in numbers["comparisons"]}
+    whole = rows["understanding", None, None]
+    assert (whole["items"], whole["unpaired"]) == (22, 2)
+    assert whole["difference"] == pytest.approx(1)  # the second model is one point better on every item
+    assert whole["interval"] == pytest.approx([1, 1])
+    assert whole["p_value"] < 0.001
+    assert rows["amu", None, None]["difference"] == pytest.approx(1)
+    assert {row["group"] for row in numbers["comparisons"]} >= set(CATEGORIES)
+    assert html.count('<svg class="forest"') == len(rows)
+    assert '<ellipse class="better"' in html
+    assert "The two evaluations differ in seed" in html
+
+
+def test_a_comparison_shows_the_items_that_differ_most_with_both_answers(compared: tuple[dict[str, Any], str]) -> None:
+    numbers, html = compared
+    assert all(item["model"] - item["baseline"] == pytest.approx(1) for item in numbers["items"])
+    found = re.findall(r'<article class="card example".*?</article>', html, re.DOTALL)
+    assert len(found) == comparison.ITEMS_SHOWN * len(CATEGORIES)
+    assert all(re.findall(r'data-side="(\d)"', card)[:2] == ["1", "2"] for card in found)
+    assert all('<span class="pill win">+1</span>' in card for card in found)
+
+
+def test_texts_in_a_comparison_are_escaped_too() -> None:
+    world = World(words=HOSTILE)
+    read = Page(comparison_of(world, world.compared())[1])
+    assert read.tags.count("script") == 1
+    assert not read.handlers
+    assert all(address.startswith(("data:", "#")) for address in read.loads)
