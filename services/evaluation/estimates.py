@@ -92,9 +92,11 @@ def compare(
 
 
 def _resampled_mean(sample: Sample, *, seed: int, name: str) -> NDArray[np.float64]:
-    rows, counts = distinct(sample.sums.values())
-    totals = statistics.resample(counts, statistics.stream(seed, name)) @ rows
-    return np.asarray(totals[:, 0] / totals[:, 1])
+    if (seed, name) not in sample.resampled:
+        rows, counts = distinct(sample.sums.values())
+        totals = statistics.resample(counts, statistics.stream(seed, name)) @ rows
+        sample.resampled[seed, name] = np.asarray(totals[:, 0] / totals[:, 1])
+    return sample.resampled[seed, name]
 
 
 class _Pairs:

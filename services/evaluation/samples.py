@@ -56,6 +56,8 @@ class Sample:
         }
         """For each item with a score, the sum and the number of its scores."""
         self.counts = Counts(sum(count for _, count in self.sums.values()), abstained, failed)
+        self.resampled: dict[tuple[int, str], NDArray[np.float64]] = {}
+        """The means in bootstrap samples of the items, by seed and name: a part may be in several scores."""
 
     @property
     def mean(self) -> float | None:

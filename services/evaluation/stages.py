@@ -3,6 +3,7 @@
 Every method may be called again after a crash: what it writes replaces the same by the same.
 """
 
+import asyncio
 from collections.abc import Iterable
 
 from services.evaluation import preflight
@@ -21,7 +22,7 @@ from services.evaluation.job import (
     parts_of,
 )
 from services.evaluation.report import make_report
-from services.evaluation.scores import samples_of, scores_of
+from services.evaluation.scores import BenchmarkScore, samples_of, scores_of
 from services.evaluation.summaries import summaries_of
 from services.evaluation.works import BENCHMARK, chunk_key, item_of, works_of
 from services.pipeline import planning
@@ -55,8 +56,8 @@ class Stages:
 
     async def plan_answers(self, context: JobContext) -> int:
         """Decides which item is in which chunk for which model, and makes the tables; returns the number of chunks."""
-        for purpose in (WORKS, ANSWERS, TASKS, SCORES, QUARANTINE):
-            await self._tables.create(context, purpose)
+        purposes = (WORKS, ANSWERS, TASKS, SCORES, QUARANTINE)
+        await asyncio.gather(*(self._tables.create(context, purpose) for purpose in purposes))
         works: Records = []
         for part in parts_of(context.plan):
             if BENCHMARKS[part.spec.name].is_answered:
@@ -71,16 +72,16 @@ class Stages:
         tasks: Records = []
         for part in parts_of(context.plan):
             kind = BENCHMARKS[part.spec.name]
-            items = await self._items(context, part.id)
-            found = answers.get(part.id, []) if kind.is_answered else items
+            found = answers.get(part.id, []) if kind.is_answered else await self._items(context, part.id)
             if kind.is_answered and part.spec.ablation:
-                _restore_prompts(found, items)
+                _restore_prompts(found, await self._items(context, part.id))
             tasks += kind.tasks(context.plan, part, found)
         return await self._plan(context, tasks, stage=SCORE, reads=TASKS, writes=SCORES)
 
     async def close(self, context: JobContext) -> str:
         """Freezes the tables and links them; returns the version of the scores."""
-        answers, scores, _ = [await self._tables.commit(context, p) for p in (ANSWERS, SCORES, QUARANTINE)]
+        purposes = (ANSWERS, SCORES, QUARANTINE)
+        answers, scores, _ = await asyncio.gather(*(self._tables.commit(context, purpose) for purpose in purposes))
         datasets = dict.fromkeys(part.spec.dataset for part in parts_of(context.plan))
         judges = dict.fromkeys(j.model for part in parts_of(context.plan) for j in part.spec.judges)
         await self._tables.link(
@@ -102,10 +103,16 @@ class Stages:
     async def report(self, context: JobContext, *, scores: str) -> None:
         """Computes the scores, and writes the report. Raises FailedPrecondition (`NOTHING_JUDGED`)."""
         plan = context.plan
-        records = await self._read(context, SCORES, version=scores)
-        items = {part.id: await self._items(context, part.id) for part in parts_of(plan)}
-        samples = samples_of(plan, records, items)
-        found = [*scores_of(plan, samples), *summaries_of(plan, samples)]
+        parts = [part.id for part in parts_of(plan)]
+        records, *read = await asyncio.gather(
+            self._read(context, SCORES, version=scores), *(self._items(context, part_id) for part_id in parts)
+        )
+
+        def compute() -> list[BenchmarkScore]:
+            samples = samples_of(plan, records, dict(zip(parts, read, strict=True)))
+            return [*scores_of(plan, samples), *summaries_of(plan, samples)]
+
+        found = await asyncio.to_thread(compute)
         templates = _templates(records)
 
         def change(job: Job) -> str:

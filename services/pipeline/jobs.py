@@ -113,8 +113,9 @@ class Jobs:
     async def watch(self, name: str, *, resume_after: int) -> AsyncIterator[Event]:
         """The events of a job with numbers above `resume_after`, as they come, until the job has ended."""
         job = await self.get(name)
-        last = resume_after
+        last, changed = resume_after, self._notifier.job_changed
         while True:
+            seen = changed.count
             events = await self._store.events(job.uid, after=last, limit=EVENTS_PER_READ)
             for event in events:
                 last = event.sequence
@@ -126,7 +127,7 @@ class Jobs:
                 has_ended = await self._store.state(job.uid) in self._kind.ended
                 if has_ended and not await self._store.events(job.uid, after=last):
                     return
-                await self._notifier.job_changed.wait(timeout_seconds=LOOK_SECONDS)
+                await changed.wait(timeout_seconds=LOOK_SECONDS, since=seen)
 
     async def report(self, name: str, *, report_format: str) -> AsyncIterator[bytes]:
         """The report of a job in one format, piece by piece.

@@ -13,15 +13,19 @@ class Signal:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self.count = 0
+        """Number of calls of `notify_all`. Who looks before waiting notes it first: no call in between is missed."""
 
     def notify_all(self) -> None:
         """Wakes everyone who waits now; who waits later waits for the next call."""
+        self.count += 1
         self._event.set()
         self._event = asyncio.Event()
 
-    async def wait(self, *, timeout_seconds: float) -> None:
-        """Returns at the next `notify_all`, or after `timeout_seconds`."""
-        await wait_for_event(self._event, timeout_seconds=timeout_seconds)
+    async def wait(self, *, timeout_seconds: float, since: int | None = None) -> None:
+        """Returns at the next `notify_all`, or after `timeout_seconds`; at once if `count` is no longer `since`."""
+        if since is None or since == self.count:
+            await wait_for_event(self._event, timeout_seconds=timeout_seconds)
 
 
 class Notifier:

@@ -30,8 +30,8 @@ DEAD_LOOK_SECONDS = 5.0
 MAX_STARTS = 5
 """Times that a job may be taken up without progress; some of the deaths in between may be another job's doing."""
 FORGIVE_SECONDS = 1.0
-JOIN_SECONDS = 0.1
-"""Commits that come within this time of each other are looked at together."""
+CHECK_SECONDS = 0.1
+"""What may end a job is looked for at most this often."""
 
 StageBody = Callable[[JobContext], Awaitable[str | None]]
 
@@ -238,20 +238,25 @@ class RunningJob:
         """Plans the chunks of a phase, queues them, and waits until all are done. Raises what ended one of them."""
         count = int(await self.step(f"plan_{phase.name}", phase.plan) or 0)
         # Replayed from the start after a restart; chunks that are queued or done already are not queued again.
-        for number in range(count):
-            await self._runner.engine.submit_chunk(self._uid, phase.name, number)
+        await self._runner.engine.submit_chunks(self._uid, phase.name, count)
         await self.step(phase.name, functools.partial(self._await_chunks, phase=phase, count=count))
 
     async def _await_chunks(self, context: JobContext, *, phase: Phase, count: int) -> None:
         """Returns when all chunks are done; raises what ended one of them, after the others were stopped."""
-        runner, last = self._runner, phase.steps[-1].name
-        looked = time.monotonic()
+        runner, last, committed = self._runner, phase.steps[-1].name, self._runner.notifier.step_committed
+        checked = looked = time.monotonic()
+        is_owed = False
         try:
             # Commits of this process wake the wait; those of other replicas are found by looking once a second.
-            while await runner.chunks.committed_count(self._uid, phase=phase.name, step=last) < count:
-                await runner.notifier.step_committed.wait(timeout_seconds=LOOK_SECONDS)
-                await asyncio.sleep(JOIN_SECONDS)
-                await runner.check(context, phase)
+            while True:
+                seen = committed.count
+                if await runner.chunks.committed_count(self._uid, phase=phase.name, step=last) >= count:
+                    break
+                await committed.wait(timeout_seconds=CHECK_SECONDS if is_owed else LOOK_SECONDS, since=seen)
+                is_owed = time.monotonic() - checked < CHECK_SECONDS
+                if not is_owed:
+                    checked = time.monotonic()
+                    await runner.check(context, phase)
                 if time.monotonic() - looked > DEAD_LOOK_SECONDS:
                     looked = time.monotonic()
                     await self._check_dead(phase)

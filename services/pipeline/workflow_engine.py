@@ -7,7 +7,8 @@ was killed. Values are stored as JSON, never as pickles.
 DBOS lives once per process, runs its workflows on the event loop that launched it, and is shared by all job kinds of
 the process. Four of its traps are avoided here:
 
-- its queues poll once a second unless told otherwise: ours poll every few dozen milliseconds;
+- its queues poll once a second unless told otherwise: ours poll a few times a second, and what this process queues, or
+  has a free place for, it claims at once;
 - a dead executor's workflows are taken up only by an executor of the same id, or by an explicit recovery: so ids are
   stable, and `services.pipeline.replicas` calls `recover` for replicas that fell silent;
 - recovery looks only at workflows of the same application version, a hash of the code by default, so that an upgrade
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
+from dbos._core import execute_dequeued_workflow
 from dbos._error import DBOSInitializationError
 from dbos._recovery import _recover_workflow
 from dbos._serialization import DBOSPortableJSON
@@ -33,6 +35,7 @@ from google.rpc import status_pb2
 from omnialign.errors import FailedPrecondition, Internal, OmnialignError, Unavailable, from_status, to_status
 from services.pipeline.config import PipelineConfig
 from services.pipeline.notifier import Signal
+from services.pipeline.queue_claims import QueueClaims
 from services.pipeline.workflow_database import WorkflowDatabase
 from services.runtime.database_errors import COMMAND, SCHEMA_MISSING
 
@@ -41,6 +44,8 @@ WORKFLOW_VERSION = "1"
 
 DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 JOBS_POLLING_SECONDS = 0.2
+SETTLE_SECONDS = 0.02
+"""How long after its end a chunk's place is free, by the engine's own account."""
 MAX_THREADS = 64
 
 logger = logging.getLogger(__name__)
@@ -68,6 +73,12 @@ class WorkflowEngine:
         self._job_workflow, self._chunk_workflow = _registered(kind)
         _shared.kinds.add(kind)
         self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._claims = QueueClaims(
+            lambda: _shared.instance,
+            execute_dequeued_workflow,
+            executor_id=config.executor_id,
+            version=WORKFLOW_VERSION,
+        )
         self._workflows: Workflows | None = None
         self._database = WorkflowDatabase(config.workflows_url, migrate=config.migrate_at_start)
 
@@ -116,6 +127,7 @@ class WorkflowEngine:
         if _shared.engines.get(self._kind) is not self:
             return  # not started
         self._workflows = None
+        await self._claims.settle()
         await self._interrupt(list(self._tasks))
         if list(_shared.engines) == [self._kind]:
             await _in_thread(DBOS.destroy)
@@ -133,13 +145,16 @@ class WorkflowEngine:
         """Queues the workflow of a job. Repeated calls change nothing."""
         with SetWorkflowID(uid), self._database.typed_errors():
             await DBOS.enqueue_workflow_async(self._jobs_queue, self._job_workflow, uid)
+        self._claims.soon(self._jobs_queue)
 
-    async def submit_chunk(self, uid: str, phase: str, number: int) -> None:
-        """Queues the workflow of a chunk; called by the workflow of its job. Repeated calls change nothing."""
+    async def submit_chunks(self, uid: str, phase: str, count: int) -> None:
+        """Queues the workflows of chunks; called by the workflow of their job. Repeated calls change nothing."""
         # The partition is the job, so that `chunks_per_job` bounds each job, and a large one does not starve others.
         options = SetEnqueueOptions(queue_partition_key=uid)
-        with SetWorkflowID(chunk_id(uid, phase, number)), options, self._database.typed_errors():
-            await DBOS.enqueue_workflow_async(self._chunks_queue, self._chunk_workflow, uid, phase, number)
+        for number in range(count):
+            with SetWorkflowID(chunk_id(uid, phase, number)), options, self._database.typed_errors():
+                await DBOS.enqueue_workflow_async(self._chunks_queue, self._chunk_workflow, uid, phase, number)
+            self._claims.soon(self._chunks_queue, partition=uid)  # the first begin while others are queued
 
     async def step(self, name: str, body: Body) -> Any:
         """The result of `body`, JSON; read from the database if this workflow got that far before.
@@ -224,6 +239,9 @@ class WorkflowEngine:
             await work(self._workflows)
         finally:
             self._tasks.pop(workflow_id, None)
+            uid, _, chunk = workflow_id.partition("/")
+            if chunk and self._workflows is not None:
+                self._claims.soon(self._chunks_queue, partition=uid, seconds=SETTLE_SECONDS)
 
     async def _interrupt(self, workflow_ids: Sequence[str]) -> None:
         tasks = [self._tasks[i] for i in workflow_ids if self._tasks[i] is not asyncio.current_task()]

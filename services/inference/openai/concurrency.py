@@ -12,7 +12,7 @@ from collections import deque
 from statistics import median
 from typing import Protocol
 
-INITIAL_LIMIT = 8.0
+INITIAL_LIMIT = 16.0
 WINDOW = 16
 """Answers per window, over which latency is measured; more if the limit is higher, so that a window spans a round
 trip."""

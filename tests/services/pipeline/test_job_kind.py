@@ -54,10 +54,12 @@ class CensusService:
 
 
 @contextlib.asynccontextmanager
-async def census_service(stack: ServiceStack, *, is_held: bool = False) -> AsyncIterator[CensusService]:
+async def census_service(
+    stack: ServiceStack, *, is_held: bool = False, **settings: Any
+) -> AsyncIterator[CensusService]:
     """The census service, in this process and on the workflow engine of the stack's alignment service.
 
-    One that `is_held` makes no progress before it is released.
+    One that `is_held` makes no progress before it is released. `settings` are those of its pipeline.
     """
     programs: list[CensusProgram] = []
 
@@ -72,8 +74,8 @@ async def census_service(stack: ServiceStack, *, is_held: bool = False) -> Async
         root=stack.root / "census",
         workflow_database_url=alignment.workflows_url,
         executor_id=alignment.executor_id,
-        queue_polling_seconds=0.1,
         data_address=alignment.data_address,
+        **{"queue_polling_seconds": 0.1, **settings},
     )
     server = Server(ServerConfig(port=0, reflection=False), name="census")
     async with open_pipeline(server, config, kind=CENSUS, program=program, full_name="census.Census") as pipeline:
@@ -125,6 +127,14 @@ async def test_it_runs_beside_another_kind_in_one_process(stack: ServiceStack, d
     assert {r.id: int(r.labels["letters"]) for r in await rows(stack, "check")} == {
         f"r{i:02d}": i + 1 for i in range(NUM_PROMPTS)
     }
+
+
+async def test_chunks_do_not_wait_for_the_queue_to_be_polled(stack: ServiceStack, dataset: str) -> None:
+    """Neither those that a process queues, nor those for which a chunk that ended leaves a place."""
+    async with census_service(stack, queue_polling_seconds=2 * SECONDS, chunks_per_job=2) as census:
+        job = await asyncio.wait_for(census.end_of(await census.submit(dataset)), SECONDS)
+    assert job.state == Job.STATE_SUCCEEDED, job.error
+    assert job.stages[0].completed == NUM_PROMPTS
 
 
 async def test_its_jobs_go_on_after_a_restart_with_each_record_once(stack: ServiceStack, dataset: str) -> None:

@@ -9,6 +9,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from omnialign.errors import FailedPrecondition, NotFound, PermissionDenied, Unavailable
+from services.inference.openai.concurrency import INITIAL_LIMIT
 from tests.services.inference.openai.asking import ask, one, opened, request
 from tests.services.inference.stub_endpoint import (
     QuickClock,
@@ -50,7 +51,7 @@ async def test_overload_halves_the_limit_and_shows_in_the_metrics(stub):
     async with opened(stub, registry=registry) as engine:
         await ask(engine, request(stub.model(), "x"))
     labels = {"endpoint": stub.base_url}
-    assert registry.get_sample_value("omnialign_endpoint_concurrency_limit", labels) == 2
+    assert registry.get_sample_value("omnialign_endpoint_concurrency_limit", labels) == INITIAL_LIMIT / 4
     assert registry.get_sample_value("omnialign_endpoint_requests_running", labels) == 0
     for reason in ("rate_limit", "overload"):
         assert registry.get_sample_value("omnialign_endpoint_retries_total", {**labels, "reason": reason}) == 1
@@ -73,7 +74,7 @@ async def test_a_connection_that_breaks_is_no_overload(stub, act):
         await ask(engine, request(stub.model(), "x"))
     labels = {"endpoint": stub.base_url}
     assert registry.get_sample_value("omnialign_endpoint_retries_total", {**labels, "reason": "connection"}) == 1
-    assert registry.get_sample_value("omnialign_endpoint_concurrency_limit", labels) == 8
+    assert registry.get_sample_value("omnialign_endpoint_concurrency_limit", labels) == INITIAL_LIMIT
 
 
 async def test_an_endpoint_that_hangs_is_given_up_when_the_budget_ends(stub):

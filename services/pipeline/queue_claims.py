@@ -1,0 +1,72 @@
+"""Takes up what is queued with the workflow engine at once, instead of when its threads poll the queue next.
+
+The engine's own threads poll a few times a second, because each look costs processor time whether there is work or not.
+That is how work gets to other replicas, and how nothing is ever left behind. But who queues something, or has a place
+free, knows it: it looks then. Of two that claim at once, either gets a workflow, never both.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+STOP_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+class QueueClaims:
+    """The claims of one job kind in this process.
+
+    `engine` gives the DBOS that is running, and `start` starts a workflow in it that was claimed, given its status and
+    the claim's token.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[], Any],
+        start: Callable[[Any, Any, str], object],
+        *,
+        executor_id: str,
+        version: str,
+    ) -> None:
+        self._engine, self._start = engine, start
+        self._executor_id, self._version = executor_id, version
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def soon(self, queue: str, *, partition: str | None = None, seconds: float = 0.0) -> None:
+        """Looks in the background after so many seconds; once, however often it is called until then."""
+        key = partition or queue
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.create_task(self._claim(queue, partition, seconds), name=f"claim {key}")
+            self._tasks[key].add_done_callback(lambda _: self._tasks.pop(key))
+
+    async def settle(self) -> None:
+        """Returns when no claim is under way, or after 2 seconds."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()), timeout=STOP_SECONDS)
+
+    async def _claim(self, queue: str, partition: str | None, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        executor = ThreadPoolExecutor(1)  # the loop's own pool may be the engine's
+        try:
+            await asyncio.get_running_loop().run_in_executor(executor, self._start_queued, queue, partition)
+        except Exception as error:
+            logger.info("what is queued in %s is left to the next poll: %s", queue, error)
+        finally:
+            executor.shutdown(wait=False)
+
+    def _start_queued(self, name: str, partition: str | None) -> None:
+        """Claims and starts what has a place in this process, as the queue's own thread does."""
+        dbos, owner = self._engine(), str(uuid.uuid4())
+        store, active, queue = dbos._sys_db, dbos._active_workflows_set, dbos._sys_db.get_queue(name)
+        if queue is None:
+            return
+        running = active.count_for_partition(name, partition) if partition else active.count_for_queue(name)
+        claimed, _ = store.start_queued_workflows(
+            queue, self._executor_id, self._version, partition, running, running, owner_xid=owner
+        )
+        for status in store.get_workflow_statuses(claimed):
+            self._start(dbos, status, owner)
