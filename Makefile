@@ -32,7 +32,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 
 # The models are small: one thread per process is faster than threads that compete for the cores.
-test experiment bench bench-loop bench-media bench-engine bench-train: export OMP_NUM_THREADS ?= 1
+test experiment bench bench-loop bench-media bench-engine bench-eval bench-train: export OMP_NUM_THREADS ?= 1
 test-%: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help
@@ -153,7 +153,7 @@ observability-test: test-observability ## the former name of test-observability
 
 ##@ Measure it
 
-.PHONY: bench bench-loop bench-media bench-engine bench-train
+.PHONY: bench bench-loop bench-media bench-engine bench-eval bench-train
 bench: setup ## measure RPC overhead, data throughput and the loop; writes docs/results/bench.{md,json}
 	$(BIN)/python -m benchmarks
 
@@ -165,6 +165,9 @@ bench-media: setup ## five stages over the same media, with and without the feat
 
 bench-engine: setup ## our critique client against a plain gather, on a stub server and, if installed, on vllm serve
 	$(BIN)/python -m benchmarks.engine
+
+bench-eval: setup ## an evaluation, and the same again, against a plain client on the same endpoint; writes docs/results
+	$(BIN)/python -m benchmarks.evaluation
 
 bench-train: setup ## our trainer against TRL and a hand-written loop, on the same pairs; writes docs/results
 	$(BIN)/python -m benchmarks.train

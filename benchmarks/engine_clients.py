@@ -22,7 +22,7 @@ from PIL import Image
 
 from omnialign.modeling.answers import rubric
 from omnialign.modeling.inputs import MediaBytes, Pieces, pieces
-from omnialign.modeling.prompts import render_critique
+from omnialign.modeling.prompts import Rendered, render_critique
 from omnialign.v1 import content_pb2, critique_service_pb2, generation_pb2
 from services.critique.servicer import Critic
 from services.inference.config import EngineConfig
@@ -139,6 +139,11 @@ async def plain(items: Sequence[Item], media: Mapping[str, bytes], settings: arg
 def messages_of(item: Item, media: Mapping[str, bytes]) -> list[Any]:
     """The conversation of an item as messages."""
     rendered = render_critique(pieces(item.prompt, media), pieces(item.response, media), rubric(item.subtask))
+    return messages_of_turns(rendered)
+
+
+def messages_of_turns(rendered: Rendered) -> list[Any]:
+    """A conversation as messages."""
     return [{"role": turn.role, "content": content_of(turn.pieces)} for turn in rendered.turns]
 
 

@@ -30,7 +30,7 @@ BUILD += "FAMILIES['qwen2_5_vl'].build(Path(sys.argv[1]))"
 @contextmanager
 def stub() -> Iterator[str]:
     """The address of a server that answers every chat after 20 ms with the same feedback."""
-    with _server((sys.executable, "-m", "benchmarks.engine_endpoints"), {}) as url:
+    with serving((sys.executable, "-m", "benchmarks.engine_endpoints"), {}) as url:
         yield url
 
 
@@ -40,12 +40,12 @@ def vllm(folder: Path) -> Iterator[str]:
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     subprocess.run((str(VLLM_PYTHON), "-c", BUILD, str(folder)), check=True)
     command = (str(VLLM_PYTHON), *SERVE, *CPU, "--model", str(folder))
-    with _server(command, environment, output=subprocess.DEVNULL) as url:
+    with serving(command, environment, output=subprocess.DEVNULL) as url:
         yield url
 
 
 @contextmanager
-def _server(command: Sequence[str], environment: Mapping[str, str], *, output: int | None = None) -> Iterator[str]:
+def serving(command: Sequence[str], environment: Mapping[str, str], *, output: int | None = None) -> Iterator[str]:
     """Runs a server until the end of the block; it is ready once it lists its models."""
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
