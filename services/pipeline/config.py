@@ -24,7 +24,7 @@ class PipelineConfig:
     """Whether the service makes the tables of a PostgreSQL database itself, instead of `services.migrate`."""
     executor_id: str = "replica-0"
     """Identity of this replica. It must be the same after a restart, and differ between replicas."""
-    chunks_per_job: int = 12
+    chunks_per_job: int = 16
     """Chunks of one job that a replica takes up at once."""
     active_steps: int = 4
     """Steps that a replica works on at once, over all jobs."""

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from omnialign import names
+from omnialign.modeling import prompts
 from omnialign.v1 import record_pb2
 from services.pipeline.answer_keys import answer_keys
 from services.pipeline.kind import Job, JobContext, Plan
@@ -24,6 +25,9 @@ from services.runtime.database import Database
 
 MAX_ANSWER_BYTES = 256 * 1024
 """A longer answer is not kept."""
+
+GENERATIONS = ("generation", "forward_generation", "backward_generation")
+"""Fields of an answer that tell how it was written."""
 
 A = TypeVar("A", bound=Any)  # an answer type
 Keys = Mapping[str, bytes]
@@ -130,13 +134,19 @@ class KeptAnswers:
 
 
 def _says(answer: Any) -> bool:
-    """Whether a model or a judge made something of the item."""
+    """Whether a model or a judge made something of the item, asked with a template of this release."""
     match answer.WhichOneof("result"):
         case None | "error" | "abstention":
             return False
-        case "comparison":
-            return bool(answer.comparison.verdict != record_pb2.VERDICT_ABSTAIN)
-    return True
+        case "comparison" if answer.comparison.verdict == record_pb2.VERDICT_ABSTAIN:
+            return False
+        case "reward":
+            return True
+        case result:
+            # While releases change, a service may still be of another one, whose answers the key does not describe.
+            found = getattr(answer, result)
+            named = [getattr(found, name) for name in GENERATIONS if name in found.DESCRIPTOR.fields_by_name]
+            return all(info.template in ("", *prompts.identities()) for info in named)
 
 
 def _bytes(answer: Any) -> bytes:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from omnialign.content import content, text_of
 from omnialign.errors import Internal, to_status
+from omnialign.modeling import prompts
 from omnialign.v1 import content_pb2, critique_service_pb2, generation_pb2, judge_service_pb2, record_pb2
 from omnialign.v1.refinement_service_pb2 import GenerateItem, GenerateRequest, GenerateResponse
 from services.evaluation.job import MIGRATIONS
@@ -167,6 +168,17 @@ async def test_errors_abstentions_and_what_is_too_long_are_not_kept(kept: Any) -
     }
     await store.keep(here, keys, answers)
     assert set(await store.find(here, keys, GenerateResponse)) == {"f"}
+
+
+async def test_what_a_service_of_another_release_says_is_not_kept(kept: Any) -> None:
+    """Its templates are not those in the key."""
+    store, here = kept(), context()
+    ours, theirs = said("fine", "a"), said("fine", "b")
+    ours.response.generation.template = prompts.identities()[0]
+    theirs.response.generation.template = "response@9:0123456789ab"
+    keys = store.keys(here, GenerateRequest(), [item(name="a"), item("Draw a dog", name="b")])
+    await store.keep(here, keys, {"a": ours, "b": theirs})
+    assert set(await store.find(here, keys, GenerateResponse)) == {"a"}
 
 
 async def test_a_fresh_job_finds_nothing_and_replaces_what_was_there(kept: Any) -> None:
