@@ -5,16 +5,17 @@ import of the benchmark's files, one evaluation of both models. Then the oracle 
 """
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
 
-from examples.tinyworld.annotations import append, synergy_pairs
+from examples.tinyworld.annotations import Annotated, append, synergy_pairs
 from examples.tinyworld.benchmark import BenchmarkSizes, write_benchmark
 from examples.tinyworld.judges import JUDGES, Judge
 from examples.tinyworld.yardstick import RATED, Yardstick, agreement, digests, rank_correlation
@@ -22,7 +23,7 @@ from omnialign.cli import evaluation_view, training_view
 from omnialign.cli.output import Output
 from omnialign.cli.state import replace_file
 from omnialign.client import AsyncClient
-from omnialign.errors import FailedPrecondition, NotFound
+from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
 from omnialign.v1 import evaluation_service_pb2, training_service_pb2
 
 Evaluation = evaluation_service_pb2.Evaluation
@@ -66,6 +67,7 @@ async def evaluate(client: AsyncClient, plan: Plan, *, out: Output) -> dict[str,
     yardstick = await _look(client, found)
     report = {
         **_report(found, plan, yardstick),
+        "comparison": await _compare(client, plan, found),
         "seconds": {
             "evaluation": round(time.monotonic() - started, 1),
             "judges": {name: seconds for name, (_, seconds) in judges.items()},
@@ -81,7 +83,7 @@ async def _judge(client: AsyncClient, plan: Plan, judge: Judge, *, out: Output) 
     """The model of a judge, trained if it is not there yet, and the seconds that its training took."""
     model_id = plan.named(judge.name)
     if not await _model(client, model_id):
-        dataset = await _dataset(client, plan, judge.name, judge.records(plan.seed, plan.small))
+        dataset = await _dataset(client, plan.named(judge.name), judge.records(plan.seed, plan.small))
         spec = judge.spec(
             base_model=plan.models["base"], dataset=dataset, output=model_id, seed=plan.seed, small=plan.small
         )
@@ -106,15 +108,23 @@ async def _model(client: AsyncClient, model_id: str) -> str:
         return ""
 
 
-async def _dataset(client: AsyncClient, plan: Plan, name: str, items: Any) -> str:
-    """A version of a dataset of records that are made here, unless it is there already."""
-    dataset = f"{client.parent}/datasets/{plan.named(name)}"
+async def _version(client: AsyncClient, dataset_id: str) -> str:
+    """The newest version of a dataset; "" if there is none."""
     try:
-        return (await client.get_dataset_version(f"{dataset}/versions/-")).name
+        return (await client.get_dataset_version(f"{client.parent}/datasets/{dataset_id}/versions/-")).name
     except NotFound:
-        await client.create_dataset(plan.named(name))
-        await append(client, dataset, items)
-        return (await client.commit_version(dataset)).name
+        return ""
+
+
+async def _dataset(client: AsyncClient, dataset_id: str, items: Iterable[Annotated]) -> str:
+    """A version of a dataset of records that are made here, unless it is there already."""
+    if found := await _version(client, dataset_id):
+        return found
+    dataset = f"{client.parent}/datasets/{dataset_id}"
+    with contextlib.suppress(AlreadyExists):  # of a run that was interrupted
+        await client.create_dataset(dataset_id)
+    await append(client, dataset, items)
+    return (await client.commit_version(dataset)).name
 
 
 async def _evaluate(client: AsyncClient, plan: Plan, judges: Mapping[str, str], *, out: Output) -> Evaluation:
@@ -153,19 +163,15 @@ def _benchmarks(items: Mapping[str, str], judges: Mapping[str, str], *, chooser:
 
 async def _items(client: AsyncClient, plan: Plan) -> dict[str, str]:
     """The datasets of the benchmark by name, and the annotated pairs, made once."""
-    folder, found = plan.out / "benchmark" / plan.named("items"), dict[str, str]()
-    for name, source in FOLDERS.items():
-        dataset = f"{client.parent}/datasets/{plan.named(name)}"
-        try:
-            found[name] = (await client.get_dataset_version(f"{dataset}/versions/-")).name
-        except NotFound:
-            if not folder.exists():
-                sizes = SMALL if plan.small else None
-                await asyncio.to_thread(write_benchmark, folder, seed=plan.seed, sizes=sizes)
+    found = {name: await _version(client, plan.named(name)) for name in FOLDERS}
+    if not all(found.values()):
+        folder = plan.out / "benchmark" / plan.named("items")
+        await asyncio.to_thread(write_benchmark, folder, seed=plan.seed, sizes=SMALL if plan.small else None)
+        for name, source in FOLDERS.items():
             async for progress in client.import_dataset(plan.named(name), (folder / source).resolve().as_uri()):
                 found[name] = progress.dataset_version.name
     pairs = synergy_pairs(SMALL_PAIRS if plan.small else PAIRS, seed=plan.seed, split="test")
-    return found | {"pairs": await _dataset(client, plan, "pairs", pairs)}
+    return found | {"pairs": await _dataset(client, plan.named("pairs"), pairs)}
 
 
 async def _look(client: AsyncClient, found: Evaluation) -> Yardstick:
@@ -177,6 +183,22 @@ async def _look(client: AsyncClient, found: Evaluation) -> Yardstick:
             media[sha256] = await client.get_media(sha256)
         await asyncio.to_thread(yardstick.look, record, media)
     return yardstick
+
+
+async def _compare(client: AsyncClient, plan: Plan, found: Evaluation) -> dict[str, Any]:
+    """How far the aligned model is ahead of the base in each composite, item by item."""
+    beside = await client.compare_evaluations(
+        found.name, model=plan.models["aligned"], baseline_model=plan.models["base"]
+    )
+    return {
+        one.benchmark: {
+            "difference": one.value - one.baseline_value,
+            "interval": [one.low, one.high] if one.HasField("low") else None,
+            "p_value": one.p_value if one.HasField("p_value") else None,
+        }
+        for one in beside.comparisons
+        if one.benchmark in COMPOSITES and not one.ablation
+    }
 
 
 def _report(found: Evaluation, plan: Plan, yardstick: Yardstick) -> dict[str, Any]:

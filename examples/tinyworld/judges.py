@@ -13,8 +13,8 @@ from typing import Any
 from examples.tinyworld import understanding
 from examples.tinyworld.annotations import Annotated, annotated_records, synergy_pairs
 
-JUDGED = (*understanding.SUBTASKS, "t2t", "t2i")
-"""Subtasks whose answers are rated; those with sounds or videos are asked about."""
+RATED = {**dict.fromkeys(understanding.SUBTASKS, 250), "t2t": 100, "t2i": 100}
+"""How many records there are of each subtask whose answers are rated; sounds and videos are asked about instead."""
 Records = Callable[[int, bool], Iterator[Annotated]]
 
 
@@ -44,14 +44,14 @@ class Judge:
 HYPERPARAMETERS = {"batch_size": 16, "warmup_ratio": 0.05, "evaluation": {"holdout_fraction": 0.0}}
 SMALL, SMALL_STEPS = 4, 4
 """Records of each kind, and steps, of a smoke test."""
-RATED, COMPARED = 150, 1200
-"""Records of each subtask that is rated, and pairs whose synergy is compared."""
+COMPARED = 1200
+"""Pairs whose synergy is compared."""
 
 
 def rated_records(seed: int, small: bool) -> Iterator[Annotated]:
     """Answers with ratings alone: nobody compared or criticised them."""
-    for subtask in JUDGED:
-        for record, media in annotated_records(subtask, SMALL if small else RATED, seed=seed):
+    for subtask, number in RATED.items():
+        for record, media in annotated_records(subtask, SMALL if small else number, seed=seed):
             record.ClearField("preference")
             for response in record.responses:
                 response.ClearField("feedback")
@@ -62,7 +62,7 @@ JUDGES = (
     Judge(
         "rating",
         rated_records,
-        {"method": "sft", "target": "judgement", "hyperparameters": {"learning_rate": 2e-3, "num_epochs": 2}},
+        {"method": "sft", "target": "judgement", "hyperparameters": {"learning_rate": 3e-3, "num_epochs": 3}},
     ),
     Judge(
         "synergy",
