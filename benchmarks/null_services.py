@@ -12,6 +12,7 @@ from typing import Any
 from omnialign.content import content, text_of
 from omnialign.errors import FailedPrecondition, InvalidArgument, NotFound, OmnialignError, to_status
 from omnialign.v1 import (
+    content_pb2,
     critique_service_pb2,
     critique_service_pb2_grpc,
     generation_pb2,
@@ -39,6 +40,8 @@ class Behaviour:
     verdict: Callable[[str], record_pb2.Verdict.ValueType] = lambda _id: record_pb2.VERDICT_WIN
     margins: Callable[[str], tuple[float, float] | None] = lambda _id: None
     """The margins of both orders, for calls that ask for them; None for a judge that has none."""
+    replies: Callable[[str, Any], content_pb2.Content | None] = lambda _model, _item: None
+    """What a model answers to an item of Generate; None for a text made of model, prompt and seed."""
     unchanged: Callable[[str], bool] = lambda _id: False
     holds: dict[str, asyncio.Event] = field(default_factory=dict)
     """A call of an RPC named here waits for the event before it answers."""
@@ -87,6 +90,8 @@ class NullRefinement(refinement_service_pb2_grpc.RefinementServiceServicer):
         for item in request.items:
             words = f"{digest(request.model, text_of(item.prompt), item.seed)} by {request.model.split('/')[3:4]}"
             result = _outcome(self._behaviour, "Generate", item.id) or {"response": _response(request, item, words)}
+            if "response" in result and (reply := self._behaviour.replies(request.model, item)) is not None:
+                result["response"].content.CopyFrom(reply)
             yield refinement_service_pb2.GenerateResponse(id=item.id, **result)
 
     async def Refine(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802

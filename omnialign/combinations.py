@@ -23,6 +23,11 @@ def combination_of(message: content_pb2.Content) -> str:
     return combination([*texts, *(NAMES[one.modality][0] for one in media if one.modality in NAMES)])
 
 
+def media_among(combinations: Iterable[str]) -> str:
+    """The letters of the media in any of some combinations, in the order i, a, v."""
+    return combination({"i", "a", "v"}.intersection("".join(combinations)))
+
+
 def check_shares(shares: Mapping[str, float]) -> None:
     """Raises InvalidArgument (SHARES_INVALID) unless these are shares of votes for combinations, which add up to 1."""
     for name, share in shares.items():

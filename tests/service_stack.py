@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +100,17 @@ class ServiceStack:
 
     # ---- what tests do with it ----
 
-    async def register_model(self, model_id: str = "base") -> str:
-        """Registers a model folder without a tokenizer; returns its name."""
+    async def register_model(self, model_id: str = "base", *, codecs: Sequence[str] = ()) -> str:
+        """Registers a model folder without a tokenizer that works, and with these codecs; returns its name."""
         import numpy as np
         from safetensors.numpy import save_file
 
         folder = self.root / "models" / model_id
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 512}))
+        if codecs:
+            (folder / "tokenizer.json").write_text("{}")
+            (folder / "codecs.json").write_text(json.dumps({"codecs": [{"type": kind} for kind in codecs]}))
         save_file({"weight": np.zeros((4, 4), dtype=np.float32)}, folder / "model.safetensors")
         return (await self.client.register_model(model_id, folder.as_uri())).name
 

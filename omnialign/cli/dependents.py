@@ -99,7 +99,8 @@ def _asked_by(evaluation: "Evaluation") -> set[str]:
         return set()
     manifest = evaluation.manifest
     judges = [judge for identity in manifest.benchmarks for judge in identity.judges]
-    return {identity.model for identity in (*manifest.models, *judges)}
+    generators = [one.model for one in manifest.generators]
+    return {identity.model for identity in (*manifest.models, *judges, *generators)}
 
 
 def _has_ended(evaluation: "Evaluation") -> bool:

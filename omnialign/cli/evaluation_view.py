@@ -59,11 +59,28 @@ def show_preflight(evaluation: Evaluation, *, out: Output) -> None:
         *((f"items of {b.benchmark.name}", f"{b.items:,}") for b in evaluation.manifest.benchmarks),
         ("answers to write", f"{found.answers:,}"),
         ("judgements to ask for", f"{found.judgements:,}"),
+        *_mode_rows(evaluation),
         *((f"to be dropped: {reason}", str(number)) for reason, number in sorted(found.dropped.items())),
     ]
     out.table(("PRE-FLIGHT", ""), rows, empty="")
     for warning in found.warnings:
         out.say(f"note: {warning}")
+
+
+def show_modes(evaluation: Evaluation, *, out: Output) -> None:
+    """Prints how media get into the answers; nothing if no item asks for any."""
+    if rows := _mode_rows(evaluation):
+        out.table(("MEDIA IN ANSWERS", ""), rows, empty="")
+
+
+def _mode_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
+    return [
+        (
+            f"{mode.modality} of {_short(mode.model)}",
+            f"agents mode: made by {_short(mode.generator)}" if mode.generator else "written by the model itself",
+        )
+        for mode in evaluation.manifest.modes
+    ]
 
 
 def show_scores(evaluation: Evaluation, *, out: Output) -> None:

@@ -35,6 +35,10 @@ async def run(
     split: Annotated[str, typer.Option(help="Split of its items. Default: test.")] = "",
     checker: Annotated[list[str] | None, typer.Option(help="Program that checks answers; may be repeated.")] = None,
     judge: Annotated[list[str] | None, typer.Option(help="Model that judges; may be repeated.")] = None,
+    generator: Annotated[
+        list[str] | None,
+        typer.Option(help="Makes media for models that write none, as `image=MODEL`; may be repeated."),
+    ] = None,
     baseline: Annotated[str, typer.Option(help="Of `pairwise`: the model that others are compared with.")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all sampling.")] = None,
     max_items: Annotated[int | None, typer.Option(min=0, help="At most this many items of each benchmark.")] = None,
@@ -55,7 +59,8 @@ async def run(
     from omnialign.v1 import evaluation_service_pb2
 
     values: dict[str, Any] = spec.read_file(file) if file else {}
-    values |= _given(models=model, seed=seed, max_items=max_items, fresh=fresh or None)
+    generators = [spec.generator(text) for text in generator or []]
+    values |= _given(models=model, generators=generators, seed=seed, max_items=max_items, fresh=fresh or None)
     judges = [{"model": name} for name in judge or []]
     one = _given(name=benchmark, dataset=dataset, split=split, checkers=checker, judges=judges, baseline=baseline)
     if one:
@@ -106,6 +111,7 @@ async def show(session: Session, evaluation: Evaluation) -> None:
     if session.out.as_json:
         return
     session.out.console.print(evaluation_view.table(found))
+    evaluation_view.show_modes(found, out=session.out)
     evaluation_view.show_scores(found, out=session.out)
     if found.error.message:
         session.out.say(f"failed: {found.error.message}")

@@ -135,6 +135,17 @@ async def pin_evaluation(
         benchmark.baseline = await pinned_model(benchmark.baseline, client=client, session=session)
         for judge in benchmark.judges:
             judge.model = await pinned_model(judge.model, client=client, session=session)
+    for generator in wanted.generators:
+        generator.model = await pinned_model(generator.model, client=client, session=session)
+
+
+def generator(text: str) -> dict[str, str]:
+    """The generator that an option names, such as `image=painter`. Raises InvalidArgument GENERATOR_MALFORMED."""
+    modality, equals, model = text.partition("=")
+    if not (modality and equals and model):
+        message = f"--generator '{text}' is not of the form image=MODEL, audio=MODEL or video=MODEL."
+        raise InvalidArgument(message, reason="GENERATOR_MALFORMED")
+    return {"modality": modality, "model": model}
 
 
 async def pinned_model(text: str, *, client: "AsyncClient", session: "Session") -> str:

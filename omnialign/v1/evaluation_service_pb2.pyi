@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from omnialign.v1 import alignment_service_pb2 as _alignment_service_pb2
+from omnialign.v1 import content_pb2 as _content_pb2
 from omnialign.v1 import generation_pb2 as _generation_pb2
 import builtins as _builtins
 import sys
@@ -166,6 +167,7 @@ class EvaluationSpec(_message.Message):
     CHUNK_SIZE_FIELD_NUMBER: _builtins.int
     MAX_ITEMS_FIELD_NUMBER: _builtins.int
     MAX_QUARANTINE_FRACTION_FIELD_NUMBER: _builtins.int
+    GENERATORS_FIELD_NUMBER: _builtins.int
     FRESH_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Seed of all random choices."""
@@ -197,6 +199,12 @@ class EvaluationSpec(_message.Message):
     def media_policy(self) -> _generation_pb2.MediaPolicy:
         """How media are decoded."""
 
+    @_builtins.property
+    def generators(self) -> _containers.RepeatedCompositeFieldContainer[Global___MediaGenerator]:
+        """Models that make media for models under test that write none, by instructions which those write (`agents` mode).
+        A model under test that writes a modality needs no generator of it, and uses none.
+        """
+
     def __init__(
         self,
         *,
@@ -208,15 +216,48 @@ class EvaluationSpec(_message.Message):
         chunk_size: _builtins.int = ...,
         max_items: _builtins.int = ...,
         max_quarantine_fraction: _builtins.float = ...,
+        generators: _abc.Iterable[Global___MediaGenerator] | None = ...,
         fresh: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmarks", b"benchmarks", "chunk_size", b"chunk_size", "fresh", b"fresh", "max_items", b"max_items", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "models", b"models", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmarks", b"benchmarks", "chunk_size", b"chunk_size", "fresh", b"fresh", "generators", b"generators", "max_items", b"max_items", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "models", b"models", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EvaluationSpec: _TypeAlias = EvaluationSpec  # noqa: Y015
+
+@_typing.final
+class MediaGenerator(_message.Message):
+    """A model that carries out instructions to make a medium."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODALITY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    modality: _builtins.str
+    """What it makes: `image`, `audio` or `video`."""
+    model: _builtins.str
+    """`projects/{p}/models/{m}/versions/{n}`, a `file://` folder, or `openai+http(s)://host/v1#NAME?adapter=MODEL`."""
+    @_builtins.property
+    def sampling(self) -> _generation_pb2.SamplingParams:
+        """How it samples; unset means greedy."""
+
+    def __init__(
+        self,
+        *,
+        modality: _builtins.str = ...,
+        model: _builtins.str = ...,
+        sampling: _generation_pb2.SamplingParams | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["modality", b"modality", "model", b"model", "sampling", b"sampling"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaGenerator: _TypeAlias = MediaGenerator  # noqa: Y015
 
 @_typing.final
 class Benchmark(_message.Message):
@@ -339,6 +380,8 @@ class EvaluationManifest(_message.Message):
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     TEMPLATES_FIELD_NUMBER: _builtins.int
     CODE_VERSION_FIELD_NUMBER: _builtins.int
+    GENERATORS_FIELD_NUMBER: _builtins.int
+    MODES_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Seed of all random choices."""
     code_version: _builtins.str
@@ -363,6 +406,14 @@ class EvaluationManifest(_message.Message):
     def templates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`name@version:hash` of each prompt template that was used, sorted."""
 
+    @_builtins.property
+    def generators(self) -> _containers.RepeatedCompositeFieldContainer[Global___GeneratorIdentity]:
+        """The generators, in the order of the spec."""
+
+    @_builtins.property
+    def modes(self) -> _containers.RepeatedCompositeFieldContainer[Global___MediaMode]:
+        """How media get into the answers of each model, for each modality that the items ask for or offer."""
+
     def __init__(
         self,
         *,
@@ -373,14 +424,76 @@ class EvaluationManifest(_message.Message):
         media_policy: _generation_pb2.MediaPolicy | None = ...,
         templates: _abc.Iterable[_builtins.str] | None = ...,
         code_version: _builtins.str = ...,
+        generators: _abc.Iterable[Global___GeneratorIdentity] | None = ...,
+        modes: _abc.Iterable[Global___MediaMode] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmarks", b"benchmarks", "code_version", b"code_version", "media_policy", b"media_policy", "models", b"models", "sampling", b"sampling", "seed", b"seed", "templates", b"templates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmarks", b"benchmarks", "code_version", b"code_version", "generators", b"generators", "media_policy", b"media_policy", "models", b"models", "modes", b"modes", "sampling", b"sampling", "seed", b"seed", "templates", b"templates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EvaluationManifest: _TypeAlias = EvaluationManifest  # noqa: Y015
+
+@_typing.final
+class GeneratorIdentity(_message.Message):
+    """A generator as an evaluation found it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATOR_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def generator(self) -> Global___MediaGenerator:
+        """The generator, with names resolved and defaults filled in."""
+
+    @_builtins.property
+    def model(self) -> Global___ModelIdentity:
+        """Its model."""
+
+    def __init__(
+        self,
+        *,
+        generator: Global___MediaGenerator | None = ...,
+        model: Global___ModelIdentity | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["generator", b"generator", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generator", b"generator", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeneratorIdentity: _TypeAlias = GeneratorIdentity  # noqa: Y015
+
+@_typing.final
+class MediaMode(_message.Message):
+    """How media of a modality get into the answers of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    MODALITY_FIELD_NUMBER: _builtins.int
+    GENERATOR_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model under test."""
+    modality: _builtins.str
+    """`image`, `audio` or `video`."""
+    generator: _builtins.str
+    """The generator that carries out the model's instructions (`agents` mode); empty if the model writes the media itself."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        modality: _builtins.str = ...,
+        generator: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generator", b"generator", "modality", b"modality", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaMode: _TypeAlias = MediaMode  # noqa: Y015
 
 @_typing.final
 class ModelIdentity(_message.Message):
@@ -391,22 +504,28 @@ class ModelIdentity(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     REWARD_MODEL_FIELD_NUMBER: _builtins.int
+    WRITES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model."""
     sha256: _builtins.str
     """SHA-256 of a registered model's files; empty for any other, which nobody can vouch for."""
     reward_model: _builtins.bool
     """Whether it rewards responses, and writes none."""
+    @_builtins.property
+    def writes(self) -> _containers.RepeatedScalarFieldContainer[_content_pb2.Modality.ValueType]:
+        """Modalities that it writes, text among them; empty if nobody knows."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         sha256: _builtins.str = ...,
         reward_model: _builtins.bool = ...,
+        writes: _abc.Iterable[_content_pb2.Modality.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reward_model", b"reward_model", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "reward_model", b"reward_model", "sha256", b"sha256", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -331,6 +331,7 @@ class Response(_message.Message):
     FEEDBACK_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     ASSESSMENTS_FIELD_NUMBER: _builtins.int
+    MADE_OF_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Who wrote it: a model's name or a dataset's source column."""
     @_builtins.property
@@ -349,6 +350,12 @@ class Response(_message.Message):
     def assessments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assessment]:
         """What judges and rules made of it in an evaluation."""
 
+    @_builtins.property
+    def made_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
+        """What it was put together from, if its model wrote instructions for generators (`agents` mode): the model's words,
+        then what each generator made of its instruction.
+        """
+
     def __init__(
         self,
         *,
@@ -357,14 +364,49 @@ class Response(_message.Message):
         feedback: Global___Feedback | None = ...,
         generation: _generation_pb2.GenerationInfo | None = ...,
         assessments: _abc.Iterable[Global___Assessment] | None = ...,
+        made_of: _abc.Iterable[Global___Contribution] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "feedback", b"feedback", "generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assessments", b"assessments", "content", b"content", "feedback", b"feedback", "generation", b"generation", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assessments", b"assessments", "content", b"content", "feedback", b"feedback", "generation", b"generation", "made_of", b"made_of", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Response: _TypeAlias = Response  # noqa: Y015
+
+@_typing.final
+class Contribution(_message.Message):
+    """What one model wrote towards a response."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """The model's name."""
+    @_builtins.property
+    def content(self) -> _content_pb2.Content:
+        """What it wrote."""
+
+    @_builtins.property
+    def generation(self) -> _generation_pb2.GenerationInfo:
+        """How it was generated."""
+
+    def __init__(
+        self,
+        *,
+        content: _content_pb2.Content | None = ...,
+        source: _builtins.str = ...,
+        generation: _generation_pb2.GenerationInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "generation", b"generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "generation", b"generation", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Contribution: _TypeAlias = Contribution  # noqa: Y015
 
 @_typing.final
 class Assessment(_message.Message):

@@ -29,7 +29,7 @@ from omnialign.v1 import generation_pb2 as omnialign_dot_v1_dot_generation__pb2
 from omnialign.v1 import record_pb2 as omnialign_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%omnialign/v1/refinement_service.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x1aomnialign/v1/content.proto\x1a\x1domnialign/v1/generation.proto\x1a\x19omnialign/v1/record.proto\"\xd0\x02\n\x0fGenerateRequest\x12\x35\n\x05model\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12=\n\x05items\x18\x03 \x03(\x0b\x32\x1a.omnialign.v1.GenerateItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\x12*\n\x0bnum_samples\x18\x05 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18@(\x00R\nnumSamples\x12#\n\rreturn_tokens\x18\x06 \x01(\x08R\x0creturnTokens\"u\n\x0cGenerateItem\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12\x35\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x06prompt\x12\x12\n\x04seed\x18\x03 \x01(\x04R\x04seed\"\xdd\x01\n\x10GenerateResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.ResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rror\x12\x16\n\x06sample\x18\x04 \x01(\x05R\x06sample\x12\x35\n\x06tokens\x18\x05 \x01(\x0b\x32\x1d.omnialign.v1.GeneratedTokensR\x06tokensB\x08\n\x06result\"\xfb\x01\n\rRefineRequest\x12\x35\n\x05model\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12;\n\x05items\x18\x03 \x03(\x0b\x32\x18.omnialign.v1.RefineItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\"\xea\x01\n\nRefineItem\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12\x35\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x06prompt\x12\x39\n\x08response\x18\x03 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x08response\x12:\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x04 \x01(\x0b\x32\x16.omnialign.v1.FeedbackB\x06\xbaH\x03\xc8\x01\x01R\x08\x66\x65\x65\x64\x62\x61\x63k\x12\x12\n\x04seed\x18\x05 \x01(\x04R\x04seed\"\x8c\x01\n\x0eRefineResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.ResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result2\xa7\x01\n\x11RefinementService\x12K\n\x08Generate\x12\x1d.omnialign.v1.GenerateRequest\x1a\x1e.omnialign.v1.GenerateResponse0\x01\x12\x45\n\x06Refine\x12\x1b.omnialign.v1.RefineRequest\x1a\x1c.omnialign.v1.RefineResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%omnialign/v1/refinement_service.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x1aomnialign/v1/content.proto\x1a\x1domnialign/v1/generation.proto\x1a\x19omnialign/v1/record.proto\"\xd0\x02\n\x0fGenerateRequest\x12\x35\n\x05model\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12=\n\x05items\x18\x03 \x03(\x0b\x32\x1a.omnialign.v1.GenerateItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\x12*\n\x0bnum_samples\x18\x05 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18@(\x00R\nnumSamples\x12#\n\rreturn_tokens\x18\x06 \x01(\x08R\x0creturnTokens\"\xd7\x01\n\x0cGenerateItem\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12\x35\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x06prompt\x12\x12\n\x04seed\x18\x03 \x01(\x04R\x04seed\x12`\n\x15instructed_modalities\x18\x04 \x03(\x0e\x32\x16.omnialign.v1.ModalityB\x13\xbaH\x10\x92\x01\r\x18\x01\"\t\x82\x01\x06\x10\x01 \x00 \x01R\x14instructedModalities\"\xdd\x01\n\x10GenerateResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.ResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rror\x12\x16\n\x06sample\x18\x04 \x01(\x05R\x06sample\x12\x35\n\x06tokens\x18\x05 \x01(\x0b\x32\x1d.omnialign.v1.GeneratedTokensR\x06tokensB\x08\n\x06result\"\xfb\x01\n\rRefineRequest\x12\x35\n\x05model\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12;\n\x05items\x18\x03 \x03(\x0b\x32\x18.omnialign.v1.RefineItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\"\xea\x01\n\nRefineItem\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12\x35\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x06prompt\x12\x39\n\x08response\x18\x03 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x08response\x12:\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x04 \x01(\x0b\x32\x16.omnialign.v1.FeedbackB\x06\xbaH\x03\xc8\x01\x01R\x08\x66\x65\x65\x64\x62\x61\x63k\x12\x12\n\x04seed\x18\x05 \x01(\x04R\x04seed\"\x8c\x01\n\x0eRefineResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.ResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result2\xa7\x01\n\x11RefinementService\x12K\n\x08Generate\x12\x1d.omnialign.v1.GenerateRequest\x1a\x1e.omnialign.v1.GenerateResponse0\x01\x12\x45\n\x06Refine\x12\x1b.omnialign.v1.RefineRequest\x1a\x1c.omnialign.v1.RefineResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEITEM'].fields_by_name['id']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
   _globals['_GENERATEITEM'].fields_by_name['prompt']._loaded_options = None
   _globals['_GENERATEITEM'].fields_by_name['prompt']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_GENERATEITEM'].fields_by_name['instructed_modalities']._loaded_options = None
+  _globals['_GENERATEITEM'].fields_by_name['instructed_modalities']._serialized_options = b'\272H\020\222\001\r\030\001\"\t\202\001\006\020\001 \000 \001'
   _globals['_REFINEREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_REFINEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\034r\032\020\001\030\200\0102\023^[^\\x00-\\x1f\\x7f]*$'
   _globals['_REFINEREQUEST'].fields_by_name['items']._loaded_options = None
@@ -60,16 +62,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFINEITEM'].fields_by_name['feedback']._serialized_options = b'\272H\003\310\001\001'
   _globals['_GENERATEREQUEST']._serialized_start=196
   _globals['_GENERATEREQUEST']._serialized_end=532
-  _globals['_GENERATEITEM']._serialized_start=534
-  _globals['_GENERATEITEM']._serialized_end=651
-  _globals['_GENERATERESPONSE']._serialized_start=654
-  _globals['_GENERATERESPONSE']._serialized_end=875
-  _globals['_REFINEREQUEST']._serialized_start=878
-  _globals['_REFINEREQUEST']._serialized_end=1129
-  _globals['_REFINEITEM']._serialized_start=1132
-  _globals['_REFINEITEM']._serialized_end=1366
-  _globals['_REFINERESPONSE']._serialized_start=1369
-  _globals['_REFINERESPONSE']._serialized_end=1509
-  _globals['_REFINEMENTSERVICE']._serialized_start=1512
-  _globals['_REFINEMENTSERVICE']._serialized_end=1679
+  _globals['_GENERATEITEM']._serialized_start=535
+  _globals['_GENERATEITEM']._serialized_end=750
+  _globals['_GENERATERESPONSE']._serialized_start=753
+  _globals['_GENERATERESPONSE']._serialized_end=974
+  _globals['_REFINEREQUEST']._serialized_start=977
+  _globals['_REFINEREQUEST']._serialized_end=1228
+  _globals['_REFINEITEM']._serialized_start=1231
+  _globals['_REFINEITEM']._serialized_end=1465
+  _globals['_REFINERESPONSE']._serialized_start=1468
+  _globals['_REFINERESPONSE']._serialized_end=1608
+  _globals['_REFINEMENTSERVICE']._serialized_start=1611
+  _globals['_REFINEMENTSERVICE']._serialized_end=1778
 # @@protoc_insertion_point(module_scope)

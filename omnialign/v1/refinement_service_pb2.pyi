@@ -84,6 +84,7 @@ class GenerateItem(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    INSTRUCTED_MODALITIES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the caller, repeated in the result, unique in the request."""
     seed: _builtins.int
@@ -92,16 +93,23 @@ class GenerateItem(_message.Message):
     def prompt(self) -> _content_pb2.Content:
         """The prompt x."""
 
+    @_builtins.property
+    def instructed_modalities(self) -> _containers.RepeatedScalarFieldContainer[_content_pb2.Modality.ValueType]:
+        """Modalities that the model cannot write: for each it is asked for an instruction to a generator instead, beside the
+        response, all in sections such as `[[image_instruction]]: ...`.
+        """
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         prompt: _content_pb2.Content | None = ...,
         seed: _builtins.int = ...,
+        instructed_modalities: _abc.Iterable[_content_pb2.Modality.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "prompt", b"prompt", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "instructed_modalities", b"instructed_modalities", "prompt", b"prompt", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,8 +65,8 @@ class Models:
             path = local_path(wanted.uri, roots=self._config.roots())
             uri, weights = path.as_uri(), await run_in_pool(self._pool, self._inspect, path)
         base = await self._base(weights, parent=parent, name=wanted.uri)
-        version = await self._add(f"{parent}/models/{model_id}", uri, wanted, weights)
-        made_from = dict.fromkeys([*sources, *base])
+        version = await self._add(f"{parent}/models/{model_id}", uri, wanted, weights, base)
+        made_from = dict.fromkeys([*sources, *([base.name] if base else [])])
         edges = [LineageEdge(source=source, target=version.name, relation="made_from") for source in made_from]
         await self._lineage.add_edges(parent, edges)
         await self._usage.hold(version.name, held, parent=parent)
@@ -141,19 +141,22 @@ class Models:
         rows = await self._store.page(parent, after=after, limit=limit + 1)
         return [version for _, version in rows[:limit]], rows[limit - 1][0] if len(rows) > limit else []
 
-    async def _base(self, weights: Weights, *, parent: str, name: str) -> list[str]:
-        """The base of a LoRA, which must be a full model in the same project; empty for other models.
+    async def _base(self, weights: Weights, *, parent: str, name: str) -> ModelVersion | None:
+        """The base of a LoRA, which must be a full model in the same project; None for other models.
 
         Raises BASE_MODEL_NOT_IN_PROJECT, MODEL_VERSION_NOT_FOUND, LORA_OF_LORA.
         """
         if weights.lora is None:
-            return []
+            return None
         check_base_in_project(weights.lora, name=name, parent=parent)
-        if (await self.get(weights.lora.base)).lora_base:
-            raise lora_of_lora(name, weights.lora.base)
-        return [weights.lora.base]
+        base = await self.get(weights.lora.base)
+        if base.lora_base:
+            raise lora_of_lora(name, base.name)
+        return base
 
-    async def _add(self, model: str, uri: str, wanted: ModelVersion, weights: Weights) -> ModelVersion:
+    async def _add(
+        self, model: str, uri: str, wanted: ModelVersion, weights: Weights, base: ModelVersion | None
+    ) -> ModelVersion:
         # Optimistic: take the next number, and look again if another caller took it first.
         for _ in range(COMMIT_ATTEMPTS):
             newest = await self._store.find(model, None)
@@ -166,6 +169,7 @@ class Models:
             version.parameter_count = weights.parameter_count
             version.lora_base = weights.lora.base if weights.lora else ""
             version.reward_model = weights.is_reward_model
+            version.writes.extend(base.writes if base else weights.writes)
             version.create_time.CopyFrom(timestamp(created_us))
             if await self._store.add(version, model=model, number=number, created_us=created_us):
                 return version

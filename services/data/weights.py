@@ -20,6 +20,7 @@ from omnialign.modeling.model_files import (
     tensors,
 )
 from omnialign.modeling.reward_folder import check_head
+from omnialign.modeling.written import Modality, written_by_files
 from services.data.objects import ObjectStore
 
 
@@ -32,6 +33,8 @@ class Weights:
     parameter_count: int
     lora: LoraSettings | None = None
     is_reward_model: bool = False
+    writes: tuple[Modality, ...] = ()
+    """The modalities that a whole model writes."""
 
 
 class StoredFiles:
@@ -82,6 +85,7 @@ def _inspect(files: ModelSource, digest: Callable[[], str]) -> Weights:
         sha256=digest(),
         lora=lora,
         is_reward_model=check_head(files),
+        writes=written_by_files(files),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from omnialign import names
 from omnialign.errors import FailedPrecondition, InvalidArgument
@@ -23,7 +24,7 @@ Manifest = evaluation_service_pb2.EvaluationManifest
 ScoreComparison = evaluation_service_pb2.ScoreComparison
 
 COMPARED = ("benchmarks", "sampling", "seed", "media_policy", "templates", "code_version")
-"""Fields of a manifest that must be alike: all but the models."""
+"""Fields of a manifest that must be alike: all but the models. The `modes` of the two models must be alike, too."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,14 @@ async def read_compared(pipeline: Pipeline, request: Request) -> Compared:
     """
     job = await _done(pipeline, request.name)
     other = await _done(pipeline, request.baseline) if request.baseline else job
-    unlike = [field for field in COMPARED if not _is_alike(job.manifest, other.manifest, field)]
-    if unlike and not request.allow_unlike:
-        raise _unlike(request, unlike)
     baseline = _chosen(other, request.baseline_model, field="baseline_model")
     without = baseline if other is job else 0
     model = _chosen(job, request.model, field="model", without=without)
+    unlike = [field for field in COMPARED if not _is_alike(job.manifest, other.manifest, field)]
+    if _generators(job.manifest, model) != _generators(other.manifest, baseline):
+        unlike.append("modes")
+    if unlike and not request.allow_unlike:
+        raise _unlike(request, unlike)
     clients = await pipeline.clients.of(names.project_of(request.name))
     return Compared(await _read_side(job, model, clients), await _read_side(other, baseline, clients), unlike)
 
@@ -199,9 +202,17 @@ def _is_alike(first: Manifest, second: Manifest, field: str) -> bool:
     return bool(getattr(first, field) == getattr(second, field))
 
 
+def _generators(manifest: Manifest, number: int) -> dict[str, Any]:
+    """What makes the media in a model's answers, by modality; None for the model itself."""
+    makers = {one.generator.modality: one for one in manifest.generators}
+    modes = (mode for mode in manifest.modes if mode.model == manifest.models[number - 1].model)
+    return {mode.modality: makers[mode.modality] if mode.generator else None for mode in modes}
+
+
 def _unlike(request: Request, fields: list[str]) -> FailedPrecondition:
+    who = f"'{request.name}' and '{request.baseline}'" if request.baseline else f"the two models of '{request.name}'"
     message = (
-        f"'{request.name}' and '{request.baseline}' differ in {', '.join(fields)} of their manifests, so their scores "
-        "do not measure the same; evaluate both models alike, or allow it with allow_unlike"
+        f"{who} differ in {', '.join(fields)} of their manifests, so their scores do not measure the same; evaluate "
+        "both models alike, or allow it with allow_unlike"
     )
     return FailedPrecondition(message, reason="MANIFESTS_UNLIKE", metadata={"fields": ",".join(fields)})

@@ -70,7 +70,8 @@ def model_identity(job: Job, model: str) -> str:
     if is_endpoint_model(model):
         return "endpoint"
     manifest = job.manifest
-    known = [*manifest.models, *(judge for benchmark in manifest.benchmarks for judge in benchmark.judges)]
+    judges = (judge for benchmark in manifest.benchmarks for judge in benchmark.judges)
+    known = [*manifest.models, *judges, *(one.model for one in manifest.generators)]
     return next((identity.sha256 for identity in known if identity.model == model), "")
 
 
@@ -94,4 +95,6 @@ def with_defaults(spec: Spec) -> Spec:
             benchmark.annotated_split = benchmark.annotated_split or DEFAULT_SPLIT
         for judge in benchmark.judges:
             judge.sampling.deterministic |= plan.sampling.deterministic
+    for generator in plan.generators:
+        generator.sampling.deterministic |= plan.sampling.deterministic
     return plan

@@ -2,13 +2,14 @@
 
     preflight -> answer -> score -> report
 
-In `answer`, every model under test answers every item; in `score`, judges and rules assess what came of it. How is up
-to the benchmarks.
+In `answer`, every model under test answers every item, by itself or by instructing generators (`agents`); in `score`,
+judges and rules assess what came of it. How is up to the benchmarks.
 """
 
 import functools
 from collections.abc import Mapping
 
+from services.evaluation.agents import Agents
 from services.evaluation.benchmarks import BENCHMARKS
 from services.evaluation.job import (
     ANSWER,
@@ -24,7 +25,7 @@ from services.evaluation.job import (
 )
 from services.evaluation.metrics import EvaluationMetrics, assessment_measures
 from services.evaluation.stages import Stages
-from services.evaluation.works import BENCHMARK, MODEL, number_of, seeds_of_items
+from services.evaluation.works import BENCHMARK, INSTRUCTED, MODEL, number_of, seeds_of_items
 from services.pipeline.checking import AnswerChecker
 from services.pipeline.counts import Counts
 from services.pipeline.item_calls import extended
@@ -38,6 +39,7 @@ class EvaluationProgram:
 
     def __init__(self, tools: Toolbox) -> None:
         self._items = tools.items
+        self._agents = Agents(tools.items)
         self._stages = Stages(tools)
         self._metrics = EvaluationMetrics(tools.registry)
         checker = AnswerChecker(tools.retrier)
@@ -73,6 +75,8 @@ class EvaluationProgram:
             seed=seeds_of_items(ANSWER),
             prepare=extended,
         )
+        if INSTRUCTED in records[0].labels:
+            return await self._agents.answer(context, records, call)
         return await self._items.run(context, records, call)
 
     async def score(self, context: JobContext, records: Records) -> Outcome:
@@ -99,7 +103,9 @@ class EvaluationProgram:
 
 
 def _answer_tokens(record: Record) -> int:
-    return record.responses[-1].generation.completion_tokens
+    answer = record.responses[-1]
+    generations = [answer.generation, *(made.generation for made in answer.made_of)]
+    return sum(generation.completion_tokens for generation in generations)
 
 
 def _judge_tokens(record: Record) -> int:

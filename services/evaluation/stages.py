@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Iterable
 
 from services.evaluation import preflight
+from services.evaluation.agents import instructed
 from services.evaluation.benchmarks import BENCHMARKS
 from services.evaluation.items import read_items
 from services.evaluation.job import (
@@ -19,12 +20,13 @@ from services.evaluation.job import (
     TASKS,
     WORKS,
     Job,
+    Part,
     parts_of,
 )
 from services.evaluation.report import make_report
 from services.evaluation.scores import BenchmarkScore, samples_of, scores_of
 from services.evaluation.summaries import summaries_of
-from services.evaluation.works import BENCHMARK, chunk_key, item_of, works_of
+from services.evaluation.works import BENCHMARK, MODEL, chunk_key, item_of, number_of, works_of
 from services.pipeline import planning
 from services.pipeline.kind import JobContext, Record, Records, stage_of
 from services.pipeline.quarantine import QUARANTINE
@@ -61,7 +63,8 @@ class Stages:
         works: Records = []
         for part in parts_of(context.plan):
             if BENCHMARKS[part.spec.name].is_answered:
-                works += works_of(context.plan, part, await self._items(context, part.id))
+                found = works_of(context.plan, part, await self._items(context, part.id))
+                works += (self._instructed(context, part, work) for work in found)
         return await self._plan(context, works, stage=ANSWER, reads=WORKS, writes=ANSWERS)
 
     async def plan_scores(self, context: JobContext) -> int:
@@ -84,12 +87,14 @@ class Stages:
         answers, scores, _ = await asyncio.gather(*(self._tables.commit(context, purpose) for purpose in purposes))
         datasets = dict.fromkeys(part.spec.dataset for part in parts_of(context.plan))
         judges = dict.fromkeys(j.model for part in parts_of(context.plan) for j in part.spec.judges)
+        generators = dict.fromkeys(mode.generator for mode in context.job.manifest.modes if mode.generator)
         await self._tables.link(
             context,
             *((dataset, answers, "answers_of") for dataset in datasets),
             (answers, scores, "evaluation_of"),
             *((model, scores, "evaluated_in") for model in context.plan.models),
             *((judge, scores, "judged_in") for judge in judges),
+            *((generator, answers, "generated_in") for generator in generators),
             *((context.name, version, "produced") for version in (answers, scores)),
         )
 
@@ -132,6 +137,10 @@ class Stages:
         await self._jobs.put_report(context.uid, await self._retrier.call(make, uid=context.uid, service="data"))
 
     # ---- parts ----
+
+    def _instructed(self, context: JobContext, part: Part, work: Record) -> Record:
+        model = context.plan.models[number_of(work, MODEL) - 1]
+        return instructed(work, BENCHMARKS[part.spec.name].media(work), context.job.manifest.modes, model=model)
 
     async def _plan(self, context: JobContext, records: Records, *, stage: str, reads: str, writes: str) -> int:
         await self._tables.append(context, context.table(reads), records)
@@ -176,5 +185,6 @@ def _templates(records: Iterable[Record]) -> list[str]:
         generations = [comparison.forward_generation, comparison.backward_generation]
         for response in record.responses:
             generations += [response.generation, *(a.generation for a in response.assessments)]
+            generations += [made.generation for made in response.made_of]
         found |= {generation.template for generation in generations}
     return sorted(found - {""})

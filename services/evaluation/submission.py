@@ -7,6 +7,7 @@ import uuid
 from importlib import metadata
 
 from omnialign import checkers, names
+from omnialign.content import LETTERS
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import evaluation_service_pb2
 from services.evaluation import preflight
@@ -32,6 +33,7 @@ OPTIONAL_FIELDS = ("judges", "checkers", "baseline", "ablation", "annotated_pair
 
 Manifest = evaluation_service_pb2.EvaluationManifest
 Identity = evaluation_service_pb2.ModelIdentity
+MediaGenerator = evaluation_service_pb2.MediaGenerator
 
 
 async def create_evaluation(pipeline: Pipeline, request: evaluation_service_pb2.CreateEvaluationRequest) -> Job:
@@ -79,6 +81,10 @@ async def resolve(spec: Spec, clients: ServiceClients, *, parent: str) -> tuple[
         await _resolve_benchmark(benchmark, clients, plan=plan, at=at, parent=parent, identity=identity)
         identity.benchmark.CopyFrom(benchmark)
     _add_annotated_pairs(plan, manifest)
+    for number, generator in enumerate(plan.generators):
+        at = f"generators[{number}]"
+        model = await _resolve_generator(generator, clients, plan=plan, at=at, parent=parent)
+        manifest.generators.add(generator=generator, model=model)
     if spec.models and not any(BENCHMARKS[b.name].tests_models for b in plan.benchmarks):
         message = "models under test are named, but no benchmark has them answer"
         raise _refused("models", message, "leave them out, or add such a benchmark", reason="MODELS_UNUSED")
@@ -125,6 +131,20 @@ async def _resolve_benchmark(
         raise _refused("models", message, "name more", reason="MODELS_MISSING")
 
 
+async def _resolve_generator(
+    generator: MediaGenerator, clients: ServiceClients, *, plan: Spec, at: str, parent: str
+) -> Identity:
+    found = await _model(generator.model, clients, plan=plan, field=f"{FIELD}.{at}.model", parent=parent)
+    generator.model = found.model
+    if found.writes and LETTERS[generator.modality[0]] not in found.writes:
+        message = f"'{found.model}' does not write {generator.modality}"
+        raise _refused(f"{at}.model", message, "name a model that does", reason="GENERATOR_UNFIT")
+    if sum(generator.modality == one.modality for one in plan.generators) > 1:
+        message = f"there are several generators of {generator.modality}"
+        raise _refused(f"{at}.modality", message, "name one", reason="GENERATOR_TWICE")
+    return found
+
+
 def _add_annotated_pairs(plan: Spec, manifest: Manifest) -> None:
     """Adds to a resolved plan the benchmarks that tell how far judges agree with people, each once."""
     for identity in list(manifest.benchmarks):
@@ -146,7 +166,7 @@ async def _model(
             "leave `deterministic` out, or name a folder or a registered version",
             reason="ENDPOINT_NOT_DETERMINISTIC",
         )
-    return Identity(model=found.name, sha256=found.sha256, reward_model=found.is_reward)
+    return Identity(model=found.name, sha256=found.sha256, reward_model=found.is_reward, writes=found.writes)
 
 
 def _check_fields(spec: BenchmarkSpec, *, at: str) -> None:

@@ -20,6 +20,9 @@ MODEL, BASELINE, JUDGE = "evaluation.model", "evaluation.baseline", "evaluation.
 """Labels. Models and judges are numbered from 1, in the order of the spec."""
 ABLATED = "evaluation.ablated"
 """Label of the modality that was removed from the prompt."""
+INSTRUCTED = "evaluation.instructed"
+"""Label of the modalities, by letter, for which the model writes instructions (`agents.py`)."""
+CHUNK_LABELS = (BENCHMARK, MODEL, BASELINE, JUDGE, ABLATED, INSTRUCTED)
 MAX_ID = 200
 
 
@@ -101,9 +104,7 @@ def number_of(record: Record, label: str) -> int:
 
 def chunk_key(record: Record) -> str:
     """What all records of a chunk have in common, as one text."""
-    return "/".join(
-        (*(record.labels.get(label, "") for label in (BENCHMARK, MODEL, BASELINE, JUDGE, ABLATED)), record.subtask)
-    )
+    return "/".join((*(record.labels.get(label, "") for label in CHUNK_LABELS), record.subtask))
 
 
 def seeds_of_items(stage: str) -> Seed:

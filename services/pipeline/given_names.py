@@ -9,9 +9,12 @@ from omnialign import names
 from omnialign.errors import FailedPrecondition, InvalidArgument
 from omnialign.modeling.lora import is_lora
 from omnialign.modeling.reward_folder import is_reward_model, writes_nothing
-from omnialign.v1 import dataset_pb2
+from omnialign.modeling.written import Modality, written_by_folder
+from omnialign.v1 import content_pb2, dataset_pb2
 from services.inference.model_uri import is_endpoint_model, parse_endpoint_model
 from services.pipeline.service_calls import ServiceClients
+
+TEXT = content_pb2.MODALITY_TEXT
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class GivenModel:
     is_lora: bool = False
     is_reward: bool = False
     """Whether it rewards responses, and writes none."""
+    writes: tuple[Modality, ...] = ()
+    """The modalities that it writes, text among them; empty if nobody knows."""
 
 
 async def find_dataset(name: str, clients: ServiceClients, *, field: str, parent: str) -> dataset_pb2.DatasetVersion:
@@ -61,16 +66,25 @@ async def find_model(
 async def _find_model(name: str, clients: ServiceClients, *, field: str, parent: str) -> GivenModel:
     if name.startswith("file://"):
         folder = Path(unquote(urlsplit(name).path))
-        return GivenModel(name, is_lora=is_lora(folder), is_reward=is_reward_model(folder))
+        return GivenModel(
+            name, is_lora=is_lora(folder), is_reward=is_reward_model(folder), writes=written_by_folder(folder)
+        )
     if is_endpoint_model(name):
-        parse_endpoint_model(name)
-        return GivenModel(name)
+        adapter = parse_endpoint_model(name).adapter
+        writes = (await _find_model(adapter, clients, field=field, parent=parent)).writes if adapter else (TEXT,)
+        return GivenModel(name, writes=writes)  # a chat answers in text
     _check_project(name, field=field, parent=parent)
     if names.matches(name, names.MODEL):
         name = f"{name}/versions/-"
     names.parse(name, names.MODEL_VERSION, field=field)
     version = await clients.data.get_model_version(name)
-    return GivenModel(version.name, version.sha256, is_lora=bool(version.lora_base), is_reward=version.reward_model)
+    return GivenModel(
+        version.name,
+        version.sha256,
+        is_lora=bool(version.lora_base),
+        is_reward=version.reward_model,
+        writes=tuple(version.writes),
+    )
 
 
 def check_subtasks(subtasks: Sequence[str], version: dataset_pb2.DatasetVersion, *, field: str) -> None:

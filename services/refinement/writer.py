@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from omnialign.errors import InvalidArgument, OmnialignError, to_status
 from omnialign.modeling.inputs import pieces
-from omnialign.modeling.prompts import render_refinement, render_response
+from omnialign.modeling.prompts import render_agents, render_refinement, render_response
 from omnialign.v1 import content_pb2, record_pb2
 from omnialign.v1 import refinement_service_pb2 as pb
 from services.inference.engine import EngineResult
@@ -89,7 +89,8 @@ class GenerateTask(WritingTask[Sample, pb.GenerateResponse]):
 
     def prompts(self, item: Sample, media: Mapping[str, bytes]) -> Sequence[Prompt]:
         """Asks for an answer."""
-        rendered = render_response(pieces(item.item.prompt, media))
+        prompt, instructed = pieces(item.item.prompt, media), item.item.instructed_modalities
+        rendered = render_agents(prompt, instructed) if instructed else render_response(prompt)
         return [Prompt(rendered, item.seed, return_tokens=self._return_tokens)]
 
     async def result(self, item: Sample, answers: Sequence[EngineResult]) -> pb.GenerateResponse:

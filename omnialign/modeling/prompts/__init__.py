@@ -16,6 +16,7 @@ from functools import cache, partial
 from importlib.resources import files
 from typing import Generic, Literal, TypeAlias, TypeVar, cast
 
+from omnialign.content import NAMES
 from omnialign.modeling import answers, answers_json
 from omnialign.modeling.answers import Judgement, Rating, write_advice
 from omnialign.modeling.benchmark_items import (
@@ -27,6 +28,7 @@ from omnialign.modeling.benchmark_items import (
 )
 from omnialign.modeling.choices import read_choice, write_choices
 from omnialign.modeling.inputs import Piece, Pieces, Turn
+from omnialign.modeling.sections import write_form
 from omnialign.v1 import content_pb2, generation_pb2, record_pb2
 
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -47,6 +49,7 @@ VERSIONS = {
     "generation_text_json": 1,
     "generation_media_json": 1,
     "choice": 1,
+    "agents": 1,
 }
 
 
@@ -67,6 +70,14 @@ class _Template:
 def render_response(prompt: Pieces) -> Rendered:
     """Asks for a response, y ~ pi(x)."""
     return _render("response", {"prompt": prompt})
+
+
+def render_agents(prompt: Pieces, modalities: Sequence[int]) -> Rendered:
+    """Asks for a response with instructions for generators of `modalities` (`sections.read_sections`)."""
+    names = [MODALITY_NAMES[modality] for modality in modalities]
+    letters = [NAMES[modality][0] for modality in modalities]
+    words = {"modalities": (", ".join(names),), "sections": (write_form(letters),)}
+    return _render("agents", {"prompt": prompt, **words})
 
 
 def render_refinement(prompt: Pieces, response: Pieces, feedback: record_pb2.Feedback) -> Rendered:

@@ -63,6 +63,11 @@ class Benchmark(ABC):
         return ""
 
     @classmethod
+    def media(cls, item: Record) -> str:
+        """The media, by letter, that answers to an item are to have or may have; those in `iav` order."""
+        return ""
+
+    @classmethod
     def subjects(cls, plan: Spec, part: BenchmarkSpec) -> Sequence[Subject]:
         """What there will be scores of: each model, for each judge, with and without the modality that is removed."""
         judges = range(1, len(part.judges) + 1) if "judges" in cls.needs else (0,)

@@ -9,7 +9,7 @@ modalities. Source: arXiv 2412.15838, section 4.2.
 from collections.abc import Sequence
 from typing import cast
 
-from omnialign.combinations import combination_of
+from omnialign.combinations import combination_of, media_among
 from omnialign.content import LETTERS
 from omnialign.v1 import content_pb2, judge_service_pb2
 from services.evaluation.benchmarks.benchmark import Benchmark, assess
@@ -52,6 +52,11 @@ class InstructionFollowing(Benchmark):
     def group(cls, item: Record) -> str:
         """The letter of the modality that is asked for: the end of the subtask."""
         return item.subtask.rpartition("2")[2]
+
+    @classmethod
+    def media(cls, item: Record) -> str:
+        """The one that is asked for, if it is no text."""
+        return media_among((cls.group(item),))
 
     @classmethod
     def measure(cls, aspect: str) -> str:

@@ -1,10 +1,10 @@
 """`selection`: whether a model answers in the modalities that people would have chosen.
 
 The score is the share of people who voted for the combination of modalities in the answer (`selection_score`): a rule,
-no judge. Models write the media themselves.
+no judge.
 """
 
-from omnialign.combinations import combination_of
+from omnialign.combinations import combination_of, media_among
 from services.evaluation.benchmarks.benchmark import Benchmark, assess
 from services.evaluation.job import Part
 from services.evaluation.selection import selection_score
@@ -24,6 +24,11 @@ class Selection(Benchmark):
     def problem(cls, item: Record) -> str:
         """An item needs votes."""
         return "" if item.benchmark_item.selection_shares else "SHARES_MISSING"
+
+    @classmethod
+    def media(cls, item: Record) -> str:
+        """Those that people could vote for."""
+        return media_among(item.benchmark_item.selection_shares)
 
     async def score(self, context: JobContext, part: Part, records: Records) -> Outcome:
         """The share of votes for what each model chose."""

@@ -10,7 +10,7 @@ not learnt from, as the benchmark `preference` does (`job.pairs_beside`).
 import itertools
 from collections.abc import Iterator
 
-from omnialign.combinations import ORDER, combination_of
+from omnialign.combinations import ORDER, combination_of, media_among
 from omnialign.content import LETTERS
 from omnialign.v1 import content_pb2, judge_service_pb2
 from services.evaluation.benchmarks.benchmark import Benchmark, assess, sigmoid
@@ -19,7 +19,7 @@ from services.evaluation.benchmarks.preference import reward_call
 from services.evaluation.composites import synergy
 from services.evaluation.job import SCORE, Part
 from services.pipeline.item_calls import extended
-from services.pipeline.kind import JobContext, Outcome, Records
+from services.pipeline.kind import JobContext, Outcome, Record, Records
 from services.pipeline.quarantine import rejected
 
 
@@ -30,6 +30,11 @@ class Synergy(Benchmark):
     needs = frozenset({"judges", "annotated_pairs"})
     judges_must_reward = True
     judges_may_reward = True
+
+    @classmethod
+    def media(cls, item: Record) -> str:
+        """Those that people could vote for, or else those that the subtask names."""
+        return media_among(item.benchmark_item.selection_shares or (item.subtask.partition("2")[2],))
 
     async def score(self, context: JobContext, part: Part, records: Records) -> Outcome:
         """The score of each pair of modalities in each answer."""

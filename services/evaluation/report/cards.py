@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from omnialign.content import text_of
 from omnialign.v1 import content_pb2, record_pb2
 from services.evaluation.benchmarks import BENCHMARKS
 from services.evaluation.works import ABLATED, BASELINE, BENCHMARK, JUDGE, MODEL, group_of, item_of, number_of
@@ -119,6 +120,7 @@ def _sides(item: Item, contenders: Sequence[str], pictures: Mapping[str, Picture
                     "preferred": not number and record.preference.preferred == place,
                     "without": record.labels.get(ABLATED, ""),
                     "pieces": messages.pieces(response.content, pictures),
+                    "told": [messages.text_piece(text_of(made.content)) for made in response.made_of[:1]],
                     "verdicts": [],
                 },
             )

@@ -26,6 +26,7 @@ def report_numbers(job: Job, plan: Spec, records: Sequence[Record]) -> dict[str,
         "evaluation": job.name,
         "created": job.create_time.ToDatetime(datetime.UTC).isoformat(timespec="seconds"),
         "models": list(plan.models),
+        "modes": [mode_numbers(mode) for mode in job.manifest.modes],
         "scores": [score_numbers(score) for score in job.scores],
         "items": [item_numbers(record, plan) for record in worst(records)],
         "stages": {
@@ -40,6 +41,16 @@ def report_numbers(job: Job, plan: Spec, records: Sequence[Record]) -> dict[str,
             for status in job.stages
         },
         "manifest": json_format.MessageToDict(job.manifest, preserving_proto_field_name=True),
+    }
+
+
+def mode_numbers(mode: evaluation_service_pb2.MediaMode) -> dict[str, Any]:
+    """How media of a modality get into the answers of a model."""
+    return {
+        "model": mode.model,
+        "modality": mode.modality,
+        "mode": "agents" if mode.generator else "itself",
+        "generator": mode.generator or None,
     }
 
 

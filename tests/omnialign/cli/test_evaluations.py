@@ -128,6 +128,24 @@ def test_a_second_run_reuses_the_answers_unless_it_is_to_be_fresh(run, items):
     assert [line in text for text in shown] == [False, True, False]
 
 
+def test_the_pre_flight_says_which_model_instructs_a_generator(run, address):
+    with Client(address) as client:
+        record = record_pb2.Record(id="v", subtask="t2ti", split="test", prompt=content("Explain."))
+        record.benchmark_item.selection_shares.update({"t": 0.5, "ti": 0.5})
+        dataset = client.create_dataset("votes")
+        client.append_records(dataset.name, [record])
+        client.commit_version(dataset.name)
+    model, painter = "openai+http://host/v1#writer", "openai+http://host/v1#painter?adapter=file:///painter"
+    asked = ("eval", "run", "--model", model, "--benchmark", "selection", "--dataset", "votes", "--validate-only")
+    result = run(*asked, "--generator", f"image={painter}")
+    assert result.exit_code == 0, result.output
+    assert f"image of {model}\tagents mode: made by {painter}" in result.stdout
+    refused = run(*asked)
+    assert refused.exit_code == 1
+    assert "--generator image=MODEL" in refused.stderr
+    assert "is not of the form image=MODEL" in run(*asked, "--generator", painter.partition("?")[0]).stderr
+
+
 def test_an_unknown_key_within_a_benchmark_is_named_with_its_place(run, tmp_path):
     path: Path = tmp_path / "evaluation.json"
     path.write_text(

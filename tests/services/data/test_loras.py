@@ -42,6 +42,7 @@ async def test_a_lora_becomes_a_version_that_is_made_from_its_base(
     assert version.size_bytes == (folder / "adapter_model.safetensors").stat().st_size
     assert (await client.get_model_version(version.name)).lora_base == base.name
     assert base.lora_base == ""
+    assert list(version.writes) == list(base.writes) != []
     edges = (await client.get_lineage(version.name)).edges
     assert {(edge.source, edge.relation) for edge in edges} == {(source, "made_from"), (base.name, "made_from")}
 

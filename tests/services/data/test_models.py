@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from omnialign.client import AsyncClient
 from omnialign.errors import InvalidArgument, NotFound, PermissionDenied
+from omnialign.v1 import content_pb2
 from services.data import models
 
 
@@ -29,6 +30,7 @@ async def test_a_folder_becomes_a_version_with_its_numbers(client: AsyncClient, 
     assert version.parameter_count == 22
     assert version.size_bytes == (folder / "model.safetensors").stat().st_size
     assert len(version.sha256) == 64
+    assert list(version.writes) == [content_pb2.MODALITY_TEXT]
     assert await client.get_model_version("projects/default/models/base/versions/-") == version
 
 

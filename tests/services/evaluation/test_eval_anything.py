@@ -110,7 +110,8 @@ async def test_following_is_rated_or_asked_about_by_modality(stack: EvaluationSt
     dataset = await stack.store("instructions", [*records, sound, unclear, unasked])
     judge = Judge(model=await stack.register_model("judge"))
     benchmark = Benchmark(name="instruction_following", dataset=dataset, judges=[judge])
-    done = await stack.run(Spec(models=[await stack.register_model()], benchmarks=[benchmark]))
+    model = await stack.register_model(codecs=["tone_audio"])
+    done = await stack.run(Spec(models=[model], benchmarks=[benchmark]))
     assert done.state == Evaluation.STATE_SUCCEEDED, done.error
     assert done.preflight.dropped == {"MODALITY_UNCLEAR": 1, "QUESTIONS_MISSING": 1}
     assert score_of(done, "following", group="t").judged == 3
@@ -126,7 +127,8 @@ async def test_selection_is_the_share_of_votes_for_what_was_chosen(stack: Evalua
         record.benchmark_item.selection_shares.update({"t": share, "ti": 1 - share})
         records.append(record)
     dataset = await stack.store("votes", records)
-    spec = Spec(models=[await stack.register_model()], benchmarks=[Benchmark(name="selection", dataset=dataset)])
+    model = await stack.register_model(codecs=["palette_image"])
+    spec = Spec(models=[model], benchmarks=[Benchmark(name="selection", dataset=dataset)])
     assert score_of(await stack.run(spec), "selection").value == pytest.approx(0.5)
 
 

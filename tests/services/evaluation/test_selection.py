@@ -1,21 +1,14 @@
-"""Which modalities an answer has, in a message and in sections, and the votes for them."""
+"""Which modalities an answer has, and the votes for them."""
 
 import pytest
 
 from omnialign.combinations import check_shares, combination_of
 from omnialign.content import content
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.answers import AnswerUnparsable
 from omnialign.v1 import content_pb2
-from services.evaluation.selection import read_sections, selection_score
+from services.evaluation.selection import selection_score
 
 SHARES = {"t": 0.2, "i": 0.04, "ti": 0.4, "ta": 0.12, "tia": 0.24}
-AGENT = """[output_format]
-[[response]]: Look at the two birds, and listen.
-[[image_instruction]]: two herons on a lake
-at dawn
-[[audio_instruction]]: None
-[/output_format]"""
 
 
 def medium(name):
@@ -34,38 +27,6 @@ def medium(name):
 )
 def test_the_combination_of_a_message(parts, expected):
     assert combination_of(content(*parts)) == expected
-
-
-def test_an_answer_in_sections_has_those_that_are_not_none():
-    found = read_sections(AGENT, "ia")
-    assert found.instructions == {"i": "two herons on a lake\nat dawn"}
-    assert found.response == "Look at the two birds, and listen."
-    assert found.combination == "ti"
-
-
-@pytest.mark.parametrize("word", ["None", "none.", " NONE ", "<None>", ""])
-def test_ways_to_say_none(word):
-    text = f"[[response]]: {word}\n[[image_instruction]]: {word}\n[[audio_instruction]]: a bell"
-    assert read_sections(text, "ia").combination == "a"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "Here is a picture of a bell.",
-        "[[response]]: hello",  # cut off
-        "[[response]]: hello\n[[image_instruction]]: None\n[[audio_instruction",
-        "[[response]]: a\n[[audio_instruction]]: b\n[[image_instruction]]: c",  # another order
-        "Sure!\n[[response]]: a\n[[image_instruction]]: b\n[[audio_instruction]]: c",
-        "[[response]]: a\n[[image_instruction]]: b\n[[audio_instruction]]: c\n[[video_instruction]]: d",  # uncalled for
-        "[[response]]: a\n[[response]]: a\n[[image_instruction]]: b\n[[audio_instruction]]: c",
-    ],
-)
-def test_what_is_not_the_sections_alone_is_unreadable(text):
-    with pytest.raises(AnswerUnparsable) as refused:
-        read_sections(text, "ia")
-    assert refused.value.reason == "SECTIONS_INVALID"
 
 
 def test_all_three_modalities_score_a_third_of_their_votes():
