@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from omnialign import names
 from omnialign.errors import AlreadyExists, FailedPrecondition
 from omnialign.v1 import data_service_pb2
-from services.pipeline.kind import JobContext, Record
+from services.pipeline.kind import Job, JobContext, Record, table_of
 from services.pipeline.planning import request_id
-from services.pipeline.service_calls import ServiceRetrier
+from services.pipeline.quarantine import QUARANTINE
+from services.pipeline.service_calls import ServiceClients, ServiceRetrier
 
 APPEND_DEADLINE_SECONDS = 300.0
 SERVICE = "data"
@@ -19,24 +20,41 @@ class JobTables:
     def __init__(self, retrier: ServiceRetrier, *, label: str) -> None:
         self._retrier, self._label = retrier, label
 
+    async def claim(self, job: Job, clients: ServiceClients) -> None:
+        """Creates the quarantine table of a new job: every job has one, of whatever kind, so that a job whose tables
+        would be another's is refused while its caller still waits.
+
+        Raises AlreadyExists (`JOB_ID_TAKEN`).
+        """
+        try:
+            await self._make(clients, job.name, QUARANTINE, uid=job.uid)
+        except AlreadyExists as error:
+            table, job_id = table_of(job.name, QUARANTINE), names.id_of(job.name)
+            message = f"the id '{job_id}' is taken: '{table}' belongs to another job, maybe one that was deleted; "
+            metadata = {"name": job.name, "dataset": table}
+            raise AlreadyExists(message + "choose another id", reason="JOB_ID_TAKEN", metadata=metadata) from error
+
     async def create(self, context: JobContext, purpose: str) -> str:
         """Creates the job's table for a purpose, once; returns its name.
 
         Raises FailedPrecondition (`TABLE_TAKEN`) if another dataset has that name.
         """
         name = context.table(purpose)
-        labels = {self._label: context.name, "purpose": purpose}
-        once = request_id(context.uid, f"table/{purpose}")
 
         async def create() -> str:
-            dataset = await context.clients.data.create_dataset(names.id_of(name), labels=labels, request_id=once)
-            return str(dataset.name)
+            return await self._make(context.clients, context.name, purpose, uid=context.uid)
 
         try:
             return await self._retrier.call(create, uid=context.uid, service=SERVICE)
         except AlreadyExists as error:
             message = f"the dataset '{name}' exists and belongs to something else; choose another job id"
             raise FailedPrecondition(message, reason="TABLE_TAKEN", metadata={"dataset": name}) from error
+
+    async def _make(self, clients: ServiceClients, job: str, purpose: str, *, uid: str) -> str:
+        """Creates a table once, however often it is called for a uid."""
+        labels, once = {self._label: job, "purpose": purpose}, request_id(uid, f"table/{purpose}")
+        name = names.id_of(table_of(job, purpose))
+        return str((await clients.data.create_dataset(name, labels=labels, request_id=once)).name)
 
     async def append(self, context: JobContext, name: str, records: Sequence[Record]) -> None:
         """Writes records to a table; those whose ids it has are replaced."""

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from omnialign import names
-from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
+from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound, OmnialignError
 from services.pipeline.job_store import Event, JobStore, event_job
+from services.pipeline.job_tables import JobTables
 from services.pipeline.kind import Job, JobKind, Plan
 from services.pipeline.notifier import Notifier
+from services.pipeline.service_calls import ClientPool
 from services.runtime.limits import Quotas
 from services.runtime.requests import body_digest, check_same_body, decode_token, encode_token, page_size
 
@@ -29,10 +31,13 @@ class Jobs:
         kind: JobKind,
         start: Callable[[str], Awaitable[None]],
         cancel: Callable[[str], None],
+        tables: JobTables,
+        clients: ClientPool,
         notifier: Notifier,
         quotas: Quotas,
     ) -> None:
         self._store, self._kind = store, kind
+        self._tables, self._clients = tables, clients
         self._start, self._cancel, self._notifier = start, cancel, notifier
         self._quotas = quotas
 
@@ -52,8 +57,8 @@ class Jobs:
     async def submit(self, request: Any, job: Job, plan: Plan) -> Job:
         """Stores a new job and queues its workflow; returns the job that is stored.
 
-        Raises AlreadyExists (`JOB_EXISTS`), InvalidArgument (`REQUEST_ID_REUSED`), and ResourceExhausted
-        (`QUOTA_EXCEEDED`).
+        Raises AlreadyExists (`JOB_EXISTS`; `JOB_ID_TAKEN` by a job of another kind, or one that was deleted),
+        InvalidArgument (`REQUEST_ID_REUSED`), and ResourceExhausted (`QUOTA_EXCEEDED`).
         """
         await self._quotas.check(request.parent, self._kind.quota, lambda: self._store.unfinished_count(request.parent))
         try:
@@ -62,6 +67,11 @@ class Jobs:
         except AlreadyExists:
             if (earlier := await self.find_request(request)) is not None:  # it lost a race against its own repetition
                 return earlier
+            raise
+        try:
+            await self._tables.claim(job, await self._clients.of(names.project_of(request.parent)))
+        except OmnialignError:
+            await self._store.delete(job.uid)
             raise
         # If this process dies here, a supervisor finds the job QUEUED and queues its workflow.
         await self._start(job.uid)

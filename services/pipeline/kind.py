@@ -116,8 +116,13 @@ class JobContext:
 
     def table(self, purpose: str) -> str:
         """Name of the dataset that holds one purpose of the job, such as `projects/p/datasets/job-sample`."""
-        dataset = f"{names.id_of(self.name)}-{purpose}"
-        return names.format_name(names.DATASET, project=names.project_of(self.name), dataset=dataset)
+        return table_of(self.name, purpose)
+
+
+def table_of(job: str, purpose: str) -> str:
+    """Name of the dataset that holds one purpose of a job, such as `projects/p/datasets/job-sample`."""
+    dataset = f"{names.id_of(job)}-{purpose}"
+    return names.format_name(names.DATASET, project=names.project_of(job), dataset=dataset)
 
 
 @dataclass

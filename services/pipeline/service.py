@@ -159,6 +159,8 @@ async def open_pipeline(
                 kind=kind,
                 start=engine.submit_job,
                 cancel=supervisor.cancel,
+                tables=tables,
+                clients=clients,
                 notifier=notifier,
                 quotas=server.quotas,
             ),

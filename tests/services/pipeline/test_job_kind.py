@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from omnialign.content import content, text_of
-from omnialign.errors import FailedPrecondition, from_status
+from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound, from_status
 from omnialign.v1 import record_pb2
 from services.pipeline.runner import MAX_STARTS
 from services.pipeline.schema import tables
@@ -112,6 +112,19 @@ async def database_of(stack: ServiceStack) -> AsyncIterator[Database]:
 async def rows(stack: ServiceStack, purpose: str) -> list[record_pb2.Record]:
     name = f"projects/default/datasets/census-{purpose}"
     return [record async for record in stack.client.stream_records(name)]
+
+
+async def test_an_id_that_a_job_of_another_kind_has_is_refused_at_once(stack: ServiceStack, dataset: str) -> None:
+    first = await stack.submit("twin")
+    async with census_service(stack) as service:
+        with pytest.raises(AlreadyExists) as caught:
+            await service.submit(dataset, census_id="twin")
+        assert caught.value.reason == "JOB_ID_TAKEN"
+        assert "the id 'twin' is taken" in str(caught.value)
+        with pytest.raises(NotFound):  # nothing of it is left
+            await service.pipeline.jobs.get("projects/default/censuses/twin")
+        assert (await service.end_of(await service.submit(dataset, census_id="other"))).state == Job.STATE_SUCCEEDED
+    assert (await stack.end_of(first.name)).state == first.STATE_SUCCEEDED
 
 
 async def test_it_runs_beside_another_kind_in_one_process(stack: ServiceStack, dataset: str) -> None:
