@@ -4,17 +4,17 @@ The estimates are rules of thumb, whose constants are at the top; they are meant
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from omnialign.content import media_of
 from omnialign.errors import FailedPrecondition
-from omnialign.modeling.inputs import MediaLoss, MediaPolicy
+from omnialign.modeling.inputs import MediaPolicy
 from omnialign.v1 import alignment_service_pb2, record_pb2
 from services.alignment import gate, optimization
 from services.alignment.job import Spec, calibrates, is_binary
 from services.alignment.pairs import has_feedback, has_preference, split_records
-from services.alignment.prompt_check import MediaCheck, TokenCounter, open_token_counter
+from services.alignment.prompt_check import TokenCounter, open_token_counter
+from services.pipeline.media_check import MediaCheck
 from services.pipeline.planning import limited
 from services.pipeline.service_calls import ServiceClients
 
@@ -61,7 +61,7 @@ async def inspect(plan: Spec, clients: ServiceClients) -> Report:
     findings.prompts = await _prompts(plan, clients, findings, media, counter, split=plan.prompt_split)
     findings.evaluation = await _prompts(plan, clients, findings, media, counter, split=plan.evaluation_split)
     _require(plan, findings)
-    findings.warnings += _in_part(media.losses)
+    findings.warnings += media.in_part()
     return await _report(plan, clients, findings)
 
 
@@ -141,14 +141,6 @@ def _too_long(findings: Findings) -> str:
         f"and the model reads and writes {findings.context}; a media_policy with max_frames, max_pixels or "
         "max_audio_seconds makes media shorter"
     )
-
-
-def _in_part(losses: Sequence[MediaLoss]) -> list[str]:
-    """A sentence on the media that the policy shortens or shrinks."""
-    if not losses:
-        return []
-    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(Counter(loss.reason for loss in losses).items()))
-    return [f"{len(losses)} media objects are used in part: {reasons} (such as {losses[0].detail})."]
 
 
 async def _report(plan: Spec, clients: ServiceClients, findings: Findings) -> Report:

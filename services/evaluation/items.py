@@ -1,7 +1,7 @@
 """The items of a benchmark: the records of a split that it can use. A version never changes, so neither do they."""
 
 import hashlib
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.evaluation.benchmarks import BENCHMARKS
@@ -16,8 +16,8 @@ class Items:
     """The items of one benchmark, in order of id."""
 
     records: Records
-    dropped: Counter[str]
-    """Those that it cannot use, by reason code."""
+    dropped: Mapping[str, list[str]]
+    """Ids of those that it cannot use, by reason code."""
 
     @property
     def sha256(self) -> str:
@@ -27,12 +27,12 @@ class Items:
 
 async def read_items(plan: Spec, part: Part, clients: ServiceClients) -> Items:
     """Reads the items of a benchmark; at most as many as the plan allows, drawn by its seed."""
-    spec, kind, dropped = part.spec, BENCHMARKS[part.spec.name], Counter[str]()
-    found: dict[str, Record] = {}
+    spec, kind = part.spec, BENCHMARKS[part.spec.name]
+    found, dropped = dict[str, Record](), dict[str, list[str]]()
     stream = clients.data.stream_records(spec.dataset, splits=[spec.split], subtasks=list(spec.subtasks))
     async for record in stream:
         if reason := kind.problem(record):
-            dropped[reason] += 1
+            dropped.setdefault(reason, []).append(record.id)
         else:
             found[record.id] = record
     chosen = limited([(i, "") for i in sorted(found)], seed=plan.seed, limit=plan.max_items)

@@ -1,19 +1,26 @@
 """The pre-flight: what the evaluation will find, drop and ask, before any accelerator is taken."""
 
-from collections import Counter
-
 from omnialign.combinations import combination
+from omnialign.content import media_of
 from omnialign.errors import FailedPrecondition
+from omnialign.modeling.inputs import MediaPolicy
 from omnialign.v1 import evaluation_service_pb2
 from services.evaluation.agents import modes_of
-from services.evaluation.benchmarks import BENCHMARKS
-from services.evaluation.items import Items, read_items
+from services.evaluation.benchmarks import BENCHMARKS, Benchmark
+from services.evaluation.items import read_items
 from services.evaluation.job import Part, Spec, parts_of
 from services.evaluation.works import works_of
+from services.pipeline.kind import Records
+from services.pipeline.media_check import MediaCheck
 from services.pipeline.service_calls import ServiceClients
 
 Preflight = evaluation_service_pb2.EvaluationPreflight
 SMALL = 20
+NAMED = 3
+"""Items that a warning names for each reason."""
+
+Dropped = dict[str, list[str]]
+"""Ids of items that cannot be used, by reason code."""
 
 
 async def inspect(
@@ -22,44 +29,67 @@ async def inspect(
     """Reads the items of all benchmarks; returns what was found, and the manifest with their number and digest, and how
     media get into the answers.
 
-    Raises FailedPrecondition (`NO_ITEMS`) for a benchmark without items, and as `modes_of`.
+    An item with a medium that is missing, or that cannot be decoded, counts as dropped: it will be quarantined. Raises
+    FailedPrecondition (`NO_ITEMS`) for a benchmark without items that can be used, and as `modes_of`.
     """
     found, complete = Preflight(), evaluation_service_pb2.EvaluationManifest()
     complete.CopyFrom(manifest)
-    dropped, letters = Counter[str](), set[str]()
+    dropped: Dropped = {}
+    letters = set[str]()
+    media = MediaCheck(clients.data, MediaPolicy.of(plan.media_policy))
     for part, identity in zip(parts_of(plan), complete.benchmarks, strict=True):
-        items = await read_items(plan, part, clients)
-        _require(part, items)
+        items, kind = await read_items(plan, part, clients), BENCHMARKS[part.spec.name]
+        broken = await _broken(items.records, kind, media)
+        lost = {reason: [*items.dropped.get(reason, []), *broken.get(reason, [])] for reason in items.dropped | broken}
+        usable = len(items.records) - sum(map(len, broken.values()))
+        if not usable:
+            raise _no_items(part, lost)
         identity.items, identity.items_sha256 = len(items.records), items.sha256
-        kind = BENCHMARKS[part.spec.name]
         if kind.tests_models:
             found.answers += sum(1 for _ in works_of(plan, part, items.records))
             letters.update(*map(kind.media, items.records))
         if "judges" in kind.needs:
             found.judgements += len(items.records) * len(kind.subjects(plan, part.spec))
-        if len(items.records) < SMALL:
-            found.warnings.append(f"{part.id} has only {len(items.records)} items; intervals will be wide.")
-        dropped += items.dropped
+        if usable < SMALL:
+            found.warnings.append(f"{part.id} has only {usable} items; intervals will be wide.")
+        for reason, ids in lost.items():
+            dropped.setdefault(reason, []).extend(ids)
     del complete.modes[:]
     complete.modes.extend(modes_of(complete, combination(letters)))
-    for reason, number in dropped.items():
-        found.dropped[reason] = number
+    for reason, ids in dropped.items():
+        found.dropped[reason] = len(ids)
     if dropped:
-        named = ", ".join(f"{reason} {number}" for reason, number in sorted(dropped.items()))
-        found.warnings.append(f"{sum(dropped.values())} records cannot be used: {named}.")
+        found.warnings.append(f"{sum(found.dropped.values())} records cannot be used: {_named(dropped)}.")
+    found.warnings.extend(media.in_part())
     return found, complete
 
 
-def _require(part: Part, items: Items) -> None:
-    if items.records:
-        return
+async def _broken(records: Records, kind: type[Benchmark], media: MediaCheck) -> Dropped:
+    """The items with a medium that cannot be used: of the prompt, and of the answers if those are judged."""
+    broken: Dropped = {}
+    for record in records:
+        answers = [] if kind.tests_models else [response.content for response in record.responses]
+        if reason := await media.problem(media_of([record.prompt, *answers])):
+            broken.setdefault(reason, []).append(record.id)
+    return broken
+
+
+def _named(dropped: Dropped) -> str:
+    """How many items each reason drops, and a few of them."""
+    return ", ".join(
+        f"{reason} {len(ids)} ({', '.join(ids[:NAMED])}{', ...' if len(ids) > NAMED else ''})"
+        for reason, ids in sorted(dropped.items())
+    )
+
+
+def _no_items(part: Part, dropped: Dropped) -> FailedPrecondition:
     spec = part.spec
     message = f"{part.id} has no item that it can use in the split '{spec.split}' of '{spec.dataset}'"
-    if items.dropped:
-        message += ": " + ", ".join(f"{reason} {number}" for reason, number in sorted(items.dropped.items()))
+    if dropped:
+        message += f": {_named(dropped)}"
     metadata = {"benchmark": part.id, "dataset": spec.dataset, "split": spec.split}
-    raise FailedPrecondition(
+    return FailedPrecondition(
         f"{message}; name another split, or another dataset",
         reason="NO_ITEMS",
-        metadata={**metadata, **{reason: str(number) for reason, number in items.dropped.items()}},
+        metadata={**metadata, **{reason: str(len(ids)) for reason, ids in dropped.items()}},
     )

@@ -4,7 +4,8 @@ The score is the share of people who voted for the combination of modalities in 
 no judge.
 """
 
-from omnialign.combinations import combination_of, media_among
+from omnialign.combinations import check_shares, combination_of, media_among
+from omnialign.errors import InvalidArgument
 from services.evaluation.benchmarks.benchmark import Benchmark, assess
 from services.evaluation.job import Part
 from services.evaluation.selection import selection_score
@@ -22,8 +23,14 @@ class Selection(Benchmark):
 
     @classmethod
     def problem(cls, item: Record) -> str:
-        """An item needs votes."""
-        return "" if item.benchmark_item.selection_shares else "SHARES_MISSING"
+        """An item needs votes, whose shares add up to 1."""
+        if not item.benchmark_item.selection_shares:
+            return "SHARES_MISSING"
+        try:
+            check_shares(item.benchmark_item.selection_shares)
+        except InvalidArgument as error:
+            return error.reason
+        return ""
 
     @classmethod
     def media(cls, item: Record) -> str:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from benchmarks.null_services import malformed
 from omnialign.content import content
+from omnialign.errors import FailedPrecondition
 from omnialign.v1 import content_pb2, evaluation_service_pb2, record_pb2
 from tests.evaluation_stack import Benchmark, Evaluation, EvaluationStack, Spec, score_of
 
@@ -98,6 +99,24 @@ async def test_an_item_whose_medium_is_missing_is_quarantined(stack: EvaluationS
     assert score_of(done, "correct").failed == 1
 
 
+async def test_the_check_names_items_with_media_that_are_missing_or_cannot_be_decoded(stack: EvaluationStack) -> None:
+    spec = await understanding(stack)
+    records = [r async for r in stack.client.stream_records(spec.benchmarks[0].dataset)]
+    medium = records[1].prompt.parts[0].media
+    records[2].prompt.parts[0].media.modality = content_pb2.MODALITY_AUDIO  # a picture has no sound
+    medium.sha256 = "0" * 64
+    spec.benchmarks[0].dataset = await stack.store("worn", records)
+    checked = await stack.evaluation.create_evaluation("first", spec, validate_only=True)
+    assert checked.preflight.dropped == {"REFERENCES_MISSING": 1, "MEDIA_NOT_FOUND": 1, "MEDIA_UNDECODABLE": 1}
+    said = checked.preflight.warnings[-1]
+    assert f"MEDIA_NOT_FOUND 1 ({records[1].id})" in said
+    assert f"MEDIA_UNDECODABLE 1 ({records[2].id})" in said
+    spec.benchmarks[0].dataset = await stack.store("gone", [records[1]])
+    with pytest.raises(FailedPrecondition) as caught:
+        await stack.evaluation.create_evaluation("first", spec, validate_only=True)
+    assert (caught.value.reason, caught.value.metadata["MEDIA_NOT_FOUND"]) == ("NO_ITEMS", "1")
+
+
 async def test_following_is_rated_or_asked_about_by_modality(stack: EvaluationStack) -> None:
     records = [
         record_pb2.Record(id=f"text-{i}", subtask="t2t", split="test", prompt=content(f"Write {i}.")) for i in range(3)
@@ -126,10 +145,14 @@ async def test_selection_is_the_share_of_votes_for_what_was_chosen(stack: Evalua
         record = record_pb2.Record(id=f"i-{number}", subtask="t2tia", split="test", prompt=content("Explain."))
         record.benchmark_item.selection_shares.update({"t": share, "ti": 1 - share})
         records.append(record)
-    dataset = await stack.store("votes", records)
+    unfit = record_pb2.Record(id="unfit", subtask="t2tia", split="test", prompt=content("Explain."))
+    unfit.benchmark_item.selection_shares.update({"t": 0.5, "ti": 0.4})
+    dataset = await stack.store("votes", [*records, unfit])
     model = await stack.register_model(codecs=["palette_image"])
     spec = Spec(models=[model], benchmarks=[Benchmark(name="selection", dataset=dataset)])
-    assert score_of(await stack.run(spec), "selection").value == pytest.approx(0.5)
+    done = await stack.run(spec)
+    assert done.preflight.dropped == {"SHARES_INVALID": 1}
+    assert score_of(done, "selection").value == pytest.approx(0.5)
 
 
 async def test_models_answer_questions_and_prose_is_wrong(stack: EvaluationStack) -> None:
