@@ -42,6 +42,8 @@ class Behaviour:
     """The margins of both orders, for calls that ask for them; None for a judge that has none."""
     replies: Callable[[str, Any], content_pb2.Content | None] = lambda _model, _item: None
     """What a model answers to an item of Generate; None for a text made of model, prompt and seed."""
+    orders: Callable[[str], tuple[int, int] | None] = lambda _id: None
+    """What the judge's words say in each order; None for the verdict in both."""
     unchanged: Callable[[str], bool] = lambda _id: False
     holds: dict[str, asyncio.Event] = field(default_factory=dict)
     """A call of an RPC named here waits for the event before it answers."""
@@ -201,6 +203,7 @@ class NullJudge(judge_service_pb2_grpc.JudgeServiceServicer):
         comparison = record_pb2.Comparison(
             verdict=verdict, abstain_reason=reason, forward_generation=info, backward_generation=info
         )
+        comparison.forward_verdict, comparison.backward_verdict = self._behaviour.orders(item.id) or (verdict, verdict)
         if request.with_margins and not reason and (margins := self._behaviour.margins(item.id)):
             comparison.forward_margin, comparison.backward_margin = margins
         return {"comparison": comparison}

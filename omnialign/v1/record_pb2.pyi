@@ -587,6 +587,8 @@ class Comparison(_message.Message):
     FORWARD_MARGIN_FIELD_NUMBER: _builtins.int
     BACKWARD_MARGIN_FIELD_NUMBER: _builtins.int
     PROBABILITY_FIELD_NUMBER: _builtins.int
+    FORWARD_VERDICT_FIELD_NUMBER: _builtins.int
+    BACKWARD_VERDICT_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
     """The verdict over both orders: by what the judge wrote, or by `probability` if there is one."""
     forward_reason: _builtins.str
@@ -604,6 +606,12 @@ class Comparison(_message.Message):
     """The same with the candidate shown first."""
     probability: _builtins.float
     """The calibrated probability that the candidate is better, where a gate decided by it."""
+    forward_verdict: Global___Verdict.ValueType
+    """What the judge wrote of the candidate with the baseline shown first: TIE for equal, ABSTAIN for what cannot be read.
+    Unset in comparisons that no judge made.
+    """
+    backward_verdict: Global___Verdict.ValueType
+    """The same with the candidate shown first. One WIN and one LOSS is a judge that flips with the order."""
     @_builtins.property
     def forward_generation(self) -> _generation_pb2.GenerationInfo:
         """How the judge wrote the first order's answer."""
@@ -624,10 +632,12 @@ class Comparison(_message.Message):
         forward_margin: _builtins.float | None = ...,
         backward_margin: _builtins.float | None = ...,
         probability: _builtins.float | None = ...,
+        forward_verdict: Global___Verdict.ValueType = ...,
+        backward_verdict: Global___Verdict.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_backward_margin", b"_backward_margin", "_forward_margin", b"_forward_margin", "_probability", b"_probability", "backward_generation", b"backward_generation", "backward_margin", b"backward_margin", "forward_generation", b"forward_generation", "forward_margin", b"forward_margin", "probability", b"probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backward_margin", b"_backward_margin", "_forward_margin", b"_forward_margin", "_probability", b"_probability", "abstain_reason", b"abstain_reason", "backward_generation", b"backward_generation", "backward_margin", b"backward_margin", "backward_reason", b"backward_reason", "forward_generation", b"forward_generation", "forward_margin", b"forward_margin", "forward_reason", b"forward_reason", "probability", b"probability", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backward_margin", b"_backward_margin", "_forward_margin", b"_forward_margin", "_probability", b"_probability", "abstain_reason", b"abstain_reason", "backward_generation", b"backward_generation", "backward_margin", b"backward_margin", "backward_reason", b"backward_reason", "backward_verdict", b"backward_verdict", "forward_generation", b"forward_generation", "forward_margin", b"forward_margin", "forward_reason", b"forward_reason", "forward_verdict", b"forward_verdict", "probability", b"probability", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__backward_margin: _TypeAlias = _typing.Literal["backward_margin"]  # noqa: Y015
     _WhichOneofArgType__backward_margin: _TypeAlias = _typing.Literal["_backward_margin", b"_backward_margin"]  # noqa: Y015

@@ -106,7 +106,7 @@ def _composite(
 def _calibrations(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkScore]:
     """How far the confidence of each judge of annotated pairs is from its accuracy (expected calibration error)."""
     for key, sample in samples.items():
-        if key.measure == "confidence" and key.group == ALL and sample.sums:
+        if key.measure == "confidence" and sample.sums:
             confidence = np.array([total / count for total, count in sample.sums.values()])
             score = score_named(plan, replace(key, measure=CALIBRATION))
             score.judged = len(confidence)

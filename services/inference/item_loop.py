@@ -97,6 +97,16 @@ class ItemsRequest(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class UnsampledRequest:
+    """A request of which nothing is sampled, because the answers are given; `sampling` says if it is deterministic."""
+
+    model: str
+    items: Sequence[Any]
+    media_policy: generation_pb2.MediaPolicy
+    sampling: generation_pb2.SamplingParams
+
+
 @dataclass
 class _Work(Generic[ItemT]):
     """An item with its prompts, and the answers as they arrive."""

@@ -10,7 +10,7 @@ from omnialign.v1 import judge_service_pb2 as pb
 from services.inference.engine import EngineResult
 from services.inference.item_loop import Prompt, Task, derived_seed
 from services.inference.structured_output import Reading, read_answer
-from services.judge.verdict import verdict
+from services.judge.verdict import FIRST, SECOND, said, verdict
 
 IDENTICAL = "The two responses are identical."
 
@@ -69,6 +69,8 @@ def comparison_of(answers: Sequence[EngineResult], readings: Sequence[Reading[Ju
     preferred = [reading.value.preferred if reading.value is not None else None for reading in readings]
     return record_pb2.Comparison(
         verdict=verdict(preferred[0], preferred[1]),
+        forward_verdict=said(preferred[0], candidate=SECOND),
+        backward_verdict=said(preferred[1], candidate=FIRST),
         forward_reason=reasons[0],
         backward_reason=reasons[1],
         abstain_reason=next((reading.abstention.reason for reading in readings if reading.abstention), ""),

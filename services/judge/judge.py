@@ -6,12 +6,11 @@ from contextlib import aclosing
 from omnialign.modeling.prompts import ask_scores, render_score
 from omnialign.v1 import judge_service_pb2 as pb
 from omnialign.v1 import record_pb2
-from services.inference.item_loop import ItemLoop
+from services.inference.item_loop import ItemLoop, UnsampledRequest
 from services.inference.model_uri import is_endpoint_model
 from services.inference.structured_output import FeedbackTask, form_of
 from services.judge.comparing import CompareTask
 from services.judge.margins import MarginTask
-from services.judge.unsampled import UnsampledRequest
 
 
 class Judge:

@@ -7,8 +7,7 @@ from omnialign.modeling.prompts import render_response
 from omnialign.v1 import content_pb2, generation_pb2
 from omnialign.v1 import judge_service_pb2 as pb
 from services.inference.engine import EngineResult
-from services.inference.item_loop import ItemLoop, Prompt, Task
-from services.judge.unsampled import UnsampledRequest
+from services.inference.item_loop import ItemLoop, Prompt, Task, UnsampledRequest
 
 
 class Rewards:

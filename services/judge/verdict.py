@@ -14,10 +14,16 @@ def verdict(forward: int | None, backward: int | None) -> record_pb2.Verdict.Val
     The candidate wins only if it is preferred in both places. A judge that merely likes a place answers 1 and 1, or 2
     and 2, which is a tie.
     """
-    if forward is None or backward is None:
+    found = said(forward, candidate=SECOND), said(backward, candidate=FIRST)
+    if record_pb2.VERDICT_ABSTAIN in found:
         return record_pb2.VERDICT_ABSTAIN
-    if (forward, backward) == (SECOND, FIRST):
-        return record_pb2.VERDICT_WIN
-    if (forward, backward) == (FIRST, SECOND):
-        return record_pb2.VERDICT_LOSS
-    return record_pb2.VERDICT_TIE
+    return found[0] if found[0] == found[1] else record_pb2.VERDICT_TIE
+
+
+def said(preferred: int | None, *, candidate: int) -> record_pb2.Verdict.ValueType:
+    """What one answer says about the candidate, which was shown in the place `candidate`."""
+    if preferred is None:
+        return record_pb2.VERDICT_ABSTAIN
+    if preferred == EQUAL:
+        return record_pb2.VERDICT_TIE
+    return record_pb2.VERDICT_WIN if preferred == candidate else record_pb2.VERDICT_LOSS

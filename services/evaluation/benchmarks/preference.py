@@ -6,7 +6,8 @@ the higher reward.
 
 Where a judge's log-probabilities can be had, or rewards, there is a `confidence`: the probability that it gives to the
 answer that people preferred, sigmoid of the mean margin of both orders, or of the difference of the rewards. A judge
-whose two margins disagree flips with the order.
+flips with the order if its two margins disagree; one without log-probabilities, if its words prefer one answer in one
+order and the other in the other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from services.pipeline.model_calls import comparison_call
 from services.pipeline.quarantine import rejected
 
 ACCURACY, UNDECIDED, ORDER_FLIP, CONFIDENCE = "accuracy", "undecided", "order_flip", "confidence"
+
+SIGNS = {record_pb2.VERDICT_WIN: 1, record_pb2.VERDICT_LOSS: -1}
 
 RewardCall = ItemCall[judge_service_pb2.RewardItem, judge_service_pb2.ComputeRewardsResponse]
 
@@ -116,16 +119,24 @@ def reward_call(model: str) -> RewardCall:
 def _assess(record: Record, judge: str) -> None:
     comparison = record.comparison
     if comparison.verdict == record_pb2.VERDICT_ABSTAIN:
-        for aspect in (ACCURACY, UNDECIDED):
+        for aspect in (ACCURACY, UNDECIDED, ORDER_FLIP):
             assess(record, aspect, 0.0, abstain_reason=comparison.abstain_reason or "ABSTAINED", judge=judge)
         return
     chosen = {record_pb2.VERDICT_WIN: 2, record_pb2.VERDICT_LOSS: 1}.get(comparison.verdict, 0)
     words = "\n".join(filter(None, (comparison.forward_reason, comparison.backward_reason)))
     _assess_choice(record, chosen, judge=judge, rationale=words)
-    if comparison.HasField("forward_margin") and comparison.HasField("backward_margin"):
-        margins = comparison.forward_margin, comparison.backward_margin
-        assess(record, ORDER_FLIP, float(margins[0] * margins[1] < 0), judge=judge)
+    margins = _margins(comparison)
+    orders = margins or [SIGNS.get(said, 0) for said in (comparison.forward_verdict, comparison.backward_verdict)]
+    assess(record, ORDER_FLIP, float(orders[0] * orders[1] < 0), judge=judge)
+    if margins:
         _assess_confidence(record, sum(margins) / 2, judge=judge)
+
+
+def _margins(comparison: record_pb2.Comparison) -> list[float]:
+    """The margins of both orders; empty where the judge has none."""
+    if comparison.HasField("forward_margin") and comparison.HasField("backward_margin"):
+        return [comparison.forward_margin, comparison.backward_margin]
+    return []
 
 
 def _assess_confidence(record: Record, margin: float, *, judge: str) -> None:

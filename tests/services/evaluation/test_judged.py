@@ -99,9 +99,18 @@ async def test_a_judge_whose_margins_disagree_flips_with_the_order(stack: Evalua
     stack.behaviour.margins = verdicts((2.0, 2.0), (2.0, -2.0), None, (-1.0, -3.0))
     done = await stack.run(await annotated(stack, await stack.register_model("judge")))
     flips, confidence = score_of(done, "order_flip"), score_of(done, "confidence")
-    assert (flips.value, flips.judged) == (pytest.approx(1 / 3), 3)
+    assert (flips.value, flips.judged) == (pytest.approx(1 / 4), 4)  # of the one without margins, by its words
     sure = 1 / (1 + math.exp(-2.0))  # two nats for what people preferred, twice; nothing once
     assert confidence.value == pytest.approx((2 * sure + 0.5) / 3)
+
+
+async def test_a_judge_without_log_probabilities_flips_by_its_words(stack: EvaluationStack) -> None:
+    stack.behaviour.verdict = verdicts(TIE, TIE, WIN, ABSTAIN)
+    stack.behaviour.orders = verdicts((WIN, LOSS), (TIE, WIN), (WIN, WIN), (WIN, ABSTAIN))
+    done = await stack.run(await annotated(stack, await stack.register_model("judge")))
+    flips = score_of(done, "order_flip")
+    assert (flips.value, flips.judged, flips.abstained) == (pytest.approx(1 / 3), 3, 1)
+    assert not [score for score in done.scores if score.measure in ("confidence", "calibration_error")]
 
 
 async def test_a_reward_model_is_right_where_it_rewards_the_preferred_answer_more(stack: EvaluationStack) -> None:
@@ -116,6 +125,7 @@ async def test_a_reward_model_is_right_where_it_rewards_the_preferred_answer_mor
     likely = 1 / (1 + math.exp(-margin))
     assert score_of(done, "confidence").value == pytest.approx(0.5)
     assert score_of(done, "calibration_error").value == pytest.approx(likely - 0.5)
+    assert score_of(done, "calibration_error", group="t2t").value == pytest.approx(likely - 0.5)
 
 
 async def test_a_spec_of_pairs_needs_two_models_and_a_judge_and_a_known_baseline(stack: EvaluationStack) -> None:

@@ -75,6 +75,8 @@ async def test_a_greedy_judge_that_likes_a_place_ties(plane, model):
     (comparison,) = (await compare(plane, model, [pair("a")])).values()
     assert comparison.forward_reason == comparison.backward_reason
     assert comparison.verdict == record_pb2.VERDICT_TIE
+    said = {comparison.forward_verdict, comparison.backward_verdict}
+    assert said == {record_pb2.VERDICT_WIN, record_pb2.VERDICT_LOSS}
 
 
 async def test_identical_responses_tie_without_asking(plane, model):
