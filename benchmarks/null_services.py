@@ -42,7 +42,7 @@ class Behaviour:
     """The margins of both orders, for calls that ask for them; None for a judge that has none."""
     replies: Callable[[str, Any], content_pb2.Content | None] = lambda _model, _item: None
     """What a model answers to an item of Generate; None for a text made of model, prompt and seed."""
-    orders: Callable[[str], tuple[int, int] | None] = lambda _id: None
+    orders: Callable[[str], tuple[record_pb2.Verdict.ValueType, record_pb2.Verdict.ValueType] | None] = lambda _id: None
     """What the judge's words say in each order; None for the verdict in both."""
     unchanged: Callable[[str], bool] = lambda _id: False
     holds: dict[str, asyncio.Event] = field(default_factory=dict)

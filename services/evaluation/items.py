@@ -1,7 +1,6 @@
 """The items of a benchmark: the records of a split that it can use. A version never changes, so neither do they."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.evaluation.benchmarks import BENCHMARKS
@@ -16,7 +15,7 @@ class Items:
     """The items of one benchmark, in order of id."""
 
     records: Records
-    dropped: Mapping[str, list[str]]
+    dropped: dict[str, list[str]]
     """Ids of those that it cannot use, by reason code."""
 
     @property
