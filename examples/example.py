@@ -1,11 +1,14 @@
 """The examples that `omnialign demo` runs: each is data, a base model, and the job that aligns it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnialign.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from omnialign.client import AsyncClient
 
 TINYWORLD, INSTRUCTIONS = "tinyworld", "instructions"
 NAMES = (TINYWORLD, INSTRUCTIONS)
@@ -26,6 +29,8 @@ class Example:
     """The folder of the base model; told where one may be kept that must be made first."""
     spec: Callable[..., dict[str, Any]]
     """The job as proto JSON: told the seed, and by name `dataset`, `base_model`, `method` and `small`."""
+    append: "Callable[[AsyncClient, str, int, bool], Awaitable[None]] | None" = None
+    """Adds to the imported dataset, a resource name, what files of these columns have no room for."""
     has_small_form: bool = True
     """Whether there is a smoke test of few steps; without one, `small` must be false."""
 
@@ -58,7 +63,10 @@ def load(name: str) -> Example:
 
 
 def _tinyworld() -> Example:
-    from examples.tinyworld import dataset, recipe
+    from examples.tinyworld import annotations, dataset, recipe
+
+    def sizes(small: bool) -> dataset.Sizes:
+        return recipe.SMALL if small else dataset.Sizes()
 
     return Example(
         model_id=recipe.MODEL_ID,
@@ -66,7 +74,10 @@ def _tinyworld() -> Example:
         job_id=recipe.JOB_ID,
         model_title="tiny world, before alignment",
         methods=recipe.OPTIMIZATION,
-        write=lambda folder, seed, small: dataset.write(folder, seed=seed, sizes=recipe.SMALL if small else None),
+        write=lambda folder, seed, small: dataset.write(folder, seed=seed, sizes=sizes(small)),
+        append=lambda client, name, seed, small: annotations.append(
+            client, name, annotations.scene_records(seed, sizes(small))
+        ),
         base_model=lambda _: Path(recipe.__file__).parent / "model",
         spec=recipe.spec,
     )

@@ -49,8 +49,8 @@ def _summary(reports: list[Report]) -> str:
     pairs, mean = first["pairs"], first["mean"]
     return (
         f"With seed {first['seed']} the share of fully correct answers went from {_percent(mean['base'])} to "
-        f"{_percent(mean['aligned'])}\n(mean of the eight tasks). Of {pairs['tried']} refinements the gate kept "
-        f"{pairs['kept']}; {pairs['tied']} tied, {pairs['lost']} lost, {pairs['abstained']} abstained.\n"
+        f"{_percent(mean['aligned'])}\n(mean of the {len(first['subtasks'])} tasks). Of {pairs['tried']} refinements "
+        f"the gate kept {pairs['kept']}; {pairs['tied']} tied, {pairs['lost']} lost, {pairs['abstained']} abstained.\n"
         f"Over {len(reports)} seeds the mean gain was {min(gains):+.1f} to {max(gains):+.1f} points:\n"
         "[docs/results/demo.md](docs/results/demo.md) has the figures by task."
     )

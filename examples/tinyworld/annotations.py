@@ -4,10 +4,12 @@ They hold more than the columns of align-anything-200k have room for: references
 several media. So they are records, which `append` adds to a dataset beside those that were imported.
 """
 
+import asyncio
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from examples.tinyworld import oracle
+from examples.tinyworld import oracle, presenting, understanding
+from examples.tinyworld.dataset import Sizes
 from examples.tinyworld.examiners import synergy
 from examples.tinyworld.faults import prompt_pieces
 from examples.tinyworld.presenting import clash, random_invitation
@@ -36,7 +38,7 @@ Annotated = tuple[record_pb2.Record, Mapping[str, MediaBytes]]
 async def append(client: AsyncClient, dataset: str, items: Iterable[Annotated]) -> None:
     """Uploads the media of records, and writes the records to the head of a dataset, a resource name."""
     found, media = list[record_pb2.Record](), dict[str, MediaBytes]()
-    for record, shown in items:
+    for record, shown in await asyncio.to_thread(list, items):  # media are rendered, which takes a while
         found.append(record)
         media |= shown
     for medium in media.values():
@@ -55,11 +57,25 @@ def annotated_records(subtask: str, number: int, *, seed: int, split: str = "tra
         yield _annotated(rng, task, f"{subtask}-{split}-{index}", split)
 
 
+def scene_records(seed: int, sizes: Sizes) -> Iterator[Annotated]:
+    """What the demo learns from and is tested on beside the imported subtasks: scenes, and open instructions.
+
+    Answers have feedback and a preference, as in the imported columns, and no ratings.
+    """
+    for subtask in (*understanding.SUBTASKS, *presenting.SUBTASKS):
+        for record, media in annotated_records(subtask, sizes.train, seed=seed):
+            for response in record.responses:
+                del response.assessments[:]
+            yield record, media
+        for split in ("prompts", "validation", "test"):
+            yield from prompt_records(subtask, getattr(sizes, split), seed=seed, split=split)
+
+
 def prompt_records(subtask: str, number: int, *, seed: int, split: str) -> Iterator[Annotated]:
-    """So many tasks without answers; of those of a split `test`, every second one shows what is held out."""
+    """So many tasks without answers; in the splits `validation` and `test`, every second one shows what is held out."""
     rng = random.Random(f"{seed}/prompts/{subtask}/{split}")
     for index in range(number):
-        task = random_task(rng, subtask, held_out=split == "test" and index % 2 == 1)
+        task = random_task(rng, subtask, held_out=split in ("validation", "test") and index % 2 == 1)
         yield _record(task, (), f"{subtask}-{split}-{index}", split)
 
 

@@ -175,6 +175,13 @@ async def _submit(session: Session, client: AsyncClient, plan: DemoPlan, *, sour
     weights = await uploads.server_uri(client, folder, session=session)
     imported = client.import_dataset(plan.named(example.dataset_id), rows)
     version = await data.show_import(imported, out=session.out)
+    if example.append is not None:
+        dataset = version.name.partition("/versions/")[0]
+        await example.append(client, dataset, plan.seed, plan.small)
+        version = await client.commit_version(dataset)
+        session.out.say(
+            f"{version.name}: with questions about scenes and open instructions, {version.record_count} records"
+        )
     model = await client.register_model(plan.named(example.model_id), weights, display_name=example.model_title)
     wanted = spec.build(
         example.spec(plan.seed, dataset=version.name, base_model=model.name, method=plan.method, small=plan.small)

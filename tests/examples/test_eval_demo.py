@@ -1,12 +1,20 @@
 """`make eval-demo`: both models of the demo on the whole benchmark, and the oracle's word on the judges."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from examples.tinyworld import recipe
 from examples.tinyworld.eval_demo import newest_state
+from examples.tinyworld.evaluation import COMPOSITES, ROLES, Plan, evaluate
 from examples.tinyworld.yardstick import Verdict, agreement, rank_correlation
+from omnialign.cli.output import Output
+from omnialign.client import AsyncClient
 from omnialign.errors import FailedPrecondition
+from services.embedded import embedded
+
+MODEL = (Path(recipe.__file__).parent / "model").as_uri()
 
 
 def verdict(item: str, judged: float, true: float) -> Verdict:
@@ -35,3 +43,27 @@ def test_without_a_demo_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="run `make demo`") as caught:
         newest_state(tmp_path)
     assert caught.value.reason == "DEMO_MISSING"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_a_small_evaluation_of_both_models_has_all_figures(tmp_path: Path) -> None:
+    async with embedded(tmp_path / "root") as stack, AsyncClient(stack.address) as client:
+        models = {role: (await client.register_model(role, MODEL)).name for role in ROLES}
+        plan = Plan(models, tmp_path / "out", small=True)
+        await evaluate(client, plan, out=Output())
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        again = await evaluate(client, plan, out=Output())
+    for role in ROLES:
+        assert set(COMPOSITES) < set(report["models"][role])
+        amu = report["models"][role]["amu"]
+        assert 1 <= amu["interval"][0] <= amu["value"] <= amu["interval"][1] <= 10
+        assert 1 <= report["models"][role]["by_the_oracle"]["amu"] <= 10
+        assert report["ablation"][role]["amu"]["value"] is not None
+    assert set(report["comparison"]) == set(COMPOSITES)
+    assert report["judge"]["ratings"] > 0 and report["synergy"]["pairs"] == 4
+    assert 0 <= report["synergy"]["agreement"] <= 1
+    assert report["seconds"]["judges"].keys() == again["seconds"]["judges"].keys() == {"rating", "synergy"}
+    assert again["seconds"]["judges"] == report["seconds"]["judges"], "the judges are trained once"
+    assert again["models"] == report["models"]
+    assert "<td>AMU</td>" in (tmp_path / "out" / "evaluation.html").read_text()

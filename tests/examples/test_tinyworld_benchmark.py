@@ -7,8 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from examples.tinyworld import oracle
-from examples.tinyworld.annotations import annotated_records, synergy_pairs
+from examples.tinyworld.annotations import annotated_records, scene_records, synergy_pairs
 from examples.tinyworld.choices import choices_about
+from examples.tinyworld.dataset import Sizes
 from examples.tinyworld.examiners import synergy
 from examples.tinyworld.faults import Message, prompt_pieces
 from examples.tinyworld.presenting import COMBINATIONS, PEOPLE, compose, random_invitation
@@ -238,6 +239,22 @@ def test_annotated_records_are_what_the_oracle_says_of_their_media(subtask):
                 (assessment,) = response.assessments
                 assert assessment.score == oracle.rating(prompt, answer, subtask)
                 assert response.feedback == oracle.check(prompt, answer, subtask)
+
+
+def test_the_demo_learns_from_scenes_what_the_imported_columns_hold_of_the_other_subtasks():
+    sizes, held_out = Sizes(train=3, prompts=2, validation=2, test=4), {}
+    for record, media in scene_records(5, sizes):
+        held_out.setdefault((record.subtask, record.split), []).append(record.labels["held_out"] == "true")
+        digests = {part.media.sha256 for part in record.prompt.parts if part.WhichOneof("part") == "media"}
+        assert digests <= set(media)
+        if record.split == "train":
+            assert record.preference.preferred and all(one.feedback.critique for one in record.responses)
+            assert not any(one.assessments for one in record.responses)
+            data = {digest: medium.data for digest, medium in media.items()}
+            assert len(samples_of(record, media=data, method="sft", target="judgement")) == 4
+    found = {key: (len(shares), sum(shares)) for key, shares in held_out.items()}
+    wanted = {"train": (3, 0), "prompts": (2, 0), "validation": (2, 1), "test": (4, 2)}
+    assert found == {(subtask, split): counts for subtask in NEW for split, counts in wanted.items()}
 
 
 def test_judges_learn_from_annotated_records_and_a_reward_model_from_pairs_for_synergy():

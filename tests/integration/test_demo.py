@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(7200)]
 STALL_SECONDS = 300.0
 """How long the demo may print nothing. Bounded by progress and not by time: other load makes it slow, not wrong."""
 LOOK_SECONDS = 5.0
-SUBTASKS = {"t2t", "ti2t", "ta2t", "tv2t", "t2i", "t2a", "t2v", "ti2ti"}
+SUBTASKS = {"t2t", "ti2t", "ta2t", "tv2t", "t2i", "t2a", "t2v", "ti2ti", "tia2t", "tav2t", "t2tia"}
 
 
 def command(cluster: Cluster, identity: Identity, *arguments: str) -> list[str]:
@@ -53,7 +53,7 @@ async def test_the_small_demo_runs_to_its_report_through_tls_tokens_postgresql_a
             assert await end_of(demo, tmp_path / "demo.log") == 0, (tmp_path / "demo.log").read_text()[-4000:]
         report = json.loads((out / "report.json").read_text())
         pairs = report["pairs"]
-        assert pairs["tried"] == sum(pairs[outcome] for outcome in ("kept", "tied", "lost", "abstained")) == 240
+        assert pairs["tried"] == sum(pairs[outcome] for outcome in ("kept", "tied", "lost", "abstained")) == 330
         assert pairs["kept"] > 0 and set(report["subtasks"]) == SUBTASKS
         assert report["training"] and all(report["training"].values()), "the report lacks curves of training"
         assert b"<html" in (out / "report.html").read_bytes()
