@@ -9,16 +9,18 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from examples.tinyworld import oracle, presenting, understanding
+from examples.tinyworld.choices import choices_about
 from examples.tinyworld.dataset import Sizes
 from examples.tinyworld.examiners import synergy
-from examples.tinyworld.faults import prompt_pieces
+from examples.tinyworld.faults import Message, prompt_pieces
 from examples.tinyworld.presenting import clash, random_invitation
 from examples.tinyworld.tasks import AnyTask, faulty_answer, random_task
 from examples.tinyworld.understanding import Question
-from examples.tinyworld.world import Thing
+from examples.tinyworld.world import Thing, draw, random_thing
 from omnialign.client import AsyncClient
 from omnialign.content import content
 from omnialign.modeling.inputs import MediaBytes, Piece, Pieces
+from omnialign.modeling.prompts import render_choice
 from omnialign.v1 import content_pb2, record_pb2
 
 MIME_TYPES = {
@@ -99,6 +101,23 @@ def synergy_pairs(number: int, *, seed: int, split: str = "train") -> Iterator[A
                 record_pb2.Assessment(aspect=f"synergy-{pair}", score=share) for pair, share in shares.items()
             )
         yield record, media
+
+
+def choice_records(number: int, *, seed: int) -> Iterator[Annotated]:
+    """So many questions about a sound or a video, as a judge is asked them, with the letter of the right choice."""
+    rng = random.Random(f"{seed}/choices")
+    for index in range(number):
+        subtask, kind = (("ta2t", "sound"), ("tv2t", "clip"))[index % 2]
+        thing = random_thing(rng, kind, held_out=False)
+        asked = rng.choice(choices_about(rng, thing))
+        (medium,) = Message(None, ((kind, draw(thing)),)).pieces()
+        assert isinstance(medium, MediaBytes)
+        (turn,) = render_choice((medium,), asked.question, asked.values).turns
+        record = record_pb2.Record(
+            id=f"choice-{index}", subtask=subtask, split="train", prompt=content(*map(_part, turn.pieces))
+        )
+        record.responses.add(content=content(asked.letter), source="people")
+        yield record, {medium.sha256: medium}
 
 
 def _clashing(rng: random.Random, picture: Thing, combination: str) -> Pieces:

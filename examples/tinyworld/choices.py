@@ -12,7 +12,7 @@ LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class Choice:
-    """A question about one attribute of a thing, and up to four values to choose from."""
+    """A question about one attribute of a thing, and up to four values to choose from, in the order of the world's."""
 
     thing: Thing
     attribute: str
@@ -43,5 +43,5 @@ def random_choice(rng: random.Random) -> Choice:
 def _choice(rng: random.Random, thing: Thing, attribute: str) -> Choice:
     right = thing.attributes[attribute]
     others = [value for value in ATTRIBUTES[thing.kind][attribute] if value != right]
-    values = [right, *rng.sample(others, min(len(others), len(LETTERS) - 1))]
-    return Choice(thing, attribute, tuple(rng.sample(values, len(values))))
+    values = {right, *rng.sample(others, min(len(others), len(LETTERS) - 1))}
+    return Choice(thing, attribute, tuple(value for value in ATTRIBUTES[thing.kind][attribute] if value in values))

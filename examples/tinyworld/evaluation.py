@@ -132,7 +132,7 @@ async def _evaluate(client: AsyncClient, plan: Plan, judges: Mapping[str, str], 
     items = await _items(client, plan)
     spec = {
         "models": list(plan.models.values()),
-        "benchmarks": list(_benchmarks(items, judges, chooser=plan.models["base"])),
+        "benchmarks": list(_benchmarks(items, judges)),
         "sampling": {"temperature": 1.0, "max_new_tokens": 200},
         "seed": str(plan.seed),
     }
@@ -146,12 +146,12 @@ async def _evaluate(client: AsyncClient, plan: Plan, judges: Mapping[str, str], 
     return done
 
 
-def _benchmarks(items: Mapping[str, str], judges: Mapping[str, str], *, chooser: str) -> Iterator[dict[str, Any]]:
+def _benchmarks(items: Mapping[str, str], judges: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     rating = [{"model": judges["rating"]}]
     yield {"name": "amu", "dataset": items["amu"], "judges": rating, "ablation": REMOVED}
     following = {"name": "instruction_following", "dataset": items["following"]}
     yield {**following, "subtasks": ["t2t", "t2i"], "judges": rating}
-    yield {**following, "subtasks": ["t2a", "t2v"], "judges": [{"model": chooser}]}
+    yield {**following, "subtasks": ["t2a", "t2v"], "judges": [{"model": judges["choosing"]}]}
     yield {"name": "selection", "dataset": items["selection"]}
     yield {
         "name": "synergy",

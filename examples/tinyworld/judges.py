@@ -1,6 +1,7 @@
 """The judges of the tiny world's benchmark, as anyone would train them: on annotated answers, from the base model.
 
     rating     rates answers from 1 to 10, by their references or by what was asked for
+    choosing   answers multiple-choice questions about sounds and videos
     synergy    rewards answers whose modalities go together (a reward model)
 
 What they learn from shows no combination of attributes that is held out.
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from examples.tinyworld import understanding
-from examples.tinyworld.annotations import Annotated, annotated_records, synergy_pairs
+from examples.tinyworld.annotations import Annotated, annotated_records, choice_records, synergy_pairs
 
 RATED = {**dict.fromkeys(understanding.SUBTASKS, 250), "t2t": 100, "t2i": 100}
 """How many records there are of each subtask whose answers are rated; sounds and videos are asked about instead."""
@@ -44,8 +45,8 @@ class Judge:
 HYPERPARAMETERS = {"batch_size": 16, "warmup_ratio": 0.05, "evaluation": {"holdout_fraction": 0.0}}
 SMALL, SMALL_STEPS = 4, 4
 """Records of each kind, and steps, of a smoke test."""
-COMPARED = 1200
-"""Pairs whose synergy is compared."""
+ASKED, COMPARED = 1200, 1200
+"""Questions, and pairs whose synergy is compared."""
 
 
 def rated_records(seed: int, small: bool) -> Iterator[Annotated]:
@@ -63,6 +64,11 @@ JUDGES = (
         "rating",
         rated_records,
         {"method": "sft", "target": "judgement", "hyperparameters": {"learning_rate": 3e-3, "num_epochs": 3}},
+    ),
+    Judge(
+        "choosing",
+        lambda seed, small: choice_records(SMALL if small else ASKED, seed=seed),
+        {"method": "sft", "target": "response", "hyperparameters": {"learning_rate": 3e-3, "num_epochs": 4}},
     ),
     Judge(
         "synergy",

@@ -7,13 +7,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from examples.tinyworld import oracle
-from examples.tinyworld.annotations import annotated_records, scene_records, synergy_pairs
+from examples.tinyworld.annotations import annotated_records, choice_records, scene_records, synergy_pairs
 from examples.tinyworld.choices import choices_about
 from examples.tinyworld.dataset import Sizes
 from examples.tinyworld.examiners import synergy
 from examples.tinyworld.faults import Message, prompt_pieces
 from examples.tinyworld.presenting import COMBINATIONS, PEOPLE, compose, random_invitation
 from examples.tinyworld.scenes import Scene, fitting, fitting_sound
+from examples.tinyworld.sight import look
 from examples.tinyworld.tasks import faulty_answer, random_task, right_answer
 from examples.tinyworld.understanding import CATEGORIES, FORMS, SUBTASKS, Question, random_question
 from examples.tinyworld.world import ATTRIBUTES, draw, random_thing, things
@@ -255,6 +256,17 @@ def test_the_demo_learns_from_scenes_what_the_imported_columns_hold_of_the_other
     found = {key: (len(shares), sum(shares)) for key, shares in held_out.items()}
     wanted = {"train": (3, 0), "prompts": (2, 0), "validation": (2, 1), "test": (4, 2)}
     assert found == {(subtask, split): counts for subtask in NEW for split, counts in wanted.items()}
+
+
+def test_a_judge_learns_to_choose_from_the_questions_that_it_will_be_asked():
+    for record, media in choice_records(6, seed=3):
+        data = {digest: medium.data for digest, medium in media.items()}
+        (sample,) = samples_of(record, media=data, method="sft", target="response")
+        ((letter,),) = sample.answers
+        (turn,) = sample.turns
+        (medium,) = [piece for piece in turn.pieces if isinstance(piece, MediaBytes)]
+        words = next(line for line in turn.pieces[-1].splitlines() if line.startswith(f"{letter}. "))[3:]
+        assert words in look(medium).thing.values
 
 
 def test_judges_learn_from_annotated_records_and_a_reward_model_from_pairs_for_synergy():
