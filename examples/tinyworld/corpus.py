@@ -1,9 +1,10 @@
 """What the base model is pre-trained on: imperfect answers, refinements and understanding.
 
-    38 %   answer     answers as a misaligned model gives them
-    28 %   refine     refinements of a faulty answer by the oracle's advice
-    24 %   describe   naming a medium, or stating what was asked for and given
-    10 %   form       feedback and judgements in the right form, but about something else
+    36 %   answer     answers as a misaligned model gives them
+    26 %   refine     refinements of a faulty answer by the oracle's advice
+    23 %   describe   naming media, or stating what was asked for and given, also by the references of people
+     6 %   choose     multiple-choice questions about a medium
+     9 %   form       feedback and judgements in the right form, but about something else
 
 So the base model is able to do the work, but does not do it unasked. It knows what feedback looks like, as any model
 that has read widely does, but has never seen feedback that is true of the response before it. Media are bytes of codes
@@ -20,30 +21,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from examples.tinyworld import oracle
-from examples.tinyworld.faults import faulty_answer, prompt_pieces, right_answer
-from examples.tinyworld.language import Task, phrase, random_task
-from examples.tinyworld.world import MODALITIES, codec
-from omnialign.modeling.answers import SUBTASKS, rubric, write_feedback, write_judgement, write_scores
+from examples.tinyworld.choices import random_choice
+from examples.tinyworld.faults import Message, prompt_pieces
+from examples.tinyworld.findings import Findings
+from examples.tinyworld.language import Task, phrase
+from examples.tinyworld.tasks import SUBTASKS, AnyTask, faulty_answer, random_task, right_answer
+from examples.tinyworld.understanding import PEOPLE, Question
+from examples.tinyworld.world import MODALITIES, codec, draw
+from omnialign.modeling.answers import rubric, write_feedback, write_judgement, write_rating, write_scores
+from omnialign.modeling.benchmark_items import write_references
 from omnialign.modeling.codecs import CodecRange
 from omnialign.modeling.decoding import DecodedMedia
 from omnialign.modeling.inputs import MediaBytes, MediaPolicy, Pieces, Turn
 from omnialign.modeling.prompts import (
     fill,
+    render_choice,
     render_comparison,
     render_critique,
+    render_generation,
     render_refinement,
     render_response,
     render_score,
+    render_understanding,
 )
-from omnialign.v1 import record_pb2
+from omnialign.v1 import content_pb2
 
-MIX = (("answer", 0.38), ("refine", 0.28), ("describe", 0.24), ("form", 0.10))
-HARDER = {"tv2t": 1.5, "t2v": 2.0, "ti2ti": 1.5}
-"""Weights of the subtasks with long media; the others have 1."""
+MIX = (("answer", 0.36), ("refine", 0.26), ("describe", 0.23), ("choose", 0.06), ("form", 0.09))
+HARDER = {"tv2t": 1.5, "t2v": 2.0, "ti2ti": 1.5, "tia2t": 1.5, "tav2t": 1.75, "t2tia": 2.25}
+"""Weights of the subtasks with long or several media; the others have 1."""
+BLIND_OR_DEAF = 0.08
+"""Share of the answers to questions about scenes for which one medium is not there, so that the model must guess."""
 DESCRIBE_ONE = "##Prompt: {prompt}\n##Response: {first}\nSay what was asked and what was given."
 DESCRIBE_EITHER = (
     "##Prompt: {prompt}\n##Response 1: {first}\n##Response 2: {second}\n"
     "Say what was asked and what was given in response {which}."
+)
+DESCRIBE_REFERENCES = (
+    "##Category: {category}\n##Question: {prompt}\n##References: {references}\n##Response: {first}\n"
+    "Say what was asked and what was given."
 )
 
 
@@ -90,10 +105,11 @@ def as_code_bytes(ranges: Sequence[CodecRange]) -> list[CodecRange]:
 
 def example(rng: random.Random) -> Example:
     """One random sequence of the mix."""
-    makers: dict[str, Callable[[random.Random, Task], Example]] = {
+    makers: dict[str, Callable[[random.Random, AnyTask], Example]] = {
         "answer": _answer,
         "refine": _refine,
         "describe": _describe,
+        "choose": _choose,
         "form": _form,
     }
     kind = rng.choices([name for name, _ in MIX], weights=[share for _, share in MIX])[0]
@@ -101,12 +117,14 @@ def example(rng: random.Random) -> Example:
     return makers[kind](rng, random_task(rng, subtask))
 
 
-def _answer(rng: random.Random, task: Task) -> Example:
+def _answer(rng: random.Random, task: AnyTask) -> Example:
     prompt = prompt_pieces(task, rendered=False)
+    if isinstance(task, Question) and rng.random() < BLIND_OR_DEAF:
+        prompt = (prompt[rng.randrange(2)], prompt[-1])
     return Example(render_response(prompt).turns, faulty_answer(rng, task).pieces(rendered=False))
 
 
-def _refine(rng: random.Random, task: Task) -> Example:
+def _refine(rng: random.Random, task: AnyTask) -> Example:
     faulty = faulty_answer(rng, task)
     feedback = oracle.check(prompt_pieces(task), faulty.pieces(), task.subtask)
     prompt = prompt_pieces(task, rendered=False)
@@ -114,11 +132,14 @@ def _refine(rng: random.Random, task: Task) -> Example:
     return Example(rendered.turns, right_answer(task).pieces(rendered=False))
 
 
-def _describe(rng: random.Random, task: Task) -> Example:
-    """What a medium shows, or what was asked for and given: always true, and without a judgement."""
+def _describe(rng: random.Random, task: AnyTask) -> Example:
+    """What media show, or what was asked for and given: always true, and without a judgement."""
     if task.shown is not None and rng.random() < 0.3:
-        medium = prompt_pieces(task, rendered=False)[0]
-        return Example((Turn("user", (medium, "What is this?")),), (phrase(task.shown),))
+        *media, _ = prompt_pieces(task, rendered=False)
+        words = phrase(task.shown) if isinstance(task, Task) else task.scene.words
+        return Example((Turn("user", (*media, "What is this?")),), (words,))
+    if isinstance(task, Question) and rng.random() < 0.4:
+        return _describe_references(rng, task)
     answers = [faulty_answer(rng, task) for _ in range(2)]
     first, second = (answer.pieces(rendered=False) for answer in answers)
     which = rng.randrange(2)
@@ -129,22 +150,54 @@ def _describe(rng: random.Random, task: Task) -> Example:
     return Example((Turn("user", question),), (account,))
 
 
-def _form(rng: random.Random, task: Task) -> Example:
-    """Feedback, scores or a judgement in the right form, about the answers to another prompt."""
+def _describe_references(rng: random.Random, task: Question) -> Example:
+    """What was asked for by the answers of people, and given."""
+    answer = faulty_answer(rng, task)
+    pieces = prompt_pieces(task, rendered=False)
+    slots = {
+        "category": (task.category,),
+        "prompt": pieces if rng.random() < 0.5 else pieces[-1:],
+        "references": (write_references(task.references(rng, PEOPLE)),),
+        "first": answer.pieces(rendered=False),
+    }
+    account = oracle.account(prompt_pieces(task), answer.pieces(), task.subtask)
+    return Example((Turn("user", fill(DESCRIBE_REFERENCES, slots)),), (account,))
+
+
+def _choose(rng: random.Random, _: AnyTask) -> Example:
+    """The letter of what a medium shows: always true."""
+    asked = random_choice(rng)
+    shown = Message(None, ((asked.thing.kind, draw(asked.thing)),)).pieces(rendered=False)
+    return Example(render_choice(shown, asked.question, asked.values).turns, (asked.letter,))
+
+
+def _form(rng: random.Random, task: AnyTask) -> Example:
+    """Feedback, scores, a judgement or a rating in the right form, about the answers to another prompt."""
     names = rubric(task.subtask)
     prompt = prompt_pieces(task, rendered=False)
     first, second = (faulty_answer(rng, task).pieces(rendered=False) for _ in range(2))
-    one, other = (_feedback_elsewhere(rng, task.subtask) for _ in range(2))
-    kind = rng.choice(("critique", "score", "comparison"))
+    one, other = (_examined_elsewhere(rng, task.subtask) for _ in range(2))
+    feedback = one.feedback(names)
+    kind = rng.choice(("critique", "score", "comparison", "rating"))
     if kind == "critique":
-        return Example(render_critique(prompt, first, names).turns, (write_feedback(one, names),))
+        return Example(render_critique(prompt, first, names).turns, (write_feedback(feedback, names),))
     if kind == "score":
-        return Example(render_score(prompt, first, names).turns, (write_scores(one, names),))
-    reason = f"response 1: {one.critique} response 2: {other.critique}"
-    judgement = write_judgement(reason, 1 + (oracle.total(other) > oracle.total(one)))
+        return Example(render_score(prompt, first, names).turns, (write_scores(feedback, names),))
+    if kind == "rating":
+        return Example(_asked_to_rate(rng, task, first), (write_rating(feedback.critique, one.rating()),))
+    reason = f"response 1: {feedback.critique} response 2: {other.critique()}"
+    judgement = write_judgement(reason, 1 + (oracle.total(other.feedback(names)) > oracle.total(feedback)))
     return Example(render_comparison(prompt, first, second).turns, (judgement,))
 
 
-def _feedback_elsewhere(rng: random.Random, subtask: str) -> record_pb2.Feedback:
+def _asked_to_rate(rng: random.Random, task: AnyTask, response: Pieces) -> Sequence[Turn]:
+    prompt = prompt_pieces(task, rendered=False)
+    if isinstance(task, Question):
+        return render_understanding(prompt, response, task.references(rng, PEOPLE), task.category).turns
+    media = [piece.modality for piece in response if isinstance(piece, MediaBytes)]
+    return render_generation(prompt, response, media[0] if media else content_pb2.MODALITY_TEXT).turns
+
+
+def _examined_elsewhere(rng: random.Random, subtask: str) -> Findings:
     task = random_task(rng, subtask)
-    return oracle.check(prompt_pieces(task), faulty_answer(rng, task).pieces(), subtask)
+    return oracle.examine(prompt_pieces(task), faulty_answer(rng, task).pieces(), subtask)

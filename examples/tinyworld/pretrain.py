@@ -1,7 +1,7 @@
 """Trains the misaligned base model from a seed: `make generate-tinyworld`.
 
-A Llama with 4 layers and width 128 (about a million parameters, tied embeddings); 4,000 steps of 64 sequences; AdamW at
-2e-3 with cosine decay; bfloat16 autocast. Takes about 25 minutes on two cores and writes `examples/tinyworld/model`.
+A Llama with 4 layers and width 128 (about a million parameters, tied embeddings); 6,500 steps of 64 sequences; AdamW at
+2e-3 with cosine decay; bfloat16 autocast. Takes about an hour on two cores and writes `examples/tinyworld/model`.
 
 1. Draw the examples.   2. Train the tokenizer and lay out the vocabulary.   3. Encode the examples.   4. Train.
 """
@@ -20,15 +20,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from examples.tinyworld.corpus import Example, as_code_bytes, example, read_codes
+from examples.tinyworld.tasks import SUBTASKS
 from examples.tinyworld.world import CODEC_OPTIONS, codec
 from omnialign.modeling.adapters.token import ASSISTANT, END, PAD, START, USER, TokenAdapter
-from omnialign.modeling.answers import SUBTASKS, rubric
+from omnialign.modeling.answers import rubric
 from omnialign.modeling.codecs import load_codecs
 from omnialign.modeling.prompts import render_comparison, render_critique, render_score
 
 FOLDER = Path(__file__).parent / "model"
 SPANS = {"picture": ("<image>", "</image>"), "sound": ("<audio>", "</audio>"), "clip": ("<video>", "</video>")}
-VOCABULARY, BATCH, POOL = 640, 64, 60_000
+VOCABULARY, BATCH, POOL = 640, 64, 100_000
 IGNORED = -100
 
 Sequence = tuple[list[int], int]  # ids, and the index at which the answer begins
@@ -160,7 +161,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=6500)
     parser.add_argument("--pool", type=int, default=POOL, help="distinct sequences")
     parser.add_argument("--out", type=Path, default=FOLDER)
     arguments = parser.parse_args()
