@@ -1,10 +1,10 @@
 """What the base model is pre-trained on: imperfect answers, refinements and understanding.
 
-    36 %   answer     answers as a misaligned model gives them
-    26 %   refine     refinements of a faulty answer by the oracle's advice
+    35 %   answer     answers as a misaligned model gives them
+    25 %   refine     refinements of a faulty answer by the oracle's advice
     23 %   describe   naming media, or stating what was asked for and given, also by the references of people
-     6 %   choose     multiple-choice questions about a medium
-     9 %   form       feedback and judgements in the right form, but about something else
+     9 %   choose     multiple-choice questions about a medium
+     8 %   form       feedback and judgements in the right form, but about something else
 
 So the base model is able to do the work, but does not do it unasked. It knows what feedback looks like, as any model
 that has read widely does, but has never seen feedback that is true of the response before it. Media are bytes of codes
@@ -46,7 +46,7 @@ from omnialign.modeling.prompts import (
 )
 from omnialign.v1 import content_pb2
 
-MIX = (("answer", 0.36), ("refine", 0.26), ("describe", 0.23), ("choose", 0.06), ("form", 0.09))
+MIX = (("answer", 0.35), ("refine", 0.25), ("describe", 0.23), ("choose", 0.09), ("form", 0.08))
 HARDER = {"tv2t": 1.5, "t2v": 2.0, "ti2ti": 1.5, "tia2t": 1.5, "tav2t": 1.75, "t2tia": 2.25}
 """Weights of the subtasks with long or several media; the others have 1."""
 BLIND_OR_DEAF = 0.08
