@@ -1,4 +1,4 @@
-"""Numbers that several reports have: intervals by resampling, and calibration.
+"""Numbers that several reports have: intervals by resampling, calibration, and rank correlation.
 
 Intervals are percentile bootstraps over items. A measure depends only on which of a few outcomes each item had (a
 score, a verdict, a pair of marks), so resampling items is the same as drawing the outcome counts from a multinomial:
@@ -67,3 +67,15 @@ def calibration_error(bins: Sequence[CalibrationBin]) -> float:
     """Mean distance of predicted from observed, weighted by the bins' counts (ECE; Naeini et al. 2015)."""
     total = sum(found.count for found in bins)
     return sum(found.count * abs(found.predicted - found.observed) for found in bins) / total
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's ρ of as many scores as there are others, ties at their mean rank; None if either are all the same."""
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    _, places, counts = np.unique(np.array(values, dtype=np.float64), return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[places])

@@ -12,7 +12,7 @@ LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class Choice:
-    """A question about one attribute of a thing, and up to four values to choose from, in the order of the world's."""
+    """A question about one attribute of a thing, and up to four values to choose from."""
 
     thing: Thing
     attribute: str
@@ -30,18 +30,19 @@ class Choice:
 
 
 def choices_about(rng: random.Random, thing: Thing) -> list[Choice]:
-    """One question about each attribute of a thing."""
+    """One question about each attribute of a thing, with the values in the world's order."""
     return [_choice(rng, thing, name) for name in ATTRIBUTES[thing.kind]]
 
 
-def random_choice(rng: random.Random) -> Choice:
-    """A random question about a random thing."""
+def random_choice(rng: random.Random, *, shuffled: bool = False) -> Choice:
+    """A random question about a random thing, with the values in the world's order or shuffled."""
     thing = random_thing(rng, rng.choice(list(ATTRIBUTES)))
-    return _choice(rng, thing, rng.choice(list(ATTRIBUTES[thing.kind])))
+    return _choice(rng, thing, rng.choice(list(ATTRIBUTES[thing.kind])), shuffled=shuffled)
 
 
-def _choice(rng: random.Random, thing: Thing, attribute: str) -> Choice:
-    right = thing.attributes[attribute]
-    others = [value for value in ATTRIBUTES[thing.kind][attribute] if value != right]
-    values = {right, *rng.sample(others, min(len(others), len(LETTERS) - 1))}
-    return Choice(thing, attribute, tuple(value for value in ATTRIBUTES[thing.kind][attribute] if value in values))
+def _choice(rng: random.Random, thing: Thing, attribute: str, *, shuffled: bool = False) -> Choice:
+    all_values, right = ATTRIBUTES[thing.kind][attribute], thing.attributes[attribute]
+    others = [value for value in all_values if value != right]
+    values = [right, *rng.sample(others, min(len(others), len(LETTERS) - 1))]
+    values = rng.sample(values, len(values)) if shuffled else sorted(values, key=all_values.index)
+    return Choice(thing, attribute, tuple(values))

@@ -166,7 +166,7 @@ def _describe_references(rng: random.Random, task: Question) -> Example:
 
 def _choose(rng: random.Random, _: AnyTask) -> Example:
     """The letter of what a medium shows: always true."""
-    asked = random_choice(rng)
+    asked = random_choice(rng, shuffled=True)
     shown = Message(None, ((asked.thing.kind, draw(asked.thing)),)).pieces(rendered=False)
     return Example(render_choice(shown, asked.question, asked.values).turns, (asked.letter,))
 

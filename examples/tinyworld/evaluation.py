@@ -18,7 +18,7 @@ from google.protobuf.json_format import ParseDict
 from examples.tinyworld.annotations import Annotated, append, synergy_pairs
 from examples.tinyworld.benchmark import BenchmarkSizes, write_benchmark
 from examples.tinyworld.judges import JUDGES, Judge
-from examples.tinyworld.yardstick import RATED, Yardstick, agreement, digests, rank_correlation
+from examples.tinyworld.yardstick import RATED, Yardstick, agreement, correlation, digests
 from omnialign.cli import evaluation_view, training_view
 from omnialign.cli.output import Output
 from omnialign.cli.state import replace_file
@@ -223,9 +223,9 @@ def _report(found: Evaluation, plan: Plan, yardstick: Yardstick) -> dict[str, An
             "agreement": agreement(rated, seed=plan.seed)["value"],
             "agreement_interval": agreement(rated, seed=plan.seed)["interval"],
             "pairs": agreement(rated, seed=plan.seed)["pairs"],
-            "rank_correlation": rank_correlation(rated),
+            "rank_correlation": correlation(rated),
             "ratings": len(rated),
-            "by_aspect": {one: rank_correlation(yardstick.of(one)) for one in sorted(RATED)},
+            "by_aspect": {one: correlation(yardstick.of(one)) for one in sorted(RATED)},
         },
         "choosing": {
             "agreement": sum(one.judged == one.true for one in questions) / len(questions) if questions else None,
@@ -233,7 +233,7 @@ def _report(found: Evaluation, plan: Plan, yardstick: Yardstick) -> dict[str, An
         },
         "synergy": {
             **_agreement_with_people(found),
-            "rank_correlation": rank_correlation(together),
+            "rank_correlation": correlation(together),
             "scores": len(together),
         },
     }

@@ -10,13 +10,12 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from examples.tinyworld import oracle
 from examples.tinyworld.examiners import synergy, take_apart
 from omnialign.content import media_of
 from omnialign.modeling.inputs import pieces
-from omnialign.statistics import RESAMPLES, interval, stream
+from omnialign.statistics import RESAMPLES, interval, rank_correlation, stream
 from omnialign.v1 import record_pb2
 
 LABEL = "evaluation."
@@ -113,13 +112,9 @@ def agreement(verdicts: Iterable[Verdict], *, seed: int = 0) -> dict[str, Any]:
     return {"value": right / pairs, "interval": list(interval(totals[:, 0] / totals[:, 1])), "pairs": int(pairs)}
 
 
-def rank_correlation(verdicts: Sequence[Verdict]) -> float | None:
-    """Spearman's correlation of the scores of judge and oracle; None where one of them gave everything the same."""
-    judged = _ranks(np.array([one.judged for one in verdicts]))
-    true = _ranks(np.array([one.true for one in verdicts]))
-    if not len(verdicts) or judged.std() == 0 or true.std() == 0:
-        return None
-    return float(np.corrcoef(judged, true)[0, 1])
+def correlation(verdicts: Sequence[Verdict]) -> float | None:
+    """The rank correlation of the scores of judge and oracle."""
+    return rank_correlation([one.judged for one in verdicts], [one.true for one in verdicts])
 
 
 def digests(record: record_pb2.Record) -> set[str]:
@@ -131,13 +126,6 @@ def _ordered(found: Sequence[Verdict]) -> tuple[float, int]:
     """The number of pairs that were ordered rightly, and of all."""
     pairs = [(a, b) for a, b in itertools.combinations(found, 2) if a.true != b.true]
     return sum(0.5 + 0.5 * np.sign((a.judged - b.judged) * (a.true - b.true)) for a, b in pairs), len(pairs)
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks, the mean rank for equal values."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return np.asarray((ends - (counts - 1) / 2)[place])
 
 
 def _answered(question: record_pb2.MultipleChoiceQuestion, answer: Sequence[Any]) -> float:

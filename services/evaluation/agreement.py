@@ -1,4 +1,4 @@
-"""How far judges agree: Krippendorff's alpha among several, and the rank correlation of two.
+"""How far judges agree: Krippendorff's alpha.
 
     α = 1 - D_o / D_e
 
@@ -49,20 +49,6 @@ def krippendorff_alpha(ratings: Ratings, level: Level) -> float | None:
     observed = (coincidences * distances).sum() / totals.sum()
     expected = (np.outer(totals, totals) * distances).sum() / (totals.sum() * (totals.sum() - 1))
     return float(1 - observed / expected)
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's ρ of two ratings of the same items, ties at their mean rank; None if one of them is constant."""
-    if len(first) != len(second):
-        raise InvalidArgument("Both need one rating for each item.", reason="RATINGS_INVALID")
-    if len(set(first)) < 2 or len(set(second)) < 2:
-        return None
-    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
-
-
-def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
-    _, places, counts = np.unique(np.array(values, dtype=np.float64), return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[places])
 
 
 def _nominal(values: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:

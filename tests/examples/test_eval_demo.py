@@ -8,7 +8,7 @@ import pytest
 from examples.tinyworld import recipe
 from examples.tinyworld.eval_demo import newest_state
 from examples.tinyworld.evaluation import COMPOSITES, ROLES, Plan, evaluate
-from examples.tinyworld.yardstick import Verdict, agreement, rank_correlation
+from examples.tinyworld.yardstick import Verdict, agreement, correlation
 from omnialign.cli.output import Output
 from omnialign.client import AsyncClient
 from omnialign.errors import FailedPrecondition
@@ -32,11 +32,11 @@ def test_a_judge_agrees_where_it_orders_two_answers_as_the_oracle_does() -> None
 
 
 def test_rank_correlation_asks_for_order_alone_and_shares_ranks() -> None:
-    assert rank_correlation([verdict("a", one, one**3) for one in range(5)]) == pytest.approx(1)
-    assert rank_correlation([verdict("a", -one, one) for one in range(5)]) == pytest.approx(-1)
+    assert correlation([verdict("a", one, one**3) for one in range(5)]) == pytest.approx(1)
+    assert correlation([verdict("a", -one, one) for one in range(5)]) == pytest.approx(-1)
     tied = [verdict("a", judged, true) for judged, true in ((1, 1), (1, 2), (2, 3), (2, 4))]
-    assert rank_correlation(tied) == pytest.approx(0.8944, abs=1e-4)  # as scipy.stats.spearmanr
-    assert rank_correlation([verdict("a", 5, one) for one in range(3)]) is None
+    assert correlation(tied) == pytest.approx(0.8944, abs=1e-4)  # as scipy.stats.spearmanr
+    assert correlation([verdict("a", 5, one) for one in range(3)]) is None
 
 
 def test_without_a_demo_there_is_one_sentence(tmp_path: Path) -> None:

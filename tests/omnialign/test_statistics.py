@@ -1,11 +1,11 @@
-"""Calibration of probabilities that one of two answers is the better one."""
+"""Calibration of probabilities that one of two answers is the better one, and rank correlation."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnialign.statistics import calibration_error, calibration_of_pairs
+from omnialign.statistics import calibration_error, calibration_of_pairs, rank_correlation
 
 
 def test_the_calibration_error_by_hand():
@@ -32,3 +32,10 @@ def test_calibration_does_not_depend_on_which_answer_is_the_first(judged):
     there = calibration_error(calibration_of_pairs(probabilities, preferred))
     back = calibration_error(calibration_of_pairs(1 - probabilities, 1 - preferred))
     assert there == pytest.approx(back)
+
+
+def test_rank_correlation_shares_ranks_among_ties():
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]) == pytest.approx(0.8)
+    assert rank_correlation([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 1, 1], [3, 2, 1]) is None
