@@ -49,7 +49,7 @@ async def test_a_report_says_how_often_the_judge_chooses_as_people_did(stack: Ev
     assert (number["value"], number["judged"]) == (pytest.approx(3 / 4), 4)
     format_html = evaluation_service_pb2.GetEvaluationReportRequest.FORMAT_HTML
     page = (await stack.evaluation.get_evaluation_report(done.name, format_html)).decode()
-    assert "<td>agreement</td>" in page
+    assert "chooses as people did in 0.750 of 4 annotated pairs" in page
 
 
 async def test_the_pairs_are_part_of_the_manifest_and_judged_once(stack: EvaluationStack) -> None:
