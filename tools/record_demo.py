@@ -47,11 +47,14 @@ def replace_block(path: Path, text: str, *, name: str = "RESULTS") -> None:
 def _summary(reports: list[Report]) -> str:
     first, gains = reports[0], [100 * report["mean"]["gain"] for report in reports]
     pairs, mean = first["pairs"], first["mean"]
+    over = f"Over {len(reports)} seeds the mean gain was {min(gains):+.1f} to {max(gains):+.1f} points"
+    if len(reports) == 1:
+        over = f"The mean gain was {gains[0]:+.1f} points"
     return (
         f"With seed {first['seed']} the share of fully correct answers went from {_percent(mean['base'])} to "
         f"{_percent(mean['aligned'])}\n(mean of the {len(first['subtasks'])} tasks). Of {pairs['tried']} refinements "
         f"the gate kept {pairs['kept']}; {pairs['tied']} tied, {pairs['lost']} lost, {pairs['abstained']} abstained.\n"
-        f"Over {len(reports)} seeds the mean gain was {min(gains):+.1f} to {max(gains):+.1f} points:\n"
+        f"{over}:\n"
         "[docs/results/demo.md](docs/results/demo.md) has the figures by task."
     )
 

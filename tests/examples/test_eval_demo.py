@@ -66,4 +66,4 @@ async def test_a_small_evaluation_of_both_models_has_all_figures(tmp_path: Path)
     assert report["seconds"]["judges"].keys() == again["seconds"]["judges"].keys() == {"rating", "choosing", "synergy"}
     assert again["seconds"]["judges"] == report["seconds"]["judges"], "the judges are trained once"
     assert again["models"] == report["models"]
-    assert "<td>AMU</td>" in (tmp_path / "out" / "evaluation.html").read_text()
+    assert "AMU" in (tmp_path / "out" / "evaluation.html").read_text()

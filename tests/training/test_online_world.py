@@ -27,17 +27,17 @@ def rewards_of(root: Path) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_the_reward_rises_while_a_model_learns_to_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_the_reward_rises_while_a_model_learns_to_play_tones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
     draw = random.Random(0)
-    prompts = [content(random_task(draw, "t2i").text) for _ in range(PROMPTS)]
+    prompts = [content(random_task(draw, "t2a").text) for _ in range(PROMPTS)]
     async with embedded(tmp_path) as stack, AsyncClient(stack.address) as client:
         dataset = await client.create_dataset("world")
-        records = [record_pb2.Record(id=f"p{i}", subtask="t2i", prompt=prompt) for i, prompt in enumerate(prompts)]
+        records = [record_pb2.Record(id=f"p{i}", subtask="t2a", prompt=prompt) for i, prompt in enumerate(prompts)]
         await client.append_records(dataset.name, records)
         await client.commit_version(dataset.name)
         model = await client.register_model("base", (Path(recipe.__file__).parent / "model").as_uri())
-        spec = TrainingSpec(method="grpo", base_model=model.name, dataset=dataset.name, output_model_id="drawer")
+        spec = TrainingSpec(method="grpo", base_model=model.name, dataset=dataset.name, output_model_id="player")
         spec.hyperparameters.max_steps, spec.hyperparameters.batch_size = STEPS, PROMPTS
         spec.hyperparameters.learning_rate = 1e-3
         spec.grpo.rollout.max_new_tokens, spec.grpo.rollout.deterministic = 32, True
