@@ -1,9 +1,9 @@
-"""The words in which judges meet the items of a benchmark: categories, references and the names of modalities."""
+"""The words in which judges meet the items of a benchmark: categories and references."""
 
 from collections.abc import Sequence
 
 from omnialign.errors import InvalidArgument
-from omnialign.v1 import content_pb2, record_pb2
+from omnialign.v1 import record_pb2
 
 PERCEPTION, REASONING, INSTRUCTION_FOLLOWING, SAFETY = CATEGORIES = (
     "perception",
@@ -12,13 +12,6 @@ PERCEPTION, REASONING, INSTRUCTION_FOLLOWING, SAFETY = CATEGORIES = (
     "safety",
 )
 """What questions about media test (paper section 4.1); each category is judged by what counts in it."""
-
-MODALITY_NAMES: dict[int, str] = {
-    content_pb2.MODALITY_TEXT: "text",
-    content_pb2.MODALITY_IMAGE: "image",
-    content_pb2.MODALITY_AUDIO: "audio",
-    content_pb2.MODALITY_VIDEO: "video",
-}
 
 
 def known_category(category: str) -> str:

@@ -2,10 +2,9 @@
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 
-from omnialign.content import media_of, text_of
+from omnialign.content import NAMES, media_of, text_of
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.answers import Rating
-from omnialign.modeling.benchmark_items import MODALITY_NAMES
 from omnialign.modeling.inputs import pieces
 from omnialign.modeling.prompts import (
     Form,
@@ -96,6 +95,6 @@ def require_modality(response: content_pb2.Content, modality: int) -> None:
     if text_of(response).strip():
         found.add(content_pb2.MODALITY_TEXT)
     if modality not in found:
-        name = MODALITY_NAMES[modality]
+        name = NAMES[modality]
         message = f"The response has no {name}; rate it by what it has, or count the item as failed."
         raise InvalidArgument(message, reason="RESPONSE_MODALITY_MISSING", metadata={"modality": name})

@@ -21,7 +21,6 @@ from omnialign.modeling import answers, answers_json
 from omnialign.modeling.answers import Judgement, Rating, write_advice
 from omnialign.modeling.benchmark_items import (
     INSTRUCTION_FOLLOWING,
-    MODALITY_NAMES,
     SAFETY,
     known_category,
     write_references,
@@ -74,7 +73,7 @@ def render_response(prompt: Pieces) -> Rendered:
 
 def render_agents(prompt: Pieces, modalities: Sequence[int]) -> Rendered:
     """Asks for a response with instructions for generators of `modalities` (`sections.read_sections`)."""
-    names = [MODALITY_NAMES[modality] for modality in modalities]
+    names = [NAMES[modality] for modality in modalities]
     letters = [NAMES[modality][0] for modality in modalities]
     words = {"modalities": (", ".join(names),), "sections": (write_form(letters),)}
     return _render("agents", {"prompt": prompt, **words})
@@ -115,7 +114,7 @@ def render_understanding(
 
 def render_generation(prompt: Pieces, response: Pieces, modality: int, *, template: str = "generation") -> Rendered:
     """Asks how well the part of a response that is in `modality` follows an instruction."""
-    return _render(template, {"prompt": prompt, "response": response, "modality": (MODALITY_NAMES[modality],)})
+    return _render(template, {"prompt": prompt, "response": response, "modality": (NAMES[modality],)})
 
 
 def render_choice(shown: Pieces, question: str, choices: Sequence[str], *, template: str = "choice") -> Rendered:
