@@ -146,7 +146,7 @@ def percent(value: float) -> str:
 def main() -> None:
     """Measures, prints and writes docs/results/evaluation.{md,json}."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
-    parser.add_argument("--items", type=int, default=500, help="items of the benchmark (%(default)s)")
+    parser.add_argument("--items", type=int, default=1000, help="items of the benchmark (%(default)s)")
     parser.add_argument("--at-once", type=int, default=32, help="requests at a time (%(default)s)")
     parser.add_argument("--milliseconds", type=float, default=300.0, help="time of a request (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each client (%(default)s)")

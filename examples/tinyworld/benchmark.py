@@ -36,7 +36,7 @@ INSTRUCTED = {"text": "t2t", "image": "t2i", "audio": "t2a", "video": "t2v"}
 class BenchmarkSizes:
     """Items of each category of understanding, of each modality of instructions, and of open instructions."""
 
-    understanding: int = 15
+    understanding: int = 40
     instructions: int = 20
     selection: int = 42
 

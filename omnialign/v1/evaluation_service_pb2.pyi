@@ -172,7 +172,7 @@ class EvaluationSpec(_message.Message):
     seed: _builtins.int
     """Seed of all random choices."""
     chunk_size: _builtins.int
-    """Records per unit of work; 0 means 64."""
+    """Records per unit of work; 0 means 128."""
     max_items: _builtins.int
     """Evaluates at most this many items of each benchmark; 0 means all."""
     max_quarantine_fraction: _builtins.float

@@ -159,12 +159,18 @@ class MediaStore:
         """`describe`, off the event loop."""
         return await run_in_pool(self._pool, self.describe, sha256)
 
-    async def read(self, sha256: str) -> AsyncIterator[bytes]:
-        """The bytes in chunks. Raises NotFound, or MEDIA_CORRUPT after the last chunk if the digest does not match."""
+    async def read(self, sha256: str) -> AsyncIterator[tuple[content_pb2.Media | None, bytes]]:
+        """The bytes of an object in chunks, the first one with its reference.
+
+        Raises NotFound, or MEDIA_CORRUPT: after the last chunk, and for an object of one chunk before it, if it is the
+        digest that does not match.
+        """
         pieces = self._objects.chunks(_key(sha256), sha256=sha256)
         try:
-            while (piece := await run_in_pool(self._pool, next, pieces, None)) is not None:
-                yield piece
+            reference, chunk, is_whole = await run_in_pool(self._pool, self._begin_read, sha256, pieces)
+            yield reference, chunk
+            while not is_whole and (more := await run_in_pool(self._pool, next, pieces, b"")):
+                yield None, more
         except NotFound as error:
             raise _missing(sha256) from error
         except DataLoss as error:
@@ -172,6 +178,12 @@ class MediaStore:
         finally:
             with suppress(ValueError):  # a thread may still be reading for a cancelled call: that read ends by itself
                 pieces.close()
+
+    def _begin_read(self, sha256: str, pieces: Iterator[bytes]) -> tuple[content_pb2.Media, bytes, bool]:
+        """The reference of an object, its first chunk, and whether that is all: a small one takes a single visit."""
+        reference, chunk = self.describe(sha256), next(pieces, b"")
+        is_whole = len(chunk) >= reference.size_bytes and next(pieces, None) is None
+        return reference, chunk, is_whole
 
     def presign_get(self, sha256: str, *, seconds: float) -> str:
         """A URL to read the bytes from (blocking). Raises PRESIGNING_UNAVAILABLE."""

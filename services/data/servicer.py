@@ -123,9 +123,8 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         return pb.UploadMediaResponse(media=media, existed=existed)
 
     async def GetMedia(self, request: pb.GetMediaRequest, context: Context) -> AsyncIterator[pb.GetMediaResponse]:  # noqa: D102, N802
-        yield pb.GetMediaResponse(media=await self._media.described(request.sha256))
-        async for chunk in self._media.read(request.sha256):
-            yield pb.GetMediaResponse(chunk=chunk)
+        async for reference, chunk in self._media.read(request.sha256):
+            yield pb.GetMediaResponse(media=reference, chunk=chunk)
 
     async def CreateMediaUpload(  # noqa: D102, N802
         self, request: pb.CreateMediaUploadRequest, context: Context

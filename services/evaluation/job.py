@@ -21,7 +21,7 @@ STAGES = (PREFLIGHT, ANSWER, SCORE, REPORT)
 # Tables by purpose: an item for each model that answers it, those with the answers, what is to be scored, the scores.
 WORKS, ANSWERS, TASKS, SCORES = "works", "answers", "tasks", "scores"
 
-DEFAULT_CHUNK_SIZE = 64
+DEFAULT_CHUNK_SIZE = 128
 DEFAULT_QUARANTINE_FRACTION = 0.2
 DEFAULT_SPLIT = "test"
 

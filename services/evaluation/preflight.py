@@ -67,9 +67,11 @@ async def inspect(
 async def _broken(records: Records, kind: type[Benchmark], media: MediaCheck) -> Dropped:
     """The items with a medium that cannot be used: of the prompt, and of the answers if those are judged."""
     broken: Dropped = {}
-    for record in records:
-        answers = [] if kind.tests_models else [response.content for response in record.responses]
-        if reason := await media.problem(media_of([record.prompt, *answers])):
+    judged = [[] if kind.tests_models else [response.content for response in record.responses] for record in records]
+    messages = ([record.prompt, *answers] for record, answers in zip(records, judged, strict=True))
+    problems = await media.problems(map(media_of, messages))
+    for record, reason in zip(records, problems, strict=True):
+        if reason:
             broken.setdefault(reason, []).append(record.id)
     return broken
 

@@ -1,11 +1,13 @@
 """A check of media before a job starts: are they there, and can they be decoded?
 
-Each medium is fetched and decoded once, under the job's media policy.
+Each medium is fetched and decoded once, under the job's media policy. A process remembers those that can be used, so
+that the next evaluation on the same benchmark need not decode them again: stored bytes never change.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from weakref import WeakKeyDictionary
 
 from omnialign.client import AsyncClient
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
@@ -14,8 +16,18 @@ from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy
 from omnialign.v1 import content_pb2
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
-CONCURRENT_DECODES = 2
-"""Number of media decoded at the same time, which bounds the memory that they take."""
+BATCH_MEDIA, BATCH_BYTES = 32, 16 * 1024 * 1024
+"""Media that are fetched at once, and decoded in one visit to a thread: it costs more than a small picture does."""
+CONCURRENT_LOOKS = 2
+"""Batches under way at once: one is fetched while another is decoded."""
+MAX_REMEMBERED = 100_000
+"""Media that a process remembers of a project; those that were looked for longest ago are forgotten first."""
+
+Media = content_pb2.Media
+Found = OrderedDict[tuple[str, int, MediaPolicy], MediaLoss | None]
+"""What media lose, by digest, modality and policy. Only those that can be used are remembered."""
+
+_found: WeakKeyDictionary[AsyncClient, Found] = WeakKeyDictionary()
 
 
 class MediaCheck:
@@ -24,17 +36,30 @@ class MediaCheck:
     def __init__(self, client: AsyncClient, policy: MediaPolicy) -> None:
         self._client, self.policy = client, policy
         self.losses: list[MediaLoss] = []
-        self._decoding = asyncio.Semaphore(CONCURRENT_DECODES)
+        self._looks = asyncio.Semaphore(CONCURRENT_LOOKS)
         self._problems: dict[tuple[str, int], str] = {}
+        self._found = _found.setdefault(client, OrderedDict())
         self._cached: dict[str, bytes] = {}
         self._cached_bytes = 0
 
-    async def problem(self, media: Iterable[content_pb2.Media]) -> str:
+    async def problem(self, media: Iterable[Media]) -> str:
         """The reason code of the first medium that cannot be used; empty when all can."""
-        found = await asyncio.gather(*(self._problem(medium) for medium in media))
-        return next(filter(None, found), "")
+        return (await self.problems([media]))[0]
 
-    async def fetch(self, medium: content_pb2.Media) -> bytes:
+    async def problems(self, groups: Iterable[Iterable[Media]]) -> list[str]:
+        """The same of several groups of media, such as the records of a benchmark."""
+        found = [list(group) for group in groups]
+        unknown = {_key(medium): medium for group in found for medium in group if _key(medium) not in self._problems}
+        looks = [asyncio.create_task(self._look(batch)) for batch in _batches(unknown.values())]
+        try:
+            for look in looks:
+                self._problems.update(await look)
+        finally:
+            for look in looks:
+                look.cancel()
+        return [next(filter(None, (self._problems[_key(medium)] for medium in group)), "") for group in found]
+
+    async def fetch(self, medium: Media) -> bytes:
         """The bytes of a medium. Raises NotFound, or DataLoss if they changed in storage."""
         if medium.sha256 not in self._cached:
             data = await self._client.get_media(medium.sha256)
@@ -53,25 +78,62 @@ class MediaCheck:
         )
         return [f"{len(self.losses)} media objects are used in part: {reasons} (such as {self.losses[0].detail})."]
 
-    async def _problem(self, medium: content_pb2.Media) -> str:
-        key = (medium.sha256, medium.modality)  # a record may call the same bytes a picture, or a sound
-        if key not in self._problems:
-            self._problems[key] = await self._look(medium)
-        return self._problems[key]
+    async def _look(self, media: Sequence[Media]) -> dict[tuple[str, int], str]:
+        """The reason codes of a batch."""
+        async with self._looks:
+            new = [medium for medium in media if (*_key(medium), self.policy) not in self._found]
+            fetched = await asyncio.gather(*map(self._fetched, new))
+            found = await asyncio.to_thread(_losses, fetched, self.policy) if new else []
+        looked = dict(zip(map(_key, new), found, strict=True))
+        return {_key(medium): self._note(medium, looked.get(_key(medium))) for medium in media}
 
-    async def _look(self, medium: content_pb2.Media) -> str:
+    async def _fetched(self, medium: Media) -> MediaBytes | str:
+        """A medium, or the reason code of why it is not there."""
         try:
-            found = MediaBytes(medium.modality, await self.fetch(medium))
-            async with self._decoding:  # a decoded video takes a hundred times its bytes
-                loss = await asyncio.to_thread(_loss, found, self.policy)
-            self.losses += [loss] if loss else []
+            return MediaBytes(medium.modality, await self.fetch(medium))
         except NotFound:
             return "MEDIA_NOT_FOUND"
-        except (DataLoss, InvalidArgument) as error:
+        except DataLoss as error:
             return error.reason
+
+    def _note(self, medium: Media, looked: MediaLoss | str | None) -> str:
+        """Remembers what was found of a medium now or before; returns its reason code."""
+        if isinstance(looked, str):
+            return looked
+        key = (*_key(medium), self.policy)
+        loss = self._found[key] = self._found.get(key, looked)
+        self._found.move_to_end(key)
+        if len(self._found) > MAX_REMEMBERED:
+            self._found.popitem(last=False)
+        self.losses += [loss] if loss else []
         return ""
 
 
-def _loss(medium: MediaBytes, policy: MediaPolicy) -> MediaLoss | None:
-    """What a medium loses under a policy. The decoded arrays, which are large, are dropped here."""
-    return decode(medium, policy).loss
+def _key(medium: Media) -> tuple[str, int]:
+    return medium.sha256, medium.modality  # a record may call the same bytes a picture, or a sound
+
+
+def _batches(media: Iterable[Media]) -> Iterator[list[Media]]:
+    batch: list[Media] = []
+    for medium in media:
+        if batch and (len(batch) == BATCH_MEDIA or sum(m.size_bytes for m in (*batch, medium)) > BATCH_BYTES):
+            yield batch
+            batch = []
+        batch.append(medium)
+    if batch:
+        yield batch
+
+
+def _losses(media: Sequence[MediaBytes | str], policy: MediaPolicy) -> list[MediaLoss | str | None]:
+    """What each medium loses under a policy, or the reason code of why it cannot be used.
+
+    One is decoded at a time, and the arrays, which are large, are dropped here.
+    """
+    return [medium if isinstance(medium, str) else _loss(medium, policy) for medium in media]
+
+
+def _loss(medium: MediaBytes, policy: MediaPolicy) -> MediaLoss | str | None:
+    try:
+        return decode(medium, policy).loss
+    except InvalidArgument as error:
+        return error.reason

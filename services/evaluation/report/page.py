@@ -53,6 +53,7 @@ def render(
         ended=ended,
         seconds=sum(stage["seconds"] for stage in numbers["stages"].values()),
         models=models,
+        modes=_modes(job),
         abilities=[(axis, [by.get(model) for model in models]) for axis, by in abilities.items()],
         composites=tables.table(score for score in job.scores if score.measure in COMPOSITES),
         tops=COMPOSITES,
@@ -64,6 +65,14 @@ def render(
         warnings=list(job.preflight.warnings),
         manifest_json=json.dumps(numbers["manifest"], indent=2, ensure_ascii=False),
     )
+
+
+def _modes(job: Job) -> list[tuple[str, str, str]]:
+    """(model, generator or empty, modalities): how media get into the answers."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for mode in job.manifest.modes:
+        found.setdefault((mode.model, mode.generator), []).append(mode.modality)
+    return [(model, generator, ", ".join(written)) for (model, generator), written in found.items()]
 
 
 def _part(part: Part, job: Job, items: int) -> dict[str, Any]:

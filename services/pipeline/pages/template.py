@@ -4,6 +4,7 @@ Every text on a page came from a model or a data set and is untrusted: the templ
 """
 
 import base64
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from markupsafe import Markup
 SUBTASK_WORDS = {"t": "text", "i": "image", "a": "audio", "v": "video"}
 
 
+@functools.cache
 def environment(package: str, **filters: Callable[..., Any]) -> jinja2.Environment:
-    """The templates of a package, and those that all pages share."""
+    """The templates of a package, and those that all pages share; compiled once."""
     loaders = [jinja2.PackageLoader(name, package_path="") for name in (package, "services.pipeline.pages")]
     made = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders),

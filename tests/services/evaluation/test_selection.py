@@ -6,7 +6,7 @@ from omnialign.combinations import check_shares, combination_of
 from omnialign.content import content
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import content_pb2
-from services.evaluation.selection import selection_score
+from services.evaluation.benchmarks.selection import selection_score
 
 SHARES = {"t": 0.2, "i": 0.04, "ti": 0.4, "ta": 0.12, "tia": 0.24}
 
