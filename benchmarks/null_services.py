@@ -94,7 +94,8 @@ class NullRefinement(refinement_service_pb2_grpc.RefinementServiceServicer):
             result = _outcome(self._behaviour, "Generate", item.id) or {"response": _response(request, item, words)}
             if "response" in result and (reply := self._behaviour.replies(request.model, item)) is not None:
                 result["response"].content.CopyFrom(reply)
-            yield refinement_service_pb2.GenerateResponse(id=item.id, **result)
+            for sample in range(request.num_samples or 1):
+                yield refinement_service_pb2.GenerateResponse(id=item.id, sample=sample, **result)
 
     async def Refine(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         """y* ~ pi(x, y, c)."""

@@ -3,6 +3,7 @@
 A media object is known by the SHA-256 of its bytes, so an upload is safe to repeat and a download can be verified.
 """
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
@@ -60,6 +61,16 @@ class MediaCalls(ServiceCalls):
                 metadata={"sha256": sha256},
             )
         return data
+
+    async def find_media(self, sha256: str, *, deadline_seconds: float | None = None) -> content_pb2.Media:
+        """Returns the reference to a stored object, without reading its bytes. Raises NotFound."""
+        request = data_service_pb2.GetMediaRequest(parent=self.parent, sha256=sha256)
+        messages = self._transport.stream(
+            self._media.GetMedia, request, deadline_seconds=deadline_seconds or MEDIA_DEADLINE_SECONDS
+        )
+        async with contextlib.aclosing(messages) as found:  # type: ignore[type-var]
+            first: data_service_pb2.GetMediaResponse = await anext(found)
+        return first.media
 
     async def create_media_upload(self, sha256: str, *, size_bytes: int) -> data_service_pb2.CreateMediaUploadResponse:
         """Returns a link to upload an object to. Raises FailedPrecondition PRESIGNING_UNAVAILABLE."""

@@ -67,7 +67,7 @@ Pieces = tuple[Piece, ...]
 class Turn:
     """One message of a conversation."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["system", "user", "assistant"]
     pieces: Pieces
 
 

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from omnialign.v1 import content_pb2 as _content_pb2
 from omnialign.v1 import generation_pb2 as _generation_pb2
@@ -22,6 +23,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    """Not set; never valid."""
+    ROLE_SYSTEM: _Role.ValueType  # 1
+    """Nobody in the conversation: how the model is to answer."""
+    ROLE_USER: _Role.ValueType  # 2
+    """A person."""
+    ROLE_ASSISTANT: _Role.ValueType  # 3
+    """The model."""
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper):
+    """Who wrote a message of a conversation."""
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+"""Not set; never valid."""
+ROLE_SYSTEM: Role.ValueType  # 1
+"""Nobody in the conversation: how the model is to answer."""
+ROLE_USER: Role.ValueType  # 2
+"""A person."""
+ROLE_ASSISTANT: Role.ValueType  # 3
+"""The model."""
+Global___Role: _TypeAlias = Role  # noqa: Y015
+
 @_typing.final
 class GenerateRequest(_message.Message):
     """Asks for responses to each item."""
@@ -34,6 +63,7 @@ class GenerateRequest(_message.Message):
     MEDIA_POLICY_FIELD_NUMBER: _builtins.int
     NUM_SAMPLES_FIELD_NUMBER: _builtins.int
     RETURN_TOKENS_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model that answers: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, `openai+http(s)://host/v1#NAME`, or
     a policy, as `projects/{p}/policies/{policy}` in whatever version is held, or as
@@ -45,6 +75,10 @@ class GenerateRequest(_message.Message):
     """
     return_tokens: _builtins.bool
     """Whether results carry the ids and log-probabilities of their tokens."""
+    json_schema: _builtins.str
+    """JSON schema, as a JSON object, that every response must match; empty for none. A chat endpoint and vLLM hold their
+    models to it; a model that nothing can hold to it is refused (`JSON_SCHEMA_UNSUPPORTED`).
+    """
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
         """How to sample tokens."""
@@ -66,14 +100,43 @@ class GenerateRequest(_message.Message):
         media_policy: _generation_pb2.MediaPolicy | None = ...,
         num_samples: _builtins.int = ...,
         return_tokens: _builtins.bool = ...,
+        json_schema: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "media_policy", b"media_policy", "model", b"model", "num_samples", b"num_samples", "return_tokens", b"return_tokens", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "json_schema", b"json_schema", "media_policy", b"media_policy", "model", b"model", "num_samples", b"num_samples", "return_tokens", b"return_tokens", "sampling", b"sampling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class EarlierMessage(_message.Message):
+    """A message that came earlier in a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    role: Global___Role.ValueType
+    """Who wrote it."""
+    @_builtins.property
+    def content(self) -> _content_pb2.Content:
+        """What it says."""
+
+    def __init__(
+        self,
+        *,
+        role: Global___Role.ValueType = ...,
+        content: _content_pb2.Content | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlierMessage: _TypeAlias = EarlierMessage  # noqa: Y015
 
 @_typing.final
 class GenerateItem(_message.Message):
@@ -85,6 +148,7 @@ class GenerateItem(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     INSTRUCTED_MODALITIES_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the caller, repeated in the result, unique in the request."""
     seed: _builtins.int
@@ -99,6 +163,12 @@ class GenerateItem(_message.Message):
         response, all in sections such as `[[image_instruction]]: ...`.
         """
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___EarlierMessage]:
+        """Messages that came before the prompt, in order. A model whose form has no place for the message of a system refuses
+        it (`ROLE_UNSUPPORTED`, `CHAT_TEMPLATE_REFUSED`).
+        """
+
     def __init__(
         self,
         *,
@@ -106,10 +176,11 @@ class GenerateItem(_message.Message):
         prompt: _content_pb2.Content | None = ...,
         seed: _builtins.int = ...,
         instructed_modalities: _abc.Iterable[_content_pb2.Modality.ValueType] | None = ...,
+        history: _abc.Iterable[Global___EarlierMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "instructed_modalities", b"instructed_modalities", "prompt", b"prompt", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "id", b"id", "instructed_modalities", b"instructed_modalities", "prompt", b"prompt", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,6 +34,8 @@ class EngineRequest:
     policy: MediaPolicy = NO_BOUNDS
     json_schema: str = ""
     """JSON schema of the answer. Engines that cannot enforce a schema let the model write freely."""
+    requires_schema: bool = False
+    """Whether an engine that cannot enforce the schema fails the request instead (JSON_SCHEMA_UNSUPPORTED)."""
     return_tokens: bool = False
     """Whether the result carries the ids and log-probabilities of its tokens."""
     answer: Pieces | None = None

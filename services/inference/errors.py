@@ -4,7 +4,7 @@
     ├── ResourceExhausted   QUEUE_FULL, DEVICE_OUT_OF_MEMORY (OutOfMemory)
     ├── Unavailable         ENGINE_CLOSED
     ├── NotFound            MODEL_NOT_FOUND
-    ├── FailedPrecondition  MODEL_LOAD_FAILED, REWARD_NOT_FINITE
+    ├── FailedPrecondition  MODEL_LOAD_FAILED, REWARD_NOT_FINITE, JSON_SCHEMA_UNSUPPORTED
     ├── InvalidArgument     PROMPT_TOO_LONG, TOKENS_UNSUPPORTED, REWARD_UNSUPPORTED
     └── Internal            PROMPT_UNREADABLE, ANSWER_UNREADABLE
 
@@ -88,6 +88,16 @@ def tokens_unsupported(model: str, why: str, mend: str, *, field: str = "return_
     return InvalidArgument(
         f"The field {field} cannot be true for {model}, {why}; {mend}.",
         reason="TOKENS_UNSUPPORTED",
+        metadata={"model": model},
+    )
+
+
+def schema_unsupported(model: str, why: str) -> FailedPrecondition:
+    """The error for a JSON schema to which an engine cannot hold a model."""
+    return FailedPrecondition(
+        f"The model {names.shown(model)} {why}, so its answers cannot be constrained to a JSON schema; describe the "
+        "form in the prompt and leave the schema out.",
+        reason="JSON_SCHEMA_UNSUPPORTED",
         metadata={"model": model},
     )
 

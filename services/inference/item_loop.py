@@ -38,6 +38,8 @@ class Prompt:
     """Seed of the prompt's own random stream."""
     json_schema: str = ""
     """Schema of the answer, if the answer is JSON."""
+    requires_schema: bool = False
+    """Whether the item fails where the engine cannot enforce the schema."""
     return_tokens: bool = False
     """Whether the answer carries the ids and log-probabilities of its tokens."""
     answer: Pieces | None = None
@@ -264,6 +266,7 @@ def _engine_requests(
                     template=prompt.rendered.template,
                     policy=policy,
                     json_schema=prompt.json_schema,
+                    requires_schema=prompt.requires_schema,
                     return_tokens=prompt.return_tokens,
                     answer=prompt.answer,
                     choices=prompt.choices,

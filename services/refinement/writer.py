@@ -1,10 +1,12 @@
 """Responses y ~ pi(x), and refinements y* ~ pi(x, y, c)."""
 
+import json
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from omnialign.errors import InvalidArgument, OmnialignError, to_status
-from omnialign.modeling.inputs import pieces
+from omnialign.modeling.inputs import Turn, pieces
 from omnialign.modeling.prompts import render_agents, render_refinement, render_response
 from omnialign.v1 import content_pb2, record_pb2
 from omnialign.v1 import refinement_service_pb2 as pb
@@ -14,6 +16,11 @@ from services.inference.media import MediaClient
 
 MAX_RESPONSES = 4096
 """Most responses of one request: items times samples."""
+ROLES: dict[int, Literal["system", "user", "assistant"]] = {
+    pb.ROLE_SYSTEM: "system",
+    pb.ROLE_USER: "user",
+    pb.ROLE_ASSISTANT: "assistant",
+}
 
 
 class Writer:
@@ -23,7 +30,10 @@ class Writer:
         self._loop, self._temperature = loop, temperature
 
     def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateResponse, None]:
-        """A response or an error for each sample of each item. Raises InvalidArgument SAMPLES_TOO_MANY."""
+        """A response or an error for each sample of each item.
+
+        Raises InvalidArgument SAMPLES_TOO_MANY, JSON_SCHEMA_INVALID.
+        """
         task = GenerateTask(request, self._loop.media)
         return self._loop.run(request, task, temperature=self._temperature_of(request))
 
@@ -76,6 +86,7 @@ class GenerateTask(WritingTask[Sample, pb.GenerateResponse]):
     def __init__(self, request: pb.GenerateRequest, media: MediaClient) -> None:
         super().__init__(pb.GenerateResponse, media)
         self._num_samples, self._return_tokens = request.num_samples or 1, request.return_tokens
+        self._json_schema = checked_schema(request.json_schema)
 
     def works(self, items: Sequence[pb.GenerateItem]) -> Sequence[Sample]:
         """All samples, those of an item one after the other."""
@@ -84,14 +95,23 @@ class GenerateTask(WritingTask[Sample, pb.GenerateResponse]):
         return [Sample(item, number) for item in items for number in range(self._num_samples)]
 
     def contents(self, item: Sample) -> Iterable[content_pb2.Content]:
-        """The prompt."""
-        return (item.item.prompt,)
+        """The prompt, and what came before it."""
+        return (*(message.content for message in item.item.history), item.item.prompt)
 
     def prompts(self, item: Sample, media: Mapping[str, bytes]) -> Sequence[Prompt]:
         """Asks for an answer."""
         prompt, instructed = pieces(item.item.prompt, media), item.item.instructed_modalities
         rendered = render_agents(prompt, instructed) if instructed else render_response(prompt)
-        return [Prompt(rendered, item.seed, return_tokens=self._return_tokens)]
+        earlier = [Turn(ROLES[message.role], pieces(message.content, media)) for message in item.item.history]
+        return [
+            Prompt(
+                replace(rendered, turns=(*earlier, *rendered.turns)),
+                item.seed,
+                self._json_schema,
+                requires_schema=bool(self._json_schema),
+                return_tokens=self._return_tokens,
+            )
+        ]
 
     async def result(self, item: Sample, answers: Sequence[EngineResult]) -> pb.GenerateResponse:
         """The response with its tokens. An answer that cannot be decoded has tokens too."""
@@ -121,6 +141,18 @@ class RefineTask(WritingTask[pb.RefineItem, pb.RefineResponse]):
         """Asks for a better response, given the feedback."""
         prompt, response = pieces(item.prompt, media), pieces(item.response, media)
         return [Prompt(render_refinement(prompt, response, item.feedback), item.seed)]
+
+
+def checked_schema(text: str) -> str:
+    """A JSON schema as text, or "" for none. Raises InvalidArgument JSON_SCHEMA_INVALID for what is no JSON object."""
+    try:
+        is_object = not text or isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        message = 'The field json_schema is not a JSON object; write the schema as one, such as {"type": "object"}.'
+        raise InvalidArgument(message, reason="JSON_SCHEMA_INVALID", violations=[("json_schema", "is no JSON object")])
+    return text
 
 
 def samples_too_many(num_items: int, num_samples: int) -> InvalidArgument:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["AnswerMalformed", "TokenAdapter"]
 
 START, END, PAD = "<s>", "</s>", "<pad>"
-USER, ASSISTANT = "<user>", "<assistant>"
+SYSTEM, USER, ASSISTANT = "<system>", "<user>", "<assistant>"
 
 
 class RangeCodec:
@@ -88,6 +88,8 @@ class TokenAdapter:
         self._start_id, self.end_id, self.pad_id = (self._control(name) for name in (START, END, PAD))
         self.end_ids: Sequence[int] = (self.end_id,)
         self._roles = {"user": self._control(USER), "assistant": self._control(ASSISTANT)}
+        if (system_id := tokenizer.token_to_id(SYSTEM)) is not None:
+            self._roles["system"] = int(system_id)
 
     @classmethod
     def load(cls, folder: Path, cache: Cache = NO_CACHE) -> "TokenAdapter":
@@ -99,9 +101,11 @@ class TokenAdapter:
         return cls(tokenizer, codecs, revision=revision, cache=cache)
 
     def encode(self, turns: Sequence[Turn], policy: MediaPolicy = NO_BOUNDS) -> ModelInputs:
-        """A conversation, up to and including the assistant's token."""
+        """A conversation, up to and including the assistant's token. Raises InvalidArgument ROLE_UNSUPPORTED."""
         ids, losses = [self._start_id], list[MediaLoss]()
         for turn in turns:
+            if turn.role not in self._roles:
+                raise _role_unsupported(turn.role)
             ids += [self._roles[turn.role], *self._encode_pieces(turn.pieces, policy, losses)]
         return ModelInputs([*ids, self._roles["assistant"]], losses=tuple(losses))
 
@@ -148,6 +152,15 @@ class TokenAdapter:
             raise AnswerMalformed("The answer has ids that neither its tokenizer nor a codec knows.")
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
+
+
+def _role_unsupported(role: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"The model's tokenizer has no control token <{role}>, so it reads no message of that role; put the text at "
+        "the beginning of the next message of the user.",
+        reason="ROLE_UNSUPPORTED",
+        metadata={"role": role},
+    )
 
 
 def _check_vocabulary(config: Path, needed: int) -> None:

@@ -12,6 +12,7 @@ from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.modeling.adapters import Adapter
 from services.inference.codec_pool import CodecPool
 from services.inference.engine import EngineRequest
+from services.inference.errors import schema_unsupported
 from services.inference.model_uri import EndpointModel
 from services.inference.openai.api import (
     Body,
@@ -35,7 +36,12 @@ class TokenCompletions:
         self._model, self._codecs, self._adapter = model, codecs, adapter
 
     async def body(self, request: EngineRequest, *, bounded: bool) -> Body:
-        """The ids of the conversation. Raises what makes it unreadable, or MODALITY_UNSUPPORTED for features."""
+        """The ids of the conversation.
+
+        Raises what makes it unreadable, MODALITY_UNSUPPORTED for features, or JSON_SCHEMA_UNSUPPORTED.
+        """
+        if request.requires_schema:
+            raise schema_unsupported(request.model, "is asked for token ids, which its adapter decodes")
         inputs = await self._codecs.encode(self._adapter, request)
         if isinstance(inputs, OmnialignError):
             raise inputs

@@ -20,7 +20,7 @@ from omnialign.v1 import generation_pb2
 from services.inference.codec_pool import CodecPool
 from services.inference.config import EngineConfig
 from services.inference.engine import Deliver, Engine, EngineRequest, EngineResult, info_of, weighed_result
-from services.inference.errors import prompt_too_long
+from services.inference.errors import prompt_too_long, schema_unsupported
 from services.inference.metrics import EngineMetrics
 from services.inference.models.key import ModelKey, open_feature_cache, pick_device
 from services.inference.models.residency import Residency
@@ -196,9 +196,11 @@ class TransformersEngine(Engine):
         *,
         forced: Sequence[int] = (),
     ) -> Job:
-        """Raises whatever made the prompt unreadable, or InvalidArgument PROMPT_TOO_LONG."""
+        """Raises whatever made the prompt unreadable, PROMPT_TOO_LONG, or JSON_SCHEMA_UNSUPPORTED."""
         if isinstance(inputs, OmnialignError):
             raise inputs
+        if request.requires_schema:
+            raise schema_unsupported(request.model, "runs on the transformers engine, which lets it write freely")
         sampling = request.sampling
         room = self._room(loaded, len(inputs.ids) + max(len(forced) - 1, 0), request.model)
         sequence = SequenceRequest(

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from omnialign.content import NAMES
-from omnialign.errors import FailedPrecondition, InvalidArgument, OmnialignError
+from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.modeling.adapters import Adapter
 from omnialign.modeling.adapters.features import video_metadata
 from omnialign.modeling.decoding import DecodedMedia
@@ -15,7 +15,7 @@ from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy, Turn
 from omnialign.v1 import content_pb2, generation_pb2
 from services.inference import stop_strings
 from services.inference.engine import EngineRequest
-from services.inference.errors import engine_closed, prompt_unreadable, tokens_unsupported
+from services.inference.errors import engine_closed, prompt_unreadable, schema_unsupported, tokens_unsupported
 
 NEVER = -100.0
 """The strongest bias that vLLM takes; reported log-probabilities are those without it."""
@@ -135,12 +135,7 @@ def _structured_outputs(request: EngineRequest, adapter: Adapter) -> Any:
     if not request.json_schema:
         return None
     if not takes_media(adapter):
-        raise FailedPrecondition(
-            f"The model {request.model} reads and writes with a tokenizer that vLLM does not have, so its answers "
-            "cannot be constrained to a JSON schema.",
-            reason="JSON_SCHEMA_UNSUPPORTED",
-            metadata={"model": request.model},
-        )
+        raise schema_unsupported(request.model, "reads and writes with a tokenizer that vLLM does not have")
     from vllm.sampling_params import StructuredOutputsParams
 
     return StructuredOutputsParams(json=request.json_schema)

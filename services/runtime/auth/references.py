@@ -36,6 +36,7 @@ PLAIN_FIELDS = frozenset(
         f"{_V1}CompareItem.id",
         f"{_V1}CompareItem.subtask",
         f"{_V1}GenerateItem.id",
+        f"{_V1}GenerateRequest.json_schema",
         f"{_V1}GenerationItem.id",
         f"{_V1}RefineItem.id",
         f"{_V1}QuestionItem.id",
