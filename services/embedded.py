@@ -1,4 +1,4 @@
-"""All seven services in one process on one loopback port: omnialign on a laptop, with nothing else to install.
+"""All seven services in one process on one loopback port, and the console on another: omnialign on a laptop.
 
 State lies under one folder: SQLite databases, Lance tables, media and models. One stack owns the folder at a
 time, by a lock that the system releases when the process ends, however it ends. The model services share one engine, so
@@ -19,6 +19,8 @@ from omnialign.cli.state import StackState, read_state, remove_state, write_stat
 from omnialign.errors import FailedPrecondition
 from services.alignment import __main__ as alignment
 from services.alignment.__main__ import AlignmentConfig
+from services.console import __main__ as console
+from services.console.config import ConsoleConfig
 from services.critique import __main__ as critique
 from services.critique.__main__ import CritiqueConfig
 from services.data import __main__ as data
@@ -33,6 +35,7 @@ from services.refinement import __main__ as refinement
 from services.refinement.__main__ import RefinementConfig
 from services.runtime import logs, tracing
 from services.runtime.config import ServerConfig, load
+from services.runtime.connections import ClientFactory
 from services.runtime.server import Server
 from services.training import __main__ as training
 from services.training.config import TrainingConfig
@@ -47,6 +50,8 @@ class EmbeddedStack:
 
     server: Server
     root: Path
+    console_address: str = ""
+    """Where a browser finds the console; empty if there is none."""
 
     @property
     def address(self) -> str:
@@ -64,8 +69,10 @@ class EmbeddedStack:
 
 
 @contextlib.asynccontextmanager
-async def embedded(root: Path, *, port: int = 0, metrics_port: int | None = None) -> AsyncIterator[EmbeddedStack]:
-    """Runs the stack while the block runs. Port 0 takes a free one.
+async def embedded(
+    root: Path, *, port: int = 0, metrics_port: int | None = None, console_port: int | None = None
+) -> AsyncIterator[EmbeddedStack]:
+    """Runs the stack while the block runs. Port 0 takes a free one; without `console_port` there is no console.
 
     Raises FailedPrecondition: ROOT_IN_USE when another stack owns the folder, PORT_TAKEN when the port is not free.
     """
@@ -83,10 +90,29 @@ async def embedded(root: Path, *, port: int = 0, metrics_port: int | None = None
             server.set_serving()
             write_state(folder, StackState(address=address, process_id=os.getpid()))
             try:
-                yield EmbeddedStack(server, folder)
+                async with _console(server, address, console_port) as console_address:
+                    yield EmbeddedStack(server, folder, console_address)
             finally:
                 remove_state(folder)
                 await server.stop(GRACE_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _console(server: Server, address: str, port: int | None) -> AsyncIterator[str]:
+    """Serves the console on a port of this machine while the block runs, and gives its address."""
+    if port is None:
+        yield ""
+        return
+    config, own = replace(load(_OwnConsole), gateway_address=address), ServerConfig(port=port, grace_seconds=1.0)
+    async with console.opened(config, own, clients=ClientFactory(), registry=server.registry) as web:
+        yield web.address
+
+
+@dataclass(frozen=True)
+class _OwnConsole(ConsoleConfig):
+    """A console's settings where the address of the services is known."""
+
+    gateway_address: str = "here"
 
 
 def configure_logging(level: str) -> None:

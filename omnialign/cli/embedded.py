@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import tempfile
 import time
+import webbrowser
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_PORT = 50051
+CONSOLE_PORT = 50080
 SMOKE_TEST = "This is a smoke test: it shows that everything works, and its numbers say nothing about the method."
 
 
@@ -33,6 +37,15 @@ def up(
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port for Prometheus metrics. Default: no metrics.")
     ] = None,
+    console_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help=f"Port of the console on localhost. Default: {CONSOLE_PORT}, or a free one if it is taken.",
+        ),
+    ] = None,
+    console: Annotated[bool, typer.Option(help="Serve the console, pages for a browser.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Run all services in this process until Ctrl-C, with their state in one folder."""
@@ -40,22 +53,34 @@ def up(
 
     out = Output(as_json=as_json)
     folder = (root or default_root()).absolute()
-    run_guarded(lambda: serve(folder, port=port, metrics_port=metrics_port, out=out), out=out)
+    web = (free_console_port() if console_port is None else console_port) if console else None
+    run_guarded(lambda: serve(folder, port=port, metrics_port=metrics_port, console_port=web, out=out), out=out)
 
 
-async def serve(root: Path, *, port: int, metrics_port: int | None, out: Output) -> None:
+async def serve(root: Path, *, port: int, metrics_port: int | None, console_port: int | None, out: Output) -> None:
     """Serves until SIGINT or SIGTERM."""
     from omnialign.cli.state import default_root
 
     services = load_embedded()
     services.configure_logging("WARNING")
-    async with services.embedded(root, port=port, metrics_port=metrics_port) as stack:
-        out.record({"address": stack.address, "root": str(root), "process_id": os.getpid()})
+    ports = {"port": port, "metrics_port": metrics_port, "console_port": console_port}
+    async with services.embedded(root, **ports) as stack:
+        running = {"address": stack.address, "root": str(root), "process_id": os.getpid()}
+        out.record(running | ({"console": stack.console_address} if stack.console_address else {}))
         out.say(f"omnialign is running at {stack.address}, with its state in {root}. Press Ctrl-C to stop.")
         if root != default_root():  # other commands look for the server in the default root
             out.say(f"In other terminals: export OMNIALIGN_ROOT={shlex.quote(str(root))}")
+        if stack.console_address:
+            out.say(f"Console: {stack.console_address}")
         await stack.serve_until_signal()
     out.say("Stopped. Start it again with the same root to continue.")
+
+
+def free_console_port() -> int:
+    """The console's usual port if nothing has it, else 0."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return CONSOLE_PORT if tried.connect_ex(("127.0.0.1", CONSOLE_PORT)) else 0
 
 
 def load_embedded() -> Any:
@@ -108,6 +133,9 @@ async def demo(
     small: Annotated[
         bool, typer.Option(help="A smoke test of few rows and steps: shows that everything works, not how well.")
     ] = False,
+    console: Annotated[
+        bool, typer.Option("--console", help="Open the console in a browser, and keep it when the job is done.")
+    ] = False,
 ) -> None:
     """Align a small model with language feedback, and show what it learnt.
 
@@ -120,29 +148,42 @@ async def demo(
     chosen.check(method=method, small=small)
     if small:
         session.out.say(SMOKE_TEST)
+
+    async def tell(numbers: dict[str, Any]) -> None:
+        await _show(numbers, folder=out, out=session.out)
+        if small:
+            session.out.say(SMOKE_TEST)
+        session.out.say(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
+
     if session.address:
-        numbers = await _run_on_server(
-            session, DemoPlan(chosen, seed, small, method, suffix=time.strftime("-%m%d-%H%M%S")), out
-        )
+        plan = DemoPlan(chosen, seed, small, method, suffix=time.strftime("-%m%d-%H%M%S"))
+        await tell(await _run_on_server(session, plan, out))
     else:
-        numbers = await _run_in_process(session.out, DemoPlan(chosen, seed, small, method), out)
-    await _show(numbers, folder=out, out=session.out)
-    if small:
-        session.out.say(SMOKE_TEST)
-    session.out.say(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
+        await _run_in_process(session.out, DemoPlan(chosen, seed, small, method), out, tell=tell, stay=console)
 
 
-async def _run_in_process(out: Output, plan: DemoPlan, folder: Path) -> dict[str, Any]:
-    """Runs the demo in this process, with all its state in a new folder under `folder`/runs."""
+async def _run_in_process(
+    out: Output, plan: DemoPlan, folder: Path, *, tell: Callable[[dict[str, Any]], Awaitable[None]], stay: bool
+) -> None:
+    """Runs the demo in this process, with all its state in a new folder under `folder`/runs.
+
+    With `stay`, opens the console in a browser and keeps it after the job, until Ctrl-C.
+    """
     out.say("Starting all services in this process.")
     services = load_embedded()
     services.configure_logging("WARNING")
     run_folder = folder / "runs" / time.strftime("%Y%m%d-%H%M%S")
-    async with services.embedded(run_folder / "state") as stack:
+    async with services.embedded(run_folder / "state", console_port=free_console_port()) as stack:
         out.say(f"They run at {stack.address}, with their state in {run_folder}.")
+        out.say(f"Console: {stack.console_address}")
+        if stay:
+            webbrowser.open(stack.console_address)
         session = Session(address=stack.address, out=out)
         goodbye = f"Stopped. `omnialign up --root {run_folder / 'state'}` continues the job."
-        return await _align(session, plan, source=run_folder / "dataset", folder=folder, goodbye=goodbye)
+        await tell(await _align(session, plan, source=run_folder / "dataset", folder=folder, goodbye=goodbye))
+        if stay:
+            out.say(f"The console goes on at {stack.console_address}. Press Ctrl-C to stop.")
+            await stack.serve_until_signal()
 
 
 async def _run_on_server(session: Session, plan: DemoPlan, folder: Path) -> dict[str, Any]:

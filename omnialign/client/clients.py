@@ -85,6 +85,17 @@ class AsyncClient(
         await self.close()
 
 
+def with_token(client: AsyncClient, token: Token | None, *, project: str) -> AsyncClient:
+    """A client with another token and project that shares the connection of `client`: it ends with that one.
+
+    For servers that call on behalf of many people.
+    """
+    transport = client._transport.with_token(token)
+    other = AsyncClient.__new__(AsyncClient)
+    super(AsyncClient, other).__init__(transport, project=project)
+    return other
+
+
 class _LoopThread:
     """An event loop in a daemon thread."""
 

@@ -8,6 +8,7 @@ a retry budget, so that a service that is down does not get four times the load.
 """
 
 import asyncio
+import copy
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -62,6 +63,12 @@ class Transport:
         self._deadline_seconds = deadline_seconds
         self._budget = RetryBudget()
         self._waits, self._was_reached = waits_for_restarts, False
+
+    def with_token(self, token: Token | None) -> "Transport":
+        """The same channel with the token of another caller. It is not to be closed: it ends with this one."""
+        other = copy.copy(self)
+        other._token = token
+        return other
 
     async def close(self) -> None:
         """Closes the channel; calls in flight are cancelled."""

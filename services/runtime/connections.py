@@ -142,7 +142,7 @@ class ClientFactory:
         self._config = config or ClientConfig()
         self._token = TokenFile(self._config.token_file) if self._config.token_file else None
 
-    def client(self, address: str, *, project: str = "default") -> AsyncClient:
+    def client(self, address: str, *, project: str = "default", deadline_seconds: float | None = None) -> AsyncClient:
         """A client of the services at `address`, with this service's identity. The caller closes it."""
         tls = self._config.tls or Tls()
         return AsyncClient(
@@ -153,6 +153,7 @@ class ClientFactory:
             ca_file=tls.ca_file,
             certificate_file=tls.certificate_file,
             key_file=tls.key_file,
+            deadline_seconds=deadline_seconds or DEFAULT_DEADLINE_SECONDS,
             waits_for_restarts=False,  # services show what they wait for, and have their own patience
         )
 

@@ -118,3 +118,15 @@ def test_media_are_kept_with_the_rest_unless_the_environment_says_where(tmp_path
     assert engine_config(tmp_path).policy_folder == tmp_path / "policies"
     monkeypatch.setenv("OMNIALIGN_ENGINE_FEATURE_CACHE", "/elsewhere")
     assert str(engine_config(tmp_path).feature_cache) == "/elsewhere"
+
+
+async def test_the_console_is_beside_the_services_when_asked_for(tmp_path):
+    async with embedded(tmp_path, console_port=0) as running:
+        host, port = running.console_address.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        request = f"GET /projects/default/jobs HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n"
+        writer.write(request.encode())
+        page = await asyncio.wait_for(reader.read(), timeout=30)
+        writer.close()
+    assert page.startswith(b"HTTP/1.1 200")
+    assert b"There are no jobs yet" in page

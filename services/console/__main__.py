@@ -1,0 +1,64 @@
+"""Builds the console and serves it until SIGTERM; with all services in one process, beside them."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from services.console.app import make_app
+from services.console.clients import open_clients
+from services.console.config import ConsoleConfig
+from services.console.http_metrics import HttpMetrics
+from services.console.lifetime import Lifetime
+from services.console.server import WebServer, metrics_served
+from services.runtime import logs
+from services.runtime.config import ConfigError, ServerConfig, load_all
+from services.runtime.connections import ClientConfig, ClientFactory
+from services.runtime.metrics import make_registry
+from services.runtime.server import EXIT_CONFIG
+
+
+@asynccontextmanager
+async def opened(
+    config: ConsoleConfig, server_config: ServerConfig, *, clients: ClientFactory, registry: CollectorRegistry
+) -> AsyncIterator[WebServer]:
+    """A console that answers while the block runs. Raises FailedPrecondition PORT_TAKEN."""
+    lifetime = Lifetime()
+    async with open_clients(clients, config.gateway_address, deadline_seconds=config.deadline_seconds) as callers:
+        app = make_app(
+            config,
+            callers,
+            metrics=HttpMetrics(registry),
+            lifetime=lifetime,
+            secure=config.https or server_config.tls is not None,
+        )
+        server = WebServer(app, server_config, lifetime=lifetime)
+        try:
+            await server.start()
+            yield server
+        finally:
+            await server.stop(0)
+
+
+def main(environ: Mapping[str, str] | None = None) -> None:
+    """Runs the console until SIGTERM. Exits with status 2 and the list of problems when the settings are wrong."""
+    try:
+        server_config, clients, config = load_all(ServerConfig, ClientConfig, ConsoleConfig, environ=environ)
+    except ConfigError as error:
+        sys.stderr.write(f"console: {error}\n")
+        raise SystemExit(EXIT_CONFIG) from None
+    logs.configure(server_config.log_level)
+    asyncio.run(_serve(config, server_config, ClientFactory(clients)))
+
+
+async def _serve(config: ConsoleConfig, server_config: ServerConfig, clients: ClientFactory) -> None:
+    registry = make_registry("console")
+    with metrics_served(server_config, registry):
+        async with opened(config, server_config, clients=clients, registry=registry) as server:
+            await server.serve_until_signal()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The console as an application: its routes, and what surrounds them, outermost first.
+
+metrics and log -> security -> session -> errors as pages -> size of bodies -> route
+"""
+
+from collections.abc import Sequence
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from omnialign import names
+from omnialign.errors import OmnialignError
+from services.console.assets import assets_route, load_assets
+from services.console.clients import Clients
+from services.console.config import ConsoleConfig
+from services.console.context import Context
+from services.console.failures import Failures
+from services.console.http_metrics import HttpMetrics, Measured, route_finder
+from services.console.job_list import job_list_routes
+from services.console.lifetime import Lifetime
+from services.console.rendering import Pages
+from services.console.security import HEALTH, Shield
+from services.console.sessions import SessionMiddleware, Sessions
+from services.console.sign_in import sign_in_routes
+
+MAX_BODY_BYTES = 1024 * 1024
+"""Of a form. A route that takes more says so: `Route(..., max_body_size=...)`."""
+
+
+def make_app(
+    config: ConsoleConfig,
+    clients: Clients,
+    *,
+    metrics: HttpMetrics,
+    lifetime: Lifetime,
+    secure: bool,
+    more: Sequence[BaseRoute] = (),
+) -> ASGIApp:
+    """The console; `secure` where browsers reach it over TLS, and `more` are routes beside its pages."""
+    assets = load_assets()
+    pages = Pages(config, assets)
+    context = Context(config, clients, pages, metrics, lifetime)
+    failures = Failures(pages)
+    routes = [*_routes(context), assets_route(assets), *more]
+    inner = Starlette(
+        routes=routes,
+        middleware=[Middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)],
+        exception_handlers={
+            OmnialignError: failures.typed,
+            HTTPException: failures.http,
+            Exception: failures.unexpected,
+        },
+    )
+    sessions = Sessions(config.session_key_file, hours=config.session_hours, secure=secure)
+    outer = Shield(SessionMiddleware(inner, sessions=sessions), hosts=config.hosts, https=secure)
+    return Measured(outer, metrics=metrics, route_of=route_finder(routes))
+
+
+def _routes(context: Context) -> list[Route]:
+    return [*_entrance(context), *sign_in_routes(context), *job_list_routes(context)]
+
+
+def _entrance(context: Context) -> list[Route]:
+    """The first page, and what probes ask."""
+
+    async def home(request: Request) -> Response:
+        project = request.path_params.get("project") or request.query_params.get("project", "").strip()
+        if not names.is_project_id(project):
+            project = context.config.project
+        return RedirectResponse(f"/projects/{project}/jobs", 303)
+
+    async def live(request: Request) -> Response:
+        return PlainTextResponse("serving\n")
+
+    async def ready(request: Request) -> Response:
+        is_ready = context.lifetime.is_ready
+        return PlainTextResponse("ready\n" if is_ready else "ending\n", 200 if is_ready else 503)
+
+    return [
+        Route("/", home),
+        Route("/projects/{project}", home),
+        Route(f"{HEALTH}live", live),
+        Route(f"{HEALTH}ready", ready),
+    ]

@@ -1,0 +1,118 @@
+"""The console on a real server of its own, over the real data service and job services that hold what tests give."""
+
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from omnialign.client import AsyncClient
+from services.console.__main__ import opened
+from services.console.config import ConsoleConfig
+from services.console.server import WebServer
+from services.data.__main__ import wire as wire_data
+from services.data.config import DataConfig
+from services.runtime.auth.authenticator import AuthConfig
+from services.runtime.config import ServerConfig
+from services.runtime.connections import ClientFactory
+from services.runtime.server import Server
+from tests.services.console.job_services import Jobs, add_job_services
+
+TOKENS = {"alice-token": {"demo": "submitter"}, "bob-token": {"other": "submitter"}, "service": {"*": "service"}}
+
+
+@dataclass
+class Running:
+    """A console and what is behind it."""
+
+    web: WebServer
+    services: Server
+    jobs: Jobs
+    registry: CollectorRegistry
+    config: ConsoleConfig
+    client: AsyncClient
+    """Calls the services as a program does."""
+    browsers: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+
+    async def browser(self) -> "Browser":
+        return Browser(await self.browsers.enter_async_context(httpx2.AsyncClient(base_url=self.web.address)))
+
+
+class Browser:
+    """Keeps cookies, sends what a browser sends, and finds the secret of forms."""
+
+    def __init__(self, http: httpx2.AsyncClient) -> None:
+        self.http = http
+
+    async def get(self, path: str, **headers: str) -> httpx2.Response:
+        return await self.http.get(path, headers={key.replace("_", "-"): value for key, value in headers.items()})
+
+    async def post(self, path: str, fields: dict[str, str] | None = None, *, page: str = "") -> httpx2.Response:
+        """Submits a form of a page of ours, whose secret it repeats."""
+        secret = await self.secret(page or "/sign-in")
+        headers = {"origin": str(self.http.base_url).rstrip("/"), "sec-fetch-site": "same-origin"}
+        return await self.http.post(path, data={"csrf": secret, **(fields or {})}, headers=headers)
+
+    async def secret(self, page: str) -> str:
+        found = await self.http.get(page, follow_redirects=True)
+        return found.text.split('hx-headers=\'{"x-csrf-token": "')[1].split('"')[0]
+
+    async def sign_in(self, token: str = "alice-token", *, project: str = "demo") -> httpx2.Response:
+        return await self.post("/sign-in", {"token": token, "project": project})
+
+
+@contextlib.asynccontextmanager
+async def running(root: Path, *, tokens: bool, **settings: Any) -> AsyncIterator[Running]:
+    auth = AuthConfig()
+    if tokens:
+        entries = [
+            {"name": token, "sha256": hashlib.sha256(token.encode()).hexdigest(), "roles": roles}
+            for token, roles in TOKENS.items()
+        ]
+        (root / "tokens.yaml").write_text(yaml.safe_dump({"tokens": entries}))
+        auth = AuthConfig(tokens_file=root / "tokens.yaml")
+    server, jobs, registry = Server(ServerConfig(), name="test", auth=auth), Jobs(), CollectorRegistry()
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(wire_data(server, DataConfig(root=root / "data")))
+        add_job_services(server, jobs)
+        await server.start()
+        server.set_serving()
+        stack.push_async_callback(server.stop, 0)
+        config = ConsoleConfig(
+            gateway_address=server.address, project="demo", sign_in=tokens, deadline_seconds=3.0, **settings
+        )
+        web = await stack.enter_async_context(
+            opened(config, ServerConfig(), clients=ClientFactory(), registry=registry)
+        )
+        client = AsyncClient(server.address, project="demo", token="service" if tokens else None)
+        found = Running(web, server, jobs, registry, config, await stack.enter_async_context(client))
+        await stack.enter_async_context(found.browsers)
+        yield found
+
+
+@pytest.fixture
+async def console(tmp_path: Path) -> AsyncIterator[Running]:
+    """A console where people sign in."""
+    async with running(tmp_path, tokens=True) as found:
+        yield found
+
+
+@pytest.fixture
+async def open_console(tmp_path: Path) -> AsyncIterator[Running]:
+    """A console on a laptop, where nobody signs in."""
+    async with running(tmp_path, tokens=False) as found:
+        yield found
+
+
+@pytest.fixture
+async def browser(console: Running) -> Browser:
+    """A person who has signed in."""
+    found = await console.browser()
+    assert (await found.sign_in()).status_code == 303
+    return found
