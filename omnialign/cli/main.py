@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from omnialign.cli import ask, data, embedded, evaluations, jobs, models, tokens, train
+from omnialign.cli import ask, data, embedded, evaluations, models, reviews, tokens, train
 
 app = typer.Typer(
     name="omnialign",
@@ -20,7 +20,7 @@ app.command("ask")(ask.ask)
 app.command("reward")(ask.reward)
 app.add_typer(data.app, name="data")
 app.add_typer(evaluations.app, name="eval")
-app.add_typer(jobs.app, name="jobs")
+app.add_typer(reviews.app, name="jobs")  # the jobs and their reviews
 app.add_typer(models.app, name="models")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(train.app, name="train")

@@ -354,6 +354,8 @@ class Client:
     delete_alignment_job = _call(AsyncClient.delete_alignment_job)
     watch_alignment_job = _iterate(AsyncClient.watch_alignment_job)
     get_alignment_report = _call(AsyncClient.get_alignment_report)
+    list_pair_reviews = _iterate(AsyncClient.list_pair_reviews)
+    review_pair = _call(AsyncClient.review_pair)
 
     create_evaluation = _call(AsyncClient.create_evaluation)
     get_evaluation = _call(AsyncClient.get_evaluation)

@@ -14,6 +14,7 @@ from omnialign.retry import RetryPolicy
 from omnialign.v1 import (
     alignment_service_pb2,
     alignment_service_pb2_grpc,
+    content_pb2,
     training_service_pb2,
     training_service_pb2_grpc,
 )
@@ -286,3 +287,35 @@ class AlignmentCalls(JobCalls):
             name=name, format=cast("alignment_service_pb2.GetAlignmentReportRequest.Format.ValueType", format)
         )
         return await self._report(self._alignment.GetAlignmentReport, request)
+
+    def list_pair_reviews(
+        self, name: str, *, pending_only: bool = False
+    ) -> AsyncIterator[alignment_service_pb2.PairReview]:
+        """The pairs of a job that people review, by round and record."""
+        request = alignment_service_pb2.ListPairReviewsRequest(name=name, pending_only=pending_only)
+        return self._pages(self._alignment.ListPairReviews, request, items="reviews")
+
+    async def review_pair(
+        self,
+        name: str,
+        record_id: str,
+        decision: int,
+        *,
+        reason: str = "",
+        refinement: content_pb2.Content | None = None,
+        number: int = 1,
+    ) -> alignment_service_pb2.PairReview:
+        """Decides on a pair of round `number`; `decision` is a `PairReview.Decision`.
+
+        Raises NotFound REVIEW_NOT_FOUND, FailedPrecondition REVIEW_CLOSED, and InvalidArgument for an edit without a
+        `refinement`.
+        """
+        request = alignment_service_pb2.ReviewPairRequest(
+            name=name,
+            round=number,
+            record_id=record_id,
+            decision=cast("alignment_service_pb2.PairReview.Decision.ValueType", decision),
+            reason=reason,
+            refinement=refinement,
+        )
+        return await self._transport.unary(self._alignment.ReviewPair, request)

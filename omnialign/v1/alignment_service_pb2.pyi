@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from omnialign.v1 import content_pb2 as _content_pb2
 from omnialign.v1 import generation_pb2 as _generation_pb2
 from omnialign.v1 import training_service_pb2 as _training_service_pb2
 import builtins as _builtins
@@ -221,6 +222,7 @@ class AlignmentSpec(_message.Message):
     JUDGE_ANSWER_FORM_FIELD_NUMBER: _builtins.int
     GATE_PRECISION_FIELD_NUMBER: _builtins.int
     GATE_HOLDOUT_FRACTION_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """The initial model pi, which is trained: `projects/{p}/models/{m}/versions/{n}`, or a `file://` folder."""
     dataset: _builtins.str
@@ -319,6 +321,10 @@ class AlignmentSpec(_message.Message):
     def media_policy(self) -> _generation_pb2.MediaPolicy:
         """How media are decoded in all stages and in training."""
 
+    @_builtins.property
+    def review(self) -> Global___ReviewSettings:
+        """Has people look at some of the pairs of each round before anything is trained on them. The job pauses meanwhile."""
+
     def __init__(
         self,
         *,
@@ -354,16 +360,124 @@ class AlignmentSpec(_message.Message):
         judge_answer_form: _generation_pb2.AnswerForm.ValueType = ...,
         gate_precision: _builtins.float = ...,
         gate_holdout_fraction: _builtins.float | None = ...,
+        review: Global___ReviewSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_gate_holdout_fraction", b"_gate_holdout_fraction", "distribution", b"distribution", "feedback_modeling_lora", b"feedback_modeling_lora", "feedback_sampling", b"feedback_sampling", "feedback_training", b"feedback_training", "gate_holdout_fraction", b"gate_holdout_fraction", "judge_training", b"judge_training", "media_policy", b"media_policy", "optimization", b"optimization", "reward_training", b"reward_training", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gate_holdout_fraction", b"_gate_holdout_fraction", "distribution", b"distribution", "feedback_modeling_lora", b"feedback_modeling_lora", "feedback_sampling", b"feedback_sampling", "feedback_training", b"feedback_training", "gate_holdout_fraction", b"gate_holdout_fraction", "judge_training", b"judge_training", "media_policy", b"media_policy", "optimization", b"optimization", "review", b"review", "reward_training", b"reward_training", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate_holdout_fraction", b"_gate_holdout_fraction", "base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_answer_form", b"feedback_answer_form", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_modeling_lora", b"feedback_modeling_lora", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "gate_holdout_fraction", b"gate_holdout_fraction", "gate_precision", b"gate_precision", "judge_answer_form", b"judge_answer_form", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "min_yield", b"min_yield", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "reward_training", b"reward_training", "rounds", b"rounds", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gate_holdout_fraction", b"_gate_holdout_fraction", "base_model", b"base_model", "checkers", b"checkers", "chunk_size", b"chunk_size", "dataset", b"dataset", "distribution", b"distribution", "evaluation_split", b"evaluation_split", "feedback_answer_form", b"feedback_answer_form", "feedback_fraction", b"feedback_fraction", "feedback_model", b"feedback_model", "feedback_modeling_lora", b"feedback_modeling_lora", "feedback_sampling", b"feedback_sampling", "feedback_split", b"feedback_split", "feedback_training", b"feedback_training", "gate_holdout_fraction", b"gate_holdout_fraction", "gate_precision", b"gate_precision", "judge_answer_form", b"judge_answer_form", "judge_model", b"judge_model", "judge_training", b"judge_training", "max_evaluation_prompts", b"max_evaluation_prompts", "max_pairs", b"max_pairs", "max_prompts", b"max_prompts", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "min_yield", b"min_yield", "optimization", b"optimization", "pair_source", b"pair_source", "prompt_split", b"prompt_split", "review", b"review", "reward_training", b"reward_training", "rounds", b"rounds", "sampling", b"sampling", "seed", b"seed", "subtasks", b"subtasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__gate_holdout_fraction: _TypeAlias = _typing.Literal["gate_holdout_fraction"]  # noqa: Y015
     _WhichOneofArgType__gate_holdout_fraction: _TypeAlias = _typing.Literal["_gate_holdout_fraction", b"_gate_holdout_fraction"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gate_holdout_fraction) -> _WhichOneofReturnType__gate_holdout_fraction | None: ...
 
 Global___AlignmentSpec: _TypeAlias = AlignmentSpec  # noqa: Y015
+
+@_typing.final
+class ReviewSettings(_message.Message):
+    """Which pairs people review, and what becomes of the job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    MIN_AGREEMENT_FIELD_NUMBER: _builtins.int
+    sample: _builtins.float
+    """Share of the pairs, drawn by the seed; 0 means 0.1. There is always one."""
+    min_agreement: _builtins.float
+    """The job fails if people accept less than this share of what they reviewed; unset means 0.8. An edited pair is not an
+    accepted one.
+    """
+    def __init__(
+        self,
+        *,
+        sample: _builtins.float = ...,
+        min_agreement: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_agreement", b"_min_agreement", "min_agreement", b"min_agreement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_agreement", b"_min_agreement", "min_agreement", b"min_agreement", "sample", b"sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_agreement: _TypeAlias = _typing.Literal["min_agreement"]  # noqa: Y015
+    _WhichOneofArgType__min_agreement: _TypeAlias = _typing.Literal["_min_agreement", b"_min_agreement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_agreement) -> _WhichOneofReturnType__min_agreement | None: ...
+
+Global___ReviewSettings: _TypeAlias = ReviewSettings  # noqa: Y015
+
+@_typing.final
+class PairReview(_message.Message):
+    """A pair of a job that people review: the prompt x, the response y and the refinement y* of a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Decision:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[PairReview._Decision.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        DECISION_UNSPECIFIED: PairReview._Decision.ValueType  # 0
+        """Nothing yet."""
+        DECISION_ACCEPTED: PairReview._Decision.ValueType  # 1
+        """y* is better than y: the pair is trained on."""
+        DECISION_REJECTED: PairReview._Decision.ValueType  # 2
+        """It is not: the pair is dropped."""
+        DECISION_EDITED: PairReview._Decision.ValueType  # 3
+        """The pair is trained on with `refinement` in the place of y*."""
+
+    class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
+        """What people decide."""
+
+    DECISION_UNSPECIFIED: PairReview.Decision.ValueType  # 0
+    """Nothing yet."""
+    DECISION_ACCEPTED: PairReview.Decision.ValueType  # 1
+    """y* is better than y: the pair is trained on."""
+    DECISION_REJECTED: PairReview.Decision.ValueType  # 2
+    """It is not: the pair is dropped."""
+    DECISION_EDITED: PairReview.Decision.ValueType  # 3
+    """The pair is trained on with `refinement` in the place of y*."""
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    RECORD_ID_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REFINEMENT_FIELD_NUMBER: _builtins.int
+    REVIEWER_FIELD_NUMBER: _builtins.int
+    REVIEW_TIME_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    """Round of the loop, from 1."""
+    record_id: _builtins.str
+    """Id of the record, in the dataset of the round's stage `pair`."""
+    decision: Global___PairReview.Decision.ValueType
+    """What was decided."""
+    reason: _builtins.str
+    """Why."""
+    reviewer: _builtins.str
+    """Who decided; empty where callers need no identity."""
+    @_builtins.property
+    def refinement(self) -> _content_pb2.Content:
+        """What is preferred to y instead of y*, of an edited pair."""
+
+    @_builtins.property
+    def review_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        record_id: _builtins.str = ...,
+        decision: Global___PairReview.Decision.ValueType = ...,
+        reason: _builtins.str = ...,
+        refinement: _content_pb2.Content | None = ...,
+        reviewer: _builtins.str = ...,
+        review_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refinement", b"refinement", "review_time", b"review_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "reason", b"reason", "record_id", b"record_id", "refinement", b"refinement", "review_time", b"review_time", "reviewer", b"reviewer", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PairReview: _TypeAlias = PairReview  # noqa: Y015
 
 @_typing.final
 class GateCalibration(_message.Message):
@@ -689,8 +803,8 @@ class StageStatus(_message.Message):
     CONDITIONS_FIELD_NUMBER: _builtins.int
     REUSED_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """`preflight`, `feedback_modeling`, `calibrate`, `sample`, `critique`, `refine`, `verify`, `pair`, `reward_modeling`,
-    `optimize`, `evaluate` or `report`. Those of a later round have its number: `sample-2`.
+    """`preflight`, `feedback_modeling`, `calibrate`, `sample`, `critique`, `refine`, `verify`, `pair`, `review`,
+    `reward_modeling`, `optimize`, `evaluate` or `report`. Those of a later round have its number: `sample-2`.
     """
     state: Global___StageStatus.State.ValueType
     """State of the stage."""
@@ -1279,3 +1393,109 @@ class GetAlignmentReportResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAlignmentReportResponse: _TypeAlias = GetAlignmentReportResponse  # noqa: Y015
+
+@_typing.final
+class ListPairReviewsRequest(_message.Message):
+    """Lists the reviews of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PENDING_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/alignmentJobs/{alignment_job}`."""
+    page_size: _builtins.int
+    """At most this many; 0 means 50, above 1000 means 1000."""
+    page_token: _builtins.str
+    """From an earlier answer."""
+    pending_only: _builtins.bool
+    """Only pairs on which nothing is decided yet."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        pending_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token", "pending_only", b"pending_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPairReviewsRequest: _TypeAlias = ListPairReviewsRequest  # noqa: Y015
+
+@_typing.final
+class ListPairReviewsResponse(_message.Message):
+    """A page of reviews."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVIEWS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def reviews(self) -> _containers.RepeatedCompositeFieldContainer[Global___PairReview]:
+        """The reviews."""
+
+    def __init__(
+        self,
+        *,
+        reviews: _abc.Iterable[Global___PairReview] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "reviews", b"reviews"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPairReviewsResponse: _TypeAlias = ListPairReviewsResponse  # noqa: Y015
+
+@_typing.final
+class ReviewPairRequest(_message.Message):
+    """Decides on a pair."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    RECORD_ID_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REFINEMENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/alignmentJobs/{alignment_job}`."""
+    round: _builtins.int
+    """Round of the loop; 0 means 1."""
+    record_id: _builtins.str
+    """Id of the record."""
+    decision: Global___PairReview.Decision.ValueType
+    """What is decided."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def refinement(self) -> _content_pb2.Content:
+        """What is preferred to y instead of y*, for an edited pair alone."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        round: _builtins.int = ...,
+        record_id: _builtins.str = ...,
+        decision: Global___PairReview.Decision.ValueType = ...,
+        reason: _builtins.str = ...,
+        refinement: _content_pb2.Content | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refinement", b"refinement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "name", b"name", "reason", b"reason", "record_id", b"record_id", "refinement", b"refinement", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewPairRequest: _TypeAlias = ReviewPairRequest  # noqa: Y015

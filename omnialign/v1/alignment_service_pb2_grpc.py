@@ -81,6 +81,16 @@ class AlignmentServiceStub:
                 request_serializer=omnialign_dot_v1_dot_alignment__service__pb2.GetAlignmentReportRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_alignment__service__pb2.GetAlignmentReportResponse.FromString,
                 _registered_method=True)
+        self.ListPairReviews = channel.unary_unary(
+                '/omnialign.v1.AlignmentService/ListPairReviews',
+                request_serializer=omnialign_dot_v1_dot_alignment__service__pb2.ListPairReviewsRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_alignment__service__pb2.ListPairReviewsResponse.FromString,
+                _registered_method=True)
+        self.ReviewPair = channel.unary_unary(
+                '/omnialign.v1.AlignmentService/ReviewPair',
+                request_serializer=omnialign_dot_v1_dot_alignment__service__pb2.ReviewPairRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_alignment__service__pb2.PairReview.FromString,
+                _registered_method=True)
 
 
 class AlignmentServiceServicer:
@@ -152,6 +162,21 @@ class AlignmentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPairReviews(self, request, context):
+        """Lists the pairs of a job that people review, by round and record.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReviewPair(self, request, context):
+        """Decides on one of these pairs; a decision may be changed until the review ends. After the last one the job goes on.
+        FAILED_PRECONDITION with reason REVIEW_CLOSED if the job does not wait for the review of this round.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AlignmentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -199,6 +224,16 @@ def add_AlignmentServiceServicer_to_server(servicer, server):
                     servicer.GetAlignmentReport,
                     request_deserializer=omnialign_dot_v1_dot_alignment__service__pb2.GetAlignmentReportRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_alignment__service__pb2.GetAlignmentReportResponse.SerializeToString,
+            ),
+            'ListPairReviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPairReviews,
+                    request_deserializer=omnialign_dot_v1_dot_alignment__service__pb2.ListPairReviewsRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_alignment__service__pb2.ListPairReviewsResponse.SerializeToString,
+            ),
+            'ReviewPair': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReviewPair,
+                    request_deserializer=omnialign_dot_v1_dot_alignment__service__pb2.ReviewPairRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_alignment__service__pb2.PairReview.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -445,6 +480,60 @@ class AlignmentService:
             '/omnialign.v1.AlignmentService/GetAlignmentReport',
             omnialign_dot_v1_dot_alignment__service__pb2.GetAlignmentReportRequest.SerializeToString,
             omnialign_dot_v1_dot_alignment__service__pb2.GetAlignmentReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPairReviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AlignmentService/ListPairReviews',
+            omnialign_dot_v1_dot_alignment__service__pb2.ListPairReviewsRequest.SerializeToString,
+            omnialign_dot_v1_dot_alignment__service__pb2.ListPairReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReviewPair(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AlignmentService/ReviewPair',
+            omnialign_dot_v1_dot_alignment__service__pb2.ReviewPairRequest.SerializeToString,
+            omnialign_dot_v1_dot_alignment__service__pb2.PairReview.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,12 @@ class AlignmentServiceStub:
     """Streams numbered events of a job until it ends. `resume_after` continues without loss."""
     GetAlignmentReport: _grpc.UnaryStreamMultiCallable[_alignment_service_pb2.GetAlignmentReportRequest, _alignment_service_pb2.GetAlignmentReportResponse]
     """Reads the report of a job that succeeded, in chunks."""
+    ListPairReviews: _grpc.UnaryUnaryMultiCallable[_alignment_service_pb2.ListPairReviewsRequest, _alignment_service_pb2.ListPairReviewsResponse]
+    """Lists the pairs of a job that people review, by round and record."""
+    ReviewPair: _grpc.UnaryUnaryMultiCallable[_alignment_service_pb2.ReviewPairRequest, _alignment_service_pb2.PairReview]
+    """Decides on one of these pairs; a decision may be changed until the review ends. After the last one the job goes on.
+    FAILED_PRECONDITION with reason REVIEW_CLOSED if the job does not wait for the review of this round.
+    """
 
 @_typing.type_check_only
 class AlignmentServiceAsyncStub(AlignmentServiceStub):
@@ -84,6 +90,12 @@ class AlignmentServiceAsyncStub(AlignmentServiceStub):
     """Streams numbered events of a job until it ends. `resume_after` continues without loss."""
     GetAlignmentReport: _aio.UnaryStreamMultiCallable[_alignment_service_pb2.GetAlignmentReportRequest, _alignment_service_pb2.GetAlignmentReportResponse]  # type: ignore[assignment]
     """Reads the report of a job that succeeded, in chunks."""
+    ListPairReviews: _aio.UnaryUnaryMultiCallable[_alignment_service_pb2.ListPairReviewsRequest, _alignment_service_pb2.ListPairReviewsResponse]  # type: ignore[assignment]
+    """Lists the pairs of a job that people review, by round and record."""
+    ReviewPair: _aio.UnaryUnaryMultiCallable[_alignment_service_pb2.ReviewPairRequest, _alignment_service_pb2.PairReview]  # type: ignore[assignment]
+    """Decides on one of these pairs; a decision may be changed until the review ends. After the last one the job goes on.
+    FAILED_PRECONDITION with reason REVIEW_CLOSED if the job does not wait for the review of this round.
+    """
 
 class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns alignment jobs and their reports."""
@@ -163,5 +175,23 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_alignment_service_pb2.GetAlignmentReportResponse], _abc.AsyncIterator[_alignment_service_pb2.GetAlignmentReportResponse]]:
         """Reads the report of a job that succeeded, in chunks."""
+
+    @_abc_1.abstractmethod
+    def ListPairReviews(
+        self,
+        request: _alignment_service_pb2.ListPairReviewsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alignment_service_pb2.ListPairReviewsResponse, _abc.Awaitable[_alignment_service_pb2.ListPairReviewsResponse]]:
+        """Lists the pairs of a job that people review, by round and record."""
+
+    @_abc_1.abstractmethod
+    def ReviewPair(
+        self,
+        request: _alignment_service_pb2.ReviewPairRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alignment_service_pb2.PairReview, _abc.Awaitable[_alignment_service_pb2.PairReview]]:
+        """Decides on one of these pairs; a decision may be changed until the review ends. After the last one the job goes on.
+        FAILED_PRECONDITION with reason REVIEW_CLOSED if the job does not wait for the review of this round.
+        """
 
 def add_AlignmentServiceServicer_to_server(servicer: AlignmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omnialign import names
 from omnialign.v1 import alignment_service_pb2, generation_pb2, training_service_pb2
+from services.alignment.reviews import REVIEWS
 from services.pipeline.kind import JobKind
 from services.runtime.migrations import Migrations
 
@@ -31,6 +32,8 @@ PREFLIGHT, FEEDBACK_MODELING, CALIBRATE, PAIR, OPTIMIZE, EVALUATE, REPORT = (
 LOOP = "loop"
 
 LOOP_STAGES = (SAMPLE, CRITIQUE, REFINE, VERIFY)
+REVIEW, REVIEWED_PAIRS = "review", "reviewed"
+"""The stage in which people review pairs, and the table of what is left of them."""
 REWARD_MODELING = "reward_modeling"
 EVALUATION_STEPS = (ANSWERS_BASE, ANSWERS_ALIGNED, EVALUATION)
 
@@ -46,6 +49,7 @@ TRAINED = "trained"
 DEFAULT_MIN_YIELD = 0.05
 DEFAULT_GATE_PRECISION = 0.95
 DEFAULT_GATE_HOLDOUT = 0.15
+DEFAULT_REVIEW_SAMPLE, DEFAULT_REVIEW_AGREEMENT = 0.1, 0.8
 
 MIGRATIONS = Migrations("alignment", Path(__file__).parent / "migrations", witness="alignment_jobs")
 
@@ -60,6 +64,7 @@ ALIGNMENT = JobKind(
     event_field="alignment_job",
     quota="alignment_jobs",
     migrations=MIGRATIONS,
+    own_tables=(REVIEWS,),
     quarantine_limit=lambda plan: float(plan.max_quarantine_fraction),
     is_deterministic=lambda plan: bool(plan.sampling.deterministic),
 )
@@ -80,6 +85,10 @@ def with_defaults(spec: Spec) -> Spec:
     plan.gate_precision = spec.gate_precision or DEFAULT_GATE_PRECISION
     if not spec.HasField("gate_holdout_fraction"):
         plan.gate_holdout_fraction = DEFAULT_GATE_HOLDOUT
+    if spec.HasField("review"):
+        plan.review.sample = spec.review.sample or DEFAULT_REVIEW_SAMPLE
+        if not spec.review.HasField("min_agreement"):
+            plan.review.min_agreement = DEFAULT_REVIEW_AGREEMENT
     if plan.pair_source == alignment_service_pb2.PAIR_SOURCE_UNSPECIFIED:
         plan.pair_source = alignment_service_pb2.PAIR_SOURCE_LANGUAGE_FEEDBACK
     if not spec.HasField("feedback_sampling"):
@@ -119,7 +128,8 @@ def stages_of(plan: Spec) -> tuple[str, ...]:
 
 def round_stages(plan: Spec) -> tuple[str, ...]:
     """The stages of one round, in order."""
-    return (*LOOP_STAGES, PAIR, *((REWARD_MODELING,) if trains_reward_model(plan) else ()), OPTIMIZE)
+    review = (REVIEW,) if plan.HasField("review") else ()
+    return (*LOOP_STAGES, PAIR, *review, *((REWARD_MODELING,) if trains_reward_model(plan) else ()), OPTIMIZE)
 
 
 def reward_terms(plan: Spec) -> Sequence[training_service_pb2.RewardTerm]:

@@ -2,9 +2,9 @@
 
     preflight -> feedback_modeling -> sample -> critique -> refine -> verify -> pair -> optimize -> evaluate -> report
 
-With several rounds, the stages from sample to optimize come once for each. Stages with a body of their own are in
-`stages`; the four of self improving, and the evaluation, work on chunks of records, and their steps are in
-`self_improvement` and `evaluation_steps`.
+If people are to review pairs, the job pauses after `pair` (`review_stage`). With several rounds, the stages from sample
+to optimize come once for each. Stages with a body of their own are in `stages`; the four of self improving, and the
+evaluation, work on chunks of records, and their steps are in `self_improvement` and `evaluation_steps`.
 """
 
 import functools
@@ -22,6 +22,7 @@ from services.alignment.job import (
     PAIR,
     PREFLIGHT,
     REPORT,
+    REVIEW,
     REWARD_MODELING,
     ROUNDS,
     Job,
@@ -31,6 +32,7 @@ from services.alignment.job import (
     of_round,
     trains_reward_model,
 )
+from services.alignment.review_stage import ReviewStage
 from services.alignment.self_improvement import self_improvement_steps
 from services.alignment.stages import Stages
 from services.alignment.summary import AlignmentMetrics, summarize
@@ -55,6 +57,7 @@ class AlignmentProgram:
             )
             for number in ROUNDS
         }
+        self._review = ReviewStage(tools)
         self._calibrate = CalibrateStage(tools)
         self._calibration = Phase(name=CALIBRATE, steps=self._calibrate.steps(tools.items), plan=self._calibrate.plan)
         steps = EvaluationSteps(tools.items, tools.retrier).steps
@@ -87,12 +90,21 @@ class AlignmentProgram:
         pairs_version = await run.stage(of_round(PAIR, number), pair)
         if not pairs_version:
             return False
+        if (await run.context()).plan.HasField("review"):
+            pairs_version = await self._reviewed(run, number, pairs_version=pairs_version)
         if trains_reward_model((await run.context()).plan):
             reward = functools.partial(stages.reward_modeling, pairs_version=pairs_version, number=number)
             await run.stage(of_round(REWARD_MODELING, number), reward)
         optimize = functools.partial(stages.optimize, pairs_version=pairs_version, verified=verified, number=number)
         await run.stage(of_round(OPTIMIZE, number), optimize)
         return True
+
+    async def _reviewed(self, run: JobRun, number: int, *, pairs_version: str) -> str:
+        """Waits for people to review pairs of a round; returns the version of those that are left."""
+        draw = functools.partial(self._review.open, pairs_version=pairs_version, number=number)
+        await run.step(of_round("open_review", number), draw)
+        apply = functools.partial(self._review.close, pairs_version=pairs_version, number=number)
+        return await run.stage(of_round(REVIEW, number), apply)
 
     def has_external_work(self, job: Job) -> bool:
         """Whether training jobs may be running."""

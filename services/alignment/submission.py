@@ -11,6 +11,7 @@ from omnialign.modeling.lora import not_trainable
 from omnialign.v1 import alignment_service_pb2, generation_pb2
 from services.alignment import preflight
 from services.alignment.job import (
+    ONLINE_METHODS,
     TRAINED,
     Job,
     Spec,
@@ -19,6 +20,7 @@ from services.alignment.job import (
     reward_terms,
     skipped_stages,
     stages_of,
+    trains_reward_model,
     with_defaults,
 )
 from services.inference.model_uri import is_endpoint_model
@@ -67,6 +69,7 @@ async def resolve(spec: Spec, clients: ServiceClients, *, parent: str) -> tuple[
     _check_forms(plan)
     _check_rounds(plan)
     _check_method(plan)
+    _check_review(plan)
     plan.prompt_split = spec.prompt_split or await _prompt_split(plan, clients)
     return plan, models
 
@@ -147,6 +150,20 @@ def _check_method(plan: Spec) -> None:
             f"the critic '{TRAINED}' is the feedback model of the job, and with annotated pairs it has none",
             "set pair_source to language_feedback, or name the model of the critic",
             reason="METHOD_NEEDS_FEEDBACK",
+            method=method,
+        )
+
+
+def _check_review(plan: Spec) -> None:
+    """Raises InvalidArgument (`REVIEW_WITHOUT_PAIRS`) if nothing is trained on the pairs that people would review."""
+    method = plan.optimization.method
+    uses_pairs = method not in ("sdpo", *ONLINE_METHODS) or trains_reward_model(plan)
+    if plan.HasField("review") and not uses_pairs:
+        raise _refused(
+            "review",
+            f"{method} does not learn from pairs here, so that a review would change nothing",
+            "leave review out, or choose a method that learns from pairs",
+            reason="REVIEW_WITHOUT_PAIRS",
             method=method,
         )
 

@@ -29,16 +29,16 @@ class JobStore:
     """The jobs of a kind. `notifier` hears of every change that this process makes."""
 
     def __init__(self, database: Database, kind: JobKind, notifier: Notifier) -> None:
-        self._database, self._kind, self._notifier = database, kind, notifier
+        self.database, self._kind, self._notifier = database, kind, notifier
         self._tables = tables(kind.name)
 
     async def prepare(self) -> None:
         """Makes sure that the tables are up to date. Raises FailedPrecondition (`SCHEMA_OUTDATED`)."""
-        await self._kind.migrations.prepare(self._database)
+        await self._kind.migrations.prepare(self.database)
 
     async def look(self) -> None:
         """Raises what keeps the store from being used, such as Unavailable (`DATABASE_UNAVAILABLE`)."""
-        await self._kind.migrations.look(self._database)
+        await self._kind.migrations.look(self.database)
 
     # ---- jobs ----
 
@@ -62,7 +62,7 @@ class JobStore:
             connection.execute(sa.insert(self._tables.events).values(self._event_row(job, 1, "Accepted.")))
 
         try:
-            await self._database.write(add, then=lambda _: self._notifier.job_changed.notify_all())
+            await self.database.write(add, then=lambda _: self._notifier.job_changed.notify_all())
         except IntegrityError as error:
             message = f"the {self._kind.noun} '{job.name}' already exists; choose another id"
             raise AlreadyExists(message, reason="JOB_EXISTS", metadata={"name": job.name}) from error
@@ -71,13 +71,13 @@ class JobStore:
         """The job that a request id created in a project, with the digest of that request; None if there is none."""
         jobs = self._tables.jobs.c
         where = (jobs.parent == parent, jobs.request_id == request_id)
-        row = await self._database.first(sa.select(jobs.job, jobs.digest).where(*where))
+        row = await self.database.first(sa.select(jobs.job, jobs.digest).where(*where))
         return (self._job(row.job), row.digest) if row else None
 
     async def get(self, name: str) -> Job:
         """The job of this name. Raises NotFound (`JOB_NOT_FOUND`)."""
         jobs = self._tables.jobs.c
-        row = await self._database.first(sa.select(jobs.job).where(jobs.name == name))
+        row = await self.database.first(sa.select(jobs.job).where(jobs.name == name))
         if row is None:
             message = f"there is no {self._kind.noun} '{name}'"
             raise NotFound(message, reason="JOB_NOT_FOUND", metadata={"name": name})
@@ -86,7 +86,7 @@ class JobStore:
     async def load(self, uid: str) -> tuple[Job, Plan]:
         """The job of this uid and its plan. Raises NotFound (`JOB_NOT_FOUND`)."""
         jobs = self._tables.jobs.c
-        row = await self._database.first(sa.select(jobs.job, jobs.plan).where(jobs.uid == uid))
+        row = await self.database.first(sa.select(jobs.job, jobs.plan).where(jobs.uid == uid))
         if row is None:
             message = f"there is no {self._kind.noun} with uid '{uid}'"
             raise NotFound(message, reason="JOB_NOT_FOUND", metadata={"uid": uid})
@@ -99,24 +99,24 @@ class JobStore:
         if before is not None:
             query = query.where(sa.tuple_(jobs.created, jobs.uid) < sa.tuple_(*before))
         query = query.order_by(jobs.created.desc(), jobs.uid.desc()).limit(limit)
-        return [(row.created, self._job(row.job)) for row in await self._database.all(query)]
+        return [(row.created, self._job(row.job)) for row in await self.database.all(query)]
 
     async def unfinished_count(self, parent: str) -> int:
         """Number of jobs of a project that have not ended."""
         jobs = self._tables.jobs.c
         where = (jobs.parent == parent, jobs.state.not_in(self._kind.ended))
-        return int(await self._database.scalar(sa.select(sa.func.count()).where(*where)) or 0)
+        return int(await self.database.scalar(sa.select(sa.func.count()).where(*where)) or 0)
 
     async def unfinished(self) -> list[tuple[str, int]]:
         """(uid, state) of all jobs that have not ended, oldest first."""
         jobs = self._tables.jobs.c
         query = sa.select(jobs.uid, jobs.state).where(jobs.state.not_in(self._kind.ended)).order_by(jobs.created)
-        return [(row.uid, row.state) for row in await self._database.all(query)]
+        return [(row.uid, row.state) for row in await self.database.all(query)]
 
     async def state(self, uid: str) -> int:
         """The state of a job."""
         jobs = self._tables.jobs.c
-        return int(await self._database.scalar(sa.select(jobs.state).where(jobs.uid == uid)))
+        return int(await self.database.scalar(sa.select(jobs.state).where(jobs.uid == uid)))
 
     async def change(self, uid: str, change: Change) -> Job:
         """Changes a job in one transaction, and records the event."""
@@ -146,7 +146,7 @@ class JobStore:
             self._save(connection, job, event=attempts[-1])
             return job, True
 
-        job, _ = await self._database.write(apply, then=self._notify)
+        job, _ = await self.database.write(apply, then=self._notify)
         return job
 
     # ---- starts ----
@@ -164,24 +164,25 @@ class JobStore:
             connection.execute(sa.update(jobs).where(jobs.c.uid == uid).values(values))
             return starts
 
-        return await self._database.write(count)
+        return await self.database.write(count)
 
     async def forgive_starts(self, uid: str) -> None:
         """Forgets the starts of a job whose process ends in good order."""
         jobs = self._tables.jobs
-        await self._database.write(
+        await self.database.write(
             lambda connection: connection.execute(sa.update(jobs).where(jobs.c.uid == uid).values(starts=0))
         )
 
     async def delete(self, uid: str) -> None:
         """Removes a job with all that is kept of it."""
         tables = self._tables
+        of_all_kinds = (tables.reports, tables.steps, tables.chunks, tables.events, tables.jobs)
 
         def delete(connection: Connection) -> None:
-            for table in (tables.reports, tables.steps, tables.chunks, tables.events, tables.jobs):
+            for table in (*self._kind.own_tables, *of_all_kinds):
                 connection.execute(sa.delete(table).where(table.c.uid == uid))
 
-        await self._database.write(delete)
+        await self.database.write(delete)
 
     # ---- events ----
 
@@ -189,7 +190,7 @@ class JobStore:
         """The events of a job with numbers above `after`, in order."""
         events = self._tables.events.c
         query = sa.select(events.event).where(events.uid == uid, events.sequence > after)
-        rows = await self._database.all(query.order_by(events.sequence).limit(limit))
+        rows = await self.database.all(query.order_by(events.sequence).limit(limit))
         return [self._kind.event.FromString(row.event) for row in rows]
 
     # ---- reports ----
@@ -208,14 +209,14 @@ class JobStore:
             connection.execute(sa.delete(reports).where(reports.c.uid == uid))
             connection.execute(sa.insert(reports), rows)
 
-        await self._database.write(put)
+        await self.database.write(put)
 
     async def report(self, uid: str, *, report_format: str) -> AsyncIterator[bytes]:
         """The report of a job in one format, piece by piece; nothing if there is none."""
         reports = self._tables.reports.c
         query = sa.select(reports.data).where(reports.uid == uid, reports.format == report_format)
         number = 0
-        while (row := await self._database.first(query.where(reports.number == number))) is not None:
+        while (row := await self.database.first(query.where(reports.number == number))) is not None:
             yield row.data
             number += 1
 

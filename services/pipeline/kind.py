@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sqlalchemy import Table
+
 from omnialign import names
 from omnialign.v1 import record_pb2
 from services.pipeline.counts import Counts
@@ -66,6 +68,9 @@ class JobKind:
 
     migrations: Migrations
     """How the kind's tables (`schema.tables`) came to be."""
+
+    own_tables: tuple[Table, ...] = ()
+    """Tables that only this kind has, with the `uid` of a job in each row: they go with the job."""
 
     quarantine_limit: Callable[[Plan], float]
     """Share of a stage's records that may be quarantined before the job fails."""

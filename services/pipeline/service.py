@@ -56,6 +56,8 @@ class Pipeline:
 
     jobs: Jobs
     clients: ClientPool
+    store: JobStore
+    """What the jobs are kept in, for what only one kind keeps beside them."""
 
 
 @contextlib.asynccontextmanager
@@ -165,6 +167,7 @@ async def open_pipeline(
                 quotas=server.quotas,
             ),
             clients,
+            impatient_jobs,
         )
 
 

@@ -110,6 +110,8 @@ _ALIGNMENT = {
     "DeleteAlignmentJob": _write("name", role=Role.ADMIN),
     "WatchAlignmentJob": _read("name"),
     "GetAlignmentReport": _read("name"),
+    "ListPairReviews": _read("name"),
+    "ReviewPair": _write("name"),
 }
 _EVALUATION = {
     "CreateEvaluation": _write("parent"),

@@ -39,6 +39,8 @@ class Alignment(alignment_service_pb2_grpc.AlignmentServiceServicer):
 
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
+        self.reviews: dict[str, messages.PairReview] = {}
+        """Of any job, by record id."""
         self.waiting = threading.Event()
 
     async def CreateAlignmentJob(self, request, context):
@@ -52,6 +54,16 @@ class Alignment(alignment_service_pb2_grpc.AlignmentServiceServicer):
         if not request.validate_only:
             self.jobs[job.name] = job
         return job
+
+    async def ListPairReviews(self, request, context):
+        found = [review for review in self.reviews.values() if not request.pending_only or not review.decision]
+        return messages.ListPairReviewsResponse(reviews=found)
+
+    async def ReviewPair(self, request, context):
+        review = self.reviews[request.record_id]
+        review.decision, review.reason, review.reviewer = request.decision, request.reason, "ada"
+        review.refinement.CopyFrom(request.refinement)
+        return review
 
     async def GetAlignmentJob(self, request, context):
         return self._job(request.name)

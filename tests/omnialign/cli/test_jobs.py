@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from omnialign.v1 import alignment_service_pb2 as messages
+
 SPEC = {"base_model": "file:///nowhere", "dataset": "projects/default/datasets/texts/versions/1", "seed": 3}
 
 
@@ -116,3 +118,37 @@ def test_a_job_is_deleted_once_it_has_ended_or_with_force(run, specification):
     assert "[JOB_STATE]" in run("jobs", "delete", "unwanted").stderr
     assert run("jobs", "delete", "unwanted", "--force").stdout == "Deleted projects/default/alignmentJobs/unwanted\n"
     assert "[JOB_NOT_FOUND]" in run("jobs", "show", "unwanted").stderr
+
+
+@pytest.fixture
+def reviewed(run, server, specification):
+    """A job with two pairs to review, in the dataset that it was submitted with."""
+    run("jobs", "submit", specification, "--id", "reviewed")
+    job = server.alignment.jobs["projects/default/alignmentJobs/reviewed"]
+    job.stages.add(stage="pair", dataset=job.spec.dataset)
+    server.alignment.reviews = {i: messages.PairReview(round=1, record_id=i) for i in ("first", "second")}
+    return server.alignment.reviews
+
+
+def test_pairs_are_reviewed_one_by_one(run, reviewed):
+    assert "first" in run("jobs", "reviews", "reviewed").stdout
+    result = run("jobs", "review", "reviewed", "first", "--reject", "--reason", "wrong colour")
+    assert result.exit_code == 0, result.output
+    assert "1 pairs are left to review" in result.stdout
+    assert reviewed["first"].decision == messages.PairReview.DECISION_REJECTED
+    assert "first" not in run("jobs", "reviews", "reviewed", "--pending").stdout
+
+    result = run("jobs", "review", "reviewed", "second", "--edit", "a red circle")
+    assert "the job goes on" in result.stdout
+    assert reviewed["second"].refinement.parts[0].text == "a red circle"
+    table = run("jobs", "reviews", "reviewed").stdout
+    assert "rejected" in table
+    assert "ada" in table
+
+
+def test_a_review_needs_exactly_one_decision(run, reviewed):
+    for options in ((), ("--accept", "--reject")):
+        result = run("jobs", "review", "reviewed", "first", *options)
+        assert result.exit_code == 1
+        assert "exactly one of --accept" in result.stderr
+    assert not reviewed["first"].decision

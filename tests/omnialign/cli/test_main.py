@@ -15,7 +15,8 @@ from omnialign.errors import FailedPrecondition
 COMMANDS = [
     ("up",), ("demo",), ("lineage",), ("data", "import"), ("data", "list"), ("data", "show"), ("data", "export"),
     ("jobs", "submit"), ("jobs", "list"), ("jobs", "show"), ("jobs", "watch"), ("jobs", "pause"), ("jobs", "resume"),
-    ("jobs", "cancel"), ("jobs", "report"), ("models", "list"), ("models", "show"), ("models", "register"),
+    ("jobs", "cancel"), ("jobs", "report"), ("jobs", "reviews"), ("jobs", "review"),
+    ("models", "list"), ("models", "show"), ("models", "register"),
 ]  # fmt: skip
 
 
