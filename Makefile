@@ -23,7 +23,7 @@ MIN_COVERAGE := 85
 # tests takes half of what another has left, so files mostly stay whole, and with them what their tests share.
 TEST_PROCESSES ?= 2
 SIDE_BY_SIDE = --numprocesses $(TEST_PROCESSES) --dist worksteal
-WITHOUT_OWN_TARGET := not chaos and not integration and not gpu and not cluster and not families and not vllm and not fuzz and not hostile and not outage
+WITHOUT_OWN_TARGET := not chaos and not integration and not gpu and not cluster and not families and not vllm and not fuzz and not hostile and not outage and not browser
 
 # torch compiles its extensions with the first ninja on the path: make that the one of the environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -107,7 +107,7 @@ check-protos: setup ## ... the contract: comments, names, compatibility, generat
 
 ##@ Test it
 
-.PHONY: fuzz test test-fast test-hostile test-chart test-observability test-families test-integration test-chaos test-outage test-vllm test-images
+.PHONY: fuzz test test-browser test-fast test-hostile test-chart test-observability test-families test-integration test-chaos test-outage test-vllm test-images
 test: helm ## every test without a target of its own below, with coverage
 	$(BIN)/python -m pytest -m "$(WITHOUT_OWN_TARGET)" $(SIDE_BY_SIDE) --cov --cov-fail-under=$(MIN_COVERAGE)
 
@@ -136,6 +136,9 @@ test-outage: setup ## take PostgreSQL, S3 and each service away for 40 s during 
 
 test-hostile: setup ## send hostile files and calls to a running stack while a job runs: only workers die; minutes
 	$(BIN)/python -m pytest -m hostile -s -q tests/hostile
+
+test-browser: setup ## drive the console in headless Chromium, by keyboard and with axe-core; pictures in out/browser
+	$(BIN)/python -m pytest -m browser tests/browser
 
 fuzz: setup ## mutate real files and calls for OMNIALIGN_FUZZ_SECONDS (60) each: no crash, no INTERNAL, no hang
 	$(BIN)/python -m pytest -m fuzz -s -q tests/fuzz

@@ -1,0 +1,69 @@
+"""A real browser, headless, before a real console: `make test-browser`."""
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from tests.services.console.conftest import Running, running
+
+SCREENSHOTS = Path("out/browser")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+HELP = "No browser is on the path: install Chromium (Debian: `apt install chromium`)."
+
+
+@pytest.fixture
+async def console(tmp_path: Path) -> AsyncIterator[Running]:
+    """A console where people sign in."""
+    async with running(tmp_path, tokens=True) as found:
+        yield found
+
+
+@pytest.fixture
+async def chromium() -> AsyncIterator[Browser]:
+    """Chromium of this machine. The test fails, and says what to install, if there is none."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    assert found, HELP
+    async with async_playwright() as playwright:
+        # Without its own sandbox it also runs as root, as in a container; it loads nothing but our console.
+        browser = await playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        await browser.close()
+
+
+class Tab:
+    """One person's tab, and everything that went wrong in it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.problems: list[str] = []
+        page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+
+    async def sign_in(self, token: str = "alice-token") -> None:
+        """Signs in with the keyboard alone."""
+        await self.page.goto("/sign-in")
+        await self.page.get_by_label("Token").focus()
+        await self.page.keyboard.type(token)
+        await self.page.keyboard.press("Enter")
+        await self.page.wait_for_url("**/jobs")
+
+    async def screenshot(self, name: str) -> None:
+        """Keeps a picture of the whole page in out/browser."""
+        await self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+async def opened(
+    chromium: Browser, console: Running, *, dark: bool = False, width: int = 1280, axe: bool = False
+) -> Tab:
+    """A new tab. With `axe` our policy does not apply, which would keep the checker's script out."""
+    context: BrowserContext = await chromium.new_context(
+        base_url=console.web.address,
+        color_scheme="dark" if dark else "light",
+        viewport={"width": width, "height": 900},
+        bypass_csp=axe,
+    )
+    context.set_default_timeout(30_000)
+    return Tab(await context.new_page())
