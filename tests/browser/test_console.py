@@ -2,7 +2,7 @@
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Response
 
 from omnialign.v1 import alignment_service_pb2
 from tests.browser.conftest import opened
@@ -83,12 +83,8 @@ async def test_a_first_page_weighs_at_most_150_kilobytes(console: Running, chrom
     with_jobs(console)
     tab = await opened(chromium, console)
     await tab.sign_in()
-    weights: list[int] = []
-
-    async def weigh(response) -> None:
-        weights.append(len(await response.body()))
-
-    tab.page.on("response", weigh)
+    responses: list[Response] = []
+    tab.page.on("response", responses.append)
     await tab.page.goto("/projects/demo/jobs")
     await tab.page.wait_for_load_state("networkidle")
-    assert 0 < sum(weights) <= 150 * 1024
+    assert 0 < sum([len(await response.body()) for response in responses]) <= 150 * 1024
