@@ -20,9 +20,9 @@ import numpy as np
 import openai
 from PIL import Image
 
-from omnialign.modeling.answers import rubric
 from omnialign.modeling.inputs import MediaBytes, Pieces, pieces
 from omnialign.modeling.prompts import Rendered, render_critique
+from omnialign.rubrics import rubric
 from omnialign.v1 import content_pb2, critique_service_pb2, generation_pb2
 from services.critique.servicer import Critic
 from services.inference.config import EngineConfig

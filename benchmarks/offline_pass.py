@@ -18,9 +18,10 @@ import torch
 
 from omnialign.errors import OmnialignError
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.answers import AnswerUnparsable, read_feedback, rubric
+from omnialign.modeling.answers import AnswerUnparsable, read_feedback
 from omnialign.modeling.inputs import MediaBytes, Pieces
 from omnialign.modeling.prompts import Rendered, render_critique, render_refinement, render_response
+from omnialign.rubrics import rubric
 from omnialign.v1 import generation_pb2, record_pb2
 from services.inference.engine import EngineRequest
 from services.inference.models.key import ModelKey

@@ -35,8 +35,8 @@ from benchmarks.train_runs import MAX_LENGTH, Cost, measured, our_run
 from examples.tinyworld.faults import faulty_answer, prompt_pieces, right_answer
 from examples.tinyworld.language import random_task
 from examples.tinyworld.pretrain import FOLDER, code_adapter
-from omnialign.modeling.answers import SUBTASKS
 from omnialign.modeling.prompts import render_response
+from omnialign.rubrics import SUBTASKS
 from training.batch_order import BatchOrder
 from training.example_file import write_examples
 from training.examples import Example

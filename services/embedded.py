@@ -1,4 +1,4 @@
-"""All seven services in one process on one loopback port, and the console on another: omnialign on a laptop.
+"""All eight services in one process on one loopback port, and the console on another: omnialign on a laptop.
 
 State lies under one folder: SQLite databases, Lance tables, media and models. One stack owns the folder at a
 time, by a lock that the system releases when the process ends, however it ends. The model services share one engine, so
@@ -19,6 +19,8 @@ from omnialign.cli.state import StackState, read_state, remove_state, write_stat
 from omnialign.errors import FailedPrecondition
 from services.alignment import __main__ as alignment
 from services.alignment.__main__ import AlignmentConfig
+from services.annotation import __main__ as annotation
+from services.annotation.config import AnnotationConfig
 from services.console import __main__ as console
 from services.console.config import ConsoleConfig
 from services.critique import __main__ as critique
@@ -133,6 +135,7 @@ async def _wire(server: Server, root: Path, address: str, wires: AsyncExitStack)
         training.wire(server, _training(root / "training", address, features=config.feature_cache)),
         alignment.wire(server, _alignment(root / "alignment", address)),
         evaluation.wire(server, _evaluation(root, address)),
+        annotation.wire(server, AnnotationConfig(root=root / "annotation", data_address=address)),
     ):
         await wires.enter_async_context(wiring)
 

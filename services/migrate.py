@@ -1,9 +1,9 @@
 """`python -m services.migrate`: brings the tables of all services up to date, before a new release starts.
 
 The databases come from the services' own variables: OMNIALIGN_DATA_DATABASE_URL, OMNIALIGN_TRAINING_DATABASE_URL,
-OMNIALIGN_ALIGNMENT_DATABASE_URL, OMNIALIGN_EVALUATION_DATABASE_URL, and for the workflow engine's own tables
-OMNIALIGN_ALIGNMENT_WORKFLOW_DATABASE_URL and OMNIALIGN_EVALUATION_WORKFLOW_DATABASE_URL; those that are not set are
-skipped. It is safe to run repeatedly, and several times at once.
+OMNIALIGN_ALIGNMENT_DATABASE_URL, OMNIALIGN_EVALUATION_DATABASE_URL, OMNIALIGN_ANNOTATION_DATABASE_URL, and for the
+workflow engine's own tables OMNIALIGN_ALIGNMENT_WORKFLOW_DATABASE_URL and OMNIALIGN_EVALUATION_WORKFLOW_DATABASE_URL;
+those that are not set are skipped. It is safe to run repeatedly, and several times at once.
 
 Exit status: 0 when everything is up to date, 1 when a database did not answer in time or refused, 2 when nothing or
 something unusable is configured.
@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from omnialign.errors import InvalidArgument, OmnialignError
 from services.alignment.job import MIGRATIONS as ALIGNMENT
+from services.annotation.tables import MIGRATIONS as ANNOTATION
 from services.data.store import MIGRATIONS as DATA
 from services.evaluation.job import MIGRATIONS as EVALUATION
 from services.pipeline import workflow_engine
@@ -33,6 +34,7 @@ VARIABLES = {
     "OMNIALIGN_TRAINING_DATABASE_URL": TRAINING,
     "OMNIALIGN_ALIGNMENT_DATABASE_URL": ALIGNMENT,
     "OMNIALIGN_EVALUATION_DATABASE_URL": EVALUATION,
+    "OMNIALIGN_ANNOTATION_DATABASE_URL": ANNOTATION,
 }
 WORKFLOWS = ("OMNIALIGN_ALIGNMENT_WORKFLOW_DATABASE_URL", "OMNIALIGN_EVALUATION_WORKFLOW_DATABASE_URL")
 

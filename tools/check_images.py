@@ -210,7 +210,17 @@ CHECKS: dict[str, tuple[Check, ...]] = {
             OMNIALIGN_EVALUATION_ROOT="/var/lib/omnialign",
             **_peers("EVALUATION_", "DATA", "REFINEMENT", "JUDGE"),
         ),
-        _service("services.gateway", "omnialign.Gateway", **_peers("GATEWAY_", *_ALL, "ALIGNMENT", "EVALUATION")),
+        _service(
+            "services.annotation",
+            "omnialign.v1.AnnotationService",
+            OMNIALIGN_ANNOTATION_ROOT="/var/lib/omnialign",
+            **_peers("ANNOTATION_", "DATA"),
+        ),
+        _service(
+            "services.gateway",
+            "omnialign.Gateway",
+            **_peers("GATEWAY_", *_ALL, "ALIGNMENT", "EVALUATION", "ANNOTATION"),
+        ),
         _program("makes tables", "-c", MIGRATION),
         _program("has the command line", "-m", "omnialign.cli.main", "--version"),
     ),

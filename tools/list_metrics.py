@@ -15,6 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from services.alignment.job import ALIGNMENT
 from services.alignment.summary import AlignmentMetrics
+from services.annotation.metrics import AnnotationMetrics
 from services.data.objects.s3_client import S3Metrics
 from services.data.usage import UsageMetrics
 from services.evaluation.job import EVALUATION
@@ -78,7 +79,7 @@ too:
 | label | value |
 |---|---|
 | `namespace`, `pod` | where the process runs |
-| `component` | `data`, `alignment`, `evaluation`, `training`, `gateway`, `trainer`, or the name of an inference pool |
+| `component` | name of the service, `trainer`, or the name of an inference pool |
 | `training_job` | on rank 0 of a training job: the id of the job |
 
 A target must have no label `service`, as a ServiceMonitor of the Prometheus operator adds (the chart drops it): ours is
@@ -106,6 +107,7 @@ def catalogue() -> dict[str, list[Described]]:
         ),
         "Alignment service": _described(_registered(_alignment)),
         "Evaluation service": _described(_registered(_evaluation)),
+        "Annotation service": _described(_registered(AnnotationMetrics)),
         "Training service": _described(_registered(TrainingMetrics)),
         "Services with an engine: critique, refinement, judge": _described(_registered(_engine)),
         "Judge service": _described(_registered(JudgeMetrics)),

@@ -12,9 +12,7 @@ from typing import Any
 
 from omnialign.modeling.answers import (
     MAX_RATING,
-    MAX_SCORE,
     MIN_RATING,
-    rubric,
     write_feedback,
     write_judgement,
     write_rating,
@@ -30,6 +28,7 @@ from omnialign.modeling.prompts import (
     render_score,
     render_understanding,
 )
+from omnialign.rubrics import MAX_SCORE, rubric
 from omnialign.v1 import content_pb2, record_pb2
 from training.methods import METHODS
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.experiment.arms import ARMS, BASE
-from omnialign.modeling.answers import SUBTASKS
+from omnialign.rubrics import SUBTASKS
 
 MEAN = "mean"
 RESAMPLES = 2000

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from examples.instructions.constraints import NOTHING, Finding, core, is_whole, words_of
 from examples.instructions.prompts import read_instruction
-from omnialign.modeling.answers import MAX_SCORE, rubric
 from omnialign.modeling.inputs import Piece
+from omnialign.rubrics import MAX_SCORE, rubric
 from omnialign.v1 import record_pb2
 
 KEEP = "Keep it as it is."

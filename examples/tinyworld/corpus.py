@@ -28,7 +28,7 @@ from examples.tinyworld.language import Task, phrase
 from examples.tinyworld.tasks import SUBTASKS, AnyTask, faulty_answer, random_task, right_answer
 from examples.tinyworld.understanding import PEOPLE, Question
 from examples.tinyworld.world import MODALITIES, codec, draw
-from omnialign.modeling.answers import rubric, write_feedback, write_judgement, write_rating, write_scores
+from omnialign.modeling.answers import write_feedback, write_judgement, write_rating, write_scores
 from omnialign.modeling.benchmark_items import write_references
 from omnialign.modeling.codecs import CodecRange
 from omnialign.modeling.decoding import DecodedMedia
@@ -44,6 +44,7 @@ from omnialign.modeling.prompts import (
     render_score,
     render_understanding,
 )
+from omnialign.rubrics import rubric
 from omnialign.v1 import content_pb2
 
 MIX = (("answer", 0.35), ("refine", 0.25), ("describe", 0.23), ("choose", 0.09), ("form", 0.08))

@@ -20,8 +20,8 @@ from examples.tinyworld import oracle
 from examples.tinyworld.faults import faulty_answer, prompt_pieces
 from examples.tinyworld.language import Task, random_task
 from examples.tinyworld.media_folder import file_name, save_in
-from omnialign.modeling.answers import rubric
 from omnialign.modeling.inputs import MediaBytes, Pieces
+from omnialign.rubrics import rubric
 from omnialign.v1 import record_pb2
 
 Row = dict[str, Any]

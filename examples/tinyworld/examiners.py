@@ -12,8 +12,8 @@ from examples.tinyworld.sight import Seen, look
 from examples.tinyworld.understanding import PLAIN, REFUSALS, REFUSED, Question, read_form, read_values
 from examples.tinyworld.world import ATTRIBUTES
 from omnialign.media import MediaError
-from omnialign.modeling.answers import MAX_SCORE
 from omnialign.modeling.inputs import MediaBytes, Piece
+from omnialign.rubrics import MAX_SCORE
 
 LETTERS = {"picture": "i", "sound": "a"}
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from omnialign.modeling.answers import MAX_RATING, MAX_SCORE, MIN_RATING
+from omnialign.modeling.answers import MAX_RATING, MIN_RATING
+from omnialign.rubrics import MAX_SCORE
 from omnialign.v1 import record_pb2
 
 KEEP = "keep it as it is."

@@ -18,8 +18,8 @@ from examples.tinyworld.world import ATTRIBUTES, Thing
 from omnialign.content import output_modalities
 from omnialign.errors import InvalidArgument
 from omnialign.media import MediaError, read_audio, read_video
-from omnialign.modeling.answers import MAX_SCORE, rubric
 from omnialign.modeling.inputs import MediaBytes, Piece
+from omnialign.rubrics import MAX_SCORE, rubric
 from omnialign.v1 import record_pb2
 
 CLIPPING_PEAK, FLASH_STEP = 0.98, 100.0

@@ -23,9 +23,9 @@ from examples.tinyworld.corpus import Example, as_code_bytes, example, read_code
 from examples.tinyworld.tasks import SUBTASKS
 from examples.tinyworld.world import CODEC_OPTIONS, codec
 from omnialign.modeling.adapters.token import ASSISTANT, END, PAD, START, USER, TokenAdapter
-from omnialign.modeling.answers import rubric
 from omnialign.modeling.codecs import load_codecs
 from omnialign.modeling.prompts import render_comparison, render_critique, render_score
+from omnialign.rubrics import rubric
 
 FOLDER = Path(__file__).parent / "model"
 SPANS = {"picture": ("<image>", "</image>"), "sound": ("<audio>", "</audio>"), "clip": ("<video>", "</video>")}

@@ -8,10 +8,10 @@ from examples.tinyworld.language import Task
 from examples.tinyworld.language import random_task as random_single
 from examples.tinyworld.presenting import Invitation, random_invitation
 from examples.tinyworld.understanding import Question, random_question
-from omnialign.modeling import answers
+from omnialign import rubrics
 from omnialign.modeling.inputs import Pieces
 
-SUBTASKS = (*answers.SUBTASKS, *understanding.SUBTASKS, *presenting.SUBTASKS)
+SUBTASKS = (*rubrics.SUBTASKS, *understanding.SUBTASKS, *presenting.SUBTASKS)
 AnyTask: TypeAlias = Task | Question | Invitation
 
 

@@ -15,9 +15,12 @@ SHOWN = 10
 
 
 async def dataset_dependents(client: "AsyncClient", name: str) -> list[str]:
-    """The jobs that have not ended and read a dataset, and what lineage says was made from it."""
+    """The campaigns and unended jobs that read a dataset, and what lineage says was made from it."""
+    from omnialign import names
+
     jobs = [job.name async for job in client.list_alignment_jobs() if _uses(job, name)]
     jobs += [e.name async for e in client.list_evaluations() if name in _evaluated_on(e)]
+    jobs += [c.name async for c in client.list_campaigns() if names.unversioned(c.dataset_version) == name]
     versions = [version.name async for version in client.list_dataset_versions(name)]
     return [*jobs, *await _products(client, [name, *versions], leave_out={*jobs, name, *versions})]
 

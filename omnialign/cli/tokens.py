@@ -19,6 +19,7 @@ class Role(enum.StrEnum):
     """What a token allows."""
 
     READER = "reader"
+    ANNOTATOR = "annotator"
     SUBMITTER = "submitter"
     ADMIN = "admin"
     SERVICE = "service"

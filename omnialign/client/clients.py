@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
+from omnialign.client.annotations import AnnotationCalls
 from omnialign.client.asking import Answer, AskCalls, Assessment, Prompt
 from omnialign.client.credentials import Tls, Token
 from omnialign.client.datasets import DatasetCalls
@@ -35,6 +36,7 @@ class AsyncClient(
     TrainingCalls,
     AlignmentCalls,
     EvaluationCalls,
+    AnnotationCalls,
 ):
     """Calls all services at one address. Connects lazily, and is meant to live as long as the process.
 
@@ -368,3 +370,17 @@ class Client:
     get_evaluation_report = _call(AsyncClient.get_evaluation_report)
     compare_evaluations = _call(AsyncClient.compare_evaluations)
     get_comparison_report = _call(AsyncClient.get_comparison_report)
+
+    create_campaign = _call(AsyncClient.create_campaign)
+    get_campaign = _call(AsyncClient.get_campaign)
+    list_campaigns = _iterate(AsyncClient.list_campaigns)
+    delete_campaign = _call(AsyncClient.delete_campaign)
+    lease_task = _call(AsyncClient.lease_task)
+    save_draft = _call(AsyncClient.save_draft)
+    submit_task = _call(AsyncClient.submit_task)
+    skip_task = _call(AsyncClient.skip_task)
+    flag_task = _call(AsyncClient.flag_task)
+    list_items = _iterate(AsyncClient.list_items)
+    adjudicate_item = _call(AsyncClient.adjudicate_item)
+    get_agreement = _call(AsyncClient.get_agreement)
+    commit_campaign = _call(AsyncClient.commit_campaign)

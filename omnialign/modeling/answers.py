@@ -1,7 +1,4 @@
-"""Rubrics, and the answers of feedback models and judges in sections: one writer and one reader for each kind.
-
-A rubric is the dimensions on which a response is scored, which depend on its modalities. They are those of
-align-anything-200k (paper section 3.1; data card columns `*_rate_1`), each scored 0 to 3.
+"""The answers of feedback models and judges in sections: one writer and one reader for each kind.
 
 Writers make training targets; readers turn what a model wrote into messages. A reader never guesses: it takes what a
 writer writes, with any white space between sections, and nothing around it, beside it or twice. `clarity 3.7`, `3/10`
@@ -20,52 +17,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from omnialign.content import LETTERS
 from omnialign.errors import InvalidArgument
+from omnialign.rubrics import MAX_SCORE, MIN_SCORE
 from omnialign.v1 import record_pb2
 
-SUBTASKS = ("t2t", "ti2t", "ta2t", "tv2t", "t2i", "t2a", "t2v", "ti2ti")
-MIN_SCORE, MAX_SCORE = 0, 3
 MIN_RATING, MAX_RATING = 1, 10
-
-TEXT = ("prompt_following", "objective_rules", "clarity", "information_richness", "safety")
-IMAGE = ("prompt_following", "objective_rules", "aesthetics", "information_richness", "safety")
-AUDIO = ("prompt_following", "audio_quality", "consistency", "information_richness", "safety")
-VIDEO = (
-    "prompt_following",
-    "objective_rules",
-    "aesthetics",
-    "information_richness",
-    "safety",
-    "temporal_consistency",
-    "content_coherence",
-    "motion_naturalness",
-)
-INTERLEAVED = ("prompt_following", "objective_rules", "ca", "information_richness", "safety", "consistency")
-
-_BY_OUTPUT = {"t": TEXT, "i": IMAGE, "a": AUDIO, "v": VIDEO, "ti": INTERLEAVED}
 
 _SECTION = re.compile(r"##(\w+):")
 _SCORE = re.compile(r"\s*(\w+) (-?[0-9]{1,9})(?: \(([^()]*)\))?\s*(?:,|\Z)")
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,8}")
 EQUAL = "equal"
-
-
-def rubric(subtask: str) -> tuple[str, ...]:
-    """The dimensions of a subtask such as `t2i`; answers in several modalities share those of interleaved ones.
-
-    Raises InvalidArgument SUBTASK_UNKNOWN.
-    """
-    written = subtask.partition("2")[2]
-    several = len(set(written)) == len(written) > 1 and set(written) <= set(LETTERS)
-    dimensions = _BY_OUTPUT.get(written, INTERLEAVED if several else None)
-    if dimensions is None:
-        raise InvalidArgument(
-            f"There is no rubric for the subtask {subtask!r}; use one of {', '.join(SUBTASKS)}.",
-            reason="SUBTASK_UNKNOWN",
-            metadata={"subtask": subtask},
-        )
-    return dimensions
 
 
 class AnswerUnparsable(InvalidArgument):

@@ -13,16 +13,8 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from omnialign.modeling.answers import (
-    MAX_RATING,
-    MAX_SCORE,
-    MIN_RATING,
-    MIN_SCORE,
-    AnswerUnparsable,
-    Judgement,
-    Rating,
-    rating_in_range,
-)
+from omnialign.modeling.answers import MAX_RATING, MIN_RATING, AnswerUnparsable, Judgement, Rating, rating_in_range
+from omnialign.rubrics import MAX_SCORE, MIN_SCORE
 from omnialign.v1 import record_pb2
 
 NOT_JSON = "ANSWER_NOT_JSON"

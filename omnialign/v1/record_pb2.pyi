@@ -462,6 +462,7 @@ class Feedback(_message.Message):
     CRITIQUE_FIELD_NUMBER: _builtins.int
     REFINEMENT_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    MARKS_FIELD_NUMBER: _builtins.int
     critique: _builtins.str
     """What is good and bad in the response."""
     refinement: _builtins.str
@@ -474,6 +475,10 @@ class Feedback(_message.Message):
     def generation(self) -> _generation_pb2.GenerationInfo:
         """How the feedback model generated it, if one did."""
 
+    @_builtins.property
+    def marks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mark]:
+        """Places in media that it is about."""
+
     def __init__(
         self,
         *,
@@ -481,14 +486,123 @@ class Feedback(_message.Message):
         critique: _builtins.str = ...,
         refinement: _builtins.str = ...,
         generation: _generation_pb2.GenerationInfo | None = ...,
+        marks: _abc.Iterable[Global___Mark] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["critique", b"critique", "generation", b"generation", "refinement", b"refinement", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["critique", b"critique", "generation", b"generation", "marks", b"marks", "refinement", b"refinement", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Feedback: _TypeAlias = Feedback  # noqa: Y015
+
+@_typing.final
+class Mark(_message.Message):
+    """A place in a medium that feedback points to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IN_PROMPT_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    SPAN_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    in_prompt: _builtins.bool
+    """Whether the medium is in the prompt; else it is in the response that the feedback is on."""
+    part: _builtins.int
+    """The part of that message, from 0."""
+    dimension: _builtins.str
+    """The dimension that it is about; empty for none."""
+    note: _builtins.str
+    """What is to be seen or heard there."""
+    @_builtins.property
+    def span(self) -> Global___TimeSpan:
+        """A stretch of a sound or a video."""
+
+    @_builtins.property
+    def region(self) -> Global___Region:
+        """A rectangle of a picture."""
+
+    def __init__(
+        self,
+        *,
+        in_prompt: _builtins.bool = ...,
+        part: _builtins.int = ...,
+        span: Global___TimeSpan | None = ...,
+        region: Global___Region | None = ...,
+        dimension: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "region", b"region", "span", b"span"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "in_prompt", b"in_prompt", "note", b"note", "part", b"part", "place", b"place", "region", b"region", "span", b"span"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_place: _TypeAlias = _typing.Literal["span", "region"]  # noqa: Y015
+    _WhichOneofArgType_place: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_place) -> _WhichOneofReturnType_place | None: ...
+
+Global___Mark: _TypeAlias = Mark  # noqa: Y015
+
+@_typing.final
+class TimeSpan(_message.Message):
+    """A stretch of time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_SECONDS_FIELD_NUMBER: _builtins.int
+    END_SECONDS_FIELD_NUMBER: _builtins.int
+    start_seconds: _builtins.float
+    """Where it begins, in seconds from the start of the medium."""
+    end_seconds: _builtins.float
+    """Where it ends; not before it begins."""
+    def __init__(
+        self,
+        *,
+        start_seconds: _builtins.float = ...,
+        end_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_seconds", b"end_seconds", "start_seconds", b"start_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeSpan: _TypeAlias = TimeSpan  # noqa: Y015
+
+@_typing.final
+class Region(_message.Message):
+    """A rectangle within a picture, in fractions of its width and height."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEFT_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    left: _builtins.float
+    """Left edge, from 0 to 1 of the width."""
+    top: _builtins.float
+    """Upper edge, from 0 to 1 of the height."""
+    width: _builtins.float
+    """Width; it ends within the picture."""
+    height: _builtins.float
+    """Height; it ends within the picture."""
+    def __init__(
+        self,
+        *,
+        left: _builtins.float = ...,
+        top: _builtins.float = ...,
+        width: _builtins.float = ...,
+        height: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "left", b"left", "top", b"top", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Region: _TypeAlias = Region  # noqa: Y015
 
 @_typing.final
 class DimensionScore(_message.Message):

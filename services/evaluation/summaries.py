@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from omnialign.agreement import Level, krippendorff_alpha
 from omnialign.errors import FailedPrecondition, InvalidArgument
 from omnialign.modeling.benchmark_items import CATEGORIES
 from omnialign.statistics import calibration_error, calibration_of_pairs
 from omnialign.v1 import evaluation_service_pb2
 from services.evaluation import composites
-from services.evaluation.agreement import Level, krippendorff_alpha
 from services.evaluation.benchmarks.benchmark import Subject
 from services.evaluation.benchmarks.preference import ACCURACY
 from services.evaluation.estimates import Statistic, estimate, only

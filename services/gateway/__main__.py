@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from omnialign.v1 import (
     alignment_service_pb2,
+    annotation_service_pb2,
     critique_service_pb2,
     data_service_pb2,
     evaluation_service_pb2,
@@ -42,6 +43,8 @@ class GatewayConfig:
     """`host:port` of the AlignmentService."""
     evaluation_address: str
     """`host:port` of the EvaluationService."""
+    annotation_address: str
+    """`host:port` of the AnnotationService."""
     require_token: bool = False
     """Whether calls without a token are refused here: on where the services behind require one."""
 
@@ -56,6 +59,7 @@ class GatewayConfig:
             (training_service_pb2, self.training_address),
             (alignment_service_pb2, self.alignment_address),
             (evaluation_service_pb2, self.evaluation_address),
+            (annotation_service_pb2, self.annotation_address),
         )
         return {
             f"/{service.full_name}/{method.name}": address

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from omnialign.modeling.adapters import AnswerMalformed
-from omnialign.modeling.answers import AnswerUnparsable, rubric
+from omnialign.modeling.answers import AnswerUnparsable
 from omnialign.modeling.inputs import Pieces, pieces
 from omnialign.modeling.prompts import Form, Question, Rendered
+from omnialign.rubrics import rubric
 from omnialign.v1 import content_pb2, critique_service_pb2, generation_pb2, record_pb2
 from services.inference.engine import EngineResult
 from services.inference.item_loop import ItemT, Prompt, ResultT, Task

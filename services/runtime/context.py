@@ -19,11 +19,13 @@ class Role(enum.IntEnum):
 
     READER = 1
     """Read."""
-    SUBMITTER = 2
+    ANNOTATOR = 2
+    """Annotate the pairs of campaigns."""
+    SUBMITTER = 3
     """Write data, register and run models, submit and end jobs."""
-    ADMIN = 3
+    ADMIN = 4
     """Delete; an admin of all projects may also name locations outside of them."""
-    SERVICE = 4
+    SERVICE = 5
     """One of our own services: everything, everywhere, without a rate limit."""
 
 

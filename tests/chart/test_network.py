@@ -59,7 +59,7 @@ def calls(scenario: str) -> set[tuple[str, str]]:
         for service in HOSTED
     }
     found = set()
-    for caller in ("alignment", "evaluation", "training", "gateway", *HOSTED):
+    for caller in ("alignment", "evaluation", "annotation", "training", "gateway", *HOSTED):
         handed_on = {"refinement", "judge", "critique"} if caller == "training" else set()  # to jobs, which call them
         for callee in code.callees(f"OMNIALIGN_{caller.upper()}_") - {caller} - handed_on:
             found |= {(a, b) for a in hosting.get(caller, [caller]) for b in hosting.get(callee, [callee])}
@@ -110,7 +110,10 @@ def test_pods_of_a_training_job_reach_each_other_on_any_port() -> None:
 
 @pytest.mark.parametrize(
     ("target", "port", "clients"),
-    [("postgresql", 5432, {"data", "alignment", "evaluation", "training", "migrate"}), ("s3", 8333, {"data"})],
+    [
+        ("postgresql", 5432, {"data", "alignment", "evaluation", "annotation", "training", "migrate"}),
+        ("s3", 8333, {"data"}),
+    ],
 )
 def test_bundled_servers_answer_those_who_need_them(target: str, port: int, clients: set[str]) -> None:
     known = labels("cpu")
@@ -125,7 +128,10 @@ def test_external_servers_are_reached_in_their_networks_alone() -> None:
         for peer in rule.get("to", [])
         if "ipBlock" in peer and rule["ports"][0]["port"] not in (53, 443)
     }
-    databases = {(name, 6432, "10.20.0.0/16") for name in ("alignment", "data", "evaluation", "migrate", "training")}
+    databases = {
+        (name, 6432, "10.20.0.0/16")
+        for name in ("alignment", "annotation", "data", "evaluation", "migrate", "training")
+    }
     assert blocks == {*databases, ("data", 9000, "10.30.0.0/16"), ("pool-default", 8000, "10.40.0.0/16")}
 
 

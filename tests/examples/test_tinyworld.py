@@ -17,8 +17,8 @@ from examples.tinyworld.pretrain import FOLDER, code_adapter
 from examples.tinyworld.world import ATTRIBUTES, codec, draw, things
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.answers import SUBTASKS, rubric
 from omnialign.modeling.inputs import MediaBytes, Turn
+from omnialign.rubrics import SUBTASKS, rubric
 
 seeds = st.integers(0, 2**32)
 

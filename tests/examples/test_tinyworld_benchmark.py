@@ -19,8 +19,8 @@ from examples.tinyworld.tasks import faulty_answer, random_task, right_answer
 from examples.tinyworld.understanding import CATEGORIES, FORMS, SUBTASKS, Question, random_question
 from examples.tinyworld.world import ATTRIBUTES, draw, random_thing, things
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.answers import rubric
 from omnialign.modeling.inputs import MediaBytes, pieces
+from omnialign.rubrics import rubric
 from training.samples import samples_of
 
 seeds = st.integers(0, 2**32)

@@ -6,6 +6,7 @@ import random
 import grpc
 import pytest
 
+from omnialign import rubrics
 from omnialign.client import AsyncClient
 from omnialign.errors import InvalidArgument
 from omnialign.modeling import answers
@@ -43,7 +44,7 @@ async def test_page_tokens(client: AsyncClient, address: str) -> None:
 
 async def test_answers_of_judges() -> None:
     """Whatever is accepted must be what a writer would have written for it."""
-    rubric = answers.rubric("t2t")
+    rubric = rubrics.rubric("t2t")
     scores = [record_pb2.DimensionScore(dimension=name, score=2, rationale="clear enough") for name in rubric]
     feedback = answers.write_feedback(
         record_pb2.Feedback(critique="Too long.", refinement="Cut it.", scores=scores), rubric
@@ -63,6 +64,6 @@ async def test_answers_of_judges() -> None:
             assert ending.endswith(f"##Rating:{answers.read_rating(text).score}")
         read = answers.read_feedback(text, rubric)
         assert all(f"{score.dimension} {score.score}" in text for score in read.scores)
-        assert all(answers.MIN_SCORE <= score.score <= answers.MAX_SCORE for score in read.scores)
+        assert all(rubrics.MIN_SCORE <= score.score <= rubrics.MAX_SCORE for score in read.scores)
 
     await Campaign("answers").run(make, run)

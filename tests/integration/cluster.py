@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.processes import REPOSITORY, free_port, kill_group
 
 START_SECONDS = 120.0
-SERVICES = ("data", "training", "pool", "alignment-0", "alignment-1", "evaluation", "gateway")
+SERVICES = ("data", "training", "pool", "alignment-0", "alignment-1", "evaluation", "annotation", "gateway")
 HEALTH = {
     "data": "omnialign.v1.DataService",
     "training": "omnialign.v1.TrainingService",
@@ -28,6 +28,7 @@ HEALTH = {
     "alignment-0": "omnialign.v1.AlignmentService",
     "alignment-1": "omnialign.v1.AlignmentService",
     "evaluation": "omnialign.v1.EvaluationService",
+    "annotation": "omnialign.v1.AnnotationService",
     "gateway": "omnialign.Gateway",
 }
 
@@ -167,7 +168,7 @@ class Cluster:
         root.mkdir(parents=True, exist_ok=True)
         data, pool = self.ports["data"].address, self.ports["pool"].address
         training, alignment = self.ports["training"].address, self.ports["alignment-0"].address
-        evaluation = self.ports["evaluation"].address
+        evaluation, annotation = self.ports["evaluation"].address, self.ports["annotation"].address
         models = {"REFINEMENT_ADDRESS": pool, "CRITIQUE_ADDRESS": pool, "JUDGE_ADDRESS": pool}
         peers = {"DATA_ADDRESS": data, "TRAINING_ADDRESS": training, **models}
         own: dict[str, dict[str, str]] = {
@@ -196,7 +197,13 @@ class Cluster:
                 "REFINEMENT_ADDRESS": pool,
                 "JUDGE_ADDRESS": pool,
             },
-            "gateway": {"ALIGNMENT_ADDRESS": alignment, "EVALUATION_ADDRESS": evaluation, **peers},
+            "annotation": {"ROOT": str(root), "DATABASE_URL": self.database_url, "DATA_ADDRESS": data},
+            "gateway": {
+                "ALIGNMENT_ADDRESS": alignment,
+                "EVALUATION_ADDRESS": evaluation,
+                "ANNOTATION_ADDRESS": annotation,
+                **peers,
+            },
         }
         if name == "pool":
             hosted = ("critique", "refinement", "judge")

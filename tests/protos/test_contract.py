@@ -15,6 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, Servic
 from buf.validate import validate_pb2
 from omnialign.v1 import (
     alignment_service_pb2,
+    annotation_service_pb2,
     critique_service_pb2,
     data_service_pb2,
     evaluation_service_pb2,
@@ -28,6 +29,7 @@ from services.runtime.auth.references import LOCATIONS
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (
     alignment_service_pb2,
+    annotation_service_pb2,
     critique_service_pb2,
     data_service_pb2,
     evaluation_service_pb2,
@@ -91,6 +93,7 @@ def comment(method: MethodDescriptor) -> str:
 def test_every_service_of_the_design_is_there() -> None:
     wanted = {"AlignmentService", "CritiqueService", "DataService", "JudgeService", "RefinementService"}
     assert {service.name for service in services()} == wanted | {
+        "AnnotationService",
         "EvaluationService",
         "PolicyService",
         "TrainingService",
@@ -131,7 +134,7 @@ def test_numbers_and_batches_of_a_request_are_bounded(method: MethodDescriptor) 
     inner |= {f"omnialign.v1.{name}" for name in ("StageStatus", "PairCounts", "PreflightReport", "TrainingProgress")}
     inner |= {f"omnialign.v1.{name}" for name in ("TrainingJob", "AlignmentJob", "MemoryEstimate", "Assessment")}
     inner |= {f"omnialign.v1.{name}" for name in ("BenchmarkIdentity", "BenchmarkScore", "EvaluationPreflight")}
-    inner |= {f"omnialign.v1.{name}" for name in ("GateCalibration", "RuleYield", "ReliabilityBin")}
+    inner |= {f"omnialign.v1.{name}" for name in ("GateCalibration", "RuleYield", "ReliabilityBin", "CampaignProgress")}
     open_fields = [
         field.full_name
         for field in fields(method.input_type, set())

@@ -28,6 +28,7 @@ async def test_all_services_answer_on_one_port(stack):
         assert [job async for job in client.list_training_jobs()] == []
         assert [job async for job in client.list_alignment_jobs()] == []
         assert [evaluation async for evaluation in client.list_evaluations()] == []
+        assert [campaign async for campaign in client.list_campaigns()] == []
         with pytest.raises(NotFound):
             await client.get_model_version("projects/default/models/absent/versions/1")
 

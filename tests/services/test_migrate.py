@@ -31,7 +31,8 @@ def test_it_makes_all_tables_in_one_database_and_says_so_and_may_be_repeated(pos
     done = run(**every)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["data", "training", "alignment", "evaluation", "workflows"]
+    kinds = ["data", "training", "alignment", "evaluation", "annotation", "workflows"]
+    assert [line.partition(":")[0] for line in lines] == kinds
     assert "from nothing to revision 0003 in 127.0.0.1:" in lines[2]
     assert PASSWORD not in done.stdout
     assert {"datasets", "training_jobs", "alignment_jobs", "evaluation_jobs"} <= tables(postgres_url, "public")

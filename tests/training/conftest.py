@@ -36,7 +36,7 @@ def record() -> record_pb2.Record:
         feedback = record_pb2.Feedback(critique=critique, refinement="mend it", scores=scores)
         return record_pb2.Response(content=content(words), feedback=feedback)
 
-    from omnialign.modeling.answers import rubric
+    from omnialign.rubrics import rubric
 
     DIMENSIONS = rubric("t2t")  # noqa: N806
     return record_pb2.Record(

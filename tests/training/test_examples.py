@@ -7,8 +7,9 @@ import pytest
 
 from omnialign.errors import FailedPrecondition
 from omnialign.modeling.adapters import load_adapter
-from omnialign.modeling.answers import Rating, read_feedback, read_judgement, read_rating, rubric
+from omnialign.modeling.answers import Rating, read_feedback, read_judgement, read_rating
 from omnialign.modeling.prompts import render_understanding
+from omnialign.rubrics import rubric
 from omnialign.v1 import content_pb2, record_pb2
 from training.batches import PairCollator, SftCollator, sft_row
 from training.examples import (

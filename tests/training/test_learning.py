@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from examples.tinyworld.faults import faulty_answer, prompt_pieces, right_answer
 from examples.tinyworld.language import random_task
 from examples.tinyworld.pretrain import FOLDER
-from omnialign.modeling.answers import SUBTASKS
 from omnialign.modeling.inputs import Turn
+from omnialign.rubrics import SUBTASKS
 from tests.training.multimodal import prepare, start
 from training.samples import Sample
 

@@ -36,6 +36,14 @@ evaluation:
   prefix: OMNIALIGN_EVALUATION_
   calls: [data, refinement, judge]
   needs: [auth, database]
+annotation:
+  image: service
+  module: services.annotation
+  health: omnialign.v1.AnnotationService
+  service: cluster
+  prefix: OMNIALIGN_ANNOTATION_
+  calls: [data]
+  needs: [auth, database]
 training:
   image: service
   module: services.training
@@ -51,7 +59,7 @@ gateway:
   health: omnialign.Gateway
   service: cluster
   prefix: OMNIALIGN_GATEWAY_
-  calls: [data, refinement, critique, judge, training, alignment, evaluation]
+  calls: [data, refinement, critique, judge, training, alignment, evaluation, annotation]
   needs: []
 {{- end }}
 

@@ -72,7 +72,7 @@ labels:
 {{/* The names a certificate must hold, as a YAML list. */}}
 {{- define "omnialign.dnsNames" -}}
 - localhost
-{{- range $service := list "data" "alignment" "evaluation" "training" "gateway" "critique" "refinement" "judge" }}
+{{- range $service := list "data" "alignment" "evaluation" "annotation" "training" "gateway" "critique" "refinement" "judge" }}
 {{- $name := include "omnialign.serviceName" (dict "root" $ "service" $service) }}
 - {{ $name }}
 - {{ $name }}.{{ $.Release.Namespace }}

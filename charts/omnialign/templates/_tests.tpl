@@ -50,7 +50,7 @@ args:
     {{- .Files.Get "files/test/health.py" | nindent 4 }}
   - {{ .Values.tests.deadlineSeconds | quote }}
   {{- range $name, $component := include "omnialign.components" . | fromYaml }}
-  - {{ include "omnialign.fullname" $ }}-{{ $name }}{{ if not (has $name (list "alignment" "evaluation" "training")) }}-headless{{ end }}={{ $component.health }}
+  - {{ include "omnialign.fullname" $ }}-{{ $name }}{{ if not (has $name (list "alignment" "evaluation" "annotation" "training")) }}-headless{{ end }}={{ $component.health }}
   {{- end }}
   {{- range list "critique" "refinement" "judge" }}
   - {{ include "omnialign.fullname" $ }}-{{ . }}-headless=omnialign.v1.{{ title . }}Service

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omnialign.errors import InvalidArgument
+from omnialign.rubrics import MAX_SCORE
 from omnialign.v1 import data_service_pb2
 from services.data.importing.columns import OVERALL, SIDES, Layout, Row
 
-MAX_SCORE = 3
 MISTAKES_SHARE = 0.01
 """Up to this share of a column's values, those that are not expected are mistakes of their rows."""
 MAX_VALUES = 5

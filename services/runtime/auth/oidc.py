@@ -28,7 +28,7 @@ from services.runtime.context import ALL_PROJECTS, Caller, Role
 ALGORITHMS = ("RS256", "ES256")
 LEEWAY_SECONDS = 30
 
-_GRANTED = {role.name.lower(): role for role in (Role.READER, Role.SUBMITTER, Role.ADMIN)}
+_GRANTED = {role.name.lower(): role for role in (Role.READER, Role.ANNOTATOR, Role.SUBMITTER, Role.ADMIN)}
 
 
 class OidcVerifier:

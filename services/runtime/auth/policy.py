@@ -126,6 +126,21 @@ _EVALUATION = {
     "CompareEvaluations": _read("name"),
     "GetComparisonReport": _read("comparison.name"),
 }
+_ANNOTATION = {
+    "CreateCampaign": _write("parent"),
+    "GetCampaign": _read("name"),
+    "ListCampaigns": _read("parent"),
+    "DeleteCampaign": _write("name", role=Role.ADMIN),
+    "LeaseTask": _write("parent", role=Role.ANNOTATOR),
+    "SaveDraft": Rule("name", Role.ANNOTATOR),  # every few seconds: an audit line each would bury the others
+    "SubmitTask": _write("name", role=Role.ANNOTATOR),
+    "SkipTask": _write("name", role=Role.ANNOTATOR),
+    "FlagTask": _write("name", role=Role.ANNOTATOR),
+    "ListItems": Rule("parent", Role.SUBMITTER),  # annotators must not see what others wrote
+    "AdjudicateItem": _write("name"),
+    "GetAgreement": _read("name"),
+    "CommitCampaign": _write("name"),
+}
 
 POLICY: Mapping[str, Rule] = {
     f"/omnialign.v1.{service}/{method}": rule
@@ -138,6 +153,7 @@ POLICY: Mapping[str, Rule] = {
         ("TrainingService", _TRAINING),
         ("AlignmentService", _ALIGNMENT),
         ("EvaluationService", _EVALUATION),
+        ("AnnotationService", _ANNOTATION),
     )
     for method, rule in methods.items()
 }

@@ -23,6 +23,8 @@ from omnialign.v1 import (
     training_service_pb2,
     training_service_pb2_grpc,
 )
+from services.annotation import __main__ as annotation
+from services.annotation.config import AnnotationConfig
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.runtime.config import ServerConfig
@@ -206,7 +208,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 async def _serve(root: Path, ready: Future[Running], stop: asyncio.Event) -> None:
     server, alignment, training = Server(ServerConfig(), name="test"), Alignment(), Training()
-    async with data.wire(server, DataConfig(root=root)):
+    address = server.bind()
+    people = annotation.wire(server, AnnotationConfig(root=root / "annotation", data_address=address))
+    async with data.wire(server, DataConfig(root=root / "data")), people:
         full_name = messages.DESCRIPTOR.services_by_name["AlignmentService"].full_name
         server.add(alignment_service_pb2_grpc.add_AlignmentServiceServicer_to_server, alignment, full_name)
         full_name = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name

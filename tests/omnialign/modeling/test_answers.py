@@ -6,16 +6,15 @@ from hypothesis import strategies as st
 
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.answers import (
-    SUBTASKS,
     AnswerUnparsable,
     read_feedback,
     read_judgement,
     read_scores,
-    rubric,
     write_feedback,
     write_judgement,
     write_scores,
 )
+from omnialign.rubrics import SUBTASKS, rubric
 from omnialign.v1 import record_pb2
 
 words = st.text(st.characters(categories=("Ll", "Lu", "Nd"), include_characters=" .,'"), min_size=1).filter(str.strip)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from omnialign.modeling.answers import SUBTASKS, AnswerUnparsable, rubric
+from omnialign.modeling.answers import AnswerUnparsable
 from omnialign.modeling.answers_json import (
     VERDICTS,
     feedback_schema,
@@ -16,6 +16,7 @@ from omnialign.modeling.answers_json import (
     read_scores,
     scores_schema,
 )
+from omnialign.rubrics import SUBTASKS, rubric
 from omnialign.v1 import record_pb2
 
 RUBRIC = ("clarity", "safety")

@@ -7,7 +7,7 @@ import pytest
 
 from omnialign.content import content
 from omnialign.errors import InvalidArgument, from_status
-from omnialign.modeling.answers import rubric
+from omnialign.rubrics import rubric
 from omnialign.v1 import critique_service_pb2 as pb
 from omnialign.v1 import generation_pb2
 from tests.services.inference import model_factory

@@ -40,7 +40,7 @@ async def behind(tmp_path):
 @pytest.fixture
 async def front(behind):
     """A gateway that knows where the data service is, and that nobody else is there."""
-    names = ("refinement", "critique", "judge", "training", "alignment", "evaluation")
+    names = ("refinement", "critique", "judge", "training", "alignment", "evaluation", "annotation")
     config = GatewayConfig(data_address=behind.address, **{f"{name}_address": NOWHERE for name in names})
     server = Server(ServerConfig(), name="gateway")
     async with gateway.wire(server, config):
@@ -127,12 +127,12 @@ async def test_the_gateway_shows_its_readiness_in_health_checks_and_metrics(fron
 
 
 def test_every_method_of_the_contract_has_a_route():
-    routes = GatewayConfig(*["a:1"] * 7).routes()
+    routes = GatewayConfig(*["a:1"] * 8).routes()
     assert set(routes) == set(POLICY)
 
 
 async def test_a_call_without_a_token_is_refused_before_its_first_message():
-    config = GatewayConfig(*[NOWHERE] * 7, require_token=True)
+    config = GatewayConfig(*[NOWHERE] * 8, require_token=True)
     server = Server(ServerConfig(), name="gateway")
     async with gateway.wire(server, config):
         await server.start()
@@ -147,7 +147,7 @@ async def test_a_call_without_a_token_is_refused_before_its_first_message():
 
 async def test_connections_beyond_the_bound_are_closed_and_the_others_go_on():
     server = Server(ServerConfig(max_connections=2), name="gateway")
-    async with gateway.wire(server, GatewayConfig(*[NOWHERE] * 7)):
+    async with gateway.wire(server, GatewayConfig(*[NOWHERE] * 8)):
         await server.start()
         options = (("grpc.use_local_subchannel_pool", 1),)  # else channels of one process share a connection
         request = health_pb2.HealthCheckRequest(service=gateway.FULL_NAME)

@@ -67,7 +67,7 @@ async def stub(entered):
         await servers.pop().stop(0)
         servers.append(await _behind(entered, port=int(address.rpartition(":")[2])))
 
-    names = ("data", "refinement", "critique", "judge", "training", "alignment", "evaluation")
+    names = ("data", "refinement", "critique", "judge", "training", "alignment", "evaluation", "annotation")
     front = Server(ServerConfig(), name="gateway")
     async with gateway.wire(front, GatewayConfig(**{f"{name}_address": address for name in names})):
         await front.start()

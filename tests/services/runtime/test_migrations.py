@@ -10,6 +10,8 @@ from alembic.migration import MigrationContext
 
 from omnialign.errors import Unavailable
 from services.alignment.job import MIGRATIONS as ALIGNMENT
+from services.annotation.tables import METADATA as ANNOTATION_TABLES
+from services.annotation.tables import MIGRATIONS as ANNOTATION
 from services.data.store import METADATA as DATA_TABLES
 from services.data.store import MIGRATIONS as DATA
 from services.evaluation.job import MIGRATIONS as EVALUATION
@@ -25,6 +27,7 @@ SERVICES = {
     "training": (TRAINING, TRAINING_TABLES),
     "alignment": (ALIGNMENT, ALIGNMENT_TABLES),
     "evaluation": (EVALUATION, tables("evaluation").metadata),
+    "annotation": (ANNOTATION, ANNOTATION_TABLES),
     "kept answers": (EVALUATION, kept_answers("evaluation").metadata),
 }
 

@@ -20,6 +20,8 @@ from omnialign.errors import Aborted
 from omnialign.v1 import (
     alignment_service_pb2,
     alignment_service_pb2_grpc,
+    annotation_service_pb2,
+    annotation_service_pb2_grpc,
     critique_service_pb2,
     critique_service_pb2_grpc,
     data_service_pb2,
@@ -50,6 +52,7 @@ SERVICES = (
     (training_service_pb2, training_service_pb2_grpc, "TrainingService"),
     (alignment_service_pb2, alignment_service_pb2_grpc, "AlignmentService"),
     (evaluation_service_pb2, evaluation_service_pb2_grpc, "EvaluationService"),
+    (annotation_service_pb2, annotation_service_pb2_grpc, "AnnotationService"),
 )
 METHODS: dict[str, MethodDescriptor] = {
     f"/omnialign.v1.{service}/{method.name}": method
@@ -200,7 +203,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
 @pytest.fixture
 async def people(guarded: Guarded) -> Guarded:
     """A server that knows a person of each kind; their tokens are what they are called."""
-    for role in ("reader", "submitter", "admin"):
+    for role in ("reader", "annotator", "submitter", "admin"):
         guarded.grant(role, roles={"demo": role})
     guarded.grant("stranger", roles={"elsewhere": "admin"})
     guarded.grant("root", roles={"*": "admin"})

@@ -7,7 +7,7 @@ from services.runtime.auth.policy import POLICY
 from services.runtime.context import Role
 from tests.services.runtime.auth.conftest import METHODS, Answer, Guarded, name_for, request_of
 
-PEOPLE = {"reader": Role.READER, "submitter": Role.SUBMITTER, "admin": Role.ADMIN}
+PEOPLE = {"reader": Role.READER, "annotator": Role.ANNOTATOR, "submitter": Role.SUBMITTER, "admin": Role.ADMIN}
 JOB = "projects/demo/trainingJobs/mine"
 every_rpc = pytest.mark.parametrize("path", METHODS)
 

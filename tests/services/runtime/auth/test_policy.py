@@ -9,6 +9,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from omnialign import names
 from omnialign.v1 import (
     alignment_service_pb2,
+    annotation_service_pb2,
     critique_service_pb2,
     data_service_pb2,
     evaluation_service_pb2,
@@ -23,6 +24,7 @@ from services.runtime.context import Role
 
 FILES = (
     alignment_service_pb2,
+    annotation_service_pb2,
     critique_service_pb2,
     data_service_pb2,
     evaluation_service_pb2,
@@ -36,6 +38,8 @@ RUNS = (
     "Generate", "Refine", "Critique", "ScoreResponse", "CompareResponses", "ComputeRewards", "ScoreUnderstanding",
     "ScoreGeneration", "AnswerQuestions",
 )  # fmt: skip
+ANNOTATES = {"LeaseTask": True, "SaveDraft": False, "SubmitTask": True, "SkipTask": True, "FlagTask": True}
+"""Whether the calls of annotators are in the audit log."""
 ADDRESSES = {"name", "parent", "dataset", "model", "base_model", "feedback_model", "judge_model", "uri", "source_uri"}
 
 
@@ -76,7 +80,11 @@ def test_the_field_of_a_rule_is_text_in_the_request(path):
 @pytest.mark.parametrize("path", methods())
 def test_what_an_rpc_is_called_tells_what_it_takes(path):
     rule, name = POLICY[path], path.rpartition("/")[2]
-    if name.startswith(READS):
+    if name in ANNOTATES:
+        assert (rule.role, rule.mutates) == (Role.ANNOTATOR, ANNOTATES[name])
+    elif name == "ListItems":  # annotators must not see what others wrote
+        assert (rule.role, rule.mutates) == (Role.SUBMITTER, False)
+    elif name.startswith(READS):
         assert (rule.role, rule.mutates) == (Role.READER, False)
     elif name in RUNS:
         assert (rule.role, rule.mutates) == (Role.SUBMITTER, False)

@@ -50,6 +50,8 @@ def put(message: Any, path: tuple[str, ...], text: str) -> None:
     for step in steps:
         holder = getattr(message, step)
         message = holder.add() if hasattr(holder, "add") else holder
+        if isinstance(message, record_pb2.Mark):
+            message.span.SetInParent()  # a mark without a place is none
     setattr(message, last, text)
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omnialign.agreement import Level, krippendorff_alpha
 from omnialign.errors import InvalidArgument
-from services.evaluation.agreement import Level, krippendorff_alpha
 
 _ = None
 # K. Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), sections C to E: four observers, twelve units.

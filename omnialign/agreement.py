@@ -1,4 +1,4 @@
-"""How far judges agree: Krippendorff's alpha.
+"""How far judges and annotators agree: Krippendorff's alpha.
 
     α = 1 - D_o / D_e
 

@@ -1,0 +1,56 @@
+"""Wires the annotation service."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from omnialign.v1 import annotation_service_pb2, annotation_service_pb2_grpc
+from services.annotation.campaigns import Campaigns, Clock
+from services.annotation.config import AnnotationConfig
+from services.annotation.metrics import AnnotationMetrics
+from services.annotation.pairs import Pairs
+from services.annotation.servicer import AnnotationServicer
+from services.annotation.store import Store
+from services.annotation.tasks import Tasks
+from services.runtime.database import Database
+from services.runtime.server import Server, run
+
+FULL_NAME = annotation_service_pb2.DESCRIPTOR.services_by_name["AnnotationService"].full_name
+
+
+def now_us() -> int:
+    """The time."""
+    return time.time_ns() // 1000
+
+
+@asynccontextmanager
+async def wire(server: Server, config: AnnotationConfig, *, clock: Clock = now_us) -> AsyncIterator[None]:
+    """Adds the service to a server; leases run out by `clock`."""
+    config.root.mkdir(parents=True, exist_ok=True)
+    database = Database(config.database(), migrate=config.migrate_at_start)
+    store = Store(database)
+    try:
+        async with server.clients.client(config.data_address) as client:
+            campaigns = Campaigns(
+                store,
+                client,
+                connect=lambda project: server.clients.client(config.data_address, project=project),
+                now_us=clock,
+                max_items=config.max_items,
+            )
+            tasks = Tasks(store, Pairs(client), now_us=clock, metrics=AnnotationMetrics(server.registry))
+            servicer = AnnotationServicer(campaigns, tasks)
+            server.add(annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server, servicer, FULL_NAME)
+            server.prepare(FULL_NAME, store.prepare, check=store.look)
+            yield
+    finally:
+        await database.close()
+
+
+def main() -> None:
+    """Runs the service until SIGTERM."""
+    run("annotation", AnnotationConfig, wire)
+
+
+if __name__ == "__main__":
+    main()

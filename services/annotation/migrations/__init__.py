@@ -1,0 +1,1 @@
+"""The revisions of the tables of the training service, run by `services.runtime.migrations`."""

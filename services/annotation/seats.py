@@ -1,0 +1,267 @@
+"""Who holds which seat, and what they have written: functions of a transaction.
+
+A seat is its annotator's until somebody else takes it, which is possible once the lease has run out. What was written
+stays the annotator's own, whoever has the seat. Each function locks its annotator first, so that two windows of one
+person take turns; that two people do not get one seat, and one person not two seats of an item, the rows themselves see
+to.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from omnialign.errors import Aborted, FailedPrecondition, InvalidArgument
+from omnialign.v1.annotation_pb2 import Annotation
+from omnialign.v1.annotation_service_pb2 import Task
+from services.annotation.tables import ANNOTATORS, ANSWERS, ITEMS, SEATS
+
+WORDS = {Task.STATE_SUBMITTED: "submitted", Task.STATE_SKIPPED: "skipped", Task.STATE_FLAGGED: "flagged"}
+FREE: dict[str, Any] = {"annotator": None, "expires_us": 0}
+
+Insert = Callable[[sa.Table], Any]
+"""`Database.insert`."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A seat of an item."""
+
+    campaign: str
+    number: int
+    seat: int
+
+
+@dataclass(frozen=True)
+class Writer:
+    """An annotator at work, at a moment of the server's clock."""
+
+    annotator: str
+    now_us: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where an annotator stands with an item."""
+
+    place: Place
+    state: "Task.State.ValueType"
+    revision: int = 0
+    message: bytes = b""
+    expires_us: int = 0
+    reason: str = ""
+
+
+def lease(connection: Connection, insert: Insert, campaign: str, who: Writer, *, until_us: int) -> Standing | None:
+    """Gives the annotator the seat that they hold, else one of an item of which they have a draft, else the next."""
+    _lock(connection, insert, campaign, who)
+    place = _held(connection, campaign, who) or _free(connection, campaign, who, drafted=True)
+    place = place or _free(connection, campaign, who, drafted=False)
+    if place is None:
+        return None
+    taken = {"annotator": who.annotator, "expires_us": until_us}
+    connection.execute(SEATS.update().where(_at(place)).values(taken))
+    answer = _answer(connection, place, who)
+    if answer is None:
+        row = _key(place, who) | {"state": Task.STATE_LEASED, "revision": 0, "preferred": 0, "message": b""}
+        row |= {"reason": "", "request_id": "", "updated_us": who.now_us}
+        connection.execute(ANSWERS.insert().values(row))
+        return Standing(place, Task.STATE_LEASED, expires_us=until_us)
+    return Standing(place, Task.STATE_LEASED, answer.revision, answer.message, until_us)
+
+
+def save(
+    connection: Connection,
+    insert: Insert,
+    place: Place,
+    who: Writer,
+    annotation: Annotation,
+    *,
+    revision: int,
+    until_us: int,
+) -> Standing:
+    """Keeps a draft, and renews the lease of whoever still has the seat.
+
+    Raises FailedPrecondition TASK_NOT_LEASED and TASK_DONE, and Aborted DRAFT_STALE.
+    """
+    _lock(connection, insert, place.campaign, who)
+    answer, message = _open_answer(connection, place, who), serialized(annotation)
+    is_repeated = revision == answer.revision - 1 and message == answer.message
+    if revision != answer.revision and not is_repeated:
+        raise _stale(place, revision, answer.revision)
+    revision = answer.revision + (not is_repeated)
+    has_seat = _change_own_seat(connection, place, who, expires_us=until_us)
+    _write(connection, place, who, revision=revision, message=message, preferred=annotation.preferred)
+    if not has_seat:
+        return Standing(place, Task.STATE_LOST, revision, message)
+    return Standing(place, Task.STATE_LEASED, revision, message, until_us)
+
+
+def submit(
+    connection: Connection,
+    insert: Insert,
+    place: Place,
+    who: Writer,
+    annotation: Annotation,
+    *,
+    revision: int,
+    request_id: str,
+) -> Standing:
+    """Submits once; without the seat it only keeps the draft, and the answer's state is LOST.
+
+    Raises FailedPrecondition TASK_NOT_LEASED, TASK_DONE and ALREADY_SUBMITTED, InvalidArgument REQUEST_ID_REUSED, and
+    Aborted DRAFT_STALE.
+    """
+    _lock(connection, insert, place.campaign, who)
+    answer, message = _answer(connection, place, who), serialized(annotation)
+    if answer is not None and answer.state == Task.STATE_SUBMITTED:
+        if message != answer.message:
+            raise _submitted_before(request_id, is_same_request=bool(request_id) and request_id == answer.request_id)
+        return Standing(place, Task.STATE_SUBMITTED, answer.revision, answer.message)
+    answer = _open_answer(connection, place, who)
+    if revision != answer.revision and message != answer.message:
+        raise _stale(place, revision, answer.revision)
+    has_seat = _change_own_seat(connection, place, who, submitted=True)
+    state = Task.STATE_SUBMITTED if has_seat else Task.STATE_LEASED
+    values = {"message": message, "preferred": annotation.preferred, "request_id": request_id if has_seat else ""}
+    _write(connection, place, who, state=state, revision=answer.revision + 1, **values)
+    return Standing(place, state if has_seat else Task.STATE_LOST, answer.revision + 1, message)
+
+
+def give_up(
+    connection: Connection, insert: Insert, place: Place, who: Writer, *, state: "Task.State.ValueType", reason: str
+) -> Standing:
+    """Skips or flags an item, and gives the seat to others. Raises FailedPrecondition TASK_NOT_LEASED, TASK_DONE."""
+    _lock(connection, insert, place.campaign, who)
+    answer = _answer(connection, place, who)
+    if answer is None or answer.state != state:
+        answer = _open_answer(connection, place, who)
+        _change_own_seat(connection, place, who, **FREE)
+        _write(connection, place, who, state=state, reason=reason)
+        if state == Task.STATE_FLAGGED:
+            is_item = sa.and_(ITEMS.c.campaign == place.campaign, ITEMS.c.number == place.number)
+            connection.execute(ITEMS.update().where(is_item).values(flagged=True))
+    else:
+        reason = answer.reason
+    return Standing(place, state, answer.revision, answer.message, reason=reason)
+
+
+def count_held_by_others(connection: Connection, campaign: str, who: Writer) -> int:
+    """The seats that others hold, of items that the annotator has not finished."""
+    query = sa.select(sa.func.count()).select_from(SEATS).where(_unfinished_by(campaign, who))
+    held = query.where(SEATS.c.annotator.is_not(None), SEATS.c.expires_us > who.now_us)
+    return int(connection.scalar(held) or 0)
+
+
+def serialized(annotation: Annotation) -> bytes:
+    """The bytes by which annotations are compared: equal for equal content."""
+    return annotation.SerializeToString(deterministic=True)
+
+
+def _lock(connection: Connection, insert: Insert, campaign: str, who: Writer) -> None:
+    row = {"campaign": campaign, "annotator": who.annotator}
+    connection.execute(insert(ANNOTATORS).values(row).on_conflict_do_nothing())
+    is_own = sa.and_(ANNOTATORS.c.campaign == campaign, ANNOTATORS.c.annotator == who.annotator)
+    connection.execute(sa.select(ANNOTATORS.c.annotator).where(is_own).with_for_update())
+
+
+def _held(connection: Connection, campaign: str, who: Writer) -> Place | None:
+    """The seat that is the annotator's, whether or not its lease has run out."""
+    query = sa.select(SEATS.c.number, SEATS.c.seat).where(
+        SEATS.c.campaign == campaign, SEATS.c.annotator == who.annotator, sa.not_(SEATS.c.submitted)
+    )
+    row = connection.execute(query.with_for_update()).first()
+    return Place(campaign, row.number, row.seat) if row else None
+
+
+def _free(connection: Connection, campaign: str, who: Writer, *, drafted: bool) -> Place | None:
+    """The first seat that may be taken; with `drafted`, of an item that the annotator has begun."""
+    is_item = sa.and_(ITEMS.c.campaign == SEATS.c.campaign, ITEMS.c.number == SEATS.c.number)
+    query = sa.select(SEATS.c.number, SEATS.c.seat).join(ITEMS, is_item).where(_unfinished_by(campaign, who))
+    query = query.where(sa.not_(ITEMS.c.flagged))
+    query = query.where(sa.or_(SEATS.c.annotator.is_(None), SEATS.c.expires_us <= who.now_us))
+    if drafted:
+        own = sa.select(ANSWERS.c.number).where(
+            ANSWERS.c.campaign == campaign,
+            ANSWERS.c.annotator == who.annotator,
+            ANSWERS.c.state == Task.STATE_LEASED,
+        )
+        query = query.where(SEATS.c.number.in_(own))
+    query = query.order_by(SEATS.c.rank, SEATS.c.number, SEATS.c.seat).limit(1)
+    # What somebody else is about to take is passed over.
+    row = connection.execute(query.with_for_update(of=SEATS, skip_locked=True)).first()
+    return Place(campaign, row.number, row.seat) if row else None
+
+
+def _unfinished_by(campaign: str, who: Writer) -> sa.ColumnElement[bool]:
+    """Seats that are not submitted, of items that the annotator has neither submitted nor given up."""
+    finished = sa.select(ANSWERS.c.number).where(
+        ANSWERS.c.campaign == campaign,
+        ANSWERS.c.number == SEATS.c.number,
+        ANSWERS.c.annotator == who.annotator,
+        ANSWERS.c.state != Task.STATE_LEASED,
+    )
+    return sa.and_(SEATS.c.campaign == campaign, sa.not_(SEATS.c.submitted), ~finished.exists())
+
+
+def _at(place: Place) -> sa.ColumnElement[bool]:
+    return sa.and_(SEATS.c.campaign == place.campaign, SEATS.c.number == place.number, SEATS.c.seat == place.seat)
+
+
+def _key(place: Place, who: Writer) -> dict[str, Any]:
+    return {"campaign": place.campaign, "number": place.number, "annotator": who.annotator}
+
+
+def _is_answer(place: Place, who: Writer) -> sa.ColumnElement[bool]:
+    return sa.and_(*(ANSWERS.c[name] == value for name, value in _key(place, who).items()))
+
+
+def _answer(connection: Connection, place: Place, who: Writer) -> Any:
+    return connection.execute(sa.select(ANSWERS).where(_is_answer(place, who))).first()
+
+
+def _open_answer(connection: Connection, place: Place, who: Writer) -> Any:
+    """The answer of somebody who was given the item and has not finished it."""
+    answer = _answer(connection, place, who)
+    if answer is None:
+        message = f"{who.annotator} was never given this task: ask for one with LeaseTask."
+        raise FailedPrecondition(message, reason="TASK_NOT_LEASED", metadata={"annotator": who.annotator})
+    if answer.state != Task.STATE_LEASED:
+        word = WORDS[answer.state]
+        message = f"The task is {word} already, which is final: ask for the next one with LeaseTask."
+        raise FailedPrecondition(message, reason="TASK_DONE", metadata={"state": word})
+    return answer
+
+
+def _change_own_seat(connection: Connection, place: Place, who: Writer, **values: Any) -> bool:
+    """Whether the annotator has the seat; if so, it is changed."""
+    is_own = sa.and_(_at(place), SEATS.c.annotator == who.annotator, sa.not_(SEATS.c.submitted))
+    return bool(connection.execute(SEATS.update().where(is_own).values(values)).rowcount)
+
+
+def _write(connection: Connection, place: Place, who: Writer, **values: Any) -> None:
+    values |= {"updated_us": who.now_us}
+    connection.execute(ANSWERS.update().where(_is_answer(place, who)).values(values))
+
+
+def _stale(place: Place, given: int, current: int) -> Aborted:
+    return Aborted(
+        f"The draft is at revision {current} and this goes on from {given}, so another window has saved since: load "
+        "the task again with LeaseTask.",
+        reason="DRAFT_STALE",
+        metadata={"revision": str(current), "given": str(given), "item": str(place.number)},
+    )
+
+
+def _submitted_before(request_id: str, *, is_same_request: bool) -> FailedPrecondition | InvalidArgument:
+    if is_same_request:
+        return InvalidArgument(
+            f"request_id '{request_id}' was used before with another annotation; use a new one",
+            reason="REQUEST_ID_REUSED",
+            metadata={"request_id": request_id},
+            violations=[("request_id", "was used before with another annotation")],
+        )
+    message = "The task was submitted with another annotation, which is final: ask for the next one with LeaseTask."
+    return FailedPrecondition(message, reason="ALREADY_SUBMITTED")

@@ -1,0 +1,156 @@
+"""Tasks as an annotator has them: a seat is leased, drafts are saved, and it is submitted, skipped or flagged once."""
+
+from omnialign import names
+from omnialign.errors import FailedPrecondition, PermissionDenied
+from omnialign.v1.annotation_pb2 import Annotation
+from omnialign.v1.annotation_service_pb2 import (
+    Campaign,
+    FlagTaskRequest,
+    LeaseTaskRequest,
+    LeaseTaskResponse,
+    SaveDraftRequest,
+    SkipTaskRequest,
+    SubmitTaskRequest,
+    Task,
+)
+from services.annotation import seats
+from services.annotation.campaigns import Clock, number_of, rubric_of
+from services.annotation.form import check_complete, check_draft
+from services.annotation.identity import person
+from services.annotation.metrics import AnnotationMetrics
+from services.annotation.pairs import Pairs, blind
+from services.annotation.seats import Place, Standing, Writer
+from services.annotation.store import Entry, Store
+
+SECOND_US = 1_000_000
+FIELD = "annotator"
+
+
+class Tasks:
+    """The tasks of all campaigns."""
+
+    def __init__(self, store: Store, pairs: Pairs, *, now_us: Clock, metrics: AnnotationMetrics) -> None:
+        self._store, self._pairs, self._now_us, self._metrics = store, pairs, now_us, metrics
+
+    async def lease(self, request: LeaseTaskRequest) -> LeaseTaskResponse:
+        """The annotator's seat, or how many seats are with others.
+
+        Raises NotFound, PermissionDenied NOT_AN_ANNOTATOR, and FailedPrecondition DATASET_VERSION_GONE.
+        """
+        names.parse(request.parent, names.CAMPAIGN, field="parent")
+        campaign = await self._store.campaign(request.parent)
+        who = self._writer(campaign, request.annotator)
+        until_us = self._until(campaign, who)
+        standing = await self._store.write(
+            lambda c: seats.lease(c, self._store.insert, campaign.name, who, until_us=until_us)
+        )
+        if standing is None:
+            held = await self._store.read(lambda c: seats.count_held_by_others(c, campaign.name, who))
+            return LeaseTaskResponse(held_by_others_count=held)
+        entry = await self._store.entry(campaign.name, standing.place.number)
+        # If the data service is away now, the seat is the annotator's all the same: the next call returns it.
+        record = await self._pairs.one(campaign.dataset_version, entry.record)
+        self._metrics.count("leased")
+        task = _task(standing)
+        task.record.CopyFrom(blind(record))
+        task.rubric.CopyFrom(rubric_of(campaign, entry.subtask))
+        return LeaseTaskResponse(task=task)
+
+    async def save(self, request: SaveDraftRequest) -> Task:
+        """Keeps a draft. Raises InvalidArgument ANNOTATION_INVALID, and what `seats.save` raises."""
+        campaign, entry, place = await self._found(request.name)
+        who = self._writer(campaign, request.annotator)
+        check_draft(request.annotation, rubric_of(campaign, entry.subtask), entry.shape)
+        until_us = self._until(campaign, who)
+        standing = await self._store.write(
+            lambda c: seats.save(
+                c,
+                self._store.insert,
+                place,
+                who,
+                request.annotation,
+                revision=request.revision,
+                until_us=until_us,
+            )
+        )
+        self._metrics.count("saved" if standing.state == Task.STATE_LEASED else "lost")
+        return _task(standing)
+
+    async def submit(self, request: SubmitTaskRequest) -> Task:
+        """Submits once. Raises InvalidArgument ANNOTATION_INCOMPLETE, FailedPrecondition LEASE_LOST, and what
+        `seats.submit` raises."""
+        campaign, entry, place = await self._found(request.name)
+        who = self._writer(campaign, request.annotator)
+        check_complete(request.annotation, rubric_of(campaign, entry.subtask), entry.shape)
+        standing = await self._store.write(
+            lambda c: seats.submit(
+                c,
+                self._store.insert,
+                place,
+                who,
+                request.annotation,
+                revision=request.revision,
+                request_id=request.request_id,
+            )
+        )
+        if standing.state == Task.STATE_LOST:
+            self._metrics.count("lost")
+            raise FailedPrecondition(
+                "The lease ran out and the seat went to somebody else; the annotation is kept as your draft: ask for a "
+                "task with LeaseTask, which gives this pair back if it has a free seat.",
+                reason="LEASE_LOST",
+                metadata={"name": request.name, "revision": str(standing.revision)},
+            )
+        self._metrics.count("submitted")
+        return _task(standing)
+
+    async def skip(self, request: SkipTaskRequest) -> Task:
+        """Gives the seat to others. Raises what `seats.give_up` raises."""
+        return await self._give_up(request, Task.STATE_SKIPPED)
+
+    async def flag(self, request: FlagTaskRequest) -> Task:
+        """Sets the pair aside. Raises what `seats.give_up` raises."""
+        return await self._give_up(request, Task.STATE_FLAGGED)
+
+    async def _give_up(self, request: SkipTaskRequest | FlagTaskRequest, state: "Task.State.ValueType") -> Task:
+        campaign, _, place = await self._found(request.name)
+        who = self._writer(campaign, request.annotator)
+        standing = await self._store.write(
+            lambda c: seats.give_up(c, self._store.insert, place, who, state=state, reason=request.reason)
+        )
+        self._metrics.count(seats.WORDS[state])
+        return _task(standing)
+
+    async def _found(self, name: str) -> tuple[Campaign, Entry, Place]:
+        ids = names.parse(name, names.TASK)
+        campaign = await self._store.campaign(names.parent_of(name))
+        number, _, seat = ids["task"].partition("-")
+        entry = await self._store.entry(campaign.name, number_of(number))
+        return campaign, entry, Place(campaign.name, entry.number, min(number_of(seat), 2**31 - 1))
+
+    def _writer(self, campaign: Campaign, given: str) -> Writer:
+        annotator = person(given, field=FIELD)
+        if campaign.annotators and annotator not in campaign.annotators:
+            raise PermissionDenied(
+                f"{annotator!r} is not an annotator of {campaign.name}: ask whoever made it.",
+                reason="NOT_AN_ANNOTATOR",
+                metadata={"annotator": annotator, "campaign": campaign.name},
+            )
+        return Writer(annotator, self._now_us())
+
+    def _until(self, campaign: Campaign, who: Writer) -> int:
+        return who.now_us + campaign.lease_seconds * SECOND_US
+
+
+def _task(standing: Standing) -> Task:
+    place = standing.place
+    task = Task(
+        name=f"{place.campaign}/tasks/{place.number}-{place.seat}",
+        annotation=Annotation.FromString(standing.message),
+        revision=standing.revision,
+        state=standing.state,
+        reason=standing.reason,
+    )
+    if standing.expires_us:
+        task.lease_expire_time.FromMicroseconds(standing.expires_us)
+    return task
