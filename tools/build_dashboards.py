@@ -7,13 +7,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from tools.dashboards import alignment, evaluation, grafana, inference, overview, storage, training
+from tools.dashboards import alignment, annotation, evaluation, grafana, inference, overview, storage, training
 
 FOLDER = Path(__file__).resolve().parent.parent / "charts" / "omnialign" / "dashboards"
 BOARDS = {
     "overview": overview.BOARD,
     "alignment": alignment.BOARD,
     "evaluation": evaluation.BOARD,
+    "annotation": annotation.BOARD,
     "training": training.BOARD,
     "inference": inference.BOARD,
     "storage": storage.BOARD,

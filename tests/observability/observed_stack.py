@@ -22,6 +22,8 @@ from omnialign.client import AsyncClient
 from omnialign.errors import NotFound
 from omnialign.v1 import (
     alignment_service_pb2,
+    annotation_pb2,
+    annotation_service_pb2,
     content_pb2,
     evaluation_service_pb2,
     judge_service_pb2_grpc,
@@ -120,7 +122,25 @@ async def _run_job(address: str, folder: Path) -> Job:
         async for event in client.watch_alignment_job(job.name):
             job = event.alignment_job
         await _evaluate(client, job)
+        await _annotate(client)
         return job
+
+
+async def _annotate(client: AsyncClient) -> None:
+    """Lets somebody annotate the only pair there is."""
+    text = content_pb2.Content(parts=[content_pb2.Part(text="a word")])
+    responses = [record_pb2.Response(content=text)] * 2
+    pairs = await client.create_dataset("two-words")
+    await client.append_records(
+        pairs.name, [record_pb2.Record(id="1", subtask="t2t", prompt=text, responses=responses)]
+    )
+    version = await client.commit_version(pairs.name)
+    campaign = annotation_service_pb2.Campaign(dataset_version=version.name)
+    made = await client.create_campaign("lab-people", campaign)
+    task = (await client.lease_task(made.name, annotator="ann")).task
+    draft = annotation_pb2.Annotation(reason="they are equal")
+    await client.save_draft(task.name, draft, revision=0, annotator="ann")
+    await client.skip_task(task.name, "they are equal", annotator="ann")
 
 
 async def _evaluate(client: AsyncClient, job: Job) -> None:
