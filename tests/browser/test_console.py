@@ -13,9 +13,8 @@ pytestmark = pytest.mark.browser
 Job = alignment_service_pb2.AlignmentJob
 HOSTILE = "<img src=x onerror=alert(1)>"
 PLACES = ("jobs",)
-SIZES = (
-    """["navigation", "resource"].flatMap(kind => performance.getEntriesByType(kind)).map(one => one.decodedBodySize)"""
-)
+SIZES = """["navigation", "resource"]
+.flatMap(kind => performance.getEntriesByType(kind)).map(one => one.decodedBodySize)"""
 """Bytes of a page and of what it loaded, whether the browser had it already or not."""
 
 
