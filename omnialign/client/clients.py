@@ -234,6 +234,7 @@ class Client:
     stream_quarantine = _iterate(AsyncClient.stream_quarantine)
     upload_media = _call(AsyncClient.upload_media)
     get_media = _call(AsyncClient.get_media)
+    stream_media = _iterate(AsyncClient.stream_media)
     find_media = _call(AsyncClient.find_media)
     create_media_upload = _call(AsyncClient.create_media_upload)
     complete_media_upload = _call(AsyncClient.complete_media_upload)

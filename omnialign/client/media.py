@@ -72,6 +72,19 @@ class MediaCalls(ServiceCalls):
             first: data_service_pb2.GetMediaResponse = await anext(found)
         return first.media
 
+    async def stream_media(
+        self, sha256: str, *, offset: int = 0, limit: int = 0, deadline_seconds: float = MEDIA_DEADLINE_SECONDS
+    ) -> AsyncIterator[data_service_pb2.GetMediaResponse]:
+        """Yields a part of an object, `limit` bytes from `offset` on (0 for all); the first message says what it is.
+
+        Behind the end there is that message alone. Nothing is compared with the digest. Raises NotFound.
+        """
+        request = data_service_pb2.GetMediaRequest(
+            parent=self.parent, sha256=sha256, read_offset=offset, read_limit=limit
+        )
+        async for message in self._transport.stream(self._media.GetMedia, request, deadline_seconds=deadline_seconds):
+            yield message
+
     async def create_media_upload(self, sha256: str, *, size_bytes: int) -> data_service_pb2.CreateMediaUploadResponse:
         """Returns a link to upload an object to. Raises FailedPrecondition PRESIGNING_UNAVAILABLE."""
         request = data_service_pb2.CreateMediaUploadRequest(parent=self.parent, sha256=sha256, size_bytes=size_bytes)

@@ -540,19 +540,29 @@ class GetMediaRequest(_message.Message):
 
     PARENT_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    READ_OFFSET_FIELD_NUMBER: _builtins.int
+    READ_LIMIT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`projects/{project}`."""
     sha256: _builtins.str
     """Digest of the object."""
+    read_offset: _builtins.int
+    """Position of the first byte to read. Behind the end, the answer is what the object is, without bytes. The bytes of a
+    part are not compared with the digest.
+    """
+    read_limit: _builtins.int
+    """At most so many bytes; 0 means all to the end."""
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         sha256: _builtins.str = ...,
+        read_offset: _builtins.int = ...,
+        read_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "read_limit", b"read_limit", "read_offset", b"read_offset", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,10 +3,11 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
+from services.console import door
 from services.console.app import make_app
 from services.console.clients import open_clients
 from services.console.config import ConsoleConfig
@@ -18,6 +19,7 @@ from services.runtime.config import ConfigError, ServerConfig, load_all
 from services.runtime.connections import ClientConfig, ClientFactory
 from services.runtime.metrics import make_registry
 from services.runtime.server import EXIT_CONFIG
+from services.sandbox.media import open_sandbox
 
 
 @asynccontextmanager
@@ -26,13 +28,18 @@ async def opened(
 ) -> AsyncIterator[WebServer]:
     """A console that answers while the block runs. Raises FailedPrecondition PORT_TAKEN."""
     lifetime = Lifetime()
-    async with open_clients(clients, config.gateway_address, deadline_seconds=config.deadline_seconds) as callers:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(open_sandbox(registry))  # sounds are decoded to be drawn
+        callers = await stack.enter_async_context(
+            open_clients(clients, config.gateway_address, deadline_seconds=config.deadline_seconds)
+        )
         app = make_app(
             config,
             callers,
             metrics=HttpMetrics(registry),
             lifetime=lifetime,
             secure=config.https or server_config.tls is not None,
+            more=door.routes(callers.of, door.DoorSettings(project=config.project)),
         )
         server = WebServer(app, server_config, lifetime=lifetime)
         try:

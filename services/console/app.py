@@ -20,10 +20,15 @@ from services.console.assets import assets_route, load_assets
 from services.console.clients import Clients
 from services.console.config import ConsoleConfig
 from services.console.context import Context
+from services.console.datasets import dataset_routes
+from services.console.evaluations import evaluation_routes
 from services.console.failures import Failures
 from services.console.http_metrics import HttpMetrics, Measured, route_finder
 from services.console.job_list import job_list_routes
+from services.console.job_pages import job_routes
 from services.console.lifetime import Lifetime
+from services.console.media import media_routes
+from services.console.models import model_routes
 from services.console.rendering import Pages
 from services.console.security import HEALTH, Shield
 from services.console.sessions import SessionMiddleware, Sessions
@@ -63,7 +68,17 @@ def make_app(
 
 
 def _routes(context: Context) -> list[Route]:
-    return [*_entrance(context), *sign_in_routes(context), *job_list_routes(context)]
+    parts = (
+        _entrance,
+        sign_in_routes,
+        job_list_routes,
+        evaluation_routes,
+        job_routes,
+        dataset_routes,
+        model_routes,
+        media_routes,
+    )
+    return [route for part in parts for route in part(context)]
 
 
 def _entrance(context: Context) -> list[Route]:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.runtime.metrics import BUCKETS_SECONDS
@@ -74,9 +74,17 @@ def route_finder(routes: Sequence[BaseRoute]) -> Callable[[Scope], str]:
     """Tells the route that answers a request, as it is written in the code."""
 
     def find(scope: Scope) -> str:
-        for route in routes:
-            if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
-                return route.path
-        return UNKNOWN
+        return _path_of(scope, routes)
 
     return find
+
+
+def _path_of(scope: Scope, routes: Sequence[BaseRoute]) -> str:
+    for route in routes:
+        match, child = route.matches(scope)
+        if match is not Match.NONE and isinstance(route, Route):
+            return route.path
+        if match is not Match.NONE and isinstance(route, Mount):
+            inner = _path_of({**scope, **child}, route.routes)
+            return route.path + inner if inner != UNKNOWN else UNKNOWN
+    return UNKNOWN

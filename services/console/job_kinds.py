@@ -117,3 +117,8 @@ EVALUATION = JobKind(
 )
 KINDS: tuple[JobKind, ...] = (ALIGNMENT, TRAINING, EVALUATION)
 STATES = ("queued", "running", "paused", "succeeded", "failed", "cancelling", "cancelled")
+QUESTIONS = {
+    "cancel": "Cancel this job? What it has not finished is lost.",
+    "delete": "Delete this job with its events and its report? What it made stays.",
+}
+"""Asked before what cannot be undone."""

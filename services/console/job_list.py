@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,6 +12,8 @@ from starlette.routing import Route
 from omnialign.client import AsyncClient
 from services.console.context import Context
 from services.console.job_kinds import KINDS, STATES, JobKind
+
+T = TypeVar("T")
 
 SHOWN, SHOWN_MAX = 50, 1000
 LOOKED_AT_MAX = 2000
@@ -45,7 +47,7 @@ async def found_jobs(client: AsyncClient, *, kinds: tuple[JobKind, ...], state: 
 
 async def _some(client: AsyncClient, kind: JobKind, *, state: str, limit: int) -> list[Listed]:
     some = list[Listed]()
-    async for job in _first(kind.listed(client), LOOKED_AT_MAX):
+    async for job in first(kind.listed(client), LOOKED_AT_MAX):
         if not state or kind.state(job) == state:
             some.append(Listed(kind, job))
             if len(some) == limit:
@@ -53,10 +55,11 @@ async def _some(client: AsyncClient, kind: JobKind, *, state: str, limit: int) -
     return some
 
 
-async def _first(jobs: AsyncIterator[Any], limit: int) -> AsyncIterator[Any]:
+async def first(items: AsyncIterator[T], limit: int) -> AsyncIterator[T]:
+    """The first items of a list that may be long."""
     number = 0
-    async for job in jobs:
-        yield job
+    async for item in items:
+        yield item
         number += 1
         if number == limit:
             return

@@ -13,6 +13,8 @@ from starlette.responses import HTMLResponse
 from omnialign import names
 from services.console.assets import Asset
 from services.console.config import ConsoleConfig
+from services.console.job_kinds import QUESTIONS
+from services.console.job_view import stage_rate, stage_state
 from services.pipeline.pages.template import environment
 
 SECTIONS = (("jobs", "Jobs"), ("datasets", "Datasets"), ("models", "Models"), ("evaluations", "Evaluations"))
@@ -26,8 +28,11 @@ class Pages:
         self._config = config
         self._templates = environment("services.console.templates")
         self._templates.filters.update(when=when, moment=moment, id=names.id_of, short=names.short_name, link=link)
+        self._templates.filters.update(rate=stage_rate, stage_state=stage_state)
         self._templates.globals.update(
-            assets={name.replace(".", "_"): asset.path for name, asset in assets.items()}, sections=SECTIONS
+            assets={name.replace(".", "_"): asset.path for name, asset in assets.items()},
+            sections=SECTIONS,
+            questions=QUESTIONS,
         )
 
     def page(self, request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:

@@ -179,6 +179,30 @@ class MediaStore:
             with suppress(ValueError):  # a thread may still be reading for a cancelled call: that read ends by itself
                 pieces.close()
 
+    async def read_part(
+        self, sha256: str, offset: int, limit: int
+    ) -> AsyncIterator[tuple[content_pb2.Media | None, bytes]]:
+        """The object's reference, then at most `limit` bytes from `offset` on, or all for 0; no digest is compared.
+
+        Raises NotFound, and MEDIA_CORRUPT for an object that is shorter than it was.
+        """
+        reference = await self.described(sha256)
+        yield reference, b""
+        end = min(reference.size_bytes, offset + limit) if limit else reference.size_bytes
+        try:
+            while offset < end:
+                length = min(CHUNK_BYTES, end - offset)
+                chunk = await run_in_pool(self._pool, self._read_at, sha256, offset, length)
+                if not chunk:
+                    raise _corrupt(sha256)
+                yield None, chunk
+                offset += len(chunk)
+        except NotFound as error:
+            raise _missing(sha256) from error
+
+    def _read_at(self, sha256: str, offset: int, length: int) -> bytes:
+        return self._objects.read(_key(sha256), start=offset, length=length)
+
     def _begin_read(self, sha256: str, pieces: Iterator[bytes]) -> tuple[content_pb2.Media, bytes, bool]:
         """The reference of an object, its first chunk, and whether that is all: a small one takes a single visit."""
         reference, chunk = self.describe(sha256), next(pieces, b"")

@@ -123,7 +123,10 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         return pb.UploadMediaResponse(media=media, existed=existed)
 
     async def GetMedia(self, request: pb.GetMediaRequest, context: Context) -> AsyncIterator[pb.GetMediaResponse]:  # noqa: D102, N802
-        async for reference, chunk in self._media.read(request.sha256):
+        is_part = request.read_offset or request.read_limit
+        whole, part = self._media.read, self._media.read_part
+        wanted = part(request.sha256, request.read_offset, request.read_limit) if is_part else whole(request.sha256)
+        async for reference, chunk in wanted:
             yield pb.GetMediaResponse(media=reference, chunk=chunk)
 
     async def CreateMediaUpload(  # noqa: D102, N802

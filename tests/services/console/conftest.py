@@ -24,7 +24,7 @@ from services.runtime.connections import ClientFactory
 from services.runtime.server import Server
 from tests.services.console.job_services import Jobs, add_job_services
 
-TOKENS = {"alice-token": {"demo": "submitter"}, "bob-token": {"other": "submitter"}, "service": {"*": "service"}}
+TOKENS = {"alice-token": {"demo": "admin"}, "bob-token": {"other": "submitter"}, "service": {"*": "service"}}
 
 
 @dataclass

@@ -41,6 +41,15 @@ async def test_requests_are_counted_by_route_and_status(open_console):
     assert read(counter, {"route": "unknown", "method": "GET", "status": "404"}) == 1
 
 
+async def test_the_door_is_on_the_same_server_and_needs_a_key_of_its_own(console, browser):
+    assert (await browser.get("/v1/models")).status_code == 401  # the browser's cookie is no key
+    listed = await browser.get("/v1/models", authorization="Bearer alice-token")
+    assert (listed.status_code, listed.json()["data"]) == (200, [])
+    counter = "omnialign_console_requests_total"
+    labels = {"route": "/v1/models", "method": "GET", "status": "401"}
+    assert console.registry.get_sample_value(counter, labels) == 1
+
+
 async def test_requests_in_flight_are_finished_before_the_end():
     begun, go_on = asyncio.Event(), asyncio.Event()
 
