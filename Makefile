@@ -17,13 +17,16 @@ FETCHED := $(VENV)/fetched
 HASHED := --require-hashes --no-deps --requirement
 VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
+LMMS_VENV := .venv-lmms
+LMMS_INSTALLED := $(LMMS_VENV)/.installed
+SITE_PACKAGES = -c 'import sys; print(*(path for path in sys.path if path.endswith("site-packages")), sep="\n")'
 IMAGE := out/protos.binpb
 MIN_COVERAGE := 85
 # Tests run side by side in this many processes of about 2 GB each; 0: one after the other. A process that runs out of
 # tests takes half of what another has left, so files mostly stay whole, and with them what their tests share.
 TEST_PROCESSES ?= 2
 SIDE_BY_SIDE = --numprocesses $(TEST_PROCESSES) --dist worksteal
-WITHOUT_OWN_TARGET := not chaos and not integration and not gpu and not cluster and not families and not vllm and not fuzz and not hostile and not outage and not browser
+WITHOUT_OWN_TARGET := not chaos and not integration and not gpu and not cluster and not families and not vllm and not lmms and not fuzz and not hostile and not outage and not browser
 
 # torch compiles its extensions with the first ninja on the path: make that the one of the environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -70,6 +73,14 @@ $(VLLM_INSTALLED): pyproject.toml constraints-vllm.txt
 		"$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/omnialign_torchvision.pth"
 	touch $@
 
+# lmms-eval sees our environment, and brings only what that lacks. `import omnialign`: as for vLLM.
+$(LMMS_INSTALLED): $(INSTALLED) constraints-lmms.txt
+	test -x $(LMMS_VENV)/bin/python || $(PYTHON) -m venv $(LMMS_VENV)
+	$(LMMS_VENV)/bin/pip install --quiet $(HASHED) constraints-lmms.txt
+	printf '%s\n' "$$($(BIN)/python $(SITE_PACKAGES))" "$(CURDIR)" 'import omnialign' > \
+		"$$($(LMMS_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/omnialign.pth"
+	touch $@
+
 helm: setup ## fetch Helm and kubectl into .venv/bin
 	$(BIN)/python tools/fetch_helm.py
 
@@ -107,7 +118,7 @@ check-protos: setup ## ... the contract: comments, names, compatibility, generat
 
 ##@ Test it
 
-.PHONY: fuzz test test-browser test-fast test-hostile test-chart test-observability test-families test-integration test-chaos test-outage test-vllm test-images
+.PHONY: fuzz test test-browser test-fast test-hostile test-chart test-observability test-families test-integration test-chaos test-outage test-vllm test-openai test-images
 test: helm ## every test without a target of its own below, with coverage
 	$(BIN)/python -m pytest -m "$(WITHOUT_OWN_TARGET)" $(SIDE_BY_SIDE) --cov --cov-fail-under=$(MIN_COVERAGE)
 
@@ -146,6 +157,9 @@ fuzz: setup ## mutate real files and calls for OMNIALIGN_FUZZ_SECONDS (60) each:
 test-vllm: setup $(VLLM_INSTALLED) ## run the loop and the families on real vLLM, in .venv-vllm; writes docs/models.md
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm
 	$(BIN)/python -m tools.list_models
+
+test-openai: setup $(LMMS_INSTALLED) ## talk to the OpenAI-compatible door with the openai package and with lmms-eval
+	$(BIN)/python -m pytest -m "openai or lmms" tests/services/console/door
 
 test-images: helm ## run the chart's pods as containers, with the demo job; needs `make images`, root and runc
 	$(BIN)/python -m pytest -m cluster tests/e2e tests/images
@@ -216,6 +230,6 @@ release-protos: setup ## make today's contract the one that later changes must n
 	$(BIN)/python tools/generate_protos.py --image protos/baseline.binpb
 
 clean: ## remove what builds, tests and demos leave behind, and .venv
-	rm -rf $(VENV) $(VLLM_VENV) out build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) $(LMMS_VENV) out build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import Route
 
 from omnialign.client import AsyncClient
 from omnialign.client.context import CURRENT_CALL, Call
@@ -42,17 +42,21 @@ class DoorSettings:
     """How long an answer may take."""
 
 
-def routes(connect: Connect, settings: DoorSettings | None = None) -> list[BaseRoute]:
+def routes(connect: Connect, settings: DoorSettings | None = None) -> list[Route]:
     """The routes of the door, for the root of a web application."""
     door = _Door(connect, settings or DoorSettings())
-    inner = [
-        Route("/models", door.endpoint(door.list_models), methods=["GET"]),
-        Route("/models/{model:path}", door.endpoint(door.get_model), methods=["GET"]),
-        Route("/chat/completions", door.endpoint(door.answering(chat)), methods=["POST"], max_body_size=OWN_BOUND),
-        Route("/completions", door.endpoint(door.answering(completions)), methods=["POST"], max_body_size=OWN_BOUND),
-        Route("/{rest:path}", door.endpoint(door.nothing), methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+    any_method = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+    def answers_of(path: str, api: ModuleType) -> Route:
+        return Route(path, door.endpoint(door.answering(api)), methods=["POST"], max_body_size=OWN_BOUND)
+
+    return [
+        Route("/v1/models", door.endpoint(door.list_models), methods=["GET"]),
+        Route("/v1/models/{model:path}", door.endpoint(door.get_model), methods=["GET"]),
+        answers_of("/v1/chat/completions", chat),
+        answers_of("/v1/completions", completions),
+        Route("/v1/{rest:path}", door.endpoint(door.nothing), methods=any_method),
     ]
-    return [Mount("/v1", routes=inner)]
 
 
 Handler = Callable[[Request, AsyncClient], Awaitable[Response]]

@@ -2,18 +2,41 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
 
-from omnialign.client import AsyncClient
+from examples.tinyworld.pretrain import FOLDER
+from omnialign.client import AsyncClient, Client
 from services.console.door import DoorSettings, routes
+
+START = "from omnialign.cli.main import main; main()"
+
+
+@contextlib.contextmanager
+def omnialign_up(root: Path, *options: str, **environment: str) -> Iterator[tuple[str, str]]:
+    """`omnialign up` with the tiny world's model as `tiny`; gives the services' address and the door's base URL."""
+    words = [sys.executable, "-c", START, "up", "--json", "--port", "0", "--root", str(root), *options]
+    with subprocess.Popen(words, env=os.environ | environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = json.loads(process.stdout.readline())
+            with Client(found["address"]) as client:
+                client.register_model("tiny", FOLDER.absolute().as_uri())
+            yield found["address"], f"{found['console']}/v1"
+        finally:
+            process.terminate()
 
 
 @contextlib.asynccontextmanager
 async def serve_door(address: str, settings: DoorSettings | None = None) -> AsyncIterator[str]:
-    """Serves the door to the services at an address; gives its base URL."""
+    """Serves the door to the services at an address, on a free port; gives its base URL."""
     clients: dict[tuple[str, str], AsyncClient] = {}
 
     def connect(token: str, project: str) -> AsyncClient:

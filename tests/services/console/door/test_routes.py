@@ -8,17 +8,21 @@ import json
 
 import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry
 
 from benchmarks.null_services import Behaviour, NullRefinement
 from omnialign.client import AsyncClient
 from omnialign.content import content
 from omnialign.errors import InvalidArgument, ResourceExhausted
 from omnialign.v1 import content_pb2, refinement_service_pb2, refinement_service_pb2_grpc
+from services.console.__main__ import opened
+from services.console.config import ConsoleConfig
 from services.console.door import DoorSettings
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.config import ServerConfig
+from services.runtime.connections import ClientFactory
 from services.runtime.errors import RETRY_AFTER
 from services.runtime.server import Server
 from tests.services.console.door.serving import serve_door
@@ -355,3 +359,20 @@ async def test_keys_are_tokens_with_their_roles_and_rates(tmp_path):
         status, headers, code = seen[-1]
         assert (status, code) == (429, "RATE_LIMITED")
         assert int(headers["retry-after"]) > 1
+
+
+async def test_the_console_serves_the_door_to_programs_and_to_its_own_pages_alone(services):
+    config, registry = ConsoleConfig(gateway_address=services.server.address), CollectorRegistry()
+    large = [{"type": "text", "text": "x" * (2 << 20)}]  # more than the console takes of a form
+    async with opened(config, ServerConfig(), clients=ClientFactory(), registry=registry) as web:
+        url = f"{web.address}/v1/chat/completions"
+        status, headers, answer = await services.ask(url, body=chat(*large))
+        assert (status, answer["model"]) == (200, "base/1")
+        assert "set-cookie" not in headers
+        assert headers["cache-control"] == "no-store"
+        status, _, _ = await services.ask(url, body=chat(), headers={"Origin": "https://example.org"})
+        assert status == 403
+        status, _, answer = await services.ask(f"{web.address}/v1/files", "GET")
+        assert (status, answer["error"]["code"]) == (404, "ROUTE_NOT_FOUND")
+    labels = {"route": "/v1/chat/completions", "method": "POST", "status": "200"}
+    assert registry.get_sample_value("omnialign_console_requests_total", labels) == 1
