@@ -276,6 +276,27 @@ async def commit(
 
 @app.command()
 @command
+async def export(
+    session: Session,
+    campaign: CampaignName,
+    folder: Annotated[Path, typer.Argument(help="Folder to create.")],
+    dataset: Annotated[str, typer.Option(help="What was committed, such as `people/2`. Default: the newest.")] = "",
+) -> None:
+    """Export what was committed in the columns of align-anything, a file for each subtask, with media."""
+    from omnialign import names
+    from omnialign.cli import align_anything
+
+    version = session.name("datasets", dataset or names.id_of(campaign))
+    if names.matches(version, names.DATASET):
+        version = f"{version}/versions/{names.NEWEST}"
+    async with session.client() as client:
+        version = (await client.get_dataset_version(version)).name
+        done = await align_anything.export(client.stream_records(version), folder, client=client)
+    align_anything.report(done, folder, out=session.out)
+
+
+@app.command()
+@command
 async def delete(session: Session, campaign: CampaignName) -> None:
     """Delete a campaign with its drafts and answers; dataset versions that it made stay."""
     name = session.name(COLLECTION, campaign)

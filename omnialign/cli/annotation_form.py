@@ -6,7 +6,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from omnialign.cli import spec
-from omnialign.errors import InvalidArgument
+from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from omnialign.v1.annotation_pb2 import Annotation, Rubric
 from omnialign.v1.annotation_service_pb2 import Task
 
@@ -20,11 +20,15 @@ HEAD = """# Task {name}
 
 
 def write(path: Path, task: Task) -> None:
-    """Writes the form of a task, with what its draft has. Raises AlreadyExists FORM_EXISTS for a file that is there."""
-    import yaml
+    """Writes the form of a task, with what its draft has.
 
-    from omnialign.errors import AlreadyExists
-
+    Raises AlreadyExists FORM_EXISTS for a file that is there, and FailedPrecondition YAML_MISSING.
+    """
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        message = "Forms are YAML and need PyYAML, which is not installed: `pip install pyyaml`."
+        raise FailedPrecondition(message, reason="YAML_MISSING") from error
     head = [HEAD.format(name=task.name, path=path)]
     for dimension in task.rubric.dimensions:
         levels = "; ".join(f"{score} {level}" for score, level in enumerate(dimension.levels))

@@ -214,12 +214,20 @@ async def export(
     subtask: Subtasks = None,
     split: Splits = None,
     media: Annotated[bool, typer.Option(help="Export the media too.")] = True,
+    columns: Annotated[
+        str, typer.Option(help="`align-anything` writes its columns instead, a file for each subtask, with media.")
+    ] = "",
 ) -> None:
     """Export records as JSON lines and their media as files. The folder appears once it is complete."""
-    from omnialign.cli import records
+    from omnialign.cli import align_anything, records
 
+    if columns not in ("", "align-anything"):
+        raise typer.BadParameter(f"'{columns}' is not align-anything")
     async with session.client() as client:
         stream = client.stream_records(session.name("datasets", dataset), subtasks=subtask or (), splits=split or ())
+        if columns:
+            align_anything.report(await align_anything.export(stream, folder, client=client), folder, out=session.out)
+            return
         done = await records.export(stream, folder, client=client, with_media=media)
     session.out.record({"folder": str(folder), "records": done.records, "media": done.media})
     session.out.say(f"{folder}: {done.records} records, {done.media} media files")

@@ -1,4 +1,4 @@
-"""How the eight subsets spell their data: names of columns, and the sections of feedback texts.
+"""How the eight subsets spell their data: names of columns.
 
 A side is 1 or 2. Columns are looked up by name, never by position, so extra columns and other orders do no harm.
 """
@@ -132,31 +132,3 @@ def dimension_of(letters: str, present: Sequence[str]) -> str:
     initials = [name for name in present if "".join(word[0] for word in name.split("_") if word) == letters]
     beginning = [name for name in present if name.startswith(letters)]
     return next(iter([*initials, *(beginning if len(beginning) == 1 else [])]), "")
-
-
-MARKER = re.compile(r"##[ \t]*(critique|refinement|reason)[ \t]*:", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class FeedbackText:
-    """What a feedback text says, by section; empty where a section is missing."""
-
-    critique: str = ""
-    refinement: str = ""
-    reason: str = ""
-
-
-def read_feedback_text(text: str) -> FeedbackText:
-    """Splits a feedback text at its markers. Text before the first marker, or without any, is critique."""
-    pieces = MARKER.split(text)
-    sections = {"critique": [pieces[0]], "refinement": [], "reason": []}
-    for name, body in zip(pieces[1::2], pieces[2::2], strict=True):
-        sections[name.lower()].append(body)
-    joined = {name: "\n".join(filter(None, map(str.strip, bodies))) for name, bodies in sections.items()}
-    return FeedbackText(**joined)
-
-
-def read_verdict_text(text: str) -> str:
-    """An overall feedback without its markers: first why, then how to improve."""
-    found = read_feedback_text(text)
-    return "\n".join(filter(None, (found.critique, found.reason, found.refinement)))

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping
 
+from omnialign.feedback_text import read_feedback_text, read_verdict_text
 from omnialign.v1 import record_pb2
 from services.data.importing import columns
-from services.data.importing.columns import Row, read_feedback_text, read_verdict_text
+from services.data.importing.columns import Row
 from services.data.importing.refusal import described, refusal
 from services.data.importing.scales import Scales
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from omnialign.content import NAMES, content
 from omnialign.errors import InvalidArgument, OmnialignError
+from omnialign.placeholders import place
 from omnialign.v1.content_pb2 import Media
 from omnialign.v1.record_pb2 import Record, Response
 from services.data.importing import columns
@@ -17,7 +18,6 @@ from services.data.importing.coverage import prompt_columns, response_columns
 from services.data.importing.feedback import feedback, labels, preference, text
 from services.data.importing.identity import ROW_CHARACTERS, content_digest, mended_id, row_digest
 from services.data.importing.media_files import MediaFiles
-from services.data.importing.placeholders import place
 from services.data.importing.readers import Batch
 from services.data.importing.reading import Reading
 from services.data.importing.refusal import MalformedRow, described, in_column, quarantine, refusal

@@ -11,13 +11,13 @@ from typing import Any
 from omnialign.combinations import combination
 from omnialign.content import LETTERS, NAMES, content
 from omnialign.errors import InvalidArgument
+from omnialign.placeholders import place
 from omnialign.v1.content_pb2 import Media
 from omnialign.v1.record_pb2 import Record, Response
 from services.data.importing.benchmarks.multiple_choice import prompt_media
 from services.data.importing.benchmarks.values import PROMPT_MEDIA, Given, category, is_list_of_text, needed
 from services.data.importing.columns import SIDES, Row, first
 from services.data.importing.feedback import text
-from services.data.importing.placeholders import place
 from services.data.importing.refusal import described, refusal
 
 PROMPT = ("prompt", "query", "question")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.data.importing.columns import FeedbackText, read_feedback_text, read_verdict_text
+from omnialign.feedback_text import FeedbackText, read_feedback_text, read_verdict_text
 
 WORDS = st.text().filter(lambda text: "#" not in text).map(str.strip)
 

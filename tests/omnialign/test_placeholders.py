@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omnialign.placeholders import place
 from omnialign.v1.content_pb2 import Media
-from services.data.importing.placeholders import place
 
 
 def media(count: int) -> list[Media]:

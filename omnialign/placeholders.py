@@ -1,4 +1,4 @@
-"""Media at the places in a text where its markers stand, such as `<image>`.
+"""Media at the places in a text where its markers stand, such as `<image>`: read and written.
 
 A marker stands for the next medium, a numbered one (`<image_2>`) for that medium. Media without a marker follow the
 last marker, so that one `<image>` may stand for several; in a text without markers they come first, or last in an
@@ -36,6 +36,19 @@ def place(text: str, media: Sequence[Media], kind: str, *, media_first: bool = T
     for group, one in zip(groups, trimmed[1:], strict=True):
         parts += [*group, one]
     return [part for part in parts if part != ""]
+
+
+def written(parts: Sequence[str | Media], kind: str) -> str:
+    """The text with a marker for each medium, which `place` takes apart into these parts again.
+
+    Raises ValueError for parts that no text gives: two texts in a row, a text that looks like a marker, or one that
+    ends in a line break where a medium follows.
+    """
+    text = "".join(part if isinstance(part, str) else f"<{kind}>" for part in parts)
+    media = [part for part in parts if not isinstance(part, str)]
+    if place(text, media, kind) != list(parts):
+        raise ValueError(f"its text does not tell where each {kind} stands" if media else "its text is in pieces")
+    return text
 
 
 @lru_cache
