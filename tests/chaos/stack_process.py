@@ -46,6 +46,8 @@ class StackProcess:
     command: Sequence[str]
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    look: str = "list_alignment_jobs"
+    """A list of the client that answers once the stack is ready."""
 
     @property
     def address(self) -> str:
@@ -102,7 +104,7 @@ class StackProcess:
         async with AsyncClient(self.address) as client:
             while True:
                 try:
-                    async for _ in client.list_alignment_jobs():
+                    async for _ in getattr(client, self.look)():
                         break
                     return
                 except OmnialignError:
