@@ -170,7 +170,7 @@ observability-test: test-observability ## the former name of test-observability
 
 ##@ Measure it
 
-.PHONY: bench bench-loop bench-media bench-engine bench-eval bench-train
+.PHONY: bench bench-loop bench-media bench-engine bench-eval bench-people bench-train
 bench: setup ## measure RPC overhead, data throughput and the loop; writes docs/results/bench.{md,json}
 	$(BIN)/python -m benchmarks
 
@@ -185,6 +185,9 @@ bench-engine: setup ## our critique client against a plain gather, on a stub ser
 
 bench-eval: setup ## an evaluation, and the same again, against a plain client on the same endpoint; writes docs/results
 	$(BIN)/python -m benchmarks.evaluation
+
+bench-people: setup ## 200 annotators at once: how long they wait for leases, drafts and submissions; writes docs/results
+	$(BIN)/python -m benchmarks.people
 
 bench-train: setup ## our trainer against TRL and a hand-written loop, on the same pairs; writes docs/results
 	$(BIN)/python -m benchmarks.train

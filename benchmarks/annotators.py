@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import TypeVar
 
 from omnialign.client import AsyncClient
 from omnialign.content import content
-from omnialign.errors import Unavailable
+from omnialign.errors import ResourceExhausted, Unavailable
 from omnialign.retry import RetryPolicy
 from omnialign.v1.annotation_pb2 import Annotation, Rubric
 from omnialign.v1.annotation_service_pb2 import Campaign, Task
@@ -33,6 +34,9 @@ class Diary:
     """By call."""
 
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    pace_seconds: float = 0.0
+    """How long an annotator pauses before a call, on average; people pause much longer."""
+    draw: random.Random = field(default_factory=lambda: random.Random(0))
 
     async def reaches(self, count: int) -> None:
         """Returns once so many annotations are submitted."""
@@ -48,12 +52,13 @@ class Diary:
             self.changed.notify_all()
 
     async def call(self, name: str, ask: Callable[[], Awaitable[T]]) -> T:
-        """The answer to a call, which is repeated while the service is away: a person waits longer than a client."""
+        """The answer to a call, repeated while the service is away or full: a person waits longer than a client."""
+        await asyncio.sleep(self.draw.uniform(0.0, 2.0 * self.pace_seconds))
         retries, begun = PATIENCE.start(), time.perf_counter()
         while True:
             try:
                 answer = await ask()
-            except Unavailable:
+            except (ResourceExhausted, Unavailable):
                 pause_seconds = retries.next_pause_seconds()
                 if pause_seconds is None:
                     raise
@@ -95,7 +100,7 @@ async def open_campaign(client: AsyncClient, *, count: int, overlap: int) -> Cam
 
 
 async def annotate_all(clients: Sequence[AsyncClient], campaign: Campaign, *, annotators: int, diary: Diary) -> None:
-    """Has annotators work side by side until no pair is left for any of them."""
+    """Has annotators work side by side until no pair is left for any of them. They may share clients."""
     async with asyncio.TaskGroup() as group:
         for number in range(annotators):
             client = clients[number % len(clients)]
