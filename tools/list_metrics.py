@@ -16,6 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from services.alignment.job import ALIGNMENT
 from services.alignment.summary import AlignmentMetrics
 from services.annotation.metrics import AnnotationMetrics
+from services.console.http_metrics import HttpMetrics
 from services.data.objects.s3_client import S3Metrics
 from services.data.usage import UsageMetrics
 from services.evaluation.job import EVALUATION
@@ -108,6 +109,7 @@ def catalogue() -> dict[str, list[Described]]:
         "Alignment service": _described(_registered(_alignment)),
         "Evaluation service": _described(_registered(_evaluation)),
         "Annotation service": _described(_registered(AnnotationMetrics)),
+        "Console": _described(_registered(HttpMetrics)),
         "Training service": _described(_registered(TrainingMetrics)),
         "Services with an engine: critique, refinement, judge": _described(_registered(_engine)),
         "Judge service": _described(_registered(JudgeMetrics)),

@@ -12,14 +12,18 @@ from services.console.app import make_app
 from services.console.clients import open_clients
 from services.console.config import ConsoleConfig
 from services.console.http_metrics import HttpMetrics
-from services.console.lifetime import Lifetime
+from services.console.lifetime import FULL_NAME, Lifetime
 from services.console.server import WebServer, metrics_served
 from services.runtime import logs
 from services.runtime.config import ConfigError, ServerConfig, load_all
 from services.runtime.connections import ClientConfig, ClientFactory
+from services.runtime.health_server import health_served
 from services.runtime.metrics import make_registry
 from services.runtime.server import EXIT_CONFIG
+from services.runtime.tracing import TracingConfig, exported
 from services.sandbox.media import open_sandbox
+
+__all__ = ["FULL_NAME", "main", "opened"]
 
 
 @asynccontextmanager
@@ -41,6 +45,7 @@ async def opened(
             secure=config.https or server_config.tls is not None,
             more=door.routes(callers.of, door.DoorSettings(project=config.project)),
         )
+        await stack.enter_async_context(health_served(server_config, lifetime.health))
         server = WebServer(app, server_config, lifetime=lifetime)
         try:
             await server.start()
@@ -52,12 +57,15 @@ async def opened(
 def main(environ: Mapping[str, str] | None = None) -> None:
     """Runs the console until SIGTERM. Exits with status 2 and the list of problems when the settings are wrong."""
     try:
-        server_config, clients, config = load_all(ServerConfig, ClientConfig, ConsoleConfig, environ=environ)
+        server_config, clients, traced, config = load_all(
+            ServerConfig, ClientConfig, TracingConfig, ConsoleConfig, environ=environ
+        )
     except ConfigError as error:
         sys.stderr.write(f"console: {error}\n")
         raise SystemExit(EXIT_CONFIG) from None
     logs.configure(server_config.log_level)
-    asyncio.run(_serve(config, server_config, ClientFactory(clients)))
+    with exported("console", traced):
+        asyncio.run(_serve(config, server_config, ClientFactory(clients)))
 
 
 async def _serve(config: ConsoleConfig, server_config: ServerConfig, clients: ClientFactory) -> None:

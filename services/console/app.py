@@ -33,6 +33,7 @@ from services.console.rendering import Pages
 from services.console.security import HEALTH, Shield
 from services.console.sessions import SessionMiddleware, Sessions
 from services.console.sign_in import sign_in_routes
+from services.console.submitting import submit_routes
 
 MAX_BODY_BYTES = 1024 * 1024
 """Of a form. A route that takes more says so: `Route(..., max_body_size=...)`."""
@@ -72,6 +73,7 @@ def _routes(context: Context) -> list[Route]:
         _entrance,
         sign_in_routes,
         job_list_routes,
+        submit_routes,
         evaluation_routes,
         job_routes,
         dataset_routes,

@@ -76,12 +76,11 @@ class WebServer:
         if not begun.done():
             begun.cancel()
             await self._serving
-        self._lifetime.is_ready = True
+        self._lifetime.begin()
 
     async def stop(self, grace_seconds: float | None = None) -> None:
         """Takes no new requests, gives those in flight `grace_seconds` (the configured ones for None), and ends."""
-        self._lifetime.is_ready = False
-        self._lifetime.ending.set()
+        self._lifetime.end()
         if self._serving is None:
             self._socket.close()
             return
@@ -101,7 +100,7 @@ class WebServer:
         try:
             await asked.wait()
             _log.info("the console drains")
-            self._lifetime.is_ready = False
+            self._lifetime.drain()
             is_hurried = await wait_for_event(hurried, timeout_seconds=self.config.drain_seconds)
             await self.stop(0 if is_hurried else None)
         finally:

@@ -16,7 +16,18 @@ GOLDEN = Path(__file__).parent / "golden"
 SCENARIOS = sorted(path.stem for path in (CHART / "ci").glob("*.yaml"))
 RELEASE = NAMESPACE = "omnialign"
 TIMEOUT_SECONDS = 60
-SERVICES = ("data", "alignment", "evaluation", "annotation", "training", "gateway", "critique", "refinement", "judge")
+SERVICES = (
+    "data",
+    "alignment",
+    "evaluation",
+    "annotation",
+    "training",
+    "gateway",
+    "console",
+    "critique",
+    "refinement",
+    "judge",
+)
 
 Manifest = dict[str, Any]
 

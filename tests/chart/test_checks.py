@@ -76,6 +76,9 @@ def problems(done: Any) -> list[str]:
         ("inference.pools.default=null", "No pool hosts judge"),
         ("gateway.ingress.enabled=true", "The Ingress has no host"),
         ("gateway.grpcRoute.enabled=true", "The GRPCRoute has no gateway"),
+        ("console.ingress.enabled=true", "The console's Ingress has no host"),
+        ("console.httpRoute.enabled=true", "The HTTPRoute has no gateway"),
+        ("console.replicas=2", "nothing that seals sessions"),
         ("inference.defaults.endpoints.keysSecret.name=keys", "The pool `default` has keys and no endpoints"),
         ("inference.defaults.autoscaling.enabled=true", "is scaled by KEDA: set its `autoscaling.prometheusAddress`"),
     ],
@@ -172,7 +175,7 @@ def test_an_upgrade_keeps_every_made_secret(render: Render) -> None:
     stored = [as_stored(item) for (kind, _), item in first.items() if kind == "Secret"]
     again = installed(render("cpu", "--is-upgrade", objects=stored))
     secrets = {name for kind, name in first if kind == "Secret"}
-    assert len(secrets) == 5
+    assert len(secrets) == 6
     for name in secrets:
         assert as_stored(again["Secret", name])["data"] == as_stored(first["Secret", name])["data"], name
 

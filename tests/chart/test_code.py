@@ -92,8 +92,9 @@ def _files(scenario: str, volume: Manifest) -> dict[str, str]:
 
 def _made() -> dict[str, str]:
     tls, auth = named("cpu", "Secret", "omnialign-tls"), named("cpu", "Secret", "omnialign-auth")
+    session = named("cpu", "Secret", "omnialign-console")["stringData"]
     decoded = {key: base64.b64decode(value).decode() for key, value in tls["data"].items()}
-    return {**decoded, **auth["stringData"], "keys": "https://models.example.com/v1 a-key"}
+    return {**decoded, **auth["stringData"], **session, "keys": "https://models.example.com/v1 a-key"}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -139,7 +140,7 @@ def test_ports_are_those_that_the_server_listens_on(scenario: str) -> None:
         variables = environment(container)
         ports = {item["name"]: str(item["containerPort"]) for item in container["ports"]}
         assert ports == {
-            "grpc": variables[SERVER + "PORT"],
+            ("http" if component == "console" else "grpc"): variables[SERVER + "PORT"],
             "health": variables[SERVER + "HEALTH_PORT"],
             "metrics": variables[SERVER + "METRICS_PORT"],
         }, component
@@ -267,6 +268,6 @@ def test_tests_ask_every_service_for_its_health() -> None:
     arguments = named("gpu", "Pod", "omnialign-test-health")["spec"]["containers"][0]["args"]
     compile(arguments[0], "health.py", "exec")
     asked = {pair.partition("=")[2] for pair in arguments[2:]}
-    assert asked == {*full_names().values(), code.health_names()["gateway"]}
+    assert asked == {*full_names().values(), code.health_names()["gateway"], code.health_names()["console"]}
     hosts = {pair.partition("=")[0] for pair in arguments[2:]}
     assert hosts <= {item["metadata"]["name"] for item in manifests("gpu", kind="Service")}

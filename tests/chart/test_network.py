@@ -59,7 +59,7 @@ def calls(scenario: str) -> set[tuple[str, str]]:
         for service in HOSTED
     }
     found = set()
-    for caller in ("alignment", "evaluation", "annotation", "training", "gateway", *HOSTED):
+    for caller in ("alignment", "evaluation", "annotation", "training", "gateway", "console", *HOSTED):
         handed_on = {"refinement", "judge", "critique"} if caller == "training" else set()  # to jobs, which call them
         for callee in code.callees(f"OMNIALIGN_{caller.upper()}_") - {caller} - handed_on:
             found |= {(a, b) for a in hosting.get(caller, [caller]) for b in hosting.get(callee, [callee])}
@@ -86,14 +86,14 @@ def test_every_pod_is_denied_by_default(scenario: str) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_strangers_reach_the_gateway_alone(scenario: str) -> None:
+def test_strangers_reach_the_gateway_and_the_console_alone(scenario: str) -> None:
     reached = {
         (component, port)
         for component, found in labels(scenario).items()
         for port in (GRPC, HEALTH, METRICS, 5432, 8333, 29500)
         if _rules(scenario, found, "ingress", "from", STRANGER, port)
     }
-    assert reached == ({("gateway", GRPC)} if scenario != "external" else set())
+    assert reached == ({("gateway", GRPC), ("console", GRPC)} if scenario != "external" else set())
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

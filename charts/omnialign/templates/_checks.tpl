@@ -86,6 +86,15 @@ error. What only the cluster knows (Secrets, storage classes, GPUs, CRDs) is ask
 {{- if and $v.gateway.ingress.enabled (not $v.gateway.ingress.host) }}
 - "The Ingress has no host: set `gateway.ingress.host`."
 {{- end }}
+{{- if and (or $v.console.autoscaling.enabled (gt (int $v.console.replicas) 1)) (not (include "omnialign.sessionSecret" .)) }}
+- "The console has several pods, and nothing that seals sessions for all of them: set `console.sessionKeySecret.name`."
+{{- end }}
+{{- if and $v.console.ingress.enabled (not $v.console.ingress.host) }}
+- "The console's Ingress has no host: set `console.ingress.host`."
+{{- end }}
+{{- if and $v.console.httpRoute.enabled (not $v.console.httpRoute.parentRefs) }}
+- "The HTTPRoute has no gateway: set `console.httpRoute.parentRefs`."
+{{- end }}
 {{- if and $v.gateway.grpcRoute.enabled (not $v.gateway.grpcRoute.parentRefs) }}
 - "The GRPCRoute has no gateway: set `gateway.grpcRoute.parentRefs`."
 {{- end }}
@@ -100,6 +109,7 @@ error. What only the cluster knows (Secrets, storage classes, GPUs, CRDs) is ask
   (dict "by" "monitoring.prometheusRule.enabled" "on" $v.monitoring.prometheusRule.enabled "any" (list "monitoring.coreos.com/v1/PrometheusRule"))
   (dict "by" "tls.source=certManager" "on" (eq $v.tls.source "certManager") "any" (list "cert-manager.io/v1/Certificate"))
   (dict "by" "gateway.grpcRoute.enabled" "on" $v.gateway.grpcRoute.enabled "any" (list "gateway.networking.k8s.io/v1/GRPCRoute"))
+  (dict "by" "console.httpRoute.enabled" "on" $v.console.httpRoute.enabled "any" (list "gateway.networking.k8s.io/v1/HTTPRoute"))
   (dict "by" "training.jobs.queue" "on" (ne $v.training.jobs.queue "") "any" (list "kueue.x-k8s.io/v1beta2/LocalQueue" "kueue.x-k8s.io/v1beta1/LocalQueue"))
 }}
 {{- range $name, $_ := $v.inference.pools }}
@@ -126,8 +136,10 @@ error. What only the cluster knows (Secrets, storage classes, GPUs, CRDs) is ask
 {{- if not $v.s3.bundled.enabled }}{{ $wanted = append $wanted (dict "name" $v.s3.existingSecret "keys" (list $v.s3.accessKeyIdKey $v.s3.secretAccessKeyKey)) }}{{ end }}
 {{- if eq $v.tls.source "secret" }}{{ $wanted = append $wanted (dict "name" $v.tls.existingSecret "keys" (list "tls.crt" "tls.key" "ca.crt")) }}{{ end }}
 {{- if eq $v.auth.source "secret" }}{{ $wanted = append $wanted (dict "name" $v.auth.existingSecret "keys" (list $v.auth.tokensKey $v.auth.serviceTokenKey $v.auth.jobKeyKey)) }}{{ end }}
-{{- if $v.gateway.tls.existingSecret }}{{ $wanted = append $wanted (dict "name" $v.gateway.tls.existingSecret "keys" (list "tls.crt" "tls.key")) }}{{ end }}
-{{- range list $v.postgresql.caSecret $v.s3.caSecret $v.auth.oidc.caSecret }}
+{{- range list $v.gateway.tls.existingSecret $v.console.tls.existingSecret }}
+{{- if . }}{{ $wanted = append $wanted (dict "name" . "keys" (list "tls.crt" "tls.key")) }}{{ end }}
+{{- end }}
+{{- range list $v.postgresql.caSecret $v.s3.caSecret $v.auth.oidc.caSecret $v.console.sessionKeySecret }}
 {{- if .name }}{{ $wanted = append $wanted (dict "name" .name "keys" (list .key)) }}{{ end }}
 {{- end }}
 {{- range $name, $_ := $v.inference.pools }}

@@ -4,6 +4,7 @@ NetworkPolicy. Tests compare it with the code.
 
   image     which of `images` it runs
   module    the program: the images' entry point is `python -m`
+  port      what its main port speaks, if that is not grpc
   health    the name its startup and readiness probes ask for; empty asks for the whole process
   service   headless: clients balance over all pods by themselves; cluster: one address, by kube-proxy
   prefix    of its own settings in the environment
@@ -60,6 +61,15 @@ gateway:
   service: cluster
   prefix: OMNIALIGN_GATEWAY_
   calls: [data, refinement, critique, judge, training, alignment, evaluation, annotation]
+  needs: []
+console:
+  image: service
+  module: services.console
+  port: http
+  health: omnialign.Console
+  service: cluster
+  prefix: OMNIALIGN_CONSOLE_
+  calls: [gateway]
   needs: []
 {{- end }}
 

@@ -64,7 +64,7 @@ spec:
             {{- . | nindent 12 }}
             {{- end }}
           ports:
-            - {name: grpc, containerPort: 50051}
+            - {name: {{ .component.port | default "grpc" }}, containerPort: 50051}
             - {name: health, containerPort: 50052}
             - {name: metrics, containerPort: 9090}
           {{- include "omnialign.probes" . | nindent 10 }}

@@ -53,11 +53,11 @@
 - {name: OMNIALIGN_SERVER_REFLECTION, value: {{ $server.reflection | quote }}}
 - {name: OMNIALIGN_SERVER_LOG_LEVEL, value: {{ $server.logLevel | quote }}}
 {{- if ne .root.Values.tls.source "none" }}
-{{- $folder := ternary "/etc/omnialign/gateway-tls" "/etc/omnialign/tls" (and (eq .name "gateway") (ne .root.Values.gateway.tls.existingSecret "")) }}
+{{- $folder := printf "/etc/omnialign/%s" (ternary (printf "%s-tls" .name) "tls" (ne (include "omnialign.ownTlsSecret" .) "")) }}
 - {name: OMNIALIGN_SERVER_TLS_CERTIFICATE_FILE, value: {{ $folder }}/tls.crt}
 - {name: OMNIALIGN_SERVER_TLS_KEY_FILE, value: {{ $folder }}/tls.key}
-{{- /* People outside have tokens, not certificates: the gateway asks for none. */}}
-{{- if and .root.Values.tls.mutual (ne .name "gateway") }}
+{{- /* People outside have tokens, not certificates: the gateway and the console ask for none. */}}
+{{- if and .root.Values.tls.mutual (not (has .name (list "gateway" "console"))) }}
 - {name: OMNIALIGN_SERVER_TLS_CLIENT_CA_FILE, value: /etc/omnialign/tls/ca.crt}
 {{- end }}
 {{- end }}
@@ -88,7 +88,8 @@
 {{- end }}
 {{- end }}
 
-{{/* How it shows itself to the services it calls. The gateway passes its callers' tokens on and has none of its own. */}}
+{{/* How it shows itself to the services it calls. The gateway and the console pass their callers' tokens on and have none
+     of their own. */}}
 {{- define "omnialign.peerEnvironment" -}}
 {{- if ne .root.Values.tls.source "none" }}
 - {name: OMNIALIGN_PEER_CA_FILE, value: /etc/omnialign/tls/ca.crt}
@@ -97,7 +98,7 @@
 - {name: OMNIALIGN_PEER_KEY_FILE, value: /etc/omnialign/tls/tls.key}
 {{- end }}
 {{- end }}
-{{- if and (ne .root.Values.auth.source "none") (ne .name "gateway") }}
+{{- if and (ne .root.Values.auth.source "none") (not (has .name (list "gateway" "console"))) }}
 - {name: OMNIALIGN_PEER_TOKEN_FILE, value: /etc/omnialign/auth/service-token}
 {{- end }}
 {{- end }}

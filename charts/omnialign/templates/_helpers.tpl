@@ -72,7 +72,7 @@ labels:
 {{/* The names a certificate must hold, as a YAML list. */}}
 {{- define "omnialign.dnsNames" -}}
 - localhost
-{{- range $service := list "data" "alignment" "evaluation" "annotation" "training" "gateway" "critique" "refinement" "judge" }}
+{{- range $service := list "data" "alignment" "evaluation" "annotation" "training" "gateway" "console" "critique" "refinement" "judge" }}
 {{- $name := include "omnialign.serviceName" (dict "root" $ "service" $service) }}
 - {{ $name }}
 - {{ $name }}.{{ $.Release.Namespace }}
@@ -91,6 +91,11 @@ labels:
 {{- mulf (float64 $number) (get $units (trimPrefix $number (toString .))) 0.9 | int64 -}}
 {{- end }}
 
+{{/* The Secret with a certificate of the public kind, of those that people outside reach; else empty: `.root`, `.name`. */}}
+{{- define "omnialign.ownTlsSecret" -}}
+{{- if has .name (list "gateway" "console") }}{{ (get .root.Values .name).tls.existingSecret }}{{ end -}}
+{{- end }}
+
 {{/* Secrets by purpose: what the operator named, or what this chart makes. */}}
 {{- define "omnialign.tlsSecret" -}}
 {{- if eq .Values.tls.source "secret" }}{{ .Values.tls.existingSecret }}{{ else }}{{ include "omnialign.fullname" . }}-tls{{ end -}}
@@ -98,6 +103,11 @@ labels:
 
 {{- define "omnialign.authSecret" -}}
 {{- if eq .Values.auth.source "secret" }}{{ .Values.auth.existingSecret }}{{ else }}{{ include "omnialign.fullname" . }}-auth{{ end -}}
+{{- end }}
+
+{{/* Of what seals the console's sessions; empty if each pod makes it up. */}}
+{{- define "omnialign.sessionSecret" -}}
+{{- if .Values.console.sessionKeySecret.name }}{{ .Values.console.sessionKeySecret.name }}{{ else if eq .Values.auth.source "generated" }}{{ include "omnialign.fullname" . }}-console{{ end -}}
 {{- end }}
 
 {{- define "omnialign.postgresqlSecret" -}}

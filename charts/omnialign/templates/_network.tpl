@@ -96,12 +96,12 @@ spec:
       {{- include "omnialign.selectorLabels" . | nindent 6 }}
   policyTypes: [Ingress, Egress]
   ingress:
-    {{- if eq .name "gateway" }}
+    {{- if has .name (list "gateway" "console") }}
     - ports: [{port: 50051}]
-      {{- with $policy.gatewayFrom }}
+      {{- with ternary $policy.gatewayFrom $policy.consoleFrom (eq .name "gateway") }}
       from:
         {{- toYaml . | nindent 8 }}
-        {{- include "omnialign.peers" (dict "root" $root "names" (list "test")) | nindent 8 }}
+        {{- include "omnialign.peers" (dict "root" $root "names" (append $callers "test")) | nindent 8 }}
       {{- end }}
     {{- else if $callers }}
     - ports: [{port: 50051}]

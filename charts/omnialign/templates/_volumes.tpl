@@ -9,11 +9,16 @@
 - name: tls
   path: /etc/omnialign/tls
   volume: {secret: {secretName: {{ include "omnialign.tlsSecret" .root }}, defaultMode: 0440}}
-{{- if and (eq .name "gateway") $values.gateway.tls.existingSecret }}
-- name: gateway-tls
-  path: /etc/omnialign/gateway-tls
-  volume: {secret: {secretName: {{ $values.gateway.tls.existingSecret }}, defaultMode: 0440}}
+{{- with include "omnialign.ownTlsSecret" . }}
+- name: {{ $.name }}-tls
+  path: /etc/omnialign/{{ $.name }}-tls
+  volume: {secret: {secretName: {{ . }}, defaultMode: 0440}}
 {{- end }}
+{{- end }}
+{{- if and (eq .name "console") (include "omnialign.sessionSecret" .root) }}
+- name: session-key
+  path: /etc/omnialign/session
+  volume: {secret: {secretName: {{ include "omnialign.sessionSecret" .root }}, defaultMode: 0440, items: [{key: {{ $values.console.sessionKeySecret.key }}, path: session-key}]}}
 {{- end }}
 {{- if and (has "auth" $needs) (ne $values.auth.source "none") }}
 - name: auth
