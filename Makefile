@@ -35,7 +35,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 
 # The models are small: one thread per process is faster than threads that compete for the cores.
-test experiment bench bench-loop bench-media bench-engine bench-eval bench-train: export OMP_NUM_THREADS ?= 1
+test experiment bench bench-loop bench-media bench-engine bench-eval bench-door bench-train: export OMP_NUM_THREADS ?= 1
 test-%: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help
@@ -170,7 +170,7 @@ observability-test: test-observability ## the former name of test-observability
 
 ##@ Measure it
 
-.PHONY: bench bench-loop bench-media bench-engine bench-eval bench-people bench-train
+.PHONY: bench bench-loop bench-media bench-engine bench-eval bench-door bench-people bench-train
 bench: setup ## measure RPC overhead, data throughput and the loop; writes docs/results/bench.{md,json}
 	$(BIN)/python -m benchmarks
 
@@ -185,6 +185,9 @@ bench-engine: setup ## our critique client against a plain gather, on a stub ser
 
 bench-eval: setup ## an evaluation, and the same again, against a plain client on the same endpoint; writes docs/results
 	$(BIN)/python -m benchmarks.evaluation
+
+bench-door: setup ## the OpenAI-compatible door against the same calls without it, at 64 in flight; writes docs/results
+	$(BIN)/python -m benchmarks.door
 
 bench-people: setup ## 200 annotators at once: how long they wait for leases, drafts and submissions; writes docs/results
 	$(BIN)/python -m benchmarks.people

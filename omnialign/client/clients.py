@@ -1,6 +1,7 @@
 """The two clients: `AsyncClient`, and `Client`, which runs one on an event loop in a thread of its own."""
 
 import asyncio
+import copy
 import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -92,9 +93,8 @@ def with_token(client: AsyncClient, token: Token | None, *, project: str) -> Asy
 
     For servers that call on behalf of many people.
     """
-    transport = client._transport.with_token(token)
-    other = AsyncClient.__new__(AsyncClient)
-    super(AsyncClient, other).__init__(transport, project=project)
+    other = copy.copy(client)  # with its stubs, which belong to the connection and take long to make
+    other._transport, other.project = client._transport.with_token(token), project
     return other
 
 

@@ -1,7 +1,7 @@
 """From a request to Generate: media are stored, the model is found, and answers come as each finishes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -19,16 +19,21 @@ Medium = InlineMedium | StoredMedium
 
 
 async def generate(
-    client: AsyncClient, parameters: Parameters, conversations: Sequence[Sequence[Message]], *, deadline_seconds: float
+    client: AsyncClient,
+    model: Awaitable[str],
+    parameters: Parameters,
+    conversations: Sequence[Sequence[Message]],
+    *,
+    deadline_seconds: float,
 ) -> AsyncGenerator[pb.GenerateResponse, None]:
     """The answers to conversations, of which each ends with the message to answer, in the order in which they finish.
 
-    The id of an answer is the number of its conversation, from 0. Raises what makes the whole request impossible, and
-    the error of the first answer that fails.
+    `model` gives the full name of the model. The id of an answer is the number of its conversation, from 0. Raises what
+    makes the whole request impossible, and the error of the first answer that fails.
     """
-    model, stored = await asyncio.gather(client.find_model(parameters.model), _store_all(client, conversations))
+    name, stored = await asyncio.gather(model, _store_all(client, conversations))
     request = pb.GenerateRequest(
-        model=model,
+        model=name,
         sampling=parameters.sampling,
         items=[_item(number, messages, stored, parameters.seed) for number, messages in enumerate(conversations)],
         num_samples=parameters.num_samples,

@@ -16,9 +16,10 @@ from omnialign.errors import NotFound
 from services.console.door import chat, completions, models
 from services.console.door.asking import generate
 from services.console.door.bodies import parse_body, read_body
-from services.console.door.callers import caller_of
+from services.console.door.callers import Caller, caller_of
 from services.console.door.disconnects import while_connected
 from services.console.door.errors import error_response
+from services.console.door.newest import NewestVersions
 from services.console.door.streaming import EventStream, resumed
 from services.runtime.errors import as_omnialign_error
 
@@ -44,7 +45,7 @@ class DoorSettings:
 
 def routes(connect: Connect, settings: DoorSettings | None = None) -> list[Route]:
     """The routes of the door, for the root of a web application."""
-    door = _Door(connect, settings or DoorSettings())
+    door = _Door(connect, settings or DoorSettings(), NewestVersions())
     any_method = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
     def answers_of(path: str, api: ModuleType) -> Route:
@@ -59,13 +60,14 @@ def routes(connect: Connect, settings: DoorSettings | None = None) -> list[Route
     ]
 
 
-Handler = Callable[[Request, AsyncClient], Awaitable[Response]]
+Handler = Callable[[Request, Caller, AsyncClient], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
 class _Door:
     connect: Connect
     settings: DoorSettings
+    newest: NewestVersions
 
     def endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """An endpoint that gives `handler` the caller's client, and answers its errors in OpenAI's form."""
@@ -76,7 +78,7 @@ class _Door:
             CURRENT_CALL.set(call)
             try:
                 caller = caller_of(request, project=self.settings.project)
-                response = await handler(request, self.connect(caller.token, caller.project))
+                response = await handler(request, caller, self.connect(caller.token, caller.project))
             except Exception as error:
                 response = error_response(as_omnialign_error(error))
             response.headers["x-request-id"] = call.request_id
@@ -84,21 +86,23 @@ class _Door:
 
         return answer
 
-    async def list_models(self, request: Request, client: AsyncClient) -> Response:
+    async def list_models(self, request: Request, caller: Caller, client: AsyncClient) -> Response:
         """All models."""
         return JSONResponse(await models.list_models(client))
 
-    async def get_model(self, request: Request, client: AsyncClient) -> Response:
+    async def get_model(self, request: Request, caller: Caller, client: AsyncClient) -> Response:
         """One model."""
         return JSONResponse(await models.get_model(client, request.path_params["model"]))
 
     def answering(self, api: ModuleType) -> Handler:
         """The handler of an API, `chat` or `completions`, by which models answer."""
 
-        async def handle(request: Request, client: AsyncClient) -> Response:
+        async def handle(request: Request, caller: Caller, client: AsyncClient) -> Response:
             data = await read_body(request, max_bytes=self.settings.max_body_bytes)
             parameters, conversations = await parse_body(data, api.read)
-            results = generate(client, parameters, conversations, deadline_seconds=self.settings.deadline_seconds)
+            model = self.newest.find(client, caller, parameters.model)
+            deadline_seconds = self.settings.deadline_seconds
+            results = generate(client, model, parameters, conversations, deadline_seconds=deadline_seconds)
             if not parameters.stream:
                 return JSONResponse(await while_connected(request, api.whole(client, parameters, results)))
             # The status is sent with the first event: what fails before it is an error like any other.
@@ -108,7 +112,7 @@ class _Door:
 
         return handle
 
-    async def nothing(self, request: Request, client: AsyncClient) -> Response:
+    async def nothing(self, request: Request, caller: Caller, client: AsyncClient) -> Response:
         """What is not here."""
         message = f"There is no {request.method} {request.url.path[:200]} here; docs/openai.md names what there is."
         raise NotFound(message, reason="ROUTE_NOT_FOUND")
