@@ -16,7 +16,9 @@ from starlette.types import ASGIApp
 
 from omnialign import names
 from omnialign.errors import OmnialignError
+from services.console.annotating import annotating_routes
 from services.console.assets import assets_route, load_assets
+from services.console.campaigns import campaign_routes
 from services.console.clients import Clients
 from services.console.config import ConsoleConfig
 from services.console.context import Context
@@ -79,6 +81,8 @@ def _routes(context: Context) -> list[Route]:
         dataset_routes,
         model_routes,
         media_routes,
+        campaign_routes,
+        annotating_routes,
     )
     return [route for part in parts for route in part(context)]
 

@@ -42,12 +42,12 @@ class Context:
             raise NotFound("There is no such project.", reason="PROJECT_NOT_FOUND")
         return self.clients.of(token, project)
 
-    async def form(self, request: Request) -> Mapping[str, str]:
+    async def form(self, request: Request, *, max_fields: int = MAX_FIELDS) -> Mapping[str, str]:
         """The fields of a form of ours. Raises PermissionDenied CSRF_MISSING and CSRF_WRONG.
 
         Everything that changes something reads its form by this.
         """
-        async with request.form(max_files=0, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES) as form:
+        async with request.form(max_files=0, max_fields=max_fields, max_part_size=MAX_FIELD_BYTES) as form:
             fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
         check_csrf(request, request.headers.get(CSRF_HEADER) or fields.get(CSRF_FIELD, ""))
         return fields

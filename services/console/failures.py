@@ -5,7 +5,7 @@ and back. Parts of a page, which htmx asks for, get a sentence in the place for 
 """
 
 from http import HTTPStatus
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from google.rpc import code_pb2
 from starlette.exceptions import HTTPException
@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from omnialign.errors import Internal, NotFound, OmnialignError, Unauthenticated, Unavailable
 from services.console.rendering import Pages
+from services.console.security import own_path
 from services.runtime.errors import as_omnialign_error
 
 STATUSES = {
@@ -76,7 +77,7 @@ class Failures:
 
     def _to_sign_in(self, request: Request, error: Unauthenticated) -> Response:
         is_page = request.method == "GET"
-        wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "") if is_page else ""
+        wanted = _page_of(request)
         why = error.reason if request.state.session.token else ""
         place = f"/sign-in?{urlencode({'next': wanted, 'why': why})}"
         if "hx-request" in request.headers:
@@ -84,6 +85,16 @@ class Failures:
         if request.headers.get("sec-fetch-dest", "document") != "document" and is_page:
             return self._page(request, error)  # a picture or a stream of events: nobody could sign in there
         return RedirectResponse(place, HTTPStatus.SEE_OTHER)
+
+
+def _page_of(request: Request) -> str:
+    """The page that a person has before them: what they asked for, or the page that sends a form or wants a part."""
+    if request.method == "GET" and "hx-request" not in request.headers:
+        return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    page = urlsplit(request.headers.get("referer", ""))
+    if page.netloc != request.headers.get("host"):
+        return ""
+    return own_path(page.path + (f"?{page.query}" if page.query else ""))
 
 
 def _fault() -> Internal:

@@ -17,7 +17,13 @@ from services.console.job_kinds import QUESTIONS
 from services.console.job_view import stage_rate, stage_state
 from services.pipeline.pages.template import environment
 
-SECTIONS = (("jobs", "Jobs"), ("datasets", "Datasets"), ("models", "Models"), ("evaluations", "Evaluations"))
+SECTIONS = (
+    ("jobs", "Jobs"),
+    ("datasets", "Datasets"),
+    ("models", "Models"),
+    ("evaluations", "Evaluations"),
+    ("campaigns", "Annotation"),
+)
 """Where a person can go, within a project."""
 
 

@@ -1,4 +1,4 @@
-"""The console on a real server of its own, over the real data service and job services that hold what tests give."""
+"""The console on a real server, over real data and annotation services and job services that hold what tests give."""
 
 import contextlib
 import hashlib
@@ -13,6 +13,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from omnialign.client import AsyncClient
+from services.annotation.__main__ import wire as wire_annotation
+from services.annotation.config import AnnotationConfig
 from services.console.__main__ import opened
 from services.console.config import ConsoleConfig
 from services.console.server import WebServer
@@ -20,11 +22,16 @@ from services.data.__main__ import wire as wire_data
 from services.data.config import DataConfig
 from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.config import ServerConfig
-from services.runtime.connections import ClientFactory
+from services.runtime.connections import ClientConfig, ClientFactory
 from services.runtime.server import Server
 from tests.services.console.job_services import Jobs, add_job_services
 
-TOKENS = {"alice-token": {"demo": "admin"}, "bob-token": {"other": "submitter"}, "service": {"*": "service"}}
+TOKENS = {
+    "alice-token": {"demo": "admin"},
+    "ann-token": {"demo": "annotator"},
+    "bob-token": {"other": "submitter"},
+    "service": {"*": "service"},
+}
 
 
 @dataclass
@@ -69,17 +76,20 @@ class Browser:
 
 @contextlib.asynccontextmanager
 async def running(root: Path, *, tokens: bool, **settings: Any) -> AsyncIterator[Running]:
-    auth = AuthConfig()
+    auth, own = AuthConfig(), ClientConfig()
     if tokens:
         entries = [
             {"name": token, "sha256": hashlib.sha256(token.encode()).hexdigest(), "roles": roles}
             for token, roles in TOKENS.items()
         ]
         (root / "tokens.yaml").write_text(yaml.safe_dump({"tokens": entries}))
-        auth = AuthConfig(tokens_file=root / "tokens.yaml")
-    server, jobs, registry = Server(ServerConfig(), name="test", auth=auth), Jobs(), CollectorRegistry()
+        (root / "own-token").write_text("service")
+        auth, own = AuthConfig(tokens_file=root / "tokens.yaml"), ClientConfig(token_file=root / "own-token")
+    server, jobs, registry = Server(ServerConfig(), name="test", auth=auth, clients=own), Jobs(), CollectorRegistry()
+    annotation = AnnotationConfig(root=root / "annotation", data_address=server.bind())
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(wire_data(server, DataConfig(root=root / "data")))
+        await stack.enter_async_context(wire_annotation(server, annotation))
         add_job_services(server, jobs)
         await server.start()
         server.set_serving()
