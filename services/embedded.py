@@ -72,9 +72,16 @@ class EmbeddedStack:
 
 @contextlib.asynccontextmanager
 async def embedded(
-    root: Path, *, port: int = 0, metrics_port: int | None = None, console_port: int | None = None
+    root: Path,
+    *,
+    port: int = 0,
+    metrics_port: int | None = None,
+    console_port: int | None = None,
+    or_any_console_port: bool = False,
 ) -> AsyncIterator[EmbeddedStack]:
     """Runs the stack while the block runs. Port 0 takes a free one; without `console_port` there is no console.
+
+    With `or_any_console_port` the console takes a free port if its own is taken.
 
     Raises FailedPrecondition: ROOT_IN_USE when another stack owns the folder, PORT_TAKEN when the port is not free.
     """
@@ -92,7 +99,7 @@ async def embedded(
             server.set_serving()
             write_state(folder, StackState(address=address, process_id=os.getpid()))
             try:
-                async with _console(server, address, console_port) as console_address:
+                async with _console(server, address, console_port, or_any=or_any_console_port) as console_address:
                     yield EmbeddedStack(server, folder, console_address)
             finally:
                 remove_state(folder)
@@ -100,13 +107,14 @@ async def embedded(
 
 
 @contextlib.asynccontextmanager
-async def _console(server: Server, address: str, port: int | None) -> AsyncIterator[str]:
+async def _console(server: Server, address: str, port: int | None, *, or_any: bool) -> AsyncIterator[str]:
     """Serves the console on a port of this machine while the block runs, and gives its address."""
     if port is None:
         yield ""
         return
     config, own = replace(load(_OwnConsole), gateway_address=address), ServerConfig(port=port, grace_seconds=1.0)
-    async with console.opened(config, own, clients=ClientFactory(), registry=server.registry) as web:
+    web_server = console.opened(config, own, clients=ClientFactory(), registry=server.registry, or_any=or_any)
+    async with web_server as web:
         yield web.address
 
 

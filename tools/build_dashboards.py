@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tools.dashboards import alignment, annotation, evaluation, grafana, inference, overview, storage, training
+from tools.dashboards import alignment, annotation, console, evaluation, grafana, inference, overview, storage, training
 
 FOLDER = Path(__file__).resolve().parent.parent / "charts" / "omnialign" / "dashboards"
 BOARDS = {
@@ -15,6 +15,7 @@ BOARDS = {
     "alignment": alignment.BOARD,
     "evaluation": evaluation.BOARD,
     "annotation": annotation.BOARD,
+    "console": console.BOARD,
     "training": training.BOARD,
     "inference": inference.BOARD,
     "storage": storage.BOARD,

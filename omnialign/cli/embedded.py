@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import socket
 import tempfile
 import time
 import webbrowser
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 50051
 CONSOLE_PORT = 50080
+USUAL_CONSOLE: dict[str, Any] = {"console_port": CONSOLE_PORT, "or_any_console_port": True}
 SMOKE_TEST = "This is a smoke test: it shows that everything works, and its numbers say nothing about the method."
 
 
@@ -53,17 +53,18 @@ def up(
 
     out = Output(as_json=as_json)
     folder = (root or default_root()).absolute()
-    web = (free_console_port() if console_port is None else console_port) if console else None
-    run_guarded(lambda: serve(folder, port=port, metrics_port=metrics_port, console_port=web, out=out), out=out)
+    ports: dict[str, Any] = {"port": port, "metrics_port": metrics_port}
+    if console:
+        ports |= USUAL_CONSOLE if console_port is None else {"console_port": console_port}
+    run_guarded(lambda: serve(folder, ports=ports, out=out), out=out)
 
 
-async def serve(root: Path, *, port: int, metrics_port: int | None, console_port: int | None, out: Output) -> None:
-    """Serves until SIGINT or SIGTERM."""
+async def serve(root: Path, *, ports: dict[str, Any], out: Output) -> None:
+    """Serves until SIGINT or SIGTERM, at the `ports` that `services.embedded.embedded` takes."""
     from omnialign.cli.state import default_root
 
     services = load_embedded()
     services.configure_logging("WARNING")
-    ports = {"port": port, "metrics_port": metrics_port, "console_port": console_port}
     async with services.embedded(root, **ports) as stack:
         running = {"address": stack.address, "root": str(root), "process_id": os.getpid()}
         out.record(running | ({"console": stack.console_address} if stack.console_address else {}))
@@ -74,13 +75,6 @@ async def serve(root: Path, *, port: int, metrics_port: int | None, console_port
             out.say(f"Console: {stack.console_address}")
         await stack.serve_until_signal()
     out.say("Stopped. Start it again with the same root to continue.")
-
-
-def free_console_port() -> int:
-    """The console's usual port if nothing has it, else 0."""
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        return CONSOLE_PORT if tried.connect_ex(("127.0.0.1", CONSOLE_PORT)) else 0
 
 
 def load_embedded() -> Any:
@@ -173,7 +167,7 @@ async def _run_in_process(
     services = load_embedded()
     services.configure_logging("WARNING")
     run_folder = folder / "runs" / time.strftime("%Y%m%d-%H%M%S")
-    async with services.embedded(run_folder / "state", console_port=free_console_port()) as stack:
+    async with services.embedded(run_folder / "state", **USUAL_CONSOLE) as stack:
         out.say(f"They run at {stack.address}, with their state in {run_folder}.")
         out.say(f"Console: {stack.console_address}")
         if stay:

@@ -28,9 +28,17 @@ __all__ = ["FULL_NAME", "main", "opened"]
 
 @asynccontextmanager
 async def opened(
-    config: ConsoleConfig, server_config: ServerConfig, *, clients: ClientFactory, registry: CollectorRegistry
+    config: ConsoleConfig,
+    server_config: ServerConfig,
+    *,
+    clients: ClientFactory,
+    registry: CollectorRegistry,
+    or_any: bool = False,
 ) -> AsyncIterator[WebServer]:
-    """A console that answers while the block runs. Raises FailedPrecondition PORT_TAKEN."""
+    """A console that answers while the block runs, with `or_any` at a free port if its own is taken.
+
+    Raises FailedPrecondition PORT_TAKEN.
+    """
     lifetime = Lifetime()
     async with AsyncExitStack() as stack:
         stack.enter_context(open_sandbox(registry))  # sounds are decoded to be drawn
@@ -46,7 +54,7 @@ async def opened(
             more=door.routes(callers.of, door.DoorSettings(project=config.project)),
         )
         await stack.enter_async_context(health_served(server_config, lifetime.health))
-        server = WebServer(app, server_config, lifetime=lifetime)
+        server = WebServer(app, server_config, lifetime=lifetime, or_any=or_any)
         try:
             await server.start()
             yield server

@@ -34,10 +34,10 @@ KEEP_ALIVE_SECONDS = 30
 class WebServer:
     """One port with an application. Made inside a running event loop."""
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, *, lifetime: Lifetime) -> None:
-        """Takes the port. Raises FailedPrecondition PORT_TAKEN."""
+    def __init__(self, app: ASGIApp, config: ServerConfig, *, lifetime: Lifetime, or_any: bool = False) -> None:
+        """Takes the port, or with `or_any` a free one if it is taken. Raises FailedPrecondition PORT_TAKEN."""
         self.config, self._lifetime = config, lifetime
-        self._socket = _bound(config.host.strip("[]"), config.port)
+        self._socket = _bound(config.host.strip("[]"), config.port, or_any=or_any)
         self._tls = _ReloadedTls(config.tls) if config.tls else None
         self._server = _Uvicorn(
             uvicorn.Config(
@@ -177,14 +177,17 @@ def metrics_served(config: ServerConfig, registry: CollectorRegistry) -> Iterato
         thread.join()
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int, *, or_any: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))
+        found.listen(BACKLOG)  # until then another process could bind it too
     except OSError as error:
         found.close()
+        if or_any and port:
+            return _bound(host, 0, or_any=False)
         raise FailedPrecondition(
             f"Port {port} is taken; choose another for the console, or 0 for a free one.",
             reason="PORT_TAKEN",

@@ -45,6 +45,7 @@ async def fill_console(console: Running, folder: Path) -> list[str]:
     pages = ["projects/demo/jobs", *jobs, "projects/demo/datasets", dataset, f"{dataset}/versions/1"]
     pages += [f"{dataset}/records", f"{dataset}/quarantine", "projects/demo/models", model.rpartition("/versions/")[0]]
     pages += [model, f"projects/demo/lineage?name={model}", "projects/demo/evaluations"]
+    pages += ["projects/demo/compare", "projects/demo/new-alignment-job"]
     return [f"/{page}" for page in pages]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from benchmarks.null_services import Behaviour, NullJudge
 from examples.tinyworld import dataset, recipe
@@ -68,11 +68,12 @@ async def observed_stack(folder: Path) -> AsyncIterator[ObservedStack]:
             "OMNIALIGN_ENGINE_OPENAI_ENDPOINTS": endpoint.base_url,
         }
         with _environment(settings), mock.patch.object(judge, "wire", _judge):
-            async with embedded(folder / "root", metrics_port=0) as stack:
+            async with embedded(folder / "root", metrics_port=0, console_port=0) as stack:
                 targets = {stack.metrics_address: _labels("stack"), f"127.0.0.1:{run_port}": _labels("trainer")}
                 async with running_prometheus(folder / "prometheus", targets=targets, rules=RULES) as prometheus:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(_ask(stack.address, endpoint, prometheus))
+                        group.create_task(_browse(stack.console_address))
                         running = group.create_task(_run_job(stack.address, folder))
                     job = running.result()
                     await asyncio.sleep(SETTLE_SECONDS)
@@ -90,6 +91,12 @@ async def _judge(server: Server, config: Any, *, engine: Any) -> AsyncIterator[N
     servicer = NullJudge(Behaviour(log=False, verdict=verdict))
     server.add(judge_service_pb2_grpc.add_JudgeServiceServicer_to_server, servicer, "omnialign.v1.JudgeService")
     yield
+
+
+async def _browse(address: str) -> None:
+    """Opens the console's first page."""
+    async with ClientSession() as browser, browser.get(f"{address}/projects/default/jobs") as page:
+        assert page.status == 200
 
 
 async def _ask(address: str, endpoint: Stub, prometheus: Prometheus) -> None:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import httpx2
+import pytest
 
+from omnialign.errors import FailedPrecondition
 from services.console.lifetime import Lifetime
 from services.console.server import WebServer
 from services.runtime.config import ServerConfig
@@ -71,6 +73,19 @@ async def test_requests_in_flight_are_finished_before_the_end():
         go_on.set()
         assert (await answer).text == "whole"
     await stopping
+
+
+async def test_a_port_that_is_taken_is_one_sentence_or_another_port():
+    async def nothing(scope, receive, send): ...
+
+    first = WebServer(nothing, ServerConfig(), lifetime=Lifetime())
+    port = int(first.address.rpartition(":")[2])
+    with pytest.raises(FailedPrecondition, match=f"Port {port} is taken"):
+        WebServer(nothing, ServerConfig(port=port), lifetime=Lifetime())
+    second = WebServer(nothing, ServerConfig(port=port), lifetime=Lifetime(), or_any=True)
+    assert second.address != first.address
+    await first.stop(0)
+    await second.stop(0)
 
 
 async def test_it_speaks_tls(tmp_path):
