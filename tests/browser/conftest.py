@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
@@ -55,12 +56,17 @@ class Tab:
         await self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
-async def opened(
-    chromium: Browser, console: Running, *, dark: bool = False, width: int = 1280, axe: bool = False
+async def opened(chromium: Browser, console: Running, **options: Any) -> Tab:
+    """A new tab of a console; `options` as of `opened_at`."""
+    return await opened_at(chromium, console.web.address, **options)
+
+
+async def opened_at(
+    chromium: Browser, address: str, *, dark: bool = False, width: int = 1280, axe: bool = False
 ) -> Tab:
     """A new tab. With `axe` our policy does not apply, which would keep the checker's script out."""
     context: BrowserContext = await chromium.new_context(
-        base_url=console.web.address,
+        base_url=address,
         color_scheme="dark" if dark else "light",
         viewport={"width": width, "height": 900},
         bypass_csp=axe,

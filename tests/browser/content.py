@@ -42,7 +42,14 @@ async def fill_console(console: Running, folder: Path) -> list[str]:
     dataset = await _dataset(console)
     model = await _model(console, folder)
     jobs = [running.name, "projects/demo/alignmentJobs/job-4", trained.name, evaluation.name]
-    pages = ["projects/demo/jobs", *jobs, "projects/demo/datasets", dataset, f"{dataset}/versions/1"]
+    pages = [
+        "projects/demo/jobs",
+        "projects/demo/new-alignment-job",
+        *jobs,
+        "projects/demo/datasets",
+        dataset,
+        f"{dataset}/versions/1",
+    ]
     pages += [f"{dataset}/records", f"{dataset}/quarantine", "projects/demo/models", model.rpartition("/versions/")[0]]
     pages += [model, f"projects/demo/lineage?name={model}", "projects/demo/evaluations"]
     pages += ["projects/demo/compare", "projects/demo/new-alignment-job"]
