@@ -218,6 +218,7 @@ def test_notes_tell_the_next_command(render: Render, tmp_path: Path) -> None:
     assert "omnialign-tls" in notes
     assert "helm test omnialign --namespace omnialign" in notes
     assert "port-forward service/omnialign-gateway" in notes
+    assert "port-forward service/omnialign-console 8443:443" in notes
     assert "ADDRESS=localhost:50051" in notes and "--address $ADDRESS" in notes
 
 
