@@ -8,7 +8,7 @@ from omnialign.v1 import annotation_service_pb2, annotation_service_pb2_grpc
 from services.annotation.campaigns import Campaigns, Clock
 from services.annotation.config import AnnotationConfig
 from services.annotation.metrics import AnnotationMetrics
-from services.annotation.pairs import Pairs
+from services.annotation.pairs import BlindPairs, Pairs
 from services.annotation.servicer import AnnotationServicer
 from services.annotation.store import Store
 from services.annotation.tasks import Tasks
@@ -38,7 +38,8 @@ async def wire(server: Server, config: AnnotationConfig, *, clock: Clock = now_u
                 now_us=clock,
                 max_items=config.max_items,
             )
-            tasks = Tasks(store, Pairs(client), now_us=clock, metrics=AnnotationMetrics(server.registry))
+            pairs = BlindPairs(Pairs(client), now_us=clock)
+            tasks = Tasks(store, pairs, now_us=clock, metrics=AnnotationMetrics(server.registry))
             servicer = AnnotationServicer(campaigns, tasks)
             server.add(annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server, servicer, FULL_NAME)
             server.prepare(FULL_NAME, store.prepare, check=store.look)

@@ -103,8 +103,7 @@ class Campaigns:
     async def adjudicate(self, request: AdjudicateItemRequest) -> Item:
         """Notes a decision. Raises NotFound, and InvalidArgument for an incomplete annotation or no such answer."""
         ids = names.parse(request.name, names.ITEM)
-        campaign = await self._store.campaign(names.parent_of(request.name))
-        entry = await self._store.entry(campaign.name, number_of(ids["item"]))
+        campaign, entry = await self._store.campaign_and_entry(names.parent_of(request.name), number_of(ids["item"]))
         answers = (await self._store.answers(campaign.name, numbers=[entry.number])).get(entry.number, [])
         adjudication = Adjudication()
         adjudication.CopyFrom(request.adjudication)

@@ -1,6 +1,8 @@
 """The pairs of a dataset version, read from the data service."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from omnialign.client import AsyncClient
@@ -8,6 +10,9 @@ from omnialign.errors import FailedPrecondition, NotFound
 from omnialign.v1.record_pb2 import Record, Response
 
 IDS_AT_ONCE = 1000
+KEPT_US = 60_000_000
+"""How long a pair is kept. A deleted dataset is noticed after no more than that."""
+KEPT_BYTES = 64 * 1024 * 1024
 
 
 class Pairs:
@@ -33,10 +38,48 @@ class Pairs:
                 if found < len(part):
                     raise gone(version)
 
-    async def one(self, version: str, record_id: str) -> Record:
-        """One record. Raises FailedPrecondition DATASET_VERSION_GONE."""
-        (record,) = [record async for record in self.some(version, [record_id])]
-        return record
+
+class BlindPairs:
+    """Pairs as annotators see them. Reading one takes as long as reading many, so those that follow are read along."""
+
+    def __init__(self, pairs: Pairs, *, now_us: Callable[[], int]) -> None:
+        self._pairs, self._now_us = pairs, now_us
+        self._kept: OrderedDict[tuple[str, str], tuple[int, Record]] = OrderedDict()
+        self._num_bytes = 0
+        self._lock = asyncio.Lock()
+
+    async def get(self, version: str, record_id: str, following: Callable[[], Awaitable[Sequence[str]]]) -> Record:
+        """A pair; `following` gives its id and those that will be asked for next.
+
+        Raises FailedPrecondition DATASET_VERSION_GONE.
+        """
+        if (found := self._find(version, record_id)) is not None:
+            return found
+        async with self._lock:  # many ask for the same at once
+            if (found := self._find(version, record_id)) is not None:
+                return found
+            wanted = None
+            async for record in self._pairs.some(version, await following()):
+                shown = blind(record)
+                self._keep(version, shown)
+                wanted = shown if record.id == record_id else wanted
+        if wanted is None:
+            raise gone(version)
+        return wanted
+
+    def _find(self, version: str, record_id: str) -> Record | None:
+        read_us, record = self._kept.get((version, record_id), (0, None))
+        return record if read_us + KEPT_US > self._now_us() else None
+
+    def _keep(self, version: str, record: Record) -> None:
+        """Keeps a pair in place of the oldest ones."""
+        key = (version, record.id)
+        if key in self._kept:
+            self._num_bytes -= self._kept.pop(key)[1].ByteSize()
+        self._kept[key] = self._now_us(), record
+        self._num_bytes += record.ByteSize()
+        while self._num_bytes > KEPT_BYTES:
+            self._num_bytes -= self._kept.popitem(last=False)[1][1].ByteSize()
 
 
 def blind(record: Record) -> Record:

@@ -56,7 +56,9 @@ class Standing:
 
 def lease(connection: Connection, insert: Insert, campaign: str, who: Writer, *, until_us: int) -> Standing | None:
     """Gives the annotator the seat that they hold, else one of an item of which they have a draft, else the next."""
-    _lock(connection, insert, campaign, who)
+    person = {"campaign": campaign, "annotator": who.annotator}
+    connection.execute(insert(ANNOTATORS).values(person).on_conflict_do_nothing())
+    _lock(connection, campaign, who)
     place = _held(connection, campaign, who) or _free(connection, campaign, who, drafted=True)
     place = place or _free(connection, campaign, who, drafted=False)
     if place is None:
@@ -74,7 +76,6 @@ def lease(connection: Connection, insert: Insert, campaign: str, who: Writer, *,
 
 def save(
     connection: Connection,
-    insert: Insert,
     place: Place,
     who: Writer,
     annotation: Annotation,
@@ -86,7 +87,7 @@ def save(
 
     Raises FailedPrecondition TASK_NOT_LEASED and TASK_DONE, and Aborted DRAFT_STALE.
     """
-    _lock(connection, insert, place.campaign, who)
+    _lock(connection, place.campaign, who)
     answer, message = _open_answer(connection, place, who), serialized(annotation)
     is_repeated = revision == answer.revision - 1 and message == answer.message
     if revision != answer.revision and not is_repeated:
@@ -101,7 +102,6 @@ def save(
 
 def submit(
     connection: Connection,
-    insert: Insert,
     place: Place,
     who: Writer,
     annotation: Annotation,
@@ -114,7 +114,7 @@ def submit(
     Raises FailedPrecondition TASK_NOT_LEASED, TASK_DONE and ALREADY_SUBMITTED, InvalidArgument REQUEST_ID_REUSED, and
     Aborted DRAFT_STALE.
     """
-    _lock(connection, insert, place.campaign, who)
+    _lock(connection, place.campaign, who)
     answer, message = _answer(connection, place, who), serialized(annotation)
     if answer is not None and answer.state == Task.STATE_SUBMITTED:
         if message != answer.message:
@@ -131,10 +131,10 @@ def submit(
 
 
 def give_up(
-    connection: Connection, insert: Insert, place: Place, who: Writer, *, state: "Task.State.ValueType", reason: str
+    connection: Connection, place: Place, who: Writer, *, state: "Task.State.ValueType", reason: str
 ) -> Standing:
     """Skips or flags an item, and gives the seat to others. Raises FailedPrecondition TASK_NOT_LEASED, TASK_DONE."""
-    _lock(connection, insert, place.campaign, who)
+    _lock(connection, place.campaign, who)
     answer = _answer(connection, place, who)
     if answer is None or answer.state != state:
         answer = _open_answer(connection, place, who)
@@ -160,9 +160,8 @@ def serialized(annotation: Annotation) -> bytes:
     return annotation.SerializeToString(deterministic=True)
 
 
-def _lock(connection: Connection, insert: Insert, campaign: str, who: Writer) -> None:
-    row = {"campaign": campaign, "annotator": who.annotator}
-    connection.execute(insert(ANNOTATORS).values(row).on_conflict_do_nothing())
+def _lock(connection: Connection, campaign: str, who: Writer) -> None:
+    """Waits for other transactions of the annotator. Who never leased has no row, and nothing to change either."""
     is_own = sa.and_(ANNOTATORS.c.campaign == campaign, ANNOTATORS.c.annotator == who.annotator)
     connection.execute(sa.select(ANNOTATORS.c.annotator).where(is_own).with_for_update())
 

@@ -135,10 +135,7 @@ class Store:
 
     async def campaign(self, name: str) -> Campaign:
         """A campaign without its progress. Raises NotFound CAMPAIGN_NOT_FOUND."""
-        row = await self._database.first(sa.select(CAMPAIGNS.c.message).where(CAMPAIGNS.c.name == name))
-        if row is None:
-            raise NotFound(f"{name} does not exist", reason="CAMPAIGN_NOT_FOUND", metadata={"name": name})
-        return Campaign.FromString(row.message)
+        return await self._database.read(lambda connection: _read_campaign(connection, name))
 
     async def get(self, name: str, *, now_us: int = 0) -> Campaign:
         """A campaign with its progress. Raises NotFound CAMPAIGN_NOT_FOUND."""
@@ -168,14 +165,14 @@ class Store:
         await self._database.write(remove)
 
     async def entry(self, campaign: str, number: int) -> Entry:
-        """An item. Raises NotFound CAMPAIGN_NOT_FOUND, ITEM_NOT_FOUND."""
-        is_item = sa.and_(ITEMS.c.campaign == campaign, ITEMS.c.number == number)
-        row = await self._database.first(sa.select(ITEMS).where(is_item))
-        if row is None:
-            await self.campaign(campaign)
-            message = f"{campaign} has no item {number}"
-            raise NotFound(message, reason="ITEM_NOT_FOUND", metadata={"campaign": campaign, "item": str(number)})
-        return _entry(row)
+        """An item. Raises NotFound ITEM_NOT_FOUND."""
+        return await self._database.read(lambda connection: _read_entry(connection, campaign, number))
+
+    async def campaign_and_entry(self, campaign: str, number: int) -> tuple[Campaign, Entry]:
+        """A campaign without its progress, and an item of it. Raises NotFound CAMPAIGN_NOT_FOUND, ITEM_NOT_FOUND."""
+        return await self._database.read(
+            lambda connection: (_read_campaign(connection, campaign), _read_entry(connection, campaign, number))
+        )
 
     async def entries(
         self,
@@ -221,6 +218,22 @@ def item_message(entry: Entry, answers: Iterable[Answer]) -> Item:
     if entry.adjudication is not None:
         item.adjudication.CopyFrom(entry.adjudication)
     return item
+
+
+def _read_campaign(connection: Connection, name: str) -> Campaign:
+    row = connection.execute(sa.select(CAMPAIGNS.c.message).where(CAMPAIGNS.c.name == name)).first()
+    if row is None:
+        raise NotFound(f"{name} does not exist", reason="CAMPAIGN_NOT_FOUND", metadata={"name": name})
+    return Campaign.FromString(row.message)
+
+
+def _read_entry(connection: Connection, campaign: str, number: int) -> Entry:
+    is_item = sa.and_(ITEMS.c.campaign == campaign, ITEMS.c.number == number)
+    row = connection.execute(sa.select(ITEMS).where(is_item)).first()
+    if row is None:
+        message = f"{campaign} has no item {number}"
+        raise NotFound(message, reason="ITEM_NOT_FOUND", metadata={"campaign": campaign, "item": str(number)})
+    return _entry(row)
 
 
 def _key(request: CreateCampaignRequest) -> str:

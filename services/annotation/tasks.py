@@ -18,18 +18,20 @@ from services.annotation.campaigns import Clock, number_of, rubric_of
 from services.annotation.form import check_complete, check_draft
 from services.annotation.identity import person
 from services.annotation.metrics import AnnotationMetrics
-from services.annotation.pairs import Pairs, blind
+from services.annotation.pairs import BlindPairs
 from services.annotation.seats import Place, Standing, Writer
 from services.annotation.store import Entry, Store
 
 SECOND_US = 1_000_000
+PAIRS_AHEAD = 64
+"""Pairs that are read with one that is asked for."""
 FIELD = "annotator"
 
 
 class Tasks:
     """The tasks of all campaigns."""
 
-    def __init__(self, store: Store, pairs: Pairs, *, now_us: Clock, metrics: AnnotationMetrics) -> None:
+    def __init__(self, store: Store, pairs: BlindPairs, *, now_us: Clock, metrics: AnnotationMetrics) -> None:
         self._store, self._pairs, self._now_us, self._metrics = store, pairs, now_us, metrics
 
     async def lease(self, request: LeaseTaskRequest) -> LeaseTaskResponse:
@@ -47,12 +49,18 @@ class Tasks:
         if standing is None:
             held = await self._store.read(lambda c: seats.count_held_by_others(c, campaign.name, who))
             return LeaseTaskResponse(held_by_others_count=held)
-        entry = await self._store.entry(campaign.name, standing.place.number)
+        number = standing.place.number
+        entry = await self._store.entry(campaign.name, number)
+
+        async def following() -> list[str]:
+            entries = await self._store.entries(campaign.name, after=number - 1, limit=PAIRS_AHEAD)
+            return [one.record for one in entries]
+
         # If the data service is away now, the seat is the annotator's all the same: the next call returns it.
-        record = await self._pairs.one(campaign.dataset_version, entry.record)
+        record = await self._pairs.get(campaign.dataset_version, entry.record, following)
         self._metrics.count("leased")
         task = _task(standing)
-        task.record.CopyFrom(blind(record))
+        task.record.CopyFrom(record)
         task.rubric.CopyFrom(rubric_of(campaign, entry.subtask))
         return LeaseTaskResponse(task=task)
 
@@ -65,7 +73,6 @@ class Tasks:
         standing = await self._store.write(
             lambda c: seats.save(
                 c,
-                self._store.insert,
                 place,
                 who,
                 request.annotation,
@@ -85,7 +92,6 @@ class Tasks:
         standing = await self._store.write(
             lambda c: seats.submit(
                 c,
-                self._store.insert,
                 place,
                 who,
                 request.annotation,
@@ -115,17 +121,14 @@ class Tasks:
     async def _give_up(self, request: SkipTaskRequest | FlagTaskRequest, state: "Task.State.ValueType") -> Task:
         campaign, _, place = await self._found(request.name)
         who = self._writer(campaign, request.annotator)
-        standing = await self._store.write(
-            lambda c: seats.give_up(c, self._store.insert, place, who, state=state, reason=request.reason)
-        )
+        standing = await self._store.write(lambda c: seats.give_up(c, place, who, state=state, reason=request.reason))
         self._metrics.count(seats.WORDS[state])
         return _task(standing)
 
     async def _found(self, name: str) -> tuple[Campaign, Entry, Place]:
         ids = names.parse(name, names.TASK)
-        campaign = await self._store.campaign(names.parent_of(name))
         number, _, seat = ids["task"].partition("-")
-        entry = await self._store.entry(campaign.name, number_of(number))
+        campaign, entry = await self._store.campaign_and_entry(names.parent_of(name), number_of(number))
         return campaign, entry, Place(campaign.name, entry.number, min(number_of(seat), 2**31 - 1))
 
     def _writer(self, campaign: Campaign, given: str) -> Writer:

@@ -115,6 +115,7 @@ async def test_a_campaign_whose_dataset_was_deleted_says_so_and_keeps_what_was_s
     campaign = await stack.campaign([pair(1), pair(2)])
     await stack.annotate(campaign, "ann")
     await stack.client.delete_dataset("projects/default/datasets/pairs")
+    stack.clock.advance(60)  # for so long a pair that was read is kept
     for call in (
         stack.client.lease_task(campaign.name, annotator="ann"),
         stack.client.commit_campaign(campaign.name),

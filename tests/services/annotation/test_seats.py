@@ -85,7 +85,6 @@ class Seats(RuleBasedStateMachine):
         try:
             found = seats.save(
                 self.connection,
-                sqlite.insert,
                 seen.place,
                 self.writer(person),
                 Annotation(reason=text),
@@ -111,7 +110,6 @@ class Seats(RuleBasedStateMachine):
         try:
             found = seats.submit(
                 self.connection,
-                sqlite.insert,
                 seen.place,
                 self.writer(person),
                 Annotation(reason=text),
@@ -142,9 +140,7 @@ class Seats(RuleBasedStateMachine):
         key, place = (person, seen.place.number), (seen.place.number, seen.place.seat)
         was_done = self.is_done(*key)
         try:
-            seats.give_up(
-                self.connection, sqlite.insert, seen.place, self.writer(person), state=state, reason="because"
-            )
+            seats.give_up(self.connection, seen.place, self.writer(person), state=state, reason="because")
         except OmnialignError as error:
             assert error.reason == "TASK_DONE" and was_done
             return
