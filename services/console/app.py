@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from omnialign import names
 from omnialign.errors import OmnialignError
+from services.console.adjudication import adjudication_routes
 from services.console.annotating import annotating_routes
 from services.console.assets import assets_route, load_assets
 from services.console.campaigns import campaign_routes
@@ -32,6 +33,7 @@ from services.console.lifetime import Lifetime
 from services.console.media import media_routes
 from services.console.models import model_routes
 from services.console.rendering import Pages
+from services.console.reviews import review_routes
 from services.console.security import HEALTH, Shield
 from services.console.sessions import SessionMiddleware, Sessions
 from services.console.sign_in import sign_in_routes
@@ -77,12 +79,14 @@ def _routes(context: Context) -> list[Route]:
         job_list_routes,
         submit_routes,
         evaluation_routes,
+        review_routes,
         job_routes,
         dataset_routes,
         model_routes,
         media_routes,
         campaign_routes,
         annotating_routes,
+        adjudication_routes,
     )
     return [route for part in parts for route in part(context)]
 

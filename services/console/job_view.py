@@ -67,6 +67,11 @@ class JobView:
         return list(dict.fromkeys(note for note in found if note))
 
     @property
+    def has_reviews(self) -> bool:
+        """Whether people review pairs of it, or did."""
+        return any(stage.stage.startswith("review") and stage.total for stage in self.stages)
+
+    @property
     def facts(self) -> list[tuple[str, str]]:
         """Fields of a training job for people."""
         return training_view.rows(self.job)[2:] if self.kind is TRAINING else []

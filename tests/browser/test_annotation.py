@@ -11,7 +11,7 @@ from omnialign.content import content
 from omnialign.v1 import content_pb2, record_pb2
 from omnialign.v1.annotation_service_pb2 import Campaign, Task
 from tests.browser.conftest import opened
-from tests.services.annotation.conftest import pair
+from tests.services.annotation.conftest import filled, pair
 from tests.services.console.conftest import Running
 from tests.services.console.test_media import sound
 
@@ -38,13 +38,13 @@ async def about(console: Running, subtask: str) -> record_pb2.Record:
     return record
 
 
-async def campaign(console: Running, subtask: str) -> Campaign:
+async def campaign(console: Running, subtask: str, *, name: str = "people", overlap: int = 1) -> Campaign:
     """A campaign of one pair."""
-    dataset = await console.client.create_dataset("pairs")
+    dataset = await console.client.create_dataset(f"pairs-of-{name}")
     await console.client.append_records(dataset.name, [await about(console, subtask)])
     version = await console.client.commit_version(dataset.name)
-    fields = {"display_name": "Look and listen", "instructions": "Be fair."}
-    return await console.client.create_campaign("people", Campaign(dataset_version=version.name, **fields))
+    fields = {"display_name": "Look and listen", "instructions": "Be fair.", "overlap": overlap}
+    return await console.client.create_campaign(name, Campaign(dataset_version=version.name, **fields))
 
 
 async def leap(page: Page, letter: str) -> None:
@@ -152,14 +152,22 @@ async def test_a_session_that_ends_while_one_writes_costs_nothing(console: Runni
 async def test_pages_of_annotation_have_nothing_that_axe_complains_about_and_fit_400_pixels(
     console: Running, chromium: Browser, dark: bool
 ) -> None:
-    made = await campaign(console, "ta2t")
+    made = await campaign(console, "ta2t", overlap=2)
+    for who in ("ann", "bob"):
+        task = (await console.client.lease_task(made.name, annotator=who)).task
+        annotation = filled(task.rubric, preferred=1 + (who == "bob"), words=WORDS)
+        await console.client.submit_task(task.name, annotation, revision=task.revision, annotator=who)
+    other = await campaign(console, "ta2t", name="others")
     tab = await opened(chromium, console, dark=dark, width=400, axe=True)
-    await tab.sign_in("ann-token")
-    for name, path in (
-        ("campaigns", "projects/demo/campaigns"),
-        ("campaign", made.name),
-        ("task", f"{made.name}/annotate"),
-    ):
+    await tab.sign_in()
+    places = {
+        "campaigns": "projects/demo/campaigns",
+        "campaign": made.name,
+        "disagreements": f"{made.name}/items",
+        "adjudication": f"{made.name}/items/1",
+        "task": f"{other.name}/annotate",
+    }
+    for name, path in places.items():
         await tab.page.goto(f"/{path}")
         found = await Axe().run(tab.page)
         await tab.screenshot(f"annotation-{name}-{'dark' if dark else 'light'}-400")

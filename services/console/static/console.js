@@ -13,6 +13,10 @@
     source.addEventListener("open", () => { document.getElementById("notice").textContent = ""; });
   };
   document.querySelectorAll("[data-events]").forEach(follow);
+  // Drafts that a tab keeps are those of whoever is signed in.
+  document.addEventListener("submit", (event) => {
+    if (event.target.getAttribute("action") === "/sign-out") sessionStorage.clear();
+  });
   // A question before what cannot be undone; without scripts, the form leads to a page that asks.
   document.addEventListener("submit", (event) => {
     const question = event.target.dataset?.confirm;

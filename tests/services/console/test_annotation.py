@@ -221,3 +221,45 @@ async def test_nothing_in_a_campaign_runs_on_its_pages(console, browser):
         assert page.status_code == 200
         assert "alert(1)" in page.text
         assert_harmless(page.text)
+
+
+async def disagreed(console, *people):
+    """A campaign of one pair about which two people disagree."""
+    made = await campaign(console, pair(1), overlap=len(people))
+    for side, person in enumerate(people, start=1):
+        _, task, revision = await task_of(person, made)
+        fields = answered(made, preferred=side, words=f"of {side} {SCRIPT}")
+        assert (await person.post(f"/{task}/submit", {**fields, "revision": revision})).status_code == 303
+    return made
+
+
+async def test_disagreements_are_listed_shown_with_all_answers_and_decided(console, browser):
+    ann = await signed_in(console, "ann-token")
+    made = await disagreed(console, ann, browser)
+    listed = (await browser.get(f"/{made.name}/items")).text
+    item = f"{made.name}/items/1"
+    assert f'href="/{item}"' in listed and "ann-token" in listed and "alice-token" in listed
+    page = (await browser.get(f"/{item}")).text
+    assert "ann-token: response 1 is better" in page and "alice-token: response 2 is better" in page
+    assert_harmless(page)
+    assert (await browser.post(f"/{item}/adjudicate", {"why": "x"})).status_code == 400
+    decision = {"decision": "annotator.ann-token", "why": "the first is shorter"}
+    assert (await browser.post(f"/{item}/adjudicate", decision)).headers["location"] == f"/{made.name}/items"
+    assert "No pair is like that" in (await browser.get(f"/{made.name}/items")).text
+    assert "decided by alice-token" in (await browser.get(f"/{made.name}/items?only=adjudicated")).text
+    assert "the answer of ann-token" in (await browser.get(f"/{item}")).text
+    own = {**answered(made, preferred=2, words="my own"), "decision": "own", "why": "both were wrong"}
+    assert (await browser.post(f"/{item}/adjudicate", own)).status_code == 303
+    (found,) = [found async for found in console.client.list_items(made.name)]
+    assert (found.adjudication.annotation.preferred, found.adjudication.reason) == (2, "both were wrong")
+    assert (await browser.post(f"/{item}/adjudicate", {"decision": "left_out", "why": "bad"})).status_code == 303
+
+
+async def test_annotators_neither_see_the_answers_of_others_nor_decide(console, browser):
+    ann = await signed_in(console, "ann-token")
+    made = await disagreed(console, ann, browser)
+    for path in (f"/{made.name}/items", f"/{made.name}/items/1"):
+        refused = await ann.get(path)
+        assert (refused.status_code, "alice-token" in refused.text) == (403, False)
+    assert (await ann.post(f"/{made.name}/items/1/adjudicate", {"decision": "left_out", "why": "x"})).status_code == 403
+    assert (await browser.get(f"/{made.name}/items/7")).status_code == 404

@@ -1,0 +1,132 @@
+"""The page on which people review the pairs of an alignment job that waits for them, before the real service."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from markupsafe import escape
+from prometheus_client import CollectorRegistry
+
+from benchmarks.null_services import NullJudge
+from omnialign.content import content, text_of
+from omnialign.v1.alignment_service_pb2 import PairReview, ReviewSettings
+from omnialign.v1.content_pb2 import MODALITY_IMAGE, Media
+from omnialign.v1.record_pb2 import Record, Response
+from services.console.__main__ import opened
+from services.console.config import ConsoleConfig
+from services.console.reviews import edited
+from services.gateway.__main__ import GatewayConfig
+from services.gateway.__main__ import wire as wire_gateway
+from services.runtime.config import ServerConfig
+from services.runtime.connections import ClientFactory
+from services.runtime.server import Server
+from tests.service_stack import SECONDS, ServiceStack
+from tests.services.alignment.test_review import waiting
+from tests.services.console.conftest import Browser
+from tests.services.console.hostile import SCRIPT
+from tests.services.console.test_jobs import assert_harmless
+
+
+@dataclass
+class Reviewing:
+    """The alignment service among its servers, and a person before the console."""
+
+    stack: ServiceStack
+    browser: Browser
+
+
+@pytest.fixture
+async def reviewing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reviewing]:
+    """A console of services without authentication, through a gateway; the judge gives reasons."""
+    verdict = NullJudge._verdict
+
+    def reasoned(self: NullJudge, request: Any, item: Any) -> dict[str, Any]:
+        found = verdict(self, request, item)
+        found["comparison"].forward_reason, found["comparison"].backward_reason = "It is shorter.", f"True. {SCRIPT}"
+        return found
+
+    monkeypatch.setattr(NullJudge, "_verdict", reasoned)
+    services = ServiceStack(tmp_path)
+    names = ("data", "refinement", "critique", "judge", "training", "alignment", "evaluation", "annotation")
+    port_of = {name: services.ports.get(name, services.ports["models"]) for name in names}
+    gateway = GatewayConfig(**{f"{name}_address": f"127.0.0.1:{port}" for name, port in port_of.items()})
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(services.close)
+        await services.open()
+        server = Server(ServerConfig(), name="gateway")
+        await stack.enter_async_context(wire_gateway(server, gateway))
+        await server.start()
+        server.set_serving()
+        stack.push_async_callback(server.stop, 0)
+        config = ConsoleConfig(gateway_address=server.address, project="default", sign_in=False)
+        web = await stack.enter_async_context(
+            opened(config, ServerConfig(), clients=ClientFactory(), registry=CollectorRegistry())
+        )
+        http = await stack.enter_async_context(httpx2.AsyncClient(base_url=web.address))
+        yield Reviewing(services, Browser(http))
+
+
+async def test_pairs_are_accepted_rejected_and_edited_and_then_the_job_goes_on(reviewing: Reviewing) -> None:
+    stack, browser = reviewing.stack, reviewing.browser
+    job, reviews = await waiting(stack, prompts=6, review=ReviewSettings(sample=0.5, min_agreement=0.0))
+    assert f'href="/{job.name}/reviews"' in (await browser.get(f"/{job.name}")).text
+    place = f"/{job.name}/reviews"
+    page = (await browser.get(place)).text
+    assert page.count("<article") == 3 and "3 pairs wait for you" in page
+    pairs = {record.id: record for record in await stack.records(job, "pairs")}
+    pair = pairs[reviews[0].record_id]
+    shown = [text_of(message) for message in (pair.prompt, *(one.content for one in pair.responses))]
+    shown += [pair.responses[0].feedback.critique, pair.comparison.forward_reason, pair.comparison.backward_reason]
+    assert all(words and escape(words) in page for words in shown), shown
+    assert page.count("y first: <b>y* is better</b>") == page.count("y* first: <b>y* is better</b>") == 3
+    assert_harmless(page)
+    for review, fields in zip(
+        reviews,
+        (
+            {"decision": "accept"},
+            {"decision": "reject", "reason": SCRIPT},
+            {"decision": "edit", "text": "better\r\nso"},
+        ),
+        strict=True,
+    ):
+        done = await browser.post(place, {"round": "1", "record": review.record_id, **fields}, page=f"/{job.name}")
+        assert (done.status_code, done.headers.get("location")) == (303, place), done.text
+    page = (await browser.get(place)).text
+    assert "All 3 pairs are reviewed: the job goes on." in page
+    assert_harmless(page)
+    decided = [review async for review in stack.alignment.list_pair_reviews(job.name)]
+    assert [review.decision for review in decided] == [
+        PairReview.DECISION_ACCEPTED,
+        PairReview.DECISION_REJECTED,
+        PairReview.DECISION_EDITED,
+    ]
+    assert (decided[1].reason, text_of(decided[2].refinement)) == (SCRIPT, "better\nso")
+    job = await asyncio.wait_for(stack.end_of(job.name), SECONDS)
+    assert job.state == job.STATE_SUCCEEDED, job.error
+    late = await browser.post(place, {"round": "1", "record": reviews[0].record_id, "decision": "reject"})
+    assert (late.status_code, "REVIEW_CLOSED" in late.text) == (409, True)
+
+
+async def test_a_decision_needs_the_secret_and_a_known_pair(reviewing: Reviewing) -> None:
+    stack, browser = reviewing.stack, reviewing.browser
+    job, reviews = await waiting(stack, prompts=2, review=ReviewSettings(sample=0.5))
+    place, fields = f"/{job.name}/reviews", {"round": "1", "record": reviews[0].record_id, "decision": "accept"}
+    refused = await browser.http.post(place, data=fields)
+    assert (refused.status_code, "CSRF_MISSING" in refused.text) == (403, True)
+    for wrong, status in (({"decision": "like"}, 400), ({"round": "²"}, 400), ({"record": "another"}, 404)):
+        assert (await browser.post(place, {**fields, **wrong})).status_code == status
+    gone = await browser.post(place, {**fields, "record": "another", "decision": "edit", "text": "x"})
+    assert gone.status_code == 404
+    assert (await browser.get("/projects/default/alignmentJobs/absent/reviews")).status_code == 404
+
+
+def test_an_edit_keeps_the_media_of_the_refinement() -> None:
+    medium = Media(modality=MODALITY_IMAGE, mime_type="image/png", sha256="a" * 64)
+    record = Record(responses=[Response(), Response(content=content("old", medium))])
+    assert edited(record, "new") == content("new", medium)
+    assert edited(record, " ") == content(medium)
