@@ -292,7 +292,7 @@ class AlignmentCalls(JobCalls):
         self, name: str, *, pending_only: bool = False
     ) -> AsyncIterator[alignment_service_pb2.PairReview]:
         """The pairs of a job that people review, by round and record."""
-        request = alignment_service_pb2.ListPairReviewsRequest(name=name, pending_only=pending_only)
+        request = alignment_service_pb2.ListPairReviewsRequest(parent=name, pending_only=pending_only)
         return self._pages(self._alignment.ListPairReviews, request, items="reviews")
 
     async def review_pair(
@@ -318,4 +318,7 @@ class AlignmentCalls(JobCalls):
             reason=reason,
             refinement=refinement,
         )
-        return await self._transport.unary(self._alignment.ReviewPair, request)
+        response: alignment_service_pb2.ReviewPairResponse = await self._transport.unary(
+            self._alignment.ReviewPair, request
+        )
+        return response.review

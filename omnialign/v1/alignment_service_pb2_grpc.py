@@ -89,7 +89,7 @@ class AlignmentServiceStub:
         self.ReviewPair = channel.unary_unary(
                 '/omnialign.v1.AlignmentService/ReviewPair',
                 request_serializer=omnialign_dot_v1_dot_alignment__service__pb2.ReviewPairRequest.SerializeToString,
-                response_deserializer=omnialign_dot_v1_dot_alignment__service__pb2.PairReview.FromString,
+                response_deserializer=omnialign_dot_v1_dot_alignment__service__pb2.ReviewPairResponse.FromString,
                 _registered_method=True)
 
 
@@ -233,7 +233,7 @@ def add_AlignmentServiceServicer_to_server(servicer, server):
             'ReviewPair': grpc.unary_unary_rpc_method_handler(
                     servicer.ReviewPair,
                     request_deserializer=omnialign_dot_v1_dot_alignment__service__pb2.ReviewPairRequest.FromString,
-                    response_serializer=omnialign_dot_v1_dot_alignment__service__pb2.PairReview.SerializeToString,
+                    response_serializer=omnialign_dot_v1_dot_alignment__service__pb2.ReviewPairResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -533,7 +533,7 @@ class AlignmentService:
             target,
             '/omnialign.v1.AlignmentService/ReviewPair',
             omnialign_dot_v1_dot_alignment__service__pb2.ReviewPairRequest.SerializeToString,
-            omnialign_dot_v1_dot_alignment__service__pb2.PairReview.FromString,
+            omnialign_dot_v1_dot_alignment__service__pb2.ReviewPairResponse.FromString,
             options,
             channel_credentials,
             insecure,

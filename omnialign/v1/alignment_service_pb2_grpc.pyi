@@ -58,7 +58,7 @@ class AlignmentServiceStub:
     """Reads the report of a job that succeeded, in chunks."""
     ListPairReviews: _grpc.UnaryUnaryMultiCallable[_alignment_service_pb2.ListPairReviewsRequest, _alignment_service_pb2.ListPairReviewsResponse]
     """Lists the pairs of a job that people review, by round and record."""
-    ReviewPair: _grpc.UnaryUnaryMultiCallable[_alignment_service_pb2.ReviewPairRequest, _alignment_service_pb2.PairReview]
+    ReviewPair: _grpc.UnaryUnaryMultiCallable[_alignment_service_pb2.ReviewPairRequest, _alignment_service_pb2.ReviewPairResponse]
     """Decides on one of these pairs; a decision may be changed until the review ends. After the last one the job goes on.
     FAILED_PRECONDITION with reason REVIEW_CLOSED if the job does not wait for the review of this round.
     """
@@ -92,7 +92,7 @@ class AlignmentServiceAsyncStub(AlignmentServiceStub):
     """Reads the report of a job that succeeded, in chunks."""
     ListPairReviews: _aio.UnaryUnaryMultiCallable[_alignment_service_pb2.ListPairReviewsRequest, _alignment_service_pb2.ListPairReviewsResponse]  # type: ignore[assignment]
     """Lists the pairs of a job that people review, by round and record."""
-    ReviewPair: _aio.UnaryUnaryMultiCallable[_alignment_service_pb2.ReviewPairRequest, _alignment_service_pb2.PairReview]  # type: ignore[assignment]
+    ReviewPair: _aio.UnaryUnaryMultiCallable[_alignment_service_pb2.ReviewPairRequest, _alignment_service_pb2.ReviewPairResponse]  # type: ignore[assignment]
     """Decides on one of these pairs; a decision may be changed until the review ends. After the last one the job goes on.
     FAILED_PRECONDITION with reason REVIEW_CLOSED if the job does not wait for the review of this round.
     """
@@ -189,7 +189,7 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _alignment_service_pb2.ReviewPairRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_alignment_service_pb2.PairReview, _abc.Awaitable[_alignment_service_pb2.PairReview]]:
+    ) -> _typing.Union[_alignment_service_pb2.ReviewPairResponse, _abc.Awaitable[_alignment_service_pb2.ReviewPairResponse]]:
         """Decides on one of these pairs; a decision may be changed until the review ends. After the last one the job goes on.
         FAILED_PRECONDITION with reason REVIEW_CLOSED if the job does not wait for the review of this round.
         """

@@ -44,6 +44,6 @@ class AlignmentServicer(JobServicer, alignment_service_pb2_grpc.AlignmentService
 
     async def ReviewPair(  # noqa: N802
         self, request: alignment_service_pb2.ReviewPairRequest, context: Any
-    ) -> alignment_service_pb2.PairReview:
+    ) -> alignment_service_pb2.ReviewPairResponse:
         """Decides on a pair."""
-        return await self._reviewing.decide(request)
+        return alignment_service_pb2.ReviewPairResponse(review=await self._reviewing.decide(request))

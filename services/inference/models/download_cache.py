@@ -114,9 +114,9 @@ class DownloadCache:
 
 
 def _files(folder: Path) -> Iterator[tuple[int, float]]:
-    """Size and modification time of each file; other processes may remove files meanwhile."""
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            found = path.stat()
-            if path.is_file():
+    """Size and modification time of each file; other processes may remove files and folders meanwhile."""
+    for place, _, names in os.walk(folder):  # passes over a folder that is gone, which `rglob` does not
+        for name in names:
+            with suppress(FileNotFoundError):
+                found = Path(place, name).stat()
                 yield found.st_size, found.st_mtime

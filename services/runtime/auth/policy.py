@@ -110,7 +110,7 @@ _ALIGNMENT = {
     "DeleteAlignmentJob": _write("name", role=Role.ADMIN),
     "WatchAlignmentJob": _read("name"),
     "GetAlignmentReport": _read("name"),
-    "ListPairReviews": _read("name"),
+    "ListPairReviews": _read("parent"),
     "ReviewPair": _write("name"),
 }
 _EVALUATION = {

@@ -65,7 +65,7 @@ class Alignment(alignment_service_pb2_grpc.AlignmentServiceServicer):
         review = self.reviews[request.record_id]
         review.decision, review.reason, review.reviewer = request.decision, request.reason, "ada"
         review.refinement.CopyFrom(request.refinement)
-        return review
+        return messages.ReviewPairResponse(review=review)
 
     async def GetAlignmentJob(self, request, context):
         return self._job(request.name)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from omnialign import names
 from omnialign.client.downloads import folder_lock
 from omnialign.errors import FailedPrecondition, NotFound
 from omnialign.v1 import model_pb2
-from services.inference.models.download_cache import IN_USE_SECONDS, DownloadCache
+from services.inference.models.download_cache import IN_USE_SECONDS, DownloadCache, _files
 from services.inference.models.resolver import ModelResolver
 
 
@@ -124,3 +125,14 @@ async def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition) as caught:
         await cache.folder(Source().version(1), source=Source())
     assert caught.value.reason == "MODEL_CACHE_UNUSABLE"
+
+
+def test_a_folder_that_another_process_removes_while_it_is_listed_just_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "staged"
+    for part in ("one", "two"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "model.safetensors").write_bytes(b"x")
+    listing = _files(folder)
+    assert next(listing)[0] == 1
+    shutil.rmtree(folder)
+    assert list(listing) == []
