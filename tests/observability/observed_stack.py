@@ -73,8 +73,8 @@ async def observed_stack(folder: Path) -> AsyncIterator[ObservedStack]:
                 async with running_prometheus(folder / "prometheus", targets=targets, rules=RULES) as prometheus:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(_ask(stack.address, endpoint, prometheus))
-                        group.create_task(_browse(stack.console_address))
-                        running = group.create_task(_run_job(stack.address, folder))
+                        group.create_task(_browse(stack.console_address, prometheus))
+                        running = group.create_task(_run_job(stack.address, folder, prometheus))
                     job = running.result()
                     await asyncio.sleep(SETTLE_SECONDS)
                     yield ObservedStack(prometheus, collector, job)
@@ -93,10 +93,13 @@ async def _judge(server: Server, config: Any, *, engine: Any) -> AsyncIterator[N
     yield
 
 
-async def _browse(address: str) -> None:
-    """Opens the console's first page."""
-    async with ClientSession() as browser, browser.get(f"{address}/projects/default/jobs") as page:
-        assert page.status == 200
+async def _browse(address: str, prometheus: Prometheus) -> None:
+    """Opens the console's first page, and again after Prometheus has seen its series: a rate needs two looks."""
+    async with ClientSession() as browser:
+        for _ in range(2):
+            async with browser.get(f"{address}/projects/default/jobs") as page:
+                assert page.status == 200
+            await asyncio.to_thread(prometheus.await_numbers, "omnialign_console_request_duration_seconds_count")
 
 
 async def _ask(address: str, endpoint: Stub, prometheus: Prometheus) -> None:
@@ -121,7 +124,7 @@ def _labels(component: str) -> dict[str, str]:
     return labels | ({"training_job": "run"} if component == "trainer" else {})
 
 
-async def _run_job(address: str, folder: Path) -> Job:
+async def _run_job(address: str, folder: Path, prometheus: Prometheus) -> Job:
     async with AsyncClient(address) as client:
         with contextlib.suppress(NotFound):
             await client.get_dataset("projects/default/datasets/absent")  # a call that does not end well
@@ -129,12 +132,12 @@ async def _run_job(address: str, folder: Path) -> Job:
         async for event in client.watch_alignment_job(job.name):
             job = event.alignment_job
         await _evaluate(client, job)
-        await _annotate(client)
+        await _annotate(client, prometheus)
         return job
 
 
-async def _annotate(client: AsyncClient) -> None:
-    """Lets somebody annotate the only pair there is."""
+async def _annotate(client: AsyncClient, prometheus: Prometheus) -> None:
+    """Lets somebody annotate the only pair there is, and ask for more once Prometheus has seen the calls."""
     text = content_pb2.Content(parts=[content_pb2.Part(text="a word")])
     responses = [record_pb2.Response(content=text)] * 2
     pairs = await client.create_dataset("two-words")
@@ -148,6 +151,9 @@ async def _annotate(client: AsyncClient) -> None:
     draft = annotation_pb2.Annotation(reason="they are equal")
     await client.save_draft(task.name, draft, revision=0, annotator="ann")
     await client.skip_task(task.name, "they are equal", annotator="ann")
+    calls = 'omnialign_rpc_duration_seconds_count{service="omnialign.v1.AnnotationService", method="LeaseTask"}'
+    await asyncio.to_thread(prometheus.await_numbers, calls)
+    await client.lease_task(made.name, annotator="ann")
 
 
 async def _evaluate(client: AsyncClient, job: Job) -> None:
