@@ -106,6 +106,8 @@ async def test_a_service_that_restarts_during_the_review_forgets_no_decision(sta
     await stack.alignment.review_pair(job.name, reviews[0].record_id, REJECTED)
     await stack.stop("alignment")
     await stack.start("alignment")
+    # A watch finds the service again, however long its connection takes; a single call may be refused meanwhile.
+    await asyncio.wait_for(stack.until(job.name, lambda job: job.state == Job.STATE_PAUSED), SECONDS)
     for review in reviews[1:]:
         await stack.alignment.review_pair(job.name, review.record_id, ACCEPTED)
 
