@@ -121,8 +121,8 @@ class _Uvicorn(uvicorn.Server):
         self.begun.set()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
-        """Captures none."""
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]  # uvicorn types it as a generator
+        """Captures none: signals are for the program around it."""
         yield
 
 

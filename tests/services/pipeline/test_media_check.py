@@ -4,11 +4,13 @@ import io
 import wave
 from collections import Counter
 from hashlib import sha256
+from typing import cast
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from omnialign.client import AsyncClient
 from omnialign.errors import NotFound, Unavailable
 from omnialign.modeling.inputs import MediaPolicy
 from omnialign.v1 import content_pb2
@@ -57,6 +59,11 @@ def sound(seconds: int, rate_hz: int = 8000) -> bytes:
     return file.getvalue()
 
 
+def check_of(stored: Stored, policy: MediaPolicy | None = None) -> MediaCheck:
+    """The check of a new job, which needs no more of a client than `Stored` has."""
+    return MediaCheck(cast("AsyncClient", stored), policy or MediaPolicy())
+
+
 @pytest.fixture
 def stored() -> Stored:
     return Stored()
@@ -67,7 +74,7 @@ async def test_each_group_gets_the_reason_of_its_first_medium_that_cannot_be_use
     missing = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, sha256="0" * 64)
     groups = [[good], [good, missing], [broken, missing], []]
 
-    found = await MediaCheck(stored, MediaPolicy()).problems(groups)  # type: ignore[arg-type]
+    found = await check_of(stored).problems(groups)
 
     assert found[0] == found[3] == ""
     assert found[1] == "MEDIA_NOT_FOUND"
@@ -76,7 +83,7 @@ async def test_each_group_gets_the_reason_of_its_first_medium_that_cannot_be_use
 
 async def test_a_medium_of_many_records_is_fetched_once_however_many_there_are(stored: Stored) -> None:
     media = [stored.add(picture(shade)) for shade in range(2 * BATCH_MEDIA + 1)]
-    await MediaCheck(stored, MediaPolicy()).problems([[one, media[0]] for one in media])  # type: ignore[arg-type]
+    await check_of(stored).problems([[one, media[0]] for one in media])
 
     assert set(stored.fetched.values()) == {1}
     assert len(stored.fetched) == len(media)
@@ -84,8 +91,8 @@ async def test_a_medium_of_many_records_is_fetched_once_however_many_there_are(s
 
 async def test_the_next_job_does_not_fetch_again_what_could_be_used(stored: Stored) -> None:
     media = [stored.add(picture(shade)) for shade in range(3)]
-    await MediaCheck(stored, MediaPolicy()).problems([media])  # type: ignore[arg-type]
-    assert await MediaCheck(stored, MediaPolicy()).problems([media]) == [""]  # type: ignore[arg-type]
+    await check_of(stored).problems([media])
+    assert await check_of(stored).problems([media]) == [""]
 
     assert set(stored.fetched.values()) == {1}
 
@@ -93,20 +100,20 @@ async def test_the_next_job_does_not_fetch_again_what_could_be_used(stored: Stor
 async def test_a_medium_that_was_missing_is_looked_for_again_by_the_next_job(stored: Stored) -> None:
     medium = stored.add(data := picture(7))
     del stored.media[medium.sha256]
-    assert await MediaCheck(stored, MediaPolicy()).problem([medium]) == "MEDIA_NOT_FOUND"  # type: ignore[arg-type]
+    assert await check_of(stored).problem([medium]) == "MEDIA_NOT_FOUND"
 
     stored.add(data)
-    assert await MediaCheck(stored, MediaPolicy()).problem([medium]) == ""  # type: ignore[arg-type]
+    assert await check_of(stored).problem([medium]) == ""
 
 
 async def test_what_a_policy_takes_off_a_medium_is_told_by_every_job(stored: Stored) -> None:
     medium = stored.add(sound(seconds=2), content_pb2.MODALITY_AUDIO)
     policy = MediaPolicy(max_audio_seconds=1)
     for _ in range(2):
-        check = MediaCheck(stored, policy)  # type: ignore[arg-type]
+        check = check_of(stored, policy)
         assert await check.problem([medium]) == ""
         assert [loss.sha256 for loss in check.losses] == [medium.sha256]
-    assert (await MediaCheck(stored, MediaPolicy()).problem([medium])) == ""  # type: ignore[arg-type]
+    assert (await check_of(stored).problem([medium])) == ""
     assert stored.fetched[medium.sha256] == 2  # another policy is another question
 
 
@@ -114,7 +121,7 @@ async def test_a_data_service_that_is_away_ends_the_check_and_nothing_is_remembe
     media = [stored.add(picture(shade)) for shade in range(2 * BATCH_MEDIA)]
     stored.is_away = True
     with pytest.raises(Unavailable):
-        await MediaCheck(stored, MediaPolicy()).problems([media])  # type: ignore[arg-type]
+        await check_of(stored).problems([media])
 
     stored.is_away = False
-    assert await MediaCheck(stored, MediaPolicy()).problems([media]) == [""]  # type: ignore[arg-type]
+    assert await check_of(stored).problems([media]) == [""]
