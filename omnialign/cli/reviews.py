@@ -10,8 +10,7 @@ from omnialign.cli.jobs import Job, app
 from omnialign.cli.session import Session, command
 
 if TYPE_CHECKING:
-    from omnialign.client import AsyncClient
-    from omnialign.v1 import content_pb2, record_pb2
+    from omnialign.v1 import content_pb2
 
 __all__ = ["app"]
 
@@ -30,11 +29,14 @@ async def reviews(
 
     name, rows = session.name("alignmentJobs", job), []
     async with session.client() as client:
+        datasets = {status.stage: status.dataset for status in (await client.get_alignment_job(name)).stages}
         async for review in client.list_pair_reviews(name, pending_only=pending):
             session.out.record(review)
             if session.out.as_json:
                 continue
-            record = await _record(client, name, review.record_id, number=review.round)
+            dataset = datasets.get("pair" if review.round == 1 else f"pair-{review.round}", "")
+            found = client.stream_records(dataset, ids=[review.record_id]) if dataset else None
+            record = await anext(found, None) if found else None
             decision = alignment_service_pb2.PairReview.Decision.Name(review.decision)
             words = decision.removeprefix("DECISION_").lower() if review.decision else ""
             contents = [record.prompt, *(response.content for response in record.responses)] if record else []
@@ -77,16 +79,7 @@ async def review(
         )
         left = [one.record_id async for one in client.list_pair_reviews(name, pending_only=True)]
     session.out.record(made)
-    session.out.say(f"{len(left)} pairs are left to review." if left else "All pairs are reviewed: the job goes on.")
-
-
-async def _record(client: AsyncClient, job: str, record_id: str, *, number: int) -> record_pb2.Record | None:
-    """A pair of a job, from the dataset of its stage `pair`; None if that is gone."""
-    stage = "pair" if number == 1 else f"pair-{number}"
-    dataset = next((s.dataset for s in (await client.get_alignment_job(job)).stages if s.stage == stage), "")
-    if not dataset:
-        return None
-    return await anext(client.stream_records(dataset, ids=[record_id]), None)
+    session.out.say(f"Left to review: {len(left)}." if left else "All pairs are reviewed: the job goes on.")
 
 
 def _texts(contents: list[content_pb2.Content]) -> tuple[Any, ...]:

@@ -134,7 +134,7 @@ def test_pairs_are_reviewed_one_by_one(run, reviewed):
     assert "first" in run("jobs", "reviews", "reviewed").stdout
     result = run("jobs", "review", "reviewed", "first", "--reject", "--reason", "wrong colour")
     assert result.exit_code == 0, result.output
-    assert "1 pairs are left to review" in result.stdout
+    assert "Left to review: 1." in result.stdout
     assert reviewed["first"].decision == messages.PairReview.DECISION_REJECTED
     assert "first" not in run("jobs", "reviews", "reviewed", "--pending").stdout
 
