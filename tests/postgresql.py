@@ -5,7 +5,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,8 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+
+from tests.processes import free_port
 
 PASSWORD = "s3cret-0f-the-tests"
 START_SECONDS = 60.0
@@ -32,9 +33,7 @@ class PostgreSQL:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="omnialign-postgres-"))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._programs = _programs(self.folder)
         self._prepare()

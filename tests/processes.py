@@ -1,7 +1,9 @@
 """What tests that start processes share: the folder they run in, free ports, and how they end."""
 
 import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,12 +17,23 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of 127.0.0.1 that nothing listens on now."""
-    with contextlib.ExitStack() as held:  # all at once, or the same one might come twice
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Different ports of 127.0.0.1 that nothing listens on now.
+
+    Outgoing connections get none of them, or one of those might take a port before the process that is to listen there.
+    """
+    ranges = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first_outgoing = int(ranges.read_text().split()[0]) if ranges.exists() else 32768
+    candidates = random.SystemRandom().sample(range(10_000, first_outgoing), 100 + count)
+    return list(itertools.islice(filter(_is_free, candidates), count))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def free_port() -> int:

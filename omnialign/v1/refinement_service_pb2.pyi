@@ -64,6 +64,7 @@ class GenerateRequest(_message.Message):
     NUM_SAMPLES_FIELD_NUMBER: _builtins.int
     RETURN_TOKENS_FIELD_NUMBER: _builtins.int
     JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    STREAM_TEXT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model that answers: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, `openai+http(s)://host/v1#NAME`, or
     a policy, as `projects/{p}/policies/{policy}` in whatever version is held, or as
@@ -78,6 +79,10 @@ class GenerateRequest(_message.Message):
     json_schema: _builtins.str
     """JSON schema, as a JSON object, that every response must match; empty for none. A chat endpoint and vLLM hold their
     models to it; a model that nothing can hold to it is refused (`JSON_SCHEMA_UNSUPPORTED`).
+    """
+    stream_text: _builtins.bool
+    """Whether text is also sent while it is being written, as results with `delta`. A model behind an endpoint answers
+    whole.
     """
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
@@ -101,10 +106,11 @@ class GenerateRequest(_message.Message):
         num_samples: _builtins.int = ...,
         return_tokens: _builtins.bool = ...,
         json_schema: _builtins.str = ...,
+        stream_text: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "json_schema", b"json_schema", "media_policy", b"media_policy", "model", b"model", "num_samples", b"num_samples", "return_tokens", b"return_tokens", "sampling", b"sampling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "json_schema", b"json_schema", "media_policy", b"media_policy", "model", b"model", "num_samples", b"num_samples", "return_tokens", b"return_tokens", "sampling", b"sampling", "stream_text", b"stream_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -187,14 +193,41 @@ class GenerateItem(_message.Message):
 Global___GenerateItem: _TypeAlias = GenerateItem  # noqa: Y015
 
 @_typing.final
+class TextDelta(_message.Message):
+    """Text that a model has written since the last result with a delta of the same sample."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PART_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    part: _builtins.int
+    """Number of the part of the response that it continues, from 0."""
+    text: _builtins.str
+    """The text."""
+    def __init__(
+        self,
+        *,
+        part: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["part", b"part", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextDelta: _TypeAlias = TextDelta  # noqa: Y015
+
+@_typing.final
 class GenerateResponse(_message.Message):
-    """The result of one sample of an item."""
+    """The result of one sample of an item, or with `stream_text` a step towards it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
@@ -210,6 +243,12 @@ class GenerateResponse(_message.Message):
         """Why there is none. Concerns only this sample."""
 
     @_builtins.property
+    def delta(self) -> Global___TextDelta:
+        """What has been written of the response, which is not finished. Comes only with `stream_text`. The deltas of a part
+        together are the beginning of its text.
+        """
+
+    @_builtins.property
     def tokens(self) -> _generation_pb2.GeneratedTokens:
         """Its tokens, if the request asks for them; with an error only where the model has written something."""
 
@@ -219,14 +258,15 @@ class GenerateResponse(_message.Message):
         id: _builtins.str = ...,
         response: _record_pb2.Response | None = ...,
         error: _status_pb2.Status | None = ...,
+        delta: Global___TextDelta | None = ...,
         sample: _builtins.int = ...,
         tokens: _generation_pb2.GeneratedTokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "error", b"error", "response", b"response", "result", b"result", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "response", b"response", "result", b"result", "sample", b"sample", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "error", b"error", "id", b"id", "response", b"response", "result", b"result", "sample", b"sample", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error", "delta"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 

@@ -43,6 +43,9 @@ class EngineRequest:
     choices: tuple[Pieces, ...] = ()
     """Answers that the model is to weigh against each other; it writes none then. All requests of a call have some, or
     none has."""
+    on_progress: Callable[[Pieces], None] | None = field(default=None, compare=False)
+    """Called on the event loop, some times a second, with all that can be read of the answer so far: each time the last
+    text may be longer and further pieces may follow. Endpoints answer whole, so for them it is never called."""
 
 
 @dataclass(frozen=True)

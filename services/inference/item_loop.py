@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from omnialign.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, OmnialignError, to_status
@@ -21,6 +22,7 @@ from omnialign.v1 import content_pb2, generation_pb2
 from services.inference.engine import Engine, EngineRequest, EngineResult
 from services.inference.errors import first_error
 from services.inference.media import MediaClient
+from services.inference.progress import begins_with
 
 ItemT = TypeVar("ItemT", bound=Any)
 ResultT = TypeVar("ResultT", bound=Any)
@@ -46,6 +48,8 @@ class Prompt:
     """The answer to which a reward model is to give a reward."""
     choices: tuple[Pieces, ...] = ()
     """Answers that the model is to weigh against each other."""
+    is_followed: bool = False
+    """Whether the task makes results of what has been written so far (`Task.steps`)."""
 
 
 class Task(ABC, Generic[ItemT, ResultT]):
@@ -69,6 +73,13 @@ class Task(ABC, Generic[ItemT, ResultT]):
     @abstractmethod
     async def result(self, item: ItemT, answers: Sequence[EngineResult]) -> ResultT:
         """The result, given the answers in the order of the prompts. Raises the error of an answer to fail the item."""
+
+    def steps(self, item: ItemT, before: Pieces, now: Pieces) -> Iterable[ResultT]:
+        """Results of an item that is not finished, given what could be read of its answer before and what can be now.
+
+        The pieces of before are there, only the last of them may be a longer text.
+        """
+        return ()
 
     def failure(self, item: ItemT, error: OmnialignError) -> ResultT:
         """The result of an item that failed."""
@@ -116,10 +127,22 @@ class _Work(Generic[ItemT]):
     item: ItemT
     prompts: Sequence[Prompt]
     answers: list[EngineResult | None]
+    written: Pieces = ()
+    """What can be read of the answer so far, if it is followed."""
 
     @property
     def is_answered(self) -> bool:
         return all(answer is not None for answer in self.answers)
+
+
+@dataclass(frozen=True)
+class _Step(Generic[ResultT]):
+    """A result of an item that is not finished."""
+
+    result: ResultT
+
+
+Results = asyncio.Queue[ResultT | _Step[ResultT] | BaseException]
 
 
 class ItemLoop:
@@ -145,14 +168,19 @@ class ItemLoop:
             yield failure
         # The engine runs in a task of its own and results wait in a queue, so that a slow reader of this iterator
         # holds up neither the engine nor the media of other items.
-        results: asyncio.Queue[ResultT | BaseException] = asyncio.Queue()
-        requests, owners = _engine_requests(works, request, sampling)
+        results: Results[ResultT] = asyncio.Queue()
+        requests, owners = _engine_requests(works, request, sampling, lambda work: partial(_tell, work, task, results))
         driver = asyncio.create_task(self._drive(works, task, requests, owners, results))
         try:
-            for _ in works:
+            num_left = len(works)
+            while num_left:
                 result = await results.get()
                 if isinstance(result, BaseException):
                     raise result
+                if isinstance(result, _Step):
+                    yield result.result
+                    continue
+                num_left -= 1
                 yield result
         finally:
             driver.cancel()
@@ -183,7 +211,7 @@ class ItemLoop:
         task: Task[ItemT, ResultT],
         requests: Sequence[EngineRequest],
         owners: Mapping[str, tuple[_Work[ItemT], int]],
-        results: "asyncio.Queue[ResultT | BaseException]",
+        results: Results[ResultT],
     ) -> None:
         """Asks the engine and finishes items beside it; an error that ends the call goes into `results`."""
         deterministic = any(request.sampling.deterministic for request in requests)
@@ -201,9 +229,7 @@ class ItemLoop:
         except BaseExceptionGroup as errors:
             results.put_nowait(first_error(errors))
 
-    async def _finish(
-        self, work: _Work[ItemT], task: Task[ItemT, ResultT], results: "asyncio.Queue[ResultT | BaseException]"
-    ) -> None:
+    async def _finish(self, work: _Work[ItemT], task: Task[ItemT, ResultT], results: Results[ResultT]) -> None:
         answers = [answer for answer in work.answers if answer is not None]
         try:
             results.put_nowait(await task.result(work.item, answers))
@@ -245,8 +271,19 @@ def derived_seed(seed: int, *, purpose: str) -> int:
     return int.from_bytes(digest, "little")
 
 
+def _tell(work: _Work[ItemT], task: Task[ItemT, ResultT], results: Results[ResultT], now: Pieces) -> None:
+    """Passes on what has been written since the last time, unless that is not how the answer began."""
+    if begins_with(now, work.written):
+        before, work.written = work.written, now
+        for result in task.steps(work.item, before, now):
+            results.put_nowait(_Step(result))
+
+
 def _engine_requests(
-    works: Sequence[_Work[ItemT]], request: ItemsRequest, sampling: generation_pb2.SamplingParams
+    works: Sequence[_Work[ItemT]],
+    request: ItemsRequest,
+    sampling: generation_pb2.SamplingParams,
+    follow: Callable[[_Work[ItemT]], Callable[[Pieces], None]],
 ) -> tuple[list[EngineRequest], dict[str, tuple[_Work[ItemT], int]]]:
     """The engine's requests in the order of the items, and for each id the item and prompt that it belongs to."""
     policy = MediaPolicy.of(request.media_policy)
@@ -270,6 +307,7 @@ def _engine_requests(
                     return_tokens=prompt.return_tokens,
                     answer=prompt.answer,
                     choices=prompt.choices,
+                    on_progress=follow(work) if prompt.is_followed else None,
                 )
             )
     return requests, owners

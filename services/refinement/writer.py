@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from omnialign.errors import InvalidArgument, OmnialignError, to_status
-from omnialign.modeling.inputs import Turn, pieces
+from omnialign.modeling.inputs import Pieces, Turn, pieces
 from omnialign.modeling.prompts import render_agents, render_refinement, render_response
 from omnialign.v1 import content_pb2, record_pb2
 from omnialign.v1 import refinement_service_pb2 as pb
@@ -86,6 +86,7 @@ class GenerateTask(WritingTask[Sample, pb.GenerateResponse]):
     def __init__(self, request: pb.GenerateRequest, media: MediaClient) -> None:
         super().__init__(pb.GenerateResponse, media)
         self._num_samples, self._return_tokens = request.num_samples or 1, request.return_tokens
+        self._stream_text = request.stream_text
         self._json_schema = checked_schema(request.json_schema)
 
     def works(self, items: Sequence[pb.GenerateItem]) -> Sequence[Sample]:
@@ -110,8 +111,14 @@ class GenerateTask(WritingTask[Sample, pb.GenerateResponse]):
                 self._json_schema,
                 requires_schema=bool(self._json_schema),
                 return_tokens=self._return_tokens,
+                is_followed=self._stream_text,
             )
         ]
+
+    def steps(self, item: Sample, before: Pieces, now: Pieces) -> Iterable[pb.GenerateResponse]:
+        """A delta for each text that has grown."""
+        for delta in text_deltas(before, now):
+            yield pb.GenerateResponse(id=item.item.id, sample=item.number, delta=delta)
 
     async def result(self, item: Sample, answers: Sequence[EngineResult]) -> pb.GenerateResponse:
         """The response with its tokens. An answer that cannot be decoded has tokens too."""
@@ -141,6 +148,14 @@ class RefineTask(WritingTask[pb.RefineItem, pb.RefineResponse]):
         """Asks for a better response, given the feedback."""
         prompt, response = pieces(item.prompt, media), pieces(item.response, media)
         return [Prompt(render_refinement(prompt, response, item.feedback), item.seed)]
+
+
+def text_deltas(before: Pieces, now: Pieces) -> Iterable[pb.TextDelta]:
+    """What the texts of an answer that began with the pieces of `before` have more than they had."""
+    for part, piece in enumerate(now):
+        known = before[part] if part < len(before) else ""
+        if isinstance(piece, str) and isinstance(known, str) and piece != known:
+            yield pb.TextDelta(part=part, text=piece[len(known) :])
 
 
 def checked_schema(text: str) -> str:

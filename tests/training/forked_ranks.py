@@ -7,7 +7,6 @@ a run of a few steps, are shared. Methods that draw their own answers get fixed 
 import json
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from tests.processes import free_port
 from training import __main__ as program
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -24,8 +24,7 @@ CONTEXT.set_forkserver_preload(["tests.training.forked_ranks_imports"])
 
 def start_ranks(folder: Path, method: str, *, num_processes: int) -> list[BaseProcess]:
     """Starts the run whose spec is in `folder`, where each rank leaves its log."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     ranks: list[BaseProcess] = [
         CONTEXT.Process(target=_run, args=(folder, method, rank, num_processes, port)) for rank in range(num_processes)
     ]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.processes import free_port
 from training import launch, metrics
 
 
@@ -19,8 +20,7 @@ def values(registry_port: int) -> dict[str, float]:
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    return free_port()
 
 
 def exported(port: int, **environ: str) -> metrics.MetricsCallback | None:

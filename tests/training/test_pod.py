@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from omnialign.errors import FailedPrecondition, InvalidArgument, Unavailable
 from omnialign.retry import RetryPolicy
+from tests.processes import free_port
 from training import client, launch, pod
 from training.client import PodClient, Stopped, connection_of, retry_while_away
 from training.pod import RunFailed, Torchrun
@@ -43,11 +44,6 @@ def place(folder: Path, **variables: str) -> PodPaths:
 
 def node(*, index: int, endpoint: str, seconds: float = 5.0) -> launch.Node:
     return launch.Node(count=2, index=index, endpoint=endpoint, address="a", run_id="r", timeout_seconds=seconds)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def test_a_document_survives_its_way_through_a_file(tmp_path):

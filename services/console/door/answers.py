@@ -14,8 +14,9 @@ from typing import Any
 from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.content import text_of
+from omnialign.errors import Internal
 from omnialign.v1 import content_pb2, generation_pb2
-from omnialign.v1.refinement_service_pb2 import GenerateResponse
+from omnialign.v1.refinement_service_pb2 import GenerateResponse, TextDelta
 from services.console.door.messages import AUDIO, IMAGE, VIDEO, reference_to
 
 Json = dict[str, Any]
@@ -25,17 +26,17 @@ LISTS = {IMAGE: ("images", "image_url"), VIDEO: ("videos", "video_url")}
 class Reply:
     """What the answers to one request have in common. `kind` is the object's type, such as `chat.completion`."""
 
-    def __init__(self, kind: str, *, prefix: str, project: str) -> None:
-        self._kind, self._project = kind, project
+    def __init__(self, kind: str, *, prefix: str, model: str, project: str) -> None:
+        self._kind, self._model = kind, shown_model(model, project=project)
         self._id, self._created = f"{prefix}-{uuid.uuid4().hex}", int(time.time())
 
-    def body(self, model: str, choices: Iterable[Json], **fields: Any) -> Json:
+    def body(self, choices: Iterable[Json], **fields: Any) -> Json:
         """One object of this reply."""
         return {
             "id": self._id,
             "object": self._kind,
             "created": self._created,
-            "model": shown_model(model, project=self._project),
+            "model": self._model,
             "choices": list(choices),
             **fields,
         }
@@ -58,6 +59,26 @@ async def message_of(client: AsyncClient, result: GenerateResponse) -> Json:
     if parts:
         message["parts"] = [_part(part) for part in answer.parts]
     return message
+
+
+class SentText:
+    """What a stream has sent of the text of one answer."""
+
+    def __init__(self) -> None:
+        self._text, self._part = "", 0
+
+    def next(self, delta: TextDelta) -> str:
+        """What to send for a delta. Texts of different parts are joined as `text_of` joins them."""
+        joiner = " " if self._text and delta.part != self._part else ""
+        self._text, self._part = f"{self._text}{joiner}{delta.text}", delta.part
+        return joiner + delta.text
+
+    def rest(self, text: str) -> str:
+        """What is left to send of the whole text. Raises Internal STREAM_DIVERGED for another text."""
+        if not text.startswith(self._text):
+            message = "The answer does not begin with what was streamed of it; ask for it without `stream`."
+            raise Internal(message, reason="STREAM_DIVERGED")
+        return text[len(self._text) :]
 
 
 def finish_reason(result: GenerateResponse) -> str:

@@ -1,7 +1,7 @@
 """From a request to Generate: media are stored, the model is found, and answers come as each finishes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -20,7 +20,7 @@ Medium = InlineMedium | StoredMedium
 
 async def generate(
     client: AsyncClient,
-    model: Awaitable[str],
+    model: str,
     parameters: Parameters,
     conversations: Sequence[Sequence[Message]],
     *,
@@ -28,24 +28,27 @@ async def generate(
 ) -> AsyncGenerator[pb.GenerateResponse, None]:
     """The answers to conversations, of which each ends with the message to answer, in the order in which they finish.
 
-    `model` gives the full name of the model. The id of an answer is the number of its conversation, from 0. Raises what
-    makes the whole request impossible, and the error of the first answer that fails.
+    `model` is the full name of the model. The id of an answer is the number of its conversation, from 0. With
+    `parameters.stream` the deltas of answers come before them. Raises what makes the whole request impossible, and the
+    error of the first answer that fails.
     """
-    name, stored = await asyncio.gather(model, _store_all(client, conversations))
+    stored = await _store_all(client, conversations)
     request = pb.GenerateRequest(
-        model=name,
+        model=model,
         sampling=parameters.sampling,
         items=[_item(number, messages, stored, parameters.seed) for number, messages in enumerate(conversations)],
         num_samples=parameters.num_samples,
         return_tokens=parameters.return_tokens,
         json_schema=parameters.json_schema,
+        stream_text=parameters.stream,
     )
     calls: Any = client.generate_items(request, deadline_seconds=deadline_seconds)
     async with aclosing(calls) as results:
         async for result in results:
             if result.HasField("error"):
                 raise from_status(result.error)
-            _check_modalities(result.response.content, parameters.modalities)
+            if result.HasField("response"):
+                _check_modalities(result.response.content, parameters.modalities)
             yield result
 
 

@@ -1,5 +1,6 @@
 """`/v1/completions`: prompts in, texts out. Each prompt is what a user says, for a model that answers conversations."""
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -9,7 +10,7 @@ from omnialign.client import AsyncClient
 from omnialign.content import text_of
 from omnialign.v1 import content_pb2
 from omnialign.v1.refinement_service_pb2 import ROLE_USER, GenerateResponse
-from services.console.door.answers import Json, Reply, Usage, finish_reason
+from services.console.door.answers import Json, Reply, SentText, Usage, finish_reason
 from services.console.door.bodies import text_at
 from services.console.door.errors import invalid
 from services.console.door.messages import Message
@@ -32,32 +33,38 @@ def read(body: Mapping[str, Any]) -> tuple[Parameters, Sequence[Sequence[Message
     return parameters, [[Message(ROLE_USER, (text_at(text, "prompt"),))] for text in texts]
 
 
-async def whole(client: AsyncClient, parameters: Parameters, results: Results) -> Json:
+async def whole(client: AsyncClient, model: str, parameters: Parameters, results: Results) -> Json:
     """All answers as one object."""
-    reply, usage, choices, model = Reply(KIND, prefix=PREFIX, project=client.project), Usage(), list[Json](), ""
+    reply, usage, choices = Reply(KIND, prefix=PREFIX, model=model, project=client.project), Usage(), list[Json]()
     async with aclosing(results):
         async for result in results:
             usage.add(result)
-            model = result.response.generation.model
-            choices.append(_choice(result, parameters))
+            choices.append(_choice(result, parameters, text_of(result.response.content)))
     choices.sort(key=lambda choice: choice["index"])
-    return reply.body(model, choices, usage=usage.body())
+    return reply.body(choices, usage=usage.body())
 
 
-async def events(client: AsyncClient, parameters: Parameters, results: Results) -> AsyncGenerator[Json, None]:
-    """The events of a stream: one for each answer, and at the end the counts if they were asked for."""
-    reply, usage, model = Reply(KIND, prefix=PREFIX, project=client.project), Usage(), ""
+async def events(
+    client: AsyncClient, model: str, parameters: Parameters, results: Results
+) -> AsyncGenerator[Json, None]:
+    """The events of a stream: what each answer says as it is written, and at the end the counts if asked for."""
+    reply, usage = Reply(KIND, prefix=PREFIX, model=model, project=client.project), Usage()
     counts = {"usage": None} if parameters.wants_usage else {}
+    sent = defaultdict[tuple[str, int], SentText](SentText)  # by prompt and sample
     async with aclosing(results):
         async for result in results:
-            usage.add(result)
-            model = result.response.generation.model
-            yield reply.body(model, [_choice(result, parameters)], **counts)
+            answer = sent[result.id, result.sample]
+            if result.HasField("delta"):
+                text = answer.next(result.delta)
+            else:
+                usage.add(result)
+                text = answer.rest(text_of(result.response.content))
+            yield reply.body([_choice(result, parameters, text)], **counts)
     if parameters.wants_usage:
-        yield reply.body(model, [], usage=usage.body())
+        yield reply.body([], usage=usage.body())
 
 
-def _choice(result: GenerateResponse, parameters: Parameters) -> Json:
+def _choice(result: GenerateResponse, parameters: Parameters, text: str) -> Json:
     index = int(result.id) * parameters.num_samples + result.sample
-    text = text_of(result.response.content)
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason(result)}
+    ending = None if result.HasField("delta") else finish_reason(result)
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": ending}

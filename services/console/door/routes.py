@@ -100,13 +100,13 @@ class _Door:
         async def handle(request: Request, caller: Caller, client: AsyncClient) -> Response:
             data = await read_body(request, max_bytes=self.settings.max_body_bytes)
             parameters, conversations = await parse_body(data, api.read)
-            model = self.newest.find(client, caller, parameters.model)
+            model = await self.newest.find(client, caller, parameters.model)
             deadline_seconds = self.settings.deadline_seconds
             results = generate(client, model, parameters, conversations, deadline_seconds=deadline_seconds)
             if not parameters.stream:
-                return JSONResponse(await while_connected(request, api.whole(client, parameters, results)))
+                return JSONResponse(await while_connected(request, api.whole(client, model, parameters, results)))
             # The status is sent with the first event: what fails before it is an error like any other.
-            events: AsyncGenerator[dict[str, Any], None] = api.events(client, parameters, results)
+            events: AsyncGenerator[dict[str, Any], None] = api.events(client, model, parameters, results)
             first = await while_connected(request, anext(events))
             return EventStream(resumed(first, events))
 

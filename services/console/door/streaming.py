@@ -1,7 +1,4 @@
-"""Answers as server-sent events.
-
-Generate gives each answer whole, so a stream has the whole content of an answer in one delta, as soon as that is there.
-"""
+"""Answers as server-sent events."""
 
 import asyncio
 import json

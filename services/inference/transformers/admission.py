@@ -41,6 +41,8 @@ class SequenceRequest:
     seed: int
     stops: Sequence[str]
     deliver: Callable[["SequenceRequest", Outcome], None]
+    on_ids: Callable[[list[int]], None] | None = None
+    """Called on a worker thread after each step with the ids so far, while the answer goes on."""
     wants_log_probs: bool = False
     forced: Sequence[int] = ()
     """Ids to write instead of sampled ones, for their log-probabilities; `max_new_tokens` is their number."""

@@ -189,6 +189,9 @@ class Batch:
         results = [(self.rows[i].request, self.rows[i].completion(reason, seconds)) for i, reason in ended]
         self._tokens = tokens
         self._drop([i for i, _ in ended])
+        for row in self.rows:
+            if row.request.on_ids is not None:
+                row.request.on_ids(list(row.written))
         return results
 
     def _forced(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ from services.inference.metrics import EngineMetrics
 from services.inference.models.key import ModelKey, open_feature_cache, pick_device
 from services.inference.models.residency import Residency
 from services.inference.models.resolver import ModelResolver, Registry
+from services.inference.progress import Progress
 from services.inference.stop_strings import stops_of
 from services.inference.transformers.admission import Completion, Outcome, SequenceRequest, cache_bytes
 from services.inference.transformers.loading import LoadedModel, load_model, measure
@@ -235,14 +236,26 @@ class TransformersEngine(Engine):
         outcomes: asyncio.Queue[tuple[SequenceRequest, Outcome]] = asyncio.Queue()
         for sequence in unfinished:  # outcomes come from worker threads and continue on the event loop
             sequence.deliver = lambda sequence, outcome: call_soon(loop, outcomes.put_nowait, (sequence, outcome))
+        progress = {job.request.id: self._follow(job, loop) for job in jobs if job.request.on_progress is not None}
         self._scheduler.submit(list(unfinished))
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in jobs:
                     sequence, outcome = await outcomes.get()
-                    group.create_task(self._finish(unfinished.pop(sequence), outcome, deliver))
+                    job = unfinished.pop(sequence)
+                    if job.request.id in progress:
+                        progress[job.request.id].close()
+                    group.create_task(self._finish(job, outcome, deliver))
         finally:
             self._scheduler.cancel(list(unfinished))
+            for followed in progress.values():
+                followed.close()
+
+    def _follow(self, job: Job, loop: asyncio.AbstractEventLoop) -> Progress:
+        """Has the worker that writes an answer tell what it has written."""
+        progress = Progress(self._codecs, job.sequence.loaded.adapter, job.request)
+        job.sequence.on_ids = lambda ids: call_soon(loop, progress.note, ids)
+        return progress
 
     def _check_fits(self, sequences: Sequence[SequenceRequest]) -> None:
         """Raises InvalidArgument BATCH_TOO_LARGE for deterministic requests that cannot run as one batch."""

@@ -30,6 +30,7 @@ from services.inference.metrics import FINISH_OUTCOMES, EngineMetrics
 from services.inference.models.key import ModelKey, load_model_adapter, open_feature_cache
 from services.inference.models.residency import Residency, too_large
 from services.inference.models.resolver import ModelFiles, ModelResolver, Registry
+from services.inference.progress import Progress
 from services.inference.stop_strings import stops_of
 from services.inference.vllm.crash_quarantine import CrashSuspects
 from services.inference.vllm.lora import LoraRegistry
@@ -205,6 +206,7 @@ class VllmEngine(Engine):
             raise prompt_too_long(request.model, prompt_tokens=info.prompt_tokens, context_tokens=model.context_tokens)
         info.sampling.max_new_tokens = min(request.sampling.max_new_tokens or room, room)
         answer, started = Answer(model.adapter, stops_of(request.sampling)), time.monotonic()
+        progress = Progress(self._codecs, model.adapter, request)
         try:
             params = sampling_of(request, model.adapter, info.sampling.max_new_tokens)
             # Closing the outputs early, at a stop string or when cancelled, ends the request at vLLM's next step.
@@ -212,8 +214,11 @@ class VllmEngine(Engine):
                 async for output in outputs:
                     if answer.update(output):
                         break
+                    progress.note(answer.ids)
         except VLLMClientError as error:
             raise rejected(error) from error
+        finally:
+            progress.close()
         info.completion_tokens, info.finish_reason = len(answer.ids), answer.finish_reason
         info.latency.FromNanoseconds(int((time.monotonic() - started) * 1e9))
         self._count(info)

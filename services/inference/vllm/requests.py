@@ -101,7 +101,7 @@ def sampling_of(request: EngineRequest, adapter: Adapter, max_new_tokens: int) -
     from vllm.sampling_params import RequestOutputKind
 
     sampling = request.sampling
-    has_stops = bool(stop_strings.stops_of(sampling))
+    is_followed = bool(stop_strings.stops_of(sampling)) or request.on_progress is not None
     return SamplingParams(
         max_tokens=max_new_tokens,
         temperature=sampling.temperature,
@@ -114,7 +114,7 @@ def sampling_of(request: EngineRequest, adapter: Adapter, max_new_tokens: int) -
         structured_outputs=_structured_outputs(request, adapter),
         logit_bias=dict.fromkeys(adapter.unwritable_ids, NEVER) or None,
         # Stop strings are searched for in what the adapter decodes, which needs every token as it comes.
-        output_kind=RequestOutputKind.CUMULATIVE if has_stops else RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.CUMULATIVE if is_followed else RequestOutputKind.FINAL_ONLY,
     )
 
 

@@ -1,6 +1,5 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from typer.testing import CliRunner
 from omnialign.cli.main import app
 from omnialign.cli.state import StackState, default_root, find_address, read_state, remove_state, write_state
 from omnialign.errors import FailedPrecondition
+from tests.processes import free_port
 
 COMMANDS = [
     ("up",), ("demo",), ("lineage",), ("data", "import"), ("data", "list"), ("data", "show"), ("data", "export"),
@@ -18,13 +18,6 @@ COMMANDS = [
     ("jobs", "cancel"), ("jobs", "report"), ("jobs", "reviews"), ("jobs", "review"),
     ("models", "list"), ("models", "show"), ("models", "register"),
 ]  # fmt: skip
-
-
-@pytest.fixture
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_the_version_is_printed():
@@ -56,8 +49,8 @@ def test_importing_the_command_takes_little_processor_time():
     assert os.times().children_user - started[1] < 1.0
 
 
-def test_a_refused_connection_is_one_sentence_with_its_mend(free_port):
-    address = f"127.0.0.1:{free_port}"
+def test_a_refused_connection_is_one_sentence_with_its_mend():
+    address = f"127.0.0.1:{free_port()}"
     result = CliRunner().invoke(app, ["jobs", "list", "--address", address])
     assert result.exit_code == 1
     assert f"There is no omnialign server at {address}; start one with `omnialign up`." in result.stderr
@@ -65,8 +58,8 @@ def test_a_refused_connection_is_one_sentence_with_its_mend(free_port):
     assert result.stdout == ""
 
 
-def test_errors_are_json_for_machines(free_port):
-    result = CliRunner().invoke(app, ["jobs", "list", "--json", "--address", f"127.0.0.1:{free_port}"])
+def test_errors_are_json_for_machines():
+    result = CliRunner().invoke(app, ["jobs", "list", "--json", "--address", f"127.0.0.1:{free_port()}"])
     assert json.loads(result.stderr)["error"]["reason"] == "SERVER_UNREACHABLE"
 
 

@@ -1,6 +1,7 @@
 """Several samples of an item: distinct, reproducible, and the first of them what a request for one gets."""
 
 import asyncio
+from collections import defaultdict
 
 import pytest
 
@@ -9,6 +10,7 @@ from omnialign.content import content
 from omnialign.errors import InvalidArgument, from_status
 from omnialign.v1 import content_pb2, generation_pb2
 from omnialign.v1 import refinement_service_pb2 as pb
+from services.inference import progress
 from tests.services.inference import model_factory
 from tests.services.inference.service_stack import serve_stack
 
@@ -72,3 +74,27 @@ async def test_the_client_gives_samples_as_plain_values_in_order(client, model):
     with Client(client._transport.address) as blocking:
         again = await asyncio.to_thread(blocking.generate, model, "go on", num_samples=3, **options)
     assert [sample.text for sample in again] == [sample.text for sample in samples]
+
+
+async def test_streamed_text_comes_before_the_answer_that_begins_with_it(client, model, monkeypatch):
+    monkeypatch.setattr(progress, "INTERVAL_SECONDS", 0)
+    items = [pb.GenerateItem(id=name, prompt=content("go on"), seed=7) for name in "ab"]
+    sampling = generation_pb2.SamplingParams(temperature=1.0, max_new_tokens=200)
+    request = pb.GenerateRequest(model=model, items=items, sampling=sampling, num_samples=2, stream_text=True)
+    texts, answers, num_deltas = defaultdict(lambda: defaultdict(str)), {}, 0
+    async for result in client.generate(request):
+        key = result.id, result.sample
+        assert key not in answers, "the answer is the last result of its sample"
+        if result.HasField("delta"):
+            num_deltas += 1
+            texts[key][result.delta.part] += result.delta.text
+        else:
+            answers[key] = result.response.content
+    assert len(answers) == 4
+    assert num_deltas > 1
+    for key, parts in texts.items():
+        for number, text in parts.items():
+            assert answers[key].parts[number].text.startswith(text)
+    request.stream_text = False
+    whole = {(result.id, result.sample): result.response.content async for result in client.generate(request)}
+    assert whole == answers

@@ -3,13 +3,13 @@
 import asyncio
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
 from omnialign.client import AsyncClient
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.training.process_groups import processes_of
+from tests.processes import free_port
 
 NAME = "projects/default/trainingJobs/tune"
 
@@ -29,11 +29,6 @@ async def until(condition) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - another process makes it true
             await asyncio.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 STUBBORN = """

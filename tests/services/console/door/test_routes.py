@@ -37,16 +37,19 @@ MODEL = "projects/default/models/base/versions/1"
 
 
 class Model(NullRefinement):
-    """A null model that keeps the requests, and notes calls that were cancelled."""
+    """A null model that keeps the requests, streams `deltas` before its answer, and notes calls that were cancelled."""
 
     def __init__(self, behaviour):
         super().__init__(behaviour)
-        self.asked, self.cancelled, self.hangs = [], asyncio.Event(), False
+        self.asked, self.deltas, self.cancelled, self.hangs = [], [], asyncio.Event(), False
 
     async def Generate(self, request, context):  # noqa: N802
         self.asked.append(request)
         try:
             async for result in super().Generate(request, context):
+                for part, text in self.deltas if request.stream_text else ():
+                    delta = refinement_service_pb2.TextDelta(part=part, text=text)
+                    yield refinement_service_pb2.GenerateResponse(id=result.id, sample=result.sample, delta=delta)
                 yield result
                 if self.hangs:
                     await asyncio.Event().wait()
@@ -172,9 +175,7 @@ async def test_a_stream_has_role_content_end_counts_and_a_last_word(services, do
     body = chat(stream=True, stream_options={"include_usage": True})
     status, headers, text = await services.ask(f"{door}/chat/completions", body=body)
     assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
-    *events, last, rest = text.split("\n\n")
-    assert (last, rest) == ("data: [DONE]", "")
-    found = [json.loads(event.removeprefix("data: ")) for event in events]
+    found = events_of(text)
     assert [event["choices"][0]["delta"] if event["choices"] else None for event in found] == [
         {"role": "assistant", "content": ""},
         {"content": "Hi"},
@@ -188,6 +189,45 @@ async def test_a_stream_has_role_content_end_counts_and_a_last_word(services, do
     assert len({event["id"] for event in found}) == 1
     _, _, text = await services.ask(f"{door}/chat/completions", body=chat(stream=True))
     assert '"usage"' not in text
+
+
+def events_of(text):
+    """The events of a whole stream."""
+    *events, last, rest = text.split("\n\n")
+    assert (last, rest) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+async def test_text_is_streamed_as_it_is_written(services, door, client):
+    stored = await client.upload_media(PIXEL, modality=IMAGE)
+    services.behaviour.replies = lambda model, item: content("Hi there", stored, "A pixel.")
+    services.model.deltas = [(0, "Hi"), (0, " there"), (2, "A")]
+    _, _, text = await services.ask(f"{door}/chat/completions", body=chat(stream=True, n=2))
+    found = [event["choices"][0] for event in events_of(text)]
+    for index in (0, 1):
+        deltas = [choice["delta"] for choice in found if choice["index"] == index]
+        assert deltas[0] == {"role": "assistant", "content": ""}
+        assert [delta.get("content") for delta in deltas[1:]] == ["Hi", " there", " A", " pixel.", None]
+        assert deltas[4]["images"] == [PICTURE]
+    body = {"model": MODEL, "prompt": ["a", "b"], "stream": True}
+    services.behaviour.replies = lambda model, item: content("Hi there")
+    services.model.deltas = [(0, "Hi")]
+    _, _, text = await services.ask(f"{door}/completions", body=body)
+    found = [event["choices"][0] for event in events_of(text)]
+    assert sorted((choice["index"], choice["text"], choice["finish_reason"]) for choice in found) == [
+        (0, " there", "stop"),
+        (0, "Hi", None),
+        (1, " there", "stop"),
+        (1, "Hi", None),
+    ]
+
+
+async def test_an_answer_other_than_what_was_streamed_of_it_is_an_error_and_not_sent(services, door):
+    services.behaviour.replies = lambda model, item: content("Ho")
+    services.model.deltas = [(0, "Hi")]
+    _, _, text = await services.ask(f"{door}/chat/completions", body=chat(stream=True))
+    last = json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))
+    assert last["error"]["code"] == "STREAM_DIVERGED"
 
 
 async def test_completions_answer_each_of_several_prompts(services, door):
