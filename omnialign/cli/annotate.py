@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omnialign.cli import annotate_files
 from omnialign.cli.session import Session, command
 
 if TYPE_CHECKING:
@@ -274,25 +275,8 @@ async def commit(
         session.out.say("Left out: " + ", ".join(f"{count} {why}" for why, count in left.items() if count) + ".")
 
 
-@app.command()
-@command
-async def export(
-    session: Session,
-    campaign: CampaignName,
-    folder: Annotated[Path, typer.Argument(help="Folder to create.")],
-    dataset: Annotated[str, typer.Option(help="What was committed, such as `people/2`. Default: the newest.")] = "",
-) -> None:
-    """Export what was committed in the columns of align-anything, a file for each subtask, with media."""
-    from omnialign import names
-    from omnialign.cli import align_anything
-
-    version = session.name("datasets", dataset or names.id_of(campaign))
-    if names.matches(version, names.DATASET):
-        version = f"{version}/versions/{names.NEWEST}"
-    async with session.client() as client:
-        version = (await client.get_dataset_version(version)).name
-        done = await align_anything.export(client.stream_records(version), folder, client=client)
-    align_anything.report(done, folder, out=session.out)
+app.command("export")(annotate_files.export)
+app.command("import")(annotate_files.import_)
 
 
 @app.command()

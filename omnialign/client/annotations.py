@@ -1,7 +1,7 @@
 """Calls of the AnnotationService: campaigns, and the tasks of their annotators."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import cast
 
 from omnialign.client.transport import ServiceCalls, Transport
@@ -10,6 +10,9 @@ from omnialign.v1 import annotation_pb2, annotation_service_pb2, annotation_serv
 COMMIT_DEADLINE_SECONDS = 600.0
 """For calls that read or write a whole dataset."""
 REPORT_DEADLINE_SECONDS = 120.0
+IMPORTED_AT_ONCE = 200
+IMPORTED_BYTES_AT_ONCE = 1024 * 1024
+"""Of annotations per message; a single one that is larger goes by itself."""
 
 Task = annotation_service_pb2.Task
 
@@ -104,6 +107,26 @@ class AnnotationCalls(ServiceCalls):
         request = annotation_service_pb2.FlagTaskRequest(name=name, annotator=annotator, reason=reason)
         return await self._transport.unary(self._annotation.FlagTask, request)
 
+    async def import_annotations(
+        self,
+        campaign: str,
+        annotations: Sequence[annotation_service_pb2.ImportedAnnotation],
+        *,
+        tool: str,
+        file_sha256: str,
+    ) -> list[annotation_service_pb2.ImportResult]:
+        """Brings annotations from a file of another tool; what became of each, in order. Repeating it is harmless."""
+        results = list[annotation_service_pb2.ImportResult]()
+        for batch in _batches(annotations):
+            request = annotation_service_pb2.ImportAnnotationsRequest(
+                parent=campaign, tool=tool, file_sha256=file_sha256, annotations=batch
+            )
+            answer: annotation_service_pb2.ImportAnnotationsResponse = await self._transport.unary(
+                self._annotation.ImportAnnotations, request, deadline_seconds=COMMIT_DEADLINE_SECONDS
+            )
+            results += answer.results
+        return results
+
     def list_items(
         self,
         campaign: str,
@@ -142,3 +165,17 @@ class AnnotationCalls(ServiceCalls):
         return await self._transport.unary(
             self._annotation.CommitCampaign, request, deadline_seconds=COMMIT_DEADLINE_SECONDS
         )
+
+
+def _batches(
+    annotations: Sequence[annotation_service_pb2.ImportedAnnotation],
+) -> Iterator[list[annotation_service_pb2.ImportedAnnotation]]:
+    batch, size = list[annotation_service_pb2.ImportedAnnotation](), 0
+    for one in annotations:
+        if batch and (len(batch) == IMPORTED_AT_ONCE or size + one.ByteSize() > IMPORTED_BYTES_AT_ONCE):
+            yield batch
+            batch, size = [], 0
+        batch.append(one)
+        size += one.ByteSize()
+    if batch:
+        yield batch

@@ -379,6 +379,7 @@ class Client:
     lease_task = _call(AsyncClient.lease_task)
     save_draft = _call(AsyncClient.save_draft)
     submit_task = _call(AsyncClient.submit_task)
+    import_annotations = _call(AsyncClient.import_annotations)
     skip_task = _call(AsyncClient.skip_task)
     flag_task = _call(AsyncClient.flag_task)
     list_items = _iterate(AsyncClient.list_items)

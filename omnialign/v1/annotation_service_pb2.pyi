@@ -789,6 +789,161 @@ class FlagTaskRequest(_message.Message):
 Global___FlagTaskRequest: _TypeAlias = FlagTaskRequest  # noqa: Y015
 
 @_typing.final
+class ImportAnnotationsRequest(_message.Message):
+    """Brings annotations from another tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    FILE_SHA256_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}/campaigns/{campaign}`."""
+    tool: _builtins.str
+    """Where they were made, such as `label-studio`."""
+    file_sha256: _builtins.str
+    """Lower-case hexadecimal SHA-256 of the file that they are from. Lineage leads from the campaign to it."""
+    @_builtins.property
+    def annotations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportedAnnotation]:
+        """The annotations."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        file_sha256: _builtins.str = ...,
+        annotations: _abc.Iterable[Global___ImportedAnnotation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "file_sha256", b"file_sha256", "parent", b"parent", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportAnnotationsRequest: _TypeAlias = ImportAnnotationsRequest  # noqa: Y015
+
+@_typing.final
+class ImportedAnnotation(_message.Message):
+    """An annotation that was made in another tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    ANNOTATOR_FIELD_NUMBER: _builtins.int
+    ANNOTATION_FIELD_NUMBER: _builtins.int
+    ANSWER_TIME_FIELD_NUMBER: _builtins.int
+    item: _builtins.str
+    """`projects/{project}/campaigns/{campaign}/items/{item}`, of the same campaign."""
+    annotator: _builtins.str
+    """Who made it."""
+    @_builtins.property
+    def annotation(self) -> _annotation_pb2.Annotation:
+        """The complete annotation, as SubmitTask takes it."""
+
+    @_builtins.property
+    def answer_time(self) -> _timestamp_pb2.Timestamp:
+        """When; by default now."""
+
+    def __init__(
+        self,
+        *,
+        item: _builtins.str = ...,
+        annotator: _builtins.str = ...,
+        annotation: _annotation_pb2.Annotation | None = ...,
+        answer_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "answer_time", b"answer_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "annotator", b"annotator", "answer_time", b"answer_time", "item", b"item"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportedAnnotation: _TypeAlias = ImportedAnnotation  # noqa: Y015
+
+@_typing.final
+class ImportAnnotationsResponse(_message.Message):
+    """What became of the annotations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportResult]:
+        """Of each, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___ImportResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportAnnotationsResponse: _TypeAlias = ImportAnnotationsResponse  # noqa: Y015
+
+@_typing.final
+class ImportResult(_message.Message):
+    """What became of an annotation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ImportResult._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: ImportResult._State.ValueType  # 0
+        """Never sent."""
+        STATE_ADDED: ImportResult._State.ValueType  # 1
+        """It counts from now on."""
+        STATE_UNCHANGED: ImportResult._State.ValueType  # 2
+        """It was there already."""
+        STATE_REFUSED: ImportResult._State.ValueType  # 3
+        """It is not taken."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Whether it is taken."""
+
+    STATE_UNSPECIFIED: ImportResult.State.ValueType  # 0
+    """Never sent."""
+    STATE_ADDED: ImportResult.State.ValueType  # 1
+    """It counts from now on."""
+    STATE_UNCHANGED: ImportResult.State.ValueType  # 2
+    """It was there already."""
+    STATE_REFUSED: ImportResult.State.ValueType  # 3
+    """It is not taken."""
+
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    state: Global___ImportResult.State.ValueType
+    """Whether it is taken."""
+    reason: _builtins.str
+    """If it is refused: an UPPER_SNAKE code, such as NO_FREE_SEAT."""
+    message: _builtins.str
+    """If it is refused: one sentence for people."""
+    def __init__(
+        self,
+        *,
+        state: Global___ImportResult.State.ValueType = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportResult: _TypeAlias = ImportResult  # noqa: Y015
+
+@_typing.final
 class ListItemsRequest(_message.Message):
     """Lists pairs."""
 

@@ -85,6 +85,11 @@ class AnnotationServiceStub:
                 request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.FlagTaskRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.Task.FromString,
                 _registered_method=True)
+        self.ImportAnnotations = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/ImportAnnotations',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.ImportAnnotationsRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.ImportAnnotationsResponse.FromString,
+                _registered_method=True)
         self.ListItems = channel.unary_unary(
                 '/omnialign.v1.AnnotationService/ListItems',
                 request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.ListItemsRequest.SerializeToString,
@@ -182,6 +187,14 @@ class AnnotationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportAnnotations(self, request, context):
+        """Takes annotations that were made in another tool as submitted ones, each by whoever made it there, who becomes an
+        annotator of the campaign. Each is added or refused by itself. Repeating the call changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListItems(self, request, context):
         """Lists pairs with their answers, in the order of their record ids.
         """
@@ -258,6 +271,11 @@ def add_AnnotationServiceServicer_to_server(servicer, server):
                     servicer.FlagTask,
                     request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.FlagTaskRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.Task.SerializeToString,
+            ),
+            'ImportAnnotations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportAnnotations,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.ImportAnnotationsRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.ImportAnnotationsResponse.SerializeToString,
             ),
             'ListItems': grpc.unary_unary_rpc_method_handler(
                     servicer.ListItems,
@@ -528,6 +546,33 @@ class AnnotationService:
             '/omnialign.v1.AnnotationService/FlagTask',
             omnialign_dot_v1_dot_annotation__service__pb2.FlagTaskRequest.SerializeToString,
             omnialign_dot_v1_dot_annotation__service__pb2.Task.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportAnnotations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/ImportAnnotations',
+            omnialign_dot_v1_dot_annotation__service__pb2.ImportAnnotationsRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.ImportAnnotationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,6 +64,10 @@ class AnnotationServiceStub:
     """Gives the seat to others, with a reason. The annotator does not get the pair again."""
     FlagTask: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.FlagTaskRequest, _annotation_service_pb2.Task]
     """Sets the pair aside, with a reason: nobody gets it until it is adjudicated."""
+    ImportAnnotations: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.ImportAnnotationsRequest, _annotation_service_pb2.ImportAnnotationsResponse]
+    """Takes annotations that were made in another tool as submitted ones, each by whoever made it there, who becomes an
+    annotator of the campaign. Each is added or refused by itself. Repeating the call changes nothing.
+    """
     ListItems: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.ListItemsRequest, _annotation_service_pb2.ListItemsResponse]
     """Lists pairs with their answers, in the order of their record ids."""
     AdjudicateItem: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.AdjudicateItemRequest, _annotation_service_pb2.Item]
@@ -110,6 +114,10 @@ class AnnotationServiceAsyncStub(AnnotationServiceStub):
     """Gives the seat to others, with a reason. The annotator does not get the pair again."""
     FlagTask: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.FlagTaskRequest, _annotation_service_pb2.Task]  # type: ignore[assignment]
     """Sets the pair aside, with a reason: nobody gets it until it is adjudicated."""
+    ImportAnnotations: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.ImportAnnotationsRequest, _annotation_service_pb2.ImportAnnotationsResponse]  # type: ignore[assignment]
+    """Takes annotations that were made in another tool as submitted ones, each by whoever made it there, who becomes an
+    annotator of the campaign. Each is added or refused by itself. Repeating the call changes nothing.
+    """
     ListItems: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.ListItemsRequest, _annotation_service_pb2.ListItemsResponse]  # type: ignore[assignment]
     """Lists pairs with their answers, in the order of their record ids."""
     AdjudicateItem: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.AdjudicateItemRequest, _annotation_service_pb2.Item]  # type: ignore[assignment]
@@ -207,6 +215,16 @@ class AnnotationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_annotation_service_pb2.Task, _abc.Awaitable[_annotation_service_pb2.Task]]:
         """Sets the pair aside, with a reason: nobody gets it until it is adjudicated."""
+
+    @_abc_1.abstractmethod
+    def ImportAnnotations(
+        self,
+        request: _annotation_service_pb2.ImportAnnotationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_service_pb2.ImportAnnotationsResponse, _abc.Awaitable[_annotation_service_pb2.ImportAnnotationsResponse]]:
+        """Takes annotations that were made in another tool as submitted ones, each by whoever made it there, who becomes an
+        annotator of the campaign. Each is added or refused by itself. Repeating the call changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def ListItems(

@@ -4,9 +4,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from omnialign.client import AsyncClient
 from omnialign.v1 import annotation_service_pb2, annotation_service_pb2_grpc
 from services.annotation.campaigns import Campaigns, Clock
 from services.annotation.config import AnnotationConfig
+from services.annotation.imports import Imports
 from services.annotation.metrics import AnnotationMetrics
 from services.annotation.pairs import BlindPairs, Pairs
 from services.annotation.servicer import AnnotationServicer
@@ -31,16 +33,15 @@ async def wire(server: Server, config: AnnotationConfig, *, clock: Clock = now_u
     store = Store(database)
     try:
         async with server.clients.client(config.data_address) as client:
-            campaigns = Campaigns(
-                store,
-                client,
-                connect=lambda project: server.clients.client(config.data_address, project=project),
-                now_us=clock,
-                max_items=config.max_items,
-            )
-            pairs = BlindPairs(Pairs(client), now_us=clock)
-            tasks = Tasks(store, pairs, now_us=clock, metrics=AnnotationMetrics(server.registry))
-            servicer = AnnotationServicer(campaigns, tasks)
+
+            def connect(project: str) -> AsyncClient:
+                return server.clients.client(config.data_address, project=project)
+
+            campaigns = Campaigns(store, client, connect=connect, now_us=clock, max_items=config.max_items)
+            metrics = AnnotationMetrics(server.registry)
+            tasks = Tasks(store, BlindPairs(Pairs(client), now_us=clock), now_us=clock, metrics=metrics)
+            imports = Imports(store, connect=connect, now_us=clock, metrics=metrics)
+            servicer = AnnotationServicer(campaigns, tasks, imports)
             server.add(annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server, servicer, FULL_NAME)
             server.prepare(FULL_NAME, store.prepare, check=store.look)
             yield

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter
 
-OUTCOMES = ("leased", "saved", "submitted", "skipped", "flagged", "lost")
+OUTCOMES = ("leased", "saved", "submitted", "skipped", "flagged", "lost", "imported")
 
 
 class AnnotationMetrics:
@@ -11,8 +11,8 @@ class AnnotationMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._tasks = Counter(
             "omnialign_annotation_tasks_total",
-            "Steps of annotation tasks, by outcome: leased, saved (a draft), submitted, skipped, flagged, and lost "
-            "(what somebody wrote after another had taken the seat).",
+            "Steps of annotation tasks, by outcome: leased, saved (a draft), submitted, skipped, flagged, lost "
+            "(what somebody wrote after another had taken the seat), and imported (from another tool).",
             ("outcome",),
             registry=registry,
         )

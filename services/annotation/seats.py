@@ -148,6 +148,40 @@ def give_up(
     return Standing(place, state, answer.revision, answer.message, reason=reason)
 
 
+def admit(
+    connection: Connection,
+    insert: Insert,
+    campaign: str,
+    number: int,
+    who: Writer,
+    annotation: Annotation,
+    *,
+    made_us: int,
+) -> bool:
+    """Submits an annotation that was made elsewhere, in the seat that the annotator holds or in a free one.
+
+    Whether it was new. Raises FailedPrecondition ALREADY_SUBMITTED, TASK_DONE, DRAFT_EXISTS and NO_FREE_SEAT.
+    """
+    person = {"campaign": campaign, "annotator": who.annotator}
+    connection.execute(insert(ANNOTATORS).values(person).on_conflict_do_nothing())
+    _lock(connection, campaign, who)
+    item, message = Place(campaign, number, 0), serialized(annotation)
+    answer = _answer(connection, item, who)
+    if answer is not None:
+        if answer.state == Task.STATE_SUBMITTED and answer.message == message:
+            return False
+        _check_untouched(answer, who)
+    place = _seat_of(connection, item, who)
+    connection.execute(SEATS.update().where(_at(place)).values(annotator=who.annotator, submitted=True))
+    values = {"state": Task.STATE_SUBMITTED, "preferred": annotation.preferred, "message": message, "revision": 1}
+    values |= {"reason": "", "request_id": "", "updated_us": made_us}
+    if answer is None:
+        connection.execute(ANSWERS.insert().values(_key(place, who) | values))
+    else:
+        connection.execute(ANSWERS.update().where(_is_answer(place, who)).values(values))
+    return True
+
+
 def count_held_by_others(connection: Connection, campaign: str, who: Writer) -> int:
     """The seats that others hold, of items that the annotator has not finished."""
     query = sa.select(sa.func.count()).select_from(SEATS).where(_unfinished_by(campaign, who))
@@ -192,6 +226,37 @@ def _free(connection: Connection, campaign: str, who: Writer, *, drafted: bool) 
     # What somebody else is about to take is passed over.
     row = connection.execute(query.with_for_update(of=SEATS, skip_locked=True)).first()
     return Place(campaign, row.number, row.seat) if row else None
+
+
+def _seat_of(connection: Connection, item: Place, who: Writer) -> Place:
+    """The annotator's own seat of an item, or one that may be taken. Raises FailedPrecondition NO_FREE_SEAT."""
+    is_own, is_expired = SEATS.c.annotator == who.annotator, SEATS.c.expires_us <= who.now_us
+    query = sa.select(SEATS.c.seat).where(
+        SEATS.c.campaign == item.campaign,
+        SEATS.c.number == item.number,
+        sa.not_(SEATS.c.submitted),
+        sa.or_(SEATS.c.annotator.is_(None), is_own, is_expired),
+    )
+    query = query.order_by(sa.case((is_own, 0), else_=1), SEATS.c.seat).limit(1)
+    row = connection.execute(query.with_for_update(skip_locked=True)).first()
+    if row is None:
+        message = "The pair has all the annotations that the campaign wants of it, or others are at work on it."
+        raise FailedPrecondition(message, reason="NO_FREE_SEAT", metadata={"item": str(item.number)})
+    return Place(item.campaign, item.number, row.seat)
+
+
+def _check_untouched(answer: Any, who: Writer) -> None:
+    """Raises FailedPrecondition if the annotator has finished the item, or written something about it."""
+    if answer.state == Task.STATE_SUBMITTED:
+        message = f"{who.annotator} has submitted another annotation of the pair, which is final."
+        raise FailedPrecondition(message, reason="ALREADY_SUBMITTED", metadata={"annotator": who.annotator})
+    if answer.state != Task.STATE_LEASED:
+        word = WORDS[answer.state]
+        message = f"{who.annotator} has {word} the pair, which is final."
+        raise FailedPrecondition(message, reason="TASK_DONE", metadata={"state": word, "annotator": who.annotator})
+    if answer.message:
+        message = f"{who.annotator} has a draft of the pair, which would be lost: let them submit or skip it first."
+        raise FailedPrecondition(message, reason="DRAFT_EXISTS", metadata={"annotator": who.annotator})
 
 
 def _unfinished_by(campaign: str, who: Writer) -> sa.ColumnElement[bool]:

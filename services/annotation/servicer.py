@@ -8,6 +8,7 @@ from omnialign.names import id_of
 from omnialign.v1 import annotation_service_pb2 as pb
 from omnialign.v1 import annotation_service_pb2_grpc
 from services.annotation.campaigns import Campaigns
+from services.annotation.imports import Imports
 from services.annotation.tasks import Tasks
 from services.runtime.requests import decode_token, encode_token, page_size
 
@@ -15,8 +16,8 @@ from services.runtime.requests import decode_token, encode_token, page_size
 class AnnotationServicer(annotation_service_pb2_grpc.AnnotationServiceServicer):
     """The service's RPCs."""
 
-    def __init__(self, campaigns: Campaigns, tasks: Tasks) -> None:
-        self._campaigns, self._tasks = campaigns, tasks
+    def __init__(self, campaigns: Campaigns, tasks: Tasks, imports: Imports) -> None:
+        self._campaigns, self._tasks, self._imports = campaigns, tasks, imports
 
     async def CreateCampaign(self, request: pb.CreateCampaignRequest, context: Any) -> pb.Campaign:  # noqa: N802
         """Makes a campaign."""
@@ -61,6 +62,12 @@ class AnnotationServicer(annotation_service_pb2_grpc.AnnotationServiceServicer):
     async def FlagTask(self, request: pb.FlagTaskRequest, context: Any) -> pb.Task:  # noqa: N802
         """Sets a pair aside."""
         return await self._tasks.flag(request)
+
+    async def ImportAnnotations(  # noqa: N802
+        self, request: pb.ImportAnnotationsRequest, context: Any
+    ) -> pb.ImportAnnotationsResponse:
+        """Takes annotations from another tool."""
+        return await self._imports.add(request)
 
     async def ListItems(self, request: pb.ListItemsRequest, context: Any) -> pb.ListItemsResponse:  # noqa: N802
         """Lists pairs with their answers."""

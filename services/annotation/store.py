@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from omnialign.errors import AlreadyExists, NotFound
+from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
 from omnialign.v1.annotation_pb2 import Annotation
 from omnialign.v1.annotation_service_pb2 import (
     Adjudication,
@@ -28,6 +28,8 @@ from services.runtime.requests import body_digest, check_same_body
 T = TypeVar("T")
 
 ROWS_AT_ONCE = 1000
+MAX_ANNOTATORS = 1000
+"""As many as the contract lets a campaign list."""
 FINAL = (Task.STATE_SUBMITTED, Task.STATE_SKIPPED, Task.STATE_FLAGGED)
 
 
@@ -143,6 +145,23 @@ class Store:
         campaign.progress.CopyFrom(await self._database.read(lambda c: _progress(c, name, now_us=now_us)))
         return campaign
 
+    async def add_annotators(self, name: str, annotators: Iterable[str]) -> None:
+        """Adds names to those of a campaign that lists who may annotate. Raises NotFound, FailedPrecondition."""
+
+        def add(connection: Connection) -> None:
+            campaign = _read_campaign(connection, name, lock=True)
+            new = sorted(set(annotators) - set(campaign.annotators))
+            if not campaign.annotators or not new:
+                return
+            if len(campaign.annotators) + len(new) > MAX_ANNOTATORS:
+                message = f"{name} would have more than {MAX_ANNOTATORS} annotators; import into several campaigns."
+                raise FailedPrecondition(message, reason="TOO_MANY_ANNOTATORS", metadata={"name": name})
+            campaign.annotators.extend(new)
+            change = CAMPAIGNS.update().where(CAMPAIGNS.c.name == name)
+            connection.execute(change.values(message=campaign.SerializeToString()))
+
+        await self._database.write(add)
+
     async def page(self, parent: str, *, after: Sequence[str], limit: int) -> list[Campaign]:
         """Campaigns without their progress, from newest to oldest, after the (created_us, name) that was seen last."""
         query = sa.select(CAMPAIGNS.c.message).where(CAMPAIGNS.c.parent == parent)
@@ -197,6 +216,11 @@ class Store:
             found.setdefault(row.number, []).append(_answer(row))
         return found
 
+    async def numbered(self, campaign: str, numbers: Sequence[int]) -> dict[int, Entry]:
+        """The items with these numbers, as far as there are any."""
+        query = sa.select(ITEMS).where(ITEMS.c.campaign == campaign, ITEMS.c.number.in_(numbers))
+        return {row.number: _entry(row) for row in await self._database.all(query)}
+
     async def adjudicate(self, entry: Entry, adjudication: Adjudication) -> None:
         """Notes a decision; it replaces an earlier one."""
         is_item = sa.and_(ITEMS.c.campaign == entry.campaign, ITEMS.c.number == entry.number)
@@ -220,8 +244,9 @@ def item_message(entry: Entry, answers: Iterable[Answer]) -> Item:
     return item
 
 
-def _read_campaign(connection: Connection, name: str) -> Campaign:
-    row = connection.execute(sa.select(CAMPAIGNS.c.message).where(CAMPAIGNS.c.name == name)).first()
+def _read_campaign(connection: Connection, name: str, *, lock: bool = False) -> Campaign:
+    query = sa.select(CAMPAIGNS.c.message).where(CAMPAIGNS.c.name == name)
+    row = connection.execute(query.with_for_update() if lock else query).first()
     if row is None:
         raise NotFound(f"{name} does not exist", reason="CAMPAIGN_NOT_FOUND", metadata={"name": name})
     return Campaign.FromString(row.message)

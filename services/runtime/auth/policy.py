@@ -136,6 +136,7 @@ _ANNOTATION = {
     "SubmitTask": _write("name", role=Role.ANNOTATOR),
     "SkipTask": _write("name", role=Role.ANNOTATOR),
     "FlagTask": _write("name", role=Role.ANNOTATOR),
+    "ImportAnnotations": _write("parent"),
     "ListItems": Rule("parent", Role.SUBMITTER),  # annotators must not see what others wrote
     "AdjudicateItem": _write("name"),
     "GetAgreement": _read("name"),
