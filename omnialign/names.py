@@ -27,6 +27,7 @@ EVALUATION = "projects/{project}/evaluations/{evaluation}"
 CAMPAIGN = "projects/{project}/campaigns/{campaign}"
 TASK = "projects/{project}/campaigns/{campaign}/tasks/{task}"
 ITEM = "projects/{project}/campaigns/{campaign}/items/{item}"
+DRAFT_JOB = "projects/{project}/draftJobs/{draft_job}"
 NEWEST = "-"
 """The id of the newest version, whichever that is."""
 

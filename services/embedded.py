@@ -143,7 +143,7 @@ async def _wire(server: Server, root: Path, address: str, wires: AsyncExitStack)
         training.wire(server, _training(root / "training", address, features=config.feature_cache)),
         alignment.wire(server, _alignment(root / "alignment", address)),
         evaluation.wire(server, _evaluation(root, address)),
-        annotation.wire(server, AnnotationConfig(root=root / "annotation", data_address=address)),
+        annotation.wire(server, _annotation(root, address)),
     ):
         await wires.enter_async_context(wiring)
 
@@ -191,6 +191,17 @@ def _evaluation(root: Path, address: str) -> EvaluationConfig:
         data_address=address,
         refinement_address=address,
         judge_address=address,
+    )
+
+
+def _annotation(root: Path, address: str) -> AnnotationConfig:
+    beside = _alignment(root / "alignment", address)
+    return AnnotationConfig(
+        root=root / "annotation",
+        workflow_database_url=beside.workflows_url,
+        executor_id=beside.executor_id,
+        data_address=address,
+        refinement_address=address,
     )
 
 

@@ -2,7 +2,7 @@
 
 The databases come from the services' own variables: OMNIALIGN_DATA_DATABASE_URL, OMNIALIGN_TRAINING_DATABASE_URL,
 OMNIALIGN_ALIGNMENT_DATABASE_URL, OMNIALIGN_EVALUATION_DATABASE_URL, OMNIALIGN_ANNOTATION_DATABASE_URL, and for the
-workflow engine's own tables OMNIALIGN_ALIGNMENT_WORKFLOW_DATABASE_URL and OMNIALIGN_EVALUATION_WORKFLOW_DATABASE_URL;
+workflow engine's own tables the same three of the services with jobs, as OMNIALIGN_ALIGNMENT_WORKFLOW_DATABASE_URL;
 those that are not set are skipped. It is safe to run repeatedly, and several times at once.
 
 Exit status: 0 when everything is up to date, 1 when a database did not answer in time or refused, 2 when nothing or
@@ -36,7 +36,7 @@ VARIABLES = {
     "OMNIALIGN_EVALUATION_DATABASE_URL": EVALUATION,
     "OMNIALIGN_ANNOTATION_DATABASE_URL": ANNOTATION,
 }
-WORKFLOWS = ("OMNIALIGN_ALIGNMENT_WORKFLOW_DATABASE_URL", "OMNIALIGN_EVALUATION_WORKFLOW_DATABASE_URL")
+WORKFLOWS = tuple(f"OMNIALIGN_{service}_WORKFLOW_DATABASE_URL" for service in ("ALIGNMENT", "EVALUATION", "ANNOTATION"))
 
 Migrate = Callable[[], Awaitable[str]]
 

@@ -37,7 +37,7 @@ print("operations are compiled in")
 """
 MIGRATION = """
 import os, runpy
-for service in ("DATA", "TRAINING", "ALIGNMENT", "EVALUATION"):
+for service in ("DATA", "TRAINING", "ALIGNMENT", "EVALUATION", "ANNOTATION"):
     os.environ[f"OMNIALIGN_{service}_DATABASE_URL"] = f"sqlite:////tmp/{service}.db"
 runpy.run_module("services.migrate", run_name="__main__", alter_sys=True)
 """
@@ -214,7 +214,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
             "services.annotation",
             "omnialign.v1.AnnotationService",
             OMNIALIGN_ANNOTATION_ROOT="/var/lib/omnialign",
-            **_peers("ANNOTATION_", "DATA"),
+            **_peers("ANNOTATION_", "DATA", "REFINEMENT"),
         ),
         _service(
             "services.gateway",

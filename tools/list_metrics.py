@@ -15,6 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from services.alignment.job import ALIGNMENT
 from services.alignment.summary import AlignmentMetrics
+from services.annotation.drafting.job import DRAFTING
 from services.annotation.metrics import AnnotationMetrics
 from services.console.http_metrics import HttpMetrics
 from services.data.objects.s3_client import S3Metrics
@@ -108,7 +109,7 @@ def catalogue() -> dict[str, list[Described]]:
         ),
         "Alignment service": _described(_registered(_alignment)),
         "Evaluation service": _described(_registered(_evaluation)),
-        "Annotation service": _described(_registered(AnnotationMetrics)),
+        "Annotation service": _described(_registered(_annotation)),
         "Console": _described(_registered(HttpMetrics)),
         "Training service": _described(_registered(TrainingMetrics)),
         "Services with an engine: critique, refinement, judge": _described(_registered(_engine)),
@@ -157,6 +158,11 @@ def _alignment(registry: CollectorRegistry) -> None:
 def _evaluation(registry: CollectorRegistry) -> None:
     PipelineMetrics(registry, EVALUATION)
     EvaluationMetrics(registry)
+
+
+def _annotation(registry: CollectorRegistry) -> None:
+    PipelineMetrics(registry, DRAFTING)
+    AnnotationMetrics(registry)
 
 
 def _engine(registry: CollectorRegistry) -> None:

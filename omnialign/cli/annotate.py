@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omnialign.cli import annotate_files
+from omnialign.cli import annotate_files, drafts
 from omnialign.cli.session import Session, command
 
 if TYPE_CHECKING:
     from omnialign.v1.annotation_service_pb2 import Campaign, GetAgreementResponse, Item, Priority
 
 app = typer.Typer(help="Annotate pairs, and make datasets of what people say of them.", no_args_is_help=True)
+app.command("draft")(drafts.draft)
+app.add_typer(drafts.app, name="drafts")
 
 COLLECTION = "campaigns"
 QUALITY = "quality"

@@ -14,6 +14,7 @@ from omnialign.client.asking import Answer, AskCalls, Assessment, Prompt
 from omnialign.client.credentials import Tls, Token
 from omnialign.client.datasets import DatasetCalls
 from omnialign.client.downloads import DownloadCalls
+from omnialign.client.drafts import DraftCalls
 from omnialign.client.evaluations import EvaluationCalls
 from omnialign.client.jobs import AlignmentCalls, TrainingCalls
 from omnialign.client.policies import PolicyCalls
@@ -38,6 +39,7 @@ class AsyncClient(
     AlignmentCalls,
     EvaluationCalls,
     AnnotationCalls,
+    DraftCalls,
 ):
     """Calls all services at one address. Connects lazily, and is meant to live as long as the process.
 
@@ -386,3 +388,12 @@ class Client:
     adjudicate_item = _call(AsyncClient.adjudicate_item)
     get_agreement = _call(AsyncClient.get_agreement)
     commit_campaign = _call(AsyncClient.commit_campaign)
+
+    create_draft_job = _call(AsyncClient.create_draft_job)
+    get_draft_job = _call(AsyncClient.get_draft_job)
+    list_draft_jobs = _iterate(AsyncClient.list_draft_jobs)
+    pause_draft_job = _call(AsyncClient.pause_draft_job)
+    resume_draft_job = _call(AsyncClient.resume_draft_job)
+    cancel_draft_job = _call(AsyncClient.cancel_draft_job)
+    delete_draft_job = _call(AsyncClient.delete_draft_job)
+    watch_draft_job = _iterate(AsyncClient.watch_draft_job)

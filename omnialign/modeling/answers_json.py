@@ -10,16 +10,20 @@ strings have no maximum length. A model that rambles is stopped by `max_new_toke
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from omnialign.modeling.answers import MAX_RATING, MIN_RATING, AnswerUnparsable, Judgement, Rating, rating_in_range
 from omnialign.rubrics import MAX_SCORE, MIN_SCORE
 from omnialign.v1 import record_pb2
+from omnialign.v1.annotation_pb2 import Annotation
 
 NOT_JSON = "ANSWER_NOT_JSON"
 VERDICTS = {"first": 1, "second": 2, "equal": 0}
 """Words rather than numbers: models asked for the string "1" tend to write the number 1."""
+SIDES = ("first", "second")
+MAX_TEXT_CHARACTERS = 20_000
+"""Longest text of an annotation, as a person's form has it."""
 
 _FENCED = re.compile(r"```json\s(.*)```", re.DOTALL)
 _TEXT = {"type": "string"}
@@ -45,6 +49,15 @@ def rating_schema() -> str:
     return json.dumps(_strict({"reason": _TEXT, "rating": _whole_numbers(MIN_RATING, MAX_RATING)}))
 
 
+def annotation_schema(rubric: Sequence[str]) -> str:
+    """The schema of what `read_annotation` reads: the form of an annotator, critique and scores before the verdicts."""
+    feedback = _strict({"critique": _TEXT, "refinement": _TEXT, "scores": _scores_schema(rubric)})
+    winner = {"type": "string", "enum": list(VERDICTS)}
+    fields: dict[str, Any] = dict.fromkeys(SIDES, feedback)
+    fields["winners"] = _strict(dict.fromkeys(rubric, winner))
+    return json.dumps(_strict(fields | {"reason": _TEXT, "preferred": {"type": "string", "enum": list(SIDES)}}))
+
+
 def write_judgement(reason: str, preferred: int) -> str:
     """A verdict; `preferred` is 1, 2, or 0 for equal."""
     words = {number: word for word, number in VERDICTS.items()}
@@ -66,11 +79,7 @@ def read_scores(text: str, rubric: Sequence[str]) -> record_pb2.Feedback:
 def read_judgement(text: str) -> Judgement:
     """A verdict with its reason. Raises AnswerUnparsable."""
     fields = _object(_parse(text), ("reason", "preferred"))
-    verdict = fields.get("preferred")
-    if not isinstance(verdict, str) or verdict not in VERDICTS:
-        found, known = repr(verdict)[:40], ", ".join(VERDICTS)
-        raise AnswerUnparsable(f"The verdict {found} is not one of {known}.", reason="VERDICT_INVALID")
-    return Judgement(VERDICTS[verdict], _nonempty_text(fields, "reason"))
+    return Judgement(_verdict(fields.get("preferred"), VERDICTS), _nonempty_text(fields, "reason"))
 
 
 def read_rating(text: str) -> Rating:
@@ -80,6 +89,23 @@ def read_rating(text: str) -> Rating:
     if type(score) is not int:  # True is an int too
         raise AnswerUnparsable(f"The rating {repr(score)[:40]} is not a whole number.", reason="SCORE_INVALID")
     return Rating(rating_in_range(score), _nonempty_text(fields, "reason"))
+
+
+def read_annotation(text: str, rubric: Sequence[str]) -> Annotation:
+    """A complete annotation of a pair, as a person would submit it, marks apart. Raises AnswerUnparsable."""
+    fields = _object(_parse(text), (*SIDES, "winners", "reason", "preferred"))
+    annotation = Annotation(reason=_short_text(fields, "reason"))
+    for side in SIDES:
+        given = _object(fields.get(side), ("critique", "refinement", "scores"))
+        critique, refinement = (_short_text(given, name) for name in ("critique", "refinement"))
+        annotation.feedback.add(critique=critique, refinement=refinement, scores=_read_scores(given, rubric))
+        _check_length(score.rationale for score in annotation.feedback[-1].scores)
+    winners = _object(fields.get("winners"), rubric)
+    if missing := [name for name in rubric if name not in winners]:
+        raise AnswerUnparsable(f"The answer has no winner of {', '.join(missing)}.", reason="DIMENSION_MISSING")
+    annotation.winners.update({name: _verdict(winners[name], VERDICTS) for name in rubric})
+    annotation.preferred = _verdict(fields.get("preferred"), SIDES)
+    return annotation
 
 
 def _strict(properties: dict[str, Any]) -> dict[str, Any]:
@@ -154,6 +180,27 @@ def _nonempty_text(fields: dict[str, Any], name: str) -> str:
     if name not in fields or not (text := _text(fields, name)):
         raise AnswerUnparsable(f"The answer has no text in {name!r}.", reason="SECTION_MISSING")
     return text
+
+
+def _short_text(fields: dict[str, Any], name: str) -> str:
+    """A text field that is not empty, and not longer than a person's may be."""
+    text = _nonempty_text(fields, name)
+    _check_length([text])
+    return text
+
+
+def _check_length(texts: Iterable[str]) -> None:
+    if any(len(text) > MAX_TEXT_CHARACTERS for text in texts):
+        message = f"A text of the answer is longer than {MAX_TEXT_CHARACTERS} characters."
+        raise AnswerUnparsable(message, reason="ANSWER_TOO_LONG")
+
+
+def _verdict(value: Any, words: Collection[str]) -> int:
+    """The number of one of `words`."""
+    if not isinstance(value, str) or value not in words:
+        found, known = repr(value)[:40], ", ".join(words)
+        raise AnswerUnparsable(f"The verdict {found} is not one of {known}.", reason="VERDICT_INVALID")
+    return VERDICTS[value]
 
 
 def _read_scores(fields: dict[str, Any], rubric: Sequence[str]) -> list[record_pb2.DimensionScore]:

@@ -9,8 +9,11 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
+from omnialign.v1 import alignment_service_pb2 as _alignment_service_pb2
 from omnialign.v1 import annotation_pb2 as _annotation_pb2
 from omnialign.v1 import dataset_pb2 as _dataset_pb2
+from omnialign.v1 import generation_pb2 as _generation_pb2
 from omnialign.v1 import record_pb2 as _record_pb2
 import builtins as _builtins
 import sys
@@ -328,6 +331,7 @@ class Item(_message.Message):
     FLAGGED_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
     ADJUDICATION_FIELD_NUMBER: _builtins.int
+    DRAFTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/campaigns/{campaign}/items/{item}`."""
     record_id: _builtins.str
@@ -348,6 +352,10 @@ class Item(_message.Message):
     def adjudication(self) -> Global___Adjudication:
         """The decision about it, if any."""
 
+    @_builtins.property
+    def drafts(self) -> _containers.RepeatedCompositeFieldContainer[_annotation_pb2.ModelDraft]:
+        """What models say of it, in the order in which they said it."""
+
     def __init__(
         self,
         *,
@@ -359,10 +367,11 @@ class Item(_message.Message):
         flagged: _builtins.bool = ...,
         answers: _abc.Iterable[Global___Answer] | None = ...,
         adjudication: Global___Adjudication | None = ...,
+        drafts: _abc.Iterable[_annotation_pb2.ModelDraft] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adjudication", b"adjudication"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjudication", b"adjudication", "answers", b"answers", "flagged", b"flagged", "known_preferred", b"known_preferred", "name", b"name", "quality_item", b"quality_item", "record_id", b"record_id", "subtask", b"subtask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjudication", b"adjudication", "answers", b"answers", "drafts", b"drafts", "flagged", b"flagged", "known_preferred", b"known_preferred", "name", b"name", "quality_item", b"quality_item", "record_id", b"record_id", "subtask", b"subtask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1291,3 +1300,462 @@ class CommitCampaignResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CommitCampaignResponse: _TypeAlias = CommitCampaignResponse  # noqa: Y015
+
+@_typing.final
+class DraftJob(_message.Message):
+    """A model annotates the pairs of a campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[DraftJob._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: DraftJob._State.ValueType  # 0
+        """Not set."""
+        STATE_QUEUED: DraftJob._State.ValueType  # 1
+        """Accepted."""
+        STATE_RUNNING: DraftJob._State.ValueType  # 2
+        """Working."""
+        STATE_PAUSED: DraftJob._State.ValueType  # 3
+        """Paused by a person, or because the budget is used."""
+        STATE_SUCCEEDED: DraftJob._State.ValueType  # 4
+        """The model was asked about all pairs."""
+        STATE_FAILED: DraftJob._State.ValueType  # 5
+        """Ended with an error."""
+        STATE_CANCELLING: DraftJob._State.ValueType  # 6
+        """Asked to stop."""
+        STATE_CANCELLED: DraftJob._State.ValueType  # 7
+        """Stopped on request."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """QUEUED -> RUNNING -> SUCCEEDED | FAILED; RUNNING <-> PAUSED; QUEUED, RUNNING or PAUSED -> CANCELLING -> CANCELLED.
+        CANCELLING ends only as CANCELLED.
+        """
+
+    STATE_UNSPECIFIED: DraftJob.State.ValueType  # 0
+    """Not set."""
+    STATE_QUEUED: DraftJob.State.ValueType  # 1
+    """Accepted."""
+    STATE_RUNNING: DraftJob.State.ValueType  # 2
+    """Working."""
+    STATE_PAUSED: DraftJob.State.ValueType  # 3
+    """Paused by a person, or because the budget is used."""
+    STATE_SUCCEEDED: DraftJob.State.ValueType  # 4
+    """The model was asked about all pairs."""
+    STATE_FAILED: DraftJob.State.ValueType  # 5
+    """Ended with an error."""
+    STATE_CANCELLING: DraftJob.State.ValueType  # 6
+    """Asked to stop."""
+    STATE_CANCELLED: DraftJob.State.ValueType  # 7
+    """Stopped on request."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    TOKENS_USED_FIELD_NUMBER: _builtins.int
+    ABSTAINED_PART_COUNT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/draftJobs/{draft_job}`. Output only."""
+    uid: _builtins.str
+    """Server-assigned identity. Output only."""
+    state: Global___DraftJob.State.ValueType
+    """State of the job. Output only."""
+    token_budget: _builtins.int
+    """Tokens that it may use, read and written. No chunk of pairs begins once they are used: the job pauses; chunks in
+    flight end. Output only.
+    """
+    tokens_used: _builtins.int
+    """Tokens that it has used. Output only."""
+    abstained_part_count: _builtins.int
+    """Parts of the form on which the model abstained, of all pairs. Output only."""
+    @_builtins.property
+    def spec(self) -> Global___DraftSpec:
+        """Who is asked about what. Immutable."""
+
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[_alignment_service_pb2.StageStatus]:
+        """Its only stage, `draft`: pairs asked about, and abstained are those on whose better response the model does not say
+        the same twice. Output only.
+        """
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why it failed. Output only."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was created. Output only."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed. Output only."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended. Output only."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        spec: Global___DraftSpec | None = ...,
+        state: Global___DraftJob.State.ValueType = ...,
+        stages: _abc.Iterable[_alignment_service_pb2.StageStatus] | None = ...,
+        error: _status_pb2.Status | None = ...,
+        token_budget: _builtins.int = ...,
+        tokens_used: _builtins.int = ...,
+        abstained_part_count: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained_part_count", b"abstained_part_count", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "name", b"name", "spec", b"spec", "stages", b"stages", "state", b"state", "token_budget", b"token_budget", "tokens_used", b"tokens_used", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DraftJob: _TypeAlias = DraftJob  # noqa: Y015
+
+@_typing.final
+class DraftSpec(_message.Message):
+    """Who drafts what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    MEDIA_POLICY_FIELD_NUMBER: _builtins.int
+    CHUNK_SIZE_FIELD_NUMBER: _builtins.int
+    TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    MAX_QUARANTINE_FRACTION_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    campaign: _builtins.str
+    """`projects/{project}/campaigns/{campaign}`, of the same project."""
+    model: _builtins.str
+    """The model: `projects/{p}/models/{m}/versions/{n}`, a `file://` folder, or `openai+http(s)://host/v1#NAME`. In a job it
+    is one version.
+    """
+    seed: _builtins.int
+    """Seed of all random choices."""
+    chunk_size: _builtins.int
+    """Pairs per unit of work; 0 means 4. A job that is killed asks again about those that were in flight."""
+    token_budget: _builtins.int
+    """Tokens that the job may use, read and written; 0 means the service's default."""
+    max_quarantine_fraction: _builtins.float
+    """Fails the job when more than this share of the pairs is quarantined; 0 means 0.2."""
+    dataset: _builtins.str
+    """The dataset version of the campaign. Output only."""
+    @_builtins.property
+    def sampling(self) -> _generation_pb2.SamplingParams:
+        """How the model answers; unset means greedy, with at most 2048 tokens an answer."""
+
+    @_builtins.property
+    def media_policy(self) -> _generation_pb2.MediaPolicy:
+        """How media are decoded."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _builtins.str = ...,
+        model: _builtins.str = ...,
+        sampling: _generation_pb2.SamplingParams | None = ...,
+        seed: _builtins.int = ...,
+        media_policy: _generation_pb2.MediaPolicy | None = ...,
+        chunk_size: _builtins.int = ...,
+        token_budget: _builtins.int = ...,
+        max_quarantine_fraction: _builtins.float = ...,
+        dataset: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "chunk_size", b"chunk_size", "dataset", b"dataset", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling", "seed", b"seed", "token_budget", b"token_budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DraftSpec: _TypeAlias = DraftSpec  # noqa: Y015
+
+@_typing.final
+class CreateDraftJobRequest(_message.Message):
+    """Submits a draft job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    DRAFT_JOB_ID_FIELD_NUMBER: _builtins.int
+    DRAFT_JOB_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}`."""
+    draft_job_id: _builtins.str
+    """Id of the job; empty lets the service choose one."""
+    request_id: _builtins.str
+    """UUID that makes a repeated call return the first call's job; the same UUID with another body is an error."""
+    @_builtins.property
+    def draft_job(self) -> Global___DraftJob:
+        """The job."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        draft_job_id: _builtins.str = ...,
+        draft_job: Global___DraftJob | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draft_job", b"draft_job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_job", b"draft_job", "draft_job_id", b"draft_job_id", "parent", b"parent", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateDraftJobRequest: _TypeAlias = CreateDraftJobRequest  # noqa: Y015
+
+@_typing.final
+class GetDraftJobRequest(_message.Message):
+    """Reads a draft job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/draftJobs/{draft_job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDraftJobRequest: _TypeAlias = GetDraftJobRequest  # noqa: Y015
+
+@_typing.final
+class ListDraftJobsRequest(_message.Message):
+    """Lists draft jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}`."""
+    page_size: _builtins.int
+    """At most this many; 0 means 50, above 1000 means 1000."""
+    page_token: _builtins.str
+    """From an earlier answer."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDraftJobsRequest: _TypeAlias = ListDraftJobsRequest  # noqa: Y015
+
+@_typing.final
+class ListDraftJobsResponse(_message.Message):
+    """A page of draft jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRAFT_JOBS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def draft_jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___DraftJob]:
+        """The jobs."""
+
+    def __init__(
+        self,
+        *,
+        draft_jobs: _abc.Iterable[Global___DraftJob] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_jobs", b"draft_jobs", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDraftJobsResponse: _TypeAlias = ListDraftJobsResponse  # noqa: Y015
+
+@_typing.final
+class PauseDraftJobRequest(_message.Message):
+    """Pauses a draft job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/draftJobs/{draft_job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseDraftJobRequest: _TypeAlias = PauseDraftJobRequest  # noqa: Y015
+
+@_typing.final
+class ResumeDraftJobRequest(_message.Message):
+    """Continues a draft job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/draftJobs/{draft_job}`."""
+    token_budget: _builtins.int
+    """Its budget from now on, with what is used already; 0 leaves it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        token_budget: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "token_budget", b"token_budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeDraftJobRequest: _TypeAlias = ResumeDraftJobRequest  # noqa: Y015
+
+@_typing.final
+class CancelDraftJobRequest(_message.Message):
+    """Cancels a draft job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/draftJobs/{draft_job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelDraftJobRequest: _TypeAlias = CancelDraftJobRequest  # noqa: Y015
+
+@_typing.final
+class DeleteDraftJobRequest(_message.Message):
+    """Deletes a draft job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/draftJobs/{draft_job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDraftJobRequest: _TypeAlias = DeleteDraftJobRequest  # noqa: Y015
+
+@_typing.final
+class WatchDraftJobRequest(_message.Message):
+    """Watches a draft job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RESUME_AFTER_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/draftJobs/{draft_job}`."""
+    resume_after: _builtins.int
+    """Number of the last event seen; 0 means from the beginning."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        resume_after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "resume_after", b"resume_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDraftJobRequest: _TypeAlias = WatchDraftJobRequest  # noqa: Y015
+
+@_typing.final
+class WatchDraftJobResponse(_message.Message):
+    """One event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DRAFT_JOB_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Counts from 1 without gaps."""
+    message: _builtins.str
+    """One sentence for people."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    @_builtins.property
+    def draft_job(self) -> Global___DraftJob:
+        """The job at the time of the event."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        message: _builtins.str = ...,
+        draft_job: Global___DraftJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["draft_job", b"draft_job", "event_time", b"event_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_job", b"draft_job", "event_time", b"event_time", "message", b"message", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDraftJobResponse: _TypeAlias = WatchDraftJobResponse  # noqa: Y015

@@ -110,6 +110,46 @@ class AnnotationServiceStub:
                 request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.CommitCampaignRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.CommitCampaignResponse.FromString,
                 _registered_method=True)
+        self.CreateDraftJob = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/CreateDraftJob',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.CreateDraftJobRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.FromString,
+                _registered_method=True)
+        self.GetDraftJob = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/GetDraftJob',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.GetDraftJobRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.FromString,
+                _registered_method=True)
+        self.ListDraftJobs = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/ListDraftJobs',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.ListDraftJobsRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.ListDraftJobsResponse.FromString,
+                _registered_method=True)
+        self.PauseDraftJob = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/PauseDraftJob',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.PauseDraftJobRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.FromString,
+                _registered_method=True)
+        self.ResumeDraftJob = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/ResumeDraftJob',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.ResumeDraftJobRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.FromString,
+                _registered_method=True)
+        self.CancelDraftJob = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/CancelDraftJob',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.CancelDraftJobRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.FromString,
+                _registered_method=True)
+        self.DeleteDraftJob = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/DeleteDraftJob',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.DeleteDraftJobRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.WatchDraftJob = channel.unary_stream(
+                '/omnialign.v1.AnnotationService/WatchDraftJob',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.WatchDraftJobRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.WatchDraftJobResponse.FromString,
+                _registered_method=True)
 
 
 class AnnotationServiceServicer:
@@ -224,6 +264,64 @@ class AnnotationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateDraftJob(self, request, context):
+        """Submits a job in which a model drafts annotations of a campaign's pairs that it has not drafted yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDraftJob(self, request, context):
+        """Reads one draft job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDraftJobs(self, request, context):
+        """Lists draft jobs, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseDraftJob(self, request, context):
+        """Starts no new work; work in flight finishes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeDraftJob(self, request, context):
+        """Continues a paused draft job, with a larger budget if one is given. FAILED_PRECONDITION with reason TOKEN_BUDGET_USED
+        for a job that has used its budget.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelDraftJob(self, request, context):
+        """Ends a draft job at any time; the drafts that it made stay. Cancelling one that has ended changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDraftJob(self, request, context):
+        """Deletes a draft job that has ended, with its events; the drafts that it made stay. FAILED_PRECONDITION with reason
+        JOB_STATE for any other: cancel it first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchDraftJob(self, request, context):
+        """Streams numbered events of a draft job until it ends. `resume_after` continues without loss.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AnnotationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -296,6 +394,46 @@ def add_AnnotationServiceServicer_to_server(servicer, server):
                     servicer.CommitCampaign,
                     request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.CommitCampaignRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.CommitCampaignResponse.SerializeToString,
+            ),
+            'CreateDraftJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateDraftJob,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.CreateDraftJobRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.SerializeToString,
+            ),
+            'GetDraftJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDraftJob,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.GetDraftJobRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.SerializeToString,
+            ),
+            'ListDraftJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDraftJobs,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.ListDraftJobsRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.ListDraftJobsResponse.SerializeToString,
+            ),
+            'PauseDraftJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseDraftJob,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.PauseDraftJobRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.SerializeToString,
+            ),
+            'ResumeDraftJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeDraftJob,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.ResumeDraftJobRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.SerializeToString,
+            ),
+            'CancelDraftJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelDraftJob,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.CancelDraftJobRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.SerializeToString,
+            ),
+            'DeleteDraftJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDraftJob,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.DeleteDraftJobRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'WatchDraftJob': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDraftJob,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.WatchDraftJobRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.WatchDraftJobResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -681,6 +819,222 @@ class AnnotationService:
             '/omnialign.v1.AnnotationService/CommitCampaign',
             omnialign_dot_v1_dot_annotation__service__pb2.CommitCampaignRequest.SerializeToString,
             omnialign_dot_v1_dot_annotation__service__pb2.CommitCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateDraftJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/CreateDraftJob',
+            omnialign_dot_v1_dot_annotation__service__pb2.CreateDraftJobRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDraftJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/GetDraftJob',
+            omnialign_dot_v1_dot_annotation__service__pb2.GetDraftJobRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDraftJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/ListDraftJobs',
+            omnialign_dot_v1_dot_annotation__service__pb2.ListDraftJobsRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.ListDraftJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseDraftJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/PauseDraftJob',
+            omnialign_dot_v1_dot_annotation__service__pb2.PauseDraftJobRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeDraftJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/ResumeDraftJob',
+            omnialign_dot_v1_dot_annotation__service__pb2.ResumeDraftJobRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelDraftJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/CancelDraftJob',
+            omnialign_dot_v1_dot_annotation__service__pb2.CancelDraftJobRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.DraftJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDraftJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/DeleteDraftJob',
+            omnialign_dot_v1_dot_annotation__service__pb2.DeleteDraftJobRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchDraftJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/WatchDraftJob',
+            omnialign_dot_v1_dot_annotation__service__pb2.WatchDraftJobRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.WatchDraftJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -78,6 +78,26 @@ class AnnotationServiceStub:
     """Writes the pairs that are decided as a new version of a dataset, in the typed record, with its lineage. Repeating it
     when nothing has changed returns the same version.
     """
+    CreateDraftJob: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.CreateDraftJobRequest, _annotation_service_pb2.DraftJob]
+    """Submits a job in which a model drafts annotations of a campaign's pairs that it has not drafted yet."""
+    GetDraftJob: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.GetDraftJobRequest, _annotation_service_pb2.DraftJob]
+    """Reads one draft job."""
+    ListDraftJobs: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.ListDraftJobsRequest, _annotation_service_pb2.ListDraftJobsResponse]
+    """Lists draft jobs, newest first."""
+    PauseDraftJob: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.PauseDraftJobRequest, _annotation_service_pb2.DraftJob]
+    """Starts no new work; work in flight finishes."""
+    ResumeDraftJob: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.ResumeDraftJobRequest, _annotation_service_pb2.DraftJob]
+    """Continues a paused draft job, with a larger budget if one is given. FAILED_PRECONDITION with reason TOKEN_BUDGET_USED
+    for a job that has used its budget.
+    """
+    CancelDraftJob: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.CancelDraftJobRequest, _annotation_service_pb2.DraftJob]
+    """Ends a draft job at any time; the drafts that it made stay. Cancelling one that has ended changes nothing."""
+    DeleteDraftJob: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.DeleteDraftJobRequest, _empty_pb2.Empty]
+    """Deletes a draft job that has ended, with its events; the drafts that it made stay. FAILED_PRECONDITION with reason
+    JOB_STATE for any other: cancel it first.
+    """
+    WatchDraftJob: _grpc.UnaryStreamMultiCallable[_annotation_service_pb2.WatchDraftJobRequest, _annotation_service_pb2.WatchDraftJobResponse]
+    """Streams numbered events of a draft job until it ends. `resume_after` continues without loss."""
 
 @_typing.type_check_only
 class AnnotationServiceAsyncStub(AnnotationServiceStub):
@@ -128,6 +148,26 @@ class AnnotationServiceAsyncStub(AnnotationServiceStub):
     """Writes the pairs that are decided as a new version of a dataset, in the typed record, with its lineage. Repeating it
     when nothing has changed returns the same version.
     """
+    CreateDraftJob: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.CreateDraftJobRequest, _annotation_service_pb2.DraftJob]  # type: ignore[assignment]
+    """Submits a job in which a model drafts annotations of a campaign's pairs that it has not drafted yet."""
+    GetDraftJob: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.GetDraftJobRequest, _annotation_service_pb2.DraftJob]  # type: ignore[assignment]
+    """Reads one draft job."""
+    ListDraftJobs: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.ListDraftJobsRequest, _annotation_service_pb2.ListDraftJobsResponse]  # type: ignore[assignment]
+    """Lists draft jobs, newest first."""
+    PauseDraftJob: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.PauseDraftJobRequest, _annotation_service_pb2.DraftJob]  # type: ignore[assignment]
+    """Starts no new work; work in flight finishes."""
+    ResumeDraftJob: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.ResumeDraftJobRequest, _annotation_service_pb2.DraftJob]  # type: ignore[assignment]
+    """Continues a paused draft job, with a larger budget if one is given. FAILED_PRECONDITION with reason TOKEN_BUDGET_USED
+    for a job that has used its budget.
+    """
+    CancelDraftJob: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.CancelDraftJobRequest, _annotation_service_pb2.DraftJob]  # type: ignore[assignment]
+    """Ends a draft job at any time; the drafts that it made stay. Cancelling one that has ended changes nothing."""
+    DeleteDraftJob: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.DeleteDraftJobRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a draft job that has ended, with its events; the drafts that it made stay. FAILED_PRECONDITION with reason
+    JOB_STATE for any other: cancel it first.
+    """
+    WatchDraftJob: _aio.UnaryStreamMultiCallable[_annotation_service_pb2.WatchDraftJobRequest, _annotation_service_pb2.WatchDraftJobResponse]  # type: ignore[assignment]
+    """Streams numbered events of a draft job until it ends. `resume_after` continues without loss."""
 
 class AnnotationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns campaigns: their seats, drafts and answers.
@@ -259,5 +299,73 @@ class AnnotationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Writes the pairs that are decided as a new version of a dataset, in the typed record, with its lineage. Repeating it
         when nothing has changed returns the same version.
         """
+
+    @_abc_1.abstractmethod
+    def CreateDraftJob(
+        self,
+        request: _annotation_service_pb2.CreateDraftJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_service_pb2.DraftJob, _abc.Awaitable[_annotation_service_pb2.DraftJob]]:
+        """Submits a job in which a model drafts annotations of a campaign's pairs that it has not drafted yet."""
+
+    @_abc_1.abstractmethod
+    def GetDraftJob(
+        self,
+        request: _annotation_service_pb2.GetDraftJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_service_pb2.DraftJob, _abc.Awaitable[_annotation_service_pb2.DraftJob]]:
+        """Reads one draft job."""
+
+    @_abc_1.abstractmethod
+    def ListDraftJobs(
+        self,
+        request: _annotation_service_pb2.ListDraftJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_service_pb2.ListDraftJobsResponse, _abc.Awaitable[_annotation_service_pb2.ListDraftJobsResponse]]:
+        """Lists draft jobs, newest first."""
+
+    @_abc_1.abstractmethod
+    def PauseDraftJob(
+        self,
+        request: _annotation_service_pb2.PauseDraftJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_service_pb2.DraftJob, _abc.Awaitable[_annotation_service_pb2.DraftJob]]:
+        """Starts no new work; work in flight finishes."""
+
+    @_abc_1.abstractmethod
+    def ResumeDraftJob(
+        self,
+        request: _annotation_service_pb2.ResumeDraftJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_service_pb2.DraftJob, _abc.Awaitable[_annotation_service_pb2.DraftJob]]:
+        """Continues a paused draft job, with a larger budget if one is given. FAILED_PRECONDITION with reason TOKEN_BUDGET_USED
+        for a job that has used its budget.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelDraftJob(
+        self,
+        request: _annotation_service_pb2.CancelDraftJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_service_pb2.DraftJob, _abc.Awaitable[_annotation_service_pb2.DraftJob]]:
+        """Ends a draft job at any time; the drafts that it made stay. Cancelling one that has ended changes nothing."""
+
+    @_abc_1.abstractmethod
+    def DeleteDraftJob(
+        self,
+        request: _annotation_service_pb2.DeleteDraftJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a draft job that has ended, with its events; the drafts that it made stay. FAILED_PRECONDITION with reason
+        JOB_STATE for any other: cancel it first.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchDraftJob(
+        self,
+        request: _annotation_service_pb2.WatchDraftJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_annotation_service_pb2.WatchDraftJobResponse], _abc.AsyncIterator[_annotation_service_pb2.WatchDraftJobResponse]]:
+        """Streams numbered events of a draft job until it ends. `resume_after` continues without loss."""
 
 def add_AnnotationServiceServicer_to_server(servicer: AnnotationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,13 +8,16 @@ from omnialign.client import AsyncClient
 from omnialign.v1 import annotation_service_pb2, annotation_service_pb2_grpc
 from services.annotation.campaigns import Campaigns, Clock
 from services.annotation.config import AnnotationConfig
+from services.annotation.drafting.drafts import Drafts
+from services.annotation.drafting.job import DRAFTING
+from services.annotation.drafting.program import DraftingProgram
 from services.annotation.imports import Imports
 from services.annotation.metrics import AnnotationMetrics
 from services.annotation.pairs import BlindPairs, Pairs
 from services.annotation.servicer import AnnotationServicer
 from services.annotation.store import Store
 from services.annotation.tasks import Tasks
-from services.runtime.database import Database
+from services.pipeline.service import open_pipeline
 from services.runtime.server import Server, run
 
 FULL_NAME = annotation_service_pb2.DESCRIPTOR.services_by_name["AnnotationService"].full_name
@@ -28,25 +31,20 @@ def now_us() -> int:
 @asynccontextmanager
 async def wire(server: Server, config: AnnotationConfig, *, clock: Clock = now_us) -> AsyncIterator[None]:
     """Adds the service to a server; leases run out by `clock`."""
-    config.root.mkdir(parents=True, exist_ok=True)
-    database = Database(config.database(), migrate=config.migrate_at_start)
-    store = Store(database)
-    try:
-        async with server.clients.client(config.data_address) as client:
+    opening = open_pipeline(server, config, kind=DRAFTING, program=DraftingProgram, full_name=FULL_NAME)
+    async with server.clients.client(config.data_address) as client, opening as pipeline:
+        store, drafts = Store(pipeline.store.database), Drafts(pipeline.store.database)
 
-            def connect(project: str) -> AsyncClient:
-                return server.clients.client(config.data_address, project=project)
+        def connect(project: str) -> AsyncClient:
+            return server.clients.client(config.data_address, project=project)
 
-            campaigns = Campaigns(store, client, connect=connect, now_us=clock, max_items=config.max_items)
-            metrics = AnnotationMetrics(server.registry)
-            tasks = Tasks(store, BlindPairs(Pairs(client), now_us=clock), now_us=clock, metrics=metrics)
-            imports = Imports(store, connect=connect, now_us=clock, metrics=metrics)
-            servicer = AnnotationServicer(campaigns, tasks, imports)
-            server.add(annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server, servicer, FULL_NAME)
-            server.prepare(FULL_NAME, store.prepare, check=store.look)
-            yield
-    finally:
-        await database.close()
+        campaigns = Campaigns(store, client, drafts=drafts, connect=connect, now_us=clock, max_items=config.max_items)
+        metrics = AnnotationMetrics(server.registry)
+        tasks = Tasks(store, BlindPairs(Pairs(client), now_us=clock), now_us=clock, metrics=metrics)
+        imports = Imports(store, connect=connect, now_us=clock, metrics=metrics)
+        servicer = AnnotationServicer(campaigns, tasks, imports, pipeline, token_budget=config.draft_token_budget)
+        server.add(annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server, servicer, FULL_NAME)
+        yield
 
 
 def main() -> None:

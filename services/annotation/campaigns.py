@@ -23,6 +23,7 @@ from omnialign.v1.annotation_service_pb2 import (
 )
 from omnialign.v1.dataset_pb2 import DatasetVersion
 from omnialign.v1.record_pb2 import Record
+from services.annotation.drafting.drafts import Drafts
 from services.annotation.form import Shape, check_complete
 from services.annotation.identity import person
 from services.annotation.pairs import Pairs
@@ -42,9 +43,11 @@ Connect = Callable[[str], AsyncClient]
 class Campaigns:
     """The campaigns of a service."""
 
-    def __init__(self, store: Store, client: AsyncClient, *, connect: Connect, now_us: Clock, max_items: int) -> None:
+    def __init__(
+        self, store: Store, client: AsyncClient, *, drafts: Drafts, connect: Connect, now_us: Clock, max_items: int
+    ) -> None:
         """`client` reads datasets of all projects; `connect` opens one that writes to a project."""
-        self._store, self._client, self._pairs = store, client, Pairs(client)
+        self._store, self._client, self._pairs, self._drafts = store, client, Pairs(client), drafts
         self._connect, self._now_us, self._max_items = connect, now_us, max_items
 
     async def create(self, request: CreateCampaignRequest) -> Campaign:
@@ -97,8 +100,10 @@ class Campaigns:
         names.parse(parent, names.CAMPAIGN, field="parent")
         await self._store.campaign(parent)
         entries = await self._store.entries(parent, after=after, limit=limit, which=which)
-        answers = await self._store.answers(parent, numbers=[entry.number for entry in entries])
-        return [item_message(entry, answers.get(entry.number, ())) for entry in entries]
+        numbers = [entry.number for entry in entries]
+        answers = await self._store.answers(parent, numbers=numbers)
+        drafts = await self._drafts.of(parent, numbers=numbers)
+        return [item_message(one, answers.get(one.number, ()), drafts.get(one.number, ())) for one in entries]
 
     async def adjudicate(self, request: AdjudicateItemRequest) -> Item:
         """Notes a decision. Raises NotFound, and InvalidArgument for an incomplete annotation or no such answer."""

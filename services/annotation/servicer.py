@@ -1,5 +1,6 @@
 """Translates AnnotationService calls; decides nothing."""
 
+import functools
 from typing import Any
 
 from google.protobuf import empty_pb2
@@ -8,16 +9,34 @@ from omnialign.names import id_of
 from omnialign.v1 import annotation_service_pb2 as pb
 from omnialign.v1 import annotation_service_pb2_grpc
 from services.annotation.campaigns import Campaigns
+from services.annotation.drafting import budget
+from services.annotation.drafting.job import Job
+from services.annotation.drafting.submission import create_draft_job
 from services.annotation.imports import Imports
 from services.annotation.tasks import Tasks
+from services.pipeline.service import Pipeline
+from services.pipeline.servicer import JobServicer
 from services.runtime.requests import decode_token, encode_token, page_size
 
 
-class AnnotationServicer(annotation_service_pb2_grpc.AnnotationServiceServicer):
-    """The service's RPCs."""
+class AnnotationServicer(JobServicer, annotation_service_pb2_grpc.AnnotationServiceServicer):
+    """The service's RPCs; those on draft jobs are the ones of all job kinds."""
 
-    def __init__(self, campaigns: Campaigns, tasks: Tasks, imports: Imports) -> None:
+    list_response, list_field = pb.ListDraftJobsResponse, "draft_jobs"
+
+    GetDraftJob = JobServicer.get
+    ListDraftJobs = JobServicer.list_page
+    PauseDraftJob = JobServicer.pause
+    CancelDraftJob = JobServicer.cancel
+    DeleteDraftJob = JobServicer.delete
+    WatchDraftJob = JobServicer.watch
+
+    def __init__(
+        self, campaigns: Campaigns, tasks: Tasks, imports: Imports, pipeline: Pipeline, *, token_budget: int
+    ) -> None:
+        super().__init__(pipeline)
         self._campaigns, self._tasks, self._imports = campaigns, tasks, imports
+        self._token_budget = token_budget
 
     async def CreateCampaign(self, request: pb.CreateCampaignRequest, context: Any) -> pb.Campaign:  # noqa: N802
         """Makes a campaign."""
@@ -90,3 +109,14 @@ class AnnotationServicer(annotation_service_pb2_grpc.AnnotationServiceServicer):
     async def CommitCampaign(self, request: pb.CommitCampaignRequest, context: Any) -> pb.CommitCampaignResponse:  # noqa: N802
         """Writes what is decided."""
         return await self._campaigns.commit(request)
+
+    async def CreateDraftJob(self, request: pb.CreateDraftJobRequest, context: Any) -> Job:  # noqa: N802
+        """Submits a draft job."""
+        return await create_draft_job(self._pipeline, request, token_budget=self._token_budget)
+
+    async def ResumeDraftJob(self, request: pb.ResumeDraftJobRequest, context: Any) -> Job:  # noqa: N802
+        """Continues a draft job, with another budget if one is given."""
+        job = await self._jobs.get(request.name)
+        raised = functools.partial(budget.raised, token_budget=request.token_budget)
+        await self._pipeline.store.change(job.uid, raised)
+        return await self._jobs.resume(request.name)  # type: ignore[no-any-return]  # the pipeline knows no kind

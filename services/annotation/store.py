@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
-from omnialign.v1.annotation_pb2 import Annotation
+from omnialign.v1.annotation_pb2 import Annotation, ModelDraft
 from omnialign.v1.annotation_service_pb2 import (
     Adjudication,
     Answer,
@@ -21,7 +21,7 @@ from omnialign.v1.annotation_service_pb2 import (
     Task,
 )
 from services.annotation.form import Shape
-from services.annotation.tables import ANNOTATORS, ANSWERS, CAMPAIGNS, ITEMS, MIGRATIONS, SEATS
+from services.annotation.tables import ANNOTATORS, ANSWERS, CAMPAIGNS, DRAFTS, ITEMS, SEATS
 from services.runtime.database import Database
 from services.runtime.requests import body_digest, check_same_body
 
@@ -73,14 +73,6 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.insert = database.insert
-
-    async def prepare(self) -> None:
-        """Makes the tables, or checks that they are up to date. Raises FailedPrecondition (SCHEMA_OUTDATED)."""
-        await MIGRATIONS.prepare(self._database)
-
-    async def look(self) -> None:
-        """Raises what keeps the store from being used, such as Unavailable (`DATABASE_UNAVAILABLE`)."""
-        await MIGRATIONS.look(self._database)
 
     async def write(self, transaction: Callable[[Connection], T]) -> T:
         """The result of a transaction on the tables, such as those of `seats`."""
@@ -177,7 +169,7 @@ class Store:
         await self.campaign(name)
 
         def remove(connection: Connection) -> None:
-            for table in (ANSWERS, ANNOTATORS, SEATS, ITEMS):
+            for table in (DRAFTS, ANSWERS, ANNOTATORS, SEATS, ITEMS):
                 connection.execute(table.delete().where(table.c.campaign == name))
             connection.execute(CAMPAIGNS.delete().where(CAMPAIGNS.c.name == name))
 
@@ -228,8 +220,8 @@ class Store:
         await self._database.write(lambda connection: connection.execute(change).rowcount)
 
 
-def item_message(entry: Entry, answers: Iterable[Answer]) -> Item:
-    """An item with its answers."""
+def item_message(entry: Entry, answers: Iterable[Answer], drafts: Iterable[ModelDraft] = ()) -> Item:
+    """An item with its answers, and with what models say of it."""
     item = Item(
         name=entry.name,
         record_id=entry.record,
@@ -238,6 +230,7 @@ def item_message(entry: Entry, answers: Iterable[Answer]) -> Item:
         known_preferred=entry.known,
         flagged=entry.flagged,
         answers=answers,
+        drafts=drafts,
     )
     if entry.adjudication is not None:
         item.adjudication.CopyFrom(entry.adjudication)

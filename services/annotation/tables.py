@@ -71,5 +71,16 @@ ANNOTATORS = sa.Table(
     sa.Column("annotator", sa.String(200), primary_key=True),
 )
 """One row per annotator of a campaign: whoever changes something of theirs locks it first."""
+DRAFTS = sa.Table(
+    "annotation_drafts",
+    METADATA,
+    sa.Column("campaign", sa.String(255), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    # SHA-256 of the model's name, which may be longer than a key can be.
+    sa.Column("model_sha256", sa.String(64), primary_key=True),
+    sa.Column("drafted_us", sa.BigInteger, nullable=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+)
+"""What models say of the items: a row for each model that was asked about one."""
 
 MIGRATIONS = Migrations("annotation", Path(__file__).parent / "migrations", witness="annotation_campaigns")

@@ -87,4 +87,4 @@ async def _committed(client: AsyncClient, name: str) -> list[str]:
     """The dataset versions that were made of a campaign."""
     products = data_service_pb2.GetLineageRequest.DIRECTION_PRODUCTS
     edges = (await client.get_lineage(name, direction=products, max_depth=1)).edges
-    return [edge.target for edge in edges if edge.source == name]
+    return [edge.target for edge in edges if edge.source == name and edge.relation == "annotated_by"]

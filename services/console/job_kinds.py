@@ -6,9 +6,10 @@ from typing import Any
 
 from omnialign import names
 from omnialign.client import AsyncClient
+from omnialign.client.drafts import ENDED_DRAFT_STATES
 from omnialign.client.evaluations import ENDED_EVALUATION_STATES
 from omnialign.client.jobs import ENDED_ALIGNMENT_STATES, ENDED_TRAINING_STATES
-from omnialign.v1 import alignment_service_pb2, evaluation_service_pb2, training_service_pb2
+from omnialign.v1 import alignment_service_pb2, annotation_service_pb2, evaluation_service_pb2, training_service_pb2
 
 Act = Callable[[AsyncClient, str], Awaitable[Any]]
 
@@ -66,6 +67,10 @@ def _evaluates(job: evaluation_service_pb2.Evaluation) -> str:
     return f"{benchmarks} of {models}" if models else benchmarks
 
 
+def _drafts(job: annotation_service_pb2.DraftJob) -> str:
+    return f"{names.id_of(job.spec.campaign)} by {names.short_name(job.spec.model)}"
+
+
 ALIGNMENT = JobKind(
     "alignmentJobs",
     "Alignment",
@@ -115,7 +120,25 @@ EVALUATION = JobKind(
     lambda client, name: client.get_evaluation_report(name, HTML),
     _evaluates,
 )
-KINDS: tuple[JobKind, ...] = (ALIGNMENT, TRAINING, EVALUATION)
+DRAFTING = JobKind(
+    "draftJobs",
+    "Drafts of models",
+    names.DRAFT_JOB,
+    "draft_job",
+    frozenset(ENDED_DRAFT_STATES),
+    AsyncClient.list_draft_jobs,
+    AsyncClient.get_draft_job,
+    AsyncClient.watch_draft_job,
+    {
+        "pause": AsyncClient.pause_draft_job,
+        "resume": AsyncClient.resume_draft_job,
+        "cancel": AsyncClient.cancel_draft_job,
+        "delete": AsyncClient.delete_draft_job,
+    },
+    None,
+    _drafts,
+)
+KINDS: tuple[JobKind, ...] = (ALIGNMENT, TRAINING, EVALUATION, DRAFTING)
 STATES = ("queued", "running", "paused", "succeeded", "failed", "cancelling", "cancelled")
 QUESTIONS = {
     "cancel": "Cancel this job? What it has not finished is lost.",

@@ -9,7 +9,7 @@ from google.protobuf.json_format import MessageToDict
 from omnialign.cli import job_view, training_view
 from omnialign.client import AsyncClient
 from services.console.curves import Curve, curves, history
-from services.console.job_kinds import ALIGNMENT, TRAINING, JobKind
+from services.console.job_kinds import ALIGNMENT, DRAFTING, TRAINING, JobKind
 from services.runtime.auth.stored_names import followable
 
 HIDDEN_IN_SPEC_BYTES = 40_000
@@ -62,9 +62,18 @@ class JobView:
         if self.kind is TRAINING:
             return [training_view.sentence(self.job)]
         found = [self.message]
+        if self.kind is DRAFTING:
+            used, budget = self.job.tokens_used, self.job.token_budget
+            found.append(f"{used:,} of {budget:,} tokens used; the model abstained on {self.abstained_parts}.")
         if self.kind is ALIGNMENT:
             found += [self.job.gate.message, *job_view.held(self.job)]
         return list(dict.fromkeys(note for note in found if note))
+
+    @property
+    def abstained_parts(self) -> str:
+        """On how much of its forms the model of a draft job abstained."""
+        count = self.job.abstained_part_count
+        return f"{count:,} part{'s' if count != 1 else ''} of its forms"
 
     @property
     def has_reviews(self) -> bool:

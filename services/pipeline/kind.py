@@ -138,6 +138,11 @@ class Outcome:
     rejected: Records = field(default_factory=list)
 
 
+async def always(context: JobContext) -> bool:
+    """Lets every chunk begin."""
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One step of a chunk. It is committed before the next one begins."""
@@ -161,6 +166,10 @@ class Step:
 
     measures: Callable[[Record], Mapping[str, int]] = lambda record: {}
     """What else to count of a record of the output, by name; added up in `Counts.measures`."""
+
+    may_begin: Callable[[JobContext], Awaitable[bool]] = always
+    """Asked before a chunk begins the step. False only after it has paused the job: the chunk then waits, and asks
+    again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,6 +126,8 @@ class JobRunner:
                 for step in steps:
                     if step.name not in state.committed:
                         await self.gate.wait_while_paused(uid)
+                        while not await step.may_begin(context):
+                            await self.gate.wait_while_paused(uid)
                         await self._run_step(context, chunk, step)
         except Stopped:
             return

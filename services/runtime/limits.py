@@ -9,7 +9,7 @@ call a round trip to a database.
 
 Quotas: the services that own a thing count it; the numbers come from one file.
 
-    default: {alignment_jobs: 4, evaluations: 4, training_jobs: 8, datasets: 500, bytes: 500000000000}
+    default: {alignment_jobs: 4, evaluations: 4, draft_jobs: 4, training_jobs: 8, datasets: 500, bytes: 500000000000}
     projects:
       speech: {alignment_jobs: 10}
 
@@ -148,11 +148,12 @@ class RateLimiter:
         )
 
 
-Kind: TypeAlias = Literal["alignment_jobs", "evaluations", "training_jobs", "datasets", "bytes"]
+Kind: TypeAlias = Literal["alignment_jobs", "evaluations", "draft_jobs", "training_jobs", "datasets", "bytes"]
 
 _WORDS: Mapping[str, str] = {
     "alignment_jobs": "alignment jobs that have not ended",
     "evaluations": "evaluations that have not ended",
+    "draft_jobs": "draft jobs that have not ended",
     "training_jobs": "training jobs that have not ended",
     "datasets": "datasets",
     "bytes": "bytes of media, models and uploads",

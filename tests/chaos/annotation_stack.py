@@ -19,7 +19,7 @@ async def serve(root: Path, port: int) -> None:
     """Serves until killed."""
     server = Server(ServerConfig(port=port, reflection=False), name="annotation")
     address = server.bind()
-    config = AnnotationConfig(root=root / "annotation", data_address=address)
+    config = AnnotationConfig(root=root / "annotation", data_address=address, refinement_address=address)
     async with wire_data(server, DataConfig(root=root / "data")), wire_annotation(server, config):
         await server.start()
         server.set_serving()

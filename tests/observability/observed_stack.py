@@ -132,12 +132,12 @@ async def _run_job(address: str, folder: Path, prometheus: Prometheus) -> Job:
         async for event in client.watch_alignment_job(job.name):
             job = event.alignment_job
         await _evaluate(client, job)
-        await _annotate(client, prometheus)
+        await _annotate(client, prometheus, model=job.models.base)
         return job
 
 
-async def _annotate(client: AsyncClient, prometheus: Prometheus) -> None:
-    """Lets somebody annotate the only pair there is, and ask for more once Prometheus has seen the calls."""
+async def _annotate(client: AsyncClient, prometheus: Prometheus, *, model: str) -> None:
+    """Lets somebody annotate the only pair, and ask for more once Prometheus has seen the calls; a model drafts."""
     text = content_pb2.Content(parts=[content_pb2.Part(text="a word")])
     responses = [record_pb2.Response(content=text)] * 2
     pairs = await client.create_dataset("two-words")
@@ -154,6 +154,10 @@ async def _annotate(client: AsyncClient, prometheus: Prometheus) -> None:
     calls = 'omnialign_rpc_duration_seconds_count{service="omnialign.v1.AnnotationService", method="LeaseTask"}'
     await asyncio.to_thread(prometheus.await_numbers, calls)
     await client.lease_task(made.name, annotator="ann")
+    spec = annotation_service_pb2.DraftSpec(campaign=made.name, model=model)
+    async for event in client.watch_draft_job((await client.create_draft_job("lab-drafts", spec)).name):
+        drafted = event.draft_job
+    assert drafted.state == drafted.STATE_SUCCEEDED, drafted.error
 
 
 async def _evaluate(client: AsyncClient, job: Job) -> None:

@@ -25,8 +25,8 @@ EMPTY = {
     r"^sum by .*ALERTS\{": "no alert fires",
     r"omnialign_s3_": "the embedded stack keeps its objects in local files",
     r"omnialign_auth_": "a laptop asks nobody who they are",
-    r"omnialign_(alignment|evaluation)_waiting": "no service was away",
-    r"omnialign_(alignment|evaluation)_steps_repeated": "no process died",
+    r"omnialign_(alignment|evaluation|drafting)_waiting": "no service was away",
+    r"omnialign_(alignment|evaluation|drafting)_steps_repeated": "no process died",
     r'code="RESOURCE_EXHAUSTED"': "no call was refused",
 }
 """Patterns of expressions for which this job has no data, and why."""

@@ -134,7 +134,10 @@ def test_numbers_and_batches_of_a_request_are_bounded(method: MethodDescriptor) 
     inner |= {f"omnialign.v1.{name}" for name in ("StageStatus", "PairCounts", "PreflightReport", "TrainingProgress")}
     inner |= {f"omnialign.v1.{name}" for name in ("TrainingJob", "AlignmentJob", "MemoryEstimate", "Assessment")}
     inner |= {f"omnialign.v1.{name}" for name in ("BenchmarkIdentity", "BenchmarkScore", "EvaluationPreflight")}
-    inner |= {f"omnialign.v1.{name}" for name in ("GateCalibration", "RuleYield", "ReliabilityBin", "CampaignProgress")}
+    inner |= {
+        f"omnialign.v1.{name}"
+        for name in ("GateCalibration", "RuleYield", "ReliabilityBin", "CampaignProgress", "DraftJob")
+    }
     open_fields = [
         field.full_name
         for field in fields(method.input_type, set())

@@ -43,7 +43,7 @@ annotation:
   health: omnialign.v1.AnnotationService
   service: cluster
   prefix: OMNIALIGN_ANNOTATION_
-  calls: [data]
+  calls: [data, refinement]
   needs: [auth, database]
 training:
   image: service

@@ -139,6 +139,14 @@ _ANNOTATION = {
     "ImportAnnotations": _write("parent"),
     "ListItems": Rule("parent", Role.SUBMITTER),  # annotators must not see what others wrote
     "AdjudicateItem": _write("name"),
+    "CreateDraftJob": _write("parent"),
+    "GetDraftJob": _read("name"),
+    "ListDraftJobs": _read("parent"),
+    "PauseDraftJob": _write("name"),
+    "ResumeDraftJob": _write("name"),
+    "CancelDraftJob": _write("name"),
+    "DeleteDraftJob": _write("name", role=Role.ADMIN),
+    "WatchDraftJob": _read("name"),
     "GetAgreement": _read("name"),
     "CommitCampaign": _write("name"),
 }

@@ -93,6 +93,7 @@ LOCATIONS = frozenset(
         f"{_V1}AlignmentSpec.judge_model",
         f"{_V1}EvaluationSpec.models",
         f"{_V1}BenchmarkJudge.model",
+        f"{_V1}DraftSpec.model",
         f"{_V1}MediaGenerator.model",
         f"{_V1}Benchmark.baseline",
         f"{_V1}CompareEvaluationsRequest.model",

@@ -13,6 +13,7 @@ import pytest
 from google.protobuf import empty_pb2
 from typer.testing import CliRunner, Result
 
+from benchmarks.null_services import Behaviour, add_models
 from omnialign.cli.main import app
 from omnialign.errors import FailedPrecondition, InvalidArgument, NotFound
 from omnialign.v1 import alignment_service_pb2 as messages
@@ -189,7 +190,7 @@ class Running:
     training: Training
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # job kinds of one process share their workflow database
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     ready: Future[Running] = Future()
     loop = asyncio.new_event_loop()
@@ -209,8 +210,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 async def _serve(root: Path, ready: Future[Running], stop: asyncio.Event) -> None:
     server, alignment, training = Server(ServerConfig(), name="test"), Alignment(), Training()
     address = server.bind()
-    people = annotation.wire(server, AnnotationConfig(root=root / "annotation", data_address=address))
+    people = annotation.wire(
+        server, AnnotationConfig(root=root / "annotation", data_address=address, refinement_address=address)
+    )
     async with data.wire(server, DataConfig(root=root / "data")), people:
+        add_models(server, Behaviour(log=False))
         full_name = messages.DESCRIPTOR.services_by_name["AlignmentService"].full_name
         server.add(alignment_service_pb2_grpc.add_AlignmentServiceServicer_to_server, alignment, full_name)
         full_name = training_service_pb2.DESCRIPTOR.services_by_name["TrainingService"].full_name

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.null_services import Behaviour, add_models
 from omnialign.client import AsyncClient
 from omnialign.content import content
 from omnialign.v1.annotation_pb2 import Annotation, Rubric
@@ -45,6 +46,7 @@ class Stack:
 
     def __init__(self, root: Path, **settings: Any) -> None:
         self.root, self.clock, self.settings = root, Clock(), settings
+        self.behaviour = Behaviour()
         self.client: AsyncClient
         self._running = AsyncExitStack()
 
@@ -52,7 +54,15 @@ class Stack:
         server = Server(ServerConfig(), name="test")
         address = server.bind()
         await self._running.enter_async_context(wire_data(server, DataConfig(root=self.root / "data")))
-        config = AnnotationConfig(root=self.root / "annotation", data_address=address, **self.settings)
+        config = AnnotationConfig(
+            root=self.root / "annotation",
+            data_address=address,
+            refinement_address=address,
+            queue_polling_seconds=0.1,
+            retry_cap_seconds=0.2,
+            **self.settings,
+        )
+        add_models(server, self.behaviour)
         await self._running.enter_async_context(wire(server, config, clock=self.clock))
         await server.start()
         server.set_serving()

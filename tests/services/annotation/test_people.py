@@ -39,7 +39,7 @@ async def people(tmp_path):
         clients=ClientConfig(token_file=tmp_path / "own-token"),
     )
     address = server.bind()
-    config = AnnotationConfig(root=tmp_path / "annotation", data_address=address)
+    config = AnnotationConfig(root=tmp_path / "annotation", data_address=address, refinement_address=address)
     async with wire_data(server, DataConfig(root=tmp_path / "data")), wire(server, config):
         await server.start()
         server.set_serving()

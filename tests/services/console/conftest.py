@@ -86,7 +86,8 @@ async def running(root: Path, *, tokens: bool, **settings: Any) -> AsyncIterator
         (root / "own-token").write_text("service")
         auth, own = AuthConfig(tokens_file=root / "tokens.yaml"), ClientConfig(token_file=root / "own-token")
     server, jobs, registry = Server(ServerConfig(), name="test", auth=auth, clients=own), Jobs(), CollectorRegistry()
-    annotation = AnnotationConfig(root=root / "annotation", data_address=server.bind())
+    address = server.bind()
+    annotation = AnnotationConfig(root=root / "annotation", data_address=address, refinement_address=address)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(wire_data(server, DataConfig(root=root / "data")))
         await stack.enter_async_context(wire_annotation(server, annotation))

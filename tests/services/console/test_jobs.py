@@ -6,8 +6,10 @@ import re
 import pytest
 
 from omnialign.v1 import alignment_service_pb2, evaluation_service_pb2, training_service_pb2
+from omnialign.v1.annotation_service_pb2 import Campaign, DraftSpec
 from services.console.curves import curves, thinned
 from services.console.security import REPORT_POLICY
+from tests.services.annotation.conftest import pair
 from tests.services.console.hostile import SCRIPT, fill
 from tests.services.console.test_security import assert_clean
 
@@ -251,3 +253,18 @@ def assert_harmless(html):
     assert "<script>" not in html
     assert not re.search(r"<img[^>]*onerror", html)
     assert_clean(html)
+
+
+async def test_a_draft_job_is_listed_and_has_a_page_like_other_jobs(console, browser):
+    pairs = await console.client.create_dataset("pairs")
+    await console.client.append_records(pairs.name, [pair(1)])
+    version = await console.client.commit_version(pairs.name)
+    made = await console.client.create_campaign("people", Campaign(dataset_version=version.name))
+    spec = DraftSpec(campaign=made.name, model=f"openai+http://127.0.0.1:9/v1#{SCRIPT}")
+    job = await console.client.create_draft_job("drafts", spec)
+    assert f'href="/{job.name}"' in (await browser.get("/projects/demo/jobs")).text
+    page = (await browser.get(f"/{job.name}")).text
+    assert "Drafts of models" in page and "of 2,000,000 tokens used" in page
+    assert "curves-title" not in page
+    assert_harmless(page)
+    assert (await browser.post(f"/{job.name}/cancel", {"confirmed": "yes"})).status_code == 303

@@ -28,6 +28,7 @@ SERVICES = {
     "alignment": (ALIGNMENT, ALIGNMENT_TABLES),
     "evaluation": (EVALUATION, tables("evaluation").metadata),
     "annotation": (ANNOTATION, ANNOTATION_TABLES),
+    "drafting": (ANNOTATION, tables("drafting").metadata),
     "kept answers": (EVALUATION, kept_answers("evaluation").metadata),
 }
 

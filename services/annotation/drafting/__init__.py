@@ -1,0 +1,1 @@
+"""Annotation by models: a durable job kind over the pairs of a campaign."""
