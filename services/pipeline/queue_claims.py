@@ -30,7 +30,7 @@ class QueueClaims:
         start: Callable[[Any, Any, str], object],
         *,
         executor_id: str,
-        version: str,
+        version: Callable[[], str],
     ) -> None:
         self._engine, self._start = engine, start
         self._executor_id, self._version = executor_id, version
@@ -66,7 +66,7 @@ class QueueClaims:
             return
         running = active.count_for_partition(name, partition) if partition else active.count_for_queue(name)
         claimed, _ = store.start_queued_workflows(
-            queue, self._executor_id, self._version, partition, running, running, owner_xid=owner
+            queue, self._executor_id, self._version(), partition, running, running, owner_xid=owner
         )
         for status in store.get_workflow_statuses(claimed):
             self._start(dbos, status, owner)

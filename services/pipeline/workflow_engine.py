@@ -41,6 +41,8 @@ from services.runtime.database_errors import COMMAND, SCHEMA_MISSING
 
 WORKFLOW_VERSION = "1"
 """Raise it only if running jobs cannot be continued by the new code: their steps are replayed by position."""
+OLDEST = "alignment"
+"""The application whose versions do not name it: jobs from the time when it was the only one go on."""
 
 DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 JOBS_POLLING_SECONDS = 0.2
@@ -77,7 +79,7 @@ class WorkflowEngine:
             lambda: _shared.instance,
             execute_dequeued_workflow,
             executor_id=config.executor_id,
-            version=WORKFLOW_VERSION,
+            version=_version,
         )
         self._workflows: Workflows | None = None
         self._database = WorkflowDatabase(config.workflows_url, migrate=config.migrate_at_start)
@@ -261,7 +263,7 @@ class WorkflowEngine:
 
     def _make_tables_again(self) -> None:
         migrate(self._config.workflows_url)
-        _shared.instance._sys_db.create_application_version(WORKFLOW_VERSION)  # noted at the launch, and lost since
+        _shared.instance._sys_db.create_application_version(_version())  # noted at the launch, and lost since
 
     async def _register_queues(self) -> None:
         await DBOS.register_queue_async(self._jobs_queue, polling_interval_sec=JOBS_POLLING_SECONDS)
@@ -275,19 +277,17 @@ class WorkflowEngine:
         """Queues again what the kind left pending when it stopped while another one kept DBOS running."""
         executor_id, names = self._config.executor_id, [f"{self._kind}_job", f"{self._kind}_chunk"]
         ours = {workflow.workflow_id for workflow in DBOS.list_workflows(name=names, status="PENDING")}
-        for workflow in _shared.instance._sys_db.get_pending_workflows(executor_id, WORKFLOW_VERSION):
+        for workflow in _shared.instance._sys_db.get_pending_workflows(executor_id, _version()):
             if workflow.workflow_id in ours - _shared.waiting:
                 _recover_workflow(_shared.instance, workflow, [executor_id])
 
     def _dbos_config(self) -> dict[str, Any]:
         return {
-            # DBOS ties a queue to the application that registered it first: this name may never change, whichever of
-            # several kinds launches DBOS.
-            "name": f"omnialign-{min(_shared.kinds)}",
+            "name": f"omnialign-{_application()}",
             "system_database_url": self._database.url,
             "run_migrations": self._database.is_migrated_by_service,
             **self._database.connection_settings(),
-            "application_version": WORKFLOW_VERSION,
+            "application_version": _version(),
             "executor_id": self._config.executor_id,
             "serializer": DBOSPortableJSON,
             "max_executor_threads": MAX_THREADS,
@@ -348,6 +348,20 @@ async def _engine_of(kind: str) -> WorkflowEngine:
     if kind not in _shared.engines:
         raise asyncio.CancelledError  # it stays pending, and begins again at the next start
     return _shared.engines[kind]
+
+
+def _application() -> str:
+    """The kind by which DBOS knows this process, whichever of several kinds launches it.
+
+    It may never change: DBOS ties a queue to the application that registered it first.
+    """
+    return min(_shared.kinds)
+
+
+def _version() -> str:
+    """The version of this process's workflows: another one for each application that shares a database."""
+    application = _application()
+    return WORKFLOW_VERSION if application == OLDEST else f"{application}-{WORKFLOW_VERSION}"
 
 
 def chunk_id(uid: str, phase: str, number: int) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.migrate import VARIABLES, WORKFLOWS
 from tests.processes import REPOSITORY, free_port, kill_group
 
 START_SECONDS = 120.0
@@ -74,8 +75,7 @@ class Cluster:
 
     def migrate(self) -> None:
         """Runs the migrations, as the hook of the chart does."""
-        keys = ("DATA_DATABASE_URL", "TRAINING_DATABASE_URL", "ALIGNMENT_DATABASE_URL")
-        urls = {f"OMNIALIGN_{key}": self.database_url for key in (*keys, "ALIGNMENT_WORKFLOW_DATABASE_URL")}
+        urls = dict.fromkeys((*VARIABLES, *WORKFLOWS), self.database_url)
         subprocess.run(
             [sys.executable, "-m", "services.migrate"], cwd=REPOSITORY, env=self._base() | urls, check=True, timeout=120
         )

@@ -99,6 +99,7 @@ def _calls(client: AsyncClient, materials: Materials) -> dict[str, Callable[[], 
         "generate": lambda: _all(client.generate(question, deadline_seconds=10)),
         "list training jobs": lambda: _all(client.list_training_jobs()),
         "list alignment jobs": lambda: _all(client.list_alignment_jobs()),
+        "list campaigns": lambda: _all(client.list_campaigns()),
     }
 
 

@@ -1,7 +1,7 @@
 """The services as processes behind the gateway, on a PostgreSQL, an S3 server and under a Prometheus of their own.
 
-Data, training, alignment and gateway are real; models are null, and training programs learn nothing. Whatever runs
-here can be taken away and brought back.
+Data, training, alignment, annotation and gateway are real; models are null, and training programs learn nothing.
+Whatever runs here can be taken away and brought back.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from tests.observability.prometheus import Prometheus, running_prometheus
 from tests.postgresql import PostgreSQL
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
-PROCESSES = ("data", "training", "pool", "alignment-0", "gateway")
+PROCESSES = ("data", "training", "pool", "alignment-0", "annotation", "gateway")
 POSTGRESQL, S3 = "postgresql", "s3"
 ALERT_WAITS = "2s"
 """How long an alert's condition must hold here, in place of minutes."""

@@ -47,11 +47,12 @@ class Outage:
 
 OUTAGES = (
     Outage(S3, "sample", hit=("data",), waited_for="data"),
-    Outage(POSTGRESQL, "critique", hit=("data", "training", "alignment-0")),
+    Outage(POSTGRESQL, "critique", hit=("data", "training", "alignment-0", "annotation")),
     Outage("data", "verify", hit=("data",), waited_for="data"),
     Outage("training", "feedback_modeling", hit=("training",), waited_for="training"),
     Outage("pool", "sample", hit=("pool",)),
     Outage("alignment-0", "refine", hit=("alignment-0",)),
+    Outage("annotation", "refine", hit=("annotation",)),
     Outage("gateway", "sample", hit=("gateway",)),
 )
 

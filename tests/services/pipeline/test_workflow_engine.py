@@ -1,6 +1,7 @@
 """The workflow engine and its database: it says what is missing or damaged, and goes on once it is there."""
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +55,27 @@ async def test_it_starts_after_its_database_came_and_was_migrated(tmp_path: Path
     finally:
         await engine.stop()
         server.close()
+
+
+async def run_one_job(kind: str, uid: str, root: Path, url: str) -> None:
+    """Starts a kind, and has it run one job."""
+    engine, workflows = WorkflowEngine(kind, config(root, url)), Workflows()
+    await engine.start(workflows)
+    try:
+        await engine.submit_job(uid)
+        assert await asyncio.wait_for(workflows.jobs.get(), SECONDS) == uid
+    finally:
+        await engine.stop()
+
+
+async def test_kinds_in_processes_of_their_own_share_a_database(tmp_path: Path, postgres_url: str) -> None:
+    await asyncio.to_thread(workflow_engine.migrate, postgres_url)
+    for uid, kind in (("first", "alignment"), ("second", "evaluation"), ("third", "alignment")):
+        program = f"import asyncio, pathlib; from {__name__} import run_one_job; "
+        program += f"asyncio.run(run_one_job({kind!r}, {uid!r}, pathlib.Path({str(tmp_path)!r}), {postgres_url!r}))"
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stderr=asyncio.subprocess.PIPE)
+        _, errors = await asyncio.wait_for(process.communicate(), SECONDS)
+        assert process.returncode == 0, errors.decode()
 
 
 @pytest.mark.parametrize("migrate", [False, True])
