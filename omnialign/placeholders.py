@@ -31,6 +31,11 @@ def place(text: str, media: Sequence[Media], kind: str, *, media_first: bool = T
     if not groups:
         return [*media, text] if media_first else [text, *media]
     groups[-1] += left.values()
+    return between_media(texts, groups)
+
+
+def between_media(texts: Sequence[str], groups: Sequence[Sequence[Media]]) -> list[str | Media]:
+    """The texts with a group of media between each two. Blank texts and line breaks beside media are left out."""
     trimmed = [_trimmed(one, is_first=i == 0, is_last=i == len(groups)) for i, one in enumerate(texts)]
     parts: list[str | Media] = [trimmed[0]]
     for group, one in zip(groups, trimmed[1:], strict=True):

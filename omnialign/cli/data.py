@@ -14,7 +14,7 @@ from omnialign.cli.session import Session, command
 from omnialign.cli.uploads import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from omnialign.cli.output import Output
     from omnialign.v1 import data_service_pb2, dataset_pb2
@@ -32,7 +32,7 @@ Splits = Annotated[list[str] | None, typer.Option("--split", help="Only this spl
 async def import_(
     session: Session,
     dataset: Annotated[str, typer.Argument(help="Id of the dataset; created if it does not exist.")],
-    source: Annotated[str, typer.Argument(help="Folder or file as of align-anything-200k, or of a benchmark.")],
+    source: Annotated[str, typer.Argument(help="Folder or file in any of the formats of docs/importing.md.")],
     subtask: Annotated[str, typer.Option(help="Subtask of all rows, if not clear from the file name.")] = "",
     split: Annotated[str, typer.Option(help="Split of all rows, if not clear from the file name.")] = "",
     score_range: Annotated[
@@ -47,7 +47,11 @@ async def import_(
     rename: Annotated[
         list[str] | None, typer.Option(metavar="THEIRS=OURS", help="Read a column by another name; repeatable.")
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="Benchmark, if not clear from a name: amu, ...")] = "",
+    form: Annotated[str, typer.Option("--format", help="Format, if neither a name nor the columns tell it.")] = "",
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", metavar="OURS=THEIRS", help="Read OURS from THEIRS; repeatable.")
+    ] = None,
+    mapping: Annotated[Path | None, typer.Option(help="YAML or JSON file with format, map, score_range, ...")] = None,
     references: Annotated[int | None, typer.Option(help="References of an AMU item, if not 10; 0: any number.")] = None,
     append: Annotated[bool, typer.Option("--append", help="Keep what earlier imports of these files gave.")] = False,
     upload: Upload = None,
@@ -56,31 +60,26 @@ async def import_(
 
     A file replaces what an earlier import of it gave: the same path in the source, subtask and split.
     """
+    from omnialign.cli.mapping import read_mapping, renamed_columns
+
+    told = read_mapping(mapping)
+    renamed = renamed_columns(told.get("map", {}), map_ or (), rename or ())
     async with session.client() as client:
         uri = await uploads.server_uri(client, source, session=session, upload=upload, keep_name=True)
         events = client.import_dataset(
             dataset,
             uri,
-            subtask=subtask,
-            split=split,
-            score_range=score_range,
-            winner_labels=winner_labels,
-            ignored_columns=ignore or (),
-            renamed_columns=_renamed(rename or ()),
-            format=form,
-            reference_count=references,
+            subtask=subtask or told.get("subtask", ""),
+            split=split or told.get("split", ""),
+            score_range=score_range or told.get("score_range"),
+            winner_labels=winner_labels or told.get("winner_labels"),
+            ignored_columns=(*(ignore or ()), *told.get("ignore", ())),
+            renamed_columns=renamed,
+            format=form or told.get("format", ""),
+            reference_count=references if references is not None else told.get("references"),
             append=append,
         )
         await show_import(events, out=session.out)
-
-
-def _renamed(pairs: Sequence[str]) -> dict[str, str]:
-    """The columns `theirs=ours` as theirs to ours."""
-    parts = [pair.partition("=") for pair in pairs]
-    for pair, (theirs, _, ours) in zip(pairs, parts, strict=True):
-        if not theirs or not ours:
-            raise typer.BadParameter(f"{pair!r} is not THEIRS=OURS", param_hint="--rename")
-    return {theirs: ours for theirs, _, ours in parts}
 
 
 async def show_import(
@@ -98,6 +97,8 @@ async def show_import(
 
         raise Internal("The server ended the import without a result; run it again.", reason="IMPORT_SILENT")
     version = last.dataset_version
+    for file in last.file_formats:
+        out.say(f"format: {file.format} in {file.file}, told by {file.told_by}")
     counts = ", ".join(f"{name} {number}" for name, number in sorted(version.subtask_counts.items()))
     out.say(f"{version.name}: {version.record_count} records ({counts})")
     out.say(f"imported: {last.records_imported} of {last.rows_read} rows; media: {last.media_bytes / 2**20:.1f} MiB")

@@ -15,8 +15,10 @@ from omnialign.content import LETTERS, NAMES
 from omnialign.v1 import record_pb2
 
 NOTE = "_quarantine"
-BENCHMARK = "benchmark"
-"""The label that says in which benchmark format a row was."""
+BENCHMARK, FORMAT = "benchmark", "format"
+"""The labels that say in which format a row was."""
+UNTOLD = "rows"
+"""The name of a file that does not tell the subtask, since the columns do."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def row_text(record: record_pb2.Record) -> str:
 
 
 async def export_rows(records: AsyncIterable[record_pb2.Record], folder: Path) -> ExportCounts:
-    """Writes rows to a new folder, a JSON Lines file for each subtask, those of benchmarks in folders of their own.
+    """Writes rows to a new folder, a JSON Lines file for each subtask, those of other formats in folders of their own.
 
     Raises AlreadyExists FOLDER_NOT_EMPTY.
     """
@@ -50,7 +52,9 @@ async def export_rows(records: AsyncIterable[record_pb2.Record], folder: Path) -
     with atomic_folder(folder) as partial:
         async for record in records:
             if record.quarantine.row_json:
-                path = partial / folder_name(record) / f"{file_name(record.subtask)}.jsonl"
+                is_told = record.labels.get(FORMAT) and "t" in record.subtask.partition("2")[2]
+                name = UNTOLD if is_told else file_name(record.subtask)
+                path = partial / folder_name(record) / f"{name}.jsonl"
                 path.parent.mkdir(exist_ok=True)
                 with path.open("a", encoding="utf-8") as lines:
                     lines.write(json.dumps(row_to_mend(record), ensure_ascii=False) + "\n")
@@ -75,9 +79,9 @@ def row_to_mend(record: record_pb2.Record) -> dict[str, object]:
 
 
 def folder_name(record: record_pb2.Record) -> str:
-    """The name that tells an import the benchmark: `benchmark-amu`; "" for rows of none."""
-    benchmark = dict(record.labels).get(BENCHMARK, "")  # reading a missing key of the map itself would write it
-    return f"{BENCHMARK}-{benchmark}" if re.fullmatch(r"[a-z_]+", benchmark) else ""
+    """The name that tells an import the format: `benchmark-amu`, `format-trl`; "" for align-anything-200k."""
+    told = [(label, record.labels.get(label, "")) for label in (BENCHMARK, FORMAT)]
+    return next((f"{label}-{code}" for label, code in told if re.fullmatch(r"[a-z_]+", code)), "")
 
 
 def file_name(subtask: str) -> str:

@@ -146,8 +146,8 @@ class DatasetCalls(ServiceCalls):
 
         A file replaces what earlier imports of it gave, unless `append`. Scores that are not 0-3 and labels that are
         not 1 and 2 are read as declared: the worst and the best score; the labels of the first and second response.
-        `format` is that of a benchmark whose name no file tells, `reference_count` what its items must have (0 for any
-        number, 10 if None), and `renamed_columns` the names by which columns of the files are read.
+        `format` is the one that neither names nor columns tell, `reference_count` what an item of AMU must have (0 for
+        any number, 10 if None), and `renamed_columns` the names by which columns of the files are read.
 
         An import that breaks begins again, and yields progress once it is farther than before. Ids come from the rows,
         so that rows which were written already are written over, and the version is the same.

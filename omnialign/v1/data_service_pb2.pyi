@@ -1033,8 +1033,9 @@ class ImportDatasetRequest(_message.Message):
     """
     format: _builtins.str
     """What the rows are: `amu`, `instruction_following`, `selection`, `multiple_choice` or `preference` for the items of
-    a benchmark. If empty, the names of files and folders tell (`EvalAnything-AMU`), and else the rows are those of
-    align-anything-200k.
+    a benchmark; `trl`, `messages`, `sharegpt`, `ms_swift`, `llama_factory`, `rlaif_v` or `argilla`;
+    or `align_anything`. If empty, the names of files and folders tell a benchmark (`EvalAnything-AMU`), and the columns
+    of most rows another format; else the rows are those of align-anything-200k.
     """
     reference_count: _builtins.int
     """References that an item of `amu` must have, 0 for any number; 10 if unset, as published."""
@@ -1193,6 +1194,7 @@ class ImportDatasetResponse(_message.Message):
     UNREAD_COLUMNS_FIELD_NUMBER: _builtins.int
     SKIPPED_FILES_FIELD_NUMBER: _builtins.int
     REPEATED_ROWS_FIELD_NUMBER: _builtins.int
+    FILE_FORMATS_FIELD_NUMBER: _builtins.int
     rows_read: _builtins.int
     """Rows read so far."""
     records_imported: _builtins.int
@@ -1227,6 +1229,10 @@ class ImportDatasetResponse(_message.Message):
     def repeated_rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RepeatedRows]:
         """Rows that several files share: last message only."""
 
+    @_builtins.property
+    def file_formats(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileFormat]:
+        """The format that each file is read in; of the first hundred files."""
+
     def __init__(
         self,
         *,
@@ -1241,14 +1247,45 @@ class ImportDatasetResponse(_message.Message):
         unread_columns: _abc.Iterable[Global___UnreadColumn] | None = ...,
         skipped_files: _abc.Iterable[Global___SkippedFile] | None = ...,
         repeated_rows: _abc.Iterable[Global___RepeatedRows] | None = ...,
+        file_formats: _abc.Iterable[Global___FileFormat] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version", "media_bytes", b"media_bytes", "quarantine_reasons", b"quarantine_reasons", "records_imported", b"records_imported", "records_removed", b"records_removed", "repeated_rows", b"repeated_rows", "rows_quarantined", b"rows_quarantined", "rows_read", b"rows_read", "skipped_files", b"skipped_files", "subtask_counts", b"subtask_counts", "unread_columns", b"unread_columns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version", "file_formats", b"file_formats", "media_bytes", b"media_bytes", "quarantine_reasons", b"quarantine_reasons", "records_imported", b"records_imported", "records_removed", b"records_removed", "repeated_rows", b"repeated_rows", "rows_quarantined", b"rows_quarantined", "rows_read", b"rows_read", "skipped_files", b"skipped_files", "subtask_counts", b"subtask_counts", "unread_columns", b"unread_columns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportDatasetResponse: _TypeAlias = ImportDatasetResponse  # noqa: Y015
+
+@_typing.final
+class FileFormat(_message.Message):
+    """The format that a file is read in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    TOLD_BY_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    """The data file, relative to the source."""
+    format: _builtins.str
+    """`align_anything`, or one of the formats that a request may name."""
+    told_by: _builtins.str
+    """What tells the format, such as `the columns chosen and rejected`, `its name` or `the request`."""
+    def __init__(
+        self,
+        *,
+        file: _builtins.str = ...,
+        format: _builtins.str = ...,
+        told_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "format", b"format", "told_by", b"told_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileFormat: _TypeAlias = FileFormat  # noqa: Y015
 
 @_typing.final
 class UnreadColumn(_message.Message):

@@ -12,8 +12,8 @@ from functools import lru_cache
 
 from omnialign.v1 import content_pb2
 from services.data.importing import columns
-from services.data.importing.benchmarks.formats import FORMATS
 from services.data.importing.columns import SCHEMAS, SIDES, Schema
+from services.data.importing.formats.registry import FORMATS
 
 NOTE = "_quarantine"
 """The column that exported rows of a quarantine have, and that imports leave out."""
@@ -79,10 +79,17 @@ def prompt_columns(schema: Schema) -> tuple[tuple[str, ...], ...]:
     return columns.PROMPT, columns.PROMPT_MEDIA[content_pb2.Modality.ValueType(schema.prompt_media)]
 
 
-def benchmark_coverage(form: str, valued: tuple[str, ...]) -> Coverage:
-    """The coverage of a row of a benchmark, which is refused on its own for what it lacks."""
-    read = ALWAYS_READ | {*FORMATS[form].columns, *FORMATS[form].ids}
-    return Coverage(tuple(name for name in valued if name not in read), ())
+@lru_cache(maxsize=1024)
+def format_coverage(form: str, valued: tuple[str, ...]) -> Coverage:
+    """The coverage of a row of another format, which is refused on its own for what it lacks.
+
+    Benchmarks aside, a preference that the format does not have is lost.
+    """
+    found = FORMATS[form]
+    read = ALWAYS_READ | {*found.columns, *found.ids}
+    unread = tuple(name for name in valued if name not in read)
+    is_preferring = not found.tells or any(name in valued for name in found.preference)
+    return Coverage(unread, () if is_preferring else tuple(one for one in unread if _words(one) & PREFERENCE_WORDS))
 
 
 def _read_columns(schema: Schema, names: tuple[str, ...], valued: frozenset[str]) -> tuple[set[str], bool, bool]:

@@ -1,4 +1,4 @@
-"""Importing files in the schemas of align-anything-200k, or of a benchmark, as a new version of a dataset.
+"""Importing files in the schemas of align-anything-200k, or in another format, as a new version of a dataset.
 
 All files are looked through first, so that one that would be misread is refused before anything is written. Then
 batches of rows are read ahead, converted to records in a bounded number of threads, and written by id in order. Rows
@@ -23,6 +23,7 @@ from omnialign.v1.data_service_pb2 import ImportDatasetResponse as Progress
 from services.data.config import DataConfig
 from services.data.datasets import Datasets
 from services.data.importing.coverage import nearest
+from services.data.importing.formats.registry import ALIGN_ANYTHING
 from services.data.importing.import_run import ImportRun
 from services.data.importing.media_files import MediaFiles
 from services.data.importing.readers import Survey, read_batches, survey
@@ -83,31 +84,38 @@ class Importer:
             )
             # Before the look through all files, which may take long: tells the caller that the import has begun.
             yield run.progress
-            await self._survey(sources, reading, run.progress)
+            files = await self._survey(sources, reading, run.progress)
             async with self._dataset(request):
-                async for progress in self._import(sources, reading, run):
+                async for progress in self._import(files, reading, run):
                     yield progress
                 version = await self._datasets.commit(run.name)
                 await self._add_lineage(request.parent, run.name, uri, version)
                 run.progress.dataset_version.CopyFrom(version)
                 yield run.progress
 
-    async def _survey(self, sources: Sources, reading: Reading, progress: Progress) -> None:
-        """Looks through all files, and lists what will not be read."""
+    async def _survey(self, sources: Sources, reading: Reading, progress: Progress) -> list[SourceFile]:
+        """Looks through all files, and lists their formats and what will not be read; the files with their formats."""
+        files = list[SourceFile]()
         for name, why in list(sources.skipped.items())[:MAX_LISTED_FILES]:
             progress.skipped_files.add(file=valid_text(name), why=valid_text(why))
         for file in sources.files:
             found = await run_in_pool(self._pool, self._look_at, file, reading)
+            file = found.file
+            files.append(file)
+            if len(files) <= MAX_LISTED_FILES:
+                form = file.format or ALIGN_ANYTHING
+                progress.file_formats.add(file=valid_text(file.name), format=form, told_by=valid_text(file.told_by))
             for column, rows in found.unread.most_common():
                 similar = nearest(file.subtask, column, form=file.format)
                 shown = (valid_text(file.name), valid_text(column))
                 progress.unread_columns.add(file=shown[0], column=shown[1], rows=rows, nearest=similar)
+        return files
 
     def _look_at(self, file: SourceFile, reading: Reading) -> Survey:
         return self._sandbox.call(survey, file, reading, refusal=killed_reader, limits=READING_LIMITS)
 
-    async def _import(self, sources: Sources, reading: Reading, run: ImportRun) -> AsyncIterator[Progress]:
-        for file in sources.files:
+    async def _import(self, files: list[SourceFile], reading: Reading, run: ImportRun) -> AsyncIterator[Progress]:
+        for file in files:
             run.begin(file)
             async for row in self._rows(file, reading):
                 if await run.add(row):

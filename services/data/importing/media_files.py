@@ -4,6 +4,8 @@ A path in the data is never trusted: it must name a regular file inside the impo
 followed.
 """
 
+import base64
+import binascii
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -44,6 +46,8 @@ class MediaFiles:
             return self._store_struct(found, modality)
         if isinstance(found, bytes):
             return self._store.put(found, claim=claim)[0]
+        if isinstance(found, str) and found.startswith("data:"):
+            return self._store.put(_of_data_url(found), claim=claim)[0]
         if isinstance(found, str) and found.strip():
             return self._store_file(self._locate(found.strip(), modality), claim)
         raise media_error("MEDIA_MISSING", f"the value is {described(found)}, and a path or bytes are taken")
@@ -103,6 +107,17 @@ def _to_bytes(found: Any) -> bytes:
     except (TypeError, ValueError, OverflowError):
         pass
     raise media_error("MEDIA_UNDECODABLE", f"`bytes` holds {described(found)}, and bytes are taken")
+
+
+def _of_data_url(found: str) -> bytes:
+    """The bytes within a `data:` URL."""
+    head, _, data = found.partition(",")
+    try:
+        if head.endswith(";base64"):
+            return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        pass
+    raise media_error("MEDIA_UNDECODABLE", "the `data:` URL is not base64, which is taken")
 
 
 def _to_wav(found: Mapping[str, Any]) -> bytes:

@@ -6,18 +6,18 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from omnialign.errors import InvalidArgument
-from services.data.importing.benchmarks.formats import FORMATS
 from services.data.importing.benchmarks.grouping import join_rows
-from services.data.importing.columns import MAX_COLUMNS, layout
-from services.data.importing.coverage import benchmark_coverage, coverage
+from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, layout
+from services.data.importing.coverage import coverage, format_coverage
+from services.data.importing.formats.registry import FORMATS, TOLD_BY_ROWS, told_by_columns
 from services.data.importing.json_rows import read_json_lines, read_json_rows
 from services.data.importing.reading import Reading
 from services.data.importing.scales import NumberChecks
-from services.data.importing.sources import TABLES, SourceFile
+from services.data.importing.sources import TABLES, SourceFile, subtask_unknown
 from services.data.importing.tables import BATCH_ROWS, read_outlines, read_table
 
 MAX_UNREAD_COLUMNS = 100
@@ -72,7 +72,7 @@ def _rows_of_table(source: SourceFile) -> Iterator[tuple[int, Any]]:
 
 
 def _prepared(row: Any, reading: Reading) -> Any:
-    return reading.prepared(row) if isinstance(row, Mapping) and len(row) <= MAX_COLUMNS else row
+    return reading.prepared(row) if _has_columns(row) else row
 
 
 def _numbered(source: SourceFile) -> Iterator[tuple[int, Any]]:
@@ -85,6 +85,8 @@ def _numbered(source: SourceFile) -> Iterator[tuple[int, Any]]:
 class Survey:
     """What a first look at a file shows."""
 
+    file: SourceFile
+    """The file with its format, told by its columns if nothing else tells it."""
     rows: int = 0
     unread: Counter[str] = field(default_factory=Counter)
     """For each column that is not read, the number of rows with a value in it."""
@@ -95,19 +97,19 @@ class Survey:
 def survey(source: SourceFile, reading: Reading) -> Survey:
     """Looks at all rows of a file.
 
-    Raises SCORES_UNEXPECTED, LABELS_UNEXPECTED, ANSWERS_UNREAD, COLUMN_TWICE, and what `read_batches` raises.
+    Raises SCORES_UNEXPECTED, LABELS_UNEXPECTED, ANSWERS_UNREAD, COLUMN_TWICE, SUBTASK_UNKNOWN, and what `read_batches`
+    raises.
     """
-    found, numbers = Survey(), NumberChecks(source.name, reading.scales)
+    source = _told(source, reading)
+    found, numbers = Survey(source), NumberChecks(source.name, reading.scales)
     for row in _outlines(source):
         found.rows += 1
-        if not isinstance(row, Mapping) or len(row) > MAX_COLUMNS:
+        if not _has_columns(row):
             continue  # set aside when it is imported
         row = reading.prepared(row)
         names = tuple(row)
         valued = tuple(name for name in names if row[name] is not None and row[name] != "")
-        covered = (
-            benchmark_coverage(source.format, valued) if source.format else coverage(source.subtask, names, valued)
-        )
+        covered = format_coverage(source.format, valued) if source.format else coverage(source.subtask, names, valued)
         found.unread.update(name for name in covered.unread if _has_room(found.unread, name))
         found.lost.update(name for name in covered.lost if _has_room(found.lost, name))
         if not source.format:
@@ -116,6 +118,21 @@ def survey(source: SourceFile, reading: Reading) -> Survey:
     if found.lost:
         raise _answers_unread(source, found)
     return found
+
+
+def _told(source: SourceFile, reading: Reading) -> SourceFile:
+    """The file with its format. Raises SUBTASK_UNKNOWN if that has subsets, and nothing tells which."""
+    if not source.told_by:
+        rows = (reading.prepared(row) for row in _outlines(source) if _has_columns(row))
+        form, why = told_by_columns(itertools.islice(rows, TOLD_BY_ROWS))
+        source = replace(source, format=form, told_by=why)
+    if not source.format and source.subtask not in SCHEMAS:
+        raise subtask_unknown(source.path)
+    return source
+
+
+def _has_columns(row: Any) -> bool:
+    return isinstance(row, Mapping) and len(row) <= MAX_COLUMNS
 
 
 def _outlines(source: SourceFile) -> Iterator[Any]:
@@ -131,9 +148,14 @@ def _has_room(counts: Counter[str], name: str) -> bool:
 def _answers_unread(source: SourceFile, found: Survey) -> InvalidArgument:
     names = list(found.lost)
     rows = max(found.lost.values())
+    mend = (
+        f"say what they are with `--map`, choose another format than {source.format} with `--format`,"
+        if source.format
+        else "name them response_1, response_2 and overall_response (1 or 2), say what they are with `--map`,"
+    )
     message = (
-        f"{rows} rows of {source.name} have answers or preferences in {', '.join(names[:8])}, which are not read: name "
-        "them response_1, response_2 and overall_response (1 or 2), or leave them out with `--ignore COLUMN`."
+        f"{rows} rows of {source.name} have answers or preferences in {', '.join(names[:8])}, which are not read: "
+        f"{mend} or leave them out with `--ignore COLUMN`."
     )
     metadata = {"file": source.name, "columns": ",".join(names)[:500], "rows": str(rows)}
     return InvalidArgument(message, reason="ANSWERS_UNREAD", metadata=metadata)

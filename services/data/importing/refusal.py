@@ -46,7 +46,7 @@ def in_column(name: str, found: Any) -> Iterator[None]:
     except InvalidArgument as error:
         error.metadata.setdefault("column", name)
         path = found.get("path") if isinstance(found, Mapping) else found
-        if isinstance(path, str) and path:
+        if isinstance(path, str) and path and not path.startswith("data:"):
             error.metadata.setdefault("path", path[:300])
         raise
 

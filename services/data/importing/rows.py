@@ -11,11 +11,13 @@ from omnialign.placeholders import place
 from omnialign.v1.content_pb2 import Media
 from omnialign.v1.record_pb2 import Record, Response
 from services.data.importing import columns
-from services.data.importing.benchmarks.formats import FORMATS
+from services.data.importing.benchmarks.formats import FORMATS as BENCHMARKS
 from services.data.importing.benchmarks.values import Given
 from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, SIDES, Row, Schema
 from services.data.importing.coverage import prompt_columns, response_columns
 from services.data.importing.feedback import feedback, labels, preference, text
+from services.data.importing.formats.registry import FORMATS
+from services.data.importing.formats.spelling import MEDIA
 from services.data.importing.identity import ROW_CHARACTERS, content_digest, mended_id, row_digest
 from services.data.importing.media_files import MediaFiles
 from services.data.importing.readers import Batch
@@ -25,8 +27,12 @@ from services.data.importing.sources import SPLITS, SourceFile
 
 MAX_RECORD_BYTES = 2 * 1024 * 1024
 MAX_NAMED_COLUMNS = 12
+UNTOLD_SUBTASK = "t2t"
+"""That of rows which are set aside before they tell theirs."""
 BENCHMARK = "benchmark"
 """The label that says in which benchmark format a row was."""
+FORMAT = "format"
+"""The label that says in which other format a row was that is set aside."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,14 @@ class RowReader:
     def __init__(self, source: SourceFile, *, files: MediaFiles, reading: Reading) -> None:
         self._source, self._files, self._reading = source, files, reading
         self._format = FORMATS.get(source.format)
+        self._given = Given(
+            self._media,
+            source.subtask.partition("2")[2],
+            reading.references,
+            files.store,
+            reading.scales,
+            reading.ignored_columns,
+        )
         self._schema = Schema() if self._format else SCHEMAS[source.subtask]
 
     def read_batch(self, batch: Batch) -> list[ReadRow]:
@@ -59,6 +73,8 @@ class RowReader:
     def _media_columns(self) -> dict[str, int]:
         """The modality of each column that media are taken from."""
         found = dict[str, int]()
+        if self._format:
+            found.update({name: modality for modality, names in MEDIA.items() for name in names})
         if self._schema.prompt_media:
             found.update((name, self._schema.prompt_media) for name in prompt_columns(self._schema)[1])
         if self._schema.response_media:
@@ -68,9 +84,9 @@ class RowReader:
 
     def read(self, number: int, row: Any) -> ReadRow:
         """The row as a record, quarantined if anything is wrong with it. Raises only what is not the row's fault."""
-        record = Record(subtask=self._source.subtask, split=self._source.split)
+        record = Record(subtask=self._source.subtask or UNTOLD_SUBTASK, split=self._source.split)
         try:
-            digest = content_digest(self._source.subtask, row)
+            digest = content_digest(self._source.subtask or UNTOLD_SUBTASK, row)
         except Exception:  # values that nobody foresaw, or nested too deeply: the place of the row tells it apart
             digest = hashlib.sha256(f"{self._source.name}\0{number}".encode("utf-8", "replace")).hexdigest()
         error = self._failure(record, row)
@@ -81,6 +97,8 @@ class RowReader:
                 record.ClearField(field)
         if error is not None:
             record.quarantine.CopyFrom(quarantine(error, file=self._source.name, number=number, row=row))
+            if self._source.format not in ("", *BENCHMARKS):
+                record.labels[FORMAT] = self._source.format
         record.id = mended_id(row)
         digest = digest[:ROW_CHARACTERS]
         ids = self._format.ids if self._format else ()
@@ -110,10 +128,10 @@ class RowReader:
         row = self._reading.prepared(row)
         record.split = _split(row, self._source.split)
         if self._format:
-            record.labels[BENCHMARK] = self._source.format
-            record.labels.update({name: found for name, found in labels(row).items() if name != BENCHMARK})
-            written = self._source.subtask.partition("2")[2]
-            self._format.fill(record, row, Given(self._media, written, self._reading.references))
+            record.labels.update(labels(row))
+            if self._source.format in BENCHMARKS:
+                record.labels[BENCHMARK] = self._source.format
+            self._format.fill(record, row, self._given)
             return
         record.prompt.CopyFrom(content(self._prompt_text(row)))
         record.labels.update(labels(row))

@@ -1,4 +1,4 @@
-"""The data files of an import, whose names tell subtask and split.
+"""The data files of an import, whose names may tell subtask, split and format.
 
 What else lies in the folder is skipped, and listed with why; media are not, since rows name them.
 """
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnialign.errors import InvalidArgument
-from services.data.importing.benchmarks.formats import FORMATS, SUBTASK, format_of, subtask_in
+from services.data.importing.benchmarks.formats import FORMATS as BENCHMARKS
+from services.data.importing.benchmarks.formats import SUBTASK, subtask_in
 from services.data.importing.columns import PROMPT, has
+from services.data.importing.formats.registry import ALIGN_ANYTHING, FORMATS, TELLING, told_by_names
 from services.data.importing.json_rows import READ_CHARACTERS, read_json_rows
 
 TABLES = (".parquet", ".arrow")
@@ -47,10 +49,12 @@ class SourceFile:
     path: Path
     root: Path
     subtask: str
-    """What the name tells. The rows of a benchmark may tell more."""
+    """What the name or the request tells; "" if neither does. The rows of most formats tell more."""
     split: str
     format: str = ""
-    """The benchmark format, one of `FORMATS`; "" for the subsets of align-anything-200k."""
+    """One of `FORMATS`; "" for the subsets of align-anything-200k."""
+    told_by: str = ""
+    """What tells the format; "" if the columns are still to."""
 
     @property
     def name(self) -> str:
@@ -68,14 +72,15 @@ class Sources:
 
 
 def find_files(source: Path, *, subtask: str = "", split: str = "", form: str = "") -> Sources:
-    """The data files at `source`, sorted by name. `form` is the format of them all; if "", names tell it.
+    """The data files at `source`, sorted by name. `form` is the format of them all; if "", names may tell it.
 
-    Raises FORMAT_UNKNOWN, SOURCE_MISSING, SOURCE_EMPTY, SOURCE_UNSUPPORTED, SUBTASK_UNKNOWN (if neither a name nor
-    `subtask` says).
+    Raises FORMAT_UNKNOWN, SOURCE_MISSING, SOURCE_EMPTY, SOURCE_UNSUPPORTED, SUBTASK_UNKNOWN.
     """
-    if form and form not in FORMATS:
-        raise _refusal("FORMAT_UNKNOWN", f"{form} is not one of {', '.join(sorted(FORMATS))}.", source)
-    if subtask and not (SUBTASK.fullmatch(subtask) if form else subtask in SUBTASKS):
+    form = form.strip().lower().replace("-", "_")
+    if form and form not in (*FORMATS, ALIGN_ANYTHING):
+        there = ", ".join(sorted([*FORMATS, ALIGN_ANYTHING]))
+        raise _refusal("FORMAT_UNKNOWN", f"{form} is not one of {there}.", source)
+    if subtask and not (subtask in SUBTASKS if form == ALIGN_ANYTHING else SUBTASK.fullmatch(subtask)):
         raise _refusal("SUBTASK_UNKNOWN", f"{subtask} is not one of {', '.join(sorted(SUBTASKS))}.", source)
     if not source.exists():
         raise _refusal("SOURCE_MISSING", f"{source} does not exist.", source)
@@ -111,18 +116,25 @@ def split_of(path: Path, root: Path) -> str:
 
 
 def _source_file(path: Path, root: Path, subtask: str, split: str, form: str) -> SourceFile:
-    form = form or format_of(path, _folders(path, root))
-    if form:
-        found = subtask_in(path, _folders(path, root)) or subtask or ("" if FORMATS[form].needs_task else "t2t")
+    folders = _folders(path, root)
+    told_by, form = ("the request", form) if form else ("its name", told_by_names(path, folders))
+    if form in BENCHMARKS:
+        found = subtask_in(path, folders) or subtask or ("" if FORMATS[form].needs_task else "t2t")
+        if not found or found == "?":
+            raise subtask_unknown(path)
     else:
         found = subtask_of(path, root) or subtask
-    if not found or found == "?":
-        message = f"The name of {path.name} does not say its subtask: rename it, or set `subtask` in the request."
-        raise _refusal("SUBTASK_UNKNOWN", message, path)
     if path.suffix.lower() not in SUFFIXES:
         raise _refusal("SOURCE_UNSUPPORTED", f"{path.name} is none of {', '.join(SUFFIXES)}.", path)
-    split = split_of(path, root) or split or ("test" if form else "train")
-    return SourceFile(path=path, root=root, subtask=found, split=split, format=form)
+    split = split_of(path, root) or split or ("test" if form in BENCHMARKS else "train")
+    known = form if form in FORMATS else ""
+    return SourceFile(path=path, root=root, subtask=found, split=split, format=known, told_by=told_by if form else "")
+
+
+def subtask_unknown(path: Path) -> InvalidArgument:
+    """The error for a file whose subtask neither its name, nor its columns, nor the request says."""
+    message = f"The name of {path.name} does not say its subtask: rename it, or set `subtask` in the request."
+    return _refusal("SUBTASK_UNKNOWN", message, path)
 
 
 def _folders(path: Path, root: Path) -> list[str]:
@@ -152,7 +164,7 @@ def _why_skipped(path: Path, root: Path, form: str) -> str | None:
     if path.suffix.lower() == ".json" and _is_settings(path):
         return "is one object without a prompt, not rows"
     folders = _folders(path, root)
-    if (form or format_of(path, folders)) and subtask_in(path, folders) == "?":
+    if (form or told_by_names(path, folders)) in BENCHMARKS and subtask_in(path, folders) == "?":
         return "is of a task with something other than text, images, audio and video"
     return ""
 
@@ -171,7 +183,9 @@ def _is_settings(path: Path) -> bool:
             is_list = file.read(READ_CHARACTERS).lstrip().startswith("[")
     except (InvalidArgument, OSError, UnicodeDecodeError):
         return False  # the import says what is wrong with it
-    return not is_list and len(values) == 1 and not (isinstance(values[0], dict) and has(values[0], PROMPT))
+    return (
+        not is_list and len(values) == 1 and not (isinstance(values[0], dict) and has(values[0], (*PROMPT, *TELLING)))
+    )
 
 
 def _refusal(reason: str, message: str, path: Path) -> InvalidArgument:

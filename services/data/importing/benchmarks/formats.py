@@ -16,17 +16,21 @@ SUBTASK = re.compile(r"[tiav]{1,4}2[tiav]{1,4}")
 
 @dataclass(frozen=True)
 class Format:
-    """How the rows of a benchmark become records."""
+    """How the rows of a format become records."""
 
     names: tuple[str, ...]
     """Words in names of files and folders that tell the format, in lower case and without marks."""
     columns: tuple[str, ...]
-    """The columns that are read."""
+    """The columns that are read, or that rows must not have a value in."""
     fill: Fill
     ids: tuple[str, ...] = ()
     """Columns that tell rows apart, beside those of every import."""
     key: str = ""
     """The column in which rows of one record agree; "" if each row is a record."""
+    tells: tuple[tuple[str, ...], ...] = ()
+    """Columns that tell the format: each a set that a row has. None where names do."""
+    preference: tuple[str, ...] = ()
+    """Columns of which rows with a preference have a value in one; the rest of their columns can hold none."""
     needs_task: bool = False
     """Whether the name of a file, or the request, must say what answers are made of."""
 

@@ -1,7 +1,7 @@
-"""What every benchmark format reads a row with, and values that a row must have."""
+"""What every format reads a row with, and values that a row must have."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard
 
 from omnialign.v1.content_pb2 import Media
@@ -9,6 +9,7 @@ from omnialign.v1.record_pb2 import Record
 from services.data.importing.columns import AUDIO, IMAGE, VIDEO, Row, first
 from services.data.importing.feedback import text
 from services.data.importing.refusal import described, refusal
+from services.data.importing.scales import Scales
 
 MAX_CATEGORY_CHARACTERS = 64
 PROMPT_MEDIA = {
@@ -33,9 +34,14 @@ class Given:
 
     media: MediaReader
     written: str
-    """The modality of the answers, as its letter: what the name of the file says."""
+    """What answers are made of, as letters, if the name of the file or the request says it."""
     references: int
     """How many references an item must have; 0 for any number."""
+    store: Callable[[Any, int], Media]
+    """Stores one medium of a modality that is within a message. Raises the MEDIA_* reasons."""
+    scales: Scales = field(default_factory=Scales)
+    ignored: frozenset[str] = frozenset()
+    """Columns, and fields of messages as `column.field`, that are left out."""
 
 
 Fill = Callable[[Record, Row, Given], None]

@@ -43,19 +43,26 @@ def shown(message: content_pb2.Content) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("case", "columns", "ignored"),
+    ("case", "form", "told_by", "ignored", "better"),
     [
-        ("trl-chosen-rejected", "chosen,rejected", ("chosen", "rejected")),
-        ("argilla-preference-column", "preference.responses,preference.status",
-         ("preference.responses", "preference.status")),
+        ("trl-chosen-rejected", "trl", "the columns chosen and rejected", ("chosen", "rejected"), "One, two."),
+        ("argilla-preference-column", "argilla", "the column preference.responses",
+         ("preference.responses", "preference.status"), "0!"),
     ],
 )  # fmt: skip
-async def test_answers_that_would_be_lost_refuse_the_file(
-    client: AsyncClient, case: str, columns: str, ignored: tuple[str, ...]
+async def test_preferences_of_other_tools_come_in_and_are_never_lost(
+    client: AsyncClient, case: str, form: str, told_by: str, ignored: tuple[str, ...], better: str
 ) -> None:
-    error = await refused(client, CASES / case)
-    assert (error.reason, error.metadata["columns"]) == ("ANSWERS_UNREAD", columns)
-    assert (await run(client, CASES / case, ignored_columns=ignored)).records_imported == 3
+    error = await refused(client, CASES / case, format="align-anything")
+    assert (error.reason, error.metadata["columns"]) == ("ANSWERS_UNREAD", ",".join(ignored))
+    done = await run(client, CASES / case)
+    assert [(file.format, file.told_by) for file in done.file_formats] == [(form, told_by)]
+    found = [record async for record in client.stream_records(NAME)]
+    assert len(found) == done.records_imported == 3
+    preferred = [shown(record.responses[record.preference.preferred - 1].content) for record in found]
+    assert [better] in preferred
+    alone = await run(client, CASES / case, ignored_columns=ignored)
+    assert (alone.records_imported, alone.file_formats[0].format) == (3, "align_anything")
 
 
 async def test_a_conversation_as_prompt_is_set_aside_with_what_it_is(client: AsyncClient) -> None:

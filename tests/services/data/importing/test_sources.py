@@ -39,7 +39,7 @@ def test_the_request_tells_where_the_name_does_not(tmp_path: Path) -> None:
     ("make", "options", "reason"),
     [
         ("", {}, "SOURCE_EMPTY"),
-        ("rows.json", {}, "SUBTASK_UNKNOWN"),
+        ("rows.json", {"form": "align-anything", "subtask": "tia2t"}, "SUBTASK_UNKNOWN"),
         ("t2i.json", {"subtask": "x2y"}, "SUBTASK_UNKNOWN"),
         (".hidden/t2i.json", {}, "SOURCE_EMPTY"),
     ],

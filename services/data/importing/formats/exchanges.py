@@ -1,0 +1,168 @@
+"""Prompts with an answer, or with a better and a worse one, as records: what most formats are."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from omnialign.combinations import combination
+from omnialign.content import LETTERS, NAMES, content
+from omnialign.v1.content_pb2 import Media
+from omnialign.v1.record_pb2 import Record, Response
+from services.data.importing.benchmarks.values import Given
+from services.data.importing.columns import Row
+from services.data.importing.feedback import text
+from services.data.importing.formats.messages import (
+    ASSISTANT,
+    USER,
+    Message,
+    only_prompt,
+    read_answer,
+    read_messages,
+)
+from services.data.importing.formats.parts import Part, Places
+from services.data.importing.formats.spelling import WHY, Spelling
+from services.data.importing.refusal import refusal
+
+MAX_NAMED_COLUMNS = 12
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, as the message of an assistant."""
+
+    message: Message
+    column: str
+
+
+def fill_exchange(record: Record, row: Row, given: Given, spelling: Spelling) -> None:
+    """A prompt with up to two answers, of which the first is the better."""
+    refuse_unsupported(row, spelling)
+    prompt, answers = _exchange(row, given, spelling)
+    if isinstance(prompt.content, str):
+        record.prompt.CopyFrom(content(prompt.content))  # so that a row that is set aside shows it
+    fill_messages(record, row, given, spelling, prompt, answers)
+    if len(answers) == 2:
+        if record.responses[0].content == record.responses[1].content:
+            raise refusal("ANSWERS_EQUAL", "both answers are the same, and neither is better", column=answers[1].column)
+        record.preference.preferred = 1
+
+
+def fill_messages(
+    record: Record, row: Row, given: Given, spelling: Spelling, prompt: Message, answers: Iterable[Answer]
+) -> None:
+    """The prompt and the answers with their media, and what they are made of."""
+    places = Places(row, spelling, given)
+    parts = places.parts(prompt)
+    answered = [_answer_parts(answer, row, given, places) for answer in answers]
+    parts = [*places.unplaced(), *parts]
+    if not any(isinstance(part, str) and part.strip() for part in parts):
+        raise refusal("PROMPT_MISSING", "the prompt has no text", column=prompt.column)
+    read = combination(["t", *_letters(parts)])
+    written = combination(letter for one in answered for letter in _letters(one))
+    expected = record.subtask if given.written else ""
+    record.subtask = f"{read}2{written or given.written or 't'}"
+    if expected and record.subtask != expected:
+        found, record.subtask = record.subtask, expected
+        message = f"the row is of the subtask {found}, and the name of the file or the request says {expected}"
+        raise refusal("SUBTASK_DIFFERS", message)
+    record.prompt.CopyFrom(content(*parts))
+    record.responses.extend(Response(content=content(*one)) for one in answered)
+
+
+def refuse_unsupported(row: Row, spelling: Spelling) -> None:
+    """Raises the reason to set a row aside that has a value in a column without a place in a record."""
+    for name, reason in spelling.unsupported.items():
+        if row.get(name) not in (None, "", [], {}):
+            raise refusal(reason, f"the row has a value here, and {WHY[reason].format(column=name)}", column=name)
+
+
+def _exchange(row: Row, given: Given, spelling: Spelling) -> tuple[Message, list[Answer]]:
+    """The prompt, and the answers that the row has: the better one first."""
+    earlier, answers = asked(row, given, spelling), list[Answer]()
+    if spelling.conversation and earlier and earlier[-1].role == ASSISTANT:
+        answers.append(Answer(earlier[-1], earlier[-1].column))
+        earlier = earlier[:-1]
+    for column in _answer_columns(row, spelling, answers):
+        *before, last = _answer(row, column, given)
+        if before and not earlier and not spelling.conversation:
+            earlier = before
+        elif before and not (len(before) == len(earlier) and all(map(Message.says_as, before, earlier))):
+            message = "the answer repeats another prompt than the row has, and the same is taken"
+            raise refusal("PROMPTS_DIFFER", message, column=column)
+        answers.append(Answer(last, column))
+    names = (*spelling.prompt, *spelling.conversation)
+    if not earlier and not one_of(row, names):
+        raise refusal("PROMPT_MISSING", f"the row has no prompt in {' or '.join(names)}; {_there(row)}")
+    return only_prompt(earlier, earlier[-1].column if earlier else ""), answers
+
+
+def _answer_columns(row: Row, spelling: Spelling, answers: list[Answer]) -> list[str]:
+    """The columns of the answers, beside one that ended a conversation. Raises RESPONSE_MISSING, COLUMN_TWICE."""
+    better, worse = one_of(row, (*spelling.chosen, *spelling.answer)), one_of(row, spelling.rejected)
+    if better and answers:
+        message = f"the messages in {answers[0].column} end with an answer, and {better} has another; one is taken"
+        raise refusal("COLUMN_TWICE", message, column=better)
+    if worse and not (better or answers):
+        names = spelling.chosen or spelling.conversation
+        message = f"the row has an answer in {worse} and none in {' or '.join(names)}, and both are taken"
+        raise refusal("RESPONSE_MISSING", message, column=names[0])
+    if better in spelling.chosen and not worse:
+        message = f"the row has an answer in {better} and none in {' or '.join(spelling.rejected)}, and both are taken"
+        raise refusal("RESPONSE_MISSING", message, column=spelling.rejected[0])
+    if not (better or answers or spelling.conversation):
+        names = (*spelling.chosen, *spelling.rejected, *spelling.answer)
+        raise refusal("RESPONSE_MISSING", f"the row has no answer in {', '.join(names)}; {_there(row)}")
+    return [name for name in (better, worse) if name]
+
+
+def asked(row: Row, given: Given, spelling: Spelling) -> list[Message]:
+    """The messages of the columns of prompt and conversation; none if the answers are to have them."""
+    column = one_of(row, spelling.conversation)
+    if column:
+        return read_messages(row[column], column, given.ignored)
+    column = one_of(row, spelling.prompt)
+    if not column:
+        return []
+    if not isinstance(row[column], str):
+        return read_messages(row[column], column, given.ignored)
+    added = text(row, one_of(row, spelling.input))
+    return [Message(USER, f"{row[column]}\n{added}" if added else row[column], column)]
+
+
+def _answer(row: Row, column: str, given: Given) -> list[Message]:
+    """The messages of an answer; the value itself where answers are media, which the columns hold."""
+    if _is_medium(row, column, given):
+        return [Message(ASSISTANT, row[column], column)]
+    return read_answer(row[column], column, given.ignored)
+
+
+def _answer_parts(answer: Answer, row: Row, given: Given, places: Places) -> list[Part]:
+    if _is_medium(row, answer.column, given):
+        return list(given.media(row, (answer.column,), LETTERS[given.written]))
+    parts = places.parts(answer.message)
+    if not any(isinstance(part, Media) or part.strip() for part in parts):
+        raise refusal("RESPONSE_MISSING", "the answer is empty", column=answer.column)
+    return parts
+
+
+def one_of(row: Row, names: tuple[str, ...]) -> str:
+    """The column of these that holds a value; "" if none does. Raises COLUMN_TWICE if several do."""
+    there = [name for name in names if row.get(name) not in (None, "", [])]
+    if len(there) > 1:
+        message = f"both {there[0]} and {there[1]} have a value, and one of them is taken: see `--ignore`"
+        raise refusal("COLUMN_TWICE", message, column=there[1])
+    return there[0] if there else ""
+
+
+def _is_medium(row: Row, column: str, given: Given) -> bool:
+    """Whether an answer is a medium, or several: the name of the file says so, and the column has no messages."""
+    found = row[column]
+    is_said = isinstance(found, list) and any(isinstance(one, Mapping) and {"role", "from"} & set(one) for one in found)
+    return given.written in LETTERS and given.written != "t" and not is_said
+
+
+def _letters(parts: Iterable[Part]) -> list[str]:
+    return [NAMES[part.modality][0] if isinstance(part, Media) else "t" for part in parts if part]
+
+
+def _there(row: Row) -> str:
+    return f"its columns are {', '.join(str(name)[:40] for name in list(row)[:MAX_NAMED_COLUMNS]) or 'none'}"

@@ -1,0 +1,60 @@
+"""The small file that says how files are to be read, and options that win over it."""
+
+import json
+
+import pytest
+
+from omnialign.cli.mapping import read_mapping, renamed_columns
+from omnialign.errors import InvalidArgument
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ({"fromat": "trl"}, "fromat is not known, format is"),
+        ({"colour": "trl"}, "colour is not known: format, subtask"),
+        ({"format": 3}, "format is 3, and text is taken"),
+        ({"map": {"prompt": 3}}, "map is {'prompt': 3}, and a mapping of columns is taken"),
+        ({"map": ["prompt"]}, "a mapping of columns is taken"),
+        ({"ignore": "notes"}, "ignore is 'notes', and a list of columns is taken"),
+        ({"score_range": [1, "5"]}, "two numbers is taken"),
+        ({"score_range": [1]}, "two numbers is taken"),
+        ({"winner_labels": [0.5, 1]}, "two whole numbers is taken"),
+        ({"winner_labels": [True, False]}, "two whole numbers is taken"),
+        ({"references": True}, "references is True"),
+        ({"split": None}, "split is None"),
+    ],
+)
+def test_what_is_misspelt_is_said(tmp_path, found, text):
+    path = tmp_path / "mapping.json"
+    path.write_text(json.dumps(found))
+    with pytest.raises(InvalidArgument) as refused:
+        read_mapping(path)
+    assert refused.value.reason == "MAPPING_INVALID"
+    assert text in refused.value.message
+
+
+def test_options_win_over_the_file():
+    found = renamed_columns({"prompt": "ask", "chosen": "good"}, ["prompt=query"], ["bad=rejected"])
+    assert found == {"query": "prompt", "good": "chosen", "bad": "rejected"}
+    assert read_mapping(None) == {}
+
+
+def test_a_file_is_read_as_its_mapping_says_and_what_is_set_aside_is_mended(run, tmp_path):
+    (tmp_path / "data").mkdir()
+    rows = [{"ask": "a", "good": "b", "bad": "c"}, {"ask": "d", "good": "e", "notes": 7}]
+    (tmp_path / "data" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("format: trl\nmap: {prompt: query, chosen: good, rejected: bad}\nignore: [notes]\n")
+    done = run("data", "import", "mapped", tmp_path / "data", "--mapping", mapping, "--map", "prompt=ask")
+    assert done.exit_code == 0, done.output
+    assert "format: trl in rows.jsonl, told by the request" in done.stdout
+    assert "RESPONSE_MISSING: 1" in done.stdout
+    target = tmp_path / "mend"
+    assert run("data", "quarantine", "mapped", "--export", target).exit_code == 0
+    path = target / "format-trl" / "rows.jsonl"
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps(row | {"bad": "f"}))
+    done = run("data", "import", "mapped", target, "--append", "--mapping", mapping, "--map", "prompt=ask")
+    assert "2 records (t2t 2)" in done.stdout, done.output
+    assert "No rows" in run("data", "quarantine", "mapped").stdout

@@ -1,0 +1,194 @@
+"""Rows in each format, as its tools write them, and rows that no record can be made of."""
+
+from typing import Any
+
+Row = dict[str, Any]
+HI = [{"role": "user", "content": "Hi"}]
+SAID = [{"role": "assistant", "content": "Pear."}]
+ASKED = [{"role": "user", "content": "Name a fruit."}]
+NO = [{"role": "assistant", "content": "No."}]
+HUMAN, GPT = {"from": "human", "value": "Name a fruit."}, {"from": "gpt", "value": "Pear."}
+PICTURE, SOUND, FILM = "a.png", "b.wav", "c.mp4"
+
+GOOD: dict[str, tuple[str, Row, list[str], list[list[str]], str]] = {
+    # format, row, parts of the prompt, parts of the answers (the better first), subtask
+    "trl": ("trl", {"prompt": "Name a fruit.", "chosen": "Pear.", "rejected": "No."},
+            ["Name a fruit."], [["Pear."], ["No."]], "t2t"),
+    "trl conversational": ("trl", {"prompt": ASKED, "chosen": SAID, "rejected": NO},
+                           ["Name a fruit."], [["Pear."], ["No."]], "t2t"),
+    "trl implicit prompt": ("trl", {"chosen": ASKED + SAID, "rejected": ASKED + NO},
+                            ["Name a fruit."], [["Pear."], ["No."]], "t2t"),
+    "trl prompt as text, repeated": ("trl", {"prompt": "Name a fruit.", "chosen": ASKED + SAID, "rejected": ASKED + NO},
+                                     ["Name a fruit."], [["Pear."], ["No."]], "t2t"),
+    "trl images": ("trl", {"prompt": "What is it?", "images": [PICTURE], "chosen": "Red.", "rejected": "No."},
+                   [PICTURE, "What is it?"], [["Red."], ["No."]], "ti2t"),
+    "trl images in parts": (
+        "trl",
+        {"prompt": [{"role": "user", "content": [{"type": "text", "text": "Is "}, {"type": "image", "text": None},
+                                                 {"type": "text", "text": " as "}, {"type": "image"}]}],
+         "images": [PICTURE, "d.png"], "chosen": SAID, "rejected": NO},
+        ["Is ", PICTURE, " as ", "d.png"], [["Pear."], ["No."]], "ti2t"),
+    "trl no images": ("trl", {"prompt": "How do I use <image>?", "images": [], "chosen": "So.", "rejected": "No."},
+                      ["How do I use <image>?"], [["So."], ["No."]], "t2t"),
+    "trl completion": ("trl", {"prompt": "Name a fruit.", "completion": "Pear."},
+                       ["Name a fruit."], [["Pear."]], "t2t"),
+    "rlaif_v": ("rlaif_v", {"ds_name": "RLAIF-V", "idx": 7, "image": {"bytes": b"png", "path": None},
+                            "question": "What is it?", "chosen": "Red.", "rejected": "No."},
+                ["b'png'", "What is it?"], [["Red."], ["No."]], "ti2t"),
+    "messages": ("messages", {"messages": ASKED + SAID}, ["Name a fruit."], [["Pear."]], "t2t"),
+    "messages prompt": ("messages", {"messages": ASKED}, ["Name a fruit."], [], "t2t"),
+    "messages parts": (
+        "messages",
+        {"messages": [{"role": "user", "content": [
+            {"type": "text", "text": "Compare"},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n", "detail": "low"}},
+            {"type": "input_audio", "input_audio": {"data": "d2F2", "format": "wav"}},
+            {"type": "video_url", "video_url": {"url": FILM}}, {"image": "d.png"}]}, *SAID]},
+        ["Compare", "b'png'", "b'wav'", FILM, "d.png"], [["Pear."]], "tiav2t"),
+    "ms_swift": ("ms_swift", {"messages": [{"role": "user", "content": "<image>\nand <audio> in <video>?"}, *SAID],
+                              "rejected_response": "No.", "images": [PICTURE], "audios": [SOUND], "videos": [FILM]},
+                 [PICTURE, "and ", SOUND, " in ", FILM, "?"], [["Pear."], ["No."]], "tiav2t"),
+    "ms_swift rejected messages": ("ms_swift", {"messages": ASKED + SAID, "rejected_messages": ASKED + NO},
+                                   ["Name a fruit."], [["Pear."], ["No."]], "t2t"),
+    "ms_swift picture as answer": (
+        "ms_swift", {"messages": [*ASKED, {"role": "assistant", "content": "Here: <image>"}], "images": [PICTURE]},
+        ["Name a fruit."], [["Here: ", PICTURE]], "t2ti"),
+    "llama_factory": ("llama_factory", {"conversations": [HUMAN], "chosen": GPT, "rejected": GPT | {"value": "No."}},
+                      ["Name a fruit."], [["Pear."], ["No."]], "t2t"),
+    "llama_factory alpaca": ("llama_factory", {"instruction": "Translate.", "input": "Birne", "output": "Pear.",
+                                               "system": "", "history": []},
+                             ["Translate.\nBirne"], [["Pear."]], "t2t"),
+    "llama_factory alpaca pair": ("llama_factory", {"instruction": "Name a fruit.", "input": "", "chosen": "Pear.",
+                                                    "rejected": "No."},
+                                  ["Name a fruit."], [["Pear."], ["No."]], "t2t"),
+    "llava": ("sharegpt", {"id": "1", "image": PICTURE, "conversations": [HUMAN | {"value": "<image>\nWhat?"}, GPT]},
+              [PICTURE, "What?"], [["Pear."]], "ti2t"),
+    "llava marker at the end": (
+        "sharegpt", {"image": PICTURE, "conversations": [HUMAN | {"value": "What?\n<image>"}, GPT]},
+        ["What?", PICTURE], [["Pear."]], "ti2t"),
+    "argilla": ("argilla", {"prompt": "Say 1.", "response_1": "1", "response_2": "1!",
+                            "preference.responses": ["response_1", "response_2", "response_1"],
+                            "preference.responses.status": ["submitted", "draft", "submitted"]},
+                ["Say 1."], [["1"], ["1!"]], "t2t"),
+}  # fmt: skip
+
+
+def messages_malformed(
+    column: str, rest: Row, *, role: str = "role", said: str = "content"
+) -> list[tuple[Row, str, str]]:
+    """Rows with malformed messages in a column: the row, the reason and what the message says of it."""
+
+    def user(found: Any, **more: Any) -> Row:
+        return {role: "user", said: found, **more}
+
+    bad: list[tuple[Any, str, str]] = [
+        ("text", "MESSAGES_INVALID", "holds text, and a list of messages is taken"),
+        (7, "MESSAGES_INVALID", "holds a number, and a list"),
+        (["text"], "MESSAGES_INVALID", "message 1 is text, and an object"),
+        ([{said: "Hi"}], "MESSAGES_INVALID", "message 1 has no role, and text in `role` or `from` is taken"),
+        ([{role: 3, said: "Hi"}], "MESSAGES_INVALID", "message 1 has a number as its role"),
+        ([{role: "narrator", said: "Hi"}], "ROLE_UNKNOWN", "of the role 'narrator'"),
+        ([user(None)], "MESSAGES_INVALID", "message 1 has no content"),
+        ([user({"a": 1})], "MESSAGES_INVALID", "message 1 has an object as its content"),
+        ([user("Hi"), {role: "tool", said: "7"}], "TOOLS_UNSUPPORTED", "message 2 calls a tool"),
+        ([{role: "system", said: "Rhyme."}, user("Hi")], "SYSTEM_UNSUPPORTED", "a message of the role system"),
+        ([user("Hi"), {role: "assistant", said: "Yes?"}, user("Go on.")], "HISTORY_UNSUPPORTED",
+         "a conversation of 3 messages (user, assistant, user)"),
+        ([user("Hi", weight=1)], "MESSAGE_FIELD_UNREAD", f"`--ignore {column}.weight` drops it"),
+        ([user([{"type": "file", "file": {}}])], "PART_UNSUPPORTED", "message 1, part 1 is of the type 'file'"),
+        ([user([7])], "PART_UNSUPPORTED", "message 1, part 1 is a number"),
+        ([user([{"type": "text", "text": 7}])], "PART_UNSUPPORTED", "part 1 holds a number, and text is taken"),
+        ([user([{"type": "text", "text": "a", "cache_control": {}}])], "PART_UNSUPPORTED", "'cache_control'"),
+        ([user([{"type": "image"}, {"type": "text", "text": "a"}])], "MEDIA_MISSING", "place for image 1"),
+        ([user([{"type": "image_url", "image_url": "http://x/y.png"}])], "MEDIA_PATH_FORBIDDEN", "URLs are not"),
+        ([user([{"type": "image_url", "image_url": "data:image/png,png"}])], "MEDIA_UNDECODABLE", "not base64"),
+        ([user(" ")], "PROMPT_MISSING", "the prompt has no text"),
+    ]  # fmt: skip
+    return [(rest | {column: found}, reason, message) for found, reason, message in bad]
+
+
+PAIR = {"chosen": "Pear.", "rejected": "No."}
+PAIR_MALFORMED: list[tuple[Row, str, str]] = [
+    ({"chosen": None}, "RESPONSE_MISSING", "an answer in rejected and none in chosen"),
+    ({"rejected": ""}, "RESPONSE_MISSING", "an answer in chosen and none in rejected"),
+    ({"chosen": "No."}, "ANSWERS_EQUAL", "both answers are the same"),
+    ({"chosen": 7}, "MESSAGES_INVALID", "column chosen: the column holds a number"),
+    ({"chosen": "  "}, "RESPONSE_MISSING", "column chosen: the answer is empty"),
+    ({"rejected": HI}, "RESPONSE_MISSING", "column rejected: the last message is of the role user"),
+    ({"rejected": HI + NO}, "PROMPTS_DIFFER", "column rejected: the answer repeats another prompt"),
+    ({"tools": [{"name": "f"}]}, "TOOLS_UNSUPPORTED", "column tools: the row has a value here"),
+    ({"image": "a.png", "images": ["a.png"]}, "COLUMN_TWICE", "both images and image have a value"),
+    ({"images": [None]}, "MEDIA_MISSING", "column images"),
+    ({"images": ["missing"]}, "MEDIA_MISSING", "column images (missing)"),
+    ({"images": "../a.png"}, "MEDIA_PATH_FORBIDDEN", "leaves the folder"),
+    ({"audios": [{"array": ["loud"], "sampling_rate": 8000}]}, "MEDIA_UNDECODABLE", "column audios"),
+]
+
+
+def _pairs(rest: Row, *, without: tuple[str, ...] = ()) -> list[tuple[Row, str, str]]:
+    return [(rest | PAIR | one, reason, text) for one, reason, text in PAIR_MALFORMED if not set(one) & set(without)]
+
+
+PLACES: list[tuple[Row, str, str]] = [
+    ({"images": [PICTURE]}, "MEDIA_MISSING", "for image 2, and the row has 1 in images"),
+    ({"images": [PICTURE, "d.png", "e.png"]}, "MEDIA_UNPLACED", "the row has 3 media and the messages 2 places"),
+]
+TWO = "<image> and <image>?"
+
+MALFORMED: dict[str, list[tuple[Row, str, str]]] = {
+    "trl": [
+        *_pairs({"prompt": "Name a fruit."}),
+        *messages_malformed("prompt", PAIR)[2:],
+        ({"prompt": {"a": 1}, **PAIR}, "MESSAGES_INVALID", "column prompt: the column holds an object"),
+        ({"prompt": "Hi", "completion": ""}, "RESPONSE_MISSING", "no answer in chosen, rejected, completion"),
+        ({"prompt": "", **PAIR}, "PROMPT_MISSING", "no prompt in prompt; its columns are prompt, chosen, rejected"),
+        ({"prompt": TWO, **PAIR} | PLACES[0][0], *PLACES[0][1:]),
+        ({"prompt": TWO, **PAIR} | PLACES[1][0], *PLACES[1][1:]),
+    ],
+    "rlaif_v": _pairs({"question": "What is it?"}, without=("tools",)),
+    "messages": messages_malformed("messages", {}),
+    "ms_swift": [
+        *messages_malformed("messages", {"rejected_response": "No."})[:3],
+        ({"messages": ASKED, "rejected_response": "No."}, "RESPONSE_MISSING", "none in messages, and both are taken"),
+        ({"messages": ASKED + SAID, "rejected_response": "Pear."}, "ANSWERS_EQUAL", "both answers are the same"),
+        ({"messages": ASKED + SAID, "rejected_response": 7}, "MESSAGES_INVALID", "column rejected_response"),
+        ({"messages": ASKED + SAID, "rejected_response": "N", "rejected_messages": ASKED + NO}, "COLUMN_TWICE",
+         "both rejected_response and rejected_messages"),
+        ({"messages": ASKED + SAID, "rejected_messages": HI + NO}, "PROMPTS_DIFFER", "repeats another prompt"),
+        ({"messages": ASKED + SAID, "rejected_images": [PICTURE]}, "COLUMN_UNSUPPORTED", "`--ignore rejected_images`"),
+        ({"messages": ASKED + SAID, "system": "Rhyme."}, "SYSTEM_UNSUPPORTED", "column system"),
+        ({"messages": ASKED + SAID, "tools": "[{}]"}, "TOOLS_UNSUPPORTED", "column tools"),
+        ({"messages": [{"role": "user", "content": TWO}, *SAID]} | PLACES[0][0], *PLACES[0][1:]),
+        ({"messages": [{"role": "user", "content": TWO}, *SAID]} | PLACES[1][0], *PLACES[1][1:]),
+        ({"messages": [{"role": "user", "content": "<audio>"}, *SAID]}, "MEDIA_MISSING", "audio 1, and the row has 0"),
+        ({"messages": SAID}, "PROMPT_MISSING", "the answer follows no prompt"),
+    ],
+    "llama_factory": [
+        *_pairs({"conversations": [HUMAN]}, without=("images", "audios", "image")),
+        *_pairs({"conversations": [HUMAN]})[-2:],
+        ({"conversations": [HUMAN, GPT], **PAIR}, "COLUMN_TWICE", "end with an answer, and chosen has another"),
+        ({"instruction": "Hi", "output": "Yo", "history": [["a", "b"]]}, "HISTORY_UNSUPPORTED", "column history"),
+        ({"instruction": "Hi", "output": "Yo", "system": "Rhyme."}, "SYSTEM_UNSUPPORTED", "column system"),
+        ({"instruction": "Hi", "output": "Yo", "input": 7}, "TEXT_EXPECTED", "column input: the column holds a number"),
+        ({"instruction": "Hi", "output": "Yo", **PAIR}, "COLUMN_TWICE", "both chosen and output have a value"),
+    ],
+    "sharegpt": messages_malformed("conversations", {}, role="from", said="value"),
+    "argilla": [
+        (GOOD["argilla"][1] | one, reason, text) for one, reason, text in [
+            ({"preference.responses": []}, "LABEL_INVALID", "there are 0 answers and 3 statuses"),
+            ({"preference.responses.status": ["draft"] * 3}, "LABEL_INVALID", "nobody has submitted an answer"),
+            ({"preference.responses.status": ["submitted"] * 3}, "LABEL_INVALID",
+             "differ, 2 for response_1 and 1 for response_2"),
+            ({"preference.responses": ["first"] * 3}, "LABEL_INVALID", "'first', and response_1 or response_2"),
+            ({"preference.responses": [0, 0, 0]}, "LABEL_INVALID", "is 0, and response_1 or response_2"),
+            ({"preference.responses": [1, 1, 1]}, "LABEL_INVALID", "is 1, and response_1 or response_2"),
+            ({"preference.responses": [True, 1, 1]}, "LABEL_INVALID", "is True"),
+            ({"preference.responses": [["a"], 1, 1]}, "LABEL_INVALID", "is a list"),
+            ({"response_1": None}, "RESPONSE_MISSING", "no response_1"),
+            ({"response_2": ""}, "RESPONSE_MISSING", "no response_2"),
+            ({"response_2": 7}, "MESSAGES_INVALID", "column response_2"),
+            ({"prompt": ""}, "PROMPT_MISSING", "follows no prompt"),
+            ({"prompt": HI + SAID + ASKED}, "HISTORY_UNSUPPORTED", "a conversation of 3"),
+        ]
+    ],
+}  # fmt: skip
