@@ -5,7 +5,7 @@ They measure what the orchestrator costs, and stand in for models in its tests. 
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,8 @@ class Behaviour:
     """The margins of both orders, for calls that ask for them; None for a judge that has none."""
     replies: Callable[[str, Any], content_pb2.Content | None] = lambda _model, _item: None
     """What a model answers to an item of Generate; None for a text made of model, prompt and seed."""
+    deltas: Sequence[str] = ()
+    """Texts that Generate with `stream_text` sends of each answer before it finishes, which `Finish` can hold."""
     orders: Callable[[str], tuple[record_pb2.Verdict.ValueType, record_pb2.Verdict.ValueType] | None] = lambda _id: None
     """What the judge's words say in each order; None for the verdict in both."""
     unchanged: Callable[[str], bool] = lambda _id: False
@@ -94,6 +96,10 @@ class NullRefinement(refinement_service_pb2_grpc.RefinementServiceServicer):
             result = _outcome(self._behaviour, "Generate", item.id) or {"response": _response(request, item, words)}
             if "response" in result and (reply := self._behaviour.replies(request.model, item)) is not None:
                 result["response"].content.CopyFrom(reply)
+            for text in self._behaviour.deltas if request.stream_text else ():
+                delta = refinement_service_pb2.TextDelta(text=text)
+                yield refinement_service_pb2.GenerateResponse(id=item.id, delta=delta)
+                await self._behaviour.enter("Finish", [item.id])
             for sample in range(request.num_samples or 1):
                 yield refinement_service_pb2.GenerateResponse(id=item.id, sample=sample, **result)
 

@@ -33,6 +33,19 @@ def media_of(messages: Iterable[content_pb2.Content]) -> Iterator[content_pb2.Me
                 yield part.media
 
 
+def subtask_of(prompt: content_pb2.Content, response: content_pb2.Content) -> str:
+    """The subtask that a prompt and a response to it are of, such as `ti2t`; what is empty counts as text."""
+    return "2".join(_letters(message) or "t" for message in (prompt, response))
+
+
+def _letters(message: content_pb2.Content) -> str:
+    found = {
+        content_pb2.MODALITY_TEXT if part.WhichOneof("part") == "text" else part.media.modality
+        for part in message.parts
+    }
+    return "".join(letter for letter, modality in LETTERS.items() if modality in found)
+
+
 def output_modalities(subtask: str) -> tuple[str, ...]:
     """Modalities that a subtask's answers have: `ti2ti` gives ("text", "image"). Empty for an unknown code."""
     _, _, written = subtask.partition("2")

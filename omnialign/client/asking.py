@@ -189,7 +189,7 @@ class AskCalls(GenerationCalls, MediaCalls, ModelCalls):
         """A judge's scores of a response, 0 to 3 in each dimension."""
         item = await self._item(prompt, response, rubric=rubric, subtask=subtask)
         request = judge_service_pb2.ScoreResponseRequest(model=await self.find_model(model), items=[item])
-        return _assessment(await _only(self.score_responses(request, deadline_seconds=deadline_seconds)))
+        return _assessment(await only_result(self.score_responses(request, deadline_seconds=deadline_seconds)))
 
     async def compare(
         self,
@@ -205,7 +205,7 @@ class AskCalls(GenerationCalls, MediaCalls, ModelCalls):
         asked, one, other = await self._contents(prompt, baseline, candidate)
         item = judge_service_pb2.CompareItem(id=ITEM, prompt=asked, baseline=one, candidate=other, subtask=subtask)
         request = judge_service_pb2.CompareResponsesRequest(model=await self.find_model(model), items=[item])
-        result = await _only(self.compare_responses(request, deadline_seconds=deadline_seconds))
+        result = await only_result(self.compare_responses(request, deadline_seconds=deadline_seconds))
         found = result.comparison
         verdict: Any = record_pb2.Verdict.Name(found.verdict).removeprefix("VERDICT_").lower()
         return Judgement(verdict, (found.forward_reason, found.backward_reason), found.abstain_reason)
@@ -220,7 +220,7 @@ class AskCalls(GenerationCalls, MediaCalls, ModelCalls):
         asked, answered = await self._contents(prompt, response)
         item = judge_service_pb2.RewardItem(id=ITEM, prompt=asked, response=answered)
         request = judge_service_pb2.ComputeRewardsRequest(model=await self.find_model(model), items=[item])
-        result = await _only(self.compute_rewards(request, deadline_seconds=deadline_seconds))
+        result = await only_result(self.compute_rewards(request, deadline_seconds=deadline_seconds))
         return float(result.reward)
 
     async def to_content(self, message: Prompt) -> content_pb2.Content:
@@ -303,7 +303,7 @@ class AskCalls(GenerationCalls, MediaCalls, ModelCalls):
         """Language feedback on a response, as from `critique`."""
         item = await self._item(prompt, response, rubric=rubric, subtask=subtask)
         request = critique_service_pb2.CritiqueRequest(model=await self.find_model(model), items=[item])
-        return _assessment(await _only(self.critique_items(request, deadline_seconds=deadline_seconds)))
+        return _assessment(await only_result(self.critique_items(request, deadline_seconds=deadline_seconds)))
 
     async def _item(
         self, prompt: Prompt, response: Prompt, *, rubric: Sequence[str], subtask: str
@@ -356,14 +356,14 @@ def _assessment(
     )
 
 
-async def _only(results: AsyncIterator[Any]) -> Any:
+async def only_result(results: AsyncIterator[Any]) -> Any:
     """The result of a request's only item. Raises the item's error, and DataLoss (`ANSWER_MISSING`) if none comes."""
     (result,) = await _all(results, 1)
     return result
 
 
 async def _all(results: AsyncIterator[Any], count: int) -> list[Any]:
-    """The `count` results of a request, in the order that they come. Raises as `_only`."""
+    """The `count` results of a request, in the order that they come. Raises as `only_result`."""
     found = []
     async for result in results:
         if result.HasField("error"):

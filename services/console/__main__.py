@@ -13,6 +13,7 @@ from services.console.clients import open_clients
 from services.console.config import ConsoleConfig
 from services.console.http_metrics import HttpMetrics
 from services.console.lifetime import FULL_NAME, Lifetime
+from services.console.previews import Previews
 from services.console.server import WebServer, metrics_served
 from services.runtime import logs
 from services.runtime.config import ConfigError, ServerConfig, load_all
@@ -41,7 +42,9 @@ async def opened(
     """
     lifetime = Lifetime()
     async with AsyncExitStack() as stack:
-        stack.enter_context(open_sandbox(registry))  # sounds are decoded to be drawn
+        sandbox = stack.enter_context(open_sandbox(registry))
+        previews = Previews(sandbox, max_source_bytes=config.max_preview_source_bytes, kept_bytes=config.preview_bytes)
+        stack.push_async_callback(previews.close)
         callers = await stack.enter_async_context(
             open_clients(clients, config.gateway_address, deadline_seconds=config.deadline_seconds)
         )
@@ -50,6 +53,7 @@ async def opened(
             callers,
             metrics=HttpMetrics(registry),
             lifetime=lifetime,
+            previews=previews,
             secure=config.https or server_config.tls is not None,
             more=door.routes(callers.of, door.DoorSettings(project=config.project)),
         )

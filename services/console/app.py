@@ -29,15 +29,18 @@ from services.console.failures import Failures
 from services.console.http_metrics import HttpMetrics, Measured, route_finder
 from services.console.job_list import job_list_routes
 from services.console.job_pages import job_routes
+from services.console.leader_board import leader_board_routes
 from services.console.lifetime import Lifetime
 from services.console.media import media_routes
 from services.console.models import model_routes
+from services.console.previews import Previews
 from services.console.rendering import Pages
 from services.console.reviews import review_routes
 from services.console.security import HEALTH, Shield
 from services.console.sessions import SessionMiddleware, Sessions
 from services.console.sign_in import sign_in_routes
 from services.console.submitting import submit_routes
+from services.console.trying import trying_routes
 
 MAX_BODY_BYTES = 1024 * 1024
 """Of a form. A route that takes more says so: `Route(..., max_body_size=...)`."""
@@ -49,13 +52,14 @@ def make_app(
     *,
     metrics: HttpMetrics,
     lifetime: Lifetime,
+    previews: Previews,
     secure: bool,
     more: Sequence[BaseRoute] = (),
 ) -> ASGIApp:
     """The console; `secure` where browsers reach it over TLS, and `more` are routes beside its pages."""
     assets = load_assets()
     pages = Pages(config, assets)
-    context = Context(config, clients, pages, metrics, lifetime)
+    context = Context(config, clients, pages, metrics, lifetime, previews)
     failures = Failures(pages)
     routes = [*_routes(context), assets_route(assets), *more]
     inner = Starlette(
@@ -79,10 +83,12 @@ def _routes(context: Context) -> list[Route]:
         job_list_routes,
         submit_routes,
         evaluation_routes,
+        leader_board_routes,
         review_routes,
         job_routes,
         dataset_routes,
         model_routes,
+        trying_routes,
         media_routes,
         campaign_routes,
         annotating_routes,

@@ -36,6 +36,15 @@ class ConsoleConfig:
     """After how long a person signs in again."""
     deadline_seconds: float = 10.0
     """How long a page waits for a service."""
+    max_try_bytes: int = 64 << 20
+    """The largest prompt with its files that a model can be tried with."""
+    try_seconds: float = 600.0
+    """How long an answer, a critique or a judgement of a trial may take."""
+    max_preview_source_bytes: int = 256 << 20
+    """The largest file of which a preview is made or a waveform is drawn. It is copied to the temporary folder, two at
+    a time."""
+    preview_bytes: int = 64 << 20
+    """Memory for previews and waveforms that were made."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields (field, problem) for names and numbers that cannot be."""
@@ -46,7 +55,10 @@ class ConsoleConfig:
         for host in self.hosts:
             if not _HOST.fullmatch(host):
                 yield "hosts", f"'{host}' is not a name in lower case, without a port"
-        for field in ("session_hours", "deadline_seconds"):
+        for field in ("max_try_bytes", "max_preview_source_bytes", "preview_bytes"):
+            if getattr(self, field) < 1:
+                yield field, "must be 1 or more"
+        for field in ("session_hours", "deadline_seconds", "try_seconds"):
             if not 0 < getattr(self, field) < float("inf"):
                 yield field, "must be a number above 0"
         if self.session_key_file is not None:

@@ -13,6 +13,7 @@ from services.console.clients import Clients
 from services.console.config import ConsoleConfig
 from services.console.http_metrics import HttpMetrics
 from services.console.lifetime import Lifetime
+from services.console.previews import Previews
 from services.console.rendering import Pages
 from services.console.security import CSRF_FIELD, CSRF_HEADER, check_csrf
 
@@ -28,6 +29,7 @@ class Context:
     pages: Pages
     metrics: HttpMetrics
     lifetime: Lifetime
+    previews: Previews
 
     def client(self, request: Request) -> AsyncClient:
         """A client for the project in the path, with the person's own token.

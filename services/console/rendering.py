@@ -15,6 +15,7 @@ from services.console.assets import Asset
 from services.console.config import ConsoleConfig
 from services.console.job_kinds import QUESTIONS
 from services.console.job_view import stage_rate, stage_state
+from services.console.previews import SHOWN
 from services.pipeline.pages.template import environment
 
 SECTIONS = (
@@ -39,6 +40,7 @@ class Pages:
             assets={name.replace(".", "_"): asset.path for name, asset in assets.items()},
             sections=SECTIONS,
             questions=QUESTIONS,
+            shown_types=SHOWN,
         )
 
     def page(self, request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:

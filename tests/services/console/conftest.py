@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from benchmarks.null_services import Behaviour, add_models
 from omnialign.client import AsyncClient
 from services.annotation.__main__ import wire as wire_annotation
 from services.annotation.config import AnnotationConfig
@@ -45,6 +46,8 @@ class Running:
     config: ConsoleConfig
     client: AsyncClient
     """Calls the services as a program does."""
+    models: Behaviour
+    """What the models behind Generate, Critique and CompareResponses do."""
     browsers: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     async def browser(self) -> "Browser":
@@ -86,12 +89,13 @@ async def running(root: Path, *, tokens: bool, **settings: Any) -> AsyncIterator
         (root / "own-token").write_text("service")
         auth, own = AuthConfig(tokens_file=root / "tokens.yaml"), ClientConfig(token_file=root / "own-token")
     server, jobs, registry = Server(ServerConfig(), name="test", auth=auth, clients=own), Jobs(), CollectorRegistry()
-    address = server.bind()
+    models, address = Behaviour(), server.bind()
     annotation = AnnotationConfig(root=root / "annotation", data_address=address, refinement_address=address)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(wire_data(server, DataConfig(root=root / "data")))
         await stack.enter_async_context(wire_annotation(server, annotation))
         add_job_services(server, jobs)
+        add_models(server, models)
         await server.start()
         server.set_serving()
         stack.push_async_callback(server.stop, 0)
@@ -102,7 +106,7 @@ async def running(root: Path, *, tokens: bool, **settings: Any) -> AsyncIterator
             opened(config, ServerConfig(), clients=ClientFactory(), registry=registry)
         )
         client = AsyncClient(server.address, project="demo", token="service" if tokens else None)
-        found = Running(web, server, jobs, registry, config, await stack.enter_async_context(client))
+        found = Running(web, server, jobs, registry, config, await stack.enter_async_context(client), models)
         await stack.enter_async_context(found.browsers)
         yield found
 

@@ -164,7 +164,7 @@ async def test_sounds_have_players_whose_time_a_mark_can_take(console):
     record.prompt.CopyFrom(content(medium, "what is heard?"))
     made, ann = await campaign(console, record), await signed_in(console, "ann-token")
     page, task, revision = await task_of(ann, made)
-    assert f'id="player-prompt-0" src="/projects/demo/media/{medium.sha256}"' in page
+    assert f'id="player-prompt-0"><source src="/projects/demo/media/{medium.sha256}"' in page
     assert 'data-player="player-prompt-0" data-take="mark.1.prompt.0.0.start"' in page
     mark = {"mark.1.prompt.0.0.start": "0.25", "mark.1.prompt.0.0.end": "0.75", "mark.1.prompt.0.0.note": "a click"}
     assert (await ann.post(f"/{task}/submit", {**answered(made), **mark, "revision": revision})).status_code == 303

@@ -7,7 +7,8 @@ import pytest
 
 from omnialign.content import content
 from omnialign.v1 import content_pb2, record_pb2
-from services.console.media import FILE, SHOWN, headers_of
+from services.console.media import FILE, headers_of
+from services.console.previews import SHOWN
 from services.console.ranges import ByteRange, Unsatisfiable, wanted_range
 from services.console.security import UNTRUSTED_POLICY
 from tests.services.console.hostile import SCRIPT, fill
@@ -148,7 +149,7 @@ async def test_records_are_browsed_with_players_by_split_and_id(console, browser
     assert f"/{version.name}" in (await browser.get("/projects/demo/datasets/pictures")).text
     page = (await browser.get(f"/{version.name}")).text
     assert page.count("<article") == 10
-    assert f'<audio controls preload="none" src="{path}">' in page
+    assert f'<audio controls preload="none"><source src="{path}"><source src="{path}/preview"></audio>' in page
     assert "page=2" in page
     assert "r24" in (await browser.get(f"/{version.name}?page=3")).text
     held_out = (await browser.get(f"/{version.name}?split=test")).text
