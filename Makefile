@@ -19,6 +19,8 @@ VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 LMMS_VENV := .venv-lmms
 LMMS_INSTALLED := $(LMMS_VENV)/.installed
+STUDIO_INSTALLED := .venv-label-studio/.installed
+ARGILLA_INSTALLED := .venv-argilla/.installed
 SITE_PACKAGES = -c 'import sys; print(*(path for path in sys.path if path.endswith("site-packages")), sep="\n")'
 IMAGE := out/protos.binpb
 MIN_COVERAGE := 85
@@ -26,7 +28,7 @@ MIN_COVERAGE := 85
 # tests takes half of what another has left, so files mostly stay whole, and with them what their tests share.
 TEST_PROCESSES ?= 2
 SIDE_BY_SIDE = --numprocesses $(TEST_PROCESSES) --dist worksteal
-WITHOUT_OWN_TARGET := not chaos and not integration and not gpu and not cluster and not families and not vllm and not lmms and not fuzz and not hostile and not outage and not browser
+WITHOUT_OWN_TARGET := not chaos and not integration and not gpu and not cluster and not families and not vllm and not lmms and not fuzz and not hostile and not outage and not browser and not exchange
 
 # torch compiles its extensions with the first ninja on the path: make that the one of the environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -81,6 +83,12 @@ $(LMMS_INSTALLED): $(INSTALLED) constraints-lmms.txt
 		"$$($(LMMS_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/omnialign.pth"
 	touch $@
 
+# Other annotation tools see nothing of ours; tests and benchmarks talk to them by files and HTTP.
+.venv-%/.installed: constraints-%.txt
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet $(HASHED) $<
+	touch $@
+
 helm: setup ## fetch Helm and kubectl into .venv/bin
 	$(BIN)/python tools/fetch_helm.py
 
@@ -118,7 +126,7 @@ check-protos: setup ## ... the contract: comments, names, compatibility, generat
 
 ##@ Test it
 
-.PHONY: fuzz test test-browser test-fast test-hostile test-chart test-observability test-families test-integration test-chaos test-outage test-vllm test-openai test-images
+.PHONY: fuzz test test-browser test-exchange test-fast test-hostile test-chart test-observability test-families test-integration test-chaos test-outage test-vllm test-openai test-images
 test: helm ## every test without a target of its own below, with coverage
 	$(BIN)/python -m pytest -m "$(WITHOUT_OWN_TARGET)" $(SIDE_BY_SIDE) --cov --cov-fail-under=$(MIN_COVERAGE)
 
@@ -150,6 +158,9 @@ test-hostile: setup ## send hostile files and calls to a running stack while a j
 
 test-browser: setup ## drive the console in headless Chromium, by keyboard and with axe-core; pictures in out/browser
 	$(BIN)/python -m pytest -m browser tests/browser
+
+test-exchange: setup $(STUDIO_INSTALLED) $(ARGILLA_INSTALLED) ## campaigns to Label Studio and Argilla, as they come from PyPI, and back
+	$(BIN)/python -m pytest -m exchange tests/exchange
 
 fuzz: setup ## mutate real files and calls for OMNIALIGN_FUZZ_SECONDS (60) each: no crash, no INTERNAL, no hang
 	$(BIN)/python -m pytest -m fuzz -s -q tests/fuzz
@@ -236,6 +247,6 @@ release-protos: setup ## make today's contract the one that later changes must n
 	$(BIN)/python tools/generate_protos.py --image protos/baseline.binpb
 
 clean: ## remove what builds, tests and demos leave behind, and .venv
-	rm -rf $(VENV) $(VLLM_VENV) $(LMMS_VENV) out build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) $(LMMS_VENV) .venv-label-studio .venv-argilla out build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

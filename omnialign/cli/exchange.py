@@ -178,7 +178,7 @@ def report_import(done: Brought, *, out: "Output") -> None:
     out.record({**counts, "refusals": len(done.refusals)})
     out.say(f"Added {done.added} annotations; {done.unchanged} were there already, {len(done.refusals)} problems.")
     if done.skipped:
-        out.say(f"{done.skipped} pairs were skipped there, and are as before here.")
+        out.say(f"{done.skipped} were skipped, discarded or left as a draft there, and are as before here.")
 
 
 class _Project:
@@ -226,8 +226,9 @@ async def _write_medium(client: "AsyncClient", medium: Media, folder: Path) -> N
 
 def _linking(tool: str, media_base: str, folder: Path) -> Callable[[Media], str]:
     """How media stand in a task. Raises InvalidArgument MEDIA_BASE_INVALID."""
-    if media_base and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s\x00-\x1f]+", media_base):
-        message = f"--media-base {media_base!r} is no address such as https://media.example.org/pairs."
+    schemes = "https?" if tool == argilla.TOOL else "[a-z][a-z0-9+.-]*"
+    if media_base and not re.fullmatch(rf"{schemes}://[^\s\x00-\x1f]+", media_base):
+        message = f"--media-base {media_base!r} is no address that {tool} opens, such as https://media.example.org/x."
         raise InvalidArgument(message, reason="MEDIA_BASE_INVALID", metadata={"media_base": media_base})
 
     def link(medium: Media) -> str:

@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from omnialign.exchange.pairs import TEXT, Pair
 from omnialign.exchange.questions import SIDES, Kind, Question, annotation_of, answers_of, questions
 from omnialign.exchange.reading import (
+    ANSWERS,
     Imported,
     Source,
     annotator_of,
@@ -22,9 +23,10 @@ from omnialign.exchange.reading import (
     is_unicode,
     objects,
     pair_of,
+    people_of,
+    people_text,
     refusals,
     time_of,
-    time_text,
 )
 from omnialign.exchange.refusals import Problem, Refusal, Refused, found_text
 from omnialign.v1.annotation_service_pb2 import Answer
@@ -36,12 +38,11 @@ RECORDS = "records.json"
 """The file of a dataset with its records."""
 USERS = uuid.UUID("6f0b8a52-4d0e-5d43-9b0c-0a1a7d8f2f61")
 """Names become ids of users under it."""
+SUBMITTED = "submitted"
 MAX_TITLE = 500
 MAX_DESCRIPTION = 1000
 MAX_GUIDELINES = 10_000
 FACTS = ("campaign", "record", "subtask", "digest")
-ANSWERS = "answers"
-"""Metadata: by user id, who it is and when they answered, as JSON."""
 MARKS_HELP = (
     'One mark a line: {"part": 0, "in_prompt": true, "note": "noise", "span": {"start_seconds": 1, "end_seconds": 2}}'
 )
@@ -70,7 +71,7 @@ def settings_of(pair: Pair, *, instructions: str = "", overlap: int = 1) -> dict
     guidelines = f"Score, criticise and compare the two responses.\n\n{instructions}"[:MAX_GUIDELINES]
     metadata = [
         {"name": name, "title": name, "visible_for_annotators": False, "settings": {"type": "terms", "values": None}}
-        for name in (*FACTS, ANSWERS)
+        for name in FACTS
     ]
     distribution = {"strategy": "overlap", "min_submitted": max(overlap, 1)}
     shared = {"vectors": [], "metadata": metadata, "allow_extra_metadata": True, "distribution": distribution}
@@ -86,21 +87,21 @@ def record_of(pair: Pair, link: Callable[[Media], str]) -> dict[str, Any]:
     """A pair as a record."""
     fields = {field.name: link(field.media) if field.media else field.text for field in pair.fields}
     responses = dict[str, list[dict[str, Any]]]()
-    people = dict[str, dict[str, str]]()
+    people = dict[str, Answer]()
     for answer in pair.answers:
         user = user_id(answer.annotator)
-        people[user] = {"annotator": answer.annotator, "time": time_text(answer.answer_time)}
+        people[user] = answer
         for name, value in _values(answer, pair):
-            responses.setdefault(name, []).append({"value": value, "user_id": user})
+            responses.setdefault(name, []).append({"value": value, "user_id": user, "status": SUBMITTED})
     metadata: dict[str, str] = pair.facts()
     if people:
-        metadata[ANSWERS] = json.dumps(people, ensure_ascii=False)
+        metadata[ANSWERS] = people_text(people)
     shared: dict[str, Any] = {"suggestions": {}, "responses": responses, "vectors": {}}
     return {"id": pair.record.id, "fields": fields, "metadata": metadata, **shared, "_server_id": None}
 
 
 def read_records(records: Sequence[Any], source: Source, *, file: str) -> Iterator[Imported | Refusal | None]:
-    """What is taken of the records of a file, and what is not."""
+    """What is taken of the records of a file, and what is not; None for a draft and what was discarded there."""
     for number, record in enumerate(records, start=1):
         try:
             if not isinstance(record, dict):
@@ -108,11 +109,15 @@ def read_records(records: Sequence[Any], source: Source, *, file: str) -> Iterat
             pair = pair_of(record.get("metadata"), source, place="metadata")
             fields = record.get("fields")
             check_fields(fields if isinstance(fields, dict) else {}, pair, place="fields", embeds_images=True)
-            people, by_user = _people(record["metadata"]), _by_user(record.get("responses"))
+            people = people_of(record["metadata"], place="metadata")
+            by_user = _by_user(record.get("responses"))
         except Refused as error:
             yield from refusals(error, file=file, task=number)
             continue
         for user, answers in by_user.items():
+            if not answers:
+                yield None
+                continue
             who = user
             try:
                 known = people.get(user, {})
@@ -159,21 +164,9 @@ def _by_user(responses: Any) -> dict[str, dict[str, Any]]:
             of_user = found.setdefault(user, {})
             if question in of_user:
                 raise Refused([Problem(f"responses.{question}", f"two answers of {user}", "one answer of each user")])
-            of_user[question] = answer.get("value")
+            if answer.get("status", SUBMITTED) == SUBMITTED:  # `to_disk` leaves it out
+                of_user[question] = answer.get("value")
     return found
-
-
-def _people(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Who the users are, as far as the export knew them. Raises Refused."""
-    text = metadata.get(ANSWERS) or "{}"
-    try:
-        people = json.loads(text)
-        if not isinstance(people, dict) or not all(isinstance(one, dict) for one in people.values()):
-            raise ValueError("no object of objects")
-    except (TypeError, ValueError, RecursionError) as error:
-        wanted = "what the export wrote, or nothing"
-        raise Refused([Problem(f"metadata.{ANSWERS}", found_text(text), wanted, "TASK_INVALID")]) from error
-    return people
 
 
 def _mark_line(mark: Mark) -> str:

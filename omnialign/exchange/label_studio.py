@@ -1,7 +1,8 @@
 """Tasks of Label Studio, with the annotations that exist, and the annotations that it gives back.
 
 A task's `data` has the parts of the pair and the facts by which its results find back. Each answer is one result; a
-mark is a region, whose note is a result with the same id.
+mark is a region, whose note is a result with the same id. Label Studio says of an annotation that it imported who
+brought it, when, and which number it had: by that number it is its author's again.
 """
 
 import math
@@ -10,10 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from omnialign.exchange.label_studio_config import FRAMES_PER_SECOND, MARKS, NO_DIMENSION, PAIR, mark_name, note_name
 from omnialign.exchange.pairs import TEXT, Field, Pair, field_of, mark_fields
 from omnialign.exchange.questions import SIDES, annotation_of, answers_of
 from omnialign.exchange.reading import (
+    ANSWERS,
     Imported,
     Source,
     annotator_of,
@@ -21,12 +25,15 @@ from omnialign.exchange.reading import (
     is_unicode,
     objects,
     pair_of,
+    people_of,
+    people_text,
     refusals,
     time_of,
     time_text,
 )
 from omnialign.exchange.refusals import Problem, Refusal, Refused, found_text
 from omnialign.names import id_of
+from omnialign.v1.annotation_pb2 import Annotation
 from omnialign.v1.annotation_service_pb2 import Answer
 from omnialign.v1.content_pb2 import Media
 from omnialign.v1.record_pb2 import Mark, Region, TimeSpan
@@ -42,8 +49,10 @@ Result = dict[str, Any]
 def task_of(pair: Pair, link: Callable[[Media], str]) -> dict[str, Any]:
     """A pair as a task."""
     parts = {field.name: link(field.media) if field.media else field.text for field in pair.fields}
+    answers = dict(enumerate(pair.answers, start=1))
     data = {PAIR: f"{id_of(pair.campaign)}: {pair.record.id}", **pair.facts(), **parts}
-    return {"data": data, "annotations": [_annotation_of(answer, pair) for answer in pair.answers]}
+    data[ANSWERS] = people_text({str(number): answer for number, answer in answers.items()})
+    return {"data": data, "annotations": [_annotation_of(answer, pair, number) for number, answer in answers.items()]}
 
 
 def read_tasks(tasks: Sequence[Any], source: Source, *, file: str) -> Iterator[Imported | Refusal | None]:
@@ -55,6 +64,7 @@ def read_tasks(tasks: Sequence[Any], source: Source, *, file: str) -> Iterator[I
             pair = pair_of(task.get("data"), source, place="data")
             check_fields(task["data"], pair, place="data")
             annotations = objects(task.get("annotations", []), place="annotations")
+            people = people_of(task["data"], place="data")
         except Refused as error:
             yield from refusals(error, file=file, task=number)
             continue
@@ -64,24 +74,26 @@ def read_tasks(tasks: Sequence[Any], source: Source, *, file: str) -> Iterator[I
                 continue
             who = f"number {position}"
             try:
-                who = _annotator(annotation.get("completed_by"), source)
-                yield _imported(annotation, pair, annotator=who, task=number)
+                known = people.get(str(annotation.get("import_id")), {})
+                who = _annotator(known.get("annotator") or annotation.get("completed_by"), source)
+                moment = _time(known, annotation)
+                yield Imported(number, pair, who, _annotation(annotation, pair), moment)
             except Refused as error:
                 yield from refusals(error, file=file, task=number, annotator=who)
 
 
-def _annotation_of(answer: Answer, pair: Pair) -> dict[str, Any]:
+def _annotation_of(answer: Answer, pair: Pair, number: int) -> dict[str, Any]:
     results = [
         _answer_result(question.name, question.choices is None, text)
         for question, text in answers_of(answer.annotation, pair.rubric)
     ]
     for side, feedback in zip(SIDES, answer.annotation.feedback, strict=False):
-        for number, mark in enumerate(feedback.marks):
-            results += _mark_results(mark, side, pair, region=f"mark_{side}_{number}")
+        for place, mark in enumerate(feedback.marks):
+            results += _mark_results(mark, side, pair, region=f"mark_{side}_{place}")
     when = time_text(answer.answer_time)
-    who = {"email": answer.annotator}
+    who = {"id": number, "completed_by": {"email": answer.annotator}}
     times = {"created_at": when, "updated_at": when}
-    return {"completed_by": who, "was_cancelled": False, "ground_truth": False, **times, "result": results}
+    return {**who, "was_cancelled": False, "ground_truth": False, **times, "result": results}
 
 
 def _answer_result(name: str, is_text: bool, answer: str) -> Result:
@@ -115,9 +127,8 @@ def _place(mark: Mark, field: Field) -> dict[str, Any]:
     return {"start": start, "end": end, "channel": 0}
 
 
-def _imported(annotation: Mapping[str, Any], pair: Pair, *, annotator: str, task: int) -> Imported:
-    when = annotation.get("updated_at") or annotation.get("created_at")
-    moment = time_of(when, place="updated_at")
+def _annotation(annotation: Mapping[str, Any], pair: Pair) -> Annotation:
+    """What the results of an annotation say. Raises Refused."""
     results = objects(annotation.get("result"), place="result")
     marks = {mark_name(side, field): (side, field) for side in SIDES for field in mark_fields(pair, side)}
     notes = {note_name(field) for field in pair.fields if field.kind != TEXT}
@@ -146,7 +157,7 @@ def _imported(annotation: Mapping[str, Any], pair: Pair, *, annotator: str, task
         raise Refused(list(dict.fromkeys(problems)))
     for side, mark in found:
         made.feedback[side - 1].marks.append(mark)
-    return Imported(task, pair, annotator, made, moment)
+    return made
 
 
 def _answer(result: Result, name: str) -> Any:
@@ -228,6 +239,13 @@ def _percent(fraction: float) -> float:
 
 def _frame(seconds: float) -> int:
     return round(seconds * FRAMES_PER_SECOND) + 1
+
+
+def _time(known: Mapping[str, Any], annotation: Mapping[str, Any]) -> Timestamp | None:
+    """When; Label Studio keeps only the number of an annotation that it imported, and not its time."""
+    if known:
+        return time_of(known.get("time"), place=f"data.{ANSWERS}")
+    return time_of(annotation.get("updated_at") or annotation.get("created_at"), place="updated_at")
 
 
 def _annotator(given: Any, source: Source) -> str:

@@ -17,9 +17,12 @@ from omnialign.errors import OmnialignError
 from omnialign.exchange.pairs import Pair
 from omnialign.exchange.refusals import Problem, Refusal, Refused, found_text, unreadable
 from omnialign.v1.annotation_pb2 import Annotation
+from omnialign.v1.annotation_service_pb2 import Answer
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 MAX_ANNOTATOR_CHARACTERS = 200
+ANSWERS = "answers"
+"""The fact by which annotations that the export wrote are told from those of the tool's own users."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,25 @@ def annotator_of(given: Any, source: Source, *, place: str) -> str:
         wanted = f"a name, e-mail address or id of up to {MAX_ANNOTATOR_CHARACTERS} characters"
         raise Refused([Problem(place, found_text(given), wanted, "ANNOTATOR_MISSING")])
     return str(name)
+
+
+def people_of(facts: Mapping[str, Any], *, place: str) -> dict[str, dict[str, Any]]:
+    """Who made the annotations that the export wrote, by the id that they had there. Raises Refused."""
+    text = facts.get(ANSWERS) or "{}"
+    try:
+        people = json.loads(text)
+        if not isinstance(people, dict) or not all(isinstance(one, dict) for one in people.values()):
+            raise ValueError("no object of objects")
+    except (TypeError, ValueError, RecursionError) as error:
+        wanted = "what the export wrote, or nothing"
+        raise Refused([Problem(f"{place}.{ANSWERS}", found_text(text), wanted, "TASK_INVALID")]) from error
+    return people
+
+
+def people_text(answers: Mapping[str, Answer]) -> str:
+    """What `people_of` reads back, for answers by the id that they get."""
+    people = {key: {"annotator": one.annotator, "time": time_text(one.answer_time)} for key, one in answers.items()}
+    return json.dumps(people, ensure_ascii=False)
 
 
 def time_of(given: Any, *, place: str) -> Timestamp | None:

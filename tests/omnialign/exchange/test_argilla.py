@@ -44,7 +44,8 @@ def test_the_settings_have_a_field_for_every_part_and_a_question_for_every_answe
     settings = settings_of(pair)
     assert [field["name"] for field in settings["fields"]] == list(written["fields"])
     assert {question["name"] for question in settings["questions"]} >= written["responses"].keys()
-    assert {one["name"] for one in settings["metadata"]} == written["metadata"].keys()
+    assert {one["name"] for one in settings["metadata"]} == written["metadata"].keys() - {"answers"}
+    assert settings["allow_extra_metadata"]
 
 
 def test_what_is_not_shown_is_said():
@@ -63,6 +64,14 @@ def test_somebody_who_annotated_only_in_argilla_is_their_id_or_who_is_said():
     assert (found.annotator, found.answer_time) == (ANN, None)
     (named,) = read(written, pair, names={ANN: "ann"})
     assert named.annotator == "ann"
+
+
+def test_drafts_and_what_was_discarded_are_no_annotations():
+    pair, written = row(annotators=("ann",))
+    for status in ("draft", "discarded"):
+        for answers in written["responses"].values():
+            answers[0]["status"] = status
+        assert read(written, pair) == [None]
 
 
 def test_an_image_that_argilla_wrote_anew_is_taken():

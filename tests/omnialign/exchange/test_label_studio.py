@@ -92,6 +92,7 @@ REFUSED = {
     "another digest": (("data", "digest"), "0" * 64, "data.digest", "'000", "PAIR_CHANGED"),
     "a changed text": (("data", "response_1_0"), "nicer", "data.response_1_0", "'nicer'", "PAIR_CHANGED"),
     "another medium": (("data", "prompt_1"), "../../etc/passwd", "data.prompt_1", "passwd", "PAIR_CHANGED"),
+    "authors that are none": (("data", "answers"), "[]", "data.answers", "[]", "TASK_INVALID"),
     "annotations that are none": (("annotations",), [1], "annotations", "[1]", "TASK_INVALID"),
     "nobody": (("annotations", 0, "completed_by"), {}, "completed_by", "None", "ANNOTATOR_MISSING"),
     "a name too long": (("annotations", 0, "completed_by"), "x" * 201, "completed_by", "xxx", "ANNOTATOR_MISSING"),
@@ -165,6 +166,18 @@ def test_a_user_without_an_address_is_a_number_and_may_be_named():
     for given, names, who in ((7, {}, "7"), ({"id": 7}, {"7": "ann"}, "ann"), (7, {"7": "ann"}, "ann")):
         (found,) = read(changed(written, "annotations", 0, "completed_by", to=given), pair, names=names)
         assert found.annotator == who
+
+
+def test_what_label_studio_imported_is_its_authors_again():
+    """It keeps no more than the number, and names the user who brought it."""
+    pair, written = task()
+    for annotation in written["annotations"]:
+        annotation["import_id"], annotation["completed_by"] = annotation.pop("id"), 1
+        annotation["created_at"] = annotation["updated_at"] = "2030-01-01T00:00:00Z"
+    found = read(written, pair)
+    assert [(one.annotator, one.answer_time) for one in found] == [
+        (answer.annotator, answer.answer_time) for answer in pair.answers
+    ]
 
 
 def test_a_pair_that_was_skipped_there_is_no_annotation():
