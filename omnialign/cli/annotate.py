@@ -51,6 +51,9 @@ async def create(
     lease_minutes: Annotated[
         int, typer.Option(min=1, max=10080, help="How long a pair is kept for somebody who saves nothing.")
     ] = 30,
+    start_from: Annotated[
+        str, typer.Option(help="Model with whose drafts annotators start, such as `judge@2` or an `openai+` address.")
+    ] = "",
 ) -> None:
     """Make a campaign over the pairs of a dataset version."""
     from omnialign import names
@@ -70,6 +73,7 @@ async def create(
         lease_seconds=60 * lease_minutes,
     )
     async with session.client() as client:
+        wanted.start_from = await drafts.model_named(start_from, client=client, session=session)
         made = await client.create_campaign(id, wanted)
     session.out.record(made)
     counts = made.progress
@@ -136,6 +140,9 @@ async def submit(
     session: Session,
     form: Form,
     draft: Annotated[bool, typer.Option("--draft", help="Only keep what is written so far, and the pair.")] = False,
+    accept_rest: Annotated[
+        bool, typer.Option("--accept-rest", help="Accept what is unchanged of the model's draft that it began with.")
+    ] = False,
     person: Person = "",
 ) -> None:
     """Submit a filled form, which is final; with --draft, keep it for later."""
@@ -143,6 +150,8 @@ async def submit(
     from omnialign.v1.annotation_service_pb2 import Task
 
     name, revision, annotation = annotation_form.read(form)
+    if accept_rest:
+        annotation_form.accept_rest(annotation)
     async with session.client() as client:
         if draft:
             task = await client.save_draft(name, annotation, revision=revision, annotator=person)

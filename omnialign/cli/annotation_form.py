@@ -5,9 +5,10 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from omnialign.annotation_parts import parts_of
 from omnialign.cli import spec
 from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument
-from omnialign.v1.annotation_pb2 import Annotation, Rubric
+from omnialign.v1.annotation_pb2 import ORIGIN_ACCEPTED, ORIGIN_REJECTED, ORIGIN_UNSPECIFIED, Annotation, Rubric
 from omnialign.v1.annotation_service_pb2 import Task
 
 HEAD = """# Task {name}
@@ -16,6 +17,9 @@ HEAD = """# Task {name}
 # `marks` point into media, whose parts are numbered from 0, by fractions of a picture or by seconds:
 # {{part: 0, in_prompt: true, note: hazy, region: {{left: 0.1, top: 0.2, width: 0.3, height: 0.3}}}}
 # {{part: 0, note: noise, span: {{start_seconds: 1.5, end_seconds: 2}}}}
+"""
+STARTED = """# It begins with a draft of {model}: in `origins`, each part is `accepted` or `rejected`; what you change
+# counts as edited, and submitting with --accept-rest accepts what is still null there.
 """
 
 
@@ -30,6 +34,8 @@ def write(path: Path, task: Task) -> None:
         message = "Forms are YAML and need PyYAML, which is not installed: `pip install pyyaml`."
         raise FailedPrecondition(message, reason="YAML_MISSING") from error
     head = [HEAD.format(name=task.name, path=path)]
+    if task.HasField("draft"):
+        head.append(STARTED.format(model=task.draft.model))
     for dimension in task.rubric.dimensions:
         levels = "; ".join(f"{score} {level}" for score, level in enumerate(dimension.levels))
         head.append(f"# {dimension.name}: {dimension.description} {levels}".rstrip() + "\n")
@@ -69,7 +75,16 @@ def annotation_of(values: dict[str, Any]) -> Annotation:
     fields = _without_nulls(values) | {"feedback": feedback}
     if isinstance(fields.get("winners"), dict):
         fields["winners"] = _without_nulls(fields["winners"])
+    if isinstance(fields.get("origins"), dict):
+        given = _without_nulls(fields["origins"])
+        fields["origins"] = {part: f"ORIGIN_{str(word).upper()}" for part, word in given.items()}
     return json_format.ParseDict(fields, Annotation())
+
+
+def accept_rest(annotation: Annotation) -> None:
+    """Accepts every part of a model's draft of which nothing is said."""
+    for part in parts_of(annotation):
+        annotation.origins[part] = annotation.origins.get(part) or ORIGIN_ACCEPTED
 
 
 def set_revision(path: Path, revision: int) -> None:
@@ -94,6 +109,13 @@ def _body(task: Task) -> dict[str, Any]:
         marks = [json_format.MessageToDict(mark, preserving_proto_field_name=True) for mark in one.marks] if one else []
         critique, refinement = (one.critique, one.refinement) if one else ("", "")
         feedback.append({"scores": scores, "critique": critique, "refinement": refinement, "marks": marks})
+    started: dict[str, Any] = {}
+    if task.HasField("draft"):
+        words = {ORIGIN_ACCEPTED: "accepted", ORIGIN_REJECTED: "rejected"}
+        origins = {
+            part: words.get(draft.origins.get(part, ORIGIN_UNSPECIFIED)) for part in parts_of(task.draft.annotation)
+        }
+        started = {"draft_model": draft.draft_model, "origins": origins}
     return {
         "task": task.name,
         "revision": task.revision,
@@ -101,6 +123,7 @@ def _body(task: Task) -> dict[str, Any]:
         "winners": {name: draft.winners.get(name) for name in names},
         "preferred": draft.preferred or None,
         "reason": draft.reason,
+        **started,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,11 +11,17 @@ from omnialign.cli.session import Session, command
 
 if TYPE_CHECKING:
     from omnialign.client import AsyncClient
-    from omnialign.v1.annotation_service_pb2 import DraftJob, WatchDraftJobResponse
+    from omnialign.v1.annotation_service_pb2 import (
+        AgreementWithPeople,
+        DraftJob,
+        PartAgreement,
+        WatchDraftJobResponse,
+    )
 
 app = typer.Typer(help="List, watch, pause, resume, cancel and delete draft jobs.", no_args_is_help=True)
 
 COLLECTION = "draftJobs"
+AGREEMENT = ("PART", "AGREE", "ALPHA", "N", "ABSTAINED")
 Job = Annotated[str, typer.Argument(help="Id or full name of the draft job.")]
 Tokens = Annotated[int, typer.Option(min=0, help="Tokens that it may use, read and written. 0: as it is.")]
 
@@ -34,22 +41,23 @@ async def draft(
     max_new_tokens: Annotated[int, typer.Option(min=0, max=65536, help="Of an answer. Default: 2048.")] = 0,
     temperature: Annotated[float, typer.Option(min=0, max=10, help="Of sampling; 0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all sampling.")] = 0,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends or pauses.")] = False,
+    start: Annotated[
+        bool, typer.Option("--start", help="Annotators who take a pair from now on start from these drafts.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
 ) -> None:
     """Have a model fill in the form for each pair of a campaign, asked in both orders of the responses."""
-    from omnialign.cli import spec
     from omnialign.v1.annotation_service_pb2 import DraftSpec
 
     if bool(model) == bool(endpoint):
         raise typer.BadParameter("give one of --model and --endpoint")
-    wanted = DraftSpec(campaign=session.name("campaigns", campaign), seed=seed, token_budget=tokens)
+    wanted = DraftSpec(campaign=session.name("campaigns", campaign), seed=seed, token_budget=tokens, start_from=start)
     wanted.sampling.max_new_tokens, wanted.sampling.temperature = max_new_tokens, temperature
     async with session.client() as client:
         if endpoint:
             wanted.model = endpoint if endpoint.startswith("openai+") else f"openai+{endpoint}"
         else:
-            name = model if "://" in model or "/" in model else model.replace("@", "/")
-            wanted.model = await spec.pinned_model(name, client=client, session=session)
+            wanted.model = await model_named(model, client=client, session=session)
         made = await client.create_draft_job(id, wanted)
         if not watch:
             session.out.record(made)
@@ -95,7 +103,7 @@ async def show(session: Session, job: Job) -> None:
 @app.command()
 @command
 async def watch(session: Session, job: Job) -> None:
-    """Follow a draft job until it ends, or pauses. Ctrl-C stops watching; the job continues."""
+    """Follow a draft job until it ends. Ctrl-C stops watching; the job continues."""
     async with session.client() as client:
         await _watch_to_end(session, client, session.name(COLLECTION, job))
 
@@ -134,6 +142,48 @@ async def delete(session: Session, job: Job) -> None:
         await client.delete_draft_job(name)
     session.out.record({"name": name})
     session.out.say(f"Deleted {name}")
+
+
+@app.command()
+@command
+async def agreement(
+    session: Session, campaign: Annotated[str, typer.Argument(help="Id or full name of the campaign.")]
+) -> None:
+    """Tell how far models agree with the people who annotated the same pairs."""
+    async with session.client() as client:
+        found = await client.get_model_agreement(session.name("campaigns", campaign))
+    session.out.record(found)
+    if not found.models:
+        session.out.say("No model has drafted pairs of this campaign.")
+    for model in found.models:
+        abstains = f"it abstains on the better response of {model.undecided_count}"
+        session.out.say(f"{model.model}: {model.draft_count} pairs, and {abstains}")
+        groups = (("had not seen its drafts", model.independent), ("started from its drafts", model.from_draft))
+        for words, people in groups:
+            if people.annotation_count:
+                session.out.say(f"With people who {words}, {people.annotation_count} annotations:")
+                session.out.table(AGREEMENT, list(_agreement_rows(people)), empty="")
+
+
+def _agreement_rows(people: AgreementWithPeople) -> Iterator[tuple[str, ...]]:
+    for one in people.dimensions:
+        for words, part in (("winner", one.winner), ("scores", one.scores)):
+            yield f"{one.dimension}, {words}", *_agreed(part)
+    yield "(preferred)", *_agreed(people.preferred)
+
+
+def _agreed(part: PartAgreement) -> tuple[str, ...]:
+    rate = f"{part.rate:.0%}" if part.HasField("rate") else "–"
+    alpha = f"{part.alpha:.2f}" if part.HasField("alpha") else "–"
+    return rate, alpha, str(part.count), str(part.abstained_count)
+
+
+async def model_named(text: str, *, client: AsyncClient, session: Session) -> str:
+    """The version that `base`, `base/2` or `base@2` means now; an address, or nothing, as it is."""
+    from omnialign.cli import spec
+
+    name = text if "/" in text else text.replace("@", "/")
+    return await spec.pinned_model(name, client=client, session=session)
 
 
 async def _watch_to_end(session: Session, client: AsyncClient, name: str) -> None:

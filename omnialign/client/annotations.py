@@ -154,6 +154,13 @@ class AnnotationCalls(ServiceCalls):
             self._annotation.GetAgreement, request, deadline_seconds=REPORT_DEADLINE_SECONDS
         )
 
+    async def get_model_agreement(self, name: str) -> annotation_service_pb2.GetModelAgreementResponse:
+        """How far the models that drafted pairs of a campaign agree with its annotators, so far."""
+        request = annotation_service_pb2.GetModelAgreementRequest(name=name)
+        return await self._transport.unary(
+            self._annotation.GetModelAgreement, request, deadline_seconds=REPORT_DEADLINE_SECONDS
+        )
+
     async def commit_campaign(
         self, name: str, *, dataset_id: str = ""
     ) -> annotation_service_pb2.CommitCampaignResponse:

@@ -387,6 +387,7 @@ class Client:
     list_items = _iterate(AsyncClient.list_items)
     adjudicate_item = _call(AsyncClient.adjudicate_item)
     get_agreement = _call(AsyncClient.get_agreement)
+    get_model_agreement = _call(AsyncClient.get_model_agreement)
     commit_campaign = _call(AsyncClient.commit_campaign)
 
     create_draft_job = _call(AsyncClient.create_draft_job)

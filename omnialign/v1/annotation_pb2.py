@@ -28,7 +28,7 @@ from omnialign.v1 import generation_pb2 as omnialign_dot_v1_dot_generation__pb2
 from omnialign.v1 import record_pb2 as omnialign_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1domnialign/v1/annotation.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1domnialign/v1/generation.proto\x1a\x19omnialign/v1/record.proto\"r\n\x06Rubric\x12#\n\x07subtask\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\x07subtask\x12\x43\n\ndimensions\x18\x02 \x03(\x0b\x32\x17.omnialign.v1.DimensionB\n\xbaH\x07\x92\x01\x04\x08\x01\x10 R\ndimensions\"\x93\x01\n\tDimension\x12\x31\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$R\x04name\x12*\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x0b\x64\x65scription\x12\'\n\x06levels\x18\x03 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x04\"\x05r\x03\x18\xf4\x03R\x06levels\"\xa7\x02\n\nAnnotation\x12<\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32\x16.omnialign.v1.FeedbackB\x08\xbaH\x05\x92\x01\x02\x10\x02R\x08\x66\x65\x65\x64\x62\x61\x63k\x12Q\n\x07winners\x18\x02 \x03(\x0b\x32%.omnialign.v1.Annotation.WinnersEntryB\x10\xbaH\r\x9a\x01\n*\x08\x1a\x06\x30\x00\x30\x01\x30\x02R\x07winners\x12)\n\tpreferred\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x30\x00\x30\x01\x30\x02R\tpreferred\x12!\n\x06reason\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x9c\x01R\x06reason\x1a:\n\x0cWinnersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x05R\x05value:\x02\x38\x01\"\xa2\x03\n\nModelDraft\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x38\n\nannotation\x18\x02 \x01(\x0b\x32\x18.omnialign.v1.AnnotationR\nannotation\x12?\n\x0b\x61\x62stentions\x18\x03 \x03(\x0b\x32\x1d.omnialign.v1.DraftAbstentionR\x0b\x61\x62stentions\x12\x10\n\x03job\x18\x04 \x01(\tR\x03job\x12K\n\x12\x66orward_generation\x18\x05 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\x11\x66orwardGeneration\x12M\n\x13\x62\x61\x63kward_generation\x18\x06 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\x12\x62\x61\x63kwardGeneration\x12\x1a\n\x08question\x18\x07 \x01(\tR\x08question\x12\x39\n\ndraft_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tdraftTime\"=\n\x0f\x44raftAbstention\x12\x12\n\x04part\x18\x01 \x01(\tR\x04part\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reasonb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1domnialign/v1/annotation.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1domnialign/v1/generation.proto\x1a\x19omnialign/v1/record.proto\"r\n\x06Rubric\x12#\n\x07subtask\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\x07subtask\x12\x43\n\ndimensions\x18\x02 \x03(\x0b\x32\x17.omnialign.v1.DimensionB\n\xbaH\x07\x92\x01\x04\x08\x01\x10 R\ndimensions\"\x93\x01\n\tDimension\x12\x31\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$R\x04name\x12*\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x0b\x64\x65scription\x12\'\n\x06levels\x18\x03 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x04\"\x05r\x03\x18\xf4\x03R\x06levels\"\xff\x03\n\nAnnotation\x12<\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x03(\x0b\x32\x16.omnialign.v1.FeedbackB\x08\xbaH\x05\x92\x01\x02\x10\x02R\x08\x66\x65\x65\x64\x62\x61\x63k\x12Q\n\x07winners\x18\x02 \x03(\x0b\x32%.omnialign.v1.Annotation.WinnersEntryB\x10\xbaH\r\x9a\x01\n*\x08\x1a\x06\x30\x00\x30\x01\x30\x02R\x07winners\x12)\n\tpreferred\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x30\x00\x30\x01\x30\x02R\tpreferred\x12!\n\x06reason\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xa0\x9c\x01R\x06reason\x12)\n\x0b\x64raft_model\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\ndraftModel\x12Y\n\x07origins\x18\x06 \x03(\x0b\x32%.omnialign.v1.Annotation.OriginsEntryB\x18\xbaH\x15\x9a\x01\x12\x10\x80\x02\"\x06r\x04\x10\x01\x18\x64*\x05\x82\x01\x02\x10\x01R\x07origins\x1a:\n\x0cWinnersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x05R\x05value:\x02\x38\x01\x1aP\n\x0cOriginsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12*\n\x05value\x18\x02 \x01(\x0e\x32\x14.omnialign.v1.OriginR\x05value:\x02\x38\x01\"\xa2\x03\n\nModelDraft\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x38\n\nannotation\x18\x02 \x01(\x0b\x32\x18.omnialign.v1.AnnotationR\nannotation\x12?\n\x0b\x61\x62stentions\x18\x03 \x03(\x0b\x32\x1d.omnialign.v1.DraftAbstentionR\x0b\x61\x62stentions\x12\x10\n\x03job\x18\x04 \x01(\tR\x03job\x12K\n\x12\x66orward_generation\x18\x05 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\x11\x66orwardGeneration\x12M\n\x13\x62\x61\x63kward_generation\x18\x06 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\x12\x62\x61\x63kwardGeneration\x12\x1a\n\x08question\x18\x07 \x01(\tR\x08question\x12\x39\n\ndraft_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tdraftTime\"=\n\x0f\x44raftAbstention\x12\x12\n\x04part\x18\x01 \x01(\tR\x04part\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason*m\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x13\n\x0fORIGIN_ACCEPTED\x10\x01\x12\x11\n\rORIGIN_EDITED\x10\x02\x12\x13\n\x0fORIGIN_REJECTED\x10\x03\x12\x0e\n\nORIGIN_OWN\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +47,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DIMENSION'].fields_by_name['levels']._serialized_options = b'\272H\014\222\001\t\020\004\"\005r\003\030\364\003'
   _globals['_ANNOTATION_WINNERSENTRY']._loaded_options = None
   _globals['_ANNOTATION_WINNERSENTRY']._serialized_options = b'8\001'
+  _globals['_ANNOTATION_ORIGINSENTRY']._loaded_options = None
+  _globals['_ANNOTATION_ORIGINSENTRY']._serialized_options = b'8\001'
   _globals['_ANNOTATION'].fields_by_name['feedback']._loaded_options = None
   _globals['_ANNOTATION'].fields_by_name['feedback']._serialized_options = b'\272H\005\222\001\002\020\002'
   _globals['_ANNOTATION'].fields_by_name['winners']._loaded_options = None
@@ -55,16 +57,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANNOTATION'].fields_by_name['preferred']._serialized_options = b'\272H\010\032\0060\0000\0010\002'
   _globals['_ANNOTATION'].fields_by_name['reason']._loaded_options = None
   _globals['_ANNOTATION'].fields_by_name['reason']._serialized_options = b'\272H\006r\004\030\240\234\001'
+  _globals['_ANNOTATION'].fields_by_name['draft_model']._loaded_options = None
+  _globals['_ANNOTATION'].fields_by_name['draft_model']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_ANNOTATION'].fields_by_name['origins']._loaded_options = None
+  _globals['_ANNOTATION'].fields_by_name['origins']._serialized_options = b'\272H\025\232\001\022\020\200\002\"\006r\004\020\001\030d*\005\202\001\002\020\001'
+  _globals['_ORIGIN']._serialized_start=1431
+  _globals['_ORIGIN']._serialized_end=1540
   _globals['_RUBRIC']._serialized_start=167
   _globals['_RUBRIC']._serialized_end=281
   _globals['_DIMENSION']._serialized_start=284
   _globals['_DIMENSION']._serialized_end=431
   _globals['_ANNOTATION']._serialized_start=434
-  _globals['_ANNOTATION']._serialized_end=729
-  _globals['_ANNOTATION_WINNERSENTRY']._serialized_start=671
-  _globals['_ANNOTATION_WINNERSENTRY']._serialized_end=729
-  _globals['_MODELDRAFT']._serialized_start=732
-  _globals['_MODELDRAFT']._serialized_end=1150
-  _globals['_DRAFTABSTENTION']._serialized_start=1152
-  _globals['_DRAFTABSTENTION']._serialized_end=1213
+  _globals['_ANNOTATION']._serialized_end=945
+  _globals['_ANNOTATION_WINNERSENTRY']._serialized_start=805
+  _globals['_ANNOTATION_WINNERSENTRY']._serialized_end=863
+  _globals['_ANNOTATION_ORIGINSENTRY']._serialized_start=865
+  _globals['_ANNOTATION_ORIGINSENTRY']._serialized_end=945
+  _globals['_MODELDRAFT']._serialized_start=948
+  _globals['_MODELDRAFT']._serialized_end=1366
+  _globals['_DRAFTABSTENTION']._serialized_start=1368
+  _globals['_DRAFTABSTENTION']._serialized_end=1429
 # @@protoc_insertion_point(module_scope)

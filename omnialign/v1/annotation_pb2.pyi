@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from omnialign.v1 import generation_pb2 as _generation_pb2
 from omnialign.v1 import record_pb2 as _record_pb2
 import builtins as _builtins
@@ -20,6 +21,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Origin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Origin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORIGIN_UNSPECIFIED: _Origin.ValueType  # 0
+    """Not said."""
+    ORIGIN_ACCEPTED: _Origin.ValueType  # 1
+    """The model's, and the annotator agrees."""
+    ORIGIN_EDITED: _Origin.ValueType  # 2
+    """The model's, changed by the annotator."""
+    ORIGIN_REJECTED: _Origin.ValueType  # 3
+    """The annotator's, in place of the model's."""
+    ORIGIN_OWN: _Origin.ValueType  # 4
+    """The annotator's, where the model abstained."""
+
+class Origin(_Origin, metaclass=_OriginEnumTypeWrapper):
+    """Where a part of an annotation comes from that began from a model's draft."""
+
+ORIGIN_UNSPECIFIED: Origin.ValueType  # 0
+"""Not said."""
+ORIGIN_ACCEPTED: Origin.ValueType  # 1
+"""The model's, and the annotator agrees."""
+ORIGIN_EDITED: Origin.ValueType  # 2
+"""The model's, changed by the annotator."""
+ORIGIN_REJECTED: Origin.ValueType  # 3
+"""The annotator's, in place of the model's."""
+ORIGIN_OWN: Origin.ValueType  # 4
+"""The annotator's, where the model abstained."""
+Global___Origin: _TypeAlias = Origin  # noqa: Y015
 
 @_typing.final
 class Rubric(_message.Message):
@@ -107,14 +140,38 @@ class Annotation(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class OriginsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: Global___Origin.ValueType
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Origin.ValueType = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     FEEDBACK_FIELD_NUMBER: _builtins.int
     WINNERS_FIELD_NUMBER: _builtins.int
     PREFERRED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DRAFT_MODEL_FIELD_NUMBER: _builtins.int
+    ORIGINS_FIELD_NUMBER: _builtins.int
     preferred: _builtins.int
     """The better response, 1 or 2; 0 while undecided. There is no tie, as in the typed record."""
     reason: _builtins.str
     """Why it is better, and how to improve it."""
+    draft_model: _builtins.str
+    """The model whose draft it began from; empty if it began empty. Output only."""
     @_builtins.property
     def feedback(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Feedback]:
         """Feedback on the first and on the second response: a score with a rationale on each dimension, critique, advice
@@ -125,6 +182,13 @@ class Annotation(_message.Message):
     def winners(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """The side that wins each dimension: 1, 2, or 0 where they are equal. A dimension that is missing is undecided."""
 
+    @_builtins.property
+    def origins(self) -> _containers.ScalarMap[_builtins.str, Global___Origin.ValueType]:
+        """What became of each part: `winner.{dimension}`, `score.{1 or 2}.{dimension}` (with its rationale),
+        `critique.{1 or 2}`, `refinement.{1 or 2}`, `preferred` and `reason`. The annotator sends ACCEPTED and REJECTED; the
+        rest is seen by comparing.
+        """
+
     def __init__(
         self,
         *,
@@ -132,10 +196,12 @@ class Annotation(_message.Message):
         winners: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         preferred: _builtins.int = ...,
         reason: _builtins.str = ...,
+        draft_model: _builtins.str = ...,
+        origins: _abc.Mapping[_builtins.str, Global___Origin.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback", "preferred", b"preferred", "reason", b"reason", "winners", b"winners"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_model", b"draft_model", "feedback", b"feedback", "origins", b"origins", "preferred", b"preferred", "reason", b"reason", "winners", b"winners"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

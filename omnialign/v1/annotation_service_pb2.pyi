@@ -45,6 +45,7 @@ class Campaign(_message.Message):
     RUBRICS_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    START_FROM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/campaigns/{campaign}`. Output only."""
     uid: _builtins.str
@@ -65,6 +66,10 @@ class Campaign(_message.Message):
     """
     lease_seconds: _builtins.int
     """How long a seat is kept for an annotator who saves nothing, in seconds; 0 means 1800."""
+    start_from: _builtins.str
+    """The model with whose drafts annotators start, named like the model of a draft job; empty for none. A pair that it has
+    not drafted, or of which it says nothing, starts empty.
+    """
     @_builtins.property
     def annotators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of those who may annotate; empty means everyone with the role `annotator` in the project."""
@@ -101,10 +106,11 @@ class Campaign(_message.Message):
         rubrics: _abc.Iterable[_annotation_pb2.Rubric] | None = ...,
         progress: Global___CampaignProgress | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        start_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotators", b"annotators", "create_time", b"create_time", "dataset_version", b"dataset_version", "display_name", b"display_name", "instructions", b"instructions", "lease_seconds", b"lease_seconds", "name", b"name", "overlap", b"overlap", "priorities", b"priorities", "progress", b"progress", "quality_label", b"quality_label", "rubrics", b"rubrics", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotators", b"annotators", "create_time", b"create_time", "dataset_version", b"dataset_version", "display_name", b"display_name", "instructions", b"instructions", "lease_seconds", b"lease_seconds", "name", b"name", "overlap", b"overlap", "priorities", b"priorities", "progress", b"progress", "quality_label", b"quality_label", "rubrics", b"rubrics", "start_from", b"start_from", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -273,6 +279,7 @@ class Task(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     LEASE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DRAFT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/campaigns/{campaign}/tasks/{task}`."""
     revision: _builtins.int
@@ -297,6 +304,10 @@ class Task(_message.Message):
     def lease_expire_time(self) -> _timestamp_pb2.Timestamp:
         """Until when the seat is kept, if it is leased."""
 
+    @_builtins.property
+    def draft(self) -> _annotation_pb2.ModelDraft:
+        """The model's draft from which the annotation began, if it did. Only from LeaseTask."""
+
     def __init__(
         self,
         *,
@@ -308,10 +319,11 @@ class Task(_message.Message):
         state: Global___Task.State.ValueType = ...,
         lease_expire_time: _timestamp_pb2.Timestamp | None = ...,
         reason: _builtins.str = ...,
+        draft: _annotation_pb2.ModelDraft | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "lease_expire_time", b"lease_expire_time", "record", b"record", "rubric", b"rubric"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "draft", b"draft", "lease_expire_time", b"lease_expire_time", "record", b"record", "rubric", b"rubric"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "lease_expire_time", b"lease_expire_time", "name", b"name", "reason", b"reason", "record", b"record", "revision", b"revision", "rubric", b"rubric", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "draft", b"draft", "lease_expire_time", b"lease_expire_time", "name", b"name", "reason", b"reason", "record", b"record", "revision", b"revision", "rubric", b"rubric", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1234,6 +1246,205 @@ class AnnotatorReport(_message.Message):
 Global___AnnotatorReport: _TypeAlias = AnnotatorReport  # noqa: Y015
 
 @_typing.final
+class GetModelAgreementRequest(_message.Message):
+    """Asks how far models agree with people."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/campaigns/{campaign}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelAgreementRequest: _TypeAlias = GetModelAgreementRequest  # noqa: Y015
+
+@_typing.final
+class GetModelAgreementResponse(_message.Message):
+    """How far the models of a campaign agree with its annotators. Each annotation of a person beside the model's draft of the
+    pair is a unit with two ratings.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelAgreement]:
+        """Each model that has drafted pairs, in order of name."""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___ModelAgreement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelAgreementResponse: _TypeAlias = GetModelAgreementResponse  # noqa: Y015
+
+@_typing.final
+class ModelAgreement(_message.Message):
+    """How far a model agrees with people."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    DRAFT_COUNT_FIELD_NUMBER: _builtins.int
+    UNDECIDED_COUNT_FIELD_NUMBER: _builtins.int
+    INDEPENDENT_FIELD_NUMBER: _builtins.int
+    FROM_DRAFT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model."""
+    draft_count: _builtins.int
+    """Pairs that it was asked about."""
+    undecided_count: _builtins.int
+    """Of those, the pairs on whose better response it abstains."""
+    @_builtins.property
+    def independent(self) -> Global___AgreementWithPeople:
+        """With people who had not seen its drafts."""
+
+    @_builtins.property
+    def from_draft(self) -> Global___AgreementWithPeople:
+        """With people who started from its drafts: they have seen what they are compared with."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        draft_count: _builtins.int = ...,
+        undecided_count: _builtins.int = ...,
+        independent: Global___AgreementWithPeople | None = ...,
+        from_draft: Global___AgreementWithPeople | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_draft", b"from_draft", "independent", b"independent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_count", b"draft_count", "from_draft", b"from_draft", "independent", b"independent", "model", b"model", "undecided_count", b"undecided_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelAgreement: _TypeAlias = ModelAgreement  # noqa: Y015
+
+@_typing.final
+class AgreementWithPeople(_message.Message):
+    """Agreement of a model with some people."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANNOTATION_COUNT_FIELD_NUMBER: _builtins.int
+    PREFERRED_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    annotation_count: _builtins.int
+    """Annotations of people that are compared."""
+    @_builtins.property
+    def preferred(self) -> Global___PartAgreement:
+        """On the better response (nominal)."""
+
+    @_builtins.property
+    def dimensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelDimensionAgreement]:
+        """By dimension, in order of name."""
+
+    def __init__(
+        self,
+        *,
+        annotation_count: _builtins.int = ...,
+        preferred: Global___PartAgreement | None = ...,
+        dimensions: _abc.Iterable[Global___ModelDimensionAgreement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["preferred", b"preferred"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation_count", b"annotation_count", "dimensions", b"dimensions", "preferred", b"preferred"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgreementWithPeople: _TypeAlias = AgreementWithPeople  # noqa: Y015
+
+@_typing.final
+class ModelDimensionAgreement(_message.Message):
+    """Agreement of a model with people on one dimension."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    WINNER_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    dimension: _builtins.str
+    """The dimension."""
+    @_builtins.property
+    def winner(self) -> Global___PartAgreement:
+        """On its winner, with equal as a value (nominal)."""
+
+    @_builtins.property
+    def scores(self) -> Global___PartAgreement:
+        """On the scores 0 to 3 (ordinal); each response is a unit."""
+
+    def __init__(
+        self,
+        *,
+        dimension: _builtins.str = ...,
+        winner: Global___PartAgreement | None = ...,
+        scores: Global___PartAgreement | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scores", b"scores", "winner", b"winner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "scores", b"scores", "winner", b"winner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelDimensionAgreement: _TypeAlias = ModelDimensionAgreement  # noqa: Y015
+
+@_typing.final
+class PartAgreement(_message.Message):
+    """Agreement on one part of the form."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    ABSTAINED_COUNT_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    ALPHA_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Units on which both have said something."""
+    abstained_count: _builtins.int
+    """Units on which the model abstains."""
+    rate: _builtins.float
+    """Share of the units on which both say the same; unset where there are none."""
+    alpha: _builtins.float
+    """Krippendorff's alpha of the two; unset where nothing can be told."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        abstained_count: _builtins.int = ...,
+        rate: _builtins.float | None = ...,
+        alpha: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_rate", b"_rate", "alpha", b"alpha", "rate", b"rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_rate", b"_rate", "abstained_count", b"abstained_count", "alpha", b"alpha", "count", b"count", "rate", b"rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
+    _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__rate: _TypeAlias = _typing.Literal["rate"]  # noqa: Y015
+    _WhichOneofArgType__rate: _TypeAlias = _typing.Literal["_rate", b"_rate"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate) -> _WhichOneofReturnType__rate | None: ...
+
+Global___PartAgreement: _TypeAlias = PartAgreement  # noqa: Y015
+
+@_typing.final
 class CommitCampaignRequest(_message.Message):
     """Writes what is decided."""
 
@@ -1443,6 +1654,7 @@ class DraftSpec(_message.Message):
     TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
     MAX_QUARANTINE_FRACTION_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
+    START_FROM_FIELD_NUMBER: _builtins.int
     campaign: _builtins.str
     """`projects/{project}/campaigns/{campaign}`, of the same project."""
     model: _builtins.str
@@ -1459,6 +1671,8 @@ class DraftSpec(_message.Message):
     """Fails the job when more than this share of the pairs is quarantined; 0 means 0.2."""
     dataset: _builtins.str
     """The dataset version of the campaign. Output only."""
+    start_from: _builtins.bool
+    """Annotators who begin with a pair from now on start from these drafts: sets `start_from` of the campaign."""
     @_builtins.property
     def sampling(self) -> _generation_pb2.SamplingParams:
         """How the model answers; unset means greedy, with at most 2048 tokens an answer."""
@@ -1479,10 +1693,11 @@ class DraftSpec(_message.Message):
         token_budget: _builtins.int = ...,
         max_quarantine_fraction: _builtins.float = ...,
         dataset: _builtins.str = ...,
+        start_from: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["media_policy", b"media_policy", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "chunk_size", b"chunk_size", "dataset", b"dataset", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling", "seed", b"seed", "token_budget", b"token_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "chunk_size", b"chunk_size", "dataset", b"dataset", "max_quarantine_fraction", b"max_quarantine_fraction", "media_policy", b"media_policy", "model", b"model", "sampling", b"sampling", "seed", b"seed", "start_from", b"start_from", "token_budget", b"token_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -105,6 +105,11 @@ class AnnotationServiceStub:
                 request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.GetAgreementRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.GetAgreementResponse.FromString,
                 _registered_method=True)
+        self.GetModelAgreement = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/GetModelAgreement',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.GetModelAgreementRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.GetModelAgreementResponse.FromString,
+                _registered_method=True)
         self.CommitCampaign = channel.unary_unary(
                 '/omnialign.v1.AnnotationService/CommitCampaign',
                 request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.CommitCampaignRequest.SerializeToString,
@@ -256,6 +261,13 @@ class AnnotationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetModelAgreement(self, request, context):
+        """Tells how far models agree with the people who annotated the same pairs, over what is submitted so far.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CommitCampaign(self, request, context):
         """Writes the pairs that are decided as a new version of a dataset, in the typed record, with its lineage. Repeating it
         when nothing has changed returns the same version.
@@ -389,6 +401,11 @@ def add_AnnotationServiceServicer_to_server(servicer, server):
                     servicer.GetAgreement,
                     request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.GetAgreementRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.GetAgreementResponse.SerializeToString,
+            ),
+            'GetModelAgreement': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelAgreement,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.GetModelAgreementRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.GetModelAgreementResponse.SerializeToString,
             ),
             'CommitCampaign': grpc.unary_unary_rpc_method_handler(
                     servicer.CommitCampaign,
@@ -792,6 +809,33 @@ class AnnotationService:
             '/omnialign.v1.AnnotationService/GetAgreement',
             omnialign_dot_v1_dot_annotation__service__pb2.GetAgreementRequest.SerializeToString,
             omnialign_dot_v1_dot_annotation__service__pb2.GetAgreementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelAgreement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/GetModelAgreement',
+            omnialign_dot_v1_dot_annotation__service__pb2.GetModelAgreementRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.GetModelAgreementResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -74,6 +74,8 @@ class AnnotationServiceStub:
     """Decides about a pair on which annotators disagree, or that was flagged. A later decision replaces it."""
     GetAgreement: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.GetAgreementRequest, _annotation_service_pb2.GetAgreementResponse]
     """Tells how far annotators agree, over what is submitted so far."""
+    GetModelAgreement: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.GetModelAgreementRequest, _annotation_service_pb2.GetModelAgreementResponse]
+    """Tells how far models agree with the people who annotated the same pairs, over what is submitted so far."""
     CommitCampaign: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.CommitCampaignRequest, _annotation_service_pb2.CommitCampaignResponse]
     """Writes the pairs that are decided as a new version of a dataset, in the typed record, with its lineage. Repeating it
     when nothing has changed returns the same version.
@@ -144,6 +146,8 @@ class AnnotationServiceAsyncStub(AnnotationServiceStub):
     """Decides about a pair on which annotators disagree, or that was flagged. A later decision replaces it."""
     GetAgreement: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.GetAgreementRequest, _annotation_service_pb2.GetAgreementResponse]  # type: ignore[assignment]
     """Tells how far annotators agree, over what is submitted so far."""
+    GetModelAgreement: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.GetModelAgreementRequest, _annotation_service_pb2.GetModelAgreementResponse]  # type: ignore[assignment]
+    """Tells how far models agree with the people who annotated the same pairs, over what is submitted so far."""
     CommitCampaign: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.CommitCampaignRequest, _annotation_service_pb2.CommitCampaignResponse]  # type: ignore[assignment]
     """Writes the pairs that are decided as a new version of a dataset, in the typed record, with its lineage. Repeating it
     when nothing has changed returns the same version.
@@ -289,6 +293,14 @@ class AnnotationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_annotation_service_pb2.GetAgreementResponse, _abc.Awaitable[_annotation_service_pb2.GetAgreementResponse]]:
         """Tells how far annotators agree, over what is submitted so far."""
+
+    @_abc_1.abstractmethod
+    def GetModelAgreement(
+        self,
+        request: _annotation_service_pb2.GetModelAgreementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_service_pb2.GetModelAgreementResponse, _abc.Awaitable[_annotation_service_pb2.GetModelAgreementResponse]]:
+        """Tells how far models agree with the people who annotated the same pairs, over what is submitted so far."""
 
     @_abc_1.abstractmethod
     def CommitCampaign(

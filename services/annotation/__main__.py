@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.v1 import annotation_service_pb2, annotation_service_pb2_grpc
 from services.annotation.campaigns import Campaigns, Clock
@@ -17,6 +18,7 @@ from services.annotation.pairs import BlindPairs, Pairs
 from services.annotation.servicer import AnnotationServicer
 from services.annotation.store import Store
 from services.annotation.tasks import Tasks
+from services.pipeline.given_names import find_model
 from services.pipeline.service import open_pipeline
 from services.runtime.server import Server, run
 
@@ -38,9 +40,21 @@ async def wire(server: Server, config: AnnotationConfig, *, clock: Clock = now_u
         def connect(project: str) -> AsyncClient:
             return server.clients.client(config.data_address, project=project)
 
-        campaigns = Campaigns(store, client, drafts=drafts, connect=connect, now_us=clock, max_items=config.max_items)
+        async def version_of(model: str, parent: str) -> str:
+            services = await pipeline.clients.of(names.project_of(parent))
+            return (await find_model(model, services, field="campaign.start_from", parent=parent)).name
+
+        campaigns = Campaigns(
+            store,
+            client,
+            drafts=drafts,
+            connect=connect,
+            version_of=version_of,
+            now_us=clock,
+            max_items=config.max_items,
+        )
         metrics = AnnotationMetrics(server.registry)
-        tasks = Tasks(store, BlindPairs(Pairs(client), now_us=clock), now_us=clock, metrics=metrics)
+        tasks = Tasks(store, BlindPairs(Pairs(client), now_us=clock), drafts, now_us=clock, metrics=metrics)
         imports = Imports(store, connect=connect, now_us=clock, metrics=metrics)
         servicer = AnnotationServicer(campaigns, tasks, imports, pipeline, token_budget=config.draft_token_budget)
         server.add(annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server, servicer, FULL_NAME)

@@ -1,8 +1,9 @@
 """Campaigns: made over a dataset version, read, adjudicated, and committed as a new version."""
 
+import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from omnialign import names, rubrics
 from omnialign.client import AsyncClient
@@ -17,6 +18,7 @@ from omnialign.v1.annotation_service_pb2 import (
     CommitCampaignResponse,
     CreateCampaignRequest,
     GetAgreementResponse,
+    GetModelAgreementResponse,
     Item,
     Priority,
     Task,
@@ -24,6 +26,7 @@ from omnialign.v1.annotation_service_pb2 import (
 from omnialign.v1.dataset_pb2 import DatasetVersion
 from omnialign.v1.record_pb2 import Record
 from services.annotation.drafting.drafts import Drafts
+from services.annotation.drafting.people import model_agreement
 from services.annotation.form import Shape, check_complete
 from services.annotation.identity import person
 from services.annotation.pairs import Pairs
@@ -38,17 +41,27 @@ Clock = Callable[[], int]
 """Microseconds since 1970, by the server's clock."""
 Connect = Callable[[str], AsyncClient]
 """A client of the data service for a project."""
+VersionOf = Callable[[str, str], Awaitable[str]]
+"""The version that a model's name means now, for a project's name."""
 
 
 class Campaigns:
     """The campaigns of a service."""
 
     def __init__(
-        self, store: Store, client: AsyncClient, *, drafts: Drafts, connect: Connect, now_us: Clock, max_items: int
+        self,
+        store: Store,
+        client: AsyncClient,
+        *,
+        drafts: Drafts,
+        connect: Connect,
+        version_of: VersionOf,
+        now_us: Clock,
+        max_items: int,
     ) -> None:
         """`client` reads datasets of all projects; `connect` opens one that writes to a project."""
         self._store, self._client, self._pairs, self._drafts = store, client, Pairs(client), drafts
-        self._connect, self._now_us, self._max_items = connect, now_us, max_items
+        self._connect, self._version_of, self._now_us, self._max_items = connect, version_of, now_us, max_items
 
     async def create(self, request: CreateCampaignRequest) -> Campaign:
         """Makes a campaign with its seats; a repeated request returns the first one's.
@@ -70,6 +83,8 @@ class Campaigns:
         uid = str(uuid.uuid4())
         campaign = Campaign()
         campaign.CopyFrom(request.campaign)
+        if campaign.start_from:
+            campaign.start_from = await self._version_of(campaign.start_from, request.parent)
         campaign.ClearField("progress")
         campaign.name = f"{request.parent}/campaigns/{request.campaign_id or f'campaign-{uid[:12]}'}"
         campaign.uid, campaign.dataset_version = uid, version
@@ -116,6 +131,8 @@ class Campaigns:
         adjudication.adjudicate_time.FromMicroseconds(self._now_us())
         kind = adjudication.WhichOneof("decision")
         if kind == "annotation":
+            adjudication.annotation.ClearField("draft_model")  # an adjudicator begins from no draft
+            adjudication.annotation.ClearField("origins")
             check_complete(adjudication.annotation, rubric_of(campaign, entry.subtask), entry.shape)
         submitted = [answer.annotator for answer in answers if answer.state == Task.STATE_SUBMITTED]
         if kind == "annotator" and adjudication.annotator not in submitted:
@@ -130,6 +147,13 @@ class Campaigns:
         await self._store.campaign(name)
         known = {entry.number: entry.known for entry in await self._store.entries(name) if entry.known}
         return agreement(await self._store.answers(name), known)
+
+    async def model_agreement(self, name: str) -> GetModelAgreementResponse:
+        """How far models agree with people, so far. Raises NotFound."""
+        names.parse(name, names.CAMPAIGN)
+        await self._store.campaign(name)
+        drafts, answers = await self._drafts.of(name), await self._store.answers(name)
+        return await asyncio.to_thread(model_agreement, drafts, answers)
 
     async def commit(self, request: CommitCampaignRequest) -> CommitCampaignResponse:
         """Writes the decided items as a version of the campaign's dataset. Safe to repeat, also after a failure.
@@ -175,7 +199,10 @@ class Campaigns:
         version = await client.commit_version(dataset)
         edge = data_service_pb2.LineageEdge
         source = edge(source=campaign.dataset_version, target=version.name, relation="annotated_in")
-        await client.add_lineage([source, edge(source=campaign.name, target=version.name, relation="annotated_by")])
+        models = dict.fromkeys(found.annotation.draft_model for found in decided.values())
+        drafted = [edge(source=model, target=version.name, relation="drafted_in") for model in models if model]
+        made = edge(source=campaign.name, target=version.name, relation="annotated_by")
+        await client.add_lineage([source, made, *drafted])
         return version
 
     async def _annotated(self, campaign: Campaign, decided: dict[str, Outcome]) -> AsyncIterator[list[Record]]:

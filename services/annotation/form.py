@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from omnialign.annotation_parts import all_parts
 from omnialign.content import LETTERS, NAMES
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import content_pb2, record_pb2
@@ -55,6 +56,10 @@ def check_complete(annotation: Annotation, rubric: Rubric, shape: Shape) -> None
 def _wrong(annotation: Annotation, names: Sequence[str], shape: Shape) -> Iterator[Problem]:
     if annotation.ByteSize() > MAX_BYTES:
         yield "annotation", f"is {annotation.ByteSize()} bytes, and {MAX_BYTES} are taken"
+    known = all_parts(names) if annotation.origins else set()
+    for part in annotation.origins:
+        if part not in known:
+            yield f'annotation.origins["{part[:64]}"]', "is no part of the form"
     for name in annotation.winners:
         if name not in names:
             yield f'annotation.winners["{name[:64]}"]', f"is not a dimension of the rubric: {', '.join(names)}"

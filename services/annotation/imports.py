@@ -41,6 +41,9 @@ class Imports:
         campaign = await self._store.campaign(request.parent)
         numbers = [number_of(names.id_of(one.item)) for one in request.annotations]
         entries = await self._store.numbered(campaign.name, numbers)
+        for one in request.annotations:  # nobody saw a draft of ours in another tool
+            one.annotation.ClearField("draft_model")
+            one.annotation.ClearField("origins")
         results = [_checked(one, campaign, entries) for one in request.annotations]
         if not any(result.state == ImportResult.STATE_ADDED for result in results):
             return ImportAnnotationsResponse(results=results)

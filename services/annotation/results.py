@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from omnialign.v1.annotation_pb2 import Annotation
 from omnialign.v1.annotation_service_pb2 import Answer, Task
 from omnialign.v1.record_pb2 import Preference, Record
+from services.annotation.drafting.origins import counted
 from services.annotation.store import Entry
 
 CAMPAIGN_LABEL = "annotation_campaign"
 ANNOTATORS_LABEL = "annotators"
+DRAFT_LABEL = "draft_model"
+ORIGINS_LABEL = "draft_origins"
 AUTHOR_LABEL = "annotation_author"
 TIME_LABEL = "annotation_time"
 ADJUDICATOR_LABEL = "adjudicator"
@@ -83,6 +86,8 @@ def annotated(record: Record, found: Outcome) -> Record:
     made.preference.CopyFrom(preference)
     made.ClearField("comparison")
     made.labels.update(found.labels)
+    if found.annotation.draft_model:
+        made.labels.update({DRAFT_LABEL: found.annotation.draft_model, ORIGINS_LABEL: counted(found.annotation)})
     return made
 
 

@@ -23,6 +23,8 @@ FREE: dict[str, Any] = {"annotator": None, "expires_us": 0}
 
 Insert = Callable[[sa.Table], Any]
 """`Database.insert`."""
+Opening = Callable[[Connection, int], bytes]
+"""What the annotation of an item begins with, serialized, by the item's number."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,18 @@ class Standing:
     reason: str = ""
 
 
-def lease(connection: Connection, insert: Insert, campaign: str, who: Writer, *, until_us: int) -> Standing | None:
-    """Gives the annotator the seat that they hold, else one of an item of which they have a draft, else the next."""
+def empty(connection: Connection, number: int) -> bytes:
+    """Begins an annotation with nothing."""
+    return b""
+
+
+def lease(
+    connection: Connection, insert: Insert, campaign: str, who: Writer, *, until_us: int, opening: Opening = empty
+) -> Standing | None:
+    """Gives the annotator the seat that they hold, else one of an item of which they have a draft, else the next.
+
+    `opening` is what an annotation begins with.
+    """
     person = {"campaign": campaign, "annotator": who.annotator}
     connection.execute(insert(ANNOTATORS).values(person).on_conflict_do_nothing())
     _lock(connection, campaign, who)
@@ -67,10 +79,11 @@ def lease(connection: Connection, insert: Insert, campaign: str, who: Writer, *,
     connection.execute(SEATS.update().where(_at(place)).values(taken))
     answer = _answer(connection, place, who)
     if answer is None:
-        row = _key(place, who) | {"state": Task.STATE_LEASED, "revision": 0, "preferred": 0, "message": b""}
+        message = opening(connection, place.number)
+        row = _key(place, who) | {"state": Task.STATE_LEASED, "revision": 0, "preferred": 0, "message": message}
         row |= {"reason": "", "request_id": "", "updated_us": who.now_us}
         connection.execute(ANSWERS.insert().values(row))
-        return Standing(place, Task.STATE_LEASED, expires_us=until_us)
+        return Standing(place, Task.STATE_LEASED, message=message, expires_us=until_us)
     return Standing(place, Task.STATE_LEASED, answer.revision, answer.message, until_us)
 
 
@@ -180,6 +193,12 @@ def admit(
     else:
         connection.execute(ANSWERS.update().where(_is_answer(place, who)).values(values))
     return True
+
+
+def written(connection: Connection, place: Place, who: Writer) -> Annotation:
+    """What the annotator has of an item; nothing for somebody who was never given it."""
+    row = _answer(connection, place, who)
+    return Annotation() if row is None else Annotation.FromString(row.message)
 
 
 def count_held_by_others(connection: Connection, campaign: str, who: Writer) -> int:

@@ -106,6 +106,12 @@ class AnnotationServicer(JobServicer, annotation_service_pb2_grpc.AnnotationServ
         """Tells how far annotators agree."""
         return await self._campaigns.agreement(request.name)
 
+    async def GetModelAgreement(  # noqa: N802
+        self, request: pb.GetModelAgreementRequest, context: Any
+    ) -> pb.GetModelAgreementResponse:
+        """Tells how far models agree with people."""
+        return await self._campaigns.model_agreement(request.name)
+
     async def CommitCampaign(self, request: pb.CommitCampaignRequest, context: Any) -> pb.CommitCampaignResponse:  # noqa: N802
         """Writes what is decided."""
         return await self._campaigns.commit(request)

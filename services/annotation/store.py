@@ -164,6 +164,17 @@ class Store:
         query = query.order_by(CAMPAIGNS.c.created_us.desc(), CAMPAIGNS.c.name.desc()).limit(limit)
         return [Campaign.FromString(row.message) for row in await self._database.all(query)]
 
+    async def change(self, name: str, change: Callable[[Connection, Campaign], None]) -> None:
+        """Changes a campaign, and in the same transaction what `change` does besides. Raises NotFound."""
+
+        def write(connection: Connection) -> None:
+            campaign = _read_campaign(connection, name, lock=True)
+            change(connection, campaign)
+            message = campaign.SerializeToString()
+            connection.execute(CAMPAIGNS.update().where(CAMPAIGNS.c.name == name).values(message=message))
+
+        await self._database.write(write)
+
     async def delete(self, name: str) -> None:
         """Deletes a campaign with everything in it. Raises NotFound CAMPAIGN_NOT_FOUND."""
         await self.campaign(name)

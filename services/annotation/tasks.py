@@ -2,7 +2,7 @@
 
 from omnialign import names
 from omnialign.errors import FailedPrecondition, PermissionDenied
-from omnialign.v1.annotation_pb2 import Annotation
+from omnialign.v1.annotation_pb2 import Annotation, ModelDraft
 from omnialign.v1.annotation_service_pb2 import (
     Campaign,
     FlagTaskRequest,
@@ -15,11 +15,13 @@ from omnialign.v1.annotation_service_pb2 import (
 )
 from services.annotation import seats
 from services.annotation.campaigns import Clock, number_of, rubric_of
+from services.annotation.drafting.drafts import Drafts
+from services.annotation.drafting.origins import settle
 from services.annotation.form import check_complete, check_draft
 from services.annotation.identity import person
 from services.annotation.metrics import AnnotationMetrics
 from services.annotation.pairs import BlindPairs
-from services.annotation.seats import Place, Standing, Writer
+from services.annotation.seats import Opening, Place, Standing, Writer
 from services.annotation.store import Entry, Store
 
 SECOND_US = 1_000_000
@@ -31,8 +33,10 @@ FIELD = "annotator"
 class Tasks:
     """The tasks of all campaigns."""
 
-    def __init__(self, store: Store, pairs: BlindPairs, *, now_us: Clock, metrics: AnnotationMetrics) -> None:
-        self._store, self._pairs, self._now_us, self._metrics = store, pairs, now_us, metrics
+    def __init__(
+        self, store: Store, pairs: BlindPairs, drafts: Drafts, *, now_us: Clock, metrics: AnnotationMetrics
+    ) -> None:
+        self._store, self._pairs, self._drafts, self._now_us, self._metrics = store, pairs, drafts, now_us, metrics
 
     async def lease(self, request: LeaseTaskRequest) -> LeaseTaskResponse:
         """The annotator's seat, or how many seats are with others.
@@ -44,7 +48,9 @@ class Tasks:
         who = self._writer(campaign, request.annotator)
         until_us = self._until(campaign, who)
         standing = await self._store.write(
-            lambda c: seats.lease(c, self._store.insert, campaign.name, who, until_us=until_us)
+            lambda c: seats.lease(
+                c, self._store.insert, campaign.name, who, until_us=until_us, opening=self._opening(campaign)
+            )
         )
         if standing is None:
             held = await self._store.read(lambda c: seats.count_held_by_others(c, campaign.name, who))
@@ -62,6 +68,9 @@ class Tasks:
         task = _task(standing)
         task.record.CopyFrom(record)
         task.rubric.CopyFrom(rubric_of(campaign, entry.subtask))
+        if task.annotation.draft_model:
+            drafts = await self._drafts.of(campaign.name, numbers=[number], model=task.annotation.draft_model)
+            task.draft.CopyFrom(drafts[number][0])
         return LeaseTaskResponse(task=task)
 
     async def save(self, request: SaveDraftRequest) -> Task:
@@ -69,6 +78,7 @@ class Tasks:
         campaign, entry, place = await self._found(request.name)
         who = self._writer(campaign, request.annotator)
         check_draft(request.annotation, rubric_of(campaign, entry.subtask), entry.shape)
+        await self._note_draft(request.annotation, campaign, place, who)
         until_us = self._until(campaign, who)
         standing = await self._store.write(
             lambda c: seats.save(
@@ -89,6 +99,9 @@ class Tasks:
         campaign, entry, place = await self._found(request.name)
         who = self._writer(campaign, request.annotator)
         check_complete(request.annotation, rubric_of(campaign, entry.subtask), entry.shape)
+        draft = await self._note_draft(request.annotation, campaign, place, who)
+        if draft is not None:
+            settle(request.annotation, draft.annotation)
         standing = await self._store.write(
             lambda c: seats.submit(
                 c,
@@ -130,6 +143,23 @@ class Tasks:
         number, _, seat = ids["task"].partition("-")
         campaign, entry = await self._store.campaign_and_entry(names.parent_of(name), number_of(number))
         return campaign, entry, Place(campaign.name, entry.number, min(number_of(seat), 2**31 - 1))
+
+    def _opening(self, campaign: Campaign) -> Opening:
+        """What an annotation of the campaign begins with."""
+        return self._drafts.opening(campaign.name, campaign.start_from) if campaign.start_from else seats.empty
+
+    async def _note_draft(
+        self, annotation: Annotation, campaign: Campaign, place: Place, who: Writer
+    ) -> ModelDraft | None:
+        """The model's draft from which an annotation began, which is noted in it, whatever the caller says of it."""
+        model = ""
+        if campaign.start_from or annotation.draft_model:
+            model = (await self._store.read(lambda c: seats.written(c, place, who))).draft_model
+        annotation.draft_model = model
+        if not model:
+            annotation.ClearField("origins")
+            return None
+        return (await self._drafts.of(campaign.name, numbers=[place.number], model=model))[place.number][0]
 
     def _writer(self, campaign: Campaign, given: str) -> Writer:
         annotator = person(given, field=FIELD)

@@ -8,9 +8,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from omnialign import names
+from omnialign.annotation_parts import parts_of
 from omnialign.errors import Aborted, FailedPrecondition, InvalidArgument, OmnialignError
 from omnialign.v1.annotation_service_pb2 import Campaign, Task
-from services.console.annotation_form import MAX_BODY_BYTES, MAX_FIELDS, SIDES, fields_of, places, read_form
+from services.console.annotation_form import MAX_BODY_BYTES, MAX_FIELDS, SIDES, fields_of, group_of, places, read_form
 from services.console.context import Context, name_in
 from services.console.failures import status_of
 
@@ -68,6 +69,8 @@ def annotating_routes(context: Context) -> list[Route]:
             rubric=task.rubric,
             fields=fields,
             places=[places(task.record, side, fields) for side in SIDES],
+            draft=task.draft if task.HasField("draft") else None,
+            drafted={group_of(part) for part in parts_of(task.draft.annotation)},
             query=query(request),
             done=done,
             error=error,

@@ -1,17 +1,19 @@
 """The form of an annotation: its fields, as a browser sends them, and the message that they say.
 
 winner.{dimension}  score.{side}.{dimension}  rationale.{side}.{dimension}  critique.{side}  refinement.{side}
-preferred  reason  mark.{side}.{prompt or response}.{part}.{number}.{start, end, left, top, width, height, note}
+preferred  reason  origin.{dimension.NAME, critique.SIDE, refinement.SIDE or overall}
+mark.{side}.{prompt or response}.{part}.{number}.{start, end, left, top, width, height, note}
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 
+from omnialign.annotation_parts import parts_of
 from omnialign.content import NAMES
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import content_pb2
-from omnialign.v1.annotation_pb2 import Annotation
+from omnialign.v1.annotation_pb2 import ORIGIN_ACCEPTED, ORIGIN_REJECTED, Annotation, Origin
 from omnialign.v1.record_pb2 import Feedback, Mark, Record, Region, TimeSpan
 
 SIDES = (1, 2)
@@ -19,6 +21,8 @@ MAX_FIELDS = 8000
 """Of a form: two responses with 256 marks each."""
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """Of a form: the longest annotation, each byte of which takes three in a form."""
+WORDS: dict["Origin.ValueType", str] = {ORIGIN_ACCEPTED: "accepted", ORIGIN_REJECTED: "rejected"}
+OVERALL, REST = "overall", "rest"
 TIMES, EDGES = ("start", "end"), ("left", "top", "width", "height")
 
 
@@ -95,6 +99,7 @@ def read_form(fields: Mapping[str, str]) -> Reading:
         feedback.critique, feedback.refinement = _text(fields, f"critique.{side}"), _text(fields, f"refinement.{side}")
         _read_scores(fields, side, feedback, reading)
         _read_marks(fields, side, feedback, reading)
+    _read_origins(fields, annotation)
     return reading
 
 
@@ -113,7 +118,43 @@ def fields_of(annotation: Annotation) -> dict[str, str]:
             key = f"mark.{side}.{'prompt' if mark.in_prompt else 'response'}.{mark.part}"
             number = counts[key] = counts.get(key, -1) + 1
             found |= {f"{key}.{number}.{name}": value for name, value in _mark_fields(mark).items()}
+    for part, origin in annotation.origins.items():
+        if origin in WORDS and found.get(name := f"origin.{group_of(part)}") != WORDS[ORIGIN_REJECTED]:
+            found[name] = WORDS[origin]
     return found
+
+
+def group_of(part: str) -> str:
+    """What a person accepts or rejects as one: all of a dimension, a text, or the overall answer."""
+    kind, _, rest = part.partition(".")
+    dimension = {"winner": rest, "score": rest.partition(".")[2]}.get(kind)
+    return f"dimension.{dimension}" if dimension else part if rest else OVERALL
+
+
+def _parts_of_group(group: str) -> Iterator[str]:
+    kind, _, name = group.partition(".")
+    if kind == "dimension":
+        yield from (f"winner.{name}", *(f"score.{side}.{name}" for side in SIDES))
+    else:
+        yield from ("preferred", "reason") if group == OVERALL else (group,)
+
+
+def _read_origins(fields: Mapping[str, str], annotation: Annotation) -> None:
+    """What is said of the parts of a model's draft."""
+    for name, value in fields.items():
+        if name.startswith("origin.") and value:
+            for part in _parts_of_group(name.removeprefix("origin.")):
+                annotation.origins[part] = _origin(name, value)
+    if fields.get("accept") == REST:
+        for part in parts_of(annotation):
+            annotation.origins[part] = annotation.origins.get(part) or ORIGIN_ACCEPTED
+
+
+def _origin(name: str, value: str) -> "Origin.ValueType":
+    for origin, word in WORDS.items():
+        if word == value:
+            return origin
+    raise _invalid(name, "is no field of this form")
 
 
 def _read_scores(fields: Mapping[str, str], side: int, feedback: Feedback, reading: Reading) -> None:

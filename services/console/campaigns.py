@@ -69,8 +69,10 @@ def campaign_routes(context: Context) -> list[Route]:
 
 async def live(client: AsyncClient, name: str) -> dict[str, Any]:
     """What changes while people annotate."""
-    campaign, agreement = await asyncio.gather(client.get_campaign(name), client.get_agreement(name))
-    return {"campaign": campaign, "agreement": agreement}
+    campaign, agreement, models = await asyncio.gather(
+        client.get_campaign(name), client.get_agreement(name), client.get_model_agreement(name)
+    )
+    return {"campaign": campaign, "agreement": agreement, "models": models.models}
 
 
 async def _may_decide(client: AsyncClient, name: str) -> bool:

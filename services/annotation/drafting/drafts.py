@@ -1,11 +1,12 @@
 """What models say of a campaign's items, kept beside what people say."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from omnialign.annotation_parts import parts_of
 from omnialign.errors import NotFound
 from omnialign.v1.annotation_pb2 import ModelDraft
 from services.annotation.tables import CAMPAIGNS, DRAFTS, ITEMS
@@ -51,6 +52,20 @@ class Drafts:
         for row in await self._database.all(query.order_by(DRAFTS.c.drafted_us, DRAFTS.c.model_sha256)):
             found.setdefault(row.number, []).append(ModelDraft.FromString(row.message))
         return found
+
+    def opening(self, campaign: str, model: str) -> Callable[[Connection, int], bytes]:
+        """What an annotation of an item begins with, in a transaction: the model's draft; nothing without one."""
+
+        def begin(connection: Connection, number: int) -> bytes:
+            key = (DRAFTS.c.campaign == campaign, DRAFTS.c.number == number, DRAFTS.c.model_sha256 == _sha256(model))
+            row = connection.execute(sa.select(DRAFTS.c.message).where(*key)).first()
+            draft = ModelDraft() if row is None else ModelDraft.FromString(row.message)
+            if not parts_of(draft.annotation):
+                return b""
+            draft.annotation.draft_model = model
+            return draft.annotation.SerializeToString(deterministic=True)
+
+        return begin
 
     async def missing(self, campaign: str, *, model: str) -> list[tuple[str, str]]:
         """(record id, subtask) of the items that a model has not said anything of, in order."""

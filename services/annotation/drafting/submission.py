@@ -1,10 +1,13 @@
 """From the request that a person sends to a draft job with a plan: names resolved, defaults filled in, faults found."""
 
+import functools
 import uuid
+
+from sqlalchemy import Connection
 
 from omnialign import names
 from omnialign.errors import FailedPrecondition, InvalidArgument
-from omnialign.v1.annotation_service_pb2 import CreateDraftJobRequest
+from omnialign.v1.annotation_service_pb2 import Campaign, CreateDraftJobRequest
 from services.annotation.drafting.drafts import Drafts
 from services.annotation.drafting.job import DRAFT, Job, Spec, StageStatus, with_defaults
 from services.annotation.store import Store
@@ -28,8 +31,11 @@ async def create_draft_job(pipeline: Pipeline, request: CreateDraftJobRequest, *
     clients = await pipeline.clients.of(names.project_of(request.parent))
     plan = await _resolved(pipeline, request.draft_job.spec, clients, parent=request.parent)
     plan.token_budget = plan.token_budget or token_budget
-    job = _new_job(request, plan)
-    return await pipeline.jobs.submit(request, job, plan)  # type: ignore[no-any-return]  # the pipeline knows no kind
+    job = await pipeline.jobs.submit(request, _new_job(request, plan), plan)
+    if plan.start_from:
+        # Repeating the call returns the job above; so a process that dies in between leaves the campaign as it was.
+        await Store(pipeline.store.database).change(plan.campaign, functools.partial(_start_from, model=plan.model))
+    return job  # type: ignore[no-any-return]  # the pipeline knows no kind
 
 
 async def _resolved(pipeline: Pipeline, spec: Spec, clients: ServiceClients, *, parent: str) -> Spec:
@@ -59,6 +65,10 @@ def _new_job(request: CreateDraftJobRequest, plan: Spec) -> Job:
     job.create_time.GetCurrentTime()
     job.update_time.CopyFrom(job.create_time)
     return job
+
+
+def _start_from(connection: Connection, campaign: Campaign, *, model: str) -> None:
+    campaign.start_from = model
 
 
 def _refused(at: str, problem: str, *, reason: str) -> InvalidArgument:

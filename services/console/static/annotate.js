@@ -32,6 +32,20 @@
     field.value = document.getElementById(button.dataset.player).currentTime.toFixed(2);
     field.dispatchEvent(new Event("input", { bubbles: true }));
   });
+  // A part of a model's draft that is rejected is emptied; accepted again, it is what it was.
+  form.addEventListener("change", ({ target }) => {
+    if (!target.name.startsWith("origin.")) return;
+    const fields = [...target.closest("[data-part]").querySelectorAll("textarea, input[type=radio]")];
+    for (const field of fields.filter((one) => !one.name.startsWith("origin."))) {
+      if (target.value === "rejected") {
+        if (field.type === "radio") field.checked = false; else field.value = "";
+      } else if (field.type === "radio") {
+        field.checked ||= field.defaultChecked && !form.elements.namedItem(field.name).value;
+      } else {
+        field.value ||= field.defaultValue;
+      }
+    }
+  });
   const kept = Object.fromEntries(JSON.parse(sessionStorage.getItem(key) || "[]"));
   Object.keys(sessionStorage).filter((name) => name.startsWith(PREFIX)).forEach((name) => sessionStorage.removeItem(name));
   if (kept.revision !== form.elements.namedItem("revision").value) return;

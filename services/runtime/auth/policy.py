@@ -139,6 +139,9 @@ _ANNOTATION = {
     "ImportAnnotations": _write("parent"),
     "ListItems": Rule("parent", Role.SUBMITTER),  # annotators must not see what others wrote
     "AdjudicateItem": _write("name"),
+    "GetAgreement": _read("name"),
+    "CommitCampaign": _write("name"),
+    "GetModelAgreement": _read("name"),
     "CreateDraftJob": _write("parent"),
     "GetDraftJob": _read("name"),
     "ListDraftJobs": _read("parent"),
@@ -147,8 +150,6 @@ _ANNOTATION = {
     "CancelDraftJob": _write("name"),
     "DeleteDraftJob": _write("name", role=Role.ADMIN),
     "WatchDraftJob": _read("name"),
-    "GetAgreement": _read("name"),
-    "CommitCampaign": _write("name"),
 }
 
 POLICY: Mapping[str, Rule] = {

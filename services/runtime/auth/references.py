@@ -94,6 +94,7 @@ LOCATIONS = frozenset(
         f"{_V1}EvaluationSpec.models",
         f"{_V1}BenchmarkJudge.model",
         f"{_V1}DraftSpec.model",
+        f"{_V1}Campaign.start_from",
         f"{_V1}MediaGenerator.model",
         f"{_V1}Benchmark.baseline",
         f"{_V1}CompareEvaluationsRequest.model",

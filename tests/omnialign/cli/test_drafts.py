@@ -3,8 +3,13 @@
 import json
 
 import pytest
+import yaml
 
+from omnialign.cli import annotation_form
 from omnialign.client import Client
+from omnialign.errors import InvalidArgument
+from omnialign.v1.annotation_pb2 import ORIGIN_ACCEPTED, ORIGIN_REJECTED, Annotation, ModelDraft
+from omnialign.v1.annotation_service_pb2 import Task
 from tests.services.annotation.conftest import pair
 
 ENDPOINT = "http://127.0.0.1:9/v1#judge"
@@ -58,3 +63,41 @@ def test_one_of_model_and_endpoint_is_given(run, campaign):
         assert "give one of --model and --endpoint" in refused.output
     unknown = run("annotate", "draft", campaign, "--model", "nobody@2")
     assert "models/nobody/versions/2" in unknown.output
+
+
+def test_a_form_begins_with_a_draft_and_models_are_compared_with_people(run, server, campaign, tmp_path):
+    """The null model says nothing that can be read, so the form begins empty and nothing agrees."""
+    made = run("annotate", "draft", campaign, "--endpoint", ENDPOINT, "--id", f"{campaign}-d", "--start", "--watch")
+    assert made.exit_code == 0, made.output
+    shown = json.loads(run("annotate", "show", campaign, "--json").output)
+    assert shown["start_from"] == f"openai+{ENDPOINT}"
+    form_file = tmp_path / "form.yaml"
+    assert run("annotate", "next", campaign, "--form", form_file, "--as", "ann").exit_code == 0
+    assert "origins" not in form_file.read_text()
+    said = run("annotate", "drafts", "agreement", campaign).output
+    assert f"openai+{ENDPOINT}: 2 pairs, and it abstains on the better response of 2" in said
+    (model,) = json.loads(run("annotate", "drafts", "agreement", campaign, "--json").output)["models"]
+    assert model["draft_count"] in ("2", 2)
+
+
+def test_the_form_of_a_started_task_asks_about_each_part_and_the_rest_can_be_accepted(tmp_path):
+    drafted = Annotation(preferred=1, reason="because", draft_model="m", winners={"clarity": 1})
+    task = Task(name="t", annotation=drafted, draft=ModelDraft(model="m", annotation=drafted))
+    task.rubric.dimensions.add(name="clarity", description="Is it clear?")
+    path = tmp_path / "form.yaml"
+    annotation_form.write(path, task)
+    assert "# It begins with a draft of m" in path.read_text()
+    values = yaml.safe_load(path.read_text())
+    assert values["origins"] == {"winner.clarity": None, "preferred": None, "reason": None}
+    values["origins"]["reason"] = "rejected"
+    path.write_text(yaml.safe_dump(values))
+    _, _, annotation = annotation_form.read(path)
+    assert (annotation.draft_model, dict(annotation.origins)) == ("m", {"reason": ORIGIN_REJECTED})
+    annotation_form.accept_rest(annotation)
+    accepted = {"winner.clarity": ORIGIN_ACCEPTED, "preferred": ORIGIN_ACCEPTED}
+    assert dict(annotation.origins) == {"reason": ORIGIN_REJECTED, **accepted}
+    values["origins"]["reason"] = "perhaps"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(InvalidArgument) as caught:
+        annotation_form.read(path)
+    assert caught.value.reason == "FORM_INVALID"

@@ -4,15 +4,19 @@ import re
 
 from omnialign import names
 from omnialign.content import content
-from omnialign.v1 import content_pb2
+from omnialign.v1 import annotation_pb2, content_pb2
+from omnialign.v1.annotation_pb2 import DraftAbstention, ModelDraft
 from omnialign.v1.annotation_service_pb2 import Campaign
+from services.annotation.drafting.drafts import Drafts
 from services.console.annotation_form import fields_of
+from services.runtime.database import Database
 from tests.services.annotation.conftest import filled, pair
 from tests.services.console.hostile import SCRIPT
 from tests.services.console.test_jobs import assert_harmless
 from tests.services.console.test_media import sound
 from tests.services.console.test_security import assert_clean
 
+MODEL = "openai+http://127.0.0.1:9/v1#"
 LONG = "שלום 👩‍👩‍👧‍👦 <b>עולם</b> " * 800
 
 
@@ -204,6 +208,49 @@ async def test_without_signing_in_an_annotator_says_who_they_are(open_console):
     assert done.headers["location"].endswith("/annotate?annotator=Ann+%26+co&after=submit")
     (item, _) = [item async for item in open_console.client.list_items(made.name)]
     assert item.answers[0].annotator == "Ann & co"
+
+
+async def drafted(root, made, **parts):
+    """Keeps a draft of a model for the first pair of a campaign that starts from it."""
+    database = Database(f"sqlite:///{root / 'annotation' / 'annotation.db'}")
+    annotation = filled(made.rubrics[0], **parts)
+    del annotation.winners["clarity"]
+    abstention = DraftAbstention(part="winner.clarity", reason="ORDERS_DISAGREE")
+    draft = ModelDraft(model=made.start_from, annotation=annotation, abstentions=[abstention])
+    await Drafts(database).put(made.name, {"pair-001": draft})
+    await database.close()
+
+
+async def test_a_form_begins_with_a_models_draft_whose_parts_are_accepted_edited_or_rejected(console, tmp_path):
+    made, ann = await campaign(console, pair(1), start_from=f"{MODEL}{SCRIPT}"), await signed_in(console, "ann-token")
+    await drafted(tmp_path, made, words=f"drafted {SCRIPT}")
+    page, task, revision = await task_of(ann, made)
+    assert_harmless(page)
+    assert_clean(page)
+    assert "This form begins with a draft of" in page and "abstains on 1 part." in page
+    assert 'name="origin.critique.2" value="rejected"' in page and 'name="origin.dimension.clarity"' in page
+    fields = {name: value for name, value in answered(made, words=f"drafted {SCRIPT}").items() if value}
+    fields |= {"winner.clarity": "2", "critique.1": "edited", "critique.2": "another", "origin.critique.2": "rejected"}
+    refused = await ann.post(f"/{task}/submit", {**fields, "revision": revision})
+    assert (refused.status_code, "accept it, change it or reject it" in refused.text) == (400, True)
+    kept = await ann.post(f"/{task}/draft", {**fields, "revision": revision, "accept": "rest"})
+    assert kept.status_code == 303
+    page, _, revision = await task_of(ann, made)
+    assert re.search(r'name="origin.overall" value="accepted" checked', page)
+    assert re.search(r'name="origin.critique.2" value="rejected" checked', page)
+    every = dict.fromkeys(re.findall(r'name="(origin\.[^"]+)"', page), "accepted")
+    done = await ann.post(f"/{task}/submit", {**every, **fields, "origin.critique.2": "rejected", "revision": revision})
+    assert done.status_code == 303, done.text
+    (item,) = [item async for item in console.client.list_items(made.name)]
+    origins = item.answers[0].annotation.origins
+    names = {part: annotation_pb2.Origin.Name(origin).removeprefix("ORIGIN_") for part, origin in origins.items()}
+    assert (names["winner.clarity"], names["critique.1"], names["critique.2"]) == ("OWN", "EDITED", "REJECTED")
+    assert names["reason"] == names["score.1.safety"] == "ACCEPTED"
+    shown = (await ann.get(f"/{made.name}")).text
+    assert "People who started from its draft: 1 annotation<" in shown
+    assert_harmless(shown)
+    wrong = await ann.post(f"/{task}/submit", {**fields, "origin.reason": "perhaps", "revision": revision})
+    assert wrong.status_code == 400
 
 
 async def test_nothing_in_a_campaign_runs_on_its_pages(console, browser):
