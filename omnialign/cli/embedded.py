@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import tempfile
 import time
 import webbrowser
@@ -150,6 +151,8 @@ async def demo(
         session.out.say(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
 
     if session.address:
+        if console:
+            raise typer.BadParameter("a server has a console of its own", param_hint="--console")
         plan = DemoPlan(chosen, seed, small, method, suffix=time.strftime("-%m%d-%H%M%S"))
         await tell(await _run_on_server(session, plan, out))
     else:
@@ -171,13 +174,20 @@ async def _run_in_process(
         out.say(f"They run at {stack.address}, with their state in {run_folder}.")
         out.say(f"Console: {stack.console_address}")
         if stay:
-            webbrowser.open(stack.console_address)
+            out.record({"console": stack.console_address})
+            if has_screen() and webbrowser.open(stack.console_address):
+                out.say("It opens in a browser.")
         session = Session(address=stack.address, out=out)
         goodbye = f"Stopped. `omnialign up --root {run_folder / 'state'}` continues the job."
         await tell(await _align(session, plan, source=run_folder / "dataset", folder=folder, goodbye=goodbye))
         if stay:
             out.say(f"The console goes on at {stack.console_address}. Press Ctrl-C to stop.")
             await stack.serve_until_signal()
+
+
+def has_screen() -> bool:
+    """Whether a browser has somewhere to open; elsewhere one that draws in the terminal would take it over."""
+    return sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 async def _run_on_server(session: Session, plan: DemoPlan, folder: Path) -> dict[str, Any]:

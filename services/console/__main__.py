@@ -13,6 +13,7 @@ from services.console.clients import open_clients
 from services.console.config import ConsoleConfig
 from services.console.http_metrics import HttpMetrics
 from services.console.lifetime import FULL_NAME, Lifetime
+from services.console.oidc import Issuer
 from services.console.previews import Previews
 from services.console.server import WebServer, metrics_served
 from services.runtime import logs
@@ -48,6 +49,9 @@ async def opened(
         callers = await stack.enter_async_context(
             open_clients(clients, config.gateway_address, deadline_seconds=config.deadline_seconds)
         )
+        issuer = Issuer(config) if config.oidc_issuer else None
+        if issuer:
+            stack.push_async_callback(issuer.close)
         app = make_app(
             config,
             callers,
@@ -55,6 +59,7 @@ async def opened(
             lifetime=lifetime,
             previews=previews,
             secure=config.https or server_config.tls is not None,
+            issuer=issuer,
             more=door.routes(callers.of, door.DoorSettings(project=config.project)),
         )
         await stack.enter_async_context(health_served(server_config, lifetime.health))

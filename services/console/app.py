@@ -33,6 +33,7 @@ from services.console.leader_board import leader_board_routes
 from services.console.lifetime import Lifetime
 from services.console.media import media_routes
 from services.console.models import model_routes
+from services.console.oidc import Issuer
 from services.console.previews import Previews
 from services.console.rendering import Pages
 from services.console.reviews import review_routes
@@ -41,6 +42,7 @@ from services.console.sessions import SessionMiddleware, Sessions
 from services.console.sign_in import sign_in_routes
 from services.console.submitting import submit_routes
 from services.console.trying import trying_routes
+from services.console.uploading import upload_routes
 
 MAX_BODY_BYTES = 1024 * 1024
 """Of a form. A route that takes more says so: `Route(..., max_body_size=...)`."""
@@ -54,12 +56,14 @@ def make_app(
     lifetime: Lifetime,
     previews: Previews,
     secure: bool,
+    issuer: Issuer | None = None,
     more: Sequence[BaseRoute] = (),
 ) -> ASGIApp:
-    """The console; `secure` where browsers reach it over TLS, and `more` are routes beside its pages."""
+    """The console; `secure` where browsers reach it over TLS, `issuer` is whom people sign in with, and `more` are
+    routes beside its pages."""
     assets = load_assets()
     pages = Pages(config, assets)
-    context = Context(config, clients, pages, metrics, lifetime, previews)
+    context = Context(config, clients, pages, metrics, lifetime, previews, secure, issuer)
     failures = Failures(pages)
     routes = [*_routes(context), assets_route(assets), *more]
     inner = Starlette(
@@ -72,7 +76,8 @@ def make_app(
         },
     )
     sessions = Sessions(config.session_key_file, hours=config.session_hours, secure=secure)
-    outer = Shield(SessionMiddleware(inner, sessions=sessions), hosts=config.hosts, https=secure)
+    with_session = SessionMiddleware(inner, sessions=sessions, renew=issuer.renewed if issuer else None)
+    outer = Shield(with_session, hosts=config.hosts, https=secure)
     return Measured(outer, metrics=metrics, route_of=route_finder(routes))
 
 
@@ -87,6 +92,7 @@ def _routes(context: Context) -> list[Route]:
         review_routes,
         job_routes,
         dataset_routes,
+        upload_routes,
         model_routes,
         trying_routes,
         media_routes,

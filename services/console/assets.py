@@ -44,6 +44,7 @@ def load_assets() -> Mapping[str, Asset]:
         Asset("console.js", SCRIPT, (here / "console.js").read_bytes()),
         Asset("annotate.js", SCRIPT, (here / "annotate.js").read_bytes()),
         Asset("try.js", SCRIPT, (here / "try.js").read_bytes()),
+        Asset("upload.js", SCRIPT, (here / "upload.js").read_bytes()),
         Asset("htmx.js", SCRIPT, _htmx()),
         Asset("icon.svg", ICON, (here / "icon.svg").read_bytes()),
     )

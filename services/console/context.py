@@ -13,6 +13,7 @@ from services.console.clients import Clients
 from services.console.config import ConsoleConfig
 from services.console.http_metrics import HttpMetrics
 from services.console.lifetime import Lifetime
+from services.console.oidc import Issuer
 from services.console.previews import Previews
 from services.console.rendering import Pages
 from services.console.security import CSRF_FIELD, CSRF_HEADER, check_csrf
@@ -30,6 +31,10 @@ class Context:
     metrics: HttpMetrics
     lifetime: Lifetime
     previews: Previews
+    secure: bool
+    """Whether browsers reach the console over TLS."""
+    issuer: Issuer | None
+    """Whom people sign in with; None if with a token alone."""
 
     def client(self, request: Request) -> AsyncClient:
         """A client for the project in the path, with the person's own token.

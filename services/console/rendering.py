@@ -35,6 +35,7 @@ class Pages:
         self._config = config
         self._templates = environment("services.console.templates")
         self._templates.filters.update(when=when, moment=moment, id=names.id_of, short=names.short_name, link=link)
+        self._templates.filters["bytes"] = size
         self._templates.filters.update(rate=stage_rate, stage_state=stage_state)
         self._templates.globals.update(
             assets={name.replace(".", "_"): asset.path for name, asset in assets.items()},
@@ -74,6 +75,14 @@ def link(name: str) -> str:
 def when(moment_: Timestamp) -> str:
     """A time for people, in UTC; a dash for none."""
     return f"{moment_.ToDatetime():%Y-%m-%d %H:%M}" if moment_.seconds else "–"
+
+
+def size(number: int) -> str:
+    """A number of bytes for people."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if number >= 1024**power:
+            return f"{number / 1024**power:.1f} {unit}"
+    return f"{number} bytes"
 
 
 def moment(moment_: Timestamp) -> str:

@@ -8,6 +8,7 @@
 """
 
 import hmac
+import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -42,6 +43,7 @@ HEADERS = {
 """Of every answer that does not say otherwise."""
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 HEALTH = "/healthz/"
+HOST = re.compile(r"(?P<name>[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
 
@@ -104,11 +106,9 @@ def own_path(wanted: str) -> str:
 
 
 def _host_name(host: str) -> str:
-    """The name in a Host header, without its port; empty for what is none."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    """The name in a Host header, without its port; empty for what is none. Addresses are made of it."""
+    found = HOST.fullmatch(host)
+    return found["name"].strip("[]").lower() if found else ""
 
 
 def _is_from_here(headers: Headers) -> bool:

@@ -47,6 +47,7 @@ async def fill_console(console: Running, folder: Path) -> list[str]:
         "projects/demo/new-alignment-job",
         *jobs,
         "projects/demo/datasets",
+        "projects/demo/new-dataset",
         dataset,
         f"{dataset}/versions/1",
     ]

@@ -40,7 +40,7 @@ OWNED = {
     "OMNIALIGN_ANNOTATION_": r"root|.*_address|(workflow_)?database_url|executor_id|token",
     "OMNIALIGN_TRAINING_": r"root|.*_address|database_url|launcher|kubernetes_file|command|num_cpus|python|metrics_.*",
     "OMNIALIGN_GATEWAY_": r".*_address",
-    "OMNIALIGN_CONSOLE_": r".*_address|sign_in|hosts|https|session_key_file",
+    "OMNIALIGN_CONSOLE_": r".*_address|sign_in|hosts|https|session_key_file|oidc_.*",
     "OMNIALIGN_ENGINE_": r"(model|feature)_cache(_bytes)?|model_roots|openai_(endpoints|keys_file|concurrency)",
     "OMNIALIGN_CRITIQUE_": r".*_address",
     "OMNIALIGN_REFINEMENT_": r".*_address",

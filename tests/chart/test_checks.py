@@ -79,6 +79,7 @@ def problems(done: Any) -> list[str]:
         ("console.ingress.enabled=true", "The console's Ingress has no host"),
         ("console.httpRoute.enabled=true", "The HTTPRoute has no gateway"),
         ("console.replicas=2", "nothing that seals sessions"),
+        ("console.oidc.clientId=console", "an issuer that there is not"),
         ("inference.defaults.endpoints.keysSecret.name=keys", "The pool `default` has keys and no endpoints"),
         ("inference.defaults.autoscaling.enabled=true", "is scaled by KEDA: set its `autoscaling.prometheusAddress`"),
     ],

@@ -94,7 +94,8 @@ def _made() -> dict[str, str]:
     tls, auth = named("cpu", "Secret", "omnialign-tls"), named("cpu", "Secret", "omnialign-auth")
     session = named("cpu", "Secret", "omnialign-console")["stringData"]
     decoded = {key: base64.b64decode(value).decode() for key, value in tls["data"].items()}
-    return {**decoded, **auth["stringData"], **session, "keys": "https://models.example.com/v1 a-key"}
+    given = {"keys": "https://models.example.com/v1 a-key", "client-secret": "a-secret"}
+    return {**decoded, **auth["stringData"], **session, **given}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -179,6 +179,14 @@ def test_an_address_outside_is_reached_where_the_operator_says() -> None:
     assert {"ports": [{"port": 4317}], "to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]} in policy["spec"]["egress"]
 
 
+@pytest.mark.parametrize(("client", "is_open"), [("console", True), ("", False)])
+def test_the_console_reaches_the_issuer_if_people_sign_in_there(client: str, is_open: bool) -> None:
+    values = f"console.oidc.clientId={client},networkPolicy.oidcTo[0].ipBlock.cidr=192.0.2.0/24"
+    policy = rendering.named("external", "NetworkPolicy", "align-console", "--set", values)
+    issuer = {"ports": [{"port": 443}], "to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}
+    assert (issuer in policy["spec"]["egress"]) == is_open
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_names_are_resolved_by_the_clusters_own_servers(scenario: str) -> None:
     rules = [

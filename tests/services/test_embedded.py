@@ -5,13 +5,16 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
+from omnialign.cli import embedded as commands
+from omnialign.cli.output import Output
 from omnialign.cli.state import read_state
 from omnialign.client import AsyncClient
 from omnialign.errors import FailedPrecondition, NotFound
-from services.embedded import embedded, engine_config
+from services.embedded import EmbeddedStack, embedded, engine_config
 
 START = "from omnialign.cli.main import main; main()"
 
@@ -131,3 +134,31 @@ async def test_the_console_is_beside_the_services_when_asked_for(tmp_path):
         writer.close()
     assert page.startswith(b"HTTP/1.1 200")
     assert b"There are no jobs yet" in page
+
+
+@pytest.mark.parametrize("screen", ["", ":0"])
+async def test_a_demo_that_shows_its_console_opens_it_where_there_is_a_screen_and_keeps_it(
+    tmp_path, monkeypatch, capsys, screen
+):
+    opened, shown = list[str](), list[bytes]()
+
+    async def align(session, plan, *, source, folder, goodbye):
+        address = capsys.readouterr().out.split("Console: ")[1].split()[0]
+        shown.append(await asyncio.to_thread(lambda: urllib.request.urlopen(f"{address}/projects/default/jobs").read()))
+        return {}
+
+    async def tell(numbers):
+        pass
+
+    async def stays(stack):
+        shown.append(await asyncio.to_thread(lambda: urllib.request.urlopen(stack.console_address).read()))
+
+    monkeypatch.setattr(EmbeddedStack, "serve_until_signal", stays)
+    monkeypatch.setenv("DISPLAY", screen)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(commands, "_align", align)
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    await commands._run_in_process(Output(), None, tmp_path, tell=tell, stay=True)
+    assert len(shown) == 2 and all(b"There are no jobs yet" in page for page in shown)
+    assert len(opened) == (sys.platform in ("darwin", "win32") or bool(screen))
+    assert "The console goes on at http://127.0.0.1:" in capsys.readouterr().out

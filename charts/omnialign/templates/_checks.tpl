@@ -89,6 +89,9 @@ error. What only the cluster knows (Secrets, storage classes, GPUs, CRDs) is ask
 {{- if and (or $v.console.autoscaling.enabled (gt (int $v.console.replicas) 1)) (not (include "omnialign.sessionSecret" .)) }}
 - "The console has several pods, and nothing that seals sessions for all of them: set `console.sessionKeySecret.name`."
 {{- end }}
+{{- if and $v.console.oidc.clientId (not $v.auth.oidc.issuer) }}
+- "People cannot sign in to the console with an issuer that there is not: set `auth.oidc.issuer`."
+{{- end }}
 {{- if and $v.console.ingress.enabled (not $v.console.ingress.host) }}
 - "The console's Ingress has no host: set `console.ingress.host`."
 {{- end }}
@@ -139,7 +142,7 @@ error. What only the cluster knows (Secrets, storage classes, GPUs, CRDs) is ask
 {{- range list $v.gateway.tls.existingSecret $v.console.tls.existingSecret }}
 {{- if . }}{{ $wanted = append $wanted (dict "name" . "keys" (list "tls.crt" "tls.key")) }}{{ end }}
 {{- end }}
-{{- range list $v.postgresql.caSecret $v.s3.caSecret $v.auth.oidc.caSecret $v.console.sessionKeySecret }}
+{{- range list $v.postgresql.caSecret $v.s3.caSecret $v.auth.oidc.caSecret $v.console.sessionKeySecret $v.console.oidc.clientSecret }}
 {{- if .name }}{{ $wanted = append $wanted (dict "name" .name "keys" (list .key)) }}{{ end }}
 {{- end }}
 {{- range $name, $_ := $v.inference.pools }}

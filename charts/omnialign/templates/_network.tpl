@@ -149,7 +149,8 @@ spec:
     {{- with $root.Values.tracing.endpoint }}
     {{- include "omnialign.egressTo" (dict "address" . "to" $policy.tracingTo) | nindent 4 }}
     {{- end }}
-    {{- if and (has "auth" .component.needs) $root.Values.auth.oidc.issuer }}
+    {{- $signsIn := and (eq .name "console") $root.Values.console.oidc.clientId }}
+    {{- if and (or (has "auth" .component.needs) $signsIn) $root.Values.auth.oidc.issuer }}
     {{- include "omnialign.egressTo" (dict "address" $root.Values.auth.oidc.issuer "to" $policy.oidcTo) | nindent 4 }}
     {{- end }}
     {{- $opened := list }}

@@ -36,7 +36,13 @@
         - {key: {{ $values.auth.jobKeyKey }}, path: job-key}
         {{- end }}
 {{- end }}
-{{- if and (has "auth" $needs) $values.auth.oidc.caSecret.name }}
+{{- $signsIn := and (eq .name "console") $values.console.oidc.clientId }}
+{{- if and $signsIn $values.console.oidc.clientSecret.name }}
+- name: oidc-client
+  path: /etc/omnialign/oidc-client
+  volume: {secret: {secretName: {{ $values.console.oidc.clientSecret.name }}, defaultMode: 0440, items: [{key: {{ $values.console.oidc.clientSecret.key }}, path: client-secret}]}}
+{{- end }}
+{{- if and (or (has "auth" $needs) $signsIn) $values.auth.oidc.caSecret.name }}
 {{ include "omnialign.caFile" (dict "name" "oidc-ca" "secret" $values.auth.oidc.caSecret) }}
 {{- end }}
 {{- if and (has "auth" $needs) $values.quotas }}

@@ -107,7 +107,7 @@ class Authenticator:
         token = bearer(authorization)
         if (caller := self._of_file(token)) is not None:
             return caller
-        algorithm, key_id = _header(token)
+        algorithm, key_id = header_of(token)
         if self._jobs is not None and algorithm == ALGORITHM:
             return self._jobs.check(token)
         if self._oidc is not None and algorithm in ALGORITHMS:
@@ -140,7 +140,7 @@ def bearer(authorization: str) -> str:
     return token
 
 
-def _header(token: str) -> tuple[str, str]:
+def header_of(token: str) -> tuple[str, str]:
     """(algorithm, id of the key) that a signed token claims; empty for another kind of token."""
     if token.count(".") != 2:
         return "", ""

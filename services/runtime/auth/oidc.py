@@ -46,11 +46,16 @@ class OidcVerifier:
         Raises Unauthenticated (`TOKEN_EXPIRED`, `TOKEN_UNKNOWN`), and Unavailable (`OIDC_UNAVAILABLE`) when the
         issuer's keys cannot be had.
         """
+        claims = await self.claims(token, key_id=key_id)
+        return Caller(str(claims["sub"])[:200], dict(roles_of(claims.get(self._roles_claim))))
+
+    async def claims(self, token: str, *, key_id: str) -> dict[str, Any]:
+        """What a token says, once it is verified. Raises as `check` does."""
         key = await self._keys.find(key_id)
         if key is None or key.algorithm_name not in ALGORITHMS:
             raise _unknown()
         try:
-            claims = jwt.decode(
+            found: dict[str, Any] = jwt.decode(
                 token,
                 key.key,
                 algorithms=[key.algorithm_name],  # the key's own: the token does not choose
@@ -63,7 +68,7 @@ class OidcVerifier:
             raise Unauthenticated("The token has expired; get a new one", reason="TOKEN_EXPIRED") from None
         except (jwt.PyJWTError, ValueError, TypeError):
             raise _unknown() from None
-        return Caller(str(claims["sub"])[:200], dict(roles_of(claims.get(self._roles_claim))))
+        return found
 
     async def close(self) -> None:
         """Stops background work."""
@@ -154,10 +159,7 @@ class KeySet:
 
 def fetch_keys(issuer: str, ca_file: Path | None) -> dict[str, jwt.PyJWK]:
     """The signing keys that an issuer publishes, by id. Raises OSError, ValueError and PyJWTError."""
-    context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    about = _read_json(issuer.rstrip("/") + DISCOVERY, context)
-    if about.get("issuer") != issuer:
-        raise ValueError(f"its discovery document is of another issuer, '{about.get('issuer')}'")
+    about, context = discover(issuer, ca_file), trusting(ca_file)
     entries = _read_json(str(about.get("jwks_uri", "")), context).get("keys", [])
     keys: dict[str, jwt.PyJWK] = {}
     for entry in filter(_signs, entries):
@@ -166,6 +168,19 @@ def fetch_keys(issuer: str, ca_file: Path | None) -> dict[str, jwt.PyJWK]:
         except jwt.PyJWTError as error:  # one key that cannot be read must not take the others away
             _log.warning("a key of the issuer '%s' cannot be read: %s", issuer, error)
     return keys
+
+
+def discover(issuer: str, ca_file: Path | None) -> dict[str, Any]:
+    """What an issuer says of itself (OpenID Connect Discovery 1.0). Raises OSError and ValueError."""
+    about = _read_json(issuer.rstrip("/") + DISCOVERY, trusting(ca_file))
+    if about.get("issuer") != issuer:
+        raise ValueError(f"its discovery document is of another issuer, '{about.get('issuer')}'")
+    return about
+
+
+def trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """TLS to an issuer. Raises OSError."""
+    return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
 
 
 def _signs(entry: Any) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from services.runtime.auth.authenticator import AuthConfig
 from services.runtime.config import ServerConfig
 from services.runtime.connections import ClientConfig, ClientFactory
 from services.runtime.server import Server
+from tests.services.console.issuer import AUDIENCE, Issuer
 from tests.services.console.job_services import Jobs, add_job_services
 
 TOKENS = {
@@ -78,7 +79,7 @@ class Browser:
 
 
 @contextlib.asynccontextmanager
-async def running(root: Path, *, tokens: bool, **settings: Any) -> AsyncIterator[Running]:
+async def running(root: Path, *, tokens: bool, issuer: Issuer | None = None, **settings: Any) -> AsyncIterator[Running]:
     auth, own = AuthConfig(), ClientConfig()
     if tokens:
         entries = [
@@ -88,6 +89,9 @@ async def running(root: Path, *, tokens: bool, **settings: Any) -> AsyncIterator
         (root / "tokens.yaml").write_text(yaml.safe_dump({"tokens": entries}))
         (root / "own-token").write_text("service")
         auth, own = AuthConfig(tokens_file=root / "tokens.yaml"), ClientConfig(token_file=root / "own-token")
+    if issuer:
+        auth = replace(auth, oidc_issuer=issuer.url, oidc_audience=AUDIENCE, oidc_ca_file=issuer.ca_file)
+        settings = issuer.settings(**settings)
     server, jobs, registry = Server(ServerConfig(), name="test", auth=auth, clients=own), Jobs(), CollectorRegistry()
     models, address = Behaviour(), server.bind()
     annotation = AnnotationConfig(root=root / "annotation", data_address=address, refinement_address=address)

@@ -32,14 +32,9 @@ async def test_what_cannot_be_a_token_is_not_even_sent(console, token):
     assert (await (await console.browser()).sign_in(token)).status_code == 400
 
 
-async def test_a_token_that_no_cookie_can_hold_is_refused_in_a_sentence(open_console, tmp_path):
-    from starlette.datastructures import MutableHeaders
-
-    from omnialign.errors import InvalidArgument
-    from services.console.sessions import Session, Sessions
-
-    with pytest.raises(InvalidArgument, match="2,800 characters"):
-        Sessions(None, hours=1, secure=False).seal(Session(token="t" * 3500), MutableHeaders())
+async def test_a_token_that_no_cookie_can_hold_is_refused_in_a_sentence(console):
+    refused = await (await console.browser()).sign_in("t" * 12_000)
+    assert (refused.status_code, "too long for a browser" in refused.text) == (400, True)
 
 
 async def test_the_cookie_is_sealed_and_kept_from_scripts_and_other_sites(console):
