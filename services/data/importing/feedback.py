@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from omnialign.feedback_text import read_feedback_text, read_verdict_text
 from omnialign.v1 import record_pb2
@@ -18,15 +19,22 @@ def feedback(row: Row, side: int, scales: Scales) -> record_pb2.Feedback:
     found = record_pb2.Feedback()
     for name, dimension in layout.rates[side].items():
         if row[name] is not None:
-            score = scales.score(row[name])
-            if score is None:
-                wanted = "{:g} to {:g}".format(*scales.score_range) if scales.score_range else "0, 1, 2 or 3"
-                raise refusal("SCORE_INVALID", f"the score is {row[name]!r}, and {wanted} is taken"[:500], column=name)
+            score = read_score(row[name], scales, name)
             found.scores.add(dimension=dimension, score=score, rationale=rationales.get(dimension, ""))
     sections = read_feedback_text(text(row, columns.first(row, columns.CRITIQUE, side=side)))
     found.critique = "\n".join(filter(None, (sections.critique, sections.reason)))
     found.refinement = sections.refinement
     return found
+
+
+def read_score(found: Any, scales: Scales, column: str, dimension: str = "") -> int:
+    """A value as a score from 0 to 3. Raises SCORE_INVALID."""
+    score = scales.score(found)
+    if score is None:
+        wanted = "{:g} to {:g}".format(*scales.score_range) if scales.score_range else "0, 1, 2 or 3"
+        what = f"the score of {dimension[:64]}" if dimension and dimension != column else "the score"
+        raise refusal("SCORE_INVALID", f"{what} is {found!r}"[:300] + f", and {wanted} is taken", column=column)
+    return score
 
 
 def preference(row: Row, scales: Scales) -> record_pb2.Preference:

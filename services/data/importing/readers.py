@@ -101,6 +101,7 @@ def survey(source: SourceFile, reading: Reading) -> Survey:
     raises.
     """
     source = _told(source, reading)
+    _check_scale(source, reading)
     found, numbers = Survey(source), NumberChecks(source.name, reading.scales)
     for row in _outlines(source):
         found.rows += 1
@@ -129,6 +130,19 @@ def _told(source: SourceFile, reading: Reading) -> SourceFile:
     if not source.format and source.subtask not in SCHEMAS:
         raise subtask_unknown(source.path)
     return source
+
+
+def _check_scale(source: SourceFile, reading: Reading) -> None:
+    """Raises SCORES_UNEXPECTED if the format's ratings are on a scale of their own and none is declared."""
+    published = FORMATS[source.format].rated if source.format else None
+    if published and reading.scales.score_range is None:
+        scale = "{} to {}".format(*published)
+        message = (
+            f"The ratings in {source.name}, which is in the format {source.format}, are not 0, 1, 2 or 3; published "
+            f"are {scale}: declare their scale with `--score-range {scale.replace(' to ', ' ')}`."
+        )
+        metadata = {"file": source.name, "lowest": str(published[0]), "highest": str(published[1])}
+        raise InvalidArgument(message, reason="SCORES_UNEXPECTED", metadata=metadata)
 
 
 def _has_columns(row: Any) -> bool:

@@ -86,7 +86,15 @@ def described(found: Any) -> str:
     """What a value is, in words."""
     if isinstance(found, list) and found and all(isinstance(one, Mapping) and "role" in one for one in found):
         return "a conversation"
-    kinds = {list: "a list", bool: "true or false", int: "a number", float: "a number", bytes: "bytes", str: "text"}
+    kinds = {
+        list: "a list",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        bytes: "bytes",
+        str: "text",
+        type(None): "nothing",
+    }
     return "an object" if isinstance(found, Mapping) else kinds.get(type(found), type(found).__name__)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from omnialign.content import NAMES, content
 from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.placeholders import place
+from omnialign.rubrics import MAX_SCORE
 from omnialign.v1.content_pb2 import Media
 from omnialign.v1.record_pb2 import Record, Response
 from services.data.importing import columns
@@ -27,6 +28,8 @@ from services.data.importing.sources import SPLITS, SourceFile
 
 MAX_RECORD_BYTES = 2 * 1024 * 1024
 MAX_NAMED_COLUMNS = 12
+SCALE, OWN_SCALE = "score_range", (0, MAX_SCORE)
+"""The label that says from which scale scores were converted, and the scale that needs none."""
 UNTOLD_SUBTASK = "t2t"
 """That of rows which are set aside before they tell theirs."""
 BENCHMARK = "benchmark"
@@ -132,6 +135,7 @@ class RowReader:
             if self._source.format in BENCHMARKS:
                 record.labels[BENCHMARK] = self._source.format
             self._format.fill(record, row, self._given)
+            self._note_scale(record)
             return
         record.prompt.CopyFrom(content(self._prompt_text(row)))
         record.labels.update(labels(row))
@@ -139,6 +143,13 @@ class RowReader:
         record.responses.extend(self._responses(row))
         if record.responses and columns.has(row, columns.OVERALL):
             record.preference.CopyFrom(preference(row, self._reading.scales))
+        self._note_scale(record)
+
+    def _note_scale(self, record: Record) -> None:
+        """Records from which scale scores were converted."""
+        scale = self._reading.scales.score_range
+        if scale and scale != OWN_SCALE and any(response.feedback.scores for response in record.responses):
+            record.labels[SCALE] = "{:g} to {:g}".format(*scale)
 
     def _prompt_text(self, row: Row) -> str:
         name = columns.first(row, columns.PROMPT)

@@ -31,6 +31,8 @@ class Format:
     """Columns that tell the format: each a set that a row has. None where names do."""
     preference: tuple[str, ...] = ()
     """Columns of which rows with a preference have a value in one; the rest of their columns can hold none."""
+    rated: tuple[int, int] | None = None
+    """The scale on which its ratings are published, if that is not 0 to 3."""
     needs_task: bool = False
     """Whether the name of a file, or the request, must say what answers are made of."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from services.data.importing import columns
 from services.data.importing.benchmarks.formats import FORMATS as BENCHMARKS
 from services.data.importing.benchmarks.formats import Format, format_of
-from services.data.importing.formats import argilla
+from services.data.importing.formats import argilla, ratings
 from services.data.importing.formats.exchanges import fill_exchange
 from services.data.importing.formats.spelling import HISTORY, SYSTEM, TOOLS, UNREAD, Spelling
 
@@ -58,6 +58,18 @@ def _format(spelling: Spelling, *tells: tuple[str, ...], ids: tuple[str, ...] = 
 PEOPLE: Mapping[str, Format] = {
     "argilla": Format(
         (), argilla.COLUMNS, argilla.fill_argilla, tells=((argilla.ANSWERS,),), preference=(argilla.ANSWERS,)
+    ),
+    "ultrafeedback": Format(
+        (), ratings.ULTRAFEEDBACK_COLUMNS, ratings.fill_ultrafeedback, ("prompt_id",), rated=(1, 5),
+        tells=(("instruction", "completions"), ("prompt", "completions")),
+    ),
+    "helpsteer": Format(
+        (), ratings.HELPSTEER_COLUMNS, ratings.fill_helpsteer, rated=(0, 4),
+        tells=(("prompt", "response", "helpfulness"),),
+    ),
+    "helpsteer3": Format(
+        (), ratings.HELPSTEER3_COLUMNS, ratings.fill_helpsteer3, preference=(ratings.PREFERENCE,),
+        tells=(("response1", "response2", "overall_preference"),),
     ),
     "llama_factory": _format(
         LLAMA_FACTORY, ("conversations", "chosen", "rejected"), ("instruction", "chosen", "rejected"),

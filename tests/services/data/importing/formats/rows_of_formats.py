@@ -10,6 +10,10 @@ NO = [{"role": "assistant", "content": "No."}]
 HUMAN, GPT = {"from": "human", "value": "Name a fruit."}, {"from": "gpt", "value": "Pear."}
 PICTURE, SOUND, FILM = "a.png", "b.wav", "c.mp4"
 
+RATED = {"model": "a", "response": "Pear.", "critique": "Name two.",
+         "annotations": {"helpfulness": {"Rating": "4", "Rationale": "a fruit", "Rationale For Rating": "one"},
+                         "honesty": [{"Rating": "2", "Rationale": "so"}], "truthfulness": None}}  # fmt: skip
+
 GOOD: dict[str, tuple[str, Row, list[str], list[list[str]], str]] = {
     # format, row, parts of the prompt, parts of the answers (the better first), subtask
     "trl": ("trl", {"prompt": "Name a fruit.", "chosen": "Pear.", "rejected": "No."},
@@ -66,6 +70,22 @@ GOOD: dict[str, tuple[str, Row, list[str], list[list[str]], str]] = {
     "llava marker at the end": (
         "sharegpt", {"image": PICTURE, "conversations": [HUMAN | {"value": "What?\n<image>"}, GPT]},
         ["What?", PICTURE], [["Pear."]], "ti2t"),
+    "ultrafeedback": ("ultrafeedback", {"source": "flan", "instruction": "Name a fruit.", "models": ["a", "b"],
+                                        "completions": [RATED, RATED | {"response": "No.", "critique": None}]},
+                      ["Name a fruit."], [["Pear."], ["No."]], "t2t"),
+    "vlfeedback": ("ultrafeedback", {"prompt": "What?", "image": PICTURE, "completions": {
+        "model": ["a", "b", "c"], "response": ["Pear.", "No.", "7"],
+        "annotations": {"Visual Faithfulness": {"Rating": ["5", "N/A", "1"], "Rationale": ["so", "", "no"]}}}},
+        [PICTURE, "What?"], [["Pear."], ["No."], ["7"]], "ti2t"),
+    "helpsteer": ("helpsteer", {"prompt": "Name a fruit.", "response": "Pear.", "helpfulness": 4, "correctness": 3,
+                                "coherence": 2, "complexity": 1, "verbosity": 5},
+                  ["Name a fruit."], [["Pear."]], "t2t"),
+    "helpsteer3": ("helpsteer3", {"domain": "code", "context": ASKED, "response1": "Pear.", "response2": "No.",
+                                  "overall_preference": -2, "individual_preference": [
+                                      {"score": -2, "reasoning": "1 names one.", "feedback1": "Right."},
+                                      {"score": -3, "reasoning": "2 does not.", "feedback1": "Short.",
+                                       "feedback2": "Wrong."}]},
+                   ["Name a fruit."], [["Pear."], ["No."]], "t2t"),
     "argilla": ("argilla", {"prompt": "Say 1.", "response_1": "1", "response_2": "1!",
                             "preference.responses": ["response_1", "response_2", "response_1"],
                             "preference.responses.status": ["submitted", "draft", "submitted"]},
@@ -173,6 +193,51 @@ MALFORMED: dict[str, list[tuple[Row, str, str]]] = {
         ({"instruction": "Hi", "output": "Yo", **PAIR}, "COLUMN_TWICE", "both chosen and output have a value"),
     ],
     "sharegpt": messages_malformed("conversations", {}, role="from", said="value"),
+    "ultrafeedback": [
+        (GOOD["ultrafeedback"][1] | one, reason, text) for one, reason, text in [
+            ({"instruction": ""}, "PROMPT_MISSING", "follows no prompt"),
+            ({"instruction": 7}, "MESSAGES_INVALID", "column instruction: the column holds a number"),
+            ({"prompt": "Hi"}, "COLUMN_TWICE", "both instruction and prompt"),
+            ({"completions": "text"}, "RESPONSE_MISSING", "holds text, and a list of 1 to 64"),
+            ({"completions": [RATED] * 65}, "RESPONSE_MISSING", "holds 65 completions"),
+            ({"completions": ["text"]}, "RESPONSE_MISSING", "completion 1 is text"),
+            ({"completions": [RATED, {"response": None}]}, "TEXT_EXPECTED", "completion 2 has nothing as its"),
+            ({"completions": [RATED | {"response": " "}]}, "RESPONSE_MISSING", "the answer is empty"),
+            ({"completions": [RATED | {"model": 7}]}, "TEXT_EXPECTED", "completion 1 has a number as its model"),
+            ({"completions": [RATED | {"annotations": "good"}]}, "SCORE_INVALID", "of completion 1 are text"),
+            ({"completions": [RATED | {"annotations": {"honesty": 3}}]}, "SCORE_INVALID", "a number for honesty"),
+            ({"completions": [RATED | {"annotations": {"honesty": {"Rating": "7"}}}]}, "SCORE_INVALID",
+             "the score of honesty is '7', and 1 to 5 is taken"),
+            ({"system": "Rhyme."}, "SYSTEM_UNSUPPORTED", "column system"),
+        ]
+    ],
+    "helpsteer": [
+        *[(GOOD["helpsteer"][1] | {name: found}, "SCORE_INVALID", f"column {name}: the score is {found!r}, and 1 to 5")
+          for name, found in [("helpfulness", 0), ("correctness", 6), ("coherence", "good"), ("complexity", True),
+                              ("verbosity", [4])]],
+        *[(GOOD["helpsteer"][1] | one, reason, text) for one, reason, text in [
+            ({"prompt": None}, "PROMPT_MISSING", "follows no prompt"),
+            ({"prompt": "Hi<extra_id_1>Assistant\nYes?"}, "HISTORY_UNSUPPORTED", "several messages, with <extra_id_1>"),
+            ({"response": "Hi<extra_id_1>"}, "HISTORY_UNSUPPORTED", "column response"),
+            ({"response": None}, "RESPONSE_MISSING", "no response, and text is taken"),
+            ({"response": 7}, "MESSAGES_INVALID", "column response: the column holds a number"),
+            ({"system": "Rhyme."}, "SYSTEM_UNSUPPORTED", "column system"),
+            ({"tools": [1]}, "TOOLS_UNSUPPORTED", "column tools"),
+        ]],
+    ],
+    "helpsteer3": [
+        (GOOD["helpsteer3"][1] | one, reason, text) for one, reason, text in [
+            *[({"overall_preference": found}, "LABEL_INVALID", f"the preference is {shown}, and -3 to -1")
+              for found, shown in [(0, "0"), (4, "4"), (0.5, "a number"), ("better", "text"), (True, "true or false")]],
+            ({"context": HI + SAID + ASKED}, "HISTORY_UNSUPPORTED", "a conversation of 3"),
+            ({"context": []}, "PROMPT_MISSING", "follows no prompt"),
+            ({"context": SAID}, "PROMPT_MISSING", "is of the role assistant"),
+            ({"response1": ""}, "RESPONSE_MISSING", "no response1"),
+            ({"response2": None}, "RESPONSE_MISSING", "no response2"),
+            ({"individual_preference": ["so"]}, "LABEL_INVALID", "an individual preference is text"),
+            ({"individual_preference": [{"feedback1": 7}]}, "TEXT_EXPECTED", "feedback1 holds something else"),
+        ]
+    ],
     "argilla": [
         (GOOD["argilla"][1] | one, reason, text) for one, reason, text in [
             ({"preference.responses": []}, "LABEL_INVALID", "there are 0 answers and 3 statuses"),

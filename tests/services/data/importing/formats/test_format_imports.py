@@ -120,6 +120,20 @@ async def test_thumbs_that_a_record_cannot_hold_refuse_the_file(client: AsyncCli
     assert (await run(client, source, ignored_columns=["label"])).records_imported == 1
 
 
+async def test_ratings_on_another_scale_refuse_the_file_until_it_is_declared(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    row = {"prompt": "a", "response": "b", "helpfulness": 3, "verbosity": 0}
+    source = write_lines(tmp_path / "rows.jsonl", row)
+    with pytest.raises(InvalidArgument) as refused:
+        await run(client, source)
+    assert refused.value.reason == "SCORES_UNEXPECTED"
+    assert "`--score-range 0 4`" in refused.value.message
+    await run(client, source, score_range=(0, 4))
+    (record,) = await records(client)
+    assert [score.score for score in record.responses[0].feedback.scores] == [2, 0]
+
+
 async def test_a_corrected_row_of_another_subtask_takes_the_place_of_the_one_set_aside(
     client: AsyncClient, tmp_path: Path
 ) -> None:

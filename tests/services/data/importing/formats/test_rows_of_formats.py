@@ -43,6 +43,11 @@ def read(folder: Path, form: str, row: Any, *, subtask: str = "", **declared: An
     return RowReader(source, files=files, reading=Reading.of(request)).read(1, row).record
 
 
+def scale(form: str) -> Row:
+    """What must be declared of a format whose ratings are on a scale of their own."""
+    return {"score_range": data_service_pb2.ScoreRange(lowest=1, highest=5)} if PEOPLE[form].rated else {}
+
+
 def shown(message: content_pb2.Content) -> list[str]:
     return [part.text or part.media.sha256 for part in message.parts]
 
@@ -51,10 +56,10 @@ def shown(message: content_pb2.Content) -> list[str]:
 def test_a_row_becomes_the_record_that_it_says(folder: Path, name: str) -> None:
     form, row, prompt, answers, subtask = GOOD[name]
     before = copy.deepcopy(row)
-    record = read(folder, form, row)
+    record = read(folder, form, row, **scale(form))
     assert not record.HasField("quarantine"), record.quarantine.message
     assert (shown(record.prompt), [shown(one.content) for one in record.responses]) == (prompt, answers)
-    assert (record.subtask, record.preference.preferred) == (subtask, 1 if len(answers) == 2 else 0)
+    assert (record.subtask, record.preference.preferred) == (subtask, int(len(answers) == 2 and not scale(form)))
     assert row == before
 
 
@@ -81,7 +86,7 @@ def test_the_format_of_most_rows_is_that_of_the_file_and_its_columns_are_named()
 def test_a_malformed_row_is_set_aside_with_what_was_found(
     folder: Path, form: str, row: Row, reason: str, text: str
 ) -> None:
-    found = read(folder, form, row)
+    found = read(folder, form, row, **scale(form))
     assert (found.quarantine.reason, text in found.quarantine.message) == (reason, True), found.quarantine.message
     assert found.quarantine.message.startswith("rows.jsonl, row 1")
     assert found.labels["format"] == form, "an export of what was set aside goes by it"
@@ -89,8 +94,32 @@ def test_a_malformed_row_is_set_aside_with_what_was_found(
 
 @pytest.mark.parametrize("form", MALFORMED)
 def test_twelve_malformed_rows_have_messages_of_their_own(folder: Path, form: str) -> None:
-    messages = {read(folder, form, row).quarantine.message for row, *_ in MALFORMED[form]}
+    messages = {read(folder, form, row, **scale(form)).quarantine.message for row, *_ in MALFORMED[form]}
     assert len(messages) == len(MALFORMED[form]) >= 12
+
+
+def test_ratings_are_converted_from_the_scale_that_is_declared_and_it_is_recorded(folder: Path) -> None:
+    record = read(folder, *GOOD["ultrafeedback"][:2], **scale("ultrafeedback"))
+    first, second = (response.feedback for response in record.responses)
+    assert [(one.dimension, one.score, one.rationale) for one in first.scores] == [
+        ("helpfulness", 2, "a fruit\none"),
+        ("honesty", 1, "so"),
+    ]
+    assert (first.critique, second.critique) == ("Name two.", "")
+    assert [response.source for response in record.responses] == ["a", "a"]
+    assert record.labels["score_range"] == "1 to 5"
+    record = read(folder, *GOOD["vlfeedback"][:2], **scale("ultrafeedback"))
+    found = [[(one.dimension, one.score) for one in response.feedback.scores] for response in record.responses]
+    assert found == [[("visual_faithfulness", 3)], [], [("visual_faithfulness", 0)]]
+    record = read(folder, *GOOD["helpsteer"][:2], **scale("helpsteer"))
+    assert [one.score for one in record.responses[0].feedback.scores] == [2, 2, 1, 0, 3]
+
+
+def test_what_people_said_of_two_responses_is_their_critique(folder: Path) -> None:
+    record = read(folder, *GOOD["helpsteer3"][:2])
+    assert [response.feedback.critique for response in record.responses] == ["Right.\n\nShort.", "Wrong."]
+    assert record.preference.reason == "1 names one.\n\n2 does not."
+    assert dict(record.labels) == {"domain": "code"}
 
 
 def test_answers_are_media_where_the_name_says_so(folder: Path) -> None:
