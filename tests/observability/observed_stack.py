@@ -154,10 +154,18 @@ async def _annotate(client: AsyncClient, prometheus: Prometheus, *, model: str) 
     calls = 'omnialign_rpc_duration_seconds_count{service="omnialign.v1.AnnotationService", method="LeaseTask"}'
     await asyncio.to_thread(prometheus.await_numbers, calls)
     await client.lease_task(made.name, annotator="ann")
-    spec = annotation_service_pb2.DraftSpec(campaign=made.name, model=model)
-    async for event in client.watch_draft_job((await client.create_draft_job("lab-drafts", spec)).name):
-        drafted = event.draft_job
-    assert drafted.state == drafted.STATE_SUCCEEDED, drafted.error
+    await _draft(client, "lab-drafts", campaign=made.name, model=model)
+    await asyncio.to_thread(prometheus.await_numbers, "omnialign_drafting_step_duration_seconds_count")
+    again = await client.create_campaign("lab-people-again", campaign)
+    await _draft(client, "lab-drafts-again", campaign=again.name, model=model)
+
+
+async def _draft(client: AsyncClient, job_id: str, *, campaign: str, model: str) -> None:
+    """Has a model draft the annotations of a campaign."""
+    job = await client.create_draft_job(job_id, annotation_service_pb2.DraftSpec(campaign=campaign, model=model))
+    async for event in client.watch_draft_job(job.name):
+        job = event.draft_job
+    assert job.state == job.STATE_SUCCEEDED, job.error
 
 
 async def _evaluate(client: AsyncClient, job: Job) -> None:

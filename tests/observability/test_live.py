@@ -133,7 +133,7 @@ def is_whole(spans: list[Any]) -> bool:
 def test_every_step_of_a_chunk_and_every_stage_is_a_span_of_the_job(seen: Seen):
     spans = [span for spans in seen.traces for span in spans]
     work = [span for span in spans if span.name.startswith(("chunk ", "step ", "stage "))]
-    assert len({attributes(span)["omnialign.job_uid"] for span in work}) == 2, "the alignment job and the evaluation"
+    assert len({attributes(span)["omnialign.job_uid"] for span in work}) == 4, "alignment, evaluation, two draft jobs"
     names = {span.name for span in work if attributes(span)["omnialign.job_uid"] == seen.job.uid}
     assert names >= {f"step {name}" for name in ("sample", "critique", "refine", "verify", "evaluation")}
     assert names >= {f"stage {name}" for name in ("preflight", "feedback_modeling", "pair", "optimize", "report")}
