@@ -37,7 +37,7 @@ OWNED = {
     "OMNIALIGN_DATA_": r"root|database_url|objects_url|s3_(?!.*seconds).*|import_roots",
     "OMNIALIGN_ALIGNMENT_": r"root|.*_address|(workflow_)?database_url|executor_id|token",
     "OMNIALIGN_EVALUATION_": r"root|.*_address|(workflow_)?database_url|executor_id|token",
-    "OMNIALIGN_ANNOTATION_": r"root|.*_address|(workflow_)?database_url|executor_id|token",
+    "OMNIALIGN_ANNOTATION_": r"root|.*_address|(workflow_)?database_url|executor_id|token|draft_.*|chunks_per_job",
     "OMNIALIGN_TRAINING_": r"root|.*_address|database_url|launcher|kubernetes_file|command|num_cpus|python|metrics_.*",
     "OMNIALIGN_GATEWAY_": r".*_address",
     "OMNIALIGN_CONSOLE_": r".*_address|sign_in|hosts|https|session_key_file|oidc_.*",
