@@ -36,6 +36,11 @@ NAME = "door"
 MODEL = "bench"
 PROMPT = "What does the picture show, and how do you know? " * 20
 MESSAGES: Any = [{"role": "user", "content": PROMPT}]
+CONSOLE = """import os, sys
+from services.console.__main__ import main
+main({**os.environ, "OMNIALIGN_SERVER_PORT": sys.argv[2]})
+"""
+"""The program of the console, on a port that the command line names; all else is in the environment."""
 WAYS = ("directly", "door, aiohttp", "door, openai")
 
 Ask = Callable[[int], Awaitable[object]]
@@ -61,7 +66,7 @@ def services(folder: Path, *, milliseconds: float) -> Iterator[str]:
 @contextlib.contextmanager
 def console(address: str) -> Iterator[str]:
     """The base URL of a console's door to these services."""
-    words = (sys.executable, "-m", "benchmarks.door_console")
+    words = (sys.executable, "-c", CONSOLE)
     with serving(words, {"OMNIALIGN_CONSOLE_GATEWAY_ADDRESS": address, "OMNIALIGN_SERVER_LOG_LEVEL": "WARNING"}) as url:
         yield url
 

@@ -41,8 +41,9 @@ async def create_evaluation(pipeline: Pipeline, request: evaluation_service_pb2.
 
     Raises what `resolve`, `preflight.inspect` and `Jobs.submit` raise.
     """
-    if (earlier := await pipeline.jobs.find_request(request)) is not None:
-        return earlier  # type: ignore[no-any-return]  # the pipeline knows no kind
+    earlier: Job | None = await pipeline.jobs.find_request(request)
+    if earlier is not None:
+        return earlier
     clients = await pipeline.clients.of(names.project_of(request.parent))
     plan, manifest = await resolve(request.evaluation.spec, clients, parent=request.parent)
     job = _new_job(request, plan, manifest)
@@ -51,7 +52,8 @@ async def create_evaluation(pipeline: Pipeline, request: evaluation_service_pb2.
         job.preflight.CopyFrom(found)
         job.manifest.CopyFrom(complete)
         return job
-    return await pipeline.jobs.submit(request, job, plan)  # type: ignore[no-any-return]  # the pipeline knows no kind
+    submitted: Job = await pipeline.jobs.submit(request, job, plan)
+    return submitted
 
 
 async def resolve(spec: Spec, clients: ServiceClients, *, parent: str) -> tuple[Spec, Manifest]:

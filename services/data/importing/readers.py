@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from omnialign.errors import InvalidArgument
-from services.data.importing.benchmarks.grouping import join_rows
+from services.data.importing.benchmarks.eval_anything import join_rows
 from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, layout
 from services.data.importing.coverage import coverage, format_coverage
 from services.data.importing.formats.registry import FORMATS, TOLD_BY_ROWS, told_by_columns

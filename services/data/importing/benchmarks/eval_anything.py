@@ -5,7 +5,7 @@ EvalAnything-AMU, EvalAnything-InstructionFollowing (four configs) and EvalAnyth
 
 import json
 import mimetypes
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from omnialign.combinations import check_shares
@@ -13,7 +13,6 @@ from omnialign.content import content
 from omnialign.modeling.benchmark_items import CATEGORIES
 from omnialign.v1.record_pb2 import KeyTerms, MultipleChoiceQuestion, Record, ReferenceAnswer
 from services.data.importing.benchmarks.choices import read_choices, read_letter
-from services.data.importing.benchmarks.grouping import QUESTIONS, ROW
 from services.data.importing.benchmarks.values import Given, identifier, is_list_of_text, needed
 from services.data.importing.columns import AUDIO, IMAGE, VIDEO, Row
 from services.data.importing.refusal import described, in_column, in_row, refusal
@@ -24,10 +23,32 @@ DIMENSIONS = {name.replace("_", "-"): name for name in CATEGORIES}
 VISUAL, AUDITORY = "visual_modality_path", "auditory_modality_path"
 ANNOTATIONS, SELECTION = "annotations", "selection"
 MAX_REFERENCES = 64
+QUESTIONS = "questions"
+"""The column of a joined row that holds the rows it was joined from. Exported rows of a quarantine have it."""
+ROW = "row"
+"""In each of these rows, its number in the file."""
 
 AMU_COLUMNS = ("question_id", "evaluation_dimension", "question", VISUAL, AUDITORY, ANNOTATIONS)
 INSTRUCTION_COLUMNS = ("prompt_id", "question_id", "prompt", "question", "choice", "answer", QUESTIONS)
 SELECTION_COLUMNS = ("instruction_uid", "instruction", SELECTION)
+
+
+def join_rows(rows: Iterable[tuple[int, Any]], key: str) -> Iterator[tuple[int, Any]]:
+    """Rows of one prompt as one row: files with one question per row have several rows for each prompt.
+
+    They come in the order of each group's first, whose number they have. A row that cannot belong to a group, such as
+    one without a question, stays a row of its own, and is refused or read as such.
+    """
+    joined: dict[str, tuple[int, dict[str, Any]]] = {}
+    for number, row in rows:
+        name = row.get(key) if isinstance(row, Mapping) else None
+        if not isinstance(name, int | str) or "question" not in row:
+            yield number, row
+            continue
+        first = {column: row.get(column) for column in (key, "prompt", "split", "labels") if column in row}
+        _, group = joined.setdefault(f"{type(name).__name__}/{name}", (number, {**first, QUESTIONS: []}))
+        group[QUESTIONS].append({ROW: number, **{column: found for column, found in row.items() if column != key}})
+    yield from joined.values()
 
 
 def fill_amu(record: Record, row: Row, given: Given) -> None:

@@ -15,8 +15,11 @@ from omnialign.client import AsyncClient
 from tests.processes import REPOSITORY
 from tests.services.console.door.serving import omnialign_up
 
-pytestmark = pytest.mark.lmms
 PYTHON = REPOSITORY / ".venv-lmms" / "bin" / "python"
+pytestmark = [
+    pytest.mark.lmms,
+    pytest.mark.skipif(not PYTHON.exists(), reason="lmms-eval is not installed: `make test-openai` does it"),
+]
 ITEMS = 12
 TASK = """
 task: tinyworld_pictures
