@@ -22,13 +22,13 @@ class Reviewing:
     async def page(self, request: alignment_service_pb2.ListPairReviewsRequest) -> tuple[list[PairReview], str]:
         """One page of the reviews of a job, by round and record, and the token of the next page."""
         job, size = await self._jobs.get(request.parent), page_size(request.page_size)
-        key = decode_token(request.page_token, filter=request.parent, kinds=(int, str))
-        after = (int(key[0]), key[1]) if key else None
+        key = decode_token(request.page_token, filter=request.parent, kinds=(int, bytes))
+        after = (int(key[0]), bytes.fromhex(key[1]).decode()) if key else None
         found = await self._reviews.page(job.uid, after=after, limit=size + 1, pending_only=request.pending_only)
         token = ""
         if len(found) > size:
             last = found[size - 1]
-            token = encode_token([str(last.round), last.record_id], filter=request.parent)
+            token = encode_token([str(last.round), last.record_id.encode().hex()], filter=request.parent)
         return found[:size], token
 
     async def decide(self, request: alignment_service_pb2.ReviewPairRequest) -> PairReview:

@@ -36,6 +36,8 @@ def review_routes(context: Context) -> list[Route]:
         job = await client.get_alignment_job(name)
         found = [review async for review in client.list_pair_reviews(name)]
         pending = [review for review in found if not review.decision]
+        open_again = {_key(review) for review in found if review.decision and _is_open(job, review)}
+        again = [review for review in found if _key(review) in open_again & {request.query_params.get("again", "")}]
         return context.pages.page(
             request,
             "reviews.html.j2",
@@ -44,9 +46,13 @@ def review_routes(context: Context) -> list[Route]:
             pending=len(pending),
             decided=[review for review in found if review.decision],
             shown=[
-                (review, record, text(record)) for review, record in await _with_records(client, job, pending[:SHOWN])
+                (review, record, _words(review, record))
+                for review, record in await _with_records(client, job, again or pending[:SHOWN])
             ],
+            again=bool(again),
+            open_again=open_again,
             words=WORDS,
+            key=_key,
         )
 
     async def decide(request: Request) -> Response:
@@ -72,10 +78,32 @@ def review_routes(context: Context) -> list[Route]:
     ]
 
 
+def _key(review: PairReview) -> str:
+    """How an address says a pair."""
+    return f"{review.round}.{review.record_id}"
+
+
+def _is_open(job: AlignmentJob, review: PairReview) -> bool:
+    """Whether the decision about a pair can still be changed: while the job waits for others of its round."""
+    name = "review" if review.round == 1 else f"review-{review.round}"
+    is_waiting = (
+        one.state == one.STATE_RUNNING and "reviewed" not in one.metrics for one in job.stages if one.stage == name
+    )
+    return job.state == AlignmentJob.STATE_PAUSED and any(is_waiting)
+
+
+def _words(review: PairReview, record: Record) -> str:
+    """What the field for an edit begins with: y*, or what was written instead of it."""
+    return "\n\n".join(_texts(review.refinement)) if review.HasField("refinement") else text(record)
+
+
 def text(record: Record) -> str:
     """What y* says in words."""
-    parts = record.responses[1].content.parts
-    return "\n\n".join(part.text for part in parts if part.WhichOneof("part") == "text")
+    return "\n\n".join(_texts(record.responses[1].content))
+
+
+def _texts(message: content_pb2.Content) -> list[str]:
+    return [part.text for part in message.parts if part.WhichOneof("part") == "text"]
 
 
 def edited(record: Record, words: str) -> content_pb2.Content:

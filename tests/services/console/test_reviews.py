@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,30 @@ async def test_pairs_are_accepted_rejected_and_edited_and_then_the_job_goes_on(r
     assert job.state == job.STATE_SUCCEEDED, job.error
     late = await browser.post(place, {"round": "1", "record": reviews[0].record_id, "decision": "reject"})
     assert (late.status_code, "REVIEW_CLOSED" in late.text) == (409, True)
+
+
+async def test_a_decision_is_changed_until_the_job_goes_on(reviewing: Reviewing) -> None:
+    stack, browser = reviewing.stack, reviewing.browser
+    job, (first, second) = await waiting(stack, prompts=4, review=ReviewSettings(sample=0.5, min_agreement=0.0))
+    place, fields = f"/{job.name}/reviews", {"round": "1", "record": first.record_id}
+    await browser.post(place, {**fields, "decision": "edit", "text": "a better answer", "reason": SCRIPT})
+    page = (await browser.get(place)).text
+    assert "1 pair waits for you" in page
+    again = unescape(re.search(r'href="([^"]+again=[^"]+)"', page)[1])
+    page = (await browser.get(again)).text
+    assert page.count("<article") == 1 and f'aria-label="Pair {first.record_id}"' in page
+    assert "You decide again" in page and ">a better answer</textarea>" in page and "edited by" in page
+    assert_harmless(page)
+    assert (await browser.post(place, {**fields, "decision": "reject"})).status_code == 303
+    (changed, _) = [review async for review in stack.alignment.list_pair_reviews(job.name)]
+    assert (changed.decision, changed.HasField("refinement")) == (PairReview.DECISION_REJECTED, False)
+    await browser.post(place, {**fields, "record": second.record_id, "decision": "accept"})
+    assert "again=" not in (await browser.get(place)).text
+    assert "You decide again" not in (await browser.get(again)).text
+    late = await browser.post(place, {**fields, "decision": "accept"})
+    assert (late.status_code, "REVIEW_CLOSED" in late.text) == (409, True)
+    job = await asyncio.wait_for(stack.end_of(job.name), SECONDS)
+    assert job.state == job.STATE_SUCCEEDED, job.error
 
 
 async def test_a_decision_needs_the_secret_and_a_known_pair(reviewing: Reviewing) -> None:
