@@ -95,7 +95,7 @@ async def open_campaign(client: AsyncClient, *, count: int, overlap: int) -> Cam
     dataset = await client.create_dataset("pairs")
     await client.append_records(dataset.name, pairs(count))
     version = await client.commit_version(dataset.name)
-    campaign = Campaign(dataset_version=version.name, overlap=overlap, lease_seconds=LEASE_SECONDS)
+    campaign = Campaign(dataset_version=version.name, overlap=overlap, lease_seconds=LEASE_SECONDS, keep_sides=True)
     return await client.create_campaign("people", campaign)
 
 

@@ -54,6 +54,9 @@ async def create(
     start_from: Annotated[
         str, typer.Option(help="Model with whose drafts annotators start, such as `judge@2` or an `openai+` address.")
     ] = "",
+    keep_sides: Annotated[
+        bool, typer.Option("--keep-sides", help="Show the responses in the record's order, not in one of chance.")
+    ] = False,
 ) -> None:
     """Make a campaign over the pairs of a dataset version."""
     from omnialign import names
@@ -65,12 +68,13 @@ async def create(
     wanted = Campaign(
         display_name=title,
         dataset_version=version,
-        instructions=_text(instructions) if instructions else "",
+        instructions=text_of(instructions) if instructions else "",
         annotators=annotator or [],
         overlap=overlap,
-        priorities=[_priority(text) for text in first or []],
+        priorities=[priority_of(text) for text in first or []],
         quality_label=quality_label,
         lease_seconds=60 * lease_minutes,
+        keep_sides=keep_sides,
     )
     async with session.client() as client:
         wanted.start_from = await drafts.model_named(start_from, client=client, session=session)
@@ -105,6 +109,8 @@ async def show(session: Session, campaign: CampaignName) -> None:
         found = await client.get_campaign(session.name(COLLECTION, campaign))
     session.out.record(found)
     session.out.table(("COUNT", "OF"), _progress(found), empty="")
+    if found.state == found.STATE_CLOSED:
+        session.out.say("It is closed: nothing is given out or submitted.")
     for rubric in found.rubrics:
         session.out.say(f"{rubric.subtask}: {', '.join(dimension.name for dimension in rubric.dimensions)}")
 
@@ -231,6 +237,8 @@ async def agreement(session: Session, campaign: CampaignName) -> None:
     if found.HasField("pairwise_agreement"):
         share = f"{found.pairwise_agreement:.0%}"
         session.out.say(f"{share} of {found.pair_count} pairs of annotators prefer the same response.")
+    if found.HasField("first_shown_share"):
+        session.out.say(f"{found.first_shown_share:.0%} of the annotations prefer the response that was shown first.")
 
 
 @app.command()
@@ -301,7 +309,8 @@ async def delete(session: Session, campaign: CampaignName) -> None:
     session.out.say(f"Deleted {name}")
 
 
-def _priority(text: str) -> Priority:
+def priority_of(text: str) -> Priority:
+    """What `--first` says."""
     from omnialign.v1.annotation_service_pb2 import LabelMatch, Priority
 
     if text == QUALITY:
@@ -310,7 +319,8 @@ def _priority(text: str) -> Priority:
     return Priority(label=LabelMatch(key=key, value=value))
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The instructions in a file. Raises InvalidArgument INSTRUCTIONS_UNREADABLE."""
     from omnialign.errors import InvalidArgument
 
     try:

@@ -10,6 +10,7 @@ from omnialign.cli import spec
 from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from omnialign.v1.annotation_pb2 import ORIGIN_ACCEPTED, ORIGIN_REJECTED, ORIGIN_UNSPECIFIED, Annotation, Rubric
 from omnialign.v1.annotation_service_pb2 import Task
+from omnialign.v1.record_pb2 import DimensionScore
 
 HEAD = """# Task {name}
 # Fill in every null, then run: omnialign annotate submit {path}
@@ -67,9 +68,9 @@ def annotation_of(values: dict[str, Any]) -> Annotation:
     feedback = []
     for one in values.get("feedback") or []:
         scores = [
-            {"dimension": name, **{key: found for key, found in entry.items() if found is not None}}
+            {"dimension": name, "unscored": entry.get("score") is None, **_without_nulls(entry)}
             for name, entry in (one.get("scores") or {}).items()
-            if entry and entry.get("score") is not None
+            if entry and (entry.get("score") is not None or entry.get("rationale"))
         ]
         feedback.append(_without_nulls(one) | {"scores": scores})
     fields = _without_nulls(values) | {"feedback": feedback}
@@ -101,10 +102,9 @@ def _body(task: Task) -> dict[str, Any]:
     for one in sides:
         given = {score.dimension: score for score in one.scores} if one else {}
         scores = {
-            name: {"score": given[name].score if name in given else None, "rationale": given[name].rationale}
-            if name in given
-            else {"score": None, "rationale": ""}
+            name: {"score": None if one.unscored else one.score, "rationale": one.rationale}
             for name in names
+            for one in [given.get(name, DimensionScore(unscored=True))]
         }
         marks = [json_format.MessageToDict(mark, preserving_proto_field_name=True) for mark in one.marks] if one else []
         critique, refinement = (one.critique, one.refinement) if one else ("", "")

@@ -51,6 +51,29 @@ class AnnotationCalls(ServiceCalls):
         request = annotation_service_pb2.ListCampaignsRequest(parent=self.parent)
         return self._pages(self._annotation.ListCampaigns, request, items="campaigns")
 
+    async def update_campaign(
+        self, campaign: annotation_service_pb2.Campaign, fields: Sequence[str]
+    ) -> annotation_service_pb2.Campaign:
+        """Changes these fields of the campaign of this name; what was submitted stays as it is.
+
+        Raises NotFound, and InvalidArgument UPDATE_MASK_INVALID for a field that cannot be changed.
+        """
+        request = annotation_service_pb2.UpdateCampaignRequest(campaign=campaign)
+        request.update_mask.paths.extend(fields)
+        return await self._transport.unary(
+            self._annotation.UpdateCampaign, request, deadline_seconds=COMMIT_DEADLINE_SECONDS
+        )
+
+    async def close_campaign(self, name: str) -> annotation_service_pb2.Campaign:
+        """Ends the annotation: nothing is given out or submitted. Raises NotFound."""
+        request = annotation_service_pb2.CloseCampaignRequest(name=name)
+        return await self._transport.unary(self._annotation.CloseCampaign, request)
+
+    async def reopen_campaign(self, name: str) -> annotation_service_pb2.Campaign:
+        """Lets the annotation of a closed campaign go on. Raises NotFound."""
+        request = annotation_service_pb2.ReopenCampaignRequest(name=name)
+        return await self._transport.unary(self._annotation.ReopenCampaign, request)
+
     async def delete_campaign(self, name: str) -> None:
         """Deletes a campaign with its answers; dataset versions that it made stay. Raises NotFound."""
         request = annotation_service_pb2.DeleteCampaignRequest(name=name)
@@ -137,6 +160,11 @@ class AnnotationCalls(ServiceCalls):
             parent=campaign, filter=cast("annotation_service_pb2.ListItemsRequest.Filter.ValueType", filter)
         )
         return self._pages(self._annotation.ListItems, request, items="items")
+
+    async def get_item(self, name: str) -> annotation_service_pb2.Item:
+        """Returns one pair with its answers. Raises NotFound."""
+        request = annotation_service_pb2.GetItemRequest(name=name)
+        return await self._transport.unary(self._annotation.GetItem, request)
 
     async def adjudicate_item(
         self, name: str, adjudication: annotation_service_pb2.Adjudication, *, adjudicator: str = ""

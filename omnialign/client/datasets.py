@@ -118,6 +118,25 @@ class DatasetCalls(ServiceCalls):
         async for record in self._ordered(self._datasets.StreamRecords, request):
             yield record
 
+    async def list_records(
+        self,
+        source: str,
+        *,
+        filter: data_service_pb2.RecordFilter | None = None,  # noqa: A002 - the field's name
+        start_id: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+    ) -> data_service_pb2.ListRecordsResponse:
+        """Returns one page of the records of a dataset or of a version, ordered by id, from `start_id` on.
+
+        A page may be short while there are more: `next_page_token` is empty on the last one. To read all records,
+        `stream_records` is faster.
+        """
+        request = data_service_pb2.ListRecordsRequest(
+            parent=source, filter=filter, start_id=start_id, page_size=page_size, page_token=page_token
+        )
+        return await self._transport.unary(self._datasets.ListRecords, request)
+
     async def stream_quarantine(self, dataset: str) -> AsyncIterator[record_pb2.Record]:
         """Yields the quarantined rows of a dataset, ordered by id; the `quarantine` of each says why it was rejected.
 

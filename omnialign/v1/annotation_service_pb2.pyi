@@ -5,6 +5,7 @@ Campaigns in which people annotate the pairs of a dataset version."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -32,6 +33,29 @@ class Campaign(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Campaign._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Campaign._State.ValueType  # 0
+        """Never sent."""
+        STATE_OPEN: Campaign._State.ValueType  # 1
+        """Pairs are given out."""
+        STATE_CLOSED: Campaign._State.ValueType  # 2
+        """Nothing is given out or submitted."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Whether it is annotated."""
+
+    STATE_UNSPECIFIED: Campaign.State.ValueType  # 0
+    """Never sent."""
+    STATE_OPEN: Campaign.State.ValueType  # 1
+    """Pairs are given out."""
+    STATE_CLOSED: Campaign.State.ValueType  # 2
+    """Nothing is given out or submitted."""
+
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
@@ -45,6 +69,8 @@ class Campaign(_message.Message):
     RUBRICS_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    KEEP_SIDES_FIELD_NUMBER: _builtins.int
     START_FROM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/campaigns/{campaign}`. Output only."""
@@ -66,6 +92,12 @@ class Campaign(_message.Message):
     """
     lease_seconds: _builtins.int
     """How long a seat is kept for an annotator who saves nothing, in seconds; 0 means 1800."""
+    state: Global___Campaign.State.ValueType
+    """Whether it is annotated. Output only."""
+    keep_sides: _builtins.bool
+    """Show the two responses in the order of the record to everybody. By default chance decides for each annotator of each
+    pair which one comes first; whatever they see, what is stored and committed is in the order of the record.
+    """
     start_from: _builtins.str
     """The model with whose drafts annotators start, named like the model of a draft job; empty for none. A pair that it has
     not drafted, or of which it says nothing, starts empty.
@@ -106,11 +138,13 @@ class Campaign(_message.Message):
         rubrics: _abc.Iterable[_annotation_pb2.Rubric] | None = ...,
         progress: Global___CampaignProgress | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___Campaign.State.ValueType = ...,
+        keep_sides: _builtins.bool = ...,
         start_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotators", b"annotators", "create_time", b"create_time", "dataset_version", b"dataset_version", "display_name", b"display_name", "instructions", b"instructions", "lease_seconds", b"lease_seconds", "name", b"name", "overlap", b"overlap", "priorities", b"priorities", "progress", b"progress", "quality_label", b"quality_label", "rubrics", b"rubrics", "start_from", b"start_from", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotators", b"annotators", "create_time", b"create_time", "dataset_version", b"dataset_version", "display_name", b"display_name", "instructions", b"instructions", "keep_sides", b"keep_sides", "lease_seconds", b"lease_seconds", "name", b"name", "overlap", b"overlap", "priorities", b"priorities", "progress", b"progress", "quality_label", b"quality_label", "rubrics", b"rubrics", "start_from", b"start_from", "state", b"state", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -279,6 +313,7 @@ class Task(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     LEASE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SWAPPED_FIELD_NUMBER: _builtins.int
     DRAFT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/campaigns/{campaign}/tasks/{task}`."""
@@ -288,6 +323,10 @@ class Task(_message.Message):
     """Where the annotator stands."""
     reason: _builtins.str
     """Why the annotator skipped or flagged the pair."""
+    swapped: _builtins.bool
+    """Whether the pair is shown with the record's second response first. `record` and `annotation` are in the order that is
+    shown, and so is the annotation that SaveDraft and SubmitTask take.
+    """
     @_builtins.property
     def record(self) -> _record_pb2.Record:
         """The pair: id, subtask, prompt, and what the two responses say. Only from LeaseTask."""
@@ -319,11 +358,12 @@ class Task(_message.Message):
         state: Global___Task.State.ValueType = ...,
         lease_expire_time: _timestamp_pb2.Timestamp | None = ...,
         reason: _builtins.str = ...,
+        swapped: _builtins.bool = ...,
         draft: _annotation_pb2.ModelDraft | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "draft", b"draft", "lease_expire_time", b"lease_expire_time", "record", b"record", "rubric", b"rubric"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "draft", b"draft", "lease_expire_time", b"lease_expire_time", "name", b"name", "reason", b"reason", "record", b"record", "revision", b"revision", "rubric", b"rubric", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "draft", b"draft", "lease_expire_time", b"lease_expire_time", "name", b"name", "reason", b"reason", "record", b"record", "revision", b"revision", "rubric", b"rubric", "state", b"state", "swapped", b"swapped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -400,12 +440,17 @@ class Answer(_message.Message):
     ANNOTATION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ANSWER_TIME_FIELD_NUMBER: _builtins.int
+    SWAPPED_FIELD_NUMBER: _builtins.int
     annotator: _builtins.str
     """Who."""
     state: Global___Task.State.ValueType
     """SUBMITTED, SKIPPED or FLAGGED."""
     reason: _builtins.str
     """Why it was skipped or flagged."""
+    swapped: _builtins.bool
+    """Whether the annotator saw the record's second response first. The annotation is in the order of the record; texts
+    that call a response the first or the second one mean what the annotator saw.
+    """
     @_builtins.property
     def annotation(self) -> _annotation_pb2.Annotation:
         """What was submitted."""
@@ -422,10 +467,11 @@ class Answer(_message.Message):
         annotation: _annotation_pb2.Annotation | None = ...,
         reason: _builtins.str = ...,
         answer_time: _timestamp_pb2.Timestamp | None = ...,
+        swapped: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "answer_time", b"answer_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "annotator", b"annotator", "answer_time", b"answer_time", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotation", b"annotation", "annotator", b"annotator", "answer_time", b"answer_time", "reason", b"reason", "state", b"state", "swapped", b"swapped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -594,6 +640,80 @@ class ListCampaignsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCampaignsResponse: _TypeAlias = ListCampaignsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateCampaignRequest(_message.Message):
+    """Changes a campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> Global___Campaign:
+        """The campaign: its name, and the new values of the fields in `update_mask`."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields change: `display_name`, `instructions`, `annotators`, `overlap`, `priorities` and `lease_seconds` can."""
+
+    def __init__(
+        self,
+        *,
+        campaign: Global___Campaign | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCampaignRequest: _TypeAlias = UpdateCampaignRequest  # noqa: Y015
+
+@_typing.final
+class CloseCampaignRequest(_message.Message):
+    """Ends the annotation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/campaigns/{campaign}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseCampaignRequest: _TypeAlias = CloseCampaignRequest  # noqa: Y015
+
+@_typing.final
+class ReopenCampaignRequest(_message.Message):
+    """Lets the annotation go on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/campaigns/{campaign}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReopenCampaignRequest: _TypeAlias = ReopenCampaignRequest  # noqa: Y015
 
 @_typing.final
 class DeleteCampaignRequest(_message.Message):
@@ -1058,6 +1178,28 @@ class ListItemsResponse(_message.Message):
 Global___ListItemsResponse: _TypeAlias = ListItemsResponse  # noqa: Y015
 
 @_typing.final
+class GetItemRequest(_message.Message):
+    """Reads a pair."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/campaigns/{campaign}/items/{item}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetItemRequest: _TypeAlias = GetItemRequest  # noqa: Y015
+
+@_typing.final
 class AdjudicateItemRequest(_message.Message):
     """Decides about a pair."""
 
@@ -1125,6 +1267,7 @@ class GetAgreementResponse(_message.Message):
     PAIR_COUNT_FIELD_NUMBER: _builtins.int
     ITEM_COUNT_FIELD_NUMBER: _builtins.int
     ANNOTATORS_FIELD_NUMBER: _builtins.int
+    FIRST_SHOWN_SHARE_FIELD_NUMBER: _builtins.int
     preferred_alpha: _builtins.float
     """Alpha of the better response (nominal)."""
     pairwise_agreement: _builtins.float
@@ -1133,6 +1276,8 @@ class GetAgreementResponse(_message.Message):
     """The number of those pairs of annotators."""
     item_count: _builtins.int
     """Items with two or more annotations."""
+    first_shown_share: _builtins.float
+    """Share of the annotations that prefer the response that was shown first: 0.5 where the place does not matter."""
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DimensionAgreement]:
         """By dimension, in order of name."""
@@ -1150,15 +1295,20 @@ class GetAgreementResponse(_message.Message):
         pair_count: _builtins.int = ...,
         item_count: _builtins.int = ...,
         annotators: _abc.Iterable[Global___AnnotatorReport] | None = ...,
+        first_shown_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_pairwise_agreement", b"_pairwise_agreement", "_preferred_alpha", b"_preferred_alpha", "pairwise_agreement", b"pairwise_agreement", "preferred_alpha", b"preferred_alpha"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_shown_share", b"_first_shown_share", "_pairwise_agreement", b"_pairwise_agreement", "_preferred_alpha", b"_preferred_alpha", "first_shown_share", b"first_shown_share", "pairwise_agreement", b"pairwise_agreement", "preferred_alpha", b"preferred_alpha"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pairwise_agreement", b"_pairwise_agreement", "_preferred_alpha", b"_preferred_alpha", "annotators", b"annotators", "dimensions", b"dimensions", "item_count", b"item_count", "pair_count", b"pair_count", "pairwise_agreement", b"pairwise_agreement", "preferred_alpha", b"preferred_alpha"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_shown_share", b"_first_shown_share", "_pairwise_agreement", b"_pairwise_agreement", "_preferred_alpha", b"_preferred_alpha", "annotators", b"annotators", "dimensions", b"dimensions", "first_shown_share", b"first_shown_share", "item_count", b"item_count", "pair_count", b"pair_count", "pairwise_agreement", b"pairwise_agreement", "preferred_alpha", b"preferred_alpha"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_shown_share: _TypeAlias = _typing.Literal["first_shown_share"]  # noqa: Y015
+    _WhichOneofArgType__first_shown_share: _TypeAlias = _typing.Literal["_first_shown_share", b"_first_shown_share"]  # noqa: Y015
     _WhichOneofReturnType__pairwise_agreement: _TypeAlias = _typing.Literal["pairwise_agreement"]  # noqa: Y015
     _WhichOneofArgType__pairwise_agreement: _TypeAlias = _typing.Literal["_pairwise_agreement", b"_pairwise_agreement"]  # noqa: Y015
     _WhichOneofReturnType__preferred_alpha: _TypeAlias = _typing.Literal["preferred_alpha"]  # noqa: Y015
     _WhichOneofArgType__preferred_alpha: _TypeAlias = _typing.Literal["_preferred_alpha", b"_preferred_alpha"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_shown_share) -> _WhichOneofReturnType__first_shown_share | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pairwise_agreement) -> _WhichOneofReturnType__pairwise_agreement | None: ...
     @_typing.overload
@@ -1215,6 +1365,7 @@ class AnnotatorReport(_message.Message):
     FLAGGED_COUNT_FIELD_NUMBER: _builtins.int
     QUALITY_COUNT_FIELD_NUMBER: _builtins.int
     QUALITY_RIGHT_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_SHOWN_COUNT_FIELD_NUMBER: _builtins.int
     annotator: _builtins.str
     """Who."""
     submitted_count: _builtins.int
@@ -1227,6 +1378,8 @@ class AnnotatorReport(_message.Message):
     """Annotations of quality items."""
     quality_right_count: _builtins.int
     """Of those, how many prefer the known answer."""
+    first_shown_count: _builtins.int
+    """Of the submitted ones, how many prefer the response that was shown first."""
     def __init__(
         self,
         *,
@@ -1236,10 +1389,11 @@ class AnnotatorReport(_message.Message):
         flagged_count: _builtins.int = ...,
         quality_count: _builtins.int = ...,
         quality_right_count: _builtins.int = ...,
+        first_shown_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotator", b"annotator", "flagged_count", b"flagged_count", "quality_count", b"quality_count", "quality_right_count", b"quality_right_count", "skipped_count", b"skipped_count", "submitted_count", b"submitted_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotator", b"annotator", "first_shown_count", b"first_shown_count", "flagged_count", b"flagged_count", "quality_count", b"quality_count", "quality_right_count", b"quality_right_count", "skipped_count", b"skipped_count", "submitted_count", b"submitted_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,6 +55,21 @@ class AnnotationServiceStub:
                 request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.ListCampaignsRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.ListCampaignsResponse.FromString,
                 _registered_method=True)
+        self.UpdateCampaign = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/UpdateCampaign',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.UpdateCampaignRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.Campaign.FromString,
+                _registered_method=True)
+        self.CloseCampaign = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/CloseCampaign',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.CloseCampaignRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.Campaign.FromString,
+                _registered_method=True)
+        self.ReopenCampaign = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/ReopenCampaign',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.ReopenCampaignRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.Campaign.FromString,
+                _registered_method=True)
         self.DeleteCampaign = channel.unary_unary(
                 '/omnialign.v1.AnnotationService/DeleteCampaign',
                 request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.DeleteCampaignRequest.SerializeToString,
@@ -94,6 +109,11 @@ class AnnotationServiceStub:
                 '/omnialign.v1.AnnotationService/ListItems',
                 request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.ListItemsRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.ListItemsResponse.FromString,
+                _registered_method=True)
+        self.GetItem = channel.unary_unary(
+                '/omnialign.v1.AnnotationService/GetItem',
+                request_serializer=omnialign_dot_v1_dot_annotation__service__pb2.GetItemRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.Item.FromString,
                 _registered_method=True)
         self.AdjudicateItem = channel.unary_unary(
                 '/omnialign.v1.AnnotationService/AdjudicateItem',
@@ -186,6 +206,29 @@ class AnnotationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateCampaign(self, request, context):
+        """Changes a campaign; what was submitted stays as it is. More annotators or a larger `overlap` give pairs more seats. A
+        smaller one takes seats away that nobody holds: a pair keeps those with a submission or with somebody at work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseCampaign(self, request, context):
+        """Ends the annotation: no seat is given out and nothing submitted, FAILED_PRECONDITION with reason CAMPAIGN_CLOSED.
+        Drafts are kept, and pairs are adjudicated and committed as before. Repeating it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReopenCampaign(self, request, context):
+        """Lets the annotation of a closed campaign go on where it stopped. Repeating it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteCampaign(self, request, context):
         """Deletes a campaign with its drafts and answers. Dataset versions that it made stay.
         """
@@ -242,6 +285,13 @@ class AnnotationServiceServicer:
 
     def ListItems(self, request, context):
         """Lists pairs with their answers, in the order of their record ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetItem(self, request, context):
+        """Reads one pair with its answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -352,6 +402,21 @@ def add_AnnotationServiceServicer_to_server(servicer, server):
                     request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.ListCampaignsRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.ListCampaignsResponse.SerializeToString,
             ),
+            'UpdateCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCampaign,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.UpdateCampaignRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.Campaign.SerializeToString,
+            ),
+            'CloseCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseCampaign,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.CloseCampaignRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.Campaign.SerializeToString,
+            ),
+            'ReopenCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReopenCampaign,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.ReopenCampaignRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.Campaign.SerializeToString,
+            ),
             'DeleteCampaign': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteCampaign,
                     request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.DeleteCampaignRequest.FromString,
@@ -391,6 +456,11 @@ def add_AnnotationServiceServicer_to_server(servicer, server):
                     servicer.ListItems,
                     request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.ListItemsRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.ListItemsResponse.SerializeToString,
+            ),
+            'GetItem': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetItem,
+                    request_deserializer=omnialign_dot_v1_dot_annotation__service__pb2.GetItemRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_annotation__service__pb2.Item.SerializeToString,
             ),
             'AdjudicateItem': grpc.unary_unary_rpc_method_handler(
                     servicer.AdjudicateItem,
@@ -539,6 +609,87 @@ class AnnotationService:
             '/omnialign.v1.AnnotationService/ListCampaigns',
             omnialign_dot_v1_dot_annotation__service__pb2.ListCampaignsRequest.SerializeToString,
             omnialign_dot_v1_dot_annotation__service__pb2.ListCampaignsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/UpdateCampaign',
+            omnialign_dot_v1_dot_annotation__service__pb2.UpdateCampaignRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.Campaign.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/CloseCampaign',
+            omnialign_dot_v1_dot_annotation__service__pb2.CloseCampaignRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.Campaign.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReopenCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/ReopenCampaign',
+            omnialign_dot_v1_dot_annotation__service__pb2.ReopenCampaignRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.Campaign.FromString,
             options,
             channel_credentials,
             insecure,
@@ -755,6 +906,33 @@ class AnnotationService:
             '/omnialign.v1.AnnotationService/ListItems',
             omnialign_dot_v1_dot_annotation__service__pb2.ListItemsRequest.SerializeToString,
             omnialign_dot_v1_dot_annotation__service__pb2.ListItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetItem(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.AnnotationService/GetItem',
+            omnialign_dot_v1_dot_annotation__service__pb2.GetItemRequest.SerializeToString,
+            omnialign_dot_v1_dot_annotation__service__pb2.Item.FromString,
             options,
             channel_credentials,
             insecure,

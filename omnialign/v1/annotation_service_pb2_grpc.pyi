@@ -45,6 +45,16 @@ class AnnotationServiceStub:
     """Reads one campaign, with its progress."""
     ListCampaigns: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.ListCampaignsRequest, _annotation_service_pb2.ListCampaignsResponse]
     """Lists campaigns, newest first."""
+    UpdateCampaign: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.UpdateCampaignRequest, _annotation_service_pb2.Campaign]
+    """Changes a campaign; what was submitted stays as it is. More annotators or a larger `overlap` give pairs more seats. A
+    smaller one takes seats away that nobody holds: a pair keeps those with a submission or with somebody at work.
+    """
+    CloseCampaign: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.CloseCampaignRequest, _annotation_service_pb2.Campaign]
+    """Ends the annotation: no seat is given out and nothing submitted, FAILED_PRECONDITION with reason CAMPAIGN_CLOSED.
+    Drafts are kept, and pairs are adjudicated and committed as before. Repeating it changes nothing.
+    """
+    ReopenCampaign: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.ReopenCampaignRequest, _annotation_service_pb2.Campaign]
+    """Lets the annotation of a closed campaign go on where it stopped. Repeating it changes nothing."""
     DeleteCampaign: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.DeleteCampaignRequest, _empty_pb2.Empty]
     """Deletes a campaign with its drafts and answers. Dataset versions that it made stay."""
     LeaseTask: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.LeaseTaskRequest, _annotation_service_pb2.LeaseTaskResponse]
@@ -70,6 +80,8 @@ class AnnotationServiceStub:
     """
     ListItems: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.ListItemsRequest, _annotation_service_pb2.ListItemsResponse]
     """Lists pairs with their answers, in the order of their record ids."""
+    GetItem: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.GetItemRequest, _annotation_service_pb2.Item]
+    """Reads one pair with its answers."""
     AdjudicateItem: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.AdjudicateItemRequest, _annotation_service_pb2.Item]
     """Decides about a pair on which annotators disagree, or that was flagged. A later decision replaces it."""
     GetAgreement: _grpc.UnaryUnaryMultiCallable[_annotation_service_pb2.GetAgreementRequest, _annotation_service_pb2.GetAgreementResponse]
@@ -117,6 +129,16 @@ class AnnotationServiceAsyncStub(AnnotationServiceStub):
     """Reads one campaign, with its progress."""
     ListCampaigns: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.ListCampaignsRequest, _annotation_service_pb2.ListCampaignsResponse]  # type: ignore[assignment]
     """Lists campaigns, newest first."""
+    UpdateCampaign: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.UpdateCampaignRequest, _annotation_service_pb2.Campaign]  # type: ignore[assignment]
+    """Changes a campaign; what was submitted stays as it is. More annotators or a larger `overlap` give pairs more seats. A
+    smaller one takes seats away that nobody holds: a pair keeps those with a submission or with somebody at work.
+    """
+    CloseCampaign: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.CloseCampaignRequest, _annotation_service_pb2.Campaign]  # type: ignore[assignment]
+    """Ends the annotation: no seat is given out and nothing submitted, FAILED_PRECONDITION with reason CAMPAIGN_CLOSED.
+    Drafts are kept, and pairs are adjudicated and committed as before. Repeating it changes nothing.
+    """
+    ReopenCampaign: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.ReopenCampaignRequest, _annotation_service_pb2.Campaign]  # type: ignore[assignment]
+    """Lets the annotation of a closed campaign go on where it stopped. Repeating it changes nothing."""
     DeleteCampaign: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.DeleteCampaignRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a campaign with its drafts and answers. Dataset versions that it made stay."""
     LeaseTask: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.LeaseTaskRequest, _annotation_service_pb2.LeaseTaskResponse]  # type: ignore[assignment]
@@ -142,6 +164,8 @@ class AnnotationServiceAsyncStub(AnnotationServiceStub):
     """
     ListItems: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.ListItemsRequest, _annotation_service_pb2.ListItemsResponse]  # type: ignore[assignment]
     """Lists pairs with their answers, in the order of their record ids."""
+    GetItem: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.GetItemRequest, _annotation_service_pb2.Item]  # type: ignore[assignment]
+    """Reads one pair with its answers."""
     AdjudicateItem: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.AdjudicateItemRequest, _annotation_service_pb2.Item]  # type: ignore[assignment]
     """Decides about a pair on which annotators disagree, or that was flagged. A later decision replaces it."""
     GetAgreement: _aio.UnaryUnaryMultiCallable[_annotation_service_pb2.GetAgreementRequest, _annotation_service_pb2.GetAgreementResponse]  # type: ignore[assignment]
@@ -204,6 +228,34 @@ class AnnotationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_annotation_service_pb2.ListCampaignsResponse, _abc.Awaitable[_annotation_service_pb2.ListCampaignsResponse]]:
         """Lists campaigns, newest first."""
+
+    @_abc_1.abstractmethod
+    def UpdateCampaign(
+        self,
+        request: _annotation_service_pb2.UpdateCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_service_pb2.Campaign, _abc.Awaitable[_annotation_service_pb2.Campaign]]:
+        """Changes a campaign; what was submitted stays as it is. More annotators or a larger `overlap` give pairs more seats. A
+        smaller one takes seats away that nobody holds: a pair keeps those with a submission or with somebody at work.
+        """
+
+    @_abc_1.abstractmethod
+    def CloseCampaign(
+        self,
+        request: _annotation_service_pb2.CloseCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_service_pb2.Campaign, _abc.Awaitable[_annotation_service_pb2.Campaign]]:
+        """Ends the annotation: no seat is given out and nothing submitted, FAILED_PRECONDITION with reason CAMPAIGN_CLOSED.
+        Drafts are kept, and pairs are adjudicated and committed as before. Repeating it changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ReopenCampaign(
+        self,
+        request: _annotation_service_pb2.ReopenCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_service_pb2.Campaign, _abc.Awaitable[_annotation_service_pb2.Campaign]]:
+        """Lets the annotation of a closed campaign go on where it stopped. Repeating it changes nothing."""
 
     @_abc_1.abstractmethod
     def DeleteCampaign(
@@ -277,6 +329,14 @@ class AnnotationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_annotation_service_pb2.ListItemsResponse, _abc.Awaitable[_annotation_service_pb2.ListItemsResponse]]:
         """Lists pairs with their answers, in the order of their record ids."""
+
+    @_abc_1.abstractmethod
+    def GetItem(
+        self,
+        request: _annotation_service_pb2.GetItemRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_annotation_service_pb2.Item, _abc.Awaitable[_annotation_service_pb2.Item]]:
+        """Reads one pair with its answers."""
 
     @_abc_1.abstractmethod
     def AdjudicateItem(

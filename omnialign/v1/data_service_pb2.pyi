@@ -395,6 +395,137 @@ class StreamRecordsResponse(_message.Message):
 Global___StreamRecordsResponse: _TypeAlias = StreamRecordsResponse  # noqa: Y015
 
 @_typing.final
+class ListRecordsRequest(_message.Message):
+    """Lists records."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    START_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """A dataset (its head) or a dataset version (immutable)."""
+    page_size: _builtins.int
+    """At most this many; 0 means 50, above 1000 means 1000. A page ends earlier where it would be larger than 1 MiB."""
+    page_token: _builtins.str
+    """From an earlier answer."""
+    start_id: _builtins.str
+    """Begin with this id, or the next one that there is; empty begins with the first. Not with a `page_token`."""
+    @_builtins.property
+    def filter(self) -> Global___RecordFilter:
+        """Only records that meet all of it."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        filter: Global___RecordFilter | None = ...,
+        start_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "start_id", b"start_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRecordsRequest: _TypeAlias = ListRecordsRequest  # noqa: Y015
+
+@_typing.final
+class RecordFilter(_message.Message):
+    """A condition on records; what is empty or unset holds for all of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBTASKS_FIELD_NUMBER: _builtins.int
+    SPLITS_FIELD_NUMBER: _builtins.int
+    MODALITIES_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    MIN_SCORE_FIELD_NUMBER: _builtins.int
+    MAX_SCORE_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """Only records with this in the prompt, a response, its feedback or the preference's reason; upper and lower case are
+    the same.
+    """
+    min_score: _builtins.int
+    """Only records of which a response has a score of this or more on a dimension."""
+    max_score: _builtins.int
+    """Only records of which a response has a score of this or less on a dimension; with `min_score` and `dimension`, the
+    same score must meet all.
+    """
+    dimension: _builtins.str
+    """Only records of which a response has a score on this dimension."""
+    @_builtins.property
+    def subtasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these subtasks."""
+
+    @_builtins.property
+    def splits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these splits."""
+
+    @_builtins.property
+    def modalities(self) -> _containers.RepeatedScalarFieldContainer[_content_pb2.Modality.ValueType]:
+        """Only records with a part of one of these modalities, in the prompt or in a response."""
+
+    def __init__(
+        self,
+        *,
+        subtasks: _abc.Iterable[_builtins.str] | None = ...,
+        splits: _abc.Iterable[_builtins.str] | None = ...,
+        modalities: _abc.Iterable[_content_pb2.Modality.ValueType] | None = ...,
+        text: _builtins.str = ...,
+        min_score: _builtins.int | None = ...,
+        max_score: _builtins.int | None = ...,
+        dimension: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_min_score", b"_min_score", "max_score", b"max_score", "min_score", b"min_score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_score", b"_max_score", "_min_score", b"_min_score", "dimension", b"dimension", "max_score", b"max_score", "min_score", b"min_score", "modalities", b"modalities", "splits", b"splits", "subtasks", b"subtasks", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_score: _TypeAlias = _typing.Literal["max_score"]  # noqa: Y015
+    _WhichOneofArgType__max_score: _TypeAlias = _typing.Literal["_max_score", b"_max_score"]  # noqa: Y015
+    _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
+    _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_score) -> _WhichOneofReturnType__max_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
+
+Global___RecordFilter: _TypeAlias = RecordFilter  # noqa: Y015
+
+@_typing.final
+class ListRecordsResponse(_message.Message):
+    """A page of records."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
+        """The records, in order of id."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[_record_pb2.Record] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRecordsResponse: _TypeAlias = ListRecordsResponse  # noqa: Y015
+
+@_typing.final
 class StreamQuarantineRequest(_message.Message):
     """Which quarantined rows to read."""
 

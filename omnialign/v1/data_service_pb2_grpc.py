@@ -83,6 +83,11 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.StreamRecordsRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_data__service__pb2.StreamRecordsResponse.FromString,
                 _registered_method=True)
+        self.ListRecords = channel.unary_unary(
+                '/omnialign.v1.DataService/ListRecords',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.ListRecordsRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.ListRecordsResponse.FromString,
+                _registered_method=True)
         self.StreamQuarantine = channel.unary_stream(
                 '/omnialign.v1.DataService/StreamQuarantine',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.StreamQuarantineRequest.SerializeToString,
@@ -227,6 +232,15 @@ class DataServiceServicer:
 
     def StreamRecords(self, request, context):
         """Streams the records of a version, or of the head, in order of id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRecords(self, request, context):
+        """Lists records in order of id, page by page; a page costs the same wherever it is. A filter that must look into the
+        records reads a limited number of them for a page, which may then hold fewer records than asked for, or none, with a
+        token to go on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -395,6 +409,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.StreamRecords,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.StreamRecordsRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_data__service__pb2.StreamRecordsResponse.SerializeToString,
+            ),
+            'ListRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRecords,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.ListRecordsRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.ListRecordsResponse.SerializeToString,
             ),
             'StreamQuarantine': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamQuarantine,
@@ -721,6 +740,33 @@ class DataService:
             '/omnialign.v1.DataService/StreamRecords',
             omnialign_dot_v1_dot_data__service__pb2.StreamRecordsRequest.SerializeToString,
             omnialign_dot_v1_dot_data__service__pb2.StreamRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.DataService/ListRecords',
+            omnialign_dot_v1_dot_data__service__pb2.ListRecordsRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.ListRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

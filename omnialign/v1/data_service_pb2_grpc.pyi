@@ -54,6 +54,11 @@ class DataServiceStub:
     """Lists versions, newest first."""
     StreamRecords: _grpc.UnaryStreamMultiCallable[_data_service_pb2.StreamRecordsRequest, _data_service_pb2.StreamRecordsResponse]
     """Streams the records of a version, or of the head, in order of id."""
+    ListRecords: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.ListRecordsRequest, _data_service_pb2.ListRecordsResponse]
+    """Lists records in order of id, page by page; a page costs the same wherever it is. A filter that must look into the
+    records reads a limited number of them for a page, which may then hold fewer records than asked for, or none, with a
+    token to go on.
+    """
     StreamQuarantine: _grpc.UnaryStreamMultiCallable[_data_service_pb2.StreamQuarantineRequest, _data_service_pb2.StreamQuarantineResponse]
     """Streams the quarantined rows of a dataset, with reasons."""
     UploadMedia: _grpc.StreamUnaryMultiCallable[_data_service_pb2.UploadMediaRequest, _data_service_pb2.UploadMediaResponse]
@@ -118,6 +123,11 @@ class DataServiceAsyncStub(DataServiceStub):
     """Lists versions, newest first."""
     StreamRecords: _aio.UnaryStreamMultiCallable[_data_service_pb2.StreamRecordsRequest, _data_service_pb2.StreamRecordsResponse]  # type: ignore[assignment]
     """Streams the records of a version, or of the head, in order of id."""
+    ListRecords: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListRecordsRequest, _data_service_pb2.ListRecordsResponse]  # type: ignore[assignment]
+    """Lists records in order of id, page by page; a page costs the same wherever it is. A filter that must look into the
+    records reads a limited number of them for a page, which may then hold fewer records than asked for, or none, with a
+    token to go on.
+    """
     StreamQuarantine: _aio.UnaryStreamMultiCallable[_data_service_pb2.StreamQuarantineRequest, _data_service_pb2.StreamQuarantineResponse]  # type: ignore[assignment]
     """Streams the quarantined rows of a dataset, with reasons."""
     UploadMedia: _aio.StreamUnaryMultiCallable[_data_service_pb2.UploadMediaRequest, _data_service_pb2.UploadMediaResponse]  # type: ignore[assignment]
@@ -233,6 +243,17 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_data_service_pb2.StreamRecordsResponse], _abc.AsyncIterator[_data_service_pb2.StreamRecordsResponse]]:
         """Streams the records of a version, or of the head, in order of id."""
+
+    @_abc_1.abstractmethod
+    def ListRecords(
+        self,
+        request: _data_service_pb2.ListRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_service_pb2.ListRecordsResponse, _abc.Awaitable[_data_service_pb2.ListRecordsResponse]]:
+        """Lists records in order of id, page by page; a page costs the same wherever it is. A filter that must look into the
+        records reads a limited number of them for a page, which may then hold fewer records than asked for, or none, with a
+        token to go on.
+        """
 
     @_abc_1.abstractmethod
     def StreamQuarantine(

@@ -613,22 +613,26 @@ class DimensionScore(_message.Message):
     DIMENSION_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     RATIONALE_FIELD_NUMBER: _builtins.int
+    UNSCORED_FIELD_NUMBER: _builtins.int
     dimension: _builtins.str
     """Name of the dimension, such as `prompt_following`."""
     score: _builtins.int
     """0 (worst) to 3 (best)."""
     rationale: _builtins.str
     """Why."""
+    unscored: _builtins.bool
+    """There is a rationale and no score yet; `score` means nothing then. Only in the draft of an annotation."""
     def __init__(
         self,
         *,
         dimension: _builtins.str = ...,
         score: _builtins.int = ...,
         rationale: _builtins.str = ...,
+        unscored: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "rationale", b"rationale", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "rationale", b"rationale", "score", b"score", "unscored", b"unscored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

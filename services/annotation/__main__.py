@@ -8,6 +8,7 @@ from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.v1 import annotation_service_pb2, annotation_service_pb2_grpc
 from services.annotation.campaigns import Campaigns, Clock
+from services.annotation.changes import Changes
 from services.annotation.config import AnnotationConfig
 from services.annotation.drafting.drafts import Drafts
 from services.annotation.drafting.job import DRAFTING
@@ -54,9 +55,13 @@ async def wire(server: Server, config: AnnotationConfig, *, clock: Clock = now_u
             max_items=config.max_items,
         )
         metrics = AnnotationMetrics(server.registry)
-        tasks = Tasks(store, BlindPairs(Pairs(client), now_us=clock), drafts, now_us=clock, metrics=metrics)
+        pairs = Pairs(client)
+        changes = Changes(store, pairs, now_us=clock)
+        tasks = Tasks(store, BlindPairs(pairs, now_us=clock), drafts, now_us=clock, metrics=metrics)
         imports = Imports(store, connect=connect, now_us=clock, metrics=metrics)
-        servicer = AnnotationServicer(campaigns, tasks, imports, pipeline, token_budget=config.draft_token_budget)
+        servicer = AnnotationServicer(
+            campaigns, changes, tasks, imports, pipeline, token_budget=config.draft_token_budget
+        )
         server.add(annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server, servicer, FULL_NAME)
         yield
 

@@ -73,9 +73,7 @@ class Campaigns:
         version = request.campaign.dataset_version
         names.parse(version, names.DATASET_VERSION, field="campaign.dataset_version")
         if names.project_name_of(version) != request.parent:
-            raise _invalid(
-                "campaign.dataset_version", f"must be in {request.parent}", reason="DATASET_OF_OTHER_PROJECT"
-            )
+            raise invalid("campaign.dataset_version", f"must be in {request.parent}", reason="DATASET_OF_OTHER_PROJECT")
         if (made := await self._store.made_by(request)) is not None:
             return made
         # The newest version is one of them from here on.
@@ -90,7 +88,8 @@ class Campaigns:
         campaign.uid, campaign.dataset_version = uid, version
         campaign.overlap, campaign.lease_seconds = campaign.overlap or 1, campaign.lease_seconds or LEASE_SECONDS
         campaign.create_time.FromMicroseconds(self._now_us())
-        _check_overlap(campaign)
+        campaign.state = Campaign.STATE_OPEN
+        check_overlap(campaign)
         items, left_out_count = await self._items(campaign)
         _fill_rubrics(campaign, [item.subtask for item in items])
         return await self._store.create(campaign, request, items, left_out_count=left_out_count)
@@ -120,6 +119,14 @@ class Campaigns:
         drafts = await self._drafts.of(parent, numbers=numbers)
         return [item_message(one, answers.get(one.number, ()), drafts.get(one.number, ())) for one in entries]
 
+    async def item(self, name: str) -> Item:
+        """One item. Raises NotFound."""
+        number = number_of(names.parse(name, names.ITEM)["item"])
+        campaign, entry = await self._store.campaign_and_entry(names.parent_of(name), number)
+        answers = await self._store.answers(campaign.name, numbers=[number])
+        drafts = await self._drafts.of(campaign.name, numbers=[number])
+        return item_message(entry, answers.get(number, ()), drafts.get(number, ()))
+
     async def adjudicate(self, request: AdjudicateItemRequest) -> Item:
         """Notes a decision. Raises NotFound, and InvalidArgument for an incomplete annotation or no such answer."""
         ids = names.parse(request.name, names.ITEM)
@@ -137,7 +144,7 @@ class Campaigns:
         submitted = [answer.annotator for answer in answers if answer.state == Task.STATE_SUBMITTED]
         if kind == "annotator" and adjudication.annotator not in submitted:
             problem = f"has submitted nothing for this item; {', '.join(submitted) or 'nobody'} has"
-            raise _invalid("adjudication.annotator", problem, reason="ANSWER_NOT_FOUND")
+            raise invalid("adjudication.annotator", problem, reason="ANSWER_NOT_FOUND")
         await self._store.adjudicate(entry, adjudication)
         return item_message(await self._store.entry(campaign.name, entry.number), answers)
 
@@ -219,16 +226,16 @@ class Campaigns:
         """The pairs of the dataset version, and how many other records it has."""
         items, left_out_count = list[NewItem](), 0
         async for record in self._pairs.all(campaign.dataset_version):
-            if len(record.responses) < 2:
+            if not is_pair(record):
                 left_out_count += 1
                 continue
             items.append(_item(campaign, record))
             if len(items) > self._max_items:
                 problem = f"has more than {self._max_items} pairs; make a smaller dataset"
-                raise _invalid("campaign.dataset_version", problem, reason="CAMPAIGN_TOO_LARGE")
+                raise invalid("campaign.dataset_version", problem, reason="CAMPAIGN_TOO_LARGE")
         if not items:
             problem = f"has no records with two responses, and {left_out_count} others"
-            raise _invalid("campaign.dataset_version", problem, reason="NO_PAIRS")
+            raise invalid("campaign.dataset_version", problem, reason="NO_PAIRS")
         return items, left_out_count
 
 
@@ -254,25 +261,56 @@ def number_of(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
+def check_open(campaign: Campaign) -> None:
+    """Raises FailedPrecondition CAMPAIGN_CLOSED."""
+    if campaign.state == Campaign.STATE_CLOSED:
+        raise FailedPrecondition(
+            f"{campaign.name} is closed: what you wrote is kept, and nothing is submitted until it is reopened.",
+            reason="CAMPAIGN_CLOSED",
+            metadata={"campaign": campaign.name},
+        )
+
+
 def rubric_of(campaign: Campaign, subtask: str) -> Rubric:
     """The rubric of a subtask of the campaign's dataset."""
     return next(rubric for rubric in campaign.rubrics if rubric.subtask == subtask)
 
 
 def _item(campaign: Campaign, record: Record) -> NewItem:
-    is_quality = bool(campaign.quality_label) and campaign.quality_label in record.labels
+    is_quality = is_quality_item(campaign, record)
     if is_quality and not record.preference.preferred:
         problem = f"marks record {record.id!r} as a quality item, which has no preference to be its known answer"
-        raise _invalid("campaign.quality_label", problem, reason="KNOWN_ANSWER_MISSING")
-    meets = (n for n, priority in enumerate(campaign.priorities) if _meets(priority, record, is_quality=is_quality))
+        raise invalid("campaign.quality_label", problem, reason="KNOWN_ANSWER_MISSING")
     return NewItem(
         record=record.id,
         subtask=record.subtask,
         shape=Shape.of(record),
-        rank=next(meets, len(campaign.priorities)),
-        num_seats=max(campaign.overlap, len(campaign.annotators)) if is_quality else campaign.overlap,
+        rank=rank_of(campaign, record),
+        num_seats=seats_of(campaign, is_quality=is_quality),
         known=record.preference.preferred if is_quality else 0,
     )
+
+
+def is_pair(record: Record) -> bool:
+    """Whether a record can be annotated."""
+    return len(record.responses) > 1
+
+
+def is_quality_item(campaign: Campaign, record: Record) -> bool:
+    """Whether a record's preference is a known answer."""
+    return bool(campaign.quality_label) and campaign.quality_label in record.labels
+
+
+def seats_of(campaign: Campaign, *, is_quality: bool) -> int:
+    """How many annotations of a pair are wanted."""
+    return max(campaign.overlap, len(campaign.annotators)) if is_quality else campaign.overlap
+
+
+def rank_of(campaign: Campaign, record: Record) -> int:
+    """A pair's place among the priorities; the least comes first."""
+    is_quality = is_quality_item(campaign, record)
+    meets = (n for n, priority in enumerate(campaign.priorities) if _meets(priority, record, is_quality=is_quality))
+    return next(meets, len(campaign.priorities))
 
 
 def _meets(priority: Priority, record: Record, *, is_quality: bool) -> bool:
@@ -282,10 +320,11 @@ def _meets(priority: Priority, record: Record, *, is_quality: bool) -> bool:
     return key in record.labels and value in ("", record.labels[key])
 
 
-def _check_overlap(campaign: Campaign) -> None:
+def check_overlap(campaign: Campaign) -> None:
+    """Raises InvalidArgument OVERLAP_TOO_LARGE if there are fewer annotators than annotations are wanted of a pair."""
     if campaign.annotators and campaign.overlap > len(campaign.annotators):
         problem = f"is {campaign.overlap}, and there are {len(campaign.annotators)} annotators"
-        raise _invalid("campaign.overlap", problem, reason="OVERLAP_TOO_LARGE")
+        raise invalid("campaign.overlap", problem, reason="OVERLAP_TOO_LARGE")
 
 
 def _fill_rubrics(campaign: Campaign, subtasks: Sequence[str]) -> None:
@@ -294,10 +333,11 @@ def _fill_rubrics(campaign: Campaign, subtasks: Sequence[str]) -> None:
     for index, rubric in enumerate(campaign.rubrics):
         dimensions = [dimension.name for dimension in rubric.dimensions]
         if given.count(rubric.subtask) > 1 or len(set(dimensions)) < len(dimensions):
-            raise _invalid(f"campaign.rubrics[{index}]", "is there twice, or names a dimension twice", "RUBRIC_INVALID")
+            raise invalid(f"campaign.rubrics[{index}]", "is there twice, or names a dimension twice", "RUBRIC_INVALID")
     for subtask in sorted(set(subtasks) - set(given)):
         campaign.rubrics.append(rubrics.form(subtask))
 
 
-def _invalid(field: str, problem: str, reason: str) -> InvalidArgument:
+def invalid(field: str, problem: str, reason: str) -> InvalidArgument:
+    """What is wrong with a field."""
     return InvalidArgument(f"{field} {problem}", reason=reason, violations=[(field, problem)])

@@ -37,6 +37,11 @@ class Shape:
         prompt, first, second = text.split(_BETWEEN)
         return cls((prompt, first, second))
 
+    def swapped(self) -> "Shape":
+        """The shape with the second response first."""
+        prompt, first, second = self.messages
+        return Shape((prompt, second, first))
+
     def __str__(self) -> str:
         """As it is stored."""
         return _BETWEEN.join(self.messages)
@@ -73,6 +78,9 @@ def _wrong(annotation: Annotation, names: Sequence[str], shape: Shape) -> Iterat
                 yield f"{field}.scores", f"{name[:64]!r} is not a dimension of the rubric: {', '.join(names)}"
             elif scored.count(name) > 1:
                 yield f"{field}.scores", f"{name} is scored twice"
+        for score in feedback.scores:
+            if score.unscored and score.score:
+                yield f"{field}.scores", f"{score.dimension[:64]} is unscored, and has the score {score.score}"
         texts = {"critique": feedback.critique, "refinement": feedback.refinement}
         texts |= {f"scores[{n}].rationale": score.rationale for n, score in enumerate(feedback.scores)}
         for name, text in texts.items():
@@ -110,9 +118,12 @@ def _missing(annotation: Annotation, names: Sequence[str]) -> Iterator[Problem]:
     if len(annotation.feedback) != len(SIDES):
         yield "annotation.feedback", "must be on both responses"
     for index, feedback in enumerate(annotation.feedback):
-        field, scored = f"annotation.feedback[{index}]", {score.dimension for score in feedback.scores}
+        field = f"annotation.feedback[{index}]"
+        scored = {score.dimension for score in feedback.scores if not score.unscored}
+        explained = {score.dimension for score in feedback.scores if score.unscored and score.rationale.strip()}
         if unscored := [name for name in names if name not in scored]:
-            yield f"{field}.scores", f"lacks {', '.join(unscored)}"
+            words = [f"{name} (it has only a rationale)" if name in explained else name for name in unscored]
+            yield f"{field}.scores", f"lacks {', '.join(words)}"
         for name in ("critique", "refinement"):
             if not getattr(feedback, name).strip():
                 yield f"{field}.{name}", "must not be empty"

@@ -18,7 +18,7 @@ from omnialign.v1.annotation_service_pb2 import (
 )
 from omnialign.v1.data_service_pb2 import LineageEdge
 from services.annotation import seats
-from services.annotation.campaigns import Clock, number_of, rubric_of
+from services.annotation.campaigns import Clock, check_open, number_of, rubric_of
 from services.annotation.form import check_complete
 from services.annotation.metrics import AnnotationMetrics
 from services.annotation.seats import Writer
@@ -36,9 +36,10 @@ class Imports:
         self._store, self._connect, self._now_us, self._metrics = store, connect, now_us, metrics
 
     async def add(self, request: ImportAnnotationsRequest) -> ImportAnnotationsResponse:
-        """What became of each annotation. Raises NotFound CAMPAIGN_NOT_FOUND."""
+        """What became of each annotation. Raises NotFound CAMPAIGN_NOT_FOUND, FailedPrecondition CAMPAIGN_CLOSED."""
         names.parse(request.parent, names.CAMPAIGN, field="parent")
         campaign = await self._store.campaign(request.parent)
+        check_open(campaign)
         numbers = [number_of(names.id_of(one.item)) for one in request.annotations]
         entries = await self._store.numbered(campaign.name, numbers)
         for one in request.annotations:  # nobody saw a draft of ours in another tool

@@ -37,6 +37,8 @@ def agreement(answers: Mapping[int, Sequence[Answer]], known: Mapping[int, int])
     if (alpha := _alpha(preferred, Level.NOMINAL)) is not None:
         report.preferred_alpha = alpha
     report.annotators.extend(_annotators(answers, known))
+    if num_submitted := sum(one.submitted_count for one in report.annotators):
+        report.first_shown_share = sum(one.first_shown_count for one in report.annotators) / num_submitted
     return report
 
 
@@ -46,6 +48,7 @@ def _annotators(answers: Mapping[int, Sequence[Answer]], known: Mapping[int, int
         for answer in of_item:
             report = found.setdefault(answer.annotator, AnnotatorReport(annotator=answer.annotator))
             report.submitted_count += answer.state == Task.STATE_SUBMITTED
+            report.first_shown_count += answer.annotation.preferred == (2 if answer.swapped else 1)
             report.skipped_count += answer.state == Task.STATE_SKIPPED
             report.flagged_count += answer.state == Task.STATE_FLAGGED
             if answer.state == Task.STATE_SUBMITTED and number in known:

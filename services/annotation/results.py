@@ -22,6 +22,9 @@ DRAFT_LABEL = "draft_model"
 ORIGINS_LABEL = "draft_origins"
 AUTHOR_LABEL = "annotation_author"
 TIME_LABEL = "annotation_time"
+SIDES_LABEL = "annotation_sides"
+SWAPPED = "swapped"
+"""The author saw the second response first: where their texts number the responses, they mean what they saw."""
 ADJUDICATOR_LABEL = "adjudicator"
 ADJUDICATION_LABEL = "adjudication_reason"
 
@@ -59,7 +62,7 @@ def outcome(entry: Entry, answers: Sequence[Answer]) -> Outcome | Left:
     if 2 * votes.count(preferred) <= len(votes):
         return Left.UNDECIDED
     chosen = nearest([answer for answer in submitted if answer.annotation.preferred == preferred], submitted)
-    return Outcome(chosen.annotation, _labels(entry, submitted, author=chosen.annotator))
+    return Outcome(chosen.annotation, _labels(entry, submitted, author=chosen))
 
 
 def nearest(candidates: Sequence[Answer], answers: Sequence[Answer]) -> Answer:
@@ -95,25 +98,25 @@ def _adjudicated(entry: Entry, submitted: Sequence[Answer]) -> Outcome | Left:
     decision = entry.adjudication
     if decision is None or decision.WhichOneof("decision") == "left_out":
         return Left.SET_ASIDE
-    annotation, author = decision.annotation, decision.adjudicator
+    author = Answer(annotator=decision.adjudicator, annotation=decision.annotation)
     if decision.WhichOneof("decision") == "annotator":
-        author = decision.annotator
-        annotation = next(answer.annotation for answer in submitted if answer.annotator == author)
+        author = next(answer for answer in submitted if answer.annotator == decision.annotator)
     labels = _labels(entry, submitted, author=author) | {
         ADJUDICATOR_LABEL: decision.adjudicator,
         ADJUDICATION_LABEL: decision.reason,
         TIME_LABEL: _time(decision.adjudicate_time.ToMicroseconds()),
     }
-    return Outcome(annotation, labels)
+    return Outcome(author.annotation, labels)
 
 
-def _labels(entry: Entry, submitted: Sequence[Answer], *, author: str) -> dict[str, str]:
+def _labels(entry: Entry, submitted: Sequence[Answer], *, author: Answer) -> dict[str, str]:
     last_us = max((answer.answer_time.ToMicroseconds() for answer in submitted), default=0)
     return {
         CAMPAIGN_LABEL: entry.campaign,
         ANNOTATORS_LABEL: ",".join(sorted(answer.annotator for answer in submitted)),
-        AUTHOR_LABEL: author,
+        AUTHOR_LABEL: author.annotator,
         TIME_LABEL: _time(last_us),
+        **({SIDES_LABEL: SWAPPED} if author.swapped else {}),
     }
 
 

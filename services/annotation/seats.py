@@ -15,7 +15,8 @@ from sqlalchemy import Connection
 
 from omnialign.errors import Aborted, FailedPrecondition, InvalidArgument
 from omnialign.v1.annotation_pb2 import Annotation
-from omnialign.v1.annotation_service_pb2 import Task
+from omnialign.v1.annotation_service_pb2 import Campaign, Task
+from services.annotation.sides import is_swapped
 from services.annotation.tables import ANNOTATORS, ANSWERS, ITEMS, SEATS
 
 WORDS = {Task.STATE_SUBMITTED: "submitted", Task.STATE_SKIPPED: "skipped", Task.STATE_FLAGGED: "flagged"}
@@ -54,6 +55,8 @@ class Standing:
     message: bytes = b""
     expires_us: int = 0
     reason: str = ""
+    swapped: bool = False
+    """Whether the annotator sees the second response first. The message is in the order of the record."""
 
 
 def empty(connection: Connection, number: int) -> bytes:
@@ -62,29 +65,30 @@ def empty(connection: Connection, number: int) -> bytes:
 
 
 def lease(
-    connection: Connection, insert: Insert, campaign: str, who: Writer, *, until_us: int, opening: Opening = empty
+    connection: Connection, insert: Insert, campaign: Campaign, who: Writer, *, until_us: int, opening: Opening = empty
 ) -> Standing | None:
     """Gives the annotator the seat that they hold, else one of an item of which they have a draft, else the next.
 
     `opening` is what an annotation begins with.
     """
-    person = {"campaign": campaign, "annotator": who.annotator}
+    name = campaign.name
+    person = {"campaign": name, "annotator": who.annotator}
     connection.execute(insert(ANNOTATORS).values(person).on_conflict_do_nothing())
-    _lock(connection, campaign, who)
-    place = _held(connection, campaign, who) or _free(connection, campaign, who, drafted=True)
-    place = place or _free(connection, campaign, who, drafted=False)
+    _lock(connection, name, who)
+    place = _held(connection, name, who) or _free(connection, name, who, drafted=True)
+    place = place or _free(connection, name, who, drafted=False)
     if place is None:
         return None
     taken = {"annotator": who.annotator, "expires_us": until_us}
     connection.execute(SEATS.update().where(_at(place)).values(taken))
     answer = _answer(connection, place, who)
     if answer is None:
-        message = opening(connection, place.number)
+        message, swapped = opening(connection, place.number), is_swapped(campaign, place.number, who.annotator)
         row = _key(place, who) | {"state": Task.STATE_LEASED, "revision": 0, "preferred": 0, "message": message}
-        row |= {"reason": "", "request_id": "", "updated_us": who.now_us}
+        row |= {"reason": "", "request_id": "", "updated_us": who.now_us, "swapped": swapped}
         connection.execute(ANSWERS.insert().values(row))
-        return Standing(place, Task.STATE_LEASED, message=message, expires_us=until_us)
-    return Standing(place, Task.STATE_LEASED, answer.revision, answer.message, until_us)
+        return Standing(place, Task.STATE_LEASED, message=message, expires_us=until_us, swapped=swapped)
+    return Standing(place, Task.STATE_LEASED, answer.revision, answer.message, until_us, swapped=answer.swapped)
 
 
 def save(
@@ -109,8 +113,8 @@ def save(
     has_seat = _change_own_seat(connection, place, who, expires_us=until_us)
     _write(connection, place, who, revision=revision, message=message, preferred=annotation.preferred)
     if not has_seat:
-        return Standing(place, Task.STATE_LOST, revision, message)
-    return Standing(place, Task.STATE_LEASED, revision, message, until_us)
+        return Standing(place, Task.STATE_LOST, revision, message, swapped=answer.swapped)
+    return Standing(place, Task.STATE_LEASED, revision, message, until_us, swapped=answer.swapped)
 
 
 def submit(
@@ -121,8 +125,9 @@ def submit(
     *,
     revision: int,
     request_id: str,
+    is_closed: bool = False,
 ) -> Standing:
-    """Submits once; without the seat it only keeps the draft, and the answer's state is LOST.
+    """Submits once; without the seat, or to a closed campaign, it only keeps the draft, and the answer's state is LOST.
 
     Raises FailedPrecondition TASK_NOT_LEASED, TASK_DONE and ALREADY_SUBMITTED, InvalidArgument REQUEST_ID_REUSED, and
     Aborted DRAFT_STALE.
@@ -132,15 +137,16 @@ def submit(
     if answer is not None and answer.state == Task.STATE_SUBMITTED:
         if message != answer.message:
             raise _submitted_before(request_id, is_same_request=bool(request_id) and request_id == answer.request_id)
-        return Standing(place, Task.STATE_SUBMITTED, answer.revision, answer.message)
+        return Standing(place, Task.STATE_SUBMITTED, answer.revision, answer.message, swapped=answer.swapped)
     answer = _open_answer(connection, place, who)
     if revision != answer.revision and message != answer.message:
         raise _stale(place, revision, answer.revision)
-    has_seat = _change_own_seat(connection, place, who, submitted=True)
+    has_seat = not is_closed and _change_own_seat(connection, place, who, submitted=True)
     state = Task.STATE_SUBMITTED if has_seat else Task.STATE_LEASED
     values = {"message": message, "preferred": annotation.preferred, "request_id": request_id if has_seat else ""}
     _write(connection, place, who, state=state, revision=answer.revision + 1, **values)
-    return Standing(place, state if has_seat else Task.STATE_LOST, answer.revision + 1, message)
+    reached = state if has_seat else Task.STATE_LOST
+    return Standing(place, reached, answer.revision + 1, message, swapped=answer.swapped)
 
 
 def give_up(
@@ -158,7 +164,13 @@ def give_up(
             connection.execute(ITEMS.update().where(is_item).values(flagged=True))
     else:
         reason = answer.reason
-    return Standing(place, state, answer.revision, answer.message, reason=reason)
+    return Standing(place, state, answer.revision, answer.message, reason=reason, swapped=answer.swapped)
+
+
+def seen_swapped(connection: Connection, campaign: str, number: int, who: Writer) -> bool | None:
+    """Whether the annotator sees the second response of an item first; None for an item that they were never given."""
+    row = _answer(connection, Place(campaign, number, 0), who)
+    return None if row is None else bool(row.swapped)
 
 
 def admit(
@@ -187,7 +199,7 @@ def admit(
     place = _seat_of(connection, item, who)
     connection.execute(SEATS.update().where(_at(place)).values(annotator=who.annotator, submitted=True))
     values = {"state": Task.STATE_SUBMITTED, "preferred": annotation.preferred, "message": message, "revision": 1}
-    values |= {"reason": "", "request_id": "", "updated_us": made_us}
+    values |= {"reason": "", "request_id": "", "updated_us": made_us, "swapped": False}
     if answer is None:
         connection.execute(ANSWERS.insert().values(_key(place, who) | values))
     else:

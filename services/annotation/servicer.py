@@ -9,6 +9,7 @@ from omnialign.names import id_of
 from omnialign.v1 import annotation_service_pb2 as pb
 from omnialign.v1 import annotation_service_pb2_grpc
 from services.annotation.campaigns import Campaigns
+from services.annotation.changes import Changes
 from services.annotation.drafting import budget
 from services.annotation.drafting.job import Job
 from services.annotation.drafting.submission import create_draft_job
@@ -32,10 +33,17 @@ class AnnotationServicer(JobServicer, annotation_service_pb2_grpc.AnnotationServ
     WatchDraftJob = JobServicer.watch
 
     def __init__(
-        self, campaigns: Campaigns, tasks: Tasks, imports: Imports, pipeline: Pipeline, *, token_budget: int
+        self,
+        campaigns: Campaigns,
+        changes: Changes,
+        tasks: Tasks,
+        imports: Imports,
+        pipeline: Pipeline,
+        *,
+        token_budget: int,
     ) -> None:
         super().__init__(pipeline)
-        self._campaigns, self._tasks, self._imports = campaigns, tasks, imports
+        self._campaigns, self._changes, self._tasks, self._imports = campaigns, changes, tasks, imports
         self._token_budget = token_budget
 
     async def CreateCampaign(self, request: pb.CreateCampaignRequest, context: Any) -> pb.Campaign:  # noqa: N802
@@ -56,6 +64,18 @@ class AnnotationServicer(JobServicer, annotation_service_pb2_grpc.AnnotationServ
             last = shown[-1]
             token = encode_token([str(last.create_time.ToMicroseconds()), last.name], filter=request.parent)
         return pb.ListCampaignsResponse(campaigns=shown, next_page_token=token)
+
+    async def UpdateCampaign(self, request: pb.UpdateCampaignRequest, context: Any) -> pb.Campaign:  # noqa: N802
+        """Changes a campaign."""
+        return await self._changes.update(request)
+
+    async def CloseCampaign(self, request: pb.CloseCampaignRequest, context: Any) -> pb.Campaign:  # noqa: N802
+        """Ends the annotation."""
+        return await self._changes.close(request.name)
+
+    async def ReopenCampaign(self, request: pb.ReopenCampaignRequest, context: Any) -> pb.Campaign:  # noqa: N802
+        """Lets it go on."""
+        return await self._changes.reopen(request.name)
 
     async def DeleteCampaign(self, request: pb.DeleteCampaignRequest, context: Any) -> empty_pb2.Empty:  # noqa: N802
         """Deletes a campaign."""
@@ -97,6 +117,10 @@ class AnnotationServicer(JobServicer, annotation_service_pb2_grpc.AnnotationServ
         )
         token = encode_token([id_of(found[size - 1].name)], filter=query) if len(found) > size else ""
         return pb.ListItemsResponse(items=found[:size], next_page_token=token)
+
+    async def GetItem(self, request: pb.GetItemRequest, context: Any) -> pb.Item:  # noqa: N802
+        """Reads a pair with its answers."""
+        return await self._campaigns.item(request.name)
 
     async def AdjudicateItem(self, request: pb.AdjudicateItemRequest, context: Any) -> pb.Item:  # noqa: N802
         """Decides about a pair."""

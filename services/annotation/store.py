@@ -162,7 +162,7 @@ class Store:
             older = sa.and_(CAMPAIGNS.c.created_us == created, CAMPAIGNS.c.name < name)
             query = query.where(sa.or_(CAMPAIGNS.c.created_us < created, older))
         query = query.order_by(CAMPAIGNS.c.created_us.desc(), CAMPAIGNS.c.name.desc()).limit(limit)
-        return [Campaign.FromString(row.message) for row in await self._database.all(query)]
+        return [_campaign(row) for row in await self._database.all(query)]
 
     async def change(self, name: str, change: Callable[[Connection, Campaign], None]) -> None:
         """Changes a campaign, and in the same transaction what `change` does besides. Raises NotFound."""
@@ -253,7 +253,13 @@ def _read_campaign(connection: Connection, name: str, *, lock: bool = False) -> 
     row = connection.execute(query.with_for_update() if lock else query).first()
     if row is None:
         raise NotFound(f"{name} does not exist", reason="CAMPAIGN_NOT_FOUND", metadata={"name": name})
-    return Campaign.FromString(row.message)
+    return _campaign(row)
+
+
+def _campaign(row: Any) -> Campaign:
+    campaign = Campaign.FromString(row.message)
+    campaign.state = campaign.state or Campaign.STATE_OPEN  # one that is older than the field
+    return campaign
 
 
 def _read_entry(connection: Connection, campaign: str, number: int) -> Entry:
@@ -304,7 +310,7 @@ def _entry(row: Any) -> Entry:
 
 
 def _answer(row: Any) -> Answer:
-    answer = Answer(annotator=row.annotator, state=row.state, reason=row.reason)
+    answer = Answer(annotator=row.annotator, state=row.state, reason=row.reason, swapped=row.swapped)
     if row.state == Task.STATE_SUBMITTED:
         answer.annotation.CopyFrom(Annotation.FromString(row.message))
     answer.answer_time.FromMicroseconds(row.updated_us)

@@ -62,6 +62,7 @@ ANSWERS = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("request_id", sa.String(36), nullable=False),
     sa.Column("updated_us", sa.BigInteger, nullable=False),
+    sa.Column("swapped", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("ix_annotation_answers_annotator", "campaign", "annotator", "state"),
 )
 ANNOTATORS = sa.Table(

@@ -14,7 +14,7 @@ from omnialign.v1.annotation_service_pb2 import (
     Task,
 )
 from services.annotation import seats
-from services.annotation.campaigns import Clock, number_of, rubric_of
+from services.annotation.campaigns import Clock, check_open, number_of, rubric_of
 from services.annotation.drafting.drafts import Drafts
 from services.annotation.drafting.origins import settle
 from services.annotation.form import check_complete, check_draft
@@ -22,6 +22,7 @@ from services.annotation.identity import person
 from services.annotation.metrics import AnnotationMetrics
 from services.annotation.pairs import BlindPairs
 from services.annotation.seats import Opening, Place, Standing, Writer
+from services.annotation.sides import is_swapped, turned, turned_draft, turned_pair
 from services.annotation.store import Entry, Store
 
 SECOND_US = 1_000_000
@@ -41,15 +42,17 @@ class Tasks:
     async def lease(self, request: LeaseTaskRequest) -> LeaseTaskResponse:
         """The annotator's seat, or how many seats are with others.
 
-        Raises NotFound, PermissionDenied NOT_AN_ANNOTATOR, and FailedPrecondition DATASET_VERSION_GONE.
+        Raises NotFound, PermissionDenied NOT_AN_ANNOTATOR, and FailedPrecondition CAMPAIGN_CLOSED and
+        DATASET_VERSION_GONE.
         """
         names.parse(request.parent, names.CAMPAIGN, field="parent")
         campaign = await self._store.campaign(request.parent)
         who = self._writer(campaign, request.annotator)
+        check_open(campaign)
         until_us = self._until(campaign, who)
         standing = await self._store.write(
             lambda c: seats.lease(
-                c, self._store.insert, campaign.name, who, until_us=until_us, opening=self._opening(campaign)
+                c, self._store.insert, campaign, who, until_us=until_us, opening=self._opening(campaign)
             )
         )
         if standing is None:
@@ -66,54 +69,45 @@ class Tasks:
         record = await self._pairs.get(campaign.dataset_version, entry.record, following)
         self._metrics.count("leased")
         task = _task(standing)
-        task.record.CopyFrom(record)
+        task.record.CopyFrom(turned_pair(record) if standing.swapped else record)
         task.rubric.CopyFrom(rubric_of(campaign, entry.subtask))
         if task.annotation.draft_model:
             drafts = await self._drafts.of(campaign.name, numbers=[number], model=task.annotation.draft_model)
-            task.draft.CopyFrom(drafts[number][0])
+            task.draft.CopyFrom(turned_draft(drafts[number][0]) if standing.swapped else drafts[number][0])
         return LeaseTaskResponse(task=task)
 
     async def save(self, request: SaveDraftRequest) -> Task:
         """Keeps a draft. Raises InvalidArgument ANNOTATION_INVALID, and what `seats.save` raises."""
         campaign, entry, place = await self._found(request.name)
         who = self._writer(campaign, request.annotator)
-        check_draft(request.annotation, rubric_of(campaign, entry.subtask), entry.shape)
-        await self._note_draft(request.annotation, campaign, place, who)
+        annotation = await self._written(request.annotation, campaign, entry, who, is_final=False)
         until_us = self._until(campaign, who)
         standing = await self._store.write(
-            lambda c: seats.save(
-                c,
-                place,
-                who,
-                request.annotation,
-                revision=request.revision,
-                until_us=until_us,
-            )
+            lambda c: seats.save(c, place, who, annotation, revision=request.revision, until_us=until_us)
         )
         self._metrics.count("saved" if standing.state == Task.STATE_LEASED else "lost")
         return _task(standing)
 
     async def submit(self, request: SubmitTaskRequest) -> Task:
-        """Submits once. Raises InvalidArgument ANNOTATION_INCOMPLETE, FailedPrecondition LEASE_LOST, and what
-        `seats.submit` raises."""
+        """Submits once. Raises InvalidArgument ANNOTATION_INCOMPLETE, FailedPrecondition LEASE_LOST and
+        CAMPAIGN_CLOSED, and what `seats.submit` raises."""
         campaign, entry, place = await self._found(request.name)
         who = self._writer(campaign, request.annotator)
-        check_complete(request.annotation, rubric_of(campaign, entry.subtask), entry.shape)
-        draft = await self._note_draft(request.annotation, campaign, place, who)
-        if draft is not None:
-            settle(request.annotation, draft.annotation)
+        annotation = await self._written(request.annotation, campaign, entry, who, is_final=True)
         standing = await self._store.write(
             lambda c: seats.submit(
                 c,
                 place,
                 who,
-                request.annotation,
+                annotation,
                 revision=request.revision,
                 request_id=request.request_id,
+                is_closed=campaign.state == Campaign.STATE_CLOSED,
             )
         )
         if standing.state == Task.STATE_LOST:
             self._metrics.count("lost")
+            check_open(campaign)
             raise FailedPrecondition(
                 "The lease ran out and the seat went to somebody else; the annotation is kept as your draft: ask for a "
                 "task with LeaseTask, which gives this pair back if it has a free seat.",
@@ -134,6 +128,7 @@ class Tasks:
     async def _give_up(self, request: SkipTaskRequest | FlagTaskRequest, state: "Task.State.ValueType") -> Task:
         campaign, _, place = await self._found(request.name)
         who = self._writer(campaign, request.annotator)
+        check_open(campaign)
         standing = await self._store.write(lambda c: seats.give_up(c, place, who, state=state, reason=request.reason))
         self._metrics.count(seats.WORDS[state])
         return _task(standing)
@@ -149,17 +144,32 @@ class Tasks:
         return self._drafts.opening(campaign.name, campaign.start_from) if campaign.start_from else seats.empty
 
     async def _note_draft(
-        self, annotation: Annotation, campaign: Campaign, place: Place, who: Writer
+        self, annotation: Annotation, campaign: Campaign, number: int, who: Writer
     ) -> ModelDraft | None:
         """The model's draft from which an annotation began, which is noted in it, whatever the caller says of it."""
         model = ""
         if campaign.start_from or annotation.draft_model:
-            model = (await self._store.read(lambda c: seats.written(c, place, who))).draft_model
+            model = (
+                await self._store.read(lambda c: seats.written(c, Place(campaign.name, number, 0), who))
+            ).draft_model
         annotation.draft_model = model
         if not model:
             annotation.ClearField("origins")
             return None
-        return (await self._drafts.of(campaign.name, numbers=[place.number], model=model))[place.number][0]
+        return (await self._drafts.of(campaign.name, numbers=[number], model=model))[number][0]
+
+    async def _written(
+        self, given: Annotation, campaign: Campaign, entry: Entry, who: Writer, *, is_final: bool
+    ) -> Annotation:
+        """What an annotator sends, in the order of the record. It is checked as they see it: errors name its fields."""
+        seen = await self._store.read(lambda c: seats.seen_swapped(c, campaign.name, entry.number, who))
+        swapped = is_swapped(campaign, entry.number, who.annotator) if seen is None else seen
+        shape = entry.shape.swapped() if swapped else entry.shape
+        (check_complete if is_final else check_draft)(given, rubric_of(campaign, entry.subtask), shape)
+        draft = await self._note_draft(given, campaign, entry.number, who)
+        if is_final and draft is not None:
+            settle(given, turned(draft.annotation) if swapped else draft.annotation)
+        return turned(given) if swapped else given
 
     def _writer(self, campaign: Campaign, given: str) -> Writer:
         annotator = person(given, field=FIELD)
@@ -176,13 +186,14 @@ class Tasks:
 
 
 def _task(standing: Standing) -> Task:
-    place = standing.place
+    place, annotation = standing.place, Annotation.FromString(standing.message)
     task = Task(
         name=f"{place.campaign}/tasks/{place.number}-{place.seat}",
-        annotation=Annotation.FromString(standing.message),
+        annotation=turned(annotation) if standing.swapped else annotation,
         revision=standing.revision,
         state=standing.state,
         reason=standing.reason,
+        swapped=standing.swapped,
     )
     if standing.expires_us:
         task.lease_expire_time.FromMicroseconds(standing.expires_us)

@@ -1,5 +1,6 @@
 """Adjudication: the pairs on which annotators differ or that were set aside, with all answers, and the decision."""
 
+from contextlib import suppress
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -9,8 +10,8 @@ from starlette.routing import Route
 from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.errors import InvalidArgument, NotFound
+from omnialign.v1 import record_pb2
 from omnialign.v1.annotation_service_pb2 import Adjudication, Campaign, Item, ListItemsRequest, Task
-from omnialign.v1.record_pb2 import Record
 from services.console.annotating import annotator, query
 from services.console.annotation_form import MAX_BODY_BYTES, MAX_FIELDS, SIDES, fields_of, places, read_form
 from services.console.context import Context, name_in
@@ -49,7 +50,7 @@ def adjudication_routes(context: Context) -> list[Route]:
     async def item(request: Request) -> Response:
         client = context.client(request)
         campaign = await client.get_campaign(name_in(request, names.CAMPAIGN))
-        found = await _item(client, campaign, name_in(request, names.ITEM))
+        found = await client.get_item(name_in(request, names.ITEM))
         record = await _record(client, campaign, found)
         submitted = [answer for answer in found.answers if answer.state == Task.STATE_SUBMITTED]
         fields = fields_of(submitted[0].annotation) if submitted else {}
@@ -94,16 +95,9 @@ def adjudication_routes(context: Context) -> list[Route]:
     ]
 
 
-async def _item(client: AsyncClient, campaign: Campaign, name: str) -> Item:
-    """Raises NotFound for one that nobody has answered."""
-    async for item in client.list_items(campaign.name, ListItemsRequest.FILTER_ANSWERED):
-        if item.name == name:
-            return item
-    raise NotFound("There is no such pair, or nobody has answered it.", reason="ITEM_NOT_FOUND")
-
-
-async def _record(client: AsyncClient, campaign: Campaign, item: Item) -> Record:
-    """Raises NotFound."""
-    async for record in client.stream_records(campaign.dataset_version, ids=[item.record_id]):
-        return record
-    raise NotFound("The pair is no longer in its dataset.", reason="RECORD_NOT_FOUND")
+async def _record(client: AsyncClient, campaign: Campaign, item: Item) -> record_pb2.Record:
+    """The pair; one without a prompt and with empty responses if its dataset was deleted."""
+    with suppress(NotFound):
+        async for record in client.stream_records(campaign.dataset_version, ids=[item.record_id]):
+            return record
+    return record_pb2.Record(responses=[record_pb2.Response()] * 2)

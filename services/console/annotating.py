@@ -20,6 +20,7 @@ DONE = {"submit": "Submitted.", "skip": "Skipped: the pair goes to others.", "fl
 WHY = {
     "DRAFT_STALE": "Another tab or window has saved this pair since, so what is written here is not kept.",
     "LEASE_LOST": "Your time for this pair ran out and somebody else has it. What you wrote is kept as your draft.",
+    "CAMPAIGN_CLOSED": "The campaign was closed. What you wrote is kept, and can be submitted once it is reopened.",
     "TASK_DONE": "This pair is finished already, which is final.",
     "ALREADY_SUBMITTED": "This pair was submitted with another content, which is final.",
     "TASK_NOT_LEASED": "This pair was never given to you.",

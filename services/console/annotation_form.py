@@ -28,7 +28,7 @@ TIMES, EDGES = ("start", "end"), ("left", "top", "width", "height")
 
 @dataclass(frozen=True)
 class Reading:
-    """What a form says, and what in it cannot be kept yet: a rationale without its score, half a mark."""
+    """What a form says, and what in it cannot be kept yet, such as half a mark."""
 
     annotation: Annotation
     unfinished: list[tuple[str, str]] = field(default_factory=list)
@@ -97,7 +97,7 @@ def read_form(fields: Mapping[str, str]) -> Reading:
     for side in SIDES:
         feedback = annotation.feedback.add()
         feedback.critique, feedback.refinement = _text(fields, f"critique.{side}"), _text(fields, f"refinement.{side}")
-        _read_scores(fields, side, feedback, reading)
+        _read_scores(fields, side, feedback)
         _read_marks(fields, side, feedback, reading)
     _read_origins(fields, annotation)
     return reading
@@ -111,7 +111,8 @@ def fields_of(annotation: Annotation) -> dict[str, str]:
     for side, feedback in enumerate(annotation.feedback, start=1):
         found[f"critique.{side}"], found[f"refinement.{side}"] = feedback.critique, feedback.refinement
         for score in feedback.scores:
-            found[f"score.{side}.{score.dimension}"] = str(score.score)
+            if not score.unscored:
+                found[f"score.{side}.{score.dimension}"] = str(score.score)
             found[f"rationale.{side}.{score.dimension}"] = score.rationale
         counts = dict[str, int]()
         for mark in feedback.marks:
@@ -157,7 +158,7 @@ def _origin(name: str, value: str) -> "Origin.ValueType":
     raise _invalid(name, "is no field of this form")
 
 
-def _read_scores(fields: Mapping[str, str], side: int, feedback: Feedback, reading: Reading) -> None:
+def _read_scores(fields: Mapping[str, str], side: int, feedback: Feedback) -> None:
     begun = f"rationale.{side}."
     scored = (name.partition(f"score.{side}.")[2] for name in fields if name.startswith(f"score.{side}."))
     written = (name.removeprefix(begun) for name in fields if name.startswith(begun))
@@ -167,7 +168,7 @@ def _read_scores(fields: Mapping[str, str], side: int, feedback: Feedback, readi
             score = _choice(fields, f"score.{side}.{dimension}")
             feedback.scores.add(dimension=dimension, score=score, rationale=rationale)
         elif rationale:
-            reading.unfinished.append((begun + dimension, "is kept once its score is chosen"))
+            feedback.scores.add(dimension=dimension, unscored=True, rationale=rationale)
 
 
 def _read_marks(fields: Mapping[str, str], side: int, feedback: Feedback, reading: Reading) -> None:

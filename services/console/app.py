@@ -19,6 +19,7 @@ from omnialign.errors import OmnialignError
 from services.console.adjudication import adjudication_routes
 from services.console.annotating import annotating_routes
 from services.console.assets import assets_route, load_assets
+from services.console.campaign_settings import campaign_settings_routes
 from services.console.campaigns import campaign_routes
 from services.console.clients import Clients
 from services.console.config import ConsoleConfig
@@ -97,6 +98,7 @@ def _routes(context: Context) -> list[Route]:
         trying_routes,
         media_routes,
         campaign_routes,
+        campaign_settings_routes,
         annotating_routes,
         adjudication_routes,
     )

@@ -9,9 +9,9 @@ from starlette.routing import Route
 
 from omnialign import names
 from omnialign.client import AsyncClient
-from omnialign.errors import PermissionDenied
+from omnialign.errors import NotFound, PermissionDenied
 from omnialign.v1 import data_service_pb2
-from omnialign.v1.annotation_service_pb2 import ListItemsRequest
+from omnialign.v1.annotation_service_pb2 import Campaign, ListItemsRequest
 from services.console.annotating import annotator
 from services.console.context import Context, name_in
 from services.console.job_list import first, shown
@@ -33,7 +33,9 @@ def campaign_routes(context: Context) -> list[Route]:
     async def campaign(request: Request) -> Response:
         client, name = context.client(request), name_in(request, names.CAMPAIGN)
         values = await live(client, name)
-        may_decide, committed = await asyncio.gather(_may_decide(client, name), _committed(client, name))
+        may_decide, committed, is_gone = await asyncio.gather(
+            _may_decide(client, name), _committed(client, name), _is_gone(client, values["campaign"])
+        )
         return context.pages.page(
             request,
             "campaign.html.j2",
@@ -41,6 +43,7 @@ def campaign_routes(context: Context) -> list[Route]:
             **values,
             may_decide=may_decide,
             committed=committed,
+            is_gone=is_gone,
             annotator=annotator(request),
         )
 
@@ -83,6 +86,15 @@ async def _may_decide(client: AsyncClient, name: str) -> bool:
     except PermissionDenied:
         return False
     return True
+
+
+async def _is_gone(client: AsyncClient, campaign: Campaign) -> bool:
+    """Whether the dataset version was deleted."""
+    try:
+        await client.get_dataset_version(campaign.dataset_version)
+    except NotFound:
+        return True
+    return False
 
 
 async def _committed(client: AsyncClient, name: str) -> list[str]:

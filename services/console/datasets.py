@@ -1,8 +1,9 @@
 """Datasets: the list, versions, records with players, and what was set aside, with reasons."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,13 +12,16 @@ from starlette.routing import Route
 from omnialign import names
 from omnialign.client import AsyncClient
 from omnialign.v1 import record_pb2
+from omnialign.v1.content_pb2 import MODALITY_AUDIO, MODALITY_IMAGE, MODALITY_VIDEO
+from omnialign.v1.data_service_pb2 import RecordFilter
 from services.console.context import Context, name_in
 from services.console.job_list import SHOWN as LIST_SHOWN
 from services.console.job_list import first, shown
 
 PAGE_RECORDS = 10
-PAGES_MAX = 500
-"""A page farther on is found by the id of a record: the service reads from the beginning."""
+FILTERS = ("subtask", "split", "modality", "text", "dimension", "min_score", "max_score", "start")
+SCORES = ("0", "1", "2", "3")
+MODALITIES = {"image": [MODALITY_IMAGE], "audio": [MODALITY_AUDIO], "video": [MODALITY_VIDEO]}
 VERSIONS_SHOWN = 200
 SET_ASIDE_SHOWN, SET_ASIDE_READ = 200, 20_000
 
@@ -86,28 +90,30 @@ def dataset_routes(context: Context) -> list[Route]:
 
 async def _records(client: AsyncClient, request: Request, source: str) -> dict[str, Any]:
     """A page of records, and what it was asked for."""
-    wanted = {key: request.query_params.get(key, "").strip()[:200] for key in ("subtask", "split", "id")}
-    page = _page(request)
-    stream = client.stream_records(
+    wanted = {key: request.query_params.get(key, "").strip()[:200] for key in FILTERS}
+    token = request.query_params.get("token", "")
+    if record_id := request.query_params.get("id", "").strip()[:200]:
+        found = [record async for record in client.stream_records(source, ids=[record_id])]
+        return {"records": found, "wanted": wanted | {"start": record_id}, "is_first": False, "onward": ""}
+    page = await client.list_records(
         source,
-        subtasks=[wanted["subtask"]] if wanted["subtask"] else (),
-        splits=[wanted["split"]] if wanted["split"] else (),
-        ids=[wanted["id"]] if wanted["id"] else (),
-        limit=page * PAGE_RECORDS + 1,
+        filter=_filter(wanted),
+        start_id="" if token else wanted["start"],
+        page_size=PAGE_RECORDS,
+        page_token=token,
     )
-    found = [record async for record in _behind(stream, (page - 1) * PAGE_RECORDS)]
-    has_more = len(found) > PAGE_RECORDS and page < PAGES_MAX
-    return {"records": found[:PAGE_RECORDS], "wanted": wanted, "page": page, "has_more": has_more}
+    asked = {key: value for key, value in wanted.items() if value}
+    onward = urlencode(asked | {"token": page.next_page_token}) if page.next_page_token else ""
+    is_first = not token and not wanted["start"]
+    return {"records": page.records, "wanted": wanted, "is_first": is_first, "onward": onward}
 
 
-def _page(request: Request) -> int:
-    asked = request.query_params.get("page", "")
-    return min(max(int(asked), 1), PAGES_MAX) if asked.isascii() and asked.isdigit() and len(asked) < 9 else 1
-
-
-async def _behind(records: AsyncIterator[Any], number: int) -> AsyncIterator[Any]:
-    async for record in records:
-        if number:
-            number -= 1
-        else:
-            yield record
+def _filter(wanted: Mapping[str, str]) -> RecordFilter:
+    found = RecordFilter(text=wanted["text"], dimension=wanted["dimension"].replace(" ", "_"))
+    found.subtasks.extend([wanted["subtask"]] if wanted["subtask"] else ())
+    found.splits.extend([wanted["split"]] if wanted["split"] else ())
+    found.modalities.extend(MODALITIES.get(wanted["modality"], ()))
+    for name in ("min_score", "max_score"):
+        if wanted[name] in SCORES:
+            setattr(found, name, int(wanted[name]))
+    return found

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 
 from omnialign.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
 from omnialign.names import DATASET, DATASET_VERSION, NEWEST, PROJECT, parse, unversioned
@@ -15,7 +16,8 @@ from services.data.config import DataConfig
 from services.data.errors import not_found, version_not_found
 from services.data.objects import ObjectStore
 from services.data.objects.base import run_in_pool
-from services.data.record_table import CommitRetries, RecordTable, Selection, Snapshot, SnapshotExpired
+from services.data.record_table import CommitRetries, RecordTable, Snapshot, SnapshotExpired
+from services.data.selection import Indexes, Selection
 from services.data.store import Store, now_us, timestamp
 from services.runtime.limits import Quotas
 
@@ -23,6 +25,11 @@ SAFE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 COMMIT_ATTEMPTS = 5
 READ_ATTEMPTS = 4
 QUARANTINE = ".quarantine"
+PAGE_BYTES = 1024 * 1024
+LOOKED_INTO = 2000
+"""Records that are read for one page of those that match a condition."""
+
+Matches = Callable[[Record], bool]
 
 
 def version_number(text: str) -> int | None:
@@ -63,6 +70,7 @@ class Datasets:
         self._config, self._store, self._objects, self._pool = config, store, objects, pool
         self._quotas = quotas or Quotas()
         self._locks: dict[str, asyncio.Lock] = {}
+        self._indexes = Indexes()
 
     async def create(self, parent: str, dataset_id: str, wanted: Dataset, *, key: str, digest: str) -> Dataset:
         """Creates a dataset. A repeated `key` with the same `digest` returns the first answer.
@@ -166,6 +174,27 @@ class Datasets:
         state = None if name == source else (await self._version(source))[0]
         async for batch in self._read(name, state, selection):
             yield batch
+
+    async def page(
+        self, source: str, selection: Selection, matches: Matches | None, *, limit: int
+    ) -> tuple[list[Record], str]:
+        """At most `limit` of the selected records that match, in order of id, and the id to go on after.
+
+        The id is empty at the end. A page ends early where it gets too large, and where `matches` has looked into as
+        many records as it may.
+        """
+        page, size_bytes, last = list[Record](), 0, ""
+        most = LOOKED_INTO if matches else limit
+        async for batch in self.stream(source, replace(selection, limit=most + 1)):
+            for record in batch:
+                size_bytes += record.ByteSize() if (is_match := matches is None or matches(record)) else 0
+                most -= 1
+                if most < 0 or len(page) == limit or (is_match and page and size_bytes > PAGE_BYTES):
+                    return page, last
+                if is_match:
+                    page.append(record)
+                last = record.id
+        return page, ""
 
     async def stream_quarantine(self, name: str) -> AsyncIterator[list[Record]]:
         """The quarantined rows of a dataset."""
@@ -271,4 +300,6 @@ class Datasets:
             commit_retries=CommitRetries(self._config.commit_retries, self._config.commit_timeout_seconds),
             retention_seconds=self._config.retention_seconds,
             compact_fragments=self._config.compact_fragments,
+            identity=f"{uid}{suffix}",
+            indexes=self._indexes,
         )

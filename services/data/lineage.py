@@ -17,7 +17,7 @@ from omnialign.v1.data_service_pb2 import GetLineageResponse as Answer
 from omnialign.v1.data_service_pb2 import LineageEdge, RecordLineage
 from services.data.datasets import Datasets
 from services.data.errors import not_found
-from services.data.record_table import Selection
+from services.data.selection import Selection
 from services.data.store import Store
 from services.runtime.auth.stored_names import followable
 

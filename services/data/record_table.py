@@ -9,7 +9,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from omnialign.errors import Aborted
 from omnialign.v1 import record_pb2
 from services.data.errors import translate_table_errors
 from services.data.objects.base import TableLocation
+from services.data.selection import MAX_ROWS, NARROW, ROW, Indexes, Selection, mask, positions
 
 BATCH_BYTES = 900 * 1024
 BATCH_ROWS = 1024
@@ -40,27 +41,7 @@ SCHEMA = pa.schema(
         pa.field("record", pa.binary(), nullable=False),
     ]
 )
-NARROW = ["id", "subtask", "split", "hash", "size"]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which records to read; empty fields mean all."""
-
-    subtasks: Sequence[str] = ()
-    splits: Sequence[str] = ()
-    ids: Sequence[str] = ()
-    shard_index: int = 0
-    shard_count: int = 0
-    limit: int = 0
-    after: str = ""
-    """Only records whose ids come later."""
-
-    def after_batch(self, batch: Sequence[record_pb2.Record]) -> "Selection | None":
-        """What is left once a batch of it was read; None if that was as many as wanted."""
-        if self.limit and self.limit <= len(batch):
-            return None
-        return replace(self, after=batch[-1].id, limit=self.limit and self.limit - len(batch))
+NO_ROWS = pa.schema([*(pa.field(name, SCHEMA.field(name).type) for name in NARROW), (ROW, pa.int64())]).empty_table()
 
 
 @dataclass(frozen=True)
@@ -78,8 +59,9 @@ class SnapshotExpired(Aborted):
 class Snapshot:
     """A table as it was at one moment; later writes do not change it."""
 
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: Any, *, identity: str = "", indexes: Indexes | None = None) -> None:
+        """With `indexes`, `identity` tells the table from an earlier one at the same place."""
+        self._dataset, self._identity, self._indexes = dataset, identity, indexes
 
     @property
     def version(self) -> int:
@@ -102,7 +84,7 @@ class Snapshot:
 
     def batches(self, selection: Selection) -> Iterator[list[record_pb2.Record]]:
         """The selected records in order of id, in batches of less than 1 MiB."""
-        rows, sizes = self._positions(selection)
+        rows, sizes = positions(self._index(selection), selection)
         for start, end in _spans(sizes):
             with _expired(self._dataset.uri):
                 taken = self._dataset.take(rows[start:end].tolist(), columns=["record"])
@@ -119,22 +101,24 @@ class Snapshot:
                 total += sum(batch.column(0).to_pylist())
         return self.count(), total
 
-    def _positions(self, selection: Selection) -> tuple[Any, Any]:
-        """Positions and record sizes of the selected rows, ordered by id."""
-        # Row positions are only known by scanning in order; the filter comes after they are assigned.
-        position, parts = 0, []
+    def _index(self, selection: Selection) -> pa.Table:
+        """The narrow columns in order of id: of all rows if they are kept, else at least of the selected ones."""
+        with _expired(self._dataset.uri):
+            is_kept = self._indexes is not None and self._dataset.count_rows() <= MAX_ROWS
+        if self._indexes is None or not is_kept:
+            return self._scan(selection).sort_by("id")
+        return self._indexes.get((self._identity, self.version), lambda: self._scan(Selection()))
+
+    def _scan(self, selection: Selection) -> pa.Table:
+        """The narrow columns with the positions of the rows, which are only known by scanning in order."""
+        position, parts = 0, [NO_ROWS]
         with _expired(self._dataset.uri):
             for batch in self._dataset.scanner(columns=NARROW, batch_size=SCAN_ROWS, scan_in_order=True).to_batches():
-                rows = np.arange(position, position + batch.num_rows)
+                rows = pa.array(np.arange(position, position + batch.num_rows))
                 position += batch.num_rows
-                part = pa.table({"id": batch["id"], "row": rows, "size": batch["size"]})
-                parts.append(part.filter(_mask(batch, selection)))
-        if not parts:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        found = pa.concat_tables(parts).sort_by("id")
-        if selection.limit:
-            found = found.slice(0, selection.limit)
-        return found["row"].to_numpy(), found["size"].to_numpy()
+                part = pa.table([*(batch[name] for name in NARROW), rows], schema=NO_ROWS.schema)
+                parts.append(part.filter(pa.array(mask(part, selection))))
+        return pa.concat_tables(parts)
 
 
 class RecordTable:
@@ -147,20 +131,24 @@ class RecordTable:
         commit_retries: CommitRetries,
         retention_seconds: float,
         compact_fragments: int,
+        identity: str = "",
+        indexes: Indexes | None = None,
     ) -> None:
+        """`identity` as of `Snapshot`."""
         self.place = place if isinstance(place, TableLocation) else TableLocation.of_folder(place)
         self._commit_retries = commit_retries
         self._retention = timedelta(seconds=retention_seconds)
         self._compact_fragments = compact_fragments
+        self._identity, self._indexes = identity, indexes
 
     def snapshot(self, version: int | None = None) -> Snapshot:
         """The table now, or at a version. A missing table is created."""
-        return Snapshot(self._open(version))
+        return self._snapshot(self._open(version))
 
     def find(self) -> Snapshot | None:
         """The table now; None if nothing was ever written here."""
         try:
-            return Snapshot(self._connect(None))
+            return self._snapshot(self._connect(None))
         except FileNotFoundError:
             return None
 
@@ -215,6 +203,9 @@ class RecordTable:
             dataset.optimize.compact_files()
             dataset.cleanup_old_versions(older_than=self._retention, error_if_tagged_old_versions=False)
         return True
+
+    def _snapshot(self, dataset: Any) -> Snapshot:
+        return Snapshot(dataset, identity=self._identity, indexes=self._indexes)
 
     def _merge_with_retries(self, rows: pa.Table) -> dict[str, int]:
         """Merges, and starts over from the new state if another process compacted away a file in the meantime.
@@ -298,19 +289,6 @@ def shard_hash(record_id: str) -> int:
 
 def _number(data: bytes) -> int:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") >> 1
-
-
-def _mask(batch: pa.RecordBatch, selection: Selection) -> pa.Array:
-    keep = np.ones(batch.num_rows, dtype=bool)
-    for name, values in (("subtask", selection.subtasks), ("split", selection.splits), ("id", selection.ids)):
-        if values:
-            allowed = pa.array(list(values), pa.string())
-            keep &= pc.is_in(batch[name], value_set=allowed).to_numpy(zero_copy_only=False)
-    if selection.after:
-        keep &= pc.greater(batch["id"], selection.after).to_numpy(zero_copy_only=False)
-    if selection.shard_count > 1:
-        keep &= batch["hash"].to_numpy() % selection.shard_count == selection.shard_index
-    return pa.array(keep)
 
 
 def _spans(sizes: Any) -> Iterator[tuple[int, int]]:

@@ -17,7 +17,8 @@ from services.data.lineage import Lineage
 from services.data.media_store import Claim, MediaStore
 from services.data.models import Models
 from services.data.presigned_media import PresignedMedia
-from services.data.record_table import Selection
+from services.data.record_filter import matcher
+from services.data.selection import Selection
 from services.data.uploads import Uploads
 from services.runtime.requests import body_digest, decode_token, encode_token, page_size
 
@@ -104,6 +105,26 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         )
         async for batch in self._datasets.stream(request.source, selection):
             yield pb.StreamRecordsResponse(records=batch)
+
+    async def ListRecords(self, request: pb.ListRecordsRequest, context: Context) -> pb.ListRecordsResponse:  # noqa: D102, N802
+        wanted = request.filter
+        query = f"{request.parent} {wanted.SerializeToString(deterministic=True).hex()}"
+        # As bytes: an id may have characters that a token has not.
+        position = decode_token(request.page_token, filter=query, kinds=(bytes,))
+        if position and request.start_id:
+            problem = "begins a list and is left out with a page_token, which goes on with one"
+            raise InvalidArgument(f"start_id {problem}", reason="START_ID_UNWANTED", violations=[("start_id", problem)])
+        selection = Selection(
+            subtasks=tuple(wanted.subtasks),
+            splits=tuple(wanted.splits),
+            start=request.start_id,
+            after=bytes.fromhex(position[0]).decode() if position else "",
+        )
+        limit = page_size(request.page_size)
+        records, last = await self._datasets.page(request.parent, selection, matcher(wanted), limit=limit)
+        return pb.ListRecordsResponse(
+            records=records, next_page_token=_token([last.encode().hex()] if last else [], query)
+        )
 
     async def StreamQuarantine(  # noqa: D102, N802
         self, request: pb.StreamQuarantineRequest, context: Context
@@ -220,10 +241,19 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
             if size_bytes > self._max_append_bytes:
                 text = f"One call appends at most {self._max_append_bytes} bytes: split the records over several calls."
                 raise ResourceExhausted(text, reason="APPEND_TOO_LARGE")
-            records.update((record.id, record) for record in message.records)
+            records.update((record.id, _scored(record)) for record in message.records)
         if not dataset:
             raise InvalidArgument("The first message must name the dataset.", reason="DATASET_MISSING")
         return dataset, records
+
+
+def _scored(record: record_pb2.Record) -> record_pb2.Record:
+    """The record. Raises InvalidArgument RECORD_UNSCORED for a rationale alone, which only drafts may have."""
+    for response in record.responses:
+        if unscored := [score.dimension for score in response.feedback.scores if score.unscored]:
+            message = f"Record {record.id!r} has a rationale without a score on {unscored[0]!r}: leave it out."
+            raise InvalidArgument(message, reason="RECORD_UNSCORED", metadata={"record": record.id})
+    return record
 
 
 async def _chunks(messages: AsyncIterator[pb.UploadMediaRequest]) -> AsyncIterator[bytes]:

@@ -83,6 +83,8 @@ DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 MAX_NUMBER = 2**63 - 1
 
+Kind = type[int] | type[str] | type[bytes]
+
 
 def page_size(requested: int) -> int:
     """Rows per page: 50 for 0, at most 1000. Raises InvalidArgument (`PAGE_SIZE_INVALID`) for a negative number."""
@@ -102,11 +104,11 @@ def encode_token(values: Sequence[str], *, filter: str) -> str:  # noqa: A002  t
     return base64.urlsafe_b64encode(body.encode("utf-8", "surrogatepass")).decode("ascii")
 
 
-def decode_token(token: str, *, filter: str, kinds: Sequence[type[int] | type[str]]) -> list[str]:  # noqa: A002
+def decode_token(token: str, *, filter: str, kinds: Sequence[Kind]) -> list[str]:  # noqa: A002
     """The key that `encode_token` was given; empty for an empty token, which means the first page.
 
-    `kinds` are what its values stand for. Raises InvalidArgument (`PAGE_TOKEN_INVALID`) for a token that is not ours
-    or belongs to another query.
+    `kinds` are what its values stand for: a number, a text that can be printed, or bytes of UTF-8 as hexadecimal.
+    Raises InvalidArgument (`PAGE_TOKEN_INVALID`) for a token that is not ours or belongs to another query.
     """
     if not token:
         return []
@@ -124,10 +126,15 @@ def decode_token(token: str, *, filter: str, kinds: Sequence[type[int] | type[st
     return key
 
 
-def _is_kind(value: str, kind: type[int] | type[str]) -> bool:
+def _is_kind(value: str, kind: Kind) -> bool:
     """Whether a database takes a value of a token: a number of 64 bits, or text."""
     if kind is int:
         return value.isascii() and value.isdecimal() and len(value) < 20 and int(value) <= MAX_NUMBER
+    if kind is bytes:
+        try:
+            return bool(bytes.fromhex(value).decode())
+        except ValueError:
+            return False
     return value.isprintable()
 
 

@@ -43,7 +43,7 @@ async def campaign(console: Running, subtask: str, *, name: str = "people", over
     dataset = await console.client.create_dataset(f"pairs-of-{name}")
     await console.client.append_records(dataset.name, [await about(console, subtask)])
     version = await console.client.commit_version(dataset.name)
-    fields = {"display_name": "Look and listen", "instructions": "Be fair.", "overlap": overlap}
+    fields = {"display_name": "Look and listen", "instructions": "Be fair.", "overlap": overlap, "keep_sides": True}
     return await console.client.create_campaign(name, Campaign(dataset_version=version.name, **fields))
 
 

@@ -16,13 +16,13 @@ from omnialign.v1.annotation_pb2 import Annotation, DraftAbstention, ModelDraft
 from omnialign.v1.generation_pb2 import FINISH_REASON_LENGTH
 from omnialign.v1.record_pb2 import DimensionScore, Feedback
 from omnialign.v1.refinement_service_pb2 import GenerateResponse
+from services.annotation.sides import turned
 
 DISAGREE = "ORDERS_DISAGREE"
 WHOLE = ""
 """The part of an abstention on everything."""
 MALFORMED = "ANSWER_"
 """Error reasons that begin with this are the model's fault, not the pair's."""
-OTHER_SIDE = {0: 0, 1: 2, 2: 1}
 
 
 def draft_of(forward: GenerateResponse, backward: GenerateResponse, rubric: Sequence[str]) -> ModelDraft:
@@ -32,7 +32,7 @@ def draft_of(forward: GenerateResponse, backward: GenerateResponse, rubric: Sequ
         if answer.WhichOneof("result") == "response":
             info.CopyFrom(answer.response.generation)
     try:
-        one, other = _read(forward, rubric), swapped(_read(backward, rubric))
+        one, other = _read(forward, rubric), turned(_read(backward, rubric))
     except AnswerUnparsable as error:
         draft.abstentions.add(part=WHOLE, reason=error.reason)
         return draft
@@ -44,17 +44,6 @@ def draft_of(forward: GenerateResponse, backward: GenerateResponse, rubric: Sequ
 def is_readable_error(answer: GenerateResponse) -> bool:
     """Whether an error is the model's fault, on which it abstains, and not the pair's."""
     return from_status(answer.error).reason.startswith(MALFORMED)
-
-
-def swapped(annotation: Annotation) -> Annotation:
-    """The same annotation of the pair in the other order."""
-    made = Annotation()
-    made.CopyFrom(annotation)
-    del made.feedback[:]
-    made.feedback.extend(reversed(annotation.feedback))
-    made.winners.update({name: OTHER_SIDE[side] for name, side in annotation.winners.items()})
-    made.preferred = OTHER_SIDE[annotation.preferred]
-    return made
 
 
 def _read(answer: GenerateResponse, rubric: Sequence[str]) -> Annotation:

@@ -57,6 +57,7 @@ _DATA = {
     "GetDatasetVersion": _read("name", job="inputs"),
     "ListDatasetVersions": _read("parent"),
     "StreamRecords": _read("source", job="inputs"),
+    "ListRecords": _read("parent"),
     "StreamQuarantine": _read("dataset"),
     "UploadMedia": _write("header.parent"),
     "GetMedia": _read("parent", job="project"),
@@ -130,6 +131,9 @@ _ANNOTATION = {
     "CreateCampaign": _write("parent"),
     "GetCampaign": _read("name"),
     "ListCampaigns": _read("parent"),
+    "UpdateCampaign": _write("campaign.name"),
+    "CloseCampaign": _write("name"),
+    "ReopenCampaign": _write("name"),
     "DeleteCampaign": _write("name", role=Role.ADMIN),
     "LeaseTask": _write("parent", role=Role.ANNOTATOR),
     "SaveDraft": Rule("name", Role.ANNOTATOR),  # every few seconds: an audit line each would bury the others
@@ -138,6 +142,7 @@ _ANNOTATION = {
     "FlagTask": _write("name", role=Role.ANNOTATOR),
     "ImportAnnotations": _write("parent"),
     "ListItems": Rule("parent", Role.SUBMITTER),  # annotators must not see what others wrote
+    "GetItem": Rule("name", Role.SUBMITTER),
     "AdjudicateItem": _write("name"),
     "GetAgreement": _read("name"),
     "CommitCampaign": _write("name"),

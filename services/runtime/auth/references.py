@@ -22,11 +22,13 @@ PLAIN_MESSAGES = frozenset(
         f"{_V1}Content",
         f"{_V1}Feedback",
         f"{_V1}Record",
+        f"{_V1}RecordFilter",
         f"{_V1}ReferenceAnswer",
         f"{_V1}Rubric",
         f"{_V1}SamplingParams",
         f"{_V1}TrainingProgress",
         f"{_V1}UploadedFile",
+        "google.protobuf.FieldMask",
         "google.rpc.Status",
     }
 )
@@ -47,6 +49,7 @@ PLAIN_FIELDS = frozenset(
         f"{_V1}RewardTerm.checker",
         f"{_V1}UnderstandingItem.id",
         f"{_V1}UnderstandingItem.category",
+        f"{_V1}ListRecordsRequest.start_id",
         f"{_V1}StreamRecordsRequest.ids",
         f"{_V1}Adjudication.adjudicator",
         f"{_V1}Adjudication.annotator",

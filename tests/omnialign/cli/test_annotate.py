@@ -18,7 +18,9 @@ def campaign(server, run, request):
         dataset = client.create_dataset(f"{name}-pairs")
         client.append_records(dataset.name, [pair(1), pair(2)])
         client.commit_version(dataset.name)
-    made = run("annotate", "create", f"{name}-pairs", "--id", name, "--overlap", 2, "--lease-minutes", 5)
+    made = run(
+        "annotate", "create", f"{name}-pairs", "--id", name, "--overlap", 2, "--lease-minutes", 5, "--keep-sides"
+    )
     assert made.exit_code == 0, made.output
     assert "2 pairs with 4 seats" in made.output
     return name
@@ -90,6 +92,55 @@ def test_a_draft_is_kept_and_goes_on_where_it_was(run, campaign, tmp_path):
     assert "FORM_EXISTS" in run("annotate", "next", campaign, "--form", again, "--as", "ann").output
     skipped = run("annotate", "skip", found["task"], "--reason", "tired", "--as", "ann", "--json")
     assert json.loads(skipped.output)["state"] == "STATE_SKIPPED"
+
+
+def test_a_rationale_without_a_score_is_kept_in_a_draft(run, campaign, tmp_path):
+    form, again = tmp_path / "form.yaml", tmp_path / "again.yaml"
+    run("annotate", "next", campaign, "--form", form, "--as", "ann")
+    values = yaml.safe_load(form.read_text())
+    values["feedback"][0]["scores"]["clarity"] = {"score": None, "rationale": "غامض"}
+    form.write_text(yaml.safe_dump(values))
+    assert run("annotate", "submit", form, "--draft", "--as", "ann").exit_code == 0
+    run("annotate", "next", campaign, "--form", again, "--as", "ann")
+    found = yaml.safe_load(again.read_text())["feedback"][0]["scores"]
+    assert (found["clarity"], found["safety"]) == (
+        {"score": None, "rationale": "غامض"},
+        {"score": None, "rationale": ""},
+    )
+    refused = run("annotate", "submit", again, "--as", "ann")
+    assert "clarity (it has only a rationale)" in refused.output
+
+
+def test_a_campaign_is_changed_closed_and_reopened(run, campaign, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("Look twice.")
+    changed = run(
+        "annotate",
+        "update",
+        campaign,
+        "--overlap",
+        1,
+        "--instructions",
+        words,
+        "--annotator",
+        "ann",
+        "--first",
+        "topic",
+    )
+    assert "2 pairs with 2 seats" in changed.output
+    found = json.loads(run("annotate", "show", campaign, "--json").output.splitlines()[0])
+    assert (found["instructions"], found["annotators"], found["overlap"]) == ("Look twice.", ["ann"], 1)
+    assert found["priorities"] == [{"label": {"key": "topic"}}]
+    assert "NOT_AN_ANNOTATOR" in run("annotate", "next", campaign, "--as", "bob").output
+    assert run("annotate", "update", campaign, "--everyone").exit_code == 0
+    assert "0 of 2 annotations are submitted" in run("annotate", "close", campaign).output
+    assert "It is closed" in run("annotate", "show", campaign).output
+    form = tmp_path / "form.yaml"
+    assert "CAMPAIGN_CLOSED" in run("annotate", "next", campaign, "--form", form, "--as", "bob").output
+    assert "Reopened" in run("annotate", "reopen", campaign).output
+    assert run("annotate", "next", campaign, "--form", form, "--as", "bob").exit_code == 0
+    for bad in ((), ("--everyone", "--annotator", "ann")):
+        assert run("annotate", "update", campaign, *bad).exit_code == 2
 
 
 def test_a_form_that_is_none_is_one_sentence(run, tmp_path):

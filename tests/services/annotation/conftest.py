@@ -79,8 +79,8 @@ class Stack:
         return (await self.client.commit_version(dataset.name)).name
 
     async def campaign(self, records: Sequence[Record], **fields: Any) -> Campaign:
-        """A campaign over these records."""
-        version = await self.store(records)
+        """A campaign over these records; everybody sees them in their own order unless `keep_sides` is false."""
+        version, fields = await self.store(records), {"keep_sides": True} | fields
         campaign = Campaign(dataset_version=version, lease_seconds=LEASE_SECONDS, **fields)
         return await self.client.create_campaign("people", campaign)
 

@@ -8,7 +8,7 @@ from sqlalchemy.dialects import sqlite
 
 from omnialign.errors import OmnialignError
 from omnialign.v1.annotation_pb2 import Annotation
-from omnialign.v1.annotation_service_pb2 import Task
+from omnialign.v1.annotation_service_pb2 import Campaign, Task
 from services.annotation import seats
 from services.annotation.seats import Standing, Writer
 from services.annotation.tables import ITEMS, METADATA, SEATS
@@ -58,7 +58,9 @@ class Seats(RuleBasedStateMachine):
             place for place, holder in self.holder.items() if holder == person and not self.is_done(person, place[0])
         ]
         until_us = self.now_us + LEASE_US
-        found = seats.lease(self.connection, sqlite.insert, CAMPAIGN, self.writer(person), until_us=until_us)
+        found = seats.lease(
+            self.connection, sqlite.insert, Campaign(name=CAMPAIGN), self.writer(person), until_us=until_us
+        )
         free = [
             (n, seat)
             for n in range(1, ITEM_COUNT + 1)

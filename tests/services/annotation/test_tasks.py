@@ -185,6 +185,25 @@ async def test_a_submission_must_be_complete_and_says_what_is_missing(stack):
     ]
 
 
+async def test_a_rationale_without_a_score_is_kept_and_not_submitted(stack):
+    campaign = await stack.campaign([pair(1)])
+    task = await stack.take(campaign, "ann")
+    annotation = filled(task.rubric)
+    (score,) = [score for score in annotation.feedback[1].scores if score.dimension == "clarity"]
+    score.score, score.unscored, score.rationale = 0, True, "غامض 👎"
+    await stack.client.save_draft(task.name, annotation, revision=0, annotator="ann")
+    assert (await stack.take(campaign, "ann")).annotation == annotation
+    with pytest.raises(InvalidArgument, match=r"lacks clarity \(it has only a rationale\)") as caught:
+        await stack.client.submit_task(task.name, annotation, revision=1, annotator="ann")
+    assert caught.value.reason == "ANNOTATION_INCOMPLETE"
+    score.score = 2
+    with pytest.raises(InvalidArgument, match="clarity is unscored, and has the score 2"):
+        await stack.client.save_draft(task.name, annotation, revision=1, annotator="ann")
+    score.unscored = False
+    done = await stack.client.submit_task(task.name, annotation, revision=1, annotator="ann")
+    assert done.state == Task.STATE_SUBMITTED
+
+
 @pytest.mark.parametrize(
     ("subtask", "mark", "good"),
     [

@@ -21,11 +21,13 @@ LONG = "שלום 👩‍👩‍👧‍👦 <b>עולם</b> " * 800
 
 
 async def campaign(console, *records, **fields):
-    """A campaign over some pairs, by default two of texts."""
+    """A campaign over some pairs, by default two of texts; everybody sees them in their own order."""
     made = await console.client.create_dataset("pairs")
     await console.client.append_records(made.name, list(records) or [pair(1), pair(2)])
     version = await console.client.commit_version(made.name)
-    return await console.client.create_campaign("people", Campaign(dataset_version=version.name, **fields))
+    return await console.client.create_campaign(
+        "people", Campaign(dataset_version=version.name, keep_sides=True, **fields)
+    )
 
 
 async def signed_in(console, token):
@@ -116,10 +118,16 @@ async def test_what_is_missing_is_said_and_nothing_typed_is_lost(console):
     )
     assert refused.status_code == 400
     assert "lacks" in refused.text and "half" in refused.text and "👩‍👩‍👧‍👦" in refused.text
+    kept = await draft(ann, task, {"rationale.1.clarity": "unclear", "revision": revision})
+    assert kept.status_code == 200
+    shown, _, revision = await task_of(ann, made)
+    assert ">unclear</textarea>" in shown and 'name="score.1.clarity" value="0" checked' not in shown
     unscored = await ann.post(f"/{task}/submit", {"rationale.1.clarity": "unclear", "revision": revision})
-    assert (unscored.status_code, "its score" in unscored.text, "unclear" in unscored.text) == (400, True, True)
-    wrong = await draft(ann, task, {"winner.beauty": "1", "revision": revision})
-    assert (wrong.status_code, "Not saved" in wrong.text) == (400, True)
+    assert (unscored.status_code, "clarity (it has only a rationale)" in unscored.text) == (400, True)
+    for fields in ({"winner.beauty": "1"}, {"critique.1": "👍" * 20_001}, {"reason": "ע" * 20_001}):
+        wrong = await draft(ann, task, {**fields, "revision": revision})
+        assert (wrong.status_code, "Not saved" in wrong.text) == (400, True)
+    assert (await draft(ann, task, {"critique.1": "👍" * 20_000, "revision": revision})).status_code == 200
 
 
 async def test_a_session_that_ends_leads_back_to_the_task(console):
@@ -170,6 +178,10 @@ async def test_sounds_have_players_whose_time_a_mark_can_take(console):
     page, task, revision = await task_of(ann, made)
     assert f'id="player-prompt-0"><source src="/projects/demo/media/{medium.sha256}"' in page
     assert 'data-player="player-prompt-0" data-take="mark.1.prompt.0.0.start"' in page
+    hour = {"mark.2.prompt.0.0.start": "3599.999", "mark.2.prompt.0.0.end": "3600"}
+    assert (await draft(ann, task, {**hour, "revision": revision})).status_code == 200
+    page, _, revision = await task_of(ann, made)
+    assert 'name="mark.2.prompt.0.0.start" value="3599.999"' in page
     mark = {"mark.1.prompt.0.0.start": "0.25", "mark.1.prompt.0.0.end": "0.75", "mark.1.prompt.0.0.note": "a click"}
     assert (await ann.post(f"/{task}/submit", {**answered(made), **mark, "revision": revision})).status_code == 303
     (item,) = [item async for item in console.client.list_items(made.name)]
@@ -190,7 +202,7 @@ async def test_agreement_is_live_and_whoever_may_commits(console, browser):
     assert refused.status_code == 403
     assert 'id="commit"' in (await browser.get(f"/{made.name}")).text
     done = await browser.post(f"/{made.name}/commit")
-    assert "1 pairs are in" in done.text
+    assert "1 pair is in" in done.text
     version = re.search(r'href="/(projects/demo/datasets/people/versions/[^"]+)"', done.text)[1]
     assert version in (await browser.get(f"/{made.name}")).text
     assert names.matches(version, names.DATASET_VERSION)

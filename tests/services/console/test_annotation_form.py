@@ -27,9 +27,12 @@ def test_a_browser_sends_line_breaks_as_two_characters():
 
 def test_what_nobody_has_chosen_is_not_chosen():
     reading = read_form({"rationale.1.clarity": "unclear", "winner.clarity": "", "mark.1.prompt.0.0.note": "there"})
-    assert not reading.annotation.feedback[0].scores and not reading.annotation.feedback[0].marks
-    assert not reading.annotation.winners
-    assert [field for field, _ in reading.unfinished] == ["rationale.1.clarity", "mark.1.prompt.0.0"]
+    assert not reading.annotation.winners and not reading.annotation.feedback[0].marks
+    assert [field for field, _ in reading.unfinished] == ["mark.1.prompt.0.0"]
+    (score,) = reading.annotation.feedback[0].scores
+    assert (score.dimension, score.unscored, score.rationale) == ("clarity", True, "unclear")
+    assert fields_of(reading.annotation)["rationale.1.clarity"] == "unclear"
+    assert "score.1.clarity" not in fields_of(reading.annotation)
 
 
 def test_a_mark_without_an_end_is_a_moment():

@@ -1,7 +1,9 @@
 """Media for players: ranges, types that we decided, and a sandbox."""
 
 import io
+import re
 import wave
+from html import unescape
 
 import pytest
 
@@ -150,8 +152,20 @@ async def test_records_are_browsed_with_players_by_split_and_id(console, browser
     page = (await browser.get(f"/{version.name}")).text
     assert page.count("<article") == 10
     assert f'<audio controls preload="none"><source src="{path}"><source src="{path}/preview"></audio>' in page
-    assert "page=2" in page
-    assert "r24" in (await browser.get(f"/{version.name}?page=3")).text
+    pages = [page]
+    while following := re.search(r'<a rel="next" href="([^"]+)"', pages[-1]):
+        pages.append((await browser.get(unescape(following[1]))).text)
+    assert [text.count("<article") for text in pages] == [10, 10, 5]
+    assert "r24" in pages[-1] and 'rel="first"' in pages[-1] and 'rel="first"' not in page
+    assert (await browser.get(f"/{version.name}?start=r20")).text.count("<article") == 5
+    for wanted, number in (
+        ("text=a+TONE%2C+7.&modality=audio", 1),
+        ("dimension=prompt+following&min_score=2", 10),
+        ("min_score=3", 0),
+        ("modality=video", 0),
+    ):
+        assert (await browser.get(f"/{version.name}?{wanted}")).text.count("<article") == number, wanted
+    assert (await browser.get(f"/{version.name}?token=made-up")).status_code == 400
     held_out = (await browser.get(f"/{version.name}?split=test")).text
     assert held_out.count("<article") == 1 and "r07" in held_out
     assert (await browser.get(f"/{version.name}?id=r03")).text.count("<article") == 1
@@ -176,7 +190,7 @@ async def test_nothing_that_a_dataset_holds_runs_on_its_pages(console, browser):
     for path in ("/projects/demo/datasets", "/projects/demo/datasets/pictures", f"/{version.name}"):
         assert_harmless((await browser.get(path)).text)
     assert_harmless(shown.text)
-    for name in ("subtask", "split", "id", "page", "reason"):
+    for name in ("subtask", "split", "modality", "text", "dimension", "min_score", "start", "id", "token", "reason"):
         for path in ("records", "quarantine"):
             found = await browser.http.get(f"/projects/demo/datasets/pictures/{path}", params={name: SCRIPT})
             assert_harmless(found.text)

@@ -10,7 +10,8 @@ import pytest
 
 from omnialign.content import content
 from omnialign.v1 import record_pb2
-from services.data.record_table import CommitRetries, RecordTable, Selection
+from services.data.record_table import CommitRetries, RecordTable
+from services.data.selection import Selection
 
 ROWS = 2000
 WRITER = """

@@ -19,7 +19,7 @@ from omnialign.v1.dataset_pb2 import Dataset
 from services.data.config import DataConfig
 from services.data.datasets import Datasets
 from services.data.objects import LocalObjectStore
-from services.data.record_table import Selection
+from services.data.selection import Selection
 from services.data.store import Store
 from services.runtime.database import Database
 
@@ -47,6 +47,15 @@ async def test_a_dataset_tells_what_it_holds(client: AsyncClient) -> None:
     await client.commit_version(NAME)
     found = await client.get_dataset(NAME)
     assert (found.record_count, found.latest_version, found.uid) == (3, 1, created.uid)
+
+
+async def test_a_rationale_without_a_score_is_no_record(client: AsyncClient) -> None:
+    await client.create_dataset("prompts")
+    (draft,) = records(1)
+    draft.responses.add().feedback.scores.add(dimension="clarity", rationale="unclear", unscored=True)
+    with pytest.raises(InvalidArgument, match="'clarity'") as caught:
+        await client.append_records(NAME, [draft])
+    assert caught.value.reason == "RECORD_UNSCORED"
 
 
 async def test_a_repeated_create_gives_the_first_answer_and_another_body_is_refused(client: AsyncClient) -> None:

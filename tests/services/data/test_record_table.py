@@ -18,11 +18,11 @@ from services.data.record_table import (
     BATCH_BYTES,
     CommitRetries,
     RecordTable,
-    Selection,
     Snapshot,
     shard_hash,
     to_arrow,
 )
+from services.data.selection import Selection
 
 
 def table(path: Path, compact_fragments: int = 32) -> RecordTable:

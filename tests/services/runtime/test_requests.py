@@ -27,6 +27,15 @@ def test_a_token_whose_key_no_list_gave_out_is_refused(key):
     assert caught.value.reason == "PAGE_TOKEN_INVALID"
 
 
+@pytest.mark.parametrize("value", ["", "0", "zz", "ff", "c3"])
+def test_bytes_in_a_token_are_hexadecimal_utf8(value):
+    token = encode_token(["שלום\n".encode().hex()], filter="f")
+    (found,) = decode_token(token, filter="f", kinds=(bytes,))
+    assert bytes.fromhex(found).decode() == "שלום\n"
+    with pytest.raises(InvalidArgument):
+        decode_token(encode_token([value], filter="f"), filter="f", kinds=(bytes,))
+
+
 @given(values=st.lists(st.text()), first=st.text(), second=st.text())
 def test_a_token_is_refused_for_another_filter(values, first, second):
     if first == second:
