@@ -7,10 +7,11 @@ appear complete or not at all. Nothing is dropped silently: what a tool cannot s
 import asyncio
 import base64
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,8 +79,7 @@ async def export(client: "AsyncClient", name: str, folder: Path, *, tool: str, m
                 continue
             pair = _pair(campaign, items[record.id], shown(record))
             if pair.shape not in projects:
-                number = 1 + sum(shape[0] == record.subtask for shape in projects)
-                project = record.subtask if number == 1 else f"{record.subtask}-{number}"
+                project = _project_name(record.subtask, {one.title for one in projects.values()})
                 projects[pair.shape] = files.enter_context(_project(partial, project, pair, campaign, tool))
             for medium in (one.media for one in pair.fields if one.media):
                 if not media_base and medium.sha256 not in media:
@@ -184,13 +184,19 @@ def report_import(done: Brought, *, out: "Output") -> None:
 class _Project:
     """A list in a file, written one by one."""
 
-    def __init__(self, name: str, file: TextIO) -> None:
-        self.name, self._file, self._before = name, file, "[\n"
+    def __init__(self, title: str, name: str, file: TextIO) -> None:
+        self.title, self.name, self._file, self._before = title, name, file, "[\n"
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Writes one more."""
         self._file.write(self._before + json.dumps(row, ensure_ascii=False))
         self._before = ",\n"
+
+
+def _project_name(subtask: str, taken: Collection[str]) -> str:
+    """A name for files. A subtask of somebody's own may be any text, such as a path."""
+    base = subtask if re.fullmatch("[a-z0-9]+", subtask) else "pairs"
+    return next(name for n in itertools.count(1) if (name := base if n == 1 else f"{base}-{n}") not in taken)
 
 
 @contextmanager
@@ -209,7 +215,7 @@ def _project(folder: Path, name: str, pair: Pair, campaign: Campaign, tool: str)
             (hidden / hidden_file).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         path = folder / name / argilla.RECORDS
     with path.open("w", encoding="utf-8") as file:
-        yield _Project(str(path.relative_to(folder)), file)
+        yield _Project(name, str(path.relative_to(folder)), file)
         file.write("\n]\n")
 
 

@@ -1,12 +1,14 @@
 """What is not taken of a file: where it is, what was found there, and what would be taken."""
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from omnialign.errors import InvalidArgument
 
-SHOWN_CHARACTERS = 80
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 3, 6, 80, 80
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,8 @@ class Refusal:
 
 
 def found_text(value: Any) -> str:
-    """A value of a file as a message shows it."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # deep nesting; a number of thousands of digits
-        text = f"a {type(value).__name__} that cannot be shown"
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}... ({len(text)} characters)"
+    """A value of a file as a message shows it, however large it is."""
+    return _SHORT.repr(value)
 
 
 def unreadable(file: str, what: str, *, reason: str = "FILE_UNREADABLE") -> InvalidArgument:

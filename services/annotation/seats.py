@@ -285,7 +285,7 @@ def _check_untouched(answer: Any, who: Writer) -> None:
         word = WORDS[answer.state]
         message = f"{who.annotator} has {word} the pair, which is final."
         raise FailedPrecondition(message, reason="TASK_DONE", metadata={"state": word, "annotator": who.annotator})
-    if answer.message:
+    if answer.revision:  # a form may begin with a model's draft, of which the annotator has said nothing yet
         message = f"{who.annotator} has a draft of the pair, which would be lost: let them submit or skip it first."
         raise FailedPrecondition(message, reason="DRAFT_EXISTS", metadata={"annotator": who.annotator})
 

@@ -133,6 +133,32 @@ async def test_a_pair_with_a_sound_is_heard_marked_and_annotated_with_the_keyboa
     assert tab.problems == []
 
 
+async def test_a_digit_chooses_and_leads_to_the_next_field_that_must_be_filled_in(
+    console: Running, chromium: Browser
+) -> None:
+    made = await campaign(console, "ti2t")
+    tab = await opened(chromium, console)
+    await tab.sign_in("ann-token")
+    page, names = tab.page, [dimension.name for dimension in made.rubrics[0].dimensions]
+    await page.goto(f"/{made.name}/annotate")
+    await leap(page, "d")
+    await page.keyboard.press("Tab")
+    for name in names:
+        for field, key in ((f"score.1.{name}", "3"), (f"score.2.{name}", "0"), (f"winner.{name}", "2")):
+            assert await page.evaluate("document.activeElement.name") == field
+            await page.keyboard.press("9")  # chooses nothing
+            await page.keyboard.press(key)
+    assert await page.evaluate("document.activeElement.name") == "critique.1"
+    chosen = await page.evaluate("[...document.querySelectorAll('#task input:checked')].map(one => one.value).join('')")
+    assert chosen == "302" * len(names)
+    await page.locator("[name=preferred]").first.focus()
+    await page.keyboard.press("2")
+    await page.keyboard.type("2, for it is right")  # in a text a digit is a digit
+    assert await page.locator("#task [name=reason]").input_value() == "2, for it is right"
+    await page.get_by_text("The pair is yours until").wait_for()
+    assert tab.problems == []
+
+
 async def test_a_session_that_ends_while_one_writes_costs_nothing(console: Running, chromium: Browser) -> None:
     made = await campaign(console, "ti2t")
     tab = await opened(chromium, console)

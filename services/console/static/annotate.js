@@ -25,6 +25,19 @@
     event.preventDefault();
     waiting = event.submitter;
   });
+  const first = (radio) => form.elements.namedItem(radio.name)[0];
+  const checked = (radio) => [...form.elements.namedItem(radio.name)].find((other) => other.checked) || radio;
+  // A digit chooses, and leads to the next field that must be filled in: choosing takes one key.
+  form.addEventListener("keydown", (event) => {
+    if (event.target.type !== "radio" || event.altKey || event.ctrlKey || event.metaKey) return;
+    const chosen = [...form.elements.namedItem(event.target.name)].find((radio) => radio.value === event.key);
+    if (!chosen) return;
+    event.preventDefault();
+    chosen.click();
+    const needed = [...form.elements].filter((field) => field.required && (field.type !== "radio" || first(field) === field));
+    const next = needed[needed.indexOf(first(chosen)) + 1];
+    (next?.type === "radio" ? checked(next) : next)?.focus();
+  });
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-take]");
     if (!button) return;

@@ -166,6 +166,24 @@ def test_pairs_of_another_shape_get_a_form_of_their_own(server, run, tmp_path):
         client.delete_campaign("projects/default/campaigns/shapes")
 
 
+def test_a_subtask_that_is_a_path_leads_nowhere(server, run, tmp_path):
+    rubric = rubrics.form("t2t")
+    rubric.subtask = "../../outside"
+    with Client(server.address) as client:
+        dataset = client.create_dataset("paths")
+        record = annotated(client, "t2t", 0)
+        record.subtask = rubric.subtask
+        client.append_records(dataset.name, [record])
+        version = client.commit_version(dataset.name).name
+        client.create_campaign("paths", Campaign(dataset_version=version, rubrics=[rubric]))
+        for tool, file in FILES.items():
+            done = run("annotate", "export", "paths", tmp_path / "in" / tool, "--format", tool)
+            assert done.exit_code == 0, done.output
+            assert (tmp_path / "in" / tool / file.format("pairs")).exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+        client.delete_campaign("projects/default/campaigns/paths")
+
+
 def test_nothing_of_an_annotation_is_lost_on_the_way(server, run, campaign, tmp_path):
     with Client(server.address) as client:
         before = {(i.record_id, a.annotator): a for i in client.list_items(campaign.name) for a in i.answers}
