@@ -200,7 +200,7 @@ bench-eval: setup ## an evaluation, and the same again, against a plain client o
 bench-door: setup ## the OpenAI-compatible door against the same calls without it, at 64 in flight; writes docs/results
 	$(BIN)/python -m benchmarks.door
 
-bench-people: setup ## 200 annotators at once: how long they wait for leases, drafts and submissions; writes docs/results
+bench-people: setup $(STUDIO_INSTALLED) ## 200 annotators at once; seconds and keys per pair beside Label Studio; docs/results
 	$(BIN)/python -m benchmarks.people
 
 bench-train: setup ## our trainer against TRL and a hand-written loop, on the same pairs; writes docs/results

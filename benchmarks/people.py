@@ -1,9 +1,10 @@
-"""How long annotators wait for the annotation service: leases, drafts and submissions of many people at once.
+"""How long annotators wait for the annotation service, and what a pair takes beside Label Studio.
 
-The service is a process of its own, with the data service, SQLite and a disk; every annotator has a connection of its
-own. Each leases a pair, saves a draft, comes back to it, and submits, until no pair is left; then everything that was
-confirmed must be there, once. They work at two paces: one call in three seconds each, which is faster than anyone
-writes, and without any pause, which says what the service and the annotators, who share the machine, can do together.
+First leases, drafts and submissions of many people at once. The service is a process of its own, with the data service,
+SQLite and a disk; every annotator has a connection of its own. Each leases a pair, saves a draft, comes back to it, and
+submits, until no pair is left; then everything that was confirmed must be there, once. They work at two paces: one call
+in three seconds each, which is faster than anyone writes, and without any pause, which says what the service and the
+annotators, who share the machine, can do together. Then one annotator in a browser: `keystrokes`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import keystrokes
 from benchmarks.__main__ import RESULTS, write
 from benchmarks.annotators import Diary, annotate_all, check, open_campaign
 from benchmarks.results_page import machine_facts, machine_line, number
@@ -29,9 +31,13 @@ NAME = "people"
 PACE_SECONDS = 3.0
 START_SECONDS = 60.0
 
-INTRODUCTION = """# Annotators, many at once
+INTRODUCTION = """# Annotators
 
-Written by `make bench-people`; do not edit. How long annotators wait for leases, drafts and submissions. The service is
+Written by `make bench-people`; do not edit.
+
+## Many at once
+
+How long annotators wait for leases, drafts and submissions. The service is
 a process of its own, with the data service, SQLite and a disk; every annotator has a connection of its own. Each leases
 a pair, saves a draft, comes back to it, and submits, until no pair is left. They work at two paces: one call in three
 seconds each, which is faster than anyone writes, and without any pause, which says what the service and the annotators,
@@ -104,7 +110,8 @@ doubled or changed.
 | measure | one call in 3 s each | no pause |
 |---|---|---|
 {rows}
-"""
+
+{keystrokes.section(found["keys"])}"""
 
 
 def main() -> None:
@@ -113,12 +120,14 @@ def main() -> None:
     parser.add_argument("--annotators", type=int, default=200, help="people at once (%(default)s)")
     parser.add_argument("--pairs", type=int, default=400, help="pairs of the campaign (%(default)s)")
     parser.add_argument("--overlap", type=int, default=2, help="annotations of each pair (%(default)s)")
+    parser.add_argument("--typed-pairs", type=int, default=7, help="pairs of the annotator in a browser (%(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     settings = parser.parse_args()
     machine = machine_facts()
     sizes = {"annotators": settings.annotators, "pairs": settings.pairs, "overlap": settings.overlap}
     runs = {"one call in 3 s": PACE_SECONDS, "no pause": 0.0}
     found = {**sizes, **{name: asyncio.run(measure(**sizes, pace_seconds=pace)) for name, pace in runs.items()}}
+    found["keys"] = asyncio.run(keystrokes.measure(count=settings.typed_pairs))
     settings.results.mkdir(parents=True, exist_ok=True)
     write(settings.results / f"{NAME}.json", json.dumps({"machine": machine, **found}, indent=2) + "\n")
     write(settings.results / f"{NAME}.md", page(machine, found))

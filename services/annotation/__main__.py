@@ -58,7 +58,7 @@ async def wire(server: Server, config: AnnotationConfig, *, clock: Clock = now_u
         pairs = Pairs(client)
         changes = Changes(store, pairs, now_us=clock)
         tasks = Tasks(store, BlindPairs(pairs, now_us=clock), drafts, now_us=clock, metrics=metrics)
-        imports = Imports(store, connect=connect, now_us=clock, metrics=metrics)
+        imports = Imports(store, changes, connect=connect, now_us=clock, metrics=metrics)
         servicer = AnnotationServicer(
             campaigns, changes, tasks, imports, pipeline, token_budget=config.draft_token_budget
         )

@@ -1,11 +1,11 @@
 """Changing a campaign while people annotate: its settings, and whether it is open. What was submitted never changes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection
 
 from omnialign import names
-from omnialign.errors import NotFound
+from omnialign.errors import FailedPrecondition, NotFound
 from omnialign.v1.annotation_service_pb2 import Campaign, UpdateCampaignRequest
 from services.annotation import seating
 from services.annotation.campaigns import LEASE_SECONDS, Clock, check_overlap, invalid, is_pair, rank_of, seats_of
@@ -14,6 +14,8 @@ from services.annotation.store import Store
 
 FIELDS = ("display_name", "instructions", "annotators", "overlap", "priorities", "lease_seconds")
 """What can be changed."""
+MAX_ANNOTATORS = 1000
+"""As many as the contract lets a campaign list."""
 
 
 class Changes:
@@ -48,6 +50,24 @@ class Changes:
 
         await self._store.change(given.name, change)
         return await self._store.get(given.name, now_us=self._now_us())
+
+    async def add_annotators(self, name: str, annotators: Collection[str]) -> None:
+        """Adds names to those of a campaign that lists who may annotate, and the seats that this makes wanted.
+
+        Raises NotFound, FailedPrecondition TOO_MANY_ANNOTATORS.
+        """
+
+        def change(connection: Connection, campaign: Campaign) -> None:
+            new = sorted(set(annotators) - set(campaign.annotators))
+            if not campaign.annotators or not new:
+                return
+            campaign.annotators.extend(new)
+            if len(campaign.annotators) > MAX_ANNOTATORS:
+                message = f"{name} would have more than {MAX_ANNOTATORS} annotators; import into several campaigns."
+                raise FailedPrecondition(message, reason="TOO_MANY_ANNOTATORS", metadata={"name": name})
+            _reseat(connection, campaign, now_us=self._now_us())
+
+        await self._store.change(name, change)
 
     async def close(self, name: str) -> Campaign:
         """Ends the annotation. Raises NotFound."""

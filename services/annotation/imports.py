@@ -19,6 +19,7 @@ from omnialign.v1.annotation_service_pb2 import (
 from omnialign.v1.data_service_pb2 import LineageEdge
 from services.annotation import seats
 from services.annotation.campaigns import Clock, check_open, number_of, rubric_of
+from services.annotation.changes import Changes
 from services.annotation.form import check_complete
 from services.annotation.metrics import AnnotationMetrics
 from services.annotation.seats import Writer
@@ -31,9 +32,16 @@ class Imports:
     """The way in for annotations of other tools."""
 
     def __init__(
-        self, store: Store, *, connect: Callable[[str], AsyncClient], now_us: Clock, metrics: AnnotationMetrics
+        self,
+        store: Store,
+        changes: Changes,
+        *,
+        connect: Callable[[str], AsyncClient],
+        now_us: Clock,
+        metrics: AnnotationMetrics,
     ) -> None:
-        self._store, self._connect, self._now_us, self._metrics = store, connect, now_us, metrics
+        self._store, self._changes, self._connect = store, changes, connect
+        self._now_us, self._metrics = now_us, metrics
 
     async def add(self, request: ImportAnnotationsRequest) -> ImportAnnotationsResponse:
         """What became of each annotation. Raises NotFound CAMPAIGN_NOT_FOUND, FailedPrecondition CAMPAIGN_CLOSED."""
@@ -54,7 +62,7 @@ class Imports:
         admitted = {
             one.annotator for one, result in zip(request.annotations, results, strict=True) if not result.reason
         }
-        await self._store.add_annotators(campaign.name, admitted)
+        await self._changes.add_annotators(campaign.name, admitted)
         for one, number, result in zip(request.annotations, numbers, results, strict=True):
             if result.state == ImportResult.STATE_ADDED:
                 await self._admit(campaign, number, one, result)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from omnialign.errors import AlreadyExists, FailedPrecondition, NotFound
+from omnialign.errors import AlreadyExists, NotFound
 from omnialign.v1.annotation_pb2 import Annotation, ModelDraft
 from omnialign.v1.annotation_service_pb2 import (
     Adjudication,
@@ -28,8 +28,6 @@ from services.runtime.requests import body_digest, check_same_body
 T = TypeVar("T")
 
 ROWS_AT_ONCE = 1000
-MAX_ANNOTATORS = 1000
-"""As many as the contract lets a campaign list."""
 FINAL = (Task.STATE_SUBMITTED, Task.STATE_SKIPPED, Task.STATE_FLAGGED)
 
 
@@ -136,23 +134,6 @@ class Store:
         campaign = await self.campaign(name)
         campaign.progress.CopyFrom(await self._database.read(lambda c: _progress(c, name, now_us=now_us)))
         return campaign
-
-    async def add_annotators(self, name: str, annotators: Iterable[str]) -> None:
-        """Adds names to those of a campaign that lists who may annotate. Raises NotFound, FailedPrecondition."""
-
-        def add(connection: Connection) -> None:
-            campaign = _read_campaign(connection, name, lock=True)
-            new = sorted(set(annotators) - set(campaign.annotators))
-            if not campaign.annotators or not new:
-                return
-            if len(campaign.annotators) + len(new) > MAX_ANNOTATORS:
-                message = f"{name} would have more than {MAX_ANNOTATORS} annotators; import into several campaigns."
-                raise FailedPrecondition(message, reason="TOO_MANY_ANNOTATORS", metadata={"name": name})
-            campaign.annotators.extend(new)
-            change = CAMPAIGNS.update().where(CAMPAIGNS.c.name == name)
-            connection.execute(change.values(message=campaign.SerializeToString()))
-
-        await self._database.write(add)
 
     async def page(self, parent: str, *, after: Sequence[str], limit: int) -> list[Campaign]:
         """Campaigns without their progress, from newest to oldest, after the (created_us, name) that was seen last."""

@@ -1,11 +1,13 @@
 """Annotations of other tools become submitted ones, each by whoever made it there, or say why not."""
 
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from omnialign import rubrics
+from omnialign.errors import FailedPrecondition
 from omnialign.v1.annotation_service_pb2 import ImportedAnnotation, ImportResult, Task
 from omnialign.v1.record_pb2 import Mark, Region
-from tests.services.annotation.conftest import filled, pair
+from tests.services.annotation.conftest import filled, known, pair
 
 DIGEST = "a" * 64
 RUBRIC = rubrics.form("t2t")
@@ -117,6 +119,25 @@ async def test_whoever_annotated_elsewhere_becomes_an_annotator_of_the_campaign(
     incomplete.annotation.preferred = 0
     await add(stack, campaign, made(campaign), incomplete)
     assert (await stack.client.get_campaign(campaign.name)).annotators == ["ann", "bob", "cas@example.com"]
+    assert len(await answers(stack, campaign)) == 1
     open_to_all = await stack.client.create_campaign("all", type(campaign)(dataset_version=campaign.dataset_version))
     await add(stack, open_to_all, made(open_to_all))
     assert not (await stack.client.get_campaign(open_to_all.name)).annotators
+
+
+async def test_a_quality_item_gets_a_seat_for_whoever_annotated_it_elsewhere(stack):
+    campaign = await stack.campaign([known(1, preferred=1), pair(2)], annotators=["ann"], quality_label="gold")
+    await stack.annotate(campaign, "ann")
+    results = await add(
+        stack, campaign, made(campaign), made(campaign, item=2), made(campaign, item=2, annotator="bob")
+    )
+    assert [result.reason for result in results] == ["", "", "NO_FREE_SEAT"]
+    assert [answer.annotator for answer in await answers(stack, campaign)] == ["ann", "cas@example.com"]
+
+
+async def test_nothing_is_imported_into_a_closed_campaign(stack):
+    campaign = await stack.campaign([pair(1)])
+    await stack.client.close_campaign(campaign.name)
+    with pytest.raises(FailedPrecondition) as caught:
+        await add(stack, campaign, made(campaign))
+    assert caught.value.reason == "CAMPAIGN_CLOSED"
