@@ -183,6 +183,8 @@ async def _run_in_process(
         if stay:
             out.say(f"The console goes on at {stack.console_address}. Press Ctrl-C to stop.")
             await stack.serve_until_signal()
+    if stay:
+        out.say(f"Stopped. `omnialign up --root {run_folder / 'state'}` shows it again.")
 
 
 def has_screen() -> bool:

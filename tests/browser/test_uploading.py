@@ -54,8 +54,7 @@ async def imported(tab: Tab) -> None:
     await page.locator("#version").click()
     await page.wait_for_url("**/versions/1")
     assert await page.locator("figure img").count() == 2
-    await page.go_back()
-    await page.goto(page.url.replace("new-dataset", "datasets/asked/quarantine"))
+    await page.goto(page.url.replace("versions/1", "quarantine"))
     assert "gone.png" in await page.locator("main").inner_text()
     assert tab.problems == []
 

@@ -136,6 +136,12 @@ async def test_the_console_is_beside_the_services_when_asked_for(tmp_path):
     assert b"There are no jobs yet" in page
 
 
+def test_a_demo_on_a_server_leaves_the_console_to_the_server():
+    words = [sys.executable, "-c", START, "demo", "--console", "--address", "localhost:1"]
+    refused = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (refused.returncode, "--console" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("screen", ["", ":0"])
 async def test_a_demo_that_shows_its_console_opens_it_where_there_is_a_screen_and_keeps_it(
     tmp_path, monkeypatch, capsys, screen
@@ -161,4 +167,5 @@ async def test_a_demo_that_shows_its_console_opens_it_where_there_is_a_screen_an
     await commands._run_in_process(Output(), None, tmp_path, tell=tell, stay=True)
     assert len(shown) == 2 and all(b"There are no jobs yet" in page for page in shown)
     assert len(opened) == (sys.platform in ("darwin", "win32") or bool(screen))
-    assert "The console goes on at http://127.0.0.1:" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "The console goes on at http://127.0.0.1:" in said and "`omnialign up --root" in said
