@@ -33,12 +33,3 @@ def all_parts(dimensions: Iterable[str]) -> set[str]:
     sided = [f"{text}.{side}" for text in ("critique", "refinement") for side in SIDES]
     scores = [f"score.{side}.{name}" for side in SIDES for name in names]
     return {*(f"winner.{name}" for name in names), *scores, *sided, "preferred", "reason"}
-
-
-def other_side(part: str) -> str:
-    """The same part of the pair in the other order."""
-    kind, _, rest = part.partition(".")
-    if kind not in ("score", "critique", "refinement"):
-        return part
-    side, dot, name = rest.partition(".")
-    return f"{kind}.{'2' if side == '1' else '1'}{dot}{name}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from omnialign.cli.annotate import COLLECTION, CampaignName, priority_of, text_of
+from omnialign.cli.drafts import model_named
 from omnialign.cli.session import Session, command
 
 app = typer.Typer()
@@ -33,6 +34,9 @@ async def update(
     lease_minutes: Annotated[
         int | None, typer.Option(min=1, max=10080, help="How long a pair is kept for somebody who saves nothing.")
     ] = None,
+    start_from: Annotated[
+        str | None, typer.Option(help="Model with whose drafts forms begin from now on; empty for none.")
+    ] = None,
 ) -> None:
     """Change a campaign; what was submitted stays as it is."""
     from omnialign.v1.annotation_service_pb2 import Campaign
@@ -48,10 +52,12 @@ async def update(
         "lease_seconds": 60 * lease_minutes if lease_minutes else None,
     }
     fields = {name: value for name, value in given.items() if value is not None}
-    if not fields:
+    if not fields and start_from is None:
         raise typer.BadParameter("say what changes: see --help")
     wanted = Campaign(name=session.name(COLLECTION, campaign), **fields)
     async with session.client() as client:
+        if start_from is not None:
+            fields["start_from"] = wanted.start_from = await model_named(start_from, client=client, session=session)
         found = await client.update_campaign(wanted, list(fields))
     session.out.record(found)
     counts = found.progress

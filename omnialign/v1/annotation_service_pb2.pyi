@@ -655,7 +655,9 @@ class UpdateCampaignRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields change: `display_name`, `instructions`, `annotators`, `overlap`, `priorities` and `lease_seconds` can."""
+        """Which fields change: `display_name`, `instructions`, `annotators`, `overlap`, `priorities`, `lease_seconds`
+        and `start_from` can.
+        """
 
     def __init__(
         self,

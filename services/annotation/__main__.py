@@ -56,7 +56,7 @@ async def wire(server: Server, config: AnnotationConfig, *, clock: Clock = now_u
         )
         metrics = AnnotationMetrics(server.registry)
         pairs = Pairs(client)
-        changes = Changes(store, pairs, now_us=clock)
+        changes = Changes(store, pairs, version_of=version_of, now_us=clock)
         tasks = Tasks(store, BlindPairs(pairs, now_us=clock), drafts, now_us=clock, metrics=metrics)
         imports = Imports(store, changes, connect=connect, now_us=clock, metrics=metrics)
         servicer = AnnotationServicer(

@@ -8,11 +8,20 @@ from omnialign import names
 from omnialign.errors import FailedPrecondition, NotFound
 from omnialign.v1.annotation_service_pb2 import Campaign, UpdateCampaignRequest
 from services.annotation import seating
-from services.annotation.campaigns import LEASE_SECONDS, Clock, check_overlap, invalid, is_pair, rank_of, seats_of
+from services.annotation.campaigns import (
+    LEASE_SECONDS,
+    Clock,
+    VersionOf,
+    check_overlap,
+    invalid,
+    is_pair,
+    rank_of,
+    seats_of,
+)
 from services.annotation.pairs import Pairs, gone
 from services.annotation.store import Store
 
-FIELDS = ("display_name", "instructions", "annotators", "overlap", "priorities", "lease_seconds")
+FIELDS = ("display_name", "instructions", "annotators", "overlap", "priorities", "lease_seconds", "start_from")
 """What can be changed."""
 MAX_ANNOTATORS = 1000
 """As many as the contract lets a campaign list."""
@@ -21,8 +30,8 @@ MAX_ANNOTATORS = 1000
 class Changes:
     """Changes of the campaigns of a service."""
 
-    def __init__(self, store: Store, pairs: Pairs, *, now_us: Clock) -> None:
-        self._store, self._pairs, self._now_us = store, pairs, now_us
+    def __init__(self, store: Store, pairs: Pairs, *, version_of: VersionOf, now_us: Clock) -> None:
+        self._store, self._pairs, self._version_of, self._now_us = store, pairs, version_of, now_us
 
     async def update(self, request: UpdateCampaignRequest) -> Campaign:
         """Changes the fields of the mask.
@@ -36,6 +45,8 @@ class Changes:
             problem = f"must name one or more of {', '.join(FIELDS)}; the rest of a campaign stays as it is"
             raise invalid("update_mask", problem, reason="UPDATE_MASK_INVALID")
         known = await self._store.campaign(given.name)
+        if "start_from" in mask.paths and given.start_from:
+            given.start_from = await self._version_of(given.start_from, names.project_name_of(given.name))
         mask.MergeMessage(given, known, replace_repeated_field=True)
         ranks = await self._ranks(known) if "priorities" in mask.paths else None
 

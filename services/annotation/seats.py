@@ -83,7 +83,9 @@ def lease(
     connection.execute(SEATS.update().where(_at(place)).values(taken))
     answer = _answer(connection, place, who)
     if answer is None:
-        message, swapped = opening(connection, place.number), is_swapped(campaign, place.number, who.annotator)
+        message = opening(connection, place.number)
+        # The texts of a draft number the responses in the order of the record.
+        swapped = not message and is_swapped(campaign, place.number, who.annotator)
         row = _key(place, who) | {"state": Task.STATE_LEASED, "revision": 0, "preferred": 0, "message": message}
         row |= {"reason": "", "request_id": "", "updated_us": who.now_us, "swapped": swapped}
         connection.execute(ANSWERS.insert().values(row))
@@ -157,7 +159,7 @@ def give_up(
     answer = _answer(connection, place, who)
     if answer is None or answer.state != state:
         answer = _open_answer(connection, place, who)
-        _change_own_seat(connection, place, who, **FREE)
+        _free_own_seats(connection, place, who)
         _write(connection, place, who, state=state, reason=reason)
         if state == Task.STATE_FLAGGED:
             is_item = sa.and_(ITEMS.c.campaign == place.campaign, ITEMS.c.number == place.number)
@@ -334,6 +336,13 @@ def _change_own_seat(connection: Connection, place: Place, who: Writer, **values
     """Whether the annotator has the seat; if so, it is changed."""
     is_own = sa.and_(_at(place), SEATS.c.annotator == who.annotator, sa.not_(SEATS.c.submitted))
     return bool(connection.execute(SEATS.update().where(is_own).values(values)).rowcount)
+
+
+def _free_own_seats(connection: Connection, place: Place, who: Writer) -> None:
+    """Gives up whatever seat of an item the annotator has: an old window may know another one than the present."""
+    is_own = sa.and_(SEATS.c.campaign == place.campaign, SEATS.c.number == place.number)
+    is_own = sa.and_(is_own, SEATS.c.annotator == who.annotator, sa.not_(SEATS.c.submitted))
+    connection.execute(SEATS.update().where(is_own).values(FREE))
 
 
 def _write(connection: Connection, place: Place, who: Writer, **values: Any) -> None:

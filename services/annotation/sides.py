@@ -6,8 +6,7 @@ stored is always in the order of the record: the swap happens where annotators c
 
 import hashlib
 
-from omnialign.annotation_parts import other_side
-from omnialign.v1.annotation_pb2 import Annotation, ModelDraft
+from omnialign.v1.annotation_pb2 import Annotation
 from omnialign.v1.annotation_service_pb2 import Campaign
 from omnialign.v1.record_pb2 import Feedback, Record
 
@@ -24,25 +23,12 @@ def is_swapped(campaign: Campaign, number: int, annotator: str) -> bool:
 
 def turned(annotation: Annotation) -> Annotation:
     """The annotation with the responses in the other order; its own inverse, up to empty feedback at the end."""
-    made = Annotation(
-        preferred=OTHER[annotation.preferred], reason=annotation.reason, draft_model=annotation.draft_model
-    )
+    made = Annotation(preferred=OTHER[annotation.preferred], reason=annotation.reason)
     made.winners.update({name: OTHER[side] for name, side in annotation.winners.items()})
-    made.origins.update({other_side(part): origin for part, origin in annotation.origins.items()})
     feedback = [*annotation.feedback, *(Feedback() for _ in range(2 - len(annotation.feedback)))][::-1]
     while feedback and feedback[-1] == Feedback():
         feedback.pop()
     made.feedback.extend(feedback)
-    return made
-
-
-def turned_draft(draft: ModelDraft) -> ModelDraft:
-    """What a model says of a pair, with the responses in the other order."""
-    made = ModelDraft()
-    made.CopyFrom(draft)
-    made.annotation.CopyFrom(turned(draft.annotation))
-    for abstention in made.abstentions:
-        abstention.part = other_side(abstention.part)
     return made
 
 

@@ -22,7 +22,7 @@ from services.annotation.identity import person
 from services.annotation.metrics import AnnotationMetrics
 from services.annotation.pairs import BlindPairs
 from services.annotation.seats import Opening, Place, Standing, Writer
-from services.annotation.sides import is_swapped, turned, turned_draft, turned_pair
+from services.annotation.sides import is_swapped, turned, turned_pair
 from services.annotation.store import Entry, Store
 
 SECOND_US = 1_000_000
@@ -73,7 +73,7 @@ class Tasks:
         task.rubric.CopyFrom(rubric_of(campaign, entry.subtask))
         if task.annotation.draft_model:
             drafts = await self._drafts.of(campaign.name, numbers=[number], model=task.annotation.draft_model)
-            task.draft.CopyFrom(turned_draft(drafts[number][0]) if standing.swapped else drafts[number][0])
+            task.draft.CopyFrom(drafts[number][0])
         return LeaseTaskResponse(task=task)
 
     async def save(self, request: SaveDraftRequest) -> Task:
@@ -168,7 +168,7 @@ class Tasks:
         (check_complete if is_final else check_draft)(given, rubric_of(campaign, entry.subtask), shape)
         draft = await self._note_draft(given, campaign, entry.number, who)
         if is_final and draft is not None:
-            settle(given, turned(draft.annotation) if swapped else draft.annotation)
+            settle(given, draft.annotation)
         return turned(given) if swapped else given
 
     def _writer(self, campaign: Campaign, given: str) -> Writer:

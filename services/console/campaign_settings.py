@@ -14,7 +14,7 @@ from services.console.context import Context, name_in
 from services.console.failures import status_of
 
 QUALITY = "quality"
-FIELDS = ("display_name", "instructions", "annotators", "overlap", "priorities", "lease_seconds")
+FIELDS = ("display_name", "instructions", "annotators", "overlap", "priorities", "lease_seconds", "start_from")
 MAX_BODY_BYTES = 1024 * 1024
 
 
@@ -74,6 +74,7 @@ def fields_of(campaign: Campaign) -> dict[str, str]:
         "overlap": str(campaign.overlap),
         "priorities": "\n".join(_line(priority) for priority in campaign.priorities),
         "lease_minutes": f"{campaign.lease_seconds / 60:g}",
+        "start_from": campaign.start_from,
     }
 
 
@@ -83,6 +84,7 @@ def read_settings(name: str, fields: Mapping[str, str]) -> Campaign:
     campaign.instructions = fields.get("instructions", "").replace("\r\n", "\n")
     campaign.annotators.extend(dict.fromkeys(_lines(fields, "annotators")))
     campaign.priorities.extend(_priority(line) for line in _lines(fields, "priorities"))
+    campaign.start_from = fields.get("start_from", "").strip()
     overlap = _number(fields, "overlap", most=20)
     if not overlap.is_integer():
         raise _invalid("overlap", "must be a whole number")

@@ -139,7 +139,7 @@ class Seats(RuleBasedStateMachine):
     @rule(data=st.data(), state=st.sampled_from([Task.STATE_SKIPPED, Task.STATE_FLAGGED]))
     def give_up(self, data: st.DataObject, state: int) -> None:
         person, seen = self.a_window(data)
-        key, place = (person, seen.place.number), (seen.place.number, seen.place.seat)
+        key = (person, seen.place.number)
         was_done = self.is_done(*key)
         try:
             seats.give_up(self.connection, seen.place, self.writer(person), state=state, reason="because")
@@ -149,7 +149,7 @@ class Seats(RuleBasedStateMachine):
         self.given_up.add(key)
         if state == Task.STATE_FLAGGED:
             self.flagged.add(seen.place.number)
-        if self.holder.get(place) == person:
+        for place in [one for one, holder in self.holder.items() if holder == person and one[0] == key[1]]:
             del self.holder[place]
 
     @invariant()

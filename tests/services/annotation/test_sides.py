@@ -5,17 +5,14 @@ import sqlite3
 import pytest
 import sqlalchemy as sa
 
-from omnialign.annotation_parts import parts_of
 from omnialign.errors import InvalidArgument
-from omnialign.v1.annotation_pb2 import ORIGIN_ACCEPTED, ORIGIN_EDITED, Annotation
+from omnialign.v1.annotation_pb2 import Annotation
 from omnialign.v1.annotation_service_pb2 import Campaign, Task
 from omnialign.v1.record_pb2 import Feedback, Mark, TimeSpan
 from services.annotation.sides import is_swapped, turned
 from services.annotation.tables import MIGRATIONS
 from services.runtime.database import Database
 from tests.services.annotation.conftest import filled, known, media_pair, pair
-from tests.services.annotation.drafting import MODEL, draft
-from tests.services.annotation.test_started_forms import unsure_about_clarity
 
 PEOPLE = [f"person-{number}" for number in range(20)]
 
@@ -91,35 +88,6 @@ async def test_fields_are_named_as_the_annotator_sees_them(stack):
         with pytest.raises(InvalidArgument) as caught:
             await stack.client.save_draft(task.name, marked[1], revision=1, annotator=person)
         assert caught.value.violations[0][0] == f"annotation.feedback[{words}].marks[0]"
-
-
-async def test_a_models_draft_is_turned_with_the_pair_and_so_is_what_becomes_of_its_parts(stack):
-    stack.behaviour.replies = unsure_about_clarity  # prefers the record's first response
-    fields = {"overlap": len(PEOPLE), "keep_sides": False, "start_from": MODEL}
-    campaign = await stack.campaign([pair(1)], **fields)
-    await draft(stack, campaign.name)
-    for task, person in await of_each_order(stack, campaign):
-        first = 2 if task.swapped else 1
-        assert task.annotation.preferred == task.draft.annotation.preferred == first
-        assert {score.score for score in task.annotation.feedback[first - 1].scores} == {3}
-        annotation = task.annotation
-        annotation.winners["clarity"] = 0
-        for part in parts_of(task.draft.annotation):
-            annotation.origins[part] = ORIGIN_ACCEPTED
-        annotation.feedback[first - 1].critique = "changed"
-        del annotation.origins[f"critique.{3 - first}"]
-        with pytest.raises(InvalidArgument) as caught:
-            await stack.client.submit_task(task.name, annotation, revision=0, annotator=person)
-        assert [field for field, _ in caught.value.violations] == [f'annotation.origins["critique.{3 - first}"]']
-        annotation.origins[f"critique.{3 - first}"] = ORIGIN_ACCEPTED
-        done = await stack.client.submit_task(task.name, annotation, revision=0, annotator=person)
-        assert done.annotation.origins[f"critique.{first}"] == ORIGIN_EDITED
-    item = await stack.client.get_item(f"{campaign.name}/items/1")
-    assert item.drafts[0].annotation.preferred == 1
-    for answer in item.answers:
-        kept = answer.annotation
-        assert (kept.preferred, kept.draft_model, kept.feedback[0].critique) == (1, MODEL, "changed")
-        assert (kept.origins["critique.1"], kept.origins["critique.2"]) == (ORIGIN_EDITED, ORIGIN_ACCEPTED)
 
 
 async def test_quality_items_know_their_answer_under_either_order(stack):

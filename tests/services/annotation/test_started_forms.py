@@ -9,7 +9,7 @@ from omnialign.errors import InvalidArgument
 from omnialign.rubrics import TEXT
 from omnialign.v1 import annotation_pb2
 from omnialign.v1.annotation_pb2 import Annotation
-from omnialign.v1.annotation_service_pb2 import Adjudication
+from omnialign.v1.annotation_service_pb2 import Adjudication, Campaign
 from services.annotation.drafting.origins import counted, settle
 from tests.services.annotation.conftest import Stack, filled, pair
 from tests.services.annotation.drafting import MODEL, draft, form, is_swapped, prefers_the_first_answer
@@ -123,6 +123,25 @@ async def test_a_campaign_can_be_told_later_by_the_job(stack: Stack) -> None:
     await draft(stack, campaign.name, start_from=True)
     assert (await stack.client.get_campaign(campaign.name)).start_from == MODEL
     assert (await stack.take(campaign, "ann")).draft.model == MODEL
+
+
+async def test_a_campaign_can_be_told_later_by_an_update_and_told_otherwise_again(stack: Stack) -> None:
+    stack.behaviour.replies = prefers_the_first_answer
+    campaign = await stack.campaign([pair(1), pair(2)], keep_sides=False)
+    await draft(stack, campaign.name)
+    wanted = Campaign(name=campaign.name, start_from=MODEL)
+    assert (await stack.client.update_campaign(wanted, ["start_from"])).start_from == MODEL
+    wanted.start_from = "projects/other/models/m/versions/1"
+    with pytest.raises(InvalidArgument) as caught:
+        await stack.client.update_campaign(wanted, ["start_from"])
+    assert caught.value.reason == "PROJECT_MISMATCH"
+    people = [f"ann-{number}" for number in range(2)]
+    for person in people:  # a draft is shown in the order of the record: its texts number the responses
+        task = await stack.take(campaign, person)
+        assert (task.draft.model, task.swapped) == (MODEL, False)
+        await stack.client.skip_task(task.name, "not mine", annotator=person)
+    assert (await stack.client.update_campaign(Campaign(name=campaign.name), ["start_from"])).start_from == ""
+    assert not (await stack.take(campaign, "bob")).HasField("draft")
 
 
 async def test_a_model_that_nobody_has_cannot_be_started_from(stack: Stack) -> None:
