@@ -25,6 +25,7 @@ from services.console.clients import Clients
 from services.console.config import ConsoleConfig
 from services.console.context import Context
 from services.console.datasets import dataset_routes
+from services.console.drafting import drafting_routes
 from services.console.evaluations import evaluation_routes
 from services.console.failures import Failures
 from services.console.http_metrics import HttpMetrics, Measured, route_finder
@@ -99,6 +100,7 @@ def _routes(context: Context) -> list[Route]:
         media_routes,
         campaign_routes,
         campaign_settings_routes,
+        drafting_routes,
         annotating_routes,
         adjudication_routes,
     )

@@ -265,6 +265,31 @@ async def test_a_form_begins_with_a_models_draft_whose_parts_are_accepted_edited
     assert wrong.status_code == 400
 
 
+async def test_a_model_is_had_to_draft_from_the_campaigns_page(open_console):
+    made, browser = await campaign(open_console, pair(1)), await open_console.browser()
+    assert "Have a model draft" in (await browser.get(f"/{made.name}")).text
+    fields = {"model": f"{MODEL}judge", "tokens": "1000", "start": "yes"}
+    done = await browser.post(f"/{made.name}/drafts", fields)
+    assert done.status_code == 303, done.text
+    job = await open_console.client.get_draft_job(done.headers["location"].removeprefix("/"))
+    assert (job.spec.model, job.token_budget) == (f"{MODEL}judge", 1000)
+    assert (await open_console.client.get_campaign(made.name)).start_from == f"{MODEL}judge"
+    for wrong, status in (({"tokens": "-1"}, 400), ({"model": ""}, 400), ({"model": "nobody@2"}, 404)):
+        assert (await browser.post(f"/{made.name}/drafts", fields | wrong)).status_code == status
+
+
+async def test_annotators_have_no_model_draft_and_an_address_takes_an_operator(console, browser):
+    made, ann = await campaign(console, pair(1)), await signed_in(console, "ann-token")
+    assert "Have a model draft" not in (await ann.get(f"/{made.name}")).text
+    fields = {"model": f"{MODEL}judge"}
+    assert (await ann.post(f"/{made.name}/drafts", fields)).status_code == 403
+    refused = await browser.post(f"/{made.name}/drafts", fields)
+    assert (refused.status_code, "LOCATION_FORBIDDEN" in refused.text) == (403, True)
+    bob = await console.browser()
+    await bob.sign_in("bob-token", project="other")
+    assert (await bob.post(f"/{made.name}/drafts", {"model": "judge"})).status_code == 404
+
+
 async def test_nothing_in_a_campaign_runs_on_its_pages(console, browser):
     record = pair(1)
     for message in (record.prompt, *(response.content for response in record.responses)):
