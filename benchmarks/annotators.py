@@ -6,14 +6,14 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from omnialign.client import AsyncClient
 from omnialign.content import content
 from omnialign.errors import ResourceExhausted, Unavailable
 from omnialign.retry import RetryPolicy
 from omnialign.v1.annotation_pb2 import Annotation, Rubric
-from omnialign.v1.annotation_service_pb2 import Campaign, Task
+from omnialign.v1.annotation_service_pb2 import Campaign, LeaseTaskResponse, Task
 from omnialign.v1.record_pb2 import DimensionScore, Feedback, Record, Response
 
 T = TypeVar("T")
@@ -22,6 +22,19 @@ WAIT_SECONDS = 0.05
 """Between two looks for a pair, while all that are left are held by others."""
 LEASE_SECONDS = 600
 PATIENCE = RetryPolicy(base_seconds=0.2, cap_seconds=1.0, budget_seconds=120.0)
+
+
+class TaskClient(Protocol):
+    """What an annotator works with: a client, or anything that is used as one."""
+
+    async def lease_task(self, campaign: str, *, annotator: str = "") -> LeaseTaskResponse:
+        """The annotator's task, or that there is none."""
+
+    async def save_draft(self, name: str, annotation: Annotation, *, revision: int, annotator: str = "") -> Task:
+        """Keeps what is written so far."""
+
+    async def submit_task(self, name: str, annotation: Annotation, *, revision: int, annotator: str = "") -> Task:
+        """Submits for good."""
 
 
 @dataclass
@@ -36,6 +49,10 @@ class Diary:
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     pace_seconds: float = 0.0
     """How long an annotator pauses before a call, on average; people pause much longer."""
+    think: Callable[[str], Awaitable[None]] | None = None
+    """Awaited with an annotator's name between a draft and the look back at it."""
+    repeats: int = 0
+    """Calls that were made again, because the service was away or full."""
     draw: random.Random = field(default_factory=lambda: random.Random(0))
 
     async def reaches(self, count: int) -> None:
@@ -62,6 +79,7 @@ class Diary:
                 pause_seconds = retries.next_pause_seconds()
                 if pause_seconds is None:
                     raise
+                self.repeats += 1
                 await asyncio.sleep(pause_seconds)
             else:
                 self.seconds.setdefault(name, []).append(time.perf_counter() - begun)
@@ -99,7 +117,7 @@ async def open_campaign(client: AsyncClient, *, count: int, overlap: int) -> Cam
     return await client.create_campaign("people", campaign)
 
 
-async def annotate_all(clients: Sequence[AsyncClient], campaign: Campaign, *, annotators: int, diary: Diary) -> None:
+async def annotate_all(clients: Sequence[TaskClient], campaign: Campaign, *, annotators: int, diary: Diary) -> None:
     """Has annotators work side by side until no pair is left for any of them. They may share clients."""
     async with asyncio.TaskGroup() as group:
         for number in range(annotators):
@@ -107,7 +125,7 @@ async def annotate_all(clients: Sequence[AsyncClient], campaign: Campaign, *, an
             group.create_task(annotate(client, campaign, name=f"annotator-{number:03d}", diary=diary))
 
 
-async def annotate(client: AsyncClient, campaign: Campaign, *, name: str, diary: Diary) -> None:
+async def annotate(client: TaskClient, campaign: Campaign, *, name: str, diary: Diary) -> None:
     """One annotator. Raises AssertionError if a draft that was confirmed is not there later."""
     while True:
         answer = await diary.call("lease", lambda: client.lease_task(campaign.name, annotator=name))
@@ -119,11 +137,13 @@ async def annotate(client: AsyncClient, campaign: Campaign, *, name: str, diary:
             return
 
 
-async def _annotate_one(client: AsyncClient, task: Task, *, campaign: Campaign, name: str, diary: Diary) -> None:
+async def _annotate_one(client: TaskClient, task: Task, *, campaign: Campaign, name: str, diary: Diary) -> None:
     record_id, draft = task.record.id, Annotation(reason=f"{name} thinks about {task.record.id}")
     saved = await diary.call(
         "draft", lambda: client.save_draft(task.name, draft, revision=task.revision, annotator=name)
     )
+    if diary.think is not None:
+        await diary.think(name)
     again = (await diary.call("lease", lambda: client.lease_task(campaign.name, annotator=name))).task
     if (again.record.id, again.annotation.reason, again.revision) != (record_id, draft.reason, saved.revision):
         raise AssertionError(f"the draft of {name} on {record_id} is gone: {again}")

@@ -9,11 +9,11 @@ from starlette.routing import Route
 
 from omnialign import names
 from omnialign.annotation_parts import parts_of
-from omnialign.errors import Aborted, FailedPrecondition, InvalidArgument, OmnialignError
+from omnialign.errors import Aborted, FailedPrecondition, InvalidArgument, OmnialignError, Unavailable
 from omnialign.v1.annotation_service_pb2 import Campaign, Task
 from services.console.annotation_form import MAX_BODY_BYTES, MAX_FIELDS, SIDES, fields_of, group_of, places, read_form
 from services.console.context import Context, name_in
-from services.console.failures import status_of
+from services.console.failures import AWAY_SECONDS, status_of
 
 SEE_OTHER = 303
 DONE = {"submit": "Submitted.", "skip": "Skipped: the pair goes to others.", "flag": "Set aside for whoever decides."}
@@ -121,6 +121,12 @@ def annotating_routes(context: Context) -> list[Route]:
             return task_page(request, campaign, lease.task, fields, error=error)
         except (FailedPrecondition, Aborted) as error:
             return stopped(request, error)
+        except Unavailable as error:
+            values = {"error": error, "is_away": True, "looks_again": True}
+            away = context.pages.page(request, "error.html.j2", status=status_of(error), **values)
+            # The tab keeps what was sent, and gives it back to the page of the pair.
+            away.headers["refresh"] = f"{AWAY_SECONDS}; url={back(request)['onward']}"
+            return away
         return after(request, "submit")
 
     async def give_up(request: Request) -> Response:

@@ -66,10 +66,11 @@ class Failures:
     def _page(self, request: Request, error: OmnialignError) -> Response:
         is_away = isinstance(error, Unavailable)
         template = "notice.html.j2" if "hx-request" in request.headers else "error.html.j2"
-        answer = self._pages.page(request, template, status=status_of(error), error=error, is_away=is_away)
+        values = {"error": error, "is_away": is_away, "looks_again": request.method == "GET"}
+        answer = self._pages.page(request, template, status=status_of(error), **values)
         if is_away:
             answer.headers["retry-after"] = str(AWAY_SECONDS)
-            if request.method == "GET":
+            if values["looks_again"]:
                 answer.headers["refresh"] = str(AWAY_SECONDS)
         if "hx-request" in request.headers:
             answer.headers.update({"hx-retarget": "#notice", "hx-reswap": "innerHTML"})

@@ -44,6 +44,8 @@ def follow(context: Context, request: Request, kind: JobKind, name: str) -> Stre
     async def parts() -> AsyncIterator[bytes]:
         context.metrics.streams.inc()
         try:
+            await kind.get(client, name)  # a watch says nothing until something happens
+            yield event("here", "")
             async for found in _newest(watch, context.lifetime.ending):
                 if found is None:
                     yield b": still here\n\n"

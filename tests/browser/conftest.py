@@ -1,16 +1,23 @@
 """A real browser, headless, before a real console: `make test-browser`."""
 
+import io
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
+from tests.processes import REPOSITORY
 from tests.services.console.conftest import Running, running
 
 SCREENSHOTS = Path("out/browser")
+DOCS = REPOSITORY / "docs" / "images"
+DOCS_VARIABLE = "OMNIALIGN_DOCS_PICTURES"
+"""If it is set, the pictures in the docs are made anew."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HELP = "No browser is on the path: install Chromium (Debian: `apt install chromium`)."
 
@@ -40,7 +47,12 @@ class Tab:
     def __init__(self, page: Page) -> None:
         self.page = page
         self.problems: list[str] = []
-        page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: (
+                self.problems.append(f"{message.text} {message.location}") if message.type == "error" else None
+            ),
+        )
         page.on("pageerror", lambda error: self.problems.append(str(error)))
 
     async def sign_in(self, token: str = "alice-token") -> None:
@@ -54,6 +66,14 @@ class Tab:
     async def screenshot(self, name: str) -> None:
         """Keeps a picture of the whole page in out/browser."""
         await self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+    async def document(self, name: str) -> None:
+        """Makes a picture in the docs of the top of the page, if that is asked for."""
+        if os.environ.get(DOCS_VARIABLE):
+            DOCS.mkdir(exist_ok=True)
+            await self.page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
+            shown = Image.open(io.BytesIO(await self.page.screenshot()))
+            shown.save(DOCS / f"{name}.webp", quality=80, method=6)
 
 
 async def opened(chromium: Browser, console: Running, **options: Any) -> Tab:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser
+from playwright.async_api import Browser, expect
 
 from tests.browser.conftest import opened
 from tests.browser.content import fill_console
+from tests.browser.keyboard import follow, press
+from tests.browser.pairs import SECONDS
 from tests.services.console.conftest import Running
 
 pytestmark = pytest.mark.browser
@@ -23,7 +25,7 @@ WIDE = """[...document.querySelectorAll('main *')].filter(one => one.scrollWidth
 
 def picture_name(page: str) -> str:
     """A file name for the picture of a page."""
-    return page.split("?")[0].removeprefix("/projects/demo/").replace("/", "-")
+    return page.partition("?name=")[0].removeprefix("/projects/demo/").replace("/", "-").replace("?only=", "-")
 
 
 async def test_a_person_signs_in_and_reaches_the_content_with_the_keyboard_alone(
@@ -98,16 +100,73 @@ async def test_a_sound_plays_from_the_middle_by_range_requests(
         "one => new Promise((ready, failed) => { one.onloadedmetadata = ready; "
         "one.onerror = () => failed(one.error.message); one.preload = 'auto'; one.load(); })"
     )
-    assert await player.evaluate("one => one.duration") == pytest.approx(1.0, abs=0.05)
+    assert await player.evaluate("one => one.duration") == pytest.approx(SECONDS, abs=0.05)
     await player.evaluate("one => new Promise(done => { one.onseeked = done; one.currentTime = 0.5; })")
     assert await player.evaluate("one => one.currentTime") == pytest.approx(0.5, abs=0.05)
+
+
+async def test_lineage_is_followed_both_ways_with_the_keyboard_alone(
+    console: Running, chromium: Browser, tmp_path: Path
+) -> None:
+    await fill_console(console, tmp_path)
+    tab = await opened(chromium, console)
+    await tab.sign_in()
+    page = tab.page
+    await follow(page, "nav a[href$='/models']")
+    await follow(page, "main a[href$='/models/base/versions/1']")
+    came_from = page.get_by_role("region", name="It came from", exact=True)
+    came_of = page.get_by_role("region", name="What came from it", exact=True)
+    await expect(came_from).to_contain_text("scenes/1")
+    await expect(came_of).to_contain_text("first")
+    await follow(page, "main a[href*='lineage?name='][href*='scenes']")
+    await expect(page.locator("h1")).to_contain_text("Lineage of scenes/1")
+    await expect(came_of).to_contain_text("base/1")
+    await follow(page, "main a[href*='lineage?name='][href*='models']")
+    await expect(page.locator("h1")).to_contain_text("Lineage of base/1")
+    await expect(came_from).to_contain_text("scenes/1")
+    assert tab.problems == []
+
+
+async def test_what_was_set_aside_is_browsed_by_reason_with_the_keyboard_alone(
+    console: Running, chromium: Browser, tmp_path: Path
+) -> None:
+    await fill_console(console, tmp_path)
+    tab = await opened(chromium, console)
+    await tab.sign_in()
+    page = tab.page
+    await follow(page, "nav a[href$='/datasets']")
+    await follow(page, "main a[href$='/datasets/brought']")
+    await follow(page, "main a[href$='/datasets/brought/quarantine']")
+    await expect(page.locator("article")).to_have_count(2)
+    await tab.document("quarantine")
+    await follow(page, "main a[href*='?reason=']")
+    await expect(page.locator("article")).to_have_count(1)
+    await press(page, "article summary")
+    await expect(page.locator("article pre")).to_be_visible()
+    assert tab.problems == []
+
+
+async def test_the_report_of_a_job_opens_with_the_keyboard_alone_and_runs_nothing(
+    console: Running, chromium: Browser, tmp_path: Path
+) -> None:
+    await fill_console(console, tmp_path)
+    tab, dialogs = await opened(chromium, console), list[str]()
+    await tab.sign_in()
+    tab.page.context.on("dialog", lambda dialog: dialogs.append(dialog.message))
+    await tab.page.goto("/projects/demo/alignmentJobs/job-4")
+    async with tab.page.context.expect_page() as opening:
+        await press(tab.page, "#open-report")
+    report = await opening.value
+    await expect(report.locator("h1")).to_have_text("What the job did")
+    assert dialogs == []
 
 
 async def test_a_first_page_weighs_at_most_150_kilobytes(console: Running, chromium: Browser, tmp_path: Path) -> None:
     await fill_console(console, tmp_path)
     tab = await opened(chromium, console)
     await tab.sign_in()
-    await tab.page.goto("/projects/demo/jobs", wait_until="networkidle")
-    sizes = await tab.page.evaluate(SIZES)
-    assert len(sizes) >= 4  # the page, its style, its scripts
-    assert 0 < sum(sizes) <= 150 * 1024
+    for page in ("/sign-in", "/"):
+        await tab.page.goto(page, wait_until="networkidle")
+        sizes = await tab.page.evaluate(SIZES)
+        assert len(sizes) >= 4, page  # the page, its style, its scripts
+        assert 0 < sum(sizes) <= 150 * 1024, page

@@ -28,7 +28,7 @@ from omnialign.modeling.model_folder import model_class
 from omnialign.v1 import record_pb2
 from omnialign.v1.training_service_pb2 import TrainingJob, TrainingSpec
 from services.training.job_directory import JobDirectory
-from tests.chaos.separate_services import SeparateServices, kill_trainer, running
+from tests.chaos.separate_services import TrainingServices, kill_trainer
 
 pytestmark = pytest.mark.chaos
 
@@ -63,13 +63,13 @@ class Outcome:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def services(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SeparateServices]:
-    async with running(tmp_path_factory.mktemp("services")) as found:
+async def services(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TrainingServices]:
+    async with TrainingServices.running(tmp_path_factory.mktemp("services")) as found:
         yield found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def materials(services: SeparateServices, tmp_path_factory: pytest.TempPathFactory) -> Materials:
+async def materials(services: TrainingServices, tmp_path_factory: pytest.TempPathFactory) -> Materials:
     """Prompts for pictures and texts, the tiny world's base model, and a reward model whose head is made by chance."""
     base = Path(recipe.__file__).parent / "model"
     rewarding = tmp_path_factory.mktemp("models") / "reward"
@@ -120,14 +120,14 @@ async def end_of(client: AsyncClient, job: TrainingJob) -> TrainingJob:
     return job
 
 
-async def outcome(services: SeparateServices, job: TrainingJob) -> Outcome:
+async def outcome(services: TrainingServices, job: TrainingJob) -> Outcome:
     async with services.client("data") as client:
         versions = [version async for version in client.list_model_versions()]
     (made,) = (version for version in versions if version.name.startswith(names.unversioned(job.model)))
     return read(services, job, Path(made.uri.removeprefix("file://")))
 
 
-def read(services: SeparateServices, job: TrainingJob, folder: Path) -> Outcome:
+def read(services: TrainingServices, job: TrainingJob, folder: Path) -> Outcome:
     output = JobDirectory(services.folder / "training" / "jobs" / job.uid).output
     progress = job.progress
     return Outcome(
@@ -142,7 +142,7 @@ def read(services: SeparateServices, job: TrainingJob, folder: Path) -> Outcome:
     )
 
 
-async def kill(services: SeparateServices, job: TrainingJob, role: str, *, after: int, draw: random.Random) -> None:
+async def kill(services: TrainingServices, job: TrainingJob, role: str, *, after: int, draw: random.Random) -> None:
     """Kills one role somewhere in the step that follows `after` steps, and brings it back."""
     async with services.client("training") as client:
         while True:
@@ -162,7 +162,7 @@ async def kill(services: SeparateServices, job: TrainingJob, role: str, *, after
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("method", "kills_per_role"), [("grpo", 2), ("ppo", 1)])
 async def test_a_run_ends_with_the_same_policy_whatever_was_killed(
-    services: SeparateServices, materials: Materials, method: str, kills_per_role: int
+    services: TrainingServices, materials: Materials, method: str, kills_per_role: int
 ) -> None:
     draw = random.Random(SEED)
     roles = draw.sample(ROLES * kills_per_role, k=len(ROLES) * kills_per_role)

@@ -31,6 +31,7 @@ HEALTH = {
     "evaluation": "omnialign.v1.EvaluationService",
     "annotation": "omnialign.v1.AnnotationService",
     "gateway": "omnialign.Gateway",
+    "console": "omnialign.Console",
 }
 
 

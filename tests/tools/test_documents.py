@@ -41,6 +41,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
+def test_pictures_are_small_and_all_are_shown() -> None:
+    shown = {name for page in PAGES for name in re.findall(r"!\[[^\]]+\]\(images/([^)]+)\)", page.read_text())}
+    sizes = {picture.name: picture.stat().st_size for picture in (ROOT / "docs" / "images").iterdir()}
+    assert set(sizes) == shown
+    assert {name for name, size in sizes.items() if size > 100_000} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_commands_are_targets_of_the_makefile(page: Path) -> None:
     commands = re.findall(r"(?:`|^ {4})make((?: [a-z-]+)+)", page.read_text(), flags=re.MULTILINE)

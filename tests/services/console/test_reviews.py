@@ -1,80 +1,45 @@
 """The page on which people review the pairs of an alignment job that waits for them, before the real service."""
 
 import asyncio
-import contextlib
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 from markupsafe import escape
-from prometheus_client import CollectorRegistry
 
-from benchmarks.null_services import NullJudge
 from omnialign.content import content, text_of
 from omnialign.v1.alignment_service_pb2 import PairReview, ReviewSettings
 from omnialign.v1.content_pb2 import MODALITY_IMAGE, Media
 from omnialign.v1.record_pb2 import Record, Response
-from services.console.__main__ import opened
-from services.console.config import ConsoleConfig
 from services.console.reviews import edited
-from services.gateway.__main__ import GatewayConfig
-from services.gateway.__main__ import wire as wire_gateway
-from services.runtime.config import ServerConfig
-from services.runtime.connections import ClientFactory
-from services.runtime.server import Server
-from tests.service_stack import SECONDS, ServiceStack
+from tests.service_stack import SECONDS
 from tests.services.alignment.test_review import waiting
 from tests.services.console.conftest import Browser
 from tests.services.console.hostile import SCRIPT
+from tests.services.console.reviewing import Reviewing, reviewed
 from tests.services.console.test_jobs import assert_harmless
-
-
-@dataclass
-class Reviewing:
-    """The alignment service among its servers, and a person before the console."""
-
-    stack: ServiceStack
-    browser: Browser
 
 
 @pytest.fixture
 async def reviewing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reviewing]:
-    """A console of services without authentication, through a gateway; the judge gives reasons."""
-    verdict = NullJudge._verdict
-
-    def reasoned(self: NullJudge, request: Any, item: Any) -> dict[str, Any]:
-        found = verdict(self, request, item)
-        found["comparison"].forward_reason, found["comparison"].backward_reason = "It is shorter.", f"True. {SCRIPT}"
-        return found
-
-    monkeypatch.setattr(NullJudge, "_verdict", reasoned)
-    services = ServiceStack(tmp_path)
-    names = ("data", "refinement", "critique", "judge", "training", "alignment", "evaluation", "annotation")
-    port_of = {name: services.ports.get(name, services.ports["models"]) for name in names}
-    gateway = GatewayConfig(**{f"{name}_address": f"127.0.0.1:{port}" for name, port in port_of.items()})
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(services.close)
-        await services.open()
-        server = Server(ServerConfig(), name="gateway")
-        await stack.enter_async_context(wire_gateway(server, gateway))
-        await server.start()
-        server.set_serving()
-        stack.push_async_callback(server.stop, 0)
-        config = ConsoleConfig(gateway_address=server.address, project="default", sign_in=False)
-        web = await stack.enter_async_context(
-            opened(config, ServerConfig(), clients=ClientFactory(), registry=CollectorRegistry())
-        )
-        http = await stack.enter_async_context(httpx2.AsyncClient(base_url=web.address))
-        yield Reviewing(services, Browser(http))
+    async with reviewed(tmp_path, monkeypatch) as found:
+        yield found
 
 
-async def test_pairs_are_accepted_rejected_and_edited_and_then_the_job_goes_on(reviewing: Reviewing) -> None:
-    stack, browser = reviewing.stack, reviewing.browser
+@pytest.fixture
+async def browser(reviewing: Reviewing) -> AsyncIterator[Browser]:
+    """A person before the console."""
+    async with httpx2.AsyncClient(base_url=reviewing.address) as http:
+        yield Browser(http)
+
+
+async def test_pairs_are_accepted_rejected_and_edited_and_then_the_job_goes_on(
+    reviewing: Reviewing, browser: Browser
+) -> None:
+    stack = reviewing.stack
     job, reviews = await waiting(stack, prompts=6, review=ReviewSettings(sample=0.5, min_agreement=0.0))
     assert f'href="/{job.name}/reviews"' in (await browser.get(f"/{job.name}")).text
     place = f"/{job.name}/reviews"
@@ -114,8 +79,8 @@ async def test_pairs_are_accepted_rejected_and_edited_and_then_the_job_goes_on(r
     assert (late.status_code, "REVIEW_CLOSED" in late.text) == (409, True)
 
 
-async def test_a_decision_is_changed_until_the_job_goes_on(reviewing: Reviewing) -> None:
-    stack, browser = reviewing.stack, reviewing.browser
+async def test_a_decision_is_changed_until_the_job_goes_on(reviewing: Reviewing, browser: Browser) -> None:
+    stack = reviewing.stack
     job, (first, second) = await waiting(stack, prompts=4, review=ReviewSettings(sample=0.5, min_agreement=0.0))
     place, fields = f"/{job.name}/reviews", {"round": "1", "record": first.record_id}
     await browser.post(place, {**fields, "decision": "edit", "text": "a better answer", "reason": SCRIPT})
@@ -138,8 +103,8 @@ async def test_a_decision_is_changed_until_the_job_goes_on(reviewing: Reviewing)
     assert job.state == job.STATE_SUCCEEDED, job.error
 
 
-async def test_a_decision_needs_the_secret_and_a_known_pair(reviewing: Reviewing) -> None:
-    stack, browser = reviewing.stack, reviewing.browser
+async def test_a_decision_needs_the_secret_and_a_known_pair(reviewing: Reviewing, browser: Browser) -> None:
+    stack = reviewing.stack
     job, reviews = await waiting(stack, prompts=2, review=ReviewSettings(sample=0.5))
     place, fields = f"/{job.name}/reviews", {"round": "1", "record": reviews[0].record_id, "decision": "accept"}
     refused = await browser.http.post(place, data=fields)
