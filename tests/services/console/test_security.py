@@ -57,6 +57,42 @@ async def test_a_name_that_somebody_pointed_here_is_refused(console, browser):
     assert (await browser.get("/healthz/live", host="10.0.0.7:8080")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost@evil.example",
+        "evil.example@localhost",
+        "localhost/@evil.example",
+        "localhost?x=evil.example",
+        "localhost#evil.example",
+        "localhost\\@evil.example",
+        "localhost:80:80",
+        "localhost:80@evil.example",
+        "[::1]evil.example",
+        "localhost, evil.example",
+        "localhost.",
+    ],
+)
+async def test_a_name_that_only_looks_like_ours_is_refused(console, browser, host):
+    refused = await browser.get("/sign-in", host=host)
+    assert (refused.status_code, refused.json()["reason"]) == (400, "HOST_UNKNOWN")
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:65535", "[::1]:8080"])
+async def test_the_machine_itself_is_reached_by_its_names(console, browser, host):
+    assert (await browser.get("/sign-in", host=host)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "first", ["9.x", ".", "4.", "²." + "x" * 50, "-1.x", "1." + "=" * 3000, "\xff\xfe", "99999999999.x"]
+)
+async def test_a_cookie_that_somebody_made_up_is_nobodys(console, first):
+    browser = await console.browser()
+    cookie = f"omnialign={first}; omnialign-1=y; omnialign-2=; omnialign-3=z; omnialign=1.again"
+    answer = await browser.http.get("/projects/demo/jobs", headers={"cookie": cookie.encode("latin-1")})
+    assert answer.status_code == 303
+
+
 async def test_a_form_of_megabytes_is_not_read(console, browser):
     answer = await browser.http.post("/sign-in", data={"token": "t" * 2_000_000})
     assert answer.status_code == 413
