@@ -1,5 +1,6 @@
 """Building and reading multimodal messages (`omnialign.v1.Content`)."""
 
+import mimetypes
 from collections.abc import Iterable, Iterator
 
 from omnialign.v1 import content_pb2
@@ -10,6 +11,7 @@ NAMES: dict[int, str] = {
     content_pb2.MODALITY_AUDIO: "audio",
     content_pb2.MODALITY_VIDEO: "video",
 }
+SUFFIXES = {"audio/wav": ".wav", "audio/x-wav": ".wav", "image/jpeg": ".jpg", "video/mp4": ".mp4"}
 LETTERS: dict[str, int] = {name[0]: modality for modality, name in NAMES.items()}
 
 
@@ -44,6 +46,12 @@ def _letters(message: content_pb2.Content) -> str:
         for part in message.parts
     }
     return "".join(letter for letter, modality in LETTERS.items() if modality in found)
+
+
+def media_file_name(medium: content_pb2.Media) -> str:
+    """The name of an exported medium: `<sha256>` and the suffix of its type."""
+    suffix = SUFFIXES.get(medium.mime_type) or mimetypes.guess_extension(medium.mime_type) or ".bin"
+    return medium.sha256 + suffix
 
 
 def output_modalities(subtask: str) -> tuple[str, ...]:

@@ -6,11 +6,12 @@ answer. A marker for which no medium is left is text.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from omnialign.v1.content_pb2 import Media
 
+KIND_MARKER = re.compile(r"<(image|audio|video)>")
 SPELLINGS = {"image": "image|img|picture", "audio": "audio|sound|speech", "video": "video"}
 
 
@@ -32,6 +33,38 @@ def place(text: str, media: Sequence[Media], kind: str, *, media_first: bool = T
         return [*media, text] if media_first else [text, *media]
     groups[-1] += left.values()
     return between_media(texts, groups)
+
+
+def at_markers(text: str, take: Callable[[str], Media | None]) -> list[str | Media]:
+    """The parts of a text with a medium for each of `<image>`, `<audio>` and `<video>`, in order.
+
+    `take` gives the next medium of a kind, or None where a marker is text.
+    """
+    texts, media, end = [""], list[Media](), 0
+    for match in KIND_MARKER.finditer(text):
+        if (medium := take(match[1])) is not None:
+            media.append(medium)
+            texts[-1] += text[end : match.start()]
+            texts.append("")
+            end = match.end()
+    texts[-1] += text[end:]
+    return between_media(texts, [[one] for one in media])
+
+
+def with_markers(parts: Sequence[str | Media], kind_of: Callable[[Media], str]) -> str:
+    """The text with `<image>`, `<audio>` or `<video>` for each medium, which `at_markers` takes apart into these parts.
+
+    Raises ValueError for parts that no text gives: two texts in a row, a text with a marker, or one that ends in a line
+    break where a medium follows.
+    """
+    text = "".join(part if isinstance(part, str) else f"<{kind_of(part)}>" for part in parts)
+    media = [part for part in parts if not isinstance(part, str)]
+    if len(KIND_MARKER.findall(text)) != len(media):
+        raise ValueError("its text has what looks like the place of a medium")
+    left = iter(media)
+    if at_markers(text, lambda _: next(left, None)) != list(parts):
+        raise ValueError("its text does not tell where each medium stands" if media else "its text is in pieces")
+    return text
 
 
 def between_media(texts: Sequence[str], groups: Sequence[Sequence[Media]]) -> list[str | Media]:

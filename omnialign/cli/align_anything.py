@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnialign.cli.quarantine import file_name as subtask_name
 from omnialign.cli.records import atomic_folder
-from omnialign.cli.records import file_name as media_name
-from omnialign.content import NAMES, media_of
+from omnialign.content import NAMES, media_file_name, media_of
 from omnialign.feedback_text import (
     FeedbackText,
     read_feedback_text,
@@ -157,7 +156,7 @@ async def export(records: AsyncIterable[Record], folder: Path, *, client: "Async
         if media:
             (partial / "media").mkdir()
         for medium in media.values():
-            (partial / "media" / media_name(medium)).write_bytes(await client.get_media(medium.sha256))
+            (partial / "media" / media_file_name(medium)).write_bytes(await client.get_media(medium.sha256))
     return ExportCounts(rows, len(media), left_out)
 
 
@@ -231,7 +230,7 @@ def _message(content: Content, text: str, media: str, modality: int) -> dict[str
         raise Unwritable(f"it has no {NAMES[modality]} where its subset has one")
     if bool(text) != any(isinstance(part, str) and part.strip() for part in parts):
         raise Unwritable("it has no text where its subset has one" if text else "it has text where its subset has none")
-    paths = [f"media/{media_name(medium)}" for medium in found]
+    paths = [f"media/{media_file_name(medium)}" for medium in found]
     row: dict[str, Any] = {media: paths if len(paths) > 1 else paths[0]} if paths else {}
     try:
         return row | ({text: written(parts, NAMES.get(modality, "image"))} if text else {})

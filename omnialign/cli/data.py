@@ -216,16 +216,24 @@ async def export(
     split: Splits = None,
     media: Annotated[bool, typer.Option(help="Export the media too.")] = True,
     columns: Annotated[
-        str, typer.Option(help="`align-anything` writes its columns instead, a file for each subtask, with media.")
+        str,
+        typer.Option(
+            help="Columns to write instead, with media: align-anything, trl, messages, ms-swift, sharegpt, "
+            "llama-factory, or datasets for Parquet with typed features."
+        ),
     ] = "",
 ) -> None:
     """Export records as JSON lines and their media as files. The folder appears once it is complete."""
-    from omnialign.cli import align_anything, records
+    from omnialign.cli import align_anything, records, tool_export
 
-    if columns not in ("", "align-anything"):
-        raise typer.BadParameter(f"'{columns}' is not align-anything")
+    if columns not in ("", "align-anything", *tool_export.COLUMNS):
+        raise typer.BadParameter(f"'{columns}' is none of align-anything, {', '.join(tool_export.COLUMNS)}")
     async with session.client() as client:
         stream = client.stream_records(session.name("datasets", dataset), subtasks=subtask or (), splits=split or ())
+        if columns in tool_export.COLUMNS:
+            rows = await tool_export.export(stream, folder, client=client, columns=columns)
+            tool_export.report(rows, folder, out=session.out)
+            return
         if columns:
             align_anything.report(await align_anything.export(stream, folder, client=client), folder, out=session.out)
             return

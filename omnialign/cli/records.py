@@ -5,7 +5,6 @@ An export folder appears complete or not at all.
 
 import contextlib
 import json
-import mimetypes
 import shutil
 import tempfile
 from collections.abc import AsyncIterable, Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omnialign.cli.output import to_json_dict
-from omnialign.content import NAMES, media_of
+from omnialign.content import NAMES, media_file_name, media_of
 from omnialign.errors import AlreadyExists
 from omnialign.v1 import content_pb2, record_pb2
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from omnialign.client import AsyncClient
 
 
+file_name = media_file_name
 VERDICTS = {
     record_pb2.VERDICT_WIN: "the second is better",
     record_pb2.VERDICT_TIE: "tie",
@@ -76,9 +76,6 @@ def _indented(text: str) -> str:
     return text.replace("\n", "\n" + " " * 14)
 
 
-SUFFIXES = {"audio/wav": ".wav", "audio/x-wav": ".wav", "image/jpeg": ".jpg", "video/mp4": ".mp4"}
-
-
 @dataclass(frozen=True)
 class ExportCounts:
     """How much was exported."""
@@ -127,9 +124,3 @@ async def _write(folder: Path, records: AsyncIterable[record_pb2.Record], client
     for medium in media.values():
         (folder / "media" / file_name(medium)).write_bytes(await client.get_media(medium.sha256))
     return ExportCounts(count, len(media))
-
-
-def file_name(medium: content_pb2.Media) -> str:
-    """The name of a media file: `<sha256>` and the suffix of its type."""
-    suffix = SUFFIXES.get(medium.mime_type) or mimetypes.guess_extension(medium.mime_type) or ".bin"
-    return medium.sha256 + suffix

@@ -1165,8 +1165,9 @@ class ImportDatasetRequest(_message.Message):
     format: _builtins.str
     """What the rows are: `amu`, `instruction_following`, `selection`, `multiple_choice` or `preference` for the items of
     a benchmark; `trl`, `messages`, `sharegpt`, `ms_swift`, `llama_factory`, `rlaif_v`, `ultrafeedback`, `helpsteer`,
-    `helpsteer3` or `argilla`; or `align_anything`. If empty, the names of files and folders tell a benchmark
-    (`EvalAnything-AMU`), and the columns of most rows another format; else the rows are those of align-anything-200k.
+    `helpsteer3` or `argilla`; `records` for an export; or `align_anything`. If empty, the names of files and folders
+    tell a benchmark (`EvalAnything-AMU`), and the columns of most rows another format; else the rows are those of
+    align-anything-200k.
     """
     reference_count: _builtins.int
     """References that an item of `amu` must have, 0 for any number; 10 if unset, as published."""

@@ -6,12 +6,11 @@ never dropped or moved: a row in which places and media do not match is set asid
 the prompt.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from omnialign.content import NAMES
-from omnialign.placeholders import between_media
+from omnialign.placeholders import at_markers
 from omnialign.v1.content_pb2 import Media
 from services.data.importing.benchmarks.values import Given
 from services.data.importing.columns import Row
@@ -20,7 +19,6 @@ from services.data.importing.formats.spelling import Spelling
 from services.data.importing.refusal import described, in_column, refusal
 
 KINDS = {name: modality for modality, name in NAMES.items() if name != "text"}
-MARKER = re.compile(r"<(image|audio|video)>")
 MAX_PARTS = 256
 HINTS = frozenset({"type", "detail", "format", "mime_type", "index"})
 """What a part may have besides its medium: hints for a server that say nothing of the message."""
@@ -65,16 +63,13 @@ class Places:
         return found
 
     def _of_text(self, text: str, message: Message) -> list[Part]:
-        """A text with a medium for each marker, trimmed as the texts beside markers are everywhere."""
-        texts, media, end = [""], list[Media](), 0
-        for match in MARKER.finditer(text):
-            if self._has_markers or self._media[KINDS[match[1]]]:
-                media.append(self._take(KINDS[match[1]], message))
-                texts[-1] += text[end : match.start()]
-                texts.append("")
-                end = match.end()
-        texts[-1] += text[end:]
-        return between_media(texts, [[one] for one in media])
+        """A text with a medium for each marker."""
+
+        def take(kind: str) -> Media | None:
+            is_place = self._has_markers or self._media[KINDS[kind]]
+            return self._take(KINDS[kind], message) if is_place else None
+
+        return at_markers(text, take)
 
     def _take(self, modality: int, message: Message) -> Media:
         media, taken = self._media[modality], self._taken[modality]

@@ -9,7 +9,7 @@ from typing import Any
 from services.data.importing import columns
 from services.data.importing.benchmarks.formats import FORMATS as BENCHMARKS
 from services.data.importing.benchmarks.formats import Format, format_of
-from services.data.importing.formats import argilla, ratings
+from services.data.importing.formats import argilla, own, ratings
 from services.data.importing.formats.exchanges import fill_exchange
 from services.data.importing.formats.spelling import HISTORY, SYSTEM, TOOLS, UNREAD, Spelling
 
@@ -56,6 +56,7 @@ def _format(spelling: Spelling, *tells: tuple[str, ...], ids: tuple[str, ...] = 
 
 
 PEOPLE: Mapping[str, Format] = {
+    "records": Format((), own.COLUMNS, own.fill_record, tells=(("prompt.parts",),), preference=own.COLUMNS),
     "argilla": Format(
         (), argilla.COLUMNS, argilla.fill_argilla, tells=((argilla.ANSWERS,),), preference=(argilla.ANSWERS,)
     ),
@@ -86,6 +87,8 @@ PEOPLE: Mapping[str, Format] = {
 }  # fmt: skip
 """Formats that columns tell; the first counts."""
 FORMATS: Mapping[str, Format] = {**BENCHMARKS, **PEOPLE}
+WIDER = {"llama_factory": "sharegpt", "ms_swift": "messages"}
+"""Formats that read the rows of another, too: one row of theirs makes a file of the others theirs."""
 TELLING = frozenset(name for form in PEOPLE.values() for names in form.tells for name in names)
 """Columns that tell a format."""
 
@@ -99,11 +102,18 @@ def told_by_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
     """The format that the columns of most rows tell, "" for align-anything-200k, and why it is thought to be that."""
     counts, whys = Counter[str](), dict[str, str]()
     for row in rows:
-        names = frozenset(name for name, found in row.items() if found is not None and found != "")
+        there = {name: found for name, found in row.items() if found is not None and found != ""}
+        inside = (
+            f"{name}.{key}" for name, found in there.items() if isinstance(found, Mapping) for key in list(found)[:9]
+        )
+        names = frozenset([*there, *inside])
         form, told = _told(names)
         counts[form] += 1
         whys.setdefault(form, told)
-    if not counts:
+    for wider, narrower in WIDER.items():
+        if counts[wider]:
+            counts[wider] += counts.pop(narrower, 0)
+    if not counts.total():
         return "", "it has no rows"
     form = max(counts, key=lambda one: (counts[one], one != ""))
     return form, whys[form]

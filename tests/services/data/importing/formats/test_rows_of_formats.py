@@ -75,6 +75,8 @@ def test_the_format_of_most_rows_is_that_of_the_file_and_its_columns_are_named()
     assert told_by_columns([pair, pair, {"prompt": "a"}]) == ("trl", "the columns chosen and rejected")
     assert told_by_columns([pair, {"prompt": "a"}, {"prompt": "b"}]) == ("", "no columns that tell another format")
     assert told_by_columns([{"question": "a", "overall_response": 1} | pair]) == ("", "the column overall_response")
+    talk = {"conversations": []}
+    assert told_by_columns([talk, talk, talk | {"chosen": "b", "rejected": "c"}])[0] == "llama_factory"
     assert told_by_columns([]) == ("", "it has no rows")
 
 

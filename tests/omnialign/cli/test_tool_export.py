@@ -1,0 +1,106 @@
+"""Import, export and import again, in each format that `omnialign data export` writes: the same records."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+
+from omnialign.cli.tool_export import COLUMNS
+from omnialign.client import Client
+from omnialign.media import write_audio, write_image, write_video
+
+PAIRS = ("trl", "datasets", "ms-swift", "llama-factory")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Rows of ms-swift with media of all kinds: pairs, single answers, and a picture as an answer."""
+    folder = tmp_path_factory.mktemp("source")
+    for seed in (1, 2):
+        picture = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        (folder / f"{seed}.png").write_bytes(write_image(picture))
+    (folder / "a.wav").write_bytes(write_audio(np.random.default_rng(1).random(400, dtype=np.float32) - 0.5, 8000))
+    (folder / "b.mp4").write_bytes(write_video(np.zeros((4, 16, 16, 3), dtype=np.uint8), 4))
+    rows = [
+        talk("<image> and <image>, <audio>, <video>: سلام 👋?", "They differ.", "No.",
+             images=["1.png", "2.png"], audios=["a.wav"], videos=["b.mp4"]),
+        talk("Name a fruit.", "Pear.", "No.", split="val"),
+        talk("Draw one.", "Here: <image>", "So: <image>", images=["2.png", "1.png"]),
+        talk("Look: <image>", "I see.", images=["1.png"]),
+        talk("Name another.", "Plum.", labels={"kind": "fruit"}),
+    ]  # fmt: skip
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def talk(asked, answer, rejected=None, **more):
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "rejected_response": rejected, **more}
+
+
+def records(server, dataset):
+    """The records of a dataset without their ids, in an order of their own."""
+    with Client(server.address) as client:
+        found = list(client.stream_records(f"projects/default/datasets/{dataset}"))
+    for record in found:
+        record.id = "-"
+    return sorted(record.SerializeToString(deterministic=True) for record in found)
+
+
+@pytest.mark.parametrize("columns", ["", *COLUMNS])
+def test_what_is_imported_exported_and_imported_again_is_the_same(run, server, source, tmp_path, columns):
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in source.iterdir():
+        (data / path.name).write_bytes(path.read_bytes())
+    if columns not in ("", *PAIRS):
+        rows = [json.loads(line) for line in (data / "rows.jsonl").read_text().splitlines()]
+        singles = [row for row in rows if not row.pop("rejected_response")]
+        (data / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in singles))
+    name = columns or "whole"
+    first = run("data", "import", f"{name}-once", data)
+    assert "quarantined: 0 rows" in first.stdout, first.output
+    out = tmp_path / "out"
+    options = ("--columns", columns) if columns else ()
+    done = run("data", "export", f"{name}-once", out, *options)
+    assert done.exit_code == 0 and "left out" not in done.output, done.output
+    again = run("data", "import", f"{name}-again", out)
+    assert "quarantined: 0 rows" in again.stdout and "not read" not in again.stdout, again.output
+    found = records(server, f"{name}-again")
+    assert found == records(server, f"{name}-once")
+    assert len(found) == (5 if columns in ("", *PAIRS) else 2)
+    told = {"": "records", "datasets": "trl"}.get(columns, columns.replace("-", "_"))
+    formats = {line.split()[1] for line in again.stdout.splitlines() if line.startswith("format: ")}
+    assert formats <= {told, "messages", "sharegpt", "llama_factory", "ms_swift"} and formats
+
+
+def test_parquet_has_the_features_of_datasets(run, source, tmp_path):
+    run("data", "import", "typed", source)
+    run("data", "export", "typed", tmp_path / "out", "--columns", "datasets")
+    found = datasets.Dataset.from_parquet(str(tmp_path / "out" / "train.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert found.features["images"] == datasets.List(datasets.Image())
+    assert found.features["audios"] == datasets.List(datasets.Audio())
+    assert found.features["videos"] == datasets.List(datasets.Video())
+    (row,) = (row for row in found.remove_columns(["audios", "videos"]) if len(row["images"] or []) == 2 and
+              row["prompt"][0]["content"][0]["type"] == "image")  # fmt: skip
+    assert [image.size for image in row["images"]] == [(8, 8), (8, 8)]
+    assert [part["type"] for part in row["prompt"][0]["content"]].count("image") == 2
+
+
+def test_what_has_no_place_is_said(run, tmp_path):
+    row = {"question": "q", "response_1": "a", "response_2": "b", "clarity_rate_1": 3, "res_1_from": "model"}
+    rows = [row | {"overall_response": 2, "overall_textfeedback": "so"}, row, {"question": "alone"}]
+    (tmp_path / "text-to-text.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    imported = run("data", "import", "rich", tmp_path / "text-to-text.jsonl")
+    assert imported.exit_code == 0, imported.output
+    done = run("data", "export", "rich", tmp_path / "out", "--columns", "trl")
+    lines = done.stdout.splitlines()
+    assert "1 rows, 0 media files" in lines[0]
+    assert "left out 1: nobody said which of its two responses is better" in lines
+    assert "left out 1: it has no answer, and a row of trl has one" in lines
+    assert any(line.startswith("not written: feedback of 1 records") for line in lines)
+    assert any(line.startswith("not written: sources of responses of 1 records") for line in lines)
+    assert json.loads((tmp_path / "out" / "train.jsonl").read_text())["chosen"] == "b"
+    wrong = run("data", "export", "rich", tmp_path / "other", "--columns", "csv")
+    assert wrong.exit_code == 2

@@ -1,0 +1,145 @@
+"""What an export writes in a format, an import of that format reads back to the same prompt and answers."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omnialign.cli.align_anything import Unwritable
+from omnialign.cli.tool_rows import FORMATS, row_of
+from omnialign.content import LETTERS, content, media_file_name
+from omnialign.v1 import content_pb2, record_pb2
+from services.data.importing.formats.registry import told_by_columns
+from services.data.importing.media_files import MediaFiles
+from services.data.importing.reading import Reading
+from services.data.importing.rows import RowReader
+from services.data.importing.sources import SourceFile
+
+MIMES = {"i": "image/png", "a": "audio/wav", "v": "video/mp4"}
+MEDIA = [
+    content_pb2.Media(modality=LETTERS[kind], mime_type=MIMES[kind], sha256=digit * 64, size_bytes=1)
+    for kind in "iav"
+    for digit in "0123"
+]
+NAMED = {media_file_name(medium): medium for medium in MEDIA}
+
+
+class Store:
+    """Knows media by the names of their files."""
+
+    def put_file(self, path: Path, *, claim: Any) -> tuple[content_pb2.Media]:
+        return (NAMED[path.name],)
+
+
+def folder_of_media() -> Path:
+    folder = Path(tempfile.mkdtemp()) / "export"
+    (folder / "media").mkdir(parents=True)
+    for name in NAMED:
+        (folder / "media" / name).write_bytes(b"x")
+    return folder
+
+
+FOLDER = folder_of_media()
+
+
+def read(row: Any, form: str, *, folder: Path = FOLDER) -> record_pb2.Record:
+    source = SourceFile(folder / "rows.jsonl", folder, "", "train", format=form, told_by="the request")
+    files = MediaFiles(source, store=Store())  # type: ignore[arg-type] # as much of a store as is used
+    return RowReader(source, files=files, reading=Reading()).read(1, row).record
+
+
+TEXTS = st.text(max_size=12) | st.sampled_from(["<image>", "a\n", "\n b", " ", "x <video> y", "سلام"])
+MESSAGES = st.lists(TEXTS | st.sampled_from(MEDIA), min_size=1, max_size=5)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(sorted(FORMATS)), MESSAGES, st.lists(MESSAGES, max_size=2), st.sampled_from([1, 2]))
+def test_a_row_is_read_back_as_it_was_or_not_written(
+    columns: str, prompt: list[Any], answers: list[list[Any]], preferred: int
+) -> None:
+    record = record_pb2.Record(id="7", split="val", prompt=content(*prompt), labels={"a": "b"})
+    record.responses.extend(record_pb2.Response(content=content(*answer)) for answer in answers)
+    if len(answers) == 2:
+        record.preference.preferred = preferred
+    try:
+        row = row_of(record, FORMATS[columns])
+    except Unwritable as error:
+        assert str(error)
+        return
+    form, _ = told_by_columns([row])
+    found = read(row, columns.replace("-", "_"))
+    if found.HasField("quarantine"):
+        # A record may hold what no import takes: blank prompts and answers, or two answers that are the same.
+        assert found.quarantine.reason in ("PROMPT_MISSING", "RESPONSE_MISSING", "ANSWERS_EQUAL")
+        return
+    expected = answers[::-1] if preferred == 2 and len(answers) == 2 else answers
+    assert form in (columns.replace("-", "_"), "messages", "sharegpt"), "the columns tell the format"
+    assert without_empty(found.prompt) == without_empty(record.prompt)
+    assert [without_empty(one.content) for one in found.responses] == [
+        without_empty(content(*answer)) for answer in expected
+    ]
+    assert (found.split, dict(found.labels)) == ("val", {"a": "b"})
+
+
+def without_empty(message: content_pb2.Content) -> list[content_pb2.Part]:
+    return [part for part in message.parts if part.WhichOneof("part") == "media" or part.text]
+
+
+def whole_record() -> record_pb2.Record:
+    record = record_pb2.Record(id="7", subtask="ti2ti", split="val", prompt=content("a", MEDIA[0], "b", MEDIA[4]))
+    for number in range(3):
+        response = record.responses.add(content=content(f"{number}", MEDIA[number]), source="model")
+        response.feedback.scores.add(dimension="clarity", score=number, rationale="so")
+        response.feedback.marks.add(note="here", part=1).region.width = 0.5
+        response.feedback.marks[0].region.height = 0.5
+        response.made_of.add(content=content(MEDIA[8]), source="tool")
+    record.preference.preferred = 2
+    record.comparison.verdict = record_pb2.VERDICT_WIN
+    record.benchmark_item.category = "perception"
+    return record
+
+
+def test_a_record_as_json_is_read_back_with_all_that_it_holds() -> None:
+    record = whole_record()
+    row = json_format.MessageToDict(record, preserving_proto_field_name=True)
+    assert told_by_columns([row]) == ("records", "the column prompt.parts")
+    found = read(row, "records")
+    found.id = record.id
+    assert found == record
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "text"),
+    [
+        ({"prompt": "text"}, "RECORD_INVALID", "the row is no record"),
+        ({"prompt": {"parts": []}}, "PROMPT_MISSING", "no parts"),
+        ({"prompt": {"parts": [{}]}}, "RECORD_INVALID", "column prompt"),
+        ({"prompt": {"parts": [{"text": 7}]}}, "RECORD_INVALID", "the row is no record"),
+        ({"prompt": {"parts": [{"text": "a", "colour": 7}]}}, "RECORD_INVALID", "colour"),
+        ({"prompt": {"parts": [{"media": {"modality": 2, "mime_type": "image/png", "sha256": "../../x"}}]}},
+         "RECORD_INVALID", "column prompt"),
+        ({"prompt": {"parts": [{"media": {"modality": 2, "mime_type": "image/png", "sha256": "f" * 64}}]}},
+         "MEDIA_MISSING", "no such media file"),
+        ({"prompt": {"parts": [{"media": {"modality": 2, "mime_type": "image/png", "sha256": "a" * 64}}]}},
+         "MEDIA_DIFFERS", "holds something else"),
+        ({"subtask": "x2y"}, "RECORD_INVALID", "the subtask is 'x2y'"),
+        ({"preference": {"preferred": 3}}, "RECORD_INVALID", "column preference"),
+        ({"responses": [{"feedback": {"scores": [{"dimension": "clarity", "score": 9}]}}]}, "RECORD_INVALID",
+         "column responses"),
+        ({"responses": {"content": {}}}, "RECORD_INVALID", "the row is no record"),
+        ({"quarantine": {"reason": "X"}}, "RECORD_INVALID", "set aside"),
+        ({"id": ""}, "RECORD_INVALID", "column id"),
+        ({"labels": {"a": {"b": 1}}}, "RECORD_INVALID", "the row is no record"),
+    ],
+)  # fmt: skip
+def test_what_is_no_record_is_set_aside(tmp_path: Path, changed: Any, reason: str, text: str) -> None:
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / f"{'a' * 64}.png").write_bytes(b"x")
+    NAMED[f"{'a' * 64}.png"] = MEDIA[0]
+    row = json_format.MessageToDict(record_pb2.Record(id="7", subtask="t2t", prompt=content("a")))
+    found = read(row | changed, "records", folder=tmp_path).quarantine
+    assert (found.reason, text in found.message) == (reason, True), found.message
