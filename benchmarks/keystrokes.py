@@ -31,7 +31,7 @@ from omnialign.exchange.reading import Imported, Source
 from omnialign.v1.annotation_pb2 import Annotation
 from omnialign.v1.annotation_service_pb2 import Campaign
 from tests.browser.conftest import HELP, NAMES
-from tests.browser.test_annotation import leap
+from tests.browser.keyboard import leap
 from tests.label_studio_server import EMAIL, PASSWORD, LabelStudio, label_studio
 from tests.services.console.conftest import Running, running
 
