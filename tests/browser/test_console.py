@@ -21,6 +21,8 @@ WIDE = """[...document.querySelectorAll('main *')].filter(one => one.scrollWidth
 && !one.closest('.scroll, pre, .log') && getComputedStyle(one).overflowX === 'visible' && one.clientWidth)
 .map(one => one.outerHTML.slice(0, 120))"""
 """What is wider than its place, unless it scrolls by itself."""
+CUT = "[...document.querySelectorAll('th[scope=row]')].filter(one => one.scrollWidth > one.clientWidth + 1)"
+"""Names in lists that run over what stands beside them."""
 
 
 def picture_name(page: str) -> str:
@@ -72,6 +74,7 @@ async def test_every_page_fits_a_screen_of_400_pixels(console: Running, chromium
         await tab.screenshot(f"{picture_name(page)}-400")
         if await tab.page.evaluate("document.documentElement.scrollWidth") > 400:
             wide[page] = await tab.page.evaluate(WIDE)
+        assert await tab.page.evaluate(f"{CUT}.length") == 0, page
     assert not wide
 
 

@@ -17,13 +17,14 @@ from tests.services.console.conftest import Running
 pytestmark = pytest.mark.browser
 
 LIVE_MILLISECONDS = 30_000
+REASON = "It answers what was asked."
 
 
 async def annotate(console: Running, made: Campaign, who: str, *preferred: int) -> None:
     """Somebody else annotates the next pairs, each for one side."""
     for side in preferred:
         task = (await console.client.lease_task(made.name, annotator=who)).task
-        annotation = filled(task.rubric, preferred=side, scores=(3, 1) if side == 1 else (1, 3), words=WORDS)
+        annotation = filled(task.rubric, preferred=side, scores=(3, 1) if side == 1 else (1, 3), words=REASON)
         await console.client.submit_task(task.name, annotation, revision=task.revision, annotator=who)
 
 
@@ -70,4 +71,4 @@ async def test_a_disagreement_is_seen_live_decided_by_keyboard_committed_and_exp
     (rows,) = (path.read_text().splitlines() for path in (tmp_path / "out").rglob("*text-to-text*.jsonl"))
     (row,) = map(json.loads, rows)
     assert (row["overall_response"], row["prompt_following_rate_2"]) == (2, 3)
-    assert row["overall_textfeedback"] == f"##Reason: {WORDS}"
+    assert row["overall_textfeedback"] == f"##Reason: {REASON}"

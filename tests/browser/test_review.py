@@ -21,17 +21,23 @@ DONE_MILLISECONDS = round(1000 * SECONDS)
 
 
 @pytest.fixture
+async def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reviewing]:
+    async with reviewed(tmp_path, monkeypatch, reason="It says what the critique asks for.") as found:
+        yield found
+
+
+@pytest.fixture
 async def reviewing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reviewing]:
     async with reviewed(tmp_path, monkeypatch) as found:
         yield found
 
 
 async def test_pairs_are_reviewed_with_the_keyboard_alone_and_the_page_of_the_job_goes_on(
-    reviewing: Reviewing, chromium: Browser
+    plain: Reviewing, chromium: Browser
 ) -> None:
-    stack = reviewing.stack
+    stack = plain.stack
     job, reviews = await waiting(stack, prompts=6, review=ReviewSettings(sample=0.5, min_agreement=0.0))
-    tab = await opened_at(chromium, reviewing.address)
+    tab = await opened_at(chromium, plain.address)
     page = tab.page
     await page.goto(f"/{job.name}")
     await follow(page, "#review")

@@ -30,13 +30,15 @@ class Reviewing:
 
 
 @contextlib.asynccontextmanager
-async def reviewed(root: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reviewing]:
-    """All of them without authentication, for the block."""
+async def reviewed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, *, reason: str = f"True. {SCRIPT}"
+) -> AsyncIterator[Reviewing]:
+    """All of them without authentication, for the block; `reason` is what the judge says when it sees y* first."""
     verdict = NullJudge._verdict
 
     def reasoned(self: NullJudge, request: Any, item: Any) -> dict[str, Any]:
         found = verdict(self, request, item)
-        found["comparison"].forward_reason, found["comparison"].backward_reason = "It is shorter.", f"True. {SCRIPT}"
+        found["comparison"].forward_reason, found["comparison"].backward_reason = "It is shorter.", reason
         return found
 
     monkeypatch.setattr(NullJudge, "_verdict", reasoned)
