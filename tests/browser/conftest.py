@@ -14,6 +14,8 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from tests.processes import REPOSITORY
 from tests.services.console.conftest import Running, running
 
+SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+"""How far a page can be scrolled sideways, in pixels, as a browser says it."""
 SCREENSHOTS = Path("out/browser")
 DOCS = REPOSITORY / "docs" / "images"
 DOCS_VARIABLE = "OMNIALIGN_DOCS_PICTURES"

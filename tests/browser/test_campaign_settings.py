@@ -5,8 +5,9 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser
 
 from omnialign.v1.annotation_service_pb2 import Campaign, LabelMatch, Priority
-from tests.browser.conftest import opened
-from tests.browser.test_annotation import SIDEWAYS, WORDS, campaign
+from tests.browser.conftest import SIDEWAYS, opened
+from tests.browser.keyboard import WORDS
+from tests.browser.pairs import campaign, pair_of
 from tests.services.annotation.conftest import filled
 from tests.services.console.conftest import Running
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.browser
 
 
 async def test_a_campaign_is_changed_and_closed_with_the_keyboard_alone(console: Running, chromium: Browser) -> None:
-    made = await campaign(console, "ti2t")
+    made = await campaign(console, [await pair_of(console, "ti2t")])
     tab = await opened(chromium, console)
     await tab.sign_in()
     page = tab.page
@@ -39,15 +40,16 @@ async def test_a_campaign_is_changed_and_closed_with_the_keyboard_alone(console:
 async def test_settings_and_records_have_nothing_that_axe_complains_about_and_fit_400_pixels(
     console: Running, chromium: Browser, dark: bool
 ) -> None:
-    made = await campaign(console, "ti2t")
+    pairs = [await pair_of(console, "ti2t")]
+    made = await campaign(console, pairs)
     made.annotators.extend(["ann", "שרה", "a" * 200])
     made.priorities.append(Priority(label=LabelMatch(key="topic", value="law")))
     await console.client.update_campaign(made, ["annotators", "priorities"])
     task = (await console.client.lease_task(made.name, annotator="ann")).task
     await console.client.submit_task(task.name, filled(task.rubric, words=WORDS), revision=0, annotator="ann")
-    closed = await campaign(console, "ti2t", name="closed")
+    closed = await campaign(console, pairs, name="closed")
     await console.client.close_campaign(closed.name)
-    gone = await campaign(console, "ti2t", name="gone")
+    gone = await campaign(console, pairs, name="gone")
     await console.client.delete_dataset("projects/demo/datasets/pairs-of-gone")
     tab = await opened(chromium, console, dark=dark, width=400, axe=True)
     await tab.sign_in()

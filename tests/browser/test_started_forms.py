@@ -7,8 +7,8 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser
 
 from omnialign.v1.annotation_pb2 import ORIGIN_ACCEPTED, ORIGIN_EDITED, ORIGIN_OWN, ORIGIN_REJECTED
-from tests.browser.conftest import opened
-from tests.browser.test_annotation import SIDEWAYS, leap
+from tests.browser.conftest import SIDEWAYS, opened
+from tests.browser.keyboard import leap
 from tests.services.annotation.conftest import pair
 from tests.services.console.conftest import Running
 from tests.services.console.test_annotation import MODEL, campaign, drafted
