@@ -7,11 +7,13 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser
 
 from tests.browser.conftest import Tab
-from tests.browser.test_annotation import WORDS, campaign
+from tests.browser.pairs import campaign, pair_of
 from tests.services.console.conftest import running
 from tests.services.console.issuer import serving
 
 pytestmark = pytest.mark.browser
+
+WORDS = "מצוין 👍 clear"
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -19,7 +21,7 @@ async def test_a_session_that_ends_while_one_writes_leads_to_the_issuer_and_back
     chromium: Browser, tmp_path: Path, dark: bool
 ) -> None:
     async with serving(tmp_path / "issuer") as issuer, running(tmp_path, tokens=True, issuer=issuer) as console:
-        made = await campaign(console, "ti2t")
+        made = await campaign(console, [await pair_of(console, "ti2t")])
         context = await chromium.new_context(
             base_url=console.web.address,
             ignore_https_errors=True,
