@@ -159,8 +159,9 @@ class Campaigns:
         """How far models agree with people, so far. Raises NotFound."""
         names.parse(name, names.CAMPAIGN)
         await self._store.campaign(name)
-        drafts, answers = await self._drafts.of(name), await self._store.answers(name)
-        return await asyncio.to_thread(model_agreement, drafts, answers)
+        if not (drafts := await self._drafts.of(name)):
+            return GetModelAgreementResponse()
+        return await asyncio.to_thread(model_agreement, drafts, await self._store.answers(name))
 
     async def commit(self, request: CommitCampaignRequest) -> CommitCampaignResponse:
         """Writes the decided items as a version of the campaign's dataset. Safe to repeat, also after a failure.

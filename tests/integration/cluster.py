@@ -198,7 +198,13 @@ class Cluster:
                 "REFINEMENT_ADDRESS": pool,
                 "JUDGE_ADDRESS": pool,
             },
-            "annotation": {"ROOT": str(root), "DATABASE_URL": self.database_url, "DATA_ADDRESS": data},
+            "annotation": {
+                "ROOT": str(root),
+                "DATABASE_URL": self.database_url,
+                "WORKFLOW_DATABASE_URL": self.database_url,
+                "DATA_ADDRESS": data,
+                "REFINEMENT_ADDRESS": pool,
+            },
             "gateway": {
                 "ALIGNMENT_ADDRESS": alignment,
                 "EVALUATION_ADDRESS": evaluation,
