@@ -108,6 +108,8 @@ def survey(source: SourceFile, reading: Reading) -> Survey:
         if not _has_columns(row):
             continue  # set aside when it is imported
         row = reading.prepared(row)
+        if source.otherwise(row)[0]:
+            continue  # set aside, too
         names = tuple(row)
         valued = tuple(name for name in names if row[name] is not None and row[name] != "")
         covered = format_coverage(source.format, valued) if source.format else coverage(source.subtask, names, valued)

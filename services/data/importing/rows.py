@@ -17,7 +17,7 @@ from services.data.importing.benchmarks.values import Given
 from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, SIDES, Row, Schema
 from services.data.importing.coverage import prompt_columns, response_columns
 from services.data.importing.feedback import feedback, labels, preference, text
-from services.data.importing.formats.registry import FORMATS
+from services.data.importing.formats.registry import ALIGN_ANYTHING, FORMATS
 from services.data.importing.formats.spelling import MEDIA
 from services.data.importing.identity import ROW_CHARACTERS, content_digest, mended_id, row_digest
 from services.data.importing.media_files import MediaFiles
@@ -100,8 +100,9 @@ class RowReader:
                 record.ClearField(field)
         if error is not None:
             record.quarantine.CopyFrom(quarantine(error, file=self._source.name, number=number, row=row))
-            if self._source.format not in ("", *BENCHMARKS):
-                record.labels[FORMAT] = self._source.format
+            form = error.metadata.get(FORMAT, self._source.format)
+            if form not in ("", ALIGN_ANYTHING, *BENCHMARKS):
+                record.labels[FORMAT] = form
         record.id = mended_id(row)
         digest = digest[:ROW_CHARACTERS]
         ids = self._format.ids if self._format else ()
@@ -129,6 +130,10 @@ class RowReader:
         if len(row) > MAX_COLUMNS:
             raise refusal("ROW_TOO_WIDE", f"the row has {len(row)} columns, and up to {MAX_COLUMNS} are taken")
         row = self._reading.prepared(row)
+        other, told = self._source.otherwise(row)
+        if other:
+            message = f"the row is in the format {other}, told by {told}, and the file in {self._source.format}"
+            raise InvalidArgument(message, reason="FORMAT_DIFFERS", metadata={FORMAT: other})
         record.split = _split(row, self._source.split)
         if self._format:
             record.labels.update(labels(row))

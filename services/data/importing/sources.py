@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omnialign.errors import InvalidArgument
 from services.data.importing.benchmarks.formats import FORMATS as BENCHMARKS
 from services.data.importing.benchmarks.formats import SUBTASK, subtask_in
 from services.data.importing.columns import PROMPT, has
-from services.data.importing.formats.registry import ALIGN_ANYTHING, FORMATS, TELLING, told_by_names
+from services.data.importing.formats.registry import ALIGN_ANYTHING, FORMATS, TELLING, told_by_names, told_otherwise
 from services.data.importing.json_rows import READ_CHARACTERS, read_json_rows
 
 TABLES = (".parquet", ".arrow")
@@ -38,6 +39,8 @@ SPLITS = {
     "train": "train", "training": "train", "prompts": "prompts", "test": "test", "val": "val", "valid": "val",
     "validation": "validation", "dev": "dev",
 }  # fmt: skip
+REQUEST, NAME = "the request", "its name"
+"""What tells a format before the columns do."""
 MAX_DEPTH = 4
 MAX_NAMED = 5
 
@@ -55,6 +58,11 @@ class SourceFile:
     """One of `FORMATS`; "" for the subsets of align-anything-200k."""
     told_by: str = ""
     """What tells the format; "" if the columns are still to."""
+
+    def otherwise(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        """Another format that a row is in, and how its columns tell; "" if none, or if it does not matter."""
+        is_by_columns = self.format and self.told_by not in ("", REQUEST, NAME)
+        return told_otherwise(self.format, row) if is_by_columns else ("", "")
 
     @property
     def name(self) -> str:
@@ -117,7 +125,7 @@ def split_of(path: Path, root: Path) -> str:
 
 def _source_file(path: Path, root: Path, subtask: str, split: str, form: str) -> SourceFile:
     folders = _folders(path, root)
-    told_by, form = ("the request", form) if form else ("its name", told_by_names(path, folders))
+    told_by, form = (REQUEST, form) if form else (NAME, told_by_names(path, folders))
     if form in BENCHMARKS:
         found = subtask_in(path, folders) or subtask or ("" if FORMATS[form].needs_task else "t2t")
         if not found or found == "?":

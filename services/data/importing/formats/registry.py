@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from services.data.importing.formats.spelling import HISTORY, SYSTEM, TOOLS, UNR
 
 ALIGN_ANYTHING = "align_anything"
 """The format of files that no other one is told of."""
+UNTOLD = "no columns that tell another format"
 EXPORTED = "format-"
 """How the names of folders of exported rows begin."""
 TOLD_BY_ROWS = 256
@@ -29,7 +30,9 @@ TRL = Spelling(
     rejected=("rejected",),
     unsupported=_UNSUPPORTED,
 )
-RLAIF_V = Spelling(prompt=("question",), chosen=("chosen",), rejected=("rejected",), unsupported=_UNSUPPORTED)
+RLAIF_V = Spelling(
+    prompt=("question",), chosen=("chosen",), rejected=("rejected",), unsupported=_UNSUPPORTED | {"prompt": UNREAD}
+)
 MESSAGES = Spelling(conversation=("messages",), unsupported=_UNSUPPORTED)
 SHAREGPT = Spelling(conversation=("conversations",), has_markers=True, unsupported=_UNSUPPORTED)
 MS_SWIFT = Spelling(
@@ -102,12 +105,7 @@ def told_by_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
     """The format that the columns of most rows tell, "" for align-anything-200k, and why it is thought to be that."""
     counts, whys = Counter[str](), dict[str, str]()
     for row in rows:
-        there = {name: found for name, found in row.items() if found is not None and found != ""}
-        inside = (
-            f"{name}.{key}" for name, found in there.items() if isinstance(found, Mapping) for key in list(found)[:9]
-        )
-        names = frozenset([*there, *inside])
-        form, told = _told(names)
+        form, told = _told(_names(row))
         counts[form] += 1
         whys.setdefault(form, told)
     for wider, narrower in WIDER.items():
@@ -119,6 +117,20 @@ def told_by_columns(rows: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
     return form, whys[form]
 
 
+def told_otherwise(form: str, row: Mapping[str, Any]) -> tuple[str, str]:
+    """Another format than that of its file which the columns of a row tell, and how; "" if they tell none."""
+    found, told = _told(_names(row))
+    return ("", "") if found in (form, WIDER.get(form)) or told == UNTOLD else (found or ALIGN_ANYTHING, told)
+
+
+def _names(row: Mapping[str, Any]) -> frozenset[str]:
+    """The columns with a value, and the fields of those that are objects."""
+    there = {name: found for name, found in row.items() if found is not None and found != ""}
+    objects = ((name, found) for name, found in there.items() if isinstance(found, Mapping))
+    return frozenset([*there, *(f"{name}.{key}" for name, found in objects for key in list(found)[:9])])
+
+
+@lru_cache(maxsize=1024)
 def _told(names: frozenset[str]) -> tuple[str, str]:
     """The format that a row with values in these columns is in, and the columns that tell it."""
     if own := names.intersection(columns.OVERALL):
@@ -127,7 +139,7 @@ def _told(names: frozenset[str]) -> tuple[str, str]:
         for wanted in form.tells:
             if names.issuperset(wanted):
                 return code, f"the column{'s' if len(wanted) > 1 else ''} {_listed(wanted)}"
-    return "", "no columns that tell another format"
+    return "", UNTOLD
 
 
 def _exported(folder: str) -> str:

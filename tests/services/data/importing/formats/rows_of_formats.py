@@ -165,7 +165,10 @@ MALFORMED: dict[str, list[tuple[Row, str, str]]] = {
         ({"prompt": TWO, **PAIR} | PLACES[0][0], *PLACES[0][1:]),
         ({"prompt": TWO, **PAIR} | PLACES[1][0], *PLACES[1][1:]),
     ],
-    "rlaif_v": _pairs({"question": "What is it?"}, without=("tools",)),
+    "rlaif_v": [
+        *_pairs({"question": "What is it?"}, without=("tools",)),
+        ({"question": "What is it?", "prompt": "Say.", **PAIR}, "COLUMN_UNSUPPORTED", "`--ignore prompt`"),
+    ],
     "messages": messages_malformed("messages", {}),
     "ms_swift": [
         *messages_malformed("messages", {"rejected_response": "No."})[:3],

@@ -111,6 +111,17 @@ async def test_the_format_and_the_columns_can_be_said(client: AsyncClient, tmp_p
     assert unknown.value.reason == "FORMAT_UNKNOWN" and "llama_factory" in unknown.value.message
 
 
+async def test_a_row_in_another_format_than_its_file_is_set_aside(client: AsyncClient, tmp_path: Path) -> None:
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    annotated = {"question": "a", "response_1": "b", "response_2": "c", "overall_response": 2}
+    write_lines(tmp_path / "text-to-text.jsonl", pair, {"messages": ASKED + SAID}, annotated)
+    done = await run(client, tmp_path)
+    assert (done.records_imported, dict(done.quarantine_reasons)) == (1, {"FORMAT_DIFFERS": 2})
+    found = {record.labels["format"]: record.quarantine.message async for record in client.stream_quarantine(NAME)}
+    assert found["messages"].endswith("in the format messages, told by the column messages, and the file in trl.")
+    assert "in the format align_anything, told by the column overall_response" in found[""]
+
+
 async def test_thumbs_that_a_record_cannot_hold_refuse_the_file(client: AsyncClient, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b", "label": True})
     with pytest.raises(InvalidArgument) as refused:
