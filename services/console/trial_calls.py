@@ -32,7 +32,7 @@ class Outcome:
     result: Any = None
     error: OmnialignError | None = None
     seconds: float = 0.0
-    """How long it took, seen from here; 0 for an answer that was there already."""
+    """How long it took, seen from here; of an answer that was there already, as its service measured it."""
 
     @property
     def kind(self) -> str:
@@ -102,7 +102,7 @@ class _Calls:
         """y ~ pi(x), unless it is there already."""
         place = f"answer{side}"
         if (kept := self.trial.answers.get(side)) is not None:
-            return Outcome(place, kept)
+            return Outcome(place, kept, seconds=kept.generation.latency.ToTimedelta().total_seconds())
         return await _timed(place, self._answer(side))
 
     async def critique(self, side: int, answer: Response | None) -> Outcome:

@@ -47,7 +47,7 @@ class DataConfig:
     """Largest media object."""
     max_image_pixels: int = 64_000_000
     """Largest image in pixels, summed over the frames of an animation."""
-    max_media_seconds: float = 1800.0
+    max_media_seconds: float = 7200.0
     """Longest audio or video."""
     max_video_frames: int = 20_000
     """Most frames of a video."""

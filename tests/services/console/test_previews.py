@@ -1,5 +1,6 @@
 """Previews of media that browsers cannot play, and waveforms of sounds: what they are, how much, and who gets them."""
 
+import asyncio
 import io
 import itertools
 from fractions import Fraction
@@ -212,6 +213,17 @@ def test_what_does_not_decode_is_a_typed_error(tmp_path, modality, data):
         transcoding.preview(tmp_path / "file", modality)
     with pytest.raises(MediaError):
         transcoding.peaks(tmp_path / "file")
+
+
+async def test_an_hour_of_sound_plays_by_ranges_at_once_and_is_drawn(console, browser):
+    data = heard_as("flac", "flac", seconds=3600)
+    medium = await console.client.upload_media(data, modality=AUDIO)
+    path = f"/projects/demo/media/{medium.sha256}"
+    drawing = asyncio.create_task(browser.http.get(f"{path}/waveform", timeout=120))
+    part = await browser.get(path, range=f"bytes={len(data) - 1000}-")  # the end, while it is being drawn
+    assert (part.status_code, part.content) == (206, data[-1000:])
+    assert not drawing.done()
+    assert (await drawing).text.count("M") >= 170
 
 
 def test_a_long_sound_has_a_bounded_preview_and_a_waveform_of_its_whole_length(tmp_path: Path):
