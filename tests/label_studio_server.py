@@ -68,7 +68,7 @@ def label_studio(root: Path, *, files: Path | None = None) -> Iterator[LabelStud
     address = f"http://127.0.0.1:{port}"
     folders = {"LABEL_STUDIO_BASE_DATA_DIR": str(root / "data"), "HOME": str(root)}
     folders["LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT"] = str(files or root)
-    command = [PROGRAM, "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
+    command = [str(PROGRAM), "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
     command += ["--username", EMAIL, "--password", PASSWORD, "--user-token", TOKEN, "--log-level", "ERROR"]
     log = root / "label-studio.log"
     with log.open("wb") as output:
@@ -89,6 +89,6 @@ def label_studio(root: Path, *, files: Path | None = None) -> Iterator[LabelStud
 def _answers(address: str) -> bool:
     try:
         with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
-            return answer.status == 200
+            return bool(answer.status == 200)
     except OSError:
         return False

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from PIL import Image
@@ -23,7 +23,7 @@ DOCS_VARIABLE = "OMNIALIGN_DOCS_PICTURES"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HELP = "No browser is on the path: install Chromium (Debian: `apt install chromium`)."
 
-CARET = "initial"
+CARET: Final = "initial"
 """Playwright hides the caret with a style of its own, which our policy may refuse and report."""
 
 

@@ -116,7 +116,7 @@ class Issuer:
     def _tokens(self, nonce: str) -> dict[str, Any]:
         base = {"iss": self.url, "sub": "ann", "exp": time.time() + self.lasting, "jti": secrets.token_hex(8)}
         identity = {**base, "aud": CLIENT, **({"nonce": nonce} if nonce else {}), **self.identity}
-        answer = {
+        answer: dict[str, Any] = {
             "access_token": self._signed({**base, "aud": AUDIENCE, "omnialign_roles": self.roles, **self.access}),
             "id_token": self._signed({name: value for name, value in identity.items() if value is not None}),
             "token_type": "Bearer",
