@@ -27,6 +27,7 @@ from services.console.context import Context
 from services.console.datasets import dataset_routes
 from services.console.drafting import drafting_routes
 from services.console.evaluations import evaluation_routes
+from services.console.exporting import export_routes
 from services.console.failures import Failures
 from services.console.http_metrics import HttpMetrics, Measured, route_finder
 from services.console.job_list import job_list_routes
@@ -95,6 +96,7 @@ def _routes(context: Context) -> list[Route]:
         job_routes,
         dataset_routes,
         upload_routes,
+        export_routes,
         model_routes,
         trying_routes,
         media_routes,

@@ -98,7 +98,8 @@ async def _is_gone(client: AsyncClient, campaign: Campaign) -> bool:
 
 
 async def _committed(client: AsyncClient, name: str) -> list[str]:
-    """The dataset versions that were made of a campaign."""
+    """The dataset versions that were made of a campaign, the newest one last."""
     products = data_service_pb2.GetLineageRequest.DIRECTION_PRODUCTS
     edges = (await client.get_lineage(name, direction=products, max_depth=1)).edges
-    return [edge.target for edge in edges if edge.source == name and edge.relation == "annotated_by"]
+    found = {edge.target for edge in edges if edge.source == name and edge.relation == "annotated_by"}
+    return sorted(found, key=lambda version: (names.unversioned(version), int(names.id_of(version))))

@@ -17,6 +17,16 @@ RESERVED = frozenset(
 """Parameters of a request to sign in that the console sets."""
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
+SIZES = (
+    "max_try_bytes",
+    "max_preview_source_bytes",
+    "preview_bytes",
+    "max_upload_bytes",
+    "max_uploads",
+    "max_export_bytes",
+)
+"""Settings that must be 1 or more."""
+
 
 @dataclass(frozen=True)
 class ConsoleConfig:
@@ -55,6 +65,8 @@ class ConsoleConfig:
     """Most bytes of one upload of files in the browser."""
     max_uploads: int = 2
     """Most uploads at a time; each may need `max_upload_bytes` in the folder for temporary files."""
+    max_export_bytes: int = GIB
+    """Most bytes of records and media in one download of a dataset's version."""
     oidc_issuer: str = ""
     """https address of the OpenID Connect issuer that people sign in with; empty means with a token alone."""
     oidc_client_id: str = ""
@@ -83,7 +95,7 @@ class ConsoleConfig:
         for host in self.hosts:
             if not _HOST.fullmatch(host):
                 yield "hosts", f"'{host}' is not a name in lower case, without a port"
-        for field in ("max_try_bytes", "max_preview_source_bytes", "preview_bytes", "max_upload_bytes", "max_uploads"):
+        for field in SIZES:
             if getattr(self, field) < 1:
                 yield field, "must be 1 or more"
         for field in ("session_hours", "deadline_seconds", "try_seconds"):

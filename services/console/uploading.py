@@ -10,8 +10,7 @@ import hashlib
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -27,6 +26,7 @@ from omnialign.rubrics import SUBTASKS
 from services.console.context import Context
 from services.console.failures import status_of
 from services.console.multipart import IncomingForm, Part
+from services.console.places import Places
 from services.console.security import CSRF_FIELD, CSRF_HEADER, check_csrf
 from services.runtime.errors import as_omnialign_error
 
@@ -44,7 +44,9 @@ PAIRS = (("lowest", "highest"), ("first", "second"))
 
 def upload_routes(context: Context) -> list[Route]:
     """The form, and what it sends."""
-    places = Places(context.config.max_uploads)
+    message = "Others are uploading; try again when they are done."
+    # Each may take up as much of the disk as the largest file.
+    places = Places(context.config.max_uploads, message, reason="UPLOADS_BUSY")
 
     async def show(request: Request) -> Response:
         context.client(request)
@@ -105,24 +107,6 @@ def upload_routes(context: Context) -> list[Route]:
 
     most = context.config.max_upload_bytes + FORM_BYTES
     return [Route(PATH, show, methods=["GET"]), Route(PATH, upload, methods=["POST"], max_body_size=most)]
-
-
-class Places:
-    """How many uploads go on at a time: each may take up as much of the disk as the largest file."""
-
-    def __init__(self, number: int) -> None:
-        self._free = number
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """A place, while the block runs. Raises ResourceExhausted UPLOADS_BUSY."""
-        if not self._free:
-            raise ResourceExhausted("Others are uploading; try again when they are done.", reason="UPLOADS_BUSY")
-        self._free -= 1
-        try:
-            yield
-        finally:
-            self._free += 1
 
 
 def read_options(fields: Mapping[str, str]) -> dict[str, Any]:

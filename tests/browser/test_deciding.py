@@ -1,15 +1,15 @@
 """What becomes of annotations, in a real browser: agreement, adjudication, the commit, and the files."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, expect
 
-from omnialign.cli import align_anything
 from omnialign.v1.annotation_service_pb2 import Campaign
 from tests.browser.conftest import opened
-from tests.browser.keyboard import WORDS, follow, tab_to
+from tests.browser.keyboard import WORDS, follow, press, tab_to
 from tests.browser.pairs import campaign, pair_of
 from tests.services.annotation.conftest import filled
 from tests.services.console.conftest import Running
@@ -62,13 +62,15 @@ async def test_a_disagreement_is_seen_live_decided_by_keyboard_committed_and_exp
     await expect(page.locator("h1")).to_have_text("Committed")
     await expect(page.locator(".lead")).to_contain_text("2 pairs are in")
     await expect(page.locator("main")).to_contain_text("omnialign annotate export people")
+    async with page.expect_download() as begun:
+        await press(page, "form[action$='/export'] button")
+    await (await begun.value).save_as(tmp_path / "export.zip")
     await follow(page, ".lead a")
-    version = page.url.removeprefix(f"{console.web.address}/")
     await expect(page.locator("article").first).to_contain_text("adjudicator: alice-token")
     assert tab.problems == []
 
-    await align_anything.export(console.client.stream_records(version), tmp_path / "out", client=console.client)
-    (rows,) = (path.read_text().splitlines() for path in (tmp_path / "out").rglob("*text-to-text*.jsonl"))
-    (row,) = map(json.loads, rows)
+    with zipfile.ZipFile(tmp_path / "export.zip") as files:
+        (row,) = map(json.loads, files.read("text-to-text.jsonl").splitlines())
+        assert [name for name in files.namelist() if name.startswith("media/")]
     assert (row["overall_response"], row["prompt_following_rate_2"]) == (2, 3)
     assert row["overall_textfeedback"] == f"##Reason: {REASON}"
