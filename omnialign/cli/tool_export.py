@@ -11,6 +11,7 @@ from omnialign.cli.align_anything import Unwritable
 from omnialign.cli.records import atomic_folder
 from omnialign.cli.tool_rows import FORMATS, MEDIA_COLUMNS, Row, lost, path_of, row_of
 from omnialign.content import media_file_name, media_of
+from omnialign.errors import FailedPrecondition
 from omnialign.v1.content_pb2 import Media
 from omnialign.v1.record_pb2 import Record
 
@@ -93,7 +94,10 @@ class ParquetFiles:
     """A Parquet file for each split, with the features of `datasets` and the bytes of media inside."""
 
     def __init__(self, folder: Path, client: "AsyncClient") -> None:
+        """Raises FailedPrecondition PYARROW_MISSING."""
         self._folder, self._client = folder, client
+        self._pyarrow = _pyarrow()
+        self._schema = schema(self._pyarrow)
         self._rows: dict[str, list[Row]] = {}
         self._bytes = Counter[str]()
         self._writers: dict[str, Any] = {}
@@ -119,21 +123,28 @@ class ParquetFiles:
             writer.close()
 
     def _write(self, split: str) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         rows = self._rows.pop(split)
         del self._bytes[split]
         if split not in self._writers:
             path = self._folder / f"{_file_name(split)}.parquet"
-            self._writers[split] = pq.ParquetWriter(path, schema())
-        self._writers[split].write_table(pa.Table.from_pylist([_typed(row) for row in rows], schema=schema()))
+            self._writers[split] = self._pyarrow.parquet.ParquetWriter(path, self._schema)
+        table = self._pyarrow.Table.from_pylist([_typed(row) for row in rows], schema=self._schema)
+        self._writers[split].write_table(table)
 
 
-def schema() -> Any:
-    """The columns of TRL's conversational form, and of `datasets` the features that they are."""
-    import pyarrow as pa
+def _pyarrow() -> Any:
+    """The library, which is not among what the command line brings."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet
+    except ImportError as error:
+        message = "Parquet is written by pyarrow, which is not installed here; `pip install pyarrow` brings it."
+        raise FailedPrecondition(message, reason="PYARROW_MISSING") from error
+    return pa
 
+
+def schema(pa: Any) -> Any:
+    """The columns of TRL's conversational form, and of `datasets` the features that they are; `pa` is pyarrow."""
     part = pa.struct([("type", pa.string()), ("text", pa.string())])
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(part))]))
     medium = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

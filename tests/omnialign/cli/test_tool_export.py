@@ -1,13 +1,15 @@
 """Import, export and import again, in each format that `omnialign data export` writes: the same records."""
 
 import json
+import sys
 
 import datasets
 import numpy as np
 import pytest
 
-from omnialign.cli.tool_export import COLUMNS
+from omnialign.cli.tool_export import COLUMNS, ParquetFiles
 from omnialign.client import Client
+from omnialign.errors import FailedPrecondition
 from omnialign.media import write_audio, write_image, write_video
 
 PAIRS = ("trl", "datasets", "ms-swift", "llama-factory")
@@ -104,3 +106,11 @@ def test_what_has_no_place_is_said(run, tmp_path):
     assert json.loads((tmp_path / "out" / "train.jsonl").read_text())["chosen"] == "b"
     wrong = run("data", "export", "rich", tmp_path / "other", "--columns", "csv")
     assert wrong.exit_code == 2
+
+
+def test_without_pyarrow_the_mend_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(FailedPrecondition, match="pip install pyarrow") as missing:
+        ParquetFiles(tmp_path, None)
+    assert missing.value.reason == "PYARROW_MISSING"
+    assert list(tmp_path.iterdir()) == []
