@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from omnialign.cli.session import Session, command
 from omnialign.cli.uploads import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from omnialign.cli.output import Output
     from omnialign.v1 import data_service_pb2, dataset_pb2
@@ -97,8 +98,7 @@ async def show_import(
 
         raise Internal("The server ended the import without a result; run it again.", reason="IMPORT_SILENT")
     version = last.dataset_version
-    for file in last.file_formats:
-        out.say(f"format: {file.format} in {file.file}, told by {file.told_by}")
+    _show_formats(last.file_formats, out=out)
     counts = ", ".join(f"{name} {number}" for name, number in sorted(version.subtask_counts.items()))
     out.say(f"{version.name}: {version.record_count} records ({counts})")
     out.say(f"imported: {last.records_imported} of {last.rows_read} rows; media: {last.media_bytes / 2**20:.1f} MiB")
@@ -109,6 +109,17 @@ async def show_import(
         out.say(f"  {reason}: {number}")
     _show_what_is_not_read(last, out=out)
     return version
+
+
+def _show_formats(files: Sequence[data_service_pb2.FileFormat], *, out: Output) -> None:
+    """A line for each format; `--json` has each file."""
+    formats: dict[str, list[data_service_pb2.FileFormat]] = defaultdict(list)
+    for file in files:
+        formats[file.format].append(file)
+    for name, those in formats.items():
+        where = those[0].file if len(those) == 1 else f"{len(those)} files"
+        told = {file.told_by for file in those}
+        out.say(f"format: {name} in {where}" + (f", told by {told.pop()}" if len(told) == 1 else ""))
 
 
 def _show_what_is_not_read(last: data_service_pb2.ImportDatasetResponse, *, out: Output) -> None:

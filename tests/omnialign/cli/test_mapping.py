@@ -58,3 +58,12 @@ def test_a_file_is_read_as_its_mapping_says_and_what_is_set_aside_is_mended(run,
     done = run("data", "import", "mapped", target, "--append", "--mapping", mapping, "--map", "prompt=ask")
     assert "2 records (t2t 2)" in done.stdout, done.output
     assert "No rows" in run("data", "quarantine", "mapped").stdout
+
+
+def test_formats_of_many_files_are_a_line_each(run, tmp_path):
+    for number in range(3):
+        row = {"prompt": f"{number}?", "chosen": "yes", "rejected": "no"}
+        (tmp_path / f"rows-{number}.jsonl").write_text(json.dumps(row) + "\n")
+    done = run("data", "import", "many", str(tmp_path))
+    lines = [line for line in done.stdout.splitlines() if line.startswith("format: ")]
+    assert lines == ["format: trl in 3 files, told by the columns chosen and rejected"]
