@@ -1,9 +1,7 @@
 """The two clients: `AsyncClient`, and `Client`, which runs one on an event loop in a thread of its own."""
 
-import asyncio
 import copy
 import functools
-import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +15,7 @@ from omnialign.client.downloads import DownloadCalls
 from omnialign.client.drafts import DraftCalls
 from omnialign.client.evaluations import EvaluationCalls
 from omnialign.client.jobs import AlignmentCalls, TrainingCalls
+from omnialign.client.loop_thread import LoopThread
 from omnialign.client.policies import PolicyCalls
 from omnialign.client.transport import Transport
 from omnialign.client.uploads import UploadCalls
@@ -100,36 +99,6 @@ def with_token(client: AsyncClient, token: Token | None, *, project: str) -> Asy
     return other
 
 
-class _LoopThread:
-    """An event loop in a daemon thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="omnialign-client", daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of `coroutine`. Interrupting the wait (Ctrl-C) cancels it."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            # Of a KeyboardInterrupt only this thread knows. Without the cancel the call would go on in the other.
-            future.cancel()
-            raise
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._loop.is_closed()
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
 _END = object()
 
 
@@ -202,7 +171,7 @@ class Client:
             )
 
         self.project = project
-        self._thread = _LoopThread()
+        self._thread = LoopThread()
         self._client = self._thread.run(connect())
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from PIL import Image
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, FilePayload, Page, expect
 
 from omnialign.content import content, media_of
 from omnialign.v1 import record_pb2
@@ -33,10 +33,11 @@ async def fill(page: Page, *, files: bool = True) -> None:
     """Fills the form for two models, a feedback model and a judge."""
     await page.get_by_label("Prompt").fill(WORDS)
     if files:
-        given = [("circle.png", "image/png", picture()), ("tone.wav", "audio/wav", sound(3))]
-        await page.locator("#files").set_input_files(
-            [{"name": name, "mimeType": kind, "buffer": data} for name, kind, data in given]  # type: ignore[arg-type]
-        )
+        given: list[FilePayload] = [
+            {"name": "circle.png", "mimeType": "image/png", "buffer": picture()},
+            {"name": "tone.wav", "mimeType": "audio/wav", "buffer": sound(3)},
+        ]
+        await page.locator("#files").set_input_files(given)
     await page.get_by_label("Model", exact=True).fill(ONE)
     await page.get_by_label("Another, side by side").fill(OTHER)
 
