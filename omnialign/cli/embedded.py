@@ -170,21 +170,22 @@ async def _run_in_process(
     services = load_embedded()
     services.configure_logging("WARNING")
     run_folder = folder / "runs" / time.strftime("%Y%m%d-%H%M%S")
-    async with services.embedded(run_folder / "state", **USUAL_CONSOLE) as stack:
-        out.say(f"They run at {stack.address}, with their state in {run_folder}.")
+    state = run_folder / "state"
+    async with services.embedded(state, **USUAL_CONSOLE) as stack:
+        out.say(f"They run at {stack.address}, with their state in {state}; `omnialign up --root` takes it up again.")
         out.say(f"Console: {stack.console_address}")
         if stay:
             out.record({"console": stack.console_address})
             if has_screen() and webbrowser.open(stack.console_address):
                 out.say("It opens in a browser.")
         session = Session(address=stack.address, out=out)
-        goodbye = f"Stopped. `omnialign up --root {run_folder / 'state'}` continues the job."
+        goodbye = f"Stopped. `omnialign up --root {state}` continues the job."
         await tell(await _align(session, plan, source=run_folder / "dataset", folder=folder, goodbye=goodbye))
         if stay:
             out.say(f"The console goes on at {stack.console_address}. Press Ctrl-C to stop.")
             await stack.serve_until_signal()
     if stay:
-        out.say(f"Stopped. `omnialign up --root {run_folder / 'state'}` shows it again.")
+        out.say(f"Stopped. `omnialign up --root {state}` shows it again.")
 
 
 def has_screen() -> bool:
