@@ -9,16 +9,16 @@ kept beside it: `media/types/ab/cdef...`.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
-from omnialign.errors import DataLoss, InvalidArgument, NotFound
+from omnialign.errors import DataLoss, InvalidArgument, NotFound, OmnialignError
 from omnialign.media import MediaError
 from omnialign.v1 import content_pb2
 from services.data.media_types import CERTAIN, HEAD_BYTES, VIDEO, modality_of, sniff
@@ -36,6 +36,7 @@ SMALL_BYTES = 256 * 1024
 CALL_BYTES, CALL_MEDIA = 4 * 1024 * 1024, 64
 """The most that such a call takes."""
 MAX_AHEAD = 10_000
+K = TypeVar("K")
 MAX_TYPE_BYTES = 256
 
 
@@ -46,6 +47,15 @@ class Claim:
     modality: int = 0
     mime_type: str = ""
     sha256: str = ""
+
+
+@dataclass(frozen=True)
+class ValidMedium:
+    """Bytes that were decoded in the sandbox and are about to be stored."""
+
+    data: bytes
+    sha256: str
+    mime_type: str
 
 
 class MediaStore:
@@ -113,6 +123,41 @@ class MediaStore:
             with suppress(MediaError):
                 types = self._sandbox.call(validate_together, given, self._limits, refusal=killed_decoder)
                 self._ahead.update((key, kind) for key, kind in zip(keys, types, strict=True) if kind)
+
+    def put_many(self, media: Sequence[tuple[bytes, Claim]]) -> list[content_pb2.Media | OmnialignError]:
+        """Stores media from memory, and says of each what it is or why it is refused (blocking).
+
+        They survive a power cut after `sync`. Small ones are validated together; the same bytes twice are stored once.
+        """
+        digests = [hashlib.sha256(data).hexdigest() for data, _ in media]
+        found = dict[tuple[str, Claim], content_pb2.Media | OmnialignError]()
+        new = dict[tuple[str, Claim], bytes]()
+        for digest, (data, claim) in zip(digests, media, strict=True):
+            if (digest, claim) not in found and (digest, claim) not in new:
+                try:
+                    _require_digest(digest, claim)
+                    if (known := self._known(digest, claim)) is not None:
+                        found[digest, claim] = known
+                    else:
+                        new[digest, claim] = data
+                except OmnialignError as error:
+                    found[digest, claim] = error
+        valid = dict[str, ValidMedium]()
+        for (digest, claim), kind in self._types(new).items():
+            if isinstance(kind, OmnialignError):
+                found[digest, claim] = kind
+            else:
+                valid[digest] = ValidMedium(new[digest, claim], digest, kind)
+        stored = dict(zip(valid, self.put_valid(list(valid.values())), strict=True))
+        found |= {key: stored[key[0]] for key in new if key not in found}
+        return [found[digest, claim] for digest, (_, claim) in zip(digests, media, strict=True)]
+
+    def put_valid(self, media: Sequence[ValidMedium]) -> list[content_pb2.Media | OmnialignError]:
+        """Stores media that a child of the sandbox has decoded whole, as `validate` does (blocking).
+
+        Each digest must be that of the bytes, computed by this process: a child is not believed.
+        """
+        return [self._put_valid(medium) for medium in media]
 
     def put_file(self, path: Path, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
         """Stores a copy of a file without holding it in memory (blocking). It survives a power cut after `sync`."""
@@ -237,11 +282,43 @@ class MediaStore:
     def _finish(self, staged: StagedFile, claim: Claim) -> str:
         """The digest of what was staged, which must be as claimed."""
         sha256 = staged.finish()
-        if claim.sha256 and claim.sha256 != sha256:
-            message = f"The bytes have the digest {sha256}, but {claim.sha256} was claimed."
-            metadata = {"claimed": claim.sha256, "found": sha256}
-            raise InvalidArgument(message, reason="MEDIA_DIGEST_MISMATCH", metadata=metadata)
+        _require_digest(sha256, claim)
         return sha256
+
+    def _types(self, media: Mapping[tuple[str, Claim], bytes]) -> dict[tuple[str, Claim], str | OmnialignError]:
+        """The MIME types of media by digest and claim, or why one is refused."""
+        small = {key: data for key, data in media.items() if len(data) <= SMALL_BYTES and not key[1].mime_type}
+        found = dict[tuple[str, Claim], str | OmnialignError]()
+        for keys in _calls({key: len(data) for key, data in small.items()}):
+            given = [(np.frombuffer(small[key], dtype=np.uint8), key[1].modality) for key in keys]
+            with suppress(OmnialignError):  # what ends the child is found below, one by one
+                types = self._sandbox.call(validate_together, given, self._limits, refusal=killed_decoder)
+                found.update((key, kind) for key, kind in zip(keys, types, strict=True) if kind)
+        return found | {key: self._type_alone(data, *key) for key, data in media.items() if key not in found}
+
+    def _type_alone(self, data: bytes, sha256: str, claim: Claim) -> str | OmnialignError:
+        try:
+            staged = self._begin()
+            try:
+                self._append(staged, data)
+                staged.finish()
+                return self._validate(staged, sha256, claim)
+            finally:
+                staged.discard()
+        except OmnialignError as error:
+            return error
+
+    def _put_valid(self, medium: ValidMedium) -> content_pb2.Media | OmnialignError:
+        try:
+            staged = self._begin()
+            try:
+                self._append(staged, medium.data)
+                staged.finish()
+                return self._put(staged, medium.sha256, medium.mime_type, durable=False)
+            finally:
+                staged.discard()
+        except OmnialignError as error:
+            return error
 
     def _validate(self, staged: StagedFile, sha256: str, claim: Claim) -> str:
         """The MIME type of a file, decoded in a child process (blocking).
@@ -278,6 +355,13 @@ class MediaStore:
         return _reference(found, sha256, size_bytes)
 
 
+def _require_digest(found: str, claim: Claim) -> None:
+    if claim.sha256 and claim.sha256 != found:
+        message = f"The bytes have the digest {found}, but {claim.sha256} was claimed."
+        metadata = {"claimed": claim.sha256, "found": found}
+        raise InvalidArgument(message, reason="MEDIA_DIGEST_MISMATCH", metadata=metadata)
+
+
 def _key(sha256: str) -> str:
     return f"media/sha256/{sha256[:2]}/{sha256[2:]}"
 
@@ -305,9 +389,9 @@ def _corrupt(sha256: str) -> DataLoss:
     return DataLoss(message, reason="MEDIA_CORRUPT", metadata={"sha256": sha256})
 
 
-def _calls(sizes: Mapping[tuple[str, int], int]) -> Iterator[list[tuple[str, int]]]:
+def _calls(sizes: Mapping[K, int]) -> Iterator[list[K]]:
     """The keys in groups of at most CALL_MEDIA media and CALL_BYTES bytes."""
-    group, held = list[tuple[str, int]](), 0
+    group, held = list[K](), 0
     for key, size in sizes.items():
         if group and (len(group) == CALL_MEDIA or held + size > CALL_BYTES):
             yield group
