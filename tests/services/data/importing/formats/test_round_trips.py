@@ -112,6 +112,24 @@ def test_a_record_as_json_is_read_back_with_all_that_it_holds() -> None:
     assert found == record
 
 
+def test_the_row_may_name_the_files_of_its_media(tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / f"000000007.{number}.png").write_bytes(b"x")
+        NAMED[f"000000007.{number}.png"] = MEDIA[number]
+    record = record_pb2.Record(id="7", subtask="ti2t", split="val", prompt=content("a", MEDIA[1], MEDIA[0]))
+    row = json_format.MessageToDict(record, preserving_proto_field_name=True)
+    files = {MEDIA[1].sha256: "000000007.1.png", MEDIA[0].sha256: "000000007.0.png"}
+    found = read(row | {"media_files": files}, "records", folder=tmp_path)
+    assert found.prompt == record.prompt, found.quarantine.message
+    swapped = dict(zip(files, reversed(files.values()), strict=True))
+    found = read(row | {"media_files": swapped}, "records", folder=tmp_path)
+    assert found.quarantine.reason == "MEDIA_DIFFERS"
+    found = read(row | {"media_files": {MEDIA[1].sha256: 7}}, "records", folder=tmp_path)
+    assert (found.quarantine.reason, found.quarantine.column) == ("RECORD_INVALID", "media_files")
+    outside = read(row | {"media_files": dict.fromkeys(files, "../7.png")}, "records", folder=tmp_path)
+    assert outside.quarantine.reason == "MEDIA_PATH_FORBIDDEN"
+
+
 @pytest.mark.parametrize(
     ("changed", "reason", "text"),
     [
