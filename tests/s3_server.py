@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from minio import Minio
-from minio.credentials import StaticProvider
+from minio.credentials.providers import StaticProvider
 
 from omnialign.retry import RetryBudget
 from tests.certificates import Authority

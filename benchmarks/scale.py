@@ -1,0 +1,206 @@
+"""One alignment job after the other, each with more records: what a record costs, and what memory the services take.
+
+Models answer at once, so that all time is ours. Every size has processes and stores of its own, and the whole job runs:
+pre-flight, planning, the four stages of the loop, pairs, evaluation and report. Beside the prompts there are records
+for the feedback model (a sixteenth as many) and to evaluate (a sixty-fourth).
+
+    make bench-scale
+
+Writes docs/results/scale.json, scale.md and scale.png.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.__main__ import RESULTS, write
+from benchmarks.results_page import machine_facts
+from benchmarks.scale_page import page, plot
+from benchmarks.scale_services import ScaleServices, on_s3_and_postgresql, on_this_machine
+from omnialign.client import AsyncClient
+from omnialign.content import content
+from omnialign.v1 import alignment_service_pb2, record_pb2
+
+Job = alignment_service_pb2.AlignmentJob
+StageStatus = alignment_service_pb2.StageStatus
+Record = record_pb2.Record
+
+LOCAL_SIZES, REMOTE_SIZES = (4_000, 32_000, 256_000), (4_000, 64_000)
+APPENDED_TOGETHER = 4_096
+PROJECTED = 10_000_000
+PLACES = {"local": on_this_machine, "s3+postgresql": on_s3_and_postgresql}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one size showed."""
+
+    records: int
+    loop_seconds: float
+    """From the first record that is sampled to the last that is judged."""
+    job_seconds: float
+    peak_bytes: dict[str, int]
+    """The most resident memory of each service."""
+    stored_bytes: int
+    """Of tables, media and SQLite's databases, as files; PostgreSQL's are not counted."""
+
+    def row(self) -> dict[str, Any]:
+        """As it is written down."""
+        return {
+            "records": self.records,
+            "records_per_second": round(self.records / self.loop_seconds, 1),
+            "ms_per_record": round(1000 * self.loop_seconds / self.records, 3),
+            "loop_seconds": round(self.loop_seconds, 1),
+            "job_seconds": round(self.job_seconds, 1),
+            "peak_mib": {name: round(size / 2**20, 1) for name, size in self.peak_bytes.items()},
+            "stored_bytes_per_record": round(self.stored_bytes / self.records),
+        }
+
+
+async def measure(place: str, size: int) -> Found:
+    """Runs a job over `size` prompts in processes of its own."""
+    with tempfile.TemporaryDirectory(prefix="omnialign-scale-") as name:
+        folder = Path(name)
+        async with PLACES[place](folder) as services:
+            async with services.client("data") as client:
+                dataset = await store(client, size)
+            loop_seconds, job_seconds = await run_job(services, dataset, size)
+            return Found(size, loop_seconds, job_seconds, services.peak_bytes(), stored_bytes(folder))
+
+
+def stored_bytes(folder: Path) -> int:
+    """The size of all files but logs. Services are still writing: one that goes meanwhile does not count."""
+    sizes = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            sizes += path.stat().st_size if path.is_file() and path.suffix != ".log" else 0
+    return sizes
+
+
+async def store(client: AsyncClient, size: int) -> str:
+    """Stores the records of a job; returns the name of the version."""
+    dataset = await client.create_dataset("scale")
+    waiting = list[Record]()
+    for record in records(size):
+        waiting.append(record)
+        if len(waiting) == APPENDED_TOGETHER:
+            await client.append_records(dataset.name, waiting)
+            waiting = []
+    await client.append_records(dataset.name, waiting)
+    return str((await client.commit_version(dataset.name)).name)
+
+
+def records(size: int) -> Iterator[Record]:
+    """`size` prompts, then annotated records, then records to evaluate."""
+    for number in range(size):
+        yield _record(f"p{number:09d}", split="prompts")
+    for number in range(max(1, size // 16)):
+        record = _record(f"a{number:09d}", split="train")
+        for words in ("good", "bad"):
+            record.responses.add(content=content(words)).feedback.critique = words
+        record.preference.preferred = 1
+        yield record
+    for number in range(max(1, size // 64)):
+        yield _record(f"e{number:09d}", split="test")
+
+
+async def run_job(services: ScaleServices, dataset: str, size: int) -> tuple[float, float]:
+    """Seconds of the loop and of the whole job."""
+    spec = alignment_service_pb2.AlignmentSpec(base_model="file:///null", dataset=dataset, evaluation_split="test")
+    begun, ended, started = 0, 0, time.perf_counter()
+    async with services.client("alignment-0") as client:
+        job = await client.create_alignment_job("scale", spec)
+        async for event in client.watch_alignment_job(job.name):
+            job, now = event.alignment_job, event.event_time.ToNanoseconds()
+            stages = {stage.stage: stage for stage in job.stages}
+            if not begun and stages["sample"].state == StageStatus.STATE_RUNNING and stages["sample"].total:
+                begun = now
+            if not ended and stages["verify"].state == StageStatus.STATE_DONE:
+                ended = now
+            if sys.stdout.isatty():
+                print(f"\r  {size:>9,} records: {stages['verify'].completed:>9,} judged", end="", flush=True)
+    if job.state != Job.STATE_SUCCEEDED:
+        raise RuntimeError(f"The job over {size} records ended with: {job.error.message}")
+    if stages["verify"].completed != size:
+        raise RuntimeError(f"Of {size} records, {stages['verify'].completed} were judged.")
+    return (ended - begun) / 1e9, time.perf_counter() - started
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The ratios of the largest to the smaller sizes, and what they promise for ten million records."""
+    smallest, before, largest = rows[0], rows[-2], rows[-1]
+    return {
+        "sizes": list(rows),
+        "throughput_ratio": round(largest["records_per_second"] / smallest["records_per_second"], 3),
+        "memory_ratio": _greatest(largest, smallest),
+        "memory_ratio_to_next_smaller": _greatest(largest, before),
+        "projection": projection(before, largest),
+    }
+
+
+def _greatest(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The greatest ratio of peak memory over the services."""
+    ratios: list[float] = [size / other["peak_mib"][name] for name, size in one["peak_mib"].items()]
+    return round(max(ratios), 3)
+
+
+def projection(before: dict[str, Any], largest: dict[str, Any], *, records: int = PROJECTED) -> dict[str, Any]:
+    """What `records` would take, if time and memory go on growing as between the two largest sizes.
+
+    t(n) = t1 + (n - n1) (t1 - t0) / (n1 - n0), the same for memory, and stored bytes in proportion.
+    """
+    n0, n1 = int(before["records"]), int(largest["records"])
+
+    def line(low: float, high: float) -> float:
+        return high + (records - n1) * (high - low) / (n1 - n0)
+
+    return {
+        "records": records,
+        "from_sizes": [n0, n1],
+        "loop_hours": round(line(before["loop_seconds"], largest["loop_seconds"]) / 3600, 2),
+        "peak_mib": {
+            name: round(line(before["peak_mib"][name], size), 1) for name, size in largest["peak_mib"].items()
+        },
+        "stored_gib": round(records * largest["stored_bytes_per_record"] / 2**30, 1),
+    }
+
+
+def _record(name: str, *, split: str) -> Record:
+    words = f"Say {name}, and then say it again in other words."
+    return Record(id=name, subtask="t2t", split=split, prompt=content(words))
+
+
+def main() -> None:
+    """Measures every size and writes the results after each place."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=LOCAL_SIZES, help="records (%(default)s)")
+    parser.add_argument("--remote-sizes", type=int, nargs="*", default=REMOTE_SIZES, help="on S3 (%(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    settings = parser.parse_args()
+    found: dict[str, Any] = {"machine": machine_facts()}
+    for place, sizes in (("local", settings.sizes), ("s3+postgresql", settings.remote_sizes)):
+        print(place, flush=True)
+        rows = []
+        for size in sizes:
+            rows.append(asyncio.run(measure(place, size)).row())
+            print(f"  {size:>9,} records: {json.dumps(rows[-1])}", flush=True)
+        if len(rows) > 1:
+            found[place] = summary(rows)
+    for key in ("throughput_ratio", "memory_ratio"):
+        found[key] = found["local"][key]
+    write(settings.results / "scale.json", json.dumps(found, indent=2) + "\n")
+    write(settings.results / "scale.md", page(found))
+    plot(found, settings.results / "scale.png")
+    print(page(found))
+
+
+if __name__ == "__main__":
+    main()
