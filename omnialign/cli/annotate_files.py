@@ -35,8 +35,8 @@ async def export(
     ] = "",
 ) -> None:
     """Export what was committed in the columns of align-anything, or all pairs for another annotation tool."""
-    from omnialign import names
-    from omnialign.cli import align_anything, exchange
+    from omnialign import exporting, names
+    from omnialign.cli import exchange, export_report
 
     target = folder or output
     if target is None or (folder and output):
@@ -46,8 +46,9 @@ async def export(
     async with session.client() as client:
         if format == ALIGN_ANYTHING:
             version = await _committed(session, client, dataset or names.id_of(campaign))
-            done = await align_anything.export(client.stream_records(version), target, client=client)
-            align_anything.report(done, target, out=session.out)
+            stream = client.stream_records(version)
+            done = await exporting.export(stream, target, form=ALIGN_ANYTHING, read=client.get_media)
+            export_report.report(done, target, out=session.out)
         else:
             name = session.name(COLLECTION, campaign)
             made = await exchange.export(client, name, target, tool=format, media_base=media_base)

@@ -95,8 +95,8 @@ async def reward(
 
 
 async def _save(client: AsyncClient, media: Iterable[content_pb2.Media], *, folder: Path) -> None:
-    from omnialign.cli.records import file_name
     from omnialign.cli.state import replace_file
+    from omnialign.content import media_file_name
 
     for medium in media:
-        replace_file(folder / file_name(medium), await client.get_media(medium.sha256))
+        replace_file(folder / media_file_name(medium), await client.get_media(medium.sha256))

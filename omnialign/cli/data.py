@@ -230,27 +230,23 @@ async def export(
         str,
         typer.Option(
             help="Columns to write instead, with media: align-anything, trl, messages, ms-swift, sharegpt, "
-            "llama-factory, or datasets for Parquet with typed features."
+            "llama-factory, rlaif-v, ultrafeedback, helpsteer, helpsteer3, argilla; datasets for Parquet with typed "
+            "features, webdataset for tar files of whole records."
         ),
     ] = "",
 ) -> None:
     """Export records as JSON lines and their media as files. The folder appears once it is complete."""
-    from omnialign.cli import align_anything, records, tool_export
+    from omnialign import exporting
+    from omnialign.cli import export_report
 
-    if columns not in ("", "align-anything", *tool_export.COLUMNS):
-        raise typer.BadParameter(f"'{columns}' is none of align-anything, {', '.join(tool_export.COLUMNS)}")
+    if columns and columns not in exporting.FORMS:
+        raise typer.BadParameter(f"'{columns}' is none of {', '.join(exporting.FORMS)}")
+    form = columns or exporting.RECORDS
     async with session.client() as client:
         stream = client.stream_records(session.name("datasets", dataset), subtasks=subtask or (), splits=split or ())
-        if columns in tool_export.COLUMNS:
-            rows = await tool_export.export(stream, folder, client=client, columns=columns)
-            tool_export.report(rows, folder, out=session.out)
-            return
-        if columns:
-            align_anything.report(await align_anything.export(stream, folder, client=client), folder, out=session.out)
-            return
-        done = await records.export(stream, folder, client=client, with_media=media)
-    session.out.record({"folder": str(folder), "records": done.records, "media": done.media})
-    session.out.say(f"{folder}: {done.records} records, {done.media} media files")
+        done = await exporting.export(stream, folder, form=form, read=client.get_media, with_media=media)
+    what = "records" if form == exporting.RECORDS else "rows"
+    export_report.report(done, folder, out=session.out, what=what)
 
 
 @app.command()

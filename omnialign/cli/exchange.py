@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from omnialign import names
-from omnialign.cli.records import atomic_folder
-from omnialign.cli.records import file_name as media_name
+from omnialign.content import media_file_name as media_name
 from omnialign.errors import InvalidArgument
 from omnialign.exchange import argilla, label_studio
 from omnialign.exchange.label_studio_config import labeling_config
 from omnialign.exchange.pairs import Pair, same, shown
 from omnialign.exchange.reading import Imported, Source, read_json
 from omnialign.exchange.refusals import Problem, Refusal, unreadable
+from omnialign.exporting.folder import atomic_folder
 from omnialign.v1.annotation_service_pb2 import Campaign, ImportedAnnotation, ImportResult, Item, Task
 from omnialign.v1.content_pb2 import MODALITY_IMAGE, Media
 from omnialign.v1.record_pb2 import Record

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnialign.cli.records import atomic_folder
-from omnialign.content import LETTERS, NAMES
+from omnialign.exporting.align_anything import subtask_name
+from omnialign.exporting.folder import atomic_folder
 from omnialign.v1 import record_pb2
 
 NOTE = "_quarantine"
@@ -53,7 +53,7 @@ async def export_rows(records: AsyncIterable[record_pb2.Record], folder: Path) -
         async for record in records:
             if record.quarantine.row_json:
                 is_told = record.labels.get(FORMAT) and "t" in record.subtask.partition("2")[2]
-                name = UNTOLD if is_told else file_name(record.subtask)
+                name = UNTOLD if is_told else subtask_name(record.subtask)
                 path = partial / folder_name(record) / f"{name}.jsonl"
                 path.parent.mkdir(exist_ok=True)
                 with path.open("a", encoding="utf-8") as lines:
@@ -82,10 +82,3 @@ def folder_name(record: record_pb2.Record) -> str:
     """The name that tells an import the format: `benchmark-amu`, `format-trl`; "" for align-anything-200k."""
     told = [(label, record.labels.get(label, "")) for label in (BENCHMARK, FORMAT)]
     return next((f"{label}-{code}" for label, code in told if re.fullmatch(r"[a-z_]+", code)), "")
-
-
-def file_name(subtask: str) -> str:
-    """The name that tells an import the subtask: `ti2t` gives `text-image-to-text`."""
-    read, _, written = subtask.partition("2")
-    sides = ("-".join(NAMES[LETTERS[letter]] for letter in side if letter in LETTERS) for side in (read, written))
-    return "-to-".join(sides)

@@ -8,15 +8,14 @@ import asyncio
 import json
 import tempfile
 import zipfile
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from omnialign import names
-from omnialign.cli import align_anything, records, tool_export
+from omnialign import exporting, names
 from omnialign.client import AsyncClient
 from omnialign.content import media_of
 from omnialign.errors import InvalidArgument, ResourceExhausted
@@ -24,9 +23,8 @@ from omnialign.v1.record_pb2 import Record
 from services.console.context import Context, name_in
 from services.console.places import Places
 
-ALIGN_ANYTHING, RECORDS = "align-anything", "records"
-COLUMNS = (ALIGN_ANYTHING, RECORDS, *tool_export.COLUMNS)
-"""What rows can be written in; `records` are whole records as JSON lines."""
+ALIGN_ANYTHING = "align-anything"
+"""What rows are written in unless something else is chosen."""
 NOT_WRITTEN = "not-written.json"
 """What was left out and why; only where something was."""
 BLOCK_BYTES = 256 * 1024
@@ -42,8 +40,8 @@ def export_routes(context: Context) -> list[Route]:
     async def export(request: Request) -> Response:
         client, version = context.client(request), name_in(request, names.DATASET_VERSION)
         columns = request.query_params.get("columns", ALIGN_ANYTHING)
-        if columns not in COLUMNS:
-            message = f"There is no export with these columns; there are {', '.join(COLUMNS)}."
+        if columns not in exporting.FORMS:
+            message = f"There is no export with these columns; there are {', '.join(exporting.FORMS)}."
             raise InvalidArgument(message, reason="COLUMNS_UNKNOWN", violations=[("columns", "is not known")])
         with places.one():
             found = await client.get_dataset_version(version)
@@ -85,14 +83,9 @@ async def bounded(stream: AsyncIterable[Record], version: str, *, most: int) -> 
 
 async def zipped(stream: AsyncIterable[Record], folder: Path, *, client: AsyncClient, columns: str) -> Path:
     """Writes a zip into a folder. Media are not compressed: they are already."""
-    files, missing = folder / "files", dict[str, Mapping[str, int]]()
-    if columns == RECORDS:
-        await records.export(stream, files, client=client)
-    elif columns == ALIGN_ANYTHING:
-        missing["left_out"] = (await align_anything.export(stream, files, client=client)).left_out
-    else:
-        done = await tool_export.export(stream, files, client=client, columns=columns)
-        missing |= {"left_out": done.left_out, "without": done.without}
+    files = folder / "files"
+    done = await exporting.export(stream, files, form=columns, read=client.get_media)
+    missing = {"left_out": done.left_out, "without": done.without}
     if any(missing.values()):
         text = json.dumps({name: dict(counts) for name, counts in missing.items()}, indent=2, ensure_ascii=False)
         (files / NOT_WRITTEN).write_text(text + "\n", encoding="utf-8")

@@ -7,9 +7,10 @@ import pytest
 from google.protobuf import text_format
 
 from omnialign import rubrics
-from omnialign.cli.align_anything import COLUMNS, Unwritable, row_of
 from omnialign.client import Client
 from omnialign.content import LETTERS, content, media_of
+from omnialign.exporting.align_anything import COLUMNS, align_anything_row
+from omnialign.exporting.rows import Unwritable
 from omnialign.media import write_audio, write_image, write_video
 from omnialign.v1.content_pb2 import MODALITY_AUDIO, MODALITY_IMAGE, MODALITY_VIDEO, Content, Media
 from omnialign.v1.record_pb2 import DimensionScore, Feedback, Preference, Record, Response
@@ -91,7 +92,7 @@ def test_what_is_exported_is_imported_as_it_was(run, server, tmp_path):
 
 def test_the_columns_are_those_of_the_data_card(server):
     with Client(server.address) as client:
-        row = row_of(annotated(client, "tv2t", 0))
+        row = align_anything_row(annotated(client, "tv2t", 0))
     dimensions = ("prompt_following", "objective_rules", "clarity", "information_richness", "safety")
     wanted = {"prompt", "video_path", "response_1", "response_2", "model_1", "model_2", "text_critique_1"}
     wanted |= {"text_critique_2", "overall_response", "overall_textfeedback"}
@@ -119,7 +120,7 @@ def test_what_would_come_back_otherwise_is_left_out_and_says_why(server, change,
         record = annotated(client, "t2t", 0)
     change(record)
     with pytest.raises(Unwritable, match=why):
-        row_of(record)
+        align_anything_row(record)
 
 
 def test_what_is_left_out_is_counted(run, server, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from omnialign.content import content
+from omnialign.exporting import FORMS
 from omnialign.v1.record_pb2 import Record, Response
 from services.console import exporting
 from services.console.config import ConsoleConfig
@@ -18,8 +19,10 @@ VERSION = "/projects/demo/datasets/asked/versions/1"
 ROW = {"question": "What?", "image": "a.png", "response_1": "A cat", "response_2": "A dog", "overall_response": 2}
 FILES = [("text-image-to-text.jsonl", table(ROW)), ("a.png", picture(1))]
 
-ONE_ANSWER = ("messages", "sharegpt")
+NO_PLACE = ("messages", "sharegpt", "helpsteer")
 """Columns that have no place for a pair."""
+WITHIN = ("datasets", "webdataset")
+"""Files that have the media within."""
 
 
 def opened(data: bytes) -> dict[str, bytes]:
@@ -43,7 +46,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("columns", exporting.COLUMNS)
+@pytest.mark.parametrize("columns", FORMS)
 async def test_each_kind_of_columns_comes_as_a_zip_with_its_media(
     console: Running, browser: Browser, scratch: Path, columns: str
 ):
@@ -55,10 +58,10 @@ async def test_each_kind_of_columns_comes_as_a_zip_with_its_media(
     assert answer.headers["content-type"] == "application/zip"
     assert answer.headers["content-disposition"] == f'attachment; filename="asked-1-{columns}.zip"'
     files = opened(answer.content)
-    if columns in ONE_ANSWER:
+    if columns in NO_PLACE:
         assert list(files) == [exporting.NOT_WRITTEN]
         assert json.loads(files[exporting.NOT_WRITTEN])["left_out"]
-    elif columns != "datasets":  # which has the media in its rows
+    elif columns not in WITHIN:
         assert {data for name, data in files.items() if name.endswith(".png")} == {picture(1)}
         assert any(name.endswith(".jsonl") for name in files)
     assert left_in(scratch) == []

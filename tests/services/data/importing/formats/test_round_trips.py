@@ -9,14 +9,14 @@ from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnialign.cli.align_anything import Unwritable
-from omnialign.cli.tool_rows import FORMATS, row_of
-from omnialign.content import LETTERS, content, media_file_name
+from omnialign.content import LETTERS, content, media_file_name, text_of
+from omnialign.exporting import FORMS, Unwritable
 from omnialign.v1 import content_pb2, record_pb2
 from services.data.importing.formats.registry import told_by_columns
 from services.data.importing.media_files import MediaFiles
 from services.data.importing.reading import Reading
 from services.data.importing.rows import RowReader
+from services.data.importing.scales import Scales
 from services.data.importing.sources import SourceFile
 
 MIMES = {"i": "image/png", "a": "audio/wav", "v": "video/mp4"}
@@ -46,18 +46,21 @@ def folder_of_media() -> Path:
 FOLDER = folder_of_media()
 
 
-def read(row: Any, form: str, *, folder: Path = FOLDER) -> record_pb2.Record:
+def read(row: Any, form: str, *, folder: Path = FOLDER, scales: Scales | None = None) -> record_pb2.Record:
     source = SourceFile(folder / "rows.jsonl", folder, "", "train", format=form, told_by="the request")
     files = MediaFiles(source, store=Store())  # type: ignore[arg-type] # as much of a store as is used
-    return RowReader(source, files=files, reading=Reading()).read(1, row).record
+    return RowReader(source, files=files, reading=Reading(scales or Scales())).read(1, row).record
 
 
 TEXTS = st.text(max_size=12) | st.sampled_from(["<image>", "a\n", "\n b", " ", "x <video> y", "سلام"])
 MESSAGES = st.lists(TEXTS | st.sampled_from(MEDIA), min_size=1, max_size=5)
 
 
+EXCHANGES = ("trl", "messages", "ms-swift", "sharegpt", "llama-factory", "rlaif-v")
+
+
 @settings(max_examples=400, deadline=None)
-@given(st.sampled_from(sorted(FORMATS)), MESSAGES, st.lists(MESSAGES, max_size=2), st.sampled_from([1, 2]))
+@given(st.sampled_from(EXCHANGES), MESSAGES, st.lists(MESSAGES, max_size=2), st.sampled_from([1, 2]))
 def test_a_row_is_read_back_as_it_was_or_not_written(
     columns: str, prompt: list[Any], answers: list[list[Any]], preferred: int
 ) -> None:
@@ -66,7 +69,7 @@ def test_a_row_is_read_back_as_it_was_or_not_written(
     if len(answers) == 2:
         record.preference.preferred = preferred
     try:
-        row = row_of(record, FORMATS[columns])
+        row = FORMS[columns].row(record)
     except Unwritable as error:
         assert str(error)
         return
@@ -83,6 +86,51 @@ def test_a_row_is_read_back_as_it_was_or_not_written(
         without_empty(content(*answer)) for answer in expected
     ]
     assert (found.split, dict(found.labels)) == ("val", {"a": "b"})
+
+
+DIMENSIONS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+RATED = ("ultrafeedback", "helpsteer", "helpsteer3", "argilla")
+SCORES = st.dictionaries(st.sampled_from((*DIMENSIONS, "clarity")), st.integers(0, 3), max_size=3)
+ANSWERS = st.tuples(TEXTS, TEXTS, SCORES)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(RATED), MESSAGES, st.lists(ANSWERS, max_size=3), st.integers(0, 2), TEXTS)
+def test_ratings_are_read_back_as_they_were_but_for_what_is_said_to_be_lost(
+    columns: str, prompt: list[Any], answers: list[Any], preferred: int, words: str
+) -> None:
+    record = record_pb2.Record(id="7", split="val", prompt=content(*prompt), labels={"a": "b"})
+    for text, critique, scores in answers:
+        feedback = record_pb2.Feedback(critique=critique)
+        for dimension, score in scores.items():
+            feedback.scores.add(dimension=dimension, score=score, rationale=words)
+        record.responses.add(content=content(text), source=words, feedback=feedback)
+    if preferred:
+        record.preference.preferred, record.preference.reason = preferred, words
+    try:
+        row = FORMS[columns].row(record)
+    except Unwritable as error:
+        assert str(error)
+        return
+    found = read(row, columns, scales=Scales(score_range=(0, 3)))
+    if found.HasField("quarantine"):
+        assert found.quarantine.reason in ("PROMPT_MISSING", "RESPONSE_MISSING", "HISTORY_UNSUPPORTED")
+        return
+    lost = set(FORMS[columns].lost(record))
+    assert told_by_columns([row])[0] == columns
+    assert without_empty(found.prompt) == without_empty(record.prompt)
+    assert [text_of(one.content) for one in found.responses] == [one[0] for one in answers]
+    assert lost or [one.feedback for one in found.responses] == [one.feedback for one in record.responses]
+    assert "sources of responses" in lost or [one.source for one in found.responses] == [words] * len(answers)
+    assert "preferences" in lost or columns == "helpsteer" or found.preference.preferred == preferred
+    for one, other in zip(found.responses, record.responses, strict=True):
+        known = [score for score in other.feedback.scores if columns != "helpsteer" or score.dimension in DIMENSIONS]
+        assert "scores" in lost or scored(one.feedback.scores) == scored(known)
+        assert "critiques" in lost or one.feedback.critique == other.feedback.critique
+
+
+def scored(scores: Any) -> list[tuple[str, int]]:
+    return sorted((score.dimension, score.score) for score in scores)
 
 
 def without_empty(message: content_pb2.Content) -> list[content_pb2.Part]:

@@ -1,18 +1,22 @@
 """Import, export and import again, in each format that `omnialign data export` writes: the same records."""
 
+import hashlib
 import json
 import sys
+import tarfile
 
 import datasets
 import numpy as np
 import pytest
+import webdataset
 
-from omnialign.cli.tool_export import COLUMNS, ParquetFiles
 from omnialign.client import Client
 from omnialign.errors import FailedPrecondition
+from omnialign.exporting.parquet import ParquetFiles
 from omnialign.media import write_audio, write_image, write_video
 
 PAIRS = ("trl", "datasets", "ms-swift", "llama-factory")
+COLUMNS = (*PAIRS, "messages", "sharegpt")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +81,74 @@ def test_what_is_imported_exported_and_imported_again_is_the_same(run, server, s
     assert formats <= {told, "messages", "sharegpt", "llama_factory", "ms_swift"} and formats
 
 
+RATED = {"honesty": {"Rating": "2", "Rationale": "so"}}
+PAIR = {"response_1": "1", "response_2": "2"}
+SOURCES = {
+    "ultrafeedback": [
+        {"instruction": "Name a fruit.", "completions": [
+            {"model": "a", "response": "Pear.", "critique": "Name two.", "annotations": RATED},
+            {"model": "b", "response": "No."}]},
+        {"prompt": "What?", "image": "1.png", "completions": [{"model": "a", "response": "It.", "annotations": RATED}]},
+    ],
+    "helpsteer": [{"prompt": "Name one.", "response": "Pear.", "helpfulness": 4, "coherence": 1}],
+    "helpsteer3": [
+        {"domain": "code", "context": [{"role": "user", "content": "Name one."}], "response1": "Pear.",
+         "response2": "No.", "overall_preference": -1,
+         "individual_preference": [{"reasoning": "1 does.", "feedback1": "Right.", "feedback2": "Wrong."}]},
+        {"context": [{"role": "user", "content": "Two?"}], "response1": "No.", "response2": "2",
+         "overall_preference": 1},
+    ],
+    "argilla": [{"prompt": f"Say {k}.", **PAIR, "preference.responses": [f"response_{k}"]} for k in (1, 2)],
+    "rlaif-v": [{"question": "What is it?", "image": "1.png", "chosen": "Red.", "rejected": "No."},
+                {"question": "Is <image> as <image>?", "images": ["1.png", "2.png"], "chosen": "a", "rejected": "b"}],
+}  # fmt: skip
+"""Rows as other tools have them, whose preferences and ratings their own form has a place for."""
+
+
+@pytest.mark.parametrize("columns", SOURCES)
+def test_rows_of_a_format_come_back_from_an_export_in_it(run, server, source, tmp_path, columns):
+    data, rated = tmp_path / "data", ("--score-range", "1", "5") if columns in ("ultrafeedback", "helpsteer") else ()
+    data.mkdir()
+    for name in ("1.png", "2.png"):
+        (data / name).write_bytes((source / name).read_bytes())
+    (data / "rows.jsonl").write_text("\n".join(map(json.dumps, SOURCES[columns])))
+    first = run("data", "import", f"{columns}-once", data, *rated)
+    assert "quarantined: 0 rows" in first.stdout, first.output
+    done = run("data", "export", f"{columns}-once", tmp_path / "out", "--columns", columns)
+    assert "left out" not in done.output and "not written" not in done.output, done.output
+    own_scale = ("--score-range", "0", "3") if rated else ()
+    again = run("data", "import", f"{columns}-again", tmp_path / "out", *own_scale)
+    assert "quarantined: 0 rows" in again.stdout and "not read" not in again.stdout, again.output
+    assert f"format: {columns.replace('-', '_')} in" in again.stdout
+    found = records(server, f"{columns}-again")
+    assert found == records(server, f"{columns}-once") and len(found) == len(SOURCES[columns])
+
+
+def test_shards_of_webdataset_hold_whole_records_and_are_the_same_each_time(run, server, source, tmp_path):
+    run("data", "import", "web", source)
+    for out in ("one", "two"):
+        done = run("data", "export", "web", tmp_path / out, "--columns", "webdataset")
+        assert done.exit_code == 0 and "5 rows, 4 media files" in done.stdout, done.output
+    names = [path.name for path in sorted((tmp_path / "one").iterdir())]
+    assert names == ["train.tar", "val.tar"]
+    assert [(tmp_path / "one" / name).read_bytes() for name in names] == [
+        (tmp_path / "two" / name).read_bytes() for name in names
+    ]
+    samples = [one for name in names for one in webdataset.WebDataset(str(tmp_path / "one" / name), shardshuffle=False)]
+    assert [len(one["__key__"]) for one in samples] == [9] * 5
+    for one in samples:
+        files = json.loads(one["json"]).get("media_files", {})
+        for sha256, name in files.items():
+            key, _, kind = name.partition(".")
+            assert key == one["__key__"] and hashlib.sha256(one[kind]).hexdigest() == sha256
+    for name in names:
+        with tarfile.open(tmp_path / "one" / name) as shard:
+            shard.extractall(tmp_path / "unpacked", filter="data")
+    again = run("data", "import", "web-again", tmp_path / "unpacked", "--format", "records")
+    assert "quarantined: 0 rows" in again.stdout and "not read" not in again.stdout, again.output
+    assert records(server, "web-again") == records(server, "web")
+
+
 def test_parquet_has_the_features_of_datasets(run, source, tmp_path):
     run("data", "import", "typed", source)
     run("data", "export", "typed", tmp_path / "out", "--columns", "datasets")
@@ -111,6 +183,6 @@ def test_what_has_no_place_is_said(run, tmp_path):
 def test_without_pyarrow_the_mend_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(FailedPrecondition, match="pip install pyarrow") as missing:
-        ParquetFiles(tmp_path, None)
+        ParquetFiles(tmp_path)
     assert missing.value.reason == "PYARROW_MISSING"
     assert list(tmp_path.iterdir()) == []

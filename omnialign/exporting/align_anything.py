@@ -1,20 +1,15 @@
-"""Records as data files in the columns of align-anything-200k, one file for each subtask, with their media beside them.
+"""Records in the columns of align-anything-200k, one file for each subtask.
 
-An import reads the files back to the same records, but for their ids. The columns have no place for marks, for how a
-model generated something, and for what judges and benchmarks said. A record that would come back otherwise is left out,
-and counted with the reason.
+The columns have no place for marks, for how a model generated something, and for what judges and benchmarks said.
 """
 
-import json
-from collections import Counter
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from omnialign.cli.quarantine import file_name as subtask_name
-from omnialign.cli.records import atomic_folder
-from omnialign.content import NAMES, media_file_name, media_of
+from omnialign.content import LETTERS, NAMES
+from omnialign.exporting.exchanges import lost_of_models
+from omnialign.exporting.rows import Unwritable, path_of, with_place
 from omnialign.feedback_text import (
     FeedbackText,
     read_feedback_text,
@@ -29,13 +24,8 @@ from omnialign.v1.content_pb2 import (
     MODALITY_UNSPECIFIED,
     MODALITY_VIDEO,
     Content,
-    Media,
 )
 from omnialign.v1.record_pb2 import Record, Response
-
-if TYPE_CHECKING:
-    from omnialign.cli.output import Output
-    from omnialign.client import AsyncClient
 
 SIDES = (1, 2)
 TEXT_LETTERS = {
@@ -125,50 +115,7 @@ COLUMNS = {
 }
 
 
-class Unwritable(ValueError):
-    """A record that the columns cannot hold; the message completes "left out because "."""
-
-
-@dataclass(frozen=True)
-class ExportCounts:
-    """How much was exported, and for each reason how many records were not."""
-
-    rows: int
-    media: int
-    left_out: Mapping[str, int]
-
-
-async def export(records: AsyncIterable[Record], folder: Path, *, client: "AsyncClient") -> ExportCounts:
-    """Writes records and their media into a new folder. Raises AlreadyExists FOLDER_NOT_EMPTY."""
-    rows, media, left_out = 0, dict[str, Media](), Counter[str]()
-    with atomic_folder(folder) as partial:
-        async for record in records:
-            try:
-                row = row_of(record)
-            except Unwritable as error:
-                left_out[str(error)] += 1
-                continue
-            with (partial / f"{subtask_name(record.subtask)}.jsonl").open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-            contents = [record.prompt, *(response.content for response in record.responses)]
-            media |= {medium.sha256: medium for medium in media_of(contents)}
-            rows += 1
-        if media:
-            (partial / "media").mkdir()
-        for medium in media.values():
-            (partial / "media" / media_file_name(medium)).write_bytes(await client.get_media(medium.sha256))
-    return ExportCounts(rows, len(media), left_out)
-
-
-def report(done: ExportCounts, folder: Path, *, out: "Output") -> None:
-    """Says what was exported, and what was not and why."""
-    out.record({"folder": str(folder), "rows": done.rows, "media": done.media, "left_out": dict(done.left_out)})
-    out.say(f"{folder}: {done.rows} rows, {done.media} media files")
-    for reason, count in done.left_out.items():
-        out.say(f"left out {count}: {reason}")
-
-
-def row_of(record: Record) -> dict[str, Any]:
+def align_anything_row(record: Record) -> dict[str, Any]:
     """The columns of a record. Raises Unwritable."""
     columns = COLUMNS.get(record.subtask)
     if columns is None:
@@ -176,15 +123,26 @@ def row_of(record: Record) -> dict[str, Any]:
     if len(record.responses) not in (0, 2):
         raise Unwritable(f"a row has two responses, and the record {len(record.responses)}")
     letters = _letters(columns, record)
-    row: dict[str, Any] = {"id": record.id, "split": record.split}
-    row |= _message(record.prompt, columns.prompt, columns.prompt_media, columns.prompt_modality)
+    row = _message(record.prompt, columns.prompt, columns.prompt_media, columns.prompt_modality)
     for side, response in zip(SIDES, record.responses, strict=False):
         row |= _response(columns, response, side, letters)
     if record.HasField("preference"):
         row |= _preference(columns, record, letters)
-    if record.labels:
-        row["labels"] = dict(record.labels)
-    return {name: found for name, found in row.items() if found not in ("", None)}
+    return with_place(record, row)
+
+
+def lost_of_align_anything(record: Record) -> Iterator[str]:
+    """What of a record the columns have no place for."""
+    if any(response.feedback.marks for response in record.responses):
+        yield "marks"
+    yield from lost_of_models(record)
+
+
+def subtask_name(subtask: str) -> str:
+    """The name that tells an import the subtask: `ti2t` gives `text-image-to-text`."""
+    read, _, written = subtask.partition("2")
+    sides = ("-".join(NAMES[LETTERS[letter]] for letter in side if letter in LETTERS) for side in (read, written))
+    return "-to-".join(sides)
 
 
 def _response(columns: Columns, response: Response, side: int, letters: Mapping[str, str]) -> dict[str, Any]:
@@ -230,7 +188,7 @@ def _message(content: Content, text: str, media: str, modality: int) -> dict[str
         raise Unwritable(f"it has no {NAMES[modality]} where its subset has one")
     if bool(text) != any(isinstance(part, str) and part.strip() for part in parts):
         raise Unwritable("it has no text where its subset has one" if text else "it has text where its subset has none")
-    paths = [f"media/{media_file_name(medium)}" for medium in found]
+    paths = [path_of(medium) for medium in found]
     row: dict[str, Any] = {media: paths if len(paths) > 1 else paths[0]} if paths else {}
     try:
         return row | ({text: written(parts, NAMES.get(modality, "image"))} if text else {})
