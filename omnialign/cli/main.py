@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from omnialign.cli import annotate, ask, campaign_changes, data, embedded, evaluations, models, reviews, tokens, train
+from omnialign.cli import (
+    annotate,
+    ask,
+    campaign_changes,
+    data,
+    dataset_operations,
+    embedded,
+    evaluations,
+    models,
+    reviews,
+    tokens,
+    train,
+)
 
 app = typer.Typer(
     name="omnialign",
@@ -21,6 +33,7 @@ app.command("reward")(ask.reward)
 app.add_typer(annotate.app, name="annotate")
 annotate.app.add_typer(campaign_changes.app)
 app.add_typer(data.app, name="data")
+data.app.add_typer(dataset_operations.app)
 app.add_typer(evaluations.app, name="eval")
 app.add_typer(reviews.app, name="jobs")  # the jobs and their reviews
 app.add_typer(models.app, name="models")

@@ -78,11 +78,12 @@ class Session:
     def name(self, collection: str, text: str) -> str:
         """The full resource name of `text`: `base/2` of models is `projects/{project}/models/base/versions/2`.
 
-        A full name is returned as it is. Without a version, a model means its latest; a dataset stays a dataset.
+        So is `base/versions/2`. A full name is returned as it is. Without a version, a model means its latest; a
+        dataset stays a dataset.
         """
         if text.startswith("projects/"):
             return text
-        identity, _, version = text.partition("/")
+        identity, _, version = text.replace("/versions/", "/", 1).partition("/")
         tail = f"/versions/{version}" if version else "/versions/-" if collection == "models" else ""
         return f"projects/{self.project}/{collection}/{identity}{tail}"
 

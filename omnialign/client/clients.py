@@ -16,6 +16,7 @@ from omnialign.client.drafts import DraftCalls
 from omnialign.client.evaluations import EvaluationCalls
 from omnialign.client.jobs import AlignmentCalls, TrainingCalls
 from omnialign.client.loop_thread import LoopThread
+from omnialign.client.operations import OperationCalls
 from omnialign.client.policies import PolicyCalls
 from omnialign.client.transport import Transport
 from omnialign.client.uploads import UploadCalls
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 class AsyncClient(
     DatasetCalls,
+    OperationCalls,
     UploadCalls,
     DownloadCalls,
     AskCalls,
@@ -216,6 +218,8 @@ class Client:
     download_model = _call(AsyncClient.download_model)
     download_model_settings = _call(AsyncClient.download_model_settings)
     import_dataset = _iterate(AsyncClient.import_dataset)
+    derive_dataset = _iterate(AsyncClient.derive_dataset)
+    compare_datasets = _iterate(AsyncClient.compare_datasets)
     register_model = _call(AsyncClient.register_model)
     get_model_version = _call(AsyncClient.get_model_version)
     list_model_versions = _iterate(AsyncClient.list_model_versions)

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from omnialign.v1 import content_pb2 as _content_pb2
+from omnialign.v1 import dataset_operations_pb2 as _dataset_operations_pb2
 from omnialign.v1 import dataset_pb2 as _dataset_pb2
 from omnialign.v1 import model_pb2 as _model_pb2
 from omnialign.v1 import record_pb2 as _record_pb2
@@ -1512,6 +1513,210 @@ class RepeatedRows(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RepeatedRows: _TypeAlias = RepeatedRows  # noqa: Y015
+
+@_typing.final
+class DeriveDatasetRequest(_message.Message):
+    """Makes a dataset of others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    DATASET_ID_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    MERGE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}`."""
+    dataset_id: _builtins.str
+    """Id of the new dataset."""
+    request_id: _builtins.str
+    """UUID that makes a repeated call finish what the first began, or return its answer."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The versions whose records are taken; a dataset stands for its newest version. One, or several for a merge."""
+
+    @_builtins.property
+    def filter(self) -> Global___RecordFilter:
+        """Keep those that meet a condition."""
+
+    @_builtins.property
+    def split(self) -> _dataset_operations_pb2.Split:
+        """Give each a split."""
+
+    @_builtins.property
+    def sample(self) -> _dataset_operations_pb2.Sample:
+        """Draw some at random."""
+
+    @_builtins.property
+    def merge(self) -> _dataset_operations_pb2.Merge:
+        """Put those of several sources together."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        dataset_id: _builtins.str = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+        filter: Global___RecordFilter | None = ...,
+        split: _dataset_operations_pb2.Split | None = ...,
+        sample: _dataset_operations_pb2.Sample | None = ...,
+        merge: _dataset_operations_pb2.Merge | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "merge", b"merge", "operation", b"operation", "sample", b"sample", "split", b"split"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_id", b"dataset_id", "filter", b"filter", "merge", b"merge", "operation", b"operation", "parent", b"parent", "request_id", b"request_id", "sample", b"sample", "sources", b"sources", "split", b"split"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["filter", "split", "sample", "merge"]  # noqa: Y015
+    _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
+
+Global___DeriveDatasetRequest: _TypeAlias = DeriveDatasetRequest  # noqa: Y015
+
+@_typing.final
+class DeriveDatasetResponse(_message.Message):
+    """Progress of making a dataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SplitCountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RECORDS_READ_FIELD_NUMBER: _builtins.int
+    RECORDS_TO_READ_FIELD_NUMBER: _builtins.int
+    RECORDS_WRITTEN_FIELD_NUMBER: _builtins.int
+    SPLIT_COUNTS_FIELD_NUMBER: _builtins.int
+    CONFLICT_COUNT_FIELD_NUMBER: _builtins.int
+    DATASET_VERSION_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    records_read: _builtins.int
+    """Records read so far; some operations read twice."""
+    records_to_read: _builtins.int
+    """Records to read in all."""
+    records_written: _builtins.int
+    """Records that the new dataset has so far."""
+    conflict_count: _builtins.int
+    """Ids so far that several sources have for different records, for a merge."""
+    @_builtins.property
+    def split_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Records by split so far, for a split."""
+
+    @_builtins.property
+    def dataset_version(self) -> _dataset_pb2.DatasetVersion:
+        """The new version: last message only."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The versions whose records were taken: last message only."""
+
+    def __init__(
+        self,
+        *,
+        records_read: _builtins.int = ...,
+        records_to_read: _builtins.int = ...,
+        records_written: _builtins.int = ...,
+        split_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        conflict_count: _builtins.int = ...,
+        dataset_version: _dataset_pb2.DatasetVersion | None = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_count", b"conflict_count", "dataset_version", b"dataset_version", "records_read", b"records_read", "records_to_read", b"records_to_read", "records_written", b"records_written", "sources", b"sources", "split_counts", b"split_counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeriveDatasetResponse: _TypeAlias = DeriveDatasetResponse  # noqa: Y015
+
+@_typing.final
+class CompareDatasetsRequest(_message.Message):
+    """Compares two datasets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """A dataset (its head) or a dataset version: what was."""
+    other: _builtins.str
+    """A dataset or a dataset version: what is."""
+    limit: _builtins.int
+    """At most this many differences are listed; 0 means 1000. The counts are of all."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        other: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "other", b"other", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareDatasetsRequest: _TypeAlias = CompareDatasetsRequest  # noqa: Y015
+
+@_typing.final
+class CompareDatasetsResponse(_message.Message):
+    """Some of the differences, and the counts so far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    ADDED_COUNT_FIELD_NUMBER: _builtins.int
+    REMOVED_COUNT_FIELD_NUMBER: _builtins.int
+    CHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    EQUAL_COUNT_FIELD_NUMBER: _builtins.int
+    added_count: _builtins.int
+    """Records that only the other dataset has."""
+    removed_count: _builtins.int
+    """Records that only the first dataset has."""
+    changed_count: _builtins.int
+    """Records that differ."""
+    equal_count: _builtins.int
+    """Records that are equal."""
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_operations_pb2.RecordDifference]:
+        """The differences, ordered by id across the stream."""
+
+    def __init__(
+        self,
+        *,
+        differences: _abc.Iterable[_dataset_operations_pb2.RecordDifference] | None = ...,
+        added_count: _builtins.int = ...,
+        removed_count: _builtins.int = ...,
+        changed_count: _builtins.int = ...,
+        equal_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_count", b"added_count", "changed_count", b"changed_count", "differences", b"differences", "equal_count", b"equal_count", "removed_count", b"removed_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareDatasetsResponse: _TypeAlias = CompareDatasetsResponse  # noqa: Y015
 
 @_typing.final
 class RegisterModelRequest(_message.Message):

@@ -133,6 +133,16 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.ImportDatasetRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_data__service__pb2.ImportDatasetResponse.FromString,
                 _registered_method=True)
+        self.DeriveDataset = channel.unary_stream(
+                '/omnialign.v1.DataService/DeriveDataset',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.DeriveDatasetRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.DeriveDatasetResponse.FromString,
+                _registered_method=True)
+        self.CompareDatasets = channel.unary_stream(
+                '/omnialign.v1.DataService/CompareDatasets',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.CompareDatasetsRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.CompareDatasetsResponse.FromString,
+                _registered_method=True)
         self.RegisterModel = channel.unary_unary(
                 '/omnialign.v1.DataService/RegisterModel',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.RegisterModelRequest.SerializeToString,
@@ -312,6 +322,22 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeriveDataset(self, request, context):
+        """Makes a new dataset of the records of others: filters, splits or samples them, or merges several. Streams
+        progress; the last message has the version, which is the dataset's first. The sources are not changed. A call with
+        the request id of an earlier one finishes what that began, or has its answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareDatasets(self, request, context):
+        """Streams the differences between two datasets or versions, in order of id; the last message has the total counts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterModel(self, request, context):
         """Registers a model folder as the next version of a model.
         """
@@ -459,6 +485,16 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.ImportDataset,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.ImportDatasetRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_data__service__pb2.ImportDatasetResponse.SerializeToString,
+            ),
+            'DeriveDataset': grpc.unary_stream_rpc_method_handler(
+                    servicer.DeriveDataset,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.DeriveDatasetRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.DeriveDatasetResponse.SerializeToString,
+            ),
+            'CompareDatasets': grpc.unary_stream_rpc_method_handler(
+                    servicer.CompareDatasets,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.CompareDatasetsRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.CompareDatasetsResponse.SerializeToString,
             ),
             'RegisterModel': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterModel,
@@ -1010,6 +1046,60 @@ class DataService:
             '/omnialign.v1.DataService/ImportDataset',
             omnialign_dot_v1_dot_data__service__pb2.ImportDatasetRequest.SerializeToString,
             omnialign_dot_v1_dot_data__service__pb2.ImportDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeriveDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.DataService/DeriveDataset',
+            omnialign_dot_v1_dot_data__service__pb2.DeriveDatasetRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.DeriveDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.DataService/CompareDatasets',
+            omnialign_dot_v1_dot_data__service__pb2.CompareDatasetsRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.CompareDatasetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -83,6 +83,13 @@ class DataServiceStub:
     """Imports files in the schemas of align-anything-200k as a new version. Streams progress; the last message has the
     version.
     """
+    DeriveDataset: _grpc.UnaryStreamMultiCallable[_data_service_pb2.DeriveDatasetRequest, _data_service_pb2.DeriveDatasetResponse]
+    """Makes a new dataset of the records of others: filters, splits or samples them, or merges several. Streams
+    progress; the last message has the version, which is the dataset's first. The sources are not changed. A call with
+    the request id of an earlier one finishes what that began, or has its answer.
+    """
+    CompareDatasets: _grpc.UnaryStreamMultiCallable[_data_service_pb2.CompareDatasetsRequest, _data_service_pb2.CompareDatasetsResponse]
+    """Streams the differences between two datasets or versions, in order of id; the last message has the total counts."""
     RegisterModel: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.RegisterModelRequest, _model_pb2.ModelVersion]
     """Registers a model folder as the next version of a model."""
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
@@ -152,6 +159,13 @@ class DataServiceAsyncStub(DataServiceStub):
     """Imports files in the schemas of align-anything-200k as a new version. Streams progress; the last message has the
     version.
     """
+    DeriveDataset: _aio.UnaryStreamMultiCallable[_data_service_pb2.DeriveDatasetRequest, _data_service_pb2.DeriveDatasetResponse]  # type: ignore[assignment]
+    """Makes a new dataset of the records of others: filters, splits or samples them, or merges several. Streams
+    progress; the last message has the version, which is the dataset's first. The sources are not changed. A call with
+    the request id of an earlier one finishes what that began, or has its answer.
+    """
+    CompareDatasets: _aio.UnaryStreamMultiCallable[_data_service_pb2.CompareDatasetsRequest, _data_service_pb2.CompareDatasetsResponse]  # type: ignore[assignment]
+    """Streams the differences between two datasets or versions, in order of id; the last message has the total counts."""
     RegisterModel: _aio.UnaryUnaryMultiCallable[_data_service_pb2.RegisterModelRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Registers a model folder as the next version of a model."""
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
@@ -332,6 +346,25 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Imports files in the schemas of align-anything-200k as a new version. Streams progress; the last message has the
         version.
         """
+
+    @_abc_1.abstractmethod
+    def DeriveDataset(
+        self,
+        request: _data_service_pb2.DeriveDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_service_pb2.DeriveDatasetResponse], _abc.AsyncIterator[_data_service_pb2.DeriveDatasetResponse]]:
+        """Makes a new dataset of the records of others: filters, splits or samples them, or merges several. Streams
+        progress; the last message has the version, which is the dataset's first. The sources are not changed. A call with
+        the request id of an earlier one finishes what that began, or has its answer.
+        """
+
+    @_abc_1.abstractmethod
+    def CompareDatasets(
+        self,
+        request: _data_service_pb2.CompareDatasetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_service_pb2.CompareDatasetsResponse], _abc.AsyncIterator[_data_service_pb2.CompareDatasetsResponse]]:
+        """Streams the differences between two datasets or versions, in order of id; the last message has the total counts."""
 
     @_abc_1.abstractmethod
     def RegisterModel(

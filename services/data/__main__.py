@@ -17,6 +17,7 @@ from services.data.model_files import ModelFiles
 from services.data.model_store import ModelStore
 from services.data.models import Models
 from services.data.objects import open_objects
+from services.data.operations.deriving import Deriving
 from services.data.presigned_media import PresignedMedia
 from services.data.servicer import DataServicer
 from services.data.store import Store
@@ -70,13 +71,14 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             usage=usage,
             pool=storage_pool,
         )
+        lineage = Lineage(store=store, datasets=datasets)
         servicer = DataServicer(
             datasets=datasets,
             media=media,
             presigned=PresignedMedia(config, objects=objects, media=media, pool=storage_pool, usage=usage),
             uploads=uploads,
             models=models,
-            lineage=Lineage(store=store, datasets=datasets),
+            lineage=lineage,
             importer=Importer(
                 config,
                 datasets=datasets,
@@ -87,6 +89,7 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
                 pool=import_pool,
                 sandbox=sandbox,
             ),
+            deriving=Deriving(datasets=datasets, lineage=lineage, usage=usage),
             max_append_bytes=config.max_append_bytes,
         )
         server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer, FULL_NAME)

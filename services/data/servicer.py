@@ -16,6 +16,8 @@ from services.data.importing.importer import Importer
 from services.data.lineage import Lineage
 from services.data.media_store import Claim, MediaStore
 from services.data.models import Models
+from services.data.operations.comparing import differences
+from services.data.operations.deriving import Deriving
 from services.data.presigned_media import PresignedMedia
 from services.data.record_filter import matcher
 from services.data.selection import Selection
@@ -38,11 +40,12 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         models: Models,
         lineage: Lineage,
         importer: Importer,
+        deriving: Deriving,
         max_append_bytes: int,
     ) -> None:
         self._datasets, self._media, self._models = datasets, media, models
         self._presigned, self._uploads = presigned, uploads
-        self._lineage, self._importer = lineage, importer
+        self._lineage, self._importer, self._deriving = lineage, importer, deriving
         self._max_append_bytes = max_append_bytes
 
     async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> dataset_pb2.Dataset:  # noqa: D102, N802
@@ -188,6 +191,18 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     ) -> AsyncIterator[pb.ImportDatasetResponse]:
         async for progress in self._importer.run(request):
             yield progress
+
+    async def DeriveDataset(  # noqa: D102, N802
+        self, request: pb.DeriveDatasetRequest, context: Context
+    ) -> AsyncIterator[pb.DeriveDatasetResponse]:
+        async for progress in self._deriving.run(request, digest=body_digest(request)):
+            yield progress
+
+    async def CompareDatasets(  # noqa: D102, N802
+        self, request: pb.CompareDatasetsRequest, context: Context
+    ) -> AsyncIterator[pb.CompareDatasetsResponse]:
+        async for found in differences(self._datasets, request):
+            yield found
 
     async def RegisterModel(self, request: pb.RegisterModelRequest, context: Context) -> model_pb2.ModelVersion:  # noqa: D102, N802
         return await self._models.register(

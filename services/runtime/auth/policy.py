@@ -67,6 +67,8 @@ _DATA = {
     "UploadFiles": _write("header.parent"),
     "GetUploadProgress": _read("parent"),
     "ImportDataset": _write("parent"),
+    "DeriveDataset": _write("parent"),
+    "CompareDatasets": _read("source"),
     "RegisterModel": _write("parent"),
     "GetModelVersion": _read("name", job="inputs"),
     "DeleteModelVersion": _write("name", role=Role.ADMIN),

@@ -50,6 +50,7 @@ PLAIN_FIELDS = frozenset(
         f"{_V1}UnderstandingItem.id",
         f"{_V1}UnderstandingItem.category",
         f"{_V1}ListRecordsRequest.start_id",
+        f"{_V1}SplitShare.split",
         f"{_V1}StreamRecordsRequest.ids",
         f"{_V1}Adjudication.adjudicator",
         f"{_V1}Adjudication.annotator",

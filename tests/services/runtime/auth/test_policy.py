@@ -33,7 +33,7 @@ FILES = (
     refinement_service_pb2,
     training_service_pb2,
 )
-READS = ("CompareEvaluations", "Get", "List", "Stream", "Watch", "Download", "CreateMediaDownload")
+READS = ("CompareDatasets", "CompareEvaluations", "Get", "List", "Stream", "Watch", "Download", "CreateMediaDownload")
 RUNS = (
     "Generate", "Refine", "Critique", "ScoreResponse", "CompareResponses", "ComputeRewards", "ScoreUnderstanding",
     "ScoreGeneration", "AnswerQuestions",
