@@ -4,6 +4,7 @@ A step's row is written only after its records are stored. So a row with counts 
 chunk that is taken up again skips it; a crash between the two makes the step run again over records that are there.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from google.rpc import status_pb2
 from sqlalchemy import Connection
 
 from omnialign.errors import OmnialignError, from_status, to_status
+from services.pipeline.chunk_totals import ChunkTotals
 from services.pipeline.counts import Counts
 from services.pipeline.kind import JobKind
 from services.pipeline.notifier import Notifier
@@ -48,6 +50,7 @@ class ChunkStore:
     def __init__(self, database: Database, kind: JobKind, notifier: Notifier) -> None:
         self._database, self._notifier = database, notifier
         self._tables = tables(kind.name)
+        self._totals = ChunkTotals(self._tables)
 
     async def put_chunks(self, uid: str, *, phase: str, chunks: Sequence[Sequence[str]]) -> None:
         """Stores which records are in which chunk; a repeated call replaces the same by the same."""
@@ -64,27 +67,37 @@ class ChunkStore:
 
         await self._database.write(put)
 
-    async def begin_chunk(self, uid: str, *, phase: str, number: int, steps: Sequence[str]) -> ChunkState:
-        """Notes that a chunk is taken up, and returns what is known of it."""
+    async def begin_chunks(
+        self, uid: str, *, phase: str, numbers: Sequence[int], steps: Sequence[str]
+    ) -> dict[int, ChunkState]:
+        """Notes that chunks are taken up, and returns what is known of those that there are, by number."""
         table, chunk = self._tables.steps.c, self._tables.chunks.c
-        where = (table.uid == uid, table.phase == phase, table.number == number)
-        rows = [{"uid": uid, "phase": phase, "number": number, "step": step, "attempts": 0} for step in steps]
+        where = (table.uid == uid, table.phase == phase, table.number.in_(numbers))
         keys = ["uid", "phase", "step", "number"]
         insert = self._database.insert(self._tables.steps).on_conflict_do_nothing(index_elements=keys)
         again = sa.update(self._tables.steps).where(*where, table.counts.is_(None)).values(attempts=table.attempts + 1)
-        of_chunk = (chunk.uid == uid, chunk.phase == phase, chunk.number == number)
+        of_chunks = (chunk.uid == uid, chunk.phase == phase, chunk.number.in_(numbers))
+        ids = sa.select(chunk.number, chunk.record_ids).where(*of_chunks).order_by(chunk.number).with_for_update()
 
-        def begin(connection: Connection) -> tuple[Sequence[Any], Sequence[str]]:
-            # The chunk's row is the lock of its steps' rows: replicas that take up the same chunk take turns.
-            ids = connection.execute(sa.select(chunk.record_ids).where(*of_chunk).with_for_update()).scalar_one()
-            connection.execute(insert, rows)
-            connection.execute(again)
-            return connection.execute(sa.select(table.step, table.attempts, table.counts).where(*where)).all(), ids
+        def begin(connection: Connection) -> tuple[Sequence[Any], Sequence[Any]]:
+            # A chunk's row is the lock of its steps' rows: replicas that take up the same chunk take turns.
+            found = connection.execute(ids).all()
+            begun = [
+                {"uid": uid, "phase": phase, "number": row.number, "step": step, "attempts": 0}
+                for row in found
+                for step in steps
+            ]
+            if begun:
+                connection.execute(insert, begun)
+                connection.execute(again)
+            columns = (table.number, table.step, table.attempts, table.counts)
+            return found, connection.execute(sa.select(*columns).where(*where)).all()
 
-        found, record_ids = await self._database.write(begin)
-        committed = frozenset(row.step for row in found if row.counts is not None)
-        is_repeated = any(row.attempts > 1 for row in found)
-        return ChunkState(tuple(record_ids), committed=committed, is_repeated=is_repeated)
+        found, rows = await self._database.write(begin)
+        of_number: dict[int, list[Any]] = {}
+        for row in rows:
+            of_number.setdefault(row.number, []).append(row)
+        return {row.number: _state(row.record_ids, of_number[row.number]) for row in found}
 
     async def chunk_count(self, uid: str, *, phase: str) -> int:
         """Number of chunks of a phase."""
@@ -94,9 +107,10 @@ class ChunkStore:
 
     async def committed_count(self, uid: str, *, phase: str, step: str) -> int:
         """Number of chunks of a phase that have committed a step."""
-        table = self._tables.steps.c
-        where = (table.uid == uid, table.phase == phase, table.step == step, table.counts.isnot(None))
-        return int(await self._database.scalar(sa.select(sa.func.count()).where(*where)))
+        table, first = self._tables.steps.c, self._totals.num_settled(uid, phase, step)
+        where = (table.uid == uid, table.phase == phase, table.step == step, table.number >= first)
+        query = sa.select(sa.func.count()).where(*where, table.counts.isnot(None))
+        return first + int(await self._database.scalar(query))
 
     async def put_failure(self, uid: str, *, phase: str, number: int, error: OmnialignError) -> None:
         """Notes why a chunk ended without being done."""
@@ -104,7 +118,7 @@ class ChunkStore:
         where = (chunk.uid == uid, chunk.phase == phase, chunk.number == number)
         update = sa.update(self._tables.chunks).where(*where).values(failure=to_status(error).SerializeToString())
         await self._database.write(
-            lambda connection: connection.execute(update), then=lambda _: self._notifier.step_committed.notify_all()
+            lambda connection: connection.execute(update), then=lambda _: self._notifier.chunk_failed(uid)
         )
 
     async def failure(self, uid: str, *, phase: str) -> OmnialignError | None:
@@ -127,9 +141,10 @@ class ChunkStore:
             {"of_uid": c.uid, "of_phase": c.phase, "of_step": c.step, "of_number": c.number, "done": c.counts.to_json()}
             for c in in_order
         ]
+        steps = Counter((c.uid, c.phase, c.step) for c in commits)
         await self._database.write(
             lambda connection: connection.execute(update, values),
-            then=lambda _: self._notifier.step_committed.notify_all(),
+            then=lambda _: self._notifier.steps_committed(steps),
         )
 
     async def totals(self, uid: str) -> dict[str, Counts]:
@@ -138,16 +153,19 @@ class ChunkStore:
 
     def read_totals(self, connection: Connection, uid: str) -> dict[str, Counts]:
         """`totals`, within a transaction (blocking)."""
-        table = self._tables.steps.c
-        totals: dict[str, Counts] = {}
-        for row in connection.execute(sa.select(table.step, table.counts).where(table.uid == uid)):
-            counts = totals.setdefault(row.step, Counts())
-            if row.counts is not None:
-                counts.add(Counts.from_json(row.counts))
-        return totals
+        return self._totals.read(connection, uid)
+
+    def recount(self, uid: str) -> None:
+        """Has the next look at the totals of a job add up all of its chunks (`ChunkTotals`)."""
+        self._totals.forget(uid)
 
     async def attempts(self, uid: str) -> dict[tuple[str, int], int]:
         """How often each (step, chunk number) of a job was begun."""
         table = self._tables.steps.c
         rows = await self._database.all(sa.select(table.step, table.number, table.attempts).where(table.uid == uid))
         return {(row.step, row.number): row.attempts for row in rows}
+
+
+def _state(record_ids: Sequence[str], rows: Sequence[Any]) -> ChunkState:
+    committed = frozenset(row.step for row in rows if row.counts is not None)
+    return ChunkState(tuple(record_ids), committed=committed, is_repeated=any(row.attempts > 1 for row in rows))

@@ -8,6 +8,8 @@ from omnialign.retry import RetryPolicy
 from services.runtime.database import url_problems
 
 ADDRESS = "_address"
+GROUPS = 4
+"""Into how many workflows the chunks go that a replica works on at once: while one ends, the others go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class PipelineConfig:
     """Whether the service makes the tables of a PostgreSQL database itself, instead of `services.migrate`."""
     executor_id: str = "replica-0"
     """Identity of this replica. It must be the same after a restart, and differ between replicas."""
-    chunks_per_job: int = 16
+    chunks_per_job: int = 32
     """Chunks of one job that a replica takes up at once."""
     active_steps: int = 4
     """Steps that a replica works on at once, over all jobs."""
@@ -40,6 +42,16 @@ class PipelineConfig:
     """How often a replica says that it lives, and looks for those that do not."""
     silence_seconds: float = 10.0
     """After how long a silent replica's work is taken over: within 15 seconds, with the time until it is noticed."""
+
+    @property
+    def chunks_per_group(self) -> int:
+        """Chunks that one workflow works on, in a large job."""
+        return max(self.chunks_per_job // GROUPS, 1)
+
+    @property
+    def groups_per_job(self) -> int:
+        """Workflows of one job that a replica takes up at once."""
+        return max(self.chunks_per_job // self.chunks_per_group, 1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """URLs that no database has."""

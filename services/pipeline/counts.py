@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omnialign.v1 import record_pb2
@@ -38,8 +38,13 @@ class Counts:
         """Adds the other's numbers to this one's."""
         for name in _FIELDS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.reasons = dict(Counter(self.reasons) + Counter(other.reasons))
-        self.measures = dict(Counter(self.measures) + Counter(other.measures))
+        for mine, others in ((self.reasons, other.reasons), (self.measures, other.measures)):
+            for name, count in others.items():
+                mine[name] = mine.get(name, 0) + count
+
+    def copy(self) -> "Counts":
+        """The same numbers, for somebody else to change."""
+        return replace(self, reasons=dict(self.reasons), measures=dict(self.measures))
 
     @property
     def through(self) -> int:

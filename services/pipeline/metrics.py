@@ -38,8 +38,10 @@ class PipelineMetrics:
         self.steps_repeated = Counter(
             f"{prefix}_steps_repeated_total", "Chunks begun again in a stage.", ("stage",), registry=registry
         )
-        self.queue_depth = Gauge(f"{prefix}_queue_depth", "Chunks that wait.", registry=registry)
-        self.queue_age = Gauge(f"{prefix}_queue_age_seconds", "Age of the chunk that waits longest.", registry=registry)
+        self.queue_depth = Gauge(f"{prefix}_queue_depth", "Groups of chunks that wait.", registry=registry)
+        self.queue_age = Gauge(
+            f"{prefix}_queue_age_seconds", "Age of the group of chunks that waits longest.", registry=registry
+        )
         self.jobs = Gauge(f"{prefix}_jobs", "Jobs that have not ended.", ("state",), registry=registry)
         self.jobs_ended = Counter(f"{prefix}_jobs_ended_total", "Jobs that ended.", ("state",), registry=registry)
         self.waiting = Gauge(f"{prefix}_waiting", "Jobs that wait for a service.", ("service",), registry=registry)
@@ -71,10 +73,10 @@ class PipelineMetrics:
         for service, count in services.items():
             self.waiting.labels(service).set(count)
 
-    def show_queue(self, queued_ms: Sequence[int]) -> None:
-        """Shows the chunks that wait, given the times at which they were queued (milliseconds since 1970)."""
-        self.queue_depth.set(len(queued_ms))
-        self.queue_age.set(max(0.0, time.time() - min(queued_ms) / 1000) if queued_ms else 0.0)
+    def show_queue(self, waiting: int, oldest_ms: int) -> None:
+        """Shows the groups of chunks that wait, and when the oldest was queued (milliseconds since 1970)."""
+        self.queue_depth.set(waiting)
+        self.queue_age.set(max(0.0, time.time() - oldest_ms / 1000) if waiting else 0.0)
 
     def show_jobs(self, states: Sequence[int]) -> None:
         """Shows how many jobs are in each state, given the states of all that have not ended."""

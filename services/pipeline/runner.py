@@ -5,15 +5,15 @@ if the process died before its result was kept; each one is written for that.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from omnialign import names
 from omnialign.errors import FailedPrecondition, Internal, OmnialignError, to_status
-from services.pipeline.chunk_store import ChunkStore
+from services.pipeline.chunk_store import ChunkState, ChunkStore
 from services.pipeline.chunk_worker import Chunk, ChunkWorker
 from services.pipeline.job_store import JobStore
 from services.pipeline.kind import Job, JobContext, JobKind, JobProgram, Phase, Step, phases_of, stage_of
@@ -30,8 +30,8 @@ DEAD_LOOK_SECONDS = 5.0
 MAX_STARTS = 5
 """Times that a job may be taken up without progress; some of the deaths in between may be another job's doing."""
 FORGIVE_SECONDS = 1.0
-CHECK_SECONDS = 0.1
-"""What may end a job is looked for at most this often."""
+CHECK_SECONDS = 0.25
+"""How soon after this process committed something the rest of a job is looked at."""
 
 StageBody = Callable[[JobContext], Awaitable[str | None]]
 
@@ -99,7 +99,7 @@ class JobRunner:
         except Stopped:
             return
         except asyncio.CancelledError:  # the process ends in good order
-            with suppress(OmnialignError, TimeoutError):
+            with contextlib.suppress(OmnialignError, TimeoutError):
                 async with asyncio.timeout(FORGIVE_SECONDS):
                     await self.jobs.forgive_starts(uid)
             raise
@@ -111,24 +111,38 @@ class JobRunner:
         finally:
             self.forget(uid)
 
-    async def run_chunk(self, uid: str, phase: str, number: int) -> None:
-        """Works on one chunk until it is done, the job is stopped, or the chunk fails, which ends the job.
+    async def run_chunks(self, uid: str, phase: str, numbers: Sequence[int]) -> None:
+        """Works on chunks until they are done, the job is stopped, or one of them fails, which ends the job.
 
-        The chunk's row in the job database says which steps are committed, so the engine need not remember them.
+        The chunks' rows in the job database say which steps are committed, so the engine need not remember them.
         """
-        steps = self._phases[phase].steps
-        try:
+        async with self._noting_failure(uid, phase, numbers[0]):
             await self.gate.wait_while_paused(uid)
             context = await self.gate.context(uid)
-            state = await self.chunks.begin_chunk(uid, phase=phase, number=number, steps=[s.name for s in steps])
-            chunk = Chunk(phase, number, state.record_ids, state.is_repeated)
-            with tracing.span(f"chunk {phase}", is_root=True, job_uid=uid, chunk=number, records=len(chunk.ids)):
-                for step in steps:
+            steps = [step.name for step in self._phases[phase].steps]
+            states = await self.chunks.begin_chunks(uid, phase=phase, numbers=numbers, steps=steps)
+            async with asyncio.TaskGroup() as group:
+                for number, state in states.items():
+                    group.create_task(self._run_chunk(context, phase, number, state))
+
+    async def _run_chunk(self, context: JobContext, phase: str, number: int, state: ChunkState) -> None:
+        """Works on one chunk; it may fail without those beside it."""
+        uid, chunk = context.uid, Chunk(phase, number, state.record_ids, state.is_repeated)
+        span = tracing.span(f"chunk {phase}", is_root=True, job_uid=uid, chunk=number, records=len(chunk.ids))
+        async with self._noting_failure(uid, phase, number):
+            with span:
+                for step in self._phases[phase].steps:
                     if step.name not in state.committed:
                         await self.gate.wait_while_paused(uid)
                         while not await step.may_begin(context):
                             await self.gate.wait_while_paused(uid)
                         await self._run_step(context, chunk, step)
+
+    @contextlib.asynccontextmanager
+    async def _noting_failure(self, uid: str, phase: str, number: int) -> AsyncIterator[None]:
+        """Notes what ends a chunk, unless the job is stopped."""
+        try:
+            yield
         except Stopped:
             return
         except OmnialignError as error:
@@ -141,7 +155,7 @@ class JobRunner:
     def forget(self, uid: str) -> None:
         """Drops what is kept of a job in memory."""
         self.progress.forget(uid)
-        self.notifier.states.pop(uid, None)
+        self.notifier.forget(uid)
 
     async def check(self, context: JobContext, phase: Phase) -> None:
         """Raises what ended a chunk of a phase, or FailedPrecondition (`QUARANTINE_LIMIT`)."""
@@ -238,34 +252,39 @@ class RunningJob:
 
     async def chunks(self, phase: Phase) -> None:
         """Plans the chunks of a phase, queues them, and waits until all are done. Raises what ended one of them."""
-        count = int(await self.step(f"plan_{phase.name}", phase.plan) or 0)
-        # Replayed from the start after a restart; chunks that are queued or done already are not queued again.
-        await self._runner.engine.submit_chunks(self._uid, phase.name, count)
-        await self.step(phase.name, functools.partial(self._await_chunks, phase=phase, count=count))
+        engine = self._runner.engine
 
-    async def _await_chunks(self, context: JobContext, *, phase: Phase, count: int) -> None:
+        async def plan(context: JobContext) -> str:
+            count = await phase.plan(context)
+            return f"{count}/{engine.group_size(count)}"
+
+        # Kept with the plan, so that a replay queues the same; one of the release before queued each chunk by itself.
+        planned, _, kept_size = (await self.step(f"plan_{phase.name}", plan)).partition("/")
+        count, size = int(planned or 0), int(kept_size or 1)
+        # Replayed from the start after a restart; chunks that are queued or done already are not queued again.
+        await engine.submit_chunks(self._uid, phase.name, count, size=size)
+        await self.step(phase.name, functools.partial(self._await_chunks, phase=phase, count=count, size=size))
+
+    async def _await_chunks(self, context: JobContext, *, phase: Phase, count: int, size: int) -> None:
         """Returns when all chunks are done; raises what ended one of them, after the others were stopped."""
-        runner, last, committed = self._runner, phase.steps[-1].name, self._runner.notifier.step_committed
-        checked = looked = time.monotonic()
-        is_owed = False
+        runner, last = self._runner, phase.steps[-1].name
+        looked_for_dead = time.monotonic()
+        news = runner.notifier.news((self._uid, phase.name, last))
         try:
-            # Commits of this process wake the wait; those of other replicas are found by looking once a second.
-            while True:
-                seen = committed.count
-                if await runner.chunks.committed_count(self._uid, phase=phase.name, step=last) >= count:
-                    break
-                await committed.wait(timeout_seconds=CHECK_SECONDS if is_owed else LOOK_SECONDS, since=seen)
-                is_owed = time.monotonic() - checked < CHECK_SECONDS
-                if not is_owed:
-                    checked = time.monotonic()
-                    await runner.check(context, phase)
-                if time.monotonic() - looked > DEAD_LOOK_SECONDS:
-                    looked = time.monotonic()
+            while left := count - await runner.chunks.committed_count(self._uid, phase=phase.name, step=last):
+                # Wakes when this process has done what was left, or seen a chunk fail; else it is time to look again:
+                # soon if chunks commit here, and once a second for what other replicas do.
+                await news.wait(left, soon_seconds=CHECK_SECONDS, timeout_seconds=LOOK_SECONDS)
+                news = runner.notifier.news((self._uid, phase.name, last))
+                await runner.check(context, phase)
+                if time.monotonic() - looked_for_dead > DEAD_LOOK_SECONDS:
+                    looked_for_dead = time.monotonic()
                     await self._check_dead(phase)
+            runner.chunks.recount(self._uid)
             await runner.progress.flush(self._uid)
             await runner.check(context, phase)
         except OmnialignError:
-            await runner.engine.cancel_chunks(self._uid, phase.name, range(count))
+            await runner.engine.cancel_chunks(self._uid, phase.name, count, size=size)
             await runner.progress.flush(self._uid)
             raise
 

@@ -34,6 +34,7 @@ from services.runtime.database import Database
 from services.runtime.server import Server
 
 MAX_GROUP_STEPS = 256
+COMMIT_PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ async def open_pipeline(
         items = ItemCaller(retrier, deadline_seconds=config.step_deadline_seconds, kept=kept)
         writer = TableWriter(tables.append)
         stack.push_async_callback(writer.close)
-        committer = GroupCommitter[StepCommit](chunks.commit_steps, limit=MAX_GROUP_STEPS)
+        committer = GroupCommitter[StepCommit](
+            chunks.commit_steps, limit=MAX_GROUP_STEPS, pause_seconds=COMMIT_PAUSE_SECONDS
+        )
         stack.push_async_callback(committer.close)
 
         running = program(Toolbox(jobs, chunks, tables, updater, retrier, items, server.registry))

@@ -105,7 +105,7 @@ class Supervisor:
         """Takes over from replicas that are gone, and sees to workflows that were never queued, or died."""
         if not self._replicas.is_current:
             return  # the database is away, and the engine would wait for it
-        self._metrics.show_queue(await self._engine.queued())
+        self._metrics.show_queue(*await self._engine.queued())
         await self._replicas.take_over()
         for uid, state in await self._jobs.unfinished():
             if state == self._kind.job.STATE_QUEUED:

@@ -1,8 +1,9 @@
 """The durable workflow engine (DBOS): a thin wrapper, and the only file that knows it.
 
-A job is one workflow (its id is the uid of the job); each chunk of records is a child (`<uid>/<phase>-0007`). The
-engine keeps what a workflow did, step by step, in a database, and a process that starts anew goes on where the last one
-was killed. Values are stored as JSON, never as pickles.
+A job is one workflow (its id is the uid of the job); each group of neighbouring chunks of records is a child
+(`<uid>/<phase>-0007`), because a workflow costs as much as all else that is done for a chunk. The engine keeps what a
+workflow did, step by step, in a database, and a process that starts anew goes on where the last one was killed. Values
+are stored as JSON, never as pickles.
 
 DBOS lives once per process, runs its workflows on the event loop that launched it, and is shared by all job kinds of
 the process. Four of its traps are avoided here:
@@ -25,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import sqlalchemy as sa
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 from dbos._core import execute_dequeued_workflow
 from dbos._error import DBOSInitializationError
@@ -49,6 +51,8 @@ JOBS_POLLING_SECONDS = 0.2
 SETTLE_SECONDS = 0.02
 """How long after its end a chunk's place is free, by the engine's own account."""
 MAX_THREADS = 64
+MIN_GROUPS = 16
+"""In how many workflows at least the chunks of a job are, if there are as many."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +65,8 @@ class Workflows(Protocol):
     async def run_job(self, uid: str) -> None:
         """Works on a job until it has ended."""
 
-    async def run_chunk(self, uid: str, phase: str, number: int) -> None:
-        """Works on one chunk of a job."""
+    async def run_chunks(self, uid: str, phase: str, numbers: Sequence[int]) -> None:
+        """Works on chunks of a job, side by side; numbers beyond the last chunk are left out."""
 
 
 class WorkflowEngine:
@@ -72,7 +76,7 @@ class WorkflowEngine:
         self._kind, self._config = kind, config
         self._jobs_queue, self._chunks_queue = f"{kind}-jobs", f"{kind}-chunks"
         # Registered before anything is launched, so that recovery at launch finds the functions of every kind.
-        self._job_workflow, self._chunk_workflow = _registered(kind)
+        self._job_workflow, self._chunk_workflow, self._group_workflow = _registered(kind)
         _shared.kinds.add(kind)
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._claims = QueueClaims(
@@ -149,13 +153,25 @@ class WorkflowEngine:
             await DBOS.enqueue_workflow_async(self._jobs_queue, self._job_workflow, uid)
         self._claims.soon(self._jobs_queue)
 
-    async def submit_chunks(self, uid: str, phase: str, count: int) -> None:
-        """Queues the workflows of chunks; called by the workflow of their job. Repeated calls change nothing."""
+    def group_size(self, count: int) -> int:
+        """How many of so many chunks go into one workflow: fewer of a small job, which replicas are to share too."""
+        return min(max(count // MIN_GROUPS, 1), self._config.chunks_per_group)
+
+    async def submit_chunks(self, uid: str, phase: str, count: int, *, size: int) -> None:
+        """Queues the workflows of chunks, `size` in each; called by the workflow of their job.
+
+        Repeated calls change nothing.
+        """
         # The partition is the job, so that `chunks_per_job` bounds each job, and a large one does not starve others.
         options = SetEnqueueOptions(queue_partition_key=uid)
-        for number in range(count):
+        for number in range(group_count(count, size=size)):
             with SetWorkflowID(chunk_id(uid, phase, number)), options, self._database.typed_errors():
-                await DBOS.enqueue_workflow_async(self._chunks_queue, self._chunk_workflow, uid, phase, number)
+                if size == 1:
+                    await DBOS.enqueue_workflow_async(self._chunks_queue, self._chunk_workflow, uid, phase, number)
+                else:
+                    await DBOS.enqueue_workflow_async(
+                        self._chunks_queue, self._group_workflow, uid, phase, number, size
+                    )
             self._claims.soon(self._chunks_queue, partition=uid)  # the first begin while others are queued
 
     async def step(self, name: str, body: Body) -> Any:
@@ -187,9 +203,9 @@ class WorkflowEngine:
             await DBOS.cancel_workflow_async(uid, cancel_children=True)
         await self.interrupt(uid)
 
-    async def cancel_chunks(self, uid: str, phase: str, numbers: Sequence[int]) -> None:
+    async def cancel_chunks(self, uid: str, phase: str, count: int, *, size: int) -> None:
         """Ends the workflows of chunks; called in a step of their job's workflow."""
-        ids = [chunk_id(uid, phase, number) for number in numbers]
+        ids = [chunk_id(uid, phase, number) for number in range(group_count(count, size=size))]
         if ids:
             await DBOS.cancel_workflows_async(ids)
         await self._interrupt([i for i in self._tasks if i in set(ids)])
@@ -220,13 +236,10 @@ class WorkflowEngine:
             found = await DBOS.list_workflows_async(workflow_ids=[uid], status=list(DEAD), limit=1)
         return bool(found)
 
-    async def queued(self) -> list[int]:
-        """Times (ms since 1970) at which the chunks that wait in the queue were queued."""
+    async def queued(self) -> tuple[int, int]:
+        """How many groups of chunks wait in the queue, and when the oldest was queued (ms since 1970; 0 for none)."""
         with self._database.typed_errors():
-            waiting = await DBOS.list_queued_workflows_async(
-                queue_name=self._chunks_queue, status="ENQUEUED", load_input=False
-            )
-        return [workflow.created_at for workflow in waiting if workflow.created_at is not None]
+            return await asyncio.to_thread(self._queued)
 
     # ---- parts ----
 
@@ -244,6 +257,16 @@ class WorkflowEngine:
             uid, _, chunk = workflow_id.partition("/")
             if chunk and self._workflows is not None:
                 self._claims.soon(self._chunks_queue, partition=uid, seconds=SETTLE_SECONDS)
+
+    def _queued(self) -> tuple[int, int]:
+        # Counted by the database: the library would make an object of each workflow that waits.
+        store = _shared.instance._sys_db
+        table = store.tables.workflow_status.c
+        where = (table.queue_name == self._chunks_queue, table.status == "ENQUEUED")
+        with store.engine.connect() as connection:
+            query = sa.select(sa.func.count(), sa.func.min(table.created_at)).where(*where)
+            count, oldest = connection.execute(query).one()
+        return int(count), int(oldest or 0)
 
     async def _interrupt(self, workflow_ids: Sequence[str]) -> None:
         tasks = [self._tasks[i] for i in workflow_ids if self._tasks[i] is not asyncio.current_task()]
@@ -269,13 +292,13 @@ class WorkflowEngine:
         await DBOS.register_queue_async(self._jobs_queue, polling_interval_sec=JOBS_POLLING_SECONDS)
         await DBOS.register_queue_async(
             self._chunks_queue,
-            partition_worker_concurrency=self._config.chunks_per_job,
+            partition_worker_concurrency=self._config.groups_per_job,
             polling_interval_sec=self._config.queue_polling_seconds,
         )
 
     def _recover_own(self) -> None:
         """Queues again what the kind left pending when it stopped while another one kept DBOS running."""
-        executor_id, names = self._config.executor_id, [f"{self._kind}_job", f"{self._kind}_chunk"]
+        executor_id, names = self._config.executor_id, [f"{self._kind}_{what}" for what in ("job", "chunk", "chunks")]
         ours = {workflow.workflow_id for workflow in DBOS.list_workflows(name=names, status="PENDING")}
         for workflow in _shared.instance._sys_db.get_pending_workflows(executor_id, _version()):
             if workflow.workflow_id in ours - _shared.waiting:
@@ -322,7 +345,7 @@ _shared = _Shared({}, url="")
 
 
 @functools.cache
-def _registered(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _registered(kind: str) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     """The workflow functions of a kind, known to DBOS by the kind's name for as long as the process lives."""
 
     @DBOS.workflow(name=f"{kind}_job", max_recovery_attempts=None)
@@ -331,9 +354,15 @@ def _registered(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     @DBOS.workflow(name=f"{kind}_chunk", max_recovery_attempts=None)
     async def chunk(uid: str, phase: str, number: int) -> None:
-        await (await _engine_of(kind)).run(lambda workflows: workflows.run_chunk(uid, phase, number))
+        await (await _engine_of(kind)).run(lambda workflows: workflows.run_chunks(uid, phase, [number]))
 
-    return job, chunk
+    # Of another name than a chunk's alone: a replica of the release before cannot run it, and is taken over from.
+    @DBOS.workflow(name=f"{kind}_chunks", max_recovery_attempts=None)
+    async def chunks(uid: str, phase: str, number: int, size: int) -> None:
+        numbers = range(number * size, (number + 1) * size)
+        await (await _engine_of(kind)).run(lambda workflows: workflows.run_chunks(uid, phase, numbers))
+
+    return job, chunk, chunks
 
 
 async def _engine_of(kind: str) -> WorkflowEngine:
@@ -365,8 +394,13 @@ def _version() -> str:
 
 
 def chunk_id(uid: str, phase: str, number: int) -> str:
-    """Id of the workflow of a chunk."""
+    """Id of the workflow of a group of chunks, or of a chunk that has one of its own."""
     return f"{uid}/{phase}-{number:04d}"
+
+
+def group_count(count: int, *, size: int) -> int:
+    """In how many workflows so many chunks are, with `size` in each."""
+    return -(-count // size)
 
 
 def migrate(url: str) -> None:

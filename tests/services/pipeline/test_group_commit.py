@@ -42,6 +42,17 @@ async def test_a_group_keeps_within_its_limit() -> None:
     assert sorted(item for commit in sink.commits for item in commit) == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
+async def test_a_write_right_after_another_waits_for_company_and_one_after_a_while_does_not() -> None:
+    sink, loop = Sink(), asyncio.get_running_loop()
+    sink.free.set()
+    grouped = GroupCommitter(sink, limit=10, pause_seconds=0.05)
+    begun = loop.time()
+    await grouped.add([1])
+    await asyncio.gather(*(grouped.add([number]) for number in (2, 3, 4)))
+    assert sink.commits == [[1], [2, 3, 4]]
+    assert loop.time() - begun >= 0.05
+
+
 async def test_only_the_writer_of_bad_items_hears_of_them() -> None:
     sink = Sink()
     sink.free.set()

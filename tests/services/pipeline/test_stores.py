@@ -7,7 +7,7 @@ import pytest
 
 from omnialign.errors import AlreadyExists, FailedPrecondition, Internal, NotFound, Unavailable
 from services.alignment.job import ALIGNMENT, Job, Spec
-from services.pipeline.chunk_store import ChunkStore, StepCommit
+from services.pipeline.chunk_store import ChunkState, ChunkStore, StepCommit
 from services.pipeline.counts import Counts
 from services.pipeline.job_store import JobStore
 from services.pipeline.kind import Phase, Step
@@ -144,17 +144,27 @@ async def test_a_cancelled_change_is_known_to_the_process_when_it_is_committed(s
 async def test_a_chunk_taken_up_by_two_replicas_at_once_is_known_to_be_repeated(stores):
     await stores[0].chunks.put_chunks("uid-1", phase="loop", chunks=[["a", "b"], ["c"]])
     states = await asyncio.gather(
-        *(store.chunks.begin_chunk("uid-1", phase="loop", number=0, steps=STEPS) for store in stores)
+        *(store.chunks.begin_chunks("uid-1", phase="loop", numbers=[0], steps=STEPS) for store in stores)
     )
-    assert [state.record_ids for state in states] == [("a", "b")] * 2
-    assert sorted(state.is_repeated for state in states) == [False, True]
+    assert [state[0].record_ids for state in states] == [("a", "b")] * 2
+    assert sorted(state[0].is_repeated for state in states) == [False, True]
     assert await stores[1].chunks.attempts("uid-1") == {("sample", 0): 2, ("critique", 0): 2}
+
+
+async def test_chunks_are_taken_up_together_as_far_as_there_are_any(stores):
+    await stores[0].chunks.put_chunks("uid-1", phase="loop", chunks=[["a", "b"], ["c"]])
+    await stores[0].chunks.begin_chunks("uid-1", phase="loop", numbers=[1], steps=STEPS)
+    await stores[0].chunks.commit_steps([StepCommit("uid-1", "loop", "sample", 1, Counts(chunks=1))])
+    found = await stores[1].chunks.begin_chunks("uid-1", phase="loop", numbers=range(4), steps=STEPS)
+    assert found == {
+        0: ChunkState(("a", "b"), committed=frozenset(), is_repeated=False),
+        1: ChunkState(("c",), committed=frozenset(["sample"]), is_repeated=True),
+    }
 
 
 async def test_steps_that_were_committed_twice_count_once(stores):
     await stores[0].chunks.put_chunks("uid-1", phase="loop", chunks=[["a"], ["b"]])
-    for number in range(2):
-        await stores[0].chunks.begin_chunk("uid-1", phase="loop", number=number, steps=STEPS)
+    await stores[0].chunks.begin_chunks("uid-1", phase="loop", numbers=range(2), steps=STEPS)
     done = [StepCommit("uid-1", "loop", step, n, Counts(completed=1, chunks=1)) for step in STEPS for n in range(2)]
     await asyncio.gather(
         stores[0].chunks.commit_steps(done),
@@ -164,8 +174,33 @@ async def test_steps_that_were_committed_twice_count_once(stores):
     totals = await stores[1].chunks.totals("uid-1")
     assert {step: (counts.completed, counts.chunks) for step, counts in totals.items()} == dict.fromkeys(STEPS, (2, 2))
     assert await stores[1].chunks.committed_count("uid-1", phase="loop", step="critique") == 2
-    state = await stores[1].chunks.begin_chunk("uid-1", phase="loop", number=1, steps=STEPS)
-    assert state.committed == set(STEPS)
+    states = await stores[1].chunks.begin_chunks("uid-1", phase="loop", numbers=[1], steps=STEPS)
+    assert states[1].committed == set(STEPS)
+
+
+async def test_a_look_at_the_totals_reads_only_what_was_open_at_the_last_one(stores, monkeypatch):
+    def done(*numbers: int, completed: int = 1) -> list[StepCommit]:
+        return [StepCommit("uid-1", "loop", "sample", n, Counts(chunks=1, completed=completed)) for n in numbers]
+
+    async def look() -> tuple[int, int]:
+        read.clear()
+        counts = (await chunks.totals("uid-1"))["sample"]
+        return counts.completed, len(read)
+
+    chunks, read, from_json = stores[1].chunks, list[object](), Counts.from_json
+    await chunks.put_chunks("uid-1", phase="loop", chunks=[["a"]] * 50)
+    await chunks.begin_chunks("uid-1", phase="loop", numbers=range(50), steps=["sample"])
+    monkeypatch.setattr(Counts, "from_json", lambda values: read.append(values) or from_json(values))
+    await chunks.commit_steps(done(*range(40), 45))
+    assert await look() == (41, 41)
+    await chunks.commit_steps(done(41))
+    assert await look() == (42, 2)
+    await stores[0].chunks.commit_steps(done(3, completed=5))  # by a replica that was taken for dead
+    await chunks.commit_steps(done(40))
+    assert await look() == (43, 3)
+    chunks.recount("uid-1")
+    assert await look() == (47, 43)
+    assert await chunks.committed_count("uid-1", phase="loop", step="sample") == 43
 
 
 async def test_the_first_failure_of_a_phase_is_told(stores):
@@ -246,7 +281,7 @@ async def test_progress_that_a_slow_replica_writes_late_does_not_replace_what_is
         return "began"
 
     async def finish(store: Replica, number: int) -> None:
-        await store.chunks.begin_chunk("uid-1", phase="sample", number=number, steps=["sample"])
+        await store.chunks.begin_chunks("uid-1", phase="sample", numbers=[number], steps=["sample"])
         await store.chunks.commit_steps([StepCommit("uid-1", "sample", "sample", number, Counts(1, 3))])
 
     async def write_late(*args, **kwargs):
@@ -275,7 +310,7 @@ async def test_a_deleted_job_leaves_nothing_behind_and_others_alone(stores):
     await insert(store.jobs, "uid-2", NAME + "-2")
     for uid in ("uid-1", "uid-2"):
         await store.chunks.put_chunks(uid, phase="sample", chunks=[["a"]])
-        await store.chunks.begin_chunk(uid, phase="sample", number=0, steps=["sample"])
+        await store.chunks.begin_chunks(uid, phase="sample", numbers=[0], steps=["sample"])
         await store.jobs.put_report(uid, {"json": b"{}"})
     await store.jobs.delete("uid-1")
     with pytest.raises(NotFound):

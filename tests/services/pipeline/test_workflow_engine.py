@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ class Workflows:
     async def run_job(self, uid: str) -> None:
         self.jobs.put_nowait(uid)
 
-    async def run_chunk(self, uid: str, phase: str, number: int) -> None:
+    async def run_chunks(self, uid: str, phase: str, numbers: Sequence[int]) -> None:
         raise NotImplementedError
 
 
@@ -92,7 +93,7 @@ async def test_lost_tables_are_said_and_made_again_by_a_service_that_may(
         await database.close()
         if migrate:
             await engine.look()
-            assert await engine.queued() == []
+            assert await engine.queued() == (0, 0)
         else:
             for call in (engine.look(), engine.submit_job("some-job")):
                 with pytest.raises(Unavailable, match=r"python -m services\.migrate") as missing:
@@ -100,6 +101,13 @@ async def test_lost_tables_are_said_and_made_again_by_a_service_that_may(
                 assert missing.value.reason == "SCHEMA_MISSING"
     finally:
         await engine.stop()
+
+
+def test_a_large_job_is_cut_into_larger_groups_and_a_small_one_is_left_for_others_to_share(tmp_path: Path) -> None:
+    engine = WorkflowEngine("alignment", config(tmp_path, ""))
+    sizes = {count: engine.group_size(count) for count in (0, 1, 31, 32, 64, 128, 100_000)}
+    assert sizes == {0: 1, 1: 1, 31: 1, 32: 2, 64: 4, 128: 8, 100_000: 8}
+    assert [workflow_engine.group_count(count, size=4) for count in (0, 1, 4, 5)] == [0, 1, 1, 2]
 
 
 def test_a_workflow_that_is_dequeued_while_the_event_loop_stands_still_waits_for_it(tmp_path: Path) -> None:
