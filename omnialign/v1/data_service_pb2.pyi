@@ -5,6 +5,7 @@ Storage of datasets, media and models, and the lineage between them."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -1328,6 +1329,10 @@ class ImportDatasetResponse(_message.Message):
     SKIPPED_FILES_FIELD_NUMBER: _builtins.int
     REPEATED_ROWS_FIELD_NUMBER: _builtins.int
     FILE_FORMATS_FIELD_NUMBER: _builtins.int
+    ROWS_TOTAL_FIELD_NUMBER: _builtins.int
+    ROWS_SKIPPED_FIELD_NUMBER: _builtins.int
+    ROWS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    TIME_LEFT_FIELD_NUMBER: _builtins.int
     rows_read: _builtins.int
     """Rows read so far."""
     records_imported: _builtins.int
@@ -1338,6 +1343,12 @@ class ImportDatasetResponse(_message.Message):
     """Bytes of media stored so far."""
     records_removed: _builtins.int
     """Records of earlier imports of the same files that these files no longer give: last message only."""
+    rows_total: _builtins.int
+    """Rows of all files, once they were looked through."""
+    rows_skipped: _builtins.int
+    """Rows read so far that are there from an earlier import of the same files, and were not read again."""
+    rows_per_second: _builtins.float
+    """Rows that are read per second, without those that were skipped."""
     @_builtins.property
     def quarantine_reasons(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Rows quarantined, by reason code."""
@@ -1366,6 +1377,10 @@ class ImportDatasetResponse(_message.Message):
     def file_formats(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileFormat]:
         """The format that each file is read in; of the first hundred files."""
 
+    @_builtins.property
+    def time_left(self) -> _duration_pb2.Duration:
+        """How long the rest will take at this rate; unset if that cannot be told yet."""
+
     def __init__(
         self,
         *,
@@ -1381,10 +1396,14 @@ class ImportDatasetResponse(_message.Message):
         skipped_files: _abc.Iterable[Global___SkippedFile] | None = ...,
         repeated_rows: _abc.Iterable[Global___RepeatedRows] | None = ...,
         file_formats: _abc.Iterable[Global___FileFormat] | None = ...,
+        rows_total: _builtins.int = ...,
+        rows_skipped: _builtins.int = ...,
+        rows_per_second: _builtins.float = ...,
+        time_left: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version", "time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version", "file_formats", b"file_formats", "media_bytes", b"media_bytes", "quarantine_reasons", b"quarantine_reasons", "records_imported", b"records_imported", "records_removed", b"records_removed", "repeated_rows", b"repeated_rows", "rows_quarantined", b"rows_quarantined", "rows_read", b"rows_read", "skipped_files", b"skipped_files", "subtask_counts", b"subtask_counts", "unread_columns", b"unread_columns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version", "file_formats", b"file_formats", "media_bytes", b"media_bytes", "quarantine_reasons", b"quarantine_reasons", "records_imported", b"records_imported", "records_removed", b"records_removed", "repeated_rows", b"repeated_rows", "rows_per_second", b"rows_per_second", "rows_quarantined", b"rows_quarantined", "rows_read", b"rows_read", "rows_skipped", b"rows_skipped", "rows_total", b"rows_total", "skipped_files", b"skipped_files", "subtask_counts", b"subtask_counts", "time_left", b"time_left", "unread_columns", b"unread_columns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

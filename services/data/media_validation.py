@@ -77,6 +77,11 @@ def validate(path: Path, limits: MediaLimits, modality: int = 0, mime_type: str 
         return _validate(file, limits, modality, mime_type)
 
 
+def validate_bytes(file: BinaryIO, limits: MediaLimits, modality: int = 0) -> str:
+    """`validate` for bytes in memory."""
+    return _validate(file, limits, modality)
+
+
 def validate_together(media: Sequence[tuple[NDArray[np.uint8], int]], limits: MediaLimits) -> list[str]:
     """The MIME types of media, given as bytes and claimed modality; "" for those that `validate` would refuse."""
     return [_type_or_nothing(data, limits, modality) for data, modality in media]

@@ -1,7 +1,9 @@
 """One run of an import: which rows it has seen, the counts, and the records that wait to be written."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from omnialign.errors import valid_text
@@ -10,12 +12,13 @@ from omnialign.v1 import record_pb2
 from omnialign.v1.data_service_pb2 import ImportDatasetResponse as Progress
 from services.data.datasets import Datasets
 from services.data.importing.identity import ID, source_digest
-from services.data.importing.rows import ReadRow
+from services.data.importing.reading_ahead import Row
 from services.data.importing.sources import SourceFile
 from services.data.media_store import MediaStore
 from services.data.usage import Usage
 
-WRITE_RECORDS = 512
+WRITE_RECORDS = 4096
+WRITE_BYTES = 16 * 1024 * 1024
 MAX_EXAMPLES = 8
 KEY_CHARACTERS = 16
 """Of each digest, only 64 bits are kept."""
@@ -33,6 +36,23 @@ class _Source:
     """The ids of rows that were set aside."""
 
 
+@dataclass
+class _Waiting:
+    """What is to be written together."""
+
+    good: list[record_pb2.Record] = field(default_factory=list)
+    bad: list[record_pb2.Record] = field(default_factory=list)
+    media: dict[str, int] = field(default_factory=dict)
+    """Sizes in bytes by digest."""
+    size_bytes: int = 0
+    """Of the records."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is enough to be written."""
+        return len(self.good) + len(self.bad) >= WRITE_RECORDS or self.size_bytes >= WRITE_BYTES
+
+
 class ImportRun:
     """Writes rows, and removes at the end what they replace."""
 
@@ -41,9 +61,8 @@ class ImportRun:
         self.examples: dict[str, str] = {}
         """For each reason to set rows aside, the message of the first one."""
         self._datasets, self._media, self._usage, self._append = datasets, media, usage, append
-        self._good: list[record_pb2.Record] = []
-        self._bad: list[record_pb2.Record] = []
-        self._objects: dict[str, int] = {}
+        self._waiting = _Waiting()
+        self._writing: asyncio.Task[None] | None = None
         self._sources: dict[str, _Source] = {}
         self._mended: set[str] = set()
         # The source of each row's content, to notice rows that several files share.
@@ -55,12 +74,12 @@ class ImportRun:
         self._file, self._digest = file, source_digest(file)
         self._sources.setdefault(self._digest, _Source(file))
 
-    async def add(self, row: ReadRow) -> bool:
-        """Counts a row and keeps it for the next write; whether a write took place."""
+    async def add(self, row: Row) -> None:
+        """Counts a row, and has it written: with others, and while the next ones are read."""
         self.progress.rows_read += 1
         if self._is_repeated(row):
-            return False
-        source, key = self._sources[self._digest], _key(row.digest)
+            return
+        source, key, waiting = self._sources[self._digest], _key(row.digest), self._waiting
         again = source.rows[key]
         source.rows[key] += 1
         record = row.record
@@ -69,23 +88,38 @@ class ImportRun:
         if record.HasField("quarantine"):
             source.quarantined.add(record.id)
             self._note(record.quarantine)
-            self._bad.append(record)
+            waiting.bad.append(record)
         else:
-            self._good.append(record)
+            waiting.good.append(record)
+        waiting.size_bytes += record.ByteSize()
         self.progress.media_bytes += sum(media.size_bytes for media in row.media)
-        self._objects.update((media.sha256, media.size_bytes) for media in row.media)
-        if len(self._good) + len(self._bad) < WRITE_RECORDS:
-            return False
-        await self.flush()
-        return True
+        waiting.media.update((media.sha256, media.size_bytes) for media in row.media)
+        if waiting.is_full:
+            await self._settle()
+            self._waiting, self._writing = _Waiting(), asyncio.create_task(self._write(waiting))
 
     async def flush(self) -> None:
-        """Writes the waiting records, then counts them. Raises QUOTA_EXCEEDED if their media do not fit."""
-        good, bad, objects = self._good, self._bad, self._objects
-        self._good, self._bad, self._objects = [], [], {}
+        """Writes what waits. Raises QUOTA_EXCEEDED if the media do not fit."""
+        await self._settle()
+        waiting, self._waiting = self._waiting, _Waiting()
+        await self._write(waiting)
+
+    async def abandon(self) -> None:
+        """Waits for a write that has begun."""
+        with suppress(Exception):
+            await self._settle()
+
+    async def _settle(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
+    async def _write(self, waiting: _Waiting) -> None:
+        """Writes records, then counts them. Raises QUOTA_EXCEEDED if their media do not fit."""
+        good, bad = waiting.good, waiting.bad
         parent = project_name_of(self.name)
-        await self._usage.check(parent, objects)
-        await self._usage.hold(self.name, objects, parent=parent)
+        await self._usage.check(parent, waiting.media)
+        await self._usage.hold(self.name, waiting.media, parent=parent)
         if good:
             await self._media.sync()  # media first: a record must never refer to media that a power cut can lose
             await self._datasets.append(self.name, good)
@@ -106,7 +140,7 @@ class ImportRun:
             self.progress.records_removed = await self._datasets.discard(self.name, self._is_stale)
             await self._datasets.discard(self.name, self._is_stale_in_quarantine, from_quarantine=True)
 
-    def _is_repeated(self, row: ReadRow) -> bool:
+    def _is_repeated(self, row: Row) -> bool:
         """Whether a row is left out because another file of the same split has it. Within a file, all are kept."""
         source = self._sources[self._digest]
         first = self._contents.setdefault(_key(row.content), source)

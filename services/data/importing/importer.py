@@ -1,19 +1,18 @@
 """Importing files in the schemas of align-anything-200k, or in another format, as a new version of a dataset.
 
 All files are looked through first, so that one that would be misread is refused before anything is written. Then
-batches of rows are read ahead, converted to records in a bounded number of threads, and written by id in order. Rows
+children read them ahead, convert rows to records, and decode their media; the records are written by id in order. Rows
 that cannot be converted go to the dataset's quarantine and are counted by reason; they never stop the import. At the
 end, what earlier imports of the same files gave and this one does not is removed. An import that fails leaves the
 dataset as it was, but for records that were written already; one that it created without any is removed.
 """
 
-import asyncio
 import shutil
 import tempfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, valid_text
@@ -25,23 +24,21 @@ from services.data.datasets import Datasets
 from services.data.importing.coverage import nearest
 from services.data.importing.formats.registry import ALIGN_ANYTHING
 from services.data.importing.import_run import ImportRun
-from services.data.importing.media_files import MediaFiles
-from services.data.importing.readers import Survey, read_batches, survey
+from services.data.importing.pace import Pace
+from services.data.importing.readers import Survey, survey
 from services.data.importing.reading import Reading
+from services.data.importing.reading_ahead import READING_LIMITS, Readers
 from services.data.importing.refusal import killed_reader
-from services.data.importing.rows import ReadRow, RowReader
 from services.data.importing.sources import SourceFile, Sources, find_files
 from services.data.media_store import MediaStore
+from services.data.media_validation import MediaLimits
 from services.data.objects.base import run_in_pool
 from services.data.store import MAX_NAME_CHARACTERS, Store
 from services.data.uploads import IMPORT_FOLDER, Upload, Uploads, is_upload, local_path
 from services.data.usage import Usage
-from services.sandbox.limits import Limits
 from services.sandbox.pool import Sandbox
 
 MAX_LISTED_FILES = 100
-READING_LIMITS = Limits(cpu_seconds=120.0, wall_seconds=600.0, memory_bytes=2 << 30)
-"""What looking through a file, or reading one batch of it, may take."""
 
 
 class Importer:
@@ -61,6 +58,8 @@ class Importer:
     ) -> None:
         self._config, self._datasets, self._store, self._media, self._pool = config, datasets, store, media, pool
         self._uploads, self._usage, self._sandbox = uploads, usage, sandbox
+        limits = MediaLimits.of(config)
+        self._readers = Readers(sandbox=sandbox, media=media, limits=limits, pool=pool, most=config.media_workers)
         self._running: Counter[str] = Counter()
         self._created: set[str] = set()
 
@@ -84,41 +83,49 @@ class Importer:
             )
             # Before the look through all files, which may take long: tells the caller that the import has begun.
             yield run.progress
-            files = await self._survey(sources, reading, run.progress)
+            surveys = await self._survey(sources, reading, run.progress)
             async with self._dataset(request):
-                async for progress in self._import(files, reading, run):
-                    yield progress
+                try:
+                    async for progress in self._import(surveys, reading, run):
+                        yield progress
+                finally:
+                    await run.abandon()
                 version = await self._datasets.commit(run.name)
                 await self._add_lineage(request.parent, run.name, uri, version)
                 run.progress.dataset_version.CopyFrom(version)
                 yield run.progress
 
-    async def _survey(self, sources: Sources, reading: Reading, progress: Progress) -> list[SourceFile]:
-        """Looks through all files, and lists their formats and what will not be read; the files with their formats."""
-        files = list[SourceFile]()
+    async def _survey(self, sources: Sources, reading: Reading, progress: Progress) -> list[Survey]:
+        """Looks through all files, and lists their formats and what will not be read."""
+        surveys = list[Survey]()
         for name, why in list(sources.skipped.items())[:MAX_LISTED_FILES]:
             progress.skipped_files.add(file=valid_text(name), why=valid_text(why))
         for file in sources.files:
             found = await run_in_pool(self._pool, self._look_at, file, reading)
             file = found.file
-            files.append(file)
-            if len(files) <= MAX_LISTED_FILES:
+            surveys.append(found)
+            progress.rows_total += found.rows
+            if len(surveys) <= MAX_LISTED_FILES:
                 form = file.format or ALIGN_ANYTHING
                 progress.file_formats.add(file=valid_text(file.name), format=form, told_by=valid_text(file.told_by))
             for column, rows in found.unread.most_common():
                 similar = nearest(file.subtask, column, form=file.format)
                 shown = (valid_text(file.name), valid_text(column))
                 progress.unread_columns.add(file=shown[0], column=shown[1], rows=rows, nearest=similar)
-        return files
+        return surveys
 
     def _look_at(self, file: SourceFile, reading: Reading) -> Survey:
         return self._sandbox.call(survey, file, reading, refusal=killed_reader, limits=READING_LIMITS)
 
-    async def _import(self, files: list[SourceFile], reading: Reading, run: ImportRun) -> AsyncIterator[Progress]:
-        for file in files:
-            run.begin(file)
-            async for row in self._rows(file, reading):
-                if await run.add(row):
+    async def _import(self, surveys: list[Survey], reading: Reading, run: ImportRun) -> AsyncIterator[Progress]:
+        pace = Pace()
+        for found in surveys:
+            run.begin(found.file)
+            async for piece in self._readers.read(found.file, reading, rows=found.rows):
+                for row in piece.rows:
+                    await run.add(row)
+                pace.note(run.progress)
+                if pace.is_due():
                     yield run.progress
         await run.flush()
         if not run.progress.records_imported:
@@ -178,26 +185,6 @@ class Importer:
                 return False
             return True
         return False
-
-    async def _rows(self, file: SourceFile, reading: Reading) -> AsyncIterator[ReadRow]:
-        """The rows of a file as records, in order, while threads convert the next ones."""
-        reader = RowReader(file, files=MediaFiles(file, store=self._media), reading=reading)
-        batches = self._sandbox.iterate(read_batches, file, reading, refusal=killed_reader, limits=READING_LIMITS)
-        working: deque[asyncio.Task[list[ReadRow]]] = deque()
-        try:
-            while (batch := await run_in_pool(self._pool, next, batches, None)) is not None:
-                working.append(asyncio.create_task(run_in_pool(self._pool, reader.read_batch, batch)))
-                if len(working) > self._config.media_workers:
-                    for row in await working.popleft():
-                        yield row
-            while working:
-                for row in await working.popleft():
-                    yield row
-        finally:
-            for task in working:
-                task.cancel()
-            with suppress(ValueError):  # a thread may still be reading for a cancelled call: then it is dropped later
-                batches.close()
 
     async def _add_lineage(self, parent: str, name: str, uri: str, version: dataset_pb2.DatasetVersion) -> None:
         edge = data_service_pb2.LineageEdge

@@ -5,7 +5,7 @@ another, or one object per line.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -93,8 +93,12 @@ class JsonValues:
         self._text, self._at = self._text[self._at :] + chunk, 0
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Number and value of each line, a `MalformedRow` if it is not JSON. Raises SOURCE_MALFORMED if not UTF-8."""
+def read_json_lines(path: Path, is_wanted: Callable[[int], bool] = lambda _: True) -> Iterator[tuple[int, Any]]:
+    """Number and value of each line that is not blank, a `MalformedRow` if it is not JSON.
+
+    The value is None of lines that are not wanted, by how many came before. Raises SOURCE_MALFORMED if not UTF-8.
+    """
+    count = 0
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number in range(1, 2**62):
@@ -102,7 +106,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 if not line:
                     return
                 if line.strip():
-                    yield number, _line(line)
+                    yield number, _line(line) if is_wanted(count) else None
+                    count += 1
     except UnicodeDecodeError as error:
         raise malformed(path, str(error)) from error
 

@@ -1,22 +1,22 @@
 """The media that rows hold or refer to.
 
 A path in the data is never trusted: it must name a regular file inside the import's own folder after all links are
-followed.
+followed. Which files rows named is noted, so that a later import can tell whether they have changed.
 """
 
 import base64
 import binascii
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from omnialign.errors import InvalidArgument
 from omnialign.media.sounds import mono_samples, write_audio
 from omnialign.v1 import content_pb2
 from services.data.importing.refusal import described
 from services.data.importing.sources import SourceFile, is_lfs_pointer
-from services.data.media_store import Claim, MediaStore
 
 MAX_RATE_HZ = 768_000
 FOLDERS = {
@@ -31,48 +31,82 @@ def media_error(reason: str, message: str) -> InvalidArgument:
     return InvalidArgument(message, reason=reason)
 
 
-class MediaFiles:
-    """Stores the media that the rows of one file hold or refer to. Blocking; safe for concurrent threads."""
+Visit = tuple[str, int, int, int]
+"""A media file that a row named: its name in the row, the modality, its size in bytes and the time of its last change
+in nanoseconds; -1 for both if there is none."""
 
-    def __init__(self, source: SourceFile, *, store: MediaStore) -> None:
-        self._store, self._root = store, source.root.resolve()
+
+class Keeper(Protocol):
+    """Takes media, and returns their references. Raises the reasons of `media_validation`."""
+
+    def put(self, data: bytes, modality: int) -> content_pb2.Media:
+        """Takes bytes."""
+        ...
+
+    def put_file(self, path: Path, modality: int) -> content_pb2.Media:
+        """Takes a copy of a file."""
+        ...
+
+
+class MediaFiles:
+    """The media of one data file's rows."""
+
+    def __init__(self, source: SourceFile, *, keep: Keeper) -> None:
+        self._keep, self._root = keep, source.root.resolve()
         parent = source.path.parent
         self._bases = (parent, parent.parent) if parent.resolve() != self._root else (parent,)
+        self._visits: dict[tuple[str, int], Visit] = {}
 
     def store(self, found: Any, modality: int) -> content_pb2.Media:
-        """Stores one media object and returns its reference. Raises the MEDIA_* reasons."""
-        claim = Claim(modality=modality)
+        """Keeps one medium and returns its reference. Raises the MEDIA_* reasons."""
         if isinstance(found, Mapping):
             return self._store_struct(found, modality)
         if isinstance(found, bytes):
-            return self._store.put(found, claim=claim)[0]
+            return self._keep.put(found, modality)
         if isinstance(found, str) and found.startswith("data:"):
-            return self._store.put(_of_data_url(found), claim=claim)[0]
+            return self._keep.put(_of_data_url(found), modality)
         if isinstance(found, str) and found.strip():
-            return self._store_file(self._locate(found.strip(), modality), claim)
+            return self._store_file(found.strip(), modality)
         raise media_error("MEDIA_MISSING", f"the value is {described(found)}, and a path or bytes are taken")
 
-    def validate_ahead(self, media: Iterable[tuple[bytes, int]]) -> None:
-        """Validates small media, given as bytes and modality, that are about to be stored: many at a time."""
-        self._store.validate_ahead(media)
+    def take(self) -> list[Visit]:
+        """The files that rows named since the last call."""
+        visits, self._visits = list(self._visits.values()), {}
+        return visits
 
-    def _store_file(self, path: Path, claim: Claim) -> content_pb2.Media:
+    def has_changed(self, visit: Visit) -> bool:
+        """Whether a file that a row named is another one by now."""
+        return self._visit(visit[0], visit[1]) != visit
+
+    def _store_file(self, name: str, modality: int) -> content_pb2.Media:
+        path = self._locate(name, modality)
         try:
             if is_lfs_pointer(path):
                 message = "the media file is a pointer of Git LFS: run `git lfs pull` in the folder of the data"
                 raise media_error("MEDIA_MISSING", message)
-            return self._store.put_file(path, claim=claim)[0]
+            return self._keep.put_file(path, modality)
         except (FileNotFoundError, PermissionError) as error:
             raise media_error("MEDIA_MISSING", f"the media file cannot be read: {error.strerror}") from error
 
+    def _visit(self, name: str, modality: int) -> Visit:
+        with suppress(InvalidArgument, OSError):
+            found = self._find(name, modality).stat()
+            return name, modality, found.st_size, found.st_mtime_ns
+        return name, modality, -1, -1
+
     def _store_struct(self, found: Mapping[str, Any], modality: int) -> content_pb2.Media:
         if (data := found.get("bytes")) is not None:
-            return self._store.put(_to_bytes(data), claim=Claim(modality=modality))[0]
+            return self._keep.put(_to_bytes(data), modality)
         if found.get("array") is not None:
-            return self._store.put(_to_wav(found), claim=Claim(modality=modality))[0]
+            return self._keep.put(_to_wav(found), modality)
         return self.store(found.get("path"), modality)
 
     def _locate(self, name: str, modality: int) -> Path:
+        """The file, which is noted. Raises MEDIA_MISSING, MEDIA_PATH_FORBIDDEN."""
+        self._visits[name, modality] = self._visit(name, modality)
+        return self._find(name, modality)
+
+    def _find(self, name: str, modality: int) -> Path:
         if "://" in name or "\\" in name or "\0" in name:
             message = "a media path must be relative to the data file, and URLs are not fetched"
             raise media_error("MEDIA_PATH_FORBIDDEN", message)

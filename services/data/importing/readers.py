@@ -1,13 +1,13 @@
-"""Reading the rows of a data file of any kind, in batches, and a first look at all rows before any is imported.
+"""Reading the rows of a data file of any kind, in units, and a first look at all rows before any is imported.
 
-`read_batches` and `survey` run in child processes: a file may make its reader crash, or fill the memory.
+`read_units` and `survey` run in child processes: a file may make its reader crash, or fill the memory.
 """
 
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from omnialign.errors import InvalidArgument
 from services.data.importing.benchmarks.eval_anything import join_rows
@@ -18,53 +18,24 @@ from services.data.importing.json_rows import read_json_lines, read_json_rows
 from services.data.importing.reading import Reading
 from services.data.importing.scales import NumberChecks
 from services.data.importing.sources import TABLES, SourceFile, subtask_unknown
-from services.data.importing.tables import BATCH_ROWS, read_outlines, read_table
+from services.data.importing.tables import read_outlines, read_table, read_table_units
+from services.data.importing.units import Share, Unit, units_of
 
 MAX_UNREAD_COLUMNS = 100
 """Most columns of a file that are listed as not read."""
 
 
-class Batch(Protocol):
-    """Some rows of a file, in order."""
-
-    def rows(self) -> Iterator[tuple[int, Any]]:
-        """The rows with their numbers: mappings of column to value, or whatever a broken row was parsed as."""
-        ...
-
-    def embedded(self, name: str) -> Iterator[bytes]:
-        """The bytes of media within a column, as far as they can be had without converting the rows."""
-        ...
-
-
-@dataclass(frozen=True)
-class JsonBatch:
-    """Rows that are already parsed."""
-
-    parsed: list[tuple[int, Any]]
-
-    def rows(self) -> Iterator[tuple[int, Any]]:
-        """The rows with their numbers."""
-        return iter(self.parsed)
-
-    def embedded(self, name: str) -> Iterator[bytes]:
-        """None: JSON has numbers in their place, or paths."""
-        return iter(())
-
-
-def read_batches(source: SourceFile, reading: Reading) -> Iterator[Batch]:
-    """The rows of a file in batches, those of one record joined.
-
-    Raises SOURCE_MALFORMED, SOURCE_TOO_WIDE, SOURCE_EXPANDS.
-    """
+def read_units(source: SourceFile, reading: Reading, share: Share) -> Iterator[Unit]:
+    """The units of a share of a file's rows, those of one record joined. Raises what `read_table` raises."""
     key, is_table = FORMATS[source.format].key if source.format else "", source.path.suffix.lower() in TABLES
-    if is_table and not key:
-        yield from read_table(source.path)
-        return
-    rows = _rows_of_table(source) if is_table else _numbered(source)
     if key:
-        rows = join_rows(((number, _prepared(row, reading)) for number, row in rows), key)
-    while batch := list(itertools.islice(rows, BATCH_ROWS)):
-        yield JsonBatch(batch)
+        rows = _rows_of_table(source) if is_table else _numbered(source)
+        return units_of(join_rows(((number, _prepared(row, reading)) for number, row in rows), key), share)
+    if is_table:
+        return read_table_units(source.path, share)
+    if source.path.suffix.lower() == ".jsonl":
+        return units_of(read_json_lines(source.path, share.has_row), share)
+    return units_of(_numbered(source), share)
 
 
 def _rows_of_table(source: SourceFile) -> Iterator[tuple[int, Any]]:
@@ -97,7 +68,7 @@ class Survey:
 def survey(source: SourceFile, reading: Reading) -> Survey:
     """Looks at all rows of a file.
 
-    Raises SCORES_UNEXPECTED, LABELS_UNEXPECTED, ANSWERS_UNREAD, COLUMN_TWICE, SUBTASK_UNKNOWN, and what `read_batches`
+    Raises SCORES_UNEXPECTED, LABELS_UNEXPECTED, ANSWERS_UNREAD, COLUMN_TWICE, SUBTASK_UNKNOWN, and what `read_table`
     raises.
     """
     source = _told(source, reading)

@@ -1,7 +1,7 @@
 """Converting a row of a subset to a record. What cannot be converted becomes a quarantined record with a reason."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,8 @@ from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, SIDES, Row, Sc
 from services.data.importing.coverage import prompt_columns, response_columns
 from services.data.importing.feedback import feedback, labels, preference, text
 from services.data.importing.formats.registry import ALIGN_ANYTHING, FORMATS
-from services.data.importing.formats.spelling import MEDIA
 from services.data.importing.identity import ROW_CHARACTERS, content_digest, mended_id, row_digest
 from services.data.importing.media_files import MediaFiles
-from services.data.importing.readers import Batch
 from services.data.importing.reading import Reading
 from services.data.importing.refusal import MalformedRow, described, in_column, quarantine, refusal
 from services.data.importing.sources import SPLITS, SourceFile
@@ -40,19 +38,18 @@ FORMAT = "format"
 
 @dataclass(frozen=True)
 class ReadRow:
-    """A row as a record; `record.quarantine` is set if it is to be quarantined."""
+    """A row as a record."""
 
-    record: Record
-    """Its id is set only if the row replaces a quarantined one."""
+    record: bytes
+    """A Record. `quarantine` is set if it is to be quarantined, `id` only if the row replaces a quarantined one."""
     digest: str
     """Names the row within its source."""
     content: str
     """Digest of the row's content."""
-    media: tuple[Media, ...] = ()
 
 
 class RowReader:
-    """Converts the rows of one file. Blocking; safe for concurrent threads."""
+    """Converts the rows of one file. Blocking."""
 
     def __init__(self, source: SourceFile, *, files: MediaFiles, reading: Reading) -> None:
         self._source, self._files, self._reading = source, files, reading
@@ -67,26 +64,15 @@ class RowReader:
         )
         self._schema = Schema() if self._format else SCHEMAS[source.subtask]
 
-    def read_batch(self, batch: Batch) -> list[ReadRow]:
-        """The rows of a batch as records. Raises only what is not the rows' fault."""
-        names = self._media_columns()
-        self._files.validate_ahead((data, names[name]) for name in names for data in batch.embedded(name))
-        return [self.read(number, row) for number, row in batch.rows()]
-
-    def _media_columns(self) -> dict[str, int]:
-        """The modality of each column that media are taken from."""
-        found = dict[str, int]()
-        if self._format:
-            found.update({name: modality for modality, names in MEDIA.items() for name in names})
-        if self._schema.prompt_media:
-            found.update((name, self._schema.prompt_media) for name in prompt_columns(self._schema)[1])
-        if self._schema.response_media:
-            names = [name.format(k=side) for name in response_columns(self._schema)[-1] for side in SIDES]
-            found.update((name, self._schema.response_media) for name in names)
-        return found
-
     def read(self, number: int, row: Any) -> ReadRow:
         """The row as a record, quarantined if anything is wrong with it. Raises only what is not the row's fault."""
+        record, digest = self.record(number, row)
+        ids = self._format.ids if self._format else ()
+        name = row_digest(row, digest, ids=ids, with_content=self._reading.append)
+        return ReadRow(record.SerializeToString(), name, digest)
+
+    def record(self, number: int, row: Any) -> tuple[Record, str]:
+        """The row as a record, and the digest of its content."""
         record = Record(subtask=self._source.subtask or UNTOLD_SUBTASK, split=self._source.split)
         try:
             digest = content_digest(self._source.subtask or UNTOLD_SUBTASK, row)
@@ -104,10 +90,7 @@ class RowReader:
             if form not in ("", ALIGN_ANYTHING, *BENCHMARKS):
                 record.labels[FORMAT] = form
         record.id = mended_id(row)
-        digest = digest[:ROW_CHARACTERS]
-        ids = self._format.ids if self._format else ()
-        name = row_digest(row, digest, ids=ids, with_content=self._reading.append)
-        return ReadRow(record=record, digest=name, content=digest, media=tuple(_media(record)))
+        return record, digest[:ROW_CHARACTERS]
 
     def _failure(self, record: Record, row: Any) -> InvalidArgument | None:
         """Fills the record; what is wrong with the row, if anything. Failures of the service itself go on."""
@@ -222,8 +205,3 @@ class RowReader:
 def _split(row: Row, otherwise: str) -> str:
     found = text(row, "split")
     return SPLITS.get(found.lower(), found)[:32] if found else otherwise
-
-
-def _media(record: Record) -> Iterator[Media]:
-    for message in (record.prompt, *(response.content for response in record.responses)):
-        yield from (part.media for part in message.parts if part.WhichOneof("part") == "media")

@@ -5,23 +5,27 @@ to more than 64 MiB is refused: neither media nor text that people wrote does th
 only harms the process that reads it.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from omnialign.errors import InvalidArgument
 from services.data.importing.columns import MAX_COLUMNS
 from services.data.importing.refusal import MalformedRow, malformed
+from services.data.importing.units import Share, Unit
 
-BATCH_ROWS = 32
+BATCH_ROWS = 128
 BATCH_BYTES = 8 * 1024 * 1024
-WORST_BATCH_BYTES = BATCH_ROWS * BATCH_BYTES
+CONVERTED_BYTES = 1024 * 1024
+"""What is converted to Python's objects at once: audio as a list of Python numbers is large."""
+UNIT_ROWS, UNIT_BYTES = 2048, 32 * 1024 * 1024
+"""Size up to which a row group is one unit; a larger one is cut."""
+WORST_BATCH_BYTES = 256 * 1024 * 1024
 """What a batch may grow to if each of its rows refers to the longest value that a page can hold."""
 READ_BUFFER_BYTES = 1024 * 1024
 MAX_LEAVES = 10 * MAX_COLUMNS
@@ -33,82 +37,101 @@ PAGE_HEADER_BYTES = 20
 
 
 @dataclass(frozen=True)
-class ArrowBatch:
-    """Rows in Arrow's memory, converted to Python one at a time: audio as a list of Python numbers is large.
+class TableBatch:
+    """Some rows of a table, converted to Python a few at a time."""
 
-    `stream` is a stream of Arrow's format with one record batch, which passes between processes without a copy.
-    """
-
-    stream: NDArray[np.uint8]
+    batch: pa.RecordBatch
     first_number: int
-
-    @classmethod
-    def of(cls, batch: pa.RecordBatch, first_number: int) -> "ArrowBatch":
-        """The rows of a record batch."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        return cls(np.frombuffer(sink.getvalue(), dtype=np.uint8), first_number)
+    unit: int
+    """Which unit of the table it is in."""
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """Number and columns of each row; a row with a value that Python cannot hold is a `MalformedRow`."""
-        batch = pa.ipc.open_stream(pa.py_buffer(self.stream)).read_next_batch()
-        for index in range(batch.num_rows):
-            try:
-                row = batch.slice(index, 1).to_pylist(maps_as_pydicts="lossy")[0]
-            except (ValueError, OverflowError, TypeError, pa.ArrowException) as error:  # not UTF-8, year 10000
-                row = MalformedRow(f"a value cannot be read: {error}")
-            yield self.first_number + index, row
-
-    def embedded(self, name: str) -> Iterator[bytes]:
-        """The bytes in a column of media: plain, or as the field `bytes` of a struct. A column without any has none."""
-        batch = pa.ipc.open_stream(pa.py_buffer(self.stream)).read_next_batch()
-        if name not in batch.schema.names:
-            return
-        column = batch.column(name)
-        if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
-            column = column.field("bytes")
-        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-            yield from (value.as_py() for value in column if value.is_valid)
+        count = max(1, min(BATCH_ROWS, CONVERTED_BYTES // max(1, self.batch.nbytes // max(1, self.batch.num_rows))))
+        for start in range(0, self.batch.num_rows, count):
+            yield from enumerate(_to_rows(self.batch.slice(start, count)), self.first_number + start)
 
 
-def read_table(path: Path) -> Iterator[ArrowBatch]:
-    """The rows of a file in batches. Raises SOURCE_MALFORMED, SOURCE_TOO_WIDE, SOURCE_EXPANDS."""
-    number = 1
-    for batch in _read(path, narrow=False):
-        yield ArrowBatch.of(batch, number)
-        number += batch.num_rows
+def _to_rows(batch: pa.RecordBatch) -> list[Any]:
+    try:
+        return list(batch.to_pylist(maps_as_pydicts="lossy"))
+    except (ValueError, OverflowError, TypeError, pa.ArrowException) as error:  # not UTF-8, year 10000
+        if batch.num_rows == 1:
+            return [MalformedRow(f"a value cannot be read: {error}")]
+        return [row for index in range(batch.num_rows) for row in _to_rows(batch.slice(index, 1))]
+
+
+def read_table(path: Path, share: Share = Share()) -> Iterator[TableBatch]:  # noqa: B008 - it is frozen
+    """The rows of a share of a file in batches. Raises SOURCE_MALFORMED, SOURCE_TOO_WIDE, SOURCE_EXPANDS."""
+    grown_bytes, packed_bytes = 0, path.stat().st_size
+    for found in _batches(path, share):
+        # What the rows grow to is measured, too: each may refer to the same long value of a dictionary.
+        batch = _without_dictionaries(found.batch)
+        grown_bytes += batch.nbytes
+        _check_expansion(path, "the rows", grown_bytes, packed_bytes)
+        if share.has(found.unit):
+            yield TableBatch(batch, found.first_number, found.unit)
+
+
+def read_table_units(path: Path, share: Share) -> Iterator[Unit]:
+    """The rows of a share of a file in units. Raises what `read_table` raises."""
+    for unit, batches in itertools.groupby(read_table(path, share), key=lambda batch: batch.unit):
+        first = next(batches)
+        rows = (row for batch in itertools.chain((first,), batches) for row in batch.rows())
+        yield unit, first.first_number - 1, rows
 
 
 def read_outlines(path: Path) -> Iterator[dict[str, Any]]:
     """Rows with their numbers and texts, and True in place of any other value. Raises what `read_table` raises."""
-    for batch in _read(path, narrow=True):
+    grown_bytes, packed_bytes = 0, path.stat().st_size
+    for found in _batches(path, Share(), narrow=True):
+        batch = _without_dictionaries(found.batch)
+        grown_bytes += batch.nbytes
+        _check_expansion(path, "the rows", grown_bytes, packed_bytes)
         names = batch.schema.names
         yield from (dict(zip(names, row, strict=True)) for row in zip(*map(_outline, batch.columns), strict=True))
 
 
-def _read(path: Path, *, narrow: bool) -> Iterator[pa.RecordBatch]:
-    """`_batches`, and what the rows grow to is measured too: each may refer to the same long value of a dictionary."""
-    grown_bytes, packed_bytes = 0, path.stat().st_size
-    for batch in map(_without_dictionaries, _batches(path, narrow=narrow)):
-        grown_bytes += batch.nbytes
-        _check_expansion(path, "the rows", grown_bytes, packed_bytes)
-        yield batch
+def _batches(path: Path, share: Share, *, narrow: bool = False) -> Iterator[TableBatch]:
+    """The record batches of a file, without row groups of which nothing is in the share.
 
-
-def _batches(path: Path, *, narrow: bool) -> Iterator[pa.RecordBatch]:
-    """The record batches of a file. If `narrow`, columns have as few of their fields as tell what is null."""
+    If `narrow`, columns have as few of their fields as tell what is null.
+    """
     try:
         if path.suffix.lower() == ".arrow":
-            yield from _arrow(path)
+            yield from _numbered(_arrow(path))
             return
         with pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES, pre_buffer=False) as file:
             rows = check_parquet(file.metadata, path)
             check_columns(path, len(file.schema_arrow.names))
-            wanted = _smallest_fields(file) if narrow else None
-            yield from file.iter_batches(batch_size=rows, columns=wanted, use_threads=False)
+            yield from _parquet(file, rows, share, _smallest_fields(file) if narrow else None)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise malformed(path, str(error)) from error
+
+
+def _parquet(file: Any, batch_rows: int, share: Share, columns: list[str] | None) -> Iterator[TableBatch]:
+    number, unit = 1, 0
+    for index in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(index)
+        row_bytes = group.total_byte_size // max(1, group.num_rows)
+        batches = max(1, min(UNIT_ROWS, UNIT_BYTES // max(1, row_bytes)) // batch_rows)
+        units = -(-group.num_rows // (batches * batch_rows))
+        if any(map(share.has, range(unit, unit + units))):
+            found = file.iter_batches(batch_size=batch_rows, row_groups=[index], columns=columns, use_threads=False)
+            yield from _numbered(found, number=number, unit=unit, rows=batches * batch_rows)
+        number, unit = number + group.num_rows, unit + units
+
+
+def _numbered(
+    batches: Iterator[pa.RecordBatch], *, number: int = 1, unit: int = 0, rows: int = UNIT_ROWS
+) -> Iterator[TableBatch]:
+    """Batches with their places, in units of at least so many rows, but for the last one."""
+    held = 0
+    for batch in batches:
+        if held >= rows:
+            unit, held = unit + 1, 0
+        yield TableBatch(batch, number, unit)
+        number, held = number + batch.num_rows, held + batch.num_rows
 
 
 def _without_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -1,7 +1,8 @@
-"""Small media of a table are validated many at a time, and each still stands for itself."""
+"""Children read a table together, and decode its media: each medium still stands for itself."""
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
 
 from omnialign.client import AsyncClient
+from omnialign.content import text_of
 from omnialign.media import write_image
-from services.data import media_store
-from services.data.importing import tables
+from services.data.importing import media_reader, pieces, reading_ahead, tables
+from services.data.importing.pieces import Piece
 from services.data.importing.tables import read_table
-from services.data.media_validation import MediaLimits
-from services.sandbox.pool import Sandbox
+from services.data.importing.units import Share
+from services.data.media_validation import MediaLimits, validate_bytes
 
 RATINGS = {"response_1": "one", "response_2": "two", "overall_response": 1}
+NAME = "projects/default/datasets/pictures"
+DEADLY = b"ends its process"
 
 
 def picture(seed: int, side: int = 16) -> bytes:
@@ -40,60 +43,72 @@ async def run(client: AsyncClient, source: Path) -> Any:
     return done
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the functions that children are asked to run."""
-    names: list[str] = []
-    call = Sandbox.call
-
-    def noted(self: Sandbox, function: Any, *args: Any, **options: Any) -> Any:
-        names.append(function.__name__)
-        return call(self, function, *args, **options)
-
-    monkeypatch.setattr(Sandbox, "call", noted)
-    return names
-
-
-async def test_a_call_validates_many_and_only_what_is_refused_is_asked_for_again(
-    client: AsyncClient, tmp_path: Path, calls: list[str]
-) -> None:
+async def test_only_what_does_not_decode_is_set_aside(client: AsyncClient, tmp_path: Path) -> None:
     good, broken = [picture(seed) for seed in range(20)], picture(99)[:200]
     done = await run(client, write(tmp_path, [*good, broken]))
     assert done.records_imported == 20
     assert list(done.quarantine_reasons) == ["MEDIA_TRUNCATED"]
-    assert (calls.count("validate_together"), calls.count("validate")) == (1, 1)
 
 
-async def test_media_that_are_stored_already_are_not_decoded_again(
-    client: AsyncClient, tmp_path: Path, calls: list[str]
-) -> None:
-    source = write(tmp_path, [picture(seed) for seed in range(3)])
-    await run(client, source)
-    calls.clear()
-    await run(client, source)
-    assert "validate_together" not in calls
+def deadly(file: io.BytesIO, limits: MediaLimits, modality: int = 0) -> str:
+    """What decodes as ever, but for a picture that takes its process down."""
+    if DEADLY in file.getvalue():
+        os._exit(9)
+    return validate_bytes(file, limits, modality)
 
 
-def end_process(media: Sequence[tuple[NDArray[np.uint8], int]], limits: MediaLimits) -> list[str]:
-    """What a decoder does to its process that a hostile picture has taken down."""
-    os._exit(9)
+def read_deadly(*args: Any) -> Iterator[Piece]:
+    """Reads pieces in a child whose decoder a hostile picture takes down."""
+    media_reader.validate_bytes = deadly  # type: ignore[assignment]
+    return (piece for piece in pieces.read_pieces(*args))
 
 
 async def test_a_medium_that_ends_the_process_takes_no_other_along(
-    client: AsyncClient, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+    client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(media_store, "validate_together", end_process)
-    done = await run(client, write(tmp_path, [picture(seed) for seed in range(5)]))
-    assert done.records_imported == 5
-    assert (calls.count("end_process"), calls.count("validate")) == (1, 5)
+    monkeypatch.setattr(reading_ahead, "read_pieces", read_deadly)
+    made = [picture(seed) for seed in range(700)]
+    for index in (3, 4, 650):
+        made[index] += DEADLY
+    done = await run(client, write(tmp_path, made))
+    assert (done.records_imported, dict(done.quarantine_reasons)) == (697, {"MEDIA_KILLED_DECODER": 3})
+    rows = [record.quarantine.source_row async for record in client.stream_quarantine(NAME)]
+    assert sorted(rows) == [4, 5, 651]
 
 
-async def test_large_media_go_one_by_one(client: AsyncClient, tmp_path: Path, calls: list[str]) -> None:
-    large = picture(1, side=400)
-    assert len(large) > media_store.SMALL_BYTES
-    done = await run(client, write(tmp_path, [large]))
-    assert done.records_imported == 1
-    assert (calls.count("validate_together"), calls.count("validate")) == (0, 1)
+async def test_large_media_in_files_are_copied_by_the_service(client: AsyncClient, tmp_path: Path) -> None:
+    large = picture(1, side=700)
+    assert len(large) > media_reader.SENT_BYTES
+    (tmp_path / "large.png").write_bytes(large)
+    pq.write_table(pa.table({"question": ["What?"], "image": ["large.png"]}), tmp_path / "rows.parquet")
+    assert (await run(client, tmp_path / "rows.parquet")).records_imported == 1
+    (record,) = [one async for one in client.stream_records(NAME)]
+    assert await client.get_media(record.prompt.parts[0].media.sha256) == large
+
+
+@pytest.mark.parametrize("group", [90, 5000])
+def test_the_shares_of_a_table_are_all_its_rows(tmp_path: Path, group: int) -> None:
+    pq.write_table(pa.table({"n": range(6000)}), tmp_path / "rows.parquet", row_group_size=group)
+    found = [
+        (unit, first + index, number, row["n"])
+        for share in range(3)
+        for unit, first, rows in tables.read_table_units(tmp_path / "rows.parquet", Share(share, 3))
+        for index, (number, row) in enumerate(rows)
+    ]
+    assert len({unit % 3 for unit, *_ in found}) == 3
+    assert [row for _, *row in sorted(found)] == [[n, n + 1, n] for n in range(6000)]
+
+
+async def test_rows_that_several_children_read_keep_their_order(
+    client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    lines = [f'{{"prompt": "same", "answer": "{n}"}}\n' for n in range(2000)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    async for done in client.import_dataset("pictures", tmp_path.as_uri(), subtask="t2t", ignored_columns=["answer"]):
+        assert done.rows_total in (0, 2000)
+    assert done.records_imported == 2000
+    assert {text_of(record.prompt) async for record in client.stream_records(NAME, limit=9)} == {"same"}
 
 
 def test_a_page_of_many_values_does_not_shrink_batches_to_single_rows(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ NAMED = {media_file_name(medium): medium for medium in MEDIA}
 class Store:
     """Knows media by the names of their files."""
 
-    def put_file(self, path: Path, *, claim: Any) -> tuple[content_pb2.Media]:
-        return (NAMED[path.name],)
+    def put_file(self, path: Path, modality: Any) -> content_pb2.Media:
+        return NAMED[path.name]
 
 
 def folder_of_media() -> Path:
@@ -48,8 +48,8 @@ FOLDER = folder_of_media()
 
 def read(row: Any, form: str, *, folder: Path = FOLDER, scales: Scales | None = None) -> record_pb2.Record:
     source = SourceFile(folder / "rows.jsonl", folder, "", "train", format=form, told_by="the request")
-    files = MediaFiles(source, store=Store())  # type: ignore[arg-type] # as much of a store as is used
-    return RowReader(source, files=files, reading=Reading(scales or Scales())).read(1, row).record
+    files = MediaFiles(source, keep=Store())  # type: ignore[arg-type] # as much of it as is used
+    return RowReader(source, files=files, reading=Reading(scales or Scales())).record(1, row)[0]
 
 
 TEXTS = st.text(max_size=12) | st.sampled_from(["<image>", "a\n", "\n b", " ", "x <video> y", "سلام"])

@@ -22,11 +22,11 @@ from tests.services.data.importing.formats.rows_of_formats import ASKED, GOOD, M
 class Store:
     """Takes any bytes, and names them in place of a digest."""
 
-    def put(self, data: bytes, *, claim: Any) -> tuple[content_pb2.Media]:
-        return (content_pb2.Media(modality=claim.modality, mime_type="x/y", sha256=repr(data), size_bytes=len(data)),)
+    def put(self, data: bytes, modality: Any) -> content_pb2.Media:
+        return content_pb2.Media(modality=modality, mime_type="x/y", sha256=repr(data), size_bytes=len(data))
 
-    def put_file(self, path: Path, *, claim: Any) -> tuple[content_pb2.Media]:
-        return (content_pb2.Media(modality=claim.modality, mime_type="x/y", sha256=path.name, size_bytes=1),)
+    def put_file(self, path: Path, modality: Any) -> content_pb2.Media:
+        return content_pb2.Media(modality=modality, mime_type="x/y", sha256=path.name, size_bytes=1)
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, form: str, row: Any, *, subtask: str = "", **declared: Any) -> record_pb2.Record:
     source = SourceFile(folder / "rows.jsonl", folder, subtask, "train", format=form, told_by="the request")
-    files = MediaFiles(source, store=Store())  # type: ignore[arg-type] # as much of a store as is used
+    files = MediaFiles(source, keep=Store())
     request = data_service_pb2.ImportDatasetRequest(**declared)
-    return RowReader(source, files=files, reading=Reading.of(request)).read(1, row).record
+    return RowReader(source, files=files, reading=Reading.of(request)).record(1, row)[0]
 
 
 def scale(form: str) -> Row:

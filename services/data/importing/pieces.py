@@ -1,0 +1,77 @@
+"""One pass over a data file, in child processes: rows become records, and their media are hashed and decoded there.
+
+The rows of a file are cut into units. Each of several children takes every so many of them, and sends its rows in
+pieces, with their media: bytes cross to the service once. A medium that ends its process is found by a second attempt,
+in which each medium is decoded in a process of its own; it is refused, and takes no other along.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.data.importing.media_files import MediaFiles, Visit
+from services.data.importing.media_reader import MediaReader, ReadMedium
+from services.data.importing.readers import read_units
+from services.data.importing.reading import Reading
+from services.data.importing.rows import ReadRow, RowReader
+from services.data.importing.sources import SourceFile
+from services.data.importing.units import Share
+from services.data.media_validation import MediaLimits
+
+PIECE_ROWS = 256
+PIECE_BYTES = 8 * 1024 * 1024
+PIECE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some consecutive rows of a unit, as records, and the media that these name."""
+
+    unit: int
+    is_last: bool
+    """Whether the unit ends with it. A unit of which nothing is wanted has one piece without rows."""
+    start: int
+    """How many rows of the file come before it."""
+    rows: list[ReadRow]
+    media: list[ReadMedium]
+    data: NDArray[np.uint8]
+    """The bytes of the media, one after the other."""
+    visits: list[Visit]
+    """The media files that rows named."""
+
+    @property
+    def end(self) -> int:
+        """How many rows of the file come before what follows it."""
+        return self.start + len(self.rows)
+
+
+def read_pieces(
+    source: SourceFile, reading: Reading, limits: MediaLimits, share: Share, start: int, careful_until: int
+) -> Iterator[Piece]:
+    """The pieces of this share of a file, from the row `start` on; up to the row `careful_until`, media are decoded
+    in processes of their own.
+
+    Raises SOURCE_MALFORMED, SOURCE_TOO_WIDE, SOURCE_EXPANDS.
+    """
+    media = MediaReader(limits)
+    files = MediaFiles(source, keep=media)
+    reader = RowReader(source, files=files, reading=reading)
+    for unit, first, rows in read_units(source, reading, share):
+        place, read, begun = max(start, first), list[ReadRow](), time.monotonic()
+        for index, (number, row) in enumerate(rows, first):
+            if index < start:
+                continue
+            media.is_careful = index < careful_until
+            read.append(reader.read(number, row))
+            if _is_full(read, media, begun):
+                yield Piece(unit, False, place, read, *media.take(), files.take())
+                place, read, begun = index + 1, [], time.monotonic()
+        yield Piece(unit, True, place, read, *media.take(), files.take())
+
+
+def _is_full(read: list[ReadRow], media: MediaReader, begun: float) -> bool:
+    size_bytes = media.size_bytes + sum(len(row.record) for row in read[-1:])
+    return len(read) >= PIECE_ROWS or size_bytes >= PIECE_BYTES or time.monotonic() - begun > PIECE_SECONDS

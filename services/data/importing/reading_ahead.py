@@ -1,0 +1,202 @@
+"""The rows of a file in order, while children read the next ones; their media are stored on the way.
+
+What is held is bounded: a piece for each child, whose media are stored before it asks for the next, and the rows of a
+few pieces that wait for their turn.
+"""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnialign.content import media_of
+from omnialign.errors import InvalidArgument, OmnialignError
+from omnialign.v1.content_pb2 import Media
+from omnialign.v1.record_pb2 import Record
+from services.data.importing.media_files import Visit
+from services.data.importing.pieces import PIECE_ROWS, Piece, read_pieces
+from services.data.importing.reading import Reading
+from services.data.importing.refusal import killed_reader
+from services.data.importing.sources import SourceFile
+from services.data.importing.units import Share
+from services.data.media_store import Claim, MediaStore, ValidMedium
+from services.data.media_validation import MediaLimits
+from services.data.objects.base import run_in_pool
+from services.sandbox.limits import Limits
+from services.sandbox.pool import Sandbox
+from services.sandbox.worker import preload
+
+READING_LIMITS = Limits(cpu_seconds=120.0, wall_seconds=600.0, memory_bytes=2 << 30)
+"""What looking through a file, or reading one piece of it, may take."""
+AHEAD_PIECES = 8
+ROWS_PER_CHILD = 64
+"""A file with fewer rows is not worth another child."""
+
+preload("services.data.importing.pieces")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as a record whose media are stored; `record` is as of `ReadRow`."""
+
+    record: Record
+    digest: str
+    content: str
+    media: list[Media]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A piece whose media are stored."""
+
+    unit: int
+    is_last: bool
+    rows: list[Row]
+    end: int
+    """How many rows of the file come before what follows it."""
+    visits: list[Visit]
+
+
+class Readers:
+    """Reads files for an import."""
+
+    def __init__(
+        self, *, sandbox: Sandbox, media: MediaStore, limits: MediaLimits, pool: ThreadPoolExecutor, most: int
+    ) -> None:
+        """`most` is the number of children that read a file together."""
+        self._sandbox, self._media, self._limits, self._pool = sandbox, media, limits, pool
+        self._most = min(most, os.cpu_count() or 1)
+
+    async def read(self, file: SourceFile, reading: Reading, *, rows: int, start: int = 0) -> AsyncIterator[Stored]:
+        """The rows of a file of so many in order, from the row `start` on.
+
+        Raises the reasons of `read_pieces`, SOURCE_KILLED_READER, and MEDIA_DIGEST_MISMATCH for a file that changes.
+        """
+        count = max(1, min(self._most, (rows - start) // ROWS_PER_CHILD))
+        streams = [
+            _Stream(self._pieces(file, reading, Share(index, count), start), self._pool) for index in range(count)
+        ]
+        try:
+            unit = 0
+            while heads := [stream for stream in streams if await stream.head() is not None]:
+                nearest = min(heads, key=lambda stream: stream.unit)
+                unit = nearest.unit
+                while nearest.unit == unit:
+                    piece = nearest.take()
+                    yield piece
+                    if piece.is_last or await nearest.head() is None:
+                        break
+        finally:
+            for stream in streams:
+                stream.close()
+
+    def _pieces(self, file: SourceFile, reading: Reading, share: Share, start: int) -> Iterator[Stored]:
+        """The pieces of a share (blocking). A piece that ends its process is read again, carefully."""
+        careful_until, done = 0, -1
+        while True:
+            pieces = self._sandbox.iterate(
+                read_pieces, file, reading, self._limits, share, start, careful_until,
+                refusal=killed_reader, limits=READING_LIMITS,
+            )  # fmt: skip
+            try:
+                for piece in pieces:
+                    if piece.unit <= done:  # all of it came before the process ended
+                        continue
+                    yield self._store(piece, file)
+                    start, done = piece.end, piece.unit if piece.is_last else done
+                return
+            except InvalidArgument as error:
+                if error.reason != "SOURCE_KILLED_READER" or start < careful_until:
+                    raise
+                careful_until = start + PIECE_ROWS
+            finally:
+                pieces.close()
+
+    def _store(self, piece: Piece, file: SourceFile) -> Stored:
+        """Stores the media of a piece, whose digests are computed again: a child is not believed."""
+        at, valid, stored = 0, list[ValidMedium](), dict[str, Media]()
+        for medium in piece.media:
+            if medium.path:
+                claim = Claim(sha256=medium.sha256)
+                stored[medium.sha256] = self._media.put_file(_inside(medium.path, file.root), claim=claim)[0]
+                continue
+            part = piece.data[at : at + medium.size_bytes].tobytes()
+            valid.append(ValidMedium(part, hashlib.sha256(part).hexdigest(), medium.mime_type))
+            at += medium.size_bytes
+        for found in self._media.put_valid(valid):
+            if isinstance(found, OmnialignError):
+                raise found
+            stored[found.sha256] = found
+        rows = [_row(row.record, row.digest, row.content, stored) for row in piece.rows]
+        return Stored(piece.unit, piece.is_last, rows, piece.end, piece.visits)
+
+
+class _Stream:
+    """The pieces of one child, a few of them ahead."""
+
+    def __init__(self, pieces: Iterator[Stored], pool: ThreadPoolExecutor) -> None:
+        self._pieces, self._pool = pieces, pool
+        self._ready: asyncio.Queue[Stored | BaseException | None] = asyncio.Queue(AHEAD_PIECES)
+        self._head: Stored | None = None
+        self._has_ended = False
+        self._reading = asyncio.create_task(self._read())
+
+    @property
+    def unit(self) -> int:
+        """The unit of the next piece, which there must be."""
+        assert self._head is not None
+        return self._head.unit
+
+    async def head(self) -> Stored | None:
+        """The next piece, which stays; None at the end."""
+        if self._head is None and not self._has_ended:
+            found = await self._ready.get()
+            if isinstance(found, BaseException):
+                raise found
+            self._head, self._has_ended = found, found is None
+        return self._head
+
+    def take(self) -> Stored:
+        """The next piece, which there must be."""
+        assert self._head is not None
+        found, self._head = self._head, None
+        return found
+
+    def close(self) -> None:
+        """Stops reading."""
+        self._reading.cancel()
+        with suppress(ValueError):  # a thread may still be reading: then it is dropped later
+            self._pieces.close()  # type: ignore[attr-defined] # it is a generator
+
+    async def _read(self) -> None:
+        end: BaseException | None = None
+        try:
+            while (piece := await run_in_pool(self._pool, next, self._pieces, None)) is not None:
+                await self._ready.put(piece)
+        except Exception as error:
+            end = error
+        await self._ready.put(end)
+
+
+def _row(blob: bytes, digest: str, content: str, stored: dict[str, Media]) -> Row:
+    """A row whose media are among those stored. Raises SOURCE_KILLED_READER if they are not."""
+    record = Record.FromString(blob)
+    media = list(media_of((record.prompt, *(response.content for response in record.responses))))
+    for one in media:
+        if (known := stored.get(one.sha256)) is None:
+            raise killed_reader("sent rows without their media")
+        if known != one:  # its type was told by an earlier release
+            one.CopyFrom(known)
+    return Row(record, digest, content, media)
+
+
+def _inside(path: str, root: Path) -> Path:
+    """A path that a child names. Raises SOURCE_KILLED_READER if it leads out of the folder of the data."""
+    resolved = Path(path).resolve()
+    if not resolved.is_relative_to(root.resolve()):
+        raise killed_reader("named a file outside the folder of the data")
+    return resolved
