@@ -18,6 +18,7 @@ from services.data.model_store import ModelStore
 from services.data.models import Models
 from services.data.objects import open_objects
 from services.data.operations.deriving import Deriving
+from services.data.packed_media import PackedMedia
 from services.data.presigned_media import PresignedMedia
 from services.data.servicer import DataServicer
 from services.data.store import Store
@@ -60,7 +61,10 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
         usage = Usage(database, quotas=server.quotas, metrics=UsageMetrics(server.registry))
         uploads = Uploads(config, objects=objects, scratch=scratch, pool=storage_pool, usage=usage)
         limits = MediaLimits.of(config)
-        media = MediaStore(objects, scratch=scratch, limits=limits, pool=media_pool, sandbox=sandbox, usage=usage)
+        packed = PackedMedia(database, objects)
+        media = MediaStore(
+            objects, packed=packed, scratch=scratch, limits=limits, pool=media_pool, sandbox=sandbox, usage=usage
+        )
         datasets = Datasets(config, store=store, objects=objects, pool=storage_pool, quotas=server.quotas)
         models = Models(
             config,

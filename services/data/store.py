@@ -79,6 +79,16 @@ HELD_OBJECTS = sa.Table(
     sa.Column("expire_us", sa.BigInteger),
 )
 """The objects that count for projects: see `usage`."""
+PACKED_MEDIA = sa.Table(
+    "packed_media",
+    METADATA,
+    sa.Column("sha256", sa.LargeBinary(32), primary_key=True),
+    sa.Column("pack", sa.LargeBinary(32), nullable=False, index=True),
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("mime_type", sa.String(255), nullable=False),
+)
+"""Where small media lie: see `packed_media`."""
 NAMES_PER_QUERY = 400  # SQLite limits the number of parameters of a query
 MIGRATIONS = Migrations("data", Path(__file__).parent / "migrations", witness="datasets")
 

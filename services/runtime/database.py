@@ -108,6 +108,14 @@ class Database:
         """The result of a function that only reads. Each of its statements sees what is committed when it begins."""
         return await self._patiently(lambda: self._call(self._readers, self._reading.connect, transaction, None))
 
+    def write_here(self, transaction: Transaction[T]) -> T:
+        """`write` for code that runs in a thread of its own, which waits. Never call it on the event loop."""
+        return self._writers.submit(self._run, self._engine.begin, transaction).result()
+
+    def read_here(self, transaction: Transaction[T]) -> T:
+        """`read` for code that runs in a thread of its own, which waits."""
+        return self._readers.submit(self._run, self._reading.connect, transaction).result()
+
     async def all(self, query: sa.Select[Any]) -> Sequence[Any]:
         """The rows of a query."""
         return await self.read(lambda connection: connection.execute(query).all())

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -76,6 +76,10 @@ class ObjectStore(Protocol):
 
     def read(self, key: str, *, start: int = 0, length: int) -> bytes:
         """At most `length` bytes from `start`. Raises NotFound."""
+        ...
+
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """At most so many bytes from each offset on, given as (offset, length), in the order given. Raises NotFound."""
         ...
 
     def chunks(self, key: str, *, sha256: str) -> Generator[bytes, None, None]:

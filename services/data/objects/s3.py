@@ -4,7 +4,7 @@ Large files are uploaded in parts, one of which is in memory at a time. All fail
 what the server said, which may hold keys.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -29,6 +29,8 @@ from services.data.objects.s3_client import NOT_FOUND_CODES, S3Metrics, S3Settin
 
 PART_BYTES = 16 * 1024 * 1024
 MAX_PARTS = 9000
+GAP_BYTES = 64 * 1024
+"""Bytes that are read for nothing rather than making another request."""
 MULTIPLE_CHOICES = 300
 CONFLICT_STATUSES = (409, 412)
 """Statuses of a conditional put that lost: the object exists, or another put of it is under way."""
@@ -104,6 +106,15 @@ class S3ObjectStore:
                 response.release_conn()
         self._metrics.bytes.labels("in").inc(len(data))
         return data
+
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Ranges that nearly touch come with one request. See ObjectStore."""
+        found = dict[tuple[int, int], bytes]()
+        for run in _runs(sorted(set(ranges))):
+            start = run[0][0]
+            data = self.read(key, start=start, length=max(begin + length for begin, length in run) - start)
+            found.update(((begin, length), data[begin - start : begin - start + length]) for begin, length in run)
+        return [found[wanted] for wanted in ranges]
 
     def chunks(self, key: str, *, sha256: str) -> Generator[bytes, None, None]:
         """See ObjectStore."""
@@ -271,6 +282,19 @@ class S3ObjectStore:
                 self._budget.succeeded()
             except (S3Error, ServerError, InvalidResponseError, urllib3.exceptions.HTTPError) as error:
                 raise sdk_error(error, key, operation) from None  # the SDK's message may hold keys and signatures
+
+
+def _runs(ranges: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Ranges in order, in groups between which more than GAP_BYTES lie."""
+    run, end = list[tuple[int, int]](), 0
+    for begin, length in ranges:
+        if run and begin > end + GAP_BYTES:
+            yield run
+            run = []
+        end = max(end, begin + length) if run else begin + length
+        run.append((begin, length))
+    if run:
+        yield run
 
 
 def _info(key: str, entry: Any) -> ObjectInfo:

@@ -1,39 +1,46 @@
-"""Many media put at once: each is stored, or refused for its own reason."""
+"""Many media put at once: each is stored or refused for its own reason, and small ones lie in packs."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from omnialign.errors import InvalidArgument, OmnialignError
+from omnialign.errors import DataLoss, InvalidArgument, OmnialignError
 from omnialign.v1 import content_pb2
 from services.data.media_store import Claim, MediaStore
-from services.data.media_validation import MediaLimits
 from services.data.objects import LocalObjectStore
-from services.data.usage import Usage
-from services.sandbox.pool import Sandbox
+from services.data.packed_media import PREFIX, PackedMedia
+from services.data.packs import read_entries
+from tests.services.data.media_store_on_disk import media_store
 from tests.services.data.test_media_store import png
 
 IMAGE, AUDIO = content_pb2.MODALITY_IMAGE, content_pb2.MODALITY_AUDIO
-LIMITS = MediaLimits(size_bytes=300_000, image_pixels=1_000_000, seconds=10, frames=100, frame_pixels=1_000_000)
+PICTURES = [png(seed) for seed in range(20)]
 
 
 @pytest.fixture
-def store(tmp_path: Path, usage: Usage) -> Iterator[MediaStore]:
-    root, scratch = tmp_path / "state", tmp_path / "state" / "incoming"
-    scratch.mkdir(parents=True)
-    with ThreadPoolExecutor(4) as pool:
-        sandbox = Sandbox()
-        yield MediaStore(
-            LocalObjectStore(root), scratch=scratch, limits=LIMITS, pool=pool, sandbox=sandbox, usage=usage
-        )
-        sandbox.close()
+async def stores(tmp_path: Path) -> AsyncIterator[tuple[MediaStore, PackedMedia]]:
+    async with media_store(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def store(stores: tuple[MediaStore, PackedMedia]) -> MediaStore:
+    return stores[0]
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def claimed(*media: bytes) -> list[tuple[bytes, Claim]]:
+    return [(data, Claim(IMAGE)) for data in media]
+
+
+def packs(root: Path) -> list[Path]:
+    return [path for path in (root / PREFIX).rglob("*") if path.is_file()]
 
 
 async def read(store: MediaStore, digest: str) -> bytes:
@@ -65,18 +72,65 @@ async def test_each_medium_is_stored_or_refused_for_its_own_reason(store: MediaS
             assert await read(store, one.sha256) == data
 
 
-async def test_put_again_they_are_found_and_a_wrong_claim_is_still_refused(store: MediaStore) -> None:
-    media = [(png(seed), Claim(IMAGE)) for seed in range(20)]
-    first = store.put_many(media)
-    assert store.put_many(media) == first
+async def test_put_again_they_are_found_and_a_wrong_claim_is_still_refused(store: MediaStore, tmp_path: Path) -> None:
+    first = store.put_many(claimed(*PICTURES))
+    assert store.put_many(claimed(*PICTURES)) == first
+    assert len(packs(tmp_path)) == 1
     (refused,) = store.put_many([(png(3), Claim(AUDIO))])
     assert isinstance(refused, InvalidArgument)
     assert refused.reason == "MEDIA_TYPE_MISMATCH"
 
 
-async def test_threads_may_put_the_same_media_at_the_same_time(store: MediaStore) -> None:
-    media = [(png(seed), Claim(IMAGE)) for seed in range(8)]
+async def test_threads_may_put_the_same_media_at_the_same_time(store: MediaStore, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(store.put_many, [media] * 4))
+        found = list(threads.map(store.put_many, [claimed(*PICTURES)] * 4))
     assert found == [found[0]] * 4
-    assert [await read(store, sha256(data)) for data, _ in media] == [data for data, _ in media]
+    assert [await read(store, sha256(data)) for data in PICTURES] == PICTURES
+    assert len(packs(tmp_path)) == 1  # of the same name
+
+
+async def test_a_packed_medium_is_described_and_read_in_parts_like_any_other(store: MediaStore) -> None:
+    store.put_many(claimed(*PICTURES))
+    digest = sha256(PICTURES[7])
+    found = store.describe(digest)
+    assert (found.mime_type, found.size_bytes, found.modality) == ("image/png", len(PICTURES[7]), IMAGE)
+    part = b"".join([chunk async for _, chunk in store.read_part(digest, 5, 100)])
+    assert part == PICTURES[7][5:105]
+    assert store.put(PICTURES[7], claim=Claim(IMAGE)) == (found, True)
+
+
+async def test_a_medium_damaged_in_its_pack_is_data_loss_until_it_is_put_again(
+    store: MediaStore, tmp_path: Path
+) -> None:
+    store.put_many(claimed(*PICTURES))
+    (pack,) = packs(tmp_path)
+    data = bytearray(pack.read_bytes())
+    data[len(PICTURES[0]) + 50] ^= 1
+    pack.write_bytes(data)
+    with pytest.raises(DataLoss) as caught:
+        await read(store, sha256(PICTURES[1]))
+    assert caught.value.reason == "MEDIA_CORRUPT"
+    assert await read(store, sha256(PICTURES[2])) == PICTURES[2]
+    store.put_many(claimed(PICTURES[1]))  # alone, so as an object of its own
+    assert await read(store, sha256(PICTURES[1])) == PICTURES[1]
+    pack.write_bytes(data[:1000])
+    store.put_many(claimed(*PICTURES))
+    assert [await read(store, sha256(data)) for data in PICTURES] == PICTURES
+
+
+async def test_a_pack_says_what_the_database_says_and_what_is_in_use_of_it(
+    stores: tuple[MediaStore, PackedMedia], tmp_path: Path
+) -> None:
+    store, packed = stores
+    store.put_many(claimed(*PICTURES))
+    objects = LocalObjectStore(tmp_path)
+    (use,) = packed.packs()
+    size = (tmp_path / use.key).stat().st_size
+    entries = read_entries(size, lambda start, length: objects.read(use.key, start=start, length=length))
+    rows = packed.find(entry.sha256.hex() for entry in entries)
+    assert {e.sha256.hex(): (use.key, e.offset, e.size_bytes, e.mime_type) for e in entries} == {
+        digest: (row.key, row.offset, row.size_bytes, row.mime_type) for digest, row in rows.items()
+    }
+    assert sorted(use.digests) == sorted(rows)
+    packed.forget(sha256(PICTURES[0]))
+    assert len(next(packed.packs()).digests) == len(PICTURES) - 1

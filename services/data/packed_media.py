@@ -1,0 +1,142 @@
+"""Small media, many in one object: `media/packs/ab/cdef...`, and where each of them lies in the database.
+
+A pack is durable before the rows that point into it are written; a crash between the two leaves a pack that nobody
+points to. Where two writers put the same medium, one row wins, and the other copy is waste. Both are for a garbage
+collector to find: `packs` tells what is in use of each pack.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from services.data.objects import ObjectStore
+from services.data.packs import PackEntry, ending, entries_of
+from services.data.store import NAMES_PER_QUERY, PACKED_MEDIA
+from services.runtime.database import Database
+
+PREFIX = "media/packs/"
+PACKED_BYTES = 256 * 1024
+"""Size up to which media are packed."""
+MAX_PACK_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ValidMedium:
+    """Bytes that were decoded in the sandbox and are about to be stored."""
+
+    data: bytes
+    sha256: str
+    mime_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the bytes of a medium lie: in the object `key`, from `offset` on."""
+
+    key: str
+    offset: int
+    size_bytes: int
+    mime_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackUse:
+    """What is in use of a pack."""
+
+    key: str
+    digests: Sequence[str]
+    """The media whose rows point into it."""
+
+
+class PackedMedia:
+    """The packs and their rows. Blocking; safe for concurrent threads and processes."""
+
+    def __init__(self, database: Database, objects: ObjectStore) -> None:
+        self._database, self._objects = database, objects
+
+    def find(self, digests: Iterable[str]) -> dict[str, Place]:
+        """The places of those of the media that are packed, by digest."""
+        wanted = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
+        if not wanted:
+            return {}
+        return self._database.read_here(lambda connection: _find(connection, wanted))
+
+    def add(self, media: Sequence[ValidMedium]) -> None:
+        """Stores media, each of which is given once, in as few packs as their sizes allow. Raises STORAGE_FULL."""
+        for some in _packs(media):
+            entries = entries_of([(bytes.fromhex(one.sha256), len(one.data), one.mime_type) for one in some])
+            name, end = ending(entries)
+            self._objects.put_bytes(_key(name), b"".join([*(one.data for one in some), end]))
+            self._point(name, entries)
+
+    def forget(self, sha256: str) -> None:
+        """Removes the row of a medium, if there is one; its bytes are waste from then on."""
+        if not self.find([sha256]):  # a look costs much less than a write, and nearly none has one
+            return
+        row = PACKED_MEDIA.delete().where(PACKED_MEDIA.c.sha256 == bytes.fromhex(sha256))
+        self._database.write_here(lambda connection: connection.execute(row))
+
+    def packs(self) -> Iterator[PackUse]:
+        """Every stored pack with what is in use of it, for a garbage collector.
+
+        A pack that was put a moment ago may not have its rows yet: judge by its age, too.
+        """
+        for found in self._objects.list(PREFIX):
+            yield PackUse(found.key, self._database.read_here(partial(_digests, found.key)))
+
+    def _point(self, name: str, entries: Sequence[PackEntry]) -> None:
+        rows = [
+            {
+                "sha256": entry.sha256,
+                "pack": bytes.fromhex(name),
+                "offset": entry.offset,
+                "size_bytes": entry.size_bytes,
+                "mime_type": entry.mime_type,
+            }
+            for entry in sorted(entries, key=lambda entry: entry.sha256)  # so that writers cannot deadlock
+        ]
+        insert = self._database.insert(PACKED_MEDIA)
+        # The newest row wins: it replaces one whose bytes were found to be damaged.
+        newest = {name: insert.excluded[name] for name in ("pack", "offset", "size_bytes", "mime_type")}
+        statement = insert.on_conflict_do_update(index_elements=["sha256"], set_=newest)
+        self._database.write_here(lambda connection: connection.execute(statement, rows))
+
+
+def _find(connection: Connection, wanted: Sequence[bytes]) -> dict[str, Place]:
+    found, table = dict[str, Place](), PACKED_MEDIA.c
+    columns = sa.select(table.sha256, table.pack, table.offset, table.size_bytes, table.mime_type)
+    for start in range(0, len(wanted), NAMES_PER_QUERY):
+        query = columns.where(table.sha256.in_(wanted[start : start + NAMES_PER_QUERY]))
+        for sha256, pack, offset, size_bytes, mime_type in connection.execute(query):
+            found[sha256.hex()] = Place(_key(pack.hex()), offset, size_bytes, mime_type)
+    return found
+
+
+def _digests(key: str, connection: Connection) -> list[str]:
+    """The media whose rows point into a pack."""
+    query = sa.select(PACKED_MEDIA.c.sha256).where(PACKED_MEDIA.c.pack == _name(key))
+    return [sha256.hex() for sha256 in connection.scalars(query)]
+
+
+def _packs(media: Sequence[ValidMedium]) -> Iterator[list[ValidMedium]]:
+    """The media in groups, each of which fits into a pack."""
+    group, held = list[ValidMedium](), 0
+    for medium in media:
+        if group and held + len(medium.data) > MAX_PACK_BYTES:
+            yield group
+            group, held = [], 0
+        group.append(medium)
+        held += len(medium.data)
+    if group:
+        yield group
+
+
+def _key(name: str) -> str:
+    return f"{PREFIX}{name[:2]}/{name[2:]}"
+
+
+def _name(key: str) -> bytes:
+    return bytes.fromhex(key.removeprefix(PREFIX).replace("/", ""))
