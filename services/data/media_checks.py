@@ -1,7 +1,6 @@
 """Validating media before they are put: in a child of the sandbox, small ones many at a time."""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ SMALL_BYTES = 256 * 1024
 """Size up to which several media are validated by one call to a child."""
 CALL_BYTES, CALL_MEDIA = 4 * 1024 * 1024, 64
 """The most that such a call takes."""
-MAX_AHEAD = 10_000
 K = TypeVar("K")
 
 
@@ -47,8 +45,6 @@ class MediaChecks:
     def __init__(self, *, scratch: Path, limits: MediaLimits, sandbox: Sandbox) -> None:
         self.limits = limits
         self._scratch, self._sandbox = scratch, sandbox
-        self._ahead: dict[tuple[str, int], str] = {}
-        """MIME types of media that were validated and are about to be put, by digest and claimed modality."""
 
     def begin(self) -> StagedFile:
         """A file for the bytes of a medium that is coming."""
@@ -61,22 +57,11 @@ class MediaChecks:
             raise too_large("bytes", found=found, limit=self.limits.size_bytes)
         staged.write(chunk)
 
-    def ahead(self, media: Mapping[tuple[str, int], bytes]) -> None:
-        """Validates small media by digest and claimed modality; `type_of` then knows them.
-
-        What is refused, or ends the child, is left to its own `type_of`, which says why.
-        """
-        if len(self._ahead) > MAX_AHEAD:  # of rows that were set aside before their media were put
-            self._ahead.clear()
-        self._ahead.update(self._together({key: (data, key[1]) for key, data in media.items()}))
-
     def type_of(self, staged: StagedFile, sha256: str, claim: Claim) -> str:
         """The MIME type of a file, decoded in a child process.
 
         Raises the reasons of `validate`, and MEDIA_KILLED_DECODER.
         """
-        if not claim.mime_type and (found := self._ahead.pop((sha256, claim.modality), "")):
-            return found
         suggested = sniff(staged.head)
         modality = claim.modality or (modality_of(suggested) if suggested else VIDEO)
         return self._sandbox.call(
@@ -121,11 +106,6 @@ class MediaChecks:
                 staged.discard()
         except OmnialignError as error:
             return error
-
-
-def small_ones(media: Iterable[tuple[bytes, int]]) -> dict[tuple[str, int], bytes]:
-    """Small media by digest and modality, given as bytes and modality."""
-    return {(hashlib.sha256(data).hexdigest(), modality): data for data, modality in media if len(data) <= SMALL_BYTES}
 
 
 def _calls(sizes: Mapping[K, int]) -> Iterator[list[K]]:

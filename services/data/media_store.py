@@ -18,7 +18,7 @@ from typing import IO
 
 from omnialign.errors import DataLoss, NotFound, OmnialignError
 from omnialign.v1 import content_pb2
-from services.data.media_checks import Claim, MediaChecks, small_ones
+from services.data.media_checks import Claim, MediaChecks
 from services.data.media_types import CERTAIN, HEAD_BYTES, modality_of, sniff
 from services.data.media_validation import MediaLimits, check_claim, too_large
 from services.data.objects import ObjectStore
@@ -83,16 +83,6 @@ class MediaStore:
         known = self._known(hashlib.sha256(data).hexdigest(), claim)
         return (known, True) if known is not None else self._write((data,), claim)
 
-    def validate_ahead(self, media: Iterable[tuple[bytes, int]]) -> None:
-        """Validates small media, given as bytes and claimed modality, that are about to be put (blocking).
-
-        Many go with one call to a child, which costs as much as a small picture takes to decode. What is refused, or
-        ends the child, is left to its own `put`, which says why.
-        """
-        wanted = small_ones(media)
-        known = self.places(digest for digest, _ in wanted)
-        self._checks.ahead({key: data for key, data in wanted.items() if isinstance(known[key[0]], OmnialignError)})
-
     def put_many(self, media: Sequence[tuple[bytes, Claim]]) -> list[Found]:
         """Stores media from memory, and says of each what it is or why it is refused (blocking).
 
@@ -109,27 +99,19 @@ class MediaStore:
                 found[digest, claim] = kind
             else:
                 valid[digest] = ValidMedium(new[digest, claim], digest, kind)
-        stored = dict(zip(valid, self.put_valid(list(valid.values())), strict=True))
+        stored = self._put_new(valid)
         return [found[key] if key in found else stored[key[0]] for key in keys]
 
     def put_valid(self, media: Sequence[ValidMedium]) -> list[Found]:
-        """Stores media that are not stored yet, and that a child of the sandbox has decoded whole, as `validate` does.
+        """Stores media that a child of the sandbox has decoded whole, as `validate` does (blocking).
 
-        Blocking. Each digest must be that of the bytes, computed by this process: a child is not believed.
+        Each digest must be that of the bytes, computed by this process: a child is not believed. What is stored keeps
+        the type that it was stored with.
         """
-        small = {medium.sha256: medium for medium in media if len(medium.data) <= PACKED_BYTES}
-        if len(small) < 2:  # a pack of one is no gain
-            return [self._put_alone(medium) for medium in media]
-        try:
-            self._packed.add(list(small.values()))
-        except OmnialignError as error:
-            return [error if medium.sha256 in small else self._put_alone(medium) for medium in media]
-        return [
-            _reference(medium.mime_type, medium.sha256, len(medium.data))
-            if medium.sha256 in small
-            else self._put_alone(medium)
-            for medium in media
-        ]
+        found = self._stored({(medium.sha256, Claim()): medium.data for medium in media})
+        new = {medium.sha256: medium for medium in media if (medium.sha256, Claim()) not in found}
+        stored = {digest: one for (digest, _), one in found.items()} | self._put_new(new)
+        return [stored[medium.sha256] for medium in media]
 
     def put_file(self, path: Path, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
         """Stores a copy of a file without holding it in memory (blocking). It survives a power cut after `sync`."""
@@ -288,6 +270,18 @@ class MediaStore:
             if self._objects.read(place.key, start=place.offset, length=len(data)) == data:
                 return self.type_of(sha256, place, head=data) if place.size_bytes == len(data) else ""
         return ""
+
+    def _put_new(self, media: Mapping[str, ValidMedium]) -> dict[str, Found]:
+        """Stores media that are not stored, by digest: small ones in packs, unless there is only one."""
+        small = {digest: medium for digest, medium in media.items() if len(medium.data) <= PACKED_BYTES}
+        found = dict[str, Found]()
+        if len(small) > 1:
+            try:
+                self._packed.add(list(small.values()))
+                found |= {one.sha256: _reference(one.mime_type, one.sha256, len(one.data)) for one in small.values()}
+            except OmnialignError as error:
+                found |= dict.fromkeys(small, error)
+        return found | {digest: self._put_alone(medium) for digest, medium in media.items() if digest not in found}
 
     def _write(self, chunks: Iterable[bytes], claim: Claim) -> tuple[content_pb2.Media, bool]:
         staged = self._checks.begin()

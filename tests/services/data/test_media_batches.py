@@ -9,7 +9,7 @@ import pytest
 
 from omnialign.errors import DataLoss, InvalidArgument, OmnialignError
 from omnialign.v1 import content_pb2
-from services.data.media_store import Claim, MediaStore
+from services.data.media_store import Claim, MediaStore, ValidMedium
 from services.data.objects import LocalObjectStore
 from services.data.packed_media import PREFIX, PackedMedia
 from services.data.packs import read_entries
@@ -75,6 +75,8 @@ async def test_each_medium_is_stored_or_refused_for_its_own_reason(store: MediaS
 async def test_put_again_they_are_found_and_a_wrong_claim_is_still_refused(store: MediaStore, tmp_path: Path) -> None:
     first = store.put_many(claimed(*PICTURES))
     assert store.put_many(claimed(*PICTURES)) == first
+    valid = [ValidMedium(data, sha256(data), "image/png") for data in (*PICTURES, PICTURES[0])]
+    assert store.put_valid(valid) == [*first, first[0]]
     assert len(packs(tmp_path)) == 1
     (refused,) = store.put_many([(png(3), Claim(AUDIO))])
     assert isinstance(refused, InvalidArgument)
