@@ -1,10 +1,13 @@
 """Reading and writing media files: pictures, sounds and videos.
 
 bounds.py      the arrays, the error, and how large a medium may be
-pictures.py    pictures as upright RGB on white, 8 bits deep
+pictures.py    pictures as upright sRGB on white, 8 bits deep
+colours.py     from the colours of a profile to sRGB
+endings.py     whether a picture file goes on to its end
+headers.py     what FFmpeg does not tell of sound and video files
 containers.py  what is in a sound or video file, and whether all of it is there
 sounds.py      sounds as mono samples
-videos.py      videos as RGB frames
+videos.py      videos as upright sRGB frames
 
 Arrays are the common currency: an image is uint8 `(height, width, 3)`, a sound is mono float32 `(samples,)` in [-1, 1]
 with its rate in hertz, a video is uint8 `(frames, height, width, 3)` with its frames per second. Whoever accepts files

@@ -83,7 +83,11 @@ class OpenedFile:
             raise MediaError(f"The file has no {kind} stream.")
         codec = streams[0].codec_context
         if codec is None:
-            raise MediaError(f"The file's {kind} is of a codec for which there is no decoder here.")
+            command = "ffmpeg -i FILE FILE.mp4" if kind == "video" else "ffmpeg -i FILE FILE.wav"
+            message = (
+                f"The file's {kind} is of a codec for which there is no decoder here: convert it with `{command}`."
+            )
+            raise MediaError(message, metadata={"command": command})
         if kind == "audio":
             _check_channels(self.container, streams[0])
         if kind == "video" and (decoded_bytes := codec.width * codec.height * 3) > MAX_DECODED_BYTES:

@@ -1,6 +1,7 @@
 """What the headers of sound and video files say that FFmpeg does not pass on. Files are left anywhere."""
 
 import io
+import struct
 from typing import BinaryIO
 
 STREAMED_WAV_BYTES = 0x7FFF_0000
@@ -8,6 +9,7 @@ STREAMED_WAV_BYTES = 0x7FFF_0000
 WAV_SLACK_BYTES = 64
 """Some programs count the headers as well."""
 MAX_WAV_CHUNKS = 1000
+MAX_BOXES = 1000
 TAG_HEADER_BYTES = 10
 FIRST_FRAME_BYTES = 256
 """Enough of an MP3's first frame to find its count of frames."""
@@ -51,3 +53,18 @@ def counts_its_frames(file: BinaryIO) -> bool:
         file.seek(0)
     frame = file.read(FIRST_FRAME_BYTES)
     return b"Xing" in frame or b"Info" in frame
+
+
+def lacks_index(file: BinaryIO) -> bool:
+    """Whether an MP4 or MOV has no index: most programs write it last, so that it is the first to be lost."""
+    size, place = file.seek(0, io.SEEK_END), 0
+    for number in range(MAX_BOXES):
+        file.seek(place)
+        head = file.read(16).ljust(16, b"\0")
+        length, name, long = struct.unpack(">I4sQ", head)
+        if name == b"moov" or (number == 0 and name != b"ftyp"):
+            return False
+        place += max(8, long if length == 1 else length)
+        if length == 0 or place >= size:
+            return True
+    return False

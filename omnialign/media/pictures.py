@@ -1,4 +1,4 @@
-"""Pictures as models see them: upright RGB, 8 bits deep, on white where they are transparent.
+"""Pictures as models see them: upright sRGB, 8 bits deep, on white where they are transparent.
 
 White is the ground on which people look at drawings, charts and cut-out photographs; dropping the alpha channel instead
 would show whatever colour hides below it, mostly black. Deeper pixels are scaled by the depth of the file, never by
@@ -25,6 +25,8 @@ from omnialign.media.bounds import (
     too_large,
     too_many,
 )
+from omnialign.media.colours import srgb
+from omnialign.media.endings import lacks
 
 FORMATS: dict[str, str] = {
     "PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp",
@@ -44,6 +46,10 @@ UNREADABLE = (
 START_OF_SCAN = b"\xff\xda"
 TIFF_BITS_PER_SAMPLE, TIFF_SAMPLE_FORMAT = 258, 339
 TIFF_SIGNED = 2
+TIFF_SUBFILE_TYPE, TIFF_OTHER_DIRECTORIES, DNG_VERSION = 254, 330, 50706
+REDUCED_COPY = 1
+GREY_MODES = ("1", "L", "LA")
+RAW_COMMAND = "darktable-cli FILE FILE.png"
 
 
 def mime_type(source: Source, *, signed: bool) -> str:
@@ -65,6 +71,7 @@ def opened(source: Source) -> Iterator[Image.Image]:
         with Image.open(file, formats=(*SIGNED, *WITHOUT_SIGNATURE)) as image:
             if (size_bytes := image.width * image.height * 3) > MAX_DECODED_BYTES:
                 raise too_large(size_bytes, "scale the image down")
+            _check_developed(image)
             if image.format in ("JPEG", "MPO"):
                 _check_scans(source if isinstance(source, bytes) else _content(source))
             yield image
@@ -72,6 +79,15 @@ def opened(source: Source) -> Iterator[Image.Image]:
         raise MediaError(f"The image is too large: {error}", reason="MEDIA_TOO_LARGE") from error
     except UNREADABLE as error:
         raise MediaError(f"The image does not decode: {error}.") from error
+
+
+def _check_developed(image: Image.Image) -> None:
+    """Raises MediaError for a TIFF that is a camera's raw file: what decodes of it is its thumbnail."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    is_thumbnail = tags.get(TIFF_SUBFILE_TYPE) == REDUCED_COPY and TIFF_OTHER_DIRECTORIES in tags
+    if is_thumbnail or DNG_VERSION in tags:
+        message = f"The media is a camera's raw file, which is not taken: convert it, for example with `{RAW_COMMAND}`."
+        raise MediaError(message, reason="MEDIA_TYPE_UNSUPPORTED", metadata={"command": RAW_COMMAND})
 
 
 def _content(file: BinaryIO) -> bytes:
@@ -90,12 +106,16 @@ def _check_scans(data: bytes) -> None:
 
 def rgb(image: Image.Image) -> Image.Image:
     """A decoded picture as models see it."""
+    profile = image.info.get("icc_profile")
     upright = _eight_bits(_upright(image))
     if not upright.has_transparency_data:
-        return upright.convert("RGB")
+        return srgb(upright, profile)
     layer = upright.convert("RGBA")
+    colours = layer.convert("RGB")
+    seen = srgb(colours.convert("L") if upright.mode in GREY_MODES else colours, profile)
+    seen.putalpha(layer.getchannel("A"))
     ground = Image.new("RGBA", layer.size, "white")
-    ground.alpha_composite(layer)
+    ground.alpha_composite(seen)
     return ground.convert("RGB")
 
 
@@ -135,7 +155,8 @@ def _floats(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
     """Floating-point pixels, and the value of white: 1, or 255 where that is how they are scaled."""
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= 255:
-        raise ValueError(f"its pixels are numbers from {low:g} to {high:g}, and 0 to 1 or 0 to 255 are taken")
+        mend = "scale them, for example with `magick FILE -auto-level FILE.png`"
+        raise ValueError(f"its pixels are numbers from {low:g} to {high:g}, and 0 to 1 or 0 to 255 are taken: {mend}")
     return values, 1.0 if high <= 1 else 255.0
 
 
@@ -144,9 +165,11 @@ def _scaled(values: NDArray[np.uint32] | NDArray[np.int64] | NDArray[np.float32]
 
 
 def read_image(data: bytes) -> Pixels:
-    """Decodes an image to RGB, upright, on white. Raises MediaError."""
+    """Decodes an image to sRGB, upright, on white. Raises MediaError."""
     with opened(data) as image:
         image.load()
+        if lost := lacks(data):
+            raise MediaError(f"The image is cut off: {lost}.", reason="MEDIA_TRUNCATED")
         return np.asarray(rgb(image))
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from omnialign.media import MediaError, Pixels, Samples, pictures
+from omnialign.media.endings import lacks
+from omnialign.media.videos import evenly_spaced
 from omnialign.modeling import streams
 from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy
 from omnialign.v1 import content_pb2
@@ -36,6 +38,20 @@ class DecodedMedia:
     rate: float = 0.0
     times_seconds: tuple[float, ...] = ()
     loss: MediaLoss | None = None
+
+    @property
+    def even(self) -> NDArray[Any]:
+        """The array for whoever counts frames instead of reading their times: frames at even times, as many."""
+        return self.array[evenly_spaced(self.times_seconds)] if self.times_seconds else self.array
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Upright sRGB pixels `(height, width, 3)`; `lost` says what does not decode, `cut` what is left out, or ""."""
+
+    pixels: Pixels
+    lost: str
+    cut: str
 
 
 Decoder = Callable[[MediaBytes, MediaPolicy], DecodedMedia]
@@ -72,8 +88,9 @@ def decode_here(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
 
 
 def _image(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
-    pixels, lost = decode_image(medium.data, policy)
-    return DecodedMedia(medium.modality, pixels, loss=_loss(medium, policy, lost=lost))
+    picture = decode_image(medium.data, policy)
+    loss = _loss(medium, policy, lost=picture.lost, cut=picture.cut)
+    return DecodedMedia(medium.modality, picture.pixels, loss=loss)
 
 
 def _sound(medium: MediaBytes, policy: MediaPolicy) -> DecodedMedia:
@@ -98,16 +115,17 @@ def _loss(medium: MediaBytes, policy: MediaPolicy, *, lost: str, cut: str = "") 
     return MediaLoss(medium.sha256, "MEDIA_CUT", cut) if cut else None
 
 
-def decode_image(data: bytes, policy: MediaPolicy) -> tuple[Pixels, str]:
-    """Upright RGB pixels, on white, within `policy.max_pixels`, and what did not decode ("" for nothing).
+def decode_image(data: bytes, policy: MediaPolicy) -> Picture:
+    """A picture on white, within `policy.max_pixels`: the first frame or page of several.
 
     Raises MediaError when nothing decodes, or when the image is too large.
     """
     with pictures.opened(data) as image:
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # an MPO holds previews and depths
         if policy.max_pixels:  # a JPEG decodes faster at 1/2, 1/4 or 1/8 of its size
             image.draft("RGB", policy.scaled(*image.size))
-        lost = _load(image)
-        return _pixels(image, policy), lost
+        lost = _load(image) or lacks(data)
+        return Picture(_pixels(image, policy), lost, f"1 of {frames} frames is kept" if frames > 1 else "")
 
 
 def _load(image: Image.Image) -> str:

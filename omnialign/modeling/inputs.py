@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from omnialign.errors import NotFound
 from omnialign.v1 import content_pb2, generation_pb2
 
-DECODER_REVISION = 2
+DECODER_REVISION = 3
 """To be raised whenever decoding gives other arrays than before for the same bytes and policy."""
 
 

@@ -103,7 +103,7 @@ def _joined(pairs: Pairs) -> Pairs:
 
 
 def _picture(data: bytes) -> Pixels:
-    pixels, _ = decode_image(data, PICTURE)
+    pixels = decode_image(data, PICTURE).pixels
     height, width = pixels.shape[:2]
     size = PICTURE.scaled(max(width, math.ceil(height / MAX_RATIO)), max(height, math.ceil(width / MAX_RATIO)))
     return pixels if size == (width, height) else np.asarray(Image.fromarray(pixels).resize(size))

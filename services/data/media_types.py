@@ -5,6 +5,7 @@ First bytes are a hint: an MP4 may hold a sound or a picture. `media_validation`
 
 from dataclasses import dataclass
 
+from omnialign.media.pictures import RAW_COMMAND
 from omnialign.v1 import content_pb2
 
 HEAD_BYTES = 64
@@ -36,6 +37,7 @@ RIFF_KINDS = {b"WAVE": "audio/wav", b"WEBP": "image/webp", b"AVI ": "video/x-msv
 CERTAIN = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "audio/wav", "audio/flac"})
 """Types that nothing else begins like."""
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -46,32 +48,59 @@ class Untaken:
     command: str
 
 
+RAW = Untaken("a camera's raw file", RAW_COMMAND)
+SVG = Untaken("an SVG drawing", "rsvg-convert FILE -o FILE.png")
+JXL = Untaken("a JPEG XL picture", "djxl FILE FILE.png")
+TIFF = Untaken("a TIFF of an unusual kind, such as colours in floating point", "magick FILE -depth 16 FILE.png")
 UNTAKEN: tuple[tuple[bytes, Untaken], ...] = (
     (b"%PDF-", Untaken("a PDF document", "pdftoppm -png FILE PAGE")),
-    (b"<svg", Untaken("an SVG drawing", "rsvg-convert FILE -o FILE.png")),
+    (b"<svg", SVG),
     (b"<?xml", Untaken("an XML document", "rsvg-convert FILE -o FILE.png")),
+    (b"<!--", Untaken("an XML document", "rsvg-convert FILE -o FILE.png")),
+    (b"<!DOCTYPE svg", SVG),
     (b"<!DOCTYPE", Untaken("a web page", "curl --location --output FILE ADDRESS")),
     (b"<html", Untaken("a web page", "curl --location --output FILE ADDRESS")),
     (b"version https://git-lfs", Untaken("a pointer of Git LFS, not the file itself", "git lfs pull")),
     (b"MThd", Untaken("a MIDI score", "fluidsynth --fast-render FILE.wav SOUNDFONT FILE")),
     (b"#EXTM3U", Untaken("a playlist", "ffmpeg -i FILE FILE.mp4")),
     (b"8BPS", Untaken("a Photoshop document", "magick FILE[0] FILE.png")),
+    (b"v/1\x01", Untaken("an OpenEXR picture", "magick FILE FILE.png")),
+    (b"\xff\x0a", JXL),
+    (b"\0\0\0\x0cJXL ", JXL),
+    (b"FUJIFILMCCD-RAW", RAW),
+    (b"IIRO", RAW),
+    (b"IIRS", RAW),
+    (b"MMOR", RAW),
+    (b"IIU\0", RAW),
+    (b"II*\0\x10\0\0\0CR", RAW),
+    (b"II*\0", TIFF),
+    (b"MM\0*", TIFF),
+    (b"II+\0", TIFF),
+    (b"MM\0+", TIFF),
+    (b"\x1f\x8b", Untaken("a compressed file", "gunzip --stdout FILE > UNPACKED")),
+    (b"PK\x03\x04", Untaken("a ZIP archive", "unzip FILE")),
 )
 
 
 def untaken(head: bytes) -> Untaken | None:
-    """What a file is that is known and not taken, by its first `HEAD_BYTES`."""
+    """What a file is that is known and not taken, by its first `HEAD_BYTES`; to be asked when nothing decodes it."""
     if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
         return Untaken("an HEIC picture", "heif-convert FILE FILE.png")
-    return next((kind for prefix, kind in UNTAKEN if head.lstrip().startswith(prefix)), None)
+    if head[4:11] == b"ftypcrx":
+        return RAW
+    text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
+    return next((kind for prefix, kind in UNTAKEN if head.startswith(prefix) or text.startswith(prefix)), None)
 
 
 def conversion(mime_type: str, modality: int) -> str:
     """A command that makes a file of one type into one of another modality, or ""."""
-    if modality == AUDIO and modality_of(mime_type) == VIDEO:
+    found = modality_of(mime_type)
+    if modality == AUDIO and found == VIDEO:
         return "ffmpeg -i FILE -vn FILE.wav"
-    if modality == VIDEO and mime_type == "image/gif":
-        return "ffmpeg -i FILE -pix_fmt yuv420p FILE.mp4"
+    if modality == IMAGE and found == VIDEO:
+        return "ffmpeg -i FILE -frames:v 1 FILE.png"
+    if modality == VIDEO and found == IMAGE:
+        return "magick FILE FILE.mp4" if mime_type == "image/webp" else "ffmpeg -i FILE -pix_fmt yuv420p FILE.mp4"
     return ""
 
 

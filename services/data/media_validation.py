@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from omnialign.errors import InvalidArgument
-from omnialign.media import MediaError, containers, pictures
+from omnialign.media import MediaError, containers, endings, headers, pictures
 from omnialign.modeling import streams
 from omnialign.modeling.decoding import decode_here
 from omnialign.modeling.inputs import MediaBytes, MediaPolicy
@@ -117,10 +117,17 @@ def identify(file: BinaryIO, *, modality: int = 0, mime_type: str = "") -> str:
     if not head:
         raise refusal("MEDIA_EMPTY", "The media is empty.")
     found = pictures.mime_type(file, signed=True)
+    if not found:
+        _check_ending(file)
     if not found and (other := untaken(head)):
         message = f"The media is {other.name}, which is not taken: convert it, for example with `{other.command}`."
         raise refusal("MEDIA_TYPE_UNSUPPORTED", message, found=other.name, command=other.command)
     found = found or containers.mime_type(file) or pictures.mime_type(file, signed=False)
+    if not found and headers.lacks_index(file):
+        message = (
+            "The video is cut off: the index that belongs at its end is missing; copy it again from where it came."
+        )
+        raise refusal("MEDIA_TRUNCATED", message, found="no index")
     if not found:
         message = (
             f"The bytes, which begin with {head[:8]!r}, are no image, audio or video that decodes: {TAKEN} are taken."
@@ -159,7 +166,14 @@ def _mismatch(claimed: str, found: str, command: str = "") -> InvalidArgument:
     return refusal("MEDIA_TYPE_MISMATCH", message, claimed=claimed, found=found)
 
 
+def _check_ending(file: BinaryIO) -> None:
+    if lost := endings.lacks(file):
+        message = f"The picture is cut off: {lost}; copy it again from where it came."
+        raise refusal("MEDIA_TRUNCATED", message, found=lost)
+
+
 def _check_image(file: BinaryIO, limits: MediaLimits) -> None:
+    _check_ending(file)
     try:
         with pictures.opened(file) as image:
             _decode_frames(image, limits)

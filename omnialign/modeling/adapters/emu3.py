@@ -138,8 +138,9 @@ class Emu3VideoSpans(Emu3Spans):
         bounds = (grids, grids) if answer else (1, self.max_grids)
         wanted = policy.frames_per_second or FRAMES_PER_SECOND
         step = self._vq.temporal
-        chosen = sample_frames(len(decoded.array), decoded.rate, wanted, step, (bounds[0] * step, bounds[1] * step))
-        frames = [self._prepared(to_image(decoded.array[index]), rows, columns)[0] for index in chosen]
+        shown = decoded.even
+        chosen = sample_frames(len(shown), decoded.rate, wanted, step, (bounds[0] * step, bounds[1] * step))
+        frames = [self._prepared(to_image(shown[index]), rows, columns)[0] for index in chosen]
         codes: torch.Tensor = self._vq.encode_video(torch.stack(frames))
         return codes
 

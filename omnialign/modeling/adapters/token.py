@@ -56,7 +56,7 @@ class RangeCodec:
     def encode(self, media: MediaBytes, policy: MediaPolicy, *, answer: bool) -> tuple[list[int], MediaLoss | None]:
         """The span of a medium."""
         decoded = self._decoder(media, policy)
-        codes = self.entry.codec.encode_array(decoded.array, decoded.rate)
+        codes = self.entry.codec.encode_array(decoded.even, decoded.rate)
         return [self.entry.begin_id, *(self.entry.first_id + code for code in codes), self.entry.end_id], decoded.loss
 
     def decode(self, ids: Sequence[int]) -> bytes:
