@@ -1,9 +1,8 @@
 """The stage `calibrate`: the judge compares annotated pairs that it did not learn from, and the gate is set by that."""
 
-from collections.abc import Sequence
-
 from services.alignment import gate, pairs
 from services.alignment.job import CALIBRATE, CALIBRATION, Job, StageStatus
+from services.alignment.reading import Reader
 from services.alignment.self_improvement import judge_of
 from services.pipeline import planning
 from services.pipeline.item_calls import ItemCaller
@@ -19,6 +18,7 @@ class CalibrateStage:
     def __init__(self, tools: Toolbox) -> None:
         self._chunks, self._tables = tools.chunks, tools.tables
         self._retrier, self._update = tools.retrier, tools.updater.update
+        self._reader = Reader(tools.retrier)
 
     def steps(self, caller: ItemCaller) -> tuple[Step, ...]:
         """The one step: the comparison of the preferred response, as the candidate, with the other one."""
@@ -33,25 +33,23 @@ class CalibrateStage:
 
     async def plan(self, context: JobContext) -> int:
         """Decides which held-out pair is in which chunk; returns the number of chunks, which is 0 for too few pairs."""
-        found = await self._preferences(context)
-        held = gate.held_out(context.plan, [record_id for record_id, _ in found])
-        chosen = [(record_id, subtask) for record_id, subtask in found if record_id in held]
-        chunks = planning.plan_chunks(chosen, size=context.plan.chunk_size)
-        for purpose in (CALIBRATION, QUARANTINE) if chunks else ():
+        held, preferences = await self._reader.hold_out(context)
+        for purpose in (CALIBRATION, QUARANTINE) if held else ():
             await self._tables.create(context, purpose)
-        await self._chunks.put_chunks(context.uid, phase=CALIBRATE, chunks=chunks)
+        chunks = planning.plan_chunks(planning.streamed(held.items()), size=context.plan.chunk_size)
+        planned = await self._chunks.put_chunks(context.uid, phase=CALIBRATE, chunks=chunks)
 
         def change(job: Job) -> str:
             status = stage_of(job, CALIBRATE)
-            if not chunks:
+            if not planned.chunks:
                 status.state = StageStatus.STATE_SKIPPED
-                job.gate.CopyFrom(gate.uncalibrated(context.plan, len(found)))
+                job.gate.CopyFrom(gate.uncalibrated(context.plan, preferences))
                 return str(job.gate.message)
-            status.total, status.dataset = len(chosen), context.table(CALIBRATION)
-            return f"{len(chosen)} held-out pairs in {len(chunks)} chunks."
+            status.total, status.dataset = planned.records, context.table(CALIBRATION)
+            return f"{planned.records} held-out pairs in {planned.chunks} chunks."
 
         await self._update(context.uid, CALIBRATE, change)
-        return len(chunks)
+        return planned.chunks
 
     async def close(self, context: JobContext) -> None:
         """Calibrates the gate on what the judge made of the pairs, if there are any."""
@@ -76,15 +74,6 @@ class CalibrateStage:
             (context.job.models.judge, version, "calibrated_on"),
             (context.name, version, "produced"),
         )
-
-    async def _preferences(self, context: JobContext) -> Sequence[tuple[str, str]]:
-        """Id and subtask of the records with an annotated preference."""
-
-        async def read() -> list[tuple[str, str]]:
-            stream = pairs.split_records(context.plan, context.clients, split=context.plan.feedback_split)
-            return [(record.id, record.subtask) async for record in stream if pairs.has_preference(record)]
-
-        return await self._retrier.call(read, uid=context.uid, service="data")
 
 
 def _judge(context: JobContext) -> Judge:

@@ -4,6 +4,7 @@ Its rule is the calibrated probability that the refinement is better. Where that
 as the job demands, the judge's words decide, and the job says why.
 """
 
+import heapq
 import math
 from collections.abc import Iterable, Sequence
 
@@ -21,14 +22,28 @@ MAX_PAIRS = 500
 """More pairs would tell little more, and cost the judge as many to learn from."""
 
 
-def held_out(plan: Spec, preferences: Sequence[str]) -> frozenset[str]:
+class Holdout:
     """Those of the records with a preference that the judge does not learn from; none if they would be too few."""
-    if not (calibrates(plan) and is_enough(plan, len(preferences))):
-        return frozenset()
-    count = min(planning.share(len(preferences), fraction=plan.gate_holdout_fraction), MAX_PAIRS)
-    # The feedback model's share is the first of the same order, so it overlaps with these as little as it can.
-    learnt = planning.subset(preferences, seed=plan.seed, count=len(preferences) - count)
-    return frozenset(preferences).difference(learnt)
+
+    def __init__(self, plan: Spec) -> None:
+        self._plan = plan
+        self.preferences = 0
+        """Records with a preference so far."""
+        self._last: list[tuple[int, str, str]] = []  # a heap of hash, id and subtask
+
+    def add(self, record_id: str, subtask: str) -> None:
+        """Takes in a record with a preference, in any order."""
+        self.preferences += 1
+        # The feedback model's share is the first of the same order, so it overlaps with these as little as it can.
+        place = planning.record_seed(self._plan.seed, stage="subset", record_id=record_id)
+        (heapq.heappush if len(self._last) < MAX_PAIRS else heapq.heappushpop)(self._last, (place, record_id, subtask))
+
+    def close(self) -> dict[str, str]:
+        """The subtasks of those that are held out, by id and in order of id."""
+        if not (calibrates(self._plan) and is_enough(self._plan, self.preferences)):
+            return {}
+        count = min(planning.share(self.preferences, fraction=self._plan.gate_holdout_fraction), MAX_PAIRS)
+        return dict(sorted((record_id, subtask) for _, record_id, subtask in heapq.nlargest(count, self._last)))
 
 
 def is_enough(plan: Spec, preferences: int) -> bool:

@@ -4,6 +4,7 @@ The estimates are rules of thumb, whose constants are at the top; they are meant
 """
 
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from omnialign.content import media_of
@@ -14,8 +15,8 @@ from services.alignment import gate, optimization
 from services.alignment.job import Spec, calibrates, is_binary
 from services.alignment.pairs import has_feedback, has_preference, split_records
 from services.alignment.prompt_check import TokenCounter, open_token_counter
+from services.pipeline.drawing import Drawing
 from services.pipeline.media_check import MediaCheck
-from services.pipeline.planning import limited
 from services.pipeline.service_calls import ServiceClients
 
 Record = record_pb2.Record
@@ -37,8 +38,9 @@ class Findings:
     feedback: int = 0
     preferences: int = 0
     annotated: int = 0
-    prompts: list[tuple[str, str]] = field(default_factory=list)
-    evaluation: list[tuple[str, str]] = field(default_factory=list)
+    prompts: Counter[str] = field(default_factory=Counter)
+    """Those that are taken, by subtask."""
+    evaluation: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     longest: int = 0
     context: int = 0
@@ -86,19 +88,30 @@ async def _prompts(
     counter: TokenCounter | None,
     *,
     split: str,
-) -> list[tuple[str, str]]:
+) -> Counter[str]:
+    """The usable prompts of a split, as many as are taken, by subtask."""
     limit = plan.max_prompts if split == plan.prompt_split else plan.max_evaluation_prompts
-    prompts: list[tuple[str, str]] = []
-    async for record in split_records(plan, clients, split=split):
+    drawing = Drawing(plan.seed)
+
+    async def look(record: Record) -> str:
+        """The reason why a prompt cannot be used; empty if it can."""
         reason = await media.problem(media_of([record.prompt]))
         if not reason and counter is not None:
             reason, length = await counter.measure(record.prompt, media)
             findings.longest = max(findings.longest, length)
-        if reason:
+        return reason
+
+    async def usable(is_near: Callable[[str], bool]) -> AsyncIterator[tuple[str, str]]:
+        async for record in split_records(plan, clients, split=split):
+            if is_near(record.id) and not await look(record):
+                yield record.id, record.subtask
+
+    async for record in split_records(plan, clients, split=split):
+        if reason := await look(record):
             findings.dropped[reason] += 1
         else:
-            prompts.append((record.id, record.subtask))
-    return limited(prompts, seed=plan.seed, limit=limit)
+            drawing.add(record.id, record.subtask)
+    return (await drawing.close(usable, count=limit or drawing.total)).groups
 
 
 def _require(plan: Spec, findings: Findings) -> None:
@@ -144,23 +157,22 @@ def _too_long(findings: Findings) -> str:
 
 
 async def _report(plan: Spec, clients: ServiceClients, findings: Findings) -> Report:
-    prompts = [] if is_binary(plan) else findings.prompts
+    prompts = Counter[str]() if is_binary(plan) else findings.prompts
     report = Report(
         feedback_records=findings.feedback if not is_binary(plan) else findings.preferences,
-        prompts=len(prompts),
-        evaluation_prompts=len(findings.evaluation),
-        prompts_by_subtask=Counter(subtask for _, subtask in prompts),
+        prompts=prompts.total(),
+        evaluation_prompts=findings.evaluation.total(),
+        prompts_by_subtask=prompts,
         longest_prompt_tokens=findings.longest,
         dropped=findings.dropped,
         warnings=findings.warnings + _unusual(plan, findings),
     )
     length = plan.sampling.max_new_tokens or DEFAULT_ANSWER_TOKENS
-    generations = GENERATIONS_PER_PROMPT * len(prompts) * plan.rounds + GENERATIONS_PER_EVALUATION * len(
-        findings.evaluation
-    )
+    num_prompts, num_evaluated = prompts.total() * plan.rounds, findings.evaluation.total()
+    generations = GENERATIONS_PER_PROMPT * num_prompts + GENERATIONS_PER_EVALUATION * num_evaluated
     report.estimated_tokens = length * generations
     report.estimated_training_bytes = await _training_bytes(plan, clients)
-    trained = findings.feedback + findings.preferences + len(prompts) * plan.rounds
+    trained = findings.feedback + findings.preferences + num_prompts
     seconds = report.estimated_tokens / TOKENS_PER_SECOND + trained * TRAINING_SECONDS_PER_RECORD
     report.estimated_time.FromSeconds(int(seconds))
     return report
@@ -168,8 +180,8 @@ async def _report(plan: Spec, clients: ServiceClients, findings: Findings) -> Re
 
 def _unusual(plan: Spec, findings: Findings) -> list[str]:
     warnings = []
-    if len(findings.evaluation) < SMALL_SPLIT:
-        warnings.append(f"Only {len(findings.evaluation)} prompts will be evaluated; intervals will be wide.")
+    if findings.evaluation.total() < SMALL_SPLIT:
+        warnings.append(f"Only {findings.evaluation.total()} prompts will be evaluated; intervals will be wide.")
     if findings.dropped:
         total = sum(findings.dropped.values())
         warnings.append(

@@ -10,6 +10,7 @@ from omnialign import names
 from omnialign.errors import FailedPrecondition
 from services.alignment.job import PAIR, REVIEW, REVIEWED_PAIRS, of_round
 from services.alignment.pairs import Record
+from services.alignment.reading import Reader, chosen
 from services.alignment.reviews import Job, PairReview, ReviewStore, agreement
 from services.pipeline import planning
 from services.pipeline.kind import JobContext, stage_of
@@ -30,17 +31,24 @@ class ReviewStage:
     def __init__(self, tools: Toolbox) -> None:
         self._reviews = ReviewStore(tools.jobs)
         self._tables, self._retrier, self._update = tools.tables, tools.retrier, tools.updater.update
+        self._reader = Reader(tools.retrier)
 
     async def open(self, context: JobContext, *, pairs_version: str, number: int) -> None:
         """Draws the pairs that people are to review, and pauses the job."""
 
-        async def read() -> list[str]:
-            return [record.id async for record in context.clients.data.stream_records(pairs_version)]
+        def stream() -> AsyncIterator[Record]:
+            return context.clients.data.stream_records(pairs_version)
 
-        ids = await self._retrier.call(read, uid=context.uid, service="data")
-        count = planning.share(len(ids), fraction=context.plan.review.sample)
-        chosen = planning.subset(ids, seed=context.plan.seed, count=count)
-        await self._reviews.open(context.uid, stage=of_round(REVIEW, number), number=number, record_ids=chosen)
+        def count(total: int) -> int:
+            return planning.share(total, fraction=context.plan.review.sample)
+
+        drawn = await self._reader.draw(context, stream, count)
+
+        async def add() -> None:
+            await self._reviews.add(context.uid, number=number, records=chosen(stream(), drawn.takes))
+
+        await self._retrier.call(add, uid=context.uid, service="data")
+        await self._reviews.open(context.uid, stage=of_round(REVIEW, number), total=drawn.total)
 
     async def close(self, context: JobContext, *, pairs_version: str, number: int) -> str:
         """Applies what was decided; returns the version of the pairs that are left.
@@ -54,22 +62,19 @@ class ReviewStage:
             raise _disagrees(context, share=share, reviewed=len(reviews), stage=stage)
         decided = {review.record_id: review for review in reviews}
 
-        async def read() -> list[Record]:
-            return [r async for r in _left(context.clients.data.stream_records(pairs_version), decided)]
-
-        left = await self._retrier.call(read, uid=context.uid, service="data")
+        purpose = of_round(REVIEWED_PAIRS, number)
+        await self._tables.create(context, purpose)
+        pairs = context.clients.data.stream_records
+        left = await self._tables.fill(context, purpose, lambda: _left(pairs(pairs_version), decided))
         if not left:
             message = "people rejected every pair, so that none was left to optimise on; look at the judge"
             raise FailedPrecondition(message, reason="NO_PAIRS_KEPT", metadata={"stage": stage})
-        purpose = of_round(REVIEWED_PAIRS, number)
-        await self._tables.create(context, purpose)
-        await self._tables.append(context, context.table(purpose), left)
         version = await self._tables.commit(context, purpose)
         await self._tables.link(context, (pairs_version, version, "reviewed_of"), (context.name, version, "produced"))
 
         def change(job: Job) -> str:
             stage_of(job, stage).dataset = context.table(purpose)
-            return f"{len(left)} pairs are left of {stage_of(job, of_round(PAIR, number)).completed}."
+            return f"{left} pairs are left of {stage_of(job, of_round(PAIR, number)).completed}."
 
         await self._update(context.uid, stage, change)
         return version

@@ -5,7 +5,7 @@ event, and the last one of a round lets the job go on.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from omnialign.errors import FailedPrecondition, NotFound
 from omnialign.v1 import alignment_service_pb2
 from services.pipeline.job_store import JobStore
-from services.pipeline.kind import Change, stage_of
+from services.pipeline.kind import Change, Record, stage_of
 
 Job = alignment_service_pb2.AlignmentJob
 PairReview = alignment_service_pb2.PairReview
@@ -32,6 +32,9 @@ REVIEWED, AGREEMENT = "reviewed", "agreement"
 """Metrics of the stage: pairs reviewed, once the review has ended and nothing is decided any more; and the share of
 them that people accepted as they are."""
 
+PAGE_ROWS = 1000
+"""Reviews that are added in one transaction."""
+
 
 class ReviewStore:
     """The reviews of all jobs, in the database of the jobs."""
@@ -39,19 +42,28 @@ class ReviewStore:
     def __init__(self, jobs: JobStore) -> None:
         self._jobs, self._database = jobs, jobs.database
 
-    async def open(self, uid: str, *, stage: str, number: int, record_ids: Sequence[str]) -> None:
-        """Has people review these records of a round, and pauses the job; a repeated call changes nothing."""
+    async def add(self, uid: str, *, number: int, records: AsyncIterator[Record]) -> None:
+        """Adds records of a round that people are to review, page by page; a repeated call changes nothing."""
+        page: list[str] = []
+        async for record in records:
+            page.append(record.id)
+            if len(page) == PAGE_ROWS:
+                await self._add(uid, number, page)
+                page = []
+        await self._add(uid, number, page)
+
+    async def _add(self, uid: str, number: int, record_ids: Sequence[str]) -> None:
         rows = [
             {"uid": uid, "round": number, "record_id": i, "decision": 0, "review": _review(number, i)}
             for i in record_ids
         ]
         insert = self._database.insert(REVIEWS).on_conflict_do_nothing()
+        if rows:
+            await self._database.write(lambda connection: connection.execute(insert, rows))
 
-        def prepare(connection: Connection) -> Change:
-            connection.execute(insert, rows)
-            return functools.partial(_open, stage=stage, total=len(rows))
-
-        await self._jobs.change_by(uid, prepare)
+    async def open(self, uid: str, *, stage: str, total: int) -> None:
+        """Has people review what was added for a round, and pauses the job; a repeated call changes nothing."""
+        await self._jobs.change(uid, functools.partial(_open, stage=stage, total=total))
 
     async def decide(self, job: Job, *, stage: str, review: PairReview) -> PairReview:
         """Notes a decision; the last one lets the job go on.

@@ -5,12 +5,12 @@ replaces the same by the same.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 
 from omnialign import names
 from omnialign.errors import FailedPrecondition
-from omnialign.v1 import alignment_service_pb2, record_pb2, training_service_pb2
-from services.alignment import gate, optimization, pairs, preflight, training_jobs
+from omnialign.v1 import alignment_service_pb2, training_service_pb2
+from services.alignment import optimization, pairs, preflight, reading, training_jobs
 from services.alignment.job import (
     EVALUATE,
     EVALUATION,
@@ -37,11 +37,13 @@ from services.alignment.job import (
     policy_of,
     round_stages,
 )
+from services.alignment.reading import Reader, Stream
 from services.alignment.report import make_report
 from services.alignment.training_jobs import TrainingJobRunner, TrainingRequest, TrainingSpec
 from services.pipeline import planning
+from services.pipeline.chunk_store import Planned
 from services.pipeline.item_calls import prompt_only
-from services.pipeline.kind import JobContext, stage_of
+from services.pipeline.kind import JobContext, Record, stage_of
 from services.pipeline.quarantine import QUARANTINE
 from services.pipeline.service import Toolbox
 
@@ -52,7 +54,7 @@ class Stages:
     def __init__(self, tools: Toolbox, training: TrainingJobRunner) -> None:
         self._jobs, self._chunks, self._tables = tools.jobs, tools.chunks, tools.tables
         self._retrier, self._update = tools.retrier, tools.updater.update
-        self._training = training
+        self._training, self._reader = training, Reader(tools.retrier)
 
     async def preflight(self, context: JobContext) -> None:
         """Looks at everything that the job will read, before it takes any accelerator."""
@@ -88,18 +90,17 @@ class Stages:
         """Decides which prompt is in which chunk of a round, and makes the tables; returns the number of chunks."""
         stages = [of_round(stage, number) for stage in LOOP_STAGES]
         await self._create(context, (*stages, QUARANTINE))
-        prompts = await self._prompts(context, split=context.plan.prompt_split, limit=context.plan.max_prompts)
-        chunks = planning.plan_chunks(prompts, size=context.plan.chunk_size)
-        await self._chunks.put_chunks(context.uid, phase=of_round(LOOP, number), chunks=chunks)
+        split, limit = context.plan.prompt_split, context.plan.max_prompts
+        planned = await self._plan(context, of_round(LOOP, number), split=split, limit=limit)
 
         def change(job: Job) -> str:
             for stage in stages:
-                stage_of(job, stage).total = len(prompts)
+                stage_of(job, stage).total = planned.records
                 stage_of(job, stage).dataset = context.table(stage)
-            return f"{len(prompts)} prompts in {len(chunks)} chunks."
+            return f"{planned.records} prompts in {planned.chunks} chunks."
 
         await self._update(context.uid, stages[0], change)
-        return len(chunks)
+        return planned.chunks
 
     async def close_loop(self, context: JobContext, *, number: int) -> str:
         """Freezes the tables of a round and links them; returns the version of the last."""
@@ -119,27 +120,29 @@ class Stages:
         Returns nothing if a later round kept too few: the policy of the round before is the result then.
         """
         stage = of_round(PAIR, number)
-        found = await self._retrier.call(
-            lambda: pairs.find_pairs(context.plan, context.clients, verified=verified), uid=context.uid, service="data"
-        )
+
+        def stream() -> AsyncIterator[Record]:
+            return pairs.find_pairs(context.plan, context.clients, verified=verified)
+
+        limit = context.plan.max_pairs
+        drawn = await self._reader.draw(context, stream, lambda total: limit or total)
         tried = stage_of(context.job, of_round(SAMPLE, number)).total
-        if number > 1 and len(found) < context.plan.min_yield * tried:
-            await self._end_rounds(context, number=number, kept=len(found), tried=tried)
+        if number > 1 and drawn.of < context.plan.min_yield * tried:
+            await self._end_rounds(context, number=number, kept=drawn.of, tried=tried)
             return ""
-        kept = pairs.cap(found, seed=context.plan.seed, count=context.plan.max_pairs)
-        if not kept:
+        if not drawn.total:
             raise _no_pairs(context, stage=stage, table=context.table(of_round(VERIFY, number)))
         table = of_round(PAIRS, number)
         await self._create(context, (table,))
-        await self._tables.append(context, context.table(table), kept)
+        await self._tables.fill(context, table, lambda: reading.chosen(stream(), drawn.takes))
         version = await self._tables.commit(context, table)
         source = verified or context.plan.dataset
         await self._tables.link(context, (source, version, "kept_of"), (context.name, version, "produced"))
 
         def change(job: Job) -> str:
             status = stage_of(job, stage)
-            status.completed, status.total, status.dataset = len(kept), len(found), context.table(table)
-            return f"{len(kept)} pairs of {len(found)} are taken."
+            status.completed, status.total, status.dataset = drawn.total, drawn.of, context.table(table)
+            return f"{drawn.total} pairs of {drawn.of} are taken."
 
         await self._update(context.uid, stage, change)
         return version
@@ -211,18 +214,16 @@ class Stages:
     async def plan_evaluation(self, context: JobContext) -> int:
         """Decides which held-out prompt is in which chunk, and makes the tables; returns the number of chunks."""
         await self._create(context, (*EVALUATION_STEPS, QUARANTINE))
-        limit = context.plan.max_evaluation_prompts
-        prompts = await self._prompts(context, split=context.plan.evaluation_split, limit=limit)
-        chunks = planning.plan_chunks(prompts, size=context.plan.chunk_size)
-        await self._chunks.put_chunks(context.uid, phase=EVALUATE, chunks=chunks)
+        split, limit = context.plan.evaluation_split, context.plan.max_evaluation_prompts
+        planned = await self._plan(context, EVALUATE, split=split, limit=limit)
 
         def change(job: Job) -> str:
             status = stage_of(job, EVALUATE)
-            status.total, status.dataset = len(prompts), context.table(EVALUATION)
-            return f"{len(prompts)} prompts to evaluate in {len(chunks)} chunks."
+            status.total, status.dataset = planned.records, context.table(EVALUATION)
+            return f"{planned.records} prompts to evaluate in {planned.chunks} chunks."
 
         await self._update(context.uid, EVALUATE, change)
-        return len(chunks)
+        return planned.chunks
 
     async def close_evaluation(self, context: JobContext) -> None:
         """Freezes the tables of the evaluation and links them."""
@@ -259,61 +260,62 @@ class Stages:
         for purpose in purposes:
             await self._tables.create(context, purpose)
 
-    async def _prompts(self, context: JobContext, *, split: str, limit: int) -> list[tuple[str, str]]:
-        async def read() -> list[tuple[str, str]]:
-            return [(r.id, r.subtask) async for r in pairs.split_records(context.plan, context.clients, split=split)]
+    async def _plan(self, context: JobContext, phase: str, *, split: str, limit: int) -> Planned:
+        """Stores which prompt of a split is in which chunk of a phase."""
+        prompts = await self._reader.limited(context, reading.split(context, split), limit=limit)
 
-        prompts = await self._retrier.call(read, uid=context.uid, service="data")
-        return planning.limited(prompts, seed=context.plan.seed, limit=limit)
+        async def keyed() -> AsyncIterator[tuple[str, str]]:
+            async for record in prompts():
+                yield record.id, record.subtask
+
+        async def put() -> Planned:
+            chunks = planning.plan_chunks(keyed(), size=context.plan.chunk_size)
+            return await self._chunks.put_chunks(context.uid, phase=phase, chunks=chunks)
+
+        return await self._retrier.call(put, uid=context.uid, service="data")
 
     async def _training_prompts(self, context: JobContext) -> tuple[str, tuple[str, ...]]:
         """The dataset version and splits that hold the prompts of the job and no others."""
         plan = context.plan
         if not plan.subtasks and not plan.max_prompts:
             return plan.dataset, (plan.prompt_split,)
-        chosen = {i for i, _ in await self._prompts(context, split=plan.prompt_split, limit=plan.max_prompts)}
+        stream = reading.split(context, plan.prompt_split)
+        prompts = await self._reader.limited(context, stream, limit=plan.max_prompts)
 
-        async def read() -> list[record_pb2.Record]:
-            stream = pairs.split_records(plan, context.clients, split=plan.prompt_split)
-            return [prompt_only(record) async for record in stream if record.id in chosen]
+        async def bare() -> AsyncIterator[Record]:
+            async for record in prompts():
+                yield prompt_only(record)
 
-        records = await self._retrier.call(read, uid=context.uid, service="data")
-        return await self._copy(context, PROMPTS, records), ()
+        return await self._copy(context, PROMPTS, bare), ()
 
     async def _feedback_request(self, context: JobContext) -> TrainingRequest:
         """The job that trains the feedback model, on a table with the share of the records that it may learn from."""
-        records = await self._annotated(context, pairs.has_feedback)
-        count = planning.share(len(records), fraction=context.plan.feedback_fraction)
-        chosen = set(planning.subset([r.id for r in records], seed=context.plan.seed, count=count))
-        dataset = await self._copy(context, FEEDBACK, [r for r in records if r.id in chosen])
+        fraction, annotated = context.plan.feedback_fraction, reading.split(context, context.plan.feedback_split)
+
+        def stream() -> AsyncIterator[Record]:
+            return reading.wanted(annotated(), pairs.has_feedback)
+
+        drawn = await self._reader.draw(context, stream, lambda total: planning.share(total, fraction=fraction))
+        dataset = await self._copy(context, FEEDBACK, lambda: reading.chosen(stream(), drawn.takes))
         given = context.plan.feedback_training
         return _sft(context, given, purpose=training_jobs.FEEDBACK, target="feedback", dataset=dataset)
 
     async def _judge_request(self, context: JobContext) -> TrainingRequest:
         """The job that trains the judge, on all annotated records but those that calibrate the gate."""
-        plan = context.plan
-        records = await self._annotated(
-            context, lambda record: pairs.has_preference(record) or pairs.has_feedback(record)
-        )
-        held_out = gate.held_out(plan, [record.id for record in records if pairs.has_preference(record)])
+        plan, annotated = context.plan, reading.split(context, context.plan.feedback_split)
+        held_out, _ = await self._reader.hold_out(context)
         judge = functools.partial(_sft, context, plan.judge_training, purpose=training_jobs.JUDGE, target="judgement")
         if not held_out and not plan.subtasks:
             return judge(dataset=plan.dataset, splits=(plan.feedback_split,))
-        dataset = await self._copy(context, JUDGEMENT, [r for r in records if r.id not in held_out])
-        return judge(dataset=dataset)
 
-    async def _annotated(
-        self, context: JobContext, wanted: Callable[[record_pb2.Record], bool]
-    ) -> list[record_pb2.Record]:
-        async def read() -> list[record_pb2.Record]:
-            stream = pairs.split_records(context.plan, context.clients, split=context.plan.feedback_split)
-            return [record async for record in stream if wanted(record)]
+        def learnt(record: Record) -> bool:
+            return record.id not in held_out and (pairs.has_preference(record) or pairs.has_feedback(record))
 
-        return await self._retrier.call(read, uid=context.uid, service="data")
+        return judge(dataset=await self._copy(context, JUDGEMENT, lambda: reading.wanted(annotated(), learnt)))
 
-    async def _copy(self, context: JobContext, purpose: str, records: list[record_pb2.Record]) -> str:
+    async def _copy(self, context: JobContext, purpose: str, records: Stream) -> str:
         await self._tables.create(context, purpose)
-        await self._tables.append(context, context.table(purpose), records)
+        await self._tables.fill(context, purpose, records)
         version = await self._tables.commit(context, purpose)
         await self._tables.link(
             context, (context.plan.dataset, version, "subset_of"), (context.name, version, "produced")

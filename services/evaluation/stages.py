@@ -144,16 +144,17 @@ class Stages:
 
     async def _plan(self, context: JobContext, records: Records, *, stage: str, reads: str, writes: str) -> int:
         await self._tables.append(context, context.table(reads), records)
-        chunks = planning.plan_chunks(((r.id, chunk_key(r)) for r in records), size=context.plan.chunk_size)
-        await self._chunks.put_chunks(context.uid, phase=stage, chunks=chunks)
+        keyed = planning.streamed(sorted((r.id, chunk_key(r)) for r in records))
+        chunks = planning.plan_chunks(keyed, size=context.plan.chunk_size)
+        planned = await self._chunks.put_chunks(context.uid, phase=stage, chunks=chunks)
 
         def change(job: Job) -> str:
             status = stage_of(job, stage)
             status.total, status.dataset = len(records), context.table(writes)
-            return f"{len(records)} records to {stage} in {len(chunks)} chunks."
+            return f"{planned.records} records to {stage} in {planned.chunks} chunks."
 
         await self._update(context.uid, stage, change)
-        return len(chunks)
+        return planned.chunks
 
     async def _items(self, context: JobContext, part_id: str) -> Records:
         part = next(part for part in parts_of(context.plan) if part.id == part_id)

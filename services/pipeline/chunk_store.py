@@ -5,7 +5,7 @@ chunk that is taken up again skips it; a crash between the two makes the step ru
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from services.pipeline.notifier import Notifier
 from services.pipeline.schema import lock_job, tables
 from services.runtime.database import Database
 
+PAGE_CHUNKS = 64
+"""Chunks that are stored in one transaction."""
+
 
 @dataclass(frozen=True)
 class ChunkState:
@@ -31,6 +34,14 @@ class ChunkState:
     """Names of the steps that are done."""
     is_repeated: bool
     """Whether an earlier attempt may have stored records of a step that is not committed."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """How much work a phase has."""
+
+    records: int
+    chunks: int
 
 
 @dataclass(frozen=True)
@@ -52,20 +63,36 @@ class ChunkStore:
         self._tables = tables(kind.name)
         self._totals = ChunkTotals(self._tables)
 
-    async def put_chunks(self, uid: str, *, phase: str, chunks: Sequence[Sequence[str]]) -> None:
-        """Stores which records are in which chunk; a repeated call replaces the same by the same."""
+    async def put_chunks(self, uid: str, *, phase: str, chunks: AsyncIterable[Sequence[str]]) -> Planned:
+        """Stores which records are in which chunk, page by page; a repeated call replaces the same by the same."""
+        planned, page = Planned(0, 0), list[Sequence[str]]()
+        async for ids in chunks:
+            page.append(ids)
+            if len(page) == PAGE_CHUNKS:
+                planned, page = await self._put_page(uid, phase, page, after=planned), []
+        planned = await self._put_page(uid, phase, page, after=planned)
         table = self._tables.chunks
+        beyond = sa.delete(table).where(table.c.uid == uid, table.c.phase == phase, table.c.number >= planned.chunks)
+        await self._database.write(lambda connection: connection.execute(beyond))
+        return planned
+
+    async def _put_page(self, uid: str, phase: str, page: Sequence[Sequence[str]], *, after: Planned) -> Planned:
         rows = [
-            {"uid": uid, "phase": phase, "number": number, "record_ids": list(ids)} for number, ids in enumerate(chunks)
+            {"uid": uid, "phase": phase, "number": number, "record_ids": list(ids)}
+            for number, ids in enumerate(page, start=after.chunks)
         ]
+        insert = self._database.insert(self._tables.chunks)
+        replace = insert.on_conflict_do_update(
+            index_elements=["uid", "phase", "number"], set_={"record_ids": insert.excluded.record_ids}
+        )
 
         def put(connection: Connection) -> None:
             lock_job(connection, self._tables, uid)  # two replicas take turns
-            connection.execute(sa.delete(table).where(table.c.uid == uid, table.c.phase == phase))
-            if rows:
-                connection.execute(sa.insert(table), rows)
+            connection.execute(replace, rows)
 
-        await self._database.write(put)
+        if rows:
+            await self._database.write(put)
+        return Planned(after.records + sum(map(len, page)), after.chunks + len(page))
 
     async def begin_chunks(
         self, uid: str, *, phase: str, numbers: Sequence[int], steps: Sequence[str]

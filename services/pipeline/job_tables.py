@@ -1,6 +1,6 @@
 """The datasets that a job writes, and their lineage. Every call may be repeated, and is while the service is away."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from omnialign import names
 from omnialign.errors import AlreadyExists, FailedPrecondition
@@ -11,6 +11,8 @@ from services.pipeline.quarantine import QUARANTINE
 from services.pipeline.service_calls import ServiceClients, ServiceRetrier
 
 APPEND_DEADLINE_SECONDS = 300.0
+PAGE_RECORDS, PAGE_BYTES = 2048, 4 * 1024 * 1024
+"""Records that are copied at once."""
 SERVICE = "data"
 
 
@@ -65,6 +67,22 @@ class JobTables:
         if records:
             await self._retrier.call(append, uid=context.uid, service=SERVICE)
 
+    async def fill(self, context: JobContext, purpose: str, records: Callable[[], AsyncIterator[Record]]) -> int:
+        """Writes a stream of records to the job's table for a purpose, page by page; returns their number.
+
+        A stream that breaks is read again: the same records replace the same.
+        """
+        name = context.table(purpose)
+
+        async def fill() -> int:
+            count = 0
+            async for page in _pages(records()):
+                await context.clients.data.append_records(name, page, deadline_seconds=APPEND_DEADLINE_SECONDS)
+                count += len(page)
+            return count
+
+        return await self._retrier.call(fill, uid=context.uid, service=SERVICE)
+
     async def commit(self, context: JobContext, purpose: str) -> str:
         """Freezes a table; returns the name of the version."""
 
@@ -81,3 +99,15 @@ class JobTables:
             await context.clients.data.add_lineage(messages)
 
         await self._retrier.call(link, uid=context.uid, service=SERVICE)
+
+
+async def _pages(records: AsyncIterator[Record]) -> AsyncIterator[list[Record]]:
+    page, size_bytes = list[Record](), 0
+    async for record in records:
+        page.append(record)
+        size_bytes += record.ByteSize()
+        if len(page) == PAGE_RECORDS or size_bytes >= PAGE_BYTES:
+            yield page
+            page, size_bytes = [], 0
+    if page:
+        yield page

@@ -7,25 +7,35 @@ that each result is independent of order, restarts and neighbours.
 import hashlib
 import math
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _NAMESPACE = uuid.UUID("6f2d1c3e-8a54-5b7e-9c10-0d4f5a6b7c8d")
 
 
-def plan_chunks(records: Iterable[tuple[str, str]], *, size: int) -> list[list[str]]:
-    """Groups (id, subtask) into chunks of at most `size` neighbouring ids of one subtask.
+async def plan_chunks(records: AsyncIterable[tuple[str, str]], *, size: int) -> AsyncIterator[list[str]]:
+    """Groups (id, subtask), in order of id, into chunks of at most `size` neighbouring ids of one subtask.
 
-    One subtask per chunk, because its records are alike in length and modality and so batch well.
+    One subtask per chunk, because its records are alike in length and modality and so batch well. Memory holds one open
+    chunk of each subtask.
     """
-    # Sorted twice, by subtask and by id, so that every plan of the same records is the same.
-    groups: dict[str, list[str]] = {}
-    for record_id, subtask in records:
-        groups.setdefault(subtask, []).append(record_id)
-    chunks: list[list[str]] = []
-    for subtask in sorted(groups):
-        ids = sorted(groups[subtask])
-        chunks += [ids[start : start + size] for start in range(0, len(ids), size)]
-    return chunks
+    # Every plan of the same records is the same: chunks come as they are full, and those that are not by subtask.
+    open_chunks: dict[str, list[str]] = {}
+    async for record_id, subtask in records:
+        chunk = open_chunks.setdefault(subtask, [])
+        chunk.append(record_id)
+        if len(chunk) == size:
+            yield open_chunks.pop(subtask)
+    for subtask in sorted(open_chunks):
+        yield open_chunks[subtask]
+
+
+async def streamed(items: Iterable[T]) -> AsyncIterator[T]:
+    """A list as a stream."""
+    for item in items:
+        yield item
 
 
 def record_seed(seed: int, *, stage: str, record_id: str) -> int:

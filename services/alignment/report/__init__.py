@@ -25,7 +25,7 @@ async def make_report(
     material = await gather(job, data=data, training=training)
 
     def make() -> dict[str, bytes]:
-        numbers = report_numbers(job, records=material.evaluated, curves=material.curves, edges=material.edges)
+        numbers = report_numbers(job, tallies=material.tallies, curves=material.curves, edges=material.edges)
         text = json.dumps(numbers, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         return {"json": text.encode(), "html": page.render(numbers, job=job, material=material).encode()}
 

@@ -4,12 +4,14 @@ The choice is drawn by the job's seed, not by how well an answer looks: within e
 of seed and record id, so the page is reproducible and shows failures beside successes.
 """
 
+import bisect
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from omnialign.v1 import content_pb2, record_pb2
 from services.alignment.report import statistics
+from services.alignment.report.tallies import is_held_out, marks
 from services.pipeline.pages import messages
 from services.pipeline.pages.messages import pieces
 from services.pipeline.pages.pictures import Picture
@@ -35,7 +37,7 @@ REFUSED = ("loss", "tie", "abstain")
 
 def outcome(record: Record) -> str:
     """What alignment did to this prompt's answer, in a few words."""
-    marked = statistics.marks(record)
+    marked = marks(record)
     return "not checked" if marked is None else OUTCOMES[marked]
 
 
@@ -44,26 +46,71 @@ def verdict(record: Record) -> str:
     return VERDICTS.get(record.comparison.verdict, "")
 
 
-def choose_answers(records: Iterable[Record], *, seed: int) -> dict[str, list[Record]]:
+class AnswerChoice:
     """Examples of the evaluation by subtask: two improved, one still wrong, one regressed, as far as there are any.
 
     Free places go to answers that were right before and after.
     """
-    chosen: dict[str, list[Record]] = {}
-    for name, group in _by_subtask(records).items():
-        ranked = _ranked(group, seed=seed)
-        picked = [r for kind, count in QUOTA for r in [r for r in ranked if outcome(r) == kind][:count]]
-        chosen[name] = picked[:EXAMPLES_PER_SUBTASK]
-    return chosen
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._best: dict[str, dict[str, Best]] = {}  # by subtask and outcome
+
+    def add(self, record: Record) -> None:
+        """Takes in a record."""
+        if record.responses:
+            outcomes = self._best.setdefault(
+                record.subtask, {kind: Best(count, seed=self._seed) for kind, count in QUOTA}
+            )
+            outcomes[outcome(record)].add(record)
+
+    def close(self) -> dict[str, list[Record]]:
+        """The examples of what was taken in."""
+        return {
+            name: [record for kind, _ in QUOTA for record in self._best[name][kind].records][:EXAMPLES_PER_SUBTASK]
+            for name in sorted(self._best, key=statistics.subtask_order)
+        }
 
 
-def choose_feedback(records: Iterable[Record], *, seed: int) -> list[Record]:
+class FeedbackChoice:
     """Examples of the loop: one kept refinement by subtask, and one of each way in which the gate refused one."""
-    groups = _by_subtask(records)
-    kept = [_first(_ranked(group, seed=seed), lambda r: verdict(r) == "win") for group in groups.values()]
-    everything = _ranked([r for group in groups.values() for r in group], seed=seed)
-    refused = [_first(everything, lambda r, word=word: verdict(r) == word) for word in REFUSED]  # type: ignore[misc]
-    return [record for record in (*kept, *refused) if record is not None]
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._kept: dict[str, Best] = {}
+        self._refused = {word: Best(1, seed=seed) for word in REFUSED}
+
+    def add(self, record: Record) -> None:
+        """Takes in a record."""
+        word = verdict(record) if record.responses else ""
+        if word == "win":
+            self._kept.setdefault(record.subtask, Best(1, seed=self._seed)).add(record)
+        elif word:
+            self._refused[word].add(record)
+
+    def close(self) -> list[Record]:
+        """The examples of what was taken in."""
+        kept = (self._kept[name] for name in sorted(self._kept, key=statistics.subtask_order))
+        return [record for best in (*kept, *self._refused.values()) for record in best.records]
+
+
+class Best:
+    """The first few records, in an order that is drawn by a seed."""
+
+    def __init__(self, count: int, *, seed: int) -> None:
+        self._count, self._seed = count, seed
+        self._ranked: list[tuple[bytes, Record]] = []
+
+    def add(self, record: Record) -> None:
+        """Takes in a record."""
+        place = hashlib.sha256(f"{self._seed}:{record.id}".encode()).digest()
+        bisect.insort(self._ranked, (place, record), key=lambda ranked: ranked[0])
+        del self._ranked[self._count :]
+
+    @property
+    def records(self) -> list[Record]:
+        """The records, in order."""
+        return [record for _, record in self._ranked]
 
 
 def media_of(records: Iterable[Record]) -> dict[str, content_pb2.Media]:
@@ -73,11 +120,11 @@ def media_of(records: Iterable[Record]) -> dict[str, content_pb2.Media]:
 
 def answer_card(record: Record, shown: Mapping[str, Picture]) -> dict[str, Any]:
     """One example of the evaluation for the template."""
-    marked = statistics.marks(record)
+    marked = marks(record)
     return {
         "id": record.id,
         "outcome": outcome(record),
-        "held_out": statistics.is_held_out(record),
+        "held_out": is_held_out(record),
         "verdict": verdict(record),
         "prompt": pieces(record.prompt, shown),
         "answers": [
@@ -114,19 +161,3 @@ def feedback_card(record: Record, shown: Mapping[str, Picture]) -> dict[str, Any
 
 def _scores(feedback: record_pb2.Feedback) -> list[dict[str, Any]]:
     return [{"dimension": s.dimension, "score": s.score, "rationale": s.rationale} for s in feedback.scores]
-
-
-def _by_subtask(records: Iterable[Record]) -> dict[str, list[Record]]:
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        if record.responses:
-            groups.setdefault(record.subtask, []).append(record)
-    return {name: groups[name] for name in sorted(groups, key=statistics.subtask_order)}
-
-
-def _ranked(records: Sequence[Record], *, seed: int) -> list[Record]:
-    return sorted(records, key=lambda record: hashlib.sha256(f"{seed}:{record.id}".encode()).digest())
-
-
-def _first(records: Sequence[Record], wanted: Callable[[Record], bool]) -> Record | None:
-    return next((record for record in records if wanted(record)), None)

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 import math
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from omnialign import names
@@ -16,6 +17,7 @@ from omnialign.client import AsyncClient
 from omnialign.errors import NotFound, OmnialignError
 from omnialign.v1 import alignment_service_pb2, content_pb2, data_service_pb2, record_pb2
 from services.alignment.report import gallery, lineage
+from services.alignment.report.tallies import Tallies
 from services.pipeline.pages.messages import fetch_media
 from services.runtime.auth.stored_names import followable
 
@@ -37,7 +39,8 @@ log = logging.getLogger(__name__)
 class Material:
     """What a report is made of."""
 
-    evaluated: list[Record]
+    tallies: Tallies
+    """What was counted of the evaluation."""
     answers: dict[str, list[Record]]
     loop: list[Record]
     references: dict[str, content_pb2.Media]
@@ -48,15 +51,18 @@ class Material:
 
 async def gather(job: AlignmentJob, *, data: AsyncClient, training: AsyncClient) -> Material:
     """Everything for the report of this job. Raises OmnialignError if the evaluation cannot be read."""
-    evaluated = await _records(data, _table(job, "evaluate", "evaluation"))
-    verified = []
+    tallies, chosen_answers = Tallies(), gallery.AnswerChoice(job.spec.seed)
+    async for record in _records(data, _table(job, "evaluate", "evaluation")):
+        tallies.add(record)
+        chosen_answers.add(record)
+    chosen_feedback = gallery.FeedbackChoice(job.spec.seed)
     if not _is_skipped(job, "verify"):
-        verified = await _records(data, _table(job, "verify", "verify"), limit=LOOP_RECORDS_MAX)
-    answers = gallery.choose_answers(evaluated, seed=job.spec.seed)
-    loop = gallery.choose_feedback(verified, seed=job.spec.seed)
+        async for record in _records(data, _table(job, "verify", "verify"), limit=LOOP_RECORDS_MAX):
+            chosen_feedback.add(record)
+    answers, loop = chosen_answers.close(), chosen_feedback.close()
     references = gallery.media_of([*itertools.chain(*answers.values()), *loop])
     return Material(
-        evaluated=evaluated,
+        tallies=tallies,
         answers=answers,
         loop=loop,
         references=references,
@@ -80,12 +86,12 @@ def _table(job: AlignmentJob, stage: str, suffix: str) -> str:
     )
 
 
-async def _records(client: AsyncClient, source: str, *, limit: int = 0) -> list[Record]:
+async def _records(client: AsyncClient, source: str, *, limit: int = 0) -> AsyncIterator[Record]:
     try:
-        return [record async for record in client.stream_records(source, limit=limit)]
+        async for record in client.stream_records(source, limit=limit):
+            yield record
     except NotFound:
         log.warning("report: table is missing", extra={"table": source})
-        return []
 
 
 async def _curves(client: AsyncClient, job: AlignmentJob) -> dict[str, Points]:

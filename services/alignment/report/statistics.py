@@ -1,7 +1,6 @@
 """The numbers of a report (`report.json`): shares with 95 % confidence intervals, and what each stage cost.
 
-Pure: no files, no network. A record of an evaluation table holds the base model's answer first and the aligned model's
-second, the checker's marks in its labels, and the judge's comparison with the aligned answer as candidate.
+Pure: no files, no network.
 
 Intervals are those of `omnialign.statistics`, over prompts and paired: the outcomes of a prompt are both wrong, mended,
 broken, both right. The mean over subtasks weighs each subtask alike, however many prompts it has, and is resampled
@@ -11,7 +10,7 @@ within subtasks.
 import datetime
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from numpy.typing import NDArray
 from omnialign import statistics
 from omnialign.v1 import alignment_service_pb2, data_service_pb2, record_pb2
 from services.alignment.job import OPTIMIZE, PAIR, REWARD_MODELING, ROUNDS, SAMPLE, VERIFY, of_round
+from services.alignment.report.tallies import ALL, HELD_OUT, SEEN, Tallies, Tally
 
-Record = record_pb2.Record
 AlignmentJob = alignment_service_pb2.AlignmentJob
 StageStatus = alignment_service_pb2.StageStatus
 Shares = NDArray[np.float64]  # (1 + resamples, outcomes): the observed shares first, then the resampled ones
@@ -51,7 +50,7 @@ ALIGNED_SCORE = np.array([aligned for _, aligned in SCORES], dtype=float)
 def report_numbers(
     job: AlignmentJob,
     *,
-    records: Sequence[Record],
+    tallies: Tallies,
     curves: Mapping[str, Sequence[Mapping[str, float]]],
     edges: Sequence[data_service_pb2.LineageEdge],
 ) -> dict[str, Any]:
@@ -64,7 +63,7 @@ def report_numbers(
         "seed": job.spec.seed,
         "models": {name: getattr(job.models, name) for name in ("base", "feedback", "judge", "aligned")},
         "dataset": job.spec.dataset,
-        **evaluate(records, seed=job.spec.seed),
+        **evaluate(tallies, seed=job.spec.seed),
         "pairs": pairs,
         "gate": gate(job.gate),
         "rounds": rounds(job),
@@ -158,7 +157,7 @@ def _mean(points: Sequence[Mapping[str, float]], name: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def evaluate(records: Iterable[Record], *, seed: int = 0) -> dict[str, Any]:
+def evaluate(tallies: Tallies, *, seed: int = 0) -> dict[str, Any]:
     """Measures by subtask and their mean over subtasks, as `report.json` holds them.
 
     Returns `{"subtasks": {name: measures}, "mean": measures}`. `measures` has `prompts`; `base`, `aligned` and `gain`
@@ -166,14 +165,10 @@ def evaluate(records: Iterable[Record], *, seed: int = 0) -> dict[str, Any]:
     3); `judge` (shares of the compared prompts); `win_rate` (wins and half the ties over the judged prompts); and the
     first three again under `seen` and `held_out`. Each has a `..._interval` beside it. What was not measured is None.
     """
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        if len(record.responses) >= 2:
-            groups.setdefault(record.subtask, []).append(record)
-    names = sorted(groups, key=subtask_order)
+    names = sorted(tallies, key=subtask_order)
     return {
-        "subtasks": {name: _measures({name: groups[name]}, seed=seed) for name in names},
-        "mean": _measures({name: groups[name] for name in names}, seed=seed),
+        "subtasks": {name: _measures({name: tallies[name]}, seed=seed) for name in names},
+        "mean": _measures({name: tallies[name] for name in names}, seed=seed),
     }
 
 
@@ -182,90 +177,57 @@ def subtask_order(name: str) -> tuple[int, str]:
     return (SUBTASKS.index(name) if name in SUBTASKS else len(SUBTASKS), name)
 
 
-def marks(record: Record) -> tuple[bool, bool] | None:
-    """Whether the base and the aligned answer are fully correct; None where no checker marked both."""
-    labels = dict(record.labels)  # reading a missing key of the map itself would write it
-    if "correct_base" not in labels or "correct_aligned" not in labels:
-        return None
-    return labels["correct_base"] == "true", labels["correct_aligned"] == "true"
-
-
-def is_held_out(record: Record) -> bool:
-    """Whether the prompt combines attributes that were never annotated together."""
-    return dict(record.labels).get("held_out") == "true"
-
-
-def _measures(groups: Mapping[str, Sequence[Record]], *, seed: int) -> dict[str, Any]:
-    held_out = {name: [r for r in records if is_held_out(r)] for name, records in groups.items()}
-    seen = {name: [r for r in records if not is_held_out(r)] for name, records in groups.items()}
+def _measures(groups: Mapping[str, Tally], *, seed: int) -> dict[str, Any]:
     return {
-        "prompts": sum(len(records) for records in groups.values()),
-        **_correctness(groups, seed=seed, part="all"),
+        **_part(groups, ALL, seed=seed),
         **_judgement(groups, seed=seed),
         "dimensions": _dimensions(groups, seed=seed),
-        "seen": _part(seen, seed=seed, part="seen"),
-        "held_out": _part(held_out, seed=seed, part="held_out"),
+        "seen": _part(groups, SEEN, seed=seed),
+        "held_out": _part(groups, HELD_OUT, seed=seed),
     }
 
 
-def _part(groups: Mapping[str, Sequence[Record]], *, seed: int, part: str) -> dict[str, Any]:
-    return {"prompts": sum(map(len, groups.values())), **_correctness(groups, seed=seed, part=part)}
-
-
-def _correctness(groups: Mapping[str, Sequence[Record]], *, seed: int, part: str) -> dict[str, Any]:
-    shares = _mean_shares(groups, marks, MARKS, seed=seed, measure=f"correct/{part}")
+def _part(groups: Mapping[str, Tally], part: str, *, seed: int) -> dict[str, Any]:
+    counts = {name: tally.marks[part] for name, tally in groups.items()}
+    shares = _mean_shares(counts, MARKS, seed=seed, measure=f"correct/{part}")
     return {
+        "prompts": sum(tally.prompts[part] for tally in groups.values()),
         **_measure("base", shares, BASE_CORRECT),
         **_measure("aligned", shares, ALIGNED_CORRECT),
         **_measure("gain", shares, ALIGNED_CORRECT - BASE_CORRECT),
-        "checked": sum(marks(record) is not None for records in groups.values() for record in records),
+        "checked": sum(marked.total() for marked in counts.values()),
     }
 
 
-def _judgement(groups: Mapping[str, Sequence[Record]], *, seed: int) -> dict[str, Any]:
-    def verdict(record: Record) -> int | None:
-        return record.comparison.verdict or None
-
-    shares = _mean_shares(groups, verdict, tuple(VERDICTS.values()), seed=seed, measure="judge")
-    judged = _mean_shares(groups, verdict, tuple(VERDICTS.values())[:3], seed=seed, measure="win_rate")
+def _judgement(groups: Mapping[str, Tally], *, seed: int) -> dict[str, Any]:
+    counts = {name: tally.verdicts for name, tally in groups.items()}
+    shares = _mean_shares(counts, tuple(VERDICTS.values()), seed=seed, measure="judge")
+    judged = _mean_shares(counts, tuple(VERDICTS.values())[:3], seed=seed, measure="win_rate")
     return {
         "judge": {name: None if shares is None else float(shares[0, i]) for i, name in enumerate(VERDICTS)},
-        "compared": sum(verdict(record) is not None for records in groups.values() for record in records),
+        "compared": sum(verdicts.total() for verdicts in counts.values()),
         **_measure("win_rate", judged, WIN_POINTS),
     }
 
 
-def _dimensions(groups: Mapping[str, Sequence[Record]], *, seed: int) -> dict[str, dict[str, Any]]:
-    names = sorted({score.dimension for records in groups.values() for r in records for score in _scores(r, 0)})
+def _dimensions(groups: Mapping[str, Tally], *, seed: int) -> dict[str, dict[str, Any]]:
+    names = sorted({dimension for tally in groups.values() for dimension in tally.scores})
     return {name: _dimension(groups, name, seed=seed) for name in names}
 
 
-def _dimension(groups: Mapping[str, Sequence[Record]], name: str, *, seed: int) -> dict[str, Any]:
-    def outcome(record: Record) -> tuple[int, int] | None:
-        pair = [next((s.score for s in _scores(record, i) if s.dimension == name), None) for i in (0, 1)]
-        return None if pair[0] is None or pair[1] is None else (pair[0], pair[1])
-
-    shares = _mean_shares(groups, outcome, SCORES, seed=seed, measure=f"dimension/{name}")
+def _dimension(groups: Mapping[str, Tally], name: str, *, seed: int) -> dict[str, Any]:
+    counts = {subtask: tally.scores.get(name, Counter()) for subtask, tally in groups.items()}
+    shares = _mean_shares(counts, SCORES, seed=seed, measure=f"dimension/{name}")
     return {**_measure("base", shares, BASE_SCORE), **_measure("aligned", shares, ALIGNED_SCORE)}
 
 
-def _scores(record: Record, index: int) -> Sequence[record_pb2.DimensionScore]:
-    return record.responses[index].feedback.scores
-
-
 def _mean_shares(
-    groups: Mapping[str, Sequence[Record]],
-    outcome: Callable[[Record], Hashable | None],
-    outcomes: Sequence[Hashable],
-    *,
-    seed: int,
-    measure: str,
+    groups: Mapping[str, Mapping[Any, int]], outcomes: Sequence[Hashable], *, seed: int, measure: str
 ) -> Shares | None:
     """Shares of each outcome, averaged over the subtasks that have any; None when none has."""
     parts = []
-    for name, records in groups.items():
-        counts = Counter(outcome(record) for record in records)
-        known = np.array([counts[value] for value in outcomes])
+    for name, counts in groups.items():
+        known = np.array([counts.get(value, 0) for value in outcomes])
         if known.sum():
             parts.append(_resample(known, seed=seed, stream=f"{measure}/{name}"))
     return np.mean(parts, axis=0) if parts else None

@@ -112,16 +112,16 @@ class DraftingProgram:
         """Decides which pair is in which chunk, and makes the tables; returns the number of chunks."""
         await asyncio.gather(*(self._tables.create(context, purpose) for purpose in (DRAFTS, QUARANTINE)))
         pairs = await self._drafts.missing(context.plan.campaign, model=context.plan.model)
-        chunks = planning.plan_chunks(pairs, size=context.plan.chunk_size)
-        await self._chunks.put_chunks(context.uid, phase=DRAFT, chunks=chunks)
+        chunks = planning.plan_chunks(planning.streamed(sorted(pairs)), size=context.plan.chunk_size)
+        planned = await self._chunks.put_chunks(context.uid, phase=DRAFT, chunks=chunks)
 
         def change(job: Job) -> str:
             status = stage_of(job, DRAFT)
             status.total, status.dataset = len(pairs), context.table(DRAFTS)
-            return f"{len(pairs)} pairs to draft in {len(chunks)} chunks."
+            return f"{len(pairs)} pairs to draft in {planned.chunks} chunks."
 
         await self._update(context.uid, DRAFT, change)
-        return len(chunks)
+        return planned.chunks
 
     async def _close(self, context: JobContext) -> None:
         """Freezes the tables and links them."""

@@ -1,9 +1,12 @@
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnialign.v1 import record_pb2
-from services.alignment.report.statistics import evaluate, is_held_out, marks
+from services.alignment.report import statistics
+from services.alignment.report.tallies import is_held_out, marks, tallied
 
 WIN, TIE, LOSS, ABSTAIN = (
     record_pb2.VERDICT_WIN,
@@ -11,6 +14,10 @@ WIN, TIE, LOSS, ABSTAIN = (
     record_pb2.VERDICT_LOSS,
     record_pb2.VERDICT_ABSTAIN,
 )
+
+
+def evaluate(records: list[record_pb2.Record], *, seed: int = 0) -> dict[str, Any]:
+    return statistics.evaluate(tallied(records), seed=seed)
 
 
 def made(

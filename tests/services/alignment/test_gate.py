@@ -12,6 +12,7 @@ from omnialign.v1 import alignment_service_pb2, record_pb2
 from services.alignment import gate
 from services.alignment.calibration import MIN_PAIRS
 from services.alignment.job import Spec, with_defaults
+from services.pipeline.planning import subset
 from tests.service_stack import SECONDS, Job, ServiceStack, stage_status
 
 StageStatus = alignment_service_pb2.StageStatus
@@ -181,7 +182,19 @@ async def test_a_restart_in_the_middle_of_it_calibrates_on_every_pair_once(stack
 def test_the_held_out_pairs_are_the_same_in_any_order_and_few_enough(fraction: float) -> None:
     plan = with_defaults(Spec(seed=3, gate_holdout_fraction=fraction))
     ids = [f"r{i}" for i in range(2000)]
-    held = gate.held_out(plan, ids)
-    assert held == gate.held_out(plan, ids[::-1])
-    assert len(held) == min(round(fraction * 2000), gate.MAX_PAIRS)
-    assert gate.held_out(plan, ids[: MIN_PAIRS - 1]) == frozenset()
+
+    def held_out(ids: list[str]) -> dict[str, str]:
+        holdout = gate.Holdout(plan)
+        for record_id in ids:
+            holdout.add(record_id, "t2t")
+        return holdout.close()
+
+    held = held_out(ids)
+    count = min(round(fraction * 2000), gate.MAX_PAIRS)
+    assert (
+        held
+        == held_out(ids[::-1])
+        == dict.fromkeys(sorted(set(ids) - set(subset(ids, seed=3, count=2000 - count))), "t2t")
+    )
+    assert len(held) == count
+    assert held_out(ids[: MIN_PAIRS - 1]) == {}

@@ -25,6 +25,7 @@ from omnialign.v1 import (
 from services.alignment.report import gallery, lineage, make_report, page
 from services.alignment.report.gather import Material
 from services.alignment.report.statistics import report_numbers
+from services.alignment.report.tallies import Tallies, tallied
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.pipeline.pages.template import duration
@@ -153,17 +154,23 @@ def material(*, per_subtask: int = 12, hostile: bool = False) -> Material:
             record.responses[1].feedback.critique = HOSTILE
             record.id = record.id + "<b>"
     loop = [looped(store, name, i) for name in SUBTASKS for i in range(8)]
-    answers, chosen = gallery.choose_answers(records, seed=7), gallery.choose_feedback(loop, seed=7)
+    answers, chosen = choose(gallery.AnswerChoice(7), records), choose(gallery.FeedbackChoice(7), loop)
     if hostile:
         answers["t2t"] = [records[0]]
     references = gallery.media_of([*chosen, *(record for group in answers.values() for record in group)])
     curve = [{"step": i, "loss": 2 / (1 + i / 20), "rewards/accuracies": 1 - 0.5 / (1 + i)} for i in range(1, 120)]
     curves = {"feedback_modeling/j-feedback": curve, "optimize/j-optimize": curve}
-    return Material(records, answers, chosen, references, store.data, curves, edges())
+    return Material(tallied(records), answers, chosen, references, store.data, curves, edges())
+
+
+def choose(choice, records):
+    for record in records:
+        choice.add(record)
+    return choice.close()
 
 
 def numbers_of(made: Material) -> dict:
-    return report_numbers(job(), records=made.evaluated, curves=made.curves, edges=made.edges)
+    return report_numbers(job(), tallies=made.tallies, curves=made.curves, edges=made.edges)
 
 
 def html_of(made: Material) -> str:
@@ -319,12 +326,15 @@ async def test_a_job_that_left_no_tables_gets_a_report_with_gaps(client, trainin
 
 
 def test_a_job_without_evaluation_pairs_or_training_still_has_a_page():
-    empty = Material([], {}, [], {}, {})
+    empty = Material(Tallies(), {}, [], {}, {})
     assert "No evaluated answers." in html_of(empty)
 
 
-def test_the_choice_of_examples_is_the_same_for_the_same_seed(sample):
-    chosen = [gallery.choose_answers(sample.evaluated, seed=seed) for seed in (7, 7, 8)]
+def test_the_choice_of_examples_is_the_same_for_the_same_seed():
+    store = Store()
+    records = [evaluated(store, "t2i", number) for number in range(12)]
+    orders = (records, records[::-1], records)
+    chosen = [choose(gallery.AnswerChoice(seed), order) for seed, order in zip((7, 7, 8), orders, strict=True)]
     assert chosen[0] == chosen[1] != chosen[2]
     kinds = [gallery.outcome(record) for record in chosen[0]["t2i"]]
     assert kinds[:2] == ["improved", "improved"]

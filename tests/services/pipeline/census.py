@@ -160,16 +160,16 @@ class CensusProgram:
     async def _plan(self, context: JobContext) -> int:
         for purpose in ("count", "check", QUARANTINE):
             await self._tools.tables.create(context, purpose)
-        records = [(r.id, r.subtask) async for r in context.clients.data.stream_records(context.plan.dataset)]
+        records = ((r.id, r.subtask) async for r in context.clients.data.stream_records(context.plan.dataset))
         chunks = plan_chunks(records, size=context.plan.chunk_size)
-        await self._tools.chunks.put_chunks(context.uid, phase="count", chunks=chunks)
+        planned = await self._tools.chunks.put_chunks(context.uid, phase="count", chunks=chunks)
 
         def change(job: Any) -> str:
-            stage_of(job, "count").total = len(records)
-            return f"{len(records)} prompts to count."
+            stage_of(job, "count").total = planned.records
+            return f"{planned.records} prompts to count."
 
         await self._tools.updater.update(context.uid, "count", change)
-        return len(chunks)
+        return planned.chunks
 
     async def _count(self, context: JobContext, records: Records) -> Outcome:
         self.entered.set()

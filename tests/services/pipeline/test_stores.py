@@ -12,6 +12,7 @@ from services.pipeline.counts import Counts
 from services.pipeline.job_store import JobStore
 from services.pipeline.kind import Phase, Step
 from services.pipeline.notifier import Notifier
+from services.pipeline.planning import streamed
 from services.pipeline.progress import Progress, StageUpdater
 from services.pipeline.replicas import ReplicaStore
 from services.runtime.database import Database
@@ -142,7 +143,7 @@ async def test_a_cancelled_change_is_known_to_the_process_when_it_is_committed(s
 
 
 async def test_a_chunk_taken_up_by_two_replicas_at_once_is_known_to_be_repeated(stores):
-    await stores[0].chunks.put_chunks("uid-1", phase="loop", chunks=[["a", "b"], ["c"]])
+    await stores[0].chunks.put_chunks("uid-1", phase="loop", chunks=streamed([["a", "b"], ["c"]]))
     states = await asyncio.gather(
         *(store.chunks.begin_chunks("uid-1", phase="loop", numbers=[0], steps=STEPS) for store in stores)
     )
@@ -151,8 +152,19 @@ async def test_a_chunk_taken_up_by_two_replicas_at_once_is_known_to_be_repeated(
     assert await stores[1].chunks.attempts("uid-1") == {("sample", 0): 2, ("critique", 0): 2}
 
 
+async def test_a_plan_of_many_chunks_is_stored_in_pages_and_a_new_one_replaces_it(stores):
+    for count in (200, 130):
+        chunks = [[f"{count}-{number}"] for number in range(count)]
+        for store in stores:  # the second one again
+            planned = await store.chunks.put_chunks("uid-1", phase="loop", chunks=streamed(chunks))
+            assert (planned.records, planned.chunks) == (count, count)
+    assert await stores[0].chunks.chunk_count("uid-1", phase="loop") == 130
+    found = await stores[0].chunks.begin_chunks("uid-1", phase="loop", numbers=[0, 129, 130], steps=STEPS)
+    assert {number: state.record_ids for number, state in found.items()} == {0: ("130-0",), 129: ("130-129",)}
+
+
 async def test_chunks_are_taken_up_together_as_far_as_there_are_any(stores):
-    await stores[0].chunks.put_chunks("uid-1", phase="loop", chunks=[["a", "b"], ["c"]])
+    await stores[0].chunks.put_chunks("uid-1", phase="loop", chunks=streamed([["a", "b"], ["c"]]))
     await stores[0].chunks.begin_chunks("uid-1", phase="loop", numbers=[1], steps=STEPS)
     await stores[0].chunks.commit_steps([StepCommit("uid-1", "loop", "sample", 1, Counts(chunks=1))])
     found = await stores[1].chunks.begin_chunks("uid-1", phase="loop", numbers=range(4), steps=STEPS)
@@ -163,7 +175,7 @@ async def test_chunks_are_taken_up_together_as_far_as_there_are_any(stores):
 
 
 async def test_steps_that_were_committed_twice_count_once(stores):
-    await stores[0].chunks.put_chunks("uid-1", phase="loop", chunks=[["a"], ["b"]])
+    await stores[0].chunks.put_chunks("uid-1", phase="loop", chunks=streamed([["a"], ["b"]]))
     await stores[0].chunks.begin_chunks("uid-1", phase="loop", numbers=range(2), steps=STEPS)
     done = [StepCommit("uid-1", "loop", step, n, Counts(completed=1, chunks=1)) for step in STEPS for n in range(2)]
     await asyncio.gather(
@@ -188,7 +200,7 @@ async def test_a_look_at_the_totals_reads_only_what_was_open_at_the_last_one(sto
         return counts.completed, len(read)
 
     chunks, read, from_json = stores[1].chunks, list[object](), Counts.from_json
-    await chunks.put_chunks("uid-1", phase="loop", chunks=[["a"]] * 50)
+    await chunks.put_chunks("uid-1", phase="loop", chunks=streamed([["a"]] * 50))
     await chunks.begin_chunks("uid-1", phase="loop", numbers=range(50), steps=["sample"])
     monkeypatch.setattr(Counts, "from_json", lambda values: read.append(values) or from_json(values))
     await chunks.commit_steps(done(*range(40), 45))
@@ -204,7 +216,7 @@ async def test_a_look_at_the_totals_reads_only_what_was_open_at_the_last_one(sto
 
 
 async def test_the_first_failure_of_a_phase_is_told(stores):
-    await stores[0].chunks.put_chunks("uid-1", phase="loop", chunks=[["a"], ["b"]])
+    await stores[0].chunks.put_chunks("uid-1", phase="loop", chunks=streamed([["a"], ["b"]]))
     assert await stores[1].chunks.failure("uid-1", phase="loop") is None
     for number in (1, 0):
         error = Internal("broken", reason="CHUNK_FAILED", metadata={"number": str(number)})
@@ -291,7 +303,7 @@ async def test_progress_that_a_slow_replica_writes_late_does_not_replace_what_is
 
     (slow, fast), entered, release = stores, asyncio.Event(), asyncio.Event()
     await slow.jobs.change("uid-1", begin)
-    await slow.chunks.put_chunks("uid-1", phase="sample", chunks=[["a", "b", "c"], ["d", "e", "f"]])
+    await slow.chunks.put_chunks("uid-1", phase="sample", chunks=streamed([["a", "b", "c"], ["d", "e", "f"]]))
     await finish(slow, 0)
     write = slow.database.write
     monkeypatch.setattr(slow.database, "write", write_late)
@@ -309,7 +321,7 @@ async def test_a_deleted_job_leaves_nothing_behind_and_others_alone(stores):
     store, other = stores
     await insert(store.jobs, "uid-2", NAME + "-2")
     for uid in ("uid-1", "uid-2"):
-        await store.chunks.put_chunks(uid, phase="sample", chunks=[["a"]])
+        await store.chunks.put_chunks(uid, phase="sample", chunks=streamed([["a"]]))
         await store.chunks.begin_chunks(uid, phase="sample", numbers=[0], steps=["sample"])
         await store.jobs.put_report(uid, {"json": b"{}"})
     await store.jobs.delete("uid-1")
