@@ -1,17 +1,23 @@
-"""Programs that check answers: entry points of the group `omnialign.checkers`, run in threads."""
+"""Programs that check answers: entry points of the group `omnialign.checkers`, run in threads.
+
+A program takes the prompt, the response and the subtask; if it has a parameter `history`, also the turns that came
+before the prompt.
+"""
 
 import asyncio
 import importlib.metadata
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from omnialign.errors import InvalidArgument
-from omnialign.modeling.inputs import Pieces, pieces
+from omnialign.modeling.inputs import pieces, turns
 from omnialign.v1 import content_pb2, record_pb2
 
 GROUP = "omnialign.checkers"
 TOP_SCORE = 3
 
-Checker = Callable[[Pieces, Pieces, str], record_pb2.Feedback]
+Checker = Callable[..., record_pb2.Feedback]
 
 
 def known() -> list[str]:
@@ -44,19 +50,23 @@ def load(names: Sequence[str]) -> list[Checker]:
 async def check(
     checkers: Sequence[Checker],
     *,
-    prompt: content_pb2.Content,
+    record: record_pb2.Record,
     response: content_pb2.Content,
-    subtask: str,
     media: Mapping[str, bytes],
 ) -> record_pb2.Feedback:
-    """The scores of all checkers on one answer, with their comments in the critique."""
-    question, answer = pieces(prompt, media), pieces(response, media)
+    """The scores of all checkers on one answer to what a record asks, with their comments in the critique."""
+    question, answer, history = pieces(record.prompt, media), pieces(response, media), turns(record.history, media)
     found = record_pb2.Feedback()
     for checker in checkers:
-        feedback = await asyncio.to_thread(checker, question, answer, subtask)
+        told = partial(checker, history=history) if _takes_history(checker) else checker
+        feedback = await asyncio.to_thread(told, question, answer, record.subtask)
         found.scores.extend(feedback.scores)
         found.critique = "\n".join(filter(None, (found.critique, feedback.critique)))
     return found
+
+
+def _takes_history(checker: Checker) -> bool:
+    return "history" in inspect.signature(checker).parameters
 
 
 def is_correct(feedback: record_pb2.Feedback) -> bool:

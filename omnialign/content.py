@@ -1,9 +1,10 @@
 """Building and reading multimodal messages (`omnialign.v1.Content`)."""
 
 import mimetypes
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, Protocol, TypeAlias
 
-from omnialign.v1 import content_pb2
+from omnialign.v1 import content_pb2, record_pb2
 
 NAMES: dict[int, str] = {
     content_pb2.MODALITY_TEXT: "text",
@@ -13,6 +14,26 @@ NAMES: dict[int, str] = {
 }
 SUFFIXES = {"audio/wav": ".wav", "audio/x-wav": ".wav", "image/jpeg": ".jpg", "video/mp4": ".mp4"}
 LETTERS: dict[str, int] = {name[0]: modality for modality, name in NAMES.items()}
+
+
+Role: TypeAlias = Literal["system", "user", "assistant"]
+ROLES: dict[int, Role] = {
+    content_pb2.ROLE_SYSTEM: "system",
+    content_pb2.ROLE_USER: "user",
+    content_pb2.ROLE_ASSISTANT: "assistant",
+}
+
+
+class Asked(Protocol):
+    """A record, or an item of a request about one."""
+
+    @property
+    def history(self) -> Sequence[content_pb2.EarlierMessage]:
+        """The messages that came before the prompt."""
+
+    @property
+    def prompt(self) -> content_pb2.Content:
+        """The prompt."""
 
 
 def content(*parts: str | content_pb2.Media) -> content_pb2.Content:
@@ -25,6 +46,33 @@ def content(*parts: str | content_pb2.Media) -> content_pb2.Content:
 def text_of(message: content_pb2.Content) -> str:
     """The text parts, joined by a space."""
     return " ".join(part.text for part in message.parts if part.WhichOneof("part") == "text")
+
+
+def asked_of(asked: Asked) -> Iterator[content_pb2.Content]:
+    """All that a response answers: the messages that came before the prompt, and the prompt."""
+    yield from (message.content for message in asked.history)
+    yield asked.prompt
+
+
+def written_history(asked: Asked) -> Iterator[str | content_pb2.Media]:
+    """The messages that came before the prompt as texts with their roles, a line each, and the media between them."""
+    text = ""
+    for number, message in enumerate(asked.history):
+        text += ("\n" if number else "") + f"[{ROLES[message.role]}]: "
+        for part in message.content.parts:
+            if part.WhichOneof("part") == "text":
+                text += part.text
+            else:
+                yield from [text] if text else []
+                yield part.media
+                text = ""
+    yield from [text] if text else []
+
+
+def contents_of(record: record_pb2.Record) -> Iterator[content_pb2.Content]:
+    """The messages of a record: all that was asked, and the responses."""
+    yield from asked_of(record)
+    yield from (response.content for response in record.responses)
 
 
 def media_of(messages: Iterable[content_pb2.Content]) -> Iterator[content_pb2.Media]:

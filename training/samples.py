@@ -18,7 +18,7 @@ from omnialign.modeling.answers import (
     write_rating,
     write_scores,
 )
-from omnialign.modeling.inputs import MediaBytes, Pieces, Turn, pieces
+from omnialign.modeling.inputs import MediaBytes, Pieces, Turn, pieces, turns
 from omnialign.modeling.prompts import (
     render_comparison,
     render_critique,
@@ -80,8 +80,13 @@ class _Reader:
         self, record: record_pb2.Record, media: Mapping[str, bytes], *, settings: Any, dropped: Counter[str]
     ) -> None:
         self.record, self.settings, self.dropped = record, settings, dropped
-        self.prompt = pieces(record.prompt, media)
+        self.history, self.prompt = turns(record.history, media), pieces(record.prompt, media)
         self.responses = [pieces(response.content, media) for response in record.responses]
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The prompt, with what came before it, as the policy is asked."""
+        return render_response(self.prompt, self.history).turns
 
     @cached_property
     def rubric(self) -> tuple[str, ...]:
@@ -107,8 +112,7 @@ def _pair(reader: _Reader, target: str) -> tuple[Sample, ...]:
     chosen = reader.pair_preferred() - 1
     if reader.responses[chosen] == reader.responses[1 - chosen]:
         raise Dropped("PAIR_IDENTICAL")
-    turns = render_response(reader.prompt).turns
-    return (Sample(turns, (reader.responses[chosen], reader.responses[1 - chosen])),)
+    return (Sample(reader.turns, (reader.responses[chosen], reader.responses[1 - chosen])),)
 
 
 def _rated_pair(reader: _Reader, target: str) -> tuple[Sample, ...]:
@@ -131,7 +135,7 @@ def _rated_pair(reader: _Reader, target: str) -> tuple[Sample, ...]:
     if reader.responses[chosen_at] == reader.responses[rejected_at]:
         raise Dropped("PAIR_IDENTICAL")
     answers = (reader.responses[chosen_at], reader.responses[rejected_at])
-    return (Sample(render_response(reader.prompt).turns, answers, value=best - worst),)
+    return (Sample(reader.turns, answers, value=best - worst),)
 
 
 def _rating(feedback: record_pb2.Feedback) -> float | None:
@@ -142,31 +146,31 @@ def _rating(feedback: record_pb2.Feedback) -> float | None:
 
 def _labelled(reader: _Reader, target: str) -> tuple[Sample, ...]:
     """Each answer as good (1) or bad (0): the preferred response and the other; else by their mean scores."""
-    turns = render_response(reader.prompt).turns
     preferred = reader.pair_preferred()
     if preferred and len(reader.responses) >= 2:
         pair = reader.responses[:2]
         if pair[0] == pair[1]:
             raise Dropped("PAIR_IDENTICAL")
-        return tuple(Sample(turns, (y,), value=float(at == preferred)) for at, y in enumerate(pair, start=1))
+        return tuple(Sample(reader.turns, (y,), value=float(at == preferred)) for at, y in enumerate(pair, start=1))
     ratings = [_rating(response.feedback) for response in reader.record.responses]
     rated = [(y, rating * MAX_SCORE) for y, rating in zip(reader.responses, ratings, strict=True) if rating is not None]
     if not rated:
         raise Dropped("NO_LABEL")
     good, bad = reader.settings.good_score, reader.settings.bad_score
     reader.dropped["SCORE_BETWEEN"] += sum(bad < score < good for _, score in rated)
-    return tuple(Sample(turns, (y,), value=float(score >= good)) for y, score in rated if not bad < score < good)
+    return tuple(Sample(reader.turns, (y,), value=float(score >= good)) for y, score in rated if not bad < score < good)
 
 
 def _prompt(reader: _Reader, target: str) -> tuple[Sample, ...]:
     """The prompt alone: its answers are drawn while the policy learns."""
-    record = record_pb2.Record(id=reader.record.id, subtask=reader.record.subtask, prompt=reader.record.prompt)
-    return (Sample(render_response(reader.prompt).turns, (), record=record.SerializeToString(deterministic=True)),)
+    whole = reader.record
+    record = record_pb2.Record(id=whole.id, subtask=whole.subtask, history=whole.history, prompt=whole.prompt)
+    return (Sample(reader.turns, (), record=record.SerializeToString(deterministic=True)),)
 
 
 def _critiqued(reader: _Reader, target: str) -> tuple[Sample, ...]:
     """For each response with feedback, the response or its refinement, which a teacher with the feedback reads too."""
-    turns, along = render_response(reader.prompt).turns, reader.settings.along
+    along = reader.settings.along
     won = reader.record.comparison.verdict == record_pb2.VERDICT_WIN
     found: list[Sample] = []
     has_feedback = False
@@ -174,12 +178,12 @@ def _critiqued(reader: _Reader, target: str) -> tuple[Sample, ...]:
         if not (response.feedback.critique or response.feedback.refinement):
             continue
         has_feedback = True
-        shown = render_refinement(reader.prompt, reader.responses[index], response.feedback).turns
+        shown = render_refinement(reader.prompt, reader.responses[index], response.feedback, reader.history).turns
         # In a pair of the gate, the second response is the refinement of the first.
         refined = reader.responses[1:2] if index == 0 and won else []
         answers = {"response": [reader.responses[index]], "refinement": refined}
         for kind in ("response", "refinement") if along == "both" else (along,):
-            found += [Sample(turns, (answer,), teacher_turns=shown) for answer in answers[kind]]
+            found += [Sample(reader.turns, (answer,), teacher_turns=shown) for answer in answers[kind]]
     if not found:
         raise Dropped("NO_REFINEMENT" if has_feedback else "NO_FEEDBACK")
     return tuple(found)
@@ -195,14 +199,14 @@ def _response(reader: _Reader) -> tuple[Sample, ...]:
     preferred = reader.pair_preferred() or 1
     if len(reader.responses) < preferred:
         raise Dropped("NO_RESPONSE")
-    return (Sample(render_response(reader.prompt).turns, (reader.responses[preferred - 1],)),)
+    return (Sample(reader.turns, (reader.responses[preferred - 1],)),)
 
 
 def _feedback(reader: _Reader) -> tuple[Sample, ...]:
     """One critique for each response that has feedback."""
     found = [
         Sample(
-            render_critique(reader.prompt, content, reader.rubric).turns,
+            render_critique(reader.prompt, content, reader.rubric, reader.history).turns,
             ((write_feedback(response.feedback, reader.rubric),),),
         )
         for content, response in zip(reader.responses, reader.record.responses, strict=True)
@@ -222,7 +226,8 @@ def _judgement(reader: _Reader) -> tuple[Sample, ...]:
     for content, response in zip(reader.responses, reader.record.responses, strict=True):
         if response.feedback.scores:
             scores = write_scores(response.feedback, reader.rubric)
-            found.append(Sample(render_score(reader.prompt, content, reader.rubric).turns, ((scores,),)))
+            rendered = render_score(reader.prompt, content, reader.rubric, reader.history)
+            found.append(Sample(rendered.turns, ((scores,),)))
     found += [*_understanding_ratings(reader), *_generation_ratings(reader)]
     if not found:
         raise Dropped("NO_PREFERENCE")
@@ -232,7 +237,8 @@ def _judgement(reader: _Reader) -> tuple[Sample, ...]:
 def _comparison(reader: _Reader, *, first: int) -> Sample:
     """The comparison that shows response `first` (0 or 1) first. Reason and verdict follow the order shown."""
     second = 1 - first
-    rendered = render_comparison(reader.prompt, reader.responses[first], reader.responses[second])
+    shown = reader.responses[first], reader.responses[second]
+    rendered = render_comparison(reader.prompt, *shown, reader.history)
     critiques = [reader.record.responses[index].feedback.critique.strip() for index in (first, second)]
     reason = " ".join(f"response {shown}: {words}" for shown, words in enumerate(critiques, start=1) if words)
     preferred = 1 if reader.preferred() - 1 == first else 2
@@ -259,8 +265,9 @@ def _some(found: list[Sample]) -> tuple[Sample, ...]:
 
 def _understanding_ratings(reader: _Reader) -> list[Sample]:
     item = reader.record.benchmark_item
+    asked = item.references, item.category, reader.history
     return [
-        Sample(render_understanding(reader.prompt, response, item.references, item.category).turns, ((rating,),))
+        Sample(render_understanding(reader.prompt, response, *asked).turns, ((rating,),))
         for response, rating in _ratings(reader, "understanding")
         if item.references
     ]
@@ -274,7 +281,8 @@ def _generation_ratings(reader: _Reader) -> list[Sample]:
             reader.dropped["MODALITIES_MIXED"] += 1
         else:
             modality = media.pop() if media else content_pb2.MODALITY_TEXT
-            found.append(Sample(render_generation(reader.prompt, response, modality).turns, ((rating,),)))
+            rendered = render_generation(reader.prompt, response, modality, reader.history)
+            found.append(Sample(rendered.turns, ((rating,),)))
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from omnialign import names
 from omnialign.client import AsyncClient
-from omnialign.content import media_of
+from omnialign.content import contents_of, media_of
 from omnialign.errors import NotFound
 from omnialign.modeling.adapters import Adapter
 from omnialign.retry import RetryPolicy
@@ -140,8 +140,7 @@ async def _fetch_examples(
         async for chunk in _chunks(client, spec):
             on_read(read=read, total=total)
             read += len(chunk)
-            contents = [content for r in chunk for content in (r.prompt, *(y.content for y in r.responses))]
-            digests = {item.sha256 for item in media_of(contents)}
+            digests = {item.sha256 for record in chunk for item in media_of(contents_of(record))}
             media = await _fetch_media(client, digests, folder=media_folder(spec))
             writer.add(
                 make_examples(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from omnialign.content import NAMES
+from omnialign.content import NAMES, ROLES
 from omnialign.v1 import content_pb2, record_pb2
 
 VERDICTS = {
@@ -32,6 +32,8 @@ def _part(part: content_pb2.Part) -> str:
 
 def _lines(record: record_pb2.Record) -> Iterator[str]:
     yield f"■ {record.id}  {record.subtask}  {record.split}".rstrip()
+    for earlier in record.history:
+        yield f"  {ROLES[earlier.role]:<12}{_indented(content_text(earlier.content))}"
     yield f"  prompt      {_indented(content_text(record.prompt))}"
     for number, response in enumerate(record.responses, start=1):
         yield f"  response {number}  {_indented(content_text(response.content))}"

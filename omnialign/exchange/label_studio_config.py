@@ -8,7 +8,7 @@ hundredths of a second whatever the video's own rate.
 import re
 import xml.etree.ElementTree as ET  # only written; nothing of anybody else is parsed
 
-from omnialign.exchange.pairs import TEXT, Field, Pair, mark_fields
+from omnialign.exchange.pairs import BEFORE, TEXT, Field, Pair, mark_fields
 from omnialign.exchange.questions import SIDES, Kind, Question, questions
 
 PAIR = "pair"
@@ -20,7 +20,7 @@ MARKS = {"image": "RectangleLabels", "audio": "Labels", "video": "TimelineLabels
 COLOURS = {1: "#0b63ce", 2: "#b35900"}
 SIDE_BY_SIDE = "display: flex; gap: 1em"
 HALF = "flex: 1; min-width: 0"
-TITLES = ("Prompt", "Response 1", "Response 2")
+TITLES = {BEFORE: "Earlier messages", 0: "Prompt", 1: "Response 1", 2: "Response 2"}
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _VARIABLE = re.compile(r"\$(?=\S)")
 
@@ -41,7 +41,8 @@ def labeling_config(pair: Pair, *, instructions: str = "") -> str:
     if instructions:
         _header(view, instructions, size="6")
     ET.SubElement(view, "Text", name=PAIR, value=f"${PAIR}")
-    _message(view, pair, 0)
+    for message in (BEFORE, 0) if pair.record.history else (0,):
+        _message(view, pair, message)
     row = ET.SubElement(view, "View", style=SIDE_BY_SIDE)
     for side in SIDES:
         _message(ET.SubElement(row, "View", style=HALF), pair, side)
@@ -70,7 +71,7 @@ def literal(text: str) -> str:
 
 
 def _message(parent: ET.Element, pair: Pair, message: int) -> None:
-    """The parts of the prompt or of a response, and the labels of marks in them."""
+    """The parts of a message, and the labels of marks in them."""
     _header(parent, TITLES[message])
     for field in pair.fields:
         if field.message != message:

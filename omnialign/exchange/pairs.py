@@ -5,14 +5,16 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from omnialign.content import NAMES
+from omnialign.content import NAMES, content, written_history
 from omnialign.v1.annotation_pb2 import Annotation, Rubric
 from omnialign.v1.annotation_service_pb2 import Answer
 from omnialign.v1.content_pb2 import Content, Media, Part
 from omnialign.v1.record_pb2 import Mark, Record, Response
 
-PROMPT = "prompt"
+EARLIER, PROMPT = "earlier", "prompt"
 TEXT = "text"
+BEFORE = -1
+"""The number of what came before the prompt, which is shown together."""
 SECONDS_TOLERANCE = 0.0051
 """Label Studio counts frames in videos: half of a hundredth of a second, and what floating point adds."""
 FRACTION_TOLERANCE = 1e-8
@@ -23,9 +25,9 @@ class Field:
     """One part of a pair."""
 
     name: str
-    """Such as `prompt_0` or `response_2_1`."""
+    """Such as `prompt_0`, `response_2_1` or `earlier_0`."""
     message: int
-    """0 for the prompt, else the response."""
+    """0 for the prompt, `BEFORE` for what came before it, else the response."""
     part: int
     kind: str
     """`text`, `image`, `audio` or `video`."""
@@ -70,7 +72,7 @@ class Pair:
 
 def shown(record: Record) -> Record:
     """A record as annotators see it: without who wrote what, and what anybody said of it."""
-    made = Record(id=record.id, subtask=record.subtask, prompt=record.prompt)
+    made = Record(id=record.id, subtask=record.subtask, history=record.history, prompt=record.prompt)
     made.responses.extend(Response(content=response.content) for response in record.responses[:2])
     return made
 
@@ -102,10 +104,10 @@ def same(one: Annotation, other: Annotation) -> bool:
 
 
 def _fields(record: Record) -> Iterator[Field]:
-    messages: list[tuple[str, Content]] = [(PROMPT, record.prompt)]
+    messages: list[tuple[str, Content]] = [(EARLIER, content(*written_history(record))), (PROMPT, record.prompt)]
     messages += [(f"response_{side}", one.content) for side, one in enumerate(record.responses[:2], start=1)]
-    for message, (name, content) in enumerate(messages):
-        for number, part in enumerate(content.parts):
+    for message, (name, shown) in enumerate(messages, start=BEFORE):
+        for number, part in enumerate(shown.parts):
             yield _field(f"{name}_{number}", message, number, part)
 
 

@@ -122,6 +122,8 @@ def align_anything_row(record: Record) -> dict[str, Any]:
         raise Unwritable(f"align-anything has no subset for {record.subtask or 'records without a subtask'}")
     if len(record.responses) not in (0, 2):
         raise Unwritable(f"a row has two responses, and the record {len(record.responses)}")
+    if record.history:
+        raise Unwritable("a row has a prompt of one message, and messages came before the prompt")
     letters = _letters(columns, record)
     row = _message(record.prompt, columns.prompt, columns.prompt_media, columns.prompt_modality)
     for side, response in zip(SIDES, record.responses, strict=False):

@@ -1,12 +1,13 @@
 """Records as prompts with answers: TRL, RLAIF-V, OpenAI messages, ms-swift, ShareGPT, LLaMA-Factory."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from omnialign.content import NAMES
+from omnialign.content import NAMES, ROLES, Role
 from omnialign.exporting.rows import (
     Row,
     Unwritable,
+    check_history,
     is_text,
     media_columns,
     parts_of,
@@ -16,21 +17,24 @@ from omnialign.exporting.rows import (
     with_place,
 )
 from omnialign.placeholders import KIND_MARKER, with_markers
-from omnialign.v1.content_pb2 import Content, Media
+from omnialign.v1.content_pb2 import ROLE_USER, Content, EarlierMessage, Media
 from omnialign.v1.record_pb2 import VERDICT_LOSS, VERDICT_WIN, Record
+
+SHAREGPT_ROLES: Mapping[Role, str] = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A prompt with no answer, with one, or with a better and a worse one."""
+    """A conversation with no answer, with one, or with a better and a worse one."""
 
-    prompt: Content
+    asked: Sequence[EarlierMessage]
+    """What came before the prompt, and the prompt."""
     answers: Sequence[Content]
 
     @property
     def messages(self) -> Sequence[Content]:
-        """The prompt and the answers, in the order in which their media are listed."""
-        return (self.prompt, *self.answers)
+        """What was asked and the answers, in the order in which their media are listed."""
+        return (*(message.content for message in self.asked), *self.answers)
 
 
 Write = Callable[[Exchange], Row]
@@ -51,7 +55,8 @@ def exchange_of(record: Record) -> Exchange:
         if not better:
             raise Unwritable("nobody said which of its two responses is better")
         answers = answers if better == 1 else answers[::-1]
-    return Exchange(record.prompt, answers)
+    check_history(record)
+    return Exchange([*record.history, EarlierMessage(role=ROLE_USER, content=record.prompt)], answers)
 
 
 def lost_of_exchange(record: Record) -> Iterator[str]:
@@ -79,9 +84,9 @@ def trl_row(found: Exchange) -> Row:
         raise Unwritable("it has no answer, and a row of trl has one")
     names = ("completion",) if len(found.answers) == 1 else ("chosen", "rejected")
     media = media_columns(found.messages)
-    if not media and all(map(is_text, found.messages)):
-        return {"prompt": _text(found.prompt), **dict(zip(names, map(_text, found.answers), strict=True))}
-    row: Row = {"prompt": [turn("user", found.prompt, _place)]}
+    if not media and len(found.asked) == 1 and all(map(is_text, found.messages)):
+        return dict(zip(("prompt", *names), map(_text, found.messages), strict=True))
+    row: Row = {"prompt": [turn(ROLES[one.role], one.content, _place) for one in found.asked]}
     for name, answer in zip(names, found.answers, strict=True):
         row[name] = [turn("assistant", answer, _place)]
     return row | media
@@ -91,8 +96,13 @@ def rlaif_v_row(found: Exchange) -> Row:
     """RLAIF-V: a question about media, and two answers in text."""
     if len(found.answers) != 2:
         raise Unwritable(f"a row of rlaif-v has two answers, and the record {len(found.answers)}")
+    if len(found.asked) > 1:
+        raise Unwritable("a row of rlaif-v has one question, and messages came before the prompt")
     chosen, rejected = (text_in(answer, "an answer") for answer in found.answers)
-    return asked_columns(found.prompt, "question", chosen, rejected) | {"chosen": chosen, "rejected": rejected}
+    return asked_columns(found.asked[0].content, "question", chosen, rejected) | {
+        "chosen": chosen,
+        "rejected": rejected,
+    }
 
 
 def asked_columns(prompt: Content, column: str, *answers: str) -> Row:
@@ -115,14 +125,15 @@ def messages_row(found: Exchange) -> Row:
     """OpenAI: messages, whose parts name their media."""
     if len(found.answers) > 1:
         raise Unwritable("a row of messages has one answer, and the record two")
-    return {"messages": [_named("user", found.prompt), *(_named("assistant", one) for one in found.answers)]}
+    asked = [_named(ROLES[one.role], one.content) for one in found.asked]
+    return {"messages": [*asked, *(_named("assistant", one) for one in found.answers)]}
 
 
 def ms_swift_row(found: Exchange) -> Row:
     """ms-swift: messages with markers for the media in `images`, `audios`, `videos`."""
-    asked, *answers = map(marked, found.messages)
-    messages = [{"role": "user", "content": asked}]
-    messages += [{"role": "assistant", "content": answers[0]}] if answers else []
+    messages = [{"role": ROLES[one.role], "content": marked(one.content)} for one in found.asked]
+    answers = [marked(answer) for answer in found.answers]
+    messages += [{"role": "assistant", "content": answer} for answer in answers[:1]]
     rejected = {"rejected_response": answers[1]} if answers[1:] else {}
     return {"messages": messages, **rejected, **media_columns(found.messages)}
 
@@ -131,21 +142,18 @@ def sharegpt_row(found: Exchange) -> Row:
     """LLaVA and ShareGPT: `conversations` with markers for the media in `image`, `audio`, `video`."""
     if len(found.answers) > 1:
         raise Unwritable("a row of sharegpt has one answer, and the record two")
-    asked, *answers = map(marked, found.messages)
-    turns = [{"from": "human", "value": asked}, *({"from": "gpt", "value": answer} for answer in answers)]
+    turns = [*_asked(found), *(_said("assistant", answer) for answer in found.answers)]
     media = {name.removesuffix("s"): paths for name, paths in media_columns(found.messages).items()}
     return {"conversations": turns} | {name: paths[0] if len(paths) == 1 else paths for name, paths in media.items()}
 
 
 def llama_factory_row(found: Exchange) -> Row:
     """LLaMA-Factory: `conversations`, and with two answers `chosen` and `rejected` beside them."""
-    asked, *answers = map(marked, found.messages)
-    row: Row = {"conversations": [{"from": "human", "value": asked}]}
-    said = [{"from": "gpt", "value": answer} for answer in answers]
+    asked, said = _asked(found), [_said("assistant", answer) for answer in found.answers]
     media = media_columns(found.messages)
     if len(said) == 2:
-        return row | {"chosen": said[0], "rejected": said[1]} | media
-    return {"conversations": row["conversations"] + said} | media
+        return {"conversations": asked, "chosen": said[0], "rejected": said[1]} | media
+    return {"conversations": asked + said} | media
 
 
 def marked(message: Content) -> str:
@@ -164,6 +172,14 @@ def _in_order(parts: Sequence[str | Media]) -> bool:
 
 def _text(message: Content) -> str:
     return message.parts[0].text
+
+
+def _asked(found: Exchange) -> list[Row]:
+    return [_said(ROLES[one.role], one.content) for one in found.asked]
+
+
+def _said(role: Role, message: Content) -> Row:
+    return {"from": SHAREGPT_ROLES[role], "value": marked(message)}
 
 
 def _named(role: str, message: Content) -> Row:

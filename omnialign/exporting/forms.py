@@ -8,7 +8,7 @@ from typing import Literal
 
 from google.protobuf import json_format
 
-from omnialign.content import media_of
+from omnialign.content import contents_of, media_of
 from omnialign.errors import InvalidArgument
 from omnialign.exporting.align_anything import align_anything_row, lost_of_align_anything, subtask_name
 from omnialign.exporting.exchanges import (
@@ -32,7 +32,7 @@ from omnialign.exporting.ratings import (
     lost_of_ultrafeedback,
     ultrafeedback_row,
 )
-from omnialign.exporting.rows import Row, contents_of
+from omnialign.exporting.rows import Row
 from omnialign.v1.content_pb2 import Content, Media
 from omnialign.v1.record_pb2 import Record
 

@@ -5,18 +5,23 @@ Scores are written as they are, 0 to 3, and never on the scale of the published 
 
 from collections.abc import Iterator
 
+from omnialign.content import ROLES, asked_of, media_of
 from omnialign.exporting.exchanges import asked_columns, lost_of_models
-from omnialign.exporting.rows import Row, Unwritable, text_in, unblanked, with_place
+from omnialign.exporting.rows import Row, Unwritable, check_history, text_in, unblanked, with_place
 from omnialign.v1.record_pb2 import Record, Response
 
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 """The dimensions of HelpSteer, each a column."""
+TURN = "<extra_id_1>"
+"""What HelpSteer writes between the messages of a conversation."""
 
 
 def ultrafeedback_row(record: Record) -> Row:
     """UltraFeedback: an instruction and its completions, each with ratings, their reasons and a critique."""
     if not record.responses:
         raise Unwritable("a row of ultrafeedback has completions, and the record no response")
+    if record.history:
+        raise Unwritable("a row of ultrafeedback has one instruction, and messages came before the prompt")
     completions = [_completion(response) for response in record.responses]
     row = asked_columns(record.prompt, "instruction", *(one["response"] for one in completions))
     return with_place(record, row | {"completions": completions})
@@ -31,7 +36,14 @@ def helpsteer_row(record: Record) -> Row:
     if "helpfulness" not in scores:
         raise Unwritable("nobody rated its helpfulness, and a row of helpsteer has that")
     said = text_in(response.content, "the response")
-    return with_place(record, asked_columns(record.prompt, "prompt", said) | {"response": said} | scores)
+    row = asked_columns(record.prompt, "prompt", said)
+    messages = [*_earlier(record), {"role": "user", "content": row["prompt"]}]
+    if any(TURN in text for text in (said, *(one["content"] for one in messages))):
+        raise Unwritable(f"a text holds {TURN}")
+    if messages[0]["role"] != "user" or any(one["role"] == "system" for one in messages):
+        raise Unwritable("a row of helpsteer begins with a message of the user, and has none of a system")
+    turns = [messages[0]["content"], *(f"{one['role'].title()}\n{one['content']}" for one in messages[1:])]
+    return with_place(record, row | {"prompt": f"\n{TURN}".join(turns), "response": said} | scores)
 
 
 def helpsteer3_row(record: Record) -> Row:
@@ -43,7 +55,8 @@ def helpsteer3_row(record: Record) -> Row:
     for side, response in enumerate((first, second), 1):
         said[f"feedback{side}"] = unblanked(response.feedback.critique, "a critique")
     strength = -1 if _preferred(record) == 1 else 1
-    row = asked | {"context": [{"role": "user", "content": asked["context"]}], "overall_preference": strength}
+    context = [*_earlier(record), {"role": "user", "content": asked["context"]}]
+    row = asked | {"context": context, "overall_preference": strength}
     row |= {f"response{side}": text for side, text in enumerate(texts, 1)}
     if any(said.values()):
         row["individual_preference"] = [{"score": strength} | {name: one or None for name, one in said.items()}]
@@ -54,6 +67,8 @@ def argilla_row(record: Record) -> Row:
     """Argilla: two responses, and the name of the one that was preferred."""
     texts = [text_in(response.content, "a response") for response in _two(record, "argilla")]
     row = asked_columns(record.prompt, "prompt", *texts)
+    if earlier := _earlier(record):
+        row["prompt"] = [*earlier, {"role": "user", "content": row["prompt"]}]
     row |= {f"response_{side}": text for side, text in enumerate(texts, 1)}
     answer = f"response_{_preferred(record)}"
     return with_place(record, row | {"preference.responses": [answer], "preference.responses.status": ["submitted"]})
@@ -121,6 +136,17 @@ def _completion(response: Response) -> Row:
         "critique": feedback.critique,
         "annotations": ratings,
     }
+
+
+def _earlier(record: Record) -> list[Row]:
+    """The messages before the prompt as texts with their roles. Raises Unwritable for media in any of them."""
+    check_history(record)
+    if record.history and any(media_of(asked_of(record))):
+        raise Unwritable("it has media, and messages before its prompt")
+    return [
+        {"role": ROLES[one.role], "content": text_in(one.content, "a message before its prompt")}
+        for one in record.history
+    ]
 
 
 def _two(record: Record, form: str) -> tuple[Response, Response]:

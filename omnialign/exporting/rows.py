@@ -1,9 +1,9 @@
 """What all forms of rows share: messages as texts and parts, media by their paths, and records that do not fit."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from omnialign.content import NAMES, media_file_name, media_of
+from omnialign.content import NAMES, media_file_name, media_of, text_of
 from omnialign.v1.content_pb2 import Content, Media
 from omnialign.v1.record_pb2 import Record
 
@@ -22,10 +22,11 @@ def path_of(medium: Media) -> str:
     return f"{FOLDER}/{media_file_name(medium)}"
 
 
-def contents_of(record: Record) -> Iterator[Content]:
-    """The messages that rows are made of."""
-    yield record.prompt
-    yield from (response.content for response in record.responses)
+def check_history(record: Record) -> None:
+    """Raises Unwritable if a message before the prompt is blank."""
+    for message in record.history:
+        if not text_of(message.content).strip() and not any(media_of([message.content])):
+            raise Unwritable("a message before its prompt is blank")
 
 
 def with_place(record: Record, row: Row) -> Row:

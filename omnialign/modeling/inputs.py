@@ -6,13 +6,14 @@ their `ModelInputs` from the same adapter, so both see exactly the same ids and 
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from numpy.typing import NDArray
 
+from omnialign.content import ROLES, Role
 from omnialign.errors import NotFound
 from omnialign.v1 import content_pb2, generation_pb2
 
@@ -67,8 +68,13 @@ Pieces = tuple[Piece, ...]
 class Turn:
     """One message of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     pieces: Pieces
+
+
+def turns(history: Iterable[content_pb2.EarlierMessage], media: Mapping[str, bytes]) -> tuple[Turn, ...]:
+    """The messages that came before a prompt, with the bytes of their media. Raises NotFound MEDIA_NOT_FOUND."""
+    return tuple(Turn(ROLES[message.role], pieces(message.content, media)) for message in history)
 
 
 def pieces(content: content_pb2.Content, media: Mapping[str, bytes]) -> Pieces:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aomnialign/v1/content.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\"\xc6\x01\n\x05Media\x12@\n\x08modality\x18\x01 \x01(\x0e\x32\x16.omnialign.v1.ModalityB\x0c\xbaH\t\x82\x01\x06\x10\x01 \x00 \x01R\x08modality\x12$\n\tmime_type\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x03R\x08mimeType\x12-\n\x06sha256\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$R\x06sha256\x12&\n\nsize_bytes\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\tsizeBytes\"X\n\x04Part\x12\x14\n\x04text\x18\x01 \x01(\tH\x00R\x04text\x12+\n\x05media\x18\x02 \x01(\x0b\x32\x13.omnialign.v1.MediaH\x00R\x05mediaB\r\n\x04part\x12\x05\xbaH\x02\x08\x01\">\n\x07\x43ontent\x12\x33\n\x05parts\x18\x01 \x03(\x0b\x32\x12.omnialign.v1.PartB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x05parts*s\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x12\x12\n\x0eMODALITY_AUDIO\x10\x03\x12\x12\n\x0eMODALITY_VIDEO\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aomnialign/v1/content.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\"\xc6\x01\n\x05Media\x12@\n\x08modality\x18\x01 \x01(\x0e\x32\x16.omnialign.v1.ModalityB\x0c\xbaH\t\x82\x01\x06\x10\x01 \x00 \x01R\x08modality\x12$\n\tmime_type\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x03R\x08mimeType\x12-\n\x06sha256\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$R\x06sha256\x12&\n\nsize_bytes\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\tsizeBytes\"X\n\x04Part\x12\x14\n\x04text\x18\x01 \x01(\tH\x00R\x04text\x12+\n\x05media\x18\x02 \x01(\x0b\x32\x13.omnialign.v1.MediaH\x00R\x05mediaB\r\n\x04part\x12\x05\xbaH\x02\x08\x01\">\n\x07\x43ontent\x12\x33\n\x05parts\x18\x01 \x03(\x0b\x32\x12.omnialign.v1.PartB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x05parts\"}\n\x0e\x45\x61rlierMessage\x12\x32\n\x04role\x18\x01 \x01(\x0e\x32\x12.omnialign.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04role\x12\x37\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x07\x63ontent*s\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x12\x12\n\x0eMODALITY_AUDIO\x10\x03\x12\x12\n\x0eMODALITY_VIDEO\x10\x04*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,12 +44,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PART'].oneofs_by_name['part']._serialized_options = b'\272H\002\010\001'
   _globals['_CONTENT'].fields_by_name['parts']._loaded_options = None
   _globals['_CONTENT'].fields_by_name['parts']._serialized_options = b'\272H\006\222\001\003\020\200\002'
-  _globals['_MODALITY']._serialized_start=428
-  _globals['_MODALITY']._serialized_end=543
+  _globals['_EARLIERMESSAGE'].fields_by_name['role']._loaded_options = None
+  _globals['_EARLIERMESSAGE'].fields_by_name['role']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_EARLIERMESSAGE'].fields_by_name['content']._loaded_options = None
+  _globals['_EARLIERMESSAGE'].fields_by_name['content']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_MODALITY']._serialized_start=555
+  _globals['_MODALITY']._serialized_end=670
+  _globals['_ROLE']._serialized_start=672
+  _globals['_ROLE']._serialized_end=752
   _globals['_MEDIA']._serialized_start=74
   _globals['_MEDIA']._serialized_end=272
   _globals['_PART']._serialized_start=274
   _globals['_PART']._serialized_end=362
   _globals['_CONTENT']._serialized_start=364
   _globals['_CONTENT']._serialized_end=426
+  _globals['_EARLIERMESSAGE']._serialized_start=428
+  _globals['_EARLIERMESSAGE']._serialized_end=553
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,34 @@ MODALITY_VIDEO: Modality.ValueType  # 4
 """Video."""
 Global___Modality: _TypeAlias = Modality  # noqa: Y015
 
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    """Not set; never valid."""
+    ROLE_SYSTEM: _Role.ValueType  # 1
+    """Nobody in the conversation: how the model is to answer."""
+    ROLE_USER: _Role.ValueType  # 2
+    """A person."""
+    ROLE_ASSISTANT: _Role.ValueType  # 3
+    """The model."""
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper):
+    """Who wrote a message of a conversation."""
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+"""Not set; never valid."""
+ROLE_SYSTEM: Role.ValueType  # 1
+"""Nobody in the conversation: how the model is to answer."""
+ROLE_USER: Role.ValueType  # 2
+"""A person."""
+ROLE_ASSISTANT: Role.ValueType  # 3
+"""The model."""
+Global___Role: _TypeAlias = Role  # noqa: Y015
+
 @_typing.final
 class Media(_message.Message):
     """A reference to a stored media object. Bytes never travel inside a control message."""
@@ -138,3 +166,31 @@ class Content(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Content: _TypeAlias = Content  # noqa: Y015
+
+@_typing.final
+class EarlierMessage(_message.Message):
+    """A message that came earlier in a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    role: Global___Role.ValueType
+    """Who wrote it."""
+    @_builtins.property
+    def content(self) -> Global___Content:
+        """What it says."""
+
+    def __init__(
+        self,
+        *,
+        role: Global___Role.ValueType = ...,
+        content: Global___Content | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlierMessage: _TypeAlias = EarlierMessage  # noqa: Y015

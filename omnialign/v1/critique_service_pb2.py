@@ -29,7 +29,7 @@ from omnialign.v1 import generation_pb2 as omnialign_dot_v1_dot_generation__pb2
 from omnialign.v1 import record_pb2 as omnialign_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#omnialign/v1/critique_service.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x1aomnialign/v1/content.proto\x1a\x1domnialign/v1/generation.proto\x1a\x19omnialign/v1/record.proto\"\xc4\x02\n\x0f\x43ritiqueRequest\x12\x35\n\x05model\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12=\n\x05items\x18\x03 \x03(\x0b\x32\x1a.omnialign.v1.CritiqueItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\x12\x43\n\x0b\x61nswer_form\x18\x05 \x01(\x0e\x32\x18.omnialign.v1.AnswerFormB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nanswerForm\"\xe2\x01\n\x0c\x43ritiqueItem\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12\x35\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x06prompt\x12\x39\n\x08response\x18\x03 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x08response\x12\x16\n\x06rubric\x18\x04 \x03(\tR\x06rubric\x12\x18\n\x07subtask\x18\x05 \x01(\tR\x07subtask\x12\x12\n\x04seed\x18\x06 \x01(\x04R\x04seed\"v\n\nAbstention\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\x12<\n\ngeneration\x18\x03 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\ngeneration\"\xca\x01\n\x10\x43ritiqueResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.FeedbackH\x00R\x08\x66\x65\x65\x64\x62\x61\x63k\x12:\n\nabstention\x18\x03 \x01(\x0b\x32\x18.omnialign.v1.AbstentionH\x00R\nabstention\x12*\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result2^\n\x0f\x43ritiqueService\x12K\n\x08\x43ritique\x12\x1d.omnialign.v1.CritiqueRequest\x1a\x1e.omnialign.v1.CritiqueResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#omnialign/v1/critique_service.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x1aomnialign/v1/content.proto\x1a\x1domnialign/v1/generation.proto\x1a\x19omnialign/v1/record.proto\"\xc4\x02\n\x0f\x43ritiqueRequest\x12\x35\n\x05model\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12=\n\x05items\x18\x03 \x03(\x0b\x32\x1a.omnialign.v1.CritiqueItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\x12\x43\n\x0b\x61nswer_form\x18\x05 \x01(\x0e\x32\x18.omnialign.v1.AnswerFormB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nanswerForm\"\xa5\x02\n\x0c\x43ritiqueItem\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12\x35\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x06prompt\x12\x39\n\x08response\x18\x03 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x08response\x12\x16\n\x06rubric\x18\x04 \x03(\tR\x06rubric\x12\x18\n\x07subtask\x18\x05 \x01(\tR\x07subtask\x12\x12\n\x04seed\x18\x06 \x01(\x04R\x04seed\x12\x41\n\x07history\x18\x07 \x03(\x0b\x32\x1c.omnialign.v1.EarlierMessageB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x07history\"v\n\nAbstention\x12\x16\n\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\x12<\n\ngeneration\x18\x03 \x01(\x0b\x32\x1c.omnialign.v1.GenerationInfoR\ngeneration\"\xca\x01\n\x10\x43ritiqueResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.FeedbackH\x00R\x08\x66\x65\x65\x64\x62\x61\x63k\x12:\n\nabstention\x18\x03 \x01(\x0b\x32\x18.omnialign.v1.AbstentionH\x00R\nabstention\x12*\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result2^\n\x0f\x43ritiqueService\x12K\n\x08\x43ritique\x12\x1d.omnialign.v1.CritiqueRequest\x1a\x1e.omnialign.v1.CritiqueResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,14 +48,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CRITIQUEITEM'].fields_by_name['prompt']._serialized_options = b'\272H\003\310\001\001'
   _globals['_CRITIQUEITEM'].fields_by_name['response']._loaded_options = None
   _globals['_CRITIQUEITEM'].fields_by_name['response']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_CRITIQUEITEM'].fields_by_name['history']._loaded_options = None
+  _globals['_CRITIQUEITEM'].fields_by_name['history']._serialized_options = b'\272H\006\222\001\003\020\200\002'
   _globals['_CRITIQUEREQUEST']._serialized_start=194
   _globals['_CRITIQUEREQUEST']._serialized_end=518
   _globals['_CRITIQUEITEM']._serialized_start=521
-  _globals['_CRITIQUEITEM']._serialized_end=747
-  _globals['_ABSTENTION']._serialized_start=749
-  _globals['_ABSTENTION']._serialized_end=867
-  _globals['_CRITIQUERESPONSE']._serialized_start=870
-  _globals['_CRITIQUERESPONSE']._serialized_end=1072
-  _globals['_CRITIQUESERVICE']._serialized_start=1074
-  _globals['_CRITIQUESERVICE']._serialized_end=1168
+  _globals['_CRITIQUEITEM']._serialized_end=814
+  _globals['_ABSTENTION']._serialized_start=816
+  _globals['_ABSTENTION']._serialized_end=934
+  _globals['_CRITIQUERESPONSE']._serialized_start=937
+  _globals['_CRITIQUERESPONSE']._serialized_end=1139
+  _globals['_CRITIQUESERVICE']._serialized_start=1141
+  _globals['_CRITIQUESERVICE']._serialized_end=1235
 # @@protoc_insertion_point(module_scope)

@@ -78,6 +78,7 @@ class CritiqueItem(_message.Message):
     RUBRIC_FIELD_NUMBER: _builtins.int
     SUBTASK_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the caller, repeated in the result, unique in the request."""
     subtask: _builtins.str
@@ -96,6 +97,10 @@ class CritiqueItem(_message.Message):
     def rubric(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Dimensions to score, in this order. Empty means the rubric of the subtask."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.EarlierMessage]:
+        """Messages that came before the prompt, in order. They are shown as a part of it."""
+
     def __init__(
         self,
         *,
@@ -105,10 +110,11 @@ class CritiqueItem(_message.Message):
         rubric: _abc.Iterable[_builtins.str] | None = ...,
         subtask: _builtins.str = ...,
         seed: _builtins.int = ...,
+        history: _abc.Iterable[_content_pb2.EarlierMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "prompt", b"prompt", "response", b"response", "rubric", b"rubric", "seed", b"seed", "subtask", b"subtask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "id", b"id", "prompt", b"prompt", "response", b"response", "rubric", b"rubric", "seed", b"seed", "subtask", b"subtask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -248,7 +248,7 @@ class GenerationInfo(_message.Message):
     seed: _builtins.int
     """Seed of this record's own random stream."""
     template: _builtins.str
-    """`name@version:hash` of the prompt template."""
+    """`name@version:hash` of the prompt template; where it writes out earlier messages, `+` and that of how."""
     prompt_tokens: _builtins.int
     """Tokens read."""
     completion_tokens: _builtins.int

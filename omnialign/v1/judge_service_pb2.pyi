@@ -171,6 +171,7 @@ class CompareItem(_message.Message):
     CANDIDATE_FIELD_NUMBER: _builtins.int
     SUBTASK_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the caller, repeated in the result, unique in the request."""
     subtask: _builtins.str
@@ -189,6 +190,10 @@ class CompareItem(_message.Message):
     def candidate(self) -> _content_pb2.Content:
         """The response under test: y*."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.EarlierMessage]:
+        """Messages that came before the prompt, in order. They are shown as a part of it."""
+
     def __init__(
         self,
         *,
@@ -198,10 +203,11 @@ class CompareItem(_message.Message):
         candidate: _content_pb2.Content | None = ...,
         subtask: _builtins.str = ...,
         seed: _builtins.int = ...,
+        history: _abc.Iterable[_content_pb2.EarlierMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "candidate", b"candidate", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "candidate", b"candidate", "id", b"id", "prompt", b"prompt", "seed", b"seed", "subtask", b"subtask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["baseline", b"baseline", "candidate", b"candidate", "history", b"history", "id", b"id", "prompt", b"prompt", "seed", b"seed", "subtask", b"subtask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -292,6 +298,7 @@ class RewardItem(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the caller, repeated in the result, unique in the request."""
     @_builtins.property
@@ -302,16 +309,21 @@ class RewardItem(_message.Message):
     def response(self) -> _content_pb2.Content:
         """The response y."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.EarlierMessage]:
+        """Messages that came before the prompt, in order."""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         prompt: _content_pb2.Content | None = ...,
         response: _content_pb2.Content | None = ...,
+        history: _abc.Iterable[_content_pb2.EarlierMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "prompt", b"prompt", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "id", b"id", "prompt", b"prompt", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -449,6 +461,7 @@ class UnderstandingItem(_message.Message):
     REFERENCES_FIELD_NUMBER: _builtins.int
     CATEGORY_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the caller, repeated in the result, unique in the request."""
     category: _builtins.str
@@ -470,6 +483,10 @@ class UnderstandingItem(_message.Message):
     def references(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.ReferenceAnswer]:
         """Answers that people gave, with the terms that an answer must take from each modality."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.EarlierMessage]:
+        """Messages that came before the prompt, in order. They are shown as a part of it."""
+
     def __init__(
         self,
         *,
@@ -479,10 +496,11 @@ class UnderstandingItem(_message.Message):
         references: _abc.Iterable[_record_pb2.ReferenceAnswer] | None = ...,
         category: _builtins.str = ...,
         seed: _builtins.int = ...,
+        history: _abc.Iterable[_content_pb2.EarlierMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "id", b"id", "prompt", b"prompt", "references", b"references", "response", b"response", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "history", b"history", "id", b"id", "prompt", b"prompt", "references", b"references", "response", b"response", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -597,6 +615,7 @@ class GenerationItem(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     MODALITY_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the caller, repeated in the result, unique in the request."""
     modality: _content_pb2.Modality.ValueType
@@ -614,6 +633,10 @@ class GenerationItem(_message.Message):
     def response(self) -> _content_pb2.Content:
         """The response y. A response without the modality to rate fails the item (`RESPONSE_MODALITY_MISSING`)."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.EarlierMessage]:
+        """Messages that came before the prompt, in order. They are shown as a part of it."""
+
     def __init__(
         self,
         *,
@@ -622,10 +645,11 @@ class GenerationItem(_message.Message):
         response: _content_pb2.Content | None = ...,
         modality: _content_pb2.Modality.ValueType = ...,
         seed: _builtins.int = ...,
+        history: _abc.Iterable[_content_pb2.EarlierMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "modality", b"modality", "prompt", b"prompt", "response", b"response", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "id", b"id", "modality", b"modality", "prompt", b"prompt", "response", b"response", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -734,6 +758,7 @@ class QuestionItem(_message.Message):
     QUESTION_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the caller, repeated in the result, unique in the request."""
     question: _builtins.str
@@ -748,6 +773,10 @@ class QuestionItem(_message.Message):
     def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The choices in order, without their letters: the first is A."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.EarlierMessage]:
+        """Messages that came before what the question is about, in order."""
+
     def __init__(
         self,
         *,
@@ -756,10 +785,11 @@ class QuestionItem(_message.Message):
         question: _builtins.str = ...,
         choices: _abc.Iterable[_builtins.str] | None = ...,
         seed: _builtins.int = ...,
+        history: _abc.Iterable[_content_pb2.EarlierMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["shown", b"shown"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "id", b"id", "question", b"question", "seed", b"seed", "shown", b"shown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "history", b"history", "id", b"id", "question", b"question", "seed", b"seed", "shown", b"shown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

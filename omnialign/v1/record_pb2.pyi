@@ -93,6 +93,7 @@ class Record(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     QUARANTINE_FIELD_NUMBER: _builtins.int
     BENCHMARK_ITEM_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique within a dataset."""
     subtask: _builtins.str
@@ -127,6 +128,12 @@ class Record(_message.Message):
     def benchmark_item(self) -> Global___BenchmarkItem:
         """What a benchmark holds an answer to the prompt against, if the record is an item of one."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.EarlierMessage]:
+        """Messages that came before the prompt, in order; those of a system say how the model is to answer. They are a part of
+        what is asked: every stage shows them to its model.
+        """
+
     def __init__(
         self,
         *,
@@ -140,10 +147,11 @@ class Record(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         quarantine: Global___Quarantine | None = ...,
         benchmark_item: Global___BenchmarkItem | None = ...,
+        history: _abc.Iterable[_content_pb2.EarlierMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["benchmark_item", b"benchmark_item", "comparison", b"comparison", "preference", b"preference", "prompt", b"prompt", "quarantine", b"quarantine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmark_item", b"benchmark_item", "comparison", b"comparison", "id", b"id", "labels", b"labels", "preference", b"preference", "prompt", b"prompt", "quarantine", b"quarantine", "responses", b"responses", "split", b"split", "subtask", b"subtask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmark_item", b"benchmark_item", "comparison", b"comparison", "history", b"history", "id", b"id", "labels", b"labels", "preference", b"preference", "prompt", b"prompt", "quarantine", b"quarantine", "responses", b"responses", "split", b"split", "subtask", b"subtask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,7 +29,7 @@ from omnialign.v1 import generation_pb2 as omnialign_dot_v1_dot_generation__pb2
 from omnialign.v1 import record_pb2 as omnialign_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%omnialign/v1/refinement_service.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x1aomnialign/v1/content.proto\x1a\x1domnialign/v1/generation.proto\x1a\x19omnialign/v1/record.proto\"\x9d\x03\n\x0fGenerateRequest\x12\x35\n\x05model\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12=\n\x05items\x18\x03 \x03(\x0b\x32\x1a.omnialign.v1.GenerateItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\x12*\n\x0bnum_samples\x18\x05 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18@(\x00R\nnumSamples\x12#\n\rreturn_tokens\x18\x06 \x01(\x08R\x0creturnTokens\x12*\n\x0bjson_schema\x18\x07 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04R\njsonSchema\x12\x1f\n\x0bstream_text\x18\x08 \x01(\x08R\nstreamText\"}\n\x0e\x45\x61rlierMessage\x12\x32\n\x04role\x18\x01 \x01(\x0e\x32\x12.omnialign.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04role\x12\x37\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x07\x63ontent\"\x9a\x02\n\x0cGenerateItem\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12\x35\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x06prompt\x12\x12\n\x04seed\x18\x03 \x01(\x04R\x04seed\x12`\n\x15instructed_modalities\x18\x04 \x03(\x0e\x32\x16.omnialign.v1.ModalityB\x13\xbaH\x10\x92\x01\r\x18\x01\"\t\x82\x01\x06\x10\x01 \x00 \x01R\x14instructedModalities\x12\x41\n\x07history\x18\x05 \x03(\x0b\x32\x1c.omnialign.v1.EarlierMessageB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x07history\"3\n\tTextDelta\x12\x12\n\x04part\x18\x01 \x01(\x05R\x04part\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\"\x8e\x02\n\x10GenerateResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.ResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rror\x12/\n\x05\x64\x65lta\x18\x06 \x01(\x0b\x32\x17.omnialign.v1.TextDeltaH\x00R\x05\x64\x65lta\x12\x16\n\x06sample\x18\x04 \x01(\x05R\x06sample\x12\x35\n\x06tokens\x18\x05 \x01(\x0b\x32\x1d.omnialign.v1.GeneratedTokensR\x06tokensB\x08\n\x06result\"\xfb\x01\n\rRefineRequest\x12\x35\n\x05model\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12;\n\x05items\x18\x03 \x03(\x0b\x32\x18.omnialign.v1.RefineItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\"\xea\x01\n\nRefineItem\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12\x35\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x06prompt\x12\x39\n\x08response\x18\x03 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x08response\x12:\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x04 \x01(\x0b\x32\x16.omnialign.v1.FeedbackB\x06\xbaH\x03\xc8\x01\x01R\x08\x66\x65\x65\x64\x62\x61\x63k\x12\x12\n\x04seed\x18\x05 \x01(\x04R\x04seed\"\x8c\x01\n\x0eRefineResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.ResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x32\xa7\x01\n\x11RefinementService\x12K\n\x08Generate\x12\x1d.omnialign.v1.GenerateRequest\x1a\x1e.omnialign.v1.GenerateResponse0\x01\x12\x45\n\x06Refine\x12\x1b.omnialign.v1.RefineRequest\x1a\x1c.omnialign.v1.RefineResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%omnialign/v1/refinement_service.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x1aomnialign/v1/content.proto\x1a\x1domnialign/v1/generation.proto\x1a\x19omnialign/v1/record.proto\"\x9d\x03\n\x0fGenerateRequest\x12\x35\n\x05model\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12=\n\x05items\x18\x03 \x03(\x0b\x32\x1a.omnialign.v1.GenerateItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\x12*\n\x0bnum_samples\x18\x05 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18@(\x00R\nnumSamples\x12#\n\rreturn_tokens\x18\x06 \x01(\x08R\x0creturnTokens\x12*\n\x0bjson_schema\x18\x07 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04R\njsonSchema\x12\x1f\n\x0bstream_text\x18\x08 \x01(\x08R\nstreamText\"\x9a\x02\n\x0cGenerateItem\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12\x35\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x06prompt\x12\x12\n\x04seed\x18\x03 \x01(\x04R\x04seed\x12`\n\x15instructed_modalities\x18\x04 \x03(\x0e\x32\x16.omnialign.v1.ModalityB\x13\xbaH\x10\x92\x01\r\x18\x01\"\t\x82\x01\x06\x10\x01 \x00 \x01R\x14instructedModalities\x12\x41\n\x07history\x18\x05 \x03(\x0b\x32\x1c.omnialign.v1.EarlierMessageB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x07history\"3\n\tTextDelta\x12\x12\n\x04part\x18\x01 \x01(\x05R\x04part\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\"\x8e\x02\n\x10GenerateResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.ResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rror\x12/\n\x05\x64\x65lta\x18\x06 \x01(\x0b\x32\x17.omnialign.v1.TextDeltaH\x00R\x05\x64\x65lta\x12\x16\n\x06sample\x18\x04 \x01(\x05R\x06sample\x12\x35\n\x06tokens\x18\x05 \x01(\x0b\x32\x1d.omnialign.v1.GeneratedTokensR\x06tokensB\x08\n\x06result\"\xfb\x01\n\rRefineRequest\x12\x35\n\x05model\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x08\x32\x13^[^\\x00-\\x1f\\x7f]*$R\x05model\x12\x38\n\x08sampling\x18\x02 \x01(\x0b\x32\x1c.omnialign.v1.SamplingParamsR\x08sampling\x12;\n\x05items\x18\x03 \x03(\x0b\x32\x18.omnialign.v1.RefineItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x04R\x05items\x12<\n\x0cmedia_policy\x18\x04 \x01(\x0b\x32\x19.omnialign.v1.MediaPolicyR\x0bmediaPolicy\"\xad\x02\n\nRefineItem\x12\x1a\n\x02id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x02id\x12\x35\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x06prompt\x12\x39\n\x08response\x18\x03 \x01(\x0b\x32\x15.omnialign.v1.ContentB\x06\xbaH\x03\xc8\x01\x01R\x08response\x12:\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x04 \x01(\x0b\x32\x16.omnialign.v1.FeedbackB\x06\xbaH\x03\xc8\x01\x01R\x08\x66\x65\x65\x64\x62\x61\x63k\x12\x12\n\x04seed\x18\x05 \x01(\x04R\x04seed\x12\x41\n\x07history\x18\x06 \x03(\x0b\x32\x1c.omnialign.v1.EarlierMessageB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\x07history\"\x8c\x01\n\x0eRefineResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\x16.omnialign.v1.ResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result2\xa7\x01\n\x11RefinementService\x12K\n\x08Generate\x12\x1d.omnialign.v1.GenerateRequest\x1a\x1e.omnialign.v1.GenerateResponse0\x01\x12\x45\n\x06Refine\x12\x1b.omnialign.v1.RefineRequest\x1a\x1c.omnialign.v1.RefineResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,10 +44,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST'].fields_by_name['num_samples']._serialized_options = b'\272H\006\032\004\030@(\000'
   _globals['_GENERATEREQUEST'].fields_by_name['json_schema']._loaded_options = None
   _globals['_GENERATEREQUEST'].fields_by_name['json_schema']._serialized_options = b'\272H\006r\004\030\200\200\004'
-  _globals['_EARLIERMESSAGE'].fields_by_name['role']._loaded_options = None
-  _globals['_EARLIERMESSAGE'].fields_by_name['role']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
-  _globals['_EARLIERMESSAGE'].fields_by_name['content']._loaded_options = None
-  _globals['_EARLIERMESSAGE'].fields_by_name['content']._serialized_options = b'\272H\003\310\001\001'
   _globals['_GENERATEITEM'].fields_by_name['id']._loaded_options = None
   _globals['_GENERATEITEM'].fields_by_name['id']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
   _globals['_GENERATEITEM'].fields_by_name['prompt']._loaded_options = None
@@ -68,24 +64,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFINEITEM'].fields_by_name['response']._serialized_options = b'\272H\003\310\001\001'
   _globals['_REFINEITEM'].fields_by_name['feedback']._loaded_options = None
   _globals['_REFINEITEM'].fields_by_name['feedback']._serialized_options = b'\272H\003\310\001\001'
-  _globals['_ROLE']._serialized_start=1983
-  _globals['_ROLE']._serialized_end=2063
+  _globals['_REFINEITEM'].fields_by_name['history']._loaded_options = None
+  _globals['_REFINEITEM'].fields_by_name['history']._serialized_options = b'\272H\006\222\001\003\020\200\002'
   _globals['_GENERATEREQUEST']._serialized_start=196
   _globals['_GENERATEREQUEST']._serialized_end=609
-  _globals['_EARLIERMESSAGE']._serialized_start=611
-  _globals['_EARLIERMESSAGE']._serialized_end=736
-  _globals['_GENERATEITEM']._serialized_start=739
-  _globals['_GENERATEITEM']._serialized_end=1021
-  _globals['_TEXTDELTA']._serialized_start=1023
-  _globals['_TEXTDELTA']._serialized_end=1074
-  _globals['_GENERATERESPONSE']._serialized_start=1077
-  _globals['_GENERATERESPONSE']._serialized_end=1347
-  _globals['_REFINEREQUEST']._serialized_start=1350
-  _globals['_REFINEREQUEST']._serialized_end=1601
-  _globals['_REFINEITEM']._serialized_start=1604
-  _globals['_REFINEITEM']._serialized_end=1838
-  _globals['_REFINERESPONSE']._serialized_start=1841
-  _globals['_REFINERESPONSE']._serialized_end=1981
-  _globals['_REFINEMENTSERVICE']._serialized_start=2066
-  _globals['_REFINEMENTSERVICE']._serialized_end=2233
+  _globals['_GENERATEITEM']._serialized_start=612
+  _globals['_GENERATEITEM']._serialized_end=894
+  _globals['_TEXTDELTA']._serialized_start=896
+  _globals['_TEXTDELTA']._serialized_end=947
+  _globals['_GENERATERESPONSE']._serialized_start=950
+  _globals['_GENERATERESPONSE']._serialized_end=1220
+  _globals['_REFINEREQUEST']._serialized_start=1223
+  _globals['_REFINEREQUEST']._serialized_end=1474
+  _globals['_REFINEITEM']._serialized_start=1477
+  _globals['_REFINEITEM']._serialized_end=1778
+  _globals['_REFINERESPONSE']._serialized_start=1781
+  _globals['_REFINERESPONSE']._serialized_end=1921
+  _globals['_REFINEMENTSERVICE']._serialized_start=1924
+  _globals['_REFINEMENTSERVICE']._serialized_end=2091
 # @@protoc_insertion_point(module_scope)

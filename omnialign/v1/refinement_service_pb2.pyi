@@ -7,7 +7,6 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from omnialign.v1 import content_pb2 as _content_pb2
 from omnialign.v1 import generation_pb2 as _generation_pb2
@@ -22,34 +21,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _Role:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    ROLE_UNSPECIFIED: _Role.ValueType  # 0
-    """Not set; never valid."""
-    ROLE_SYSTEM: _Role.ValueType  # 1
-    """Nobody in the conversation: how the model is to answer."""
-    ROLE_USER: _Role.ValueType  # 2
-    """A person."""
-    ROLE_ASSISTANT: _Role.ValueType  # 3
-    """The model."""
-
-class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """Who wrote a message of a conversation."""
-
-ROLE_UNSPECIFIED: Role.ValueType  # 0
-"""Not set; never valid."""
-ROLE_SYSTEM: Role.ValueType  # 1
-"""Nobody in the conversation: how the model is to answer."""
-ROLE_USER: Role.ValueType  # 2
-"""A person."""
-ROLE_ASSISTANT: Role.ValueType  # 3
-"""The model."""
-Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
@@ -117,34 +88,6 @@ class GenerateRequest(_message.Message):
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
-class EarlierMessage(_message.Message):
-    """A message that came earlier in a conversation."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ROLE_FIELD_NUMBER: _builtins.int
-    CONTENT_FIELD_NUMBER: _builtins.int
-    role: Global___Role.ValueType
-    """Who wrote it."""
-    @_builtins.property
-    def content(self) -> _content_pb2.Content:
-        """What it says."""
-
-    def __init__(
-        self,
-        *,
-        role: Global___Role.ValueType = ...,
-        content: _content_pb2.Content | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___EarlierMessage: _TypeAlias = EarlierMessage  # noqa: Y015
-
-@_typing.final
 class GenerateItem(_message.Message):
     """One prompt to answer."""
 
@@ -170,9 +113,9 @@ class GenerateItem(_message.Message):
         """
 
     @_builtins.property
-    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___EarlierMessage]:
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.EarlierMessage]:
         """Messages that came before the prompt, in order. A model whose form has no place for the message of a system refuses
-        it (`ROLE_UNSUPPORTED`, `CHAT_TEMPLATE_REFUSED`).
+        it (`ROLE_UNSUPPORTED`, `CHAT_TEMPLATE_REFUSED`), and so does one whose chat template leaves a message out.
         """
 
     def __init__(
@@ -182,7 +125,7 @@ class GenerateItem(_message.Message):
         prompt: _content_pb2.Content | None = ...,
         seed: _builtins.int = ...,
         instructed_modalities: _abc.Iterable[_content_pb2.Modality.ValueType] | None = ...,
-        history: _abc.Iterable[Global___EarlierMessage] | None = ...,
+        history: _abc.Iterable[_content_pb2.EarlierMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -323,6 +266,7 @@ class RefineItem(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     FEEDBACK_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the caller, repeated in the result, unique in the request."""
     seed: _builtins.int
@@ -339,6 +283,10 @@ class RefineItem(_message.Message):
     def feedback(self) -> _record_pb2.Feedback:
         """The language feedback c."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.EarlierMessage]:
+        """Messages that came before the prompt, in order; see GenerateItem."""
+
     def __init__(
         self,
         *,
@@ -347,10 +295,11 @@ class RefineItem(_message.Message):
         response: _content_pb2.Content | None = ...,
         feedback: _record_pb2.Feedback | None = ...,
         seed: _builtins.int = ...,
+        history: _abc.Iterable[_content_pb2.EarlierMessage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback", "prompt", b"prompt", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback", "id", b"id", "prompt", b"prompt", "response", b"response", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback", "history", b"history", "id", b"id", "prompt", b"prompt", "response", b"response", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from omnialign.content import media_of
+from omnialign.content import asked_of, contents_of, media_of
 from omnialign.errors import FailedPrecondition
 from omnialign.modeling.inputs import MediaPolicy
 from omnialign.v1 import alignment_service_pb2, record_pb2
@@ -73,7 +73,7 @@ async def _annotated(plan: Spec, clients: ServiceClients, findings: Findings, me
         feedback, preference = has_feedback(record), has_preference(record)
         if not feedback and not preference:
             findings.dropped["NO_ANNOTATION"] += 1
-        elif reason := await media.problem(media_of([record.prompt, *(r.content for r in record.responses)])):
+        elif reason := await media.problem(media_of(contents_of(record))):
             findings.dropped[reason] += 1
         else:
             findings.feedback += feedback
@@ -95,9 +95,9 @@ async def _prompts(
 
     async def look(record: Record) -> str:
         """The reason why a prompt cannot be used; empty if it can."""
-        reason = await media.problem(media_of([record.prompt]))
+        reason = await media.problem(media_of(asked_of(record)))
         if not reason and counter is not None:
-            reason, length = await counter.measure(record.prompt, media)
+            reason, length = await counter.measure(record, media)
             findings.longest = max(findings.longest, length)
         return reason
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from omnialign.client import AsyncClient
-from omnialign.content import media_of
+from omnialign.content import asked_of, media_of
 from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.modeling.adapters import Adapter, load_adapter
-from omnialign.modeling.inputs import MediaPolicy, pieces
+from omnialign.modeling.inputs import MediaPolicy, pieces, turns
 from omnialign.modeling.prompts import render_response
-from omnialign.v1 import content_pb2
+from omnialign.v1 import record_pb2
 from services.pipeline.media_check import MediaCheck
 from services.sandbox.models import TOO_COSTLY, first_look
 
@@ -29,18 +29,19 @@ class TokenCounter:
         self._adapter = adapter
         self.context_tokens = context_tokens
 
-    async def measure(self, prompt: content_pb2.Content, media: MediaCheck) -> tuple[str, int]:
+    async def measure(self, record: record_pb2.Record, media: MediaCheck) -> tuple[str, int]:
         """(reason code or empty, tokens). A prompt that leaves no room for an answer is `PROMPT_TOO_LONG`."""
-        data = {medium.sha256: await media.fetch(medium) for medium in media_of([prompt])}
+        data = {medium.sha256: await media.fetch(medium) for medium in media_of(asked_of(record))}
         try:
-            length = await asyncio.to_thread(self._count, prompt, data, media.policy)
+            length = await asyncio.to_thread(self._count, record, data, media.policy)
         except OmnialignError as error:
             return error.reason, 0
         too_long = 0 < self.context_tokens <= length
         return ("PROMPT_TOO_LONG" if too_long else ""), length
 
-    def _count(self, prompt: content_pb2.Content, data: dict[str, bytes], policy: MediaPolicy) -> int:
-        return len(self._adapter.encode(render_response(pieces(prompt, data)).turns, policy).ids)
+    def _count(self, record: record_pb2.Record, data: dict[str, bytes], policy: MediaPolicy) -> int:
+        rendered = render_response(pieces(record.prompt, data), turns(record.history, data))
+        return len(self._adapter.encode(rendered.turns, policy).ids)
 
 
 async def open_token_counter(model: str, data: AsyncClient) -> tuple[TokenCounter | None, str]:

@@ -14,6 +14,7 @@ from services.pipeline.model_calls import (
     add_response,
     comparison_call,
     comparison_tokens,
+    generate_item,
     generate_request,
     is_unchanged,
     seeds_of,
@@ -68,8 +69,7 @@ def sampling_call(
     """y ~ pi(x), by the policy of the round. What people annotated stays behind: the loop may know the prompt alone."""
 
     def build(context: JobContext, record: Record) -> refinement_service_pb2.GenerateItem:
-        seed = seeds_of(stage)(context, record)
-        return refinement_service_pb2.GenerateItem(id=record.id, prompt=record.prompt, seed=seed)
+        return generate_item(record, seed=seeds_of(stage)(context, record))
 
     return ItemCall(
         service="refinement",
@@ -94,6 +94,7 @@ def critique_call(
     def build(context: JobContext, record: Record) -> critique_service_pb2.CritiqueItem:
         return critique_service_pb2.CritiqueItem(
             id=record.id,
+            history=record.history,
             prompt=record.prompt,
             response=record.responses[0].content,
             subtask=record.subtask,
@@ -140,6 +141,7 @@ def refining_call(
     def build(context: JobContext, record: Record) -> refinement_service_pb2.RefineItem:
         return refinement_service_pb2.RefineItem(
             id=record.id,
+            history=record.history,
             prompt=record.prompt,
             response=record.responses[0].content,
             feedback=record.responses[0].feedback,

@@ -84,7 +84,7 @@ class BlindPairs:
 
 def blind(record: Record) -> Record:
     """A pair as annotators see it: without what people, models and judges said of it, and who wrote what."""
-    shown = Record(id=record.id, subtask=record.subtask, prompt=record.prompt)
+    shown = Record(id=record.id, subtask=record.subtask, history=record.history, prompt=record.prompt)
     shown.responses.extend(Response(content=response.content) for response in record.responses[:2])
     return shown
 

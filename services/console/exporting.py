@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from omnialign import exporting, names
 from omnialign.client import AsyncClient
-from omnialign.content import media_of
+from omnialign.content import contents_of, media_of
 from omnialign.errors import InvalidArgument, ResourceExhausted
 from omnialign.v1.record_pb2 import Record
 from services.console.context import Context, name_in
@@ -68,7 +68,7 @@ async def bounded(stream: AsyncIterable[Record], version: str, *, most: int) -> 
     seen, size_bytes = set[str](), 0
     async for record in stream:
         size_bytes += record.ByteSize()
-        for medium in media_of([record.prompt, *(response.content for response in record.responses)]):
+        for medium in media_of(contents_of(record)):
             size_bytes += 0 if medium.sha256 in seen else medium.size_bytes
             seen.add(medium.sha256)
         if size_bytes > most:

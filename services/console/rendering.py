@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from omnialign import names
+from omnialign.content import ROLES
 from services.console.assets import Asset
 from services.console.config import ConsoleConfig
 from services.console.job_kinds import QUESTIONS
@@ -40,6 +41,7 @@ class Pages:
         self._templates.globals.update(
             assets={name.replace(".", "_"): asset.path for name, asset in assets.items()},
             sections=SECTIONS,
+            roles=ROLES,
             questions=QUESTIONS,
             shown_types=SHOWN,
         )

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from omnialign.v1.content_pb2 import MODALITY_TEXT, Content
+from omnialign.content import contents_of
+from omnialign.v1.content_pb2 import MODALITY_TEXT
 from omnialign.v1.data_service_pb2 import RecordFilter
 from omnialign.v1.record_pb2 import DimensionScore, Record
 
@@ -22,23 +23,18 @@ def matcher(wanted: RecordFilter) -> Callable[[Record], bool] | None:
 
 
 def _modalities(record: Record) -> Iterator[int]:
-    for message in _messages(record):
+    for message in contents_of(record):
         for part in message.parts:
             yield MODALITY_TEXT if part.WhichOneof("part") == "text" else part.media.modality
 
 
 def _texts(record: Record) -> Iterator[str]:
-    for message in _messages(record):
+    for message in contents_of(record):
         yield from (part.text for part in message.parts if part.WhichOneof("part") == "text")
     for response in record.responses:
         yield from (response.feedback.critique, response.feedback.refinement)
     yield from (score.rationale for score in _scores(record))
     yield record.preference.reason
-
-
-def _messages(record: Record) -> Iterator[Content]:
-    yield record.prompt
-    yield from (response.content for response in record.responses)
 
 
 def _scores(record: Record) -> Iterator[DimensionScore]:

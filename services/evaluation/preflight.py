@@ -1,7 +1,7 @@
 """The pre-flight: what the evaluation will find, drop and ask, before any accelerator is taken."""
 
 from omnialign.combinations import combination
-from omnialign.content import media_of
+from omnialign.content import asked_of, contents_of, media_of
 from omnialign.errors import FailedPrecondition
 from omnialign.modeling.inputs import MediaPolicy
 from omnialign.v1 import evaluation_service_pb2
@@ -67,9 +67,8 @@ async def inspect(
 async def _broken(records: Records, kind: type[Benchmark], media: MediaCheck) -> Dropped:
     """The items with a medium that cannot be used: of the prompt, and of the answers if those are judged."""
     broken: Dropped = {}
-    judged = [[] if kind.tests_models else [response.content for response in record.responses] for record in records]
-    messages = ([record.prompt, *answers] for record, answers in zip(records, judged, strict=True))
-    problems = await media.problems(map(media_of, messages))
+    seen = asked_of if kind.tests_models else contents_of
+    problems = await media.problems(media_of(seen(record)) for record in records)
     for record, reason in zip(records, problems, strict=True):
         if reason:
             broken.setdefault(reason, []).append(record.id)

@@ -173,9 +173,12 @@ class Stages:
 
 def _restore_prompts(answers: Records, items: Records) -> None:
     """Gives answers to shortened prompts the whole ones again: that is what they are judged by."""
-    prompts = {item.id: item.prompt for item in items}
+    asked = {item.id: item for item in items}
     for answer in answers:
-        answer.prompt.CopyFrom(prompts[item_of(answer)])
+        item = asked[item_of(answer)]
+        answer.prompt.CopyFrom(item.prompt)
+        del answer.history[:]
+        answer.history.extend(item.history)
 
 
 def _templates(records: Iterable[Record]) -> list[str]:

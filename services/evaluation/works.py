@@ -6,7 +6,7 @@ a chunk have the same of these, items apart, so that one call serves the whole c
 
 from collections.abc import Iterable, Iterator
 
-from omnialign.content import NAMES, media_of
+from omnialign.content import NAMES, asked_of, media_of
 from omnialign.errors import FailedPrecondition
 from omnialign.v1 import content_pb2
 from services.evaluation.job import Part, Spec
@@ -36,16 +36,17 @@ def works_of(plan: Spec, part: Part, items: Iterable[Record]) -> Iterator[Record
 
 
 def has_modality(item: Record, modality: str) -> bool:
-    """Whether the prompt of an item has media of a modality."""
-    return any(NAMES[medium.modality] == modality for medium in media_of([item.prompt]))
+    """Whether what an item asks has media of a modality."""
+    return any(NAMES[medium.modality] == modality for medium in media_of(asked_of(item)))
 
 
 def without(work: Record, modality: str) -> Record:
-    """The work with the media of a modality removed from its prompt."""
+    """The work with the media of a modality removed from its prompt and from what came before it."""
     work.id = _id(f"{work.id}-without-{modality}", work)
     work.labels[ABLATED] = modality
-    kept = [p for p in work.prompt.parts if p.WhichOneof("part") == "text" or NAMES[p.media.modality] != modality]
-    work.prompt.CopyFrom(content_pb2.Content(parts=kept))
+    for message in asked_of(work):
+        kept = [p for p in message.parts if p.WhichOneof("part") == "text" or NAMES[p.media.modality] != modality]
+        message.CopyFrom(content_pb2.Content(parts=kept))
     return work
 
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from omnialign.content import asked_of
 from omnialign.modeling.adapters import AnswerMalformed
 from omnialign.modeling.answers import AnswerUnparsable
-from omnialign.modeling.inputs import Pieces, pieces
+from omnialign.modeling.inputs import Pieces, Turn, pieces, turns
 from omnialign.modeling.prompts import Form, Question, Rendered
 from omnialign.rubrics import rubric
 from omnialign.v1 import content_pb2, critique_service_pb2, generation_pb2, record_pb2
@@ -90,7 +91,9 @@ class QuestionTask(Task[ItemT, ResultT], Generic[ItemT, ResultT, T]):
 class RenderFeedbackPrompt(Protocol):
     """Renders the prompt that asks for feedback on a response."""
 
-    def __call__(self, prompt: Pieces, response: Pieces, rubric: Sequence[str], *, template: str) -> Rendered:
+    def __call__(
+        self, prompt: Pieces, response: Pieces, rubric: Sequence[str], history: Sequence[Turn], *, template: str
+    ) -> Rendered:
         """The rendered prompt."""
         ...
 
@@ -113,8 +116,8 @@ class FeedbackTask(QuestionTask[Item, ResultT, record_pb2.Feedback]):
         self._form, self._ask, self._render = form, ask, render
 
     def contents(self, item: Item) -> Iterable[content_pb2.Content]:
-        """The prompt and the response."""
-        return (item.prompt, item.response)
+        """The prompt with what came before it, and the response."""
+        return (*asked_of(item), item.response)
 
     def question(self, item: Item) -> Question[record_pb2.Feedback]:
         """Asks for feedback on the dimensions of the item. Raises InvalidArgument SUBTASK_UNKNOWN."""
@@ -123,7 +126,7 @@ class FeedbackTask(QuestionTask[Item, ResultT, record_pb2.Feedback]):
     def render(self, item: Item, media: Mapping[str, bytes], template: str) -> Rendered:
         """The prompt on the dimensions of the item."""
         prompt, response = pieces(item.prompt, media), pieces(item.response, media)
-        return self._render(prompt, response, rubric_of(item), template=template)
+        return self._render(prompt, response, rubric_of(item), turns(item.history, media), template=template)
 
     def answered(self, item: Item, value: record_pb2.Feedback, info: generation_pb2.GenerationInfo) -> ResultT:
         """The feedback."""

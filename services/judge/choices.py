@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 
-from omnialign.modeling.inputs import pieces
+from omnialign.modeling.inputs import pieces, turns
 from omnialign.modeling.prompts import Question, Rendered, ask_choice, render_choice
 from omnialign.v1 import content_pb2, generation_pb2
 from omnialign.v1 import judge_service_pb2 as pb
@@ -25,8 +25,8 @@ class ChoiceTask(QuestionTask[pb.QuestionItem, pb.AnswerQuestionsResponse, int])
     """Asks one question."""
 
     def contents(self, item: pb.QuestionItem) -> Iterable[content_pb2.Content]:
-        """What the question is about."""
-        return (item.shown,)
+        """What the question is about, and what came before it."""
+        return (*(message.content for message in item.history), item.shown)
 
     def question(self, item: pb.QuestionItem) -> Question[int]:
         """Asks for one of the choices of the item."""
@@ -34,7 +34,8 @@ class ChoiceTask(QuestionTask[pb.QuestionItem, pb.AnswerQuestionsResponse, int])
 
     def render(self, item: pb.QuestionItem, media: Mapping[str, bytes], template: str) -> Rendered:
         """Shows what the question is about, the question and the choices."""
-        return render_choice(pieces(item.shown, media), item.question, item.choices, template=template)
+        shown, history = pieces(item.shown, media), turns(item.history, media)
+        return render_choice(shown, item.question, item.choices, history, template=template)
 
     def answered(
         self, item: pb.QuestionItem, value: int, info: generation_pb2.GenerationInfo

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from omnialign.content import asked_of
 from omnialign.modeling.answers import Judgement
-from omnialign.modeling.inputs import pieces
+from omnialign.modeling.inputs import pieces, turns
 from omnialign.modeling.prompts import Form, Rendered, ask_judgement, render_comparison
 from omnialign.v1 import content_pb2, record_pb2
 from omnialign.v1 import judge_service_pb2 as pb
@@ -23,8 +24,8 @@ class CompareTask(Task[pb.CompareItem, pb.CompareResponsesResponse]):
         self._question = ask_judgement(form)
 
     def contents(self, item: pb.CompareItem) -> Iterable[content_pb2.Content]:
-        """The prompt and both responses."""
-        return (item.prompt, item.baseline, item.candidate)
+        """The prompt with what came before it, and both responses."""
+        return (*asked_of(item), item.baseline, item.candidate)
 
     def prompts(self, item: pb.CompareItem, media: Mapping[str, bytes]) -> Sequence[Prompt]:
         """Asks in both orders, each with its own random stream; identical responses need no asking."""
@@ -48,9 +49,10 @@ class CompareTask(Task[pb.CompareItem, pb.CompareResponsesResponse]):
 def in_both_orders(item: pb.CompareItem, media: Mapping[str, bytes], *, template: str) -> tuple[Rendered, Rendered]:
     """The question with the baseline shown first, and with the candidate shown first."""
     prompt, baseline, candidate = (pieces(content, media) for content in (item.prompt, item.baseline, item.candidate))
+    history = turns(item.history, media)
     return (
-        render_comparison(prompt, baseline, candidate, template=template),
-        render_comparison(prompt, candidate, baseline, template=template),
+        render_comparison(prompt, baseline, candidate, history, template=template),
+        render_comparison(prompt, candidate, baseline, history, template=template),
     )
 
 

@@ -7,6 +7,7 @@ away what the judge is sure of. Here the same answer is read twice, ending with 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from omnialign.content import asked_of
 from omnialign.modeling.answers import Judgement
 from omnialign.modeling.inputs import Pieces
 from omnialign.modeling.prompts import Form, ask_judgement, write_judgement
@@ -26,8 +27,8 @@ class MarginTask(Task[pb.CompareItem, pb.CompareResponsesResponse]):
         self._form, self._judged = form, judged
 
     def contents(self, item: pb.CompareItem) -> Iterable[content_pb2.Content]:
-        """The prompt and both responses."""
-        return (item.prompt, item.baseline, item.candidate)
+        """The prompt with what came before it, and both responses."""
+        return (*asked_of(item), item.baseline, item.candidate)
 
     def prompts(self, item: pb.CompareItem, media: Mapping[str, bytes]) -> Sequence[Prompt]:
         """The question in both orders, each with the two answers that its reason may end as."""

@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 
-from omnialign.content import NAMES, media_of, text_of
+from omnialign.content import NAMES, asked_of, media_of, text_of
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.answers import Rating
-from omnialign.modeling.inputs import pieces
+from omnialign.modeling.inputs import pieces, turns
 from omnialign.modeling.prompts import (
     Form,
     Question,
@@ -45,8 +45,8 @@ class RatingTask(QuestionTask[ItemT, ResultT, Rating]):
     """Asks for a rating of one response."""
 
     def contents(self, item: ItemT) -> Iterable[content_pb2.Content]:
-        """The prompt and the response."""
-        return (item.prompt, item.response)
+        """The prompt with what came before it, and the response."""
+        return (*asked_of(item), item.response)
 
     def answered(self, item: ItemT, value: Rating, info: generation_pb2.GenerationInfo) -> ResultT:
         """The rating."""
@@ -68,7 +68,8 @@ class UnderstandingTask(RatingTask[pb.UnderstandingItem, pb.ScoreUnderstandingRe
     def render(self, item: pb.UnderstandingItem, media: Mapping[str, bytes], template: str) -> Rendered:
         """Shows the question, the references and the response."""
         prompt, response = pieces(item.prompt, media), pieces(item.response, media)
-        return render_understanding(prompt, response, item.references, item.category, template=template)
+        history = turns(item.history, media)
+        return render_understanding(prompt, response, item.references, item.category, history, template=template)
 
 
 class GenerationTask(RatingTask[pb.GenerationItem, pb.ScoreGenerationResponse]):
@@ -86,7 +87,7 @@ class GenerationTask(RatingTask[pb.GenerationItem, pb.ScoreGenerationResponse]):
         """Shows the instruction and the response. Raises InvalidArgument RESPONSE_MODALITY_MISSING."""
         require_modality(item.response, item.modality)
         prompt, response = pieces(item.prompt, media), pieces(item.response, media)
-        return render_generation(prompt, response, item.modality, template=template)
+        return render_generation(prompt, response, item.modality, turns(item.history, media), template=template)
 
 
 def require_modality(response: content_pb2.Content, modality: int) -> None:

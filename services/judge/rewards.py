@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
-from omnialign.modeling.inputs import pieces
+from omnialign.content import asked_of
+from omnialign.modeling.inputs import pieces, turns
 from omnialign.modeling.prompts import render_response
 from omnialign.v1 import content_pb2, generation_pb2
 from omnialign.v1 import judge_service_pb2 as pb
@@ -27,12 +28,13 @@ class RewardTask(Task[pb.RewardItem, pb.ComputeRewardsResponse]):
     """Asks for the reward of one response."""
 
     def contents(self, item: pb.RewardItem) -> Iterable[content_pb2.Content]:
-        """The prompt and the response."""
-        return (item.prompt, item.response)
+        """The prompt with what came before it, and the response."""
+        return (*asked_of(item), item.response)
 
     def prompts(self, item: pb.RewardItem, media: Mapping[str, bytes]) -> Sequence[Prompt]:
         """The prompt as the trainer shows it, with the response as its answer."""
-        return [Prompt(render_response(pieces(item.prompt, media)), seed=0, answer=pieces(item.response, media))]
+        rendered = render_response(pieces(item.prompt, media), turns(item.history, media))
+        return [Prompt(rendered, seed=0, answer=pieces(item.response, media))]
 
     async def result(self, item: pb.RewardItem, answers: Sequence[EngineResult]) -> pb.ComputeRewardsResponse:
         """The reward. Raises the answer's error."""

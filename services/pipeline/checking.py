@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from omnialign import checkers
-from omnialign.content import media_of
+from omnialign.content import contents_of, media_of
 from omnialign.errors import NotFound, OmnialignError
 from services.pipeline.kind import JobContext, Outcome, Record, Records
 from services.pipeline.model_calls import is_empty
@@ -42,8 +42,7 @@ class AnswerChecker:
 
     async def _media(self, context: JobContext, records: Records) -> dict[str, bytes]:
         """The bytes of the media of the records by digest; those that are gone are left out."""
-        messages = [m for r in records for m in (r.prompt, *(response.content for response in r.responses))]
-        digests = sorted({media.sha256 for media in media_of(messages)})
+        digests = sorted({media.sha256 for record in records for media in media_of(contents_of(record))})
         slots = asyncio.Semaphore(CONCURRENT_FETCHES)
 
         async def fetch(digest: str) -> bytes | None:
@@ -60,13 +59,10 @@ class AnswerChecker:
 
 
 async def _mark(record: Record, programs: Sequence[checkers.Checker], *, media: Mapping[str, bytes]) -> None:
-    messages = (record.prompt, *(response.content for response in record.responses))
-    for medium in media_of(messages):
+    for medium in media_of(contents_of(record)):
         if medium.sha256 not in media:
             raise NotFound(f"the medium {medium.sha256} is not stored", reason="MEDIA_NOT_FOUND")
     for response in record.responses:
         if not is_empty(response.content):
-            feedback = await checkers.check(
-                programs, prompt=record.prompt, response=response.content, subtask=record.subtask, media=media
-            )
+            feedback = await checkers.check(programs, record=record, response=response.content, media=media)
             response.feedback.CopyFrom(feedback)

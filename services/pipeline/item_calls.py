@@ -52,6 +52,7 @@ def extended(record: Record) -> Record:
 def prompt_only(record: Record) -> Record:
     """A copy of the record without its annotations: all that a model under training may know of it."""
     bare = Record(id=record.id, subtask=record.subtask, split=record.split, labels=dict(record.labels))
+    bare.history.extend(record.history)
     bare.prompt.CopyFrom(record.prompt)
     return bare
 

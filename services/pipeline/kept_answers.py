@@ -146,7 +146,7 @@ def _says(answer: Any) -> bool:
             # While releases change, a service may still be of another one, whose answers the key does not describe.
             found = getattr(answer, result)
             named = [getattr(found, name) for name in GENERATIONS if name in found.DESCRIPTOR.fields_by_name]
-            return all(info.template in ("", *prompts.identities()) for info in named)
+            return all(not info.template or prompts.is_current(info.template) for info in named)
 
 
 def _bytes(answer: Any) -> bytes:

@@ -30,6 +30,11 @@ def seeds_of(stage: str) -> Seed:
 # ---- answers: y ~ pi(x) ----
 
 
+def generate_item(record: Record, *, seed: int) -> refinement_service_pb2.GenerateItem:
+    """The prompt of a record to answer, with what came before it."""
+    return refinement_service_pb2.GenerateItem(id=record.id, history=record.history, prompt=record.prompt, seed=seed)
+
+
 def generate_request(
     context: JobContext, items: Sequence[refinement_service_pb2.GenerateItem], *, model: str
 ) -> refinement_service_pb2.GenerateRequest:
@@ -53,7 +58,7 @@ def answering_call(
     """
 
     def build(context: JobContext, record: Record) -> refinement_service_pb2.GenerateItem:
-        return refinement_service_pb2.GenerateItem(id=record.id, prompt=record.prompt, seed=seed(context, record))
+        return generate_item(record, seed=seed(context, record))
 
     return ItemCall(
         service="refinement",
@@ -128,6 +133,7 @@ def comparison_call(
         baseline, candidate = record.responses
         return judge_service_pb2.CompareItem(
             id=record.id,
+            history=record.history,
             prompt=record.prompt,
             baseline=baseline.content,
             candidate=candidate.content,

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
+from omnialign.content import asked_of
 from omnialign.errors import InvalidArgument, OmnialignError, to_status
-from omnialign.modeling.inputs import Pieces, Turn, pieces
+from omnialign.modeling.inputs import Pieces, pieces, turns
 from omnialign.modeling.prompts import render_agents, render_refinement, render_response
 from omnialign.v1 import content_pb2, record_pb2
 from omnialign.v1 import refinement_service_pb2 as pb
@@ -16,11 +16,6 @@ from services.inference.media import MediaClient
 
 MAX_RESPONSES = 4096
 """Most responses of one request: items times samples."""
-ROLES: dict[int, Literal["system", "user", "assistant"]] = {
-    pb.ROLE_SYSTEM: "system",
-    pb.ROLE_USER: "user",
-    pb.ROLE_ASSISTANT: "assistant",
-}
 
 
 class Writer:
@@ -97,16 +92,15 @@ class GenerateTask(WritingTask[Sample, pb.GenerateResponse]):
 
     def contents(self, item: Sample) -> Iterable[content_pb2.Content]:
         """The prompt, and what came before it."""
-        return (*(message.content for message in item.item.history), item.item.prompt)
+        return asked_of(item.item)
 
     def prompts(self, item: Sample, media: Mapping[str, bytes]) -> Sequence[Prompt]:
         """Asks for an answer."""
         prompt, instructed = pieces(item.item.prompt, media), item.item.instructed_modalities
-        rendered = render_agents(prompt, instructed) if instructed else render_response(prompt)
-        earlier = [Turn(ROLES[message.role], pieces(message.content, media)) for message in item.item.history]
+        history = turns(item.item.history, media)
         return [
             Prompt(
-                replace(rendered, turns=(*earlier, *rendered.turns)),
+                render_agents(prompt, instructed, history) if instructed else render_response(prompt, history),
                 item.seed,
                 self._json_schema,
                 requires_schema=bool(self._json_schema),
@@ -141,13 +135,13 @@ class RefineTask(WritingTask[pb.RefineItem, pb.RefineResponse]):
     """Rewrites one response in the light of its feedback."""
 
     def contents(self, item: pb.RefineItem) -> Iterable[content_pb2.Content]:
-        """The prompt and the response."""
-        return (item.prompt, item.response)
+        """The prompt with what came before it, and the response."""
+        return (*asked_of(item), item.response)
 
     def prompts(self, item: pb.RefineItem, media: Mapping[str, bytes]) -> Sequence[Prompt]:
         """Asks for a better response, given the feedback."""
         prompt, response = pieces(item.prompt, media), pieces(item.response, media)
-        return [Prompt(render_refinement(prompt, response, item.feedback), item.seed)]
+        return [Prompt(render_refinement(prompt, response, item.feedback, turns(item.history, media)), item.seed)]
 
 
 def text_deltas(before: Pieces, now: Pieces) -> Iterable[pb.TextDelta]:

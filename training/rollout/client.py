@@ -122,7 +122,10 @@ class RolloutClient:
             ),
             items=[
                 refinement_service_pb2.GenerateItem(
-                    id=str(prompt.row), prompt=prompt.record.prompt, seed=answer_seed(seed, step, prompt.row, draw)
+                    id=str(prompt.row),
+                    history=prompt.record.history,
+                    prompt=prompt.record.prompt,
+                    seed=answer_seed(seed, step, prompt.row, draw),
                 )
                 for prompt in prompts
             ],

@@ -16,7 +16,7 @@ from typing import Any
 
 from omnialign import checkers
 from omnialign.client import AsyncClient
-from omnialign.content import media_of
+from omnialign.content import asked_of, media_of
 from omnialign.errors import OmnialignError, from_status
 from omnialign.v1 import critique_service_pb2, generation_pb2, judge_service_pb2
 from training import source
@@ -80,7 +80,12 @@ class Rewarder:
 
         def ask(client: AsyncClient, some: Asked) -> AsyncIterator[Any]:
             items = [
-                judge_service_pb2.RewardItem(id=id_, prompt=answer.prompt.record.prompt, response=answer.content)
+                judge_service_pb2.RewardItem(
+                    id=id_,
+                    history=answer.prompt.record.history,
+                    prompt=answer.prompt.record.prompt,
+                    response=answer.content,
+                )
                 for id_, answer in some
             ]
             request = judge_service_pb2.ComputeRewardsRequest(
@@ -122,6 +127,7 @@ class Rewarder:
         items = [
             critique_service_pb2.CritiqueItem(
                 id=id_,
+                history=answer.prompt.record.history,
                 prompt=answer.prompt.record.prompt,
                 response=answer.content,
                 subtask=answer.prompt.record.subtask,
@@ -176,17 +182,15 @@ class Rewarder:
         """The mean of a program's scores of each answer, as a share of the best."""
         program = checkers.load([name])
         contents = [answer.content for answer in answers if answer.content is not None]
-        prompts = [answer.prompt.record.prompt for answer in answers]
-        media = await source.provide_bytes(self._spec, kept=media_of(prompts), passing=media_of(contents))
+        asked = [content for answer in answers for content in asked_of(answer.prompt.record)]
+        media = await source.provide_bytes(self._spec, kept=media_of(asked), passing=media_of(contents))
 
         async def check(answer: Answer) -> Number:
             if answer.content is None:
                 return 0.0
             record = answer.prompt.record
             try:
-                feedback = await checkers.check(
-                    program, prompt=record.prompt, response=answer.content, subtask=record.subtask, media=media
-                )
+                feedback = await checkers.check(program, record=record, response=answer.content, media=media)
             except OmnialignError as error:
                 return Missing(error.reason)
             except Exception:

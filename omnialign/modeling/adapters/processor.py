@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ class PlaceholderPrompt:
     media: tuple[DecodedMedia, ...] = ()
 
 
+Shape = tuple[tuple[str, tuple[int, ...]], ...]
+"""The roles of a conversation, with the kinds of their parts."""
+MAX_SHAPES = 256
+
+
 class ProcessorAdapter:
     """The adapter of a processor model, or of a plain language model with a chat template.
 
@@ -77,6 +82,7 @@ class ProcessorAdapter:
         self._placeholder = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
         check_fit(folder, self._tokenizer, self._processor)
         self.media_spans: Sequence[MediaSpan] = ()
+        self._lacking: dict[Shape, str] = {}
         self._check_template(folder)
         self.end_ids = self._end_ids(folder)
         pad_id = self._tokenizer.pad_token_id
@@ -176,8 +182,37 @@ class ProcessorAdapter:
 
     def _render(self, turns: Sequence[Turn], *, prompt: bool = True) -> str:
         """The chat template's text for a conversation, with control tokens in users' texts escaped."""
+        if len(turns) > 1 and prompt:
+            self._check_places(turns)
         messages = [{"role": turn.role, "content": self._content(turn.pieces)} for turn in turns]
         return self._apply_template(messages, prompt=prompt)
+
+    def _check_places(self, turns: Sequence[Turn]) -> None:
+        """Raises ROLE_UNSUPPORTED for a template that leaves out a message, as some do with that of a system."""
+        shape = tuple((turn.role, tuple(map(_kind, turn.pieces))) for turn in turns)
+        if shape not in self._lacking:
+            if len(self._lacking) >= MAX_SHAPES:
+                self._lacking.clear()
+            self._lacking[shape] = self._lacking_role(turns)
+        if role := self._lacking[shape]:
+            raise InvalidArgument(
+                f"The model's chat template leaves out a message of the role {role}, so the model would not read it; "
+                "put its text at the beginning of a message of the user, or leave it out.",
+                reason="ROLE_UNSUPPORTED",
+                metadata={"role": role},
+            )
+
+    def _lacking_role(self, turns: Sequence[Turn]) -> str:
+        """The role of a message that the template leaves out; "" if it writes all texts of a conversation like this."""
+        numbers = count()
+        marked = [
+            Turn(turn.role, tuple(f"{ANSWER}{next(numbers)}{ANSWER}" if isinstance(p, str) else p for p in turn.pieces))
+            for turn in turns
+        ]
+        messages = [{"role": turn.role, "content": self._content(turn.pieces)} for turn in marked]
+        rendered = self._apply_template(messages, prompt=True)
+        lacking = (t.role for t in marked if any(isinstance(p, str) and p not in rendered for p in t.pieces))
+        return next(lacking, "")
 
     def _apply_template(self, messages: Sequence[Mapping[str, Any]], *, prompt: bool = False) -> str:
         """The chat template's text for messages. Raises CHAT_TEMPLATE_REFUSED, CHAT_TEMPLATE_TOO_COSTLY."""
@@ -285,3 +320,7 @@ class ProcessorAdapter:
                 metadata={"folder": folder.name},
             )
         return tuple(dict.fromkeys(found))
+
+
+def _kind(piece: Piece) -> int:
+    return 0 if isinstance(piece, str) else piece.modality

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from omnialign.content import asked_of
 from omnialign.v1 import content_pb2, record_pb2
 from services.alignment.report import statistics
 from services.alignment.report.tallies import is_held_out, marks
@@ -115,7 +116,9 @@ class Best:
 
 def media_of(records: Iterable[Record]) -> dict[str, content_pb2.Media]:
     """The media that these records show, by digest."""
-    return messages.media_of(m for r in records for m in (r.prompt, *(one.content for one in r.responses[:2])))
+    return messages.media_of(
+        message for r in records for message in (*asked_of(r), *(one.content for one in r.responses[:2]))
+    )
 
 
 def answer_card(record: Record, shown: Mapping[str, Picture]) -> dict[str, Any]:
@@ -126,6 +129,7 @@ def answer_card(record: Record, shown: Mapping[str, Picture]) -> dict[str, Any]:
         "outcome": outcome(record),
         "held_out": is_held_out(record),
         "verdict": verdict(record),
+        "history": messages.earlier(record, shown),
         "prompt": pieces(record.prompt, shown),
         "answers": [
             {
@@ -147,6 +151,7 @@ def feedback_card(record: Record, shown: Mapping[str, Picture]) -> dict[str, Any
         "id": record.id,
         "subtask": record.subtask,
         "verdict": verdict(record),
+        "history": messages.earlier(record, shown),
         "prompt": pieces(record.prompt, shown),
         "answer": pieces(record.responses[0].content, shown),
         "scores": _scores(feedback),

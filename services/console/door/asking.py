@@ -60,7 +60,7 @@ def _item(
         for message in messages
     ]
     history = [
-        pb.EarlierMessage(role=message.role, content=said)  # type: ignore[arg-type]  # enums are int at run time
+        content_pb2.EarlierMessage(role=message.role, content=said)  # type: ignore[arg-type]  # enums are int at run time
         for message, said in zip(messages[:-1], contents[:-1], strict=True)
     ]
     return pb.GenerateItem(id=str(number), prompt=contents[-1], history=history, seed=seed)

@@ -9,7 +9,8 @@ from typing import Any
 from omnialign.client import AsyncClient
 from omnialign.content import text_of
 from omnialign.v1 import content_pb2
-from omnialign.v1.refinement_service_pb2 import ROLE_USER, GenerateResponse
+from omnialign.v1.content_pb2 import ROLE_USER
+from omnialign.v1.refinement_service_pb2 import GenerateResponse
 from services.console.door.answers import Json, Reply, SentText, Usage, finish_reason
 from services.console.door.bodies import text_at
 from services.console.door.errors import invalid

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import content_pb2
-from omnialign.v1.refinement_service_pb2 import ROLE_ASSISTANT, ROLE_SYSTEM, ROLE_USER
+from omnialign.v1.content_pb2 import ROLE_ASSISTANT, ROLE_SYSTEM, ROLE_USER
 from services.console.door.bodies import text_at
 from services.console.door.errors import invalid, unsupported
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnialign.content import media_of
+from omnialign.content import contents_of, media_of
 from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.v1.content_pb2 import Media
 from omnialign.v1.record_pb2 import Record
@@ -185,7 +185,7 @@ class _Stream:
 def _row(blob: bytes, digest: str, content: str, stored: dict[str, Media]) -> Row:
     """A row whose media are among those stored. Raises SOURCE_KILLED_READER if they are not."""
     record = Record.FromString(blob)
-    media = list(media_of((record.prompt, *(response.content for response in record.responses))))
+    media = list(media_of(contents_of(record)))
     for one in media:
         if (known := stored.get(one.sha256)) is None:
             raise killed_reader("sent rows without their media")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omnialign.content import NAMES, content
+from omnialign.content import NAMES, asked_of, content, media_of
 from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.placeholders import place
 from omnialign.rubrics import MAX_SCORE
@@ -17,7 +17,9 @@ from services.data.importing.benchmarks.values import Given
 from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, SIDES, Row, Schema
 from services.data.importing.coverage import prompt_columns, response_columns
 from services.data.importing.feedback import feedback, labels, preference, text
+from services.data.importing.formats.exchanges import fill_conversation
 from services.data.importing.formats.registry import ALIGN_ANYTHING, FORMATS
+from services.data.importing.formats.spelling import Spelling
 from services.data.importing.identity import ROW_CHARACTERS, content_digest, mended_id, row_digest
 from services.data.importing.media_files import MediaFiles
 from services.data.importing.reading import Reading
@@ -82,7 +84,7 @@ class RowReader:
         if error is None and record.ByteSize() > MAX_RECORD_BYTES:
             error = refusal("RECORD_TOO_LARGE", f"the row's text is {record.ByteSize()} bytes, and 2 MiB are taken")
         if record.ByteSize() > MAX_RECORD_BYTES:
-            for field in ("prompt", "responses", "preference", "labels", "benchmark_item"):
+            for field in ("history", "prompt", "responses", "preference", "labels", "benchmark_item"):
                 record.ClearField(field)
         if error is not None:
             record.quarantine.CopyFrom(quarantine(error, file=self._source.name, number=number, row=row))
@@ -125,9 +127,13 @@ class RowReader:
             self._format.fill(record, row, self._given)
             self._note_scale(record)
             return
-        record.prompt.CopyFrom(content(self._prompt_text(row)))
-        record.labels.update(labels(row))
-        record.prompt.CopyFrom(self._prompt(row))
+        if isinstance(row.get(columns.first(row, columns.PROMPT)), list):
+            record.labels.update(labels(row))
+            self._fill_conversation(record, row)
+        else:
+            record.prompt.CopyFrom(content(self._prompt_text(row)))
+            record.labels.update(labels(row))
+            record.prompt.CopyFrom(self._prompt(row))
         record.responses.extend(self._responses(row))
         if record.responses and columns.has(row, columns.OVERALL):
             record.preference.CopyFrom(preference(row, self._reading.scales))
@@ -149,6 +155,15 @@ class RowReader:
             message = f"the row has no prompt in {' or '.join(columns.PROMPT)}; its columns are {there}"
             raise refusal("PROMPT_MISSING", message)
         return found
+
+    def _fill_conversation(self, record: Record, row: Row) -> None:
+        """A prompt as messages, of which those before the last are its history."""
+        _, *media_columns = prompt_columns(self._schema)
+        media = {self._schema.prompt_media: media_columns[0]} if media_columns else {}
+        spelling = Spelling(prompt=columns.PROMPT, system=(), history=(), media=media)
+        fill_conversation(record, row, self._given, spelling)
+        if media and not any(media_of(asked_of(record))):
+            self._media(row, media_columns[0], self._schema.prompt_media)  # raises: the row has none
 
     def _prompt(self, row: Row) -> Any:
         _, *media_columns = prompt_columns(self._schema)

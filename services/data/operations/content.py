@@ -8,6 +8,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from omnialign.content import asked_of
 from omnialign.v1.content_pb2 import Content, Media
 from omnialign.v1.record_pb2 import Record
 
@@ -15,8 +16,8 @@ KEY_BYTES = 16
 
 
 def messages(record: Record, *, prompt_only: bool = False) -> Sequence[Content]:
-    """The prompt, and the responses unless `prompt_only`."""
-    return [record.prompt, *(() if prompt_only else (response.content for response in record.responses))]
+    """The prompt with what came before it, and the responses unless `prompt_only`."""
+    return [*asked_of(record), *(() if prompt_only else (response.content for response in record.responses))]
 
 
 def pieces(message: Content) -> Iterator[str | Media]:
@@ -40,8 +41,8 @@ def normalised(text: str) -> str:
 
 
 def content_key(record: Record, *, prompt_only: bool = False) -> bytes:
-    """Equal for records with the same prompt and responses; `KEY_BYTES` long."""
-    digest = hashlib.blake2b(digest_size=KEY_BYTES)
+    """Equal for records with the same conversation, prompt and responses; `KEY_BYTES` long."""
+    digest = hashlib.blake2b(bytes(message.role for message in record.history), digest_size=KEY_BYTES)
     for message in messages(record, prompt_only=prompt_only):
         digest.update(b"M")
         for piece in pieces(message):

@@ -43,6 +43,7 @@ class Understanding(Benchmark):
         def build(context: JobContext, record: Record) -> judge_service_pb2.UnderstandingItem:
             return judge_service_pb2.UnderstandingItem(
                 id=record.id,
+                history=record.history,
                 prompt=record.prompt,
                 response=record.responses[-1].content,
                 references=record.benchmark_item.references,

@@ -72,6 +72,7 @@ class InstructionFollowing(Benchmark):
         def build(context: JobContext, record: Record) -> judge_service_pb2.GenerationItem:
             return judge_service_pb2.GenerationItem(
                 id=record.id,
+                history=record.history,
                 prompt=record.prompt,
                 response=record.responses[-1].content,
                 modality=cast("content_pb2.Modality.ValueType", LETTERS[self.group(record)]),

@@ -41,7 +41,7 @@ class MultipleChoice(Benchmark):
         model = context.plan.models[number_of(records[0], MODEL) - 1]
         asked = Judge(model, context.plan.sampling, generation_pb2.ANSWER_FORM_UNSPECIFIED)
         answered, failed = await ask_questions(
-            self._caller, context, records, model=asked, shown=shown_of, max_retries=0
+            self._caller, context, records, model=asked, shown=shown_of, with_history=True, max_retries=0
         )
         outcome = Outcome(rejected=failed)
         for record, answers in answered:

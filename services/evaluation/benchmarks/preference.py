@@ -74,7 +74,9 @@ class Preference(Benchmark):
     async def _reward(self, context: JobContext, part: Part, records: Records) -> Outcome:
         model = part.spec.judges[number_of(records[0], JUDGE) - 1].model
         items = [
-            judge_service_pb2.RewardItem(id=f"{record.id}/{side}", prompt=record.prompt, response=response.content)
+            judge_service_pb2.RewardItem(
+                id=f"{record.id}/{side}", history=record.history, prompt=record.prompt, response=response.content
+            )
             for record in records
             for side, response in enumerate(record.responses, start=1)
         ]

@@ -53,9 +53,10 @@ async def ask_questions(
     *,
     model: Judge,
     shown: Callable[[Record], content_pb2.Content],
+    with_history: bool = False,
     max_retries: int | None = None,
 ) -> tuple[list[tuple[Record, Mapping[str, Any]]], Records]:
-    """Has a model answer the questions of each item about what it is shown.
+    """Has a model answer the questions of each item about what it is shown, after the item's history if that is told.
 
     Returns copies of the records with the answers by the question's id, and the records of which one is an error, as
     they go to the quarantine.
@@ -64,6 +65,7 @@ async def ask_questions(
     items = [
         judge_service_pb2.QuestionItem(
             id=f"{number}/{place}",
+            history=record.history if with_history else (),
             shown=shown(record),
             question=question.question,
             choices=question.choices,

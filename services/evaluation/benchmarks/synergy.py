@@ -40,7 +40,9 @@ class Synergy(Benchmark):
         """The score of each pair of modalities in each answer."""
         judge = judge_of(part, records[0])
         items = [
-            judge_service_pb2.RewardItem(id=f"{record.id}/{pair}", prompt=record.prompt, response=shown)
+            judge_service_pb2.RewardItem(
+                id=f"{record.id}/{pair}", history=record.history, prompt=record.prompt, response=shown
+            )
             for record in records
             for pair, shown in pairs_of(record.responses[-1].content)
         ]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from omnialign.content import text_of
+from omnialign.content import asked_of, text_of
 from omnialign.v1 import content_pb2, record_pb2
 from services.evaluation.benchmarks import BENCHMARKS
 from services.evaluation.works import ABLATED, BASELINE, BENCHMARK, JUDGE, MODEL, group_of, item_of, number_of
@@ -44,7 +44,7 @@ def media_of(items: Iterable[Item]) -> dict[str, content_pb2.Media]:
     return messages.media_of(
         content
         for item in items
-        for content in (item[0].prompt, *(response.content for record in item for response in record.responses))
+        for content in (*asked_of(item[0]), *(response.content for record in item for response in record.responses))
     )
 
 
@@ -78,6 +78,7 @@ def card(item: Item, contenders: Sequence[str], pictures: Mapping[str, Picture])
         "group": group_of(first),
         "worst": worst(item),
         "shares": shares(item),
+        "history": messages.earlier(first, pictures),
         "prompt": messages.pieces(first.prompt, pictures),
         "references": [_reference(reference) for reference in asked.references],
         "questions": [] if kind_of(first).main == "following" else [_question(one) for one in asked.questions],

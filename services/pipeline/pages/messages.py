@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from omnialign.client import AsyncClient
+from omnialign.content import ROLES, Asked
 from omnialign.errors import OmnialignError
 from omnialign.v1 import content_pb2
 from services.pipeline.pages.pictures import Picture, left_out, picture
@@ -71,6 +72,11 @@ def pieces(content: content_pb2.Content, shown: Mapping[str, Picture]) -> list[P
         text_piece(part.text) if part.WhichOneof("part") == "text" else Piece(picture=shown[part.media.sha256])
         for part in content.parts
     ]
+
+
+def earlier(asked: Asked, shown: Mapping[str, Picture]) -> list[tuple[str, list[Piece]]]:
+    """The messages that came before a prompt: the role of each, and its parts."""
+    return [(ROLES[message.role], pieces(message.content, shown)) for message in asked.history]
 
 
 def text_piece(text: str) -> Piece:

@@ -6,11 +6,13 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from omnialign import rubrics
+from omnialign.content import content, media_of
 from omnialign.exchange.label_studio import read_tasks, task_of
 from omnialign.exchange.label_studio_config import labeling_config
 from omnialign.exchange.pairs import same
 from omnialign.exchange.reading import Imported
 from omnialign.exchange.refusals import Refusal
+from omnialign.v1 import content_pb2
 from tests.omnialign.exchange.pairs import WORDS, changed, pair_of, source_of
 
 LINK = "https://media.example.org/{}.bin"
@@ -183,3 +185,18 @@ def test_what_label_studio_imported_is_its_authors_again():
 def test_a_pair_that_was_skipped_there_is_no_annotation():
     pair, written = task(annotators=("ann",))
     assert read(changed(written, "annotations", 0, "was_cancelled", to=True), pair) == [None]
+
+
+def test_what_came_before_the_prompt_is_shown_and_cannot_be_marked():
+    pair, _ = task("ti2t")
+    before = labeling_config(pair)
+    pair.record.history.add(role=content_pb2.ROLE_SYSTEM, content=content("Be brief."))
+    (picture,) = media_of([pair.record.prompt])
+    pair.record.history.add(role=content_pb2.ROLE_USER, content=content("Look:", picture))
+    written = task_of(pair, lambda medium: LINK.format(medium.sha256))
+    root = ET.fromstring(labeling_config(pair))
+    shown = [tag.get("name") for tag in root.iter() if (tag.get("name") or "").startswith(("earlier", "prompt"))]
+    assert shown == ["earlier_0", "earlier_1", *(name for name in shown if name.startswith("prompt"))]
+    assert written["data"]["earlier_0"] == "[system]: Be brief.\n[user]: Look:"
+    assert not any((tag.get("toName") or "").startswith("earlier") for tag in root.iter() if tag.tag != "TextArea")
+    assert "Earlier messages" not in before

@@ -325,3 +325,30 @@ def test_a_template_that_forgets_a_medium_is_refused(root, tmp_path):
         load_adapter(tmp_path / "copy").encode(ask(film(), "?"))
     assert caught.value.reason == "CHAT_TEMPLATE_REFUSED"
     assert not isinstance(caught.value, MediaError)
+
+
+def test_earlier_messages_and_those_of_a_system_are_read_or_refused_and_never_lost(root, name):
+    _, adapter, _ = made(root, name)
+    earlier = [Turn("user", ("Where is it?",)), Turn("assistant", ("At the lake.",))]
+    shown = adapter._tokenizer.decode(adapter.encode([*earlier, *ask("Whose?")]).ids)
+    assert shown.index("Where is it?") < shown.index("At the lake.") < shown.index("Whose?")
+    try:
+        shown = adapter._tokenizer.decode(adapter.encode([Turn("system", ("Be kind.",)), *earlier, *ask("Whose?")]).ids)
+    except InvalidArgument as error:
+        assert error.reason in ("ROLE_UNSUPPORTED", "CHAT_TEMPLATE_REFUSED")
+    else:
+        assert "Be kind." in shown
+
+
+def test_a_template_that_forgets_the_system_is_refused(root, tmp_path):
+    folder, _, _ = made(root, "qwen2_5_vl")
+    shutil.copytree(folder, tmp_path / "copy")
+    path = tmp_path / "copy" / "chat_template.jinja"
+    forgetful = "{% for message in messages if message['role'] != 'system' %}"
+    path.write_text(path.read_text().replace("{% for message in messages %}", forgetful))
+    adapter = load_adapter(tmp_path / "copy")
+    assert adapter.encode(ask("?"))
+    for _ in range(2):
+        with pytest.raises(InvalidArgument, match="system") as caught:
+            adapter.encode([Turn("system", ("Be kind.",)), *ask("?")])
+        assert caught.value.reason == "ROLE_UNSUPPORTED"

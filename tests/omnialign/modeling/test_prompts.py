@@ -7,11 +7,12 @@ import pytest
 from omnialign.errors import InvalidArgument
 from omnialign.modeling.answers_json import VERDICTS, feedback_schema
 from omnialign.modeling.benchmark_items import CATEGORIES
-from omnialign.modeling.inputs import MediaBytes
+from omnialign.modeling.inputs import MediaBytes, Turn
 from omnialign.modeling.prompts import (
     VERSIONS,
     ask_generation,
     ask_understanding,
+    is_current,
     render_comparison,
     render_critique,
     render_generation,
@@ -136,3 +137,43 @@ def test_every_template_is_named_by_version_and_hash_and_the_names_differ():
         version, _, digest = rest.partition(":")
         assert int(version) == VERSIONS[family]
         assert len(digest) == 12
+
+
+EARLIER = (
+    Turn("system", ("Be brief.",)),
+    Turn("user", ("Look: ", PICTURE)),
+    Turn("assistant", ("A lake.",)),
+)
+
+
+def test_the_model_that_answers_reads_earlier_messages_as_turns_of_their_own():
+    rendered = render_response(("Whose?",), EARLIER)
+    assert rendered.turns == (*EARLIER, Turn("user", ("Whose?",)))
+    assert rendered.template == render_response(("Whose?",)).template
+    refined = render_refinement(("Whose?",), ("Mine.",), record_pb2.Feedback(critique="No."), EARLIER)
+    assert refined.turns[:3] == EARLIER
+    assert [turn.role for turn in refined.turns[3:]] == ["user", "assistant", "user"]
+
+
+def test_a_model_that_is_asked_about_a_prompt_reads_earlier_messages_written_out_by_role():
+    asked = ("[system]: Be brief.\n[user]: Look: ", PICTURE, "\n[assistant]: A lake.\n[user]: Whose?")
+    for rendered in (
+        render_critique(("Whose?",), ("Mine.",), ["clarity"], EARLIER),
+        render_critique(("Whose?",), ("Mine.",), ["clarity"], EARLIER, template="critique_json"),
+        render_score(("Whose?",), ("Mine.",), ["clarity"], EARLIER),
+        render_comparison(("Whose?",), ("Mine.",), ("Ours.",), EARLIER),
+        render_understanding(("Whose?",), ("Mine.",), [], "perception", EARLIER),
+        render_generation(("Whose?",), ("Mine.",), content_pb2.MODALITY_TEXT, EARLIER),
+    ):
+        (turn,) = rendered.turns
+        before, medium, after = turn.pieces
+        assert turn.role == "user" and medium is PICTURE
+        assert before.endswith(asked[0]) and after.startswith(asked[2])
+
+
+def test_how_earlier_messages_are_written_out_is_a_template_of_its_own_in_the_name():
+    alone = render_comparison(("x",), ("y",), ("z",)).template
+    named = render_comparison(("x",), ("y",), ("z",), EARLIER).template
+    assert named == f"{alone}+conversation@1:b0dfd222ff04"
+    assert is_current(alone) and is_current(named)
+    assert not is_current(f"{alone}+conversation@2:0123456789ab") and not is_current("")

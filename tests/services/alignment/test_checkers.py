@@ -11,7 +11,8 @@ from examples.tinyworld.language import random_task
 from omnialign import checkers
 from omnialign.content import content
 from omnialign.errors import InvalidArgument
-from omnialign.v1 import record_pb2
+from omnialign.modeling.inputs import Turn
+from omnialign.v1 import content_pb2, record_pb2
 from tests.service_stack import Job, ServiceStack, annotated_record
 
 
@@ -64,13 +65,26 @@ async def test_scores_of_several_checkers_are_joined() -> None:
 
         return run
 
-    feedback = await checkers.check(
-        [checker("one", 3), checker("two", 2)], prompt=content("x"), response=content("y"), subtask="t2t", media={}
-    )
+    record = record_pb2.Record(subtask="t2t", prompt=content("x"))
+    both = [checker("one", 3), checker("two", 2)]
+    feedback = await checkers.check(both, record=record, response=content("y"), media={})
     assert [score.dimension for score in feedback.scores] == ["one", "two"]
     assert feedback.critique == "one of t2t\ntwo of t2t"
     assert not checkers.is_correct(feedback)
     assert not checkers.is_correct(record_pb2.Feedback())
+
+
+async def test_a_checker_that_takes_the_history_gets_what_came_before_the_prompt() -> None:
+    def run(
+        prompt: Sequence[object], response: Sequence[object], subtask: str, *, history: Sequence[Turn]
+    ) -> record_pb2.Feedback:
+        return record_pb2.Feedback(critique="; ".join(f"{turn.role}: {turn.pieces[0]}" for turn in history))
+
+    record = record_pb2.Record(prompt=content("Whose?"))
+    record.history.add(role=content_pb2.ROLE_SYSTEM, content=content("Be brief."))
+    record.history.add(role=content_pb2.ROLE_USER, content=content("Hi"))
+    feedback = await checkers.check([run], record=record, response=content("Mine."), media={})
+    assert feedback.critique == "system: Be brief.; user: Hi"
 
 
 def test_an_unknown_checker_is_refused_with_the_known_names() -> None:

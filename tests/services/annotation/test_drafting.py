@@ -43,7 +43,7 @@ async def test_what_a_model_says_in_both_orders_is_kept_with_the_campaign(stack:
     assert len(drafts) == 3
     for one in drafts:
         assert (one.model, one.job, list(one.abstentions)) == (MODEL, job.name, [])
-        assert one.question.startswith("annotation_form@1:")
+        assert one.question.startswith("annotation_form@2:")
         assert one.annotation.preferred == 1
         assert dict(one.annotation.winners) == dict.fromkeys(TEXT, 1)
         assert [[score.score for score in feedback.scores] for feedback in one.annotation.feedback] == [

@@ -35,6 +35,11 @@ def item(words: str = "Draw a cat", *, name: str = "a", seed: int = 1, **fields:
     return GenerateItem(id=name, prompt=content(words), seed=seed, **fields)
 
 
+def after(role: "content_pb2.Role.ValueType", words: str) -> GenerateItem:
+    """An item with a message before its prompt."""
+    return item(history=[content_pb2.EarlierMessage(role=role, content=content(words))])
+
+
 def picture(digest: str) -> GenerateItem:
     media = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, mime_type="image/png", sha256=digest * 64)
     return GenerateItem(id="a", prompt=content_pb2.Content(parts=[content_pb2.Part(media=media)]))
@@ -53,6 +58,9 @@ def test_everything_that_makes_an_answer_is_in_its_key() -> None:
         key_of(item(), sampling=sampling(temperature=0.7)),
         key_of(item(), sampling=sampling(max_new_tokens=7)),
         key_of(item(), media_policy=policy(max_pixels=64)),
+        key_of(after(content_pb2.ROLE_USER, "Hi")),
+        key_of(after(content_pb2.ROLE_SYSTEM, "Hi")),
+        key_of(after(content_pb2.ROLE_USER, "Hello")),
         key_of(picture("a")),
         key_of(picture("b")),
     ]
@@ -174,7 +182,7 @@ async def test_what_a_service_of_another_release_says_is_not_kept(kept: Any) -> 
     """Its templates are not those in the key."""
     store, here = kept(), context()
     ours, theirs = said("fine", "a"), said("fine", "b")
-    ours.response.generation.template = prompts.identities()[0]
+    ours.response.generation.template = "+".join(prompts.identities()[:2])
     theirs.response.generation.template = "response@9:0123456789ab"
     keys = store.keys(here, GenerateRequest(), [item(name="a"), item("Draw a dog", name="b")])
     await store.keep(here, keys, {"a": ours, "b": theirs})

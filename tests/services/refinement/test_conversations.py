@@ -38,7 +38,7 @@ async def client(tmp_path, stub):
 
 
 def earlier(*messages):
-    return [pb.EarlierMessage(role=role, content=message) for role, message in messages]
+    return [content_pb2.EarlierMessage(role=role, content=message) for role, message in messages]
 
 
 async def generate(client, model, prompt, history=(), **fields):
@@ -50,7 +50,7 @@ async def generate(client, model, prompt, history=(), **fields):
 
 
 async def test_a_model_reads_what_came_before_the_prompt(client, model):
-    history = earlier((pb.ROLE_USER, content("what is red")), (pb.ROLE_ASSISTANT, content("a ring")))
+    history = earlier((content_pb2.ROLE_USER, content("what is red")), (content_pb2.ROLE_ASSISTANT, content("a ring")))
     found = await generate(client, model, content("go on"), history)
     adapter = load_adapter(Path(model.removeprefix("file://")))
     turns = [Turn("user", ("what is red",)), Turn("assistant", ("a ring",)), Turn("user", ("go on",))]
@@ -59,18 +59,18 @@ async def test_a_model_reads_what_came_before_the_prompt(client, model):
 
 async def test_media_of_earlier_messages_are_fetched_too(client, model):
     lost = content_pb2.Media(modality=content_pb2.MODALITY_IMAGE, mime_type="image/png", sha256="0" * 64)
-    found = await generate(client, model, content("go on"), earlier((pb.ROLE_USER, content(lost))))
+    found = await generate(client, model, content("go on"), earlier((content_pb2.ROLE_USER, content(lost))))
     assert from_status(found.error).reason == "MEDIA_NOT_FOUND"
 
 
 async def test_a_model_without_a_place_for_the_system_refuses_its_message(client, model):
-    found = await generate(client, model, content("go on"), earlier((pb.ROLE_SYSTEM, content("Be brief."))))
+    found = await generate(client, model, content("go on"), earlier((content_pb2.ROLE_SYSTEM, content("Be brief."))))
     assert from_status(found.error).reason == "ROLE_UNSUPPORTED"
 
 
 async def test_an_endpoint_gets_all_messages_with_their_roles_and_the_schema(client, stub):
     stub.acts.append(obeying("lake"))
-    history = earlier((pb.ROLE_SYSTEM, content("Be brief.")), (pb.ROLE_ASSISTANT, content("Yes?")))
+    history = earlier((content_pb2.ROLE_SYSTEM, content("Be brief.")), (content_pb2.ROLE_ASSISTANT, content("Yes?")))
     found = await generate(client, stub.model(), content("Name one."), history, json_schema=json.dumps(SCHEMA))
     assert found.response.content == content('{"name": "lake"}')
     (asked,) = stub.asked

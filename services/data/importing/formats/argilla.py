@@ -8,8 +8,7 @@ from typing import Any
 from omnialign.v1.record_pb2 import Record
 from services.data.importing.benchmarks.values import Given
 from services.data.importing.columns import SIDES, Row
-from services.data.importing.formats.exchanges import Answer, asked, fill_messages, one_of
-from services.data.importing.formats.messages import only_prompt, read_answer
+from services.data.importing.formats.exchanges import answers_on_sides, asked, fill_messages, one_of, whole
 from services.data.importing.formats.spelling import Spelling
 from services.data.importing.refusal import described, refusal
 
@@ -23,13 +22,9 @@ COLUMNS = (*SPELLING.columns, *(RESPONSE.format(k=side) for side in SIDES), ANSW
 
 def fill_argilla(record: Record, row: Row, given: Given) -> None:
     """A prompt, its two responses, and the one that people preferred."""
-    earlier, answers = asked(row, given, SPELLING), list[Answer]()
-    for side in SIDES:
-        column = RESPONSE.format(k=side)
-        if row.get(column) in (None, "", []):
-            raise refusal("RESPONSE_MISSING", f"the row has no {column}, and text is taken", column=column)
-        answers.append(Answer(read_answer(row[column], column, given.ignored)[-1], column))
-    fill_messages(record, row, given, SPELLING, only_prompt(earlier, SPELLING.prompt[0]), answers)
+    messages = asked(row, given, SPELLING)
+    answers = list(answers_on_sides(row, given, messages, RESPONSE))
+    fill_messages(record, row, given, SPELLING, whole(row, SPELLING, messages, SPELLING.prompt[0]), answers)
     record.preference.preferred = _preferred(row, given)
 
 

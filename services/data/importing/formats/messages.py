@@ -1,13 +1,15 @@
 """Messages with roles, as OpenAI (`role`, `content`) and ShareGPT (`from`, `value`) write them."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from services.data.importing.formats.spelling import HISTORY, SYSTEM, TOOLS, WHY
+from services.data.importing.formats.spelling import TOOLS, WHY
 from services.data.importing.refusal import described, refusal
 
-MAX_MESSAGES = 1000
+MAX_HISTORY = 256
+"""Most messages before a prompt that a record holds."""
+MAX_MESSAGES = MAX_HISTORY + 2
 USER, ASSISTANT, SYSTEM_ROLE, TOOL = "user", "assistant", "system", "tool"
 ROLES = {
     "user": USER, "human": USER,
@@ -31,6 +33,11 @@ class Message:
     number: int = 1
     """Its place in its column, from 1."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no text and no other part."""
+        return self.content == [] or (isinstance(self.content, str) and not self.content.strip())
+
     def says_as(self, other: "Message") -> bool:
         """Whether both have the same role and content, but for blanks around a text."""
         return self.role == other.role and _stripped(self.content) == _stripped(other.content)
@@ -52,7 +59,7 @@ def read_messages(found: Any, column: str, ignored: Set[str]) -> list[Message]:
 
 
 def read_answer(found: Any, column: str, ignored: Set[str]) -> list[Message]:
-    """The messages of an answer: those of the prompt, if they are repeated, and the answer itself last.
+    """The messages of an answer: those of the conversation, if they are repeated, and the answer itself last.
 
     Raises what `read_messages` raises, and RESPONSE_MISSING.
     """
@@ -70,19 +77,53 @@ def read_answer(found: Any, column: str, ignored: Set[str]) -> list[Message]:
     return messages
 
 
-def only_prompt(messages: list[Message], column: str) -> Message:
-    """The one message of a prompt. Raises PROMPT_MISSING, SYSTEM_UNSUPPORTED, HISTORY_UNSUPPORTED."""
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt, and what came before it."""
+
+    history: Sequence[Message]
+    prompt: Message
+
+    @property
+    def all(self) -> Sequence[Message]:
+        """All messages, in order."""
+        return (*self.history, self.prompt)
+
+
+def conversation(messages: Sequence[Message], column: str) -> Conversation:
+    """The messages with the prompt as the last. Raises PROMPT_MISSING, MESSAGES_INVALID."""
     if not messages or messages[-1].role != USER:
         found = f"its last message is of the role {messages[-1].role}" if messages else "there is no message before it"
         message = f"the answer follows no prompt: {found}, and one of the role user is taken"
         raise refusal("PROMPT_MISSING", message, column=column)
-    if any(one.role == SYSTEM_ROLE for one in messages):
-        raise refusal(SYSTEM, f"there is a message of the role system: {WHY[SYSTEM]}", column=column)
-    if len(messages) > 1:
-        roles = ", ".join(one.role for one in messages[:8]) + (", ..." if len(messages) > 8 else "")
-        message = f"the prompt is a conversation of {len(messages)} messages ({roles}): {WHY[HISTORY]}"
-        raise refusal(HISTORY, message, column=column)
-    return messages[0]
+    # What a system is not told says nothing: tools write an empty text for it.
+    *earlier, prompt = [one for one in messages if not (one.role == SYSTEM_ROLE and one.is_empty)]
+    if len(earlier) > MAX_HISTORY:
+        message = f"there are {len(earlier)} messages before the prompt, and up to {MAX_HISTORY} are taken"
+        raise refusal("MESSAGES_INVALID", message, column=column)
+    for one in earlier:
+        if one.is_empty:
+            message = f"message {one.number}, of the role {one.role}, is empty, and text or media are taken"
+            raise refusal("MESSAGES_INVALID", message, column=one.column)
+    return Conversation(earlier, prompt)
+
+
+def answer_to(asked: Sequence[Message], messages: Sequence[Message], column: str) -> Message:
+    """The answer in the messages of a column, which may repeat what was asked. Raises PROMPTS_DIFFER."""
+    *before, answer = messages
+    if not before:
+        return answer
+    if len(before) != len(asked):
+        message = f"the answer follows {len(before)} messages and the prompt has {len(asked)}, and the same are taken"
+        raise refusal("PROMPTS_DIFFER", message, column=column)
+    for number, (one, other) in enumerate(zip(before, asked, strict=True), 1):
+        if not one.says_as(other):
+            message = (
+                f"message {number} of {len(before)} before the answer is another than in {other.column}, and an answer "
+                "to the same conversation is taken"
+            )
+            raise refusal("PROMPTS_DIFFER", message, column=column)
+    return answer
 
 
 def _message(found: Any, column: str, number: int, ignored: Set[str]) -> Message:

@@ -10,7 +10,7 @@ from typing import Any
 import protovalidate
 from google.protobuf import json_format
 
-from omnialign.content import media_file_name, media_of
+from omnialign.content import contents_of, media_file_name, media_of
 from omnialign.v1.content_pb2 import Content
 from omnialign.v1.record_pb2 import Record
 from services.data.importing.benchmarks.formats import SUBTASK
@@ -72,7 +72,6 @@ def _files(found: Any) -> Mapping[str, str]:
 
 
 def _contents(record: Record) -> Iterator[Content]:
-    yield record.prompt
+    yield from contents_of(record)
     for response in record.responses:
-        yield response.content
         yield from (one.content for one in response.made_of)

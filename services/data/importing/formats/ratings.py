@@ -4,6 +4,7 @@ Their ratings are on scales of their own, so a request must declare the scale; a
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from omnialign.v1.record_pb2 import Feedback, Record
@@ -12,17 +13,26 @@ from services.data.importing.columns import SIDES, Row
 from services.data.importing.feedback import read_score, text
 from services.data.importing.formats.exchanges import (
     Answer,
+    answers_on_sides,
     asked,
     fill_messages,
     one_of,
     refuse_unsupported,
+    whole,
 )
-from services.data.importing.formats.messages import ASSISTANT, Message, only_prompt, read_answer
-from services.data.importing.formats.spelling import HISTORY, SYSTEM, TOOLS, WHY, Spelling
+from services.data.importing.formats.messages import (
+    ASSISTANT,
+    ROLES,
+    USER,
+    Message,
+    answer_to,
+    read_answer,
+)
+from services.data.importing.formats.spelling import TOOLS, Spelling
 from services.data.importing.refusal import described, refusal
 from services.data.importing.scales import as_integer
 
-_UNSUPPORTED = {"tools": TOOLS, "system": SYSTEM, "history": HISTORY}
+_UNSUPPORTED = {"tools": TOOLS}
 ULTRAFEEDBACK = Spelling(prompt=("instruction", "prompt"), unsupported=_UNSUPPORTED)
 COMPLETIONS = "completions"
 ULTRAFEEDBACK_COLUMNS = (*ULTRAFEEDBACK.columns, COMPLETIONS, "models", "source")
@@ -52,13 +62,13 @@ HELPSTEER3_COLUMNS = (
 def fill_ultrafeedback(record: Record, row: Row, given: Given) -> None:
     """A prompt and its completions, each with ratings on some dimensions, their reasons and a critique."""
     refuse_unsupported(row, ULTRAFEEDBACK)
-    prompt = only_prompt(asked(row, given, ULTRAFEEDBACK), "instruction")
+    messages = whole(row, ULTRAFEEDBACK, asked(row, given, ULTRAFEEDBACK), "instruction")
     completions = list(_completions(row.get(COMPLETIONS)))
     answers = [
         Answer(Message(ASSISTANT, _text(one, "response", number), COMPLETIONS, number), COMPLETIONS)
         for number, one in enumerate(completions, 1)
     ]
-    fill_messages(record, row, given, ULTRAFEEDBACK, prompt, answers)
+    fill_messages(record, row, given, ULTRAFEEDBACK, messages, answers)
     for number, (one, response) in enumerate(zip(completions, record.responses, strict=True), 1):
         response.source = _text(one, "model", number, needed=False)
         found = Feedback(critique=_text(one, "critique", number, needed=False))
@@ -70,16 +80,15 @@ def fill_ultrafeedback(record: Record, row: Row, given: Given) -> None:
 def fill_helpsteer(record: Record, row: Row, given: Given) -> None:
     """A prompt and one response with ratings on five dimensions."""
     refuse_unsupported(row, HELPSTEER)
-    for name in ("prompt", "response"):
-        if isinstance(row.get(name), str) and TURN in row[name]:
-            message = f"the text holds several messages, with {TURN} between them, and {WHY[HISTORY]}"
-            raise refusal(HISTORY, message, column=name)
-    prompt = only_prompt(asked(row, given, HELPSTEER), "prompt")
+    messages = whole(row, HELPSTEER, list(_turns(asked(row, given, HELPSTEER))), "prompt")
     column = one_of(row, HELPSTEER.answer)
     if not column:
         raise refusal("RESPONSE_MISSING", "the row has no response, and text is taken", column="response")
-    answer = Answer(read_answer(row[column], column, given.ignored)[-1], column)
-    fill_messages(record, row, given, HELPSTEER, prompt, [answer])
+    if isinstance(row[column], str) and TURN in row[column]:
+        raise refusal("MESSAGES_INVALID", f"the response holds {TURN}, and one message is taken", column=column)
+    said = read_answer(row[column], column, given.ignored)
+    answer = Answer(answer_to(messages.all, said, column), column)
+    fill_messages(record, row, given, HELPSTEER, messages, [answer])
     for name in DIMENSIONS:
         _add_score(record.responses[0].feedback, name, row.get(name), "", given, column=name)
 
@@ -87,14 +96,9 @@ def fill_helpsteer(record: Record, row: Row, given: Given) -> None:
 def fill_helpsteer3(record: Record, row: Row, given: Given) -> None:
     """A prompt and two responses, by how much which is better (-3 to 3), and what people said of each."""
     refuse_unsupported(row, HELPSTEER3)
-    prompt = only_prompt(asked(row, given, HELPSTEER3), "context")
-    answers = list[Answer]()
-    for side in SIDES:
-        column = RESPONSE.format(k=side)
-        if row.get(column) in (None, "", []):
-            raise refusal("RESPONSE_MISSING", f"the row has no {column}, and text is taken", column=column)
-        answers.append(Answer(read_answer(row[column], column, given.ignored)[-1], column))
-    fill_messages(record, row, given, HELPSTEER3, prompt, answers)
+    messages = asked(row, given, HELPSTEER3)
+    answers = list(answers_on_sides(row, given, messages, RESPONSE))
+    fill_messages(record, row, given, HELPSTEER3, whole(row, HELPSTEER3, messages, "context"), answers)
     for name in HELPSTEER3_LABELS:
         if label := text(row, name):
             record.labels[name] = label
@@ -109,6 +113,20 @@ def fill_helpsteer3(record: Record, row: Row, given: Given) -> None:
         raise refusal("LABEL_INVALID", message, column=PREFERENCE)
     record.preference.preferred = 1 if strength < 0 else 2
     record.preference.reason = _joined(said, "reasoning")
+
+
+def _turns(messages: list[Message]) -> Iterator[Message]:
+    """The messages, of which a text may hold several; each but the first begins with its role on a line of its own."""
+    for message in messages:
+        first, *others = message.content.split(TURN) if isinstance(message.content, str) else [message.content]
+        yield replace(message, content=first.removesuffix("\n") if others else first)
+        for number, one in enumerate(others, 2):
+            name, _, said = one.partition("\n")
+            role = ROLES.get(name.strip().lower())
+            if role not in (USER, ASSISTANT):
+                text = f"message {number} is of the role {name[:40]!r}, and User or Assistant is taken after {TURN}"
+                raise refusal("ROLE_UNKNOWN", text, column=message.column)
+            yield Message(role, said.removesuffix("\n") if number <= len(others) else said, message.column, number)
 
 
 def _completions(found: Any) -> Iterator[Mapping[str, Any]]:

@@ -11,7 +11,7 @@ from services.data.importing.benchmarks.formats import FORMATS as BENCHMARKS
 from services.data.importing.benchmarks.formats import Format, format_of
 from services.data.importing.formats import argilla, own, ratings
 from services.data.importing.formats.exchanges import fill_exchange
-from services.data.importing.formats.spelling import HISTORY, SYSTEM, TOOLS, UNREAD, Spelling
+from services.data.importing.formats.spelling import TOOLS, UNREAD, Spelling
 
 ALIGN_ANYTHING = "align_anything"
 """The format of files that no other one is told of."""
@@ -21,7 +21,7 @@ EXPORTED = "format-"
 TOLD_BY_ROWS = 256
 """How many rows tell the format of a file."""
 
-_UNSUPPORTED = {"tools": TOOLS, "functions": TOOLS, "system": SYSTEM, "history": HISTORY}
+_UNSUPPORTED = {"tools": TOOLS, "functions": TOOLS}
 _OTHER_REJECTED = ("rejected_images", "rejected_audios", "rejected_videos", "positive_messages", "negative_messages")
 TRL = Spelling(
     prompt=("prompt",),

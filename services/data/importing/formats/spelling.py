@@ -11,13 +11,9 @@ MEDIA: Mapping[int, tuple[str, ...]] = {
     VIDEO: ("videos", "video"),
 }
 TOOLS = "TOOLS_UNSUPPORTED"
-SYSTEM = "SYSTEM_UNSUPPORTED"
-HISTORY = "HISTORY_UNSUPPORTED"
 UNREAD = "COLUMN_UNSUPPORTED"
 WHY = {
     TOOLS: "calls of tools have no place in a record",
-    SYSTEM: "the message of a system has no place in a record",
-    HISTORY: "earlier messages have no place in a record, and a prompt of one message is taken",
     UNREAD: "it has no place in a record, and `--ignore {column}` leaves it out",
 }
 """What is said of a row that would lose something."""
@@ -29,6 +25,10 @@ class Spelling:
 
     prompt: tuple[str, ...] = ()
     """The prompt, as text or messages."""
+    system: tuple[str, ...] = ("system",)
+    """What a system is told: text, and the first message."""
+    history: tuple[str, ...] = ("history",)
+    """Pairs of a prompt and its answer that came before a prompt as text."""
     input: tuple[str, ...] = ()
     """Text that goes on the prompt after a line break."""
     conversation: tuple[str, ...] = ()
@@ -49,5 +49,11 @@ class Spelling:
     @property
     def columns(self) -> tuple[str, ...]:
         """All columns that are looked at."""
-        texts = (*self.prompt, *self.input, *self.conversation, *self.answer, *self.chosen, *self.rejected)
-        return (*texts, *(name for names in self.media.values() for name in names), *self.unsupported)
+        texts = (*self.prompt, *self.system, *self.history, *self.input, *self.conversation, *self.answer)
+        return (
+            *texts,
+            *self.chosen,
+            *self.rejected,
+            *(name for names in self.media.values() for name in names),
+            *self.unsupported,
+        )

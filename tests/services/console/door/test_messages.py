@@ -3,7 +3,7 @@ import base64
 import pytest
 
 from omnialign.errors import InvalidArgument
-from omnialign.v1.refinement_service_pb2 import ROLE_ASSISTANT, ROLE_SYSTEM, ROLE_USER
+from omnialign.v1.content_pb2 import ROLE_ASSISTANT, ROLE_SYSTEM, ROLE_USER
 from services.console.door.messages import AUDIO, IMAGE, VIDEO, InlineMedium, Message, StoredMedium, read_messages
 
 DATA = base64.b64encode(b"bytes").decode()

@@ -129,7 +129,7 @@ async def test_a_chat_becomes_a_call_of_generate_and_its_answer_a_message(servic
     (item,) = request.items
     assert (request.model, request.num_samples, item.seed) == (MODEL, 2, 7)
     assert (request.sampling.max_new_tokens, list(request.sampling.stop)) == (5, ["x"])
-    roles = [refinement_service_pb2.Role.Name(message.role) for message in item.history]
+    roles = [content_pb2.Role.Name(message.role) for message in item.history]
     assert roles == ["ROLE_SYSTEM", "ROLE_USER", "ROLE_ASSISTANT"]
     assert [message.content.parts[0].text for message in item.history] == ["Be brief.", "Hello", "Yes?"]
     assert item.prompt.parts[0].text == "Look"

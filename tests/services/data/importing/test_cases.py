@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from omnialign.client import AsyncClient
-from omnialign.content import media_of
+from omnialign.content import ROLES, media_of
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import content_pb2, data_service_pb2, record_pb2
 
@@ -65,14 +65,16 @@ async def test_preferences_of_other_tools_come_in_and_are_never_lost(
     assert (alone.records_imported, alone.file_formats[0].format) == (3, "align_anything")
 
 
-async def test_a_conversation_as_prompt_is_set_aside_with_what_it_is(client: AsyncClient) -> None:
+async def test_a_conversation_as_prompt_keeps_its_roles(client: AsyncClient) -> None:
     done = await run(client, CASES / "conversation-prompt")
-    assert (done.records_imported, dict(done.quarantine_reasons)) == (1, {"PROMPT_MISSING": 1})
-    (found,) = await quarantined(client)
-    assert found.message == (
-        "text-to-text.jsonl, row 2, column question: the prompt is a conversation, and text is taken."
-    )
-    assert (found.source_file, found.source_row, found.column) == ("text-to-text.jsonl", 2, "question")
+    assert (done.records_imported, dict(done.quarantine_reasons)) == (2, {})
+    record = (await records(client))["Name a river."]
+    assert [(ROLES[one.role], shown(one.content)) for one in record.history] == [
+        ("user", ["Hello"]),
+        ("assistant", ["Hi"]),
+    ]
+    assert (record.subtask, record.preference.preferred) == ("t2t", 2)
+    assert record.responses[1].feedback.scores[0].score == 3
 
 
 async def test_another_scale_refuses_the_file_until_it_is_declared(client: AsyncClient) -> None:

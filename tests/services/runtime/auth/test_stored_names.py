@@ -12,7 +12,7 @@ from omnialign.client import AsyncClient
 from omnialign.client.context import CURRENT_CALL, Call
 from omnialign.content import content
 from omnialign.errors import NotFound
-from omnialign.v1 import data_service_pb2, record_pb2
+from omnialign.v1 import content_pb2, data_service_pb2, record_pb2
 from services.data.__main__ import wire
 from services.data.config import DataConfig
 from services.runtime.auth.authenticator import AuthConfig
@@ -52,6 +52,8 @@ def put(message: Any, path: tuple[str, ...], text: str) -> None:
         message = holder.add() if hasattr(holder, "add") else holder
         if isinstance(message, record_pb2.Mark):
             message.span.SetInParent()  # a mark without a place is none
+        if isinstance(message, content_pb2.EarlierMessage):
+            message.role = content_pb2.ROLE_USER
     setattr(message, last, text)
 
 

@@ -7,6 +7,9 @@ HI = [{"role": "user", "content": "Hi"}]
 SAID = [{"role": "assistant", "content": "Pear."}]
 ASKED = [{"role": "user", "content": "Name a fruit."}]
 NO = [{"role": "assistant", "content": "No."}]
+BRIEF = [{"role": "system", "content": "Be brief."}]
+TALK = [*HI, {"role": "assistant", "content": "Hello."}, *ASKED]
+OTHER_TALK = [*HI, {"role": "assistant", "content": "Yes?"}, *ASKED]
 HUMAN, GPT = {"from": "human", "value": "Name a fruit."}, {"from": "gpt", "value": "Pear."}
 PICTURE, SOUND, FILM = "a.png", "b.wav", "c.mp4"
 
@@ -92,6 +95,71 @@ GOOD: dict[str, tuple[str, Row, list[str], list[list[str]], str]] = {
                 ["Say 1."], [["1"], ["1!"]], "t2t"),
 }  # fmt: skip
 
+EARLIER_TURNS = [("user", ["Hi"]), ("assistant", ["Hello."])]
+WITH_SYSTEM = [("system", ["Be brief."]), *EARLIER_TURNS]
+TALK_FROM = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}, HUMAN]
+CONTINUED: dict[str, tuple[str, Row, list[tuple[str, list[str]]], list[str]]] = {
+    # format, row, what came before the prompt, parts of the prompt
+    "trl": ("trl", {"prompt": BRIEF + TALK, "chosen": SAID, "rejected": NO}, WITH_SYSTEM, ["Name a fruit."]),
+    "trl implicit prompt": (
+        "trl", {"chosen": BRIEF + TALK + SAID, "rejected": BRIEF + TALK + NO}, WITH_SYSTEM, ["Name a fruit."]),
+    "trl prompt as text, which the answers end": (
+        "trl", {"prompt": "Name a fruit.", "chosen": TALK + SAID, "rejected": TALK + NO},
+        EARLIER_TURNS, ["Name a fruit."]),
+    "trl implicit prompt beside a system": (
+        "trl", {"system": "Be brief.", "chosen": TALK + SAID, "rejected": TALK + NO}, WITH_SYSTEM, ["Name a fruit."]),
+    "trl images": (
+        "trl", {"prompt": TALK, "images": [PICTURE], "chosen": SAID, "rejected": NO},
+        [("user", [PICTURE, "Hi"]), ("assistant", ["Hello."])], ["Name a fruit."]),
+    "messages": ("messages", {"messages": BRIEF + TALK + SAID}, WITH_SYSTEM, ["Name a fruit."]),
+    "messages prompt": ("messages", {"messages": TALK}, EARLIER_TURNS, ["Name a fruit."]),
+    "messages that nothing is told": (
+        "messages", {"messages": [{"role": "system", "content": ""}, *TALK, *SAID]}, EARLIER_TURNS, ["Name a fruit."]),
+    "ms_swift": (
+        "ms_swift",
+        {"messages": [{"role": "user", "content": "<image>Hi"}, {"role": "assistant", "content": "So: <image>"},
+                      {"role": "user", "content": "And <audio>?"}, *SAID], "rejected_response": "No.",
+         "images": [PICTURE, "d.png"], "audios": [SOUND], "system": "Be brief."},
+        [("system", ["Be brief."]), ("user", [PICTURE, "Hi"]), ("assistant", ["So: ", "d.png"])],
+        ["And ", SOUND, "?"]),
+    "ms_swift rejected messages": (
+        "ms_swift", {"messages": TALK + SAID, "rejected_messages": TALK + NO}, EARLIER_TURNS, ["Name a fruit."]),
+    "sharegpt": (
+        "sharegpt", {"conversations": [{"from": "system", "value": "Be brief."}, *TALK_FROM, GPT]},
+        WITH_SYSTEM, ["Name a fruit."]),
+    "sharegpt that begins with an answer": (
+        "sharegpt", {"conversations": [{"from": "gpt", "value": "Hello."}, HUMAN, GPT]},
+        [("assistant", ["Hello."])], ["Name a fruit."]),
+    "llava": (
+        "sharegpt",
+        {"image": PICTURE, "conversations": [{"from": "human", "value": "<image>\nHi"}, *TALK_FROM[1:], GPT]},
+        [("user", [PICTURE, "Hi"]), ("assistant", ["Hello."])], ["Name a fruit."]),
+    "llama_factory": (
+        "llama_factory",
+        {"conversations": TALK_FROM, "chosen": GPT, "rejected": GPT | {"value": "No."}, "system": "Be brief."},
+        WITH_SYSTEM, ["Name a fruit."]),
+    "llama_factory alpaca": (
+        "llama_factory",
+        {"instruction": "Name a fruit.", "output": "Pear.", "system": "Be brief.", "history": [["Hi", "Hello."]]},
+        WITH_SYSTEM, ["Name a fruit."]),
+    "ultrafeedback": (
+        "ultrafeedback", {"instruction": "Name a fruit.", "system": "Be brief.", "completions": [RATED]},
+        [("system", ["Be brief."])], ["Name a fruit."]),
+    "helpsteer": (
+        "helpsteer",
+        {"prompt": "Hi\n<extra_id_1>Assistant\nHello.\n<extra_id_1>User\nName a fruit.", "response": "Pear.",
+         "helpfulness": 4},
+        EARLIER_TURNS, ["Name a fruit."]),
+    "helpsteer3": (
+        "helpsteer3", {"context": TALK, "response1": "Pear.", "response2": "No.", "overall_preference": 1},
+        EARLIER_TURNS, ["Name a fruit."]),
+    "argilla": (
+        "argilla",
+        {"prompt": TALK, "response_1": TALK + SAID, "response_2": "No.", "preference.responses": "response_1"},
+        EARLIER_TURNS, ["Name a fruit."]),
+}  # fmt: skip
+"""Rows whose prompt continues a conversation."""
+
 
 def messages_malformed(
     column: str, rest: Row, *, role: str = "role", said: str = "content"
@@ -111,9 +179,11 @@ def messages_malformed(
         ([user(None)], "MESSAGES_INVALID", "message 1 has no content"),
         ([user({"a": 1})], "MESSAGES_INVALID", "message 1 has an object as its content"),
         ([user("Hi"), {role: "tool", said: "7"}], "TOOLS_UNSUPPORTED", "message 2 calls a tool"),
-        ([{role: "system", said: "Rhyme."}, user("Hi")], "SYSTEM_UNSUPPORTED", "a message of the role system"),
-        ([user("Hi"), {role: "assistant", said: "Yes?"}, user("Go on.")], "HISTORY_UNSUPPORTED",
-         "a conversation of 3 messages (user, assistant, user)"),
+        ([user("Hi"), {role: "assistant", said: " "}, user("Go on.")], "MESSAGES_INVALID",
+         "message 2, of the role assistant, is empty"),
+        ([user("Hi")] * 258, "MESSAGES_INVALID", "there are 257 messages before the prompt, and up to 256 are taken"),
+        ([user("Hi")] * 259, "MESSAGES_INVALID", "the column has 259 messages, and 1 to 258 are taken"),
+        ([{role: "system", said: "Rhyme."}], "PROMPT_MISSING", "its last message is of the role system"),
         ([user("Hi", weight=1)], "MESSAGE_FIELD_UNREAD", f"`--ignore {column}.weight` drops it"),
         ([user([{"type": "file", "file": {}}])], "PART_UNSUPPORTED", "message 1, part 1 is of the type 'file'"),
         ([user([7])], "PART_UNSUPPORTED", "message 1, part 1 is a number"),
@@ -135,7 +205,8 @@ PAIR_MALFORMED: list[tuple[Row, str, str]] = [
     ({"chosen": 7}, "MESSAGES_INVALID", "column chosen: the column holds a number"),
     ({"chosen": "  "}, "RESPONSE_MISSING", "column chosen: the answer is empty"),
     ({"rejected": HI}, "RESPONSE_MISSING", "column rejected: the last message is of the role user"),
-    ({"rejected": HI + NO}, "PROMPTS_DIFFER", "column rejected: the answer repeats another prompt"),
+    ({"rejected": HI + NO}, "PROMPTS_DIFFER", "column rejected: message 1 of 1 before the answer is another than in"),
+    ({"rejected": HI + SAID + ASKED + NO}, "PROMPTS_DIFFER", "the answer follows 3 messages and the prompt has 1"),
     ({"tools": [{"name": "f"}]}, "TOOLS_UNSUPPORTED", "column tools: the row has a value here"),
     ({"image": "a.png", "images": ["a.png"]}, "COLUMN_TWICE", "both images and image have a value"),
     ({"images": [None]}, "MEDIA_MISSING", "column images"),
@@ -177,9 +248,12 @@ MALFORMED: dict[str, list[tuple[Row, str, str]]] = {
         ({"messages": ASKED + SAID, "rejected_response": 7}, "MESSAGES_INVALID", "column rejected_response"),
         ({"messages": ASKED + SAID, "rejected_response": "N", "rejected_messages": ASKED + NO}, "COLUMN_TWICE",
          "both rejected_response and rejected_messages"),
-        ({"messages": ASKED + SAID, "rejected_messages": HI + NO}, "PROMPTS_DIFFER", "repeats another prompt"),
+        ({"messages": ASKED + SAID, "rejected_messages": HI + NO}, "PROMPTS_DIFFER", "is another than in messages"),
+        ({"messages": TALK + SAID, "rejected_messages": OTHER_TALK + NO}, "PROMPTS_DIFFER",
+         "message 2 of 3 before the answer is another than in messages, and an answer to the same conversation is"),
         ({"messages": ASKED + SAID, "rejected_images": [PICTURE]}, "COLUMN_UNSUPPORTED", "`--ignore rejected_images`"),
-        ({"messages": ASKED + SAID, "system": "Rhyme."}, "SYSTEM_UNSUPPORTED", "column system"),
+        ({"messages": BRIEF + ASKED + SAID, "system": "Rhyme."}, "COLUMN_TWICE", "column system: the messages in"),
+        ({"messages": ASKED + SAID, "system": 7}, "TEXT_EXPECTED", "column system"),
         ({"messages": ASKED + SAID, "tools": "[{}]"}, "TOOLS_UNSUPPORTED", "column tools"),
         ({"messages": [{"role": "user", "content": TWO}, *SAID]} | PLACES[0][0], *PLACES[0][1:]),
         ({"messages": [{"role": "user", "content": TWO}, *SAID]} | PLACES[1][0], *PLACES[1][1:]),
@@ -190,8 +264,11 @@ MALFORMED: dict[str, list[tuple[Row, str, str]]] = {
         *_pairs({"conversations": [HUMAN]}, without=("images", "audios", "image")),
         *_pairs({"conversations": [HUMAN]})[-2:],
         ({"conversations": [HUMAN, GPT], **PAIR}, "COLUMN_TWICE", "end with an answer, and chosen has another"),
-        ({"instruction": "Hi", "output": "Yo", "history": [["a", "b"]]}, "HISTORY_UNSUPPORTED", "column history"),
-        ({"instruction": "Hi", "output": "Yo", "system": "Rhyme."}, "SYSTEM_UNSUPPORTED", "column system"),
+        ({"instruction": "Hi", "output": "Yo", "history": [["a"]]}, "MESSAGES_INVALID", "element 1 is a list, and"),
+        ({"instruction": "Hi", "output": "Yo", "history": ["a", "b"]}, "MESSAGES_INVALID", "element 1 is text, and"),
+        ({"instruction": "Hi", "output": "Yo", "history": [["a", ""]]}, "MESSAGES_INVALID", "message 2, of the role"),
+        ({"conversations": [HUMAN, GPT, HUMAN, GPT], "history": [["a", "b"]]}, "COLUMN_TWICE", "column history"),
+        ({"instruction": "Hi", "output": "Yo", "system": ["Rhyme."]}, "TEXT_EXPECTED", "column system"),
         ({"instruction": "Hi", "output": "Yo", "input": 7}, "TEXT_EXPECTED", "column input: the column holds a number"),
         ({"instruction": "Hi", "output": "Yo", **PAIR}, "COLUMN_TWICE", "both chosen and output have a value"),
     ],
@@ -211,7 +288,7 @@ MALFORMED: dict[str, list[tuple[Row, str, str]]] = {
             ({"completions": [RATED | {"annotations": {"honesty": 3}}]}, "SCORE_INVALID", "a number for honesty"),
             ({"completions": [RATED | {"annotations": {"honesty": {"Rating": "7"}}}]}, "SCORE_INVALID",
              "the score of honesty is '7', and 1 to 5 is taken"),
-            ({"system": "Rhyme."}, "SYSTEM_UNSUPPORTED", "column system"),
+            ({"system": 7}, "TEXT_EXPECTED", "column system"),
         ]
     ],
     "helpsteer": [
@@ -220,11 +297,12 @@ MALFORMED: dict[str, list[tuple[Row, str, str]]] = {
                               ("verbosity", [4])]],
         *[(GOOD["helpsteer"][1] | one, reason, text) for one, reason, text in [
             ({"prompt": None}, "PROMPT_MISSING", "follows no prompt"),
-            ({"prompt": "Hi<extra_id_1>Assistant\nYes?"}, "HISTORY_UNSUPPORTED", "several messages, with <extra_id_1>"),
-            ({"response": "Hi<extra_id_1>"}, "HISTORY_UNSUPPORTED", "column response"),
+            ({"prompt": "Hi\n<extra_id_1>Assistant\nYes?"}, "PROMPT_MISSING", "is of the role assistant"),
+            ({"prompt": "Hi\n<extra_id_1>Narrator\nYes?"}, "ROLE_UNKNOWN", "message 2 is of the role 'Narrator'"),
+            ({"response": "Hi<extra_id_1>"}, "MESSAGES_INVALID", "column response: the response holds <extra_id_1>"),
             ({"response": None}, "RESPONSE_MISSING", "no response, and text is taken"),
             ({"response": 7}, "MESSAGES_INVALID", "column response: the column holds a number"),
-            ({"system": "Rhyme."}, "SYSTEM_UNSUPPORTED", "column system"),
+            ({"system": 7}, "TEXT_EXPECTED", "column system"),
             ({"tools": [1]}, "TOOLS_UNSUPPORTED", "column tools"),
         ]],
     ],
@@ -232,7 +310,7 @@ MALFORMED: dict[str, list[tuple[Row, str, str]]] = {
         (GOOD["helpsteer3"][1] | one, reason, text) for one, reason, text in [
             *[({"overall_preference": found}, "LABEL_INVALID", f"the preference is {shown}, and -3 to -1")
               for found, shown in [(0, "0"), (4, "4"), (0.5, "a number"), ("better", "text"), (True, "true or false")]],
-            ({"context": HI + SAID + ASKED}, "HISTORY_UNSUPPORTED", "a conversation of 3"),
+            ({"response1": HI + NO}, "PROMPTS_DIFFER", "is another than in context"),
             ({"context": []}, "PROMPT_MISSING", "follows no prompt"),
             ({"context": SAID}, "PROMPT_MISSING", "is of the role assistant"),
             ({"response1": ""}, "RESPONSE_MISSING", "no response1"),
@@ -256,7 +334,7 @@ MALFORMED: dict[str, list[tuple[Row, str, str]]] = {
             ({"response_2": ""}, "RESPONSE_MISSING", "no response_2"),
             ({"response_2": 7}, "MESSAGES_INVALID", "column response_2"),
             ({"prompt": ""}, "PROMPT_MISSING", "follows no prompt"),
-            ({"prompt": HI + SAID + ASKED}, "HISTORY_UNSUPPORTED", "a conversation of 3"),
+            ({"response_2": HI + NO}, "PROMPTS_DIFFER", "is another than in prompt"),
         ]
     ],
 }  # fmt: skip

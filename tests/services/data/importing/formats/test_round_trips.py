@@ -53,6 +53,7 @@ def read(row: Any, form: str, *, folder: Path = FOLDER, scales: Scales | None = 
 
 
 TEXTS = st.text(max_size=12) | st.sampled_from(["<image>", "a\n", "\n b", " ", "x <video> y", "سلام"])
+ROLES = st.sampled_from([content_pb2.ROLE_SYSTEM, content_pb2.ROLE_USER, content_pb2.ROLE_ASSISTANT])
 MESSAGES = st.lists(TEXTS | st.sampled_from(MEDIA), min_size=1, max_size=5)
 
 
@@ -60,11 +61,18 @@ EXCHANGES = ("trl", "messages", "ms-swift", "sharegpt", "llama-factory", "rlaif-
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.sampled_from(EXCHANGES), MESSAGES, st.lists(MESSAGES, max_size=2), st.sampled_from([1, 2]))
+@given(
+    st.sampled_from(EXCHANGES),
+    st.lists(st.tuples(ROLES, MESSAGES), max_size=3),
+    MESSAGES,
+    st.lists(MESSAGES, max_size=2),
+    st.sampled_from([1, 2]),
+)
 def test_a_row_is_read_back_as_it_was_or_not_written(
-    columns: str, prompt: list[Any], answers: list[list[Any]], preferred: int
+    columns: str, history: list[Any], prompt: list[Any], answers: list[list[Any]], preferred: int
 ) -> None:
     record = record_pb2.Record(id="7", split="val", prompt=content(*prompt), labels={"a": "b"})
+    record.history.extend(content_pb2.EarlierMessage(role=role, content=content(*said)) for role, said in history)
     record.responses.extend(record_pb2.Response(content=content(*answer)) for answer in answers)
     if len(answers) == 2:
         record.preference.preferred = preferred
@@ -82,6 +90,7 @@ def test_a_row_is_read_back_as_it_was_or_not_written(
     expected = answers[::-1] if preferred == 2 and len(answers) == 2 else answers
     assert form in (columns.replace("-", "_"), "messages", "sharegpt"), "the columns tell the format"
     assert without_empty(found.prompt) == without_empty(record.prompt)
+    assert earlier(found) == earlier(record)
     assert [without_empty(one.content) for one in found.responses] == [
         without_empty(content(*answer)) for answer in expected
     ]
@@ -91,15 +100,17 @@ def test_a_row_is_read_back_as_it_was_or_not_written(
 DIMENSIONS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 RATED = ("ultrafeedback", "helpsteer", "helpsteer3", "argilla")
 SCORES = st.dictionaries(st.sampled_from((*DIMENSIONS, "clarity")), st.integers(0, 3), max_size=3)
+HISTORY = st.lists(st.tuples(ROLES, TEXTS | st.just("Hi")), max_size=3)
 ANSWERS = st.tuples(TEXTS, TEXTS, SCORES)
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.sampled_from(RATED), MESSAGES, st.lists(ANSWERS, max_size=3), st.integers(0, 2), TEXTS)
+@given(st.sampled_from(RATED), HISTORY, MESSAGES, st.lists(ANSWERS, max_size=3), st.integers(0, 2), TEXTS)
 def test_ratings_are_read_back_as_they_were_but_for_what_is_said_to_be_lost(
-    columns: str, prompt: list[Any], answers: list[Any], preferred: int, words: str
+    columns: str, history: list[Any], prompt: list[Any], answers: list[Any], preferred: int, words: str
 ) -> None:
     record = record_pb2.Record(id="7", split="val", prompt=content(*prompt), labels={"a": "b"})
+    record.history.extend(content_pb2.EarlierMessage(role=role, content=content(said)) for role, said in history)
     for text, critique, scores in answers:
         feedback = record_pb2.Feedback(critique=critique)
         for dimension, score in scores.items():
@@ -114,11 +125,12 @@ def test_ratings_are_read_back_as_they_were_but_for_what_is_said_to_be_lost(
         return
     found = read(row, columns, scales=Scales(score_range=(0, 3)))
     if found.HasField("quarantine"):
-        assert found.quarantine.reason in ("PROMPT_MISSING", "RESPONSE_MISSING", "HISTORY_UNSUPPORTED")
+        assert found.quarantine.reason in ("PROMPT_MISSING", "RESPONSE_MISSING")
         return
     lost = set(FORMS[columns].lost(record))
     assert told_by_columns([row])[0] == columns
     assert without_empty(found.prompt) == without_empty(record.prompt)
+    assert earlier(found) == earlier(record)
     assert [text_of(one.content) for one in found.responses] == [one[0] for one in answers]
     assert lost or [one.feedback for one in found.responses] == [one.feedback for one in record.responses]
     assert "sources of responses" in lost or [one.source for one in found.responses] == [words] * len(answers)
@@ -133,12 +145,17 @@ def scored(scores: Any) -> list[tuple[str, int]]:
     return sorted((score.dimension, score.score) for score in scores)
 
 
+def earlier(record: record_pb2.Record) -> list[tuple[int, list[content_pb2.Part]]]:
+    return [(one.role, without_empty(one.content)) for one in record.history]
+
+
 def without_empty(message: content_pb2.Content) -> list[content_pb2.Part]:
     return [part for part in message.parts if part.WhichOneof("part") == "media" or part.text]
 
 
 def whole_record() -> record_pb2.Record:
     record = record_pb2.Record(id="7", subtask="ti2ti", split="val", prompt=content("a", MEDIA[0], "b", MEDIA[4]))
+    record.history.add(role=content_pb2.ROLE_SYSTEM, content=content("Be brief.", MEDIA[1]))
     for number in range(3):
         response = record.responses.add(content=content(f"{number}", MEDIA[number]), source="model")
         response.feedback.scores.add(dimension="clarity", score=number, rationale="so")
@@ -199,6 +216,10 @@ def test_the_row_may_name_the_files_of_its_media(tmp_path: Path) -> None:
         ({"responses": {"content": {}}}, "RECORD_INVALID", "the row is no record"),
         ({"quarantine": {"reason": "X"}}, "RECORD_INVALID", "set aside"),
         ({"id": ""}, "RECORD_INVALID", "column id"),
+        ({"history": [{"role": "ROLE_NARRATOR", "content": {}}]}, "RECORD_INVALID", "the row is no record"),
+        ({"history": [{"content": {}}]}, "RECORD_INVALID", "column history"),
+        ({"history": [{"role": "ROLE_USER"}]}, "RECORD_INVALID", "column history"),
+        ({"history": [{"role": "ROLE_USER", "content": {}}] * 257}, "RECORD_INVALID", "column history"),
         ({"labels": {"a": {"b": 1}}}, "RECORD_INVALID", "the row is no record"),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from omnialign.content import ROLES
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import content_pb2, data_service_pb2, record_pb2
 from services.data.importing.columns import MAX_COLUMNS
@@ -16,7 +17,15 @@ from services.data.importing.media_files import MediaFiles
 from services.data.importing.reading import Reading
 from services.data.importing.rows import RowReader
 from services.data.importing.sources import SourceFile
-from tests.services.data.importing.formats.rows_of_formats import ASKED, GOOD, MALFORMED, NO, SAID, Row
+from tests.services.data.importing.formats.rows_of_formats import (
+    ASKED,
+    CONTINUED,
+    GOOD,
+    MALFORMED,
+    NO,
+    SAID,
+    Row,
+)
 
 
 class Store:
@@ -61,6 +70,18 @@ def test_a_row_becomes_the_record_that_it_says(folder: Path, name: str) -> None:
     assert (shown(record.prompt), [shown(one.content) for one in record.responses]) == (prompt, answers)
     assert (record.subtask, record.preference.preferred) == (subtask, int(len(answers) == 2 and not scale(form)))
     assert row == before
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+def test_a_prompt_that_continues_a_conversation_keeps_the_roles_and_media_of_it(folder: Path, name: str) -> None:
+    form, row, history, prompt = CONTINUED[name]
+    record = read(folder, form, row, **scale(form))
+    assert not record.HasField("quarantine"), record.quarantine.message
+    assert [(ROLES[one.role], shown(one.content)) for one in record.history] == history
+    assert shown(record.prompt) == prompt
+    read_letters = record.subtask.partition("2")[0]
+    assert ("i" in read_letters) == any("png" in part for _, parts in history for part in parts)
+    assert [shown(one.content) for one in record.responses][:1] in ([["Pear."]], [])
 
 
 @pytest.mark.parametrize("name", GOOD)
