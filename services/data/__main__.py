@@ -87,6 +87,7 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
                 config,
                 datasets=datasets,
                 store=store,
+                objects=objects,
                 media=media,
                 uploads=uploads,
                 usage=usage,
@@ -97,7 +98,11 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             max_append_bytes=config.max_append_bytes,
         )
         server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer, FULL_NAME)
-        sweeps = {"expired uploads": uploads.sweep, "models without a version": models.sweep}
+        sweeps = {
+            "expired uploads": uploads.sweep,
+            "models without a version": models.sweep,
+            "journals without a dataset": datasets.sweep_journals,
+        }
         async with sweeping(sweeps, seconds=config.sweep_seconds):
             yield
     finally:

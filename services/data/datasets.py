@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
+import pyarrow as pa
+
 from omnialign.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
 from omnialign.names import DATASET, DATASET_VERSION, NEWEST, PROJECT, parse, unversioned
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
@@ -25,6 +27,8 @@ SAFE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 COMMIT_ATTEMPTS = 5
 READ_ATTEMPTS = 4
 QUARANTINE = ".quarantine"
+JOURNALS = "imports/"
+"""Where the journals of imports are, by the uid of their dataset."""
 PAGE_BYTES = 1024 * 1024
 LOOKED_INTO = 2000
 """Records that are read for one page of those that match a condition."""
@@ -135,6 +139,18 @@ class Datasets:
         async with self._lock(name):
             return await run_in_pool(self._pool, table.delete_where, is_stale)
 
+    async def sweep_journals(self) -> int:
+        """Removes the journals of datasets that are gone, which a crash left behind; returns their number."""
+        found = await run_in_pool(self._pool, self._journaled)
+        gone = found - await self._store.dataset_uids() if found else set()
+        for uid in gone:
+            await run_in_pool(self._pool, self._objects.delete_below, f"{JOURNALS}{uid}/")
+        return len(gone)
+
+    def _journaled(self) -> set[str]:
+        """The uids of datasets that have a journal (blocking)."""
+        return {info.key.removeprefix(JOURNALS).partition("/")[0] for info in self._objects.list(JOURNALS)}
+
     async def delete_if_empty(self, name: str) -> None:
         """Deletes a dataset, if it still exists, that holds no record and no version, whatever its quarantine holds."""
         async with self._lock(name):  # between the look and the removal, nobody may write
@@ -196,6 +212,14 @@ class Datasets:
                 last = record.id
         return page, ""
 
+    async def states(self, name: str, *, in_quarantine: bool = False) -> pa.Table | None:
+        """Of each record of the head or of the quarantine, what `record_table.state` gives; None if there are none."""
+        suffix = QUARANTINE if in_quarantine else ""
+        table = self._table(name, uid=await self._require(name), suffix=suffix)
+        if (snapshot := await run_in_pool(self._pool, table.find)) is None:
+            return None
+        return await run_in_pool(self._pool, snapshot.states)
+
     async def stream_quarantine(self, name: str) -> AsyncIterator[list[Record]]:
         """The quarantined rows of a dataset."""
         table = self._table(name, uid=await self._require(name), suffix=QUARANTINE)
@@ -241,6 +265,7 @@ class Datasets:
             raise not_found("DATASET", name)
         for suffix in ("", QUARANTINE):
             await run_in_pool(self._pool, self._objects.remove_table, _table_name(name) + suffix, uid=uid)
+        await run_in_pool(self._pool, self._objects.delete_below, f"{JOURNALS}{uid}/")
 
     async def _try_commit(self, name: str, table: RecordTable) -> DatasetVersion | None:
         snapshot = await run_in_pool(self._pool, table.snapshot)

@@ -90,6 +90,11 @@ class Snapshot:
                 taken = self._dataset.take(rows[start:end].tolist(), columns=["record"])
             yield [record_pb2.Record.FromString(value.as_py()) for value in taken.column("record")]
 
+    def states(self) -> pa.Table:
+        """Of each record, the hash of its id and that of its bytes: see `state`."""
+        with _expired(self._dataset.uri):
+            return self._dataset.to_table(columns=["hash", "fingerprint"])
+
     def fingerprint(self) -> tuple[int, int]:
         """The number of records, and a checksum of them that does not depend on their order.
 
@@ -285,6 +290,11 @@ def to_arrow(records: Iterable[record_pb2.Record]) -> pa.Table:
 def shard_hash(record_id: str) -> int:
     """A number from 0 to 2^63 - 1 that decides the shard of an id, the same on every machine."""
     return _number(record_id.encode())
+
+
+def state(record: record_pb2.Record) -> tuple[int, int]:
+    """What tells a record, unchanged, in a table: the hash of its id, and that of its bytes."""
+    return shard_hash(record.id), _number(record.SerializeToString(deterministic=True))
 
 
 def _number(data: bytes) -> int:

@@ -135,6 +135,10 @@ class Store:
         rows = await self._rows(sa.select(DATASETS.c.message).where(DATASETS.c.name == name))
         return Dataset.FromString(rows[0][0]).uid if rows else None
 
+    async def dataset_uids(self) -> set[str]:
+        """The uids of all datasets of all projects."""
+        return {Dataset.FromString(row[0]).uid for row in await self._rows(sa.select(DATASETS.c.message))}
+
     async def dataset(self, name: str) -> Dataset | None:
         """A dataset with `latest_version` but without `record_count`; None if it does not exist."""
         rows = await self._rows(sa.select(DATASETS.c.message).where(DATASETS.c.name == name))

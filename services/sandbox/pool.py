@@ -106,7 +106,10 @@ class Sandbox:
         """What a generator function yields in a child, item by item; each item has the limits to itself (blocking)."""
         with self._task(function, refusal, key, limits or self._limits) as worker:
             try:
-                yield from worker.iterate(function, args, limits or self._limits)
+                for item in worker.iterate(function, args, limits or self._limits):
+                    with self._changed:
+                        self._changed.notify_all()  # until the next item is wanted, the child holds no place
+                    yield item
             except GeneratorExit:  # the caller wants no more items, and the child still waits to send the next one
                 worker.end()
                 raise

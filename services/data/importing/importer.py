@@ -22,9 +22,12 @@ from omnialign.v1.data_service_pb2 import ImportDatasetResponse as Progress
 from services.data.config import DataConfig
 from services.data.datasets import Datasets
 from services.data.importing.coverage import nearest
+from services.data.importing.file_keys import FileState, key_of
 from services.data.importing.formats.registry import ALIGN_ANYTHING
-from services.data.importing.import_run import ImportRun
+from services.data.importing.import_run import ImportRun, RowsDiffer
+from services.data.importing.journal import Journal
 from services.data.importing.pace import Pace
+from services.data.importing.past import Past, Plan
 from services.data.importing.readers import Survey, survey
 from services.data.importing.reading import Reading
 from services.data.importing.reading_ahead import READING_LIMITS, Readers
@@ -32,6 +35,7 @@ from services.data.importing.refusal import killed_reader
 from services.data.importing.sources import SourceFile, Sources, find_files
 from services.data.media_store import MediaStore
 from services.data.media_validation import MediaLimits
+from services.data.objects import ObjectStore
 from services.data.objects.base import run_in_pool
 from services.data.store import MAX_NAME_CHARACTERS, Store
 from services.data.uploads import IMPORT_FOLDER, Upload, Uploads, is_upload, local_path
@@ -50,6 +54,7 @@ class Importer:
         *,
         datasets: Datasets,
         store: Store,
+        objects: ObjectStore,
         media: MediaStore,
         uploads: Uploads,
         usage: Usage,
@@ -58,8 +63,8 @@ class Importer:
     ) -> None:
         self._config, self._datasets, self._store, self._media, self._pool = config, datasets, store, media, pool
         self._uploads, self._usage, self._sandbox = uploads, usage, sandbox
-        limits = MediaLimits.of(config)
-        self._readers = Readers(sandbox=sandbox, media=media, limits=limits, pool=pool, most=config.media_workers)
+        self._objects, self._limits = objects, MediaLimits.of(config)
+        self._readers = Readers(sandbox=sandbox, media=media, limits=self._limits, pool=pool, most=config.media_workers)
         self._running: Counter[str] = Counter()
         self._created: set[str] = set()
 
@@ -69,71 +74,121 @@ class Importer:
         Raises the reasons of `sources.find_files`, `uploads.local_path`, `readers.survey` and `Reading.of`,
         URI_TOO_LONG, QUOTA_EXCEEDED, and NO_VALID_ROWS, which says for each reason what is wrong with one row.
         """
-        reading = Reading.of(request)
+        reading, name = Reading.of(request), f"{request.parent}/datasets/{request.dataset_id}"
         async with self._source(request) as (path, uri):
             sources = await run_in_pool(
                 self._pool, find_files, path, subtask=request.subtask, split=request.split, form=request.format
             )
-            run = ImportRun(
-                f"{request.parent}/datasets/{request.dataset_id}",
-                datasets=self._datasets,
-                media=self._media,
-                usage=self._usage,
-                append=request.append,
-            )
+            progress = Progress()
             # Before the look through all files, which may take long: tells the caller that the import has begun.
-            yield run.progress
-            surveys = await self._survey(sources, reading, run.progress)
+            yield progress
+            past = await self._past(name)
+            plans = [plan async for plan in self._plans(sources, request, past, progress)]
             async with self._dataset(request):
+                past = await self._past(name, past)
+                run = self._run(request, past, progress)
                 try:
-                    async for progress in self._import(surveys, reading, run):
+                    async for progress in self._import(plans, reading, run, past):
                         yield progress
-                finally:
-                    await run.abandon()
-                version = await self._datasets.commit(run.name)
-                await self._add_lineage(request.parent, run.name, uri, version)
-                run.progress.dataset_version.CopyFrom(version)
-                yield run.progress
+                except RowsDiffer:  # then everything is read again
+                    run = self._run(request, past, run.progress)
+                    async for progress in self._import(plans, reading, run, None):
+                        yield progress
+                version = await self._datasets.commit(name)
+                await self._add_lineage(request.parent, name, uri, version)
+                progress.dataset_version.CopyFrom(version)
+                yield progress
 
-    async def _survey(self, sources: Sources, reading: Reading, progress: Progress) -> list[Survey]:
+    def _run(self, request: Request, past: Past, progress: Progress) -> ImportRun:
+        """A new run, whose progress has what was found before anything was read."""
+        run = ImportRun(
+            f"{request.parent}/datasets/{request.dataset_id}",
+            datasets=self._datasets,
+            media=self._media,
+            usage=self._usage,
+            append=request.append,
+            journal=past.journal,
+        )
+        run.progress.rows_total = progress.rows_total
+        run.progress.skipped_files.extend(progress.skipped_files)
+        run.progress.file_formats.extend(progress.file_formats)
+        run.progress.unread_columns.extend(progress.unread_columns)
+        return run
+
+    async def _past(self, name: str, known: Past | None = None) -> Past:
+        """What earlier imports wrote into a dataset; `known` if it is still the same one."""
+        uid = await self._store.dataset_uid(name) or ""
+        if known is not None and known.journal.uid in ("", uid):
+            known.journal.uid = uid
+            return known
+        journal = await run_in_pool(self._pool, Journal, self._objects, uid)
+        if not journal.is_empty:
+            return Past(
+                journal, await self._datasets.states(name), await self._datasets.states(name, in_quarantine=True)
+            )
+        return Past(journal)
+
+    async def _plans(self, sources: Sources, request: Request, past: Past, progress: Progress) -> AsyncIterator[Plan]:
         """Looks through all files, and lists their formats and what will not be read."""
-        surveys = list[Survey]()
+        reading, count = Reading.of(request), 0
         for name, why in list(sources.skipped.items())[:MAX_LISTED_FILES]:
             progress.skipped_files.add(file=valid_text(name), why=valid_text(why))
         for file in sources.files:
-            found = await run_in_pool(self._pool, self._look_at, file, reading)
-            file = found.file
-            surveys.append(found)
+            state = FileState.of(file.path)
+            key = await key_of(file, request, self._limits, self._pool)
+            known = Survey.known(file, past.journal.survey(key))
+            found = known or await run_in_pool(self._pool, self._look_at, file, reading)
+            file, count = found.file, count + 1
+            yield Plan(found, key, state)
             progress.rows_total += found.rows
-            if len(surveys) <= MAX_LISTED_FILES:
+            if count <= MAX_LISTED_FILES:
                 form = file.format or ALIGN_ANYTHING
                 progress.file_formats.add(file=valid_text(file.name), format=form, told_by=valid_text(file.told_by))
             for column, rows in found.unread.most_common():
                 similar = nearest(file.subtask, column, form=file.format)
                 shown = (valid_text(file.name), valid_text(column))
                 progress.unread_columns.add(file=shown[0], column=shown[1], rows=rows, nearest=similar)
-        return surveys
 
     def _look_at(self, file: SourceFile, reading: Reading) -> Survey:
         return self._sandbox.call(survey, file, reading, refusal=killed_reader, limits=READING_LIMITS)
 
-    async def _import(self, surveys: list[Survey], reading: Reading, run: ImportRun) -> AsyncIterator[Progress]:
+    async def _import(
+        self, plans: list[Plan], reading: Reading, run: ImportRun, past: Past | None
+    ) -> AsyncIterator[Progress]:
+        """Reads the files, but for what an earlier import wrote. Raises NO_VALID_ROWS, RowsDiffer."""
         pace = Pace()
-        for found in surveys:
-            run.begin(found.file)
-            async for piece in self._readers.read(found.file, reading, rows=found.rows):
-                for row in piece.rows:
-                    await run.add(row)
-                pace.note(run.progress)
-                if pace.is_due():
-                    yield run.progress
-        await run.flush()
+        try:
+            for plan in plans:
+                run.begin(plan.file, key=plan.key, survey=plan.survey.told(), state=plan.state)
+                at, is_done = await self._replay(plan, run, past) if past else (0, False)
+                if is_done:
+                    continue
+                async for piece in self._readers.read(plan.file, reading, rows=plan.survey.rows, start=at):
+                    await run.add(piece)
+                    pace.note(run.progress)
+                    if pace.is_due():
+                        yield run.progress
+                run.end()
+            await run.flush()
+        finally:
+            await run.abandon()
         if not run.progress.records_imported:
             message = f"None of {run.progress.rows_read} rows can be imported."
             reasons = {reason: str(count) for reason, count in run.progress.quarantine_reasons.items()}
             violations = list(run.examples.items())
             raise FailedPrecondition(message, reason="NO_VALID_ROWS", metadata=reasons, violations=violations)
         await run.finish()
+        pace.note(run.progress)
+        yield run.progress
+
+    async def _replay(self, plan: Plan, run: ImportRun, past: Past) -> tuple[int, bool]:
+        """Counts what is there of a file; how many of its rows that are, and whether it is all of them."""
+        at, is_done = 0, False
+        parts = past.written(plan)
+        while (found := await run_in_pool(self._pool, next, parts, None)) is not None:
+            run.replay(*found)
+            at, is_done = found[0].end, found[0].is_last
+        return at, is_done
 
     @asynccontextmanager
     async def _source(self, request: Request) -> AsyncIterator[tuple[Path, str]]:

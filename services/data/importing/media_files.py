@@ -7,7 +7,8 @@ followed. Which files rows named is noted, so that a later import can tell wheth
 import base64
 import binascii
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -48,13 +49,66 @@ class Keeper(Protocol):
         ...
 
 
+class MediaPaths:
+    """Where the media files are that rows of one data file name."""
+
+    def __init__(self, source: SourceFile) -> None:
+        self._root, parent = source.root.resolve(), source.path.parent
+        self._bases = (parent, parent.parent) if parent.resolve() != self._root else (parent,)
+
+    def find(self, name: str, modality: int) -> Path:
+        """The file, links followed. Raises MEDIA_MISSING, MEDIA_PATH_FORBIDDEN."""
+        for path in self._places(name, modality):
+            if (found := self._inside(path)) is not None:
+                return found
+        raise media_error("MEDIA_MISSING", "there is no such media file in the folder of the data")
+
+    def visit(self, name: str, modality: int) -> Visit:
+        """The file as it is now, which need not be one that may be read."""
+        for path in self._places(name, modality):
+            with suppress(OSError, ValueError):
+                found = path.stat()
+                if stat.S_ISREG(found.st_mode):
+                    return name, modality, found.st_size, found.st_mtime_ns
+        return name, modality, -1, -1
+
+    def has_changed(self, visit: Visit) -> bool:
+        """Whether a file that a row named is another one by now."""
+        return self.visit(visit[0], visit[1]) != visit
+
+    def _places(self, name: str, modality: int) -> Iterator[Path]:
+        relative = relative_path(name)
+        for base in self._bases:
+            for folder in ("", *FOLDERS[content_pb2.Modality.ValueType(modality)]):
+                yield base / folder / relative
+
+    def _inside(self, path: Path) -> Path | None:
+        """The file, links followed; None if it does not exist. Raises MEDIA_PATH_FORBIDDEN if a link leads outside."""
+        try:
+            resolved = path.resolve()
+            if not resolved.is_relative_to(self._root):
+                raise media_error("MEDIA_PATH_FORBIDDEN", "the media path leads out of the folder of the data")
+            return resolved if resolved.is_file() and os.access(resolved, os.R_OK) else None
+        except (OSError, RuntimeError):  # a name that is too long, a cycle of links
+            return None
+
+
+def relative_path(name: str) -> PurePosixPath:
+    """A path that a row names. Raises MEDIA_PATH_FORBIDDEN."""
+    if "://" in name or "\\" in name or "\0" in name:
+        message = "a media path must be relative to the data file, and URLs are not fetched"
+        raise media_error("MEDIA_PATH_FORBIDDEN", message)
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise media_error("MEDIA_PATH_FORBIDDEN", "the media path leaves the folder of the data")
+    return relative
+
+
 class MediaFiles:
     """The media of one data file's rows."""
 
     def __init__(self, source: SourceFile, *, keep: Keeper) -> None:
-        self._keep, self._root = keep, source.root.resolve()
-        parent = source.path.parent
-        self._bases = (parent, parent.parent) if parent.resolve() != self._root else (parent,)
+        self._paths, self._keep = MediaPaths(source), keep
         self._visits: dict[tuple[str, int], Visit] = {}
 
     def store(self, found: Any, modality: int) -> content_pb2.Media:
@@ -74,12 +128,10 @@ class MediaFiles:
         visits, self._visits = list(self._visits.values()), {}
         return visits
 
-    def has_changed(self, visit: Visit) -> bool:
-        """Whether a file that a row named is another one by now."""
-        return self._visit(visit[0], visit[1]) != visit
-
     def _store_file(self, name: str, modality: int) -> content_pb2.Media:
-        path = self._locate(name, modality)
+        relative_path(name)
+        self._visits[name, modality] = self._paths.visit(name, modality)
+        path = self._paths.find(name, modality)
         try:
             if is_lfs_pointer(path):
                 message = "the media file is a pointer of Git LFS: run `git lfs pull` in the folder of the data"
@@ -88,47 +140,12 @@ class MediaFiles:
         except (FileNotFoundError, PermissionError) as error:
             raise media_error("MEDIA_MISSING", f"the media file cannot be read: {error.strerror}") from error
 
-    def _visit(self, name: str, modality: int) -> Visit:
-        with suppress(InvalidArgument, OSError):
-            found = self._find(name, modality).stat()
-            return name, modality, found.st_size, found.st_mtime_ns
-        return name, modality, -1, -1
-
     def _store_struct(self, found: Mapping[str, Any], modality: int) -> content_pb2.Media:
         if (data := found.get("bytes")) is not None:
             return self._keep.put(_to_bytes(data), modality)
         if found.get("array") is not None:
             return self._keep.put(_to_wav(found), modality)
         return self.store(found.get("path"), modality)
-
-    def _locate(self, name: str, modality: int) -> Path:
-        """The file, which is noted. Raises MEDIA_MISSING, MEDIA_PATH_FORBIDDEN."""
-        self._visits[name, modality] = self._visit(name, modality)
-        return self._find(name, modality)
-
-    def _find(self, name: str, modality: int) -> Path:
-        if "://" in name or "\\" in name or "\0" in name:
-            message = "a media path must be relative to the data file, and URLs are not fetched"
-            raise media_error("MEDIA_PATH_FORBIDDEN", message)
-        relative = PurePosixPath(name)
-        if relative.is_absolute() or ".." in relative.parts:
-            raise media_error("MEDIA_PATH_FORBIDDEN", "the media path leaves the folder of the data")
-        for base in self._bases:
-            for folder in ("", *FOLDERS[content_pb2.Modality.ValueType(modality)]):
-                path = self._inside(base / folder / relative)
-                if path is not None:
-                    return path
-        raise media_error("MEDIA_MISSING", "there is no such media file in the folder of the data")
-
-    def _inside(self, path: Path) -> Path | None:
-        """The file, links followed; None if it does not exist. Raises MEDIA_PATH_FORBIDDEN if a link leads outside."""
-        try:
-            resolved = path.resolve()
-            if not resolved.is_relative_to(self._root):
-                raise media_error("MEDIA_PATH_FORBIDDEN", "the media path leads out of the folder of the data")
-            return resolved if resolved.is_file() and os.access(resolved, os.R_OK) else None
-        except (OSError, RuntimeError):  # a name that is too long, a cycle of links
-            return None
 
 
 def _to_bytes(found: Any) -> bytes:

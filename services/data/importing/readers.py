@@ -64,6 +64,17 @@ class Survey:
     lost: Counter[str] = field(default_factory=Counter)
     """Those of them that seem to hold answers or preferences that their rows do not yield."""
 
+    def told(self) -> dict[str, Any]:
+        """What `known` takes."""
+        file = self.file
+        names = {"subtask": file.subtask, "split": file.split, "format": file.format, "told_by": file.told_by}
+        return {"file": names, "rows": self.rows, "unread": dict(self.unread)}
+
+    @classmethod
+    def known(cls, file: SourceFile, told: Mapping[str, Any] | None) -> "Survey | None":
+        """The survey of a file that was looked at before; None if it was not."""
+        return cls(replace(file, **told["file"]), told["rows"], Counter(told["unread"])) if told else None
+
 
 def survey(source: SourceFile, reading: Reading) -> Survey:
     """Looks at all rows of a file.

@@ -7,7 +7,8 @@ few pieces that wait for their turn.
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class Readers:
             for stream in streams:
                 stream.close()
 
-    def _pieces(self, file: SourceFile, reading: Reading, share: Share, start: int) -> Iterator[Stored]:
+    def _pieces(self, file: SourceFile, reading: Reading, share: Share, start: int) -> Generator[Stored, None, None]:
         """The pieces of a share (blocking). A piece that ends its process is read again, carefully."""
         careful_until, done = 0, -1
         while True:
@@ -138,8 +139,9 @@ class Readers:
 class _Stream:
     """The pieces of one child, a few of them ahead."""
 
-    def __init__(self, pieces: Iterator[Stored], pool: ThreadPoolExecutor) -> None:
+    def __init__(self, pieces: Generator[Stored, None, None], pool: ThreadPoolExecutor) -> None:
         self._pieces, self._pool = pieces, pool
+        self._turn = threading.Lock()
         self._ready: asyncio.Queue[Stored | BaseException | None] = asyncio.Queue(AHEAD_PIECES)
         self._head: Stored | None = None
         self._has_ended = False
@@ -167,15 +169,23 @@ class _Stream:
         return found
 
     def close(self) -> None:
-        """Stops reading."""
+        """Stops reading, once a thread that still reads has its piece."""
         self._reading.cancel()
-        with suppress(ValueError):  # a thread may still be reading: then it is dropped later
-            self._pieces.close()  # type: ignore[attr-defined] # it is a generator
+        with suppress(RuntimeError):  # the pool has shut down, and the sandbox ends the child
+            self._pool.submit(self._end)
+
+    def _end(self) -> None:
+        with self._turn:
+            self._pieces.close()
+
+    def _next(self) -> Stored | None:
+        with self._turn:
+            return next(self._pieces, None)
 
     async def _read(self) -> None:
         end: BaseException | None = None
         try:
-            while (piece := await run_in_pool(self._pool, next, self._pieces, None)) is not None:
+            while (piece := await run_in_pool(self._pool, self._next)) is not None:
                 await self._ready.put(piece)
         except Exception as error:
             end = error
