@@ -136,8 +136,8 @@ class Importer:
         for file in sources.files:
             state = FileState.of(file.path)
             key = await key_of(file, request, self._limits, self._pool)
-            known = Survey.known(file, past.journal.survey(key))
-            found = known or await run_in_pool(self._pool, self._look_at, file, reading)
+            if (found := Survey.known(file, past.journal.survey(key))) is None:
+                found = await run_in_pool(self._pool, self._look_at, file, reading)
             file, count = found.file, count + 1
             yield Plan(found, key, state)
             progress.rows_total += found.rows
