@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +13,7 @@ from omnialign.cli.session import Session, command
 from omnialign.cli.uploads import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
-
-    from omnialign.cli.output import Output
-    from omnialign.v1 import data_service_pb2, dataset_pb2
+    from omnialign.v1 import data_service_pb2
 
 
 app = typer.Typer(help="Import, list, show, export and delete datasets.", no_args_is_help=True)
@@ -61,6 +56,7 @@ async def import_(
 
     A file replaces what an earlier import of it gave: the same path in the source, subtask and split.
     """
+    from omnialign.cli.importing import show_import
     from omnialign.cli.mapping import read_mapping, renamed_columns
 
     told = read_mapping(mapping)
@@ -81,56 +77,6 @@ async def import_(
             append=append,
         )
         await show_import(events, out=session.out)
-
-
-async def show_import(
-    events: AsyncIterator[data_service_pb2.ImportDatasetResponse], *, out: Output
-) -> dataset_pb2.DatasetVersion:
-    """Shows the progress and the result of an import, and returns the new version."""
-    last = None
-    with out.console.status("importing") if out.is_live else contextlib.nullcontext() as status:
-        async for last in events:
-            out.record(last)
-            if status is not None:
-                status.update(f"{last.records_imported:,} of {last.rows_read:,} rows imported")
-    if last is None:
-        from omnialign.errors import Internal
-
-        raise Internal("The server ended the import without a result; run it again.", reason="IMPORT_SILENT")
-    version = last.dataset_version
-    _show_formats(last.file_formats, out=out)
-    counts = ", ".join(f"{name} {number}" for name, number in sorted(version.subtask_counts.items()))
-    out.say(f"{version.name}: {version.record_count} records ({counts})")
-    out.say(f"imported: {last.records_imported} of {last.rows_read} rows; media: {last.media_bytes / 2**20:.1f} MiB")
-    if last.records_removed:
-        out.say(f"removed: {last.records_removed} records of an earlier import that these files no longer have")
-    out.say(f"quarantined: {last.rows_quarantined} rows")
-    for reason, number in sorted(last.quarantine_reasons.items()):
-        out.say(f"  {reason}: {number}")
-    _show_what_is_not_read(last, out=out)
-    return version
-
-
-def _show_formats(files: Sequence[data_service_pb2.FileFormat], *, out: Output) -> None:
-    """A line for each format; `--json` has each file."""
-    formats: dict[str, list[data_service_pb2.FileFormat]] = defaultdict(list)
-    for file in files:
-        formats[file.format].append(file)
-    for name, those in formats.items():
-        where = those[0].file if len(those) == 1 else f"{len(those)} files"
-        told = {file.told_by for file in those}
-        out.say(f"format: {name} in {where}" + (f", told by {told.pop()}" if len(told) == 1 else ""))
-
-
-def _show_what_is_not_read(last: data_service_pb2.ImportDatasetResponse, *, out: Output) -> None:
-    for column in last.unread_columns:
-        similar = f" (similar to {column.nearest})" if column.nearest else ""
-        out.say(f"not read: column {column.column}{similar}, {column.rows} rows of {column.file}")
-    for file in last.skipped_files:
-        out.say(f"not read: {file.file}: it {file.why}")
-    for rows in last.repeated_rows:
-        done = "left out" if rows.left_out else "kept, as they are of another split"
-        out.say(f"repeated: {rows.rows} rows of {rows.file} are in {rows.earlier_file} too; {done}")
 
 
 @app.command()

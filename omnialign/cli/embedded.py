@@ -213,7 +213,7 @@ async def _submit(session: Session, client: AsyncClient, plan: DemoPlan, *, sour
     """Writes and imports the dataset, registers the base model, submits the job, and returns the job's name."""
     import asyncio
 
-    from omnialign.cli import data, job_view, spec, uploads
+    from omnialign.cli import importing, job_view, spec, uploads
 
     example = plan.example
     await asyncio.to_thread(example.write, source, plan.seed, plan.small)
@@ -222,7 +222,7 @@ async def _submit(session: Session, client: AsyncClient, plan: DemoPlan, *, sour
     folder = await asyncio.to_thread(example.base_model, models)
     weights = await uploads.server_uri(client, folder, session=session)
     imported = client.import_dataset(plan.named(example.dataset_id), rows)
-    version = await data.show_import(imported, out=session.out)
+    version = await importing.show_import(imported, out=session.out)
     if example.append is not None:
         dataset = version.name.partition("/versions/")[0]
         await example.append(client, dataset, plan.seed, plan.small)

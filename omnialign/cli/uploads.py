@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,7 @@ Upload = Annotated[
 SEEN, NOT_SEEN = frozenset({"SOURCE_EMPTY"}), frozenset({"SOURCE_MISSING", "PATH_FORBIDDEN", "LOCATION_FORBIDDEN"})
 """Reasons of a server that does, or does not, see an empty folder of this machine."""
 MIB = 2**20
+PATTERN = re.compile(r"[*?\[{]")
 
 
 def is_loopback(address: str) -> bool:
@@ -55,6 +57,11 @@ async def server_uri(
         upload = not (is_loopback(find_address(session.address)) and await _shares_disk(client))
     if path is None or not upload:
         return local_uri(source)
+    if not path.exists() and PATTERN.search(source):
+        from omnialign.errors import InvalidArgument
+
+        message = f"{source} is a pattern, and this server does not share the disk: upload the folder."
+        raise InvalidArgument(message, reason="PATTERN_NOT_UPLOADED", metadata={"source": source})
     with show_transfer("uploading", out=session.out) as progress:
         return await client.upload_files(path, keep_name=keep_name, progress=progress)
 

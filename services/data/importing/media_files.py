@@ -17,7 +17,7 @@ from omnialign.errors import InvalidArgument
 from omnialign.media.sounds import mono_samples, write_audio
 from omnialign.v1 import content_pb2
 from services.data.importing.refusal import described
-from services.data.importing.sources import SourceFile, is_lfs_pointer
+from services.data.importing.sources import POINTER, SourceFile, is_pointer
 
 MAX_RATE_HZ = 768_000
 FOLDERS = {
@@ -110,6 +110,8 @@ class MediaFiles:
     def __init__(self, source: SourceFile, *, keep: Keeper) -> None:
         self._paths, self._keep = MediaPaths(source), keep
         self._visits: dict[tuple[str, int], Visit] = {}
+        self.members: Mapping[str, bytes] = {}
+        """The members of the row's sample, by their names, if it comes from an archive."""
 
     def store(self, found: Any, modality: int) -> content_pb2.Media:
         """Keeps one medium and returns its reference. Raises the MEDIA_* reasons."""
@@ -129,13 +131,14 @@ class MediaFiles:
         return visits
 
     def _store_file(self, name: str, modality: int) -> content_pb2.Media:
+        if (member := self.members.get(name)) is not None:
+            return self._keep.put(member, modality)
         relative_path(name)
         self._visits[name, modality] = self._paths.visit(name, modality)
         path = self._paths.find(name, modality)
         try:
-            if is_lfs_pointer(path):
-                message = "the media file is a pointer of Git LFS: run `git lfs pull` in the folder of the data"
-                raise media_error("MEDIA_MISSING", message)
+            if is_pointer(path):
+                raise media_error("MEDIA_MISSING", f"the media file {POINTER}")
             return self._keep.put_file(path, modality)
         except (FileNotFoundError, PermissionError) as error:
             raise media_error("MEDIA_MISSING", f"the media file cannot be read: {error.strerror}") from error

@@ -16,6 +16,7 @@ from services.data.importing.coverage import coverage, format_coverage
 from services.data.importing.formats.registry import FORMATS, TOLD_BY_ROWS, told_by_columns
 from services.data.importing.json_rows import read_json_lines, read_json_rows
 from services.data.importing.reading import Reading
+from services.data.importing.samples import read_sample_outlines, read_samples
 from services.data.importing.scales import NumberChecks
 from services.data.importing.sources import TABLES, SourceFile, subtask_unknown
 from services.data.importing.tables import read_outlines, read_table, read_table_units
@@ -27,13 +28,15 @@ MAX_UNREAD_COLUMNS = 100
 
 def read_units(source: SourceFile, reading: Reading, share: Share) -> Iterator[Unit]:
     """The units of a share of a file's rows, those of one record joined. Raises what `read_table` raises."""
-    key, is_table = FORMATS[source.format].key if source.format else "", source.path.suffix.lower() in TABLES
+    key, is_table = FORMATS[source.format].key if source.format else "", source.suffix in TABLES
     if key:
         rows = _rows_of_table(source) if is_table else _numbered(source)
         return units_of(join_rows(((number, _prepared(row, reading)) for number, row in rows), key), share)
     if is_table:
         return read_table_units(source.path, share)
-    if source.path.suffix.lower() == ".jsonl":
+    if source.suffix == ".tar":
+        return units_of(read_samples(source.path, share.has_row), share)
+    if source.suffix == ".jsonl":
         return units_of(read_json_lines(source.path, share.has_row), share)
     return units_of(_numbered(source), share)
 
@@ -47,8 +50,10 @@ def _prepared(row: Any, reading: Reading) -> Any:
 
 
 def _numbered(source: SourceFile) -> Iterator[tuple[int, Any]]:
-    if source.path.suffix.lower() == ".jsonl":
+    if source.suffix == ".jsonl":
         return read_json_lines(source.path)
+    if source.suffix == ".tar":
+        return read_samples(source.path)
     return enumerate(read_json_rows(source.path), 1)
 
 
@@ -134,7 +139,9 @@ def _has_columns(row: Any) -> bool:
 
 
 def _outlines(source: SourceFile) -> Iterator[Any]:
-    if source.path.suffix.lower() in TABLES:
+    if source.suffix == ".tar":
+        return read_sample_outlines(source.path)
+    if source.suffix in TABLES:
         return read_outlines(source.path)
     return (row for _, row in _numbered(source))
 

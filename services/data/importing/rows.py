@@ -24,6 +24,7 @@ from services.data.importing.identity import ROW_CHARACTERS, content_digest, men
 from services.data.importing.media_files import MediaFiles
 from services.data.importing.reading import Reading
 from services.data.importing.refusal import MalformedRow, described, in_column, quarantine, refusal
+from services.data.importing.samples import Sample
 from services.data.importing.sources import SPLITS, SourceFile
 
 MAX_RECORD_BYTES = 2 * 1024 * 1024
@@ -68,6 +69,7 @@ class RowReader:
 
     def read(self, number: int, row: Any) -> ReadRow:
         """The row as a record, quarantined if anything is wrong with it. Raises only what is not the row's fault."""
+        self._files.members = row.members if isinstance(row, Sample) else {}
         record, digest = self.record(number, row)
         ids = self._format.ids if self._format else ()
         name = row_digest(row, digest, ids=ids, with_content=self._reading.append)

@@ -1,6 +1,7 @@
 """The data files of an import, whose names may tell subtask, split and format.
 
-What else lies in the folder is skipped, and listed with why; media are not, since rows name them.
+A source is a file, a folder, or a pattern of files. What else lies in a folder is skipped, and listed with why; media
+are not, since rows name them.
 """
 
 import itertools
@@ -18,15 +19,20 @@ from services.data.importing.benchmarks.formats import SUBTASK, subtask_in
 from services.data.importing.columns import PROMPT, has
 from services.data.importing.formats.registry import ALIGN_ANYTHING, FORMATS, TELLING, told_by_names, told_otherwise
 from services.data.importing.json_rows import READ_CHARACTERS, read_json_rows
+from services.data.importing.patterns import is_pattern, matches
 
 TABLES = (".parquet", ".arrow")
-SUFFIXES = (*TABLES, ".json", ".jsonl")
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+SUFFIXES = (*TABLES, ".json", ".jsonl", *ARCHIVES)
 # Those that the table of the system may lack.
 MEDIA_SUFFIXES = frozenset(
     {".ac3", ".aif", ".aiff", ".amr", ".avif", ".flac", ".heic", ".heif", ".jp2", ".jxl", ".m4a", ".m4v", ".mkv",
      ".mka", ".mts", ".oga", ".ogg", ".ogv", ".opus", ".ppm", ".tga", ".ts", ".wav", ".webm", ".webp", ".wma", ".wmv"}
 )  # fmt: skip
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+POINTERS = (b"version https://git-lfs.github.com/spec/", b"# xet version ")
+"""How files of a cloned repository begin that only say where their bytes are: those of Git LFS, which Hugging Face
+writes for Xet, too, and those of git-xet."""
+POINTER = "is a pointer of Git LFS or Xet, not the data: run `git lfs pull` in the clone"
 # Longest first: `text-image-to-text` is a prefix of `text-image-to-text-image`.
 NAMES = {
     "text-image-to-text-image": "ti2ti", "text-image-to-text": "ti2t", "text-audio-to-text": "ta2t",
@@ -65,6 +71,11 @@ class SourceFile:
         return told_otherwise(self.format, row) if is_by_columns else ("", "")
 
     @property
+    def suffix(self) -> str:
+        """What the file is, by its name: one of `SUFFIXES`, with `.tar` for all of `ARCHIVES`."""
+        return ".tar" if is_archive(self.path) else self.path.suffix.lower()
+
+    @property
     def name(self) -> str:
         """The path within the source."""
         return self.path.relative_to(self.root).as_posix()
@@ -82,7 +93,8 @@ class Sources:
 def find_files(source: Path, *, subtask: str = "", split: str = "", form: str = "") -> Sources:
     """The data files at `source`, sorted by name. `form` is the format of them all; if "", names may tell it.
 
-    Raises FORMAT_UNKNOWN, SOURCE_MISSING, SOURCE_EMPTY, SOURCE_UNSUPPORTED, SUBTASK_UNKNOWN.
+    Raises FORMAT_UNKNOWN, SOURCE_MISSING, SOURCE_EMPTY, SOURCE_UNSUPPORTED, SOURCE_IS_POINTER, SUBTASK_UNKNOWN, and the
+    reasons of `patterns.matches`.
     """
     form = form.strip().lower().replace("-", "_")
     if form and form not in (*FORMATS, ALIGN_ANYTHING):
@@ -90,6 +102,9 @@ def find_files(source: Path, *, subtask: str = "", split: str = "", form: str = 
         raise _refusal("FORMAT_UNKNOWN", f"{form} is not one of {there}.", source)
     if subtask and not (subtask in SUBTASKS if form == ALIGN_ANYTHING else SUBTASK.fullmatch(subtask)):
         raise _refusal("SUBTASK_UNKNOWN", f"{subtask} is not one of {', '.join(sorted(SUBTASKS))}.", source)
+    if is_pattern(source):
+        folder, paths = matches(source)
+        return Sources(tuple(_source_file(path, folder, subtask, split, form) for path in paths), {})
     if not source.exists():
         raise _refusal("SOURCE_MISSING", f"{source} does not exist.", source)
     if not source.is_dir():
@@ -97,6 +112,14 @@ def find_files(source: Path, *, subtask: str = "", split: str = "", form: str = 
     reasons = {path: _why_skipped(path, source, form) for path in sorted(_visible_files(source))}
     skipped = {path.relative_to(source).as_posix(): why for path, why in reasons.items() if why}
     paths = [path for path, why in reasons.items() if why == ""]
+    if any(map(is_archive, paths)) and not all(map(is_archive, paths)):
+        archives = [path for path in paths if is_archive(path)]
+        why = "is an archive beside other data: unpack it if it holds their media, or import it by its name"
+        skipped |= {path.relative_to(source).as_posix(): why for path in archives}
+        paths = [path for path in paths if path not in archives]
+    pointers = [path for path, why in reasons.items() if why == POINTER]
+    if pointers and not paths:
+        raise _is_pointer(pointers[0], others=len(pointers) - 1)
     if not paths:
         there = "".join(f"; {name} {why}" for name, why in itertools.islice(skipped.items(), MAX_NAMED))
         raise _refusal("SOURCE_EMPTY", f"{source} has no {', '.join(SUFFIXES)} file with rows{there}.", source)
@@ -132,8 +155,10 @@ def _source_file(path: Path, root: Path, subtask: str, split: str, form: str) ->
             raise subtask_unknown(path)
     else:
         found = subtask_of(path, root) or subtask
-    if path.suffix.lower() not in SUFFIXES:
+    if not path.name.lower().endswith(SUFFIXES):
         raise _refusal("SOURCE_UNSUPPORTED", f"{path.name} is none of {', '.join(SUFFIXES)}.", path)
+    if is_pointer(path):
+        raise _is_pointer(path, others=0)
     split = split_of(path, root) or split or ("test" if form in BENCHMARKS else "train")
     known = form if form in FORMATS else ""
     return SourceFile(path=path, root=root, subtask=found, split=split, format=known, told_by=told_by if form else "")
@@ -159,7 +184,7 @@ def _visible_files(root: Path) -> Iterator[Path]:
 
 def _why_skipped(path: Path, root: Path, form: str) -> str | None:
     """Why a file is not read; "" for a data file, None for media."""
-    if path.suffix.lower() not in SUFFIXES:
+    if not path.name.lower().endswith(SUFFIXES):
         kind = (mimetypes.guess_type(path.name, strict=False)[0] or "").partition("/")[0]
         is_media = kind in ("image", "audio", "video") or path.suffix.lower() in MEDIA_SUFFIXES
         return None if is_media else f"is none of {', '.join(SUFFIXES)}"
@@ -167,8 +192,8 @@ def _why_skipped(path: Path, root: Path, form: str) -> str | None:
         return "is not a regular file"
     if len(path.relative_to(root).parts) > MAX_DEPTH:
         return f"lies deeper than {MAX_DEPTH - 1} folders"
-    if is_lfs_pointer(path):
-        return "is a pointer of Git LFS: run `git lfs pull`"
+    if is_pointer(path):
+        return POINTER
     if path.suffix.lower() == ".json" and _is_settings(path):
         return "is one object without a prompt, not rows"
     folders = _folders(path, root)
@@ -177,10 +202,20 @@ def _why_skipped(path: Path, root: Path, form: str) -> str | None:
     return ""
 
 
-def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file only says where Git LFS keeps the bytes."""
+def is_archive(path: Path) -> bool:
+    """Whether a file is a tar file, by its name."""
+    return path.name.lower().endswith(ARCHIVES)
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file only says where Git LFS or Xet keeps the bytes. Raises OSError."""
     with path.open("rb") as file:
-        return file.read(len(LFS_POINTER)) == LFS_POINTER
+        return file.read(max(map(len, POINTERS))).startswith(POINTERS)
+
+
+def _is_pointer(path: Path, *, others: int) -> InvalidArgument:
+    more = f", and so {'is one other file' if others == 1 else f'are {others} other files'}" if others else ""
+    return _refusal("SOURCE_IS_POINTER", f"{path.name} {POINTER}{more}.", path)
 
 
 def _is_settings(path: Path) -> bool:

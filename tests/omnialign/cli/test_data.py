@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from omnialign import media
+from omnialign.cli.importing import progress_line
+from omnialign.v1.data_service_pb2 import ImportDatasetResponse
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,22 @@ def test_an_import_shows_counts_and_what_was_set_aside(run, source):
     assert result.exit_code == 0, result.output
     assert "projects/default/datasets/texts/versions/1: 2 records (t2t 2)" in result.stdout
     assert "quarantined: 1 rows" in result.stdout
+
+
+def test_a_second_import_says_what_was_there_already(run, source):
+    run("data", "import", "again", source)
+    assert "there already: 3 rows, which were not read again" in run("data", "import", "again", source).stdout
+
+
+def test_progress_says_how_far_how_fast_and_how_long():
+    progress = ImportDatasetResponse(
+        rows_read=12_500, rows_total=50_000, rows_skipped=500, rows_per_second=6000.4, media_bytes=3 << 20
+    )
+    progress.time_left.seconds = 75
+    assert progress_line(progress) == (
+        "importing: 12,500 of 50,000 (25 %) rows, 500 there already, 6,000 rows/s, 1:15 left, 3.0 MiB of media"
+    )
+    assert progress_line(ImportDatasetResponse(rows_read=3)) == "importing: 3 rows"
 
 
 def test_an_import_in_json_ends_with_the_version(run, source):

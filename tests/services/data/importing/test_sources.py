@@ -57,3 +57,43 @@ def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument) as caught:
         find_files(tmp_path / "none")
     assert caught.value.reason == "SOURCE_MISSING"
+
+
+def test_a_pattern_names_files_and_each_value_of_its_braces_must_be_there(tmp_path: Path) -> None:
+    for name in ("t2t-000.jsonl", "t2t-001.jsonl", "deep/er/t2t-x.jsonl", ".t2t-hidden.jsonl"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    (tmp_path / "outside.jsonl").write_text("{}")
+    (tmp_path / "data" / "t2t-link.jsonl").symlink_to(tmp_path / "outside.jsonl")
+
+    def names(pattern: str) -> list[str]:
+        return [file.name for file in find_files(tmp_path / pattern).files]
+
+    assert names("data/*.jsonl") == names("data/t2t-{000..001}.jsonl") == ["t2t-000.jsonl", "t2t-001.jsonl"]
+    assert names("data/t2t-{001,000}.json?") == ["t2t-000.jsonl", "t2t-001.jsonl"]
+    assert names("data/**/t2t-x.jsonl") == ["deep/er/t2t-x.jsonl"]
+    for pattern, reason in {
+        "data/t2t-{000..002}.jsonl": "SOURCE_MISSING",
+        "data/*.parquet": "SOURCE_MISSING",
+        "data/{0..999999}.jsonl": "SOURCE_PATTERN_INVALID",
+        "data/{0..999}{0..999}.jsonl": "SOURCE_PATTERN_INVALID",
+        "data/a**b.jsonl": "SOURCE_PATTERN_INVALID",
+    }.items():
+        with pytest.raises(InvalidArgument) as caught:
+            find_files(tmp_path / pattern)
+        assert caught.value.reason == reason, pattern
+
+
+@pytest.mark.parametrize("head", ["version https://git-lfs.github.com/spec/v1\n", "# xet version 0\n"])
+def test_a_clone_without_its_data_says_what_fetches_them(tmp_path: Path, head: str) -> None:
+    for name in ("a.parquet", "b.jsonl", "dataset_infos.json"):
+        (tmp_path / name).write_text(head if name != "dataset_infos.json" else '{"features": 1}')
+    for source in (tmp_path, tmp_path / "a.parquet", tmp_path / "*.parquet"):
+        with pytest.raises(InvalidArgument, match="git lfs pull") as caught:
+            find_files(source, subtask="t2t")
+        assert caught.value.reason == "SOURCE_IS_POINTER"
+    (tmp_path / "c.jsonl").write_text('{"prompt": "a"}')
+    found = find_files(tmp_path, subtask="t2t")
+    assert [file.name for file in found.files] == ["c.jsonl"]
+    assert "git lfs pull" in found.skipped["a.parquet"]

@@ -1,0 +1,98 @@
+"""What `omnialign data import` shows: how far it is while it runs, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from omnialign.cli.output import Output, clock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from omnialign.v1 import data_service_pb2, dataset_pb2
+
+SECONDS_BETWEEN_LINES = 10
+MIB = 2**20
+
+
+async def show_import(
+    events: AsyncIterator[data_service_pb2.ImportDatasetResponse], *, out: Output
+) -> dataset_pb2.DatasetVersion:
+    """Shows the progress and the result of an import, and returns the new version.
+
+    On a terminal, the progress is one line that changes; otherwise it is a line every ten seconds.
+    """
+    last, said = None, time.monotonic()
+    with out.console.status("looking through the files") if out.is_live else contextlib.nullcontext() as status:
+        async for last in events:
+            out.record(last)
+            if status is not None:
+                status.update(progress_line(last))
+            elif time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                out.say(progress_line(last))
+    if last is None:
+        from omnialign.errors import Internal
+
+        raise Internal("The server ended the import without a result; run it again.", reason="IMPORT_SILENT")
+    _show_result(last, out=out)
+    return last.dataset_version
+
+
+def progress_line(progress: data_service_pb2.ImportDatasetResponse) -> str:
+    """How far an import is, how fast, and how long the rest will take."""
+    read, total = progress.rows_read, progress.rows_total
+    share = f" of {total:,} ({min(100, 100 * read // total)} %)" if total else ""
+    parts = [f"importing: {read:,}{share} rows"]
+    if progress.rows_skipped:
+        parts.append(f"{progress.rows_skipped:,} there already")
+    if progress.rows_per_second:
+        parts.append(f"{progress.rows_per_second:,.0f} rows/s")
+    if progress.HasField("time_left") and read < total:
+        parts.append(f"{clock(progress.time_left.seconds)} left")
+    if progress.media_bytes:
+        parts.append(f"{progress.media_bytes / MIB:,.1f} MiB of media")
+    if progress.rows_quarantined:
+        parts.append(f"{progress.rows_quarantined:,} set aside")
+    return ", ".join(parts)
+
+
+def _show_result(last: data_service_pb2.ImportDatasetResponse, *, out: Output) -> None:
+    version = last.dataset_version
+    _show_formats(last.file_formats, out=out)
+    counts = ", ".join(f"{name} {number}" for name, number in sorted(version.subtask_counts.items()))
+    out.say(f"{version.name}: {version.record_count} records ({counts})")
+    out.say(f"imported: {last.records_imported} of {last.rows_read} rows; media: {last.media_bytes / MIB:.1f} MiB")
+    if last.rows_skipped:
+        out.say(f"there already: {last.rows_skipped} rows, which were not read again")
+    if last.records_removed:
+        out.say(f"removed: {last.records_removed} records of an earlier import that these files no longer have")
+    out.say(f"quarantined: {last.rows_quarantined} rows")
+    for reason, number in sorted(last.quarantine_reasons.items()):
+        out.say(f"  {reason}: {number}")
+    _show_what_is_not_read(last, out=out)
+
+
+def _show_formats(files: Sequence[data_service_pb2.FileFormat], *, out: Output) -> None:
+    """A line for each format; `--json` has each file."""
+    formats: dict[str, list[data_service_pb2.FileFormat]] = defaultdict(list)
+    for file in files:
+        formats[file.format].append(file)
+    for name, those in formats.items():
+        where = those[0].file if len(those) == 1 else f"{len(those)} files"
+        told = {file.told_by for file in those}
+        out.say(f"format: {name} in {where}" + (f", told by {told.pop()}" if len(told) == 1 else ""))
+
+
+def _show_what_is_not_read(last: data_service_pb2.ImportDatasetResponse, *, out: Output) -> None:
+    for column in last.unread_columns:
+        similar = f" (similar to {column.nearest})" if column.nearest else ""
+        out.say(f"not read: column {column.column}{similar}, {column.rows} rows of {column.file}")
+    for file in last.skipped_files:
+        out.say(f"not read: {file.file}: it {file.why}")
+    for rows in last.repeated_rows:
+        done = "left out" if rows.left_out else "kept, as they are of another split"
+        out.say(f"repeated: {rows.rows} rows of {rows.file} are in {rows.earlier_file} too; {done}")
