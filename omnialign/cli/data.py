@@ -180,17 +180,29 @@ async def export(
             "features, webdataset for tar files of whole records."
         ),
     ] = "",
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="For a large version: the service writes files, and a call that broke goes on."),
+    ] = False,
 ) -> None:
     """Export records as JSON lines and their media as files. The folder appears once it is complete."""
-    from omnialign import exporting
-    from omnialign.cli import export_report
+    from omnialign import exporting, names
+    from omnialign.cli import export_by_service, export_report
 
     if columns and columns not in exporting.FORMS:
         raise typer.BadParameter(f"'{columns}' is none of {', '.join(exporting.FORMS)}")
     form = columns or exporting.RECORDS
+    name, wanted = session.name("datasets", dataset), {"subtasks": subtask or (), "splits": split or ()}
+    if resume and not names.matches(name, names.DATASET_VERSION):
+        raise typer.BadParameter(f"--resume exports a version, such as {dataset}/3, or {dataset}/- for the newest")
     async with session.client() as client:
-        stream = client.stream_records(session.name("datasets", dataset), subtasks=subtask or (), splits=split or ())
-        done = await exporting.export(stream, folder, form=form, read=client.get_media, with_media=media)
+        if resume:
+            done = await export_by_service.export(
+                client, name, folder, form=form, with_media=media, out=session.out, **wanted
+            )
+        else:
+            stream = client.stream_records(name, **wanted)
+            done = await exporting.export(stream, folder, form=form, read=client.get_media, with_media=media)
     what = "records" if form == exporting.RECORDS else "rows"
     export_report.report(done, folder, out=session.out, what=what)
 

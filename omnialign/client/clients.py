@@ -220,6 +220,8 @@ class Client:
     import_dataset = _iterate(AsyncClient.import_dataset)
     derive_dataset = _iterate(AsyncClient.derive_dataset)
     compare_datasets = _iterate(AsyncClient.compare_datasets)
+    export_dataset = _iterate(AsyncClient.export_dataset)
+    download_export = _call(AsyncClient.download_export)
     register_model = _call(AsyncClient.register_model)
     get_model_version = _call(AsyncClient.get_model_version)
     list_model_versions = _iterate(AsyncClient.list_model_versions)

@@ -193,6 +193,43 @@ class DatasetCalls(ServiceCalls):
                 rows_read = progress.rows_read
                 yield progress
 
+    async def export_dataset(
+        self,
+        version: str,
+        *,
+        format: str = "",  # noqa: A002 - the field's name
+        subtasks: Sequence[str] = (),
+        splits: Sequence[str] = (),
+        with_media: bool = True,
+        request_id: str = "",
+    ) -> AsyncIterator[data_service_pb2.ExportDatasetResponse]:
+        """Writes a version in the form of another tool, as files in the service's store that are kept for a day.
+
+        Yields progress, and last the files, in several messages if they are many: `download_export` downloads them, and
+        where the store is S3, each has a link. An export that breaks goes on where it was, and so does a call with the
+        `request_id` of an earlier one.
+        """
+        request = data_service_pb2.ExportDatasetRequest(
+            name=version,
+            format=format,
+            subtasks=subtasks,
+            splits=splits,
+            without_media=not with_media,
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        skip, seen = 0, 0
+
+        def restarted() -> None:
+            nonlocal skip, seen
+            skip, seen = seen, 0
+
+        async for progress in self._transport.stream(self._datasets.ExportDataset, request, on_restart=restarted):
+            if progress.HasField("expire_time"):  # a message with files, which come in the same order again
+                seen += 1
+                if seen <= skip:
+                    continue
+            yield progress
+
     async def _ordered(self, method: Callable[..., Any], request: Any) -> AsyncIterator[record_pb2.Record]:
         """The records of a stream that is ordered by id, each once: one that breaks is read again from its start."""
         last = ""

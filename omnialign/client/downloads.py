@@ -1,4 +1,4 @@
-"""Calls of the DataService that download models: resumable, verified, and one process at a time.
+"""Calls of the DataService that download models and exports: resumable, verified, and one process at a time.
 
 A download fills a hidden folder beside the target, `.{target}.{digest}.partial`. Each file in it gets its own name once
 it is whole and verified, and the folder gets the target's name once the digest over all files is right. So a target
@@ -9,19 +9,26 @@ import asyncio
 import fcntl
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import AsyncIterator, Callable
+import tarfile
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
 
+from omnialign import names
 from omnialign.client.transport import ServiceCalls, Transport
 from omnialign.client.uploads import Progress
 from omnialign.errors import AlreadyExists, DataLoss, OmnialignError, Unavailable
+from omnialign.exporting.folder import check_free
 from omnialign.folders import FileEntry, entries_digest, file_entry, folder_digest, list_files
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc, model_pb2
 
 LOCK_POLL_SECONDS = 0.1
+MEDIA_TAR = re.compile(r"media(-\d+-of-\d+)?\.tar")
+MEDIA = re.compile(r"media/[0-9a-f]{64}\.\w+")
+"""The names of the tar files of an export that hold media, and of what they hold."""
 
 
 class DownloadCalls(ServiceCalls):
@@ -64,6 +71,61 @@ class DownloadCalls(ServiceCalls):
         """
         request = data_service_pb2.DownloadModelRequest(name=name, without_weights=True)
         await self._receive_all(request, Path(to_folder), {}, None)
+
+    async def download_export(
+        self,
+        export: str,
+        files: Sequence[data_service_pb2.ExportedFile],
+        to_folder: Path | str,
+        *,
+        progress: Progress | None = None,
+    ) -> None:
+        """Downloads the files of an export into `to_folder`, which appears once all are there; media lie as rows say.
+
+        Files that an earlier attempt completed are not downloaded again. Raises NotFound EXPORT_NOT_FOUND,
+        AlreadyExists FOLDER_NOT_EMPTY, DataLoss EXPORT_CORRUPT.
+        """
+        target = Path(to_folder)
+        await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
+        async with folder_lock(target):
+            await asyncio.to_thread(check_free, target)
+            partial = target.parent / f".{target.name}.{names.id_of(export)[:16]}.partial"
+            complete, done = await asyncio.to_thread(_completed_files, partial), 0
+            total = sum(file.size_bytes for file in files)
+            for file in files:
+                entry = FileEntry(file.path, file.size_bytes, file.sha256)
+                if complete.get(file.path) != entry:
+                    await self._download_file(export, entry, partial)
+                done += file.size_bytes
+                if progress:
+                    progress(done, total)
+            await asyncio.to_thread(_unpack_media, partial)
+            await asyncio.to_thread(partial.replace, target)
+
+    async def _download_file(self, export: str, entry: FileEntry, folder: Path) -> None:
+        """Downloads one file. A stream that breaks goes on behind what has arrived."""
+        incoming, arrived = await asyncio.to_thread(_IncomingFile, folder, entry), 0
+        retries = self._transport.retries(is_transfer=True)
+        try:
+            while True:
+                before = arrived
+                request = data_service_pb2.DownloadExportRequest(name=export, path=entry.path, read_offset=arrived)
+                try:
+                    async for message in self._transport.stream(
+                        self._downloads.DownloadExport, request, idempotent=False
+                    ):
+                        await asyncio.to_thread(incoming.write, message.chunk)
+                        arrived += len(message.chunk)
+                    break
+                except Unavailable:
+                    if arrived > before:
+                        retries = self._transport.retries(is_transfer=True)
+                    if (pause_seconds := retries.next_pause_seconds()) is None:
+                        raise
+                    await asyncio.sleep(pause_seconds)
+            await asyncio.to_thread(incoming.finish, _damaged)
+        finally:
+            incoming.close()
 
     async def _download_all(self, version: model_pb2.ModelVersion, partial: Path, progress: Progress | None) -> None:
         """Downloads what `partial` lacks."""
@@ -115,7 +177,9 @@ class DownloadCalls(ServiceCalls):
                 if kind == "file":
                     # A file has no end of its own in the stream: the next header, or the end of the stream, is it.
                     await _finish(incoming, complete)
-                    incoming = await asyncio.to_thread(_IncomingFile, folder, message.file)
+                    file = message.file
+                    entry = FileEntry(file.path, file.size_bytes, file.sha256)
+                    incoming = await asyncio.to_thread(_IncomingFile, folder, entry)
                 elif kind == "chunk" and incoming is not None:
                     await asyncio.to_thread(incoming.write, message.chunk)
                     done += len(message.chunk)
@@ -130,13 +194,13 @@ class DownloadCalls(ServiceCalls):
 class _IncomingFile:
     """A file being downloaded, under a temporary name until it is whole and its digest is verified."""
 
-    def __init__(self, folder: Path, file: data_service_pb2.DownloadedFile) -> None:
-        self._entry = FileEntry(file.path, file.size_bytes, file.sha256)
-        self._path = folder / file.path
+    def __init__(self, folder: Path, entry: FileEntry) -> None:
+        self._entry = entry
+        self._path = folder / entry.path
         # The path comes from the other end: it must not lead out of the folder, by `..` or by a link.
         if not self._path.resolve().is_relative_to(folder.resolve()) or self._path == folder:
             raise OmnialignError(
-                f"The service sent a file outside the target folder: {file.path}.", reason="PATH_FORBIDDEN"
+                f"The service sent a file outside the target folder: {entry.path}.", reason="PATH_FORBIDDEN"
             )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._staged = self._path.parent / f".{self._path.name}.part"
@@ -148,15 +212,15 @@ class _IncomingFile:
         self._digest.update(chunk)
         self._file.write(chunk)
 
-    def finish(self) -> FileEntry:
-        """Verifies the file and gives it its name. Raises DataLoss MODEL_CORRUPT."""
+    def finish(self, corrupt: Callable[[str], DataLoss]) -> FileEntry:
+        """Verifies the file and gives it its name. Raises the error that `corrupt` makes of its path."""
         self._file.flush()
         # Before the rename, or a power cut could leave a file that has its name but not its bytes.
         os.fsync(self._file.fileno())
         self._file.close()
         if self._digest.hexdigest() != self._entry.sha256:
             self._staged.unlink(missing_ok=True)
-            raise _corrupt(self._entry.path)
+            raise corrupt(self._entry.path)
         self._staged.replace(self._path)
         return self._entry
 
@@ -189,7 +253,7 @@ def _try_lock(handle: int) -> bool:
 
 async def _finish(incoming: _IncomingFile | None, complete: dict[str, FileEntry]) -> None:
     if incoming is not None:
-        entry = await asyncio.to_thread(incoming.finish)
+        entry = await asyncio.to_thread(incoming.finish, _corrupt)
         complete[entry.path] = entry
 
 
@@ -201,6 +265,16 @@ def _completed_files(partial: Path) -> dict[str, FileEntry]:
     return {entry.path: entry for entry in entries}
 
 
+def _unpack_media(folder: Path) -> None:
+    """Puts the media of an export beside its rows, which name them there, in place of the tar files that held them."""
+    folder.mkdir(exist_ok=True)  # an export without a row has no file
+    for path in [path for path in folder.glob("media*.tar") if MEDIA_TAR.fullmatch(path.name)]:
+        with tarfile.open(path) as archive:
+            if all(member.isreg() and MEDIA.fullmatch(member.name) for member in archive):
+                archive.extractall(folder, filter="data")
+                path.unlink()
+
+
 def _check_same(folder: Path, version: model_pb2.ModelVersion) -> None:
     if not folder.is_dir() or folder_digest(folder) != version.sha256:
         message = f"{folder} exists and does not hold {version.name}: remove it, or name another folder."
@@ -210,3 +284,8 @@ def _check_same(folder: Path, version: model_pb2.ModelVersion) -> None:
 def _corrupt(name: str) -> DataLoss:
     message = f"{name} arrived with bytes other than those registered: try again, then register the model again."
     return DataLoss(message, reason="MODEL_CORRUPT", metadata={"name": name})
+
+
+def _damaged(path: str) -> DataLoss:
+    message = f"{path} arrived with bytes other than those exported: download it again, or else export again."
+    return DataLoss(message, reason="EXPORT_CORRUPT", metadata={"path": path})

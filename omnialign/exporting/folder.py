@@ -60,9 +60,7 @@ async def export(
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to fill: it is renamed to `folder` at the end, or removed on an error."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        message = f"'{folder}' exists already and is not empty; choose another folder."
-        raise AlreadyExists(message, reason="FOLDER_NOT_EMPTY", metadata={"folder": str(folder)})
+    check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -72,3 +70,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def check_free(folder: Path) -> None:
+    """Raises AlreadyExists FOLDER_NOT_EMPTY for a folder, or file, that an export would replace."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        message = f"'{folder}' exists already and is not empty; choose another folder."
+        raise AlreadyExists(message, reason="FOLDER_NOT_EMPTY", metadata={"folder": str(folder)})

@@ -143,6 +143,16 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.CompareDatasetsRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_data__service__pb2.CompareDatasetsResponse.FromString,
                 _registered_method=True)
+        self.ExportDataset = channel.unary_stream(
+                '/omnialign.v1.DataService/ExportDataset',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.ExportDatasetRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.ExportDatasetResponse.FromString,
+                _registered_method=True)
+        self.DownloadExport = channel.unary_stream(
+                '/omnialign.v1.DataService/DownloadExport',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.DownloadExportRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.DownloadExportResponse.FromString,
+                _registered_method=True)
         self.RegisterModel = channel.unary_unary(
                 '/omnialign.v1.DataService/RegisterModel',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.RegisterModelRequest.SerializeToString,
@@ -338,6 +348,22 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportDataset(self, request, context):
+        """Writes a dataset version in the form of another tool, as files that are kept for a day. Streams progress, then the
+        files of the complete export. A call with the `request_id` of an earlier one goes on where that one ended; if it is
+        complete, the files come at once, with new links.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadExport(self, request, context):
+        """Reads a file of a complete export.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterModel(self, request, context):
         """Registers a model folder as the next version of a model.
         """
@@ -495,6 +521,16 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.CompareDatasets,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.CompareDatasetsRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_data__service__pb2.CompareDatasetsResponse.SerializeToString,
+            ),
+            'ExportDataset': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportDataset,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.ExportDatasetRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.ExportDatasetResponse.SerializeToString,
+            ),
+            'DownloadExport': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadExport,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.DownloadExportRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.DownloadExportResponse.SerializeToString,
             ),
             'RegisterModel': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterModel,
@@ -1100,6 +1136,60 @@ class DataService:
             '/omnialign.v1.DataService/CompareDatasets',
             omnialign_dot_v1_dot_data__service__pb2.CompareDatasetsRequest.SerializeToString,
             omnialign_dot_v1_dot_data__service__pb2.CompareDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.DataService/ExportDataset',
+            omnialign_dot_v1_dot_data__service__pb2.ExportDatasetRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.ExportDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadExport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.DataService/DownloadExport',
+            omnialign_dot_v1_dot_data__service__pb2.DownloadExportRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.DownloadExportResponse.FromString,
             options,
             channel_credentials,
             insecure,

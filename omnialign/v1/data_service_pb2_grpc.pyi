@@ -90,6 +90,13 @@ class DataServiceStub:
     """
     CompareDatasets: _grpc.UnaryStreamMultiCallable[_data_service_pb2.CompareDatasetsRequest, _data_service_pb2.CompareDatasetsResponse]
     """Streams the differences between two datasets or versions, in order of id; the last message has the total counts."""
+    ExportDataset: _grpc.UnaryStreamMultiCallable[_data_service_pb2.ExportDatasetRequest, _data_service_pb2.ExportDatasetResponse]
+    """Writes a dataset version in the form of another tool, as files that are kept for a day. Streams progress, then the
+    files of the complete export. A call with the `request_id` of an earlier one goes on where that one ended; if it is
+    complete, the files come at once, with new links.
+    """
+    DownloadExport: _grpc.UnaryStreamMultiCallable[_data_service_pb2.DownloadExportRequest, _data_service_pb2.DownloadExportResponse]
+    """Reads a file of a complete export."""
     RegisterModel: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.RegisterModelRequest, _model_pb2.ModelVersion]
     """Registers a model folder as the next version of a model."""
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
@@ -166,6 +173,13 @@ class DataServiceAsyncStub(DataServiceStub):
     """
     CompareDatasets: _aio.UnaryStreamMultiCallable[_data_service_pb2.CompareDatasetsRequest, _data_service_pb2.CompareDatasetsResponse]  # type: ignore[assignment]
     """Streams the differences between two datasets or versions, in order of id; the last message has the total counts."""
+    ExportDataset: _aio.UnaryStreamMultiCallable[_data_service_pb2.ExportDatasetRequest, _data_service_pb2.ExportDatasetResponse]  # type: ignore[assignment]
+    """Writes a dataset version in the form of another tool, as files that are kept for a day. Streams progress, then the
+    files of the complete export. A call with the `request_id` of an earlier one goes on where that one ended; if it is
+    complete, the files come at once, with new links.
+    """
+    DownloadExport: _aio.UnaryStreamMultiCallable[_data_service_pb2.DownloadExportRequest, _data_service_pb2.DownloadExportResponse]  # type: ignore[assignment]
+    """Reads a file of a complete export."""
     RegisterModel: _aio.UnaryUnaryMultiCallable[_data_service_pb2.RegisterModelRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Registers a model folder as the next version of a model."""
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
@@ -365,6 +379,25 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_data_service_pb2.CompareDatasetsResponse], _abc.AsyncIterator[_data_service_pb2.CompareDatasetsResponse]]:
         """Streams the differences between two datasets or versions, in order of id; the last message has the total counts."""
+
+    @_abc_1.abstractmethod
+    def ExportDataset(
+        self,
+        request: _data_service_pb2.ExportDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_service_pb2.ExportDatasetResponse], _abc.AsyncIterator[_data_service_pb2.ExportDatasetResponse]]:
+        """Writes a dataset version in the form of another tool, as files that are kept for a day. Streams progress, then the
+        files of the complete export. A call with the `request_id` of an earlier one goes on where that one ended; if it is
+        complete, the files come at once, with new links.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadExport(
+        self,
+        request: _data_service_pb2.DownloadExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_service_pb2.DownloadExportResponse], _abc.AsyncIterator[_data_service_pb2.DownloadExportResponse]]:
+        """Reads a file of a complete export."""
 
     @_abc_1.abstractmethod
     def RegisterModel(

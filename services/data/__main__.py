@@ -9,6 +9,10 @@ from functools import partial
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc
 from services.data.config import DataConfig
 from services.data.datasets import Datasets
+from services.data.exporting.exporter import Exporter
+from services.data.exporting.exports import Exports
+from services.data.exporting.ledger import Ledger
+from services.data.exporting.run import Stores
 from services.data.importing.importer import Importer
 from services.data.lineage import Lineage
 from services.data.media_store import MediaStore
@@ -76,6 +80,9 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             pool=storage_pool,
         )
         lineage = Lineage(store=store, datasets=datasets)
+        ledger = Ledger(objects)
+        stores = Stores(config, datasets, media, ledger, usage, storage_pool)
+        exports = Exports(config, objects=objects, ledger=ledger, pool=storage_pool, usage=usage)
         servicer = DataServicer(
             datasets=datasets,
             media=media,
@@ -95,11 +102,14 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
                 sandbox=sandbox,
             ),
             deriving=Deriving(datasets=datasets, lineage=lineage, usage=usage),
+            exporter=Exporter(stores, exports=exports),
+            exports=exports,
             max_append_bytes=config.max_append_bytes,
         )
         server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer, FULL_NAME)
         sweeps = {
             "expired uploads": uploads.sweep,
+            "expired exports": exports.sweep,
             "models without a version": models.sweep,
             "journals without a dataset": datasets.sweep_journals,
         }

@@ -61,10 +61,14 @@ class DataConfig:
     """Most bytes of one upload."""
     upload_seconds: float = 24 * 3600.0
     """How long an upload is kept for the call that will use it."""
+    export_seconds: float = 24 * 3600.0
+    """How long the files of an export are kept."""
+    export_part_bytes: int = 256 * MIB
+    """About how large a file of an export gets before another begins; what an export takes of the local disk."""
     link_seconds: float = 900.0
     """How long presigned URLs are valid."""
     sweep_seconds: float = 3600.0
-    """Interval between two removals of expired uploads."""
+    """Interval between two removals of expired uploads and exports."""
     media_workers: int = 4
     """Threads that decode and store media."""
     storage_workers: int = 8
@@ -98,6 +102,6 @@ class DataConfig:
             yield "s3_ca_file", f"is {self.s3_ca_file}, which is not a file"
         if not 1 <= self.link_seconds <= LONGEST_LINK_SECONDS:
             yield "link_seconds", f"must be between 1 and {LONGEST_LINK_SECONDS}"
-        for field in ("upload_seconds", "sweep_seconds"):
+        for field in ("upload_seconds", "export_seconds", "export_part_bytes", "sweep_seconds"):
             if getattr(self, field) <= 0:
                 yield field, "must be more than 0"

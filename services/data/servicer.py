@@ -12,6 +12,8 @@ from omnialign.names import project_name_of
 from omnialign.v1 import data_service_pb2 as pb
 from omnialign.v1 import data_service_pb2_grpc, dataset_pb2, model_pb2, record_pb2
 from services.data.datasets import Datasets
+from services.data.exporting.exporter import Exporter
+from services.data.exporting.exports import Exports
 from services.data.importing.importer import Importer
 from services.data.lineage import Lineage
 from services.data.media_store import Claim, MediaStore
@@ -41,11 +43,14 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         lineage: Lineage,
         importer: Importer,
         deriving: Deriving,
+        exporter: Exporter,
+        exports: Exports,
         max_append_bytes: int,
     ) -> None:
         self._datasets, self._media, self._models = datasets, media, models
         self._presigned, self._uploads = presigned, uploads
         self._lineage, self._importer, self._deriving = lineage, importer, deriving
+        self._exporter, self._exports = exporter, exports
         self._max_append_bytes = max_append_bytes
 
     async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> dataset_pb2.Dataset:  # noqa: D102, N802
@@ -203,6 +208,18 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     ) -> AsyncIterator[pb.CompareDatasetsResponse]:
         async for found in differences(self._datasets, request):
             yield found
+
+    async def ExportDataset(  # noqa: D102, N802
+        self, request: pb.ExportDatasetRequest, context: Context
+    ) -> AsyncIterator[pb.ExportDatasetResponse]:
+        async for progress in self._exporter.run(request):
+            yield progress
+
+    async def DownloadExport(  # noqa: D102, N802
+        self, request: pb.DownloadExportRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadExportResponse]:
+        async for chunk in self._exports.read(request.name, request.path, request.read_offset):
+            yield pb.DownloadExportResponse(chunk=chunk)
 
     async def RegisterModel(self, request: pb.RegisterModelRequest, context: Context) -> model_pb2.ModelVersion:  # noqa: D102, N802
         return await self._models.register(

@@ -194,10 +194,10 @@ class Uploads:
         for upload_id in expired:
             self._objects.delete(manifest_key(upload_id))
             self._objects.delete_below(f"{PREFIX}{upload_id}/")
-        for path in _older(self._scratch.iterdir(), seconds=self._config.upload_seconds):
+        for path in older(self._scratch.iterdir(), seconds=self._config.upload_seconds):
             path.unlink(missing_ok=True)
         # An import downloads its upload into a folder, which a killed process leaves behind.
-        for path in _older(self._config.root.glob(f"{IMPORT_FOLDER}*"), seconds=self._config.upload_seconds):
+        for path in older(self._config.root.glob(f"{IMPORT_FOLDER}*"), seconds=self._config.upload_seconds):
             shutil.rmtree(path, ignore_errors=True)
         return len(expired)
 
@@ -207,7 +207,8 @@ def _id_of(parent: str, request_id: str) -> str:
     return hashlib.sha256(f"{parent}\0{request_id.lower()}".encode()).hexdigest()[:32]
 
 
-def _older(paths: Iterable[Path], *, seconds: float) -> Iterator[Path]:
+def older(paths: Iterable[Path], *, seconds: float) -> Iterator[Path]:
+    """Those of the files and folders that were last changed longer ago."""
     oldest = time.time() - seconds
     for path in paths:
         with suppress(FileNotFoundError):

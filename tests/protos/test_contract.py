@@ -169,7 +169,15 @@ def test_create_takes_a_request_id_that_is_a_uuid(method: MethodDescriptor) -> N
 
 
 def test_no_control_message_carries_media_bytes() -> None:
-    carriers = {"GetMedia", "UploadMedia", "UploadFiles", "DownloadModel", "DeliverModel", "GetAlignmentReport"}
+    carriers = {
+        "DownloadExport",
+        "GetMedia",
+        "UploadMedia",
+        "UploadFiles",
+        "DownloadModel",
+        "DeliverModel",
+        "GetAlignmentReport",
+    }
     carriers |= {"GetEvaluationReport", "GetComparisonReport"}
     carriers |= {"UpdatePolicy"}
     for service in services():

@@ -69,6 +69,8 @@ _DATA = {
     "ImportDataset": _write("parent"),
     "DeriveDataset": _write("parent"),
     "CompareDatasets": _read("source"),
+    "ExportDataset": _write("name"),
+    "DownloadExport": _read("name"),
     "RegisterModel": _write("parent"),
     "GetModelVersion": _read("name", job="inputs"),
     "DeleteModelVersion": _write("name", role=Role.ADMIN),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import webdataset
 
-from omnialign.client import Client
-from omnialign.errors import FailedPrecondition
+from omnialign.client import Client, downloads
+from omnialign.errors import Aborted, FailedPrecondition
 from omnialign.exporting.parquet import ParquetFiles
 from omnialign.media import write_audio, write_image, write_video
 
@@ -147,6 +147,34 @@ def test_shards_of_webdataset_hold_whole_records_and_are_the_same_each_time(run,
     again = run("data", "import", "web-again", tmp_path / "unpacked", "--format", "records")
     assert "quarantined: 0 rows" in again.stdout and "not read" not in again.stdout, again.output
     assert records(server, "web-again") == records(server, "web")
+
+
+def test_the_service_writes_what_is_asked_for_and_a_call_that_broke_goes_on(run, server, source, tmp_path, monkeypatch):
+    run("data", "import", "large", source)
+    head = run("data", "export", "large", tmp_path / "x", "--resume")
+    assert head.exit_code == 2 and "large/3" in head.output
+    asked = ("data", "export", "large/-", tmp_path / "out", "--columns", "ms-swift", "--resume")
+    finish = downloads._IncomingFile.finish
+    left = iter([True])
+
+    def broken(self, *args):
+        found = finish(self, *args)
+        if found.path == "val.jsonl" and next(left, None):
+            raise Aborted("The cable was pulled.", reason="PULLED")
+        return found
+
+    monkeypatch.setattr(downloads._IncomingFile, "finish", broken)
+    assert "PULLED" in run(*asked).stderr and not (tmp_path / "out").exists()
+    assert "5 rows, 4 media files" in run(*asked).stdout
+    here = run("data", "export", "large/1", tmp_path / "here", "--columns", "ms-swift")
+    assert "5 rows, 4 media files" in here.stdout
+    assert tree(tmp_path / "out") == tree(tmp_path / "here")
+    assert "FOLDER_NOT_EMPTY" in run(*asked).stderr
+
+
+def tree(folder):
+    """The files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_parquet_has_the_features_of_datasets(run, source, tmp_path):
