@@ -192,16 +192,23 @@ async def export(
     if columns and columns not in exporting.FORMS:
         raise typer.BadParameter(f"'{columns}' is none of {', '.join(exporting.FORMS)}")
     form = columns or exporting.RECORDS
-    name, wanted = session.name("datasets", dataset), {"subtasks": subtask or (), "splits": split or ()}
+    name, subtasks, splits = session.name("datasets", dataset), subtask or (), split or ()
     if resume and not names.matches(name, names.DATASET_VERSION):
         raise typer.BadParameter(f"--resume exports a version, such as {dataset}/3, or {dataset}/- for the newest")
     async with session.client() as client:
         if resume:
             done = await export_by_service.export(
-                client, name, folder, form=form, with_media=media, out=session.out, **wanted
+                client,
+                name,
+                folder,
+                form=form,
+                subtasks=subtasks,
+                splits=splits,
+                with_media=media,
+                out=session.out,
             )
         else:
-            stream = client.stream_records(name, **wanted)
+            stream = client.stream_records(name, subtasks=subtasks, splits=splits)
             done = await exporting.export(stream, folder, form=form, read=client.get_media, with_media=media)
     what = "records" if form == exporting.RECORDS else "rows"
     export_report.report(done, folder, out=session.out, what=what)
