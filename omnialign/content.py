@@ -79,7 +79,7 @@ def media_of(messages: Iterable[content_pb2.Content]) -> Iterator[content_pb2.Me
     """The media of several messages, in order, repeated ones included."""
     for message in messages:
         for part in message.parts:
-            if part.WhichOneof("part") == "media":
+            if part.HasField("media"):
                 yield part.media
 
 

@@ -21,7 +21,18 @@ from omnialign.modeling import streams
 from omnialign.modeling.decoding import decode_here
 from omnialign.modeling.inputs import MediaBytes, MediaPolicy
 from omnialign.v1 import content_pb2
-from services.data.media_types import AUDIO, HEAD_BYTES, IMAGE, VIDEO, canonical, conversion, modality_of, untaken
+from services.data.media_types import (
+    AUDIO,
+    CERTAIN,
+    HEAD_BYTES,
+    IMAGE,
+    VIDEO,
+    canonical,
+    conversion,
+    modality_of,
+    sniff,
+    untaken,
+)
 
 if TYPE_CHECKING:
     from services.data.config import DataConfig  # imports the database, which a child process does not need
@@ -97,6 +108,9 @@ def _type_or_nothing(data: NDArray[np.uint8], limits: MediaLimits, modality: int
 
 
 def _validate(file: BinaryIO, limits: MediaLimits, modality: int = 0, mime_type: str = "") -> str:
+    if found := _plain_picture(file, limits):
+        check_claim(found, modality=modality, mime_type=mime_type)
+        return found
     found = identify(file, modality=modality, mime_type=mime_type)
     try:
         CHECKS[modality_of(found)](file, limits)
@@ -106,6 +120,21 @@ def _validate(file: BinaryIO, limits: MediaLimits, modality: int = 0, mime_type:
         if not _decodes_in_part(file, modality_of(found)):
             raise
     return found
+
+
+def _plain_picture(file: BinaryIO, limits: MediaLimits) -> str:
+    """The type of a picture that begins as no other type does, and decodes; "" for all else, to be looked at closer.
+
+    It is opened once, which costs half as much as decoding a small one.
+    """
+    suggested = sniff(_head(file))
+    if suggested not in CERTAIN or modality_of(suggested) != IMAGE:
+        return ""
+    try:
+        _check_image(file, limits, mime_type=suggested)
+    except InvalidArgument:
+        return ""
+    return suggested
 
 
 def identify(file: BinaryIO, *, modality: int = 0, mime_type: str = "") -> str:
@@ -172,10 +201,13 @@ def _check_ending(file: BinaryIO) -> None:
         raise refusal("MEDIA_TRUNCATED", message, found=lost)
 
 
-def _check_image(file: BinaryIO, limits: MediaLimits) -> None:
+def _check_image(file: BinaryIO, limits: MediaLimits, mime_type: str = "") -> None:
+    """Decodes a picture, which must be of the type if one is given."""
     _check_ending(file)
     try:
         with pictures.opened(file) as image:
+            if mime_type and pictures.FORMATS.get(image.format or "") != mime_type:
+                raise _mismatch(mime_type, str(image.format))
             _decode_frames(image, limits)
             if image.mode not in PLAIN_MODES:
                 pictures.rgb(image)

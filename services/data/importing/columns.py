@@ -80,11 +80,17 @@ SCHEMAS: dict[str, Schema] = {
 
 def first(row: Row, names: Iterable[str], *, side: int = 0) -> str:
     """The first column of these that holds a value; "" if none does."""
-    for name in (option.format(k=side) for option in names):
+    for name in named(tuple(names), side):
         found = row.get(name)
         if found is not None and found != "":
             return name
     return ""
+
+
+@lru_cache(maxsize=1024)
+def named(names: tuple[str, ...], side: int) -> tuple[str, ...]:
+    """The names of columns for one side."""
+    return tuple(name.format(k=side) for name in names)
 
 
 def has(row: Row, names: Iterable[str]) -> bool:

@@ -23,6 +23,7 @@ ID = re.compile(
     rf"(?P<subtask>[a-z0-9]{{1,16}})-(?P<row>[0-9a-f]{{{ROW_CHARACTERS}}})"
     rf"-(?P<source>[0-9a-f]{{{SOURCE_CHARACTERS}}})(-(?P<again>\d{{1,9}}))?"
 )
+_JSON = json.JSONEncoder(default=repr)
 SHARD = re.compile(r"[-_.]?\d{5}-of-\d{5}(?=\.)")
 
 
@@ -61,7 +62,9 @@ def content_digest(subtask: str, row: Any) -> str:
 
 
 def _update(digest: Any, found: Any) -> None:
-    if isinstance(found, Mapping):
+    if isinstance(found, str):  # the most frequent first: of a row, this is looked at for each value
+        digest.update(_JSON.encode(found).encode())
+    elif isinstance(found, Mapping):
         for key in sorted(found, key=str):
             if found[key] is not None:
                 digest.update(b"{" + str(key).encode("utf-8", "surrogatepass"))
@@ -75,7 +78,7 @@ def _update(digest: Any, found: Any) -> None:
         for one in found:
             _update(digest, one)
     else:
-        digest.update(json.dumps(found, default=repr).encode())
+        digest.update(_JSON.encode(found).encode())
 
 
 def _numbers(found: list[Any]) -> bytes:
