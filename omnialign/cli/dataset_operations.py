@@ -1,4 +1,4 @@
-"""`omnialign data filter`, `split`, `sample`, `merge` and `diff`: datasets made of others, and what differs.
+"""`omnialign data filter`, `split`, `sample`, `merge`, `dedupe` and `diff`: datasets made of others, and what differs.
 
 A command that is repeated has the same request id, so that it finishes what an earlier one began, or has its answer.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from omnialign.client import AsyncClient
     from omnialign.v1.data_service_pb2 import DeriveDatasetResponse
-    from omnialign.v1.dataset_operations_pb2 import SplitShare
+    from omnialign.v1.dataset_operations_pb2 import DuplicatePair, SplitShare
 
 app = typer.Typer()
 
@@ -127,6 +127,29 @@ async def merge(
 
 @app.command()
 @command
+async def dedupe(
+    session: Session,
+    dataset: Dataset,
+    new: New,
+    near: Annotated[bool, typer.Option("--near", help="Remove near duplicates too.")] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0.5, max=1, help="Least similarity of near duplicates; 0.9 for texts, 0.95 for media."),
+    ] = None,
+    prompts_only: Annotated[bool, typer.Option("--prompts-only", help="Compare prompts alone.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="List at most so many pairs.")] = 20,
+) -> None:
+    """Make a dataset in which one of several equal records stays, that with the first id; lists who repeats whom."""
+    from omnialign.v1.dataset_operations_pb2 import Deduplication
+
+    if threshold is not None and not near:
+        raise typer.BadParameter("is for near duplicates: add --near", param_hint="--threshold")
+    wanted = Deduplication(near=near, threshold=threshold, prompts_only=prompts_only)
+    await _derive(session, new, [dataset], pairs_shown=limit, deduplication=wanted)
+
+
+@app.command()
+@command
 async def diff(
     session: Session,
     dataset: Dataset,
@@ -175,8 +198,10 @@ def shares_of(text: str) -> list[SplitShare]:
     return shares
 
 
-async def _derive(session: Session, new: str, datasets: Sequence[str], **operation: Any) -> None:
-    """Runs an operation, shows its progress, and says what was made."""
+async def _derive(
+    session: Session, new: str, datasets: Sequence[str], *, pairs_shown: int = 0, **operation: Any
+) -> None:
+    """Runs an operation, shows its progress and the duplicates that it finds, and says what was made."""
     (kind, wanted), last = next(iter(operation.items())), None
     async with session.client() as client:
         sources = [await _version(client, session.name("datasets", one)) for one in datasets]
@@ -186,6 +211,9 @@ async def _derive(session: Session, new: str, datasets: Sequence[str], **operati
         with session.out.console.status(kind) if session.out.is_live else contextlib.nullcontext() as status:
             async for last in events:
                 session.out.record(last)
+                for pair in last.duplicates[: max(0, pairs_shown)]:
+                    session.out.say(_pair_text(pair))
+                pairs_shown -= len(last.duplicates)
                 if status is not None:
                     status.update(f"{last.records_read:,} of {last.records_to_read:,} records read")
     assert last is not None  # a call without an answer has raised
@@ -209,5 +237,17 @@ def _show(session: Session, last: DeriveDatasetResponse) -> None:
     session.out.say(f"{last.dataset_version.name}: {made}{again}")
     for name, count in sorted(last.split_counts.items()):
         session.out.say(f"{name}: {count:,} records")
+    if last.duplicate_count:
+        session.out.say(f"duplicates removed: {last.duplicate_count:,}")
+    if last.unread_media_count:
+        session.out.say(f"media compared by their bytes alone, as they cannot be read: {last.unread_media_count:,}")
     if last.conflict_count:
         session.out.say(f"different records with one id: {last.conflict_count:,}")
+
+
+def _pair_text(pair: DuplicatePair) -> str:
+    from omnialign.content import NAMES
+
+    how = "the same" if pair.exact else f"near, {NAMES[pair.differs_most]} differs by {pair.distance:.3f}"
+    more = "; annotated differently" if pair.annotated_differently else ""
+    return f"{pair.removed_id} repeats {pair.kept_id}: {how}{more}".replace("\n", "\\n")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from omnialign.client.transport import ServiceCalls, Transport
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc
 from omnialign.v1.data_service_pb2 import RecordFilter
-from omnialign.v1.dataset_operations_pb2 import Merge, Sample, Split
+from omnialign.v1.dataset_operations_pb2 import Deduplication, Merge, Sample, Split
 
 
 class OperationCalls(ServiceCalls):
@@ -25,6 +25,7 @@ class OperationCalls(ServiceCalls):
         split: Split | None = None,
         sample: Sample | None = None,
         merge: Merge | None = None,
+        deduplication: Deduplication | None = None,
         request_id: str = "",
     ) -> AsyncIterator[data_service_pb2.DeriveDatasetResponse]:
         """Makes a new dataset of the records of versions, by one operation. Yields progress, and the version last.
@@ -40,12 +41,17 @@ class OperationCalls(ServiceCalls):
             split=split,
             sample=sample,
             merge=merge,
+            deduplication=deduplication,
             request_id=request_id or str(uuid.uuid4()),
         )
-        records_read = -1
+        records_read, last_removed = -1, ""
         async for progress in self._transport.stream(self._operations.DeriveDataset, request, on_restart=lambda: None):
             if progress.records_read > records_read or progress.HasField("dataset_version"):
                 records_read = progress.records_read
+                new = [pair for pair in progress.duplicates if pair.removed_id > last_removed]
+                last_removed = max([last_removed, *(pair.removed_id for pair in new)])
+                del progress.duplicates[:]
+                progress.duplicates.extend(new)
                 yield progress
 
     async def compare_datasets(

@@ -1546,6 +1546,7 @@ class DeriveDatasetRequest(_message.Message):
     SPLIT_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
     MERGE_FIELD_NUMBER: _builtins.int
+    DEDUPLICATION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`projects/{project}`."""
@@ -1573,6 +1574,10 @@ class DeriveDatasetRequest(_message.Message):
     def merge(self) -> _dataset_operations_pb2.Merge:
         """Put those of several sources together."""
 
+    @_builtins.property
+    def deduplication(self) -> _dataset_operations_pb2.Deduplication:
+        """Remove duplicates."""
+
     def __init__(
         self,
         *,
@@ -1583,13 +1588,14 @@ class DeriveDatasetRequest(_message.Message):
         split: _dataset_operations_pb2.Split | None = ...,
         sample: _dataset_operations_pb2.Sample | None = ...,
         merge: _dataset_operations_pb2.Merge | None = ...,
+        deduplication: _dataset_operations_pb2.Deduplication | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "merge", b"merge", "operation", b"operation", "sample", b"sample", "split", b"split"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deduplication", b"deduplication", "filter", b"filter", "merge", b"merge", "operation", b"operation", "sample", b"sample", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_id", b"dataset_id", "filter", b"filter", "merge", b"merge", "operation", b"operation", "parent", b"parent", "request_id", b"request_id", "sample", b"sample", "sources", b"sources", "split", b"split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_id", b"dataset_id", "deduplication", b"deduplication", "filter", b"filter", "merge", b"merge", "operation", b"operation", "parent", b"parent", "request_id", b"request_id", "sample", b"sample", "sources", b"sources", "split", b"split"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["filter", "split", "sample", "merge"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["filter", "split", "sample", "merge", "deduplication"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -1626,6 +1632,9 @@ class DeriveDatasetResponse(_message.Message):
     RECORDS_WRITTEN_FIELD_NUMBER: _builtins.int
     SPLIT_COUNTS_FIELD_NUMBER: _builtins.int
     CONFLICT_COUNT_FIELD_NUMBER: _builtins.int
+    DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    UNREAD_MEDIA_COUNT_FIELD_NUMBER: _builtins.int
     DATASET_VERSION_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     records_read: _builtins.int
@@ -1636,9 +1645,17 @@ class DeriveDatasetResponse(_message.Message):
     """Records that the new dataset has so far."""
     conflict_count: _builtins.int
     """Ids so far that several sources have for different records, for a merge."""
+    duplicate_count: _builtins.int
+    """Records removed so far as duplicates."""
+    unread_media_count: _builtins.int
+    """Media so far that could not be read or decoded, and so were compared by their digests alone."""
     @_builtins.property
     def split_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Records by split so far, for a split."""
+
+    @_builtins.property
+    def duplicates(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_operations_pb2.DuplicatePair]:
+        """The duplicates found since the last message."""
 
     @_builtins.property
     def dataset_version(self) -> _dataset_pb2.DatasetVersion:
@@ -1656,12 +1673,15 @@ class DeriveDatasetResponse(_message.Message):
         records_written: _builtins.int = ...,
         split_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         conflict_count: _builtins.int = ...,
+        duplicate_count: _builtins.int = ...,
+        duplicates: _abc.Iterable[_dataset_operations_pb2.DuplicatePair] | None = ...,
+        unread_media_count: _builtins.int = ...,
         dataset_version: _dataset_pb2.DatasetVersion | None = ...,
         sources: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_count", b"conflict_count", "dataset_version", b"dataset_version", "records_read", b"records_read", "records_to_read", b"records_to_read", "records_written", b"records_written", "sources", b"sources", "split_counts", b"split_counts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_count", b"conflict_count", "dataset_version", b"dataset_version", "duplicate_count", b"duplicate_count", "duplicates", b"duplicates", "records_read", b"records_read", "records_to_read", b"records_to_read", "records_written", b"records_written", "sources", b"sources", "split_counts", b"split_counts", "unread_media_count", b"unread_media_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -333,9 +333,9 @@ class DataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeriveDataset(self, request, context):
-        """Makes a new dataset of the records of others: filters, splits or samples them, or merges several. Streams
-        progress; the last message has the version, which is the dataset's first. The sources are not changed. A call with
-        the request id of an earlier one finishes what that began, or has its answer.
+        """Makes a new dataset of the records of others: filters, splits or samples them, merges several, or removes
+        duplicates. Streams progress; the last message has the version, which is the dataset's first. The sources are not
+        changed. A call with the request id of an earlier one finishes what that began, or has its answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -84,9 +84,9 @@ class DataServiceStub:
     version.
     """
     DeriveDataset: _grpc.UnaryStreamMultiCallable[_data_service_pb2.DeriveDatasetRequest, _data_service_pb2.DeriveDatasetResponse]
-    """Makes a new dataset of the records of others: filters, splits or samples them, or merges several. Streams
-    progress; the last message has the version, which is the dataset's first. The sources are not changed. A call with
-    the request id of an earlier one finishes what that began, or has its answer.
+    """Makes a new dataset of the records of others: filters, splits or samples them, merges several, or removes
+    duplicates. Streams progress; the last message has the version, which is the dataset's first. The sources are not
+    changed. A call with the request id of an earlier one finishes what that began, or has its answer.
     """
     CompareDatasets: _grpc.UnaryStreamMultiCallable[_data_service_pb2.CompareDatasetsRequest, _data_service_pb2.CompareDatasetsResponse]
     """Streams the differences between two datasets or versions, in order of id; the last message has the total counts."""
@@ -167,9 +167,9 @@ class DataServiceAsyncStub(DataServiceStub):
     version.
     """
     DeriveDataset: _aio.UnaryStreamMultiCallable[_data_service_pb2.DeriveDatasetRequest, _data_service_pb2.DeriveDatasetResponse]  # type: ignore[assignment]
-    """Makes a new dataset of the records of others: filters, splits or samples them, or merges several. Streams
-    progress; the last message has the version, which is the dataset's first. The sources are not changed. A call with
-    the request id of an earlier one finishes what that began, or has its answer.
+    """Makes a new dataset of the records of others: filters, splits or samples them, merges several, or removes
+    duplicates. Streams progress; the last message has the version, which is the dataset's first. The sources are not
+    changed. A call with the request id of an earlier one finishes what that began, or has its answer.
     """
     CompareDatasets: _aio.UnaryStreamMultiCallable[_data_service_pb2.CompareDatasetsRequest, _data_service_pb2.CompareDatasetsResponse]  # type: ignore[assignment]
     """Streams the differences between two datasets or versions, in order of id; the last message has the total counts."""
@@ -367,9 +367,9 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.DeriveDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_data_service_pb2.DeriveDatasetResponse], _abc.AsyncIterator[_data_service_pb2.DeriveDatasetResponse]]:
-        """Makes a new dataset of the records of others: filters, splits or samples them, or merges several. Streams
-        progress; the last message has the version, which is the dataset's first. The sources are not changed. A call with
-        the request id of an earlier one finishes what that began, or has its answer.
+        """Makes a new dataset of the records of others: filters, splits or samples them, merges several, or removes
+        duplicates. Streams progress; the last message has the version, which is the dataset's first. The sources are not
+        changed. A call with the request id of an earlier one finishes what that began, or has its answer.
         """
 
     @_abc_1.abstractmethod

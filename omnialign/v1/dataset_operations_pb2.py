@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from omnialign.v1 import content_pb2 as omnialign_dot_v1_dot_content__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%omnialign/v1/dataset_operations.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\"z\n\x05Split\x12<\n\x06shares\x18\x01 \x03(\x0b\x32\x18.omnialign.v1.SplitShareB\n\xbaH\x07\x92\x01\x04\x08\x02\x10\x10R\x06shares\x12\x1b\n\x04seed\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x04seed\x12\x16\n\x06stable\x18\x03 \x01(\x08R\x06stable\"\\\n\nSplitShare\x12\x1f\n\x05split\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\x05split\x12-\n\x05share\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x11\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00R\x05share\"D\n\x06Sample\x12\x1d\n\x05\x63ount\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01R\x05\x63ount\x12\x1b\n\x04seed\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x04seed\"\xcc\x01\n\x05Merge\x12I\n\x0bon_conflict\x18\x01 \x01(\x0e\x32\x1e.omnialign.v1.Merge.OnConflictB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nonConflict\"x\n\nOnConflict\x12\x1b\n\x17ON_CONFLICT_UNSPECIFIED\x10\x00\x12\x1a\n\x16ON_CONFLICT_KEEP_FIRST\x10\x01\x12\x19\n\x15ON_CONFLICT_KEEP_LAST\x10\x02\x12\x16\n\x12ON_CONFLICT_RENAME\x10\x03\"\xc5\x01\n\x10RecordDifference\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x37\n\x04kind\x18\x02 \x01(\x0e\x32#.omnialign.v1.RecordDifference.KindR\x04kind\x12\x16\n\x06\x66ields\x18\x03 \x03(\tR\x06\x66ields\"P\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_ADDED\x10\x01\x12\x10\n\x0cKIND_REMOVED\x10\x02\x12\x10\n\x0cKIND_CHANGED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%omnialign/v1/dataset_operations.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1aomnialign/v1/content.proto\"z\n\x05Split\x12<\n\x06shares\x18\x01 \x03(\x0b\x32\x18.omnialign.v1.SplitShareB\n\xbaH\x07\x92\x01\x04\x08\x02\x10\x10R\x06shares\x12\x1b\n\x04seed\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x04seed\x12\x16\n\x06stable\x18\x03 \x01(\x08R\x06stable\"\\\n\nSplitShare\x12\x1f\n\x05split\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\x05split\x12-\n\x05share\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x11\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00R\x05share\"D\n\x06Sample\x12\x1d\n\x05\x63ount\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01R\x05\x63ount\x12\x1b\n\x04seed\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x04seed\"\xcc\x01\n\x05Merge\x12I\n\x0bon_conflict\x18\x01 \x01(\x0e\x32\x1e.omnialign.v1.Merge.OnConflictB\x08\xbaH\x05\x82\x01\x02\x10\x01R\nonConflict\"x\n\nOnConflict\x12\x1b\n\x17ON_CONFLICT_UNSPECIFIED\x10\x00\x12\x1a\n\x16ON_CONFLICT_KEEP_FIRST\x10\x01\x12\x19\n\x15ON_CONFLICT_KEEP_LAST\x10\x02\x12\x16\n\x12ON_CONFLICT_RENAME\x10\x03\"\x90\x01\n\rDeduplication\x12\x12\n\x04near\x18\x01 \x01(\x08R\x04near\x12:\n\tthreshold\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\xe0?H\x00R\tthreshold\x88\x01\x01\x12!\n\x0cprompts_only\x18\x03 \x01(\x08R\x0bpromptsOnlyB\x0c\n\n_threshold\"\xe9\x01\n\rDuplicatePair\x12\x17\n\x07kept_id\x18\x01 \x01(\tR\x06keptId\x12\x1d\n\nremoved_id\x18\x02 \x01(\tR\tremovedId\x12\x14\n\x05\x65xact\x18\x03 \x01(\x08R\x05\x65xact\x12\x1a\n\x08\x64istance\x18\x04 \x01(\x01R\x08\x64istance\x12\x39\n\x0c\x64iffers_most\x18\x05 \x01(\x0e\x32\x16.omnialign.v1.ModalityR\x0b\x64iffersMost\x12\x33\n\x15\x61nnotated_differently\x18\x06 \x01(\x08R\x14\x61nnotatedDifferently\"\xc5\x01\n\x10RecordDifference\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x37\n\x04kind\x18\x02 \x01(\x0e\x32#.omnialign.v1.RecordDifference.KindR\x04kind\x12\x16\n\x06\x66ields\x18\x03 \x03(\tR\x06\x66ields\"P\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_ADDED\x10\x01\x12\x10\n\x0cKIND_REMOVED\x10\x02\x12\x10\n\x0cKIND_CHANGED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,18 +47,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLE'].fields_by_name['seed']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_MERGE'].fields_by_name['on_conflict']._loaded_options = None
   _globals['_MERGE'].fields_by_name['on_conflict']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_SPLIT']._serialized_start=84
-  _globals['_SPLIT']._serialized_end=206
-  _globals['_SPLITSHARE']._serialized_start=208
-  _globals['_SPLITSHARE']._serialized_end=300
-  _globals['_SAMPLE']._serialized_start=302
-  _globals['_SAMPLE']._serialized_end=370
-  _globals['_MERGE']._serialized_start=373
-  _globals['_MERGE']._serialized_end=577
-  _globals['_MERGE_ONCONFLICT']._serialized_start=457
-  _globals['_MERGE_ONCONFLICT']._serialized_end=577
-  _globals['_RECORDDIFFERENCE']._serialized_start=580
-  _globals['_RECORDDIFFERENCE']._serialized_end=777
-  _globals['_RECORDDIFFERENCE_KIND']._serialized_start=697
-  _globals['_RECORDDIFFERENCE_KIND']._serialized_end=777
+  _globals['_DEDUPLICATION'].fields_by_name['threshold']._loaded_options = None
+  _globals['_DEDUPLICATION'].fields_by_name['threshold']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000\340?'
+  _globals['_SPLIT']._serialized_start=112
+  _globals['_SPLIT']._serialized_end=234
+  _globals['_SPLITSHARE']._serialized_start=236
+  _globals['_SPLITSHARE']._serialized_end=328
+  _globals['_SAMPLE']._serialized_start=330
+  _globals['_SAMPLE']._serialized_end=398
+  _globals['_MERGE']._serialized_start=401
+  _globals['_MERGE']._serialized_end=605
+  _globals['_MERGE_ONCONFLICT']._serialized_start=485
+  _globals['_MERGE_ONCONFLICT']._serialized_end=605
+  _globals['_DEDUPLICATION']._serialized_start=608
+  _globals['_DEDUPLICATION']._serialized_end=752
+  _globals['_DUPLICATEPAIR']._serialized_start=755
+  _globals['_DUPLICATEPAIR']._serialized_end=988
+  _globals['_RECORDDIFFERENCE']._serialized_start=991
+  _globals['_RECORDDIFFERENCE']._serialized_end=1188
+  _globals['_RECORDDIFFERENCE_KIND']._serialized_start=1108
+  _globals['_RECORDDIFFERENCE_KIND']._serialized_end=1188
 # @@protoc_insertion_point(module_scope)

@@ -21,7 +21,9 @@ from services.data.model_files import ModelFiles
 from services.data.model_store import ModelStore
 from services.data.models import Models
 from services.data.objects import open_objects
+from services.data.operations.deduplicating import Deduplicator
 from services.data.operations.deriving import Deriving
+from services.data.operations.media_reading import MediaReader
 from services.data.packed_media import PackedMedia
 from services.data.presigned_media import PresignedMedia
 from services.data.servicer import DataServicer
@@ -83,6 +85,8 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
         ledger = Ledger(objects)
         stores = Stores(config, datasets, media, ledger, usage, storage_pool)
         exports = Exports(config, objects=objects, ledger=ledger, pool=storage_pool, usage=usage)
+        reader = MediaReader(media, sandbox=sandbox, calls_at_once=config.media_workers)
+        deduplicator = Deduplicator(config.root, media=reader, pool=storage_pool)
         servicer = DataServicer(
             datasets=datasets,
             media=media,
@@ -101,7 +105,7 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
                 pool=import_pool,
                 sandbox=sandbox,
             ),
-            deriving=Deriving(datasets=datasets, lineage=lineage, usage=usage),
+            deriving=Deriving(datasets=datasets, lineage=lineage, usage=usage, deduplicator=deduplicator),
             exporter=Exporter(stores, exports=exports),
             exports=exports,
             max_append_bytes=config.max_append_bytes,

@@ -15,6 +15,7 @@ from omnialign.v1.record_pb2 import Record
 from services.data.datasets import Datasets
 from services.data.lineage import Lineage
 from services.data.operations.choosing import divided, filtered, sampled, split_ends
+from services.data.operations.deduplicating import Deduplicator
 from services.data.operations.merging import merged
 from services.data.operations.reading import Reader
 from services.data.operations.target import Target
@@ -40,6 +41,7 @@ OPERATIONS = {
     "split": Operation("split_from", passes=2),
     "sample": Operation("sampled_from", passes=2),
     "merge": Operation("merged_from", max_sources=16),
+    "deduplication": Operation("deduplicated_from"),
 }
 LASTING = (AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted)
 """Errors that the same call would meet again."""
@@ -48,8 +50,8 @@ LASTING = (AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Resourc
 class Deriving:
     """Runs operations. One dataset is made by one call at a time."""
 
-    def __init__(self, *, datasets: Datasets, lineage: Lineage, usage: Usage) -> None:
-        self._datasets, self._lineage, self._usage = datasets, lineage, usage
+    def __init__(self, *, datasets: Datasets, lineage: Lineage, usage: Usage, deduplicator: Deduplicator) -> None:
+        self._datasets, self._lineage, self._usage, self._deduplicator = datasets, lineage, usage, deduplicator
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def run(self, request: Request, *, digest: str) -> AsyncIterator[Progress]:
@@ -90,6 +92,7 @@ class Deriving:
             await target.add(batch)
             progress.records_written = target.record_count
             yield progress
+            del progress.duplicates[:]
         if not target.record_count:
             message = f"No record of {', '.join(names)} is left, and a dataset without records is of no use."
             raise FailedPrecondition(message, reason="NO_RECORDS_LEFT")
@@ -106,6 +109,8 @@ class Deriving:
                 return divided(reader, names[0], request.split)
             case "sample":
                 return sampled(reader, names[0], request.sample)
+            case "deduplication":
+                return self._deduplicator.deduplicated(reader, names[0], request.deduplication, progress)
             case _:
                 return merged(reader, names, request.merge, progress)
 

@@ -50,6 +50,27 @@ def test_samples_are_merged_again(filled):
     assert int(last["records_written"]) <= 10
 
 
+def test_duplicates_are_listed_with_what_they_repeat(run, tmp_path):
+    folder = tmp_path / "text-to-text"
+    folder.mkdir()
+    long = " ".join(f"word{first}{second}" for first in "abc" for second in "defghijklmnopqrstuvwxyz")
+    rows = [
+        {"question": question, "response_1": "a", "response_2": "b", "overall_response": 1}
+        for question in ("One?", " one?", long, long.replace("wordbk", "other"))
+    ]
+    (folder / "train.json").write_text(json.dumps(rows))
+    assert run("data", "import", "texts", tmp_path).exit_code == 0
+    result = run("data", "dedupe", "texts", "unique", "--near", "--limit", "5")
+    assert result.exit_code == 0, result.output
+    assert "datasets/unique/versions/1: 2 records of texts/1" in result.stdout
+    assert "duplicates removed: 2" in result.stdout
+    assert result.stdout.count(": the same") == 1
+    assert result.stdout.count(": near, text differs by 0.") == 1
+    exact = run("data", "dedupe", "texts", "exact", "--json")
+    pairs = [pair for line in exact.stdout.splitlines() for pair in json.loads(line).get("duplicates", ())]
+    assert [pair["exact"] for pair in pairs] == [True]
+
+
 def test_a_diff_lists_what_differs_with_names_as_people_write_them(filled):
     assert filled("data", "filter", "pets", "dogs", "--text", "dog").exit_code == 0
     result = filled("data", "diff", "pets/versions/1", "dogs/1", "--limit", "3")
@@ -71,6 +92,8 @@ def test_a_diff_lists_what_differs_with_names_as_people_write_them(filled):
         (["sample", "pets", "made", "--count", "0"], "greater than or equal to 1"),
         (["sample", "pets", "made", "--count", "21"], "has 20 records"),
         (["merge", "pets", "-o", "made"], "two or more"),
+        (["dedupe", "pets", "made", "--threshold", "0.8"], "add --near"),
+        (["dedupe", "pets", "made", "--near", "--threshold", "0.2"], "0.5"),
         (["merge", "pets", "pets", "-o", "made", "--on-conflict", "guess"], "'guess' is none of refuse"),
         (["filter", "absent", "made", "--text", "x"], "absent"),
         (["filter", "pets", "No Id", "--text", "x"], "dataset_id"),
