@@ -77,13 +77,22 @@ class ImportRun:
     """Writes rows, and removes at the end what they replace."""
 
     def __init__(
-        self, name: str, *, datasets: Datasets, media: MediaStore, usage: Usage, append: bool, journal: Journal
+        self,
+        name: str,
+        *,
+        datasets: Datasets,
+        media: MediaStore,
+        usage: Usage,
+        append: bool,
+        journal: Journal,
+        has_one_source: bool,
     ) -> None:
+        """With `has_one_source`, no other file can have the same rows, and their contents need not be kept."""
         self.name, self.progress = name, Progress()
         self.examples: dict[str, str] = {}
         """For each reason to set rows aside, the message of the first one."""
         self._datasets, self._media, self._usage, self._append = datasets, media, usage, append
-        self._journal = journal
+        self._journal, self._has_one_source = journal, has_one_source
         self._waiting = _Waiting()
         self._writing: asyncio.Task[None] | None = None
         self._sources: dict[str, _Source] = {}
@@ -230,6 +239,8 @@ class ImportRun:
 
     def _is_repeated(self, content: int) -> bool:
         """Whether a row is left out because another file of the same split has it. Within a file, all are kept."""
+        if self._has_one_source:
+            return False
         source = self._sources[self._digest]
         first = self._contents.setdefault(content, source)
         if first is source:

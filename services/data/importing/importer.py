@@ -24,6 +24,7 @@ from services.data.datasets import Datasets
 from services.data.importing.coverage import nearest
 from services.data.importing.file_keys import FileState, key_of
 from services.data.importing.formats.registry import ALIGN_ANYTHING
+from services.data.importing.identity import source_digest
 from services.data.importing.import_run import ImportRun, RowsDiffer
 from services.data.importing.journal import Journal
 from services.data.importing.pace import Pace
@@ -86,12 +87,12 @@ class Importer:
             plans = [plan async for plan in self._plans(sources, request, past, progress)]
             async with self._dataset(request):
                 past = await self._past(name, past)
-                run = self._run(request, past, progress)
+                run = self._run(request, past, plans, progress)
                 try:
                     async for progress in self._import(plans, reading, run, past):
                         yield progress
                 except RowsDiffer:  # then everything is read again
-                    run = self._run(request, past, run.progress)
+                    run = self._run(request, past, plans, run.progress)
                     async for progress in self._import(plans, reading, run, None):
                         yield progress
                 version = await self._datasets.commit(name)
@@ -99,7 +100,7 @@ class Importer:
                 progress.dataset_version.CopyFrom(version)
                 yield progress
 
-    def _run(self, request: Request, past: Past, progress: Progress) -> ImportRun:
+    def _run(self, request: Request, past: Past, plans: list[Plan], progress: Progress) -> ImportRun:
         """A new run, whose progress has what was found before anything was read."""
         run = ImportRun(
             f"{request.parent}/datasets/{request.dataset_id}",
@@ -108,6 +109,7 @@ class Importer:
             usage=self._usage,
             append=request.append,
             journal=past.journal,
+            has_one_source=len({source_digest(plan.file) for plan in plans}) == 1,
         )
         run.progress.rows_total = progress.rows_total
         run.progress.skipped_files.extend(progress.skipped_files)

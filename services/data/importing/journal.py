@@ -14,7 +14,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,12 +21,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from omnialign.errors import NotFound
 from services.data.datasets import JOURNALS
 from services.data.importing.media_files import Visit
 from services.data.objects import ObjectStore
+from services.data.store import now_us
 
 MAGIC = b"OMNIIMP1"
 MAX_BYTES = 1 << 30
+STALE_US = 24 * 3600 * 1_000_000
+"""Age from which an object that cannot be read is no longer being written."""
 ROW = np.dtype([("content", "<u8"), ("key", "<u8"), ("again", "<u4"), ("left_out", "?")])
 """What an import keeps of a row: digests of its content and of its name, how often it came before, whether it was left
 out."""
@@ -87,10 +90,15 @@ class Journal:
         self._names: dict[str, set[str]] = {}
         self._used = set[str]()
         self._read: tuple[str, bytes] = "", b""
-        found = sorted(info.key for info in objects.list(f"{JOURNALS}{uid}/")) if uid else []
-        for key in found:
-            with suppress(ValueError, KeyError, TypeError, struct.error):  # of another release, or damaged
-                self._index(key, objects.read(key, length=MAX_BYTES))
+        found = list(objects.list(f"{JOURNALS}{uid}/")) if uid else []
+        for info in sorted(found, key=lambda info: info.key):
+            try:
+                self._index(info.key, objects.read(info.key, length=MAX_BYTES))
+            except NotFound:  # another import has just pruned it
+                pass
+            except (ValueError, KeyError, TypeError, struct.error):  # of another release, damaged, or half written
+                if info.modified_us < now_us() - STALE_US:
+                    self._names[info.key] = set()
 
     @property
     def is_empty(self) -> bool:

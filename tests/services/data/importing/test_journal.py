@@ -1,6 +1,7 @@
 """What is there already is not read again, and an import that was interrupted goes on where it was."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -179,6 +180,19 @@ async def test_an_import_that_was_left_goes_on_where_it_was(
     assert 100 <= done.rows_skipped < 1500
     assert counts(done) == counts(calm)
     assert await content(client) == await content(client, "calm")
+
+
+async def test_what_is_no_journal_is_passed_over_and_removed_once_nobody_can_be_writing_it(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "t2t.jsonl", [line(1)])
+    await run(client, source)
+    (folder,) = (tmp_path / "state" / "imports").iterdir()
+    for name in ("old", "new"):
+        (folder / name).write_bytes(b"OMNIIMP1 is how it begins")
+    os.utime(folder / "old", (0, 0))
+    assert (await run(client, source)).rows_skipped == 1
+    assert {path.name for path in folder.iterdir()} & {"old", "new"} == {"new"}
 
 
 async def test_a_journal_goes_with_its_dataset(client: AsyncClient, serving: Any, tmp_path: Path) -> None:
