@@ -117,7 +117,7 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             "models without a version": models.sweep,
             "journals without a dataset": datasets.sweep_journals,
         }
-        async with sweeping(sweeps, seconds=config.sweep_seconds):
+        async with sweeping(sweeps, seconds=config.sweep_seconds), datasets.upkeep.running():
             yield
     finally:
         storage_pool.shutdown(wait=True, cancel_futures=True)

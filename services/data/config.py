@@ -78,8 +78,8 @@ class DataConfig:
     commit_timeout_seconds: float = 60.0
     """Longest time for which a commit is retried."""
     compact_fragments: int = 32
-    """Tables with more fragments than this are compacted."""
-    retention_seconds: float = 3600.0
+    """Tables with more small fragments than this are compacted, in the background."""
+    retention_seconds: float = 900.0
     """How long superseded states of a table stay readable, for streams that began on them."""
 
     def database(self) -> str:

@@ -18,9 +18,11 @@ from services.data.config import DataConfig
 from services.data.errors import not_found, version_not_found
 from services.data.objects import ObjectStore
 from services.data.objects.base import run_in_pool
-from services.data.record_table import CommitRetries, RecordTable, Snapshot, SnapshotExpired
-from services.data.selection import Indexes, Selection
+from services.data.record_table import CommitRetries, RecordTable
+from services.data.selection import Selection
+from services.data.snapshot import Caches, Snapshot, SnapshotExpired
 from services.data.store import Store, now_us, timestamp
+from services.data.upkeep import Upkeep
 from services.runtime.limits import Quotas
 
 SAFE = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -30,6 +32,8 @@ QUARANTINE = ".quarantine"
 JOURNALS = "imports/"
 """Where the journals of imports are, by the uid of their dataset."""
 PAGE_BYTES = 1024 * 1024
+CLEANUPS = 8
+"""Cleanups of a table in the time for which old states are kept."""
 LOOKED_INTO = 2000
 """Records that are read for one page of those that match a condition."""
 
@@ -74,7 +78,10 @@ class Datasets:
         self._config, self._store, self._objects, self._pool = config, store, objects, pool
         self._quotas = quotas or Quotas()
         self._locks: dict[str, asyncio.Lock] = {}
-        self._indexes = Indexes()
+        self._caches = Caches.empty()
+        clean_seconds = config.retention_seconds / CLEANUPS
+        self.upkeep = Upkeep(pool=pool, writes=config.compact_fragments, clean_seconds=clean_seconds)
+        """Of the tables, which the service runs in the background."""
 
     async def create(self, parent: str, dataset_id: str, wanted: Dataset, *, key: str, digest: str) -> Dataset:
         """Creates a dataset. A repeated `key` with the same `digest` returns the first answer.
@@ -213,7 +220,7 @@ class Datasets:
         return page, ""
 
     async def states(self, name: str, *, in_quarantine: bool = False) -> pa.Table | None:
-        """Of each record of the head or of the quarantine, what `record_table.state` gives; None if there are none."""
+        """Of each record of the head or of the quarantine, what `record_rows.state` gives; None if there are none."""
         suffix = QUARANTINE if in_quarantine else ""
         table = self._table(name, uid=await self._require(name), suffix=suffix)
         if (snapshot := await run_in_pool(self._pool, table.find)) is None:
@@ -255,7 +262,7 @@ class Datasets:
         ):  # writers of this process take turns; Lance's own retries handle those of other processes
             table = self._table(name, uid=await self._require(name), suffix=suffix)
             counts = await run_in_pool(self._pool, table.merge, records)
-            await run_in_pool(self._pool, table.compact)
+        self.upkeep.written(name + suffix, table, num_rows=sum(counts))
         return counts
 
     async def _remove(self, name: str, *, uid: str) -> None:
@@ -263,8 +270,10 @@ class Datasets:
         # records are gone.
         if not await self._store.remove_dataset(name):
             raise not_found("DATASET", name)
-        for suffix in ("", QUARANTINE):
-            await run_in_pool(self._pool, self._objects.remove_table, _table_name(name) + suffix, uid=uid)
+        async with self.upkeep.turn:
+            for suffix in ("", QUARANTINE):
+                await run_in_pool(self._pool, self._objects.remove_table, _table_name(name) + suffix, uid=uid)
+            self._caches = Caches.empty()  # Lance's own goes by paths and versions, which a new table may have again
         await run_in_pool(self._pool, self._objects.delete_below, f"{JOURNALS}{uid}/")
 
     async def _try_commit(self, name: str, table: RecordTable) -> DatasetVersion | None:
@@ -326,5 +335,5 @@ class Datasets:
             retention_seconds=self._config.retention_seconds,
             compact_fragments=self._config.compact_fragments,
             identity=f"{uid}{suffix}",
-            indexes=self._indexes,
+            caches=self._caches,
         )

@@ -1,47 +1,38 @@
-"""One Lance table of records: merge by id, ordered reads of a snapshot, tags, compaction. Everything here blocks.
+"""One Lance table of records: merge by id, tags, upkeep. Everything here blocks.
 
-The id is declared as Lance's unenforced primary key: without it, two writers of the same new id would both insert it.
-Filters are computed on the narrow columns in Arrow and never written into a filter string, so no value can inject a
-condition. A read holds the narrow columns of the selected rows and one batch of records, however large the table is.
+A merge looks up the ids in the index, writes one fragment of what is new or other, and commits it: its cost does not
+grow with the table. Two writers that insert one id at once must not both succeed. So each merge also names the table's
+first fragment, unchanged, as one that it updates, and Lance refuses the later of two commits that update one. The
+first fragment can itself only be replaced by a commit that updates it, so all writers agree on it. While there is none
+yet, a commit replaces the whole state, which Lance does only if nobody else has committed.
 """
 
-import hashlib
+import random
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lance
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from lance.commit import CommitConflictError
+from lance.fragment import write_fragments
 
-from omnialign.errors import Aborted
 from omnialign.v1 import record_pb2
+from services.data import upkeep
 from services.data.errors import translate_table_errors
 from services.data.objects.base import TableLocation
-from services.data.selection import MAX_ROWS, NARROW, ROW, Indexes, Selection, mask, positions
+from services.data.record_rows import SCHEMA, id_hash, to_arrow
+from services.data.row_index import ADDRESS, find, take
+from services.data.snapshot import Caches, Snapshot, expired
 
-BATCH_BYTES = 900 * 1024
-BATCH_ROWS = 1024
-SCAN_ROWS = 16_384
-STALE_ATTEMPTS = 4
-
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False, metadata={"lance-schema:unenforced-primary-key": "true"}),
-        pa.field("subtask", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("hash", pa.int64(), nullable=False),
-        pa.field("fingerprint", pa.int64(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("record", pa.binary(), nullable=False),
-    ]
-)
-NO_ROWS = pa.schema([*(pa.field(name, SCHEMA.field(name).type) for name in NARROW), (ROW, pa.int64())]).empty_table()
+FOUND_AT_ONCE = 512
+"""Rows whose stored records are in memory at once during a merge."""
+LONGEST_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,78 +43,19 @@ class CommitRetries:
     timeout_seconds: float
 
 
-class SnapshotExpired(Aborted):
-    """The state of a table was cleaned up while it was read."""
+@dataclass
+class Draft:
+    """What a merge would write, kept between attempts: the fragments are the same if the rows are."""
 
+    rows: pa.Table
+    chosen: list[bool] = field(default_factory=list)
+    fragments: list[Any] = field(default_factory=list)
 
-class Snapshot:
-    """A table as it was at one moment; later writes do not change it."""
-
-    def __init__(self, dataset: Any, *, identity: str = "", indexes: Indexes | None = None) -> None:
-        """With `indexes`, `identity` tells the table from an earlier one at the same place."""
-        self._dataset, self._identity, self._indexes = dataset, identity, indexes
-
-    @property
-    def version(self) -> int:
-        """Lance's number for this state."""
-        return int(self._dataset.version)
-
-    def count(self) -> int:
-        """Number of records."""
-        with translate_table_errors(self._dataset.uri):
-            return int(self._dataset.count_rows())
-
-    def counts(self) -> dict[str, int]:
-        """Number of records per subtask."""
-        found: dict[str, int] = {}
-        with _expired(self._dataset.uri):
-            for batch in self._dataset.scanner(columns=["subtask"]).to_batches():
-                for entry in pc.value_counts(batch.column(0)).to_pylist():
-                    found[entry["values"]] = found.get(entry["values"], 0) + entry["counts"]
-        return found
-
-    def batches(self, selection: Selection) -> Iterator[list[record_pb2.Record]]:
-        """The selected records in order of id, in batches of less than 1 MiB."""
-        rows, sizes = positions(self._index(selection), selection)
-        for start, end in _spans(sizes):
-            with _expired(self._dataset.uri):
-                taken = self._dataset.take(rows[start:end].tolist(), columns=["record"])
-            yield [record_pb2.Record.FromString(value.as_py()) for value in taken.column("record")]
-
-    def states(self) -> pa.Table:
-        """Of each record, the hash of its id and that of its bytes: see `state`."""
-        with _expired(self._dataset.uri):
-            return self._dataset.to_table(columns=["hash", "fingerprint"])
-
-    def fingerprint(self) -> tuple[int, int]:
-        """The number of records, and a checksum of them that does not depend on their order.
-
-        Compaction reorders rows and changes Lance's version number, so neither tells whether the records are the same.
-        """
-        total = 0
-        with _expired(self._dataset.uri):
-            for batch in self._dataset.scanner(columns=["fingerprint"]).to_batches():
-                total += sum(batch.column(0).to_pylist())
-        return self.count(), total
-
-    def _index(self, selection: Selection) -> pa.Table:
-        """The narrow columns in order of id: of all rows if they are kept, else at least of the selected ones."""
-        with _expired(self._dataset.uri):
-            is_kept = self._indexes is not None and self._dataset.count_rows() <= MAX_ROWS
-        if self._indexes is None or not is_kept:
-            return self._scan(selection).sort_by("id")
-        return self._indexes.get((self._identity, self.version), lambda: self._scan(Selection()))
-
-    def _scan(self, selection: Selection) -> pa.Table:
-        """The narrow columns with the positions of the rows, which are only known by scanning in order."""
-        position, parts = 0, [NO_ROWS]
-        with _expired(self._dataset.uri):
-            for batch in self._dataset.scanner(columns=NARROW, batch_size=SCAN_ROWS, scan_in_order=True).to_batches():
-                rows = pa.array(np.arange(position, position + batch.num_rows))
-                position += batch.num_rows
-                part = pa.table([*(batch[name] for name in NARROW), rows], schema=NO_ROWS.schema)
-                parts.append(part.filter(pa.array(mask(part, selection))))
-        return pa.concat_tables(parts)
+    def write(self, dataset: Any, chosen: list[bool]) -> list[Any]:
+        """The fragments with the chosen rows. They belong to the table once they are committed."""
+        if chosen != self.chosen:
+            self.chosen, self.fragments = chosen, write_fragments(self.rows.filter(pa.array(chosen)), dataset)
+        return self.fragments
 
 
 class RecordTable:
@@ -137,14 +69,14 @@ class RecordTable:
         retention_seconds: float,
         compact_fragments: int,
         identity: str = "",
-        indexes: Indexes | None = None,
+        caches: Caches | None = None,
     ) -> None:
         """`identity` as of `Snapshot`."""
         self.place = place if isinstance(place, TableLocation) else TableLocation.of_folder(place)
         self._commit_retries = commit_retries
         self._retention = timedelta(seconds=retention_seconds)
         self._compact_fragments = compact_fragments
-        self._identity, self._indexes = identity, indexes
+        self._identity, self._caches = identity, caches or Caches.empty()
 
     def snapshot(self, version: int | None = None) -> Snapshot:
         """The table now, or at a version. A missing table is created."""
@@ -166,27 +98,27 @@ class RecordTable:
         rows = to_arrow(records)
         if not rows.num_rows:
             return 0, 0
+        draft = Draft(rows)
         with translate_table_errors(self.place.uri):
-            stats = self._merge_with_retries(rows)
-        inserted = int(stats["num_inserted_rows"])
+            inserted = self._retried(lambda: self._merge(draft))
         return inserted, rows.num_rows - inserted
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Removes rows by id. Only for ids that this service generated, since they go into a filter string."""
-        assert all(name.replace("-", "").isalnum() for name in ids)
+        """Removes rows by id."""
         dataset = self._open()
-        condition = f"id IN ({', '.join(repr(name) for name in ids)})"
+        hashes = pa.array([id_hash(name) for name in ids], pa.int64())
+        condition = pc.field("hash").isin(hashes) & pc.field("id").isin(pa.array(list(ids), pa.string()))
         with translate_table_errors(self.place.uri):
-            if ids and dataset.count_rows(filter=condition):
-                dataset.delete(condition)
+            if ids and dataset.scanner(columns=["id"], filter=condition).count_rows():
+                dataset.delete(condition, conflict_retries=self._commit_retries.max_retries)
 
     def delete_where(self, is_stale: Callable[[str], bool]) -> int:
-        """Removes the rows whose ids are stale, which must be ids that this service generated; returns their number."""
-        with _expired(self.place.uri):
+        """Removes the rows whose ids are stale; returns their number."""
+        with expired(self.place.uri):
             batches = self._open().scanner(columns=["id"]).to_batches()
             stale = [name for batch in batches for name in batch["id"].to_pylist() if is_stale(name)]
-        for start in range(0, len(stale), BATCH_ROWS):
-            self.delete(stale[start : start + BATCH_ROWS])
+        for start in range(0, len(stale), FOUND_AT_ONCE):
+            self.delete(stale[start : start + FOUND_AT_ONCE])
         return len(stale)
 
     def tag(self, name: str, *, version: int) -> None:
@@ -199,44 +131,84 @@ class RecordTable:
                 if "already exists" not in str(error):
                     raise
 
-    def compact(self) -> bool:
-        """Compacts a table that has too many fragments, and removes old untagged states; whether it was due."""
-        dataset = self._open()
-        if len(dataset.get_fragments()) <= self._compact_fragments:
+    def improve(self) -> bool:
+        """Does one step of the upkeep that is due; whether there may be more. A lost race is none."""
+        try:
+            return upkeep.improve(self._connect(None), compact_fragments=self._compact_fragments)
+        except (OSError, RuntimeError, ValueError):
             return False
-        with suppress(OSError, RuntimeError, ValueError):  # lost a race with a writer: the next write tries again
-            dataset.optimize.compact_files()
-            dataset.cleanup_old_versions(older_than=self._retention, error_if_tagged_old_versions=False)
+
+    def clean(self) -> bool:
+        """Removes the states that are older than the retention and have no tag; whether it could."""
+        try:
+            self._connect(None).cleanup_old_versions(older_than=self._retention, error_if_tagged_old_versions=False)
+        except (OSError, RuntimeError, ValueError):
+            return False
         return True
 
     def _snapshot(self, dataset: Any) -> Snapshot:
-        return Snapshot(dataset, identity=self._identity, indexes=self._indexes)
+        return Snapshot(dataset, identity=self._identity, caches=self._caches)
 
-    def _merge_with_retries(self, rows: pa.Table) -> dict[str, int]:
-        """Merges, and starts over from the new state if another process compacted away a file in the meantime.
-
-        Lance itself retries commits that lose a race, within `commit_retries`.
-        """
-        for _ in range(STALE_ATTEMPTS - 1):
+    def _retried(self, attempt: Callable[[], int]) -> int:
+        """Starts over from the new state if another writer came first, or compacted away a file in the meantime."""
+        deadline = time.monotonic() + self._commit_retries.timeout_seconds
+        for number in range(self._commit_retries.max_retries):
             try:
-                return self._merge(rows)
+                return attempt()
             except OSError as error:
-                if "not found" not in str(error).lower():
+                is_lost = isinstance(error, CommitConflictError) or "not found" in str(error).lower()
+                if not is_lost or time.monotonic() > deadline:
                     raise
-        return self._merge(rows)
+            time.sleep(random.uniform(0, min(0.005 * 2**number, LONGEST_PAUSE_SECONDS)))
+        return attempt()
 
-    def _merge(self, rows: pa.Table) -> dict[str, int]:
-        # The primary key makes two concurrent inserts of one id conflict: Lance retries the later one, which then finds
-        # the row and updates it. Rows whose bytes are equal are not rewritten, so a repeated append costs nothing.
-        merge = self._open().merge_insert("id").when_matched_update_all("target.record != source.record")
-        merge = merge.when_not_matched_insert_all().conflict_retries(self._commit_retries.max_retries)
-        stats: dict[str, int] = merge.retry_timeout(timedelta(seconds=self._commit_retries.timeout_seconds)).execute(
-            rows
-        )
-        return stats
+    def _merge(self, draft: Draft) -> int:
+        """One attempt; the number of new rows."""
+        dataset = self._open()
+        fragments = dataset.get_fragments()
+        if not fragments:
+            return self._merge_first(dataset, draft)
+        ids = draft.rows["id"].to_pylist()
+        existing, outdated = set[str](), dict[str, int]()
+        for found, rows in self._stored(dataset, draft.rows):
+            existing.update(found)
+            outdated.update(rows)
+        chosen = [name in outdated or name not in existing for name in ids]
+        if any(chosen):
+            new = draft.write(dataset, chosen)
+            removed, updated = _without(dataset, outdated.values())
+            if fragments[0].fragment_id not in {*removed, *(fragment.id for fragment in updated)}:
+                updated.append(fragments[0].metadata)
+            operation = lance.LanceOperation.Update(removed, updated, new, update_mode="rewrite_rows")
+            committed = lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
+            if len(new) == 1:  # the next reads and merges look there
+                self._caches.hashes.put_last(committed, draft.rows["hash"].to_numpy()[chosen])
+        return len(ids) - len(existing)
+
+    def _stored(self, dataset: Any, rows: pa.Table) -> Iterator[tuple[list[str], dict[str, int]]]:
+        """The ids that exist, in parts, and the addresses of those whose records are not those in `rows`."""
+        for start in range(0, rows.num_rows, FOUND_AT_ONCE):
+            part = rows.slice(start, FOUND_AT_ONCE)
+            if not (addresses := find(dataset, part["hash"].to_numpy(), self._caches.hashes)):
+                continue
+            wanted = dict(zip(part["id"].to_pylist(), part["record"].to_pylist(), strict=True))
+            columns = take(dataset, addresses, ["id", "record", ADDRESS])
+            stored = [
+                row for row in zip(*(one.to_pylist() for one in columns.columns), strict=True) if row[0] in wanted
+            ]
+            yield (
+                [name for name, _, _ in stored],
+                {name: address for name, record, address in stored if record != wanted[name]},
+            )
+
+    def _merge_first(self, dataset: Any, draft: Draft) -> int:
+        """Gives a table without rows its first. Without retries, Lance replaces no state but the one it was given."""
+        operation = lance.LanceOperation.Overwrite(SCHEMA, draft.write(dataset, [True] * draft.rows.num_rows))
+        lance.LanceDataset.commit(dataset, operation, read_version=dataset.version, max_retries=0)
+        return int(draft.rows.num_rows)
 
     def _open(self, version: int | None = None) -> Any:
-        with _expired(self.place.uri):
+        with expired(self.place.uri):
             try:
                 return self._connect(version)
             except FileNotFoundError:
@@ -245,12 +217,12 @@ class RecordTable:
 
     def _connect(self, version: int | None) -> Any:
         """Raises FileNotFoundError if there is no table at all."""
-        place = self.place
+        place, options = self.place, dict(self.place.options) or None
         if place.folder is not None and not (place.folder / "_versions").exists():
             raise FileNotFoundError(place.uri)
         try:
             with translate_table_errors(self.place.uri):
-                return lance.dataset(place.uri, version=version, storage_options=dict(place.options) or None)
+                return lance.dataset(place.uri, version=version, storage_options=options, session=self._caches.session)
         except ValueError as error:
             if place.folder is None and version is None and "was not found" in str(error):
                 raise FileNotFoundError(place.uri) from None
@@ -271,56 +243,11 @@ class RecordTable:
             self.place.publish(empty)
 
 
-def to_arrow(records: Iterable[record_pb2.Record]) -> pa.Table:
-    """The records as rows; of several with one id, the last counts. Equal records have equal bytes."""
-    latest = {record.id: record for record in records}
-    blobs = [record.SerializeToString(deterministic=True) for record in latest.values()]
-    columns = {
-        "id": list(latest),
-        "subtask": [record.subtask for record in latest.values()],
-        "split": [record.split for record in latest.values()],
-        "hash": [shard_hash(name) for name in latest],
-        "fingerprint": [_number(blob) for blob in blobs],
-        "size": [len(blob) for blob in blobs],
-        "record": blobs,
-    }
-    return pa.table(columns, schema=SCHEMA)
-
-
-def shard_hash(record_id: str) -> int:
-    """A number from 0 to 2^63 - 1 that decides the shard of an id, the same on every machine."""
-    return _number(record_id.encode())
-
-
-def state(record: record_pb2.Record) -> tuple[int, int]:
-    """What tells a record, unchanged, in a table: the hash of its id, and that of its bytes."""
-    return shard_hash(record.id), _number(record.SerializeToString(deterministic=True))
-
-
-def _number(data: bytes) -> int:
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") >> 1
-
-
-def _spans(sizes: Any) -> Iterator[tuple[int, int]]:
-    """Ranges of rows for batches of at most `BATCH_BYTES`; a larger row is a batch of its own."""
-    start, total = 0, 0
-    for index, size in enumerate(sizes):
-        if index > start and (total + size > BATCH_BYTES or index - start >= BATCH_ROWS):
-            yield start, index
-            start, total = index, 0
-        total += int(size)
-    if start < len(sizes):
-        yield start, len(sizes)
-
-
-@contextmanager
-def _expired(uri: str) -> Iterator[None]:
-    """Turns "file not found" into SnapshotExpired: the state was cleaned up while it was read."""
-    try:
-        with translate_table_errors(uri):
-            yield
-    except (OSError, ValueError) as error:
-        if "not found" not in str(error).lower():
-            raise
-        message = "The records were rewritten again and again while they were read: read a committed version."
-        raise SnapshotExpired(message, reason="SNAPSHOT_EXPIRED") from error
+def _without(dataset: Any, addresses: Iterable[int]) -> tuple[list[int], list[Any]]:
+    """What becomes of the fragments if these rows go: those that have none left, and the others that change."""
+    offsets: dict[int, list[int]] = {}
+    for address in addresses:
+        offsets.setdefault(address >> 32, []).append(address & 0xFFFFFFFF)
+    changed = {number: dataset.get_fragment(number).delete_rows(rows) for number, rows in offsets.items()}
+    removed = [number for number, fragment in changed.items() if fragment is None]
+    return removed, [fragment for fragment in changed.values() if fragment is not None]

@@ -1,13 +1,13 @@
-"""Which records of a table to read, and at which positions they are.
+"""Which records of a table to read, and windows on a table in order of id.
 
-The narrow columns of a state of a table never change. Those of the states that were read last are kept in order of id,
-so that a part of a table costs the same wherever it is.
+A window holds the narrow columns of the selected rows that follow one place. It has an upper limit of bytes, so a table
+of any size is read in order by one window after another, each of which costs one scan of the narrow columns.
 """
 
 import bisect
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,17 +16,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from omnialign.v1 import record_pb2
+from services.data.record_rows import SCHEMA, id_hash
 
 NARROW = ["id", "subtask", "split", "hash", "size"]
 """The columns by which records are selected."""
 ROW = "row"
 """The column with the position, beside them."""
-MAX_BYTES = 64 * 1024 * 1024
-MAX_ROWS = 500_000
-"""Rows of the largest table whose narrow columns are kept."""
+WINDOW_ROWS = 64 * 1024
+WINDOW_BYTES = 8 * 1024 * 1024
+KEPT_BYTES = 16 * 1024 * 1024
 
-State = tuple[str, int]
-"""The identity of a table, and Lance's number for its state."""
+ENTRY_BYTES = 1024
+NO_ROWS = pa.schema([*(SCHEMA.field(name).remove_metadata() for name in NARROW), (ROW, pa.int64())]).empty_table()
+
+Place = tuple[str, int]
+"""Where reading begins: at an id (0) or after it (1)."""
+State = tuple[Any, ...]
+"""The identity of a table, Lance's number for its state, and what is selected of it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,26 @@ class Selection:
     start: str = ""
     """Only records with this id or a later one."""
 
+    @property
+    def place(self) -> Place:
+        """Where reading begins."""
+        return max((self.start, 0), (self.after, 1) if self.after else ("", 0))
+
+    @property
+    def condition(self) -> State:
+        """What decides on a row of a window, apart from where reading begins and ends."""
+        return tuple(self.subtasks), tuple(self.splits), self.shard_index, self.shard_count
+
+    def has(self, record: record_pb2.Record) -> bool:
+        """Whether a record is selected, whatever the limit."""
+        return (
+            self.place <= (record.id, 0)
+            and (not self.ids or record.id in self.ids)
+            and (not self.subtasks or record.subtask in self.subtasks)
+            and (not self.splits or record.split in self.splits)
+            and (self.shard_count < 2 or id_hash(record.id) % self.shard_count == self.shard_index)
+        )
+
     def after_batch(self, batch: Sequence[record_pb2.Record]) -> "Selection | None":
         """What is left once a batch of it was read; None if that was as many as wanted."""
         if self.limit and self.limit <= len(batch):
@@ -51,55 +77,93 @@ class Selection:
         return replace(self, after=batch[-1].id, limit=self.limit and self.limit - len(batch))
 
 
-class Indexes:
-    """The narrow columns of the states that were read last, in order of id. Safe for concurrent threads."""
+@dataclass(frozen=True)
+class Window:
+    """The narrow columns and positions of rows in order of id, from `place` on; the last one ends with the table."""
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+    place: Place
+    rows: pa.Table
+    is_last: bool
+
+    def has(self, place: Place) -> bool:
+        """Whether what follows a place can be read here."""
+        return self.place <= place and (self.is_last or place <= (self.end, 0))
+
+    @property
+    def end(self) -> str:
+        """The last id; empty if there is none."""
+        return str(self.rows["id"][-1].as_py()) if self.rows.num_rows else ""
+
+    @property
+    def num_bytes(self) -> int:
+        """About what it takes in memory."""
+        return int(self.rows.nbytes) + ENTRY_BYTES
+
+    def since(self, place: Place) -> pa.Table:
+        """The rows that follow a place."""
+        ids, (name, is_after) = self.rows["id"], place
+        search = bisect.bisect_right if is_after else bisect.bisect_left
+        return self.rows.slice(search(range(len(ids)), name, key=lambda row: ids[row].as_py()))
+
+
+class Windows:
+    """The windows that were read last. Safe for concurrent threads."""
+
+    def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
         self._max_bytes, self._num_bytes = max_bytes, 0
-        self._kept: OrderedDict[State, pa.Table] = OrderedDict()
+        self._kept: OrderedDict[tuple[State, Place], Window] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, state: State, read: Callable[[], pa.Table]) -> pa.Table:
-        """The columns of a state; `read` gives them, in any order, if they are not kept."""
+    def get(self, state: State, place: Place, read: Callable[[], Window]) -> Window:
+        """A window with what follows a place in a state; `read` gives it if none is kept."""
         with self._lock:
-            if state in self._kept:
-                self._kept.move_to_end(state)
-                return self._kept[state]
-        index = read().sort_by("id").combine_chunks()
+            for key, window in self._kept.items():
+                if key[0] == state and window.has(place):
+                    self._kept.move_to_end(key)
+                    return window
+        window = read()
         with self._lock:
-            if state not in self._kept and index.nbytes <= self._max_bytes:
-                self._kept[state] = index
-                self._num_bytes += index.nbytes
+            if (state, place) not in self._kept and window.num_bytes <= self._max_bytes:
+                self._kept[state, place] = window
+                self._num_bytes += window.num_bytes
             while self._num_bytes > self._max_bytes:
-                self._num_bytes -= self._kept.popitem(last=False)[1].nbytes
-        return index
+                self._num_bytes -= self._kept.popitem(last=False)[1].num_bytes
+        return window
 
 
-def positions(index: pa.Table, selection: Selection) -> tuple[Any, Any]:
-    """Positions and sizes of the selected records, for narrow columns in order of id."""
-    ids, begins, ends = index["id"], bisect.bisect_left, bisect.bisect_right
-    first = max(
-        _place(ids, selection.start, begins) if selection.start else 0,
-        _place(ids, selection.after, ends) if selection.after else 0,
-    )
-    rest = index.slice(first)
-    places = np.flatnonzero(mask(rest, selection))
-    if selection.limit:
-        places = places[: selection.limit]
-    return rest[ROW].to_numpy()[places], rest["size"].to_numpy()[places]
+def first_window(
+    parts: Iterable[pa.Table], place: Place, *, max_rows: int = WINDOW_ROWS, max_bytes: int = WINDOW_BYTES
+) -> Window:
+    """The window that begins at `place`, of rows that come in any order. Holds about twice its size meanwhile."""
+    kept, is_last = NO_ROWS, True
+    waiting, num_rows, num_bytes = list[pa.Table](), 0, 0
+    for part in parts:
+        waiting.append(part if is_last else part.filter(pc.less(part["id"], kept["id"][-1])))
+        num_rows, num_bytes = num_rows + waiting[-1].num_rows, num_bytes + waiting[-1].nbytes
+        if num_rows > max_rows or num_bytes > max_bytes:
+            kept, is_cut = _smallest(pa.concat_tables([kept, *waiting]), max_rows, max_bytes)
+            waiting, num_rows, num_bytes, is_last = [], 0, 0, is_last and not is_cut
+    kept, is_cut = _smallest(pa.concat_tables([kept, *waiting]), max_rows, max_bytes)
+    return Window(place, kept, is_last and not is_cut)
 
 
 def mask(columns: pa.Table, selection: Selection) -> Any:
-    """Whether each row is selected, as an array of booleans; where ids begin is for `positions`."""
+    """Whether each row is selected by what is in the columns, as an array of booleans."""
     keep = np.ones(columns.num_rows, dtype=bool)
-    for name, values in (("subtask", selection.subtasks), ("split", selection.splits), ("id", selection.ids)):
+    for name, values in (("subtask", selection.subtasks), ("split", selection.splits)):
         if values:
             allowed = pa.array(list(values), pa.string())
             keep &= pc.is_in(columns[name], value_set=allowed).to_numpy()
     if selection.shard_count > 1:
         keep &= columns["hash"].to_numpy() % selection.shard_count == selection.shard_index
+    name, is_after = selection.place
+    if name:
+        keep &= (pc.greater if is_after else pc.greater_equal)(columns["id"], name).to_numpy()
     return keep
 
 
-def _place(ids: pa.ChunkedArray, wanted: str, side: Callable[..., int]) -> int:
-    return side(range(len(ids)), wanted, key=lambda place: ids[place].as_py())
+def _smallest(rows: pa.Table, max_rows: int, max_bytes: int) -> tuple[pa.Table, bool]:
+    """The first rows in order of id, as a copy that keeps no others alive, and whether there were more."""
+    count = max(min(rows.num_rows, max_rows, rows.num_rows * max_bytes // max(rows.nbytes, 1)), 1)
+    order = pc.sort_indices(rows, sort_keys=[("id", "ascending")])
+    return rows.take(order[:count]).combine_chunks(), count < rows.num_rows

@@ -18,7 +18,8 @@ from omnialign.errors import (
 )
 from services.data.config import DataConfig
 from services.data.objects import open_objects
-from services.data.record_table import SCHEMA, CommitRetries, RecordTable
+from services.data.record_rows import SCHEMA
+from services.data.record_table import CommitRetries, RecordTable
 from tests.integration.data_service import IMAGE, NAME, png_bytes, record_ids, serve_data, sha256_hex, text_records
 from tests.s3_server import S3Server
 
@@ -125,7 +126,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for start in range(0, 40, 10):
     table.merge([Record(id=f"r{n:05d}", labels={"writer": sys.argv[2]}) for n in range(start, start + 20)])
-    table.compact()
+    table.improve()
 print(table.snapshot().count(), flush=True)
 """
 

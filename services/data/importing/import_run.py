@@ -19,7 +19,7 @@ from services.data.importing.journal import ROW, STATE, Array, Journal, Part
 from services.data.importing.reading_ahead import Row, Stored
 from services.data.importing.sources import SourceFile
 from services.data.media_store import MediaStore
-from services.data.record_table import state
+from services.data.record_rows import state
 from services.data.usage import Usage
 
 WRITE_RECORDS = 4096

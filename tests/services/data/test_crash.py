@@ -26,7 +26,7 @@ for batch in range(1000):
     records = [Record(id=f"{batch:04d}-{n:05d}", prompt=content("x" * 500)) for n in range(2000)]
     print(batch, flush=True)
     table.merge(records)
-    table.compact()
+    table.improve()
 """
 FULL = """
 import resource, sys

@@ -12,8 +12,6 @@ from omnialign.v1.content_pb2 import MODALITY_AUDIO, MODALITY_IMAGE, MODALITY_TE
 from omnialign.v1.data_service_pb2 import RecordFilter
 from omnialign.v1.record_pb2 import DimensionScore, Feedback, Preference, Record, Response
 from services.data import datasets
-from services.data.selection import Indexes, Selection, positions
-from tests.services.data.test_record_table import record, table
 
 NAME = "projects/default/datasets/records"
 PICTURE = Media(modality=MODALITY_IMAGE, mime_type="image/png", sha256="a" * 64)
@@ -148,25 +146,3 @@ async def test_a_dataset_that_was_made_again_has_its_own_records(filled: AsyncCl
     await filled.create_dataset("records")
     await filled.append_records(NAME, [Record(id="new", prompt=content("x"))])
     assert await pages(filled) == [["new"]]
-
-
-def test_narrow_columns_are_read_once_for_a_state_and_dropped_when_they_are_too_large(tmp_path: Any) -> None:
-    records = table(tmp_path)
-    records.merge([record(number) for number in range(100)])
-    columns, reads = records.snapshot()._scan(Selection()), []
-    size = columns.sort_by("id").combine_chunks().nbytes
-
-    def read() -> Any:
-        reads.append(1)
-        return columns
-
-    indexes = Indexes(max_bytes=2 * size)
-    for state in (("one", 1), ("one", 1), ("one", 2), ("one", 1), ("two", 1), ("one", 1), ("one", 2)):
-        index = indexes.get(state, read)
-        rows, _ = positions(index, Selection(start="r00097"))
-        assert len(rows) == 3
-    assert len(reads) == 4  # the state that was used least recently made place, and was read again
-    tiny = Indexes(max_bytes=1)
-    for _ in range(2):
-        tiny.get(("one", 1), read)
-    assert len(reads) == 6

@@ -2,27 +2,24 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lance
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnialign.content import content
 from omnialign.errors import DataLoss
 from omnialign.v1 import record_pb2
-from services.data.record_table import (
-    BATCH_BYTES,
-    CommitRetries,
-    RecordTable,
-    Snapshot,
-    shard_hash,
-    to_arrow,
-)
+from services.data import record_rows, record_table, snapshot
+from services.data.record_rows import id_hash, to_arrow
+from services.data.record_table import CommitRetries, RecordTable
 from services.data.selection import Selection
+from services.data.snapshot import BATCH_BYTES, Snapshot
 
 
 def table(path: Path, compact_fragments: int = 32) -> RecordTable:
@@ -78,17 +75,40 @@ def test_filters_hold_whatever_the_values_say(tmp_path: Path) -> None:
     assert [one.id for one in read(records.snapshot(), limit=2)] == ["r00001", "r00002"]
 
 
+SQL = st.sampled_from(
+    ["' OR '1'='1", "'; DROP TABLE t; --", "x\\", "\\'", '"', "`", "NULL", "id", "%", "_", "a''b", "\0"]
+)
+TEXTS = st.lists(SQL | st.text(min_size=1, max_size=20), min_size=1, max_size=12, unique=True)
+
+
+@settings(max_examples=15, deadline=None)
+@given(TEXTS, TEXTS)
+def test_ids_may_be_any_text(ids: list[str], others: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        records = table(Path(folder))
+        assert records.merge([record_pb2.Record(id=one) for one in ids]) == (len(ids), 0)
+        known = sorted(set(others) & set(ids))
+        assert [one.id for one in read(records.snapshot(), ids=others)] == known
+        changed = [record_pb2.Record(id=one, split="new") for one in others]
+        assert records.merge(changed) == (len(others) - len(known), len(known))
+        assert [one.id for one in read(records.snapshot(), splits=["new"])] == sorted(others)
+        records.delete(others)
+        assert [one.id for one in read(records.snapshot())] == sorted(set(ids) - set(others))
+
+
 def test_shards_are_disjoint_and_complete(tmp_path: Path) -> None:
     records = table(tmp_path)
     records.merge([record(number) for number in range(200)])
     shards = [read(records.snapshot(), shard_index=index, shard_count=3) for index in range(3)]
+    ids = [record(number).id for number in range(200)]
+    assert shards == [read(records.snapshot(), shard_index=index, shard_count=3, ids=ids) for index in range(3)]
     assert all(len(shard) > 40 for shard in shards)
     assert sorted(one.id for shard in shards for one in shard) == [record(number).id for number in range(200)]
 
 
 @given(st.text(min_size=1, max_size=50))
 def test_the_shard_of_an_id_is_a_number_that_fits(name: str) -> None:
-    assert 0 <= shard_hash(name) < 2**63
+    assert 0 <= id_hash(name) < 2**63
 
 
 def test_batches_stay_below_a_mebibyte_and_a_large_record_goes_alone(tmp_path: Path) -> None:
@@ -111,6 +131,17 @@ def test_many_writers_lose_nothing_and_duplicate_nothing(tmp_path: Path) -> None
     assert [one.id for one in read(records.snapshot())] == [record(number).id for number in range(113)]
 
 
+def test_an_id_is_not_another_one_with_the_same_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (record_rows, record_table, snapshot):
+        monkeypatch.setattr(module, "id_hash", lambda name: len(name))
+    records = table(tmp_path)
+    assert records.merge([record(number) for number in range(3)]) == (3, 0)
+    assert records.merge([record(2, "new"), record(3)]) == (1, 1)
+    records.delete([record(1).id])
+    assert read(records.snapshot(), ids=[record(1).id, record(2).id]) == [record(2, "new")]
+    assert [one.id for one in read(records.snapshot())] == ["r00000", "r00002", "r00003"]
+
+
 WRITER = """
 import sys
 from pathlib import Path
@@ -120,7 +151,7 @@ retries = CommitRetries(50, 60)
 table = RecordTable(Path(sys.argv[1]), commit_retries=retries, retention_seconds=3600, compact_fragments=4)
 for start in range(0, 60, 10):
     table.merge([Record(id=f"r{n:05d}", labels={"writer": sys.argv[2]}) for n in range(start, start + 20)])
-    table.compact()
+    table.improve()
 """
 
 
@@ -140,7 +171,8 @@ def test_many_small_writes_are_compacted_and_tagged_states_stay(tmp_path: Path) 
     records.tag("v1", version=kept)
     for number in range(1, 30):
         records.merge([record(number)])
-        records.compact()
+        records.improve()
+        records.clean()
     dataset = lance.dataset(records.place.uri)
     assert len(dataset.get_fragments()) <= 9
     assert len(dataset.versions()) < 20
@@ -154,7 +186,7 @@ def test_compaction_is_no_change(tmp_path: Path) -> None:
         records.merge([record(number)])
     before = records.snapshot()
     fingerprint = before.fingerprint()
-    assert records.compact()
+    assert records.improve()
     assert records.snapshot().version > before.version
     assert records.snapshot().fingerprint() == fingerprint
 

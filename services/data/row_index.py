@@ -1,0 +1,112 @@
+"""Where the rows of a table are, by the hash of their ids, at a cost that does not grow with the table.
+
+Most rows are in Lance's own index, on the disk. The fragments that were written since it was last brought up to date
+(see `upkeep`) hold few. Their hashes are kept in memory, and since the rows of a fragment never change, they are read
+once. Both also name rows that are deleted by now, which `take` leaves out, and rows of other ids with the same hash.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+INDEX = "hash"
+"""The indexed column, and the name of its index."""
+ADDRESS = "_rowaddr"
+"""Lance's column with the address of a row: the number of its fragment, and its place in it."""
+KEPT_BYTES = 4 * 1024 * 1024
+
+Fragment = tuple[str, int]
+"""A fragment by the file of its table's first one, and by its number, which a table that begins anew may have again."""
+
+
+class SortedHashes:
+    """The hashes of one fragment's rows."""
+
+    def __init__(self, hashes: Any) -> None:
+        """`hashes` are in the order of the rows."""
+        self._places = np.argsort(hashes).astype(np.uint32)
+        self._hashes = hashes[self._places]
+        self.num_bytes = int(self._places.nbytes + self._hashes.nbytes)
+
+    def places(self, wanted: Any) -> list[int]:
+        """The places of the rows that have one of the hashes."""
+        first, end = np.searchsorted(self._hashes, wanted), np.searchsorted(self._hashes, wanted, "right")
+        hits = np.flatnonzero(end > first)
+        return [int(place) for hit in hits for place in self._places[first[hit] : end[hit]]]
+
+
+class Hashes:
+    """The hashes of the fragments that were looked at last. Safe for concurrent threads."""
+
+    def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
+        self._max_bytes, self._num_bytes = max_bytes, 0
+        self._kept: OrderedDict[Fragment, SortedHashes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, fragment: Fragment) -> SortedHashes | None:
+        """The hashes of a fragment; None if they are not kept."""
+        with self._lock:
+            if (hashes := self._kept.get(fragment)) is not None:
+                self._kept.move_to_end(fragment)
+            return hashes
+
+    def put(self, fragment: Fragment, hashes: SortedHashes) -> None:
+        """Keeps the hashes of a fragment."""
+        with self._lock:
+            if fragment not in self._kept:
+                self._kept[fragment] = hashes
+                self._num_bytes += hashes.num_bytes
+            while self._num_bytes > self._max_bytes:
+                self._num_bytes -= self._kept.popitem(last=False)[1].num_bytes
+
+    def put_last(self, dataset: Any, hashes: Any) -> None:
+        """Keeps the hashes of the rows of a table's last fragment."""
+        fragments = dataset.get_fragments()
+        self.put((_file(fragments[0]), fragments[-1].fragment_id), SortedHashes(hashes))
+
+
+def find(dataset: Any, hashes: Sequence[int], kept: Hashes) -> list[int]:
+    """The addresses of the rows whose ids may have one of these hashes, in the order of the table."""
+    wanted = np.unique(np.array(hashes, np.int64))
+    indexed = {number for index in dataset.describe_indices() for one in index.segments for number in one.fragment_ids}
+    fragments = dataset.get_fragments()
+    others = [fragment for fragment in fragments if fragment.fragment_id not in indexed]
+    found = _indexed(dataset, wanted) if indexed else []
+    if others:
+        first = _file(fragments[0])
+        known = {fragment.fragment_id: kept.get((first, fragment.fragment_id)) for fragment in others}
+        for number, rows in _read(dataset, [one for one in others if known[one.fragment_id] is None]):
+            kept.put((first, number), rows)
+            known[number] = rows
+        found += [number << 32 | place for number, rows in known.items() if rows for place in rows.places(wanted)]
+    return sorted(found)
+
+
+def take(dataset: Any, addresses: Sequence[int], columns: Sequence[str]) -> pa.Table:
+    """The columns of those of the rows that are not deleted."""
+    return dataset._take_rows(list(addresses), columns=list(columns))
+
+
+def _indexed(dataset: Any, wanted: Any) -> list[int]:
+    condition = pc.field(INDEX).isin(pa.array(wanted))
+    scanner = dataset.scanner(columns=[], filter=condition, with_row_address=True, fast_search=True)
+    found: list[int] = scanner.to_table()[ADDRESS].to_pylist()
+    return found
+
+
+def _read(dataset: Any, fragments: Sequence[Any]) -> Iterator[tuple[int, SortedHashes]]:
+    """The hashes of fragments, with those of deleted rows, which an earlier state may still have."""
+    if fragments:
+        scanner = dataset.scanner(columns=[INDEX], fragments=fragments, include_deleted_rows=True, with_row_id=True)
+        rows, start = scanner.to_table()[INDEX].to_numpy(), 0
+        for fragment in fragments:
+            yield fragment.fragment_id, SortedHashes(rows[start : (start := start + fragment.physical_rows)])
+
+
+def _file(fragment: Any) -> str:
+    return str(fragment.data_files()[0].path)
