@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from lance.dataset import Session
+from lance.lance import _Session as Session
 
 from omnialign.errors import Aborted
 from omnialign.v1 import record_pb2
