@@ -7,9 +7,11 @@ end, what earlier imports of the same files gave and this one does not is remove
 dataset as it was, but for records that were written already; one that it created without any is removed.
 """
 
+import asyncio
+import itertools
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -131,25 +133,31 @@ class Importer:
         return Past(journal)
 
     async def _plans(self, sources: Sources, request: Request, past: Past, progress: Progress) -> AsyncIterator[Plan]:
-        """Looks through all files, and lists their formats and what will not be read."""
-        reading, count = Reading.of(request), 0
+        """Looks through all files, some at a time, and lists their formats and what will not be read."""
         for name, why in list(sources.skipped.items())[:MAX_LISTED_FILES]:
             progress.skipped_files.add(file=valid_text(name), why=valid_text(why))
-        for file in sources.files:
-            state = FileState.of(file.path)
-            key = await key_of(file, request, self._limits, self._pool)
-            if (found := Survey.known(file, past.journal.survey(key))) is None:
-                found = await run_in_pool(self._pool, self._look_at, file, reading)
-            file, count = found.file, count + 1
-            yield Plan(found, key, state)
-            progress.rows_total += found.rows
-            if count <= MAX_LISTED_FILES:
-                form = file.format or ALIGN_ANYTHING
-                progress.file_formats.add(file=valid_text(file.name), format=form, told_by=valid_text(file.told_by))
-            for column, rows in found.unread.most_common():
-                similar = nearest(file.subtask, column, form=file.format)
-                shown = (valid_text(file.name), valid_text(column))
-                progress.unread_columns.add(file=shown[0], column=shown[1], rows=rows, nearest=similar)
+        files, count, looks = iter(sources.files), 0, deque[asyncio.Task[Plan]]()
+        try:
+            while True:
+                for file in itertools.islice(files, self._config.media_workers - len(looks)):
+                    looks.append(asyncio.create_task(self._plan(file, request, past)))
+                if not looks:
+                    return
+                plan = await looks.popleft()
+                yield plan
+                count += 1
+                _list(plan, progress, has_format=count <= MAX_LISTED_FILES)
+        finally:
+            for look in looks:
+                look.cancel()
+            await asyncio.gather(*looks, return_exceptions=True)
+
+    async def _plan(self, file: SourceFile, request: Request, past: Past) -> Plan:
+        state = await run_in_pool(self._pool, FileState.of, file.path)
+        key = await key_of(file, request, self._limits, self._pool)
+        if (found := Survey.known(file, past.journal.survey(key))) is None:
+            found = await run_in_pool(self._pool, self._look_at, file, Reading.of(request))
+        return Plan(found, key, state)
 
     def _look_at(self, file: SourceFile, reading: Reading) -> Survey:
         return self._sandbox.call(survey, file, reading, refusal=killed_reader, limits=READING_LIMITS)
@@ -251,6 +259,18 @@ class Importer:
             edge(source=name, target=version.name, relation="committed_from"),
         ]
         await self._store.add_edges(parent, edges)
+
+
+def _list(plan: Plan, progress: Progress, *, has_format: bool) -> None:
+    """Adds what was found of a file to the progress."""
+    file, name = plan.file, valid_text(plan.file.name)
+    progress.rows_total += plan.survey.rows
+    if has_format:
+        form = file.format or ALIGN_ANYTHING
+        progress.file_formats.add(file=name, format=form, told_by=valid_text(file.told_by))
+    for column, rows in plan.survey.unread.most_common():
+        similar = nearest(file.subtask, column, form=file.format)
+        progress.unread_columns.add(file=name, column=valid_text(column), rows=rows, nearest=similar)
 
 
 def _lineage_name(path: Path) -> str:
