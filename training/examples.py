@@ -31,6 +31,7 @@ TEACH_NOTHING = frozenset(
         "PAIR_IDENTICAL",
         "RATINGS_EQUAL",
         "NO_LABEL",
+        "LABELLED_BAD",
         "NO_REFINEMENT",
         "SCORE_BETWEEN",
         "NO_REFERENCES",

@@ -145,7 +145,7 @@ def _rating(feedback: record_pb2.Feedback) -> float | None:
 
 
 def _labelled(reader: _Reader, target: str) -> tuple[Sample, ...]:
-    """Each answer as good (1) or bad (0): the preferred response and the other; else by their mean scores."""
+    """Each answer as good (1) or bad (0): the preferred response and the other; else as labelled, or by mean scores."""
     preferred = reader.pair_preferred()
     if preferred and len(reader.responses) >= 2:
         pair = reader.responses[:2]
@@ -153,12 +153,19 @@ def _labelled(reader: _Reader, target: str) -> tuple[Sample, ...]:
             raise Dropped("PAIR_IDENTICAL")
         return tuple(Sample(reader.turns, (y,), value=float(at == preferred)) for at, y in enumerate(pair, start=1))
     ratings = [_rating(response.feedback) for response in reader.record.responses]
-    rated = [(y, rating * MAX_SCORE) for y, rating in zip(reader.responses, ratings, strict=True) if rating is not None]
-    if not rated:
-        raise Dropped("NO_LABEL")
     good, bad = reader.settings.good_score, reader.settings.bad_score
-    reader.dropped["SCORE_BETWEEN"] += sum(bad < score < good for _, score in rated)
-    return tuple(Sample(reader.turns, (y,), value=float(score >= good)) for y, score in rated if not bad < score < good)
+    found, between = list[Sample](), 0
+    for y, response, rating in zip(reader.responses, reader.record.responses, ratings, strict=True):
+        if response.HasField("good"):
+            found.append(Sample(reader.turns, (y,), value=float(response.good)))
+        elif rating is not None and bad < rating * MAX_SCORE < good:
+            between += 1
+        elif rating is not None:
+            found.append(Sample(reader.turns, (y,), value=float(rating * MAX_SCORE >= good)))
+    if not found and not between:
+        raise Dropped("NO_LABEL")
+    reader.dropped["SCORE_BETWEEN"] += between
+    return tuple(found)
 
 
 def _prompt(reader: _Reader, target: str) -> tuple[Sample, ...]:
@@ -199,6 +206,9 @@ def _response(reader: _Reader) -> tuple[Sample, ...]:
     preferred = reader.pair_preferred() or 1
     if len(reader.responses) < preferred:
         raise Dropped("NO_RESPONSE")
+    response = reader.record.responses[preferred - 1]
+    if response.HasField("good") and not response.good and not reader.pair_preferred():
+        raise Dropped("LABELLED_BAD")
     return (Sample(reader.turns, (reader.responses[preferred - 1],)),)
 
 

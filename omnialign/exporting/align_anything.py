@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omnialign.content import LETTERS, NAMES
-from omnialign.exporting.exchanges import lost_of_models
+from omnialign.exporting.exchanges import lost_labels, lost_of_models
 from omnialign.exporting.rows import Unwritable, path_of, with_place
 from omnialign.feedback_text import (
     FeedbackText,
@@ -137,6 +137,7 @@ def lost_of_align_anything(record: Record) -> Iterator[str]:
     """What of a record the columns have no place for."""
     if any(response.feedback.marks for response in record.responses):
         yield "marks"
+    yield from lost_labels(record)
     yield from lost_of_models(record)
 
 

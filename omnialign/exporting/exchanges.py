@@ -30,6 +30,8 @@ class Exchange:
     asked: Sequence[EarlierMessage]
     """What came before the prompt, and the prompt."""
     answers: Sequence[Content]
+    good: bool | None = None
+    """Whether people called the only answer good; None if they did not say."""
 
     @property
     def messages(self) -> Sequence[Content]:
@@ -42,7 +44,9 @@ Write = Callable[[Exchange], Row]
 
 def exchange_row(record: Record, write: Write) -> Row:
     """The columns of a record, its media by their paths. Raises Unwritable."""
-    return with_place(record, write(exchange_of(record)))
+    found = exchange_of(record)
+    label = {} if found.good is None else {"label": found.good}
+    return with_place(record, write(found) | label)
 
 
 def exchange_of(record: Record) -> Exchange:
@@ -56,7 +60,9 @@ def exchange_of(record: Record) -> Exchange:
             raise Unwritable("nobody said which of its two responses is better")
         answers = answers if better == 1 else answers[::-1]
     check_history(record)
-    return Exchange([*record.history, EarlierMessage(role=ROLE_USER, content=record.prompt)], answers)
+    asked = [*record.history, EarlierMessage(role=ROLE_USER, content=record.prompt)]
+    labelled = [response.good for response in record.responses if response.HasField("good")]
+    return Exchange(asked, answers, labelled[0] if labelled and len(answers) == 1 else None)
 
 
 def lost_of_exchange(record: Record) -> Iterator[str]:
@@ -67,7 +73,15 @@ def lost_of_exchange(record: Record) -> Iterator[str]:
         yield "reasons and dimensions of preferences"
     if any(response.source for response in record.responses):
         yield "sources of responses"
+    if len(record.responses) > 1:
+        yield from lost_labels(record)
     yield from lost_of_models(record)
+
+
+def lost_labels(record: Record) -> Iterator[str]:
+    """Labels of answers, where a row has none."""
+    if any(response.HasField("good") for response in record.responses):
+        yield "labels of answers"
 
 
 def lost_of_models(record: Record) -> Iterator[str]:

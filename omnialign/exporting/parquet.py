@@ -79,10 +79,11 @@ def schema(pa: Any) -> Any:
     medium = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     texts, talks = ("id", "split", "labels"), ("prompt", "chosen", "rejected", "completion")
     fields = [(name, pa.string()) for name in texts] + [(name, messages) for name in talks]
-    fields += [(name, pa.list_(medium)) for name in FEATURES]
+    fields += [("label", pa.bool_()), *((name, pa.list_(medium)) for name in FEATURES)]
     text: Row = {"dtype": "string", "_type": "Value"}
     talk: Row = _list({"role": text, "content": _list({"type": text, "text": text})})
     features: Row = dict.fromkeys(texts, text) | dict.fromkeys(talks, talk)
+    features["label"] = {"dtype": "bool", "_type": "Value"}
     features |= {name: _list({"_type": kind}) for name, kind in FEATURES.items()}
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 

@@ -6,7 +6,7 @@ Scores are written as they are, 0 to 3, and never on the scale of the published 
 from collections.abc import Iterator
 
 from omnialign.content import ROLES, asked_of, media_of
-from omnialign.exporting.exchanges import asked_columns, lost_of_models
+from omnialign.exporting.exchanges import asked_columns, lost_labels, lost_of_models
 from omnialign.exporting.rows import Row, Unwritable, check_history, text_in, unblanked, with_place
 from omnialign.v1.record_pb2 import Record, Response
 
@@ -116,6 +116,7 @@ def _lost(record: Record, *fields: str) -> Iterator[str]:
                 yield "sources of responses"
         elif any(getattr(response.feedback, field) for response in record.responses):
             yield _SHOWN[field]
+    yield from lost_labels(record)
     yield from lost_of_models(record)
 
 

@@ -340,8 +340,11 @@ class Response(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     ASSESSMENTS_FIELD_NUMBER: _builtins.int
     MADE_OF_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Who wrote it: a model's name or a dataset's source column."""
+    good: _builtins.bool
+    """Whether people called it good, where they labelled it alone and not against another response."""
     @_builtins.property
     def content(self) -> _content_pb2.Content:
         """The answer."""
@@ -373,12 +376,15 @@ class Response(_message.Message):
         generation: _generation_pb2.GenerationInfo | None = ...,
         assessments: _abc.Iterable[Global___Assessment] | None = ...,
         made_of: _abc.Iterable[Global___Contribution] | None = ...,
+        good: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "feedback", b"feedback", "generation", b"generation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_good", b"_good", "content", b"content", "feedback", b"feedback", "generation", b"generation", "good", b"good"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assessments", b"assessments", "content", b"content", "feedback", b"feedback", "generation", b"generation", "made_of", b"made_of", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_good", b"_good", "assessments", b"assessments", "content", b"content", "feedback", b"feedback", "generation", b"generation", "good", b"good", "made_of", b"made_of", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__good: _TypeAlias = _typing.Literal["good"]  # noqa: Y015
+    _WhichOneofArgType__good: _TypeAlias = _typing.Literal["_good", b"_good"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__good) -> _WhichOneofReturnType__good | None: ...
 
 Global___Response: _TypeAlias = Response  # noqa: Y015
 

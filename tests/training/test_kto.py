@@ -139,6 +139,20 @@ def test_without_a_preference_ratings_decide_and_those_between_are_counted(recor
         labels(record)
 
 
+def test_labels_of_single_answers_come_before_ratings_and_sft_learns_from_good_ones_alone(record: record_pb2.Record):
+    record.ClearField("preference")
+    record.responses[0].good, record.responses[1].good = True, False
+    assert labels(record)[0] == [("bye", 1.0), ("hello", 0.0)]
+    record.responses[0].ClearField("good")
+    assert labels(record)[0] == [("bye", 0.0), ("hello", 0.0)], "the other is rated"
+    record.responses[0].good = False
+    with pytest.raises(Dropped, match="LABELLED_BAD"):
+        samples_of(record, media={}, method="sft", target="response", settings=None, dropped=Counter())
+    record.responses[0].good = True
+    (sample,) = samples_of(record, media={}, method="sft", target="response", settings=None, dropped=Counter())
+    assert str(sample.answers[0][0]) == "bye"
+
+
 def test_thresholds_that_overlap_are_refused():
     found = problems({**GOOD, "kto": {"good_score": 1.0, "bad_score": 1.0}}, method="kto")
     assert "kto.good_score (1)" in found["kto.bad_score"]

@@ -34,7 +34,7 @@ def source(tmp_path_factory):
         talk("Name a fruit.", "Pear.", "No.", split="val"),
         talk("Draw one.", "Here: <image>", "So: <image>", images=["2.png", "1.png"]),
         talk("Look: <image>", "I see.", images=["1.png"]),
-        talk("Name another.", "Plum.", labels={"kind": "fruit"}),
+        talk("Name another.", "Plum.", labels={"kind": "fruit"}, label=False),
     ]  # fmt: skip
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder

@@ -49,6 +49,19 @@ def fill_exchange(record: Record, row: Row, given: Given, spelling: Spelling) ->
         if record.responses[0].content == record.responses[1].content:
             raise refusal("ANSWERS_EQUAL", "both answers are the same, and neither is better", column=answers[1].column)
         record.preference.preferred = 1
+    if column := one_of(row, spelling.label):
+        _add_label(record, row[column], column)
+
+
+def _add_label(record: Record, found: object, column: str) -> None:
+    """Whether the only answer is good. Raises LABEL_INVALID: a number is not guessed to be a label."""
+    if not isinstance(found, bool):
+        shown = repr(found)[:100] if isinstance(found, str | int | float) else described(found)
+        raise refusal("LABEL_INVALID", f"the label is {shown}, and true or false is taken", column=column)
+    if len(record.responses) != 1:
+        message = f"the row has a label and {len(record.responses)} answers, and a label of one answer is taken"
+        raise refusal("LABEL_INVALID", message, column=column)
+    record.responses[0].good = found
 
 
 def fill_messages(

@@ -23,9 +23,11 @@ TOLD_BY_ROWS = 256
 
 _UNSUPPORTED = {"tools": TOOLS, "functions": TOOLS}
 _OTHER_REJECTED = ("rejected_images", "rejected_audios", "rejected_videos", "positive_messages", "negative_messages")
+LABEL = ("label",)
 TRL = Spelling(
     prompt=("prompt",),
     answer=("completion",),
+    label=LABEL,
     chosen=("chosen",),
     rejected=("rejected",),
     unsupported=_UNSUPPORTED,
@@ -33,11 +35,12 @@ TRL = Spelling(
 RLAIF_V = Spelling(
     prompt=("question",), chosen=("chosen",), rejected=("rejected",), unsupported=_UNSUPPORTED | {"prompt": UNREAD}
 )
-MESSAGES = Spelling(conversation=("messages",), unsupported=_UNSUPPORTED)
-SHAREGPT = Spelling(conversation=("conversations",), has_markers=True, unsupported=_UNSUPPORTED)
+MESSAGES = Spelling(conversation=("messages",), label=LABEL, unsupported=_UNSUPPORTED)
+SHAREGPT = Spelling(conversation=("conversations",), label=LABEL, has_markers=True, unsupported=_UNSUPPORTED)
 MS_SWIFT = Spelling(
     conversation=("messages",),
     rejected=("rejected_response", "rejected_messages"),
+    label=LABEL,
     has_markers=True,
     unsupported=_UNSUPPORTED | dict.fromkeys(("objects", *_OTHER_REJECTED), UNREAD),
 )
@@ -48,6 +51,7 @@ LLAMA_FACTORY = Spelling(
     answer=("output",),
     chosen=("chosen",),
     rejected=("rejected",),
+    label=(*LABEL, "kto_tag"),
     has_markers=True,
     unsupported=_UNSUPPORTED,
 )

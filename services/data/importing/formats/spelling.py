@@ -39,6 +39,8 @@ class Spelling:
     """The better of two answers."""
     rejected: tuple[str, ...] = ()
     """The worse one."""
+    label: tuple[str, ...] = ()
+    """Whether the only answer is good: true or false."""
     media: Mapping[int, tuple[str, ...]] = field(default_factory=lambda: MEDIA)
     """Media by modality, in the order in which their places follow one another."""
     has_markers: bool = False
@@ -54,6 +56,7 @@ class Spelling:
             *texts,
             *self.chosen,
             *self.rejected,
+            *self.label,
             *(name for names in self.media.values() for name in names),
             *self.unsupported,
         )

@@ -122,13 +122,23 @@ async def test_a_row_in_another_format_than_its_file_is_set_aside(client: AsyncC
     assert "in the format align_anything, told by the column overall_response" in found[""]
 
 
-async def test_thumbs_that_a_record_cannot_hold_refuse_the_file(client: AsyncClient, tmp_path: Path) -> None:
-    source = write_lines(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b", "label": True})
+async def test_labels_of_single_answers_are_true_or_false_and_numbers_are_not_guessed(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "a", "completion": "b", "label": good} for good in (True, False, None, 1)]
+    done = await run(client, write_lines(tmp_path / "rows.jsonl", *rows))
+    assert (done.records_imported, dict(done.quarantine_reasons)) == (3, {"LABEL_INVALID": 1})
+    labels = [one.responses[0].good if one.responses[0].HasField("good") else None for one in await records(client)]
+    assert sorted(map(str, labels)) == ["False", "None", "True"]
+
+
+async def test_grades_that_a_record_cannot_hold_refuse_the_file(client: AsyncClient, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b", "score": 5})
     with pytest.raises(InvalidArgument) as refused:
         await run(client, source)
-    assert (refused.value.reason, refused.value.metadata["columns"]) == ("ANSWERS_UNREAD", "label")
+    assert (refused.value.reason, refused.value.metadata["columns"]) == ("ANSWERS_UNREAD", "score")
     assert "another format than trl" in refused.value.message
-    assert (await run(client, source, ignored_columns=["label"])).records_imported == 1
+    assert (await run(client, source, ignored_columns=["score"])).records_imported == 1
 
 
 async def test_ratings_on_another_scale_refuse_the_file_until_it_is_declared(

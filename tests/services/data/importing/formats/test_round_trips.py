@@ -57,6 +57,7 @@ ROLES = st.sampled_from([content_pb2.ROLE_SYSTEM, content_pb2.ROLE_USER, content
 MESSAGES = st.lists(TEXTS | st.sampled_from(MEDIA), min_size=1, max_size=5)
 
 
+LABELS = st.sampled_from([None, True, False])
 EXCHANGES = ("trl", "messages", "ms-swift", "sharegpt", "llama-factory", "rlaif-v")
 
 
@@ -67,15 +68,23 @@ EXCHANGES = ("trl", "messages", "ms-swift", "sharegpt", "llama-factory", "rlaif-
     MESSAGES,
     st.lists(MESSAGES, max_size=2),
     st.sampled_from([1, 2]),
+    LABELS,
 )
 def test_a_row_is_read_back_as_it_was_or_not_written(
-    columns: str, history: list[Any], prompt: list[Any], answers: list[list[Any]], preferred: int
+    columns: str,
+    history: list[Any],
+    prompt: list[Any],
+    answers: list[list[Any]],
+    preferred: int,
+    good: bool | None,
 ) -> None:
     record = record_pb2.Record(id="7", split="val", prompt=content(*prompt), labels={"a": "b"})
     record.history.extend(content_pb2.EarlierMessage(role=role, content=content(*said)) for role, said in history)
     record.responses.extend(record_pb2.Response(content=content(*answer)) for answer in answers)
     if len(answers) == 2:
         record.preference.preferred = preferred
+    if len(answers) == 1 and good is not None:
+        record.responses[0].good = good
     try:
         row = FORMS[columns].row(record)
     except Unwritable as error:
@@ -95,6 +104,8 @@ def test_a_row_is_read_back_as_it_was_or_not_written(
         without_empty(content(*answer)) for answer in expected
     ]
     assert (found.split, dict(found.labels)) == ("val", {"a": "b"})
+    if len(answers) == 1:
+        assert (found.responses[0].good if found.responses[0].HasField("good") else None) == good
 
 
 DIMENSIONS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")

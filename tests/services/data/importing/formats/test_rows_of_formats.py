@@ -69,6 +69,7 @@ def test_a_row_becomes_the_record_that_it_says(folder: Path, name: str) -> None:
     assert not record.HasField("quarantine"), record.quarantine.message
     assert (shown(record.prompt), [shown(one.content) for one in record.responses]) == (prompt, answers)
     assert (record.subtask, record.preference.preferred) == (subtask, int(len(answers) == 2 and not scale(form)))
+    assert [one.good for one in record.responses if one.HasField("good")] == ([row["label"]] if "label" in row else [])
     assert row == before
 
 
