@@ -140,6 +140,16 @@ async def test_media_files_beside_the_rows_count_too(client: AsyncClient, tmp_pa
     assert done.rows_quarantined == {"replaced": 1, "removed": 2, "added": 0}[change]
 
 
+async def test_another_upload_of_the_same_files_is_known_again(client: AsyncClient, tmp_path: Path) -> None:
+    source = write(tmp_path / "text-image-to-text" / "rows.jsonl", [line(1, image="1.png")])
+    (source.parent / "1.png").write_bytes(png(1))
+    for skipped in (0, 1):
+        upload = await client.upload_files(source.parent, keep_name=True)
+        done = await run(client, Path(upload))
+        assert (done.rows_skipped, done.records_imported) == (skipped, 1)
+        os.utime(source.parent / "1.png", (skipped, skipped))
+
+
 async def test_a_row_that_another_file_no_longer_has_is_taken_from_the_one_that_has_it(
     client: AsyncClient, tmp_path: Path
 ) -> None:
