@@ -29,6 +29,8 @@ from services.data.store import now_us
 
 MAGIC = b"OMNIIMP1"
 MAX_BYTES = 1 << 30
+SMALL_BYTES, MAX_SMALL = 256 * 1024, 64
+"""An object of less than so many bytes is small, and more than so many of them become one."""
 STALE_US = 24 * 3600 * 1_000_000
 """Age from which an object that cannot be read is no longer being written."""
 ROW = np.dtype([("content", "<u8"), ("key", "<u8"), ("again", "<u4"), ("left_out", "?")])
@@ -88,6 +90,7 @@ class Journal:
         self._lock = threading.Lock()
         self._places: dict[str, dict[int, _Place]] = {}
         self._names: dict[str, set[str]] = {}
+        self._sizes: dict[str, int] = {}
         self._used = set[str]()
         self._read: tuple[str, bytes] = "", b""
         found = list(objects.list(f"{JOURNALS}{uid}/")) if uid else []
@@ -116,7 +119,10 @@ class Journal:
         """The parts of a file from its start on, as far as all of their records are in the tables, with their rows."""
         at, places = 0, self._places.get(file, {})
         while (place := places.get(at)) is not None:
-            arrays = {kind: self._array(place, kind) for kind in KINDS}
+            try:
+                arrays = self._arrays(place)
+            except NotFound:  # another import has just pruned it
+                return
             is_there = _holds(head, arrays["good"]) and _holds(aside, arrays["bad"])
             if not is_there or any(map(has_changed, place.part.visits)):
                 return
@@ -142,6 +148,22 @@ class Journal:
         for key, told in self._names.items():
             if key not in self._used and told <= files:
                 self._objects.delete(key)
+                self._sizes.pop(key, None)
+        self._compact()
+
+    def _compact(self) -> None:
+        """Makes one object of many small ones: each import reads them all."""
+        small = [key for key, size in self._sizes.items() if size < SMALL_BYTES]
+        if len(small) <= MAX_SMALL:
+            return
+        places = [place for by_start in self._places.values() for place in by_start.values() if place.key in small]
+        try:
+            kept = [(place.part, self._arrays(place)) for place in sorted(places, key=lambda place: place.key)]
+        except NotFound:  # another import does the same
+            return
+        self.write(kept)  # first: what is there twice does no harm
+        for key in small:
+            self._objects.delete(key)
 
     def _index(self, key: str, blob: bytes) -> None:
         if blob[: len(MAGIC)] != MAGIC:
@@ -155,15 +177,17 @@ class Journal:
                 found[kind], at = at, at + counts[kind] * dtype.itemsize
         if at != len(blob):
             raise ValueError("it is cut off")
-        self._names[key] = {part.name for part, _ in entries}
+        self._names[key], self._sizes[key] = {part.name for part, _ in entries}, len(blob)
         for (part, counts), found in zip(entries, starts, strict=True):
             part.visits = [tuple(visit) for visit in part.visits]  # type: ignore[misc] # JSON has lists
             self._places.setdefault(part.file, {})[part.start] = _Place(part, key, found, counts)
 
-    def _array(self, place: _Place, kind: str) -> Array:
+    def _arrays(self, place: _Place) -> dict[str, Array]:
+        """The arrays of a part, by kind. Raises NotFound."""
         if self._read[0] != place.key:
             self._read = place.key, self._objects.read(place.key, length=MAX_BYTES)
-        return np.frombuffer(self._read[1], KINDS[kind], place.counts[kind], place.starts[kind])
+        blob = self._read[1]
+        return {kind: np.frombuffer(blob, KINDS[kind], place.counts[kind], place.starts[kind]) for kind in KINDS}
 
 
 def sorted_states(states: pa.Table | None) -> Array:

@@ -205,6 +205,18 @@ async def test_what_is_no_journal_is_passed_over_and_removed_once_nobody_can_be_
     assert {path.name for path in folder.iterdir()} & {"old", "new"} == {"new"}
 
 
+async def test_many_small_objects_of_a_journal_become_one(
+    client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.data.importing.journal.MAX_SMALL", 3)
+    sources = [write(tmp_path / f"t2t-{index}.jsonl", [line(index), line(50 + index)]) for index in range(6)]
+    for source in sources:
+        await run(client, source)
+    (folder,) = (tmp_path / "state" / "imports").iterdir()
+    assert len(list(folder.iterdir())) <= 3
+    assert [(await run(client, source)).rows_skipped for source in sources] == [2] * 6
+
+
 async def test_a_journal_goes_with_its_dataset(client: AsyncClient, serving: Any, tmp_path: Path) -> None:
     source = write(tmp_path / "t2t.jsonl", [line(1)])
     journals = tmp_path / "other" / "imports"
