@@ -157,6 +157,7 @@ def material(*, per_subtask: int = 12, hostile: bool = False) -> Material:
     answers, chosen = choose(gallery.AnswerChoice(7), records), choose(gallery.FeedbackChoice(7), loop)
     if hostile:
         answers["t2t"] = [records[0]]
+        records[0].history.add(role=content_pb2.ROLE_SYSTEM, content=content(HOSTILE))
     references = gallery.media_of([*chosen, *(record for group in answers.values() for record in group)])
     curve = [{"step": i, "loss": 2 / (1 + i / 20), "rewards/accuracies": 1 - 0.5 / (1 + i)} for i in range(1, 120)]
     curves = {"feedback_modeling/j-feedback": curve, "optimize/j-optimize": curve}
@@ -256,6 +257,18 @@ def test_a_hostile_prompt_is_text_and_nothing_else():
     assert not {"script", "b>"} & set(found.tags)
     assert found.handlers == []
     assert HOSTILE in "".join(found.words)
+
+
+def test_an_example_shows_what_came_before_its_prompt_with_the_roles():
+    made = material(per_subtask=2)
+    record = made.loop[0]
+    picture = Store().add("i", 1)
+    for role, words in ((content_pb2.ROLE_SYSTEM, "Be brief."), (content_pb2.ROLE_USER, "Said before.")):
+        record.history.add(role=role, content=content(words, picture))
+    made.references.update(gallery.media_of([record]))
+    found = html_of(made)
+    labels = [found.index(f'<div class="label">{role}</div>') for role in ("system", "user")]
+    assert labels[0] < found.index("Be brief.") < labels[1] < found.index("Said before.")
 
 
 def test_every_subtask_is_on_the_page_with_pictures_players_and_frames(html):

@@ -60,6 +60,7 @@ class World:
         record = Record(
             id=f"q-{number:02d}", subtask="tia2t", split="test", prompt=content(seen, heard, f"Ask {number}?")
         )
+        record.history.add(role=content_pb2.ROLE_USER, content=content(f"Before {number}: {words}"))
         record.benchmark_item.category = CATEGORIES[number % len(CATEGORIES)]
         reference = record.benchmark_item.references.add(answer=words)
         reference.key_terms["image"].terms.append("red")
@@ -163,7 +164,8 @@ def test_abstentions_and_failures_stand_beside_the_scores(html: str) -> None:
 
 def test_an_item_shows_its_prompt_once_and_the_answers_side_by_side(html: str) -> None:
     found = card(html, "amu", "q-00")
-    assert found.count("Ask 0?") == 1
+    assert found.count("Ask 0?") == found.count("Before 0: ") == 1
+    assert found.index('<div class="label">user</div>') < found.index("Before 0: ") < found.index("Ask 0?")
     assert found.count('<svg class="wave"') == found.count("<audio ") == 1
     assert re.findall(r'data-side="(\d)"', found) == ["1", "2", "1", "2"]  # and both once more without the picture
     assert found.count("<span>without image</span>") == 2
