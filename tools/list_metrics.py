@@ -18,6 +18,7 @@ from services.alignment.summary import AlignmentMetrics
 from services.annotation.drafting.job import DRAFTING
 from services.annotation.metrics import AnnotationMetrics
 from services.console.http_metrics import HttpMetrics
+from services.data.garbage.collector import GarbageMetrics
 from services.data.objects.s3_client import S3Metrics
 from services.data.usage import UsageMetrics
 from services.evaluation.job import EVALUATION
@@ -115,7 +116,7 @@ def catalogue() -> dict[str, list[Described]]:
         "Services with an engine: critique, refinement, judge": _described(_registered(_engine)),
         "Judge service": _described(_registered(JudgeMetrics)),
         "Services that use S3": _described(_registered(S3Metrics)),
-        "Data service": _described(_registered(UsageMetrics)),
+        "Data service": _described(_registered(lambda r: (UsageMetrics(r), GarbageMetrics(r)))),
         "Rank 0 of a training job": _of_all_methods(),
     }
 

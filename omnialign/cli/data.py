@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -218,22 +219,51 @@ async def export(
 @command
 async def delete(
     session: Session,
-    dataset: Annotated[str, typer.Argument(help="Dataset, such as `prompts`: all its versions go.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(help="Dataset, such as `prompts`, with all its versions; or one version, such as `prompts/3`."),
+    ],
     force: Annotated[bool, typer.Option("--force", help="Delete it even if something depends on it.")] = False,
 ) -> None:
-    """Delete a dataset. What depends on it is named, and then it takes --force."""
+    """Delete a dataset, or a version. What depends on it is named, and then it takes --force.
+
+    Media that nothing else names are removed in time: see `omnialign data gc`.
+    """
     from omnialign import names
     from omnialign.cli import dependents
 
     name = session.name("datasets", dataset)
-    names.parse(name, names.DATASET)
     async with session.client() as client:
-        await client.get_dataset(name)
-        if not force:
-            dependents.refuse(name, await dependents.dataset_dependents(client, name), session=session)
-        await client.delete_dataset(name)
+        if names.matches(name, names.DATASET_VERSION):
+            await client.delete_dataset_version(name, force=force)
+        else:
+            await client.get_dataset(name)
+            if not force:
+                dependents.refuse(name, await dependents.dataset_dependents(client, name), session=session)
+            await client.delete_dataset(name)
     session.out.record({"deleted": name})
     session.out.say(f"Deleted {name}")
+
+
+@app.command()
+@command
+async def gc(
+    session: Session,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; count what nothing names.")] = False,
+) -> None:
+    """Remove media that nothing has named for the service's grace period, as it does by itself every so often."""
+    last, words = None, ""
+    async with session.client() as client:
+        with session.out.console.status("looking") if session.out.is_live else contextlib.nullcontext() as status:
+            async for last in client.collect_garbage(dry_run=dry_run):
+                words = f"{last.examined_count:,} media looked at: {last.removed_count:,} removed"
+                if status is not None:
+                    status.update(words)
+    assert last is not None  # a call without an answer has raised
+    session.out.record(last)
+    what = "would be" if dry_run else "are"
+    freed = f", {last.freed_bytes / 1e6:,.1f} MB freed" if last.freed_bytes else ""
+    session.out.say(f"{words}{freed}; {last.condemned_count:,} more {what} to go after the grace period")
 
 
 class Direction(enum.StrEnum):

@@ -86,6 +86,15 @@ class DatasetCalls(ServiceCalls):
         request = data_service_pb2.GetDatasetVersionRequest(name=name)
         return await self._transport.unary(self._datasets.GetDatasetVersion, request)
 
+    async def delete_dataset_version(self, name: str, *, force: bool = False) -> None:
+        """Deletes one version, named by its number. Raises NotFound, and FailedPrecondition HAS_DEPENDENTS.
+
+        `force` deletes it even if something was made from it.
+        """
+        request = data_service_pb2.DeleteDatasetVersionRequest(name=name, force=force)
+        # A second attempt, after a first that succeeded unseen, would raise NotFound.
+        await self._transport.unary(self._datasets.DeleteDatasetVersion, request, idempotent=False)
+
     def list_dataset_versions(self, dataset: str) -> AsyncIterator[dataset_pb2.DatasetVersion]:
         """All versions of a dataset, newest first."""
         request = data_service_pb2.ListDatasetVersionsRequest(parent=dataset)

@@ -1,4 +1,4 @@
-"""Calls of the DataService that make datasets of others, and compare them."""
+"""Calls of the DataService that make datasets of others, compare them, and remove what nothing names any more."""
 
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -69,3 +69,12 @@ class OperationCalls(ServiceCalls):
             del found.differences[:]
             found.differences.extend(new)
             yield found
+
+    async def collect_garbage(self, *, dry_run: bool = False) -> AsyncIterator[data_service_pb2.CollectGarbageResponse]:
+        """Removes media that nothing has named for the service's grace period; yields what was done so far.
+
+        A dry run only counts what nothing names. The caller must be an administrator of the project.
+        """
+        request = data_service_pb2.CollectGarbageRequest(parent=self.parent, dry_run=dry_run)
+        async for done in self._transport.stream(self._operations.CollectGarbage, request, on_restart=lambda: None):
+            yield done

@@ -263,6 +263,32 @@ class GetDatasetVersionRequest(_message.Message):
 Global___GetDatasetVersionRequest: _TypeAlias = GetDatasetVersionRequest  # noqa: Y015
 
 @_typing.final
+class DeleteDatasetVersionRequest(_message.Message):
+    """Deletes a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/datasets/{dataset}/versions/{version}`, with a number."""
+    force: _builtins.bool
+    """Delete it even if something was made from it: jobs that run on it fail, and their lineage names what is gone."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteDatasetVersionRequest: _TypeAlias = DeleteDatasetVersionRequest  # noqa: Y015
+
+@_typing.final
 class ListDatasetVersionsRequest(_message.Message):
     """Lists versions."""
 
@@ -2441,3 +2467,73 @@ class RecordLineage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordLineage: _TypeAlias = RecordLineage  # noqa: Y015
+
+@_typing.final
+class CollectGarbageRequest(_message.Message):
+    """Asks for a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}`: where the caller must be an administrator. Media are shared by all projects, and so are
+    collections.
+    """
+    dry_run: _builtins.bool
+    """Remove nothing, and only count what nothing names."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageRequest: _TypeAlias = CollectGarbageRequest  # noqa: Y015
+
+@_typing.final
+class CollectGarbageResponse(_message.Message):
+    """What a collection has done so far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMINED_COUNT_FIELD_NUMBER: _builtins.int
+    CONDEMNED_COUNT_FIELD_NUMBER: _builtins.int
+    REMOVED_COUNT_FIELD_NUMBER: _builtins.int
+    FREED_BYTES_FIELD_NUMBER: _builtins.int
+    PACKS_REWRITTEN_FIELD_NUMBER: _builtins.int
+    DATASETS_COUNTED_FIELD_NUMBER: _builtins.int
+    examined_count: _builtins.int
+    """Stored media that were looked at."""
+    condemned_count: _builtins.int
+    """Media that nothing names and that were not known to be so. They are removed once the grace period is over."""
+    removed_count: _builtins.int
+    """Media that were removed, because nothing has named them for the grace period."""
+    freed_bytes: _builtins.int
+    """Bytes that were freed."""
+    packs_rewritten: _builtins.int
+    """Packs of small media that were written anew without their waste."""
+    datasets_counted: _builtins.int
+    """Datasets of which it was counted anew what they name."""
+    def __init__(
+        self,
+        *,
+        examined_count: _builtins.int = ...,
+        condemned_count: _builtins.int = ...,
+        removed_count: _builtins.int = ...,
+        freed_bytes: _builtins.int = ...,
+        packs_rewritten: _builtins.int = ...,
+        datasets_counted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condemned_count", b"condemned_count", "datasets_counted", b"datasets_counted", "examined_count", b"examined_count", "freed_bytes", b"freed_bytes", "packs_rewritten", b"packs_rewritten", "removed_count", b"removed_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageResponse: _TypeAlias = CollectGarbageResponse  # noqa: Y015

@@ -78,6 +78,11 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.ListDatasetVersionsRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_data__service__pb2.ListDatasetVersionsResponse.FromString,
                 _registered_method=True)
+        self.DeleteDatasetVersion = channel.unary_unary(
+                '/omnialign.v1.DataService/DeleteDatasetVersion',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.DeleteDatasetVersionRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.StreamRecords = channel.unary_stream(
                 '/omnialign.v1.DataService/StreamRecords',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.StreamRecordsRequest.SerializeToString,
@@ -188,6 +193,11 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.GetLineageRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetLineageResponse.FromString,
                 _registered_method=True)
+        self.CollectGarbage = channel.unary_stream(
+                '/omnialign.v1.DataService/CollectGarbage',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.CollectGarbageResponse.FromString,
+                _registered_method=True)
 
 
 class DataServiceServicer:
@@ -245,6 +255,14 @@ class DataServiceServicer:
 
     def ListDatasetVersions(self, request, context):
         """Lists versions, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDatasetVersion(self, request, context):
+        """Deletes a version. Its number is not given again. Media that nothing else names are removed in time, as after
+        DeleteDataset.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -414,6 +432,14 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CollectGarbage(self, request, context):
+        """Removes media that no record of any dataset names any more, as the service does by itself every so often. Streams
+        what it has done so far. May be cancelled and repeated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DataServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -456,6 +482,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.ListDatasetVersions,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.ListDatasetVersionsRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_data__service__pb2.ListDatasetVersionsResponse.SerializeToString,
+            ),
+            'DeleteDatasetVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDatasetVersion,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.DeleteDatasetVersionRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'StreamRecords': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamRecords,
@@ -566,6 +597,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.GetLineage,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetLineageRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_data__service__pb2.GetLineageResponse.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_stream_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.CollectGarbageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -785,6 +821,33 @@ class DataService:
             '/omnialign.v1.DataService/ListDatasetVersions',
             omnialign_dot_v1_dot_data__service__pb2.ListDatasetVersionsRequest.SerializeToString,
             omnialign_dot_v1_dot_data__service__pb2.ListDatasetVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDatasetVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.DataService/DeleteDatasetVersion',
+            omnialign_dot_v1_dot_data__service__pb2.DeleteDatasetVersionRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1379,6 +1442,33 @@ class DataService:
             '/omnialign.v1.DataService/GetLineage',
             omnialign_dot_v1_dot_data__service__pb2.GetLineageRequest.SerializeToString,
             omnialign_dot_v1_dot_data__service__pb2.GetLineageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.DataService/CollectGarbage',
+            omnialign_dot_v1_dot_data__service__pb2.CollectGarbageRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.CollectGarbageResponse.FromString,
             options,
             channel_credentials,
             insecure,

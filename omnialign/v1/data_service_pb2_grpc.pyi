@@ -52,6 +52,10 @@ class DataServiceStub:
     """Reads one version."""
     ListDatasetVersions: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.ListDatasetVersionsRequest, _data_service_pb2.ListDatasetVersionsResponse]
     """Lists versions, newest first."""
+    DeleteDatasetVersion: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetVersionRequest, _empty_pb2.Empty]
+    """Deletes a version. Its number is not given again. Media that nothing else names are removed in time, as after
+    DeleteDataset.
+    """
     StreamRecords: _grpc.UnaryStreamMultiCallable[_data_service_pb2.StreamRecordsRequest, _data_service_pb2.StreamRecordsResponse]
     """Streams the records of a version, or of the head, in order of id."""
     ListRecords: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.ListRecordsRequest, _data_service_pb2.ListRecordsResponse]
@@ -113,6 +117,10 @@ class DataServiceStub:
     """Records where an artefact came from. Repeating an edge changes nothing."""
     GetLineage: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.GetLineageRequest, _data_service_pb2.GetLineageResponse]
     """Walks lineage from an artefact to its sources or to whatever was made from it."""
+    CollectGarbage: _grpc.UnaryStreamMultiCallable[_data_service_pb2.CollectGarbageRequest, _data_service_pb2.CollectGarbageResponse]
+    """Removes media that no record of any dataset names any more, as the service does by itself every so often. Streams
+    what it has done so far. May be cancelled and repeated.
+    """
 
 @_typing.type_check_only
 class DataServiceAsyncStub(DataServiceStub):
@@ -135,6 +143,10 @@ class DataServiceAsyncStub(DataServiceStub):
     """Reads one version."""
     ListDatasetVersions: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListDatasetVersionsRequest, _data_service_pb2.ListDatasetVersionsResponse]  # type: ignore[assignment]
     """Lists versions, newest first."""
+    DeleteDatasetVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetVersionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a version. Its number is not given again. Media that nothing else names are removed in time, as after
+    DeleteDataset.
+    """
     StreamRecords: _aio.UnaryStreamMultiCallable[_data_service_pb2.StreamRecordsRequest, _data_service_pb2.StreamRecordsResponse]  # type: ignore[assignment]
     """Streams the records of a version, or of the head, in order of id."""
     ListRecords: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListRecordsRequest, _data_service_pb2.ListRecordsResponse]  # type: ignore[assignment]
@@ -196,6 +208,10 @@ class DataServiceAsyncStub(DataServiceStub):
     """Records where an artefact came from. Repeating an edge changes nothing."""
     GetLineage: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetLineageRequest, _data_service_pb2.GetLineageResponse]  # type: ignore[assignment]
     """Walks lineage from an artefact to its sources or to whatever was made from it."""
+    CollectGarbage: _aio.UnaryStreamMultiCallable[_data_service_pb2.CollectGarbageRequest, _data_service_pb2.CollectGarbageResponse]  # type: ignore[assignment]
+    """Removes media that no record of any dataset names any more, as the service does by itself every so often. Streams
+    what it has done so far. May be cancelled and repeated.
+    """
 
 class DataServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns datasets, media, the model registry and lineage."""
@@ -263,6 +279,16 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_data_service_pb2.ListDatasetVersionsResponse, _abc.Awaitable[_data_service_pb2.ListDatasetVersionsResponse]]:
         """Lists versions, newest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteDatasetVersion(
+        self,
+        request: _data_service_pb2.DeleteDatasetVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a version. Its number is not given again. Media that nothing else names are removed in time, as after
+        DeleteDataset.
+        """
 
     @_abc_1.abstractmethod
     def StreamRecords(
@@ -456,5 +482,15 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_data_service_pb2.GetLineageResponse, _abc.Awaitable[_data_service_pb2.GetLineageResponse]]:
         """Walks lineage from an artefact to its sources or to whatever was made from it."""
+
+    @_abc_1.abstractmethod
+    def CollectGarbage(
+        self,
+        request: _data_service_pb2.CollectGarbageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_service_pb2.CollectGarbageResponse], _abc.AsyncIterator[_data_service_pb2.CollectGarbageResponse]]:
+        """Removes media that no record of any dataset names any more, as the service does by itself every so often. Streams
+        what it has done so far. May be cancelled and repeated.
+        """
 
 def add_DataServiceServicer_to_server(servicer: DataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

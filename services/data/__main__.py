@@ -13,6 +13,9 @@ from services.data.exporting.exporter import Exporter
 from services.data.exporting.exports import Exports
 from services.data.exporting.ledger import Ledger
 from services.data.exporting.run import Stores
+from services.data.garbage.collector import Collector, GarbageMetrics
+from services.data.garbage.condemned import Condemned
+from services.data.garbage.references import References
 from services.data.importing.importer import Importer
 from services.data.lineage import Lineage
 from services.data.media_store import MediaStore
@@ -67,11 +70,31 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
         usage = Usage(database, quotas=server.quotas, metrics=UsageMetrics(server.registry))
         uploads = Uploads(config, objects=objects, scratch=scratch, pool=storage_pool, usage=usage)
         limits = MediaLimits.of(config)
-        packed = PackedMedia(database, objects)
+        condemned = Condemned(database, grace_seconds=config.garbage_grace_seconds)
+        packed = PackedMedia(database, objects, condemned=condemned)
         media = MediaStore(
-            objects, packed=packed, scratch=scratch, limits=limits, pool=media_pool, sandbox=sandbox, usage=usage
+            objects,
+            packed=packed,
+            scratch=scratch,
+            limits=limits,
+            pool=media_pool,
+            sandbox=sandbox,
+            usage=usage,
+            condemned=condemned,
+            unnamed_seconds=config.unnamed_media_seconds,
         )
-        datasets = Datasets(config, store=store, objects=objects, pool=storage_pool, quotas=server.quotas)
+        datasets = Datasets(config, store=store, objects=objects, pool=storage_pool, usage=usage, quotas=server.quotas)
+        grace_seconds = config.garbage_grace_seconds
+        collector = Collector(
+            database,
+            objects=objects,
+            packed=packed,
+            condemned=condemned,
+            references=References(database, datasets=datasets, usage=usage, grace_seconds=grace_seconds),
+            pool=storage_pool,
+            metrics=GarbageMetrics(server.registry),
+            grace_seconds=grace_seconds,
+        )
         models = Models(
             config,
             store=ModelStore(database),
@@ -108,6 +131,7 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             deriving=Deriving(datasets=datasets, lineage=lineage, usage=usage, deduplicator=deduplicator),
             exporter=Exporter(stores, exports=exports),
             exports=exports,
+            collector=collector,
             max_append_bytes=config.max_append_bytes,
         )
         server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer, FULL_NAME)
@@ -117,7 +141,12 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             "models without a version": models.sweep,
             "journals without a dataset": datasets.sweep_journals,
         }
-        async with sweeping(sweeps, seconds=config.sweep_seconds), datasets.upkeep.running():
+        garbage = {"media that nothing names": collector.sweep}
+        async with (
+            sweeping(sweeps, seconds=config.sweep_seconds),
+            sweeping(garbage, seconds=config.collect_seconds),
+            datasets.upkeep.running(),
+        ):
             yield
     finally:
         storage_pool.shutdown(wait=True, cancel_futures=True)

@@ -69,6 +69,12 @@ class DataConfig:
     """How long presigned URLs are valid."""
     sweep_seconds: float = 3600.0
     """Interval between two removals of expired uploads and exports."""
+    collect_seconds: float = 6 * 3600.0
+    """Interval between two removals of media that nothing names."""
+    garbage_grace_seconds: float = 24 * 3600.0
+    """How long such media stay, for whoever is about to name them: longer than any import or upload takes."""
+    unnamed_media_seconds: float = 30 * 24 * 3600.0
+    """How long media that were uploaded one by one are kept for a record that names them."""
     media_workers: int = 4
     """Threads that decode and store media."""
     storage_workers: int = 8
@@ -102,6 +108,15 @@ class DataConfig:
             yield "s3_ca_file", f"is {self.s3_ca_file}, which is not a file"
         if not 1 <= self.link_seconds <= LONGEST_LINK_SECONDS:
             yield "link_seconds", f"must be between 1 and {LONGEST_LINK_SECONDS}"
-        for field in ("upload_seconds", "export_seconds", "export_part_bytes", "sweep_seconds"):
+        for field in (
+            "upload_seconds",
+            "export_seconds",
+            "export_part_bytes",
+            "sweep_seconds",
+            "collect_seconds",
+            "unnamed_media_seconds",
+        ):
             if getattr(self, field) <= 0:
                 yield field, "must be more than 0"
+        if self.garbage_grace_seconds < 0:
+            yield "garbage_grace_seconds", "must not be negative"

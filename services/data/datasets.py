@@ -11,7 +11,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from omnialign.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
-from omnialign.names import DATASET, DATASET_VERSION, NEWEST, PROJECT, parse, unversioned
+from omnialign.names import DATASET, DATASET_VERSION, NEWEST, PROJECT, parse, project_name_of, unversioned
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from omnialign.v1.record_pb2 import Record
 from services.data.config import DataConfig
@@ -23,6 +23,7 @@ from services.data.selection import Selection
 from services.data.snapshot import Caches, Snapshot, SnapshotExpired
 from services.data.store import Store, now_us, timestamp
 from services.data.upkeep import Upkeep
+from services.data.usage import Usage, named_media
 from services.runtime.limits import Quotas
 
 SAFE = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -73,9 +74,10 @@ class Datasets:
         store: Store,
         objects: ObjectStore,
         pool: ThreadPoolExecutor,
+        usage: Usage,
         quotas: Quotas | None = None,
     ) -> None:
-        self._config, self._store, self._objects, self._pool = config, store, objects, pool
+        self._config, self._store, self._objects, self._pool, self._usage = config, store, objects, pool, usage
         self._quotas = quotas or Quotas()
         self._locks: dict[str, asyncio.Lock] = {}
         self._caches = Caches.empty()
@@ -136,6 +138,7 @@ class Datasets:
         if await run_in_pool(self._pool, table.find) is not None:
             async with self._lock(name):
                 await run_in_pool(self._pool, table.delete, ids)
+            await self._store.uncount_dataset(name)
 
     async def discard(self, name: str, is_stale: Callable[[str], bool], *, from_quarantine: bool = False) -> int:
         """Removes the records, or the rows in the quarantine, whose ids are stale; returns their number."""
@@ -144,7 +147,10 @@ class Datasets:
         if await run_in_pool(self._pool, table.find) is None:
             return 0
         async with self._lock(name):
-            return await run_in_pool(self._pool, table.delete_where, is_stale)
+            count = await run_in_pool(self._pool, table.delete_where, is_stale)
+        if count:
+            await self._store.uncount_dataset(name)
+        return count
 
     async def sweep_journals(self) -> int:
         """Removes the journals of datasets that are gone, which a crash left behind; returns their number."""
@@ -179,6 +185,20 @@ class Datasets:
     async def get_version(self, name: str) -> DatasetVersion:
         """One version; `-` is the newest. Raises DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND."""
         return (await self._version(name))[1]
+
+    async def delete_version(self, name: str) -> None:
+        """Deletes a version; its number is not given again. Raises DATASET_VERSION_NOT_FOUND."""
+        parts, dataset = parse(name, DATASET_VERSION), unversioned(name)
+        if (number := version_number(parts["version"])) is None:
+            message = f"{dataset}: name the version to delete by its number, not by `-`."
+            raise InvalidArgument(message, reason="RESOURCE_NAME_INVALID", metadata={"name": name})
+        async with self._lock(dataset):
+            table = self._table(dataset, uid=await self._require(dataset))
+            state, _ = await self._version(name)
+            # The row goes first: a version that is listed can always be read.
+            if not await self._store.remove_version(dataset, number):
+                raise version_not_found("DATASET_VERSION", name)
+            await run_in_pool(self._pool, table.untag, f"v{number}-{state}")
 
     async def list_versions(self, name: str, *, after: list[str], limit: int) -> tuple[list[DatasetVersion], list[str]]:
         """A page of versions, newest first, and the position after it; empty on the last page."""
@@ -257,12 +277,19 @@ class Datasets:
                     raise
 
     async def _merge(self, name: str, suffix: str, records: Iterable[Record]) -> tuple[int, int]:
+        records = list(records)
+        if media := named_media(records):
+            await self._require(name)
+            # Before anybody can read them: the collector must find that the dataset names their media.
+            await self._usage.hold(name, media, parent=project_name_of(name))
         async with self._lock(
             name
         ):  # writers of this process take turns; Lance's own retries handle those of other processes
             table = self._table(name, uid=await self._require(name), suffix=suffix)
             counts = await run_in_pool(self._pool, table.merge, records)
         self.upkeep.written(name + suffix, table, num_rows=sum(counts))
+        if counts[1]:
+            await self._store.uncount_dataset(name)  # what was replaced may have named other media
         return counts
 
     async def _remove(self, name: str, *, uid: str) -> None:
@@ -281,7 +308,7 @@ class Datasets:
         newest = await self._store.version(name, None)
         if newest is not None and await run_in_pool(self._pool, lambda: _equal(snapshot, table.snapshot(newest[1]))):
             return newest[2]
-        number = newest[0] + 1 if newest else 1
+        number = await self._store.last_number(name) + 1
         counts = await run_in_pool(self._pool, snapshot.counts)
         version = DatasetVersion(name=f"{name}/versions/{number}", record_count=sum(counts.values()))
         version.subtask_counts.update(counts)

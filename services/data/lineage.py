@@ -9,7 +9,7 @@ rights of whoever asks.
 
 from collections.abc import Iterable, Sequence
 
-from omnialign.errors import InvalidArgument
+from omnialign.errors import FailedPrecondition, InvalidArgument
 from omnialign.names import DATASET, DATASET_VERSION, RECORD, format_name, matches, parse, project_name_of, unversioned
 from omnialign.v1 import dataset_pb2, record_pb2
 from omnialign.v1.data_service_pb2 import GetLineageRequest as Request
@@ -23,6 +23,7 @@ from services.runtime.auth.stored_names import followable
 
 MAX_EDGES = 10_000
 MAX_CACHED_EDGES = 10_000
+SHOWN = 10
 Step = tuple[str, str]
 
 
@@ -52,6 +53,15 @@ class Lineage:
             edges = [LineageEdge(source=model, target=target, relation=how) for model, target, how in new]
             await self._store.add_edges(project_name_of(dataset), edges)
             self._cache_written(new)
+
+    async def require_unused(self, name: str) -> None:
+        """Raises HAS_DEPENDENTS for an artefact that something was made from, and names some of it."""
+        parse(name, DATASET_VERSION)
+        edges = await self._store.edges(project_name_of(name), [name], upwards=False)
+        if made := [edge.target for edge in edges]:
+            message = f"{', '.join(made[:SHOWN])} were made from {name}: delete it all the same with `force`."
+            metadata = {"name": name, "dependents": ",".join(made[:SHOWN])}
+            raise FailedPrecondition(message, reason="HAS_DEPENDENTS", metadata=metadata)
 
     def _cache_written(self, edges: set[tuple[str, str, str]]) -> None:
         if len(self._written) + len(edges) > MAX_CACHED_EDGES:

@@ -18,12 +18,15 @@ from typing import IO
 
 from omnialign.errors import DataLoss, NotFound, OmnialignError
 from omnialign.v1 import content_pb2
+from services.data.garbage.condemned import Condemned
 from services.data.media_checks import Claim, MediaChecks
+from services.data.media_keys import media_key, type_key
 from services.data.media_types import CERTAIN, HEAD_BYTES, modality_of, sniff
 from services.data.media_validation import MediaLimits, check_claim, too_large
 from services.data.objects import ObjectStore
 from services.data.objects.base import StagedFile, run_in_pool, verified
 from services.data.packed_media import PACKED_BYTES, PREFIX, PackedMedia, Place, ValidMedium
+from services.data.store import now_us
 from services.data.usage import Usage
 from services.sandbox.pool import Sandbox
 
@@ -48,8 +51,12 @@ class MediaStore:
         pool: ThreadPoolExecutor,
         sandbox: Sandbox,
         usage: Usage,
+        condemned: Condemned,
+        unnamed_seconds: float,
     ) -> None:
+        """Media that no record names are kept for `unnamed_seconds` after their upload."""
         self._objects, self._packed, self._usage, self._pool = objects, packed, usage, pool
+        self._condemned, self._unnamed_us = condemned, int(unnamed_seconds * 1e6)
         self._checks = MediaChecks(scratch=scratch, limits=limits, sandbox=sandbox)
         self._sandbox = sandbox
 
@@ -73,7 +80,7 @@ class MediaStore:
                 # Validated before it is put: what is in the store can be decoded.
                 mime_type = await self._sandbox.in_thread(self._checks.type_of, staged, sha256, claim)
                 found = await run_in_pool(self._pool, self._put, staged, sha256, mime_type, durable=True)
-            await self._usage.hold(parent, held, parent=parent)
+            await self._usage.hold(parent, held, parent=parent, expire_us=now_us() + self._unnamed_us)
             return found, existed
         finally:
             await run_in_pool(self._pool, staged.discard)
@@ -159,7 +166,7 @@ class MediaStore:
         if suggested in CERTAIN:
             return suggested
         try:
-            return self._objects.read(_type_key(sha256), length=MAX_TYPE_BYTES).decode()
+            return self._objects.read(type_key(sha256), length=MAX_TYPE_BYTES).decode()
         except NotFound:  # stored before types were kept
             if not suggested:
                 raise corrupt(sha256) from None
@@ -216,18 +223,18 @@ class MediaStore:
 
         A URL of a pack would give away its neighbours, so a medium in one is first copied to an object of its own.
         """
-        key = _key(sha256)
+        key = media_key(sha256)
         url = self._objects.presign_get(key, seconds=seconds)
         place = self._packed.find([sha256]).get(sha256)
         if place is not None and self._objects.stat(key) is None:
             data = b"".join(self._pieces(sha256, place))
             if place.mime_type not in CERTAIN:
-                self._objects.put_bytes(_type_key(sha256), place.mime_type.encode())
+                self._objects.put_bytes(type_key(sha256), place.mime_type.encode())
             self._objects.put_bytes(key, data)
         return url
 
     def _object_place(self, sha256: str) -> Place | OmnialignError:
-        found = self._objects.stat(_key(sha256))
+        found = self._objects.stat(media_key(sha256))
         return Place(found.key, 0, found.size_bytes, "") if found is not None else missing(sha256)
 
     def _pieces(self, sha256: str, place: Place) -> Generator[bytes, None, None]:
@@ -248,6 +255,7 @@ class MediaStore:
 
     def _stored(self, media: Mapping[Key, bytes]) -> dict[Key, Found]:
         """What is to say of media that are stored whole, or that are not what they claim to be."""
+        self._condemned.pardon(digest for digest, _ in media)
         found, places = dict[Key, Found](), self.places(digest for digest, _ in media)
         whole = dict[str, str]()
         for digest, data in {key[0]: data for key, data in media.items()}.items():
@@ -310,13 +318,14 @@ class MediaStore:
 
     def _put(self, staged: StagedFile, sha256: str, mime_type: str, *, durable: bool) -> content_pb2.Media:
         if mime_type not in CERTAIN:  # the type first: an object without one could not be described
-            self._objects.put_bytes(_type_key(sha256), mime_type.encode())
-        self._objects.put(_key(sha256), staged.path, sha256=sha256, durable=durable)
+            self._objects.put_bytes(type_key(sha256), mime_type.encode())
+        self._objects.put(media_key(sha256), staged.path, sha256=sha256, durable=durable)
         self._packed.forget(sha256)  # a copy in a pack, which must have been damaged
         return _reference(mime_type, sha256, staged.size_bytes)
 
     def _known(self, sha256: str, claim: Claim) -> content_pb2.Media | None:
-        """The reference of an object that is stored whole, which must be as claimed."""
+        """The reference of an object that is stored whole, which must be as claimed. Raises OBJECT_LEAVES."""
+        self._condemned.pardon([sha256])
         try:
             place = self.place(sha256)
             size_bytes = sum(len(piece) for piece in self._pieces(sha256, place))
@@ -343,14 +352,6 @@ def _finish(staged: StagedFile, claim: Claim) -> str:
     sha256 = staged.finish()
     claim.require_digest(sha256)
     return sha256
-
-
-def _key(sha256: str) -> str:
-    return f"media/sha256/{sha256[:2]}/{sha256[2:]}"
-
-
-def _type_key(sha256: str) -> str:
-    return f"media/types/{sha256[:2]}/{sha256[2:]}"
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

@@ -1,17 +1,18 @@
 """Small media, many in one object: `media/packs/ab/cdef...`, and where each of them lies in the database.
 
 A pack is durable before the rows that point into it are written; a crash between the two leaves a pack that nobody
-points to. Where two writers put the same medium, one row wins, and the other copy is waste. Both are for a garbage
-collector to find: `packs` tells what is in use of each pack.
+points to. Where two writers put the same medium, one row wins, and the other copy is waste. The garbage collector
+finds both.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from services.data.garbage.condemned import PACK, Condemned
+from services.data.media_keys import split
 from services.data.objects import ObjectStore
 from services.data.packs import PackEntry, ending, entries_of
 from services.data.store import NAMES_PER_QUERY, PACKED_MEDIA
@@ -42,20 +43,11 @@ class Place:
     mime_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class PackUse:
-    """What is in use of a pack."""
-
-    key: str
-    digests: Sequence[str]
-    """The media whose rows point into it."""
-
-
 class PackedMedia:
     """The packs and their rows. Blocking; safe for concurrent threads and processes."""
 
-    def __init__(self, database: Database, objects: ObjectStore) -> None:
-        self._database, self._objects = database, objects
+    def __init__(self, database: Database, objects: ObjectStore, *, condemned: Condemned) -> None:
+        self._database, self._objects, self._condemned = database, objects, condemned
 
     def find(self, digests: Iterable[str]) -> dict[str, Place]:
         """The places of those of the media that are packed, by digest."""
@@ -65,10 +57,14 @@ class PackedMedia:
         return self._database.read_here(lambda connection: _find(connection, wanted))
 
     def add(self, media: Sequence[ValidMedium]) -> None:
-        """Stores media, each of which is given once, in as few packs as their sizes allow. Raises STORAGE_FULL."""
+        """Stores media, each of which is given once, in as few packs as their sizes allow.
+
+        Raises STORAGE_FULL, OBJECT_LEAVES.
+        """
         for some in _packs(media):
             entries = entries_of([(bytes.fromhex(one.sha256), len(one.data), one.mime_type) for one in some])
             name, end = ending(entries)
+            self._condemned.pardon([f"{PACK}{name}"])
             self._objects.put_bytes(_key(name), b"".join([*(one.data for one in some), end]))
             self._point(name, entries)
 
@@ -78,14 +74,6 @@ class PackedMedia:
             return
         row = PACKED_MEDIA.delete().where(PACKED_MEDIA.c.sha256 == bytes.fromhex(sha256))
         self._database.write_here(lambda connection: connection.execute(row))
-
-    def packs(self) -> Iterator[PackUse]:
-        """Every stored pack with what is in use of it, for a garbage collector.
-
-        A pack that was put a moment ago may not have its rows yet: judge by its age, too.
-        """
-        for found in self._objects.list(PREFIX):
-            yield PackUse(found.key, self._database.read_here(partial(_digests, found.key)))
 
     def _point(self, name: str, entries: Sequence[PackEntry]) -> None:
         rows = [
@@ -135,7 +123,7 @@ def _packs(media: Sequence[ValidMedium]) -> Iterator[list[ValidMedium]]:
 
 
 def _key(name: str) -> str:
-    return f"{PREFIX}{name[:2]}/{name[2:]}"
+    return PREFIX + split(name)
 
 
 def _name(key: str) -> bytes:

@@ -131,6 +131,13 @@ class RecordTable:
                 if "already exists" not in str(error):
                     raise
 
+    def untag(self, name: str) -> None:
+        """Removes a tag, so that its state may be cleaned up. Succeeds if there is none."""
+        dataset = self._open()
+        with translate_table_errors(self.place.uri):
+            if name in dataset.tags.list():
+                dataset.tags.delete(name)
+
     def improve(self) -> bool:
         """Does one step of the upkeep that is due; whether there may be more. A lost race is none."""
         try:

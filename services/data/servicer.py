@@ -14,6 +14,7 @@ from omnialign.v1 import data_service_pb2_grpc, dataset_pb2, model_pb2, record_p
 from services.data.datasets import Datasets
 from services.data.exporting.exporter import Exporter
 from services.data.exporting.exports import Exports
+from services.data.garbage.collector import Collector
 from services.data.importing.importer import Importer
 from services.data.lineage import Lineage
 from services.data.media_store import Claim, MediaStore
@@ -45,12 +46,14 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         deriving: Deriving,
         exporter: Exporter,
         exports: Exports,
+        collector: Collector,
         max_append_bytes: int,
     ) -> None:
         self._datasets, self._media, self._models = datasets, media, models
         self._presigned, self._uploads = presigned, uploads
         self._lineage, self._importer, self._deriving = lineage, importer, deriving
         self._exporter, self._exports = exporter, exports
+        self._collector = collector
         self._max_append_bytes = max_append_bytes
 
     async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> dataset_pb2.Dataset:  # noqa: D102, N802
@@ -90,6 +93,12 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         self, request: pb.GetDatasetVersionRequest, context: Context
     ) -> dataset_pb2.DatasetVersion:
         return await self._datasets.get_version(request.name)
+
+    async def DeleteDatasetVersion(self, request: pb.DeleteDatasetVersionRequest, context: Context) -> empty_pb2.Empty:  # noqa: D102, N802
+        if not request.force:
+            await self._lineage.require_unused(request.name)
+        await self._datasets.delete_version(request.name)
+        return empty_pb2.Empty()
 
     async def ListDatasetVersions(  # noqa: D102, N802
         self, request: pb.ListDatasetVersionsRequest, context: Context
@@ -261,6 +270,19 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
 
     async def GetLineage(self, request: pb.GetLineageRequest, context: Context) -> pb.GetLineageResponse:  # noqa: D102, N802
         return await self._lineage.walk(request)
+
+    async def CollectGarbage(  # noqa: D102, N802
+        self, request: pb.CollectGarbageRequest, context: Context
+    ) -> AsyncIterator[pb.CollectGarbageResponse]:
+        async for done in self._collector.collect(dry_run=request.dry_run):
+            yield pb.CollectGarbageResponse(
+                examined_count=done.examined,
+                condemned_count=done.condemned,
+                removed_count=done.media,
+                freed_bytes=done.size_bytes,
+                packs_rewritten=done.packs,
+                datasets_counted=done.datasets,
+            )
 
     async def _collect(
         self, messages: AsyncIterator[pb.AppendRecordsRequest]

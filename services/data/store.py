@@ -36,6 +36,7 @@ DATASET_VERSIONS = sa.Table(
     sa.Column("number", sa.BigInteger, primary_key=True),
     sa.Column("state", sa.BigInteger, nullable=False),
     sa.Column("message", sa.LargeBinary, nullable=False),
+    sa.Column("deleted_us", sa.BigInteger),
 )
 MODEL_VERSIONS = sa.Table(
     "model_versions",
@@ -77,8 +78,10 @@ HELD_OBJECTS = sa.Table(
     sa.Column("parent", sa.String(80), nullable=False, index=True),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("expire_us", sa.BigInteger),
+    sa.Column("held_us", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Index("ix_held_objects_key", "key"),
 )
-"""The objects that count for projects: see `usage`."""
+"""The objects that count for projects, and are named by what holds them: see `usage`."""
 PACKED_MEDIA = sa.Table(
     "packed_media",
     METADATA,
@@ -89,6 +92,16 @@ PACKED_MEDIA = sa.Table(
     sa.Column("mime_type", sa.String(255), nullable=False),
 )
 """Where small media lie: see `packed_media`."""
+CONDEMNED_OBJECTS = sa.Table(
+    "condemned_objects",
+    METADATA,
+    sa.Column("key", sa.String(80), primary_key=True),
+    sa.Column("since_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("claimed_us", sa.BigInteger),
+)
+"""What nobody names: see `garbage.condemned`."""
+COUNTED_DATASETS = sa.Table("counted_datasets", METADATA, sa.Column("dataset", sa.String(255), primary_key=True))
+"""The datasets that hold exactly what they name: see `garbage.references`."""
 NAMES_PER_QUERY = 400  # SQLite limits the number of parameters of a query
 MIGRATIONS = Migrations("data", Path(__file__).parent / "migrations", witness="datasets")
 
@@ -114,6 +127,7 @@ class Store:
 
         def add(connection: Connection) -> None:
             connection.execute(DATASETS.insert().values(row))
+            connection.execute(COUNTED_DATASETS.insert().values(dataset=dataset.name))  # it names nothing yet
             if key:
                 answer = {"key": key, "digest": digest, "dataset": dataset.name}
                 connection.execute(REQUESTS.insert().values(answer))
@@ -162,7 +176,7 @@ class Store:
         """Removes a dataset with its versions; False if it does not exist."""
 
         def remove(connection: Connection) -> bool:
-            for table in (DATASET_VERSIONS, REQUESTS):
+            for table in (DATASET_VERSIONS, REQUESTS, COUNTED_DATASETS):
                 connection.execute(table.delete().where(table.c.dataset == name))
             connection.execute(HELD_OBJECTS.delete().where(HELD_OBJECTS.c.holder == name))
             return bool(connection.execute(DATASETS.delete().where(DATASETS.c.name == name)).rowcount)
@@ -180,6 +194,29 @@ class Store:
         query = query.limit(1) if number is None else query.where(DATASET_VERSIONS.c.number == number)
         rows = await self._rows(query)
         return (rows[0][0], rows[0][1], DatasetVersion.FromString(rows[0][2])) if rows else None
+
+    async def uncount_dataset(self, dataset: str) -> None:
+        """Notes that a dataset may hold more than it names."""
+        rows = COUNTED_DATASETS.delete().where(COUNTED_DATASETS.c.dataset == dataset)
+        await self._database.write(lambda connection: connection.execute(rows))
+
+    async def last_number(self, dataset: str) -> int:
+        """The greatest number that a version was given, whether it is deleted or not; 0 before the first."""
+        query = sa.select(sa.func.max(DATASET_VERSIONS.c.number)).where(DATASET_VERSIONS.c.dataset == dataset)
+        return int((await self._rows(query))[0][0] or 0)
+
+    async def remove_version(self, dataset: str, number: int) -> bool:
+        """Deletes a version, whose number is not given again; False if there is none."""
+        table = DATASET_VERSIONS
+
+        def remove(connection: Connection) -> bool:
+            connection.execute(COUNTED_DATASETS.delete().where(COUNTED_DATASETS.c.dataset == dataset))
+            row = table.update().where(
+                table.c.dataset == dataset, table.c.number == number, table.c.deleted_us.is_(None)
+            )
+            return bool(connection.execute(row.values(deleted_us=now_us())).rowcount)
+
+        return await self._database.write(remove)
 
     async def versions(self, dataset: str, *, before: int | None, limit: int) -> list[tuple[int, DatasetVersion]]:
         """Numbers and versions, newest first."""
@@ -208,7 +245,9 @@ class Store:
         return found
 
     async def _with_version(self, dataset: Dataset) -> Dataset:
-        query = sa.select(sa.func.max(DATASET_VERSIONS.c.number)).where(DATASET_VERSIONS.c.dataset == dataset.name)
+        table = DATASET_VERSIONS.c
+        is_live = (table.dataset == dataset.name, table.deleted_us.is_(None))
+        query = sa.select(sa.func.max(table.number)).where(*is_live)
         dataset.latest_version = (await self._rows(query))[0][0] or 0
         return dataset
 
@@ -226,7 +265,12 @@ class Store:
 def _version_query(dataset: str) -> sa.Select[Any]:
     table = DATASET_VERSIONS
     query = sa.select(table.c.number, table.c.state, table.c.message).where(table.c.dataset == dataset)
-    return query.order_by(table.c.number.desc())
+    return query.where(table.c.deleted_us.is_(None)).order_by(table.c.number.desc())
+
+
+def is_held() -> sa.ColumnElement[bool]:
+    """The condition that a row of HELD_OBJECTS still counts."""
+    return sa.or_(HELD_OBJECTS.c.expire_us.is_(None), HELD_OBJECTS.c.expire_us > now_us())
 
 
 def now_us() -> int:

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class CommittedWork:
 
 @dataclass
 class StackProcess:
-    """A stack that can be killed and started again. In `command`, `{port}` and `{root}` are filled in."""
+    """A stack that can be killed and started again. In `command` and settings, `{port}` and `{root}` are filled in."""
 
     root: Path
     command: Sequence[str]
@@ -48,6 +48,15 @@ class StackProcess:
     process: subprocess.Popen[bytes] | None = None
     look: str = "list_alignment_jobs"
     """A list of the client that answers once the stack is ready."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Variables of its environment, without `OMNIALIGN_`."""
+
+    @classmethod
+    def of_data(cls, root: Path, **settings: str) -> "StackProcess":
+        """The data service alone; settings are its own, such as `sweep_seconds`."""
+        own = {f"DATA_{name.upper()}": value for name, value in settings.items()}
+        places = {"SERVER_PORT": "{port}", "SERVER_REFLECTION": "false", "DATA_ROOT": "{root}/data"}
+        return cls(root, ["-m", "services.data"], look="list_datasets", settings=places | own)
 
     @property
     def address(self) -> str:
@@ -62,6 +71,7 @@ class StackProcess:
     def _spawn(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         command = [part.format(port=self.port, root=self.root) for part in self.command]
+        settings = {f"OMNIALIGN_{k}": v.format(port=self.port, root=self.root) for k, v in self.settings.items()}
         with (self.root / "stack.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
@@ -69,7 +79,7 @@ class StackProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **settings},
             )
 
     def kill(self) -> None:

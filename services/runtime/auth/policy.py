@@ -56,6 +56,7 @@ _DATA = {
     "CommitVersion": _write("dataset"),
     "GetDatasetVersion": _read("name", job="inputs"),
     "ListDatasetVersions": _read("parent"),
+    "DeleteDatasetVersion": _write("name", role=Role.ADMIN),
     "StreamRecords": _read("source", job="inputs"),
     "ListRecords": _read("parent"),
     "StreamQuarantine": _read("dataset"),
@@ -78,6 +79,7 @@ _DATA = {
     "ListModelVersions": _read("parent"),
     "AddLineage": _write("parent"),
     "GetLineage": _read("name"),
+    "CollectGarbage": _write("parent", role=Role.ADMIN),
 }
 _REFINEMENT = {"Generate": _run("model"), "Refine": _run("model")}
 _POLICY = {

@@ -131,6 +131,17 @@ def test_a_dataset_is_deleted_and_with_force_too_if_something_depends_on_it(run,
     assert "alignmentJobs/reads-it depend on" in refused.stderr and "[HAS_DEPENDENTS]" in refused.stderr
     assert run("data", "delete", "unwanted", "--force").stdout == "Deleted projects/default/datasets/unwanted\n"
     assert "[DATASET_NOT_FOUND]" in run("data", "delete", "unwanted").stderr
-    assert "[RESOURCE_NAME_INVALID]" in run("data", "delete", "texts/1").stderr
+
+
+def test_version_is_deleted_by_its_number(run, source):
+    run("data", "import", "versioned", source)
+    assert run("data", "delete", "versioned/1", "--force").stdout.startswith("Deleted projects/default/datasets/vers")
+    assert "[DATASET_VERSION_NOT_FOUND]" in run("data", "delete", "versioned/1").stderr
+    assert "[RESOURCE_NAME_INVALID]" in run("data", "delete", "versioned/-").stderr
+
+
+def test_collection_says_what_it_did(run):
+    assert "media looked at" in run("data", "gc", "--dry-run").stdout
+    assert "examined_count" in run("data", "gc", "--json").stdout
     run("data", "import", "lonely", source)
     assert run("data", "delete", "lonely").exit_code == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from services.data.garbage.condemned import Condemned
 from services.data.media_store import MediaStore
 from services.data.media_validation import MediaLimits
 from services.data.objects import LocalObjectStore
@@ -30,11 +31,22 @@ async def media_store(root: Path) -> AsyncIterator[tuple[MediaStore, PackedMedia
     await Store(database).prepare()
     usage = Usage(database, quotas=Quotas(), metrics=UsageMetrics(CollectorRegistry()))
     objects = LocalObjectStore(root)
-    packed = PackedMedia(database, objects)
+    condemned = Condemned(database, grace_seconds=3600.0)
+    packed = PackedMedia(database, objects, condemned=condemned)
     pool = ThreadPoolExecutor(4)
     try:
         yield (
-            MediaStore(objects, packed=packed, scratch=scratch, limits=LIMITS, pool=pool, sandbox=sandbox, usage=usage),
+            MediaStore(
+                objects,
+                packed=packed,
+                scratch=scratch,
+                limits=LIMITS,
+                pool=pool,
+                sandbox=sandbox,
+                usage=usage,
+                condemned=condemned,
+                unnamed_seconds=3600.0,
+            ),
             packed,
         )
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
 
 from omnialign import names
 from omnialign.client import AsyncClient
@@ -21,7 +22,9 @@ from services.data.datasets import Datasets
 from services.data.objects import LocalObjectStore
 from services.data.selection import Selection
 from services.data.store import Store
+from services.data.usage import Usage, UsageMetrics
 from services.runtime.database import Database
+from services.runtime.limits import Quotas
 
 NAME = "projects/default/datasets/prompts"
 
@@ -137,7 +140,8 @@ async def test_a_head_that_is_rewritten_while_it_is_read_is_read_to_its_end(tmp_
     with ThreadPoolExecutor(2) as pool:
         store = Store(database)
         await store.prepare()
-        datasets = Datasets(config, store=store, objects=LocalObjectStore(tmp_path), pool=pool)
+        usage = Usage(database, quotas=Quotas(), metrics=UsageMetrics(CollectorRegistry()))
+        datasets = Datasets(config, store=store, objects=LocalObjectStore(tmp_path), pool=pool, usage=usage)
         await datasets.create("projects/default", "prompts", Dataset(), key="", digest="")
         await datasets.append(NAME, records(12, text="x" * 200_000))
         seen = []

@@ -91,7 +91,8 @@ def test_what_an_rpc_is_called_tells_what_it_takes(path):
     elif name in ("ReportProgress", "DeliverModel"):
         assert (rule.role, rule.job) == (None, "itself")
     else:
-        assert (rule.role, rule.mutates) == (Role.ADMIN if name.startswith("Delete") else Role.SUBMITTER, True)
+        is_for_admins = name.startswith(("Delete", "Collect"))
+        assert (rule.role, rule.mutates) == (Role.ADMIN if is_for_admins else Role.SUBMITTER, True)
 
 
 def test_only_what_a_training_job_needs_is_open_to_its_token():

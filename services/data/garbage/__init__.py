@@ -1,0 +1,1 @@
+"""Media that nobody names any more: how they are found, and removed."""
