@@ -2,8 +2,9 @@
 
 The data set is a parquet file of the text-image-to-text schema with one different picture per row: noise, so that
 neither PNG nor the store can shrink it, and every object has to be decoded, hashed, stored and sent. The yardsticks
-handle files of the same bytes with plain Python: a loop reads them; another, in a process for each core, decodes,
-hashes and copies them, which an import does, too; and a third only copies. All sides find the page cache warm.
+handle files of the same bytes with plain Python: a loop in a process for each core decodes, hashes and copies them,
+which an import does, too; another one only copies. For reading, `data_reading` has them. All sides find the page cache
+warm.
 """
 
 import argparse
@@ -25,8 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from benchmarks.data_reading import MEGABYTE, RECOMMENDED, comparison, reading
 from omnialign.client import AsyncClient
-from omnialign.content import media_of
 from omnialign.v1 import record_pb2
 from services.data.__main__ import wire
 from services.data.config import DataConfig
@@ -35,16 +36,16 @@ from services.runtime.server import Server
 
 EDGE_PIXELS = 64
 ROWS_PER_GROUP = 500
-READERS = 8
-MEGABYTE = 1_000_000
+LARGE_EDGE_PIXELS, MAX_LARGE = 580, 300
+"""Pictures of 1 MB, which are only read."""
 
 
-def pictures(count: int) -> Iterator[bytes]:
+def pictures(count: int, edge_pixels: int) -> Iterator[bytes]:
     """Different PNG files of noise, the same ones in every run."""
     random = np.random.default_rng(0)
     for _ in range(count):
         buffer = io.BytesIO()
-        pixels = random.integers(0, 256, (EDGE_PIXELS, EDGE_PIXELS, 3), dtype=np.uint8)
+        pixels = random.integers(0, 256, (edge_pixels, edge_pixels, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(buffer, "PNG")
         yield buffer.getvalue()
 
@@ -60,12 +61,13 @@ def row(index: int, picture: bytes) -> dict[str, Any]:
     }
 
 
-def write_source(folder: Path, *, records: int) -> Path:
+def write_source(folder: Path, *, records: int, edge_pixels: int = EDGE_PIXELS) -> Path:
     """Writes the data set and, beside it, each picture as a file for the yardstick."""
+    folder.mkdir(exist_ok=True)
     source, plain = folder / "text-image-to-text.parquet", folder / "plain"
     plain.mkdir()
     rows, writer = [], None
-    for index, picture in enumerate(pictures(records)):
+    for index, picture in enumerate(pictures(records, edge_pixels)):
         (plain / f"{index}.png").write_bytes(picture)
         rows.append(row(index, picture))
         if len(rows) == ROWS_PER_GROUP or index == records - 1:
@@ -81,7 +83,7 @@ def write_source(folder: Path, *, records: int) -> Path:
 async def data_service(root: Path) -> AsyncIterator[AsyncClient]:
     """A real DataService on loopback, and a client of it."""
     server = Server(ServerConfig(), name="bench")
-    async with wire(server, DataConfig(root=root)):
+    async with wire(server, DataConfig(root=root, file_links=True)):
         await server.start()
         server.set_serving()
         async with AsyncClient(server.address) as client:
@@ -89,11 +91,11 @@ async def data_service(root: Path) -> AsyncIterator[AsyncClient]:
         await server.stop(0)
 
 
-async def timed_import(client: AsyncClient, source: Path) -> tuple[str, int, int, float]:
+async def timed_import(client: AsyncClient, source: Path, *, dataset: str = "bench") -> tuple[str, int, int, float]:
     """Imports; returns the version's name, its records, bytes of media stored, and seconds."""
     started = time.perf_counter()
     last = None
-    async for progress in client.import_dataset("bench", source.as_uri(), subtask="ti2t", split="train"):
+    async for progress in client.import_dataset(dataset, source.as_uri(), subtask="ti2t", split="train"):
         last = progress
     assert last is not None
     return (
@@ -106,26 +108,6 @@ async def timed_records(client: AsyncClient, version: str) -> tuple[list[record_
     started = time.perf_counter()
     records = [record async for record in client.stream_records(version)]
     return records, time.perf_counter() - started
-
-
-async def timed_media(client: AsyncClient, digests: list[str]) -> tuple[int, float]:
-    """Reads media with a few readers at once; returns bytes and seconds. The client checks each digest."""
-    remaining, sizes = iter(digests), []
-
-    async def reader() -> None:
-        for digest in remaining:
-            sizes.append(len(await client.get_media(digest)))
-
-    started = time.perf_counter()
-    await asyncio.gather(*(reader() for _ in range(READERS)))
-    return sum(sizes), time.perf_counter() - started
-
-
-def timed_plain_read(folder: Path) -> tuple[int, float]:
-    """Reads every file; returns bytes and seconds."""
-    started = time.perf_counter()
-    size = sum(len(path.read_bytes()) for path in folder.iterdir())
-    return size, time.perf_counter() - started
 
 
 def timed_plain_copy(folder: Path, target: Path) -> float:
@@ -157,15 +139,15 @@ def take(paths: Sequence[Path], target: Path) -> None:
 async def run_async(folder: Path, *, records: int) -> dict[str, Any]:
     """Imports, streams and reads back once, each beside its yardstick."""
     source, plain = write_source(folder, records=records), folder / "plain"
-    size, read_seconds = timed_plain_read(plain)
+    size = sum(path.stat().st_size for path in plain.iterdir())
     loop_seconds, copy_seconds = timed_plain_loop(plain, folder / "loop"), timed_plain_copy(plain, folder / "copy")
     async with data_service(folder / "state") as client:
         version, imported, stored, import_seconds = await timed_import(client, source)
         *_, again_seconds = await timed_import(client, source)
         streamed, stream_seconds = await timed_records(client, version)
-        digests = [media.sha256 for record in streamed for media in media_of([record.prompt])]
-        fetched, fetch_seconds = await timed_media(client, digests)
-    assert (imported, len(streamed), stored, fetched) == (records, records, size, size), "records or bytes were lost"
+        ways = await reading(client, version, plain, num_records=records)
+        large_ways = await large_reading(client, folder / "large", records=min(records, MAX_LARGE))
+    assert (imported, len(streamed), stored) == (records, records, size), "records or bytes were lost"
     return {
         "records": records,
         "media (MB)": size / MEGABYTE,
@@ -174,17 +156,17 @@ async def run_async(folder: Path, *, records: int) -> dict[str, Any]:
         "import against a plain copy": comparison(size, import_seconds, copy_seconds),
         "import again": {"seconds": again_seconds, "share of the first": again_seconds / import_seconds},
         "read records": {"records per second": records / stream_seconds},
-        "read records and media": comparison(size, stream_seconds + fetch_seconds, read_seconds),
+        "read records and media": ways[RECOMMENDED],
+        "read records and media of 1 MB": large_ways[RECOMMENDED],
+        "ways to read": {"media of 12 KB": ways, "media of 1 MB": large_ways},
     }
 
 
-def comparison(size: int, seconds: float, plain_seconds: float) -> dict[str, float]:
-    """Throughput of the service and of plain files for the same bytes; the ratio is the service's share of it."""
-    return {
-        "MB/s": size / MEGABYTE / seconds,
-        "plain files MB/s": size / MEGABYTE / plain_seconds,
-        "ratio": plain_seconds / seconds,
-    }
+async def large_reading(client: AsyncClient, folder: Path, *, records: int) -> dict[str, Any]:
+    """The ways to read records with pictures of 1 MB."""
+    source = write_source(folder, records=records, edge_pixels=LARGE_EDGE_PIXELS)
+    version, *_ = await timed_import(client, source, dataset="large")
+    return await reading(client, version, folder / "plain", num_records=records)
 
 
 def run(settings: argparse.Namespace) -> dict[str, Any]:

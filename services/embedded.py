@@ -136,7 +136,7 @@ async def _wire(server: Server, root: Path, address: str, wires: AsyncExitStack)
     config = engine_config(root)
     engine = await wires.enter_async_context(open_engine(server, config, data_address=address))
     for wiring in (
-        data.wire(server, DataConfig(root=root / "data")),
+        data.wire(server, DataConfig(root=root / "data", file_links=True)),
         refinement.wire(server, RefinementConfig(data_address=address), engine=engine),
         critique.wire(server, CritiqueConfig(data_address=address), engine=engine),
         judge.wire(server, JudgeConfig(data_address=address), engine=engine),

@@ -28,7 +28,6 @@ from training.media import path_of
 from training.methods import METHODS
 from training.spec import Spec
 
-CONCURRENT_MEDIA = 16
 CHUNK_RECORDS = 128
 """Records whose media are in memory at the same time."""
 RETRIES = RetryPolicy(base_seconds=1.0, cap_seconds=15.0, max_attempts=9)
@@ -189,27 +188,21 @@ async def provide_bytes(
     async def fetch() -> dict[str, bytes]:
         async with _client(spec) as client:
             found = dict(await _fetch_media(client, stored, folder=media_folder(spec)))
-            wanted = sorted(others - stored)
-            for start in range(0, len(wanted), CONCURRENT_MEDIA):
-                some = wanted[start : start + CONCURRENT_MEDIA]
-                found |= zip(some, await asyncio.gather(*map(client.get_media, some)), strict=True)
-            return found
+            fetched = await client.fetch_media(sorted(others - stored))
+            return found | {digest: fetched[digest] for digest in others - stored}
 
     return await retry_while_away(fetch, policy=RETRIES, what="fetching media") if stored or others else {}
 
 
 async def _fetch_media(client: AsyncClient, wanted: Iterable[str], *, folder: Path) -> Mapping[str, bytes]:
-    """The bytes of media by digest. Each is fetched once and kept in `folder`, `CONCURRENT_MEDIA` at a time."""
-    slots = asyncio.Semaphore(CONCURRENT_MEDIA)
-    digests = sorted(wanted)
-
-    async def fetch(digest: str) -> bytes:
-        cached = path_of(folder, digest)
-        if cached.is_file():
-            return cached.read_bytes()
-        async with slots:
-            data = await client.get_media(digest)
-        write_cached(cached, data)
-        return data
-
-    return dict(zip(digests, await asyncio.gather(*(fetch(digest) for digest in digests)), strict=True))
+    """The bytes of media by digest. Each is fetched once and kept in `folder`."""
+    found = dict[str, bytes]()
+    for digest in sorted(wanted):
+        if (cached := path_of(folder, digest)).is_file():
+            found[digest] = cached.read_bytes()
+    lacking = [digest for digest in sorted(wanted) if digest not in found]
+    fetched = await client.fetch_media(lacking) if lacking else {}
+    for digest in lacking:
+        found[digest] = fetched[digest]
+        write_cached(path_of(folder, digest), found[digest])
+    return found

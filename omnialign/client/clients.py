@@ -2,13 +2,14 @@
 
 import copy
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from omnialign.client.annotations import AnnotationCalls
 from omnialign.client.asking import Answer, AskCalls, Assessment, Prompt
+from omnialign.client.bulk_media import BulkMediaCalls
 from omnialign.client.credentials import Tls, Token
 from omnialign.client.datasets import DatasetCalls
 from omnialign.client.downloads import DownloadCalls
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 class AsyncClient(
     DatasetCalls,
+    BulkMediaCalls,
     OperationCalls,
     UploadCalls,
     DownloadCalls,
@@ -81,6 +83,7 @@ class AsyncClient(
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
         await self._transport.close()
+        self.close_media()
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,6 +139,21 @@ def _iterate(
             # Closing the generator cancels its call on the server. A closed client has cancelled it already.
             if not self._thread.closed:
                 self._thread.run(items.aclose())
+
+    return iterate
+
+
+def _flatten(
+    method: Callable[Concatenate[AsyncClient, P], AsyncIterator[T]],
+    batches: Callable[..., AsyncGenerator[list[T], None]],
+) -> "Callable[Concatenate[Client, P], Iterator[T]]":
+    """`_iterate` for many small items: `batches` gives them in lists, so that not each waits for another thread."""
+    lists: Callable[..., Iterator[list[T]]] = _iterate(batches)
+
+    @functools.wraps(method)
+    def iterate(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        for items in lists(self, *args, **kwargs):
+            yield from items
 
     return iterate
 
@@ -205,11 +223,14 @@ class Client:
     delete_dataset_version = _call(AsyncClient.delete_dataset_version)
     list_dataset_versions = _iterate(AsyncClient.list_dataset_versions)
     stream_records = _iterate(AsyncClient.stream_records)
+    stream_records_and_media = _flatten(AsyncClient.stream_records_and_media, AsyncClient.record_batches)
     list_records = _call(AsyncClient.list_records)
     stream_quarantine = _iterate(AsyncClient.stream_quarantine)
     upload_media = _call(AsyncClient.upload_media)
     get_media = _call(AsyncClient.get_media)
     stream_media = _iterate(AsyncClient.stream_media)
+    fetch_media = _call(AsyncClient.fetch_media)
+    read_media = _flatten(AsyncClient.read_media, AsyncClient.media_batches)
     find_media = _call(AsyncClient.find_media)
     create_media_upload = _call(AsyncClient.create_media_upload)
     complete_media_upload = _call(AsyncClient.complete_media_upload)

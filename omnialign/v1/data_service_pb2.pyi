@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from omnialign.v1 import content_pb2 as _content_pb2
 from omnialign.v1 import dataset_operations_pb2 as _dataset_operations_pb2
 from omnialign.v1 import dataset_pb2 as _dataset_pb2
@@ -359,6 +360,8 @@ class StreamRecordsRequest(_message.Message):
     SHARD_INDEX_FIELD_NUMBER: _builtins.int
     SHARD_COUNT_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    MEDIA_FIELD_NUMBER: _builtins.int
+    AFTER_ID_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """A dataset (its head) or a dataset version (immutable)."""
     shard_index: _builtins.int
@@ -367,6 +370,8 @@ class StreamRecordsRequest(_message.Message):
     """Number of shards."""
     limit: _builtins.int
     """At most this many records; 0 means all."""
+    after_id: _builtins.str
+    """Only records with later ids, so that a stream that broke can go on."""
     @_builtins.property
     def subtasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these subtasks; empty means all."""
@@ -379,6 +384,10 @@ class StreamRecordsRequest(_message.Message):
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these ids; empty means all."""
 
+    @_builtins.property
+    def media(self) -> Global___MediaDelivery:
+        """If set, the media that the records name come too, and how."""
+
     def __init__(
         self,
         *,
@@ -389,10 +398,12 @@ class StreamRecordsRequest(_message.Message):
         shard_index: _builtins.int = ...,
         shard_count: _builtins.int = ...,
         limit: _builtins.int = ...,
+        media: Global___MediaDelivery | None = ...,
+        after_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["media", b"media"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "limit", b"limit", "shard_count", b"shard_count", "shard_index", b"shard_index", "source", b"source", "splits", b"splits", "subtasks", b"subtasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_id", b"after_id", "ids", b"ids", "limit", b"limit", "media", b"media", "shard_count", b"shard_count", "shard_index", b"shard_index", "source", b"source", "splits", b"splits", "subtasks", b"subtasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -405,22 +416,132 @@ class StreamRecordsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORDS_FIELD_NUMBER: _builtins.int
+    MEDIA_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
         """The records, ordered by id across the stream."""
+
+    @_builtins.property
+    def media(self) -> _containers.RepeatedCompositeFieldContainer[Global___MediaItem]:
+        """Media that these records name, or those of the next message that has any. One that came before is left out while it
+        is among the last 16 MiB of different media that the records named, most recently named last.
+        """
 
     def __init__(
         self,
         *,
         records: _abc.Iterable[_record_pb2.Record] | None = ...,
+        media: _abc.Iterable[Global___MediaItem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamRecordsResponse: _TypeAlias = StreamRecordsResponse  # noqa: Y015
+
+@_typing.final
+class MediaDelivery(_message.Message):
+    """How the bytes of media are to come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INLINE_BYTES_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    inline_bytes: _builtins.int
+    """Media with more bytes come without them; 0 sets no limit."""
+    links: _builtins.bool
+    """Whether to send links instead of bytes where there are any: to files of a service that is set to say where they
+    are, and to objects in S3 that have more than `inline_bytes`, if that is not 0.
+    """
+    def __init__(
+        self,
+        *,
+        inline_bytes: _builtins.int = ...,
+        links: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inline_bytes", b"inline_bytes", "links", b"links"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaDelivery: _TypeAlias = MediaDelivery  # noqa: Y015
+
+@_typing.final
+class MediaItem(_message.Message):
+    """A medium in a stream, or the next piece of it. Pieces of one medium follow each other; only the first has `media`, and
+    `size_bytes` there tells which is the last. The service does not compare the bytes with the digest: do.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIA_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The next bytes."""
+    @_builtins.property
+    def media(self) -> _content_pb2.Media:
+        """What it is; for one that cannot be read, its digest alone."""
+
+    @_builtins.property
+    def link(self) -> Global___MediaLink:
+        """Where to read the bytes instead."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why it cannot be read."""
+
+    def __init__(
+        self,
+        *,
+        media: _content_pb2.Media | None = ...,
+        data: _builtins.bytes = ...,
+        link: Global___MediaLink | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "link", b"link", "media", b"media"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "error", b"error", "link", b"link", "media", b"media"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaItem: _TypeAlias = MediaItem  # noqa: Y015
+
+@_typing.final
+class MediaLink(_message.Message):
+    """Where the bytes of a medium can be read without the service: `size_bytes` from `offset` on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Link for an HTTP GET; anyone who has it can read this one object: keep it secret. Or a folder on the service's
+    machine as `file://`.
+    """
+    path: _builtins.str
+    """With a folder: the file in it, as a relative path. Neither it nor a folder on the way to it is a symbolic link."""
+    offset: _builtins.int
+    """Position of the first byte."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        path: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "path", b"path", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaLink: _TypeAlias = MediaLink  # noqa: Y015
 
 @_typing.final
 class ListRecordsRequest(_message.Message):
@@ -754,6 +875,64 @@ class GetMediaResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetMediaResponse: _TypeAlias = GetMediaResponse  # noqa: Y015
+
+@_typing.final
+class ReadMediaRequest(_message.Message):
+    """Reads many objects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SHA256S_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}`."""
+    @_builtins.property
+    def sha256s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of the objects, each once."""
+
+    @_builtins.property
+    def delivery(self) -> Global___MediaDelivery:
+        """How their bytes are to come."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        sha256s: _abc.Iterable[_builtins.str] | None = ...,
+        delivery: Global___MediaDelivery | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "parent", b"parent", "sha256s", b"sha256s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadMediaRequest: _TypeAlias = ReadMediaRequest  # noqa: Y015
+
+@_typing.final
+class ReadMediaResponse(_message.Message):
+    """The next media."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def media(self) -> _containers.RepeatedCompositeFieldContainer[Global___MediaItem]:
+        """Media, or pieces of them, in the order asked for."""
+
+    def __init__(
+        self,
+        *,
+        media: _abc.Iterable[Global___MediaItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["media", b"media"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadMediaResponse: _TypeAlias = ReadMediaResponse  # noqa: Y015
 
 @_typing.final
 class CreateMediaUploadRequest(_message.Message):

@@ -108,6 +108,11 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.GetMediaRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetMediaResponse.FromString,
                 _registered_method=True)
+        self.ReadMedia = channel.unary_stream(
+                '/omnialign.v1.DataService/ReadMedia',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.ReadMediaRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.ReadMediaResponse.FromString,
+                _registered_method=True)
         self.CreateMediaUpload = channel.unary_unary(
                 '/omnialign.v1.DataService/CreateMediaUpload',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.CreateMediaUploadRequest.SerializeToString,
@@ -269,7 +274,7 @@ class DataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamRecords(self, request, context):
-        """Streams the records of a version, or of the head, in order of id.
+        """Streams the records of a version, or of the head, in order of id; with `media`, the media that they name as well.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -301,6 +306,14 @@ class DataServiceServicer:
 
     def GetMedia(self, request, context):
         """Reads a media object in chunks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadMedia(self, request, context):
+        """Reads many media objects in the order asked for. One that is missing or damaged is an error of its own. A stream that
+        breaks is resumed by asking for the rest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -512,6 +525,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.GetMedia,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetMediaRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_data__service__pb2.GetMediaResponse.SerializeToString,
+            ),
+            'ReadMedia': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadMedia,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.ReadMediaRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.ReadMediaResponse.SerializeToString,
             ),
             'CreateMediaUpload': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateMediaUpload,
@@ -983,6 +1001,33 @@ class DataService:
             '/omnialign.v1.DataService/GetMedia',
             omnialign_dot_v1_dot_data__service__pb2.GetMediaRequest.SerializeToString,
             omnialign_dot_v1_dot_data__service__pb2.GetMediaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadMedia(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.DataService/ReadMedia',
+            omnialign_dot_v1_dot_data__service__pb2.ReadMediaRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.ReadMediaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,7 +57,7 @@ class DataServiceStub:
     DeleteDataset.
     """
     StreamRecords: _grpc.UnaryStreamMultiCallable[_data_service_pb2.StreamRecordsRequest, _data_service_pb2.StreamRecordsResponse]
-    """Streams the records of a version, or of the head, in order of id."""
+    """Streams the records of a version, or of the head, in order of id; with `media`, the media that they name as well."""
     ListRecords: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.ListRecordsRequest, _data_service_pb2.ListRecordsResponse]
     """Lists records in order of id, page by page; a page costs the same wherever it is. A filter that must look into the
     records reads a limited number of them for a page, which may then hold fewer records than asked for, or none, with a
@@ -71,6 +71,10 @@ class DataServiceStub:
     """
     GetMedia: _grpc.UnaryStreamMultiCallable[_data_service_pb2.GetMediaRequest, _data_service_pb2.GetMediaResponse]
     """Reads a media object in chunks."""
+    ReadMedia: _grpc.UnaryStreamMultiCallable[_data_service_pb2.ReadMediaRequest, _data_service_pb2.ReadMediaResponse]
+    """Reads many media objects in the order asked for. One that is missing or damaged is an error of its own. A stream that
+    breaks is resumed by asking for the rest.
+    """
     CreateMediaUpload: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.CreateMediaUploadRequest, _data_service_pb2.CreateMediaUploadResponse]
     """Starts a direct upload of a media object: returns a link to put the bytes to. FAILED_PRECONDITION with
     reason PRESIGNING_UNAVAILABLE if the service keeps objects in local files.
@@ -148,7 +152,7 @@ class DataServiceAsyncStub(DataServiceStub):
     DeleteDataset.
     """
     StreamRecords: _aio.UnaryStreamMultiCallable[_data_service_pb2.StreamRecordsRequest, _data_service_pb2.StreamRecordsResponse]  # type: ignore[assignment]
-    """Streams the records of a version, or of the head, in order of id."""
+    """Streams the records of a version, or of the head, in order of id; with `media`, the media that they name as well."""
     ListRecords: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListRecordsRequest, _data_service_pb2.ListRecordsResponse]  # type: ignore[assignment]
     """Lists records in order of id, page by page; a page costs the same wherever it is. A filter that must look into the
     records reads a limited number of them for a page, which may then hold fewer records than asked for, or none, with a
@@ -162,6 +166,10 @@ class DataServiceAsyncStub(DataServiceStub):
     """
     GetMedia: _aio.UnaryStreamMultiCallable[_data_service_pb2.GetMediaRequest, _data_service_pb2.GetMediaResponse]  # type: ignore[assignment]
     """Reads a media object in chunks."""
+    ReadMedia: _aio.UnaryStreamMultiCallable[_data_service_pb2.ReadMediaRequest, _data_service_pb2.ReadMediaResponse]  # type: ignore[assignment]
+    """Reads many media objects in the order asked for. One that is missing or damaged is an error of its own. A stream that
+    breaks is resumed by asking for the rest.
+    """
     CreateMediaUpload: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CreateMediaUploadRequest, _data_service_pb2.CreateMediaUploadResponse]  # type: ignore[assignment]
     """Starts a direct upload of a media object: returns a link to put the bytes to. FAILED_PRECONDITION with
     reason PRESIGNING_UNAVAILABLE if the service keeps objects in local files.
@@ -296,7 +304,7 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.StreamRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_data_service_pb2.StreamRecordsResponse], _abc.AsyncIterator[_data_service_pb2.StreamRecordsResponse]]:
-        """Streams the records of a version, or of the head, in order of id."""
+        """Streams the records of a version, or of the head, in order of id; with `media`, the media that they name as well."""
 
     @_abc_1.abstractmethod
     def ListRecords(
@@ -334,6 +342,16 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_data_service_pb2.GetMediaResponse], _abc.AsyncIterator[_data_service_pb2.GetMediaResponse]]:
         """Reads a media object in chunks."""
+
+    @_abc_1.abstractmethod
+    def ReadMedia(
+        self,
+        request: _data_service_pb2.ReadMediaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_service_pb2.ReadMediaResponse], _abc.AsyncIterator[_data_service_pb2.ReadMediaResponse]]:
+        """Reads many media objects in the order asked for. One that is missing or damaged is an error of its own. A stream that
+        breaks is resumed by asking for the rest.
+        """
 
     @_abc_1.abstractmethod
     def CreateMediaUpload(

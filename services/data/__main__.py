@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc
+from services.data.bulk_media import BulkMedia
 from services.data.config import DataConfig
 from services.data.datasets import Datasets
 from services.data.exporting.exporter import Exporter
@@ -40,6 +41,8 @@ from services.sandbox.media import open_sandbox
 from services.sandbox.pool import Sandbox
 
 IMPORTS_AT_FULL_SPEED = 4
+FETCHES = 16
+"""Requests for media that streams may have under way at a distant object store."""
 FULL_NAME = data_service_pb2.DESCRIPTOR.services_by_name["DataService"].full_name
 
 
@@ -59,6 +62,7 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
     storage_pool = ThreadPoolExecutor(config.storage_workers, thread_name_prefix="data-storage")
     media_pool = ThreadPoolExecutor(config.media_workers, thread_name_prefix="data-media")
     import_pool = ThreadPoolExecutor(IMPORTS_AT_FULL_SPEED * config.media_workers, thread_name_prefix="data-import")
+    fetch_pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="data-fetch")
     database = Database(config.database(), migrate=config.migrate_at_start)
     try:
         store = Store(database)
@@ -113,6 +117,14 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
         servicer = DataServicer(
             datasets=datasets,
             media=media,
+            bulk=BulkMedia(
+                media,
+                objects=objects,
+                pool=storage_pool,
+                fetchers=fetch_pool,
+                link_seconds=config.link_seconds,
+                file_links=config.file_links,
+            ),
             presigned=PresignedMedia(config, objects=objects, media=media, pool=storage_pool, usage=usage),
             uploads=uploads,
             models=models,
@@ -150,6 +162,7 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             yield
     finally:
         storage_pool.shutdown(wait=True, cancel_futures=True)
+        fetch_pool.shutdown(wait=True, cancel_futures=True)
         media_pool.shutdown(wait=True, cancel_futures=True)
         import_pool.shutdown(wait=True, cancel_futures=True)
         await database.close()

@@ -67,6 +67,8 @@ class DataConfig:
     """About how large a file of an export gets before another begins; what an export takes of the local disk."""
     link_seconds: float = 900.0
     """How long presigned URLs are valid."""
+    file_links: bool = False
+    """Tell callers in which files below `root` media lie, for those on the same machine that may read them."""
     sweep_seconds: float = 3600.0
     """Interval between two removals of expired uploads and exports."""
     collect_seconds: float = 6 * 3600.0

@@ -156,7 +156,7 @@ class MediaStore:
     def describe(self, sha256: str) -> content_pb2.Media:
         """The reference of a stored object (blocking). Raises NotFound, MEDIA_CORRUPT."""
         place = self.place(sha256)
-        return _reference(self.type_of(sha256, place), sha256, place.size_bytes)
+        return reference(self.type_of(sha256, place), sha256, place.size_bytes)
 
     def type_of(self, sha256: str, place: Place, *, head: bytes | None = None) -> str:
         """The MIME type of a stored medium (blocking), of which `head` are the first bytes. Raises MEDIA_CORRUPT."""
@@ -185,8 +185,8 @@ class MediaStore:
         place = await run_in_pool(self._pool, self.place, sha256)
         pieces = self._pieces(sha256, place)
         try:
-            reference, chunk, is_whole = await run_in_pool(self._pool, self._begin_read, sha256, place, pieces)
-            yield reference, chunk
+            found, chunk, is_whole = await run_in_pool(self._pool, self._begin_read, sha256, place, pieces)
+            yield found, chunk
             while not is_whole and (more := await run_in_pool(self._pool, next, pieces, b"")):
                 yield None, more
         except NotFound as error:
@@ -205,7 +205,7 @@ class MediaStore:
         Raises NotFound, and MEDIA_CORRUPT for an object that is shorter than it was.
         """
         place = await run_in_pool(self._pool, self.place, sha256)
-        yield _reference(await run_in_pool(self._pool, self.type_of, sha256, place), sha256, place.size_bytes), b""
+        yield reference(await run_in_pool(self._pool, self.type_of, sha256, place), sha256, place.size_bytes), b""
         end = min(place.size_bytes, offset + limit) if limit else place.size_bytes
         try:
             while offset < end:
@@ -249,9 +249,8 @@ class MediaStore:
     def _begin_read(self, sha256: str, place: Place, pieces: Iterator[bytes]) -> tuple[content_pb2.Media, bytes, bool]:
         """The reference of an object, its first chunk, and whether that is all: a small one takes a single visit."""
         chunk = next(pieces, b"")
-        reference = _reference(self.type_of(sha256, place, head=chunk), sha256, place.size_bytes)
-        is_whole = len(chunk) >= reference.size_bytes and next(pieces, None) is None
-        return reference, chunk, is_whole
+        is_whole = len(chunk) >= place.size_bytes and next(pieces, None) is None
+        return reference(self.type_of(sha256, place, head=chunk), sha256, place.size_bytes), chunk, is_whole
 
     def _stored(self, media: Mapping[Key, bytes]) -> dict[Key, Found]:
         """What is to say of media that are stored whole, or that are not what they claim to be."""
@@ -267,7 +266,7 @@ class MediaStore:
                 claim.require_digest(digest)
                 if digest in whole:
                     check_claim(whole[digest], modality=claim.modality, mime_type=claim.mime_type)
-                    found[digest, claim] = _reference(whole[digest], digest, len(data))
+                    found[digest, claim] = reference(whole[digest], digest, len(data))
             except OmnialignError as error:
                 found[digest, claim] = error
         return found
@@ -286,7 +285,7 @@ class MediaStore:
         if len(small) > 1:
             try:
                 self._packed.add(list(small.values()))
-                found |= {one.sha256: _reference(one.mime_type, one.sha256, len(one.data)) for one in small.values()}
+                found |= {one.sha256: reference(one.mime_type, one.sha256, len(one.data)) for one in small.values()}
             except OmnialignError as error:
                 found |= dict.fromkeys(small, error)
         return found | {digest: self._put_alone(medium) for digest, medium in media.items() if digest not in found}
@@ -321,7 +320,7 @@ class MediaStore:
             self._objects.put_bytes(type_key(sha256), mime_type.encode())
         self._objects.put(media_key(sha256), staged.path, sha256=sha256, durable=durable)
         self._packed.forget(sha256)  # a copy in a pack, which must have been damaged
-        return _reference(mime_type, sha256, staged.size_bytes)
+        return reference(mime_type, sha256, staged.size_bytes)
 
     def _known(self, sha256: str, claim: Claim) -> content_pb2.Media | None:
         """The reference of an object that is stored whole, which must be as claimed. Raises OBJECT_LEAVES."""
@@ -333,7 +332,7 @@ class MediaStore:
             return None
         found = self.type_of(sha256, place)
         check_claim(found, modality=claim.modality, mime_type=claim.mime_type)
-        return _reference(found, sha256, size_bytes)
+        return reference(found, sha256, size_bytes)
 
 
 def missing(sha256: str) -> NotFound:
@@ -359,6 +358,7 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _reference(mime_type: str, sha256: str, size_bytes: int) -> content_pb2.Media:
+def reference(mime_type: str, sha256: str, size_bytes: int) -> content_pb2.Media:
+    """What a medium is."""
     modality = content_pb2.Modality.ValueType(modality_of(mime_type))
     return content_pb2.Media(modality=modality, mime_type=mime_type, sha256=sha256, size_bytes=size_bytes)

@@ -7,6 +7,7 @@ finds both.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -33,8 +34,7 @@ class ValidMedium:
     mime_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where the bytes of a medium lie: in the object `key`, from `offset` on."""
 
     key: str

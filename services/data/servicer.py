@@ -11,6 +11,7 @@ from omnialign.folders import FileEntry
 from omnialign.names import project_name_of
 from omnialign.v1 import data_service_pb2 as pb
 from omnialign.v1 import data_service_pb2_grpc, dataset_pb2, model_pb2, record_pb2
+from services.data.bulk_media import BulkMedia
 from services.data.datasets import Datasets
 from services.data.exporting.exporter import Exporter
 from services.data.exporting.exports import Exports
@@ -38,6 +39,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         *,
         datasets: Datasets,
         media: MediaStore,
+        bulk: BulkMedia,
         presigned: PresignedMedia,
         uploads: Uploads,
         models: Models,
@@ -50,7 +52,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         max_append_bytes: int,
     ) -> None:
         self._datasets, self._media, self._models = datasets, media, models
-        self._presigned, self._uploads = presigned, uploads
+        self._bulk, self._presigned, self._uploads = bulk, presigned, uploads
         self._lineage, self._importer, self._deriving = lineage, importer, deriving
         self._exporter, self._exports = exporter, exports
         self._collector = collector
@@ -119,8 +121,14 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
             shard_index=request.shard_index,
             shard_count=request.shard_count,
             limit=request.limit,
+            after=request.after_id,
         )
-        async for batch in self._datasets.stream(request.source, selection):
+        batches = self._datasets.stream(request.source, selection)
+        if request.HasField("media"):
+            async for response in self._bulk.with_records(batches, request.media):
+                yield response
+            return
+        async for batch in batches:
             yield pb.StreamRecordsResponse(records=batch)
 
     async def ListRecords(self, request: pb.ListRecordsRequest, context: Context) -> pb.ListRecordsResponse:  # noqa: D102, N802
@@ -166,6 +174,12 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         wanted = part(request.sha256, request.read_offset, request.read_limit) if is_part else whole(request.sha256)
         async for reference, chunk in wanted:
             yield pb.GetMediaResponse(media=reference, chunk=chunk)
+
+    async def ReadMedia(  # noqa: D102, N802
+        self, request: pb.ReadMediaRequest, context: Context
+    ) -> AsyncIterator[pb.ReadMediaResponse]:
+        async for response in self._bulk.read(request.sha256s, request.delivery):
+            yield response
 
     async def CreateMediaUpload(  # noqa: D102, N802
         self, request: pb.CreateMediaUploadRequest, context: Context

@@ -1,6 +1,5 @@
 """Has programs (`omnialign.checkers`) check the answers in records, with the media of both."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 from omnialign import checkers
@@ -10,8 +9,6 @@ from services.pipeline.kind import JobContext, Outcome, Record, Records
 from services.pipeline.model_calls import is_empty
 from services.pipeline.quarantine import quarantined
 from services.pipeline.service_calls import ServiceRetrier
-
-CONCURRENT_FETCHES = 8
 
 
 class AnswerChecker:
@@ -40,22 +37,18 @@ class AnswerChecker:
                 outcome.records.append(record)
         return outcome
 
-    async def _media(self, context: JobContext, records: Records) -> dict[str, bytes]:
+    async def _media(self, context: JobContext, records: Records) -> Mapping[str, bytes]:
         """The bytes of the media of the records by digest; those that are gone are left out."""
         digests = sorted({media.sha256 for record in records for media in media_of(contents_of(record))})
-        slots = asyncio.Semaphore(CONCURRENT_FETCHES)
-
-        async def fetch(digest: str) -> bytes | None:
-            async with slots:
-                try:
-                    return await self._retrier.call(
-                        lambda: context.clients.data.get_media(digest), uid=context.uid, service="data"
-                    )
-                except NotFound:
-                    return None
-
-        fetched = zip(digests, await asyncio.gather(*map(fetch, digests)), strict=True)
-        return {digest: data for digest, data in fetched if data is not None}
+        if not digests:
+            return {}
+        fetched = await self._retrier.call(
+            lambda: context.clients.data.fetch_media(digests), uid=context.uid, service="data"
+        )
+        for error in fetched.errors.values():
+            if not isinstance(error, NotFound):
+                raise error
+        return fetched
 
 
 async def _mark(record: Record, programs: Sequence[checkers.Checker], *, media: Mapping[str, bytes]) -> None:

@@ -172,6 +172,8 @@ def test_no_control_message_carries_media_bytes() -> None:
     carriers = {
         "DownloadExport",
         "GetMedia",
+        "ReadMedia",
+        "StreamRecords",
         "UploadMedia",
         "UploadFiles",
         "DownloadModel",

@@ -62,6 +62,7 @@ _DATA = {
     "StreamQuarantine": _read("dataset"),
     "UploadMedia": _write("header.parent"),
     "GetMedia": _read("parent", job="project"),
+    "ReadMedia": _read("parent", job="project"),
     "CreateMediaUpload": _write("parent"),
     "CompleteMediaUpload": _write("name"),
     "CreateMediaDownload": _read("parent"),

@@ -51,6 +51,8 @@ PLAIN_FIELDS = frozenset(
         f"{_V1}UnderstandingItem.category",
         f"{_V1}ListRecordsRequest.start_id",
         f"{_V1}SplitShare.split",
+        f"{_V1}ReadMediaRequest.sha256s",
+        f"{_V1}StreamRecordsRequest.after_id",
         f"{_V1}StreamRecordsRequest.ids",
         f"{_V1}Adjudication.adjudicator",
         f"{_V1}Adjudication.annotator",

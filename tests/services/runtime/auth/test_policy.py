@@ -33,7 +33,10 @@ FILES = (
     refinement_service_pb2,
     training_service_pb2,
 )
-READS = ("CompareDatasets", "CompareEvaluations", "Get", "List", "Stream", "Watch", "Download", "CreateMediaDownload")
+READS = (
+    "CompareDatasets", "CompareEvaluations", "Get", "List", "Read", "Stream", "Watch", "Download",
+    "CreateMediaDownload",
+)  # fmt: skip
 RUNS = (
     "Generate", "Refine", "Critique", "ScoreResponse", "CompareResponses", "ComputeRewards", "ScoreUnderstanding",
     "ScoreGeneration", "AnswerQuestions",
@@ -105,6 +108,7 @@ def test_only_what_a_training_job_needs_is_open_to_its_token():
         "DownloadModel": "inputs",
         "GetModelVersion": "inputs",
         "GetMedia": "project",
+        "ReadMedia": "project",
         "Generate": "within",
         "Refine": "within",
         "OpenPolicy": "within",

@@ -1,0 +1,290 @@
+"""Many media in one stream, alone or with the records that name them: read ahead, and verified by their digests.
+
+Where the service says in which files media lie, or gives links to its object store, they are read from there; what
+cannot be comes through the service.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from omnialign.client.media_files import MediaFiles
+from omnialign.client.media_links import MediaLinks
+from omnialign.client.transport import ServiceCalls, Transport
+from omnialign.errors import DataLoss, NotFound, OmnialignError, from_status
+from omnialign.media_window import MediaWindow, media_named_by
+from omnialign.read_ahead import read_ahead
+from omnialign.v1 import content_pb2, data_service_pb2, data_service_pb2_grpc, record_pb2
+
+INLINE_BYTES = 4 * 1024 * 1024
+"""Media of more bytes are read from a link, where there is one."""
+REQUEST_MEDIA = 2000
+"""Media that one request asks for."""
+
+Bytes: TypeAlias = bytes | OmnialignError
+Item = data_service_pb2.MediaItem
+
+
+class MediaByDigest(dict[str, bytes]):
+    """Media by digest. Asking for one that could not be read raises why: NotFound or DataLoss."""
+
+    errors: Mapping[str, OmnialignError] = MappingProxyType({})
+    """Why media could not be read."""
+
+    def __missing__(self, sha256: str) -> bytes:
+        raise self.errors.get(sha256) or KeyError(sha256)
+
+
+RecordWithMedia: TypeAlias = tuple[record_pb2.Record, MediaByDigest]
+
+
+class BulkMediaCalls(ServiceCalls):
+    """Reading many media."""
+
+    def __init__(self, transport: Transport, *, project: str) -> None:
+        super().__init__(transport, project=project)
+        self._bulk = data_service_pb2_grpc.DataServiceStub(transport.channel)
+        self._files, self._links = MediaFiles(), MediaLinks()
+
+    async def read_media(self, digests: Iterable[str], *, links: bool = True) -> AsyncIterator[tuple[str, Bytes]]:
+        """Yields media as (digest, bytes), each once, in the order given, verified.
+
+        For one that cannot be read there is an error in place of the bytes: NotFound MEDIA_NOT_FOUND, or DataLoss
+        MEDIA_CORRUPT. With `links`, they are read from the service's files or its object store where it says how. A
+        stream that breaks goes on where it was.
+        """
+        async with aclosing(self.media_batches(digests, links=links)) as batches:
+            async for batch in batches:
+                for found in batch:
+                    yield found
+
+    async def fetch_media(self, digests: Iterable[str]) -> MediaByDigest:
+        """`read_media` for as many as fit into memory. Asking the answer for one that cannot be read raises why."""
+        found = MediaByDigest()
+        async with aclosing(self.media_batches(digests)) as batches:
+            async for batch in batches:
+                for digest, data in batch:
+                    _keep(found, digest, data)
+        return found
+
+    async def stream_records_and_media(
+        self,
+        source: str,
+        *,
+        subtasks: Sequence[str] = (),
+        splits: Sequence[str] = (),
+        ids: Sequence[str] = (),
+        shard_index: int = 0,
+        shard_count: int = 0,
+        limit: int = 0,
+        links: bool = True,
+    ) -> AsyncIterator[RecordWithMedia]:
+        """Yields the records of a dataset or of a version, ordered by id, each with the bytes of its media by digest.
+
+        Takes what `stream_records` takes. Bytes are verified; asking for a medium that cannot be read raises why, and
+        its `errors` tell. With `links`, media are read from the service's files or its object store where it says
+        how. A stream that breaks goes on after the last record.
+        """
+        batches = self.record_batches(
+            source,
+            subtasks=subtasks,
+            splits=splits,
+            ids=ids,
+            shard_index=shard_index,
+            shard_count=shard_count,
+            limit=limit,
+            links=links,
+        )
+        async with aclosing(batches):
+            async for batch in batches:
+                for found in batch:
+                    yield found
+
+    async def media_batches(
+        self, digests: Iterable[str], *, links: bool = True
+    ) -> AsyncGenerator[list[tuple[str, Bytes]], None]:
+        """`read_media` in lists, as the media come."""
+        wanted = iter(dict.fromkeys(digests))
+        while some := list(islice(wanted, REQUEST_MEDIA)):
+            request = data_service_pb2.ReadMediaRequest(
+                parent=self.parent, sha256s=some, delivery=_delivery(links=links)
+            )
+            async with aclosing(read_ahead(self._media_read(request))) as batches:  # type: ignore[type-var]
+                async for batch in batches:
+                    yield await self._filled(batch) if links else _all(batch)
+
+    async def record_batches(
+        self, source: str, *, links: bool = True, **selection: Any
+    ) -> AsyncGenerator[list[RecordWithMedia], None]:
+        """`stream_records_and_media` in lists, as the records come."""
+        request = data_service_pb2.StreamRecordsRequest(source=source, media=_delivery(links=links), **selection)
+        async with aclosing(read_ahead(self._records_read(request))) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                yield batch
+
+    def close_media(self) -> None:
+        """Closes the files and connections that media were read from."""
+        self._files.close()
+        self._links.close()
+
+    async def _media_read(
+        self, request: data_service_pb2.ReadMediaRequest
+    ) -> AsyncGenerator[list[tuple[str, Bytes | None]], None]:
+        """Media of one request; None where the bytes are to be read through the service."""
+        assembly, done = Assembly(self._files, self._links), 0
+
+        def restart() -> None:
+            nonlocal done
+            del request.sha256s[:done]
+            assembly.clear()
+            done = 0
+
+        stream = self._transport.stream(self._bulk.ReadMedia, request, on_restart=restart)
+        async with aclosing(stream) as responses:  # type: ignore[type-var]  # a generator, typed as iterator
+            async for response in responses:
+                found = await asyncio.to_thread(assembly.take, response.media)
+                done += len(found)
+                yield found
+
+    async def _filled(self, batch: list[tuple[str, Bytes | None]]) -> list[tuple[str, Bytes]]:
+        """The batch with what links did not give, read through the service."""
+        lacking = [digest for digest, data in batch if data is None]
+        rest = {digest: data async for digest, data in self.read_media(lacking, links=False)} if lacking else {}
+        return [(digest, rest[digest] if data is None else data) for digest, data in batch]
+
+    async def _records_read(
+        self, request: data_service_pb2.StreamRecordsRequest
+    ) -> AsyncGenerator[list[RecordWithMedia], None]:
+        assembly, window = Assembly(self._files, self._links), MediaWindow[bytes]()
+        arrived, limit, num_records = dict[str, Bytes | None](), request.limit, 0
+
+        def restart() -> None:
+            nonlocal window
+            window = MediaWindow()
+            arrived.clear()
+            assembly.clear()
+            request.limit = limit and limit - num_records
+
+        stream = self._transport.stream(self._bulk.StreamRecords, request, on_restart=restart)
+        async with aclosing(stream) as responses:  # type: ignore[type-var]  # a generator, typed as iterator
+            async for response in responses:
+                arrived |= await asyncio.to_thread(assembly.take, response.media)
+                if not response.records:
+                    continue
+                batch, lacking = _joined(response.records, arrived, window)
+                arrived.clear()
+                if lacking:
+                    await self._complete(batch, lacking)
+                num_records += len(batch)
+                request.after_id = batch[-1][0].id
+                yield batch
+                if limit and num_records >= limit:
+                    return
+
+    async def _complete(self, batch: list[RecordWithMedia], lacking: set[str]) -> None:
+        """Adds to the records the media that did not come with them."""
+        rest = {digest: data async for digest, data in self.read_media(sorted(lacking), links=False)}
+        for record, media in batch:
+            for digest in media_named_by(record):
+                if digest in rest and digest not in media:
+                    _keep(media, digest, rest[digest])
+
+
+class Assembly:
+    """Puts media together from what a stream brings: pieces, links and errors. Blocking."""
+
+    def __init__(self, files: MediaFiles, links: MediaLinks) -> None:
+        self._files, self._links = files, links
+        self._begun: content_pb2.Media | None = None
+        self._pieces: list[bytes] = []
+        self._num_bytes = 0
+
+    def clear(self) -> None:
+        """Forgets the medium of which only a part has come."""
+        self._begun, self._pieces, self._num_bytes = None, [], 0
+
+    def take(self, items: Iterable[Item]) -> list[tuple[str, Bytes | None]]:
+        """The media that the next items complete; None for one whose bytes are elsewhere."""
+        return list(self._taken(items))
+
+    def _taken(self, items: Iterable[Item]) -> Iterator[tuple[str, Bytes | None]]:
+        for item in items:
+            medium = item.media
+            digest = medium.sha256
+            if item.HasField("error"):
+                self.clear()
+                yield digest or self._digest(), from_status(item.error)
+            elif item.HasField("link"):
+                yield digest, self._follow(item.link, digest, medium.size_bytes)
+            elif data := item.data:
+                if digest:
+                    self._begun, self._pieces, self._num_bytes = medium, [], 0
+                self._pieces.append(data)
+                self._num_bytes += len(data)
+                if self._begun is not None and self._num_bytes >= self._begun.size_bytes:
+                    yield self._begun.sha256, self._whole()
+            else:
+                yield digest, None
+
+    def _digest(self) -> str:
+        return self._begun.sha256 if self._begun is not None else ""
+
+    def _whole(self) -> Bytes:
+        data, digest = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces), self._digest()
+        self.clear()
+        return data if hashlib.sha256(data).hexdigest() == digest else arrived_damaged(digest)
+
+    def _follow(self, link: data_service_pb2.MediaLink, digest: str, size_bytes: int) -> bytes | None:
+        if link.path:
+            return self._files.read(link, sha256=digest, size_bytes=size_bytes)
+        return self._links.read(link.url, sha256=digest, size_bytes=size_bytes)
+
+
+def arrived_damaged(sha256: str) -> DataLoss:
+    """The error for bytes that are not those of the digest."""
+    message = f"Media object '{sha256}' arrived with another digest; try again, then upload it again."
+    return DataLoss(message, reason="MEDIA_CORRUPT", metadata={"sha256": sha256})
+
+
+def _delivery(*, links: bool) -> data_service_pb2.MediaDelivery:
+    return data_service_pb2.MediaDelivery(links=links, inline_bytes=INLINE_BYTES if links else 0)
+
+
+def _all(batch: Iterable[tuple[str, Bytes | None]]) -> list[tuple[str, Bytes]]:
+    """A batch without links; a medium that comes without bytes all the same is as good as missing."""
+    return [
+        (digest, NotFound(f"There is no media {digest}.", reason="MEDIA_NOT_FOUND") if data is None else data)
+        for digest, data in batch
+    ]
+
+
+def _joined(
+    records: Iterable[record_pb2.Record], arrived: dict[str, Bytes | None], window: MediaWindow[bytes]
+) -> tuple[list[RecordWithMedia], set[str]]:
+    """The records with their media, and the digests of media that are to be read through the service."""
+    batch, lacking = list[RecordWithMedia](), set[str]()
+    for record in records:
+        media = MediaByDigest()
+        for digest in media_named_by(record):
+            data: Bytes | None = window.get(digest)
+            if data is None:
+                data = arrived.get(digest)
+                if isinstance(data, bytes):
+                    window.add(digest, len(data), data)
+            if data is None:
+                lacking.add(digest)
+            else:
+                _keep(media, digest, data)
+        batch.append((record, media))
+    return batch, lacking
+
+
+def _keep(media: MediaByDigest, digest: str, data: Bytes) -> None:
+    if isinstance(data, bytes):
+        media[digest] = data
+    else:
+        media.errors = {**media.errors, digest: data}

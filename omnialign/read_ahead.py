@@ -1,0 +1,29 @@
+"""Reading one item ahead, so that making the next one and using the last one overlap."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def read_ahead(items: AsyncGenerator[T, None]) -> AsyncIterator[T]:
+    """The items, of which the next one is under way. Closing it closes `items`."""
+    coming = asyncio.ensure_future(_next(items))
+    try:
+        while (item := await coming) is not None:
+            coming = asyncio.ensure_future(_next(items))
+            yield item[0]
+    finally:
+        coming.cancel()
+        with suppress(asyncio.CancelledError, Exception):  # it failed for nobody
+            await coming
+        await items.aclose()
+
+
+async def _next(items: AsyncGenerator[T, None]) -> tuple[T] | None:
+    try:
+        return (await anext(items),)
+    except StopAsyncIteration:
+        return None

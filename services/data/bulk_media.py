@@ -1,0 +1,216 @@
+"""Many media in one stream: alone, or with the records that name them.
+
+Media are looked up together, and those of a message are read together in a thread while the message before it is being
+sent. So a stream holds two messages, however many media it has and however slowly its caller reads. Their bytes are
+not hashed here: the caller does that anyway.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from omnialign.errors import NotFound, OmnialignError, to_status
+from omnialign.media_window import MediaWindow, media_named_by
+from omnialign.read_ahead import read_ahead
+from omnialign.v1 import content_pb2, data_service_pb2, record_pb2
+from services.data.media_store import MediaStore, corrupt, missing, reference
+from services.data.objects import LocalObjectStore, ObjectStore
+from services.data.objects.base import run_in_pool
+from services.data.packed_media import PREFIX, Place
+
+MESSAGE_BYTES = 1024 * 1024
+MESSAGE_MEDIA = 256
+LOOKED_UP = 1024
+"""Media that are looked up together."""
+
+Item = data_service_pb2.MediaItem
+Found = Place | OmnialignError
+Delivery = data_service_pb2.MediaDelivery
+Records = Sequence[record_pb2.Record]
+
+
+@dataclass
+class _Group:
+    """What goes into one message, or into several if a medium is large."""
+
+    places: dict[str, Found] = field(default_factory=dict)
+    records: list[record_pb2.Record] = field(default_factory=list)
+    size_bytes: int = 0
+
+    def is_full(self) -> bool:
+        return self.size_bytes >= MESSAGE_BYTES or len(self.places) >= MESSAGE_MEDIA
+
+
+class BulkMedia:
+    """Reads media for streams."""
+
+    def __init__(
+        self,
+        media: MediaStore,
+        *,
+        objects: ObjectStore,
+        pool: ThreadPoolExecutor,
+        fetchers: ThreadPoolExecutor,
+        link_seconds: float,
+        file_links: bool,
+    ) -> None:
+        """`fetchers` are threads for requests to an object store that is not on this machine."""
+        self._media, self._objects, self._pool, self._fetchers = media, objects, pool, fetchers
+        self._link_seconds = link_seconds
+        is_local = isinstance(objects, LocalObjectStore)
+        self._is_local, self._folder = is_local, objects.uri if is_local and file_links else ""
+
+    async def read(
+        self, digests: Sequence[str], delivery: Delivery
+    ) -> AsyncIterator[data_service_pb2.ReadMediaResponse]:
+        """The media in messages. One that cannot be read is an error of its own."""
+        async for items, _ in read_ahead(
+            self._in_thread(self._messages(_media_groups(self._media, digests), delivery))
+        ):
+            yield data_service_pb2.ReadMediaResponse(media=items)
+
+    async def with_records(
+        self, batches: AsyncIterator[list[record_pb2.Record]], delivery: Delivery
+    ) -> AsyncIterator[data_service_pb2.StreamRecordsResponse]:
+        """The records, each after the media that it names."""
+        async for items, records in read_ahead(self._of_batches(batches, delivery)):
+            yield data_service_pb2.StreamRecordsResponse(records=records, media=items)
+
+    async def _of_batches(
+        self, batches: AsyncIterator[list[record_pb2.Record]], delivery: Delivery
+    ) -> AsyncGenerator[tuple[list[Item], Records], None]:
+        window = MediaWindow[bool]()
+        async for batch in batches:
+            groups = _record_groups(self._media, batch, window)
+            async for message in self._in_thread(self._messages(groups, delivery)):
+                yield message
+
+    async def _in_thread(
+        self, messages: Iterator[tuple[list[Item], Records]]
+    ) -> AsyncGenerator[tuple[list[Item], Records], None]:
+        while (message := await run_in_pool(self._pool, next, messages, None)) is not None:
+            yield message
+
+    def _messages(self, groups: Iterable[_Group], delivery: Delivery) -> Iterator[tuple[list[Item], Records]]:
+        """The media of the groups in messages of about MESSAGE_BYTES; the last one of a group has its records."""
+        for group in groups:
+            items, size_bytes = list[Item](), 0
+            for item in self._items(group.places, delivery):
+                if items and size_bytes + len(item.data) > MESSAGE_BYTES:
+                    yield items, ()
+                    items, size_bytes = [], 0
+                items.append(item)
+                size_bytes += len(item.data)
+            yield items, group.records
+
+    def _items(self, places: dict[str, Found], delivery: Delivery) -> Iterator[Item]:
+        """The media, in the order given. Small ones are read at once, large ones in pieces as they are wanted."""
+        links = {digest: self._link(digest, place, delivery) for digest, place in places.items()}
+        small = {
+            digest: place
+            for digest, place in places.items()
+            if isinstance(place, Place) and not links[digest] and _is_inline(place, delivery)
+            if place.size_bytes <= MESSAGE_BYTES
+        }
+        read = self._read(small)
+        for digest, place in places.items():
+            try:
+                yield from self._item(digest, place, links[digest], read.get(digest), delivery)
+            except OmnialignError as error:
+                yield Item(media=content_pb2.Media(sha256=digest), error=to_status(error))
+
+    def _item(
+        self,
+        digest: str,
+        place: Found,
+        link: data_service_pb2.MediaLink | None,
+        data: bytes | OmnialignError | None,
+        delivery: Delivery,
+    ) -> Iterator[Item]:
+        if isinstance(place, OmnialignError):
+            raise place
+        if isinstance(data, OmnialignError):
+            raise data
+        medium = reference(self._media.type_of(digest, place, head=data), digest, place.size_bytes)
+        if link or data or not _is_inline(place, delivery):
+            yield Item(media=medium, link=link, data=data or b"")
+            return
+        for start in range(0, place.size_bytes, MESSAGE_BYTES):
+            length = min(MESSAGE_BYTES, place.size_bytes - start)
+            piece = self._objects.read(place.key, start=place.offset + start, length=length)
+            if len(piece) != length:
+                raise corrupt(digest)
+            yield Item(media=None if start else medium, data=piece)
+
+    def _read(self, places: dict[str, Place]) -> dict[str, bytes | OmnialignError]:
+        """The bytes of small media: those in one object together, and objects that are far away at the same time."""
+        by_key = defaultdict[str, dict[str, Place]](dict)
+        for digest, place in places.items():
+            by_key[place.key][digest] = place
+        threads = map if self._is_local else self._fetchers.map
+        return {digest: data for some in threads(self._read_object, by_key.values()) for digest, data in some.items()}
+
+    def _read_object(self, places: dict[str, Place]) -> dict[str, bytes | OmnialignError]:
+        key = next(iter(places.values())).key
+        try:
+            found = self._objects.read_ranges(key, [(place.offset, place.size_bytes) for place in places.values()])
+        except NotFound:
+            return {digest: missing(digest) for digest in places}
+        return {
+            digest: data if len(data) == place.size_bytes else corrupt(digest)
+            for (digest, place), data in zip(places.items(), found, strict=True)
+        }
+
+    def _link(self, digest: str, place: Found, delivery: Delivery) -> data_service_pb2.MediaLink | None:
+        """Where the caller can read a medium by itself, if it wants to know that."""
+        if not delivery.links or isinstance(place, OmnialignError):
+            return None
+        if self._folder:
+            return data_service_pb2.MediaLink(url=self._folder, path=place.key, offset=place.offset)
+        # A link to a pack would give away its neighbours.
+        if self._is_local or _is_inline(place, delivery) or place.key.startswith(PREFIX):
+            return None
+        return data_service_pb2.MediaLink(url=self._objects.presign_get(place.key, seconds=self._link_seconds))
+
+
+def _is_inline(place: Place, delivery: Delivery) -> bool:
+    return not delivery.inline_bytes or place.size_bytes <= delivery.inline_bytes
+
+
+def _media_groups(media: MediaStore, digests: Sequence[str]) -> Iterator[_Group]:
+    """Media in groups for one message each."""
+    group = _Group()
+    for start in range(0, len(digests), LOOKED_UP):
+        for digest, place in media.places(digests[start : start + LOOKED_UP]).items():
+            _add(group, digest, place)
+            if group.is_full():
+                yield group
+                group = _Group()
+    if group.places:
+        yield group
+
+
+def _record_groups(media: MediaStore, records: Records, window: MediaWindow[bool]) -> Iterator[_Group]:
+    """Records in groups for one message each, with those of their media that are not in the window."""
+    named = [media_named_by(record) for record in records]
+    places = media.places(digest for digests in named for digest in digests)
+    group = _Group()
+    for record, digests in zip(records, named, strict=True):
+        for digest in digests:
+            place = places[digest]
+            if window.get(digest) is None:
+                _add(group, digest, place)
+                if isinstance(place, Place):
+                    window.add(digest, place.size_bytes, True)
+        group.records.append(record)
+        if group.is_full():
+            yield group
+            group = _Group()
+    if group.records:
+        yield group
+
+
+def _add(group: _Group, digest: str, place: Found) -> None:
+    group.places[digest] = place
+    group.size_bytes += place.size_bytes if isinstance(place, Place) else 0

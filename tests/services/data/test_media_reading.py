@@ -1,0 +1,195 @@
+"""Records with their media in one stream, and many media by digest: in order, verified, each failing alone."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omnialign.client import AsyncClient, Client
+from omnialign.client.media_files import MediaFiles
+from omnialign.content import content
+from omnialign.errors import DataLoss, InvalidArgument, NotFound
+from omnialign.v1 import content_pb2, data_service_pb2, data_service_pb2_grpc, record_pb2
+from tests.services.data.test_media_store import png, stored
+
+IMAGE = content_pb2.MODALITY_IMAGE
+SMALL, LARGE = (
+    [png(seed, side=24) for seed in range(12)],
+    [png(50 + seed, side=800) for seed in range(3)],
+)  # LARGE > 1 MiB
+SERVE = dict[str, Any]
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture(params=[False, True], ids=["stream", "links"])
+async def reader(request: pytest.FixtureRequest, serving: Any, tmp_path: Path) -> AsyncIterator[AsyncClient]:
+    async with serving(tmp_path / "state", file_links=request.param) as found:
+        yield found
+
+
+async def upload(client: AsyncClient, *media: bytes) -> list[content_pb2.Media]:
+    return [await client.upload_media(data, modality=IMAGE) for data in media]
+
+
+async def write(client: AsyncClient, media: list[content_pb2.Media]) -> str:
+    """A dataset in which each record names a medium of its own and the first one."""
+    dataset = await client.create_dataset("pictures")
+    records = [
+        record_pb2.Record(id=f"r{index:03d}", subtask="ti2t", prompt=content("What?", medium, media[0]))
+        for index, medium in enumerate(media)
+    ]
+    await client.append_records(dataset.name, records)
+    return dataset.name
+
+
+async def test_records_come_in_order_with_their_media(reader: AsyncClient) -> None:
+    media = [*SMALL, *LARGE]
+    name = await write(reader, await upload(reader, *media))
+    found = [(record.id, dict(read)) async for record, read in reader.stream_records_and_media(name)]
+    assert found == [(f"r{i:03d}", {sha256(d): d for d in (data, media[0])}) for i, data in enumerate(media)]
+    part = [
+        record.id async for record, _ in reader.stream_records_and_media(name, limit=3, ids=["r001", "r004", "r014"])
+    ]
+    assert part == ["r001", "r004", "r014"]
+
+
+async def test_media_are_read_in_the_order_asked_for_and_fail_alone(reader: AsyncClient, tmp_path: Path) -> None:
+    media = [LARGE[0], *SMALL, LARGE[1]]
+    await upload(reader, *media)
+    stored(tmp_path / "state", SMALL[3]).write_bytes(SMALL[3][:-1] + b"?")
+    stored(tmp_path / "state", SMALL[4]).write_bytes(SMALL[4][:-1])
+    stored(tmp_path / "state", LARGE[1]).write_bytes(LARGE[1][:-1] + b"?")
+    digests = [sha256(data) for data in media]
+    digests.insert(5, "0" * 64)
+    found = [one async for one in reader.read_media(digests)]
+    assert [digest for digest, _ in found] == digests
+    read = dict(found)
+    assert isinstance(read.pop("0" * 64), NotFound)
+    for damaged in (SMALL[3], SMALL[4], LARGE[1]):
+        assert isinstance(read.pop(sha256(damaged)), DataLoss)
+    assert read == {sha256(data): data for data in media if sha256(data) in read}
+    assert len(read) == 11
+
+
+async def test_a_medium_that_is_gone_fails_where_it_is_asked_for(reader: AsyncClient, tmp_path: Path) -> None:
+    name = await write(reader, await upload(reader, *SMALL[:3]))
+    stored(tmp_path / "state", SMALL[1]).unlink()
+    found = [media async for _, media in reader.stream_records_and_media(name)]
+    assert [len(media) for media in found] == [1, 1, 2]
+    with pytest.raises(NotFound) as caught:
+        found[1][sha256(SMALL[1])]
+    assert caught.value.reason == "MEDIA_NOT_FOUND"
+    assert list(found[1].errors) == [sha256(SMALL[1])]
+
+
+async def test_a_medium_that_many_records_name_is_sent_once(client: AsyncClient) -> None:
+    media = await upload(client, *SMALL)
+    name = await write(client, media)
+    request = data_service_pb2.StreamRecordsRequest(source=name, media=data_service_pb2.MediaDelivery())
+    stub = data_service_pb2_grpc.DataServiceStub(client._transport.channel)
+    sent = [item.media.sha256 async for answer in stub.StreamRecords(request) for item in answer.media]
+    assert sent == [medium.sha256 for medium in media]
+
+
+async def test_no_message_is_much_above_a_mebibyte(client: AsyncClient) -> None:
+    media = await upload(client, *LARGE, *SMALL)
+    stub = data_service_pb2_grpc.DataServiceStub(client._transport.channel)
+    request = data_service_pb2.ReadMediaRequest(parent="projects/default", sha256s=[m.sha256 for m in media])
+    sizes = [answer.ByteSize() async for answer in stub.ReadMedia(request)]
+    assert max(sizes) < 1_200_000
+    limited = data_service_pb2.MediaDelivery(inline_bytes=10_000)
+    request.delivery.CopyFrom(limited)
+    items = [item async for answer in stub.ReadMedia(request) for item in answer.media]
+    assert [bool(item.data) for item in items] == [False] * 3 + [True] * 12
+
+
+@pytest.mark.parametrize("digests", [[], ["x"], ["../../etc/passwd"], ["0" * 64, "0" * 64], ["0" * 64] * 10_001])
+async def test_hostile_digests_are_refused(client: AsyncClient, digests: list[str]) -> None:
+    request = data_service_pb2.ReadMediaRequest(parent="projects/default", sha256s=digests)
+    with pytest.raises(InvalidArgument):
+        async for _ in client._transport.stream(client._bulk.ReadMedia, request):
+            raise AssertionError
+
+
+async def test_the_synchronous_client_reads_the_same(client: AsyncClient) -> None:
+    name = await write(client, await upload(client, *SMALL))
+
+    def read() -> tuple[int, int]:
+        with Client(client._transport.address) as other:
+            records = list(other.stream_records_and_media(name))
+            return len(records), len(dict(other.read_media(sha256(data) for data in SMALL)))
+
+    assert await asyncio.to_thread(read) == (12, 12)
+
+
+def link(folder: Path, path: str, offset: int = 0) -> data_service_pb2.MediaLink:
+    return data_service_pb2.MediaLink(url=folder.as_uri(), path=path, offset=offset)
+
+
+def spoil_by_link(root: Path) -> str:
+    (root.parent / "secret").write_bytes(b"media")
+    (root / "linked").symlink_to(root.parent / "secret")
+    return "linked"
+
+
+def spoil_by_folder(root: Path) -> str:
+    (root / "outside").symlink_to(root.parent, target_is_directory=True)
+    (root.parent / "secret").write_bytes(b"media")
+    return "outside/secret"
+
+
+def spoil_by_dots(root: Path) -> str:
+    (root.parent / "secret").write_bytes(b"media")
+    return "../secret"
+
+
+def absolute(root: Path) -> str:
+    (root / "medium").write_bytes(b"media")
+    return str(root / "medium")
+
+
+def other_bytes(root: Path) -> str:
+    (root / "medium").write_bytes(b"Media")
+    return "medium"
+
+
+def folder(root: Path) -> str:
+    (root / "medium").mkdir()
+    return "medium"
+
+
+def cut_off(root: Path) -> str:
+    (root / "medium").write_bytes(b"medi")
+    return "medium"
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_by_link, spoil_by_folder, spoil_by_dots, absolute, other_bytes, folder, cut_off, lambda _: "gone"]
+)
+def test_a_link_that_leads_elsewhere_gives_nothing(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    files = MediaFiles()
+    path = spoil(root)
+    assert files.read(link(root, path), sha256=sha256(b"media"), size_bytes=5) is None
+    (root / "good").write_bytes(b"some media")
+    assert files.read(link(root, "good", 5), sha256=sha256(b"media"), size_bytes=5) == b"media"
+    for offset in (-1, 6, 2**62):
+        assert files.read(link(root, "good", offset), sha256=sha256(b"media"), size_bytes=5) is None
+    files.close()
+
+
+def test_a_file_that_changes_after_it_was_verified_is_verified_again(tmp_path: Path) -> None:
+    files, path = MediaFiles(), tmp_path / "medium"
+    path.write_bytes(b"media")
+    wanted = {"sha256": sha256(b"media"), "size_bytes": 5}
+    assert files.read(link(tmp_path, "medium"), **wanted) == b"media"
+    path.write_bytes(b"MEDIA")
+    assert files.read(link(tmp_path, "medium"), **wanted) is None
+    files.close()
