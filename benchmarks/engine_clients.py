@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ class Pictures:
     def __init__(self, media: Mapping[str, bytes]) -> None:
         self._media = media
 
-    async def get_media(self, sha256: str) -> bytes:
-        """The bytes of a picture."""
-        return self._media[sha256]
+    async def fetch_media(self, digests: Iterable[str]) -> Mapping[str, bytes]:
+        """The bytes of pictures."""
+        return {digest: self._media[digest] for digest in digests}
 
     async def upload_media(self, data: bytes, *, modality: int, mime_type: str = "") -> content_pb2.Media:
         """Raises: a critique makes no media."""

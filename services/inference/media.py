@@ -1,13 +1,14 @@
 """Media between the data service and the models: bytes in by digest, bytes out as stored objects.
 
 Bytes that were just read or written are likely to be needed again (a response is criticised, refined and compared), so
-they stay in memory up to a bound. Callers that need the same object at the same time share one download.
+they stay in memory up to a bound. Callers that need the same object at the same time share one download, and what is
+wanted at the same time is read in one stream.
 """
 
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from omnialign.content import media_of
@@ -16,6 +17,7 @@ from omnialign.v1 import content_pb2
 
 MIB = 1 << 20
 PARALLEL_CALLS = 16
+STREAM_MEDIA = 64
 MIME_TYPES: dict[int, str] = {
     content_pb2.MODALITY_IMAGE: "image/png",
     content_pb2.MODALITY_AUDIO: "audio/wav",
@@ -26,8 +28,8 @@ MIME_TYPES: dict[int, str] = {
 class MediaSource(Protocol):
     """The part of the SDK that reads and writes media."""
 
-    async def get_media(self, sha256: str) -> bytes:
-        """The bytes of an object."""
+    async def fetch_media(self, digests: Iterable[str]) -> Mapping[str, bytes]:
+        """The bytes of objects. Asking the answer for one that cannot be read raises why."""
         ...
 
     async def upload_media(self, data: bytes, *, modality: int, mime_type: str = "") -> content_pb2.Media:
@@ -44,6 +46,9 @@ class MediaClient:
         self._kept_bytes = 0
         self._stored: OrderedDict[str, content_pb2.Media] = OrderedDict()
         self._downloads: dict[str, asyncio.Task[bytes]] = {}
+        self._wanted: list[str] = []
+        """Objects of the next stream, which begins as soon as everybody who is ready now has said what they want."""
+        self._stream: asyncio.Task[Mapping[str, bytes]] | None = None
         self._calls = asyncio.Semaphore(PARALLEL_CALLS)
 
     async def fetch(self, contents: Iterable[content_pb2.Content]) -> dict[str, bytes]:
@@ -84,10 +89,19 @@ class MediaClient:
         return self._stored[sha256]
 
     async def _download(self, sha256: str) -> bytes:
-        async with self._calls:
-            data = await self._source.get_media(sha256)
+        if self._stream is None or len(self._wanted) == STREAM_MEDIA:
+            self._wanted = []
+            self._stream = asyncio.create_task(self._read(self._wanted))
+        self._wanted.append(sha256)
+        data = (await asyncio.shield(self._stream))[sha256]
         self._keep(sha256, data)
         return data
+
+    async def _read(self, wanted: list[str]) -> Mapping[str, bytes]:
+        async with self._calls:
+            if self._wanted is wanted:  # who comes later begins another stream
+                self._stream = None
+            return await self._source.fetch_media(wanted)
 
     def _end_download(self, sha256: str, task: asyncio.Task[bytes]) -> None:
         del self._downloads[sha256]

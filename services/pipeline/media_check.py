@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from weakref import WeakKeyDictionary
 
 from omnialign.client import AsyncClient
+from omnialign.client.bulk_media import MediaByDigest
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
 from omnialign.modeling.decoding import decode
 from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy
@@ -61,13 +62,20 @@ class MediaCheck:
 
     async def fetch(self, medium: Media) -> bytes:
         """The bytes of a medium. Raises NotFound, or DataLoss if they changed in storage."""
-        if medium.sha256 not in self._cached:
-            data = await self._client.get_media(medium.sha256)
-            if self._cached_bytes + len(data) > MAX_CACHED_BYTES:
-                return data
-            self._cached[medium.sha256] = data
-            self._cached_bytes += len(data)
-        return self._cached[medium.sha256]
+        return (await self._fetch([medium]))[medium.sha256]
+
+    async def _fetch(self, media: Sequence[Media]) -> MediaByDigest:
+        """The bytes of media, of which those that are not in memory come in one stream."""
+        cached = MediaByDigest({m.sha256: self._cached[m.sha256] for m in media if m.sha256 in self._cached})
+        if not (lacking := sorted({m.sha256 for m in media} - cached.keys())):
+            return cached
+        found = await self._client.fetch_media(lacking)
+        for sha256, data in found.items():
+            if self._cached_bytes + len(data) <= MAX_CACHED_BYTES:
+                self._cached[sha256] = data
+                self._cached_bytes += len(data)
+        found.update(cached)
+        return found
 
     def in_part(self) -> list[str]:
         """A sentence on the media that the policy shortens or shrinks."""
@@ -82,19 +90,11 @@ class MediaCheck:
         """The reason codes of a batch."""
         async with self._looks:
             new = [medium for medium in media if (*_key(medium), self.policy) not in self._found]
-            fetched = await asyncio.gather(*map(self._fetched, new))
+            bytes_of = await self._fetch(new) if new else MediaByDigest()
+            fetched = [_medium(medium, bytes_of) for medium in new]
             found = await asyncio.to_thread(_losses, fetched, self.policy) if new else []
         looked = dict(zip(map(_key, new), found, strict=True))
         return {_key(medium): self._note(medium, looked.get(_key(medium))) for medium in media}
-
-    async def _fetched(self, medium: Media) -> MediaBytes | str:
-        """A medium, or the reason code of why it is not there."""
-        try:
-            return MediaBytes(medium.modality, await self.fetch(medium))
-        except NotFound:
-            return "MEDIA_NOT_FOUND"
-        except DataLoss as error:
-            return error.reason
 
     def _note(self, medium: Media, looked: MediaLoss | str | None) -> str:
         """Remembers what was found of a medium now or before; returns its reason code."""
@@ -107,6 +107,14 @@ class MediaCheck:
             self._found.popitem(last=False)
         self.losses += [loss] if loss else []
         return ""
+
+
+def _medium(medium: Media, bytes_of: MediaByDigest) -> MediaBytes | str:
+    """A medium, or the reason code of why it is not there."""
+    try:
+        return MediaBytes(medium.modality, bytes_of[medium.sha256])
+    except (NotFound, DataLoss) as error:
+        return error.reason
 
 
 def _key(medium: Media) -> tuple[str, int]:

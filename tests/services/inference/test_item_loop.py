@@ -33,7 +33,7 @@ class Lost:
     def __init__(self, error):
         self.error = error
 
-    async def get_media(self, sha256):
+    async def fetch_media(self, digests):
         raise self.error
 
 

@@ -5,6 +5,7 @@ import hashlib
 
 import pytest
 
+from omnialign.client.bulk_media import MediaByDigest
 from omnialign.content import content
 from omnialign.errors import NotFound
 from omnialign.modeling.inputs import MediaBytes
@@ -18,16 +19,19 @@ class Source:
 
     def __init__(self, *objects):
         self.objects = {hashlib.sha256(data).hexdigest(): data for data in objects}
-        self.reads, self.writes = 0, 0
+        self.reads, self.writes, self.streams = 0, 0, 0
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def get_media(self, sha256):
-        self.reads += 1
+    async def fetch_media(self, digests):
+        self.reads += len(digests)
+        self.streams += 1
         await self.gate.wait()
-        if sha256 not in self.objects:
-            raise NotFound("Not stored.", reason="MEDIA_NOT_FOUND")
-        return self.objects[sha256]
+        found = MediaByDigest({digest: self.objects[digest] for digest in digests if digest in self.objects})
+        found.errors = {
+            digest: NotFound("Not stored.", reason="MEDIA_NOT_FOUND") for digest in digests if digest not in found
+        }
+        return found
 
     async def upload_media(self, data, *, modality, mime_type=""):
         self.writes += 1
@@ -48,7 +52,7 @@ async def test_an_object_is_downloaded_once_for_all_messages_that_hold_it():
     found = await asyncio.gather(*(reader.fetch(messages) for _ in range(3)))
     assert set(found[0].values()) == {b"a", b"b"}
     assert found[0] == found[1] == found[2]
-    assert source.reads == 2
+    assert (source.reads, source.streams) == (2, 1)
 
 
 async def test_what_is_kept_is_bounded_and_the_oldest_leaves():

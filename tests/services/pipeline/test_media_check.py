@@ -3,6 +3,7 @@
 import io
 import wave
 from collections import Counter
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import cast
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from omnialign.client import AsyncClient
+from omnialign.client.bulk_media import MediaByDigest
 from omnialign.errors import NotFound, Unavailable
 from omnialign.modeling.inputs import MediaPolicy
 from omnialign.v1 import content_pb2
@@ -31,14 +33,18 @@ class Stored:
         self.media[digest] = data
         return content_pb2.Media(modality=modality, sha256=digest, size_bytes=len(data))
 
-    async def get_media(self, digest: str) -> bytes:
-        """The bytes of a medium."""
-        self.fetched[digest] += 1
-        if self.is_away:
-            raise Unavailable("away", reason="SERVICE_UNAVAILABLE")
-        if digest not in self.media:
-            raise NotFound("no such object", reason="MEDIA_NOT_FOUND")
-        return self.media[digest]
+    async def fetch_media(self, digests: Iterable[str]) -> MediaByDigest:
+        """The bytes of media."""
+        found = MediaByDigest()
+        for digest in digests:
+            self.fetched[digest] += 1
+            if self.is_away:
+                raise Unavailable("away", reason="SERVICE_UNAVAILABLE")
+            if digest in self.media:
+                found[digest] = self.media[digest]
+            else:
+                found.errors = {**found.errors, digest: NotFound("no such object", reason="MEDIA_NOT_FOUND")}
+        return found
 
 
 def picture(shade: int) -> bytes:
