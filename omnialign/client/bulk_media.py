@@ -22,6 +22,8 @@ from omnialign.v1 import content_pb2, data_service_pb2, data_service_pb2_grpc, r
 
 INLINE_BYTES = 4 * 1024 * 1024
 """Media of more bytes are read from a link, where there is one."""
+HERE_BYTES = 4 * 1024 * 1024
+"""Up to so many bytes of media are verified on the event loop, which takes about two milliseconds."""
 REQUEST_MEDIA = 2000
 """Media that one request asks for."""
 
@@ -146,9 +148,11 @@ class BulkMediaCalls(ServiceCalls):
         stream = self._transport.stream(self._bulk.ReadMedia, request, on_restart=restart)
         async with aclosing(stream) as responses:  # type: ignore[type-var]  # a generator, typed as iterator
             async for response in responses:
-                found = await asyncio.to_thread(assembly.take, response.media)
+                found = await _taken(assembly, response.media)
                 done += len(found)
                 yield found
+                if done == len(request.sha256s):  # a stream that broke now would be asked for nothing
+                    return
 
     async def _filled(self, batch: list[tuple[str, Bytes | None]]) -> list[tuple[str, Bytes]]:
         """The batch with what links did not give, read through the service."""
@@ -172,7 +176,7 @@ class BulkMediaCalls(ServiceCalls):
         stream = self._transport.stream(self._bulk.StreamRecords, request, on_restart=restart)
         async with aclosing(stream) as responses:  # type: ignore[type-var]  # a generator, typed as iterator
             async for response in responses:
-                arrived |= await asyncio.to_thread(assembly.take, response.media)
+                arrived |= await _taken(assembly, response.media)
                 if not response.records:
                     continue
                 batch, lacking = _joined(response.records, arrived, window)
@@ -202,6 +206,11 @@ class Assembly:
         self._begun: content_pb2.Media | None = None
         self._pieces: list[bytes] = []
         self._num_bytes = 0
+
+    @property
+    def begun_bytes(self) -> int:
+        """Size of the medium of which only a part has come."""
+        return self._begun.size_bytes if self._begun is not None else 0
 
     def clear(self) -> None:
         """Forgets the medium of which only a part has come."""
@@ -242,6 +251,13 @@ class Assembly:
         if link.path:
             return self._files.read(link, sha256=digest, size_bytes=size_bytes)
         return self._links.read(link.url, sha256=digest, size_bytes=size_bytes)
+
+
+async def _taken(assembly: Assembly, items: Sequence[Item]) -> list[tuple[str, Bytes | None]]:
+    """`Assembly.take`, in a thread where it takes long; small media would only wait for each other there."""
+    if assembly.begun_bytes + sum(item.media.size_bytes for item in items) > HERE_BYTES:
+        return await asyncio.to_thread(assembly.take, items)
+    return assembly.take(items)
 
 
 def arrived_damaged(sha256: str) -> DataLoss:

@@ -106,36 +106,38 @@ class BulkMedia:
 
     def _items(self, places: dict[str, Found], delivery: Delivery) -> Iterator[Item]:
         """The media, in the order given. Small ones are read at once, large ones in pieces as they are wanted."""
-        links = {digest: self._link(digest, place, delivery) for digest, place in places.items()}
+        links = {digest: self._link(place, delivery) for digest, place in places.items()} if delivery.links else {}
         small = {
             digest: place
             for digest, place in places.items()
-            if isinstance(place, Place) and not links[digest] and _is_inline(place, delivery)
+            if isinstance(place, Place) and not links.get(digest) and _is_inline(place, delivery)
             if place.size_bytes <= MESSAGE_BYTES
         }
-        read = self._read(small)
+        read = self._read(small) if small else {}
         for digest, place in places.items():
             try:
-                yield from self._item(digest, place, links[digest], read.get(digest), delivery)
+                if isinstance(place, OmnialignError):
+                    raise place
+                link, data = links.get(digest), read.get(digest)
+                if link or data or not _is_inline(place, delivery):
+                    yield self._item(digest, place, link, data)
+                else:
+                    yield from self._pieces(digest, place)
             except OmnialignError as error:
                 yield Item(media=content_pb2.Media(sha256=digest), error=to_status(error))
 
     def _item(
-        self,
-        digest: str,
-        place: Found,
-        link: data_service_pb2.MediaLink | None,
-        data: bytes | OmnialignError | None,
-        delivery: Delivery,
-    ) -> Iterator[Item]:
-        if isinstance(place, OmnialignError):
-            raise place
+        self, digest: str, place: Place, link: data_service_pb2.MediaLink | None, data: bytes | OmnialignError | None
+    ) -> Item:
+        """A medium with its bytes or a link to them, or with neither."""
         if isinstance(data, OmnialignError):
             raise data
         medium = reference(self._media.type_of(digest, place, head=data), digest, place.size_bytes)
-        if link or data or not _is_inline(place, delivery):
-            yield Item(media=medium, link=link, data=data or b"")
-            return
+        return Item(media=medium, link=link, data=data)
+
+    def _pieces(self, digest: str, place: Place) -> Iterator[Item]:
+        """A large medium in pieces."""
+        medium = reference(self._media.type_of(digest, place), digest, place.size_bytes)
         for start in range(0, place.size_bytes, MESSAGE_BYTES):
             length = min(MESSAGE_BYTES, place.size_bytes - start)
             piece = self._objects.read(place.key, start=place.offset + start, length=length)
@@ -162,9 +164,9 @@ class BulkMedia:
             for (digest, place), data in zip(places.items(), found, strict=True)
         }
 
-    def _link(self, digest: str, place: Found, delivery: Delivery) -> data_service_pb2.MediaLink | None:
-        """Where the caller can read a medium by itself, if it wants to know that."""
-        if not delivery.links or isinstance(place, OmnialignError):
+    def _link(self, place: Found, delivery: Delivery) -> data_service_pb2.MediaLink | None:
+        """Where the caller can read a medium by itself."""
+        if isinstance(place, OmnialignError):
             return None
         if self._folder:
             return data_service_pb2.MediaLink(url=self._folder, path=place.key, offset=place.offset)

@@ -1,5 +1,6 @@
 """Many media put at once: each is stored or refused for its own reason, and small ones lie in packs."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from omnialign.errors import DataLoss, InvalidArgument, OmnialignError
+from omnialign.errors import DataLoss, InvalidArgument, NotFound, OmnialignError
 from omnialign.v1 import content_pb2
 from services.data.media_store import Claim, MediaStore, ValidMedium
 from services.data.objects import LocalObjectStore
@@ -130,3 +131,20 @@ async def test_a_pack_says_what_the_database_says(stores: tuple[MediaStore, Pack
     assert {e.sha256.hex(): (found.key, e.offset, e.size_bytes, e.mime_type) for e in entries} == {
         digest: (row.key, row.offset, row.size_bytes, row.mime_type) for digest, row in rows.items()
     }
+
+
+async def test_a_link_to_a_packed_medium_shows_nothing_of_its_neighbours(
+    store: MediaStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_many(claimed(*PICTURES))
+    monkeypatch.setattr(LocalObjectStore, "presign_get", lambda self, key, seconds: str(self.path(key)))
+    digest = sha256(PICTURES[3])
+    alone = Path(store.presign_get(digest, seconds=60))
+    assert await asyncio.to_thread(alone.read_bytes) == PICTURES[3]
+    assert await read(store, digest) == PICTURES[3]
+    (pack,) = packs(tmp_path)
+    pack.write_bytes(bytes(pack.stat().st_size))
+    with pytest.raises(DataLoss):
+        store.presign_get(sha256(PICTURES[4]), seconds=60)
+    with pytest.raises(NotFound):
+        store.describe("0" * 64)

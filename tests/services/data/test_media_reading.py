@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from omnialign.client.media_files import MediaFiles
 from omnialign.content import content
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
 from omnialign.v1 import content_pb2, data_service_pb2, data_service_pb2_grpc, record_pb2
+from services.data.objects import LocalObjectStore
 from tests.services.data.test_media_store import png, stored
 
 IMAGE = content_pb2.MODALITY_IMAGE
@@ -115,6 +117,70 @@ async def test_hostile_digests_are_refused(client: AsyncClient, digests: list[st
     with pytest.raises(InvalidArgument):
         async for _ in client._transport.stream(client._bulk.ReadMedia, request):
             raise AssertionError
+
+
+async def test_streams_that_are_left_early_keep_no_threads_and_read_no_further(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media = await upload(client, *(png(seed, side=290) for seed in range(60)))  # of 250 KB each
+    name, reads = await write(client, media), list[int]()
+    read_ranges = LocalObjectStore.read_ranges
+
+    def counted(self: LocalObjectStore, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        reads.append(len(ranges))
+        return read_ranges(self, key, ranges)
+
+    monkeypatch.setattr(LocalObjectStore, "read_ranges", counted)
+    for _ in range(20):  # more than there are threads
+        async with aclosing(client.record_batches(name, links=False)) as batches:
+            await anext(batches)
+            for _ in range(3):
+                await client.get_dataset(name)  # time for a stream that would not wait for its reader
+    assert sum(reads) < 20 * 45
+    assert len([record async for record, _ in client.stream_records_and_media(name)]) == 60
+
+
+async def test_a_dataset_of_another_project_is_not_found(client: AsyncClient) -> None:
+    await write(client, await upload(client, *SMALL[:1]))
+    with pytest.raises(NotFound):
+        await anext(aiter(client.stream_records_and_media("projects/other/datasets/pictures")))
+
+
+async def test_a_stream_goes_on_after_a_record(client: AsyncClient) -> None:
+    name = await write(client, await upload(client, *SMALL))
+    batches = client.record_batches(name, after_id="r008", limit=2)
+    assert [record.id async for batch in batches for record, _ in batch] == ["r009", "r010"]
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+async def test_streams_that_break_go_on_where_they_were(
+    reader: AsyncClient, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    media = [SMALL[0], *LARGE, *SMALL[1:]]
+    name, stream = await write(reader, await upload(reader, *media)), reader._transport.stream
+    attempts = list[int]()
+
+    async def breaking(method: Any, request: Any, *, on_restart: Callable[[], None]) -> AsyncIterator[Any]:
+        for attempt in range(4):
+            attempts.append(attempt)
+            async with aclosing(stream(method, request)) as responses:  # type: ignore[type-var]
+                received = 0
+                async for response in responses:
+                    yield response
+                    received += 1
+                    if received == after and attempt < 3:
+                        break
+                else:
+                    return
+            on_restart()
+
+    monkeypatch.setattr(reader._transport, "stream", breaking)
+    digests = [sha256(data) for data in media]
+    assert [one async for one in reader.read_media(digests, links=False)] == list(zip(digests, media, strict=True))
+    records = reader.stream_records_and_media(name, limit=14, links=False)
+    found = [(record.id, set(read.values())) async for record, read in records]
+    assert found == [(f"r{index:03d}", {data, media[0]}) for index, data in enumerate(media[:14])]
+    assert max(attempts) >= 1
 
 
 async def test_the_synchronous_client_reads_the_same(client: AsyncClient) -> None:
