@@ -133,7 +133,7 @@ class BulkMedia:
         if isinstance(data, OmnialignError):
             raise data
         medium = reference(self._media.type_of(digest, place, head=data), digest, place.size_bytes)
-        return Item(media=medium, link=link, data=data)
+        return Item(media=medium, link=link, data=data or b"")
 
     def _pieces(self, digest: str, place: Place) -> Iterator[Item]:
         """A large medium in pieces."""
