@@ -36,9 +36,10 @@ class MediaCheck:
 
     def __init__(self, client: AsyncClient, policy: MediaPolicy) -> None:
         self._client, self.policy = client, policy
-        self.losses: list[MediaLoss] = []
+        self._losses: Counter[str] = Counter()
+        self._first_loss = ""
         self._looks = asyncio.Semaphore(CONCURRENT_LOOKS)
-        self._problems: dict[tuple[str, int], str] = {}
+        self._problems: OrderedDict[tuple[str, int], str] = OrderedDict()  # of the media that were looked at last
         self._found = _found.setdefault(client, OrderedDict())
         self._cached: dict[str, bytes] = {}
         self._cached_bytes = 0
@@ -50,15 +51,20 @@ class MediaCheck:
     async def problems(self, groups: Iterable[Iterable[Media]]) -> list[str]:
         """The same of several groups of media, such as the records of a benchmark."""
         found = [list(group) for group in groups]
-        unknown = {_key(medium): medium for group in found for medium in group if _key(medium) not in self._problems}
+        media = {_key(medium): medium for group in found for medium in group}
+        problems = {key: self._problems[key] for key in media if key in self._problems}
+        unknown = {key: medium for key, medium in media.items() if key not in problems}
         looks = [asyncio.create_task(self._look(batch)) for batch in _batches(unknown.values())]
         try:
             for look in looks:
-                self._problems.update(await look)
+                problems |= await look
         finally:
             for look in looks:
                 look.cancel()
-        return [next(filter(None, (self._problems[_key(medium)] for medium in group)), "") for group in found]
+        self._problems.update(problems)
+        while len(self._problems) > MAX_REMEMBERED:
+            self._problems.popitem(last=False)
+        return [next(filter(None, (problems[_key(medium)] for medium in group)), "") for group in found]
 
     async def fetch(self, medium: Media) -> bytes:
         """The bytes of a medium. Raises NotFound, or DataLoss if they changed in storage."""
@@ -79,12 +85,11 @@ class MediaCheck:
 
     def in_part(self) -> list[str]:
         """A sentence on the media that the policy shortens or shrinks."""
-        if not self.losses:
+        if not self._losses:
             return []
-        reasons = ", ".join(
-            f"{reason} {n}" for reason, n in sorted(Counter(loss.reason for loss in self.losses).items())
-        )
-        return [f"{len(self.losses)} media objects are used in part: {reasons} (such as {self.losses[0].detail})."]
+        reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(self._losses.items()))
+        total = self._losses.total()
+        return [f"{total} media objects are used in part: {reasons} (such as {self._first_loss})."]
 
     async def _look(self, media: Sequence[Media]) -> dict[tuple[str, int], str]:
         """The reason codes of a batch."""
@@ -105,7 +110,9 @@ class MediaCheck:
         self._found.move_to_end(key)
         if len(self._found) > MAX_REMEMBERED:
             self._found.popitem(last=False)
-        self.losses += [loss] if loss else []
+        if loss:
+            self._first_loss = self._first_loss or loss.detail
+            self._losses[loss.reason] += 1
         return ""
 
 

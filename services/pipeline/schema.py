@@ -9,6 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+FAILED = sa.text("failure IS NOT NULL")
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -68,6 +70,8 @@ def tables(prefix: str) -> Tables:
         sa.Column("record_ids", sa.JSON, nullable=False),
         # The google.rpc.Status that ended the chunk, if one did: it ends the job.
         sa.Column("failure", sa.LargeBinary, nullable=True),
+        # What ended a chunk is looked for a few times a second, among all chunks of a job.
+        sa.Index(f"{prefix}_failures", "uid", "phase", "number", sqlite_where=FAILED, postgresql_where=FAILED),
     )
     # One row per chunk and step: how often the chunk was taken up while this step was still to do, and what the step
     # committed once it had. The counts of a stage are sums over these rows. A step that ran twice replaces its row, so

@@ -51,7 +51,7 @@ JOBS_POLLING_SECONDS = 0.2
 SETTLE_SECONDS = 0.02
 """How long after its end a chunk's place is free, by the engine's own account."""
 MAX_THREADS = 64
-MIN_GROUPS = 16
+MIN_GROUPS = 8
 """In how many workflows at least the chunks of a job are, if there are as many."""
 
 logger = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ def test_it_makes_all_tables_in_one_database_and_says_so_and_may_be_repeated(pos
     lines = done.stdout.splitlines()
     kinds = ["data", "training", "alignment", "evaluation", "annotation", "workflows"]
     assert [line.partition(":")[0] for line in lines] == kinds
-    assert "from nothing to revision 0004 in 127.0.0.1:" in lines[2]
+    assert "from nothing to revision 0005 in 127.0.0.1:" in lines[2]
     assert PASSWORD not in done.stdout
     assert {"datasets", "training_jobs", "alignment_jobs", "evaluation_jobs"} <= tables(postgres_url, "public")
     assert "workflow_status" in tables(postgres_url, "dbos")

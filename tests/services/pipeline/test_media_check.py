@@ -16,6 +16,7 @@ from omnialign.client.bulk_media import MediaByDigest
 from omnialign.errors import NotFound, Unavailable
 from omnialign.modeling.inputs import MediaPolicy
 from omnialign.v1 import content_pb2
+from services.pipeline import media_check
 from services.pipeline.media_check import BATCH_MEDIA, MediaCheck
 
 
@@ -118,9 +119,21 @@ async def test_what_a_policy_takes_off_a_medium_is_told_by_every_job(stored: Sto
     for _ in range(2):
         check = check_of(stored, policy)
         assert await check.problem([medium]) == ""
-        assert [loss.sha256 for loss in check.losses] == [medium.sha256]
+        (sentence,) = check.in_part()
+        assert sentence.startswith("1 media objects are used in part: ")
     assert (await check_of(stored).problem([medium])) == ""
     assert stored.fetched[medium.sha256] == 2  # another policy is another question
+
+
+async def test_what_was_found_longest_ago_is_forgotten_first_and_asked_for_again(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_check, "MAX_REMEMBERED", 3)
+    media, missing = [stored.add(picture(shade)) for shade in range(5)], content_pb2.Media(sha256="0" * 64)
+    check = check_of(stored)
+    assert await check.problems([[*media, missing], [media[0]]]) == ["MEDIA_NOT_FOUND", ""]
+    assert await check.problem([media[0]]) == ""
+    assert len(check._problems) <= 3
 
 
 async def test_a_data_service_that_is_away_ends_the_check_and_nothing_is_remembered(stored: Stored) -> None:

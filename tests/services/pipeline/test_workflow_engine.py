@@ -105,8 +105,8 @@ async def test_lost_tables_are_said_and_made_again_by_a_service_that_may(
 
 def test_a_large_job_is_cut_into_larger_groups_and_a_small_one_is_left_for_others_to_share(tmp_path: Path) -> None:
     engine = WorkflowEngine("alignment", config(tmp_path, ""))
-    sizes = {count: engine.group_size(count) for count in (0, 1, 31, 32, 64, 128, 100_000)}
-    assert sizes == {0: 1, 1: 1, 31: 1, 32: 2, 64: 4, 128: 8, 100_000: 8}
+    sizes = {count: engine.group_size(count) for count in (0, 1, 15, 16, 64, 100_000)}
+    assert sizes == {0: 1, 1: 1, 15: 1, 16: 2, 64: 8, 100_000: 8}
     assert [workflow_engine.group_count(count, size=4) for count in (0, 1, 4, 5)] == [0, 1, 1, 2]
 
 
