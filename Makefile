@@ -37,7 +37,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE :=
 
 # The models are small: one thread per process is faster than threads that compete for the cores.
-test experiment bench bench-scale bench-loop bench-media bench-engine bench-eval bench-door bench-train: export OMP_NUM_THREADS ?= 1
+test experiment bench bench-scale bench-peers bench-loop bench-media bench-engine bench-eval bench-door bench-train: export OMP_NUM_THREADS ?= 1
 test-%: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help
@@ -181,12 +181,15 @@ observability-test: test-observability ## the former name of test-observability
 
 ##@ Measure it
 
-.PHONY: bench bench-scale bench-loop bench-media bench-engine bench-eval bench-door bench-people bench-train
+.PHONY: bench bench-scale bench-peers bench-loop bench-media bench-engine bench-eval bench-door bench-people bench-train
 bench: setup ## measure RPC overhead, data throughput and the loop; writes docs/results/bench.{md,json}
 	$(BIN)/python -m benchmarks
 
 bench-scale: setup ## 4 k, 32 k and 256 k records through a whole job, on files and on S3 + PostgreSQL; writes docs/results
 	$(BIN)/python -m benchmarks.scale
+
+bench-peers: setup ## import and read 20,000 records with media beside datasets and webdataset; writes docs/results
+	$(BIN)/python -m benchmarks.peers
 
 bench-loop: setup $(VLLM_INSTALLED) ## our streaming loop against three offline passes, on one vLLM; writes docs/results
 	$(BIN)/python -m benchmarks.streaming
