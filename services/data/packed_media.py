@@ -94,19 +94,14 @@ class PackedMedia:
 
 
 def _find(connection: Connection, wanted: Sequence[bytes]) -> dict[str, Place]:
-    found, table = dict[str, Place](), PACKED_MEDIA.c
+    found, keys, table = dict[str, Place](), dict[bytes, str](), PACKED_MEDIA.c
     columns = sa.select(table.sha256, table.pack, table.offset, table.size_bytes, table.mime_type)
     for start in range(0, len(wanted), NAMES_PER_QUERY):
         query = columns.where(table.sha256.in_(wanted[start : start + NAMES_PER_QUERY]))
-        for sha256, pack, offset, size_bytes, mime_type in connection.execute(query):
-            found[sha256.hex()] = Place(_key(pack.hex()), offset, size_bytes, mime_type)
+        for sha256, pack, offset, size_bytes, mime_type in connection.execute(query).all():
+            key = keys.get(pack) or keys.setdefault(pack, _key(pack.hex()))
+            found[sha256.hex()] = Place(key, offset, size_bytes, mime_type)
     return found
-
-
-def _digests(key: str, connection: Connection) -> list[str]:
-    """The media whose rows point into a pack."""
-    query = sa.select(PACKED_MEDIA.c.sha256).where(PACKED_MEDIA.c.pack == _name(key))
-    return [sha256.hex() for sha256 in connection.scalars(query)]
 
 
 def _packs(media: Sequence[ValidMedium]) -> Iterator[list[ValidMedium]]:
@@ -124,7 +119,3 @@ def _packs(media: Sequence[ValidMedium]) -> Iterator[list[ValidMedium]]:
 
 def _key(name: str) -> str:
     return PREFIX + split(name)
-
-
-def _name(key: str) -> bytes:
-    return bytes.fromhex(key.removeprefix(PREFIX).replace("/", ""))
