@@ -8,7 +8,7 @@ of the ratings from v to w, Σ n_g - (n_v + n_w) / 2. Source: K. Krippendorff, "
 Alpha-Reliability" (2011), whose worked examples are the tests.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -42,9 +42,26 @@ def krippendorff_alpha(ratings: Ratings, level: Level) -> float | None:
         return None
     # How often each value was given to each item: (items, values).
     counts = np.stack([(table == value).sum(axis=0) for value in values], axis=1).astype(np.float64)
-    rated, totals = counts.sum(axis=1), counts.sum(axis=0)
-    weighted = counts / (rated - 1)[:, None]
-    coincidences = counts.T @ weighted - np.diag(weighted.sum(axis=0))
+    weighted = counts / (counts.sum(axis=1) - 1)[:, None]
+    return _alpha(values, counts.T @ weighted - np.diag(weighted.sum(axis=0)), level)
+
+
+def alpha_of_pairs(pairs: Mapping[tuple[float, float], float], level: Level) -> float | None:
+    """Alpha of ratings that are counted in pairs: how often an item has both, each time divided by its ratings less 1.
+
+    The pairs of an item are in both orders. None as of `krippendorff_alpha`.
+    """
+    values = np.unique(np.array(list(pairs), dtype=np.float64))
+    if len(values) < 2:
+        return None
+    coincidences = np.zeros((len(values), len(values)))
+    for (one, other), weight in pairs.items():
+        coincidences[np.searchsorted(values, one), np.searchsorted(values, other)] += weight
+    return _alpha(values, coincidences, level)
+
+
+def _alpha(values: NDArray[np.float64], coincidences: NDArray[np.float64], level: Level) -> float:
+    totals = coincidences.sum(axis=1)
     distances = _DISTANCES[level](values, totals)
     observed = (coincidences * distances).sum() / totals.sum()
     expected = (np.outer(totals, totals) * distances).sum() / (totals.sum() * (totals.sum() - 1))

@@ -1,4 +1,4 @@
-"""`omnialign data filter`, `split`, `sample`, `merge`, `dedupe` and `diff`: datasets made of others, and what differs.
+"""`omnialign data filter`, `split`, `sample`, `merge`, `dedupe`, `diff` and `stats`: operations on whole datasets.
 
 A command that is repeated has the same request id, so that it finishes what an earlier one began, or has its answer.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,11 +16,11 @@ from omnialign.cli.data import Dataset, Splits, Subtasks
 from omnialign.cli.session import Session, command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from omnialign.client import AsyncClient
     from omnialign.v1.data_service_pb2 import DeriveDatasetResponse
-    from omnialign.v1.dataset_operations_pb2 import DuplicatePair, SplitShare
+    from omnialign.v1.dataset_operations_pb2 import DatasetStatistics, DuplicatePair, SplitShare
 
 app = typer.Typer()
 
@@ -181,6 +182,66 @@ async def diff(
     session.out.record(counts)
     words = ", ".join(f"{count:,} {word}" for word, count in counts.items())
     session.out.say(f"{names.short_name(one)} → {names.short_name(two)}: {words}")
+
+
+@app.command()
+@command
+async def stats(
+    session: Session,
+    dataset: Dataset,
+    page: Annotated[Path | None, typer.Option(help="HTML file to write, with plots.")] = None,
+) -> None:
+    """Say in numbers what a dataset or version holds: subtasks, lengths, media, ratings, duplicates."""
+    name, last = session.name("datasets", dataset), None
+    async with session.client() as client:
+        with session.out.console.status("reading") if session.out.is_live else contextlib.nullcontext() as status:
+            async for last in client.get_dataset_statistics(name, with_page=page is not None):
+                if status is not None:
+                    status.update(f"{last.records_read:,} of {last.record_count:,} records read")
+    assert last is not None  # a call without an answer has raised
+    session.out.record(last.statistics)
+    for line in statistics_lines(last.statistics):
+        session.out.say(line)
+    if page is not None:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        partial = page.with_name(f".{page.name}.partial")
+        partial.write_bytes(last.page)
+        partial.replace(page)
+        session.out.say(f"page: {page}")
+
+
+def statistics_lines(found: DatasetStatistics) -> Iterator[str]:
+    """The statistics for a terminal."""
+    yield f"records: {found.record_count:,} ({_counts_text(found.subtask_counts)})"
+    yield f"splits: {_counts_text(found.split_counts)}"
+    yield f"duplicates: {found.duplicate_count:,} records, {found.repeated_prompt_count:,} prompts"
+    yield f"responses: {found.response_count:,}, {found.critique_count:,} with a critique"
+    for what, one in (
+        ("prompts", found.prompt_characters),
+        ("responses", found.response_characters),
+        ("critiques", found.critique_characters),
+    ):
+        if one.count:
+            yield f"characters of {what}: median {one.median:,}, 90 % to {one.percentile_90:,}, at most {one.most:,}"
+    for kind in found.media_types:
+        size = f"{kind.size_bytes / 2**20:,.1f} MiB"
+        yield f"{kind.mime_type}: {kind.object_count:,} objects, {size}, shown {kind.use_count:,} times"
+    for dimension, scores in sorted(found.scores.items()):
+        yield f"{dimension}: " + ", ".join(f"{count:,} x {score}" for score, count in enumerate(scores.counts))
+    if found.preferences.first or found.preferences.second:
+        preferred = found.preferences
+        yield f"preferred: first {preferred.first:,}, second {preferred.second:,}, none {preferred.none:,}"
+    if found.verdict_counts:
+        yield f"verdicts: {_counts_text(found.verdict_counts)}"
+    for agreement in found.agreements:
+        alpha = f"{agreement.alpha:.2f}" if agreement.HasField("alpha") else "none"
+        equal = f"equal {agreement.equal_share:.0%} of {agreement.item_count:,}"
+        yield f"agreement on {agreement.what}: alpha {alpha}, {equal}"
+
+
+def _counts_text(counts: Mapping[str, int]) -> str:
+    ranked = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    return ", ".join(f"{name or 'none'} {count:,}" for name, count in ranked)
 
 
 def shares_of(text: str) -> list[SplitShare]:

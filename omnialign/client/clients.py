@@ -242,6 +242,7 @@ class Client:
     import_dataset = _iterate(AsyncClient.import_dataset)
     derive_dataset = _iterate(AsyncClient.derive_dataset)
     compare_datasets = _iterate(AsyncClient.compare_datasets)
+    get_dataset_statistics = _iterate(AsyncClient.get_dataset_statistics)
     export_dataset = _iterate(AsyncClient.export_dataset)
     download_export = _call(AsyncClient.download_export)
     collect_garbage = _iterate(AsyncClient.collect_garbage)

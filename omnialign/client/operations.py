@@ -78,3 +78,15 @@ class OperationCalls(ServiceCalls):
         request = data_service_pb2.CollectGarbageRequest(parent=self.parent, dry_run=dry_run)
         async for done in self._transport.stream(self._operations.CollectGarbage, request, on_restart=lambda: None):
             yield done
+
+    async def get_dataset_statistics(
+        self, name: str, *, with_page: bool = False
+    ) -> AsyncIterator[data_service_pb2.GetDatasetStatisticsResponse]:
+        """Yields progress, and last what a dataset or version holds in numbers; also as an HTML page if wanted.
+
+        A call that breaks begins again.
+        """
+        request = data_service_pb2.GetDatasetStatisticsRequest(name=name, with_page=with_page)
+        call = self._operations.GetDatasetStatistics
+        async for progress in self._transport.stream(call, request, on_restart=lambda: None):
+            yield progress

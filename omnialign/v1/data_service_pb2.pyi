@@ -2215,6 +2215,68 @@ class DownloadExportResponse(_message.Message):
 Global___DownloadExportResponse: _TypeAlias = DownloadExportResponse  # noqa: Y015
 
 @_typing.final
+class GetDatasetStatisticsRequest(_message.Message):
+    """Asks for the statistics of a dataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WITH_PAGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """A dataset (its head) or a dataset version."""
+    with_page: _builtins.bool
+    """Also draw them, as an HTML page."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        with_page: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "with_page", b"with_page"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDatasetStatisticsRequest: _TypeAlias = GetDatasetStatisticsRequest  # noqa: Y015
+
+@_typing.final
+class GetDatasetStatisticsResponse(_message.Message):
+    """Progress, and at last the statistics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_READ_FIELD_NUMBER: _builtins.int
+    RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    records_read: _builtins.int
+    """Records read so far."""
+    record_count: _builtins.int
+    """Records to read."""
+    page: _builtins.bytes
+    """One HTML file that loads nothing, in UTF-8, if it was asked for: last message only."""
+    @_builtins.property
+    def statistics(self) -> _dataset_operations_pb2.DatasetStatistics:
+        """The statistics: last message only."""
+
+    def __init__(
+        self,
+        *,
+        records_read: _builtins.int = ...,
+        record_count: _builtins.int = ...,
+        statistics: _dataset_operations_pb2.DatasetStatistics | None = ...,
+        page: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["statistics", b"statistics"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page", b"page", "record_count", b"record_count", "records_read", b"records_read", "statistics", b"statistics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDatasetStatisticsResponse: _TypeAlias = GetDatasetStatisticsResponse  # noqa: Y015
+
+@_typing.final
 class RegisterModelRequest(_message.Message):
     """Registers a model."""
 

@@ -163,6 +163,11 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.DownloadExportRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_data__service__pb2.DownloadExportResponse.FromString,
                 _registered_method=True)
+        self.GetDatasetStatistics = channel.unary_stream(
+                '/omnialign.v1.DataService/GetDatasetStatistics',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.GetDatasetStatisticsRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetDatasetStatisticsResponse.FromString,
+                _registered_method=True)
         self.RegisterModel = channel.unary_unary(
                 '/omnialign.v1.DataService/RegisterModel',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.RegisterModelRequest.SerializeToString,
@@ -395,6 +400,13 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDatasetStatistics(self, request, context):
+        """Reads a dataset or version and says in numbers what it holds. Streams progress; the last message has the statistics.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterModel(self, request, context):
         """Registers a model folder as the next version of a model.
         """
@@ -580,6 +592,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.DownloadExport,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.DownloadExportRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_data__service__pb2.DownloadExportResponse.SerializeToString,
+            ),
+            'GetDatasetStatistics': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetDatasetStatistics,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetDatasetStatisticsRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.GetDatasetStatisticsResponse.SerializeToString,
             ),
             'RegisterModel': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterModel,
@@ -1298,6 +1315,33 @@ class DataService:
             '/omnialign.v1.DataService/DownloadExport',
             omnialign_dot_v1_dot_data__service__pb2.DownloadExportRequest.SerializeToString,
             omnialign_dot_v1_dot_data__service__pb2.DownloadExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDatasetStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/omnialign.v1.DataService/GetDatasetStatistics',
+            omnialign_dot_v1_dot_data__service__pb2.GetDatasetStatisticsRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.GetDatasetStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,

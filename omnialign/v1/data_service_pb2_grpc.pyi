@@ -105,6 +105,8 @@ class DataServiceStub:
     """
     DownloadExport: _grpc.UnaryStreamMultiCallable[_data_service_pb2.DownloadExportRequest, _data_service_pb2.DownloadExportResponse]
     """Reads a file of a complete export."""
+    GetDatasetStatistics: _grpc.UnaryStreamMultiCallable[_data_service_pb2.GetDatasetStatisticsRequest, _data_service_pb2.GetDatasetStatisticsResponse]
+    """Reads a dataset or version and says in numbers what it holds. Streams progress; the last message has the statistics."""
     RegisterModel: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.RegisterModelRequest, _model_pb2.ModelVersion]
     """Registers a model folder as the next version of a model."""
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]
@@ -200,6 +202,8 @@ class DataServiceAsyncStub(DataServiceStub):
     """
     DownloadExport: _aio.UnaryStreamMultiCallable[_data_service_pb2.DownloadExportRequest, _data_service_pb2.DownloadExportResponse]  # type: ignore[assignment]
     """Reads a file of a complete export."""
+    GetDatasetStatistics: _aio.UnaryStreamMultiCallable[_data_service_pb2.GetDatasetStatisticsRequest, _data_service_pb2.GetDatasetStatisticsResponse]  # type: ignore[assignment]
+    """Reads a dataset or version and says in numbers what it holds. Streams progress; the last message has the statistics."""
     RegisterModel: _aio.UnaryUnaryMultiCallable[_data_service_pb2.RegisterModelRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
     """Registers a model folder as the next version of a model."""
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetModelVersionRequest, _model_pb2.ModelVersion]  # type: ignore[assignment]
@@ -442,6 +446,14 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_data_service_pb2.DownloadExportResponse], _abc.AsyncIterator[_data_service_pb2.DownloadExportResponse]]:
         """Reads a file of a complete export."""
+
+    @_abc_1.abstractmethod
+    def GetDatasetStatistics(
+        self,
+        request: _data_service_pb2.GetDatasetStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_service_pb2.GetDatasetStatisticsResponse], _abc.AsyncIterator[_data_service_pb2.GetDatasetStatisticsResponse]]:
+        """Reads a dataset or version and says in numbers what it holds. Streams progress; the last message has the statistics."""
 
     @_abc_1.abstractmethod
     def RegisterModel(

@@ -144,6 +144,7 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             exporter=Exporter(stores, exports=exports),
             exports=exports,
             collector=collector,
+            pool=storage_pool,
             max_append_bytes=config.max_append_bytes,
         )
         server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer, FULL_NAME)

@@ -1,6 +1,7 @@
 """DataService over gRPC: translates messages to calls of the domain and back. The server maps errors."""
 
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import grpc
@@ -22,6 +23,7 @@ from services.data.media_store import Claim, MediaStore
 from services.data.models import Models
 from services.data.operations.comparing import differences
 from services.data.operations.deriving import Deriving
+from services.data.operations.statistics import statistics
 from services.data.presigned_media import PresignedMedia
 from services.data.record_filter import matcher
 from services.data.selection import Selection
@@ -49,6 +51,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         exporter: Exporter,
         exports: Exports,
         collector: Collector,
+        pool: ThreadPoolExecutor,
         max_append_bytes: int,
     ) -> None:
         self._datasets, self._media, self._models = datasets, media, models
@@ -56,7 +59,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         self._lineage, self._importer, self._deriving = lineage, importer, deriving
         self._exporter, self._exports = exporter, exports
         self._collector = collector
-        self._max_append_bytes = max_append_bytes
+        self._pool, self._max_append_bytes = pool, max_append_bytes
 
     async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> dataset_pb2.Dataset:  # noqa: D102, N802
         key = f"CreateDataset:{request.parent}:{request.request_id}" if request.request_id else ""
@@ -243,6 +246,12 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     ) -> AsyncIterator[pb.DownloadExportResponse]:
         async for chunk in self._exports.read(request.name, request.path, request.read_offset):
             yield pb.DownloadExportResponse(chunk=chunk)
+
+    async def GetDatasetStatistics(  # noqa: D102, N802
+        self, request: pb.GetDatasetStatisticsRequest, context: Context
+    ) -> AsyncIterator[pb.GetDatasetStatisticsResponse]:
+        async for progress in statistics(self._datasets, request, pool=self._pool):
+            yield progress
 
     async def RegisterModel(self, request: pb.RegisterModelRequest, context: Context) -> model_pb2.ModelVersion:  # noqa: D102, N802
         return await self._models.register(

@@ -180,7 +180,7 @@ def test_no_control_message_carries_media_bytes() -> None:
         "DeliverModel",
         "GetAlignmentReport",
     }
-    carriers |= {"GetEvaluationReport", "GetComparisonReport"}
+    carriers |= {"GetEvaluationReport", "GetComparisonReport", "GetDatasetStatistics"}
     carriers |= {"UpdatePolicy"}
     for service in services():
         for method in service.methods:

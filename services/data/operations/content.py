@@ -20,6 +20,11 @@ def messages(record: Record, *, prompt_only: bool = False) -> Sequence[Content]:
     return [*asked_of(record), *(() if prompt_only else (response.content for response in record.responses))]
 
 
+def roles(record: Record) -> bytes:
+    """Who wrote what came before the prompt; it tells earlier messages from responses."""
+    return bytes(message.role for message in record.history)
+
+
 def pieces(message: Content) -> Iterator[str | Media]:
     """The parts of a message, with neighbouring texts as one, normalised; empty texts are left out."""
     texts = list[str]()
@@ -42,7 +47,7 @@ def normalised(text: str) -> str:
 
 def content_key(record: Record, *, prompt_only: bool = False) -> bytes:
     """Equal for records with the same conversation, prompt and responses; `KEY_BYTES` long."""
-    digest = hashlib.blake2b(bytes(message.role for message in record.history), digest_size=KEY_BYTES)
+    digest = hashlib.blake2b(roles(record), digest_size=KEY_BYTES)
     for message in messages(record, prompt_only=prompt_only):
         digest.update(b"M")
         for piece in pieces(message):

@@ -17,7 +17,7 @@ from omnialign.v1.dataset_operations_pb2 import Deduplication, DuplicatePair
 from omnialign.v1.record_pb2 import Record
 from services.data.objects.base import run_in_pool
 from services.data.operations import sketches
-from services.data.operations.content import content_key, messages, pieces
+from services.data.operations.content import content_key, messages, pieces, roles
 from services.data.operations.known import Known, KnownRecord
 from services.data.operations.media_reading import MediaReader
 from services.data.operations.reading import Reader
@@ -101,7 +101,7 @@ class _Search:
 
     def _described(self, record: Record, content: bytes, rest: bytes) -> tuple[KnownRecord, bytes]:
         """What is compared of a record, and a key of what must be equal: kinds of parts, numbers, groups of media."""
-        salt, texts, media = hashlib.blake2b(digest_size=16), list[sketches.Sketch](), list[bytes]()
+        salt, texts, media = hashlib.blake2b(roles(record), digest_size=16), list[sketches.Sketch](), list[bytes]()
         for message in self.messages(record):
             salt.update(b"M")
             words = list[str]()
@@ -144,7 +144,7 @@ def _rest_key(record: Record, *, prompt_only: bool) -> bytes:
     """Equal for records that are equal in all but their ids and what is compared of their content."""
     rest = Record()
     rest.CopyFrom(record)
-    for name in ("id", "prompt"):
+    for name in ("id", "history", "prompt"):
         rest.ClearField(name)
     for response in () if prompt_only else rest.responses:
         response.ClearField("content")

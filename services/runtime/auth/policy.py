@@ -71,6 +71,7 @@ _DATA = {
     "ImportDataset": _write("parent"),
     "DeriveDataset": _write("parent"),
     "CompareDatasets": _read("source"),
+    "GetDatasetStatistics": _read("name"),
     "ExportDataset": _write("name"),
     "DownloadExport": _read("name"),
     "RegisterModel": _write("parent"),

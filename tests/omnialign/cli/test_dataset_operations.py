@@ -81,6 +81,19 @@ def test_a_diff_lists_what_differs_with_names_as_people_write_them(filled):
     assert counts == {"added": 0, "removed": 10, "changed": 0, "equal": 10}
 
 
+def test_statistics_are_said_printed_as_json_and_drawn(filled, tmp_path):
+    page = tmp_path / "out" / "pets.html"
+    result = filled("data", "stats", "pets/1", "--page", page)
+    assert result.exit_code == 0, result.output
+    assert "records: 20 (t2t 20)" in result.stdout
+    assert "preferred: first 20, second 0, none 0" in result.stdout
+    assert "pets/1</h1>" in page.read_text()
+    assert [path.name for path in page.parent.iterdir()] == ["pets.html"]
+    found = json.loads(filled("data", "stats", "pets", "--json").stdout)
+    assert found["subtask_counts"] == {"t2t": "20"}
+    assert filled("data", "stats", "absent").exit_code == 1
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

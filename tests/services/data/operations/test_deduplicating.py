@@ -14,7 +14,15 @@ from omnialign import media
 from omnialign.client import AsyncClient
 from omnialign.content import content
 from omnialign.errors import InvalidArgument
-from omnialign.v1.content_pb2 import MODALITY_AUDIO, MODALITY_IMAGE, MODALITY_TEXT, Media
+from omnialign.v1.content_pb2 import (
+    MODALITY_AUDIO,
+    MODALITY_IMAGE,
+    MODALITY_TEXT,
+    ROLE_SYSTEM,
+    ROLE_USER,
+    EarlierMessage,
+    Media,
+)
 from omnialign.v1.dataset_operations_pb2 import Deduplication, DuplicatePair
 from omnialign.v1.record_pb2 import Preference, Record, Response
 from services.data.operations import sketches
@@ -66,12 +74,17 @@ async def test_equal_contents_are_the_same_whatever_their_case_and_white_space(c
         record("e", "What is 1+1?"),
         record("f", "STRASSE", preference=Preference(preferred=1)),
         record("g", "Straße", preference=Preference(preferred=2)),
+        record("fa", "Two.", history=[EarlierMessage(role=ROLE_USER, content=content("What is 1+1?"))]),
+        record("fb", "two.", history=[EarlierMessage(role=ROLE_USER, content=content("what is 1+1?"))]),
+        record("fc", "two.", history=[EarlierMessage(role=ROLE_SYSTEM, content=content("what is 1+1?"))]),
         record("h", "e\u0301"),
         record("i", "\u00e9"),
     ]
     pairs, kept = await pairs_of(client, records)
-    assert {(pair.removed_id, pair.kept_id) for pair in pairs.values()} == {("b", "a"), ("g", "f"), ("i", "h")}
-    assert kept == ["a", "c", "d", "e", "f", "h"]
+    assert {(pair.removed_id, pair.kept_id) for pair in pairs.values()} == {
+        ("b", "a"), ("g", "f"), ("fb", "fa"), ("i", "h")
+    }  # fmt: skip
+    assert kept == ["a", "c", "d", "e", "f", "fa", "fc", "h"]
     assert all(pair.exact and pair.distance == 0 for pair in pairs.values())
     assert [pairs[name].annotated_differently for name in "bgi"] == [True, True, False]
     lineage = await client.get_lineage("projects/default/datasets/made")
