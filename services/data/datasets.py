@@ -282,9 +282,7 @@ class Datasets:
             await self._require(name)
             # Before anybody can read them: the collector must find that the dataset names their media.
             await self._usage.hold(name, media, parent=project_name_of(name))
-        async with self._lock(
-            name
-        ):  # writers of this process take turns; Lance's own retries handle those of other processes
+        async with self._lock(name):  # writers of this process take turns; those of other processes are met by retries
             table = self._table(name, uid=await self._require(name), suffix=suffix)
             counts = await run_in_pool(self._pool, table.merge, records)
         self.upkeep.written(name + suffix, table, num_rows=sum(counts))
@@ -299,6 +297,7 @@ class Datasets:
             raise not_found("DATASET", name)
         async with self.upkeep.turn:
             for suffix in ("", QUARANTINE):
+                self.upkeep.forget(name + suffix)
                 await run_in_pool(self._pool, self._objects.remove_table, _table_name(name) + suffix, uid=uid)
             self._caches = Caches.empty()  # Lance's own goes by paths and versions, which a new table may have again
         await run_in_pool(self._pool, self._objects.delete_below, f"{JOURNALS}{uid}/")

@@ -117,16 +117,23 @@ class Upkeep:
             self._due[name] = table
             self._wake.set()
 
+    def forget(self, name: str) -> None:
+        """Drops what is due at a table that is removed, for whoever has the turn."""
+        self._seen.pop(name, None)
+        self._due.pop(name, None)
+
     async def settle(self) -> None:
         """Does what is due, and returns when nothing is."""
         while self._due:
             name, table = next(iter(self._due.items()))
             async with self.turn:
+                if self._due.get(name) is not table:  # forgotten, or written again
+                    continue
                 is_improved = await self._attempt(name, table.improve)
                 if not is_improved and time.monotonic() - self._cleaned.get(name, -inf) >= self._clean_seconds:
                     await self._attempt(name, table.clean)
                     self._cleaned[name] = time.monotonic()
-            if self._due[name] is table:  # not written meanwhile
+            if self._due.get(name) is table:  # not written meanwhile
                 del self._due[name]
                 if is_improved:
                     self._due[name] = table  # behind the others

@@ -205,6 +205,19 @@ async def test_a_table_that_fails_keeps_no_other_from_its_turn(keeper: Upkeep) -
     assert good.left == 0
 
 
+async def test_a_table_that_is_removed_while_it_waits_is_not_touched(keeper: Upkeep) -> None:
+    gone, kept = Slow(1), Slow(1)
+    async with keeper.turn:
+        for name, one in (("gone", gone), ("kept", kept)):
+            one.leave.set()
+            keeper.written(name, one, num_rows=10**6)
+        settling = asyncio.create_task(keeper.settle())
+        await asyncio.sleep(0)
+        keeper.forget("gone")
+    await settling
+    assert (gone.left, kept.left) == (1, 0)
+
+
 async def test_steps_have_their_turn_and_the_end_waits_for_none(keeper: Upkeep) -> None:
     slow = Slow(10**6)
     async with keeper.running():
