@@ -1,6 +1,5 @@
 """Messages as a page shows them: their texts, and their media as pictures and players."""
 
-import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from omnialign.errors import OmnialignError
 from omnialign.v1 import content_pb2
 from services.pipeline.pages.pictures import Picture, left_out, picture
 
-FETCHES_AT_ONCE = 8
 MAX_MEDIUM_BYTES = 32 * 1024 * 1024
 """A larger medium is not even fetched."""
 MAX_PAGE_BYTES = 24 * 1024 * 1024
@@ -38,19 +36,14 @@ def media_of(messages: Iterable[content_pb2.Content]) -> dict[str, content_pb2.M
 
 async def fetch_media(client: AsyncClient, references: Mapping[str, content_pb2.Media]) -> dict[str, bytes]:
     """The bytes of media by digest. One that is gone, or too large, is left out: the page says so."""
-    places, found = asyncio.Semaphore(FETCHES_AT_ONCE), dict[str, bytes]()
-
-    async def fetch(sha256: str) -> None:
-        async with places:
-            try:
-                found[sha256] = await client.get_media(sha256)
-            except OmnialignError as error:
-                log.warning("report: medium left out", extra={"sha256": sha256, "reason": error.reason})
-
-    async with asyncio.TaskGroup() as group:
-        for sha256, reference in references.items():
-            if reference.size_bytes <= MAX_MEDIUM_BYTES:
-                group.create_task(fetch(sha256))
+    wanted = [digest for digest, reference in references.items() if reference.size_bytes <= MAX_MEDIUM_BYTES]
+    try:
+        found = await client.fetch_media(wanted)
+    except OmnialignError as error:
+        log.warning("report: media left out", extra={"media": len(wanted), "reason": error.reason})
+        return {}
+    for digest, error in found.errors.items():
+        log.warning("report: medium left out", extra={"sha256": digest, "reason": error.reason})
     return found
 
 
