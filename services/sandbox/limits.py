@@ -58,11 +58,16 @@ def harden() -> None:
 
 def enforce(limits: Limits) -> None:
     """Limits what this process may use from now on. Only soft limits change, so that the next task can have its own."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = math.ceil(used.ru_utime + used.ru_stime + limits.cpu_seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+    enforce_processor_time(limits.cpu_seconds)
     # RLIMIT_DATA counts private writable memory alone. RLIMIT_AS would count libraries and shared memory as well.
     resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + limits.memory_bytes, resource.RLIM_INFINITY))
+
+
+def enforce_processor_time(seconds: float) -> None:
+    """Limits the processor time that this process may use from now on."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    end = math.ceil(used.ru_utime + used.ru_stime + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (end, resource.RLIM_INFINITY))
 
 
 def _data_bytes() -> int:

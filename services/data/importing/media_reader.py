@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omnialign.errors import InvalidArgument, OmnialignError
+from omnialign.media import MediaError
 from omnialign.v1 import content_pb2
 from services.data.media_types import modality_of
 from services.data.media_validation import MediaLimits, check_claim, too_large, validate, validate_bytes
-from services.sandbox.limits import NO_MEMORY_EXIT_CODE, Limits, cause_of
+from services.sandbox.limits import NO_MEMORY_EXIT_CODE, Limits, cause_of, enforce, enforce_processor_time
 from services.sandbox.media import LIMITS, killed_decoder
 
 SENT_BYTES = 1024 * 1024
@@ -52,6 +53,8 @@ class MediaReader:
         """Bytes that wait to be taken."""
         self.is_careful = False
         """Whether media are decoded in processes of their own."""
+        self.has_found_killer = False
+        """Whether one of them has ended its process."""
 
     def put(self, data: bytes, modality: int) -> content_pb2.Media:
         """The reference of a medium given as bytes. Raises the reasons of `media_validation`, MEDIA_KILLED_DECODER."""
@@ -89,7 +92,16 @@ class MediaReader:
         if (known := self._known.get(sha256)) is not None:
             check_claim(known, modality=modality, mime_type="")
             return known
-        found = in_process(validated, LIMITS.get(modality, Limits())) if self.is_careful else _decoded(validated)
+        limits = LIMITS.get(modality, Limits())
+        if self.is_careful:
+            try:
+                found = in_process(validated, limits)
+            except MediaError:
+                self.has_found_killer = True
+                raise
+        else:
+            enforce_processor_time(limits.cpu_seconds)  # each medium has its own: a piece may have many
+            found = _decoded(validated)
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
         self._known[sha256] = found
@@ -118,7 +130,7 @@ def in_process(validated: Callable[[], str], limits: Limits) -> str:
     """What a validation returns in a process of its own. Raises its refusal, and MEDIA_KILLED_DECODER."""
     reader, writer = os.pipe()
     if not (pid := os.fork()):
-        _answer(validated, writer)
+        _answer(validated, writer, limits)
     os.close(writer)
     answer, cause = _await(reader, limits.wall_seconds), ""
     os.close(reader)
@@ -134,9 +146,10 @@ def in_process(validated: Callable[[], str], limits: Limits) -> str:
     raise InvalidArgument(message, reason=reason)
 
 
-def _answer(validated: Callable[[], str], writer: int) -> None:
+def _answer(validated: Callable[[], str], writer: int, limits: Limits) -> None:
     """The new process: validates, says what it found, and ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    enforce(limits)
     try:
         found = OK + _decoded(validated).encode()
     except MemoryError:

@@ -51,8 +51,8 @@ class Piece:
 def read_pieces(
     source: SourceFile, reading: Reading, limits: MediaLimits, share: Share, start: int, careful_until: int
 ) -> Iterator[Piece]:
-    """The pieces of this share of a file, from the row `start` on; up to the row `careful_until`, media are decoded
-    in processes of their own.
+    """The pieces of this share of a file, from the row `start` on. Up to the row `careful_until`, or the first medium
+    that ends its process, media are decoded in processes of their own.
 
     Raises SOURCE_MALFORMED, SOURCE_TOO_WIDE, SOURCE_EXPANDS.
     """
@@ -64,7 +64,7 @@ def read_pieces(
         for index, (number, row) in enumerate(rows, first):
             if index < start:
                 continue
-            media.is_careful = index < careful_until
+            media.is_careful = index < careful_until and not media.has_found_killer
             read.append(reader.read(number, row))
             if _is_full(read, media, begun):
                 yield Piece(unit, False, place, read, *media.take(), files.take())
@@ -74,4 +74,6 @@ def read_pieces(
 
 def _is_full(read: list[ReadRow], media: MediaReader, begun: float) -> bool:
     size_bytes = media.size_bytes + sum(len(row.record) for row in read[-1:])
+    if media.is_careful and media.has_found_killer:  # so that this much is done, should there be another one
+        return True
     return len(read) >= PIECE_ROWS or size_bytes >= PIECE_BYTES or time.monotonic() - begun > PIECE_SECONDS

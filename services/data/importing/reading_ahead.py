@@ -97,7 +97,7 @@ class Readers:
 
     def _pieces(self, file: SourceFile, reading: Reading, share: Share, start: int) -> Generator[Stored, None, None]:
         """The pieces of a share (blocking). A piece that ends its process is read again, carefully."""
-        careful_until, done = 0, -1
+        careful_until, stuck, done = 0, -1, -1
         while True:
             pieces = self._sandbox.iterate(
                 read_pieces, file, reading, self._limits, share, start, careful_until,
@@ -111,9 +111,9 @@ class Readers:
                     start, done = piece.end, piece.unit if piece.is_last else done
                 return
             except InvalidArgument as error:
-                if error.reason != "SOURCE_KILLED_READER" or start < careful_until:
+                if error.reason != "SOURCE_KILLED_READER" or start == stuck:
                     raise
-                careful_until = start + PIECE_ROWS
+                stuck, careful_until = start, start + PIECE_ROWS
             finally:
                 pieces.close()
 
