@@ -42,8 +42,8 @@ async def fetch_media(client: AsyncClient, references: Mapping[str, content_pb2.
     except OmnialignError as error:
         log.warning("report: media left out", extra={"media": len(wanted), "reason": error.reason})
         return {}
-    for digest, error in found.errors.items():
-        log.warning("report: medium left out", extra={"sha256": digest, "reason": error.reason})
+    for digest, why in found.errors.items():
+        log.warning("report: medium left out", extra={"sha256": digest, "reason": why.reason})
     return found
 
 
