@@ -4,11 +4,13 @@ import hashlib
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from urllib.error import URLError
+from http.client import HTTPException
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 
 RANGE_BYTES = 4 * 1024 * 1024
 CONNECTIONS = 8
-SECONDS = 60.0
+SECONDS = 20.0
 
 
 class MediaLinks:
@@ -16,14 +18,22 @@ class MediaLinks:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="omnialign-links")
+        self._away = set[str]()
+        """Hosts that could not be reached from here: asking them again would only take as long again."""
 
     def read(self, url: str, *, sha256: str, size_bytes: int) -> bytes | None:
         """The bytes of a medium (blocking); None if they cannot be read, or are others."""
-        if not url.startswith(("https://", "http://")):
+        host = urlsplit(url).netloc
+        if not url.startswith(("https://", "http://")) or host in self._away:
             return None
         try:
             data = b"".join(self._threads.map(lambda start: _range(url, start, size_bytes), _starts(size_bytes)))
-        except (URLError, OSError, ValueError):  # an HTTP error or a broken connection, an answer of the wrong size
+        except HTTPError:
+            return None
+        except URLError:
+            self._away.add(host)
+            return None
+        except (OSError, HTTPException, ValueError):  # a connection that broke, or an answer of the wrong size
             return None
         return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
