@@ -6,8 +6,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from omnialign.client.media_links import MediaLinks
 from omnialign.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -93,3 +96,36 @@ async def test_local_files_have_no_links(tmp_path: Path) -> None:
             with pytest.raises(FailedPrecondition) as caught:
                 await call
             assert caught.value.reason == "PRESIGNING_UNAVAILABLE"
+
+
+async def test_small_media_lie_in_a_pack_and_a_large_one_comes_by_link(
+    on_s3: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = [png_bytes(seed, side=16) for seed in range(30)], png_bytes(99, side=1200)
+    answers = {"response_1": "Noise.", "response_2": "Nothing.", "overall_response": 1}
+    rows = [{"question": f"What is {i}?", "image": {"bytes": data}} | answers for i, data in enumerate(small)]
+    source = tmp_path / "text-image-to-text.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), source)
+    followed = list[str]()
+    read = MediaLinks.read
+
+    def noted(self: MediaLinks, url: str, **wanted: Any) -> bytes | None:
+        data = read(self, url, **wanted)
+        followed.extend([url] if data else [])
+        return data
+
+    monkeypatch.setattr(MediaLinks, "read", noted)
+    async with serve_data(tmp_path / "state", **on_s3) as client:
+        medium = await client.upload_media(large, modality=IMAGE)
+        async for _ in client.import_dataset("small", source.as_uri(), subtask="ti2t"):
+            pass
+        found = [media async for _, media in client.stream_records_and_media("projects/default/datasets/small")]
+        assert {data for media in found for data in media.values()} == set(small)
+        assert not followed
+        wanted = [sha256_hex(small[3]), medium.sha256, "0" * 64, sha256_hex(small[4])]
+        read_media = [data async for _, data in client.read_media(wanted)]
+        assert (read_media[:2], read_media[3]) == ([small[3], large], small[4])
+        assert isinstance(read_media[2], NotFound)
+        assert len(followed) == 1
+        link = await client.create_media_download(sha256_hex(small[5]))
+        assert "packs" not in link.url
