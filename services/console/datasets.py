@@ -17,6 +17,7 @@ from omnialign.v1.data_service_pb2 import RecordFilter
 from services.console.context import Context, name_in
 from services.console.job_list import SHOWN as LIST_SHOWN
 from services.console.job_list import first, shown
+from services.console.security import REPORT_POLICY
 
 PAGE_RECORDS = 10
 FILTERS = ("subtask", "split", "modality", "text", "dimension", "min_score", "max_score", "start")
@@ -50,6 +51,12 @@ def dataset_routes(context: Context) -> list[Route]:
         return context.pages.page(
             request, "records.html.j2", section="datasets", name=found.name, version=found, source=found.name, **values
         )
+
+    async def statistics(request: Request) -> Response:
+        client, name = context.client(request), name_in(request, names.DATASET_VERSION)
+        last = [found async for found in client.get_dataset_statistics(name, with_page=True)][-1]
+        headers = {"content-security-policy": REPORT_POLICY}
+        return Response(last.page, media_type="text/html; charset=utf-8", headers=headers)
 
     async def head(request: Request) -> Response:
         client, name = context.client(request), name_in(request, names.DATASET)
@@ -85,6 +92,7 @@ def dataset_routes(context: Context) -> list[Route]:
         Route(f"{path}/records", head),
         Route(f"{path}/quarantine", quarantine),
         Route("/" + names.DATASET_VERSION, version),
+        Route(f"/{names.DATASET_VERSION}/statistics", statistics),
     ]
 
 
