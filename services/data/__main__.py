@@ -25,6 +25,7 @@ from services.data.model_files import ModelFiles
 from services.data.model_store import ModelStore
 from services.data.models import Models
 from services.data.objects import open_objects
+from services.data.objects.local import INCOMING
 from services.data.operations.deduplicating import Deduplicator
 from services.data.operations.deriving import Deriving
 from services.data.operations.media_reading import MediaReader
@@ -56,7 +57,7 @@ async def wire(server: Server, config: DataConfig) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncIterator[None]:
-    scratch = config.root / "media" / "incoming"
+    scratch = config.root / INCOMING
     scratch.mkdir(parents=True, exist_ok=True)
     # Three pools: slow decoding of media must not delay reads and writes of tables, nor an import the uploads.
     storage_pool = ThreadPoolExecutor(config.storage_workers, thread_name_prefix="data-storage")

@@ -13,12 +13,16 @@ from omnialign.errors import FailedPrecondition
 from services.data.errors import translate_storage_errors
 from services.data.objects.base import CHUNK_BYTES, ObjectInfo, TableLocation, object_not_found, verified
 
+INCOMING = PurePosixPath("media", "incoming")
+"""The folder of files that are not objects yet; what a killed process leaves there is swept."""
+
 
 class LocalObjectStore:
     """Objects below a folder. A file to be put must be on the same filesystem, or the rename would not be atomic."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._incoming = root / INCOMING
 
     @property
     def uri(self) -> str:
@@ -47,10 +51,9 @@ class LocalObjectStore:
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Writes a small file. See ObjectStore."""
-        target = self.path(key)
         with translate_storage_errors():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=".putting-")
+            self._incoming.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._incoming, prefix="putting-")
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
