@@ -112,6 +112,8 @@ class MediaFiles:
         self._visits: dict[tuple[str, int], Visit] = {}
         self.members: Mapping[str, bytes] = {}
         """The members of the row's sample, by their names, if it comes from an archive."""
+        self.from_samples = 0
+        """How many sounds of the row were samples, which are written as WAV."""
 
     def store(self, found: Any, modality: int) -> content_pb2.Media:
         """Keeps one medium and returns its reference. Raises the MEDIA_* reasons."""
@@ -147,6 +149,7 @@ class MediaFiles:
         if (data := found.get("bytes")) is not None:
             return self._keep.put(_to_bytes(data), modality)
         if found.get("array") is not None:
+            self.from_samples += 1
             return self._keep.put(_to_wav(found), modality)
         return self.store(found.get("path"), modality)
 

@@ -33,6 +33,8 @@ SCALE, OWN_SCALE = "score_range", (0, MAX_SCORE)
 """The label that says from which scale scores were converted, and the scale that needs none."""
 UNTOLD_SUBTASK = "t2t"
 """That of rows which are set aside before they tell theirs."""
+AUDIO, FROM_SAMPLES = "audio", "samples, written as WAV"
+"""The label of records whose sounds came as samples with a rate, and what it says."""
 BENCHMARK = "benchmark"
 """The label that says in which benchmark format a row was."""
 FORMAT = "format"
@@ -70,6 +72,7 @@ class RowReader:
     def read(self, number: int, row: Any) -> ReadRow:
         """The row as a record, quarantined if anything is wrong with it. Raises only what is not the row's fault."""
         self._files.members = row.members if isinstance(row, Sample) else {}
+        self._files.from_samples = 0
         record, digest = self.record(number, row)
         ids = self._format.ids if self._format else ()
         name = row_digest(row, digest, ids=ids, with_content=self._reading.append)
@@ -127,7 +130,7 @@ class RowReader:
             if self._source.format in BENCHMARKS:
                 record.labels[BENCHMARK] = self._source.format
             self._format.fill(record, row, self._given)
-            self._note_scale(record)
+            self._note_changes(record)
             return
         if isinstance(row.get(columns.first(row, columns.PROMPT)), list):
             record.labels.update(labels(row))
@@ -139,10 +142,12 @@ class RowReader:
         record.responses.extend(self._responses(row))
         if record.responses and columns.has(row, columns.OVERALL):
             record.preference.CopyFrom(preference(row, self._reading.scales))
-        self._note_scale(record)
+        self._note_changes(record)
 
-    def _note_scale(self, record: Record) -> None:
-        """Records from which scale scores were converted."""
+    def _note_changes(self, record: Record) -> None:
+        """Records from which scale scores were converted, and that sounds were samples without a file."""
+        if self._files.from_samples:
+            record.labels[AUDIO] = FROM_SAMPLES
         scale = self._reading.scales.score_range
         if scale and scale != OWN_SCALE and any(response.feedback.scores for response in record.responses):
             record.labels[SCALE] = "{:g} to {:g}".format(*scale)

@@ -10,7 +10,7 @@ import pytest
 
 from omnialign.client import AsyncClient
 from omnialign.errors import FailedPrecondition, InvalidArgument
-from omnialign.media import write_image, write_video
+from omnialign.media import write_audio, write_image, write_video
 from omnialign.v1 import data_service_pb2, record_pb2
 from tests.services.data.importing.formats.rows_of_formats import ASKED, NO, SAID
 
@@ -70,6 +70,39 @@ async def test_features_of_datasets_come_in_with_their_types(client: AsyncClient
     png_, wav, mp4 = "image/png", "audio/wav", "video/mp4"
     assert kinds(record) == [png_, " and ", png_, ", then ", wav, ", then ", mp4, "?"]
     assert record.subtask == "tiav2t"
+    assert record.labels["audio"] == "samples, written as WAV"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+async def test_lists_of_typed_features_come_in_as_they_are(client: AsyncClient, tmp_path: Path, kind: str) -> None:
+    tone, film = write_audio(np.zeros(400, dtype=np.float32), 8000), write_video(np.zeros((4, 16, 16, 3), np.uint8), 4)
+    features = datasets.Features(
+        {
+            "prompt": datasets.Value("string"),
+            "completion": datasets.Value("string"),
+            "label": datasets.Value("bool"),
+            "images": datasets.List(datasets.Image()),
+            "audios": datasets.List(datasets.Audio()),
+            "videos": datasets.List(datasets.Video()),
+        }
+    )
+    row = {"prompt": "What?", "completion": "That.", "label": True}
+    found = {"images": [png(1), png(2)], "audios": [tone], "videos": [film]}
+    whole = row | {name: [{"bytes": data, "path": None} for data in several] for name, several in found.items()}
+    # Cast, as `datasets` encodes sounds with torchcodec, which reads them again.
+    table = datasets.Dataset.from_dict({name: [one] for name, one in whole.items()}).cast(features)
+    assert table.features == features
+    if kind == "parquet":
+        table.to_parquet(tmp_path / "rows.parquet")
+    else:
+        table.save_to_disk(tmp_path / "saved")
+    done = await run(client, tmp_path)
+    assert (done.records_imported, list(done.unread_columns)) == (1, [])
+    (record,) = await records(client)
+    media = [part.media for part in record.prompt.parts if part.HasField("media")]
+    stored = [await client.get_media(medium.sha256) for medium in media]
+    assert stored == [png(1), png(2), tone, film]
+    assert record.responses[0].good and "audio" not in record.labels
 
 
 async def test_images_and_samples_lie_beside_the_rows_of_trl(client: AsyncClient, tmp_path: Path) -> None:
