@@ -13,6 +13,7 @@ from omnialign.cli import (
     dataset_operations,
     embedded,
     evaluations,
+    media,
     models,
     reviews,
     tokens,
@@ -36,6 +37,7 @@ app.add_typer(data.app, name="data")
 data.app.add_typer(dataset_operations.app)
 app.add_typer(evaluations.app, name="eval")
 app.add_typer(reviews.app, name="jobs")  # the jobs and their reviews
+app.add_typer(media.app, name="media")
 app.add_typer(models.app, name="models")
 app.add_typer(tokens.app, name="tokens")
 app.add_typer(train.app, name="train")

@@ -17,6 +17,7 @@ from omnialign.client.drafts import DraftCalls
 from omnialign.client.evaluations import EvaluationCalls
 from omnialign.client.jobs import AlignmentCalls, TrainingCalls
 from omnialign.client.loop_thread import LoopThread
+from omnialign.client.media_uploads import MediaUploadCalls
 from omnialign.client.operations import OperationCalls
 from omnialign.client.policies import PolicyCalls
 from omnialign.client.transport import Transport
@@ -36,6 +37,7 @@ class AsyncClient(
     OperationCalls,
     UploadCalls,
     DownloadCalls,
+    MediaUploadCalls,
     AskCalls,
     PolicyCalls,
     TrainingCalls,
@@ -227,6 +229,7 @@ class Client:
     list_records = _call(AsyncClient.list_records)
     stream_quarantine = _iterate(AsyncClient.stream_quarantine)
     upload_media = _call(AsyncClient.upload_media)
+    upload_media_files = _iterate(AsyncClient.upload_media_files)
     get_media = _call(AsyncClient.get_media)
     stream_media = _iterate(AsyncClient.stream_media)
     fetch_media = _call(AsyncClient.fetch_media)

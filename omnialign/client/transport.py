@@ -178,6 +178,31 @@ class Transport:
                 # An upload that is neither finished nor cancelled leaves the server waiting for its next message.
                 call.cancel()
 
+    async def converse(self, method: Callable[..., Any], messages: Messages) -> AsyncIterator[Any]:
+        """Sends messages and yields the responses that come meanwhile. No deadline, and one attempt.
+
+        An exception that `messages` raises cancels the call and reaches the caller.
+        """
+        call = method(metadata=self._metadata())
+        writing = asyncio.create_task(_write(call, messages()))
+        writing.add_done_callback(lambda done: done.cancelled() or not done.exception() or call.cancel())
+        try:
+            async for response in call:
+                self._was_reached = True
+                yield response
+            await writing
+            self._succeeded()
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as failure:
+            if writing.done() and not writing.cancelled() and (error := writing.exception()):
+                raise error from None
+            if isinstance(failure, grpc.aio.AioRpcError):
+                raise as_error(failure, address=self.address, is_secure=self.is_secure) from None
+            raise
+        finally:
+            writing.cancel()
+            call.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
     def _succeeded(self) -> None:
         self._was_reached = True
         self._budget.succeeded()
@@ -272,7 +297,13 @@ def _timeout(expiry: float | None) -> float | None:
 
 
 async def _send(call: Any, messages: AsyncIterator[Message]) -> Any:
-    """Writes `messages` and returns the response.
+    """Writes `messages` and returns the response."""
+    await _write(call, messages)
+    return await call
+
+
+async def _write(call: Any, messages: AsyncIterator[Message]) -> None:
+    """Writes `messages`, up to the end of the call.
 
     gRPC can iterate over the messages itself, but then only logs an exception of the iterator and cancels the call.
     """
@@ -281,10 +312,9 @@ async def _send(call: Any, messages: AsyncIterator[Message]) -> Any:
             await call.write(message)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             # The server may answer, mostly with an error, before it has read everything. Writes fail from then on;
-            # awaiting the call below returns that response or raises that error.
+            # awaiting the call returns that response or raises that error.
             break
     else:
         # Half-close: tells the server that no message follows. On a call that has ended it would raise.
         if not call.done():
             await call.done_writing()
-    return await call

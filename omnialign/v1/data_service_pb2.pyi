@@ -813,6 +813,158 @@ class UploadMediaResponse(_message.Message):
 Global___UploadMediaResponse: _TypeAlias = UploadMediaResponse  # noqa: Y015
 
 @_typing.final
+class UploadManyMediaRequest(_message.Message):
+    """One message of an upload of many objects. The first says where they go; each other one is an object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    MEDIUM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___UploadManyMediaHeader:
+        """Where objects go: first message only."""
+
+    @_builtins.property
+    def medium(self) -> Global___SentMedium:
+        """The next object."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___UploadManyMediaHeader | None = ...,
+        medium: Global___SentMedium | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "medium", b"medium", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "medium", b"medium", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "medium"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___UploadManyMediaRequest: _TypeAlias = UploadManyMediaRequest  # noqa: Y015
+
+@_typing.final
+class UploadManyMediaHeader(_message.Message):
+    """What all objects of an upload have in common."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`projects/{project}`."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadManyMediaHeader: _TypeAlias = UploadManyMediaHeader  # noqa: Y015
+
+@_typing.final
+class SentMedium(_message.Message):
+    """One object of an upload of many."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MODALITY_FIELD_NUMBER: _builtins.int
+    MIME_TYPE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """What the answer is to be known by, such as a path."""
+    modality: _content_pb2.Modality.ValueType
+    """Image, audio or video; if unspecified, it is detected."""
+    mime_type: _builtins.str
+    """Claimed type; if empty, it is detected."""
+    sha256: _builtins.str
+    """Claimed digest; if empty, it is computed."""
+    data: _builtins.bytes
+    """All bytes. Larger objects go through UploadMedia."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        modality: _content_pb2.Modality.ValueType = ...,
+        mime_type: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "key", b"key", "mime_type", b"mime_type", "modality", b"modality", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SentMedium: _TypeAlias = SentMedium  # noqa: Y015
+
+@_typing.final
+class UploadManyMediaResponse(_message.Message):
+    """The objects that are done with since the last answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def media(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptMedium]:
+        """In any order."""
+
+    def __init__(
+        self,
+        *,
+        media: _abc.Iterable[Global___KeptMedium] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["media", b"media"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadManyMediaResponse: _TypeAlias = UploadManyMediaResponse  # noqa: Y015
+
+@_typing.final
+class KeptMedium(_message.Message):
+    """What became of one object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MEDIA_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The key that it was sent with."""
+    @_builtins.property
+    def media(self) -> _content_pb2.Media:
+        """The stored object."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why it is refused, with the reasons of UploadMedia."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        media: _content_pb2.Media | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "media", b"media", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "key", b"key", "media", b"media", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["media", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___KeptMedium: _TypeAlias = KeptMedium  # noqa: Y015
+
+@_typing.final
 class GetMediaRequest(_message.Message):
     """Reads an object."""
 

@@ -103,6 +103,11 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.UploadMediaRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_data__service__pb2.UploadMediaResponse.FromString,
                 _registered_method=True)
+        self.UploadManyMedia = channel.stream_stream(
+                '/omnialign.v1.DataService/UploadManyMedia',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.UploadManyMediaRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.UploadManyMediaResponse.FromString,
+                _registered_method=True)
         self.GetMedia = channel.unary_stream(
                 '/omnialign.v1.DataService/GetMedia',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.GetMediaRequest.SerializeToString,
@@ -304,6 +309,15 @@ class DataServiceServicer:
     def UploadMedia(self, request_iterator, context):
         """Stores a media object. The bytes are decoded; an object that is not what it claims is refused. Bytes that are
         stored already are success.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadManyMedia(self, request_iterator, context):
+        """Stores many small media objects. Each is answered with its reference or with why it is refused, once it would
+        survive a power cut; the order may differ. A stream that broke goes on with those that were not answered: what is
+        stored already is success.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -532,6 +546,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.UploadMedia,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.UploadMediaRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_data__service__pb2.UploadMediaResponse.SerializeToString,
+            ),
+            'UploadManyMedia': grpc.stream_stream_rpc_method_handler(
+                    servicer.UploadManyMedia,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.UploadManyMediaRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.UploadManyMediaResponse.SerializeToString,
             ),
             'GetMedia': grpc.unary_stream_rpc_method_handler(
                     servicer.GetMedia,
@@ -991,6 +1010,33 @@ class DataService:
             '/omnialign.v1.DataService/UploadMedia',
             omnialign_dot_v1_dot_data__service__pb2.UploadMediaRequest.SerializeToString,
             omnialign_dot_v1_dot_data__service__pb2.UploadMediaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadManyMedia(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/omnialign.v1.DataService/UploadManyMedia',
+            omnialign_dot_v1_dot_data__service__pb2.UploadManyMediaRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.UploadManyMediaResponse.FromString,
             options,
             channel_credentials,
             insecure,

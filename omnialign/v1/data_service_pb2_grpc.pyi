@@ -69,6 +69,11 @@ class DataServiceStub:
     """Stores a media object. The bytes are decoded; an object that is not what it claims is refused. Bytes that are
     stored already are success.
     """
+    UploadManyMedia: _grpc.StreamStreamMultiCallable[_data_service_pb2.UploadManyMediaRequest, _data_service_pb2.UploadManyMediaResponse]
+    """Stores many small media objects. Each is answered with its reference or with why it is refused, once it would
+    survive a power cut; the order may differ. A stream that broke goes on with those that were not answered: what is
+    stored already is success.
+    """
     GetMedia: _grpc.UnaryStreamMultiCallable[_data_service_pb2.GetMediaRequest, _data_service_pb2.GetMediaResponse]
     """Reads a media object in chunks."""
     ReadMedia: _grpc.UnaryStreamMultiCallable[_data_service_pb2.ReadMediaRequest, _data_service_pb2.ReadMediaResponse]
@@ -165,6 +170,11 @@ class DataServiceAsyncStub(DataServiceStub):
     UploadMedia: _aio.StreamUnaryMultiCallable[_data_service_pb2.UploadMediaRequest, _data_service_pb2.UploadMediaResponse]  # type: ignore[assignment]
     """Stores a media object. The bytes are decoded; an object that is not what it claims is refused. Bytes that are
     stored already are success.
+    """
+    UploadManyMedia: _aio.StreamStreamMultiCallable[_data_service_pb2.UploadManyMediaRequest, _data_service_pb2.UploadManyMediaResponse]  # type: ignore[assignment]
+    """Stores many small media objects. Each is answered with its reference or with why it is refused, once it would
+    survive a power cut; the order may differ. A stream that broke goes on with those that were not answered: what is
+    stored already is success.
     """
     GetMedia: _aio.UnaryStreamMultiCallable[_data_service_pb2.GetMediaRequest, _data_service_pb2.GetMediaResponse]  # type: ignore[assignment]
     """Reads a media object in chunks."""
@@ -337,6 +347,17 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_data_service_pb2.UploadMediaResponse, _abc.Awaitable[_data_service_pb2.UploadMediaResponse]]:
         """Stores a media object. The bytes are decoded; an object that is not what it claims is refused. Bytes that are
         stored already are success.
+        """
+
+    @_abc_1.abstractmethod
+    def UploadManyMedia(
+        self,
+        request_iterator: _MaybeAsyncIterator[_data_service_pb2.UploadManyMediaRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_service_pb2.UploadManyMediaResponse], _abc.AsyncIterator[_data_service_pb2.UploadManyMediaResponse]]:
+        """Stores many small media objects. Each is answered with its reference or with why it is refused, once it would
+        survive a power cut; the order may differ. A stream that broke goes on with those that were not answered: what is
+        stored already is success.
         """
 
     @_abc_1.abstractmethod

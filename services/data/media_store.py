@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from omnialign.errors import DataLoss, NotFound, OmnialignError
+from omnialign.errors import DataLoss, NotFound, OmnialignError, ResourceExhausted
 from omnialign.v1 import content_pb2
 from services.data.garbage.condemned import Condemned
 from services.data.media_checks import Claim, MediaChecks
@@ -84,6 +84,33 @@ class MediaStore:
             return found, existed
         finally:
             await run_in_pool(self._pool, staged.discard)
+
+    async def upload_many(self, media: Sequence[tuple[bytes, Claim]], *, parent: str) -> list[Found]:
+        """Stores media of a project, and says of each what it is or why it is refused. They survive a power cut."""
+        digests = await run_in_pool(self._pool, lambda: [hashlib.sha256(data).hexdigest() for data, _ in media])
+        sizes = {digest: len(data) for digest, (data, _) in zip(digests, media, strict=True)}
+        unfit = await self._unfit(parent, sizes)
+        fit = [one for one, digest in zip(media, digests, strict=True) if digest not in unfit]
+        stored = iter(await self._sandbox.in_thread(self.put_many, fit))
+        await self.sync()
+        found = [unfit[digest] if digest in unfit else next(stored) for digest in digests]
+        kept = {one.sha256: one.size_bytes for one in found if isinstance(one, content_pb2.Media)}
+        await self._usage.hold(parent, kept, parent=parent, expire_us=now_us() + self._unnamed_us)
+        return found
+
+    async def _unfit(self, parent: str, sizes: Mapping[str, int]) -> dict[str, OmnialignError]:
+        """The objects, of sizes by digest, that do not fit into the quota of a project; those that come first do."""
+        with suppress(ResourceExhausted):
+            await self._usage.check(parent, sizes)
+            return {}
+        unfit, fit = dict[str, OmnialignError](), dict[str, int]()
+        for digest, size in sizes.items():
+            try:
+                await self._usage.check(parent, fit | {digest: size})
+                fit[digest] = size
+            except ResourceExhausted as error:
+                unfit[digest] = error
+        return unfit
 
     def put(self, data: bytes, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
         """Stores bytes from memory (blocking). They survive a power cut after `sync`."""

@@ -1,13 +1,14 @@
 """DataService over gRPC: translates messages to calls of the domain and back. The server maps errors."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import empty_pb2
 
-from omnialign.errors import InvalidArgument, ResourceExhausted
+from omnialign.errors import InvalidArgument, OmnialignError, ResourceExhausted, to_status
 from omnialign.folders import FileEntry
 from omnialign.names import project_name_of
 from omnialign.v1 import data_service_pb2 as pb
@@ -20,6 +21,7 @@ from services.data.garbage.collector import Collector
 from services.data.importing.importer import Importer
 from services.data.lineage import Lineage
 from services.data.media_store import Claim, MediaStore
+from services.data.media_stream import batches
 from services.data.models import Models
 from services.data.operations.comparing import differences
 from services.data.operations.deriving import Deriving
@@ -170,6 +172,16 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         claim = Claim(modality=header.modality, mime_type=header.mime_type, sha256=header.sha256)
         media, existed = await self._media.upload(_chunks(request_iterator), claim=claim, parent=header.parent)
         return pb.UploadMediaResponse(media=media, existed=existed)
+
+    async def UploadManyMedia(  # noqa: D102, N802
+        self, request_iterator: AsyncIterator[pb.UploadManyMediaRequest], context: Context
+    ) -> AsyncIterator[pb.UploadManyMediaResponse]:
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("message") != "header":
+            raise InvalidArgument("The first message of an upload must be its header.", reason="UPLOAD_HEADER_MISSING")
+        async with aclosing(batches(_media(request_iterator))) as arriving:
+            async for batch in arriving:
+                yield await _kept(batch, self._media, parent=first.header.parent)
 
     async def GetMedia(self, request: pb.GetMediaRequest, context: Context) -> AsyncIterator[pb.GetMediaResponse]:  # noqa: D102, N802
         is_part = request.read_offset or request.read_limit
@@ -340,6 +352,26 @@ async def _chunks(messages: AsyncIterator[pb.UploadMediaRequest]) -> AsyncIterat
                 "Only the first message of an upload may be a header.", reason="UPLOAD_HEADER_REPEATED"
             )
         yield message.chunk
+
+
+async def _media(messages: AsyncIterator[pb.UploadManyMediaRequest]) -> AsyncIterator[pb.SentMedium]:
+    async for message in messages:
+        if message.WhichOneof("message") != "medium":
+            raise InvalidArgument(
+                "Only the first message of an upload may be a header.", reason="UPLOAD_HEADER_REPEATED"
+            )
+        yield message.medium
+
+
+async def _kept(batch: Sequence[pb.SentMedium], store: MediaStore, *, parent: str) -> pb.UploadManyMediaResponse:
+    sent = [(one.data, Claim(modality=one.modality, mime_type=one.mime_type, sha256=one.sha256)) for one in batch]
+    response = pb.UploadManyMediaResponse()
+    for one, found in zip(batch, await store.upload_many(sent, parent=parent), strict=True):
+        if isinstance(found, OmnialignError):
+            response.media.add(key=one.key, error=to_status(found))
+        else:
+            response.media.add(key=one.key, media=found)
+    return response
 
 
 async def _files(messages: AsyncIterator[pb.UploadFilesRequest]) -> AsyncIterator[pb.UploadedFile | bytes]:

@@ -25,6 +25,7 @@ class Halting(data_service_pb2_grpc.DataServiceServicer):
     def __init__(self, *, whole: bool) -> None:
         self._whole, self.halted = whole, asyncio.Event()
         self.skipped: list[str] = []
+        self.sent: list[bytes] = []
 
     async def StreamRecords(self, request, context):  # noqa: N802
         yield pb.StreamRecordsResponse(records=RECORDS[:3])
@@ -67,6 +68,17 @@ class Halting(data_service_pb2_grpc.DataServiceServicer):
             size_bytes += len(request.chunk)
             await self._halt()
         return pb.UploadMediaResponse(media=content_pb2.Media(size_bytes=size_bytes))
+
+    async def UploadManyMedia(self, requests, context):  # noqa: N802
+        async for request in requests:
+            if request.HasField("header"):
+                continue
+            if self.sent:
+                await self._halt()
+            self.sent.append(request.medium.data)
+            digest = hashlib.sha256(request.medium.data).hexdigest()
+            kept = pb.KeptMedium(key=request.medium.key, media=content_pb2.Media(sha256=digest))
+            yield pb.UploadManyMediaResponse(media=[kept])
 
     async def UploadFiles(self, requests, context):  # noqa: N802
         paths, size_bytes = [], 0
@@ -125,6 +137,13 @@ async def files(client, folder):
     return await client.upload_files(folder)
 
 
+async def media(client, folder):
+    for entry in FILES:
+        (folder / entry.path).write_bytes(entry.path.encode())
+    paths = [folder / entry.path for entry in FILES]
+    return [file.path.name async for file in client.upload_media_files(paths)]
+
+
 @pytest.mark.parametrize(
     ("call", "expected"),
     [
@@ -135,6 +154,7 @@ async def files(client, folder):
         (download, BYTES),
         (upload, len(BYTES)),
         (files, f"a,b,c: {len(BYTES)}"),
+        (media, ["a", "b", "c"]),
     ],
 )
 async def test_a_stream_goes_on_after_a_restart_with_each_part_once(call, expected, tmp_path):
@@ -146,12 +166,13 @@ async def test_a_stream_goes_on_after_a_restart_with_each_part_once(call, expect
         server, second = await start(whole=True, port=int(server.address.rpartition(":")[2]))
         assert await asyncio.wait_for(answer, timeout=30) == expected
     assert second.skipped == (["a"] if call is model else [])
+    assert second.sent == ([b"b", b"c"] if call is media else [])
     await server.stop(0)
 
 
 async def test_a_service_that_was_never_there_is_not_waited_for(tmp_path):
     async with AsyncClient("127.0.0.1:1") as client:
-        for call in (records, quarantine, imported, model, download, upload, files):
+        for call in (records, quarantine, imported, model, download, upload, files, media):
             with pytest.raises(Unavailable):
                 await asyncio.wait_for(call(client, tmp_path), timeout=20)
 
@@ -165,7 +186,7 @@ async def test_a_transfer_that_begins_while_the_service_restarts_waits_for_it_un
         for each in (client, impatient):
             await records(each, tmp_path)
         await server.stop(0)
-        transfers = (quarantine, imported, model, download, upload, files)
+        transfers = (quarantine, imported, model, download, upload, files, media)
         waiting = [asyncio.create_task(call(client, tmp_path)) for call in transfers]
         with pytest.raises(Unavailable):
             await records(impatient, tmp_path)

@@ -175,6 +175,7 @@ def test_no_control_message_carries_media_bytes() -> None:
         "ReadMedia",
         "StreamRecords",
         "UploadMedia",
+        "UploadManyMedia",
         "UploadFiles",
         "DownloadModel",
         "DeliverModel",

@@ -61,6 +61,7 @@ _DATA = {
     "ListRecords": _read("parent"),
     "StreamQuarantine": _read("dataset"),
     "UploadMedia": _write("header.parent"),
+    "UploadManyMedia": _write("header.parent"),
     "GetMedia": _read("parent", job="project"),
     "ReadMedia": _read("parent", job="project"),
     "CreateMediaUpload": _write("parent"),

@@ -100,6 +100,18 @@ async def test_media_that_do_not_fit_are_refused_with_the_figures(serve):
         )
 
 
+async def test_of_many_media_those_that_fit_are_stored(serve, tmp_path):
+    paths = []
+    for seed in (1, 2, 1):
+        paths.append(tmp_path / str(len(paths)))
+        paths[-1].write_bytes(picture(seed))
+    async with serve(f"projects: {{default: {{bytes: {len(picture(1)) + 100}}}}}") as (client, _):
+        for _ in range(2):  # what it stores already takes no more room
+            found = {one.path: one async for one in client.upload_media_files(paths)}
+            assert [one.media is not None for one in map(found.get, paths)] == [True, False, True]
+            assert found[paths[1]].error.reason == "QUOTA_EXCEEDED"
+
+
 async def test_an_import_that_does_not_fit_is_refused_until_a_dataset_is_deleted(serve, tmp_path):
     source = pictures(tmp_path / "source", 3)
     limit = sum(len(picture(seed)) for seed in range(4))
