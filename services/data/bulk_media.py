@@ -20,7 +20,8 @@ from services.data.objects.base import run_in_pool
 from services.data.packed_media import PREFIX, Place
 
 MESSAGE_BYTES = 1024 * 1024
-MESSAGE_MEDIA = 256
+LINKED_BYTES, MESSAGE_MEDIA = 16 * 1024 * 1024, 256
+"""The most that the links of a message lead to: its reader holds that."""
 LOOKED_UP = 1024
 """Media that are looked up together."""
 
@@ -38,8 +39,8 @@ class _Group:
     records: list[record_pb2.Record] = field(default_factory=list)
     size_bytes: int = 0
 
-    def is_full(self) -> bool:
-        return self.size_bytes >= MESSAGE_BYTES or len(self.places) >= MESSAGE_MEDIA
+    def is_full(self, max_bytes: int) -> bool:
+        return self.size_bytes >= max_bytes or len(self.places) >= MESSAGE_MEDIA
 
 
 class BulkMedia:
@@ -66,7 +67,7 @@ class BulkMedia:
     ) -> AsyncIterator[data_service_pb2.ReadMediaResponse]:
         """The media in messages. One that cannot be read is an error of its own."""
         async for items, _ in read_ahead(
-            self._in_thread(self._messages(_media_groups(self._media, digests), delivery))
+            self._in_thread(self._messages(_media_groups(self._media, digests, self._group_bytes(delivery)), delivery))
         ):
             yield data_service_pb2.ReadMediaResponse(media=items)
 
@@ -82,7 +83,7 @@ class BulkMedia:
     ) -> AsyncGenerator[tuple[list[Item], Records], None]:
         window = MediaWindow[bool]()
         async for batch in batches:
-            groups = _record_groups(self._media, batch, window)
+            groups = _record_groups(self._media, batch, window, self._group_bytes(delivery))
             async for message in self._in_thread(self._messages(groups, delivery)):
                 yield message
 
@@ -164,6 +165,10 @@ class BulkMedia:
             for (digest, place), data in zip(places.items(), found, strict=True)
         }
 
+    def _group_bytes(self, delivery: Delivery) -> int:
+        """Bytes of media that belong to a message, in it or behind its links."""
+        return LINKED_BYTES if delivery.links and self._folder else MESSAGE_BYTES
+
     def _link(self, place: Found, delivery: Delivery) -> data_service_pb2.MediaLink | None:
         """Where the caller can read a medium by itself."""
         if isinstance(place, OmnialignError):
@@ -180,20 +185,20 @@ def _is_inline(place: Place, delivery: Delivery) -> bool:
     return not delivery.inline_bytes or place.size_bytes <= delivery.inline_bytes
 
 
-def _media_groups(media: MediaStore, digests: Sequence[str]) -> Iterator[_Group]:
+def _media_groups(media: MediaStore, digests: Sequence[str], max_bytes: int) -> Iterator[_Group]:
     """Media in groups for one message each."""
     group = _Group()
     for start in range(0, len(digests), LOOKED_UP):
         for digest, place in media.places(digests[start : start + LOOKED_UP]).items():
             _add(group, digest, place)
-            if group.is_full():
+            if group.is_full(max_bytes):
                 yield group
                 group = _Group()
     if group.places:
         yield group
 
 
-def _record_groups(media: MediaStore, records: Records, window: MediaWindow[bool]) -> Iterator[_Group]:
+def _record_groups(media: MediaStore, records: Records, window: MediaWindow[bool], max_bytes: int) -> Iterator[_Group]:
     """Records in groups for one message each, with those of their media that are not in the window."""
     named = [media_named_by(record) for record in records]
     places = media.places(digest for digests in named for digest in digests)
@@ -206,7 +211,7 @@ def _record_groups(media: MediaStore, records: Records, window: MediaWindow[bool
                 if isinstance(place, Place):
                     window.add(digest, place.size_bytes, True)
         group.records.append(record)
-        if group.is_full():
+        if group.is_full(max_bytes):
             yield group
             group = _Group()
     if group.records:
