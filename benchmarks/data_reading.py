@@ -37,10 +37,9 @@ async def reading(client: AsyncClient, version: str, plain: Path, *, num_records
 async def timed_read(client: AsyncClient, version: str, *, links: bool) -> tuple[tuple[int, int], float]:
     """Reads all records with their media; returns their number, the bytes of the media, and seconds."""
     started, records, size = time.perf_counter(), 0, 0
-    async for batch in client.record_batches(version, links=links):
-        for _, media in batch:
-            records += 1
-            size += sum(map(len, media.values()))
+    async for _, media in client.stream_records_and_media(version, links=links):
+        records += 1
+        size += sum(map(len, media.values()))
     return (records, size), time.perf_counter() - started
 
 

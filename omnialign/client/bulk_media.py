@@ -12,7 +12,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from omnialign.client.media_files import MediaFiles
+from omnialign.client.media_files import FileRange, MediaFiles
 from omnialign.client.media_links import MediaLinks
 from omnialign.client.transport import ServiceCalls, Transport
 from omnialign.errors import DataLoss, NotFound, OmnialignError, from_status
@@ -28,7 +28,10 @@ REQUEST_MEDIA = 2000
 """Media that one request asks for."""
 
 Bytes: TypeAlias = bytes | OmnialignError
+Found: TypeAlias = bytes | FileRange | OmnialignError | None
+"""A medium, or where to read it, or why it cannot be read; None where its bytes are to be read through the service."""
 Item = data_service_pb2.MediaItem
+Response = data_service_pb2.StreamRecordsResponse | data_service_pb2.ReadMediaResponse
 
 
 class MediaByDigest(dict[str, bytes]):
@@ -42,6 +45,21 @@ class MediaByDigest(dict[str, bytes]):
 
 
 RecordWithMedia: TypeAlias = tuple[record_pb2.Record, MediaByDigest]
+
+
+class RecordBatch:
+    """Some records with their media. Large media in files are read one record at a time, while it is iterated over."""
+
+    def __init__(self, found: Sequence[tuple[record_pb2.Record, dict[str, Found]]]) -> None:
+        self.found = found
+
+    def __iter__(self) -> Iterator[RecordWithMedia]:
+        for record, media in self.found:
+            read = MediaByDigest()
+            for digest, data in media.items():
+                _keep(read, digest, _in_memory(data, digest))
+            yield record, read
+            del read  # so that the memory of large media is there for the next
 
 
 class BulkMediaCalls(ServiceCalls):
@@ -121,8 +139,8 @@ class BulkMediaCalls(ServiceCalls):
 
     async def record_batches(
         self, source: str, *, links: bool = True, **selection: Any
-    ) -> AsyncGenerator[list[RecordWithMedia], None]:
-        """`stream_records_and_media` in lists, as the records come."""
+    ) -> AsyncGenerator[RecordBatch, None]:
+        """`stream_records_and_media` in batches, as the records come."""
         request = data_service_pb2.StreamRecordsRequest(source=source, media=_delivery(links=links), **selection)
         async with aclosing(read_ahead(self._records_read(request))) as batches:  # type: ignore[type-var]
             async for batch in batches:
@@ -135,8 +153,8 @@ class BulkMediaCalls(ServiceCalls):
 
     async def _media_read(
         self, request: data_service_pb2.ReadMediaRequest
-    ) -> AsyncGenerator[list[tuple[str, Bytes | None]], None]:
-        """Media of one request; None where the bytes are to be read through the service."""
+    ) -> AsyncGenerator[list[tuple[str, Found]], None]:
+        """Media of one request, in its order."""
         assembly, done = Assembly(self._files, self._links), 0
 
         def restart() -> None:
@@ -148,23 +166,23 @@ class BulkMediaCalls(ServiceCalls):
         stream = self._transport.stream(self._bulk.ReadMedia, request, on_restart=restart)
         async with aclosing(stream) as responses:  # type: ignore[type-var]  # a generator, typed as iterator
             async for response in responses:
-                found = await _taken(assembly, response.media)
+                found = await _taken(assembly, response)
+                order = request.sha256s[done : done + len(found)]
                 done += len(found)
-                yield found
+                yield [(digest, found.get(digest)) for digest in order]
                 if done == len(request.sha256s):  # a stream that broke now would be asked for nothing
                     return
 
-    async def _filled(self, batch: list[tuple[str, Bytes | None]]) -> list[tuple[str, Bytes]]:
+    async def _filled(self, batch: list[tuple[str, Found]]) -> list[tuple[str, Bytes]]:
         """The batch with what links did not give, read through the service."""
-        lacking = [digest for digest, data in batch if data is None]
+        read = [(digest, data.read() if isinstance(data, FileRange) else data) for digest, data in batch]
+        lacking = [digest for digest, data in read if data is None]
         rest = {digest: data async for digest, data in self.read_media(lacking, links=False)} if lacking else {}
-        return [(digest, rest[digest] if data is None else data) for digest, data in batch]
+        return [(digest, rest[digest] if data is None else data) for digest, data in read]
 
-    async def _records_read(
-        self, request: data_service_pb2.StreamRecordsRequest
-    ) -> AsyncGenerator[list[RecordWithMedia], None]:
-        assembly, window = Assembly(self._files, self._links), MediaWindow[bytes]()
-        arrived, limit, num_records = dict[str, Bytes | None](), request.limit, 0
+    async def _records_read(self, request: data_service_pb2.StreamRecordsRequest) -> AsyncGenerator[RecordBatch, None]:
+        assembly, window = Assembly(self._files, self._links), MediaWindow[bytes | FileRange]()
+        arrived, limit, num_records = dict[str, Found](), request.limit, 0
 
         def restart() -> None:
             nonlocal window
@@ -176,26 +194,27 @@ class BulkMediaCalls(ServiceCalls):
         stream = self._transport.stream(self._bulk.StreamRecords, request, on_restart=restart)
         async with aclosing(stream) as responses:  # type: ignore[type-var]  # a generator, typed as iterator
             async for response in responses:
-                arrived |= await _taken(assembly, response.media)
+                arrived |= await _taken(assembly, response)
                 if not response.records:
                     continue
-                batch, lacking = _joined(response.records, arrived, window)
+                if response.HasField("files"):
+                    found, lacking = _in_files(response, list(arrived.items()))
+                else:
+                    found, lacking = _joined(response.records, arrived, window)
                 arrived.clear()
                 if lacking:
-                    await self._complete(batch, lacking)
-                num_records += len(batch)
-                request.after_id = batch[-1][0].id
-                yield batch
+                    await self._complete(found, lacking)
+                num_records += len(found)
+                request.after_id = found[-1][0].id
+                yield RecordBatch(found)
                 if limit and num_records >= limit:
                     return
 
-    async def _complete(self, batch: list[RecordWithMedia], lacking: set[str]) -> None:
+    async def _complete(self, found: list[tuple[record_pb2.Record, dict[str, Found]]], lacking: set[str]) -> None:
         """Adds to the records the media that did not come with them."""
         rest = {digest: data async for digest, data in self.read_media(sorted(lacking), links=False)}
-        for record, media in batch:
-            for digest in media_named_by(record):
-                if digest in rest and digest not in media:
-                    _keep(media, digest, rest[digest])
+        for _, media in found:
+            media.update({digest: rest[digest] for digest in media if digest in rest})
 
 
 class Assembly:
@@ -216,11 +235,13 @@ class Assembly:
         """Forgets the medium of which only a part has come."""
         self._begun, self._pieces, self._num_bytes = None, [], 0
 
-    def take(self, items: Iterable[Item]) -> list[tuple[str, Bytes | None]]:
-        """The media that the next items complete; None for one whose bytes are elsewhere."""
-        return list(self._taken(items))
+    def take(self, response: Response) -> dict[str, Found]:
+        """The media that a message completes."""
+        found = dict[str, Found](self._files.read(response.files)) if response.HasField("files") else {}
+        found.update(self._taken(response.media))
+        return found
 
-    def _taken(self, items: Iterable[Item]) -> Iterator[tuple[str, Bytes | None]]:
+    def _taken(self, items: Iterable[Item]) -> Iterator[tuple[str, Found]]:
         for item in items:
             medium = item.media
             digest = medium.sha256
@@ -228,7 +249,7 @@ class Assembly:
                 self.clear()
                 yield digest or self._digest(), from_status(item.error)
             elif item.HasField("link"):
-                yield digest, self._follow(item.link, digest, medium.size_bytes)
+                yield digest, self._links.read(item.link.url, sha256=digest, size_bytes=medium.size_bytes)
             elif data := item.data:
                 if digest:
                     self._begun, self._pieces, self._num_bytes = medium, [], 0
@@ -247,17 +268,13 @@ class Assembly:
         self.clear()
         return data if hashlib.sha256(data).hexdigest() == digest else arrived_damaged(digest)
 
-    def _follow(self, link: data_service_pb2.MediaLink, digest: str, size_bytes: int) -> bytes | None:
-        if link.path:
-            return self._files.read(link, sha256=digest, size_bytes=size_bytes)
-        return self._links.read(link.url, sha256=digest, size_bytes=size_bytes)
 
-
-async def _taken(assembly: Assembly, items: Sequence[Item]) -> list[tuple[str, Bytes | None]]:
+async def _taken(assembly: Assembly, response: Response) -> dict[str, Found]:
     """`Assembly.take`, in a thread where it takes long; small media would only wait for each other there."""
-    if assembly.begun_bytes + sum(item.media.size_bytes for item in items) > HERE_BYTES:
-        return await asyncio.to_thread(assembly.take, items)
-    return assembly.take(items)
+    coming = sum(item.media.size_bytes for item in response.media) + sum(response.files.sizes_bytes)
+    if assembly.begun_bytes + coming > HERE_BYTES:
+        return await asyncio.to_thread(assembly.take, response)
+    return assembly.take(response)
 
 
 def arrived_damaged(sha256: str) -> DataLoss:
@@ -270,33 +287,47 @@ def _delivery(*, links: bool) -> data_service_pb2.MediaDelivery:
     return data_service_pb2.MediaDelivery(links=links, inline_bytes=INLINE_BYTES if links else 0)
 
 
-def _all(batch: Iterable[tuple[str, Bytes | None]]) -> list[tuple[str, Bytes]]:
+def _all(batch: Iterable[tuple[str, Found]]) -> list[tuple[str, Bytes]]:
     """A batch without links; a medium that comes without bytes all the same is as good as missing."""
-    return [
-        (digest, NotFound(f"There is no media {digest}.", reason="MEDIA_NOT_FOUND") if data is None else data)
-        for digest, data in batch
-    ]
+    return [(digest, _in_memory(data, digest)) for digest, data in batch]
+
+
+def _in_memory(data: Found, digest: str) -> Bytes:
+    """The bytes of a medium, read now if they are in a file."""
+    if isinstance(data, FileRange):
+        return data.read() or arrived_damaged(digest)
+    return NotFound(f"There is no media {digest}.", reason="MEDIA_NOT_FOUND") if data is None else data
+
+
+def _in_files(
+    response: data_service_pb2.StreamRecordsResponse, arrived: list[tuple[str, Found]]
+) -> tuple[list[tuple[record_pb2.Record, dict[str, Found]]], set[str]]:
+    """The records with the media that the message says they name, and the digests of those that files did not give."""
+    found, numbers, at = list[tuple[record_pb2.Record, dict[str, Found]]](), list(response.named_media), 0
+    for record, count in zip(response.records, response.named_counts, strict=True):
+        found.append((record, dict([arrived[number] for number in numbers[at : at + count]])))
+        at += count
+    return found, {digest for digest, data in arrived if data is None}
 
 
 def _joined(
-    records: Iterable[record_pb2.Record], arrived: dict[str, Bytes | None], window: MediaWindow[bytes]
-) -> tuple[list[RecordWithMedia], set[str]]:
+    records: Iterable[record_pb2.Record], arrived: dict[str, Found], window: MediaWindow[bytes | FileRange]
+) -> tuple[list[tuple[record_pb2.Record, dict[str, Found]]], set[str]]:
     """The records with their media, and the digests of media that are to be read through the service."""
-    batch, lacking = list[RecordWithMedia](), set[str]()
+    found, lacking = list[tuple[record_pb2.Record, dict[str, Found]]](), set[str]()
     for record in records:
-        media = MediaByDigest()
+        media = dict[str, Found]()
         for digest in media_named_by(record):
-            data: Bytes | None = window.get(digest)
+            data: Found = window.get(digest)
             if data is None:
                 data = arrived.get(digest)
-                if isinstance(data, bytes):
+                if isinstance(data, (bytes, FileRange)):
                     window.add(digest, len(data), data)
             if data is None:
                 lacking.add(digest)
-            else:
-                _keep(media, digest, data)
-        batch.append((record, media))
-    return batch, lacking
+            media[digest] = data
+        found.append((record, media))
+    return found, lacking
 
 
 def _keep(media: MediaByDigest, digest: str, data: Bytes) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
@@ -147,10 +147,10 @@ def _iterate(
 
 def _flatten(
     method: Callable[Concatenate[AsyncClient, P], AsyncIterator[T]],
-    batches: Callable[..., AsyncGenerator[list[T], None]],
+    batches: Callable[..., AsyncGenerator[Iterable[T], None]],
 ) -> "Callable[Concatenate[Client, P], Iterator[T]]":
-    """`_iterate` for many small items: `batches` gives them in lists, so that not each waits for another thread."""
-    lists: Callable[..., Iterator[list[T]]] = _iterate(batches)
+    """`_iterate` for many small items: `batches` gives them together, so that not each waits for another thread."""
+    lists: Callable[..., Iterator[Iterable[T]]] = _iterate(batches)
 
     @functools.wraps(method)
     def iterate(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:

@@ -9,90 +9,157 @@ import os
 import stat
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from omnialign.v1.data_service_pb2 import MediaLink
+from omnialign.v1 import data_service_pb2
 
-MAX_OPEN_FILES = 256
+MAX_OPEN = 128
+"""Open files, and as many open folders."""
 MAX_VERIFIED = 2_000_000
 """Ranges that are remembered as verified; beyond that, those in the files used longest ago are forgotten."""
+LATER_BYTES = 256 * 1024
+"""Verified media of so many bytes are read only when they are wanted: memory that is used again needs no pages."""
+DIGEST_CHARACTERS = 64
 Identity = tuple[int, int, int, int]
 """Device, inode, time of the last change in nanoseconds, size in bytes."""
 
 
+class Handle:
+    """An open file or folder, closed when nobody has it any more."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Bytes of a medium in a file, which were verified and are still to be read."""
+
+    handle: Handle
+    offset: int
+    size_bytes: int
+
+    def __len__(self) -> int:
+        return self.size_bytes
+
+    def read(self) -> bytes | None:
+        """The bytes; None if they are gone."""
+        data = os.pread(self.handle.number, self.size_bytes, self.offset)
+        return data if len(data) == self.size_bytes else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A file as it is now."""
+
+    handle: Handle
+    identity: Identity
+    verified: set[int]
+    """The hashes of (digest, offset) of the ranges that were verified."""
+
+
 class MediaFiles:
-    """The files that links lead to. Safe for concurrent threads."""
+    """The files that a service leads to. Safe for concurrent threads."""
 
     def __init__(self) -> None:
-        self._handles: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._files: OrderedDict[tuple[str, str], Handle] = OrderedDict()
+        self._folders: OrderedDict[tuple[str, str], Handle] = OrderedDict()
         self._verified: OrderedDict[Identity, set[int]] = OrderedDict()
-        """For each file, the hashes of (digest, offset, size) that were verified."""
         self._num_verified = 0
-        self._lock = threading.Lock()  # a handle must not be closed while another thread reads from it
+        self._lock = threading.Lock()
 
-    def read(self, link: MediaLink, *, sha256: str, size_bytes: int) -> bytes | None:
-        """The bytes of a medium; None if the file cannot be read, or holds other bytes."""
-        offset = link.offset
-        try:
-            with self._lock:
-                handle = self._handle(link.url, link.path)
-                found = os.fstat(handle)
-                data = os.pread(handle, size_bytes, offset)
-        except (OSError, ValueError, OverflowError):
-            return None
-        identity, key = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size), hash((sha256, offset))
-        if key in self._verified.get(identity, ()) and len(data) == size_bytes:
-            return data
-        if hashlib.sha256(data).hexdigest() != sha256:
-            return None
-        with self._lock:
-            self._remember(identity, key)
-        return data
+    def read(self, files: data_service_pb2.MediaFiles) -> Iterator[tuple[str, bytes | FileRange | None]]:
+        """The media by digest; None for one whose file cannot be read, or holds other bytes."""
+        opened, digests, at = [self._open(files.folder, path) for path in files.paths], files.digests.hex(), 0
+        for number, offset, size_bytes in zip(files.files, files.offsets, files.sizes_bytes, strict=True):
+            digest = digests[at : at + DIGEST_CHARACTERS]
+            at += DIGEST_CHARACTERS
+            file = opened[number] if number < len(opened) else None
+            yield digest, self._range(file, digest, offset, size_bytes) if file is not None else None
 
     def close(self) -> None:
-        """Closes the files."""
+        """Forgets the files; those that nobody has any more are closed."""
         with self._lock:
-            while self._handles:
-                os.close(self._handles.popitem()[1])
+            self._files.clear()
+            self._folders.clear()
 
-    def _handle(self, folder: str, path: str) -> int:
-        """An open handle of a file. Raises OSError, and ValueError for a link that leads elsewhere."""
+    def _range(self, file: _Open, sha256: str, offset: int, size_bytes: int) -> bytes | FileRange | None:
+        """The bytes of a medium, or where they are if they were verified before."""
+        key = hash((sha256, offset))
+        is_verified = key in file.verified
+        if is_verified and size_bytes >= LATER_BYTES:
+            return FileRange(file.handle, offset, size_bytes)
+        try:
+            data = os.pread(file.handle.number, size_bytes, offset)
+        except (OSError, OverflowError):
+            return None
+        if len(data) != size_bytes or not (is_verified or hashlib.sha256(data).hexdigest() == sha256):
+            return None
+        if not is_verified:
+            self._remember(file, key)
+        return data
+
+    def _open(self, folder: str, path: str) -> _Open | None:
+        """A file as it is now; None if it cannot be opened."""
+        try:
+            with self._lock:
+                handle = self._handle(folder, path)
+                found = os.fstat(handle.number)
+                identity = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+                return _Open(handle, identity, self._verified.setdefault(identity, set()))
+        except (OSError, ValueError):
+            return None
+
+    def _handle(self, folder: str, path: str) -> Handle:
+        """An open file. Raises OSError, and ValueError for a path that leads elsewhere."""
         key = (folder, path)
-        if (handle := self._handles.get(key)) is not None:
-            self._handles.move_to_end(key)
+        if (handle := self._files.get(key)) is not None:
+            self._files.move_to_end(key)
             return handle
-        handle = self._handles[key] = _open_below(folder, path)
-        if len(self._handles) > MAX_OPEN_FILES:
-            os.close(self._handles.popitem(last=False)[1])
+        parent, _, name = path.rpartition("/")
+        if (inner := self._folders.get((folder, parent))) is None:
+            inner = _open_folder(folder, PurePosixPath(parent).parts)
+            _keep(self._folders, (folder, parent), inner)
+        if name in ("", "..", "."):
+            raise ValueError("not a file")
+        handle = Handle(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=inner.number))
+        if not stat.S_ISREG(os.fstat(handle.number).st_mode):
+            raise ValueError("not a file")
+        _keep(self._files, key, handle)
         return handle
 
-    def _remember(self, identity: Identity, key: int) -> None:
-        known = self._verified.setdefault(identity, set())
-        self._verified.move_to_end(identity)
-        self._num_verified += key not in known
-        known.add(key)
-        while self._num_verified > MAX_VERIFIED and len(self._verified) > 1:
-            self._num_verified -= len(self._verified.popitem(last=False)[1])
+    def _remember(self, file: _Open, key: int) -> None:
+        with self._lock:
+            self._num_verified += key not in file.verified
+            file.verified.add(key)
+            self._verified[file.identity] = file.verified
+            self._verified.move_to_end(file.identity)
+            while self._num_verified > MAX_VERIFIED and len(self._verified) > 1:
+                self._num_verified -= len(self._verified.popitem(last=False)[1])
 
 
-def _open_below(folder: str, path: str) -> int:
-    """A handle of the file, reached from the folder step by step without following a symbolic link.
+def _keep(kept: OrderedDict[tuple[str, str], Handle], key: tuple[str, str], handle: Handle) -> None:
+    kept[key] = handle
+    while len(kept) > MAX_OPEN:
+        kept.popitem(last=False)
 
-    Raises OSError, and ValueError for what is not a regular file below a local folder.
+
+def _open_folder(folder: str, parts: tuple[str, ...]) -> Handle:
+    """A folder below another one, reached step by step without following a symbolic link.
+
+    Raises OSError, and ValueError for what is not below a local folder.
     """
-    parts, url = PurePosixPath(path).parts, urlsplit(folder)
-    if url.scheme != "file" or url.netloc or not parts or ".." in parts or parts[0] == "/":
-        raise ValueError("not a file in a folder")
-    handle = os.open(unquote(url.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for index, part in enumerate(parts):
-        is_folder = os.O_DIRECTORY if index < len(parts) - 1 else os.O_NONBLOCK
-        try:
-            below = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | is_folder, dir_fd=handle)
-        finally:
-            os.close(handle)
-        handle = below
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise ValueError("not a file")
+    url = urlsplit(folder)
+    if url.scheme != "file" or url.netloc or ".." in parts or parts[:1] == ("/",):
+        raise ValueError("not a folder in a folder")
+    handle = Handle(os.open(unquote(url.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    for part in parts:
+        inner = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECTORY, dir_fd=handle.number)
+        handle = Handle(inner)
     return handle

@@ -417,6 +417,9 @@ class StreamRecordsResponse(_message.Message):
 
     RECORDS_FIELD_NUMBER: _builtins.int
     MEDIA_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    NAMED_COUNTS_FIELD_NUMBER: _builtins.int
+    NAMED_MEDIA_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]:
         """The records, ordered by id across the stream."""
@@ -427,15 +430,32 @@ class StreamRecordsResponse(_message.Message):
         is among the last 16 MiB of different media that the records named, most recently named last.
         """
 
+    @_builtins.property
+    def files(self) -> Global___MediaFiles:
+        """If media are to be read from files: all that the records of this message name and that can be read, each once. Then
+        `media` has the others.
+        """
+
+    @_builtins.property
+    def named_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With `files`: for each record, how many media it names, each once."""
+
+    @_builtins.property
+    def named_media(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """And which: numbers in the lists of `files`, from 0; what is beyond them goes on in `media`."""
+
     def __init__(
         self,
         *,
         records: _abc.Iterable[_record_pb2.Record] | None = ...,
         media: _abc.Iterable[Global___MediaItem] | None = ...,
+        files: Global___MediaFiles | None = ...,
+        named_counts: _abc.Iterable[_builtins.int] | None = ...,
+        named_media: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["files", b"files"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["media", b"media", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "media", b"media", "named_counts", b"named_counts", "named_media", b"named_media", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -513,35 +533,75 @@ Global___MediaItem: _TypeAlias = MediaItem  # noqa: Y015
 
 @_typing.final
 class MediaLink(_message.Message):
-    """Where the bytes of a medium can be read without the service: `size_bytes` from `offset` on."""
+    """Where the bytes of a medium can be read without the service."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     URL_FIELD_NUMBER: _builtins.int
-    PATH_FIELD_NUMBER: _builtins.int
-    OFFSET_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """Link for an HTTP GET; anyone who has it can read this one object: keep it secret. Or a folder on the service's
-    machine as `file://`.
-    """
-    path: _builtins.str
-    """With a folder: the file in it, as a relative path. Neither it nor a folder on the way to it is a symbolic link."""
-    offset: _builtins.int
-    """Position of the first byte."""
+    """Link for an HTTP GET; anyone who has it can read this one object: keep it secret."""
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
-        path: _builtins.str = ...,
-        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "path", b"path", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MediaLink: _TypeAlias = MediaLink  # noqa: Y015
+
+@_typing.final
+class MediaFiles(_message.Message):
+    """Media that can be read from files on the service's machine. The lists have an entry for each medium."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLDER_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    OFFSETS_FIELD_NUMBER: _builtins.int
+    SIZES_BYTES_FIELD_NUMBER: _builtins.int
+    folder: _builtins.str
+    """The folder that the files are in, as `file://`."""
+    digests: _builtins.bytes
+    """The digests of the media, of 32 bytes each, one after the other."""
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The files, as paths in the folder. Neither they nor folders on the way to them are symbolic links."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which of the paths each medium is in, from 0."""
+
+    @_builtins.property
+    def offsets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Where its first byte is."""
+
+    @_builtins.property
+    def sizes_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many bytes it has."""
+
+    def __init__(
+        self,
+        *,
+        folder: _builtins.str = ...,
+        paths: _abc.Iterable[_builtins.str] | None = ...,
+        digests: _builtins.bytes = ...,
+        files: _abc.Iterable[_builtins.int] | None = ...,
+        offsets: _abc.Iterable[_builtins.int] | None = ...,
+        sizes_bytes: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "files", b"files", "folder", b"folder", "offsets", b"offsets", "paths", b"paths", "sizes_bytes", b"sizes_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaFiles: _TypeAlias = MediaFiles  # noqa: Y015
 
 @_typing.final
 class ListRecordsRequest(_message.Message):
@@ -1069,18 +1129,24 @@ class ReadMediaResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MEDIA_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def media(self) -> _containers.RepeatedCompositeFieldContainer[Global___MediaItem]:
         """Media, or pieces of them, in the order asked for."""
+
+    @_builtins.property
+    def files(self) -> Global___MediaFiles:
+        """Media that are to be read from files, in the order asked for. Both lists together are what was asked for next."""
 
     def __init__(
         self,
         *,
         media: _abc.Iterable[Global___MediaItem] | None = ...,
+        files: Global___MediaFiles | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["files", b"files"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["media", b"media"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "media", b"media"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

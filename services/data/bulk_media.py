@@ -37,10 +37,23 @@ class _Group:
 
     places: dict[str, Found] = field(default_factory=dict)
     records: list[record_pb2.Record] = field(default_factory=list)
+    named: list[list[str]] = field(default_factory=list)
+    """The digests that each record names."""
     size_bytes: int = 0
 
     def is_full(self, max_bytes: int) -> bool:
         return self.size_bytes >= max_bytes or len(self.places) >= MESSAGE_MEDIA
+
+
+@dataclass
+class _Message:
+    """Media with their bytes, or where they are in files, and the records that come with the last of them."""
+
+    items: list[Item]
+    files: data_service_pb2.MediaFiles | None = None
+    records: Records = ()
+    named_counts: Sequence[int] = ()
+    named_media: Sequence[int] = ()
 
 
 class BulkMedia:
@@ -66,44 +79,51 @@ class BulkMedia:
         self, digests: Sequence[str], delivery: Delivery
     ) -> AsyncIterator[data_service_pb2.ReadMediaResponse]:
         """The media in messages. One that cannot be read is an error of its own."""
-        async for items, _ in read_ahead(
-            self._in_thread(self._messages(_media_groups(self._media, digests, self._group_bytes(delivery)), delivery))
-        ):
-            yield data_service_pb2.ReadMediaResponse(media=items)
+        groups = _media_groups(self._media, digests, self._group_bytes(delivery))
+        async for message in read_ahead(self._in_thread(self._messages(groups, delivery))):
+            yield data_service_pb2.ReadMediaResponse(media=message.items, files=message.files)
 
     async def with_records(
         self, batches: AsyncIterator[list[record_pb2.Record]], delivery: Delivery
     ) -> AsyncIterator[data_service_pb2.StreamRecordsResponse]:
         """The records, each after the media that it names."""
-        async for items, records in read_ahead(self._of_batches(batches, delivery)):
-            yield data_service_pb2.StreamRecordsResponse(records=records, media=items)
+        async for message in read_ahead(self._of_batches(batches, delivery)):
+            yield data_service_pb2.StreamRecordsResponse(
+                records=message.records,
+                media=message.items,
+                files=message.files,
+                named_counts=message.named_counts,
+                named_media=message.named_media,
+            )
 
     async def _of_batches(
         self, batches: AsyncIterator[list[record_pb2.Record]], delivery: Delivery
-    ) -> AsyncGenerator[tuple[list[Item], Records], None]:
-        window = MediaWindow[bool]()
+    ) -> AsyncGenerator[_Message, None]:
+        # A place in a file is shorter than what it would take to say that it was sent before.
+        window = MediaWindow[bool]() if not self._is_by_file(delivery) else None
         async for batch in batches:
             groups = _record_groups(self._media, batch, window, self._group_bytes(delivery))
             async for message in self._in_thread(self._messages(groups, delivery)):
                 yield message
 
-    async def _in_thread(
-        self, messages: Iterator[tuple[list[Item], Records]]
-    ) -> AsyncGenerator[tuple[list[Item], Records], None]:
+    async def _in_thread(self, messages: Iterator[_Message]) -> AsyncGenerator[_Message, None]:
         while (message := await run_in_pool(self._pool, next, messages, None)) is not None:
             yield message
 
-    def _messages(self, groups: Iterable[_Group], delivery: Delivery) -> Iterator[tuple[list[Item], Records]]:
+    def _messages(self, groups: Iterable[_Group], delivery: Delivery) -> Iterator[_Message]:
         """The media of the groups in messages of about MESSAGE_BYTES; the last one of a group has its records."""
         for group in groups:
+            if self._is_by_file(delivery):
+                yield _by_file(self._folder, group)
+                continue
             items, size_bytes = list[Item](), 0
             for item in self._items(group.places, delivery):
                 if items and size_bytes + len(item.data) > MESSAGE_BYTES:
-                    yield items, ()
+                    yield _Message(items)
                     items, size_bytes = [], 0
                 items.append(item)
                 size_bytes += len(item.data)
-            yield items, group.records
+            yield _Message(items, records=group.records)
 
     def _items(self, places: dict[str, Found], delivery: Delivery) -> Iterator[Item]:
         """The media, in the order given. Small ones are read at once, large ones in pieces as they are wanted."""
@@ -125,7 +145,7 @@ class BulkMedia:
                 else:
                     yield from self._pieces(digest, place)
             except OmnialignError as error:
-                yield Item(media=content_pb2.Media(sha256=digest), error=to_status(error))
+                yield _failed(digest, error)
 
     def _item(
         self, digest: str, place: Place, link: data_service_pb2.MediaLink | None, data: bytes | OmnialignError | None
@@ -167,18 +187,46 @@ class BulkMedia:
 
     def _group_bytes(self, delivery: Delivery) -> int:
         """Bytes of media that belong to a message, in it or behind its links."""
-        return LINKED_BYTES if delivery.links and self._folder else MESSAGE_BYTES
+        return LINKED_BYTES if self._is_by_file(delivery) else MESSAGE_BYTES
+
+    def _is_by_file(self, delivery: Delivery) -> bool:
+        return delivery.links and bool(self._folder)
 
     def _link(self, place: Found, delivery: Delivery) -> data_service_pb2.MediaLink | None:
-        """Where the caller can read a medium by itself."""
-        if isinstance(place, OmnialignError):
-            return None
-        if self._folder:
-            return data_service_pb2.MediaLink(url=self._folder, path=place.key, offset=place.offset)
+        """Where the caller can read a large medium by itself, unless files are here."""
         # A link to a pack would give away its neighbours.
-        if self._is_local or _is_inline(place, delivery) or place.key.startswith(PREFIX):
+        if isinstance(place, OmnialignError) or self._is_local or _is_inline(place, delivery):
+            return None
+        if place.key.startswith(PREFIX):
             return None
         return data_service_pb2.MediaLink(url=self._objects.presign_get(place.key, seconds=self._link_seconds))
+
+
+def _failed(digest: str, error: OmnialignError) -> Item:
+    return Item(media=content_pb2.Media(sha256=digest), error=to_status(error))
+
+
+def _by_file(folder: str, group: _Group) -> _Message:
+    """A message that says where media are. In lists, which cost a fraction of a message for each medium."""
+    found = {digest: place for digest, place in group.places.items() if isinstance(place, Place)}
+    errors = {digest: error for digest, error in group.places.items() if isinstance(error, OmnialignError)}
+    paths = {key: number for number, key in enumerate(dict.fromkeys(place.key for place in found.values()))}
+    files = data_service_pb2.MediaFiles(
+        folder=folder,
+        paths=list(paths),
+        digests=bytes.fromhex("".join(found)),
+        files=[paths[place.key] for place in found.values()],
+        offsets=[place.offset for place in found.values()],
+        sizes_bytes=[place.size_bytes for place in found.values()],
+    )
+    numbers = {digest: number for number, digest in enumerate((*found, *errors))}
+    return _Message(
+        [_failed(*one) for one in errors.items()],
+        files,
+        group.records,
+        named_counts=[len(digests) for digests in group.named],
+        named_media=[numbers[digest] for digests in group.named for digest in digests],
+    )
 
 
 def _is_inline(place: Place, delivery: Delivery) -> bool:
@@ -198,19 +246,24 @@ def _media_groups(media: MediaStore, digests: Sequence[str], max_bytes: int) -> 
         yield group
 
 
-def _record_groups(media: MediaStore, records: Records, window: MediaWindow[bool], max_bytes: int) -> Iterator[_Group]:
-    """Records in groups for one message each, with those of their media that are not in the window."""
+def _record_groups(
+    media: MediaStore, records: Records, window: MediaWindow[bool] | None, max_bytes: int
+) -> Iterator[_Group]:
+    """Records in groups for one message each, with those of their media that are not in the window, if there is one."""
     named = [media_named_by(record) for record in records]
     places = media.places(digest for digests in named for digest in digests)
     group = _Group()
     for record, digests in zip(records, named, strict=True):
         for digest in digests:
             place = places[digest]
-            if window.get(digest) is None:
+            if window is None:
+                _add(group, digest, place)
+            elif window.get(digest) is None:
                 _add(group, digest, place)
                 if isinstance(place, Place):
                     window.add(digest, place.size_bytes, True)
         group.records.append(record)
+        group.named.append(digests)
         if group.is_full(max_bytes):
             yield group
             group = _Group()
@@ -219,5 +272,6 @@ def _record_groups(media: MediaStore, records: Records, window: MediaWindow[bool
 
 
 def _add(group: _Group, digest: str, place: Found) -> None:
-    group.places[digest] = place
-    group.size_bytes += place.size_bytes if isinstance(place, Place) else 0
+    if digest not in group.places:
+        group.places[digest] = place
+        group.size_bytes += place.size_bytes if isinstance(place, Place) else 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from omnialign.client import AsyncClient, Client
-from omnialign.client.media_files import MediaFiles
+from omnialign.client.media_files import FileRange, MediaFiles
 from omnialign.content import content
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
 from omnialign.v1 import content_pb2, data_service_pb2, data_service_pb2_grpc, record_pb2
@@ -194,8 +194,19 @@ async def test_the_synchronous_client_reads_the_same(client: AsyncClient) -> Non
     assert await asyncio.to_thread(read) == (12, 12)
 
 
-def link(folder: Path, path: str, offset: int = 0) -> data_service_pb2.MediaLink:
-    return data_service_pb2.MediaLink(url=folder.as_uri(), path=path, offset=offset)
+def read_at(files: MediaFiles, folder: Path, path: str, offset: int = 0, data: bytes = b"media") -> bytes | None:
+    """What the files give for these bytes at a place."""
+    where = data_service_pb2.MediaFiles(
+        folder=folder.as_uri(),
+        paths=[path],
+        digests=hashlib.sha256(data).digest(),
+        files=[0],
+        offsets=[offset],
+        sizes_bytes=[len(data)],
+    )
+    ((digest, found),) = files.read(where)
+    assert digest == sha256(data)
+    return found.read() if isinstance(found, FileRange) else found
 
 
 def spoil_by_link(root: Path) -> str:
@@ -243,19 +254,45 @@ def test_a_link_that_leads_elsewhere_gives_nothing(tmp_path: Path, spoil: Callab
     root.mkdir()
     files = MediaFiles()
     path = spoil(root)
-    assert files.read(link(root, path), sha256=sha256(b"media"), size_bytes=5) is None
+    assert read_at(files, root, path) is None
     (root / "good").write_bytes(b"some media")
-    assert files.read(link(root, "good", 5), sha256=sha256(b"media"), size_bytes=5) == b"media"
-    for offset in (-1, 6, 2**62):
-        assert files.read(link(root, "good", offset), sha256=sha256(b"media"), size_bytes=5) is None
+    assert read_at(files, root, "good", 5) == b"media"
+    for offset in (6, 2**62, 2**64 - 1):
+        assert read_at(files, root, "good", offset) is None
     files.close()
+
+
+def test_a_file_that_is_not_listed_gives_nothing(tmp_path: Path) -> None:
+    where = data_service_pb2.MediaFiles(
+        folder=tmp_path.as_uri(), digests=bytes(32), files=[7], offsets=[0], sizes_bytes=[5]
+    )
+    assert list(MediaFiles().read(where)) == [("0" * 64, None)]
+
+
+def test_large_media_that_were_verified_are_read_when_they_are_wanted(tmp_path: Path) -> None:
+    files, data = MediaFiles(), bytes(range(256)) * 2048
+    (tmp_path / "medium").write_bytes(data)
+    where = data_service_pb2.MediaFiles(
+        folder=tmp_path.as_uri(),
+        paths=["medium"],
+        digests=hashlib.sha256(data).digest(),
+        files=[0],
+        offsets=[0],
+        sizes_bytes=[len(data)],
+    )
+    assert dict(files.read(where)) == {sha256(data): data}
+    ((_, later),) = files.read(where)
+    assert isinstance(later, FileRange) and len(later) == len(data)
+    files.close()
+    assert later.read() == data  # whoever has a range keeps its file open
+    (tmp_path / "medium").write_bytes(data[:-1])
+    assert later.read() is None
 
 
 def test_a_file_that_changes_after_it_was_verified_is_verified_again(tmp_path: Path) -> None:
     files, path = MediaFiles(), tmp_path / "medium"
     path.write_bytes(b"media")
-    wanted = {"sha256": sha256(b"media"), "size_bytes": 5}
-    assert files.read(link(tmp_path, "medium"), **wanted) == b"media"
+    assert read_at(files, tmp_path, "medium") == b"media"
     path.write_bytes(b"MEDIA")
-    assert files.read(link(tmp_path, "medium"), **wanted) is None
+    assert read_at(files, tmp_path, "medium") is None
     files.close()
