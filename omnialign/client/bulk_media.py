@@ -146,7 +146,7 @@ class BulkMediaCalls(ServiceCalls):
             async for batch in batches:
                 yield batch
 
-    def close_media(self) -> None:
+    def _close_media(self) -> None:
         """Closes the files and connections that media were read from."""
         self._files.close()
         self._links.close()

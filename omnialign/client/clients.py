@@ -85,7 +85,7 @@ class AsyncClient(
     async def close(self) -> None:
         """Closes the connection; calls in flight are cancelled."""
         await self._transport.close()
-        self.close_media()
+        self._close_media()
 
     async def __aenter__(self) -> Self:
         return self
