@@ -77,7 +77,7 @@ class BulkMediaCalls(ServiceCalls):
         MEDIA_CORRUPT. With `links`, they are read from the service's files or its object store where it says how. A
         stream that breaks goes on where it was.
         """
-        async with aclosing(self.media_batches(digests, links=links)) as batches:
+        async with aclosing(self._media_batches(digests, links=links)) as batches:
             async for batch in batches:
                 for found in batch:
                     yield found
@@ -85,7 +85,7 @@ class BulkMediaCalls(ServiceCalls):
     async def fetch_media(self, digests: Iterable[str]) -> MediaByDigest:
         """`read_media` for as many as fit into memory. Asking the answer for one that cannot be read raises why."""
         found = MediaByDigest()
-        async with aclosing(self.media_batches(digests)) as batches:
+        async with aclosing(self._media_batches(digests)) as batches:
             async for batch in batches:
                 for digest, data in batch:
                     _keep(found, digest, data)
@@ -109,7 +109,7 @@ class BulkMediaCalls(ServiceCalls):
         its `errors` tell. With `links`, media are read from the service's files or its object store where it says
         how. A stream that breaks goes on after the last record.
         """
-        batches = self.record_batches(
+        batches = self._record_batches(
             source,
             subtasks=subtasks,
             splits=splits,
@@ -124,7 +124,7 @@ class BulkMediaCalls(ServiceCalls):
                 for found in batch:
                     yield found
 
-    async def media_batches(
+    async def _media_batches(
         self, digests: Iterable[str], *, links: bool = True
     ) -> AsyncGenerator[list[tuple[str, Bytes]], None]:
         """`read_media` in lists, as the media come."""
@@ -137,7 +137,7 @@ class BulkMediaCalls(ServiceCalls):
                 async for batch in batches:
                     yield await self._filled(batch) if links else _all(batch)
 
-    async def record_batches(
+    async def _record_batches(
         self, source: str, *, links: bool = True, **selection: Any
     ) -> AsyncGenerator[RecordBatch, None]:
         """`stream_records_and_media` in batches, as the records come."""

@@ -132,7 +132,7 @@ async def test_streams_that_are_left_early_keep_no_threads_and_read_no_further(
 
     monkeypatch.setattr(LocalObjectStore, "read_ranges", counted)
     for _ in range(20):  # more than there are threads
-        async with aclosing(client.record_batches(name, links=False)) as batches:
+        async with aclosing(client._record_batches(name, links=False)) as batches:
             await anext(batches)
             for _ in range(3):
                 await client.get_dataset(name)  # time for a stream that would not wait for its reader
@@ -148,7 +148,7 @@ async def test_a_dataset_of_another_project_is_not_found(client: AsyncClient) ->
 
 async def test_a_stream_goes_on_after_a_record(client: AsyncClient) -> None:
     name = await write(client, await upload(client, *SMALL))
-    batches = client.record_batches(name, after_id="r008", limit=2)
+    batches = client._record_batches(name, after_id="r008", limit=2)
     assert [record.id async for batch in batches for record, _ in batch] == ["r009", "r010"]
 
 
