@@ -1,4 +1,4 @@
-"""The durable workflow engine (DBOS): a thin wrapper, and the only file that knows it.
+"""The durable workflow engine (DBOS): a thin wrapper, which alone knows it, with `workflow_process`.
 
 A job is one workflow (its id is the uid of the job); each group of neighbouring chunks of records is a child
 (`<uid>/<phase>-0007`), because a workflow costs as much as all else that is done for a chunk. The engine keeps what a
@@ -19,12 +19,10 @@ the process. Four of its traps are avoided here:
 
 import asyncio
 import base64
-import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
@@ -36,15 +34,10 @@ from google.rpc import status_pb2
 
 from omnialign.errors import FailedPrecondition, Internal, OmnialignError, Unavailable, from_status, to_status
 from services.pipeline.config import PipelineConfig
-from services.pipeline.notifier import Signal
 from services.pipeline.queue_claims import QueueClaims
 from services.pipeline.workflow_database import WorkflowDatabase
+from services.pipeline.workflow_process import SHARED, Workflows, application, registered, version
 from services.runtime.database_errors import COMMAND, SCHEMA_MISSING
-
-WORKFLOW_VERSION = "1"
-"""Raise it only if running jobs cannot be continued by the new code: their steps are replayed by position."""
-OLDEST = "alignment"
-"""The application whose versions do not name it: jobs from the time when it was the only one go on."""
 
 DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 JOBS_POLLING_SECONDS = 0.2
@@ -59,16 +52,6 @@ logger = logging.getLogger(__name__)
 Body = Callable[[], Awaitable[Any]]
 
 
-class Workflows(Protocol):
-    """What the engine runs. Both may be called again for work that was begun before: they must continue it."""
-
-    async def run_job(self, uid: str) -> None:
-        """Works on a job until it has ended."""
-
-    async def run_chunks(self, uid: str, phase: str, numbers: Sequence[int]) -> None:
-        """Works on chunks of a job, side by side; numbers beyond the last chunk are left out."""
-
-
 class WorkflowEngine:
     """The workflows of one job kind in this process."""
 
@@ -76,14 +59,14 @@ class WorkflowEngine:
         self._kind, self._config = kind, config
         self._jobs_queue, self._chunks_queue = f"{kind}-jobs", f"{kind}-chunks"
         # Registered before anything is launched, so that recovery at launch finds the functions of every kind.
-        self._job_workflow, self._chunk_workflow, self._group_workflow = _registered(kind)
-        _shared.kinds.add(kind)
+        self._job_workflow, self._chunk_workflow, self._group_workflow = registered(kind)
+        SHARED.kinds.add(kind)
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._claims = QueueClaims(
-            lambda: _shared.instance,
+            lambda: SHARED.instance,
             execute_dequeued_workflow,
             executor_id=config.executor_id,
-            version=_version,
+            version=version,
         )
         self._workflows: Workflows | None = None
         self._database = WorkflowDatabase(config.workflows_url, migrate=config.migrate_at_start)
@@ -94,29 +77,29 @@ class WorkflowEngine:
         May be called again after it failed, as it does while the database is away. Raises Internal (`ENGINE_RUNNING`)
         if the kind is running in this process already, or another kind on another workflow database.
         """
-        if self._kind in _shared.engines:
+        if self._kind in SHARED.engines:
             message = f"another {self._kind} service is running in this process"
             raise Internal(message, reason="ENGINE_RUNNING")
-        if _shared.engines and _shared.url != self._config.workflows_url:
+        if SHARED.engines and SHARED.url != self._config.workflows_url:
             message = "another job kind of this process keeps its workflows in another database"
             raise Internal(message, reason="ENGINE_RUNNING")
-        is_first = not _shared.engines
+        is_first = not SHARED.engines
         self._workflows = workflows
-        _shared.engines[self._kind] = self
-        _shared.url = self._config.workflows_url
+        SHARED.engines[self._kind] = self
+        SHARED.url = self._config.workflows_url
         try:
             if is_first:
-                _shared.launch = asyncio.ensure_future(self._launch())  # which recovers the workflows of all kinds
-            if _shared.launch is not None:
-                await asyncio.shield(_shared.launch)  # kinds may start at the same time
+                SHARED.launch = asyncio.ensure_future(self._launch())  # which recovers the workflows of all kinds
+            if SHARED.launch is not None:
+                await asyncio.shield(SHARED.launch)  # kinds may start at the same time
             await self._register_queues()
         except BaseException:
             await self.stop()
             raise
-        if self._kind in _shared.left:
-            _shared.left.discard(self._kind)
+        if self._kind in SHARED.left:
+            SHARED.left.discard(self._kind)
             await _in_thread(self._recover_own)
-        _shared.changed.notify_all()
+        SHARED.changed.notify_all()
 
     async def look(self) -> None:
         """Raises what keeps the workflow database from being used; makes its tables again where that is up to us."""
@@ -130,20 +113,20 @@ class WorkflowEngine:
 
     async def stop(self) -> None:
         """Interrupts what runs, leaving it to be recovered; the last kind to stop ends DBOS."""
-        if _shared.engines.get(self._kind) is not self:
+        if SHARED.engines.get(self._kind) is not self:
             return  # not started
         self._workflows = None
         await self._claims.settle()
         await self._interrupt(list(self._tasks))
-        if list(_shared.engines) == [self._kind]:
+        if list(SHARED.engines) == [self._kind]:
             await _in_thread(DBOS.destroy)
             loop = asyncio.get_running_loop()
             loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))  # DBOS shut its own down
-            _shared.left.clear()
+            SHARED.left.clear()
         else:
-            _shared.left.add(self._kind)
-        del _shared.engines[self._kind]
-        _shared.changed.notify_all()
+            SHARED.left.add(self._kind)
+        del SHARED.engines[self._kind]
+        SHARED.changed.notify_all()
 
     # ---- queueing and steps ----
 
@@ -260,7 +243,7 @@ class WorkflowEngine:
 
     def _queued(self) -> tuple[int, int]:
         # Counted by the database: the library would make an object of each workflow that waits.
-        store = _shared.instance._sys_db
+        store = SHARED.instance._sys_db
         table = store.tables.workflow_status.c
         where = (table.queue_name == self._chunks_queue, table.status == "ENQUEUED")
         with store.engine.connect() as connection:
@@ -277,16 +260,16 @@ class WorkflowEngine:
     async def _launch(self) -> None:
         with self._database.typed_errors():
             self._database.write_ahead()
-        _shared.instance = DBOS(config=self._dbos_config())  # type: ignore[arg-type]
+        SHARED.instance = DBOS(config=self._dbos_config())  # type: ignore[arg-type]
         # Workflows run on this loop alone: DBOS would take another whenever it finds this one between two runs.
         loop = asyncio.get_running_loop()
-        _shared.instance._background_event_loop.target_loop = lambda: loop
+        SHARED.instance._background_event_loop.target_loop = lambda: loop
         with self._database.typed_errors():
             await _in_thread(_launch)  # in a thread, because it waits for the database
 
     def _make_tables_again(self) -> None:
         migrate(self._config.workflows_url)
-        _shared.instance._sys_db.create_application_version(_version())  # noted at the launch, and lost since
+        SHARED.instance._sys_db.create_application_version(version())  # noted at the launch, and lost since
 
     async def _register_queues(self) -> None:
         await DBOS.register_queue_async(self._jobs_queue, polling_interval_sec=JOBS_POLLING_SECONDS)
@@ -300,97 +283,23 @@ class WorkflowEngine:
         """Queues again what the kind left pending when it stopped while another one kept DBOS running."""
         executor_id, names = self._config.executor_id, [f"{self._kind}_{what}" for what in ("job", "chunk", "chunks")]
         ours = {workflow.workflow_id for workflow in DBOS.list_workflows(name=names, status="PENDING")}
-        for workflow in _shared.instance._sys_db.get_pending_workflows(executor_id, _version()):
-            if workflow.workflow_id in ours - _shared.waiting:
-                _recover_workflow(_shared.instance, workflow, [executor_id])
+        for workflow in SHARED.instance._sys_db.get_pending_workflows(executor_id, version()):
+            if workflow.workflow_id in ours - SHARED.waiting:
+                _recover_workflow(SHARED.instance, workflow, [executor_id])
 
     def _dbos_config(self) -> dict[str, Any]:
         return {
-            "name": f"omnialign-{_application()}",
+            "name": f"omnialign-{application()}",
             "system_database_url": self._database.url,
             "run_migrations": self._database.is_migrated_by_service,
             **self._database.connection_settings(),
-            "application_version": _version(),
+            "application_version": version(),
             "executor_id": self._config.executor_id,
             "serializer": DBOSPortableJSON,
             "max_executor_threads": MAX_THREADS,
             "log_level": "ERROR",
             "enable_otlp": False,
         }
-
-
-@dataclass
-class _Shared:
-    """What the kinds of this process share: DBOS is a singleton, so this is one too."""
-
-    engines: dict[str, WorkflowEngine]
-    """The engines that were started, by kind."""
-    url: str
-    """Where the workflows of all of them are kept."""
-    instance: Any = None
-    """The DBOS that the first of them launched."""
-    kinds: set[str] = field(default_factory=set)
-    """The kinds that this process has, whether they were started or not."""
-    launch: asyncio.Future[None] | None = None
-    """The launch of the instance, by the first kind."""
-    changed: Signal = field(default_factory=Signal)
-    """Notified when a kind starts or stops."""
-    left: set[str] = field(default_factory=set)
-    """Kinds that stopped while others went on."""
-    waiting: set[str] = field(default_factory=set)
-    """Ids of workflows that wait for their kind to start."""
-
-
-_shared = _Shared({}, url="")
-
-
-@functools.cache
-def _registered(kind: str) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """The workflow functions of a kind, known to DBOS by the kind's name for as long as the process lives."""
-
-    @DBOS.workflow(name=f"{kind}_job", max_recovery_attempts=None)
-    async def job(uid: str) -> None:
-        await (await _engine_of(kind)).run(lambda workflows: workflows.run_job(uid))
-
-    @DBOS.workflow(name=f"{kind}_chunk", max_recovery_attempts=None)
-    async def chunk(uid: str, phase: str, number: int) -> None:
-        await (await _engine_of(kind)).run(lambda workflows: workflows.run_chunks(uid, phase, [number]))
-
-    # Of another name than a chunk's alone: a replica of the release before cannot run it, and is taken over from.
-    @DBOS.workflow(name=f"{kind}_chunks", max_recovery_attempts=None)
-    async def chunks(uid: str, phase: str, number: int, size: int) -> None:
-        numbers = range(number * size, (number + 1) * size)
-        await (await _engine_of(kind)).run(lambda workflows: workflows.run_chunks(uid, phase, numbers))
-
-    return job, chunk, chunks
-
-
-async def _engine_of(kind: str) -> WorkflowEngine:
-    """The engine of a kind. Waits for a kind that has not started while others have: DBOS recovers all at once."""
-    workflow_id = str(DBOS.workflow_id)
-    _shared.waiting.add(workflow_id)
-    try:
-        while _shared.engines and kind not in _shared.engines:
-            await _shared.changed.wait(timeout_seconds=1.0)
-    finally:
-        _shared.waiting.discard(workflow_id)
-    if kind not in _shared.engines:
-        raise asyncio.CancelledError  # it stays pending, and begins again at the next start
-    return _shared.engines[kind]
-
-
-def _application() -> str:
-    """The kind by which DBOS knows this process, whichever of several kinds launches it.
-
-    It may never change: DBOS ties a queue to the application that registered it first.
-    """
-    return min(_shared.kinds)
-
-
-def _version() -> str:
-    """The version of this process's workflows: another one for each application that shares a database."""
-    application = _application()
-    return WORKFLOW_VERSION if application == OLDEST else f"{application}-{WORKFLOW_VERSION}"
 
 
 def chunk_id(uid: str, phase: str, number: int) -> str:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from omnialign.errors import DataLoss, FailedPrecondition, Unavailable
 from services.alignment.__main__ import AlignmentConfig
-from services.pipeline import workflow_engine
+from services.pipeline import workflow_engine, workflow_process
 from services.pipeline.workflow_engine import WorkflowEngine
 from services.runtime.database import Database
 from tests.postgresql import PASSWORD, PostgreSQL
@@ -115,7 +115,7 @@ def test_a_workflow_that_is_dequeued_while_the_event_loop_stands_still_waits_for
     with asyncio.Runner() as runner:
         runner.run(engine.start(Workflows()))
         try:
-            assert workflow_engine._shared.instance._background_event_loop.target_loop() is runner.get_loop()
+            assert workflow_process.SHARED.instance._background_event_loop.target_loop() is runner.get_loop()
         finally:
             runner.run(engine.stop())
 
