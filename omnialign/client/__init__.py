@@ -11,7 +11,8 @@ Calls raise `omnialign.errors`, never gRPC's own exceptions.
 
 from omnialign.client.asking import Answer, Assessment, Judgement
 from omnialign.client.bulk_media import MediaByDigest
-from omnialign.client.clients import AsyncClient, Client
+from omnialign.client.clients import AsyncClient
 from omnialign.client.credentials import TokenFile
+from omnialign.client.synchronous import Client
 
 __all__ = ["Answer", "Assessment", "AsyncClient", "Client", "Judgement", "MediaByDigest", "TokenFile"]
