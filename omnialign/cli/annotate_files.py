@@ -47,7 +47,7 @@ async def export(
         if format == ALIGN_ANYTHING:
             version = await _committed(session, client, dataset or names.id_of(campaign))
             stream = client.stream_records(version)
-            done = await exporting.export(stream, target, form=ALIGN_ANYTHING, read=client.get_media)
+            done = await exporting.export(stream, target, form=ALIGN_ANYTHING, read=client.fetch_media)
             export_report.report(done, target, out=session.out)
         else:
             name = session.name(COLLECTION, campaign)

@@ -210,7 +210,7 @@ async def export(
             )
         else:
             stream = client.stream_records(name, subtasks=subtasks, splits=splits)
-            done = await exporting.export(stream, folder, form=form, read=client.get_media, with_media=media)
+            done = await exporting.export(stream, folder, form=form, read=client.fetch_media, with_media=media)
     what = "records" if form == exporting.RECORDS else "rows"
     export_report.report(done, folder, out=session.out, what=what)
 

@@ -84,7 +84,7 @@ async def bounded(stream: AsyncIterable[Record], version: str, *, most: int) -> 
 async def zipped(stream: AsyncIterable[Record], folder: Path, *, client: AsyncClient, columns: str) -> Path:
     """Writes a zip into a folder. Media are not compressed: they are already."""
     files = folder / "files"
-    done = await exporting.export(stream, files, form=columns, read=client.get_media)
+    done = await exporting.export(stream, files, form=columns, read=client.fetch_media)
     missing = {"left_out": done.left_out, "without": done.without}
     if any(missing.values()):
         text = json.dumps({name: dict(counts) for name, counts in missing.items()}, indent=2, ensure_ascii=False)

@@ -94,7 +94,7 @@ async def test_what_the_service_exports_is_what_the_command_line_writes(tmp_path
         await fill(client, 6)
         done = await exported(client, format=form)
         await client.download_export(done.name, list(done.files.values()), tmp_path / "by-service")
-        counts = await export(client.stream_records(VERSION), tmp_path / "here", form=form, read=client.get_media)
+        counts = await export(client.stream_records(VERSION), tmp_path / "here", form=form, read=client.fetch_media)
     assert (done.last.rows_written, dict(done.last.left_out)) == (counts.rows, counts.left_out)
     assert dict(done.last.without) == counts.without
     found, expected = (
