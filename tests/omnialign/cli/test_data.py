@@ -131,6 +131,8 @@ def test_a_dataset_is_deleted_and_with_force_too_if_something_depends_on_it(run,
     assert "alignmentJobs/reads-it depend on" in refused.stderr and "[HAS_DEPENDENTS]" in refused.stderr
     assert run("data", "delete", "unwanted", "--force").stdout == "Deleted projects/default/datasets/unwanted\n"
     assert "[DATASET_NOT_FOUND]" in run("data", "delete", "unwanted").stderr
+    run("data", "import", "lonely", source)
+    assert run("data", "delete", "lonely").exit_code == 0
 
 
 def test_version_is_deleted_by_its_number(run, source):
@@ -143,5 +145,3 @@ def test_version_is_deleted_by_its_number(run, source):
 def test_collection_says_what_it_did(run):
     assert "media looked at" in run("data", "gc", "--dry-run").stdout
     assert "examined_count" in run("data", "gc", "--json").stdout
-    run("data", "import", "lonely", source)
-    assert run("data", "delete", "lonely").exit_code == 0
