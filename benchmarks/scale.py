@@ -129,8 +129,8 @@ async def run_job(services: ScaleServices, dataset: str, size: int) -> tuple[flo
                 print(f"\r  {size:>9,} records: {stages['verify'].completed:>9,} judged", end="", flush=True)
     if job.state != Job.STATE_SUCCEEDED:
         raise RuntimeError(f"The job over {size} records ended with: {job.error.message}")
-    if stages["verify"].completed != size:
-        raise RuntimeError(f"Of {size} records, {stages['verify'].completed} were judged.")
+    if stages["verify"].completed != size or not ended:
+        raise RuntimeError(f"Of {size} records, {stages['verify'].completed} were judged, and the stage did not end.")
     return (ended - begun) / 1e9, time.perf_counter() - started
 
 

@@ -132,6 +132,12 @@ class ChunkStore:
         query = sa.select(sa.func.count()).where(chunk.uid == uid, chunk.phase == phase)
         return int(await self._database.scalar(query))
 
+    async def has_begun(self, uid: str, *, phase: str) -> bool:
+        """Whether a chunk of a phase was taken up, which is only done once the phase is planned."""
+        table = self._tables.steps.c
+        query = sa.select(table.number).where(table.uid == uid, table.phase == phase).limit(1)
+        return await self._database.first(query) is not None
+
     async def committed_count(self, uid: str, *, phase: str, step: str) -> int:
         """Number of chunks of a phase that have committed a step."""
         table, first = self._tables.steps.c, self._totals.num_settled(uid, phase, step)

@@ -192,11 +192,12 @@ class Progress:
         return self._phases[uid]
 
     async def _chunk_count(self, uid: str, phase: Phase) -> int:
-        """Number of chunks of a phase; asked for until the phase is planned, and then known."""
-        count = self._chunk_counts.get((uid, phase.name), 0)
-        if not count:
-            count = self._chunk_counts[uid, phase.name] = await self._chunks.chunk_count(uid, phase=phase.name)
-        return count
+        """Number of chunks of a phase, which is known once one of them has begun; 0 before."""
+        key = (uid, phase.name)
+        # A plan is stored page by page: what there is of it before its end must not be taken for all of it.
+        if key not in self._chunk_counts and await self._chunks.has_begun(uid, phase=phase.name):
+            self._chunk_counts[key] = await self._chunks.chunk_count(uid, phase=phase.name)
+        return self._chunk_counts.get(key, 0)
 
     def _set_stages(self, job: Job, phase: Phase, totals: Mapping[str, Counts], *, size: int) -> None:
         """Sets the stages of a phase from the totals of their steps; `size` is the number of chunks."""

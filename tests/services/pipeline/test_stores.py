@@ -269,7 +269,7 @@ class OneStep:
         self.phases = (Phase(name="sample", steps=(step,), plan=None),)
 
     def summarize(self, job, totals) -> None:
-        job.pairs.tried = totals["sample"].completed
+        job.pairs.tried = totals["sample"].completed if totals else 0
 
     def observe_job(self, job) -> None:
         pass
@@ -315,6 +315,28 @@ async def test_progress_that_a_slow_replica_writes_late_does_not_replace_what_is
     job = await late
     assert (job.stages[0].completed, job.pairs.tried) == (6, 6)
     assert job.stages[0].state == ALIGNMENT.stage.STATE_DONE
+
+
+async def test_a_stage_is_done_with_its_last_chunk_though_progress_was_written_while_it_was_planned(stores):
+    def begin(job: Job) -> str:
+        job.state = Job.STATE_RUNNING
+        job.stages.add(stage="sample", total=200, state=ALIGNMENT.stage.STATE_PENDING)
+        return "began"
+
+    async def chunks():
+        for number in range(200):
+            if number in (70, 150):  # some pages are stored, and others are not
+                await progress.flush("uid-1")
+            yield [str(number)]
+
+    store, progress = stores[0], progress_of(stores[0])
+    await store.jobs.change("uid-1", begin)
+    await store.chunks.put_chunks("uid-1", phase="sample", chunks=chunks())
+    for numbers, state in ((range(64), "RUNNING"), (range(64, 199), "RUNNING"), ([199], "DONE")):
+        await store.chunks.begin_chunks("uid-1", phase="sample", numbers=numbers, steps=["sample"])
+        await store.chunks.commit_steps([StepCommit("uid-1", "sample", "sample", n, Counts(1, 1)) for n in numbers])
+        job = await progress.flush("uid-1")
+        assert job.stages[0].state == getattr(ALIGNMENT.stage, f"STATE_{state}")
 
 
 async def test_a_deleted_job_leaves_nothing_behind_and_others_alone(stores):
