@@ -1,9 +1,10 @@
 """Entry point of the data service: builds its object graph and runs it."""
 
 import asyncio
+import ctypes
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc
@@ -44,6 +45,8 @@ from services.sandbox.pool import Sandbox
 IMPORTS_AT_FULL_SPEED = 4
 FETCHES = 16
 """Requests for media that streams may have under way at a distant object store."""
+M_ARENA_MAX, ARENAS = -8, 2
+"""An option of `mallopt(3)`, and how many arenas there are: by default eight for each core."""
 FULL_NAME = data_service_pb2.DESCRIPTOR.services_by_name["DataService"].full_name
 
 
@@ -172,7 +175,14 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
 
 def main() -> None:
     """Runs the service until SIGTERM."""
+    _share_arenas()
     run("data", DataConfig, wire)
+
+
+def _share_arenas() -> None:
+    """Has glibc keep what was freed in two places for all threads, of which Lance has many, not in one for each."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 if __name__ == "__main__":

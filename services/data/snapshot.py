@@ -27,7 +27,7 @@ BATCH_ROWS = 1024
 SCAN_ROWS = 16_384
 IDS_AT_ONCE = 64
 """Ids whose records are in memory at once."""
-CACHE_BYTES = 16 * 1024 * 1024
+CACHE_BYTES = 8 * 1024 * 1024
 
 
 class SnapshotExpired(Aborted):
