@@ -1,14 +1,14 @@
 """Reading one item ahead, so that making the next one and using the last one overlap."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def read_ahead(items: AsyncGenerator[T, None]) -> AsyncIterator[T]:
+async def read_ahead(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     """The items, of which the next one is under way. Closing it closes `items`."""
     coming = asyncio.ensure_future(_next(items))
     try:

@@ -133,7 +133,7 @@ class BulkMediaCalls(ServiceCalls):
             request = data_service_pb2.ReadMediaRequest(
                 parent=self.parent, sha256s=some, delivery=_delivery(links=links)
             )
-            async with aclosing(read_ahead(self._media_read(request))) as batches:  # type: ignore[type-var]
+            async with aclosing(read_ahead(self._media_read(request))) as batches:
                 async for batch in batches:
                     yield await self._filled(batch) if links else _all(batch)
 
@@ -142,7 +142,7 @@ class BulkMediaCalls(ServiceCalls):
     ) -> AsyncGenerator[RecordBatch, None]:
         """`stream_records_and_media` in batches, as the records come."""
         request = data_service_pb2.StreamRecordsRequest(source=source, media=_delivery(links=links), **selection)
-        async with aclosing(read_ahead(self._records_read(request))) as batches:  # type: ignore[type-var]
+        async with aclosing(read_ahead(self._records_read(request))) as batches:
             async for batch in batches:
                 yield batch
 
