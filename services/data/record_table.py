@@ -166,6 +166,7 @@ class RecordTable:
                 is_lost = isinstance(error, CommitConflictError) or "not found" in str(error).lower()
                 if not is_lost or time.monotonic() > deadline:
                     raise
+            # Writers that lost at the same time come again at different times.
             time.sleep(random.uniform(0, min(0.005 * 2**number, LONGEST_PAUSE_SECONDS)))
         return attempt()
 

@@ -260,7 +260,7 @@ class WorkflowEngine:
     async def _launch(self) -> None:
         with self._database.typed_errors():
             self._database.write_ahead()
-        SHARED.instance = DBOS(config=self._dbos_config())  # type: ignore[arg-type]
+        SHARED.instance = DBOS(config=self._dbos_config())  # type: ignore[arg-type] # a TypedDict of theirs
         # Workflows run on this loop alone: DBOS would take another whenever it finds this one between two runs.
         loop = asyncio.get_running_loop()
         SHARED.instance._background_event_loop.target_loop = lambda: loop

@@ -47,7 +47,7 @@ def write_and_kill(root: Path, start: int, seconds: float) -> int:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         done = int(process.stdout.readline()) + 1
-        time.sleep(seconds)
+        time.sleep(seconds)  # a moment of chance is what the test is about
         process.send_signal(signal.SIGKILL)
         for line in process.stdout:
             done = int(line) + 1 if line.endswith("\n") else done

@@ -46,7 +46,7 @@ def _glob(folder: Path, pattern: str) -> Iterator[Path]:
         return
     try:
         yield from folder.glob(pattern)
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError) as error:  # pathlib raises the second for an absolute pattern
         raise InvalidArgument(
             f"The pattern {pattern!r} is not valid: {error}.", reason="SOURCE_PATTERN_INVALID"
         ) from error

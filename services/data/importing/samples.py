@@ -83,7 +83,7 @@ def _read(path: Path, is_wanted: Callable[[int], bool], *, has_media: bool) -> I
             is_gzip = packed.read(2) == b"\x1f\x8b"
             packed.seek(0)
             plain = gzip.GzipFile(fileobj=packed) if is_gzip else packed
-            with tarfile.open(fileobj=plain, mode="r:") as archive:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=plain, mode="r:") as archive:  # type: ignore[call-overload] # of either kind
                 for count, group in enumerate(_groups(archive, path)):
                     if is_gzip:
                         _check_expansion(path, archive.offset, packed.tell())
