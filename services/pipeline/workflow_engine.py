@@ -41,6 +41,8 @@ from services.runtime.database_errors import COMMAND, SCHEMA_MISSING
 
 DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 JOBS_POLLING_SECONDS = 0.2
+LISTENER_POLLING_SECONDS = 0.05
+"""How long its listener for messages sleeps on SQLite, which a stop waits for; nothing of ours sends any."""
 SETTLE_SECONDS = 0.02
 """How long after its end a chunk's place is free, by the engine's own account."""
 MAX_THREADS = 64
@@ -297,6 +299,7 @@ class WorkflowEngine:
             "executor_id": self._config.executor_id,
             "serializer": DBOSPortableJSON,
             "max_executor_threads": MAX_THREADS,
+            "notification_listener_polling_interval_sec": LISTENER_POLLING_SECONDS,
             "log_level": "ERROR",
             "enable_otlp": False,
         }

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -118,6 +119,18 @@ def test_a_workflow_that_is_dequeued_while_the_event_loop_stands_still_waits_for
             assert workflow_process.SHARED.instance._background_event_loop.target_loop() is runner.get_loop()
         finally:
             runner.run(engine.stop())
+
+
+async def test_a_stop_on_sqlite_waits_for_no_long_sleep_of_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep: list[float] = []
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: (asleep.append(seconds), sleep(seconds)))
+    engine = WorkflowEngine("alignment", config(tmp_path, f"sqlite:///{tmp_path / 'dbos.db'}"))
+    await engine.start(Workflows())
+    await engine.stop()
+    assert 0 < max(asleep) <= 0.1
 
 
 async def test_a_damaged_file_is_data_loss_with_its_name_and_the_way_back(tmp_path: Path) -> None:
