@@ -40,6 +40,10 @@ async def import_(
         tuple[int, int] | None,
         typer.Option(metavar="FIRST SECOND", help="Labels of the first and second response, if not 1 and 2."),
     ] = None,
+    answer_labels: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="GOOD BAD", help="Labels of a good and of a bad answer, if not true and false."),
+    ] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Leave out this column; repeatable.")] = None,
     rename: Annotated[
         list[str] | None, typer.Option(metavar="THEIRS=OURS", help="Read a column by another name; repeatable.")
@@ -71,6 +75,7 @@ async def import_(
             split=split or told.get("split", ""),
             score_range=score_range or told.get("score_range"),
             winner_labels=winner_labels or told.get("winner_labels"),
+            answer_labels=answer_labels or told.get("answer_labels"),
             ignored_columns=(*(ignore or ()), *told.get("ignore", ())),
             renamed_columns=renamed,
             format=form or told.get("format", ""),

@@ -215,9 +215,12 @@ def statistics_lines(found: DatasetStatistics) -> Iterator[str]:
     yield f"records: {found.record_count:,} ({_counts_text(found.subtask_counts)})"
     yield f"splits: {_counts_text(found.split_counts)}"
     yield f"duplicates: {found.duplicate_count:,} records, {found.repeated_prompt_count:,} prompts"
+    if found.continued_count:
+        yield f"messages before prompts: {found.history_message_count:,} in {found.continued_count:,} records"
     yield f"responses: {found.response_count:,}, {found.critique_count:,} with a critique"
     for what, one in (
         ("prompts", found.prompt_characters),
+        ("messages before prompts", found.history_characters),
         ("responses", found.response_characters),
         ("critiques", found.critique_characters),
     ):

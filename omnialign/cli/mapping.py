@@ -5,6 +5,7 @@
     ignore: [notes]
     score_range: [1, 5]
     winner_labels: [0, 1]
+    answer_labels: [1, 0]
 
 Options win over the file, one by one.
 """
@@ -27,6 +28,7 @@ KINDS: Mapping[str, tuple[str, type | tuple[type, ...]]] = {
     "ignore": ("a list of columns", list),
     "score_range": ("two numbers", list),
     "winner_labels": ("two whole numbers", list),
+    "answer_labels": ("two labels, that of a good answer first,", list),
     "references": ("a whole number", int),
 }
 
@@ -41,6 +43,8 @@ def read_mapping(path: Path | None) -> dict[str, Any]:
         wanted, kind = KINDS[key]
         if not isinstance(value, kind) or isinstance(value, bool) or not _is_filled(key, value):
             raise _invalid(path, key, f"is {value!r}"[:200] + f", and {wanted} is taken")
+    if labels := found.get("answer_labels"):
+        found["answer_labels"] = [str(one).lower() if isinstance(one, bool) else str(one) for one in labels]
     return found
 
 
@@ -68,6 +72,8 @@ def _is_filled(key: str, value: Any) -> bool:
     if key in ("score_range", "winner_labels"):
         kinds = (int, float) if key == "score_range" else (int,)
         return len(value) == 2 and all(isinstance(one, kinds) and not isinstance(one, bool) for one in value)
+    if key == "answer_labels":
+        return len(value) == 2 and all(isinstance(one, str | int) for one in value)
     return True
 
 

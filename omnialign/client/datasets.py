@@ -164,6 +164,7 @@ class DatasetCalls(ServiceCalls):
         split: str = "",
         score_range: tuple[float, float] | None = None,
         winner_labels: tuple[int, int] | None = None,
+        answer_labels: tuple[str, str] | None = None,
         ignored_columns: Sequence[str] = (),
         renamed_columns: Mapping[str, str] | None = None,
         format: str = "",  # noqa: A002 - the field's name
@@ -173,7 +174,8 @@ class DatasetCalls(ServiceCalls):
         """Imports files that the service can read. Yields progress, and the new version last.
 
         A file replaces what earlier imports of it gave, unless `append`. Scores that are not 0-3 and labels that are
-        not 1 and 2 are read as declared: the worst and the best score; the labels of the first and second response.
+        not 1 and 2 are read as declared: the worst and the best score; the labels of the first and second response. So
+        are labels of single answers other than true and false: those of a good and of a bad one.
         `format` is the one that neither names nor columns tell, `reference_count` what an item of AMU must have (0 for
         any number, 10 if None), and `renamed_columns` the names by which columns of the files are read.
 
@@ -196,6 +198,8 @@ class DatasetCalls(ServiceCalls):
             request.score_range.lowest, request.score_range.highest = score_range
         if winner_labels is not None:
             request.winner_labels.first, request.winner_labels.second = winner_labels
+        if answer_labels is not None:
+            request.answer_labels.good, request.answer_labels.bad = answer_labels
         rows_read, call = 0, self._datasets.ImportDataset
         async for progress in self._transport.stream(call, request, on_restart=lambda: None):
             if progress.rows_read > rows_read or progress.HasField("dataset_version"):

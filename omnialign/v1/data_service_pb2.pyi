@@ -1570,6 +1570,7 @@ class ImportDatasetRequest(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     RENAMED_COLUMNS_FIELD_NUMBER: _builtins.int
     REFERENCE_COUNT_FIELD_NUMBER: _builtins.int
+    ANSWER_LABELS_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`projects/{project}`."""
     dataset_id: _builtins.str
@@ -1616,6 +1617,12 @@ class ImportDatasetRequest(_message.Message):
     def renamed_columns(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Columns that have another name than the one they are read by: that of the file to that which is read."""
 
+    @_builtins.property
+    def answer_labels(self) -> Global___AnswerLabels:
+        """What stands for a good and for a bad answer in the label of a single answer, beside true and false, which always
+        do; a row with another label is set aside. If unset, nothing else is taken.
+        """
+
     def __init__(
         self,
         *,
@@ -1631,10 +1638,11 @@ class ImportDatasetRequest(_message.Message):
         format: _builtins.str = ...,
         renamed_columns: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         reference_count: _builtins.int | None = ...,
+        answer_labels: Global___AnswerLabels | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count", "reference_count", b"reference_count", "score_range", b"score_range", "winner_labels", b"winner_labels"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count", "answer_labels", b"answer_labels", "reference_count", b"reference_count", "score_range", b"score_range", "winner_labels", b"winner_labels"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count", "append", b"append", "dataset_id", b"dataset_id", "format", b"format", "ignored_columns", b"ignored_columns", "parent", b"parent", "reference_count", b"reference_count", "renamed_columns", b"renamed_columns", "score_range", b"score_range", "source_uri", b"source_uri", "split", b"split", "subtask", b"subtask", "winner_labels", b"winner_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count", "answer_labels", b"answer_labels", "append", b"append", "dataset_id", b"dataset_id", "format", b"format", "ignored_columns", b"ignored_columns", "parent", b"parent", "reference_count", b"reference_count", "renamed_columns", b"renamed_columns", "score_range", b"score_range", "source_uri", b"source_uri", "split", b"split", "subtask", b"subtask", "winner_labels", b"winner_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reference_count: _TypeAlias = _typing.Literal["reference_count"]  # noqa: Y015
     _WhichOneofArgType__reference_count: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count"]  # noqa: Y015
@@ -1693,6 +1701,32 @@ class WinnerLabels(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WinnerLabels: _TypeAlias = WinnerLabels  # noqa: Y015
+
+@_typing.final
+class AnswerLabels(_message.Message):
+    """The labels of single answers. Numbers are written as text: 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GOOD_FIELD_NUMBER: _builtins.int
+    BAD_FIELD_NUMBER: _builtins.int
+    good: _builtins.str
+    """Says that the answer is good."""
+    bad: _builtins.str
+    """Says that it is bad."""
+    def __init__(
+        self,
+        *,
+        good: _builtins.str = ...,
+        bad: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad", b"bad", "good", b"good"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerLabels: _TypeAlias = AnswerLabels  # noqa: Y015
 
 @_typing.final
 class ImportDatasetResponse(_message.Message):

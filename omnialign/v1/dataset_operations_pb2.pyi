@@ -421,6 +421,26 @@ class DatasetStatistics(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class HistoryModalitiesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RECORD_COUNT_FIELD_NUMBER: _builtins.int
     SUBTASK_COUNTS_FIELD_NUMBER: _builtins.int
     SPLIT_COUNTS_FIELD_NUMBER: _builtins.int
@@ -440,6 +460,10 @@ class DatasetStatistics(_message.Message):
     AGREEMENTS_FIELD_NUMBER: _builtins.int
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
     REPEATED_PROMPT_COUNT_FIELD_NUMBER: _builtins.int
+    CONTINUED_COUNT_FIELD_NUMBER: _builtins.int
+    HISTORY_MESSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    HISTORY_CHARACTERS_FIELD_NUMBER: _builtins.int
+    HISTORY_MODALITIES_FIELD_NUMBER: _builtins.int
     record_count: _builtins.int
     """Records."""
     response_count: _builtins.int
@@ -452,6 +476,10 @@ class DatasetStatistics(_message.Message):
     """Records whose prompt and responses an earlier record has, too."""
     repeated_prompt_count: _builtins.int
     """Records whose prompt an earlier record has, too."""
+    continued_count: _builtins.int
+    """Records with messages before their prompt."""
+    history_message_count: _builtins.int
+    """Messages before prompts, which `prompt_characters` and `prompt_modalities` leave out."""
     @_builtins.property
     def subtask_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Records by subtask. Here and below, what has more than 200 kinds counts those that come later as `(others)`."""
@@ -504,6 +532,14 @@ class DatasetStatistics(_message.Message):
     def agreements(self) -> _containers.RepeatedCompositeFieldContainer[Global___RatingAgreement]:
         """How far several ratings of the same thing agree."""
 
+    @_builtins.property
+    def history_characters(self) -> Global___NumberDistribution:
+        """Lengths of their texts."""
+
+    @_builtins.property
+    def history_modalities(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Those with parts of a modality."""
+
     def __init__(
         self,
         *,
@@ -526,10 +562,14 @@ class DatasetStatistics(_message.Message):
         agreements: _abc.Iterable[Global___RatingAgreement] | None = ...,
         duplicate_count: _builtins.int = ...,
         repeated_prompt_count: _builtins.int = ...,
+        continued_count: _builtins.int = ...,
+        history_message_count: _builtins.int = ...,
+        history_characters: Global___NumberDistribution | None = ...,
+        history_modalities: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["critique_characters", b"critique_characters", "media_bytes", b"media_bytes", "preferences", b"preferences", "prompt_characters", b"prompt_characters", "response_characters", b"response_characters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["critique_characters", b"critique_characters", "history_characters", b"history_characters", "media_bytes", b"media_bytes", "preferences", b"preferences", "prompt_characters", b"prompt_characters", "response_characters", b"response_characters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreements", b"agreements", "critique_characters", b"critique_characters", "critique_count", b"critique_count", "duplicate_count", b"duplicate_count", "media_bytes", b"media_bytes", "media_types", b"media_types", "preferences", b"preferences", "prompt_characters", b"prompt_characters", "prompt_modalities", b"prompt_modalities", "record_count", b"record_count", "refinement_count", b"refinement_count", "repeated_prompt_count", b"repeated_prompt_count", "response_characters", b"response_characters", "response_count", b"response_count", "response_modalities", b"response_modalities", "scores", b"scores", "split_counts", b"split_counts", "subtask_counts", b"subtask_counts", "verdict_counts", b"verdict_counts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreements", b"agreements", "continued_count", b"continued_count", "critique_characters", b"critique_characters", "critique_count", b"critique_count", "duplicate_count", b"duplicate_count", "history_characters", b"history_characters", "history_message_count", b"history_message_count", "history_modalities", b"history_modalities", "media_bytes", b"media_bytes", "media_types", b"media_types", "preferences", b"preferences", "prompt_characters", b"prompt_characters", "prompt_modalities", b"prompt_modalities", "record_count", b"record_count", "refinement_count", b"refinement_count", "repeated_prompt_count", b"repeated_prompt_count", "response_characters", b"response_characters", "response_count", b"response_count", "response_modalities", b"response_modalities", "scores", b"scores", "split_counts", b"split_counts", "subtask_counts", b"subtask_counts", "verdict_counts", b"verdict_counts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

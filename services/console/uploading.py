@@ -128,6 +128,9 @@ def read_options(fields: Mapping[str, str]) -> dict[str, Any]:
     if references and not (references.isascii() and references.isdigit() and len(references) < 5):
         problems.append(("references", "must be a whole number"))
     score_range, labels = (_pair(given, *pair, problems) for pair in PAIRS)
+    good, bad = given.get("good", ""), given.get("bad", "")
+    if bool(good) != bool(bad):
+        problems.append(("good", "must be two labels, or both empty"))
     if problems:
         raise InvalidArgument("The form is not complete.", reason="UPLOAD_FORM_INVALID", violations=problems)
     return {
@@ -141,6 +144,7 @@ def read_options(fields: Mapping[str, str]) -> dict[str, Any]:
         "reference_count": int(references) if references else None,
         "score_range": score_range,
         "winner_labels": labels and (int(labels[0]), int(labels[1])),
+        "answer_labels": (good, bad) if good else None,
     }
 
 

@@ -25,20 +25,26 @@ class Scales:
 
     score_range: tuple[float, float] | None = None
     winner_labels: tuple[int, int] | None = None
+    answer_labels: tuple[str, str] | None = None
 
     @classmethod
     def of(cls, request: data_service_pb2.ImportDatasetRequest) -> "Scales":
-        """What a request declares. Raises SCORE_RANGE_INVALID, WINNER_LABELS_INVALID."""
+        """What a request declares. Raises SCORE_RANGE_INVALID, WINNER_LABELS_INVALID, ANSWER_LABELS_INVALID."""
         scores, labels = request.score_range, request.winner_labels
+        good, bad = request.answer_labels.good.strip(), request.answer_labels.bad.strip()
         if request.HasField("score_range") and not -math.inf < scores.lowest < scores.highest < math.inf:
             message = f"The lowest score, {scores.lowest:g}, must be less than the highest, {scores.highest:g}."
             raise InvalidArgument(message, reason="SCORE_RANGE_INVALID")
         if request.HasField("winner_labels") and labels.first == labels.second:
             message = f"The label {labels.first} cannot stand for both responses: name two."
             raise InvalidArgument(message, reason="WINNER_LABELS_INVALID")
+        if request.HasField("answer_labels") and (good == bad or not (good and bad)):
+            message = f"The labels {good!r} and {bad!r} do not tell good answers from bad ones: name two."
+            raise InvalidArgument(message, reason="ANSWER_LABELS_INVALID")
         return cls(
             (scores.lowest, scores.highest) if request.HasField("score_range") else None,
             (labels.first, labels.second) if request.HasField("winner_labels") else None,
+            (good, bad) if request.HasField("answer_labels") else None,
         )
 
     def score(self, found: Any) -> int | None:
@@ -57,6 +63,14 @@ class Scales:
         label = as_integer(found)
         labels = self.winner_labels or SIDES
         return labels.index(label) + 1 if label in labels else None
+
+    def is_good(self, found: Any) -> bool | None:
+        """Whether a label calls an answer good; None if it says neither."""
+        if isinstance(found, bool) or self.answer_labels is None:
+            return found if isinstance(found, bool) else None
+        number = as_integer(found)
+        label = str(number) if number is not None else found.strip() if isinstance(found, str) else ""
+        return label == self.answer_labels[0] if label in self.answer_labels else None
 
 
 @dataclass

@@ -52,8 +52,8 @@ class Collector:
     def __init__(self) -> None:
         self._made = DatasetStatistics()
         self._subtasks, self._splits, self._verdicts, self._types = Kinds(), Kinds(), Kinds(), Kinds()
-        self._prompt_modalities, self._response_modalities = Kinds(), Kinds()
-        self._prompts, self._responses, self._critiques = Numbers(), Numbers(), Numbers()
+        self._prompt_modalities, self._response_modalities, self._history_modalities = Kinds(), Kinds(), Kinds()
+        self._prompts, self._responses, self._critiques, self._history = Numbers(), Numbers(), Numbers(), Numbers()
         self._scores: dict[str, list[int]] = {}
         self._contents, self._prompt_keys = array("Q"), array("Q")
         self._media, self._media_sizes, self._media_types = array("Q"), array("Q"), array("H")
@@ -72,6 +72,10 @@ class Collector:
         self._contents.append(_short(content_key(record)))
         self._prompt_keys.append(_short(content_key(record, prompt_only=True)))
         self._add_message(record.prompt, self._prompts, self._prompt_modalities)
+        self._made.continued_count += bool(record.history)
+        self._made.history_message_count += len(record.history)
+        for earlier in record.history:
+            self._add_message(earlier.content, self._history, self._history_modalities)
         for response in record.responses:
             self._made.response_count += 1
             self._add_message(response.content, self._responses, self._response_modalities)
@@ -121,11 +125,13 @@ class Collector:
             (made.split_counts, self._splits),
             (made.prompt_modalities, self._prompt_modalities),
             (made.response_modalities, self._response_modalities),
+            (made.history_modalities, self._history_modalities),
             (made.verdict_counts, self._verdicts),
         ):
             counts.update(kinds.counts)
         made.prompt_characters.CopyFrom(self._prompts.distribution())
         made.response_characters.CopyFrom(self._responses.distribution())
+        made.history_characters.CopyFrom(self._history.distribution())
         made.critique_characters.CopyFrom(self._critiques.distribution())
         for dimension, numbers in self._scores.items():
             made.scores[dimension].counts.extend(numbers)

@@ -15,6 +15,7 @@ def render(name: str, found: DatasetStatistics) -> str:
     made = environment(PACKAGE, size=size_text, ranked=_ranked)
     lengths = [
         ("Prompts", "characters", found.prompt_characters),
+        ("Messages before prompts", "characters", found.history_characters),
         ("Responses", "characters", found.response_characters),
         ("Critiques", "characters", found.critique_characters),
         ("Media", "bytes", found.media_bytes),

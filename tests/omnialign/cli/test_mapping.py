@@ -21,6 +21,9 @@ from omnialign.errors import InvalidArgument
         ({"score_range": [1]}, "two numbers is taken"),
         ({"winner_labels": [0.5, 1]}, "two whole numbers is taken"),
         ({"winner_labels": [True, False]}, "two whole numbers is taken"),
+        ({"answer_labels": [1]}, "two labels, that of a good answer first, is taken"),
+        ({"answer_labels": [1, [0]]}, "two labels"),
+        ({"answer_labels": "1 0"}, "two labels"),
         ({"references": True}, "references is True"),
         ({"split": None}, "split is None"),
     ],
@@ -32,6 +35,13 @@ def test_what_is_misspelt_is_said(tmp_path, found, text):
         read_mapping(path)
     assert refused.value.reason == "MAPPING_INVALID"
     assert text in refused.value.message
+
+
+@pytest.mark.parametrize(("written", "labels"), [("[1, 0]", ["1", "0"]), ("[true, false]", ["true", "false"]),
+                                                 ("[good, bad]", ["good", "bad"])])  # fmt: skip
+def test_labels_of_answers_are_texts_however_the_file_writes_them(tmp_path, written, labels):
+    (tmp_path / "mapping.yaml").write_text(f"answer_labels: {written}\n")
+    assert read_mapping(tmp_path / "mapping.yaml") == {"answer_labels": labels}
 
 
 def test_options_win_over_the_file():

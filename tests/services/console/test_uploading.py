@@ -93,6 +93,7 @@ async def test_what_the_form_says_reaches_the_import(console: Running, browser: 
     assert "1 of 1 rows were imported" in done.text, done.text
     (record,) = [found async for found in console.client.stream_records("projects/demo/datasets/asked")]
     assert (record.split, record.preference.preferred) == ("test", 1)
+    assert uploading.read_options({"dataset": "asked", "good": "1", "bad": "0"})["answer_labels"] == ("1", "0")
 
 
 async def test_an_import_that_is_refused_can_be_mended_without_sending_the_files_again(
@@ -142,11 +143,12 @@ async def test_hostile_text_in_names_and_fields_is_text(console: Running, browse
 
 
 async def test_fields_that_cannot_be_are_named_and_kept(console: Running, browser: Browser):
-    given = {"dataset": "Big One", "rename": "theirs", "lowest": "1", "second": "x", "references": "-1"}
+    given = {"dataset": "Big One", "rename": "theirs", "lowest": "1", "second": "x", "good": "1", "references": "-1"}
     refused = await send(browser, [("text-to-text.jsonl", table(GOOD))], **given)
     assert refused.status_code == 400
     assert all(
-        f"<code>{name}</code>" in refused.text for name in ("dataset", "rename", "lowest", "first", "references")
+        f"<code>{name}</code>" in refused.text
+        for name in ("dataset", "rename", "lowest", "first", "good", "references")
     )
     assert 'value="Big One"' in refused.text
     assert (await send(browser, [])).status_code == 400  # no file at all

@@ -25,6 +25,7 @@ from services.data.importing.formats.messages import (
 from services.data.importing.formats.parts import Part, Places
 from services.data.importing.formats.spelling import WHY, Spelling
 from services.data.importing.refusal import described, refusal
+from services.data.importing.scales import Scales
 
 MAX_NAMED_COLUMNS = 12
 RECORD_ROLES: dict[str, Any] = {name: role for role, name in ROLES.items()}
@@ -50,18 +51,21 @@ def fill_exchange(record: Record, row: Row, given: Given, spelling: Spelling) ->
             raise refusal("ANSWERS_EQUAL", "both answers are the same, and neither is better", column=answers[1].column)
         record.preference.preferred = 1
     if column := one_of(row, spelling.label):
-        _add_label(record, row[column], column)
+        _add_label(record, row[column], column, given.scales)
 
 
-def _add_label(record: Record, found: object, column: str) -> None:
+def _add_label(record: Record, found: object, column: str, scales: Scales) -> None:
     """Whether the only answer is good. Raises LABEL_INVALID: a number is not guessed to be a label."""
-    if not isinstance(found, bool):
+    good = scales.is_good(found)
+    if good is None:
         shown = repr(found)[:100] if isinstance(found, str | int | float) else described(found)
-        raise refusal("LABEL_INVALID", f"the label is {shown}, and true or false is taken", column=column)
+        wanted = "{} or {} is taken".format(*scales.answer_labels or ("true", "false"))
+        mend = "" if scales.answer_labels else ": `--answer-labels GOOD BAD` declares others"
+        raise refusal("LABEL_INVALID", f"the label is {shown}, and {wanted}{mend}", column=column)
     if len(record.responses) != 1:
         message = f"the row has a label and {len(record.responses)} answers, and a label of one answer is taken"
         raise refusal("LABEL_INVALID", message, column=column)
-    record.responses[0].good = found
+    record.responses[0].good = good
 
 
 def fill_messages(

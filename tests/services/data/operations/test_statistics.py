@@ -5,10 +5,11 @@ from html.parser import HTMLParser
 import pytest
 
 from omnialign.agreement import Level, alpha_of_pairs, krippendorff_alpha
+from omnialign.cli.dataset_operations import statistics_lines
 from omnialign.client import AsyncClient
 from omnialign.content import content
 from omnialign.errors import NotFound
-from omnialign.v1.content_pb2 import MODALITY_IMAGE, Media
+from omnialign.v1.content_pb2 import MODALITY_IMAGE, ROLE_ASSISTANT, ROLE_SYSTEM, ROLE_USER, EarlierMessage, Media
 from omnialign.v1.data_service_pb2 import GetDatasetStatisticsResponse
 from omnialign.v1.dataset_operations_pb2 import DatasetStatistics
 from omnialign.v1.record_pb2 import (
@@ -99,6 +100,24 @@ def test_lengths_duplicates_and_modalities_are_those_of_the_records() -> None:
     assert (found.response_characters.median, found.response_characters.most) == (10, 30)
     assert found.response_characters.mean == (10 + 30 + 10 + 30 + 5) / 5
     assert found.preferences.none == 2
+
+
+def test_messages_before_prompts_are_counted_apart_from_prompts() -> None:
+    said = [
+        (ROLE_SYSTEM, content("Be brief.")),
+        (ROLE_USER, content(PICTURE, "Hi")),
+        (ROLE_ASSISTANT, content(PICTURE)),
+    ]
+    continued = Record(id="1", prompt=content("abc"), history=[EarlierMessage(role=r, content=c) for r, c in said])
+    found = counted(continued, Record(id="2", prompt=content("abcde")))
+    assert (found.continued_count, found.history_message_count) == (1, 3)
+    assert (found.history_characters.count, found.history_characters.least, found.history_characters.most) == (2, 2, 9)
+    assert dict(found.history_modalities) == {"text": 2, "image": 2}
+    assert (found.prompt_characters.count, found.prompt_characters.most) == (2, 5)
+    assert dict(found.prompt_modalities) == {"text": 2}
+    assert "messages before prompts: 3 in 1 records" in list(statistics_lines(found))
+    assert "Messages before prompts" in render(NAME, found)
+    assert "essages before prompts" not in render(NAME, counted(Record(id="2", prompt=content("abc"))))
 
 
 def test_ratings_of_the_same_thing_are_held_against_each_other() -> None:

@@ -239,7 +239,8 @@ MALFORMED: dict[str, list[tuple[Row, str, str]]] = {
         ({"prompt": {"a": 1}, **PAIR}, "MESSAGES_INVALID", "column prompt: the column holds an object"),
         ({"prompt": "Hi", "completion": ""}, "RESPONSE_MISSING", "no answer in chosen, rejected, completion"),
         ({"prompt": "", **PAIR}, "PROMPT_MISSING", "no prompt in prompt; its columns are prompt, chosen, rejected"),
-        *[({"prompt": "Hi", "completion": "Yo", "label": found}, "LABEL_INVALID", f"the label is {shown}, and true or")
+        *[({"prompt": "Hi", "completion": "Yo", "label": found}, "LABEL_INVALID",
+           f"the label is {shown}, and true or false is taken: `--answer-labels GOOD BAD` declares others")
           for found, shown in [(1, "1"), (0, "0"), ("true", "'true'"), (1.0, "1.0"), ([True], "a list")]],
         ({"prompt": "Hi", "label": True, **PAIR}, "LABEL_INVALID", "a label and 2 answers, and a label of one"),
         ({"prompt": TWO, **PAIR} | PLACES[0][0], *PLACES[0][1:]),

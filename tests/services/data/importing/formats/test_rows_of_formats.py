@@ -167,6 +167,39 @@ def test_labels_in_numbers_are_taken_once_they_are_declared(folder: Path) -> Non
     assert read(folder, "argilla", row, winner_labels=declared).preference.preferred == 2
 
 
+@pytest.mark.parametrize(
+    ("declared", "labels", "refused"),
+    [
+        (
+            ("1", "0"),
+            [(1, True), (0, False), ("1", True), (1.0, True), (True, True), (False, False)],
+            [2, "good", None],
+        ),
+        (("true", "false"), [("true", True), (" false", False), (True, True)], ["True", 1, [True]]),
+        (("-1", "+1"), [(-1, True), ("+1", False)], [1, 0.5]),
+    ],
+)
+def test_labels_of_answers_are_taken_as_they_are_declared(
+    folder: Path, declared: tuple[str, str], labels: list[Any], refused: list[Any]
+) -> None:
+    given = data_service_pb2.AnswerLabels(good=declared[0], bad=declared[1])
+    for found, good in labels:
+        row = {"messages": ASKED + SAID, "label": found}
+        assert read(folder, "messages", row, answer_labels=given).responses[0].good is good
+    for found in filter(None, refused):
+        error = read(folder, "trl", {"prompt": "a", "completion": "b", "label": found}, answer_labels=given).quarantine
+        wanted = f"and {declared[0]} or {declared[1]} is taken."
+        assert (error.reason, error.message.endswith(wanted)) == ("LABEL_INVALID", True), error.message
+
+
+@pytest.mark.parametrize("labels", [("1", "1"), ("1", " "), ("", "0")])
+def test_labels_that_do_not_tell_answers_apart_are_refused(labels: tuple[str, str]) -> None:
+    declared = data_service_pb2.AnswerLabels(good=labels[0], bad=labels[1])
+    with pytest.raises(InvalidArgument) as refused:
+        Reading.of(data_service_pb2.ImportDatasetRequest(answer_labels=declared))
+    assert refused.value.reason == "ANSWER_LABELS_INVALID"
+
+
 def test_columns_and_fields_of_messages_can_be_mapped_and_ignored(folder: Path) -> None:
     row = {"query": ASKED, "good": [SAID[0] | {"weight": 1}], "bad": NO}
     renamed = {"query": "prompt", "good": "chosen", "bad": "rejected"}
