@@ -19,6 +19,8 @@ NOTE = "_quarantine"
 """The column that exported rows of a quarantine have, and that imports leave out."""
 IDS = ("id", "uid", "uuid", "record_id")
 ALWAYS_READ = frozenset({*columns.EXTRA_LABELS, *IDS, "labels", "split", NOTE})
+SIMILAR = 0.82
+"""How similar a name is that may be a slip: `promt` to `prompt`, and not `prompt_id`."""
 # Singular words in names of columns that hold answers, and of those that say which one is better.
 PREFERENCE_WORDS = frozenset(
     {"chosen", "rejected", "preference", "preferred", "winner", "better", "worse", "overall", "rank", "ranking",
@@ -56,9 +58,11 @@ def coverage(subtask: str, names: tuple[str, ...], valued: tuple[str, ...]) -> C
 
 @lru_cache(maxsize=1024)
 def nearest(subtask: str, name: str, *, form: str = "") -> str:
-    """The column with the most similar name that such rows are read from; "" if none is similar."""
+    """The column of which a name may be a slip of the pen; "" if none is that similar."""
     known = FORMATS[form].columns if form else _known(SCHEMAS[subtask])
-    found = difflib.get_close_matches(name.lower()[:100], known, n=1, cutoff=0.7)
+    if name.partition(".")[0] in known:  # a field within it
+        return ""
+    found = difflib.get_close_matches(name.lower()[:100], known, n=1, cutoff=SIMILAR)
     return found[0] if found else ""
 
 

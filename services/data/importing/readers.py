@@ -100,7 +100,9 @@ def survey(source: SourceFile, reading: Reading) -> Survey:
         names = tuple(row)
         valued = tuple(name for name in names if row[name] is not None and row[name] != "")
         covered = format_coverage(source.format, valued) if source.format else coverage(source.subtask, names, valued)
-        found.unread.update(name for name in covered.unread if _has_room(found.unread, name))
+        fields = FORMATS[source.format].unread(row) if source.format else ()
+        unread = dict.fromkeys([*covered.unread, *(name for name in fields if name not in reading.ignored_columns)])
+        found.unread.update(name for name in unread if _has_room(found.unread, name))
         found.lost.update(name for name in covered.lost if _has_room(found.lost, name))
         if not source.format:
             numbers.add(layout(names), row)

@@ -33,6 +33,7 @@ MAX_EXPANSION = 100
 FREE_BYTES = 64 * 1024 * 1024
 VALUE_BYTES = 8
 PAGE_HEADER_BYTES = 20
+MAX_SHAPE_DEPTH = 8
 """The first three fields of a page header take no more."""
 
 
@@ -82,14 +83,18 @@ def read_table_units(path: Path, share: Share) -> Iterator[Unit]:
 
 
 def read_outlines(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows with their numbers and texts, and True in place of any other value. Raises what `read_table` raises."""
-    grown_bytes, packed_bytes = 0, path.stat().st_size
+    """Rows with their numbers and texts; of other values what `_shape` gives. Raises what `read_table` raises."""
+    grown_bytes, packed_bytes, shapes = 0, path.stat().st_size, dict[str, Any]()
     for found in _batches(path, Share(), narrow=True):
         batch = _without_dictionaries(found.batch)
         grown_bytes += batch.nbytes
         _check_expansion(path, "the rows", grown_bytes, packed_bytes)
         names = batch.schema.names
-        yield from (dict(zip(names, row, strict=True)) for row in zip(*map(_outline, batch.columns), strict=True))
+        if not shapes:  # of all fields: the batch may lack some
+            whole = batch.schema if path.suffix.lower() == ".arrow" else pq.read_schema(path)
+            shapes = {field.name: _shape(field.type) for field in whole}
+        columns = [_outline(column, shapes[name]) for name, column in zip(names, batch.columns, strict=True)]
+        yield from (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
 
 
 def _batches(path: Path, share: Share, *, narrow: bool = False) -> Iterator[TableBatch]:
@@ -229,8 +234,19 @@ def _smallest_fields(file: Any) -> list[str]:
     return found
 
 
-def _outline(column: Any) -> list[Any]:
-    """Numbers and texts as they are; of other values, True for each that is there, and None."""
+def _shape(kind: Any, depth: int = 0) -> Any:
+    """An object with the fields that values of a type have, a list with one element, or True for anything else."""
+    if depth == MAX_SHAPE_DEPTH:
+        return True
+    if pa.types.is_struct(kind):
+        return {field.name: _shape(field.type, depth + 1) for field in kind}
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return [_shape(kind.value_type, depth + 1)]
+    return True
+
+
+def _outline(column: Any, shape: Any) -> list[Any]:
+    """Numbers and texts as they are; of other values, their shape for each that is there, and None."""
     kind = column.type
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
@@ -239,4 +255,4 @@ def _outline(column: Any) -> list[Any]:
             return list(column.to_pylist())
         except ValueError:  # not UTF-8: each row says so for itself when it is imported
             pass
-    return [True if is_valid else None for is_valid in column.is_valid().to_pylist()]
+    return [shape if is_valid else None for is_valid in column.is_valid().to_pylist()]

@@ -1,12 +1,13 @@
 """The formats of benchmark files, and how the names of files and folders tell them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.data.importing.benchmarks import eval_anything, multiple_choice, preference
 from services.data.importing.benchmarks.values import Fill
+from services.data.importing.columns import Row
 
 _MODALITY = "text|image|audio|video"
 _TASK = re.compile(rf"(?P<read>(?:{_MODALITY})(?:-(?:{_MODALITY}))*)-to-(?P<written>[a-z0-9]+(?:-(?:{_MODALITY}))*)")
@@ -33,6 +34,8 @@ class Format:
     """Columns of which rows with a preference have a value in one; the rest of their columns can hold none."""
     rated: tuple[int, int] | None = None
     """The scale on which its ratings are published, if that is not 0 to 3."""
+    unread: Callable[[Row], Iterable[str]] = lambda _: ()
+    """The fields within its columns, as `column.field`, that hold a value and are not read."""
     needs_task: bool = False
     """Whether the name of a file, or the request, must say what answers are made of."""
 

@@ -38,6 +38,8 @@ COMPLETIONS = "completions"
 ULTRAFEEDBACK_COLUMNS = (*ULTRAFEEDBACK.columns, COMPLETIONS, "models", "source")
 MAX_RESPONSES = 64
 NO_RATING = ("", "n/a", "na", "none")
+COMPLETION_FIELDS = ("model", "response", "critique", "annotations")
+RATING, RATIONALES = "Rating", ("Rationale", "Rationale For Rating")
 
 HELPSTEER = Spelling(prompt=("prompt",), answer=("response",), unsupported=_UNSUPPORTED)
 DIMENSIONS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -48,6 +50,7 @@ TURN = "<extra_id_1>"
 HELPSTEER3 = Spelling(prompt=("context", "prompt"), unsupported=_UNSUPPORTED)
 RESPONSE = "response{k}"
 PREFERENCE, INDIVIDUAL = "overall_preference", "individual_preference"
+OPINION_FIELDS = ("reasoning", *(f"feedback{side}" for side in SIDES))
 STRENGTH = 3
 HELPSTEER3_LABELS = ("domain", "language")
 HELPSTEER3_COLUMNS = (
@@ -115,6 +118,31 @@ def fill_helpsteer3(record: Record, row: Row, given: Given) -> None:
     record.preference.reason = _joined(said, "reasoning")
 
 
+def unread_of_ultrafeedback(row: Row) -> Iterator[str]:
+    """The fields of completions and of their ratings that hold a value and are not read."""
+    for one in _objects(row.get(COMPLETIONS)):
+        yield from _others(one, COMPLETIONS, COMPLETION_FIELDS)
+        for ratings in _objects(one.get("annotations")):
+            for rating in (each for found in ratings.values() for each in _objects(found)):
+                yield from _others(rating, f"{COMPLETIONS}.annotations", (RATING, *RATIONALES))
+
+
+def unread_of_helpsteer3(row: Row) -> Iterator[str]:
+    """The fields of what each person said that hold a value and are not read."""
+    for one in _objects(row.get(INDIVIDUAL)):
+        yield from _others(one, INDIVIDUAL, OPINION_FIELDS)
+
+
+def _objects(found: Any) -> list[Mapping[str, Any]]:
+    """The objects in a list, or the one that a value is."""
+    return [one for one in (found if isinstance(found, list) else [found]) if isinstance(one, Mapping)]
+
+
+def _others(found: Mapping[str, Any], column: str, read: tuple[str, ...]) -> Iterator[str]:
+    there = (key for key, value in found.items() if key not in read and value not in (None, "", []))
+    return (f"{column}.{str(key)[:100]}" for key in there)
+
+
 def _turns(messages: list[Message]) -> Iterator[Message]:
     """The messages, of which a text may hold several; each but the first begins with its role on a line of its own."""
     for message in messages:
@@ -177,10 +205,10 @@ def _add_annotations(feedback: Feedback, found: Any, number: int, given: Given) 
                 f"completion {number} has {described(one)} for {str(name)[:64]}, and an object with Rating is taken"
             )
             raise refusal("SCORE_INVALID", message, column=COMPLETIONS)
-        reasons = [one.get(key) for key in ("Rationale", "Rationale For Rating")]
+        reasons = [one.get(key) for key in RATIONALES]
         reason = "\n".join(reason for reason in reasons if isinstance(reason, str) and reason.strip())
         dimension = "_".join(str(name).lower().split())
-        _add_score(feedback, dimension, one.get("Rating"), reason, given, column=COMPLETIONS)
+        _add_score(feedback, dimension, one.get(RATING), reason, given, column=COMPLETIONS)
 
 
 def _add_score(feedback: Feedback, dimension: str, found: Any, reason: str, given: Given, *, column: str) -> None:

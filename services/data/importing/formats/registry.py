@@ -69,7 +69,7 @@ PEOPLE: Mapping[str, Format] = {
     ),
     "ultrafeedback": Format(
         (), ratings.ULTRAFEEDBACK_COLUMNS, ratings.fill_ultrafeedback, ("prompt_id",), rated=(1, 5),
-        tells=(("instruction", "completions"), ("prompt", "completions")),
+        tells=(("instruction", "completions"), ("prompt", "completions")), unread=ratings.unread_of_ultrafeedback,
     ),
     "helpsteer": Format(
         (), ratings.HELPSTEER_COLUMNS, ratings.fill_helpsteer, rated=(0, 4),
@@ -77,7 +77,7 @@ PEOPLE: Mapping[str, Format] = {
     ),
     "helpsteer3": Format(
         (), ratings.HELPSTEER3_COLUMNS, ratings.fill_helpsteer3, preference=(ratings.PREFERENCE,),
-        tells=(("response1", "response2", "overall_preference"),),
+        tells=(("response1", "response2", "overall_preference"),), unread=ratings.unread_of_helpsteer3,
     ),
     "llama_factory": _format(
         LLAMA_FACTORY, ("conversations", "chosen", "rejected"), ("instruction", "chosen", "rejected"),

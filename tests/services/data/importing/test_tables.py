@@ -1,5 +1,6 @@
 """Tables are bounded before they are expanded, and read row by row."""
 
+import json
 from datetime import date
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import pytest
 from omnialign.errors import InvalidArgument
 from services.data.importing import tables
 from services.data.importing.columns import MAX_COLUMNS
+from services.data.importing.coverage import nearest
+from services.data.importing.formats.ratings import unread_of_helpsteer3
 from services.data.importing.readers import survey
 from services.data.importing.reading import Reading
 from services.data.importing.refusal import MalformedRow
+from services.data.importing.scales import Scales
 from services.data.importing.sources import SourceFile
 from services.data.importing.tables import read_outlines, read_table
 
@@ -86,7 +90,7 @@ def test_the_outline_of_a_row_leaves_out_the_bytes(tmp_path: Path) -> None:
     images = pa.array([{"bytes": b"x" * MIB, "path": None}, None], kind)
     pq.write_table(pa.table({"prompt": ["a", ""], "image": images, "score": [1, None]}), tmp_path / "rows.parquet")
     assert list(read_outlines(tmp_path / "rows.parquet")) == [
-        {"prompt": "a", "image": True, "score": 1},
+        {"prompt": "a", "image": {"bytes": True, "path": True}, "score": 1},
         {"prompt": "", "image": None, "score": None},
     ]
 
@@ -97,3 +101,37 @@ def test_a_survey_of_a_table_lists_what_is_not_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["p", "q"], **side, "clarity_rte_1": [1, None], "empty": ["", None]}), path)
     found = survey(SourceFile(path, tmp_path, "t2t", "train"), Reading())
     assert (found.rows, dict(found.unread)) == (2, {"clarity_rte_1": 1})
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "jsonl"])
+def test_a_survey_lists_the_fields_of_completions_that_are_not_read(tmp_path: Path, kind: str) -> None:
+    rating = {"Rating": "4", "Rationale": "so", "Type": ["1"]}
+    one = {"response": "a", "model": "m", "critique": "c", "principle": "honesty", "annotations": {"honesty": rating}}
+    rows = [{"instruction": "Name a fruit.", "completions": [one, one | {"overall_score": 7.5}]}] * 2
+    table, path = pa.Table.from_pylist(rows), tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    elif kind == "arrow":
+        with pa.ipc.new_stream(path, table.schema) as stream:
+            stream.write_table(table)
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)))
+    reading = Reading(Scales(score_range=(1, 5)))
+    found = survey(SourceFile(path, tmp_path, "", "train"), reading)
+    names = ("completions.annotations.Type", "completions.overall_score", "completions.principle")
+    assert dict(found.unread) == dict.fromkeys(names, 2)
+    ignored = Reading(reading.scales, ignored_columns=frozenset({"completions.principle"}))
+    assert set(survey(SourceFile(path, tmp_path, "", "train"), ignored).unread) == set(names[:2])
+
+
+def test_what_each_person_said_is_listed_where_it_is_not_read() -> None:
+    said = {"score": -1, "reasoning": "so", "feedback1": "good", "feedback2": None, "annotator": ""}
+    row = {"context": "a", "individual_preference": [said, 7, said | {"seconds": 0}]}
+    assert set(unread_of_helpsteer3(row)) == {"individual_preference.score", "individual_preference.seconds"}
+
+
+def test_only_what_may_be_a_slip_of_the_pen_is_similar() -> None:
+    assert nearest("", "promt", form="trl") == "prompt"
+    assert nearest("t2t", "response1") == "response_1"
+    others = ("prompt_id", "messages", "score_rejected", "completion.model")
+    assert [nearest("", name, form="trl") for name in others] == [""] * 4
