@@ -31,6 +31,7 @@ from services.data.operations.deduplicating import Deduplicator
 from services.data.operations.deriving import Deriving
 from services.data.operations.media_reading import MediaReader
 from services.data.packed_media import PackedMedia
+from services.data.placed_media import PlacedMedia
 from services.data.presigned_media import PresignedMedia
 from services.data.servicer import DataServicer
 from services.data.store import Store
@@ -114,7 +115,8 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
         )
         lineage = Lineage(store=store, datasets=datasets)
         ledger = Ledger(objects)
-        stores = Stores(config, datasets, media, ledger, usage, storage_pool)
+        placed = PlacedMedia(media, objects=objects, fetchers=fetch_pool)
+        stores = Stores(config, datasets, placed, ledger, usage, storage_pool)
         exports = Exports(config, objects=objects, ledger=ledger, pool=storage_pool, usage=usage)
         reader = MediaReader(media, sandbox=sandbox, calls_at_once=config.media_workers)
         deduplicator = Deduplicator(config.root, media=reader, pool=storage_pool)
@@ -124,8 +126,8 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             bulk=BulkMedia(
                 media,
                 objects=objects,
+                placed=placed,
                 pool=storage_pool,
-                fetchers=fetch_pool,
                 link_seconds=config.link_seconds,
                 file_links=config.file_links,
             ),

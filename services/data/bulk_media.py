@@ -5,19 +5,19 @@ sent. So a stream holds two messages, however many media it has and however slow
 not hashed here: the caller does that anyway.
 """
 
-from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from omnialign.errors import NotFound, OmnialignError, to_status
+from omnialign.errors import OmnialignError, to_status
 from omnialign.media_window import MediaWindow, media_named_by
 from omnialign.read_ahead import read_ahead
 from omnialign.v1 import content_pb2, data_service_pb2, record_pb2
-from services.data.media_store import MediaStore, corrupt, missing, reference
+from services.data.media_store import MediaStore, corrupt, reference
 from services.data.objects import LocalObjectStore, ObjectStore
 from services.data.objects.base import run_in_pool
 from services.data.packed_media import PREFIX, Place
+from services.data.placed_media import PlacedMedia
 
 MESSAGE_BYTES = 1024 * 1024
 LINKED_BYTES, MESSAGE_MEDIA = 16 * 1024 * 1024, 256
@@ -64,13 +64,12 @@ class BulkMedia:
         media: MediaStore,
         *,
         objects: ObjectStore,
+        placed: PlacedMedia,
         pool: ThreadPoolExecutor,
-        fetchers: ThreadPoolExecutor,
         link_seconds: float,
         file_links: bool,
     ) -> None:
-        """`fetchers` are threads for requests to an object store that is not on this machine."""
-        self._media, self._objects, self._pool, self._fetchers = media, objects, pool, fetchers
+        self._media, self._objects, self._placed, self._pool = media, objects, placed, pool
         self._link_seconds = link_seconds
         is_local = isinstance(objects, LocalObjectStore)
         self._is_local, self._folder = is_local, objects.uri if is_local and file_links else ""
@@ -134,7 +133,7 @@ class BulkMedia:
             if isinstance(place, Place) and not links.get(digest) and _is_inline(place, delivery)
             if place.size_bytes <= MESSAGE_BYTES
         }
-        read = self._read(small) if small else {}
+        read = self._placed.read(small) if small else {}
         for digest, place in places.items():
             try:
                 if isinstance(place, OmnialignError):
@@ -165,25 +164,6 @@ class BulkMedia:
             if len(piece) != length:
                 raise corrupt(digest)
             yield Item(media=None if start else medium, data=piece)
-
-    def _read(self, places: dict[str, Place]) -> dict[str, bytes | OmnialignError]:
-        """The bytes of small media: those in one object together, and objects that are far away at the same time."""
-        by_key = defaultdict[str, dict[str, Place]](dict)
-        for digest, place in places.items():
-            by_key[place.key][digest] = place
-        threads = map if self._is_local else self._fetchers.map
-        return {digest: data for some in threads(self._read_object, by_key.values()) for digest, data in some.items()}
-
-    def _read_object(self, places: dict[str, Place]) -> dict[str, bytes | OmnialignError]:
-        key = next(iter(places.values())).key
-        try:
-            found = self._objects.read_ranges(key, [(place.offset, place.size_bytes) for place in places.values()])
-        except NotFound:
-            return {digest: missing(digest) for digest in places}
-        return {
-            digest: data if len(data) == place.size_bytes else corrupt(digest)
-            for (digest, place), data in zip(places.items(), found, strict=True)
-        }
 
     def _group_bytes(self, delivery: Delivery) -> int:
         """Bytes of media that belong to a message, in it or behind its links."""

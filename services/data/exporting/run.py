@@ -13,14 +13,14 @@ from services.data.config import DataConfig
 from services.data.datasets import Datasets
 from services.data.exporting.ledger import Ledger, Manifest, PartFile, Progress
 from services.data.exporting.part import Part, Prepared, prepare
-from services.data.media_store import MediaStore
 from services.data.objects.base import run_in_pool
+from services.data.placed_media import PlacedMedia
 from services.data.selection import Selection
 from services.data.store import now_us
 from services.data.usage import Usage
 
 HELD_BYTES, HELD_ROWS = 4 * 1024 * 1024, 1024
-"""How many bytes of media, and how many rows, are read before they are written."""
+"""About how many bytes of media, and how many rows, are read together and then written."""
 PROGRESS_SECONDS = 1.0
 
 
@@ -30,7 +30,7 @@ class Stores:
 
     config: DataConfig
     datasets: Datasets
-    media: MediaStore
+    media: PlacedMedia
     ledger: Ledger
     usage: Usage
     pool: ThreadPoolExecutor
@@ -55,7 +55,9 @@ class ExportRun:
         self._done, self._files = begun
         self._begun, self._begun_at, self._said_at = time.monotonic(), self._done.records, 0.0
         self._part: Part | None = None
-        self._held, self._held_bytes = list[Prepared](), 0
+        self._held = list[Prepared]()
+        self._wanted = dict[str, int]()
+        """The media that those rows need, with their sizes."""
 
     @property
     def rate(self) -> float:
@@ -87,27 +89,30 @@ class ExportRun:
         )
 
     async def _hold(self, one: Prepared) -> None:
-        """Reads the media of a row, and writes what is held once it is enough."""
-        await self._read(one)
+        """Keeps a row, and writes what is held once it is enough."""
+        needed = set(self._current().needed(one.media))
+        self._wanted.update((medium.sha256, medium.size_bytes) for medium in one.media if medium.sha256 in needed)
         self._held.append(one)
-        self._held_bytes += sum(map(len, one.data.values()))
-        if self._held_bytes >= HELD_BYTES or len(self._held) >= HELD_ROWS:
+        if len(self._held) >= HELD_ROWS or sum(self._wanted.values()) >= HELD_BYTES:
             await self._write_held()
 
     async def _write_held(self) -> None:
         while self._held:
             part = self._current()
+            await self._read_held(part)
             del self._held[: await run_in_pool(self._pool, part.add, self._held)]
             if part.is_full:
                 await self._end_part()
-                for one in self._held:  # what the full part has, the next one may not
-                    await self._read(one)
-        self._held_bytes = 0
+        self._wanted.clear()
 
-    async def _read(self, one: Prepared) -> None:
-        for sha256 in self._current().needed(one.media):
-            if sha256 not in one.data:
-                one.data[sha256] = b"".join([chunk async for _, chunk in self._stores.media.read(sha256)])
+    async def _read_held(self, part: Part) -> None:
+        """Reads the media that a part needs of the held rows. What one part has, the next may need again."""
+        needed = [(one, sha256) for one in self._held for sha256 in part.needed(one.media) if sha256 not in one.data]
+        if needed:
+            digests = {sha256 for _, sha256 in needed}
+            found = await run_in_pool(self._pool, self._stores.media.fetch, digests)
+            for one, sha256 in needed:
+                one.data[sha256] = found[sha256]
 
     def _current(self) -> Part:
         if self._part is None:

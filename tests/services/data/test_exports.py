@@ -14,7 +14,7 @@ import pytest
 
 from omnialign.client import AsyncClient
 from omnialign.content import content
-from omnialign.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from omnialign.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from omnialign.exporting import FORMS
 from omnialign.media import write_image
 from omnialign.v1 import content_pb2, data_service_pb2
@@ -239,6 +239,40 @@ async def test_a_medium_that_is_gone_is_named_and_the_export_goes_on_when_it_is_
         path.write_bytes(kept)
         resumed = await exported(client, format="trl", request_id=request_id)
         assert digests(resumed) == digests(await exported(client, format="trl"))
+
+
+@pytest.mark.parametrize("form", ["trl", "datasets", "webdataset"])
+async def test_media_are_read_together_and_verified(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, calls = LocalObjectStore.read_ranges, list[int]()
+
+    def counted(self: LocalObjectStore, key: str, ranges: Any) -> list[bytes]:
+        calls.append(len(ranges))
+        return read(self, key, ranges)
+
+    root = tmp_path / "state"
+    async with serve(root) as client:
+        await fill(client, 2)
+        picture = np.random.default_rng(7)
+        data = [write_image(picture.integers(0, 255, (24, 24, 3), dtype=np.uint8)) for _ in range(30)]
+        paths = [tmp_path / f"{number}.png" for number in range(30)]
+        for path, one in zip(paths, data, strict=True):
+            path.write_bytes(one)
+        media = [one.media async for one in client.upload_media_files(paths)]
+        records = [Record(id=f"s{number:04d}", subtask="ti2t", split="train") for number in range(30)]
+        for record, medium in zip(records, media, strict=True):
+            record.prompt.CopyFrom(content(medium, "What?"))
+            record.responses.add(content=content("That."))
+        await client.append_records(DATASET, records)
+        version = (await client.commit_version(DATASET)).name
+        monkeypatch.setattr(LocalObjectStore, "read_ranges", counted)
+        done = await exported(client, version, format=form)
+        packs = [path for path in (root / "media" / "packs").rglob("*") if path.is_file()]
+        assert (done.last.rows_written, sum(calls), len(calls)) == (32, 32, 2 + len(packs)), "each pack is read once"
+        for pack in packs:
+            pack.write_bytes(pack.read_bytes().replace(data[3][-40:], bytes(40)))
+        with pytest.raises(DataLoss) as damaged:
+            await exported(client, version, format=form)
+        assert damaged.value.reason == "MEDIA_CORRUPT"
 
 
 async def test_another_dataset_of_the_same_name_is_not_mixed_in(
