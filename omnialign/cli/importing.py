@@ -68,6 +68,8 @@ def _show_result(last: data_service_pb2.ImportDatasetResponse, *, out: Output) -
     out.say(f"imported: {last.records_imported} of {last.rows_read} rows; media: {last.media_bytes / MIB:.1f} MiB")
     if last.rows_skipped:
         out.say(f"there already: {last.rows_skipped} rows, which were not read again")
+    if last.records_replaced:
+        out.say(f"replaced: {last.records_replaced} records that had the ids of records in these files")
     if last.records_removed:
         out.say(f"removed: {last.records_removed} records of an earlier import that these files no longer have")
     out.say(f"quarantined: {last.rows_quarantined} rows")

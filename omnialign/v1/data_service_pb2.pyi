@@ -1790,6 +1790,7 @@ class ImportDatasetResponse(_message.Message):
     ROWS_SKIPPED_FIELD_NUMBER: _builtins.int
     ROWS_PER_SECOND_FIELD_NUMBER: _builtins.int
     TIME_LEFT_FIELD_NUMBER: _builtins.int
+    RECORDS_REPLACED_FIELD_NUMBER: _builtins.int
     rows_read: _builtins.int
     """Rows read so far."""
     records_imported: _builtins.int
@@ -1806,6 +1807,8 @@ class ImportDatasetResponse(_message.Message):
     """Rows read so far that are there from an earlier import of the same files, and were not read again."""
     rows_per_second: _builtins.float
     """Rows that are read per second, without those that were skipped."""
+    records_replaced: _builtins.int
+    """Records that whole records with their ids, but other contents, took the place of."""
     @_builtins.property
     def quarantine_reasons(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Rows quarantined, by reason code."""
@@ -1857,10 +1860,11 @@ class ImportDatasetResponse(_message.Message):
         rows_skipped: _builtins.int = ...,
         rows_per_second: _builtins.float = ...,
         time_left: _duration_pb2.Duration | None = ...,
+        records_replaced: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version", "time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version", "file_formats", b"file_formats", "media_bytes", b"media_bytes", "quarantine_reasons", b"quarantine_reasons", "records_imported", b"records_imported", "records_removed", b"records_removed", "repeated_rows", b"repeated_rows", "rows_per_second", b"rows_per_second", "rows_quarantined", b"rows_quarantined", "rows_read", b"rows_read", "rows_skipped", b"rows_skipped", "rows_total", b"rows_total", "skipped_files", b"skipped_files", "subtask_counts", b"subtask_counts", "time_left", b"time_left", "unread_columns", b"unread_columns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_version", b"dataset_version", "file_formats", b"file_formats", "media_bytes", b"media_bytes", "quarantine_reasons", b"quarantine_reasons", "records_imported", b"records_imported", "records_removed", b"records_removed", "records_replaced", b"records_replaced", "repeated_rows", b"repeated_rows", "rows_per_second", b"rows_per_second", "rows_quarantined", b"rows_quarantined", "rows_read", b"rows_read", "rows_skipped", b"rows_skipped", "rows_total", b"rows_total", "skipped_files", b"skipped_files", "subtask_counts", b"subtask_counts", "time_left", b"time_left", "unread_columns", b"unread_columns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

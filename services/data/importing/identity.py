@@ -3,7 +3,8 @@
 The id of a record is `{subtask}-{row}-{source}`, and `-1`, `-2` for rows that are alike. `row` is the digest of the
 source's own id of the row, or else of the row's content, so that a corrected row with an id stays the same record.
 `source` is the digest of subtask, split and the path of the file: files with the same are versions of one another,
-wherever they lie. So what an earlier import of a file gave can be told by its ids alone.
+wherever they lie. So what an earlier import of a file gave can be told by its ids alone. Whole records keep the ids
+that they have: see `ids`.
 """
 
 import hashlib

@@ -7,16 +7,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
+from google.protobuf import json_format
 
-from omnialign.errors import valid_text
+from omnialign.errors import InvalidArgument, valid_text
 from omnialign.names import project_name_of
 from omnialign.v1 import record_pb2
 from omnialign.v1.data_service_pb2 import ImportDatasetResponse as Progress
 from services.data.datasets import Datasets
 from services.data.importing.file_keys import FileState, name_of
+from services.data.importing.formats.own import NAME as WHOLE_RECORDS
 from services.data.importing.identity import ID, source_digest
+from services.data.importing.ids import ID_TAKEN, Ids
 from services.data.importing.journal import ROW, STATE, Array, Journal, Part
 from services.data.importing.reading_ahead import Row, Stored
+from services.data.importing.rows import set_aside
 from services.data.importing.sources import SourceFile
 from services.data.media_store import MediaStore
 from services.data.record_rows import state
@@ -43,6 +47,11 @@ class _Source:
     """How often each row occurred."""
     quarantined: set[str] = field(default_factory=set)
     """The ids of rows that were set aside."""
+
+    @property
+    def keeps_ids(self) -> bool:
+        """Whether its rows are whole records, whose ids do not tell where they come from."""
+        return self.file.format == WHOLE_RECORDS
 
 
 @dataclass
@@ -86,13 +95,17 @@ class ImportRun:
         append: bool,
         journal: Journal,
         has_one_source: bool,
+        ids: Ids | None,
     ) -> None:
-        """With `has_one_source`, no other file can have the same rows, and their contents need not be kept."""
+        """With `has_one_source`, no other file can have the same rows, and their contents need not be kept.
+
+        There are `ids` if rows of a file are whole records.
+        """
         self.name, self.progress = name, Progress()
         self.examples: dict[str, str] = {}
         """For each reason to set rows aside, the message of the first one."""
         self._datasets, self._media, self._usage, self._append = datasets, media, usage, append
-        self._journal, self._has_one_source = journal, has_one_source
+        self._journal, self._has_one_source, self._ids = journal, has_one_source, ids
         self._waiting = _Waiting()
         self._writing: asyncio.Task[None] | None = None
         self._sources: dict[str, _Source] = {}
@@ -125,9 +138,11 @@ class ImportRun:
         """Says that the file has no more rows."""
         self._current().part.is_last = True
 
-    def replay(self, part: Part, rows: Array) -> None:
-        """Counts rows that an earlier run has written. Raises RowsDiffer."""
+    def replay(self, part: Part, rows: Array, ids: Array) -> None:
+        """Counts rows that an earlier run has written, with the hashes of their ids. Raises RowsDiffer."""
         source = self._sources[self._digest]
+        if self._ids is not None and (ID_TAKEN in part.reasons or not self._ids.take_again(ids)):
+            raise RowsDiffer
         for content, key, again, left_out in rows.tolist():
             if self._is_repeated(content) != left_out or (not left_out and source.rows[key] != again):
                 raise RowsDiffer
@@ -181,10 +196,13 @@ class ImportRun:
         again = source.rows[key]
         source.rows[key] += 1
         draft.rows.append((content, key, again, False))
-        if record.id:
-            self._mended.add(record.id)
-            draft.part.mended.append(record.id)
-        record.id = record.id or f"{record.subtask}-{row.digest}-{self._digest}" + (f"-{again}" if again else "")
+        if row.mends:
+            self._mended.add(row.mends)
+            draft.part.mended.append(row.mends)
+        given = row.mends or f"{record.subtask}-{row.digest}-{self._digest}" + (f"-{again}" if again else "")
+        if self._ids is not None and not record.HasField("quarantine"):
+            draft.part.replaced += self._take_id(row, self._ids, given)
+        record.id = record.id or given
         if record.HasField("quarantine"):
             source.quarantined.add(record.id)
             draft.part.aside.append(record.id)
@@ -196,6 +214,20 @@ class ImportRun:
         waiting.size_bytes += record.ByteSize()
         draft.part.media_bytes += sum(media.size_bytes for media in row.media)
         waiting.media.update((media.sha256, media.size_bytes) for media in row.media)
+
+    def _take_id(self, row: Row, ids: Ids, given: str) -> bool:
+        """Gives a record the id that its row brings, or else this one; whether it takes another record's place.
+
+        One that cannot have it is set aside.
+        """
+        record, is_own = row.record, bool(row.record.id)
+        record.id = record.id or given
+        try:
+            return ids.take(record, is_own=is_own)
+        except InvalidArgument as error:
+            whole = json_format.MessageToDict(record, preserving_proto_field_name=True) if is_own else None
+            set_aside(record, error, file=self._file, number=row.number, row=whole)
+            return False
 
     async def _settle(self) -> None:
         writing, self._writing = self._writing, None
@@ -212,7 +244,8 @@ class ImportRun:
         if good:
             await self._media.sync()  # media first: a record must never refer to media that a power cut can lose
             await self._datasets.append(self.name, good)
-            await self._datasets.release(self.name, [record.id for record in good])
+            mended = [one for draft in waiting.drafts for one in draft.part.mended]
+            await self._datasets.release(self.name, [*(record.id for record in good), *mended])
         if bad:
             await self._datasets.quarantine(self.name, bad)
         for draft in waiting.drafts:
@@ -226,6 +259,7 @@ class ImportRun:
         """Counts what was written."""
         self.progress.media_bytes += part.media_bytes
         self.progress.records_imported += sum(part.subtasks.values())
+        self.progress.records_replaced += part.replaced
         self.progress.rows_quarantined += sum(part.reasons.values())
         for counts, more in (
             (self.progress.subtask_counts, part.subtasks),
@@ -250,7 +284,8 @@ class ImportRun:
         return left_out
 
     def _is_stale(self, record_id: str) -> bool:
-        return self._is_replaced(record_id, quarantined=False)
+        is_given = self._ids is not None and self._ids.has(record_id)
+        return not is_given and self._is_replaced(record_id, quarantined=False)
 
     def _is_stale_in_quarantine(self, record_id: str) -> bool:
         return self._is_replaced(record_id, quarantined=True)
@@ -263,7 +298,7 @@ class ImportRun:
             return False
         if quarantined:
             return record_id not in source.quarantined
-        is_given = int(match["again"] or 0) < source.rows[_key(match["row"])]
+        is_given = not source.keeps_ids and int(match["again"] or 0) < source.rows[_key(match["row"])]
         return not is_given or record_id in source.quarantined
 
 

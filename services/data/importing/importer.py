@@ -25,10 +25,12 @@ from services.data.config import DataConfig
 from services.data.datasets import Datasets
 from services.data.importing.coverage import nearest
 from services.data.importing.file_keys import FileState, key_of
+from services.data.importing.formats.own import NAME as WHOLE_RECORDS
 from services.data.importing.formats.registry import ALIGN_ANYTHING
 from services.data.importing.identity import source_digest
+from services.data.importing.ids import Ids
 from services.data.importing.import_run import ImportRun, RowsDiffer
-from services.data.importing.journal import Journal
+from services.data.importing.journal import Array, Journal, sorted_states
 from services.data.importing.pace import Pace
 from services.data.importing.past import Past, Plan
 from services.data.importing.readers import Survey, survey
@@ -89,12 +91,13 @@ class Importer:
             plans = [plan async for plan in self._plans(sources, request, past, progress)]
             async with self._dataset(request):
                 past = await self._past(name, past)
-                run = self._run(request, past, plans, progress)
+                head = await self._head(name, plans)
+                run = self._run(request, past, plans, progress, head)
                 try:
                     async for progress in self._import(plans, reading, run, past):
                         yield progress
                 except RowsDiffer:  # then everything is read again
-                    run = self._run(request, past, plans, run.progress)
+                    run = self._run(request, past, plans, run.progress, head)
                     async for progress in self._import(plans, reading, run, None):
                         yield progress
                 version = await self._datasets.commit(name)
@@ -102,7 +105,9 @@ class Importer:
                 progress.dataset_version.CopyFrom(version)
                 yield progress
 
-    def _run(self, request: Request, past: Past, plans: list[Plan], progress: Progress) -> ImportRun:
+    def _run(
+        self, request: Request, past: Past, plans: list[Plan], progress: Progress, head: Array | None
+    ) -> ImportRun:
         """A new run, whose progress has what was found before anything was read."""
         run = ImportRun(
             f"{request.parent}/datasets/{request.dataset_id}",
@@ -112,12 +117,19 @@ class Importer:
             append=request.append,
             journal=past.journal,
             has_one_source=len({source_digest(plan.file) for plan in plans}) == 1,
+            ids=Ids(head, append=request.append) if head is not None else None,
         )
         run.progress.rows_total = progress.rows_total
         run.progress.skipped_files.extend(progress.skipped_files)
         run.progress.file_formats.extend(progress.file_formats)
         run.progress.unread_columns.extend(progress.unread_columns)
         return run
+
+    async def _head(self, name: str, plans: list[Plan]) -> Array | None:
+        """The states of the dataset's records, if whole records are to be imported, which keep their ids."""
+        if all(plan.file.format != WHOLE_RECORDS for plan in plans):
+            return None
+        return sorted_states(await self._datasets.states(name))
 
     async def _past(self, name: str, known: Past | None = None) -> Past:
         """What earlier imports wrote into a dataset; `known` if it is still the same one."""

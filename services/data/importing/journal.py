@@ -59,6 +59,8 @@ class Part:
     media_bytes: int = 0
     subtasks: dict[str, int] = field(default_factory=dict)
     """How many records were written, by subtask."""
+    replaced: int = 0
+    """How many of them took the place of a record with their id and other contents."""
     reasons: dict[str, int] = field(default_factory=dict)
     """How many rows were set aside, by reason."""
     examples: dict[str, str] = field(default_factory=dict)
@@ -115,8 +117,11 @@ class Journal:
 
     def written(
         self, file: str, head: Array, aside: Array, has_changed: Callable[[Visit], bool]
-    ) -> Iterator[tuple[Part, Array]]:
-        """The parts of a file from its start on, as far as all of their records are in the tables, with their rows."""
+    ) -> Iterator[tuple[Part, Array, Array]]:
+        """The parts of a file from its start on, as far as all of their records are in the tables.
+
+        Each with its rows, and with the hashes of the ids of its records.
+        """
         at, places = 0, self._places.get(file, {})
         while (place := places.get(at)) is not None:
             try:
@@ -127,7 +132,7 @@ class Journal:
             if not is_there or any(map(has_changed, place.part.visits)):
                 return
             self._used.add(place.key)
-            yield place.part, arrays["rows"]
+            yield place.part, arrays["rows"], arrays["good"]["hash"]
             if place.part.is_last or place.part.end == at:
                 return
             at = place.part.end

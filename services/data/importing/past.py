@@ -34,7 +34,7 @@ class Past:
         self.journal = journal
         self._head, self._aside = sorted_states(head), sorted_states(aside)
 
-    def written(self, plan: Plan) -> Iterator[tuple[Part, Array]]:
-        """The parts of a file that are there, with their rows (blocking)."""
+    def written(self, plan: Plan) -> Iterator[tuple[Part, Array, Array]]:
+        """The parts of a file that are there, as of `Journal.written` (blocking)."""
         has_changed = MediaPaths(plan.file).has_changed
         return self.journal.written(plan.key, self._head, self._aside, has_changed)

@@ -22,6 +22,7 @@ from services.data.importing.media_files import Visit
 from services.data.importing.pieces import PIECE_ROWS, Piece, read_pieces
 from services.data.importing.reading import Reading
 from services.data.importing.refusal import killed_reader
+from services.data.importing.rows import ReadRow
 from services.data.importing.sources import SourceFile
 from services.data.importing.units import Share
 from services.data.media_store import Claim, MediaStore, ValidMedium
@@ -42,11 +43,13 @@ preload("services.data.importing.pieces")
 
 @dataclass(frozen=True)
 class Row:
-    """A row as a record whose media are stored; `record` is as of `ReadRow`."""
+    """A row as a record whose media are stored; the rest is as of `ReadRow`."""
 
     record: Record
     digest: str
     content: str
+    number: int
+    mends: str
     media: list[Media]
 
 
@@ -132,7 +135,7 @@ class Readers:
             if isinstance(found, OmnialignError):
                 raise found
             stored[found.sha256] = found
-        rows = [_row(row.record, row.digest, row.content, stored) for row in piece.rows]
+        rows = [_row(row, stored) for row in piece.rows]
         return Stored(piece.unit, piece.is_last, rows, piece.end, piece.visits)
 
 
@@ -192,16 +195,16 @@ class _Stream:
         await self._ready.put(end)
 
 
-def _row(blob: bytes, digest: str, content: str, stored: dict[str, Media]) -> Row:
+def _row(row: ReadRow, stored: dict[str, Media]) -> Row:
     """A row whose media are among those stored. Raises SOURCE_KILLED_READER if they are not."""
-    record = Record.FromString(blob)
+    record = Record.FromString(row.record)
     media = list(media_of(contents_of(record)))
     for one in media:
         if (known := stored.get(one.sha256)) is None:
             raise killed_reader("sent rows without their media")
         if known != one:  # its type was told by an earlier release
             one.CopyFrom(known)
-    return Row(record, digest, content, media)
+    return Row(record, row.digest, row.content, row.number, row.mends, media)
 
 
 def _inside(path: str, root: Path) -> Path:

@@ -18,6 +18,7 @@ from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, SIDES, Row, Sc
 from services.data.importing.coverage import prompt_columns, response_columns
 from services.data.importing.feedback import feedback, labels, preference, text
 from services.data.importing.formats.exchanges import fill_conversation
+from services.data.importing.formats.own import NAME as WHOLE_RECORDS
 from services.data.importing.formats.registry import ALIGN_ANYTHING, FORMATS
 from services.data.importing.formats.spelling import Spelling
 from services.data.importing.identity import ROW_CHARACTERS, content_digest, mended_id, row_digest
@@ -46,11 +47,15 @@ class ReadRow:
     """A row as a record."""
 
     record: bytes
-    """A Record. `quarantine` is set if it is to be quarantined, `id` only if the row replaces a quarantined one."""
+    """A Record. `quarantine` is set if it is to be quarantined, `id` only if the row has one of its own."""
     digest: str
     """Names the row within its source."""
     content: str
     """Digest of the row's content."""
+    number: int
+    """The number that people know the row by."""
+    mends: str = ""
+    """The id of the quarantined row that this one replaces."""
 
 
 class RowReader:
@@ -76,7 +81,7 @@ class RowReader:
         record, digest = self.record(number, row)
         ids = self._format.ids if self._format else ()
         name = row_digest(row, digest, ids=ids, with_content=self._reading.append)
-        return ReadRow(record.SerializeToString(), name, digest)
+        return ReadRow(record.SerializeToString(), name, digest, number, mended_id(row))
 
     def record(self, number: int, row: Any) -> tuple[Record, str]:
         """The row as a record, and the digest of its content."""
@@ -92,11 +97,7 @@ class RowReader:
             for field in ("history", "prompt", "responses", "preference", "labels", "benchmark_item"):
                 record.ClearField(field)
         if error is not None:
-            record.quarantine.CopyFrom(quarantine(error, file=self._source.name, number=number, row=row))
-            form = error.metadata.get(FORMAT, self._source.format)
-            if form not in ("", ALIGN_ANYTHING, *BENCHMARKS):
-                record.labels[FORMAT] = form
-        record.id = mended_id(row)
+            set_aside(record, error, file=self._source, number=number, row=row)
         return record, digest[:ROW_CHARACTERS]
 
     def _failure(self, record: Record, row: Any) -> InvalidArgument | None:
@@ -149,6 +150,8 @@ class RowReader:
         if self._files.from_samples:
             record.labels[AUDIO] = FROM_SAMPLES
         scale = self._reading.scales.score_range
+        if self._source.format == WHOLE_RECORDS:
+            return  # their scores are read as they are
         if scale and scale != OWN_SCALE and any(response.feedback.scores for response in record.responses):
             record.labels[SCALE] = "{:g} to {:g}".format(*scale)
 
@@ -222,6 +225,15 @@ class RowReader:
         if annotated.ByteSize():
             response.feedback.CopyFrom(annotated)
         return response
+
+
+def set_aside(record: Record, error: InvalidArgument, *, file: SourceFile, number: int, row: Any) -> None:
+    """Says in a record why it goes to the quarantine, and in which format the row was that it comes from."""
+    record.ClearField("id")
+    record.quarantine.CopyFrom(quarantine(error, file=file.name, number=number, row=row))
+    form = error.metadata.get(FORMAT, file.format)
+    if form not in ("", ALIGN_ANYTHING, *BENCHMARKS):
+        record.labels[FORMAT] = form
 
 
 def _split(row: Row, otherwise: str) -> str:

@@ -18,6 +18,7 @@ from services.data.importing.benchmarks.values import Given
 from services.data.importing.columns import Row
 from services.data.importing.refusal import described, refusal
 
+NAME = "records"
 FIELDS = tuple(field.name for field in Record.DESCRIPTOR.fields)
 FOLDER, FILES = "media", "media_files"
 """Where media lie beside the rows; and the column that names the file of each digest, where they lie elsewhere."""

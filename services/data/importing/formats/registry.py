@@ -63,7 +63,7 @@ def _format(spelling: Spelling, *tells: tuple[str, ...], ids: tuple[str, ...] = 
 
 
 PEOPLE: Mapping[str, Format] = {
-    "records": Format((), own.COLUMNS, own.fill_record, tells=(("prompt.parts",),), preference=own.COLUMNS),
+    own.NAME: Format((), own.COLUMNS, own.fill_record, tells=(("prompt.parts",),), preference=own.COLUMNS),
     "argilla": Format(
         (), argilla.COLUMNS, argilla.fill_argilla, tells=((argilla.ANSWERS,),), preference=(argilla.ANSWERS,)
     ),
