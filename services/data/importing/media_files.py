@@ -17,6 +17,7 @@ from omnialign.errors import InvalidArgument
 from omnialign.media.sounds import mono_samples, write_audio
 from omnialign.v1 import content_pb2
 from services.data.importing.refusal import described
+from services.data.importing.scales import as_integer
 from services.data.importing.sources import POINTER, SourceFile, is_pointer
 
 MAX_RATE_HZ = 768_000
@@ -179,9 +180,13 @@ def _of_data_url(found: str) -> bytes:
 
 def _to_wav(found: Mapping[str, Any]) -> bytes:
     """Samples in a row as a WAV file, mono, with integers scaled by their type."""
+    rate_hz = as_integer(found.get("sampling_rate"))
+    if rate_hz is None:
+        there = described(found.get("sampling_rate"))
+        message = f"the rate of the samples, `sampling_rate`, is {there}, and a whole number of hertz is taken"
+        raise media_error("MEDIA_UNDECODABLE", message)
     try:
         samples = mono_samples(found["array"])
-        rate_hz = int(found["sampling_rate"])
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise media_error("MEDIA_UNDECODABLE", f"the samples in the row are not audio: {error}") from error
     if not 0 < rate_hz <= MAX_RATE_HZ:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from omnialign.errors import InvalidArgument
-from services.data.importing.refusal import MalformedRow, malformed
+from services.data.importing.refusal import MalformedRow, described, malformed
 from services.data.importing.tables import FREE_BYTES, MAX_EXPANSION
 
 MAX_MEMBERS = 256
@@ -135,7 +135,7 @@ def _row(archive: tarfile.TarFile, group: _Group, *, has_media: bool) -> Any:
                 told = data.decode("utf-8-sig")
                 fields = json.loads(told)
                 if not isinstance(fields, dict):
-                    return MalformedRow(f"the member {base[:200]} holds no object")
+                    return MalformedRow(f"the member {base[:200]} holds {described(fields)}, and an object is taken")
                 row.update(fields)
             elif extension in NUMBERS:
                 row[extension] = int(data)
@@ -143,8 +143,11 @@ def _row(archive: tarfile.TarFile, group: _Group, *, has_media: bool) -> Any:
                 row[extension] = data.decode("utf-8-sig").removesuffix("\n")
             else:
                 row[extension or base] = f"{len(data)} bytes"  # listed as not read
+        except UnicodeDecodeError as error:
+            return MalformedRow(f"the member {base[:200]} is not text in UTF-8: {error.reason} at byte {error.start}")
         except (ValueError, RecursionError) as error:
-            return MalformedRow(f"the member {base[:200]} cannot be read: {error}")
+            what = "a whole number" if extension in NUMBERS else "JSON"
+            return MalformedRow(f"the member {base[:200]} is not {what}, which is taken: {error}")
     _place(row, media, told)
     row.members = {name: found for name, (_, found) in media.items()}
     return row

@@ -99,19 +99,34 @@ WRONG: dict[str, Member] = {
     "is there twice": ("x.json", b"{}"),
     "a name that leads out": ("../x.json", b"{}"),
     "leads out of the archive": ("/x.json", b"{}"),
-    "cannot be read": ("x.txt", b"\xff\xfe"),
-    "holds no object": ("x.json", b"[1]"),
+    "the member x.txt is not text in UTF-8: invalid start byte at byte 0": ("x.txt", b"\xff\xfe"),
+    "the member x.caption is not text in UTF-8": ("x.caption", b"a\xff"),
+    "the member x.json holds a list, and an object is taken": ("x.json", b"[1]"),
+    "the member x.json holds nothing, and": ("x.json", b"null"),
+    "the member x.json is not JSON, which is taken: Expecting property name": ("x.json", b"{"),
+    "the member x.json is not JSON, which is taken: Expecting value": ("x.json", b""),
+    "the member x.cls is not a whole number, which is taken": ("x.cls", b"cat"),
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-async def test_what_is_hostile_sets_its_sample_aside(client: AsyncClient, tmp_path: Path, wrong: str) -> None:
-    first: list[Member] = [("x.json", b"{}")] if wrong == "is there twice" else []
-    write(tmp_path / "t.tar", [*first, WRONG[wrong], *sample("good", 1)])
+def test_what_is_hostile_or_malformed_is_a_row_with_a_message_of_its_own(tmp_path: Path) -> None:
+    messages = set[str]()
+    for wrong, member in WRONG.items():
+        first: list[Member] = [("x.json", b"{}")] if wrong == "is there twice" else []
+        write(tmp_path / "t.tar", [*first, member, *sample("good", 1)])
+        (_, row), (_, good) = read_samples(tmp_path / "t.tar")
+        assert isinstance(row, MalformedRow) and wrong in row.detail, row
+        assert isinstance(good, dict)
+        messages.add(row.detail)
+    assert len(messages) == len(WRONG) >= 12
+
+
+async def test_a_malformed_sample_is_set_aside_alone(client: AsyncClient, tmp_path: Path) -> None:
+    write(tmp_path / "t.tar", [("x.dat", special(tarfile.SYMTYPE, "/etc/passwd")), *sample("good", 1)])
     done = await run(client, tmp_path / "t.tar", subtask="ti2t")
     assert (done.records_imported, dict(done.quarantine_reasons)) == (1, {"ROW_MALFORMED": 1})
     (aside,) = [one.quarantine async for one in client.stream_quarantine(NAME)]
-    assert wrong in aside.message
+    assert aside.message.startswith("t.tar, row 1: the sample x cannot be read")
 
 
 def test_a_member_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

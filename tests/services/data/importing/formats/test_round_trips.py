@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -204,38 +203,46 @@ def test_the_row_may_name_the_files_of_its_media(tmp_path: Path) -> None:
     assert outside.quarantine.reason == "MEDIA_PATH_FORBIDDEN"
 
 
-@pytest.mark.parametrize(
-    ("changed", "reason", "text"),
-    [
-        ({"prompt": "text"}, "RECORD_INVALID", "the row is no record"),
-        ({"prompt": {"parts": []}}, "PROMPT_MISSING", "no parts"),
-        ({"prompt": {"parts": [{}]}}, "RECORD_INVALID", "column prompt"),
-        ({"prompt": {"parts": [{"text": 7}]}}, "RECORD_INVALID", "the row is no record"),
-        ({"prompt": {"parts": [{"text": "a", "colour": 7}]}}, "RECORD_INVALID", "colour"),
-        ({"prompt": {"parts": [{"media": {"modality": 2, "mime_type": "image/png", "sha256": "../../x"}}]}},
-         "RECORD_INVALID", "column prompt"),
-        ({"prompt": {"parts": [{"media": {"modality": 2, "mime_type": "image/png", "sha256": "f" * 64}}]}},
-         "MEDIA_MISSING", "no such media file"),
-        ({"prompt": {"parts": [{"media": {"modality": 2, "mime_type": "image/png", "sha256": "a" * 64}}]}},
-         "MEDIA_DIFFERS", "holds something else"),
-        ({"subtask": "x2y"}, "RECORD_INVALID", "the subtask is 'x2y'"),
-        ({"preference": {"preferred": 3}}, "RECORD_INVALID", "column preference"),
-        ({"responses": [{"feedback": {"scores": [{"dimension": "clarity", "score": 9}]}}]}, "RECORD_INVALID",
-         "column responses"),
-        ({"responses": {"content": {}}}, "RECORD_INVALID", "the row is no record"),
-        ({"quarantine": {"reason": "X"}}, "RECORD_INVALID", "set aside"),
-        ({"id": ""}, "RECORD_INVALID", "column id"),
-        ({"history": [{"role": "ROLE_NARRATOR", "content": {}}]}, "RECORD_INVALID", "the row is no record"),
-        ({"history": [{"content": {}}]}, "RECORD_INVALID", "column history"),
-        ({"history": [{"role": "ROLE_USER"}]}, "RECORD_INVALID", "column history"),
-        ({"history": [{"role": "ROLE_USER", "content": {}}] * 257}, "RECORD_INVALID", "column history"),
-        ({"labels": {"a": {"b": 1}}}, "RECORD_INVALID", "the row is no record"),
-    ],
-)  # fmt: skip
-def test_what_is_no_record_is_set_aside(tmp_path: Path, changed: Any, reason: str, text: str) -> None:
+NO_RECORDS: list[tuple[Any, str, str]] = [
+    ({"prompt": "text"}, "RECORD_INVALID", "column prompt: the column holds text, and an object is taken"),
+    ({"prompt": {"parts": []}}, "PROMPT_MISSING", "column prompt: the prompt has no parts"),
+    ({"prompt": {"parts": [{}]}}, "RECORD_INVALID", "column prompt: prompt.parts[0].part: exactly one field"),
+    ({"prompt": {"parts": [{"text": 7}]}}, "RECORD_INVALID", "column prompt: its field text cannot be read: expec"),
+    ({"prompt": {"parts": [{"text": "a", "colour": 7}]}}, "RECORD_INVALID",
+     "column prompt: there is a field 'colour' in prompt.parts[0], and 'text', 'media' are taken"),
+    ({"prompt": {"parts": [{"media": {"modality": 2, "mime_type": "image/png", "sha256": "../../x"}}]}},
+     "RECORD_INVALID", "column prompt: prompt.parts[0].media.sha256: does not match"),
+    ({"prompt": {"parts": [{"media": {"modality": 2, "mime_type": "image/png", "sha256": "f" * 64}}]}},
+     "MEDIA_MISSING", "column prompt (media/ffff"),
+    ({"prompt": {"parts": [{"media": {"modality": 2, "mime_type": "image/png", "sha256": "a" * 64}}]}},
+     "MEDIA_DIFFERS", "column prompt: the file media/aaaa"),
+    ({"subtask": "x2y"}, "RECORD_INVALID", "column subtask: the subtask is 'x2y'"),
+    ({"preference": {"preferred": 3}}, "RECORD_INVALID", "column preference: preference.preferred: must be in list"),
+    ({"responses": [{"feedback": {"scores": [{"dimension": "clarity", "score": 9}]}}]}, "RECORD_INVALID",
+     "column responses: responses[0].feedback.scores[0].score: must be"),
+    ({"responses": {"content": {}}}, "RECORD_INVALID", "column responses: the column holds an object, and a list is"),
+    ({"quarantine": {"reason": "X"}}, "RECORD_INVALID", "column quarantine: the record is one that was set aside"),
+    ({"id": ""}, "RECORD_INVALID", "column id: id: must be at least 1"),
+    ({"id": "x" * 201}, "RECORD_INVALID", "column id: id: must be at most 200"),
+    ({"id": 7}, "RECORD_INVALID", "column id: it cannot be read: expected string"),
+    ({"history": [{"role": "ROLE_NARRATOR", "content": {}}]}, "RECORD_INVALID", "column history: its field role"),
+    ({"history": [{"content": {}}]}, "RECORD_INVALID", "column history: history[0].role"),
+    ({"history": [{"role": "ROLE_USER"}]}, "RECORD_INVALID", "column history: history[0].content"),
+    ({"history": [{"role": "ROLE_USER", "content": {}}] * 257}, "RECORD_INVALID", "column history: history: must"),
+    ({"labels": {"a": {"b": 1}}}, "RECORD_INVALID", "column labels: it cannot be read"),
+    ({"media_files": []}, "RECORD_INVALID", "column media_files: the column holds a list"),
+]  # fmt: skip
+
+
+def test_what_is_no_record_is_set_aside_with_its_column_and_a_message_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / f"{'a' * 64}.png").write_bytes(b"x")
     NAMED[f"{'a' * 64}.png"] = MEDIA[0]
     row = json_format.MessageToDict(record_pb2.Record(id="7", subtask="t2t", prompt=content("a")))
-    found = read(row | changed, "records", folder=tmp_path).quarantine
-    assert (found.reason, text in found.message) == (reason, True), found.message
+    messages = set[str]()
+    for changed, reason, text in NO_RECORDS:
+        found = read(row | changed, "records", folder=tmp_path)
+        assert (found.quarantine.reason, text in found.quarantine.message) == (reason, True), found.quarantine.message
+        assert (found.quarantine.column, found.id) == (next(iter(changed)), "")
+        messages.add(found.quarantine.message)
+    assert len(messages) == len(NO_RECORDS)
