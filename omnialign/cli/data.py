@@ -48,9 +48,12 @@ async def import_(
     rename: Annotated[
         list[str] | None, typer.Option(metavar="THEIRS=OURS", help="Read a column by another name; repeatable.")
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="Format, if neither a name nor the columns tell it.")] = "",
+    form: Annotated[
+        str, typer.Option("--format", help="Format, such as trl, if neither a name nor the columns tell it.")
+    ] = "",
     map_: Annotated[
-        list[str] | None, typer.Option("--map", metavar="OURS=THEIRS", help="Read OURS from THEIRS; repeatable.")
+        list[str] | None,
+        typer.Option("--map", metavar="OURS=THEIRS", help="Read OURS from THEIRS, a column or column.field."),
     ] = None,
     mapping: Annotated[Path | None, typer.Option(help="YAML or JSON file with format, map, score_range, ...")] = None,
     references: Annotated[int | None, typer.Option(help="References of an AMU item, if not 10; 0: any number.")] = None,

@@ -1591,7 +1591,7 @@ class ImportDatasetRequest(_message.Message):
     format: _builtins.str
     """What the rows are: `amu`, `instruction_following`, `selection`, `multiple_choice` or `preference` for the items of
     a benchmark; `trl`, `messages`, `sharegpt`, `ms_swift`, `llama_factory`, `rlaif_v`, `ultrafeedback`, `helpsteer`,
-    `helpsteer3` or `argilla`; `records` for an export; or `align_anything`. If empty, the names of files and folders
+    `helpsteer3`, `argilla` or `label_studio`; `records` for an export; or `align_anything`. If empty, the names of files and folders
     tell a benchmark (`EvalAnything-AMU`), and the columns of most rows another format; else the rows are those of
     align-anything-200k.
     """
@@ -1615,7 +1615,9 @@ class ImportDatasetRequest(_message.Message):
 
     @_builtins.property
     def renamed_columns(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Columns that have another name than the one they are read by: that of the file to that which is read."""
+        """Columns that have another name than the one they are read by: that of the file to that which is read. A field of
+        an object is named with the column: `input.messages`.
+        """
 
     @_builtins.property
     def answer_labels(self) -> Global___AnswerLabels:

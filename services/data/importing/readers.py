@@ -115,12 +115,18 @@ def survey(source: SourceFile, reading: Reading) -> Survey:
 def _told(source: SourceFile, reading: Reading) -> SourceFile:
     """The file with its format. Raises SUBTASK_UNKNOWN if that has subsets, and nothing tells which."""
     if not source.told_by:
-        rows = (reading.prepared(row) for row in _outlines(source) if _has_columns(row))
-        form, why = told_by_columns(itertools.islice(rows, TOLD_BY_ROWS))
+        form, why = told_by_columns(itertools.islice(_columns(source, reading), TOLD_BY_ROWS))
         source = replace(source, format=form, told_by=why)
+        if not form and source.subtask not in SCHEMAS:
+            raise subtask_unknown(source.path, columns=list(next(_columns(source, reading), ())))
     if not source.format and source.subtask not in SCHEMAS:
         raise subtask_unknown(source.path)
     return source
+
+
+def _columns(source: SourceFile, reading: Reading) -> Iterator[Mapping[str, Any]]:
+    """The rows of a file as they are to be read, without those that have no columns."""
+    return (reading.prepared(row) for row in _outlines(source) if _has_columns(row))
 
 
 def _check_scale(source: SourceFile, reading: Reading) -> None:

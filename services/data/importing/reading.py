@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import data_service_pb2
@@ -11,6 +12,7 @@ from services.data.importing.scales import Scales
 
 REFERENCES = 10
 """How many people answered each published item of AMU."""
+_MISSING = object()
 _COLUMN = re.compile(r"\S(.{0,198}\S)?", re.DOTALL)
 
 
@@ -43,15 +45,30 @@ class Reading:
         )
 
     def prepared(self, row: Row) -> Row:
-        """The row without ignored columns, and with others renamed. Raises COLUMN_TWICE."""
+        """The row without ignored columns, and with others renamed, also fields of objects. Raises COLUMN_TWICE."""
         if not self.ignored_columns and not self.renamed_columns:
             return row
         found = {name: value for name, value in row.items() if name not in self.ignored_columns}
         for theirs, ours in self.renamed_columns.items():
-            if theirs not in found:
+            value = _take(found, theirs)
+            if value is _MISSING:
                 continue
             if found.get(ours) is not None:
                 message = f"The column {theirs} is to be read as {ours}, which is there too: ignore one (`--ignore`)."
                 raise InvalidArgument(message, reason="COLUMN_TWICE", metadata={"column": theirs})
-            found[ours] = found.pop(theirs)
+            found[ours] = value
         return found
+
+
+def _take(row: dict[str, Any], name: str) -> Any:
+    """Takes a column out of a row, or a field such as `input.messages` out of the object in one."""
+    if name in row:
+        return row.pop(name)
+    column, _, rest = name.partition(".")
+    if not rest or not isinstance(row.get(column), Mapping):
+        return _MISSING
+    fields = dict(row[column])
+    value = _take(fields, rest)
+    if value is not _MISSING:
+        row[column] = fields or None
+    return value

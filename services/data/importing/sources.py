@@ -8,7 +8,7 @@ import itertools
 import mimetypes
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ SPLITS = {
 REQUEST, NAME = "the request", "its name"
 """What tells a format before the columns do."""
 MAX_DEPTH = 4
-MAX_NAMED = 5
+MAX_NAMED, MAX_NAMED_COLUMNS = 5, 12
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,16 @@ def _source_file(path: Path, root: Path, subtask: str, split: str, form: str) ->
     return SourceFile(path=path, root=root, subtask=found, split=split, format=known, told_by=told_by if form else "")
 
 
-def subtask_unknown(path: Path) -> InvalidArgument:
-    """The error for a file whose subtask neither its name, nor its columns, nor the request says."""
-    message = f"The name of {path.name} does not say its subtask: rename it, or set `subtask` in the request."
+def subtask_unknown(path: Path, *, columns: Sequence[str] = ()) -> InvalidArgument:
+    """The error for a file whose subtask neither its name, nor its columns, if they count, nor the request says."""
+    message = f"The name of {path.name} does not say its subtask: rename it, or say it with `--subtask`."
+    if columns:
+        there = ", ".join(columns[:MAX_NAMED_COLUMNS])[:400] + (", ..." if len(columns) > MAX_NAMED_COLUMNS else "")
+        message = (
+            f"The columns of {path.name} tell no format: {there}. Say what they are with `--map prompt=COLUMN`, and "
+            "the format with `--format`; or if they are those of align-anything, say the subtask with `--subtask` or "
+            "in the name of the file."
+        )
     return _refusal("SUBTASK_UNKNOWN", message, path)
 
 

@@ -3,6 +3,7 @@
 The answers of people who submitted must agree. Numbers are only taken as labels if the request declares them.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from omnialign.v1.record_pb2 import Record
@@ -38,11 +39,15 @@ def _preferred(row: Row, given: Given) -> int:
             message = f"there are {len(found)} answers and {len(statuses)} statuses, and one for each is taken"
             raise refusal("LABEL_INVALID", message, column=ANSWERS)
         found = [one for one, status in zip(found, statuses, strict=True) if status == "submitted"]
-    sides = [_side(one, given) for one in found]
+    return agreed([_side(one, given) for one in found], ANSWERS)
+
+
+def agreed(sides: Sequence[int], column: str) -> int:
+    """The side that all people chose. Raises LABEL_INVALID."""
     if len(set(sides)) != 1:
         counts = " and ".join(f"{sides.count(side)} for {RESPONSE.format(k=side)}" for side in sorted(set(sides)))
         there = f"the answers of people differ, {counts}" if sides else "nobody has submitted an answer"
-        raise refusal("LABEL_INVALID", f"{there}, and answers that agree are taken", column=ANSWERS)
+        raise refusal("LABEL_INVALID", f"{there}, and answers that agree are taken", column=column)
     return sides[0]
 
 

@@ -99,7 +99,11 @@ def _fill_asked(record: Record, messages: Conversation, parts: list[list[Part]],
     first = next(number for number, message in enumerate(messages.all) if message.role == USER)
     parts[first][:0] = places.unplaced()
     if not any(isinstance(part, str) and part.strip() for part in parts[-1]):
-        raise refusal("PROMPT_MISSING", "the prompt has no text", column=messages.prompt.column)
+        raise refusal(
+            "PROMPT_MISSING",
+            "the prompt has no text, which is taken with or without media",
+            column=messages.prompt.column,
+        )
     for earlier, said in zip(messages.history, parts, strict=False):
         record.history.add(role=RECORD_ROLES[earlier.role], content=content(*said))
     record.prompt.CopyFrom(content(*parts[-1]))
@@ -133,7 +137,8 @@ def _exchange(row: Row, given: Given, spelling: Spelling) -> tuple[Conversation,
         answers.append(Answer(answer_to(earlier, said, column), column))
     names = (*spelling.prompt, *spelling.conversation)
     if not earlier and not one_of(row, names):
-        raise refusal("PROMPT_MISSING", f"the row has no prompt in {' or '.join(names)}; {_there(row)}")
+        mend = f"`--map {names[0]}=COLUMN` says which has it"
+        raise refusal("PROMPT_MISSING", f"the row has no prompt in {' or '.join(names)}; {_there(row)}: {mend}")
     return whole(row, spelling, earlier, earlier[-1].column if earlier else ""), answers
 
 

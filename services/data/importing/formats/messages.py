@@ -67,7 +67,10 @@ def read_answer(found: Any, column: str, ignored: Set[str]) -> list[Message]:
         messages = [Message(ASSISTANT, found, column)]
     elif isinstance(found, Mapping):
         messages = read_messages([found], column, ignored)
-    elif isinstance(found, list) and len(found) == 1 and isinstance(found[0], str):
+    elif isinstance(found, list) and found and all(isinstance(one, str) for one in found):
+        if len(found) > 1:
+            message = f"the column holds {len(found)} answers, and one is taken"
+            raise refusal("MESSAGES_INVALID", message, column=column)
         messages = [Message(ASSISTANT, found[0], column)]
     else:
         messages = read_messages(found, column, ignored)

@@ -9,7 +9,7 @@ from typing import Any
 from services.data.importing import columns
 from services.data.importing.benchmarks.formats import FORMATS as BENCHMARKS
 from services.data.importing.benchmarks.formats import Format, format_of
-from services.data.importing.formats import argilla, own, ratings
+from services.data.importing.formats import argilla, label_studio, own, ratings
 from services.data.importing.formats.exchanges import fill_exchange
 from services.data.importing.formats.spelling import TOOLS, UNREAD, Spelling
 
@@ -66,6 +66,10 @@ PEOPLE: Mapping[str, Format] = {
     own.NAME: Format((), own.COLUMNS, own.fill_record, tells=(("prompt.parts",),), preference=own.COLUMNS),
     "argilla": Format(
         (), argilla.COLUMNS, argilla.fill_argilla, tells=((argilla.ANSWERS,),), preference=(argilla.ANSWERS,)
+    ),
+    "label_studio": Format(
+        (), label_studio.COLUMNS, label_studio.fill_label_studio, preference=(label_studio.ANNOTATIONS,),
+        tells=((label_studio.DATA, label_studio.ANNOTATIONS),), unread=label_studio.unread_of_label_studio,
     ),
     "ultrafeedback": Format(
         (), ratings.ULTRAFEEDBACK_COLUMNS, ratings.fill_ultrafeedback, ("prompt_id",), rated=(1, 5),

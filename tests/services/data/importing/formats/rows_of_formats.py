@@ -17,6 +17,13 @@ RATED = {"model": "a", "response": "Pear.", "critique": "Name two.",
          "annotations": {"helpfulness": {"Rating": "4", "Rationale": "a fruit", "Rationale For Rating": "one"},
                          "honesty": [{"Rating": "2", "Rationale": "so"}], "truthfulness": None}}  # fmt: skip
 
+CHOSEN = {"result": [{"type": "pairwise", "from_name": "better", "value": {"selected": "left"}},
+                     {"type": "rating", "from_name": "ease", "value": {"rating": 4}}], "was_cancelled": False,
+          "completed_by": 1}  # fmt: skip
+TASK = {"id": 7, "data": {"prompt": "Say 1.", "response_1": "1", "response_2": "1!", "url": "http://x"},
+        "annotations": [CHOSEN, CHOSEN, {"result": [], "was_cancelled": True}], "drafts": [], "predictions": [{}],
+        "created_at": "2026-01-01", "total_annotations": 2}  # fmt: skip
+
 GOOD: dict[str, tuple[str, Row, list[str], list[list[str]], str]] = {
     # format, row, parts of the prompt, parts of the answers (the better first), subtask
     "trl": ("trl", {"prompt": "Name a fruit.", "chosen": "Pear.", "rejected": "No."},
@@ -99,6 +106,7 @@ GOOD: dict[str, tuple[str, Row, list[str], list[list[str]], str]] = {
                             "preference.responses": ["response_1", "response_2", "response_1"],
                             "preference.responses.status": ["submitted", "draft", "submitted"]},
                 ["Say 1."], [["1"], ["1!"]], "t2t"),
+    "label_studio": ("label_studio", TASK, ["Say 1."], [["1"], ["1!"]], "t2t"),
 }  # fmt: skip
 
 EARLIER_TURNS = [("user", ["Hi"]), ("assistant", ["Hello."])]
@@ -256,6 +264,7 @@ MALFORMED: dict[str, list[tuple[Row, str, str]]] = {
         ({"messages": ASKED, "rejected_response": "No."}, "RESPONSE_MISSING", "none in messages, and both are taken"),
         ({"messages": ASKED + SAID, "rejected_response": "Pear."}, "ANSWERS_EQUAL", "both answers are the same"),
         ({"messages": ASKED + SAID, "rejected_response": 7}, "MESSAGES_INVALID", "column rejected_response"),
+        ({"messages": ASKED + SAID, "rejected_response": ["No.", "7"]}, "MESSAGES_INVALID", "2 answers, and one"),
         ({"messages": ASKED + SAID, "rejected_response": "N", "rejected_messages": ASKED + NO}, "COLUMN_TWICE",
          "both rejected_response and rejected_messages"),
         ({"messages": ASKED + SAID, "rejected_messages": HI + NO}, "PROMPTS_DIFFER", "is another than in messages"),
@@ -328,6 +337,30 @@ MALFORMED: dict[str, list[tuple[Row, str, str]]] = {
             ({"individual_preference": ["so"]}, "LABEL_INVALID", "an individual preference is text"),
             ({"individual_preference": [{"feedback1": 7}]}, "TEXT_EXPECTED", "feedback1 holds something else"),
         ]
+    ],
+    "label_studio": [
+        *[(TASK | {"data": found}, "ROW_MALFORMED", f"column data: the column holds {shown}, and an object is taken")
+          for found, shown in [("x", "text"), ([], "a list")]],
+        *[(TASK | {"data": TASK["data"] | one}, reason, text) for one, reason, text in [
+            ({"prompt": ""}, "PROMPT_MISSING", "follows no prompt"),
+            ({"question": "Say?"}, "COLUMN_TWICE", "both prompt and question"),
+            ({"response_1": None}, "RESPONSE_MISSING", "no response_1"),
+            ({"response_2": 7}, "MESSAGES_INVALID", "column response_2"),
+            ({"image": "/data/upload/1/a.png"}, "MEDIA_PATH_FORBIDDEN", "column image (/data/upload/1/a.png)"),
+        ]],
+        *[(TASK | {"annotations": found}, "LABEL_INVALID", text) for found, text in [
+            ({}, "column annotations: the column holds an object, and a list of annotations is taken"),
+            ([], "nobody has submitted an answer"),
+            (["left"], "annotation 1 is text, and an object with a result is taken"),
+            ([CHOSEN, CHOSEN | {"result": CHOSEN["result"][1:]}],
+             "annotation 2 has 0 results of the type pairwise, and one is taken; its results are of the types rating"),
+            ([CHOSEN | {"result": CHOSEN["result"][:1] * 2}], "annotation 1 has 2 results of the type pairwise"),
+            ([CHOSEN | {"result": "x"}], "its results are of the types none"),
+            ([CHOSEN | {"result": [{"type": "pairwise", "value": {"selected": "both"}}]}], "selects 'both', and left"),
+            ([CHOSEN | {"result": [{"type": "pairwise", "value": "left"}]}], "annotation 1 selects nothing, and left"),
+            ([CHOSEN, {"result": [{"type": "pairwise", "value": {"selected": "right"}}]}],
+             "differ, 1 for response_1 and 1 for response_2"),
+        ]],
     ],
     "argilla": [
         (GOOD["argilla"][1] | one, reason, text) for one, reason, text in [

@@ -129,6 +129,7 @@ async def test_the_format_and_the_columns_can_be_said(client: AsyncClient, tmp_p
     with pytest.raises(InvalidArgument) as untold:
         await run(client, source)
     assert untold.value.reason == "SUBTASK_UNKNOWN"
+    assert "The columns of rows.jsonl tell no format: ask, good, bad. Say what" in untold.value.message
     columns = {"ask": "prompt", "good": "chosen", "bad": "rejected"}
     assert (await run(client, source, renamed_columns=columns)).file_formats[0].format == "trl"
     done = await run(client, source, renamed_columns=columns, format="trl")

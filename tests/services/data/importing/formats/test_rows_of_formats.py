@@ -12,6 +12,7 @@ from omnialign.content import ROLES
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import content_pb2, data_service_pb2, record_pb2
 from services.data.importing.columns import MAX_COLUMNS
+from services.data.importing.formats.label_studio import unread_of_label_studio
 from services.data.importing.formats.registry import PEOPLE, told_by_columns
 from services.data.importing.media_files import MediaFiles
 from services.data.importing.reading import Reading
@@ -24,6 +25,7 @@ from tests.services.data.importing.formats.rows_of_formats import (
     MALFORMED,
     NO,
     SAID,
+    TASK,
     Row,
 )
 
@@ -206,6 +208,22 @@ def test_columns_and_fields_of_messages_can_be_mapped_and_ignored(folder: Path) 
     assert read(folder, "trl", row, renamed_columns=renamed).quarantine.reason == "MESSAGE_FIELD_UNREAD"
     record = read(folder, "trl", row, renamed_columns=renamed, ignored_columns=["chosen.weight"])
     assert [shown(one.content) for one in record.responses] == [["Pear."], ["No."]]
+
+
+def test_fields_of_objects_are_mapped_and_the_rest_of_the_object_stays() -> None:
+    row = {"input": {"messages": ASKED, "tools": [], "deep": {"a": 1}}, "preferred_output": SAID, "other.name": 1}
+    mapped = {"input.messages": "prompt", "preferred_output": "chosen", "input.deep.a": "a", "other.name": "b",
+              "input.missing": "c", "preferred_output.x": "d"}  # fmt: skip
+    found = Reading(renamed_columns=mapped).prepared(row)
+    assert found == {"input": {"tools": [], "deep": None}, "prompt": ASKED, "chosen": SAID, "a": 1, "b": 1}
+    assert row["input"]["messages"] == ASKED and told_by_columns([found | {"rejected": NO}])[0] == "trl"
+    assert Reading(renamed_columns={"input.messages": "prompt"}).prepared({"input": {"messages": []}}) == {
+        "input": None, "prompt": []
+    }  # fmt: skip
+
+
+def test_what_else_a_task_of_label_studio_holds_is_listed() -> None:
+    assert set(unread_of_label_studio(TASK)) == {"data.url", "annotations.ease", "predictions"}
 
 
 ANY = st.recursive(
