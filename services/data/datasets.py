@@ -124,13 +124,16 @@ class Datasets:
         async with self._lock(name):
             await self._remove(name, uid=await self._require(name))
 
-    async def append(self, name: str, records: Iterable[Record]) -> tuple[int, int]:
-        """Writes records to the head, all visible together; returns the numbers of new and of existing records."""
-        return await self._merge(name, "", records)
+    async def append(self, name: str, records: Iterable[Record], *, are_held: bool = False) -> tuple[int, int]:
+        """Writes records to the head, all visible together; returns the numbers of new and of existing records.
 
-    async def quarantine(self, name: str, records: Iterable[Record]) -> None:
-        """Writes rows to the dataset's quarantine."""
-        await self._merge(name, QUARANTINE, records)
+        With `are_held`, the caller has counted their media for the dataset.
+        """
+        return await self._merge(name, "", records, are_held=are_held)
+
+    async def quarantine(self, name: str, records: Iterable[Record], *, are_held: bool = False) -> None:
+        """Writes rows to the dataset's quarantine; `are_held` as of `append`."""
+        await self._merge(name, QUARANTINE, records, are_held=are_held)
 
     async def release(self, name: str, ids: Sequence[str]) -> None:
         """Removes rows from the quarantine that are records now, because what was wrong with them was fixed."""
@@ -276,9 +279,9 @@ class Datasets:
                 if state is not None or attempts == READ_ATTEMPTS:
                     raise
 
-    async def _merge(self, name: str, suffix: str, records: Iterable[Record]) -> tuple[int, int]:
+    async def _merge(self, name: str, suffix: str, records: Iterable[Record], *, are_held: bool) -> tuple[int, int]:
         records = list(records)
-        if media := named_media(records):
+        if not are_held and (media := named_media(records)):
             await self._require(name)
             # Before anybody can read them: the collector must find that the dataset names their media.
             await self._usage.hold(name, media, parent=project_name_of(name))

@@ -9,6 +9,7 @@ Two simultaneous calls may exceed the quota by what they bring.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter
@@ -18,8 +19,8 @@ from omnialign.content import contents_of, media_of
 from omnialign.errors import ResourceExhausted
 from omnialign.v1 import content_pb2, record_pb2
 from services.data.garbage.condemned import pardon
-from services.data.store import HELD_OBJECTS, NAMES_PER_QUERY, is_held, now_us
-from services.runtime.database import Database
+from services.data.store import HELD_OBJECTS, is_held, now_us
+from services.runtime.database import Database, is_among
 from services.runtime.limits import Quotas
 
 
@@ -37,6 +38,15 @@ class UsageMetrics:
             "Calls refused because a project has used up its quota of bytes.",
             registry=registry,
         )
+
+
+class _Known(NamedTuple):
+    """An object that somebody holds."""
+
+    size_bytes: int
+    is_held: bool
+    """By the holder that is asked about."""
+    is_held_by_project: bool
 
 
 class Usage:
@@ -67,18 +77,21 @@ class Usage:
             return
         keys = sorted(objects)  # in one order, so that concurrent writers cannot deadlock
         row = {"holder": holder, "parent": parent, "expire_us": expire_us, "held_us": now_us()}
-        insert = self._database.insert(HELD_OBJECTS).on_conflict_do_nothing().returning(HELD_OBJECTS.c.key)
+        insert = self._database.insert(HELD_OBJECTS).on_conflict_do_nothing()
+        again = {name: row[name] for name in ("expire_us", "held_us")}
 
         def hold(connection: Connection) -> int:
             pardon(connection, keys)
-            sizes = _sizes(connection, keys)  # what was measured once; a record may claim anything
-            rows = [{**row, "key": key, "size_bytes": max(objects[key], sizes.get(key, 0))} for key in keys]
-            new = set(connection.scalars(insert, rows))
-            again = {name: row[name] for name in ("expire_us", "held_us")}
-            for some in _parts([key for key in keys if key not in new]):
-                connection.execute(HELD_OBJECTS.update().where(_of(holder, some)).values(again))
-            for some in _parts(keys if holder != parent else []):  # what a dataset names, its project need not hold
-                connection.execute(HELD_OBJECTS.delete().where(_of(parent, some)))
+            known = _known(connection, keys, holder, parent)
+            if new := [key for key in keys if key not in known or not known[key].is_held]:
+                # What was measured once counts; a record may claim anything.
+                sizes = {key: max(objects[key], known[key].size_bytes if key in known else 0) for key in new}
+                connection.execute(insert, [{**row, "key": key, "size_bytes": sizes[key]} for key in new])
+            if held := [key for key, one in known.items() if one.is_held]:
+                connection.execute(HELD_OBJECTS.update().where(_of(connection, holder, held)).values(again))
+            # What a dataset names, its project need not hold.
+            if holder != parent and (spare := [key for key, one in known.items() if one.is_held_by_project]):
+                connection.execute(HELD_OBJECTS.delete().where(_of(connection, parent, spare)))
             return sum(objects[key] for key in new)
 
         self._metrics.stored_bytes.inc(await self._database.write(hold))
@@ -118,27 +131,22 @@ def _contents(record: record_pb2.Record) -> Iterator[content_pb2.Content]:
         yield from (contribution.content for contribution in response.made_of)
 
 
-def _of(holder: str, keys: Sequence[str]) -> sa.ColumnElement[bool]:
-    return sa.and_(HELD_OBJECTS.c.holder == holder, HELD_OBJECTS.c.key.in_(keys))
+def _of(connection: Connection, holder: str, keys: Sequence[str]) -> sa.ColumnElement[bool]:
+    return sa.and_(HELD_OBJECTS.c.holder == holder, is_among(connection, HELD_OBJECTS.c.key, keys))
 
 
-def _sizes(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
-    """The sizes of those of the objects that are held by whomever."""
-    found, table = dict[str, int](), HELD_OBJECTS.c
-    for some in _parts(keys):
-        query = sa.select(table.key, sa.func.max(table.size_bytes)).where(table.key.in_(some)).group_by(table.key)
-        found.update((key, size) for key, size in connection.execute(query))
-    return found
+def _known(connection: Connection, keys: Sequence[str], holder: str, parent: str) -> dict[str, _Known]:
+    """What is known of those of the objects that are held by whomever."""
+    table = HELD_OBJECTS.c
+    is_held, is_spare = (sa.func.max(sa.case((table.holder == name, 1), else_=0)) for name in (holder, parent))
+    query = sa.select(table.key, sa.func.max(table.size_bytes), is_held, is_spare)
+    rows = connection.execute(query.where(is_among(connection, table.key, keys)).group_by(table.key))
+    return {key: _Known(size, bool(held), bool(spare)) for key, size, held, spare in rows}
 
 
-def _parts(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (keys[start : start + NAMES_PER_QUERY] for start in range(0, len(keys), NAMES_PER_QUERY))
-
-
-def _held(connection: Connection, parent: str, keys: list[str]) -> set[str]:
+def _held(connection: Connection, parent: str, keys: Sequence[str]) -> set[str]:
     """Those of the keys that the project holds."""
-    found = set[str]()
-    for some in _parts(keys):
-        query = sa.select(HELD_OBJECTS.c.key).where(HELD_OBJECTS.c.parent == parent, is_held())
-        found.update(connection.scalars(query.where(HELD_OBJECTS.c.key.in_(some))))
-    return found
+    is_its = sa.and_(HELD_OBJECTS.c.parent == parent, is_held())
+    return set(
+        connection.scalars(sa.select(HELD_OBJECTS.c.key).where(is_its, is_among(connection, HELD_OBJECTS.c.key, keys)))
+    )

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from omnialign.errors import Unavailable
 from services.data.store import CONDEMNED_OBJECTS, HELD_OBJECTS, NAMES_PER_QUERY, PACKED_MEDIA, is_held, now_us
-from services.runtime.database import Database
+from services.runtime.database import Database, is_among
 
 PACK = "pack/"
 CLAIM_SECONDS = 600.0
@@ -74,8 +74,8 @@ class Condemned:
 
 def pardon(connection: Connection, keys: Sequence[str]) -> None:
     """`Condemned.pardon`, within a transaction."""
-    for start in range(0, len(keys), NAMES_PER_QUERY):
-        some = TABLE.key.in_(keys[start : start + NAMES_PER_QUERY])
+    if listed := _listed(connection, keys):
+        some = is_among(connection, TABLE.key, listed)
         connection.execute(CONDEMNED_OBJECTS.delete().where(some, TABLE.claimed_us.is_(None)))
         if (claimed := connection.scalars(sa.select(TABLE.key).where(some).limit(1)).first()) is not None:
             message = "The same bytes are being removed, because nothing named them: try again in a moment."
@@ -83,11 +83,7 @@ def pardon(connection: Connection, keys: Sequence[str]) -> None:
 
 
 def _listed(connection: Connection, keys: Sequence[str]) -> list[str]:
-    found = list[str]()
-    for start in range(0, len(keys), NAMES_PER_QUERY):
-        query = sa.select(TABLE.key).where(TABLE.key.in_(keys[start : start + NAMES_PER_QUERY]))
-        found += connection.scalars(query)
-    return found
+    return list(connection.scalars(sa.select(TABLE.key).where(is_among(connection, TABLE.key, keys))))
 
 
 def _named(connection: Connection, keys: Sequence[str]) -> set[str]:

@@ -240,14 +240,15 @@ class ImportRun:
         bad = [record for draft in waiting.drafts for record in draft.bad]
         parent = project_name_of(self.name)
         await self._usage.check(parent, waiting.media)
+        # Before anybody can read the records: the collector must find that the dataset names their media.
         await self._usage.hold(self.name, waiting.media, parent=parent)
         if good:
             await self._media.sync()  # media first: a record must never refer to media that a power cut can lose
-            await self._datasets.append(self.name, good)
+            await self._datasets.append(self.name, good, are_held=True)
             mended = [one for draft in waiting.drafts for one in draft.part.mended]
             await self._datasets.release(self.name, [*(record.id for record in good), *mended])
         if bad:
-            await self._datasets.quarantine(self.name, bad)
+            await self._datasets.quarantine(self.name, bad, are_held=True)
         for draft in waiting.drafts:
             _count(draft.part.subtasks, (record.subtask for record in draft.good))
             _count(draft.part.reasons, (record.quarantine.reason for record in draft.bad))

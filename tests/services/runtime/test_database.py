@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from omnialign.errors import DataLoss, InvalidArgument, ResourceExhausted, Unavailable
 from services.runtime import database as module
-from services.runtime.database import Database, _prepare_sqlite
+from services.runtime.database import Database, _prepare_sqlite, is_among
 from tests.postgresql import PASSWORD, PostgreSQL
 
 
@@ -273,3 +273,17 @@ async def test_only_the_owner_may_read_a_database_file(tmp_path):
         ("data.db", "data.db-wal", "data.db-shm"), "0o600"
     )
     await database.close()
+
+
+async def test_texts_are_found_among_more_than_a_statement_takes_parameters(database):
+    table = sa.Table("texts", sa.MetaData(), sa.Column("key", sa.String(20), primary_key=True))
+    names = ["it's", 'a "quote"', "\u00e9", *map(str, range(70_000))]
+
+    def look(connection):
+        table.create(connection)
+        connection.execute(table.insert(), [{"key": key} for key in [*names[:5], "other"]])
+        found = connection.scalars(sa.select(table.c.key).where(is_among(connection, table.c.key, names)))
+        nothing = connection.scalars(sa.select(table.c.key).where(is_among(connection, table.c.key, [])))
+        return sorted(found), list(nothing)
+
+    assert await database.write(look) == (sorted(names[:5]), [])
