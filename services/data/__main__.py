@@ -42,6 +42,7 @@ from services.runtime.database import Database
 from services.runtime.server import Server, run
 from services.sandbox.media import open_sandbox
 from services.sandbox.pool import Sandbox
+from services.sandbox.worker import start_server
 
 IMPORTS_AT_FULL_SPEED = 4
 FETCHES = 16
@@ -54,6 +55,7 @@ FULL_NAME = data_service_pb2.DESCRIPTOR.services_by_name["DataService"].full_nam
 @asynccontextmanager
 async def wire(server: Server, config: DataConfig) -> AsyncIterator[None]:
     """Adds the service to `server`. On exit, waits for the work in its threads, then closes what it opened."""
+    start_server()
     with open_sandbox(server.registry) as sandbox:
         async with _wired(server, config, sandbox):
             yield

@@ -100,6 +100,10 @@ class Sandbox:
         """Calls a function that blocks on this sandbox in a thread that is kept for that."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
+    def submit(self, function: Callable[[], object]) -> None:
+        """Calls such a function without waiting for it. Raises RuntimeError after `close`."""
+        self._threads.submit(function)
+
     def iterate(
         self, function: Function, *args: object, refusal: Refusal, key: str = "", limits: Limits | None = None
     ) -> Generator[Any, None, None]:
