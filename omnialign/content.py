@@ -38,9 +38,14 @@ class Asked(Protocol):
 
 def content(*parts: str | content_pb2.Media) -> content_pb2.Content:
     """A message of text and media, in the order given."""
-    return content_pb2.Content(
-        parts=[content_pb2.Part(text=p) if isinstance(p, str) else content_pb2.Part(media=p) for p in parts]
-    )
+    message = content_pb2.Content()
+    add = message.parts.add  # a part that is made elsewhere would be copied
+    for part in parts:
+        if isinstance(part, str):
+            add(text=part)
+        else:
+            add(media=part)
+    return message
 
 
 def text_of(message: content_pb2.Content) -> str:

@@ -20,6 +20,8 @@ class FeedbackText:
 
 def read_feedback_text(text: str) -> FeedbackText:
     """Splits a feedback text at its markers. Text before the first marker, or without any, is critique."""
+    if "##" not in text:
+        return FeedbackText(critique=text.strip())
     pieces = MARKER.split(text)
     sections = {"critique": [pieces[0]], "refinement": [], "reason": []}
     for name, body in zip(pieces[1::2], pieces[2::2], strict=True):

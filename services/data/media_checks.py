@@ -50,7 +50,7 @@ class MediaChecks:
         """A file for the bytes of a medium that is coming."""
         return StagedFile(self._scratch, head_bytes=HEAD_BYTES)
 
-    def append(self, staged: StagedFile, chunk: bytes) -> None:
+    def append(self, staged: StagedFile, chunk: bytes | memoryview) -> None:
         """Adds to a file. Raises MEDIA_TOO_LARGE."""
         if staged.size_bytes + len(chunk) > self.limits.size_bytes:
             found = staged.size_bytes + len(chunk)

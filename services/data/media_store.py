@@ -279,7 +279,7 @@ class MediaStore:
         is_whole = len(chunk) >= place.size_bytes and next(pieces, None) is None
         return reference(self.type_of(sha256, place, head=chunk), sha256, place.size_bytes), chunk, is_whole
 
-    def _stored(self, media: Mapping[Key, bytes]) -> dict[Key, Found]:
+    def _stored(self, media: Mapping[Key, bytes | memoryview]) -> dict[Key, Found]:
         """What is to say of media that are stored whole, or that are not what they claim to be."""
         self._condemned.pardon(digest for digest, _ in media)
         found, places = dict[Key, Found](), self.places(digest for digest, _ in media)
@@ -298,11 +298,13 @@ class MediaStore:
                 found[digest, claim] = error
         return found
 
-    def _type_if_whole(self, sha256: str, place: Place, data: bytes) -> str:
+    def _type_if_whole(self, sha256: str, place: Place, data: bytes | memoryview) -> str:
         """The type of a medium if these very bytes are stored in its place, else ""."""
         with suppress(NotFound, DataLoss):
             if self._objects.read(place.key, start=place.offset, length=len(data)) == data:
-                return self.type_of(sha256, place, head=data) if place.size_bytes == len(data) else ""
+                return (
+                    self.type_of(sha256, place, head=bytes(data[:HEAD_BYTES])) if place.size_bytes == len(data) else ""
+                )
         return ""
 
     def _put_new(self, media: Mapping[str, ValidMedium]) -> dict[str, Found]:

@@ -98,6 +98,16 @@ def validate_together(media: Sequence[tuple[NDArray[np.uint8], int]], limits: Me
     return [_type_or_nothing(data, limits, modality) for data, modality in media]
 
 
+def type_of_picture(data: bytes, limits: MediaLimits) -> str:
+    """The type of a picture that begins as no other type does, and decodes; "" for all else."""
+    try:
+        return _plain_picture(io.BytesIO(data), limits)
+    except MemoryError:
+        raise
+    except Exception:  # why it is refused, `validate` says
+        return ""
+
+
 def _type_or_nothing(data: NDArray[np.uint8], limits: MediaLimits, modality: int) -> str:
     try:
         return _validate(io.BytesIO(data.tobytes()), limits, modality)

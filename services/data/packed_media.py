@@ -29,7 +29,7 @@ MAX_PACK_BYTES = 8 * 1024 * 1024
 class ValidMedium:
     """Bytes that were decoded in the sandbox and are about to be stored."""
 
-    data: bytes
+    data: bytes | memoryview
     sha256: str
     mime_type: str
 

@@ -80,7 +80,7 @@ SCHEMAS: dict[str, Schema] = {
 
 def first(row: Row, names: Iterable[str], *, side: int = 0) -> str:
     """The first column of these that holds a value; "" if none does."""
-    for name in named(tuple(names), side):
+    for name in named(tuple(names), side) if side else names:
         found = row.get(name)
         if found is not None and found != "":
             return name

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, valid_text
@@ -166,13 +167,21 @@ class Importer:
 
     async def _plan(self, file: SourceFile, request: Request, past: Past) -> Plan:
         state = await run_in_pool(self._pool, FileState.of, file.path)
-        key = await key_of(file, request, self._limits, self._pool)
-        if (found := Survey.known(file, past.journal.survey(key))) is None:
-            found = await run_in_pool(self._pool, self._look_at, file, Reading.of(request))
+        # Of a dataset that has nothing yet, no file is known, and none need be hashed before it is looked at.
+        look = asyncio.create_task(self._look_at(file, request)) if past.journal.is_empty else None
+        try:
+            key = await key_of(file, request, self._limits, self._pool)
+            if (found := Survey.known(file, past.journal.survey(key))) is None:
+                found = await (look or self._look_at(file, request))
+        finally:
+            if look:
+                look.cancel()
         return Plan(found, key, state)
 
-    def _look_at(self, file: SourceFile, reading: Reading) -> Survey:
-        return self._sandbox.call(survey, file, reading, refusal=killed_reader, limits=READING_LIMITS)
+    async def _look_at(self, file: SourceFile, request: Request) -> Survey:
+        return await self._sandbox.in_thread(
+            partial(self._sandbox.call, survey, file, Reading.of(request), refusal=killed_reader, limits=READING_LIMITS)
+        )
 
     async def _import(
         self, plans: list[Plan], reading: Reading, run: ImportRun, past: Past | None

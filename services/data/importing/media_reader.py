@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,16 @@ from numpy.typing import NDArray
 from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.media import MediaError
 from omnialign.v1 import content_pb2
+from services.data.importing.identity import Digests
 from services.data.media_types import modality_of
-from services.data.media_validation import MediaLimits, check_claim, too_large, validate, validate_bytes
+from services.data.media_validation import (
+    MediaLimits,
+    check_claim,
+    too_large,
+    type_of_picture,
+    validate,
+    validate_bytes,
+)
 from services.sandbox.limits import NO_MEMORY_EXIT_CODE, Limits, cause_of, enforce, enforce_processor_time
 from services.sandbox.media import LIMITS, killed_decoder
 
@@ -28,6 +36,8 @@ MAX_KNOWN = 100_000
 PR_SET_PDEATHSIG = 1
 OK, REFUSED = b"=", b"!"
 MAX_ANSWER_BYTES = 65_536
+RENEWED_SECONDS = 1.0
+"""Time for which media share a limit on processor time: to set it takes as long as to decode a small picture."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +54,9 @@ class ReadMedium:
 class MediaReader:
     """Hashes and decodes media, and collects them until they are taken."""
 
-    def __init__(self, limits: MediaLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: MediaLimits, digests: Digests) -> None:
+        """`digests` are those of the bytes in the row that is being read."""
+        self._limits, self._digests = limits, digests
         self._known: dict[str, str] = {}
         self._media: dict[str, ReadMedium] = {}
         self._data: list[bytes] = []
@@ -55,12 +66,14 @@ class MediaReader:
         """Whether media are decoded in processes of their own."""
         self.has_found_killer = False
         """Whether one of them has ended its process."""
+        self._limited = 0.0, 0.0
+        """The limit on processor time that holds now, and when it was set; 0 if it is another one's."""
 
     def put(self, data: bytes, modality: int) -> content_pb2.Media:
         """The reference of a medium given as bytes. Raises the reasons of `media_validation`, MEDIA_KILLED_DECODER."""
         if len(data) > self._limits.size_bytes:
             raise too_large("bytes", found=len(data), limit=self._limits.size_bytes)
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256 = self._digests.of(data).hex()
         mime_type = self._type(sha256, modality, lambda: validate_bytes(io.BytesIO(data), self._limits, modality))
         if sha256 not in self._media:
             self._media[sha256] = ReadMedium(sha256, mime_type, len(data))
@@ -81,10 +94,19 @@ class MediaReader:
         self._media.setdefault(sha256, ReadMedium(sha256, mime_type, size_bytes, str(path)))
         return _reference(self._media[sha256])
 
+    def decode_ahead(self, pictures: Iterable[bytes]) -> None:
+        """Decodes what are pictures; what is wrong with others is said when they are put."""
+        for data in pictures:
+            if (sha256 := self._digests.of(data).hex()) not in self._known:
+                self._limit(LIMITS.get(content_pb2.MODALITY_IMAGE, Limits()).cpu_seconds)
+                if mime_type := type_of_picture(data, self._limits):
+                    self._remember(sha256, mime_type)
+
     def take(self) -> tuple[list[ReadMedium], NDArray[np.uint8]]:
         """What was collected, and the bytes of all that have no path, in the same order."""
         media, data = list(self._media.values()), np.frombuffer(b"".join(self._data), dtype=np.uint8)
         self._media, self._data, self.size_bytes = {}, [], 0
+        self._limited = 0.0, 0.0  # the next piece has another one
         return media, data
 
     def _type(self, sha256: str, modality: int, validated: Callable[[], str]) -> str:
@@ -100,12 +122,22 @@ class MediaReader:
                 self.has_found_killer = True
                 raise
         else:
-            enforce_processor_time(limits.cpu_seconds)  # each medium has its own: a piece may have many
+            self._limit(limits.cpu_seconds)
             found = _decoded(validated)
+        self._remember(sha256, found)
+        return found
+
+    def _remember(self, sha256: str, mime_type: str) -> None:
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
-        self._known[sha256] = found
-        return found
+        self._known[sha256] = mime_type
+
+    def _limit(self, seconds: float) -> None:
+        """Limits the processor time of the next medium: a piece may have many."""
+        now = time.monotonic()
+        if self._limited[0] != seconds or now - self._limited[1] > RENEWED_SECONDS:
+            enforce_processor_time(seconds + RENEWED_SECONDS)  # what those before it may have used up
+            self._limited = seconds, now
 
 
 def _reference(medium: ReadMedium) -> content_pb2.Media:

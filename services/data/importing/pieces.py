@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from services.data.importing.identity import Digests
 from services.data.importing.media_files import MediaFiles, Visit
 from services.data.importing.media_reader import MediaReader, ReadMedium
 from services.data.importing.readers import read_units
 from services.data.importing.reading import Reading
 from services.data.importing.rows import ReadRow, RowReader
+from services.data.importing.small_pictures import groups, small_bytes
 from services.data.importing.sources import SourceFile
 from services.data.importing.units import Share
 from services.data.media_validation import MediaLimits
@@ -56,19 +58,22 @@ def read_pieces(
 
     Raises SOURCE_MALFORMED, SOURCE_TOO_WIDE, SOURCE_EXPANDS.
     """
-    media = MediaReader(limits)
+    digests = Digests()
+    media = MediaReader(limits, digests)
     files = MediaFiles(source, keep=media)
-    reader = RowReader(source, files=files, reading=reading)
+    reader = RowReader(source, files=files, reading=reading, digests=digests)
     for unit, first, rows in read_units(source, reading, share):
         place, read, begun = max(start, first), list[ReadRow](), time.monotonic()
-        for index, (number, row) in enumerate(rows, first):
-            if index < start:
-                continue
-            media.is_careful = index < careful_until and not media.has_found_killer
-            read.append(reader.read(number, row))
-            if _is_full(read, media, begun):
-                yield Piece(unit, False, place, read, *media.take(), files.take())
-                place, read, begun = index + 1, [], time.monotonic()
+        for group in groups((index, row) for index, row in enumerate(rows, first) if index >= start):
+            digests.forget()
+            if group[0][0] >= careful_until or media.has_found_killer:
+                media.decode_ahead(data for _, (_, row) in group for data in small_bytes(row))
+            for index, (number, row) in group:
+                media.is_careful = index < careful_until and not media.has_found_killer
+                read.append(reader.read(number, row))
+                if _is_full(read, media, begun):
+                    yield Piece(unit, False, place, read, *media.take(), files.take())
+                    place, read, begun = index + 1, [], time.monotonic()
         yield Piece(unit, True, place, read, *media.take(), files.take())
 
 

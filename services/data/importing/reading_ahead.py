@@ -1,14 +1,14 @@
 """The rows of a file in order, while children read the next ones; their media are stored on the way.
 
-What is held is bounded: a piece for each child, whose media are stored before it asks for the next, and the rows of a
-few pieces that wait for their turn.
+What is held is bounded: two pieces for each child, of which one is stored while the child reads the next, and the rows
+of a few pieces that wait for their turn.
 """
 
 import asyncio
 import hashlib
 import os
 import threading
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,7 +82,12 @@ class Readers:
         """
         count = max(1, min(self._most, (rows - start) // ROWS_PER_CHILD))
         streams = [
-            _Stream(self._pieces(file, reading, Share(index, count), start), self._pool) for index in range(count)
+            _Stream(
+                self._pieces(file, reading, Share(index, count), start),
+                store=lambda piece: run_in_pool(self._pool, self._store, piece, file),
+                sandbox=self._sandbox,
+            )
+            for index in range(count)
         ]
         try:
             unit = 0
@@ -98,7 +103,7 @@ class Readers:
             for stream in streams:
                 stream.close()
 
-    def _pieces(self, file: SourceFile, reading: Reading, share: Share, start: int) -> Generator[Stored, None, None]:
+    def _pieces(self, file: SourceFile, reading: Reading, share: Share, start: int) -> Generator[Piece, None, None]:
         """The pieces of a share (blocking). A piece that ends its process is read again, carefully."""
         careful_until, stuck, done = 0, -1, -1
         while True:
@@ -110,7 +115,7 @@ class Readers:
                 for piece in pieces:
                     if piece.unit <= done:  # all of it came before the process ended
                         continue
-                    yield self._store(piece, file)
+                    yield piece
                     start, done = piece.end, piece.unit if piece.is_last else done
                 return
             except InvalidArgument as error:
@@ -128,7 +133,7 @@ class Readers:
                 claim = Claim(sha256=medium.sha256)
                 stored[medium.sha256] = self._media.put_file(_inside(medium.path, file.root), claim=claim)[0]
                 continue
-            part = piece.data[at : at + medium.size_bytes].tobytes()
+            part = piece.data.data[at : at + medium.size_bytes]
             valid.append(ValidMedium(part, hashlib.sha256(part).hexdigest(), medium.mime_type))
             at += medium.size_bytes
         for found in self._media.put_valid(valid):
@@ -142,8 +147,10 @@ class Readers:
 class _Stream:
     """The pieces of one child, a few of them ahead."""
 
-    def __init__(self, pieces: Generator[Stored, None, None], pool: ThreadPoolExecutor) -> None:
-        self._pieces, self._pool = pieces, pool
+    def __init__(
+        self, pieces: Generator[Piece, None, None], *, store: Callable[[Piece], Awaitable[Stored]], sandbox: Sandbox
+    ) -> None:
+        self._pieces, self._store, self._sandbox = pieces, store, sandbox
         self._turn = threading.Lock()
         self._ready: asyncio.Queue[Stored | BaseException | None] = asyncio.Queue(AHEAD_PIECES)
         self._head: Stored | None = None
@@ -174,22 +181,30 @@ class _Stream:
     def close(self) -> None:
         """Stops reading, once a thread that still reads has its piece."""
         self._reading.cancel()
-        with suppress(RuntimeError):  # the pool has shut down, and the sandbox ends the child
-            self._pool.submit(self._end)
+        with suppress(RuntimeError):  # the sandbox has shut down, and ends the child
+            self._sandbox.submit(self._end)
 
     def _end(self) -> None:
         with self._turn:
             self._pieces.close()
 
-    def _next(self) -> Stored | None:
+    def _next(self) -> Piece | None:
         with self._turn:
             return next(self._pieces, None)
 
     async def _read(self) -> None:
         end: BaseException | None = None
         try:
-            while (piece := await run_in_pool(self._pool, self._next)) is not None:
-                await self._ready.put(piece)
+            piece = await self._sandbox.in_thread(self._next)
+            while piece is not None:
+                both = self._store(piece), self._sandbox.in_thread(self._next)
+                stored, following = await asyncio.gather(*both, return_exceptions=True)
+                if isinstance(stored, BaseException):
+                    raise stored
+                await self._ready.put(stored)
+                if isinstance(following, BaseException):
+                    raise following
+                piece = following
         except Exception as error:
             end = error
         await self._ready.put(end)

@@ -1,7 +1,7 @@
 """Converting a row of a subset to a record. What cannot be converted becomes a quarantined record with a reason."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from services.data.importing.formats.exchanges import fill_conversation
 from services.data.importing.formats.own import NAME as WHOLE_RECORDS
 from services.data.importing.formats.registry import ALIGN_ANYTHING, FORMATS
 from services.data.importing.formats.spelling import Spelling
-from services.data.importing.identity import ROW_CHARACTERS, content_digest, mended_id, row_digest
+from services.data.importing.identity import MAPPINGS, ROW_CHARACTERS, Digests, content_digest, mended_id, row_digest
 from services.data.importing.media_files import MediaFiles
 from services.data.importing.reading import Reading
 from services.data.importing.refusal import MalformedRow, described, in_column, quarantine, refusal
@@ -61,8 +61,12 @@ class ReadRow:
 class RowReader:
     """Converts the rows of one file. Blocking."""
 
-    def __init__(self, source: SourceFile, *, files: MediaFiles, reading: Reading) -> None:
+    def __init__(
+        self, source: SourceFile, *, files: MediaFiles, reading: Reading, digests: Digests | None = None
+    ) -> None:
+        """`digests` are those of what keeps the media of `files`."""
         self._source, self._files, self._reading = source, files, reading
+        self._digests = digests
         self._format = FORMATS.get(source.format)
         self._given = Given(
             self._media,
@@ -87,7 +91,7 @@ class RowReader:
         """The row as a record, and the digest of its content."""
         record = Record(subtask=self._source.subtask or UNTOLD_SUBTASK, split=self._source.split)
         try:
-            digest = content_digest(self._source.subtask or UNTOLD_SUBTASK, row)
+            digest = content_digest(self._source.subtask or UNTOLD_SUBTASK, row, self._digests or Digests())
         except Exception:  # values that nobody foresaw, or nested too deeply: the place of the row tells it apart
             digest = hashlib.sha256(f"{self._source.name}\0{number}".encode("utf-8", "replace")).hexdigest()
         error = self._failure(record, row)
@@ -116,7 +120,7 @@ class RowReader:
         """Fills the record field by field, so that a quarantined row shows as much as possible."""
         if isinstance(row, MalformedRow):
             raise refusal("ROW_MALFORMED", f"{row.detail}")
-        if not isinstance(row, Mapping):
+        if not isinstance(row, MAPPINGS):
             raise refusal("ROW_MALFORMED", f"the row is {described(row)}, and an object with columns is taken")
         if len(row) > MAX_COLUMNS:
             raise refusal("ROW_TOO_WIDE", f"the row has {len(row)} columns, and up to {MAX_COLUMNS} are taken")
@@ -137,9 +141,7 @@ class RowReader:
             record.labels.update(labels(row))
             self._fill_conversation(record, row)
         else:
-            record.prompt.CopyFrom(content(self._prompt_text(row)))
-            record.labels.update(labels(row))
-            record.prompt.CopyFrom(self._prompt(row))
+            self._fill_prompt(record, row)
         record.responses.extend(self._responses(row))
         if record.responses and columns.has(row, columns.OVERALL):
             record.preference.CopyFrom(preference(row, self._reading.scales))
@@ -175,15 +177,20 @@ class RowReader:
         if media and not any(media_of(asked_of(record))):
             self._media(row, media_columns[0], self._schema.prompt_media)  # raises: the row has none
 
-    def _prompt(self, row: Row) -> Any:
+    def _fill_prompt(self, record: Record, row: Row) -> None:
         _, *media_columns = prompt_columns(self._schema)
-        if not media_columns:
-            return content(self._prompt_text(row))
-        media = self._media(row, media_columns[0], self._schema.prompt_media)
-        parts = place(self._prompt_text(row), media, NAMES[self._schema.prompt_media])
-        if not any(isinstance(part, str) and part.strip() for part in parts):
-            raise refusal("PROMPT_MISSING", "the prompt has no text beside its media")
-        return content(*parts)
+        asked = self._prompt_text(row)
+        parts: Sequence[str | Media] = [asked]
+        try:
+            record.labels.update(labels(row))
+            if media_columns:
+                media = self._media(row, media_columns[0], self._schema.prompt_media)
+                placed = place(asked, media, NAMES[self._schema.prompt_media])
+                if not any(isinstance(part, str) and part.strip() for part in placed):
+                    raise refusal("PROMPT_MISSING", "the prompt has no text beside its media")
+                parts = placed
+        finally:  # a row that is set aside shows its text, too
+            record.prompt.CopyFrom(content(*parts))
 
     def _media(self, row: Row, names: tuple[str, ...], modality: int, *, side: int = 0) -> list[Media]:
         name = columns.first(row, names, side=side)

@@ -169,7 +169,7 @@ class StagedFile:
         self.path = Path(name)
         self._file: IO[bytes] = os.fdopen(handle, "wb")
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Appends. Raises STORAGE_FULL."""
         self.size_bytes += len(chunk)
         self.head = self.head or bytes(chunk[: self._head_bytes])

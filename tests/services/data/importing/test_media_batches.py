@@ -13,15 +13,22 @@ import pytest
 
 from omnialign.client import AsyncClient
 from omnialign.content import text_of
+from omnialign.errors import InvalidArgument
 from omnialign.media import write_image
+from omnialign.v1 import content_pb2
+from services.data.config import DataConfig
 from services.data.importing import media_reader, pieces, reading_ahead, tables
+from services.data.importing.identity import Digests
 from services.data.importing.pieces import Piece
+from services.data.importing.small_pictures import groups, small_bytes
 from services.data.importing.tables import read_table
 from services.data.importing.units import Share
 from services.data.media_validation import MediaLimits, validate_bytes
 
 RATINGS = {"response_1": "one", "response_2": "two", "overall_response": 1}
 NAME = "projects/default/datasets/pictures"
+IMAGE = content_pb2.MODALITY_IMAGE
+LIMITS = MediaLimits.of(DataConfig(root=Path()))
 DEADLY = b"ends its process"
 
 
@@ -57,9 +64,14 @@ def deadly(file: io.BytesIO, limits: MediaLimits, modality: int = 0) -> str:
     return validate_bytes(file, limits, modality)
 
 
+def deadly_ahead(data: bytes, limits: MediaLimits) -> str:
+    """`deadly`, before the row is read."""
+    return deadly(io.BytesIO(data), limits)
+
+
 def read_deadly(*args: Any) -> Iterator[Piece]:
     """Reads pieces in a child whose decoder a hostile picture takes down."""
-    media_reader.validate_bytes = deadly  # type: ignore[assignment]
+    media_reader.validate_bytes, media_reader.type_of_picture = deadly, deadly_ahead  # type: ignore[assignment]
     return (piece for piece in pieces.read_pieces(*args))
 
 
@@ -74,6 +86,36 @@ async def test_a_medium_that_ends_the_process_takes_no_other_along(
     assert (done.records_imported, dict(done.quarantine_reasons)) == (297, {"MEDIA_KILLED_DECODER": 3})
     rows = [record.quarantine.source_row async for record in client.stream_quarantine(NAME)]
     assert sorted(rows) == [4, 5, 271]
+
+
+def test_media_that_are_decoded_together_share_one_limit_on_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits, digests = [], Digests()
+    monkeypatch.setattr(media_reader, "enforce_processor_time", limits.append)
+    reader = media_reader.MediaReader(LIMITS, digests)
+    reader.decode_ahead(picture(seed) for seed in range(5))
+    assert reader.put(picture(1), IMAGE).mime_type == reader.put(picture(9), IMAGE).mime_type == "image/png"
+    assert len(limits) == 1
+    reader.take()
+    reader.put(picture(10), IMAGE)  # the next piece begins with limits of its own
+    assert len(limits) == 2
+
+
+def test_what_is_decoded_ahead_is_not_decoded_again_and_is_checked_against_its_claim() -> None:
+    reader = media_reader.MediaReader(LIMITS, Digests())
+    reader.decode_ahead([good := picture(1), broken := picture(2)[:-30], b"no picture"])
+    assert set(reader._known.values()) == {"image/png"}
+    assert len(reader._known) == 1
+    with pytest.raises(InvalidArgument, match="claims to be audio"):
+        reader.put(good, content_pb2.MODALITY_AUDIO)
+    with pytest.raises(InvalidArgument, match="cut off"):
+        reader.put(broken, IMAGE)
+
+
+def test_groups_of_rows_are_small_in_number_and_end_with_a_row_that_may_be_large() -> None:
+    rows = [{"image": {"bytes": b"x"}}] * 100 + [{"audio": [0.0]}] * 3 + ["no row"] + [{"image": b"x" * 70_000}, {}]
+    found = [len(group) for group in groups((index, (index, row)) for index, row in enumerate(rows))]
+    assert found == [64, 37, 1, 1, 1, 1, 1]
+    assert [list(small_bytes(row)) for row in (rows[0], *rows[-3:])] == [[b"x"], [], [], []]
 
 
 async def test_large_media_in_files_are_copied_by_the_service(client: AsyncClient, tmp_path: Path) -> None:
