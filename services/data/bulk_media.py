@@ -10,14 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from omnialign.errors import OmnialignError, to_status
-from omnialign.media_window import MediaWindow, media_named_by
+from omnialign.media_window import MediaWindow
 from omnialign.read_ahead import read_ahead
-from omnialign.v1 import content_pb2, data_service_pb2, record_pb2
+from omnialign.v1 import content_pb2, data_service_pb2
 from services.data.media_store import MediaStore, corrupt, reference
 from services.data.objects import LocalObjectStore, ObjectStore
 from services.data.objects.base import run_in_pool
 from services.data.packed_media import PREFIX, Place
 from services.data.placed_media import PlacedMedia
+from services.data.stored_records import StoredRecords, as_response
 
 MESSAGE_BYTES = 1024 * 1024
 LINKED_BYTES, MESSAGE_MEDIA = 16 * 1024 * 1024, 256
@@ -28,7 +29,6 @@ LOOKED_UP = 1024
 Item = data_service_pb2.MediaItem
 Found = Place | OmnialignError
 Delivery = data_service_pb2.MediaDelivery
-Records = Sequence[record_pb2.Record]
 
 
 @dataclass
@@ -36,7 +36,7 @@ class _Group:
     """What goes into one message, or into several if a medium is large."""
 
     places: dict[str, Found] = field(default_factory=dict)
-    records: list[record_pb2.Record] = field(default_factory=list)
+    records: list[bytes] = field(default_factory=list)
     named: list[list[str]] = field(default_factory=list)
     """The digests that each record names."""
     size_bytes: int = 0
@@ -51,7 +51,7 @@ class _Message:
 
     items: list[Item]
     files: data_service_pb2.MediaFiles | None = None
-    records: Records = ()
+    records: Sequence[bytes] = ()
     named_counts: Sequence[int] = ()
     named_media: Sequence[int] = ()
 
@@ -82,21 +82,19 @@ class BulkMedia:
         async for message in read_ahead(self._in_thread(self._messages(groups, delivery))):
             yield data_service_pb2.ReadMediaResponse(media=message.items, files=message.files)
 
-    async def with_records(
-        self, batches: AsyncIterator[list[record_pb2.Record]], delivery: Delivery
-    ) -> AsyncIterator[data_service_pb2.StreamRecordsResponse]:
-        """The records, each after the media that it names."""
+    async def with_records(self, batches: AsyncIterator[StoredRecords], delivery: Delivery) -> AsyncIterator[bytes]:
+        """The records, each after the media that it names, as responses in protobuf's binary form."""
         async for message in read_ahead(self._of_batches(batches, delivery)):
-            yield data_service_pb2.StreamRecordsResponse(
-                records=message.records,
+            others = data_service_pb2.StreamRecordsResponse(
                 media=message.items,
                 files=message.files,
                 named_counts=message.named_counts,
                 named_media=message.named_media,
             )
+            yield as_response(message.records) + others.SerializeToString()
 
     async def _of_batches(
-        self, batches: AsyncIterator[list[record_pb2.Record]], delivery: Delivery
+        self, batches: AsyncIterator[StoredRecords], delivery: Delivery
     ) -> AsyncGenerator[_Message, None]:
         # A place in a file is shorter than what it would take to say that it was sent before.
         window = MediaWindow[bool]() if not self._is_by_file(delivery) else None
@@ -227,13 +225,13 @@ def _media_groups(media: MediaStore, digests: Sequence[str], max_bytes: int) -> 
 
 
 def _record_groups(
-    media: MediaStore, records: Records, window: MediaWindow[bool] | None, max_bytes: int
+    media: MediaStore, batch: StoredRecords, window: MediaWindow[bool] | None, max_bytes: int
 ) -> Iterator[_Group]:
     """Records in groups for one message each, with those of their media that are not in the window, if there is one."""
-    named = [media_named_by(record) for record in records]
+    named = batch.media()
     places = media.places(digest for digests in named for digest in digests)
     group = _Group()
-    for record, digests in zip(records, named, strict=True):
+    for record, digests in zip(batch.messages, named, strict=True):
         for digest in digests:
             place = places[digest]
             if window is None:

@@ -22,6 +22,7 @@ from services.data.record_table import CommitRetries, RecordTable
 from services.data.selection import Selection
 from services.data.snapshot import Caches, Snapshot, SnapshotExpired
 from services.data.store import Store, now_us, timestamp
+from services.data.stored_records import StoredRecords
 from services.data.upkeep import Upkeep
 from services.data.usage import Usage, named_media
 from services.runtime.limits import Quotas
@@ -213,6 +214,11 @@ class Datasets:
 
     async def stream(self, source: str, selection: Selection) -> AsyncIterator[list[Record]]:
         """The selected records of a dataset's head or of a version, ordered by id, in batches below 1 MiB."""
+        async for batch in self.stored(source, selection):
+            yield await run_in_pool(self._pool, batch.records)
+
+    async def stored(self, source: str, selection: Selection) -> AsyncIterator[StoredRecords]:
+        """`stream` without parsing the records."""
         if selection.shard_index and selection.shard_index >= selection.shard_count:
             message = f"Shard {selection.shard_index} of {selection.shard_count} does not exist: shards count from 0."
             raise InvalidArgument(message, reason="SHARD_INVALID")
@@ -255,11 +261,11 @@ class Datasets:
         table = self._table(name, uid=await self._require(name), suffix=QUARANTINE)
         if await run_in_pool(self._pool, table.find) is not None:
             async for batch in self._read(name, None, Selection(), suffix=QUARANTINE):
-                yield batch
+                yield await run_in_pool(self._pool, batch.records)
 
     async def _read(
         self, name: str, state: int | None, selection: Selection, *, suffix: str = ""
-    ) -> AsyncIterator[list[Record]]:
+    ) -> AsyncIterator[StoredRecords]:
         """The selected records. A head that is cleaned up while it is read goes on as it is by then."""
         left: Selection | None = selection
         attempts = 0

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from omnialign.v1 import record_pb2
+from services.data.stored_records import digests_of
 
 SCHEMA = pa.schema(
     [
@@ -16,8 +17,10 @@ SCHEMA = pa.schema(
         pa.field("fingerprint", pa.int64(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
         pa.field("record", pa.binary(), nullable=False),
+        pa.field("media", pa.binary()),
     ]
 )
+"""The columns of a table. One that was made before `media` has the others, and goes on without it."""
 
 
 def to_arrow(records: Iterable[record_pb2.Record]) -> pa.Table:
@@ -32,6 +35,7 @@ def to_arrow(records: Iterable[record_pb2.Record]) -> pa.Table:
         "fingerprint": [_number(blob) for blob in blobs],
         "size": [len(blob) for blob in blobs],
         "record": blobs,
+        "media": [digests_of(record) for record in latest.values()],
     }
     return pa.table(columns, schema=SCHEMA)
 

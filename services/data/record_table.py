@@ -54,7 +54,8 @@ class Draft:
     def write(self, dataset: Any, chosen: list[bool]) -> list[Any]:
         """The fragments with the chosen rows. They belong to the table once they are committed."""
         if chosen != self.chosen:
-            self.chosen, self.fragments = chosen, write_fragments(self.rows.filter(pa.array(chosen)), dataset)
+            rows = self.rows.select(dataset.schema.names).filter(pa.array(chosen))
+            self.chosen, self.fragments = chosen, write_fragments(rows, dataset)
         return self.fragments
 
 
@@ -211,7 +212,7 @@ class RecordTable:
 
     def _merge_first(self, dataset: Any, draft: Draft) -> int:
         """Gives a table without rows its first. Without retries, Lance replaces no state but the one it was given."""
-        operation = lance.LanceOperation.Overwrite(SCHEMA, draft.write(dataset, [True] * draft.rows.num_rows))
+        operation = lance.LanceOperation.Overwrite(dataset.schema, draft.write(dataset, [True] * draft.rows.num_rows))
         lance.LanceDataset.commit(dataset, operation, read_version=dataset.version, max_retries=0)
         return int(draft.rows.num_rows)
 

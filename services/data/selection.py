@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from omnialign.v1 import record_pb2
-from services.data.record_rows import SCHEMA, id_hash
+from services.data.record_rows import SCHEMA
+from services.data.stored_records import StoredRecords
 
 NARROW = ["id", "subtask", "split", "hash", "size"]
 """The columns by which records are selected."""
@@ -60,21 +60,11 @@ class Selection:
         """What decides on a row of a window, apart from where reading begins and ends."""
         return tuple(self.subtasks), tuple(self.splits), self.shard_index, self.shard_count
 
-    def has(self, record: record_pb2.Record) -> bool:
-        """Whether a record is selected, whatever the limit."""
-        return (
-            self.place <= (record.id, 0)
-            and (not self.ids or record.id in self.ids)
-            and (not self.subtasks or record.subtask in self.subtasks)
-            and (not self.splits or record.split in self.splits)
-            and (self.shard_count < 2 or id_hash(record.id) % self.shard_count == self.shard_index)
-        )
-
-    def after_batch(self, batch: Sequence[record_pb2.Record]) -> "Selection | None":
+    def after_batch(self, batch: StoredRecords) -> "Selection | None":
         """What is left once a batch of it was read; None if that was as many as wanted."""
         if self.limit and self.limit <= len(batch):
             return None
-        return replace(self, after=batch[-1].id, limit=self.limit and self.limit - len(batch))
+        return replace(self, after=batch.last_id, limit=self.limit and self.limit - len(batch))
 
 
 @dataclass(frozen=True)
@@ -150,7 +140,7 @@ def first_window(
 def mask(columns: pa.Table, selection: Selection) -> Any:
     """Whether each row is selected by what is in the columns, as an array of booleans."""
     keep = np.ones(columns.num_rows, dtype=bool)
-    for name, values in (("subtask", selection.subtasks), ("split", selection.splits)):
+    for name, values in (("id", selection.ids), ("subtask", selection.subtasks), ("split", selection.splits)):
         if values:
             allowed = pa.array(list(values), pa.string())
             keep &= pc.is_in(columns[name], value_set=allowed).to_numpy()

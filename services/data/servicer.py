@@ -29,6 +29,7 @@ from services.data.operations.statistics import statistics
 from services.data.presigned_media import PresignedMedia
 from services.data.record_filter import matcher
 from services.data.selection import Selection
+from services.data.stored_records import as_response
 from services.data.uploads import Uploads
 from services.runtime.requests import body_digest, decode_token, encode_token, page_size
 
@@ -118,7 +119,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
 
     async def StreamRecords(  # noqa: D102, N802
         self, request: pb.StreamRecordsRequest, context: Context
-    ) -> AsyncIterator[pb.StreamRecordsResponse]:
+    ) -> AsyncIterator[Any]:
         selection = Selection(
             subtasks=tuple(request.subtasks),
             splits=tuple(request.splits),
@@ -128,13 +129,13 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
             limit=request.limit,
             after=request.after_id,
         )
-        batches = self._datasets.stream(request.source, selection)
+        batches = self._datasets.stored(request.source, selection)
         if request.HasField("media"):
             async for response in self._bulk.with_records(batches, request.media):
                 yield response
             return
         async for batch in batches:
-            yield pb.StreamRecordsResponse(records=batch)
+            yield as_response(batch.messages)
 
     async def ListRecords(self, request: pb.ListRecordsRequest, context: Context) -> pb.ListRecordsResponse:  # noqa: D102, N802
         wanted = request.filter

@@ -16,17 +16,19 @@ import pyarrow.compute as pc
 from lance.lance import _Session as Session
 
 from omnialign.errors import Aborted
-from omnialign.v1 import record_pb2
 from services.data.errors import translate_table_errors
 from services.data.record_rows import id_hash
 from services.data.row_index import Hashes, find, take
 from services.data.selection import NARROW, NO_ROWS, ROW, Selection, Window, Windows, first_window, mask
+from services.data.stored_records import StoredRecords
 
 BATCH_BYTES = 900 * 1024
 BATCH_ROWS = 1024
 SCAN_ROWS = 16_384
 IDS_AT_ONCE = 64
 """Ids whose records are in memory at once."""
+STORED = ("record", "media")
+"""The columns that are read of a selected record."""
 CACHE_BYTES = 8 * 1024 * 1024
 
 
@@ -92,28 +94,30 @@ class Snapshot:
         with expired(self._dataset.uri):
             return self._dataset.to_table(columns=["hash", "fingerprint"])
 
-    def batches(self, selection: Selection) -> Iterator[list[record_pb2.Record]]:
+    def batches(self, selection: Selection) -> Iterator[StoredRecords]:
         """The selected records in order of id, in batches of less than 1 MiB."""
-        left = selection.limit
-        for batch in self._named(selection) if selection.ids else self._ordered(selection):
-            yield batch[:left] if left else batch
-            left -= min(left, len(batch))
-            if selection.limit and not left:
-                return
+        return self._named(selection) if selection.ids else self._ordered(selection)
 
-    def _named(self, selection: Selection) -> Iterator[list[record_pb2.Record]]:
+    def _named(self, selection: Selection) -> Iterator[StoredRecords]:
         """The records with the ids of the selection."""
-        names = sorted(set(selection.ids))
+        names, left = sorted(set(selection.ids)), selection.limit
         for start in range(0, len(names), IDS_AT_ONCE):
             part = replace(selection, ids=names[start : start + IDS_AT_ONCE])
             with expired(self._dataset.uri):
                 addresses = find(self._dataset, [id_hash(name) for name in part.ids], self._caches.hashes)
-                found = _records(take(self._dataset, addresses, ["record"])["record"]) if addresses else []
-            chosen = sorted((record for record in found if part.has(record)), key=lambda record: record.id)
-            for first, end in _spans([record.ByteSize() for record in chosen]):
-                yield chosen[first:end]
+                if not addresses:
+                    continue
+                rows = take(self._dataset, addresses, [*NARROW, *self._columns])
+            rows = rows.filter(pa.array(mask(rows, part))).sort_by("id")
+            rows = rows.slice(0, left) if left else rows
+            for first, end in _spans(rows["size"].to_pylist()):
+                some = rows.slice(first, end - first)
+                yield _stored(some, some["id"])
+            left -= min(left, rows.num_rows)
+            if selection.limit and not left:
+                return
 
-    def _ordered(self, selection: Selection) -> Iterator[list[record_pb2.Record]]:
+    def _ordered(self, selection: Selection) -> Iterator[StoredRecords]:
         """The selected records of one window after another. The limit is heeded, so that none is read in vain."""
         place, left, state = selection.place, selection.limit, (self._identity, self.version, *selection.condition)
         while True:
@@ -123,12 +127,17 @@ class Snapshot:
             positions = rows[ROW].to_numpy()
             for first, end in _spans(rows["size"].to_pylist()):
                 with expired(self._dataset.uri):
-                    taken = self._dataset.take(positions[first:end].tolist(), columns=["record"])
-                yield _records(taken.column("record"))
+                    taken = self._dataset.take(positions[first:end].tolist(), columns=self._columns)
+                yield _stored(taken, rows["id"].slice(first, end - first))
             left -= min(left, rows.num_rows)
             if window.is_last or (selection.limit and not left):
                 return
             place = window.end, 1
+
+    @property
+    def _columns(self) -> list[str]:
+        """The columns of stored records."""
+        return [name for name in STORED if name in self._dataset.schema.names]
 
     def _window(self, selection: Selection, place: tuple[str, int]) -> Window:
         start, after = ("", place[0]) if place[1] else (place[0], "")
@@ -158,8 +167,9 @@ def expired(uri: str) -> Iterator[None]:
         raise SnapshotExpired(message, reason="SNAPSHOT_EXPIRED") from error
 
 
-def _records(column: pa.ChunkedArray) -> list[record_pb2.Record]:
-    return [record_pb2.Record.FromString(value.as_py()) for value in column]
+def _stored(rows: pa.Table, ids: pa.ChunkedArray) -> StoredRecords:
+    digests = rows["media"].to_pylist() if "media" in rows.schema.names else [None] * rows.num_rows
+    return StoredRecords(rows["record"].to_pylist(), digests, ids[-1].as_py())
 
 
 def _spans(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:

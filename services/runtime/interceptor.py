@@ -105,7 +105,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[handler.request_streaming, handler.response_streaming]
-        return make(calls.answer, None, handler.response_serializer)
+        return make(calls.answer, None, _serializer(handler.response_serializer))
 
 
 REQUEST_ID = "x-request-id"
@@ -292,6 +292,13 @@ async def _write_whole(context: Any, response: Any) -> None:
         if not writing.cancelled():
             writing.exception()  # looked at, so that it is not logged; the call ends as cancelled
         raise
+
+
+def _serializer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
+    """Serialises what a handler answers with, unless that is a message in its binary form already."""
+    if serialize is None:
+        return None
+    return lambda response: response if isinstance(response, bytes) else serialize(response)
 
 
 def _unchecked(_message: bytes) -> None:

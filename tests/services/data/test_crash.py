@@ -64,7 +64,7 @@ def test_a_killed_writer_leaves_all_of_a_call_or_nothing(tmp_path: Path, seen: i
             writer.stdout.readline()
         os.kill(writer.pid, signal.SIGKILL)
     records = table(path)
-    found = [one for batch in records.snapshot().batches(Selection()) for one in batch]
+    found = [one for batch in records.snapshot().batches(Selection()) for one in batch.records()]
     assert len(found) >= (seen - 1) * ROWS
     assert len(found) % ROWS == 0
     assert records.merge([record_pb2.Record(id="after", prompt=content("y"))]) == (1, 0)

@@ -34,7 +34,7 @@ def record(number: int, text: str = "x", subtask: str = "t2t", split: str = "tra
 
 
 def read(snapshot: Snapshot, **selection: object) -> list[record_pb2.Record]:
-    return [found for batch in snapshot.batches(Selection(**selection)) for found in batch]  # type: ignore[arg-type]
+    return [found for batch in snapshot.batches(Selection(**selection)) for found in batch.records()]  # type: ignore[arg-type]
 
 
 def test_records_come_back_ordered_by_id(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_batches_stay_below_a_mebibyte_and_a_large_record_goes_alone(tmp_path: P
     records.merge([record(number, "y" * 300_000) for number in range(10)] + [record(99, "z" * 2_000_000)])
     batches = list(records.snapshot().batches(Selection()))
     assert [len(batch) for batch in batches] == [3, 3, 3, 1, 1] or len(batches[-1]) == 1
-    assert all(sum(one.ByteSize() for one in batch) < BATCH_BYTES for batch in batches[:-1])
+    assert all(sum(map(len, batch.messages)) < BATCH_BYTES for batch in batches[:-1])
 
 
 def test_many_writers_lose_nothing_and_duplicate_nothing(tmp_path: Path) -> None:
