@@ -1,7 +1,7 @@
 """Many media in one stream, alone or with the records that name them: read ahead, and verified by their digests.
 
 Where the service says in which files media lie, or gives links to its object store, they are read from there; what
-cannot be comes through the service.
+cannot be comes through the service. Media in files that are sealed were verified when they were stored.
 """
 
 import asyncio
@@ -70,14 +70,17 @@ class BulkMediaCalls(ServiceCalls):
         self._bulk = data_service_pb2_grpc.DataServiceStub(transport.channel)
         self._files, self._links = MediaFiles(), MediaLinks()
 
-    async def read_media(self, digests: Iterable[str], *, links: bool = True) -> AsyncIterator[tuple[str, Bytes]]:
+    async def read_media(
+        self, digests: Iterable[str], *, links: bool = True, verify: bool = False
+    ) -> AsyncIterator[tuple[str, Bytes]]:
         """Yields media as (digest, bytes), each once, in the order given, verified.
 
         For one that cannot be read there is an error in place of the bytes: NotFound MEDIA_NOT_FOUND, or DataLoss
-        MEDIA_CORRUPT. With `links`, they are read from the service's files or its object store where it says how. A
-        stream that breaks goes on where it was.
+        MEDIA_CORRUPT. With `links`, they are read from the service's files or its object store where it says how. Files
+        that have not changed since the service verified them are verified again only with `verify`. A stream that
+        breaks goes on where it was.
         """
-        async with aclosing(self._media_batches(digests, links=links)) as batches:
+        async with aclosing(self._media_batches(digests, links=links, verify=verify)) as batches:
             async for batch in batches:
                 for found in batch:
                     yield found
@@ -102,12 +105,13 @@ class BulkMediaCalls(ServiceCalls):
         shard_count: int = 0,
         limit: int = 0,
         links: bool = True,
+        verify: bool = False,
     ) -> AsyncIterator[RecordWithMedia]:
         """Yields the records of a dataset or of a version, ordered by id, each with the bytes of its media by digest.
 
         Takes what `stream_records` takes. Bytes are verified; asking for a medium that cannot be read raises why, and
-        its `errors` tell. With `links`, media are read from the service's files or its object store where it says
-        how. A stream that breaks goes on after the last record.
+        its `errors` tell. `links` and `verify` are as in `read_media`. A stream that breaks goes on after the last
+        record.
         """
         batches = self._record_batches(
             source,
@@ -118,6 +122,7 @@ class BulkMediaCalls(ServiceCalls):
             shard_count=shard_count,
             limit=limit,
             links=links,
+            verify=verify,
         )
         async with aclosing(batches):
             async for batch in batches:
@@ -125,7 +130,7 @@ class BulkMediaCalls(ServiceCalls):
                     yield found
 
     async def _media_batches(
-        self, digests: Iterable[str], *, links: bool = True
+        self, digests: Iterable[str], *, links: bool = True, verify: bool = False
     ) -> AsyncGenerator[list[tuple[str, Bytes]], None]:
         """`read_media` in lists, as the media come."""
         wanted = iter(dict.fromkeys(digests))
@@ -133,16 +138,16 @@ class BulkMediaCalls(ServiceCalls):
             request = data_service_pb2.ReadMediaRequest(
                 parent=self.parent, sha256s=some, delivery=_delivery(links=links)
             )
-            async with aclosing(read_ahead(self._media_read(request))) as batches:
+            async with aclosing(read_ahead(self._media_read(request, verify=verify))) as batches:
                 async for batch in batches:
                     yield await self._filled(batch) if links else _all(batch)
 
     async def _record_batches(
-        self, source: str, *, links: bool = True, **selection: Any
+        self, source: str, *, links: bool = True, verify: bool = False, **selection: Any
     ) -> AsyncGenerator[RecordBatch, None]:
         """`stream_records_and_media` in batches, as the records come."""
         request = data_service_pb2.StreamRecordsRequest(source=source, media=_delivery(links=links), **selection)
-        async with aclosing(read_ahead(self._records_read(request))) as batches:
+        async with aclosing(read_ahead(self._records_read(request, verify=verify))) as batches:
             async for batch in batches:
                 yield batch
 
@@ -152,10 +157,10 @@ class BulkMediaCalls(ServiceCalls):
         self._links.close()
 
     async def _media_read(
-        self, request: data_service_pb2.ReadMediaRequest
+        self, request: data_service_pb2.ReadMediaRequest, *, verify: bool
     ) -> AsyncGenerator[list[tuple[str, Found]], None]:
         """Media of one request, in its order."""
-        assembly, done = Assembly(self._files, self._links), 0
+        assembly, done = Assembly(self._files, self._links, verify=verify), 0
 
         def restart() -> None:
             nonlocal done
@@ -180,8 +185,10 @@ class BulkMediaCalls(ServiceCalls):
         rest = {digest: data async for digest, data in self.read_media(lacking, links=False)} if lacking else {}
         return [(digest, rest[digest] if data is None else data) for digest, data in read]
 
-    async def _records_read(self, request: data_service_pb2.StreamRecordsRequest) -> AsyncGenerator[RecordBatch, None]:
-        assembly, window = Assembly(self._files, self._links), MediaWindow[bytes | FileRange]()
+    async def _records_read(
+        self, request: data_service_pb2.StreamRecordsRequest, *, verify: bool
+    ) -> AsyncGenerator[RecordBatch, None]:
+        assembly, window = Assembly(self._files, self._links, verify=verify), MediaWindow[bytes | FileRange]()
         arrived, limit, num_records = dict[str, Found](), request.limit, 0
 
         def restart() -> None:
@@ -220,8 +227,8 @@ class BulkMediaCalls(ServiceCalls):
 class Assembly:
     """Puts media together from what a stream brings: pieces, links and errors. Blocking."""
 
-    def __init__(self, files: MediaFiles, links: MediaLinks) -> None:
-        self._files, self._links = files, links
+    def __init__(self, files: MediaFiles, links: MediaLinks, *, verify: bool) -> None:
+        self._files, self._links, self._verify = files, links, verify
         self._begun: content_pb2.Media | None = None
         self._pieces: list[bytes] = []
         self._num_bytes = 0
@@ -237,7 +244,8 @@ class Assembly:
 
     def take(self, response: Response) -> dict[str, Found]:
         """The media that a message completes."""
-        found = dict[str, Found](self._files.read(response.files)) if response.HasField("files") else {}
+        has_files = response.HasField("files")
+        found = dict[str, Found](self._files.read(response.files, verify=self._verify)) if has_files else {}
         found.update(self._taken(response.media))
         return found
 

@@ -1,7 +1,8 @@
 """Media in files of a service on the same machine: opened without following links, read and verified.
 
-A file of media is replaced, never changed, so the digest of a range of it is computed once in a process: a reader that
-comes again, as a trainer does in each epoch, runs at the speed of the page cache.
+A file of media is replaced, never changed, and the service computed the digests before it stored it. So media in a file
+that is as it was then (`sealed_files`) are read at the speed of the page cache. In any other file, each is verified
+once in a process.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from omnialign.sealed_files import is_sealed
 from omnialign.v1 import data_service_pb2
 
 MAX_OPEN = 128
@@ -32,6 +34,8 @@ class Handle:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.sealed: Identity | None = None
+        """What the file was when it was opened with a valid seal."""
 
     def __del__(self) -> None:
         os.close(self.number)
@@ -60,6 +64,7 @@ class _Open:
 
     handle: Handle
     identity: Identity
+    is_sealed: bool
     verified: set[int]
     """The hashes of (digest, offset) of the ranges that were verified."""
 
@@ -74,14 +79,19 @@ class MediaFiles:
         self._num_verified = 0
         self._lock = threading.Lock()
 
-    def read(self, files: data_service_pb2.MediaFiles) -> Iterator[tuple[str, bytes | FileRange | None]]:
-        """The media by digest; None for one whose file cannot be read, or holds other bytes."""
+    def read(
+        self, files: data_service_pb2.MediaFiles, *, verify: bool = False
+    ) -> Iterator[tuple[str, bytes | FileRange | None]]:
+        """The media by digest; None for one whose file cannot be read, or holds other bytes.
+
+        With `verify`, all are verified now, whatever seals say.
+        """
         opened, digests, at = [self._open(files.folder, path) for path in files.paths], files.digests.hex(), 0
         for number, offset, size_bytes in zip(files.files, files.offsets, files.sizes_bytes, strict=True):
             digest = digests[at : at + DIGEST_CHARACTERS]
             at += DIGEST_CHARACTERS
             file = opened[number] if number < len(opened) else None
-            yield digest, self._range(file, digest, offset, size_bytes) if file is not None else None
+            yield digest, self._range(file, digest, offset, size_bytes, verify) if file else None
 
     def close(self) -> None:
         """Forgets the files; those that nobody has any more are closed."""
@@ -89,10 +99,10 @@ class MediaFiles:
             self._files.clear()
             self._folders.clear()
 
-    def _range(self, file: _Open, sha256: str, offset: int, size_bytes: int) -> bytes | FileRange | None:
+    def _range(self, file: _Open, sha256: str, offset: int, size_bytes: int, verify: bool) -> bytes | FileRange | None:
         """The bytes of a medium, or where they are if they were verified before."""
         key = hash((sha256, offset))
-        is_verified = key in file.verified
+        is_verified = not verify and (file.is_sealed or key in file.verified)
         if is_verified and size_bytes >= LATER_BYTES:
             return FileRange(file.handle, offset, size_bytes)
         try:
@@ -111,8 +121,9 @@ class MediaFiles:
             with self._lock:
                 handle = self._handle(folder, path)
                 found = os.fstat(handle.number)
-                identity = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
-                return _Open(handle, identity, self._verified.setdefault(identity, set()))
+                identity = _identity(found)
+                is_sealed = identity == handle.sealed
+                return _Open(handle, identity, is_sealed, self._verified.setdefault(identity, set()))
         except (OSError, ValueError):
             return None
 
@@ -129,8 +140,11 @@ class MediaFiles:
         if name in ("", "..", "."):
             raise ValueError("not a file")
         handle = Handle(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=inner.number))
-        if not stat.S_ISREG(os.fstat(handle.number).st_mode):
+        found = os.fstat(handle.number)
+        if not stat.S_ISREG(found.st_mode):
             raise ValueError("not a file")
+        if is_sealed(handle.number):
+            handle.sealed = _identity(found)
         _keep(self._files, key, handle)
         return handle
 
@@ -142,6 +156,10 @@ class MediaFiles:
             self._verified.move_to_end(file.identity)
             while self._num_verified > MAX_VERIFIED and len(self._verified) > 1:
                 self._num_verified -= len(self._verified.popitem(last=False)[1])
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _keep(kept: OrderedDict[tuple[str, str], Handle], key: tuple[str, str], handle: Handle) -> None:

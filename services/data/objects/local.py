@@ -1,15 +1,20 @@
-"""Objects as files in a local folder. A file is synced and then renamed, so an object is complete or absent."""
+"""Objects as files in a local folder. A file is synced and then renamed, so an object is complete or absent.
+
+Once its bytes are on the disk it is sealed, so that who reads it from there need not compute its digest again.
+"""
 
 import ctypes
 import os
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from omnialign.errors import FailedPrecondition
+from omnialign.sealed_files import seal
 from services.data.errors import translate_storage_errors
 from services.data.objects.base import CHUNK_BYTES, ObjectInfo, TableLocation, object_not_found, verified
 
@@ -23,6 +28,9 @@ class LocalObjectStore:
     def __init__(self, root: Path) -> None:
         self._root, self._folder = root, f"{root}/"
         self._incoming = root / INCOMING
+        self._unsynced: list[str] = []
+        """Objects that were put and may not be on the disk yet."""
+        self._lock = threading.Lock()
 
     @property
     def uri(self) -> str:
@@ -44,10 +52,14 @@ class LocalObjectStore:
             if durable:
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
+                    seal(file.fileno())
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
             if durable:
                 _sync_folder(target.parent)
+        if not durable:
+            with self._lock:
+                self._unsynced.append(key)
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Writes a small file. See ObjectStore."""
@@ -121,7 +133,12 @@ class LocalObjectStore:
 
     def sync(self) -> None:
         """Syncs the whole filesystem once: far cheaper than once per object. See ObjectStore."""
+        with self._lock:
+            synced, self._unsynced = self._unsynced, []
         sync_filesystem(self._root)
+        for key in synced:
+            with suppress(OSError), self.path(key).open("rb") as file:  # it may be gone by now
+                seal(file.fileno())
 
     def presign_put(self, key: str, *, seconds: float) -> str:
         """Raises PRESIGNING_UNAVAILABLE: local files have no URLs."""

@@ -2,17 +2,20 @@
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from omnialign.client import AsyncClient, Client
+from omnialign.client import AsyncClient, Client, media_files
 from omnialign.client.media_files import FileRange, MediaFiles
 from omnialign.content import content
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
+from omnialign.sealed_files import is_sealed, seal
 from omnialign.v1 import content_pb2, data_service_pb2, data_service_pb2_grpc, record_pb2
 from services.data.objects import LocalObjectStore
 from tests.services.data.test_media_store import png, stored
@@ -296,3 +299,82 @@ def test_a_file_that_changes_after_it_was_verified_is_verified_again(tmp_path: P
     path.write_bytes(b"MEDIA")
     assert read_at(files, tmp_path, "medium") is None
     files.close()
+
+
+@pytest.fixture
+async def linking(serving: Any, tmp_path: Path) -> AsyncIterator[AsyncClient]:
+    """A client that reads the files of its service, on a file system that keeps seals."""
+    (tmp_path / "probe").write_bytes(b"media")
+    with (tmp_path / "probe").open("rb") as file:
+        seal(file.fileno())
+        if not is_sealed(file.fileno()):
+            pytest.skip("this file system keeps no extended attributes")
+    async with serving(tmp_path / "state", file_links=True) as found:
+        yield found
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what was hashed to verify files."""
+    sizes, compute = list[int](), hashlib.sha256
+
+    def counted(data: bytes) -> Any:
+        sizes.append(len(data))
+        return compute(data)
+
+    monkeypatch.setattr(media_files, "hashlib", SimpleNamespace(sha256=counted))
+    return sizes
+
+
+async def test_media_that_the_service_verified_are_hashed_again_only_when_asked(
+    linking: AsyncClient, hashed: list[int]
+) -> None:
+    references = await upload(linking, *SMALL[:2], LARGE[0])
+    rest = [one async for one in linking.read_media(medium.sha256 for medium in references)]
+    assert [data for _, data in rest] == [*SMALL[:2], LARGE[0]]
+    assert hashed == []
+    name = await write(linking, references)
+    assert len([record async for record, _ in linking.stream_records_and_media(name)]) == 3
+    assert hashed == []
+    for _ in range(2):
+        hashed.clear()
+        assert [data async for _, data in linking.read_media([sha256(LARGE[0])], verify=True)] == [LARGE[0]]
+        assert hashed == [len(LARGE[0])]
+    assert len([record async for record, _ in linking.stream_records_and_media(name, verify=True)]) == 3
+    assert len(hashed) == 4
+
+
+async def test_a_file_that_changed_is_hashed_and_one_that_rots_is_found_when_asked(
+    linking: AsyncClient, hashed: list[int], tmp_path: Path
+) -> None:
+    await upload(linking, SMALL[0], LARGE[0])
+    for medium in (SMALL[0], LARGE[0]):
+        path, digest = stored(tmp_path / "state", medium), sha256(medium)
+        kept, rotten = path.stat(), medium[:-1] + b"?"
+        path.write_bytes(rotten)
+        os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))  # as on a disk that forgets
+        assert [data async for _, data in linking.read_media([digest])] == [rotten]
+        assert [type(data) async for _, data in linking.read_media([digest], verify=True)] == [DataLoss]
+        hashed.clear()
+        path.write_bytes(rotten)
+        assert [type(data) async for _, data in linking.read_media([digest])] == [DataLoss]
+        assert hashed
+        path.write_bytes(medium)
+        assert [data async for _, data in linking.read_media([digest])] == [medium]
+
+
+def test_what_is_put_is_sealed_once_it_is_on_the_disk(tmp_path: Path, linking: AsyncClient) -> None:
+    objects = LocalObjectStore(tmp_path / "objects")
+    objects.put_bytes("a/first", b"media")
+    (tmp_path / "staged").write_bytes(b"media")
+    objects.put("a/second", tmp_path / "staged", sha256="", durable=False)
+    objects.put_bytes("a/third", b"media")
+    assert [_is_sealed(objects.path(f"a/{name}")) for name in ("first", "second", "third")] == [True, False, True]
+    objects.path("a/third").unlink()
+    objects.sync()
+    assert _is_sealed(objects.path("a/second"))
+
+
+def _is_sealed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_sealed(file.fileno())
