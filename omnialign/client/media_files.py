@@ -22,11 +22,11 @@ MAX_OPEN = 128
 """Open files, and as many open folders."""
 MAX_VERIFIED = 2_000_000
 """Ranges that are remembered as verified; beyond that, those in the files used longest ago are forgotten."""
-LATER_BYTES = 256 * 1024
-"""Verified media of so many bytes are read only when they are wanted: memory that is used again needs no pages."""
 DIGEST_CHARACTERS = 64
 Identity = tuple[int, int, int, int]
 """Device, inode, time of the last change in nanoseconds, size in bytes."""
+SIZE = 3
+"""Where the size is in an Identity."""
 
 
 class Handle:
@@ -41,9 +41,12 @@ class Handle:
         os.close(self.number)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FileRange:
-    """Bytes of a medium in a file, which were verified and are still to be read."""
+    """Bytes of a medium in a file, which were verified and are still to be read.
+
+    They are read when they are wanted: memory that was just freed is in the cache of the processor and needs no pages.
+    """
 
     handle: Handle
     offset: int
@@ -58,7 +61,7 @@ class FileRange:
         return data if len(data) == self.size_bytes else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Open:
     """A file as it is now."""
 
@@ -101,17 +104,19 @@ class MediaFiles:
 
     def _range(self, file: _Open, sha256: str, offset: int, size_bytes: int, verify: bool) -> bytes | FileRange | None:
         """The bytes of a medium, or where they are if they were verified before."""
-        key = hash((sha256, offset))
-        is_verified = not verify and (file.is_sealed or key in file.verified)
-        if is_verified and size_bytes >= LATER_BYTES:
-            return FileRange(file.handle, offset, size_bytes)
+        if offset + size_bytes > file.identity[SIZE]:
+            return None
+        key = 0 if file.is_sealed else hash((sha256, offset))
+        found = FileRange(file.handle, offset, size_bytes)
+        if (file.is_sealed or key in file.verified) and not verify:
+            return found
         try:
-            data = os.pread(file.handle.number, size_bytes, offset)
-        except (OSError, OverflowError):
+            data = found.read()
+        except OSError:
             return None
-        if len(data) != size_bytes or not (is_verified or hashlib.sha256(data).hexdigest() == sha256):
+        if data is None or hashlib.sha256(data).hexdigest() != sha256:
             return None
-        if not is_verified:
+        if not file.is_sealed:
             self._remember(file, key)
         return data
 

@@ -21,8 +21,8 @@ from services.data.placed_media import PlacedMedia
 from services.data.stored_records import StoredRecords, as_response
 
 MESSAGE_BYTES = 1024 * 1024
-LINKED_BYTES, MESSAGE_MEDIA = 16 * 1024 * 1024, 256
-"""The most that the links of a message lead to: its reader holds that."""
+LINKED_BYTES, MESSAGE_MEDIA = 32 * 1024 * 1024, 1024
+"""The most that the links of a message lead to: its reader may hold that, or as many open files."""
 LOOKED_UP = 1024
 """Media that are looked up together."""
 

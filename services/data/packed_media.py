@@ -43,6 +43,12 @@ class Place(NamedTuple):
     mime_type: str
 
 
+PLACES = sa.text(
+    'SELECT sha256, pack, "offset", size_bytes, mime_type FROM packed_media WHERE sha256 IN :wanted'
+).bindparams(sa.bindparam("wanted", expanding=True))
+"""As text: both databases take and give bytes as they are, and converting them takes as long as the look-up."""
+
+
 class PackedMedia:
     """The packs and their rows. Blocking; safe for concurrent threads and processes."""
 
@@ -94,11 +100,10 @@ class PackedMedia:
 
 
 def _find(connection: Connection, wanted: Sequence[bytes]) -> dict[str, Place]:
-    found, keys, table = dict[str, Place](), dict[bytes, str](), PACKED_MEDIA.c
-    columns = sa.select(table.sha256, table.pack, table.offset, table.size_bytes, table.mime_type)
+    found, keys = dict[str, Place](), dict[bytes, str]()
     for start in range(0, len(wanted), NAMES_PER_QUERY):
-        query = columns.where(table.sha256.in_(wanted[start : start + NAMES_PER_QUERY]))
-        for sha256, pack, offset, size_bytes, mime_type in connection.execute(query).all():
+        rows = connection.execute(PLACES, {"wanted": wanted[start : start + NAMES_PER_QUERY]}).all()
+        for sha256, pack, offset, size_bytes, mime_type in rows:
             key = keys.get(pack) or keys.setdefault(pack, _key(pack.hex()))
             found[sha256.hex()] = Place(key, offset, size_bytes, mime_type)
     return found
