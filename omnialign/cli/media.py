@@ -28,10 +28,10 @@ async def upload(
     session: Session,
     source: Annotated[Path, typer.Argument(help="Folder, with all below it, or a file.")],
     out: Annotated[
-        Path | None, typer.Option(help="JSON lines of what is stored, added to. Files that it names are left out.")
+        Path | None, typer.Option(help="JSON lines of what is stored, added to. Files that it names are not even read.")
     ] = None,
 ) -> None:
-    """Store media files, and print a line for each. An upload that was ended goes on if it has the same --out."""
+    """Store media files, and print a line for each. What the service has already is not sent again."""
     from omnialign.errors import InvalidArgument
     from omnialign.folders import list_files
 
@@ -40,19 +40,20 @@ async def upload(
     folder, paths = (source, list_files(source)) if source.is_dir() else (source.parent, [source])
     done = _done(out)
     left = [path for path in paths if _mark(path, folder) not in done]
-    stored, refused = 0, Counter[str]()
+    stored, existed, refused = 0, len(paths) - len(left), Counter[str]()
     async with session.client() as client:
         async for file in client.upload_media_files(left):
             line = _line(file, folder)
             session.out.record(line)
             if file.error is None:
-                stored += 1
+                stored += not file.existed
+                existed += file.existed
                 _add(out, line)
             else:
                 refused[file.error.reason] += 1
                 session.out.complain(f"{line['path']}: {file.error.message}")
     reasons = "".join(f", {count} refused as {reason}" for reason, count in sorted(refused.items()))
-    session.out.say(f"{stored} media stored, {len(paths) - len(left)} already{reasons}")
+    session.out.say(f"{stored} media stored, {existed} already{reasons}")
     if refused:
         raise typer.Exit(1)
 

@@ -1,17 +1,19 @@
 """Calls of the DataService that upload folders and files.
 
 An upload is one stream: a header, then each file as its path, size and digest, followed by its bytes in chunks. The
-service compares the digests. Each upload has a request id, by which one that broke goes on. The result is a temporary
-resource that a later call registers or imports.
+service compares the digests. Each upload has a request id, made of its files, by which one that broke goes on. The
+result is a temporary resource that a later call registers or imports.
 """
 
 import asyncio
 import functools
+import hashlib
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omnialign.client.transport import ServiceCalls, Transport
 from omnialign.errors import InvalidArgument, Unavailable
@@ -44,7 +46,8 @@ class UploadCalls(ServiceCalls):
         """Uploads a folder or one file. Returns the name of the upload, to be registered or imported within a day.
 
         With `keep_name`, which imports need, the upload contains the folder itself and not only its contents. An upload
-        that breaks goes on with the first file that has not arrived. No deadline unless given. Raises InvalidArgument
+        that breaks goes on with the first file that has not arrived; so does one of the same files by another process,
+        such as after this one was killed. No deadline unless given. Raises InvalidArgument
         SOURCE_MISSING if `source` does not exist, SOURCE_EMPTY if it is a folder without files.
         """
         root, paths = await asyncio.to_thread(_files_at, Path(source))
@@ -65,8 +68,8 @@ class UploadCalls(ServiceCalls):
     ) -> str:
         """Uploads files. A stream that breaks is opened again, without the bytes of files that have arrived."""
         expiry = None if deadline_seconds is None else time.monotonic() + deadline_seconds
-        request_id, num_arrived = str(uuid.uuid4()), 0
-        retries: RetryState | None = None
+        request_id, retries = _request_id(entries), cast("RetryState | None", None)
+        num_arrived = await self._num_arrived(request_id)
         while True:
             messages = functools.partial(self._messages, paths, entries, request_id, num_arrived, progress)
             remaining = None if expiry is None else max(expiry - time.monotonic(), 0.001)
@@ -154,6 +157,12 @@ async def read_chunks(path: Path) -> AsyncIterator[bytes]:
             yield chunk
     finally:
         file.close()
+
+
+def _request_id(entries: Sequence[FileEntry]) -> str:
+    """The same UUID for the same files in the same order."""
+    files = json.dumps([(entry.path, entry.size_bytes, entry.sha256) for entry in entries])
+    return str(uuid.UUID(bytes=hashlib.sha256(files.encode()).digest()[:16], version=4))
 
 
 def _uploaded_file(entry: FileEntry) -> data_service_pb2.UploadedFile:

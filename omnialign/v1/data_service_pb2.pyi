@@ -880,6 +880,7 @@ class UploadManyMediaRequest(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     MEDIUM_FIELD_NUMBER: _builtins.int
+    OFFER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> Global___UploadManyMediaHeader:
         """Where objects go: first message only."""
@@ -888,17 +889,22 @@ class UploadManyMediaRequest(_message.Message):
     def medium(self) -> Global___SentMedium:
         """The next object."""
 
+    @_builtins.property
+    def offer(self) -> Global___OfferedMedium:
+        """An object that may be stored already."""
+
     def __init__(
         self,
         *,
         header: Global___UploadManyMediaHeader | None = ...,
         medium: Global___SentMedium | None = ...,
+        offer: Global___OfferedMedium | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "medium", b"medium", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "medium", b"medium", "message", b"message", "offer", b"offer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "medium", b"medium", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "medium", b"medium", "message", b"message", "offer", b"offer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "medium"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "medium", "offer"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -963,6 +969,38 @@ class SentMedium(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SentMedium: _TypeAlias = SentMedium  # noqa: Y015
+
+@_typing.final
+class OfferedMedium(_message.Message):
+    """An object that the caller has and does not send yet. If it is stored whole, it is kept and answered as if it had been
+    sent; else the error is MEDIA_NOT_FOUND, and its bytes are to be sent, by this call or UploadMedia.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    MODALITY_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """What the answer is to be known by, such as a path."""
+    modality: _content_pb2.Modality.ValueType
+    """Image, audio or video; if unspecified, any."""
+    sha256: _builtins.str
+    """Digest of all bytes."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        modality: _content_pb2.Modality.ValueType = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "modality", b"modality", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferedMedium: _TypeAlias = OfferedMedium  # noqa: Y015
 
 @_typing.final
 class UploadManyMediaResponse(_message.Message):

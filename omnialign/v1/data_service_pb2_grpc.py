@@ -317,7 +317,7 @@ class DataServiceServicer:
     def UploadManyMedia(self, request_iterator, context):
         """Stores many small media objects. Each is answered with its reference or with why it is refused, once it would
         survive a power cut; the order may differ. A stream that broke goes on with those that were not answered: what is
-        stored already is success.
+        stored already is success. Objects may be offered by their digests first, so that no byte is sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

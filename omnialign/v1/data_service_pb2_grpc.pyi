@@ -72,7 +72,7 @@ class DataServiceStub:
     UploadManyMedia: _grpc.StreamStreamMultiCallable[_data_service_pb2.UploadManyMediaRequest, _data_service_pb2.UploadManyMediaResponse]
     """Stores many small media objects. Each is answered with its reference or with why it is refused, once it would
     survive a power cut; the order may differ. A stream that broke goes on with those that were not answered: what is
-    stored already is success.
+    stored already is success. Objects may be offered by their digests first, so that no byte is sent again.
     """
     GetMedia: _grpc.UnaryStreamMultiCallable[_data_service_pb2.GetMediaRequest, _data_service_pb2.GetMediaResponse]
     """Reads a media object in chunks."""
@@ -174,7 +174,7 @@ class DataServiceAsyncStub(DataServiceStub):
     UploadManyMedia: _aio.StreamStreamMultiCallable[_data_service_pb2.UploadManyMediaRequest, _data_service_pb2.UploadManyMediaResponse]  # type: ignore[assignment]
     """Stores many small media objects. Each is answered with its reference or with why it is refused, once it would
     survive a power cut; the order may differ. A stream that broke goes on with those that were not answered: what is
-    stored already is success.
+    stored already is success. Objects may be offered by their digests first, so that no byte is sent again.
     """
     GetMedia: _aio.UnaryStreamMultiCallable[_data_service_pb2.GetMediaRequest, _data_service_pb2.GetMediaResponse]  # type: ignore[assignment]
     """Reads a media object in chunks."""
@@ -357,7 +357,7 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_data_service_pb2.UploadManyMediaResponse], _abc.AsyncIterator[_data_service_pb2.UploadManyMediaResponse]]:
         """Stores many small media objects. Each is answered with its reference or with why it is refused, once it would
         survive a power cut; the order may differ. A stream that broke goes on with those that were not answered: what is
-        stored already is success.
+        stored already is success. Objects may be offered by their digests first, so that no byte is sent again.
         """
 
     @_abc_1.abstractmethod

@@ -13,9 +13,9 @@ def type_key(sha256: str) -> str:
     return TYPES + split(sha256)
 
 
-def digest_in(key: str) -> str:
-    """The digest in the key of a medium."""
-    return key.removeprefix(MEDIA).replace("/", "")
+def digest_in(key: str, prefix: str) -> str:
+    """The digest in a key that begins with `MEDIA` or `TYPES`."""
+    return key.removeprefix(prefix).replace("/", "")
 
 
 def split(digest: str) -> str:

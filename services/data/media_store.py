@@ -10,13 +10,13 @@ kept beside it: `media/types/ab/cdef...`. A pack knows the types of its media.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from omnialign.errors import DataLoss, NotFound, OmnialignError, ResourceExhausted
+from omnialign.errors import DataLoss, InvalidArgument, NotFound, OmnialignError
 from omnialign.v1 import content_pb2
 from services.data.garbage.condemned import Condemned
 from services.data.media_checks import Claim, MediaChecks
@@ -34,6 +34,8 @@ __all__ = ["Claim", "MediaStore", "ValidMedium"]
 
 CHUNK_BYTES = 256 * 1024
 MAX_TYPE_BYTES = 256
+READ_TOGETHER = 32
+"""Media that are read by one visit to a thread, which nothing interrupts."""
 Found = content_pb2.Media | OmnialignError
 Key = tuple[str, Claim]
 
@@ -80,7 +82,7 @@ class MediaStore:
                 # Validated before it is put: what is in the store can be decoded.
                 mime_type = await self._sandbox.in_thread(self._checks.type_of, staged, sha256, claim)
                 found = await run_in_pool(self._pool, self._put, staged, sha256, mime_type, durable=True)
-            await self._usage.hold(parent, held, parent=parent, expire_us=now_us() + self._unnamed_us)
+            await self._keep([found], parent=parent)
             return found, existed
         finally:
             await run_in_pool(self._pool, staged.discard)
@@ -89,28 +91,30 @@ class MediaStore:
         """Stores media of a project, and says of each what it is or why it is refused. They survive a power cut."""
         digests = await run_in_pool(self._pool, lambda: [hashlib.sha256(data).hexdigest() for data, _ in media])
         sizes = {digest: len(data) for digest, (data, _) in zip(digests, media, strict=True)}
-        unfit = await self._unfit(parent, sizes)
+        unfit = await self._usage.unfit(parent, sizes)
         fit = [one for one, digest in zip(media, digests, strict=True) if digest not in unfit]
         stored = iter(await self._sandbox.in_thread(self.put_many, fit))
         await self.sync()
         found = [unfit[digest] if digest in unfit else next(stored) for digest in digests]
-        kept = {one.sha256: one.size_bytes for one in found if isinstance(one, content_pb2.Media)}
-        await self._usage.hold(parent, kept, parent=parent, expire_us=now_us() + self._unnamed_us)
+        await self._keep(found, parent=parent)
         return found
 
-    async def _unfit(self, parent: str, sizes: Mapping[str, int]) -> dict[str, OmnialignError]:
-        """The objects, of sizes by digest, that do not fit into the quota of a project; those that come first do."""
-        with suppress(ResourceExhausted):
-            await self._usage.check(parent, sizes)
-            return {}
-        unfit, fit = dict[str, OmnialignError](), dict[str, int]()
-        for digest, size in sizes.items():
-            try:
-                await self._usage.check(parent, fit | {digest: size})
-                fit[digest] = size
-            except ResourceExhausted as error:
-                unfit[digest] = error
-        return unfit
+    async def find_many(self, claims: Sequence[Claim], *, parent: str) -> list[Found]:
+        """What media are that their uploader knows by their digests, kept as if uploaded; NotFound unless stored whole.
+
+        A damaged one counts as missing, so that it is uploaded again.
+        """
+        keys, stored = [(claim.sha256, claim) for claim in claims], dict[Key, Found]()
+        for start in range(0, len(keys), READ_TOGETHER):
+            stored |= await run_in_pool(self._pool, self._stored, keys[start : start + READ_TOGETHER])
+        unfit = await self._usage.unfit(parent, _sizes(stored.values()))
+        found = [unfit.get(key[0]) or stored.get(key) or missing(key[0]) for key in keys]
+        await self._keep(found, parent=parent)
+        return found
+
+    async def _keep(self, found: Iterable[Found], *, parent: str) -> None:
+        """Counts media for a project until records name them."""
+        await self._usage.hold(parent, _sizes(found), parent=parent, expire_us=now_us() + self._unnamed_us)
 
     def put(self, data: bytes, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
         """Stores bytes from memory (blocking). They survive a power cut after `sync`."""
@@ -125,7 +129,7 @@ class MediaStore:
         """
         keys = [(hashlib.sha256(data).hexdigest(), claim) for data, claim in media]
         given = {key: data for key, (data, _) in zip(keys, media, strict=True)}
-        found = self._stored(given)
+        found = self._stored(given.keys())
         new = {key: data for key, data in given.items() if key not in found}
         valid = dict[str, ValidMedium]()
         for (digest, claim), kind in self._checks.types(new).items():
@@ -142,7 +146,7 @@ class MediaStore:
         Each digest must be that of the bytes, computed by this process: a child is not believed. What is stored keeps
         the type that it was stored with.
         """
-        found = self._stored({(medium.sha256, Claim()): medium.data for medium in media})
+        found = self._stored([(medium.sha256, Claim()) for medium in media])
         new = {medium.sha256: medium for medium in media if (medium.sha256, Claim()) not in found}
         stored = {digest: one for (digest, _), one in found.items()} | self._put_new(new)
         return [stored[medium.sha256] for medium in media]
@@ -279,33 +283,18 @@ class MediaStore:
         is_whole = len(chunk) >= place.size_bytes and next(pieces, None) is None
         return reference(self.type_of(sha256, place, head=chunk), sha256, place.size_bytes), chunk, is_whole
 
-    def _stored(self, media: Mapping[Key, bytes | memoryview]) -> dict[Key, Found]:
-        """What is to say of media that are stored whole, or that are not what they claim to be."""
+    def _stored(self, media: Collection[Key]) -> dict[Key, Found]:
+        """What to say of media that are stored whole, or that are not what they claim to be. Raises OBJECT_LEAVES."""
         self._condemned.pardon(digest for digest, _ in media)
         found, places = dict[Key, Found](), self.places(digest for digest, _ in media)
-        whole = dict[str, str]()
-        for digest, data in {key[0]: data for key, data in media.items()}.items():
-            place = places[digest]
-            if isinstance(place, Place) and (kind := self._type_if_whole(digest, place, data)):
-                whole[digest] = kind
-        for (digest, claim), data in media.items():
+        for digest, claim in media:
             try:
                 claim.require_digest(digest)
-                if digest in whole:
-                    check_claim(whole[digest], modality=claim.modality, mime_type=claim.mime_type)
-                    found[digest, claim] = reference(whole[digest], digest, len(data))
-            except OmnialignError as error:
+                if (whole := self._whole(digest, places[digest], claim)) is not None:
+                    found[digest, claim] = whole
+            except InvalidArgument as error:
                 found[digest, claim] = error
         return found
-
-    def _type_if_whole(self, sha256: str, place: Place, data: bytes | memoryview) -> str:
-        """The type of a medium if these very bytes are stored in its place, else ""."""
-        with suppress(NotFound, DataLoss):
-            if self._objects.read(place.key, start=place.offset, length=len(data)) == data:
-                return (
-                    self.type_of(sha256, place, head=bytes(data[:HEAD_BYTES])) if place.size_bytes == len(data) else ""
-                )
-        return ""
 
     def _put_new(self, media: Mapping[str, ValidMedium]) -> dict[str, Found]:
         """Stores media that are not stored, by digest: small ones in packs, unless there is only one."""
@@ -353,13 +342,20 @@ class MediaStore:
 
     def _known(self, sha256: str, claim: Claim) -> content_pb2.Media | None:
         """The reference of an object that is stored whole, which must be as claimed. Raises OBJECT_LEAVES."""
-        self._condemned.pardon([sha256])
+        found = self._stored([(sha256, claim)]).get((sha256, claim))
+        if isinstance(found, OmnialignError):
+            raise found
+        return found
+
+    def _whole(self, sha256: str, place: Place | OmnialignError, claim: Claim) -> content_pb2.Media | None:
+        """The reference of an object if it is stored whole. Raises InvalidArgument if it is not as claimed."""
+        if isinstance(place, OmnialignError):
+            return None
         try:
-            place = self.place(sha256)
             size_bytes = sum(len(piece) for piece in self._pieces(sha256, place))
+            found = self.type_of(sha256, place)
         except (NotFound, DataLoss):
             return None
-        found = self.type_of(sha256, place)
         check_claim(found, modality=claim.modality, mime_type=claim.mime_type)
         return reference(found, sha256, size_bytes)
 
@@ -373,6 +369,10 @@ def corrupt(sha256: str) -> DataLoss:
     """The error for a medium whose stored bytes are not those that were put."""
     message = f"The stored media {sha256} is damaged: upload it again."
     return DataLoss(message, reason="MEDIA_CORRUPT", metadata={"sha256": sha256})
+
+
+def _sizes(found: Iterable[Found]) -> dict[str, int]:
+    return {one.sha256: one.size_bytes for one in found if isinstance(one, content_pb2.Media)}
 
 
 def _finish(staged: StagedFile, claim: Claim) -> str:

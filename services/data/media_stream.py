@@ -1,10 +1,14 @@
-"""Batches of media that arrive one by one: as many as are there, so that what is paid for each batch is paid seldom."""
+"""Batches of media that arrive, or are offered, one by one: as many as are there.
+
+So what is paid for each batch is paid seldom.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from omnialign.v1.data_service_pb2 import SentMedium
+from omnialign.v1.data_service_pb2 import OfferedMedium, SentMedium
 
+Arriving = SentMedium | OfferedMedium
 MAX_MEDIA = 256
 MAX_BYTES = 8 * 2**20
 READ_AHEAD = 16
@@ -13,12 +17,12 @@ LINGER_SECONDS = 0.02
 """How long a batch waits for another medium."""
 
 
-async def batches(arriving: AsyncIterator[SentMedium]) -> AsyncGenerator[list[SentMedium], None]:
+async def batches(arriving: AsyncIterator[Arriving]) -> AsyncGenerator[list[Arriving], None]:
     """Batches of up to `MAX_MEDIA` media and about `MAX_BYTES`. Raises what `arriving` raises, after what came before.
 
     Reads ahead while the caller is busy with a batch.
     """
-    queue = asyncio.Queue[SentMedium | None](READ_AHEAD)
+    queue = asyncio.Queue[Arriving | None](READ_AHEAD)
     reader = asyncio.create_task(_read(arriving, queue))
     try:
         while (first := await queue.get()) is not None:
@@ -32,7 +36,7 @@ async def batches(arriving: AsyncIterator[SentMedium]) -> AsyncGenerator[list[Se
         await asyncio.gather(reader, return_exceptions=True)
 
 
-async def _read(arriving: AsyncIterator[SentMedium], queue: asyncio.Queue[SentMedium | None]) -> None:
+async def _read(arriving: AsyncIterator[Arriving], queue: asyncio.Queue[Arriving | None]) -> None:
     try:
         async for medium in arriving:
             await queue.put(medium)
@@ -42,9 +46,9 @@ async def _read(arriving: AsyncIterator[SentMedium], queue: asyncio.Queue[SentMe
     await queue.put(None)
 
 
-async def _filled(queue: asyncio.Queue[SentMedium | None], first: SentMedium) -> tuple[list[SentMedium], bool]:
+async def _filled(queue: asyncio.Queue[Arriving | None], first: Arriving) -> tuple[list[Arriving], bool]:
     """A batch that begins with `first`, and whether nothing follows it."""
-    batch, size_bytes = [first], len(first.data)
+    batch, size_bytes = [first], _size(first)
     while len(batch) < MAX_MEDIA and size_bytes < MAX_BYTES:
         try:
             async with asyncio.timeout(LINGER_SECONDS):
@@ -54,5 +58,9 @@ async def _filled(queue: asyncio.Queue[SentMedium | None], first: SentMedium) ->
         if medium is None:
             return batch, True
         batch.append(medium)
-        size_bytes += len(medium.data)
+        size_bytes += _size(medium)
     return batch, False
+
+
+def _size(medium: Arriving) -> int:
+    return len(medium.data) if isinstance(medium, SentMedium) else 0

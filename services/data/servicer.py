@@ -21,7 +21,7 @@ from services.data.garbage.collector import Collector
 from services.data.importing.importer import Importer
 from services.data.lineage import Lineage
 from services.data.media_store import Claim, MediaStore
-from services.data.media_stream import batches
+from services.data.media_stream import Arriving, batches
 from services.data.models import Models
 from services.data.operations.comparing import differences
 from services.data.operations.deriving import Deriving
@@ -355,24 +355,34 @@ async def _chunks(messages: AsyncIterator[pb.UploadMediaRequest]) -> AsyncIterat
         yield message.chunk
 
 
-async def _media(messages: AsyncIterator[pb.UploadManyMediaRequest]) -> AsyncIterator[pb.SentMedium]:
+async def _media(messages: AsyncIterator[pb.UploadManyMediaRequest]) -> AsyncIterator[Arriving]:
     async for message in messages:
-        if message.WhichOneof("message") != "medium":
+        kind = message.WhichOneof("message")
+        if kind == "header":
             raise InvalidArgument(
                 "Only the first message of an upload may be a header.", reason="UPLOAD_HEADER_REPEATED"
             )
-        yield message.medium
+        yield message.medium if kind == "medium" else message.offer
 
 
-async def _kept(batch: Sequence[pb.SentMedium], store: MediaStore, *, parent: str) -> pb.UploadManyMediaResponse:
-    sent = [(one.data, Claim(modality=one.modality, mime_type=one.mime_type, sha256=one.sha256)) for one in batch]
+async def _kept(batch: Sequence[Arriving], store: MediaStore, *, parent: str) -> pb.UploadManyMediaResponse:
+    sent = [one for one in batch if isinstance(one, pb.SentMedium)]
+    offered = [one for one in batch if isinstance(one, pb.OfferedMedium)]
+    found = await store.upload_many([(one.data, _claim(one)) for one in sent], parent=parent) if sent else []
+    found += await store.find_many([_claim(one) for one in offered], parent=parent) if offered else []
     response = pb.UploadManyMediaResponse()
-    for one, found in zip(batch, await store.upload_many(sent, parent=parent), strict=True):
-        if isinstance(found, OmnialignError):
-            response.media.add(key=one.key, error=to_status(found))
+    answered: list[Arriving] = [*sent, *offered]
+    for one, medium in zip(answered, found, strict=True):
+        if isinstance(medium, OmnialignError):
+            response.media.add(key=one.key, error=to_status(medium))
         else:
-            response.media.add(key=one.key, media=found)
+            response.media.add(key=one.key, media=medium)
     return response
+
+
+def _claim(medium: Arriving) -> Claim:
+    mime_type = medium.mime_type if isinstance(medium, pb.SentMedium) else ""
+    return Claim(modality=medium.modality, mime_type=mime_type, sha256=medium.sha256)
 
 
 async def _files(messages: AsyncIterator[pb.UploadFilesRequest]) -> AsyncIterator[pb.UploadedFile | bytes]:

@@ -9,6 +9,7 @@ Two simultaneous calls may exceed the quota by what they bring.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import Connection
 
 from omnialign.content import contents_of, media_of
-from omnialign.errors import ResourceExhausted
+from omnialign.errors import OmnialignError, ResourceExhausted
 from omnialign.v1 import content_pb2, record_pb2
 from services.data.garbage.condemned import pardon
 from services.data.store import HELD_OBJECTS, is_held, now_us
@@ -67,6 +68,20 @@ class Usage:
         except ResourceExhausted:
             self._metrics.refusals.inc()
             raise
+
+    async def unfit(self, parent: str, objects: Mapping[str, int]) -> dict[str, OmnialignError]:
+        """Those of the objects that do not fit, with why; those that come first do."""
+        with suppress(ResourceExhausted):
+            await self.check(parent, objects)
+            return {}
+        unfit, fit = dict[str, OmnialignError](), dict[str, int]()
+        for key, size in objects.items():
+            try:
+                await self.check(parent, fit | {key: size})
+                fit[key] = size
+            except ResourceExhausted as error:
+                unfit[key] = error
+        return unfit
 
     async def hold(self, holder: str, objects: Mapping[str, int], *, parent: str, expire_us: int | None = None) -> None:
         """Counts objects for a holder, until it is released or the time comes; those that it holds already, once.

@@ -6,7 +6,7 @@ import hashlib
 import pytest
 
 from omnialign.client import AsyncClient
-from omnialign.errors import Unavailable
+from omnialign.errors import NotFound, Unavailable, to_status
 from omnialign.folders import FileEntry, entries_digest
 from omnialign.v1 import content_pb2, data_service_pb2_grpc, dataset_pb2, model_pb2, record_pb2
 from omnialign.v1 import data_service_pb2 as pb
@@ -73,6 +73,10 @@ class Halting(data_service_pb2_grpc.DataServiceServicer):
         async for request in requests:
             if request.HasField("header"):
                 continue
+            if request.HasField("offer"):
+                missing = to_status(NotFound("It is not there.", reason="MEDIA_NOT_FOUND"))
+                yield pb.UploadManyMediaResponse(media=[pb.KeptMedium(key=request.offer.key, error=missing)])
+                continue
             if self.sent:
                 await self._halt()
             self.sent.append(request.medium.data)
@@ -90,7 +94,7 @@ class Halting(data_service_pb2_grpc.DataServiceServicer):
         return pb.UploadFilesResponse(upload=f"{','.join(paths)}: {size_bytes}")
 
     async def GetUploadProgress(self, request, context):  # noqa: N802
-        return pb.GetUploadProgressResponse(file_count=2)
+        return pb.GetUploadProgressResponse(file_count=2 if self._whole else 0)
 
     async def _halt(self) -> None:
         self.halted.set()

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.data.garbage.condemned import PACK, Condemned
 from services.data.garbage.references import References
-from services.data.media_keys import MEDIA, digest_in, media_key, split, type_key
+from services.data.media_keys import MEDIA, TYPES, digest_in, media_key, split, type_key
 from services.data.objects import ObjectStore
 from services.data.objects.base import ObjectInfo, run_in_pool
 from services.data.packed_media import PREFIX as PACKS
@@ -94,7 +94,7 @@ class Collector:
         async for name in self._references.uncounted():
             done.datasets += await self._references.recount(name)
             yield done
-        for digests in self._pages(self._single()), self._packed_pages():
+        for digests in self._pages(self._single()), self._pages(self._types_alone()), self._packed_pages():
             async for page in digests:
                 await self._in_pool(self._judge, page, dry_run, done)
                 yield done
@@ -164,7 +164,12 @@ class Collector:
 
     def _single(self) -> Iterator[str]:
         """The digests of media that are objects of their own."""
-        return (digest_in(info.key) for info in self._objects.list(MEDIA))
+        return (digest_in(info.key, MEDIA) for info in self._objects.list(MEDIA))
+
+    def _types_alone(self) -> Iterator[str]:
+        """The digests of media of which a put that was killed left the type alone."""
+        found = (digest_in(info.key, TYPES) for info in self._objects.list(TYPES))
+        return (digest for digest in found if self._objects.stat(media_key(digest)) is None)
 
     async def _pages(self, found: Iterable[T]) -> AsyncIterator[list[T]]:
         """What a store lists, page by page."""

@@ -130,16 +130,17 @@ async def test_an_import_that_does_not_fit_is_refused_until_a_dataset_is_deleted
 
 
 async def test_uploads_and_models_count_until_they_are_gone(serve, tmp_path):
-    folder = model(tmp_path / "m")
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    async with serve(f"default: {{bytes: {2 * size - 1}}}") as (client, _):
+    folder, other = model(tmp_path / "m"), model(tmp_path / "n")
+    (other / "README.md").write_text("Of the same size but for this.")
+    size, more = [sum(path.stat().st_size for path in one.iterdir()) for one in (folder, other)]
+    async with serve(f"default: {{bytes: {size + more - 1}}}") as (client, _):
         await client.upload_files(folder)
-        await refused(client.upload_files(folder))
-    async with serve(f"default: {{bytes: {3 * size - 1}}}") as (client, _):
+        await client.upload_files(folder)  # the same upload
+        await refused(client.upload_files(other))
         version = await client.register_model("base", await client.upload_files(folder))
-        await refused(client.upload_files(folder))
+        await refused(client.upload_files(other))
         await client.delete_model_version(version.name)
-        await client.upload_files(folder)
+        await client.upload_files(other)
 
 
 async def test_an_upload_makes_room_for_what_is_imported_from_it(serve, tmp_path):

@@ -54,6 +54,43 @@ async def test_each_file_is_stored_or_refused_for_its_own_reason(client: AsyncCl
     assert await client.get_media(sha256(large)) == large
 
 
+async def test_bytes_that_are_stored_are_not_sent_again(client: AsyncClient, tmp_path: Path) -> None:
+    large = png(side=800)
+    paths = written(tmp_path / "in", one=png(1), two=png(2), large=large, text=b"no medium")
+    assert [one.existed async for one in client.upload_media_files(paths)] == [False] * 4
+    (tmp_path / "in" / "two").write_bytes(png(3))
+    again = {one.path.name: one async for one in client.upload_media_files(paths)}
+    assert {name for name, one in again.items() if one.existed} == {"one", "large"}
+    assert {name: one.media.sha256 for name, one in again.items() if one.media} == {
+        "one": sha256(png(1)), "two": sha256(png(3)), "large": sha256(large),
+    }  # fmt: skip
+    other = [one async for one in client.upload_media_files(paths[:1], modality=AUDIO)]
+    assert [one.error.reason for one in other if one.error] == ["MEDIA_TYPE_MISMATCH"]
+
+
+async def test_stored_bytes_that_are_damaged_are_sent_again(client: AsyncClient, tmp_path: Path) -> None:
+    paths = written(tmp_path / "in", one=png(1), two=png(2))
+    await uploaded(client, paths)
+    (pack,) = [path for path in (tmp_path / "state" / "media" / "packs").rglob("*") if path.is_file()]
+    data = bytearray(pack.read_bytes())
+    data[100] ^= 1  # in the first medium
+    pack.write_bytes(data)
+    again = {one.path.name: one.existed async for one in client.upload_media_files(paths)}
+    assert again == {"one": False, "two": True}
+    assert await client.get_media(sha256(png(1))) == png(1)
+
+
+async def test_media_that_are_offered_stay_as_long_as_if_they_were_sent(tmp_path: Path, serving: Any) -> None:
+    paths = written(tmp_path / "in", one=png(1), two=png(2))
+    settings = {"root": tmp_path / "state", "garbage_grace_seconds": 0.0}
+    async with serving(**settings, unnamed_media_seconds=1e-6) as client:
+        await uploaded(client, paths)
+    async with serving(**settings) as client:
+        assert [one.existed async for one in client.upload_media_files(paths[:1])] == [True]
+        assert [done async for done in client.collect_garbage()][-1].removed_count == 1
+        assert await client.get_media(sha256(png(1))) == png(1)
+
+
 async def test_files_of_another_modality_are_refused(client: AsyncClient, tmp_path: Path) -> None:
     paths = written(tmp_path / "in", one=png(1), two=png(2))
     assert set((await uploaded(client, paths, modality=AUDIO)).values()) == {"MEDIA_TYPE_MISMATCH"}

@@ -192,6 +192,17 @@ def packs_in(root: Path) -> list[tuple[str, int]]:
     return [(path.name, path.stat().st_size) for path in folder.rglob("*") if path.is_file()]
 
 
+async def test_type_that_a_killed_put_left_without_its_medium_goes(tmp_path: Path) -> None:
+    async with serve_data(tmp_path, **AT_ONCE) as client:
+        await upload(client, 1)
+        left = tmp_path / "media" / "types" / "ab" / ("cd" * 31)
+        left.parent.mkdir(parents=True)
+        left.write_text("image/bmp")
+        await collect(client)
+        assert not left.exists()
+        assert await there(client, await upload(client, 1)) == [True]
+
+
 async def test_upload_of_what_is_being_removed_is_refused_until_it_is_gone(tmp_path: Path) -> None:
     async with serve_data(tmp_path, **SOON) as client:
         (medium,) = await upload(client, 1)
