@@ -12,12 +12,13 @@ import typer
 from omnialign.cli import uploads
 from omnialign.cli.session import Session, command
 from omnialign.cli.uploads import Upload
+from omnialign.wording import counted, size_text
 
 if TYPE_CHECKING:
     from omnialign.v1 import data_service_pb2
 
 
-app = typer.Typer(help="Import, list, show, export and delete datasets.", no_args_is_help=True)
+app = typer.Typer(help="Import, show, export, derive, compare and delete datasets.", no_args_is_help=True)
 
 Dataset = Annotated[str, typer.Argument(help="Dataset, such as `prompts`, or version, such as `prompts/3`.")]
 Subtasks = Annotated[list[str] | None, typer.Option("--subtask", help="Only this subtask; repeatable.")]
@@ -108,9 +109,11 @@ async def quarantine(
         if export is not None:
             done = await rows.export_rows(found, export)
             session.out.record({"folder": str(export), "rows": done.rows, "left_out": done.left_out})
-            session.out.say(f"{export}: {done.rows} rows; put their media beside them, mend, import with --append")
+            session.out.say(
+                f"{export}: {counted(done.rows, 'row')}; put their media beside them, mend, import with --append"
+            )
             if done.left_out:
-                session.out.say(f"left out: {done.left_out} rows whose columns were not kept")
+                session.out.say(f"left out: {counted(done.left_out, 'row')} whose columns were not kept")
             return
         shown = 0
         async for record in found:
@@ -219,8 +222,8 @@ async def export(
         else:
             stream = client.stream_records(name, subtasks=subtasks, splits=splits)
             done = await exporting.export(stream, folder, form=form, read=client.fetch_media, with_media=media)
-    what = "records" if form == exporting.RECORDS else "rows"
-    export_report.report(done, folder, out=session.out, what=what)
+    noun = "record" if form == exporting.RECORDS else "row"
+    export_report.report(done, folder, out=session.out, noun=noun)
 
 
 @app.command()
@@ -233,7 +236,7 @@ async def delete(
     ],
     force: Annotated[bool, typer.Option("--force", help="Delete it even if something depends on it.")] = False,
 ) -> None:
-    """Delete a dataset, or a version. What depends on it is named, and then it takes --force.
+    """Delete a dataset or a version. If anything depends on it, that is listed, and --force is needed.
 
     Media that nothing else names are removed in time: see `omnialign data gc`.
     """
@@ -259,7 +262,7 @@ async def gc(
     session: Session,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; count what nothing names.")] = False,
 ) -> None:
-    """Remove media that nothing has named for the service's grace period, as it does by itself every so often."""
+    """Remove media that nothing has named for the grace period, as the service does by itself at intervals."""
     last, words = None, ""
     async with session.client() as client:
         with session.out.console.status("looking") if session.out.is_live else contextlib.nullcontext() as status:
@@ -269,9 +272,9 @@ async def gc(
                     status.update(words)
     assert last is not None  # a call without an answer has raised
     session.out.record(last)
-    what = "would be" if dry_run else "are"
-    freed = f", {last.freed_bytes / 1e6:,.1f} MB freed" if last.freed_bytes else ""
-    session.out.say(f"{words}{freed}; {last.condemned_count:,} more {what} to go after the grace period")
+    will = "would" if dry_run else "will"
+    freed = f", {size_text(last.freed_bytes)} freed" if last.freed_bytes else ""
+    session.out.say(f"{words}{freed}; {last.condemned_count:,} more {will} be removed after the grace period")
 
 
 class Direction(enum.StrEnum):

@@ -14,6 +14,7 @@ import typer
 
 from omnialign.cli.data import Dataset, Splits, Subtasks
 from omnialign.cli.session import Session, command
+from omnialign.wording import counted, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 New = Annotated[str, typer.Argument(metavar="NEW", help="Id of the dataset to make.")]
-Seed = Annotated[int, typer.Option(min=0, help="Another seed draws otherwise.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the random draw.")]
 MODALITIES = ("text", "image", "audio", "video")
 ON_CONFLICT = ("refuse", "keep-first", "keep-last", "rename")
 MARKS = {1: "+", 2: "-", 3: "~"}
@@ -83,7 +84,7 @@ async def split(
         bool, typer.Option("--stable", help="Keep each record's split when the dataset grows; shares are approximate.")
     ] = False,
 ) -> None:
-    """Make a dataset in which each record has a split: the same for equal prompts, in equal shares of each subtask."""
+    """Make a dataset in which each record has a split: the same for equal prompts, with the shares in each subtask."""
     from omnialign import names
     from omnialign.v1.dataset_operations_pb2 import Split
 
@@ -101,7 +102,7 @@ async def sample(
     count: Annotated[int, typer.Option(min=1, help="Number of records.")],
     seed: Seed = 0,
 ) -> None:
-    """Make a dataset of records drawn at random; with one seed, fewer are a part of more."""
+    """Make a dataset of records drawn at random; with the same seed, a smaller sample is part of a larger one."""
     from omnialign.v1.dataset_operations_pb2 import Sample
 
     await _derive(session, new, [dataset], sample=Sample(count=count, seed=seed))
@@ -138,9 +139,9 @@ async def dedupe(
         typer.Option(min=0.5, max=1, help="Least similarity of near duplicates; 0.9 for texts, 0.95 for media."),
     ] = None,
     prompts_only: Annotated[bool, typer.Option("--prompts-only", help="Compare prompts alone.")] = False,
-    limit: Annotated[int, typer.Option(min=0, help="List at most so many pairs.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="List at most this many pairs.")] = 20,
 ) -> None:
-    """Make a dataset in which one of several equal records stays, that with the first id; lists who repeats whom."""
+    """Make a dataset without duplicates: of equal records that with the first id stays. Lists which repeats which."""
     from omnialign.v1.dataset_operations_pb2 import Deduplication
 
     if threshold is not None and not near:
@@ -155,9 +156,9 @@ async def diff(
     session: Session,
     dataset: Dataset,
     other: Annotated[str, typer.Argument(help="Dataset or version to compare with.")],
-    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="List at most so many differences.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="List at most this many differences.")] = 50,
 ) -> None:
-    """List the records that differ: `+` only in the other one, `-` only in the first, `~` in both with their fields."""
+    """List the records that differ: `+` only in the other one, `-` only in the first, `~` in both, with the fields."""
     from omnialign import names
 
     one, two = session.name("datasets", dataset), session.name("datasets", other)
@@ -191,7 +192,7 @@ async def stats(
     dataset: Dataset,
     page: Annotated[Path | None, typer.Option(help="HTML file to write, with plots.")] = None,
 ) -> None:
-    """Say in numbers what a dataset or version holds: subtasks, lengths, media, ratings, duplicates."""
+    """Show statistics of a dataset or version: subtasks, lengths, media, ratings, duplicates."""
     name, last = session.name("datasets", dataset), None
     async with session.client() as client:
         with session.out.console.status("reading") if session.out.is_live else contextlib.nullcontext() as status:
@@ -214,9 +215,10 @@ def statistics_lines(found: DatasetStatistics) -> Iterator[str]:
     """The statistics for a terminal."""
     yield f"records: {found.record_count:,} ({_counts_text(found.subtask_counts)})"
     yield f"splits: {_counts_text(found.split_counts)}"
-    yield f"duplicates: {found.duplicate_count:,} records, {found.repeated_prompt_count:,} prompts"
+    yield f"duplicates: {counted(found.duplicate_count, 'record')}, {counted(found.repeated_prompt_count, 'prompt')}"
     if found.continued_count:
-        yield f"messages before prompts: {found.history_message_count:,} in {found.continued_count:,} records"
+        records = counted(found.continued_count, "record")
+        yield f"messages before prompts: {found.history_message_count:,} in {records}"
     yield f"responses: {found.response_count:,}, {found.critique_count:,} with a critique"
     for what, one in (
         ("prompts", found.prompt_characters),
@@ -225,12 +227,12 @@ def statistics_lines(found: DatasetStatistics) -> Iterator[str]:
         ("critiques", found.critique_characters),
     ):
         if one.count:
-            yield f"characters of {what}: median {one.median:,}, 90 % to {one.percentile_90:,}, at most {one.most:,}"
+            yield f"characters of {what}: median {one.median:,}, 90 % up to {one.percentile_90:,}, at most {one.most:,}"
     for kind in found.media_types:
-        size = f"{kind.size_bytes / 2**20:,.1f} MiB"
-        yield f"{kind.mime_type}: {kind.object_count:,} objects, {size}, shown {kind.use_count:,} times"
+        objects = f"{counted(kind.object_count, 'object')}, {size_text(kind.size_bytes)}"
+        yield f"{kind.mime_type}: {objects}, shown {counted(kind.use_count, 'time')}"
     for dimension, scores in sorted(found.scores.items()):
-        yield f"{dimension}: " + ", ".join(f"{count:,} x {score}" for score, count in enumerate(scores.counts))
+        yield f"scores of {dimension}, from 0 to 3: " + ", ".join(f"{count:,}" for count in scores.counts)
     if found.preferences.first or found.preferences.second:
         preferred = found.preferences
         yield f"preferred: first {preferred.first:,}, second {preferred.second:,}, none {preferred.none:,}"
@@ -266,7 +268,7 @@ async def _derive(
     session: Session, new: str, datasets: Sequence[str], *, pairs_shown: int = 0, **operation: Any
 ) -> None:
     """Runs an operation, shows its progress and the duplicates that it finds, and says what was made."""
-    (kind, wanted), last = next(iter(operation.items())), None
+    (kind, wanted), last, listed = next(iter(operation.items())), None, 0
     async with session.client() as client:
         sources = [await _version(client, session.name("datasets", one)) for one in datasets]
         body = "\n".join((session.project, new, *sources, kind, wanted.SerializeToString(deterministic=True).hex()))
@@ -275,12 +277,14 @@ async def _derive(
         with session.out.console.status(kind) if session.out.is_live else contextlib.nullcontext() as status:
             async for last in events:
                 session.out.record(last)
-                for pair in last.duplicates[: max(0, pairs_shown)]:
+                for pair in last.duplicates[: pairs_shown - listed]:
                     session.out.say(_pair_text(pair))
-                pairs_shown -= len(last.duplicates)
+                    listed += 1
                 if status is not None:
                     status.update(f"{last.records_read:,} of {last.records_to_read:,} records read")
     assert last is not None  # a call without an answer has raised
+    if pairs_shown and last.duplicate_count > listed:
+        session.out.say(f"... and {last.duplicate_count - listed:,} more: see --limit")
     _show(session, last)
 
 
@@ -296,11 +300,11 @@ def _show(session: Session, last: DeriveDatasetResponse) -> None:
     from omnialign import names
 
     sources = ", ".join(names.short_name(source) for source in last.sources)
-    made = f"{last.records_written:,} records of {sources}"
+    made = f"{counted(last.records_written, 'record')} of {sources}"
     again = "" if last.records_to_read else "; the same command made it before"
     session.out.say(f"{last.dataset_version.name}: {made}{again}")
     for name, count in sorted(last.split_counts.items()):
-        session.out.say(f"{name}: {count:,} records")
+        session.out.say(f"{name}: {counted(count, 'record')}")
     if last.duplicate_count:
         session.out.say(f"duplicates removed: {last.duplicate_count:,}")
     if last.unread_media_count:

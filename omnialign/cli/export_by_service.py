@@ -11,6 +11,7 @@ from omnialign import names
 from omnialign.cli import uploads
 from omnialign.exporting import ExportCounts
 from omnialign.exporting.folder import check_free
+from omnialign.wording import size_text
 
 if TYPE_CHECKING:
     from omnialign.cli.output import Output
@@ -69,6 +70,6 @@ def _shown(event: "ExportDatasetResponse") -> str:
     left = event.record_count - event.records_read
     time_left = f", {left / event.records_per_second:,.0f} s left" if left > 0 and event.records_per_second else ""
     return (
-        f"{event.records_read:,}{known} records, {event.bytes_written / uploads.MIB:,.0f} MiB, "
+        f"{event.records_read:,}{known} records, {size_text(event.bytes_written)}, "
         f"{event.records_per_second:,.0f} records/s{time_left}"
     )

@@ -8,6 +8,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from omnialign.cli.output import Output, clock
+from omnialign.wording import counted, size_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from omnialign.v1 import data_service_pb2, dataset_pb2
 
 SECONDS_BETWEEN_LINES = 10
-MIB = 2**20
 
 
 async def show_import(
@@ -54,7 +54,7 @@ def progress_line(progress: data_service_pb2.ImportDatasetResponse) -> str:
     if progress.HasField("time_left") and read < total:
         parts.append(f"{clock(progress.time_left.seconds)} left")
     if progress.media_bytes:
-        parts.append(f"{progress.media_bytes / MIB:,.1f} MiB of media")
+        parts.append(f"{size_text(progress.media_bytes)} of media")
     if progress.rows_quarantined:
         parts.append(f"{progress.rows_quarantined:,} set aside")
     return ", ".join(parts)
@@ -64,15 +64,17 @@ def _show_result(last: data_service_pb2.ImportDatasetResponse, *, out: Output) -
     version = last.dataset_version
     _show_formats(last.file_formats, out=out)
     counts = ", ".join(f"{name} {number}" for name, number in sorted(version.subtask_counts.items()))
-    out.say(f"{version.name}: {version.record_count} records ({counts})")
-    out.say(f"imported: {last.records_imported} of {last.rows_read} rows; media: {last.media_bytes / MIB:.1f} MiB")
+    out.say(f"{version.name}: {counted(version.record_count, 'record')} ({counts})")
+    media = f"; media: {size_text(last.media_bytes)}" if last.media_bytes else ""
+    out.say(f"imported: {last.records_imported:,} of {counted(last.rows_read, 'row')}{media}")
     if last.rows_skipped:
-        out.say(f"there already: {last.rows_skipped} rows, which were not read again")
+        out.say(f"there already, and not read again: {counted(last.rows_skipped, 'row')}")
     if last.records_replaced:
-        out.say(f"replaced: {last.records_replaced} records that had the ids of records in these files")
+        out.say(f"replaced: {counted(last.records_replaced, 'record')} with ids that these files use")
     if last.records_removed:
-        out.say(f"removed: {last.records_removed} records of an earlier import that these files no longer have")
-    out.say(f"quarantined: {last.rows_quarantined} rows")
+        removed = counted(last.records_removed, "record")
+        out.say(f"removed: {removed} of an earlier import that these files no longer have")
+    out.say(f"quarantined: {counted(last.rows_quarantined, 'row')}")
     for reason, number in sorted(last.quarantine_reasons.items()):
         out.say(f"  {reason}: {number}")
     _show_what_is_not_read(last, out=out)
@@ -92,9 +94,9 @@ def _show_formats(files: Sequence[data_service_pb2.FileFormat], *, out: Output) 
 def _show_what_is_not_read(last: data_service_pb2.ImportDatasetResponse, *, out: Output) -> None:
     for column in last.unread_columns:
         similar = f" (similar to {column.nearest})" if column.nearest else ""
-        out.say(f"not read: column {column.column}{similar}, {column.rows} rows of {column.file}")
+        out.say(f"not read: column {column.column}{similar}, {counted(column.rows, 'row')} of {column.file}")
     for file in last.skipped_files:
         out.say(f"not read: {file.file}: it {file.why}")
     for rows in last.repeated_rows:
-        done = "left out" if rows.left_out else "kept, as they are of another split"
-        out.say(f"repeated: {rows.rows} rows of {rows.file} are in {rows.earlier_file} too; {done}")
+        done = "left out" if rows.left_out else "kept, since the split is another"
+        out.say(f"repeated: {counted(rows.rows, 'row')} of {rows.file}, also in {rows.earlier_file}; {done}")

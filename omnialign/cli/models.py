@@ -10,6 +10,7 @@ import typer
 from omnialign.cli import uploads
 from omnialign.cli.session import Session, command
 from omnialign.cli.uploads import Upload
+from omnialign.wording import size_text
 
 if TYPE_CHECKING:
     from omnialign.client import AsyncClient
@@ -31,7 +32,7 @@ async def list_(session: Session) -> None:
             session.out.record(version)
             created = version.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
             ids = names.parse(version.name, names.MODEL_VERSION)
-            size = f"{version.size_bytes / 2**20:,.1f} MiB"
+            size = size_text(version.size_bytes)
             rows.append((f"{ids['model']}/{ids['version']}", f"{version.parameter_count:,}", size, created))
     session.out.table(("MODEL", "PARAMETERS", "WEIGHTS", "CREATED (UTC)"), rows, empty="No models yet.")
 

@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse
 
 from omnialign import names
 from omnialign.content import ROLES
+from omnialign.wording import size_text
 from services.console.assets import Asset
 from services.console.config import ConsoleConfig
 from services.console.job_kinds import QUESTIONS
@@ -36,7 +37,7 @@ class Pages:
         self._config = config
         self._templates = environment("services.console.templates")
         self._templates.filters.update(when=when, moment=moment, id=names.id_of, short=names.short_name, link=link)
-        self._templates.filters["bytes"] = size
+        self._templates.filters["bytes"] = size_text
         self._templates.filters.update(rate=stage_rate, stage_state=stage_state)
         self._templates.globals.update(
             assets={name.replace(".", "_"): asset.path for name, asset in assets.items()},
@@ -77,14 +78,6 @@ def link(name: str) -> str:
 def when(moment_: Timestamp) -> str:
     """A time for people, in UTC; a dash for none."""
     return f"{moment_.ToDatetime():%Y-%m-%d %H:%M}" if moment_.seconds else "–"
-
-
-def size(number: int) -> str:
-    """A number of bytes for people."""
-    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if number >= 1024**power:
-            return f"{number / 1024**power:.1f} {unit}"
-    return f"{number} bytes"
 
 
 def moment(moment_: Timestamp) -> str:

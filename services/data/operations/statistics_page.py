@@ -4,15 +4,15 @@ from collections.abc import Mapping
 
 from omnialign import names
 from omnialign.v1.dataset_operations_pb2 import DatasetStatistics, NumberDistribution
+from omnialign.wording import counted, size_text
 from services.pipeline.pages.template import environment
 
 PACKAGE = "services.data.operations"
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def render(name: str, found: DatasetStatistics) -> str:
     """The page of a dataset or a version."""
-    made = environment(PACKAGE, size=size_text, ranked=_ranked)
+    made = environment(PACKAGE, size=size_text, counted=counted, ranked=_ranked)
     lengths = [
         ("Prompts", "characters", found.prompt_characters),
         ("Messages before prompts", "characters", found.history_characters),
@@ -33,12 +33,3 @@ def _ranked(counts: Mapping[str, int]) -> list[tuple[str, int, float]]:
 
 def _highest(found: NumberDistribution) -> int:
     return max(one.count for one in found.bins)
-
-
-def size_text(size_bytes: float) -> str:
-    """Bytes in the unit that reads best."""
-    for unit in UNITS:
-        if size_bytes < 1024 or unit == UNITS[-1]:
-            return f"{size_bytes:.0f}\u202f{unit}" if unit == "B" else f"{size_bytes:.1f}\u202f{unit}"
-        size_bytes /= 1024
-    raise AssertionError("the last unit takes any size")

@@ -64,7 +64,7 @@ def test_from_the_first_pair_to_a_committed_version(run, campaign, tmp_path):
     assert f"Committed 1 pairs as projects/default/datasets/{campaign}/versions/1" in committed.output
     assert "Left out: 1 are still open." in committed.output
     exported = run("annotate", "export", campaign, tmp_path / "out")
-    assert "1 rows, 0 media files" in exported.output
+    assert "1 row, 0 media files" in exported.output
     (line,) = (tmp_path / "out" / "text-to-text.jsonl").read_text().splitlines()
     row = json.loads(line)
     assert (row["overall_response"], row["overall_textfeedback"], row["c_response"]) == (2, "##Reason: bob", 2)

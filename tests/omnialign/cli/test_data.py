@@ -29,12 +29,12 @@ def test_an_import_shows_counts_and_what_was_set_aside(run, source):
     result = run("data", "import", "texts", source)
     assert result.exit_code == 0, result.output
     assert "projects/default/datasets/texts/versions/1: 2 records (t2t 2)" in result.stdout
-    assert "quarantined: 1 rows" in result.stdout
+    assert "quarantined: 1 row" in result.stdout
 
 
 def test_a_second_import_says_what_was_there_already(run, source):
     run("data", "import", "again", source)
-    assert "there already: 3 rows, which were not read again" in run("data", "import", "again", source).stdout
+    assert "there already, and not read again: 3 rows" in run("data", "import", "again", source).stdout
 
 
 def test_progress_says_how_far_how_fast_and_how_long():

@@ -66,6 +66,9 @@ def test_duplicates_are_listed_with_what_they_repeat(run, tmp_path):
     assert "duplicates removed: 2" in result.stdout
     assert result.stdout.count(": the same") == 1
     assert result.stdout.count(": near, text differs by 0.") == 1
+    cut = run("data", "dedupe", "texts", "fewer", "--near", "--limit", "1").stdout
+    assert cut.count(" repeats ") == 1
+    assert "... and 1 more: see --limit" in cut
     exact = run("data", "dedupe", "texts", "exact", "--json")
     pairs = [pair for line in exact.stdout.splitlines() for pair in json.loads(line).get("duplicates", ())]
     assert [pair["exact"] for pair in pairs] == [True]

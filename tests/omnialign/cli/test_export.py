@@ -194,11 +194,11 @@ def test_what_has_no_place_is_said(run, tmp_path):
     assert imported.exit_code == 0, imported.output
     done = run("data", "export", "rich", tmp_path / "out", "--columns", "trl")
     lines = done.stdout.splitlines()
-    assert "1 rows, 0 media files" in lines[0]
+    assert "1 row, 0 media files" in lines[0]
     assert "left out 1: nobody said which of its two responses is better" in lines
     assert "left out 1: it has no answer, and a row of trl has one" in lines
-    assert any(line.startswith("not written: feedback of 1 records") for line in lines)
-    assert any(line.startswith("not written: sources of responses of 1 records") for line in lines)
+    assert any(line.startswith("not written: feedback of 1 record") for line in lines)
+    assert any(line.startswith("not written: sources of responses of 1 record") for line in lines)
     assert json.loads((tmp_path / "out" / "train.jsonl").read_text())["chosen"] == "b"
     wrong = run("data", "export", "rich", tmp_path / "other", "--columns", "csv")
     assert wrong.exit_code == 2

@@ -17,7 +17,7 @@ def source(tmp_path):
 def test_rows_are_listed_with_their_places_and_by_reason(run, source):
     done = run("data", "import", "aside", source)
     assert done.exit_code == 0, done.output
-    assert "not read: column extra, 1 rows of text-to-text/train.json" in done.stdout
+    assert "not read: column extra, 1 row of text-to-text/train.json" in done.stdout
     lines = run("data", "quarantine", "aside").stdout.splitlines()
     assert sorted(line.split()[0] for line in lines) == ["PROMPT_MISSING", "RESPONSE_MISSING"]
     (line,) = run("data", "quarantine", "aside", "--reason", "RESPONSE_MISSING").stdout.splitlines()
@@ -59,11 +59,11 @@ def test_rows_of_a_benchmark_are_exported_under_its_name_and_mended(run, tmp_pat
     rows = [asked | {"question_id": 1, "answer": "A"}, asked | {"question_id": 2, "answer": "both"}]
     (folder / "test.json").write_text(json.dumps([*rows, asked | {"prompt_id": 5, "question_id": 3, "answer": "B"}]))
     done = run("data", "import", "bench", folder.parent)
-    assert "quarantined: 1 rows\n  ANSWER_INVALID: 1" in done.stdout
+    assert "quarantined: 1 row\n  ANSWER_INVALID: 1" in done.stdout
     target = tmp_path / "mend"
     run("data", "quarantine", "bench", "--export", target)
     path = target / "benchmark-instruction_following" / "text-to-audio.jsonl"
     path.write_text(path.read_text().replace('"both"', '"B"'))
     done = run("data", "import", "bench", target, "--append")
-    assert "imported: 1 of 1 rows" in done.stdout
+    assert "imported: 1 of 1 row" in done.stdout
     assert "No rows are set aside." in run("data", "quarantine", "bench").stdout
