@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from google.protobuf import json_format
 
 from omnialign.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
-from omnialign.names import DATASET_VERSION, NEWEST, matches
+from omnialign.names import DATASET_VERSION, NEWEST, matches, short_name
 from omnialign.v1.data_service_pb2 import DeriveDatasetRequest as Request
 from omnialign.v1.data_service_pb2 import DeriveDatasetResponse as Progress
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
@@ -135,10 +135,12 @@ class Deriving:
     async def _begin(self, request: Request, sources: Sequence[DatasetVersion], digest: str) -> Dataset:
         """The dataset to fill: a new one, or that which an earlier call with the same request id began."""
         kind = request.WhichOneof("operation") or ""
-        names = " ".join(source.name for source in sources)
+        names = [source.name for source in sources]
         parameters = json_format.MessageToJson(getattr(request, kind), preserving_proto_field_name=True, indent=None)
-        labels = {MADE_BY: kind, MADE_FROM: names, PARAMETERS: parameters}
-        wanted = Dataset(display_name=f"{kind} of {names}"[:200], labels=labels)
+        labels = {MADE_BY: kind, MADE_FROM: " ".join(names), PARAMETERS: parameters}
+        relation = OPERATIONS[kind].relation.replace("_", " ").capitalize()
+        title = f"{relation} {', '.join(map(short_name, names))}"
+        wanted = Dataset(display_name=title[:200], labels=labels)
         key = f"DeriveDataset:{request.parent}:{request.request_id}" if request.request_id else ""
         try:
             return await self._datasets.create(request.parent, request.dataset_id, wanted, key=key, digest=digest)

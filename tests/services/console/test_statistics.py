@@ -10,10 +10,12 @@ async def test_a_version_leads_to_its_statistics(console, browser):
     hostile.split = SCRIPT[:32]
     made = await campaign(console, hostile, pair(2))
     link = f"/{made.dataset_version}/statistics"
-    assert f'href="{link}"' in (await browser.get(f"/{made.dataset_version}")).text
+    dataset = made.dataset_version.partition("/versions/")[0]
+    for page in (made.dataset_version, dataset):
+        assert f'href="{link}"' in (await browser.get(f"/{page}")).text
     answer = await browser.get(link)
     assert answer.status_code == 200
     assert "Subtasks and splits" in answer.text
     assert SCRIPT[:32] not in answer.text
     assert "sandbox; default-src 'none'" in answer.headers["content-security-policy"]
-    assert (await browser.get(f"/{made.dataset_version.rpartition('/')[0]}/99/statistics")).status_code == 404
+    assert (await browser.get(f"/{dataset}/versions/99/statistics")).status_code == 404

@@ -66,7 +66,9 @@ async def test_a_filter_keeps_whole_records_and_says_where_they_are_from(client:
     edges = (await client.get_lineage("projects/default/datasets/made")).edges
     assert (pets, "filtered_from") in {(edge.source, edge.relation) for edge in edges}
     assert made.name in {edge.target for edge in (await client.get_lineage(pets)).edges}
-    labels = (await client.get_dataset("projects/default/datasets/made")).labels
+    dataset = await client.get_dataset("projects/default/datasets/made")
+    assert dataset.display_name == "Filtered from pets/1"
+    labels = dataset.labels
     assert (labels["made_by"], labels["made_from"]) == ("filter", pets)
     assert '"min_score": 2' in labels["parameters"]
 
