@@ -69,15 +69,16 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     for place, style in (("local", "-"), ("s3+postgresql", "--")):
         rows = found[place]["sizes"] if place in found else []
         sizes = [row["records"] for row in rows]
-        left.plot(sizes, [row["records_per_second"] for row in rows], style, marker="o", color="#111827", label=place)
+        title = TITLES[place].partition(",")[0]
+        left.plot(sizes, [row["records_per_second"] for row in rows], style, marker="o", color="#111827", label=title)
         for name, colour in COLOURS.items():
             memory = [row["peak_mib"][name] for row in rows]
-            right.plot(sizes, memory, style, marker="o", color=colour, label=f"{name}, {place}")
+            right.plot(sizes, memory, style, marker="o", color=colour, label=f"{name}: {title}")
     left.set_ylabel("records per second")
     right.set_ylabel("peak resident memory, MiB")
     for axis in (left, right):
         axis.set_xscale("log")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.15 * axis.dataLim.y1)
         axis.set_xlabel("records")
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
