@@ -12,7 +12,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from omnialign.sealed_files import is_sealed
@@ -20,9 +19,12 @@ from omnialign.v1 import data_service_pb2
 
 MAX_OPEN = 128
 """Open files, and as many open folders."""
+MAX_DEPTH = 16
+"""Folders below a folder: those of media have four."""
 MAX_VERIFIED = 2_000_000
 """Ranges that are remembered as verified; beyond that, those in the files used longest ago are forgotten."""
 DIGEST_CHARACTERS = 64
+OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 Identity = tuple[int, int, int, int]
 """Device, inode, time of the last change in nanoseconds, size in bytes."""
 SIZE = 3
@@ -124,33 +126,50 @@ class MediaFiles:
         """A file as it is now; None if it cannot be opened."""
         try:
             with self._lock:
-                handle = self._handle(folder, path)
-                found = os.fstat(handle.number)
-                identity = _identity(found)
+                handle = self._file(folder, path)
+                identity = _identity(os.fstat(handle.number))
                 is_sealed = identity == handle.sealed
-                return _Open(handle, identity, is_sealed, self._verified.setdefault(identity, set()))
+                return _Open(handle, identity, is_sealed, self._verified.get(identity, set()))
         except (OSError, ValueError):
             return None
 
-    def _handle(self, folder: str, path: str) -> Handle:
+    def _file(self, folder: str, path: str) -> Handle:
         """An open file. Raises OSError, and ValueError for a path that leads elsewhere."""
         key = (folder, path)
         if (handle := self._files.get(key)) is not None:
             self._files.move_to_end(key)
             return handle
+        if path.count("/") > MAX_DEPTH:
+            raise ValueError("too deep")
         parent, _, name = path.rpartition("/")
-        if (inner := self._folders.get((folder, parent))) is None:
-            inner = _open_folder(folder, PurePosixPath(parent).parts)
-            _keep(self._folders, (folder, parent), inner)
-        if name in ("", "..", "."):
-            raise ValueError("not a file")
-        handle = Handle(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=inner.number))
+        inner = self._folder(folder, parent)
+        handle = Handle(os.open(_checked(name), OPEN | os.O_NONBLOCK, dir_fd=inner.number))
         found = os.fstat(handle.number)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("not a file")
         if is_sealed(handle.number):
             handle.sealed = _identity(found)
         _keep(self._files, key, handle)
+        return handle
+
+    def _folder(self, folder: str, path: str) -> Handle:
+        """An open folder below another one, reached step by step without following a symbolic link.
+
+        Raises OSError, and ValueError for what is not below a local folder.
+        """
+        key = (folder, path)
+        if (handle := self._folders.get(key)) is not None:
+            self._folders.move_to_end(key)
+            return handle
+        if path:
+            parent, _, name = path.rpartition("/")
+            handle = Handle(os.open(_checked(name), OPEN | os.O_DIRECTORY, dir_fd=self._folder(folder, parent).number))
+        else:
+            url = urlsplit(folder)
+            if url.scheme != "file" or url.netloc:
+                raise ValueError("not a local folder")
+            handle = Handle(os.open(unquote(url.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        _keep(self._folders, key, handle)
         return handle
 
     def _remember(self, file: _Open, key: int) -> None:
@@ -173,16 +192,8 @@ def _keep(kept: OrderedDict[tuple[str, str], Handle], key: tuple[str, str], hand
         kept.popitem(last=False)
 
 
-def _open_folder(folder: str, parts: tuple[str, ...]) -> Handle:
-    """A folder below another one, reached step by step without following a symbolic link.
-
-    Raises OSError, and ValueError for what is not below a local folder.
-    """
-    url = urlsplit(folder)
-    if url.scheme != "file" or url.netloc or ".." in parts or parts[:1] == ("/",):
-        raise ValueError("not a folder in a folder")
-    handle = Handle(os.open(unquote(url.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    for part in parts:
-        inner = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIRECTORY, dir_fd=handle.number)
-        handle = Handle(inner)
-    return handle
+def _checked(name: str) -> str:
+    """A name in a folder. Raises ValueError for what may lead out of it."""
+    if name in ("", ".", "..") or "/" in name:
+        raise ValueError("not a name in a folder")
+    return name

@@ -239,6 +239,12 @@ def other_bytes(root: Path) -> str:
     return "medium"
 
 
+def empty_name(root: Path) -> str:
+    (root / "a").mkdir()
+    (root / "a" / "medium").write_bytes(b"media")
+    return "a//medium"
+
+
 def folder(root: Path) -> str:
     (root / "medium").mkdir()
     return "medium"
@@ -250,7 +256,19 @@ def cut_off(root: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "spoil", [spoil_by_link, spoil_by_folder, spoil_by_dots, absolute, other_bytes, folder, cut_off, lambda _: "gone"]
+    "spoil",
+    [
+        spoil_by_link,
+        spoil_by_folder,
+        spoil_by_dots,
+        empty_name,
+        absolute,
+        other_bytes,
+        folder,
+        cut_off,
+        lambda _: "gone",
+        lambda _: "a/" * 5000 + "medium",
+    ],
 )
 def test_a_link_that_leads_elsewhere_gives_nothing(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
     root = tmp_path / "root"
@@ -336,6 +354,7 @@ async def test_media_that_the_service_verified_are_hashed_again_only_when_asked(
     name = await write(linking, references)
     assert len([record async for record, _ in linking.stream_records_and_media(name)]) == 3
     assert hashed == []
+    assert not linking._files._verified, "what is sealed need not be remembered"
     for _ in range(2):
         hashed.clear()
         assert [data async for _, data in linking.read_media([sha256(LARGE[0])], verify=True)] == [LARGE[0]]
