@@ -24,6 +24,13 @@ from google.protobuf.message import Message
 
 from omnialign.errors import InvalidArgument
 
+IN_WORDS = {
+    "^[a-z][a-z0-9-]{0,61}[a-z0-9]$": (
+        "must have 2 to 63 small letters, digits and hyphens, begin with a letter and not end with a hyphen"
+    )
+}
+"""What patterns of the contract ask for, where a caller may not read them: those of ids."""
+
 
 class Validator:
     """Checks messages against the rules in their descriptors; compiles the rules of a type on first sight."""
@@ -46,7 +53,8 @@ class Validator:
 def _describe(violation: Any) -> tuple[str, str]:
     """(path such as `items[2].prompt.parts[0]`, what is wrong with it)."""
     path = "".join(map(_step, violation.field.elements if violation.field else ())).removeprefix(".")
-    return path, violation.message or violation.rule_id
+    pattern = violation.message.partition("`")[2].rpartition("`")[0]
+    return path, IN_WORDS.get(pattern) or violation.message or violation.rule_id
 
 
 def _step(element: Any) -> str:

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from omnialign.errors import InvalidArgument
 from omnialign.v1 import data_service_pb2 as pb
 from omnialign.v1 import dataset_pb2
-from services.runtime.requests import body_digest, check_same_body, decode_token, encode_token, page_size
+from services.runtime.requests import (
+    Validator,
+    body_digest,
+    check_same_body,
+    decode_token,
+    encode_token,
+    page_size,
+)
 
 NAMES = st.text(st.characters(categories=("L", "N", "P", "S")))
 
@@ -92,3 +99,11 @@ def test_reused_id_with_another_body_is_refused():
     with pytest.raises(InvalidArgument) as caught:
         check_same_body(digest, request("1", a="z"), request_id="1")
     assert caught.value.reason == "REQUEST_ID_REUSED"
+
+
+@pytest.mark.parametrize("dataset_id", ["a", "My-Data", "my_data", "1st", "late-", "x" * 64])
+def test_an_id_that_cannot_be_one_is_refused_in_words(dataset_id):
+    with pytest.raises(InvalidArgument) as caught:
+        Validator().check(pb.CreateDatasetRequest(parent="projects/default", dataset_id=dataset_id))
+    words = "must have 2 to 63 small letters, digits and hyphens, begin with a letter and not end with a hyphen"
+    assert caught.value.violations == (("dataset_id", words),)
