@@ -9,6 +9,7 @@ import pytest
 from omnialign.media import write_audio, write_image
 from omnialign.v1 import record_pb2
 from services.data.config import DataConfig
+from services.data.importing.identity import Digests
 from services.data.importing.media_files import MediaFiles
 from services.data.importing.media_reader import MediaReader
 from services.data.importing.reading import Reading
@@ -86,7 +87,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, row: Any, form: str, subtask: str) -> record_pb2.Record:
     source = SourceFile(folder / "rows.parquet", folder, subtask, "train", format=form, told_by="the request")
-    files = MediaFiles(source, keep=MediaReader(MediaLimits.of(DataConfig(root=folder))))
+    files = MediaFiles(source, keep=MediaReader(MediaLimits.of(DataConfig(root=folder)), Digests()))
     return RowReader(source, files=files, reading=Reading()).record(1, row)[0]
 
 

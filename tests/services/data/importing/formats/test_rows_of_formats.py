@@ -222,6 +222,16 @@ def test_fields_of_objects_are_mapped_and_the_rest_of_the_object_stays() -> None
     }  # fmt: skip
 
 
+def test_preferences_as_openai_takes_them_are_read_by_a_mapping(folder: Path) -> None:
+    asked = {"messages": [{"role": "system", "content": "Be brief."}, *ASKED], "tools": [], "parallel_tool_calls": True}
+    row = {"input": asked, "preferred_output": SAID, "non_preferred_output": NO}
+    mapped = {"input.messages": "prompt", "preferred_output": "chosen", "non_preferred_output": "rejected"}
+    record = read(folder, "trl", row, renamed_columns=mapped)
+    assert not record.HasField("quarantine"), record.quarantine.message
+    assert (shown(record.history[0].content), shown(record.prompt)) == (["Be brief."], ["Name a fruit."])
+    assert [shown(one.content) for one in record.responses] == [["Pear."], ["No."]]
+
+
 def test_what_else_a_task_of_label_studio_holds_is_listed() -> None:
     assert set(unread_of_label_studio(TASK)) == {"data.url", "annotations.ease", "predictions"}
 
