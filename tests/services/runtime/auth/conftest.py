@@ -203,6 +203,12 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
 @pytest.fixture
 async def people(guarded: Guarded) -> Guarded:
     """A server that knows a person of each kind; their tokens are what they are called."""
+    await start_with_people(guarded)
+    return guarded
+
+
+async def start_with_people(guarded: Guarded) -> None:
+    """Grants a token to a person of each kind, and starts the server."""
     for role in ("reader", "annotator", "submitter", "admin"):
         guarded.grant(role, roles={"demo": role})
     guarded.grant("stranger", roles={"elsewhere": "admin"})
@@ -210,4 +216,3 @@ async def people(guarded: Guarded) -> Guarded:
     guarded.grant("service", roles={"*": "service"})
     guarded.grant("late", roles={"demo": "admin"}, expires=datetime(2020, 1, 1, tzinfo=UTC))
     await guarded.start()
-    return guarded

@@ -1,15 +1,36 @@
 """Every RPC of every service, called on a real server by everybody who might."""
 
+from collections.abc import AsyncIterator
+
 import pytest
+import pytest_asyncio
 from google.protobuf.message import Message
 
 from services.runtime.auth.policy import POLICY
 from services.runtime.context import Role
-from tests.services.runtime.auth.conftest import METHODS, Answer, Guarded, name_for, request_of
+from tests.services.runtime.auth.conftest import (
+    METHODS,
+    Answer,
+    Guarded,
+    name_for,
+    request_of,
+    start_with_people,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PEOPLE = {"reader": Role.READER, "annotator": Role.ANNOTATOR, "submitter": Role.SUBMITTER, "admin": Role.ADMIN}
 JOB = "projects/demo/trainingJobs/mine"
 every_rpc = pytest.mark.parametrize("path", METHODS)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def people(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
+    """One server for all of these calls: none of them changes what it knows."""
+    guarded = Guarded(tmp_path_factory.mktemp("guarded"))
+    await start_with_people(guarded)
+    yield guarded
+    await guarded.stop()
 
 
 async def ask(
