@@ -128,9 +128,10 @@ def unread_of_ultrafeedback(row: Row) -> Iterator[str]:
 
 
 def unread_of_helpsteer3(row: Row) -> Iterator[str]:
-    """The fields of what each person said that hold a value and are not read."""
+    """The fields of what each person said that hold a value and are not read; a score may repeat the overall one."""
     for one in _objects(row.get(INDIVIDUAL)):
-        yield from _others(one, INDIVIDUAL, OPINION_FIELDS)
+        repeats = one.get("score") == row.get(PREFERENCE)
+        yield from _others(one, INDIVIDUAL, (*OPINION_FIELDS, "score") if repeats else OPINION_FIELDS)
 
 
 def _objects(found: Any) -> list[Mapping[str, Any]]:

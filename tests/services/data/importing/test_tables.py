@@ -128,6 +128,7 @@ def test_what_each_person_said_is_listed_where_it_is_not_read() -> None:
     said = {"score": -1, "reasoning": "so", "feedback1": "good", "feedback2": None, "annotator": ""}
     row = {"context": "a", "individual_preference": [said, 7, said | {"seconds": 0}]}
     assert set(unread_of_helpsteer3(row)) == {"individual_preference.score", "individual_preference.seconds"}
+    assert list(unread_of_helpsteer3({"overall_preference": -1, "individual_preference": [said]})) == []
 
 
 def test_only_what_may_be_a_slip_of_the_pen_is_similar() -> None:
