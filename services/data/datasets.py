@@ -18,7 +18,7 @@ from services.data.config import DataConfig
 from services.data.errors import not_found, version_not_found
 from services.data.objects import ObjectStore
 from services.data.objects.base import run_in_pool
-from services.data.record_table import CommitRetries, RecordTable
+from services.data.record_table import Choose, CommitRetries, RecordTable
 from services.data.selection import Selection
 from services.data.snapshot import Caches, Snapshot, SnapshotExpired
 from services.data.store import Store, now_us, timestamp
@@ -144,14 +144,14 @@ class Datasets:
                 await run_in_pool(self._pool, table.delete, ids)
             await self._store.uncount_dataset(name)
 
-    async def discard(self, name: str, is_stale: Callable[[str], bool], *, from_quarantine: bool = False) -> int:
-        """Removes the records, or the rows in the quarantine, whose ids are stale; returns their number."""
+    async def discard(self, name: str, stale: Choose, *, from_quarantine: bool = False) -> int:
+        """Removes the records, or the rows in the quarantine, that `stale` chooses by id; returns their number."""
         suffix = QUARANTINE if from_quarantine else ""
         table = self._table(name, uid=await self._require(name), suffix=suffix)
         if await run_in_pool(self._pool, table.find) is None:
             return 0
         async with self._lock(name):
-            count = await run_in_pool(self._pool, table.delete_where, is_stale)
+            count = await run_in_pool(self._pool, table.delete_where, stale)
         if count:
             await self._store.uncount_dataset(name)
         return count

@@ -33,6 +33,8 @@ from services.data.snapshot import Caches, Snapshot, expired
 FOUND_AT_ONCE = 512
 """Rows whose stored records are in memory at once during a merge."""
 LONGEST_PAUSE_SECONDS = 0.5
+Choose = Callable[[Sequence[str]], Iterable[str]]
+"""Chooses some of several ids."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,11 @@ class RecordTable:
             if ids and dataset.scanner(columns=["id"], filter=condition).count_rows():
                 dataset.delete(condition, conflict_retries=self._commit_retries.max_retries)
 
-    def delete_where(self, is_stale: Callable[[str], bool]) -> int:
-        """Removes the rows whose ids are stale; returns their number."""
+    def delete_where(self, stale_of: Choose) -> int:
+        """Removes the rows whose ids are chosen; returns their number."""
         with expired(self.place.uri):
             batches = self._open().scanner(columns=["id"]).to_batches()
-            stale = [name for batch in batches for name in batch["id"].to_pylist() if is_stale(name)]
+            stale = [name for batch in batches for name in stale_of(batch["id"].to_pylist())]
         for start in range(0, len(stale), FOUND_AT_ONCE):
             self.delete(stale[start : start + FOUND_AT_ONCE])
         return len(stale)

@@ -1,10 +1,12 @@
 """One run of an import: which rows it has seen, the counts, and the records that wait to be written."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from google.protobuf import json_format
@@ -22,6 +24,7 @@ from services.data.importing.journal import ROW, STATE, Array, Journal, Part
 from services.data.importing.reading_ahead import Row, Stored
 from services.data.importing.rows import set_aside
 from services.data.importing.sources import SourceFile
+from services.data.importing.tally import Tally
 from services.data.media_store import MediaStore
 from services.data.record_rows import state
 from services.data.usage import Usage
@@ -43,7 +46,9 @@ class _Source:
 
     file: SourceFile
     """Its first file."""
-    rows: Counter[int] = field(default_factory=Counter)
+    number: int
+    """From 1 on, as they come."""
+    rows: Tally = field(default_factory=Tally)
     """How often each row occurred."""
     quarantined: set[str] = field(default_factory=set)
     """The ids of rows that were set aside."""
@@ -111,22 +116,25 @@ class ImportRun:
         self._sources: dict[str, _Source] = {}
         self._files = set[str]()
         self._mended: set[str] = set()
-        # The source of each row's content, to notice rows that several files share.
-        self._contents: dict[int, _Source] = {}
+        # The number of the source that had each row's content first, to notice rows that several files share.
+        self._firsts = Tally()
         self._repeated: Counter[tuple[str, str, bool]] = Counter()
 
     def begin(self, file: SourceFile, *, key: str, survey: Mapping[str, object], state: FileState) -> None:
         """Says that the next rows are those of a file."""
         self._file, self._digest, self._state = file, source_digest(file), state
-        self._sources.setdefault(self._digest, _Source(file))
+        self._sources.setdefault(self._digest, _Source(file, len(self._sources) + 1))
         self._files.add(name_of(file))
         self._next = Part(key, name_of(file), 0, 0, survey)
         self._draft: _Draft | None = None
 
     async def add(self, piece: Stored) -> None:
         """Counts rows, and has them written: with others, and while the next ones are read."""
-        for row in piece.rows:
-            self._add(row, self._current())
+        contents, keys = _keys(row.content for row in piece.rows), _keys(row.digest for row in piece.rows)
+        again, left_out = self._count_rows(contents, keys)
+        told = zip(contents.tolist(), keys.tolist(), again.tolist(), left_out.tolist(), strict=True)
+        for row, noted in zip(piece.rows, told, strict=True):
+            self._add(row, noted, self._current())
             if self._waiting.is_full:
                 await self._settle()
                 waiting, self._waiting, self._draft = self._waiting, _Waiting(), None
@@ -143,11 +151,9 @@ class ImportRun:
         source = self._sources[self._digest]
         if self._ids is not None and (ID_TAKEN in part.reasons or not self._ids.take_again(ids)):
             raise RowsDiffer
-        for content, key, again, left_out in rows.tolist():
-            if self._is_repeated(content) != left_out or (not left_out and source.rows[key] != again):
-                raise RowsDiffer
-            if not left_out:
-                source.rows[key] += 1
+        again, left_out = self._count_rows(rows["content"], rows["key"])
+        if (again != rows["again"]).any() or (left_out != rows["left_out"]).any():
+            raise RowsDiffer
         source.quarantined.update(part.aside)
         self._mended.update(part.mended)
         self._next.start = self._next.end = part.end
@@ -172,8 +178,9 @@ class ImportRun:
             both = {"file": valid_text(file), "earlier_file": valid_text(earlier)}
             self.progress.repeated_rows.add(**both, rows=rows, left_out=left_out)
         if not self._append:
-            self.progress.records_removed = await self._datasets.discard(self.name, self._is_stale)
-            await self._datasets.discard(self.name, self._is_stale_in_quarantine, from_quarantine=True)
+            self.progress.records_removed = await self._datasets.discard(self.name, self._stale)
+            stale = partial(self._stale, in_quarantine=True)
+            await self._datasets.discard(self.name, stale, from_quarantine=True)
         await asyncio.to_thread(self._journal.prune, self._files)
 
     def _current(self) -> _Draft:
@@ -185,17 +192,14 @@ class ImportRun:
             self._waiting.drafts.append(self._draft)
         return self._draft
 
-    def _add(self, row: Row, draft: _Draft) -> None:
+    def _add(self, row: Row, noted: tuple[int, int, int, bool], draft: _Draft) -> None:
         self.progress.rows_read += 1
         self._next.end = draft.part.end = draft.part.end + 1
-        content, key = _key(row.content), _key(row.digest)
-        if self._is_repeated(content):
-            draft.rows.append((content, key, 0, True))
+        draft.rows.append(noted)
+        *_, again, is_left_out = noted
+        if is_left_out:
             return
         source, waiting, record = self._sources[self._digest], self._waiting, row.record
-        again = source.rows[key]
-        source.rows[key] += 1
-        draft.rows.append((content, key, again, False))
         if row.mends:
             self._mended.add(row.mends)
             draft.part.mended.append(row.mends)
@@ -272,35 +276,49 @@ class ImportRun:
             if len(self.examples) < MAX_EXAMPLES:
                 self.examples.setdefault(reason, message)
 
-    def _is_repeated(self, content: int) -> bool:
-        """Whether a row is left out because another file of the same split has it. Within a file, all are kept."""
-        if self._has_one_source:
-            return False
+    def _count_rows(self, contents: Array, keys: Array) -> tuple[Array, Array]:
+        """Of each of some rows, how often its source had it before, and whether it is left out."""
         source = self._sources[self._digest]
-        first = self._contents.setdefault(content, source)
-        if first is source:
-            return False
-        left_out = first.file.split == source.file.split
-        self._repeated[self._file.name, first.file.name, left_out] += 1
-        return left_out
+        left_out = self._left_out(contents, source)
+        again = np.zeros(len(keys), np.uint32)
+        again[~left_out] = source.rows.counted(keys[~left_out])
+        return again, left_out
 
-    def _is_stale(self, record_id: str) -> bool:
-        is_given = self._ids is not None and self._ids.has(record_id)
-        return not is_given and self._is_replaced(record_id, quarantined=False)
+    def _left_out(self, contents: Array, source: _Source) -> Array:
+        """Which rows are left out because another file of the same split has them. Within a file, all are kept."""
+        if self._has_one_source:
+            return np.zeros(len(contents), bool)
+        unique, places, counts = np.unique(contents, return_inverse=True, return_counts=True)
+        firsts = self._firsts.of(unique)
+        new, left_out = firsts == 0, np.zeros(len(unique), bool)
+        self._firsts.add(unique[new], np.full(new.sum(), source.number))
+        sources = list(self._sources.values())
+        for number in set(firsts[~new].tolist()) - {source.number}:
+            first, are_its = sources[number - 1], firsts == number
+            left_out |= are_its & (is_left_out := first.file.split == source.file.split)
+            self._repeated[self._file.name, first.file.name, is_left_out] += int(counts[are_its].sum())
+        return left_out[places]
 
-    def _is_stale_in_quarantine(self, record_id: str) -> bool:
-        return self._is_replaced(record_id, quarantined=True)
-
-    def _is_replaced(self, record_id: str, *, quarantined: bool) -> bool:
-        """Whether a record is from a source of this run, which has not given it again in the same state."""
-        match = ID.fullmatch(record_id)
-        source = self._sources.get(match["source"]) if match else None
-        if match is None or source is None or record_id in self._mended:
-            return False
-        if quarantined:
-            return record_id not in source.quarantined
-        is_given = not source.keeps_ids and int(match["again"] or 0) < source.rows[_key(match["row"])]
-        return not is_given or record_id in source.quarantined
+    def _stale(self, ids: Iterable[str], *, in_quarantine: bool = False) -> list[str]:
+        """Those of some records that are of a source of this run, which has not given them again in the same state."""
+        stale, asked = list[str](), dict[str, list[tuple[str, re.Match[str]]]]()
+        for record_id in ids:
+            match = ID.fullmatch(record_id)
+            source = self._sources.get(match["source"]) if match else None
+            if match is None or source is None or record_id in self._mended:
+                continue
+            if not in_quarantine and self._ids is not None and self._ids.has(record_id):
+                continue
+            if (record_id in source.quarantined) != in_quarantine or (source.keeps_ids and not in_quarantine):
+                stale.append(record_id)
+            elif not in_quarantine:
+                asked.setdefault(match["source"], []).append((record_id, match))
+        for digest, some in asked.items():
+            given = self._sources[digest].rows.of(_keys(match["row"] for _, match in some)).tolist()
+            stale += [
+                name for (name, match), count in zip(some, given, strict=True) if int(match["again"] or 0) >= count
+            ]
+        return stale
 
 
 def _note(journal: Journal, drafts: Iterable[_Draft]) -> None:
@@ -319,8 +337,8 @@ def _states(records: Iterable[record_pb2.Record]) -> Array:
     return np.array([state(record) for record in records], STATE)
 
 
-def _key(digest: str) -> int:
-    return int(digest[:KEY_CHARACTERS], 16)
+def _keys(digests: Iterable[str]) -> Array:
+    return np.array([int(digest[:KEY_CHARACTERS], 16) for digest in digests], np.uint64)
 
 
 def _count(counts: MutableMapping[str, int], keys: Iterable[str]) -> None:
