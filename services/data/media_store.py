@@ -146,8 +146,9 @@ class MediaStore:
         Each digest must be that of the bytes, computed by this process: a child is not believed. What is stored keeps
         the type that it was stored with.
         """
-        found = self._stored([(medium.sha256, Claim()) for medium in media])
-        new = {medium.sha256: medium for medium in media if (medium.sha256, Claim()) not in found}
+        claim = Claim()
+        found = self._stored([(medium.sha256, claim) for medium in media])
+        new = {medium.sha256: medium for medium in media if (medium.sha256, claim) not in found}
         stored = {digest: one for (digest, _), one in found.items()} | self._put_new(new)
         return [stored[medium.sha256] for medium in media]
 

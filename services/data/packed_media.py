@@ -6,7 +6,6 @@ finds both.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -17,7 +16,7 @@ from services.data.media_keys import split
 from services.data.objects import ObjectStore
 from services.data.packs import PackEntry, ending, entries_of
 from services.data.store import NAMES_PER_QUERY, PACKED_MEDIA
-from services.runtime.database import Database
+from services.runtime.database import Database, execute_many
 
 PREFIX = "media/packs/"
 PACKED_BYTES = 256 * 1024
@@ -25,8 +24,7 @@ PACKED_BYTES = 256 * 1024
 MAX_PACK_BYTES = 8 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class ValidMedium:
+class ValidMedium(NamedTuple):
     """Bytes that were decoded in the sandbox and are about to be stored."""
 
     data: bytes | memoryview
@@ -96,7 +94,7 @@ class PackedMedia:
         # The newest row wins: it replaces one whose bytes were found to be damaged.
         newest = {name: insert.excluded[name] for name in ("pack", "offset", "size_bytes", "mime_type")}
         statement = insert.on_conflict_do_update(index_elements=["sha256"], set_=newest)
-        self._database.write_here(lambda connection: connection.execute(statement, rows))
+        self._database.write_here(lambda connection: execute_many(connection, statement, rows))
 
 
 def _find(connection: Connection, wanted: Sequence[bytes]) -> dict[str, Place]:

@@ -21,7 +21,7 @@ from omnialign.errors import OmnialignError, ResourceExhausted
 from omnialign.v1 import content_pb2, record_pb2
 from services.data.garbage.condemned import pardon
 from services.data.store import HELD_OBJECTS, is_held, now_us
-from services.runtime.database import Database, is_among
+from services.runtime.database import Database, execute_many, is_among
 from services.runtime.limits import Quotas
 
 
@@ -101,7 +101,7 @@ class Usage:
             if new := [key for key in keys if key not in known or not known[key].is_held]:
                 # What was measured once counts; a record may claim anything.
                 sizes = {key: max(objects[key], known[key].size_bytes if key in known else 0) for key in new}
-                connection.execute(insert, [{**row, "key": key, "size_bytes": sizes[key]} for key in new])
+                execute_many(connection, insert, [{**row, "key": key, "size_bytes": sizes[key]} for key in new])
             if held := [key for key, one in known.items() if one.is_held]:
                 connection.execute(HELD_OBJECTS.update().where(_of(connection, holder, held)).values(again))
             # What a dataset names, its project need not hold.

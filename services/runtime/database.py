@@ -232,6 +232,16 @@ def is_among(connection: Connection, column: sa.ColumnElement[str], texts: Seque
     return column == sa.func.any(sa.bindparam(None, list(texts), postgresql.ARRAY(sa.Text)))
 
 
+def execute_many(connection: Connection, statement: sa.Insert, rows: Sequence[dict[str, Any]]) -> None:
+    """Executes a statement for each of many rows, whose values are texts, numbers and bytes as the driver takes them.
+
+    SQLAlchemy looks at each value by itself, which takes longer than to write it.
+    """
+    compiled = statement.compile(dialect=connection.dialect, column_keys=list(rows[0]))
+    names = compiled.positiontup  # type: ignore[attr-defined] # of compiled SQL
+    connection.exec_driver_sql(str(compiled), [tuple(map(row.__getitem__, names)) for row in rows] if names else rows)
+
+
 def parse_url(url: str) -> URL:
     """The URL with the driver that is installed. Raises InvalidArgument (`DATABASE_URL`), which does not repeat it."""
     try:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from omnialign.content import contents_of, media_of
 from omnialign.errors import InvalidArgument, OmnialignError
@@ -41,8 +42,7 @@ ROWS_PER_CHILD = 64
 preload("services.data.importing.pieces")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row as a record whose media are stored; the rest is as of `ReadRow`."""
 
     record: Record
