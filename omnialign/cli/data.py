@@ -250,7 +250,8 @@ async def delete(
         else:
             await client.get_dataset(name)
             if not force:
-                dependents.refuse(name, await dependents.dataset_dependents(client, name), session=session)
+                found = await dependents.dataset_dependents(client, name, await dependents.dataset_readers(client))
+                dependents.refuse(name, found, session=session)
             await client.delete_dataset(name)
     session.out.record({"deleted": name})
     session.out.say(f"Deleted {name}")

@@ -1,6 +1,7 @@
 """What depends on a resource that somebody wants to delete: it is named, and the deletion takes `--force`."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from omnialign.cli.session import Session
@@ -14,15 +15,26 @@ if TYPE_CHECKING:
 SHOWN = 10
 
 
-async def dataset_dependents(client: "AsyncClient", name: str) -> list[str]:
-    """The campaigns and unended jobs that read a dataset, and what lineage says was made from it."""
+async def dataset_readers(client: "AsyncClient") -> dict[str, list[str]]:
+    """The campaigns, and the jobs that have not ended, by the dataset that they read."""
     from omnialign import names
 
-    jobs = [job.name async for job in client.list_alignment_jobs() if _uses(job, name)]
-    jobs += [e.name async for e in client.list_evaluations() if name in _evaluated_on(e)]
-    jobs += [c.name async for c in client.list_campaigns() if names.unversioned(c.dataset_version) == name]
+    read = [(job.name, _read_by(job)) async for job in client.list_alignment_jobs()]
+    read += [(job.name, _trained_on(job)) async for job in client.list_training_jobs()]
+    read += [(evaluation.name, _evaluated_on(evaluation)) async for evaluation in client.list_evaluations()]
+    read += [(one.name, {one.dataset_version, one.start_from}) async for one in client.list_campaigns()]
+    readers = defaultdict[str, list[str]](list)
+    for reader, sources in read:
+        for dataset in {names.unversioned(source) for source in sources}:
+            readers[dataset].append(reader)
+    return readers
+
+
+async def dataset_dependents(client: "AsyncClient", name: str, readers: Mapping[str, Sequence[str]]) -> list[str]:
+    """Those of the readers that read a dataset, and what lineage says was made from it."""
+    found = readers.get(name, ())
     versions = [version.name async for version in client.list_dataset_versions(name)]
-    return [*jobs, *await _products(client, [name, *versions], leave_out={*jobs, name, *versions})]
+    return [*found, *await _products(client, [name, *versions], leave_out={*found, name, *versions})]
 
 
 async def model_dependents(client: "AsyncClient", versions: Sequence[str]) -> list[str]:
@@ -80,6 +92,20 @@ def _models_of(job: "AlignmentJob") -> set[str]:
     return given | {models.base, models.feedback, models.judge, models.aligned}
 
 
+def _read_by(job: "AlignmentJob") -> set[str]:
+    """The dataset that a job still reads, or will."""
+    from omnialign.client.jobs import ENDED_ALIGNMENT_STATES
+
+    return set() if job.state in ENDED_ALIGNMENT_STATES else {job.spec.dataset}
+
+
+def _trained_on(job: "TrainingJob") -> set[str]:
+    """The dataset that a job still trains on, or will."""
+    from omnialign.client.jobs import ENDED_TRAINING_STATES
+
+    return set() if job.state in ENDED_TRAINING_STATES else {job.spec.dataset}
+
+
 def _trained_from(job: "TrainingJob") -> set[str]:
     """The model that a job still trains, or will."""
     from omnialign.client.jobs import ENDED_TRAINING_STATES
@@ -89,11 +115,7 @@ def _trained_from(job: "TrainingJob") -> set[str]:
 
 def _evaluated_on(evaluation: "Evaluation") -> set[str]:
     """The datasets that an evaluation still reads, or will."""
-    from omnialign import names
-
-    if _has_ended(evaluation):
-        return set()
-    return {names.unversioned(identity.benchmark.dataset) for identity in evaluation.manifest.benchmarks}
+    return set() if _has_ended(evaluation) else {one.benchmark.dataset for one in evaluation.manifest.benchmarks}
 
 
 def _asked_by(evaluation: "Evaluation") -> set[str]:
@@ -110,11 +132,3 @@ def _has_ended(evaluation: "Evaluation") -> bool:
     from omnialign.client.evaluations import ENDED_EVALUATION_STATES
 
     return evaluation.state in ENDED_EVALUATION_STATES
-
-
-def _uses(job: "AlignmentJob", dataset: str) -> bool:
-    """Whether a job still reads a dataset, or will."""
-    from omnialign import names
-    from omnialign.client.jobs import ENDED_ALIGNMENT_STATES
-
-    return job.state not in ENDED_ALIGNMENT_STATES and names.unversioned(job.spec.dataset) == dataset

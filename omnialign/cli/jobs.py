@@ -167,6 +167,43 @@ async def delete(
     session.out.say(f"Deleted {name}" + (f"; kept: {dependents.named(made, session=session)}" if made else ""))
 
 
+@app.command()
+@command
+async def tidy(
+    session: Session,
+    jobs: Annotated[list[str] | None, typer.Argument(help="Ids or full names of jobs that have ended.")] = None,
+    older_than: Annotated[
+        float | None, typer.Option(min=0, metavar="DAYS", help="All jobs that ended so many days ago, or longer.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing; say what would be deleted.")] = False,
+) -> None:
+    """Delete the tables of ended jobs that nothing needs. Their reports, models and lineage stay.
+
+    A table stays if something beside the tables of its job was made from it, such as a model, or if a campaign or a job
+    that has not ended reads it.
+    """
+    from omnialign.cli import dependents, job_tables
+
+    if bool(jobs) == (older_than is not None):
+        raise typer.BadParameter("name jobs, or give --older-than")
+    deleted = kept = 0
+    async with session.client() as client:
+        if older_than is None:
+            ended = await job_tables.ended_jobs(client, [session.name("alignmentJobs", job) for job in jobs or ()])
+        else:
+            ended = await job_tables.jobs_ended_before(client, older_than)
+        async for table in job_tables.tables_of(client, ended):
+            is_needed = bool(table.needed_by)
+            if not is_needed and not dry_run:
+                await client.delete_dataset(table.name)
+            deleted, kept = deleted + (not is_needed), kept + is_needed
+            session.out.record({"table": table.name, "deleted": not is_needed, "needed_by": table.needed_by})
+            if is_needed:
+                session.out.say(f"{table.name} stays for {dependents.named(table.needed_by, session=session)}")
+    would = "would be " if dry_run else ""
+    session.out.say(f"{deleted} tables {would}deleted, {kept} kept")
+
+
 async def _change_state(session: Session, method: str, job: str) -> None:
     from omnialign.cli import job_view
 

@@ -5,6 +5,7 @@ import pytest
 
 from omnialign import media
 from omnialign.cli.importing import progress_line
+from omnialign.v1 import training_service_pb2
 from omnialign.v1.data_service_pb2 import ImportDatasetResponse
 
 
@@ -133,6 +134,16 @@ def test_a_dataset_is_deleted_and_with_force_too_if_something_depends_on_it(run,
     assert "[DATASET_NOT_FOUND]" in run("data", "delete", "unwanted").stderr
     run("data", "import", "lonely", source)
     assert run("data", "delete", "lonely").exit_code == 0
+
+
+def test_a_dataset_that_a_training_job_reads_is_not_deleted_until_it_has_ended(run, server, source):
+    run("data", "import", "lessons", source)
+    name = "projects/default/trainingJobs/learns"
+    job = server.training.jobs[name] = training_service_pb2.TrainingJob(name=name)
+    job.state, job.spec.dataset = job.STATE_RUNNING, "projects/default/datasets/lessons/versions/1"
+    assert "trainingJobs/learns depend on" in run("data", "delete", "lessons").stderr
+    job.state = job.STATE_SUCCEEDED
+    assert run("data", "delete", "lessons").exit_code == 0
 
 
 def test_version_is_deleted_by_its_number(run, source):

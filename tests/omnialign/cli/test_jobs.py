@@ -4,10 +4,13 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from omnialign.client import Client
 from omnialign.v1 import alignment_service_pb2 as messages
+from omnialign.v1 import data_service_pb2
 
 SPEC = {"base_model": "file:///nowhere", "dataset": "projects/default/datasets/texts/versions/1", "seed": 3}
 
@@ -118,6 +121,53 @@ def test_a_job_is_deleted_once_it_has_ended_or_with_force(run, specification):
     assert "[JOB_STATE]" in run("jobs", "delete", "unwanted").stderr
     assert run("jobs", "delete", "unwanted", "--force").stdout == "Deleted projects/default/alignmentJobs/unwanted\n"
     assert "[JOB_NOT_FOUND]" in run("jobs", "show", "unwanted").stderr
+
+
+@pytest.fixture
+def ended(run, server, specification):
+    """A job that ended a day ago, with a table of answers, one of pairs made of it, and one that a campaign reads."""
+    run("jobs", "submit", specification, "--id", "ended")
+    name = "projects/default/alignmentJobs/ended"
+    with Client(server.address) as client:
+        versions, records = {}, list(client.stream_records("projects/default/datasets/texts"))
+        for purpose in ("sample", "pairs", "people"):
+            table = client.create_dataset(f"ended-{purpose}", labels={"alignment_job": name}).name
+            client.append_records(table, records)
+            versions[purpose] = client.commit_version(table).name
+        edge = data_service_pb2.LineageEdge
+        model = "projects/default/models/aligned/versions/1"
+        client.add_lineage([edge(source=versions["sample"], target=versions["pairs"], relation="verify_of")])
+        client.add_lineage([edge(source=versions["pairs"], target=model, relation="trained_on")])
+        client.add_lineage([edge(source=name, target=version, relation="produced") for version in versions.values()])
+        yield server.alignment.jobs[name]
+        del server.alignment.jobs[name]
+        for dataset in client.list_datasets():
+            if dataset.labels.get("alignment_job") == name:
+                client.delete_dataset(dataset.name)
+
+
+@pytest.mark.parametrize("words", [("ended",), ("--older-than", 0.5)])
+def test_tables_that_nothing_needs_go_and_it_is_said_why_others_stay(run, ended, words):
+    assert run("annotate", "create", "ended-people", "--id", "asks").exit_code == 0
+    assert "[JOB_STATE]" in run("jobs", "tidy", "ended").stderr
+    ended.state = ended.STATE_SUCCEEDED
+    ended.end_time.FromSeconds(int(time.time()) - 86_400)
+    dry = run("jobs", "tidy", *words, "--dry-run").stdout
+    assert "1 tables would be deleted, 2 kept" in dry
+    result = run("jobs", "tidy", *words).stdout
+    assert "ended-pairs stays for models/aligned/versions/1\n" in result
+    assert "ended-people stays for campaigns/asks\n" in result
+    assert "1 tables deleted, 2 kept" in result
+    assert "[DATASET_NOT_FOUND]" in run("data", "show", "ended-sample").stderr
+    assert "pairs" in run("lineage", "datasets/ended-sample/versions/1").stdout
+    assert run("annotate", "delete", "asks").exit_code == 0
+
+
+def test_jobs_that_ended_too_lately_keep_their_tables(run, ended):
+    ended.state = ended.STATE_SUCCEEDED
+    ended.end_time.FromSeconds(int(time.time()) - 86_400)
+    assert run("jobs", "tidy", "--older-than", 2).stdout == "0 tables deleted, 0 kept\n"
+    assert run("jobs", "tidy").exit_code == 2
 
 
 @pytest.fixture
