@@ -10,6 +10,8 @@ from omnialign.client import AsyncClient
 from omnialign.content import text_of
 from omnialign.exporting import export
 from omnialign.v1 import data_service_pb2, record_pb2
+from services.data.importing import import_run, pieces
+from tests.services.data.importing.test_journal import stopped
 
 PARENT = "projects/default/datasets"
 PAIR = {"chosen": "Pear.", "rejected": "No."}
@@ -118,6 +120,27 @@ async def test_an_export_beside_its_source_takes_nothing_from_it(client: AsyncCl
         found = {name: text_of(one.prompt) for name, one in (await records(client, "mixed")).items()}
         assert found == {first: "Name a river.", second: sources[second], third: "Name a lake.", "own": "Name a fruit."}
         assert (await aside(client, "mixed"))[0].quarantine.source_file == "rows.jsonl"
+
+
+async def test_an_import_that_was_left_goes_on_and_counts_what_it_replaced_once(
+    client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_run, "WRITE_RECORDS", 100)
+    monkeypatch.setattr("services.data.importing.pace.SHOWN_SECONDS", 0.0)
+    monkeypatch.setattr("services.data.importing.reading_ahead.AHEAD_PIECES", 1)
+    monkeypatch.setattr(pieces, "PIECE_ROWS", 50)
+    names = [f"{number:04d}" for number in range(600)]
+    before = write_lines(tmp_path / "before" / "records.jsonl", *(whole(name, "Name a river.") for name in names[:300]))
+    source = write_lines(tmp_path / "after" / "records.jsonl", *map(whole, names))
+    for dataset in ("kept", "calm"):
+        await run(client, dataset, before)
+    await stopped(client, source, lambda done: done.records_imported >= 100)
+    done, calm = [await run(client, dataset, source, winner_labels=(1, 2)) for dataset in ("kept", "calm")]
+    assert 100 <= done.rows_skipped < 600
+    assert (
+        (done.records_imported, done.records_replaced) == (calm.records_imported, calm.records_replaced) == (600, 300)
+    )
+    assert await records(client, "kept") == await records(client, "calm")
 
 
 async def test_scores_of_whole_records_are_not_said_to_be_converted(client: AsyncClient, tmp_path: Path) -> None:
