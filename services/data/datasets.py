@@ -1,6 +1,5 @@
 """Datasets: a head of records that can still grow, and numbered, immutable versions of it."""
 
-import asyncio
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -26,6 +25,7 @@ from services.data.stored_records import StoredRecords
 from services.data.upkeep import Upkeep
 from services.data.usage import Usage, named_media
 from services.runtime.limits import Quotas
+from services.runtime.locks import NamedLocks
 
 SAFE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 COMMIT_ATTEMPTS = 5
@@ -80,7 +80,7 @@ class Datasets:
     ) -> None:
         self._config, self._store, self._objects, self._pool, self._usage = config, store, objects, pool, usage
         self._quotas = quotas or Quotas()
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks = NamedLocks()
         self._caches = Caches.empty()
         clean_seconds = config.retention_seconds / CLEANUPS
         self.upkeep = Upkeep(pool=pool, writes=config.compact_fragments, clean_seconds=clean_seconds)
@@ -122,7 +122,7 @@ class Datasets:
 
     async def delete(self, name: str) -> None:
         """Deletes a dataset. Raises DATASET_NOT_FOUND."""
-        async with self._lock(name):
+        async with self._locks[name]:
             await self._remove(name, uid=await self._require(name))
 
     async def append(self, name: str, records: Iterable[Record], *, are_held: bool = False) -> tuple[int, int]:
@@ -140,7 +140,7 @@ class Datasets:
         """Removes rows from the quarantine that are records now, because what was wrong with them was fixed."""
         table = self._table(name, uid=await self._require(name), suffix=QUARANTINE)
         if await run_in_pool(self._pool, table.find) is not None:
-            async with self._lock(name):
+            async with self._locks[name]:
                 await run_in_pool(self._pool, table.delete, ids)
             await self._store.uncount_dataset(name)
 
@@ -150,7 +150,7 @@ class Datasets:
         table = self._table(name, uid=await self._require(name), suffix=suffix)
         if await run_in_pool(self._pool, table.find) is None:
             return 0
-        async with self._lock(name):
+        async with self._locks[name]:
             count = await run_in_pool(self._pool, table.delete_where, stale)
         if count:
             await self._store.uncount_dataset(name)
@@ -170,7 +170,7 @@ class Datasets:
 
     async def delete_if_empty(self, name: str) -> None:
         """Deletes a dataset, if it still exists, that holds no record and no version, whatever its quarantine holds."""
-        async with self._lock(name):  # between the look and the removal, nobody may write
+        async with self._locks[name]:  # between the look and the removal, nobody may write
             with suppress(NotFound):
                 dataset = await self.get(name)
                 if not dataset.record_count and not dataset.latest_version:
@@ -179,7 +179,7 @@ class Datasets:
     async def commit(self, name: str) -> DatasetVersion:
         """Freezes the head as a new version; returns the newest version if nothing has changed since."""
         for _ in range(COMMIT_ATTEMPTS):
-            async with self._lock(name):
+            async with self._locks[name]:
                 table = self._table(name, uid=await self._require(name))
                 with suppress(SnapshotExpired):
                     if (version := await self._try_commit(name, table)) is not None:
@@ -196,7 +196,7 @@ class Datasets:
         if (number := version_number(parts["version"])) is None:
             message = f"{dataset}: name the version to delete by its number, not by `-`."
             raise InvalidArgument(message, reason="RESOURCE_NAME_INVALID", metadata={"name": name})
-        async with self._lock(dataset):
+        async with self._locks[dataset]:
             table = self._table(dataset, uid=await self._require(dataset))
             state, _ = await self._version(name)
             # The row goes first: a version that is listed can always be read.
@@ -291,7 +291,7 @@ class Datasets:
             await self._require(name)
             # Before anybody can read them: the collector must find that the dataset names their media.
             await self._usage.hold(name, media, parent=project_name_of(name))
-        async with self._lock(name):  # writers of this process take turns; those of other processes are met by retries
+        async with self._locks[name]:  # writers of this process take turns; those of other processes are met by retries
             table = self._table(name, uid=await self._require(name), suffix=suffix)
             counts = await run_in_pool(self._pool, table.merge, records)
         self.upkeep.written(name + suffix, table, num_rows=sum(counts))
@@ -359,9 +359,6 @@ class Datasets:
                 "The request id was already used for a different request: use a new one.", reason="REQUEST_ID_REUSED"
             )
         return await self.get(answered[1])
-
-    def _lock(self, name: str) -> asyncio.Lock:
-        return self._locks.setdefault(name, asyncio.Lock())
 
     def _table(self, name: str, *, uid: str, suffix: str = "") -> RecordTable:
         return RecordTable(

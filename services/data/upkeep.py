@@ -119,8 +119,8 @@ class Upkeep:
 
     def forget(self, name: str) -> None:
         """Drops what is due at a table that is removed, for whoever has the turn."""
-        self._seen.pop(name, None)
-        self._due.pop(name, None)
+        for kept in (self._seen, self._due, self._cleaned):
+            kept.pop(name, None)
 
     async def settle(self) -> None:
         """Does what is due, and returns when nothing is."""

@@ -21,6 +21,7 @@ from omnialign.v1.training_service_pb2 import (
     WatchTrainingJobResponse,
 )
 from services.runtime.limits import Quotas
+from services.runtime.locks import NamedLocks
 from services.training.conditions import note_report
 from services.training.job_directory import check_spec
 from services.training.launcher import token_digest
@@ -163,7 +164,7 @@ class Deliveries:
 
     def __init__(self, jobs: Jobs, *, store: Store, notifier: Notifier, registry: ModelRegistry) -> None:
         self._jobs, self._store, self._notifier, self._registry = jobs, store, notifier, registry
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks = NamedLocks()
 
     async def receive(self, messages: AsyncIterator[DeliverModelRequest], *, token: str) -> str:
         """Receives a model, ends its job as SUCCEEDED, and returns the model's name; safe to repeat.
@@ -176,19 +177,14 @@ class Deliveries:
             raise _malformed("the first message of a delivery must be its header")
         name, attempt = header.header.name, header.header.attempt
         await self._jobs.own(name, token=token)
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        try:
-            async with lock:
-                # Read again: the delivery that held the lock may have ended the job.
-                entry = await self._jobs.own(name, token=token)
-                if entry.job.state == TrainingJob.STATE_SUCCEEDED:
-                    return entry.job.model
-                _check_expected(entry, attempt)
-                model = await self._registry.upload_pieces(entry.job, _pieces(messages))
-                return await self._settle(name, attempt, model)
-        finally:
-            if not lock.locked():
-                self._locks.pop(name, None)
+        async with self._locks[name]:
+            # Read again: the delivery that held the lock may have ended the job.
+            entry = await self._jobs.own(name, token=token)
+            if entry.job.state == TrainingJob.STATE_SUCCEEDED:
+                return entry.job.model
+            _check_expected(entry, attempt)
+            model = await self._registry.upload_pieces(entry.job, _pieces(messages))
+            return await self._settle(name, attempt, model)
 
     async def _settle(self, name: str, attempt: int, model: str) -> str:
         """Ends the job with its model, unless it was cancelled or restarted while the model came in."""

@@ -1,6 +1,5 @@
 """Making a dataset of others: which records, written where, known by which request."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from services.data.operations.merging import merged
 from services.data.operations.reading import Reader
 from services.data.operations.target import Target
 from services.data.usage import Usage
+from services.runtime.locks import NamedLocks
 
 MADE_BY, MADE_FROM, PARAMETERS = "made_by", "made_from", "parameters"
 """The labels of a dataset that say which operation made it, of what, and how."""
@@ -52,7 +52,7 @@ class Deriving:
 
     def __init__(self, *, datasets: Datasets, lineage: Lineage, usage: Usage, deduplicator: Deduplicator) -> None:
         self._datasets, self._lineage, self._usage, self._deduplicator = datasets, lineage, usage, deduplicator
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks = NamedLocks()
 
     async def run(self, request: Request, *, digest: str) -> AsyncIterator[Progress]:
         """Makes the dataset; yields progress after each batch, and finally the version.
@@ -62,7 +62,7 @@ class Deriving:
         operation raises.
         """
         name = f"{request.parent}/datasets/{request.dataset_id}"
-        async with self._locks.setdefault(name, asyncio.Lock()):
+        async with self._locks[name]:
             sources = await self._sources(request)
             dataset = await self._begin(request, sources, digest)
             names = dataset.labels[MADE_FROM].split()
