@@ -5,7 +5,7 @@ texts, and each text and each medium is similar enough to the other record's.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +18,7 @@ from omnialign.v1.record_pb2 import Record
 from services.data.objects.base import run_in_pool
 from services.data.operations import sketches
 from services.data.operations.content import content_key, messages, pieces, roles
+from services.data.operations.fingerprints import Fingerprint
 from services.data.operations.known import Known, KnownRecord
 from services.data.operations.media_reading import MediaReader
 from services.data.operations.reading import Reader
@@ -43,34 +44,39 @@ class Deduplicator:
             search = _Search(known, wanted)
             async for batch in reader.batches(source):
                 if wanted.near:
-                    progress.unread_media_count += await self._learn(known, batch, search)
+                    progress.unread_media_count += await self._learn(batch, search)
                 kept, pairs = await run_in_pool(self._pool, search.sorted_out, batch)
                 progress.duplicate_count += len(pairs)
                 progress.duplicates.extend(pairs)
                 yield kept
 
-    async def _learn(self, known: Known, batch: Iterable[Record], search: "_Search") -> int:
+    async def _learn(self, batch: Iterable[Record], search: "_Search") -> int:
         """Makes the media of records known; returns the number of those that cannot be read or decoded."""
-        wanted = {one.sha256: one for record in batch for one in media_of(search.messages(record))}
-        new = [one for one in wanted.values() if not known.has_medium(bytes.fromhex(one.sha256))]
+        new = await run_in_pool(self._pool, search.new_media, batch)
         found = await self._media.fingerprints(new)
-        for one in new:
-            known.add_medium(bytes.fromhex(one.sha256), found.get(one.sha256), threshold=search.media_similarity)
+        await run_in_pool(self._pool, search.learn, new, found)
         return len(new) - len(found)
 
 
 class _Search:
-    """Compares each record with those that stay."""
+    """Compares each record with those that stay. Blocking."""
 
     def __init__(self, known: Known, wanted: Deduplication) -> None:
         self._known, self._wanted = known, wanted
         is_set = wanted.HasField("threshold")
-        self.text_similarity = wanted.threshold if is_set else TEXT_SIMILARITY
-        self.media_similarity = wanted.threshold if is_set else MEDIA_SIMILARITY
+        self._text_similarity = wanted.threshold if is_set else TEXT_SIMILARITY
+        self._media_similarity = wanted.threshold if is_set else MEDIA_SIMILARITY
 
-    def messages(self, record: Record) -> Iterable[Content]:
-        """What is compared of a record."""
-        return messages(record, prompt_only=self._wanted.prompts_only)
+    def new_media(self, batch: Iterable[Record]) -> list[Media]:
+        """The media of records that are not known yet, each once."""
+        named = {one.sha256: one for record in batch for one in media_of(self._messages(record))}
+        return [one for sha256, one in named.items() if not self._known.has_medium(bytes.fromhex(sha256))]
+
+    def learn(self, media: Iterable[Media], found: Mapping[str, Fingerprint]) -> None:
+        """Makes media known, with the fingerprints of those that have one, by digest."""
+        for one in media:
+            sha256, described = bytes.fromhex(one.sha256), found.get(one.sha256)
+            self._known.add_medium(sha256, described, threshold=self._media_similarity)
 
     def sorted_out(self, batch: Iterable[Record]) -> tuple[list[Record], list[DuplicatePair]]:
         """The records that stay, and the pairs of which one does not."""
@@ -91,7 +97,7 @@ class _Search:
             self._known.add(KnownRecord(record.id, content, rest), ())
             return None
         described, salt = self._described(record, content, rest)
-        keys = [salt + key for key in sketches.keys(described.sketches, self.text_similarity)]
+        keys = [salt + key for key in sketches.keys(described.sketches, self._text_similarity)]
         for other in self._known.similar(keys):
             similar, modality = min(self._similarities(described, other, record), default=(1.0, MODALITY_TEXT))
             if similar > 0:
@@ -99,10 +105,14 @@ class _Search:
         self._known.add(described, keys)
         return None
 
+    def _messages(self, record: Record) -> Iterable[Content]:
+        """What is compared of a record."""
+        return messages(record, prompt_only=self._wanted.prompts_only)
+
     def _described(self, record: Record, content: bytes, rest: bytes) -> tuple[KnownRecord, bytes]:
         """What is compared of a record, and a key of what must be equal: kinds of parts, numbers, groups of media."""
         salt, texts, media = hashlib.blake2b(roles(record), digest_size=16), list[sketches.Sketch](), list[bytes]()
-        for message in self.messages(record):
+        for message in self._messages(record):
             salt.update(b"M")
             words = list[str]()
             for piece in pieces(message):
@@ -120,11 +130,11 @@ class _Search:
         """How similar the texts and media of two records are; 0 for what is not similar enough."""
         for first, second in zip(one.sketches, other.sketches, strict=True):
             found = sketches.similarity(first, second)
-            yield found if found >= self.text_similarity else 0.0, MODALITY_TEXT
-        kinds = [medium.modality for medium in media_of(self.messages(record))]
+            yield found if found >= self._text_similarity else 0.0, MODALITY_TEXT
+        kinds = [medium.modality for medium in media_of(self._messages(record))]
         for (digest, earlier), kind in zip(zip(one.media, other.media, strict=True), kinds, strict=False):
             found = self._known.media_similarity(digest, earlier)
-            yield found if found >= self.media_similarity else 0.0, kind
+            yield found if found >= self._media_similarity else 0.0, kind
 
 
 def _made(

@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from omnialign.v1.dataset_operations_pb2 import Deduplication, DuplicatePair
 from omnialign.v1.record_pb2 import Preference, Record, Response
 from services.data.operations import sketches
 from services.data.operations.content import normalised
+from services.data.operations.known import Known
 from tests.services.data.operations.test_deriving import filled, records_of
 from tests.services.data.operations.test_fingerprints import scene
 
@@ -63,6 +65,27 @@ async def uploaded(client: AsyncClient, pixels: np.ndarray, form: str = "PNG") -
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form)
     return await client.upload_media(buffer.getvalue(), modality=MODALITY_IMAGE)
+
+
+async def test_records_and_media_are_compared_off_the_event_loop(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watched(name: str) -> Any:
+        method = getattr(Known, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            threads[name] = threading.get_ident()
+            return method(*args, **kwargs)
+
+        return call
+
+    threads = dict[str, int]()
+    for name in ("same", "add", "has_medium", "add_medium"):
+        monkeypatch.setattr(Known, name, watched(name))
+    picture = await uploaded(client, scene(0))
+    await pairs_of(client, [record("a", picture, "Two."), record("b", picture, "Three.")], near=True)
+    assert set(threads) == {"same", "add", "has_medium", "add_medium"}
+    assert threading.get_ident() not in threads.values()
 
 
 async def test_equal_contents_are_the_same_whatever_their_case_and_white_space(client: AsyncClient) -> None:
