@@ -71,6 +71,10 @@ class ChunkWorker:
         await self._commit(context, outcome, chunk=chunk, step=step, seconds=time.monotonic() - begun)
         chunk.cached_output = (step.writes, outcome.records)  # saves the next step a read
 
+    def forget(self, uid: str) -> None:
+        """Drops what is kept of a job that ended."""
+        self._writer.forget(uid)
+
     async def _inputs(self, context: JobContext, chunk: Chunk, *, step: Step) -> Records:
         if chunk.cached_output is not None and chunk.cached_output[0] == step.reads:
             return chunk.cached_output[1]

@@ -44,6 +44,11 @@ class GroupCommitter(Generic[T]):
             self._task = asyncio.create_task(self._drain())
         await future
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being written, and nobody waits for it."""
+        return self._task is None or self._task.done()
+
     async def close(self) -> None:
         """Stops writing; whoever waits for a write is cancelled."""
         if self._task is not None:
@@ -86,7 +91,9 @@ class GroupCommitter(Generic[T]):
         except Exception as error:
             if len(group) > 1:  # one by one, so that only the writer of bad items hears of them
                 for entry in group:
-                    await self._write([entry])
+                    # The first of them may hear of it so late that its job has ended, and nobody waits for the others.
+                    if not entry[1].done():
+                        await self._write([entry])
             elif not group[0][1].done():
                 group[0][1].set_exception(error)
         else:
@@ -107,17 +114,24 @@ class TableWriter:
 
     def __init__(self, append: Append) -> None:
         self._append = append
-        self._tables: dict[str, GroupCommitter[Record]] = {}
+        self._tables: dict[tuple[str, str], GroupCommitter[Record]] = {}
+        """By the uid of a job and the name of a table."""
 
     async def write(self, context: JobContext, name: str, records: Sequence[Record]) -> None:
         """Writes the records of a job to the table `name`; returns once they are stored."""
-        if name not in self._tables:
+        key = (context.uid, name)
+        if key not in self._tables:
 
             async def append(group: Sequence[Record]) -> None:
                 await self._append(context, name, group)
 
-            self._tables[name] = GroupCommitter(append, limit=MAX_GROUP_RECORDS, pause_seconds=PAUSE_SECONDS)
-        await self._tables[name].add(records)
+            self._tables[key] = GroupCommitter(append, limit=MAX_GROUP_RECORDS, pause_seconds=PAUSE_SECONDS)
+        await self._tables[key].add(records)
+
+    def forget(self, uid: str) -> None:
+        """Drops what is kept of a job that ended."""
+        for key in [key for key, table in self._tables.items() if key[0] == uid and table.is_idle]:
+            del self._tables[key]
 
     async def close(self) -> None:
         """Stops all writes; whoever waits for one is cancelled."""

@@ -169,6 +169,8 @@ class Progress:
 
         job = await self._jobs.change_by(uid, prepare)
         self._program.observe_job(job)
+        if job.state in self._kind.ended:
+            self.forget(uid)  # what a chunk marked last may be written after the job's end
         return job
 
     def count_end(self, job: Job) -> None:
@@ -180,6 +182,7 @@ class Progress:
         """Drops what is kept of a job that ended."""
         self._led.discard(uid)
         self._updater.forget(uid)
+        self._chunks.recount(uid)
         self._phases.pop(uid, None)
         for key in [key for key in self._chunk_counts if key[0] == uid]:
             del self._chunk_counts[key]

@@ -156,6 +156,7 @@ class JobRunner:
         """Drops what is kept of a job in memory."""
         self.progress.forget(uid)
         self.notifier.forget(uid)
+        self._worker.forget(uid)
 
     async def check(self, context: JobContext, phase: Phase) -> None:
         """Raises what ended a chunk of a phase, or FailedPrecondition (`QUARANTINE_LIMIT`)."""

@@ -193,7 +193,7 @@ class WorkflowEngine:
         ids = [chunk_id(uid, phase, number) for number in range(group_count(count, size=size))]
         if ids:
             await DBOS.cancel_workflows_async(ids)
-        await self._interrupt([i for i in self._tasks if i in set(ids)])
+        await self._interrupt([i for i in ids if i in self._tasks])
 
     async def interrupt(self, uid: str) -> None:
         """Interrupts the workflows of a job that run in this process."""

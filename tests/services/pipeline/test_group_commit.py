@@ -1,11 +1,15 @@
 """Group commit: joined, ordered, isolated, interruptible."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from services.pipeline.group_commit import GroupCommitter
+from omnialign.v1.record_pb2 import Record
+from services.pipeline.group_commit import GroupCommitter, TableWriter
 
 
 class Sink:
@@ -73,6 +77,49 @@ async def test_an_interrupted_writer_does_not_harm_the_others() -> None:
     await asyncio.gather(first, third)
     with pytest.raises(asyncio.CancelledError):
         await second
+
+
+async def test_a_writer_who_gave_up_is_not_written_for_alone_after_the_group_failed() -> None:
+    async def commit(items: Sequence[int]) -> None:
+        commits.append(list(items))
+        if len(commits) == 2:
+            other.cancel()  # as of a job that has ended meanwhile
+            await asyncio.sleep(0)
+        raise ValueError("full")
+
+    commits = list[list[int]]()
+    grouped = GroupCommitter(commit, limit=10)
+    first, other = (asyncio.create_task(grouped.add([number])) for number in (1, 2))
+    outcomes = await asyncio.gather(first, other, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ValueError, asyncio.CancelledError]
+    assert commits == [[1, 2], [1]]
+
+
+class OneJob:
+    """A job at work, as far as a writer of tables asks."""
+
+    uid = "uid-1"
+
+
+async def test_nothing_is_kept_of_a_job_that_is_forgotten_but_what_is_being_written() -> None:
+    async def append(context: Any, name: str, records: Sequence[Record]) -> None:
+        written.append(name)
+        await free.wait()
+
+    context, free, written = OneJob(), asyncio.Event(), list[str]()
+    writer, kept = TableWriter(append), weakref.ref(context)
+    waiting = asyncio.create_task(writer.write(context, "table", [Record(id="a")]))
+    await asyncio.sleep(0)
+    writer.forget("uid-1")
+    free.set()
+    await waiting
+    del context, waiting
+    writer.forget("uid-2")
+    gc.collect()
+    assert kept() is not None
+    writer.forget("uid-1")
+    gc.collect()
+    assert kept() is None and written == ["table"]
 
 
 async def test_closing_cancels_who_waits() -> None:

@@ -339,6 +339,36 @@ async def test_a_stage_is_done_with_its_last_chunk_though_progress_was_written_w
         assert job.stages[0].state == getattr(ALIGNMENT.stage, f"STATE_{state}")
 
 
+async def test_progress_that_is_written_after_the_end_of_a_job_keeps_nothing_of_it(stores):
+    def begin(job: Job) -> str:
+        job.state = Job.STATE_RUNNING
+        job.stages.add(stage="sample", total=1, state=ALIGNMENT.stage.STATE_PENDING)
+        return "began"
+
+    def end(job: Job) -> str:
+        job.state = Job.STATE_SUCCEEDED
+        return "ended"
+
+    def kept() -> dict[str, object]:
+        mine = (progress, progress._updater, store.chunks._totals)
+        found = {name: value for one in mine for name, value in vars(one).items() if isinstance(value, dict | set)}
+        return {name: value for name, value in found.items() if "uid-1" in str(list(value))}
+
+    store = stores[0]
+    progress = progress_of(store)
+    await store.jobs.change("uid-1", begin)
+    await store.chunks.put_chunks("uid-1", phase="sample", chunks=streamed([["a"]]))
+    await store.chunks.begin_chunks("uid-1", phase="sample", numbers=[0], steps=["sample"])
+    await store.chunks.commit_steps([StepCommit("uid-1", "sample", "sample", 0, Counts(1, 1))])
+    progress.lead("uid-1")
+    await progress.flush("uid-1")
+    assert len(kept()) >= 3
+    await store.jobs.change("uid-1", end)
+    progress.forget("uid-1")
+    await progress.flush("uid-1")
+    assert kept() == {}
+
+
 async def test_a_deleted_job_leaves_nothing_behind_and_others_alone(stores):
     store, other = stores
     await insert(store.jobs, "uid-2", NAME + "-2")
