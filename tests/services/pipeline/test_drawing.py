@@ -11,7 +11,7 @@ from services.pipeline.planning import plan_chunks, streamed, subset
 IDS = [f"r{number}" for number in range(5000)]
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 499, 4999, 5000, 9000])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 6, 499, 4999, 5000, 9000])
 async def test_what_is_drawn_from_a_stream_is_the_subset_of_the_list(count: int) -> None:
     for ids in (IDS, IDS[::-1]):
         drawn = await draw(lambda ids=ids: streamed(ids), seed=7, count=lambda total: count)  # type: ignore[misc]
