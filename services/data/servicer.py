@@ -166,23 +166,18 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def UploadMedia(  # noqa: D102, N802
         self, request_iterator: AsyncIterator[pb.UploadMediaRequest], context: Context
     ) -> pb.UploadMediaResponse:
-        first = await anext(aiter(request_iterator), None)
-        if first is None or first.WhichOneof("message") != "header":
-            raise InvalidArgument("The first message of an upload must be its header.", reason="UPLOAD_HEADER_MISSING")
-        header = first.header
+        header = await _header(request_iterator)
         claim = Claim(modality=header.modality, mime_type=header.mime_type, sha256=header.sha256)
-        media, existed = await self._media.upload(_chunks(request_iterator), claim=claim, parent=header.parent)
+        media, existed = await self._media.upload(_contents(request_iterator), claim=claim, parent=header.parent)
         return pb.UploadMediaResponse(media=media, existed=existed)
 
     async def UploadManyMedia(  # noqa: D102, N802
         self, request_iterator: AsyncIterator[pb.UploadManyMediaRequest], context: Context
     ) -> AsyncIterator[pb.UploadManyMediaResponse]:
-        first = await anext(aiter(request_iterator), None)
-        if first is None or first.WhichOneof("message") != "header":
-            raise InvalidArgument("The first message of an upload must be its header.", reason="UPLOAD_HEADER_MISSING")
-        async with aclosing(batches(_media(request_iterator))) as arriving:
+        header = await _header(request_iterator)
+        async with aclosing(batches(_contents(request_iterator))) as arriving:
             async for batch in arriving:
-                yield await _kept(batch, self._media, parent=first.header.parent)
+                yield await _kept(batch, self._media, parent=header.parent)
 
     async def GetMedia(self, request: pb.GetMediaRequest, context: Context) -> AsyncIterator[pb.GetMediaResponse]:  # noqa: D102, N802
         is_part = request.read_offset or request.read_limit
@@ -218,11 +213,8 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
     async def UploadFiles(  # noqa: D102, N802
         self, request_iterator: AsyncIterator[pb.UploadFilesRequest], context: Context
     ) -> pb.UploadFilesResponse:
-        first = await anext(aiter(request_iterator), None)
-        if first is None or first.WhichOneof("message") != "header":
-            raise InvalidArgument("The first message of an upload must be its header.", reason="UPLOAD_HEADER_MISSING")
-        header = first.header
-        return await self._uploads.receive(header.parent, _files(request_iterator), request_id=header.request_id)
+        header = await _header(request_iterator)
+        return await self._uploads.receive(header.parent, _contents(request_iterator), request_id=header.request_id)
 
     async def GetUploadProgress(  # noqa: D102, N802
         self, request: pb.GetUploadProgressRequest, context: Context
@@ -346,23 +338,21 @@ def _scored(record: record_pb2.Record) -> record_pb2.Record:
     return record
 
 
-async def _chunks(messages: AsyncIterator[pb.UploadMediaRequest]) -> AsyncIterator[bytes]:
-    async for message in messages:
-        if message.WhichOneof("message") != "chunk":
-            raise InvalidArgument(
-                "Only the first message of an upload may be a header.", reason="UPLOAD_HEADER_REPEATED"
-            )
-        yield message.chunk
+async def _header(messages: AsyncIterator[Any]) -> Any:
+    """The header of an upload, which is its first message. Raises InvalidArgument UPLOAD_HEADER_MISSING."""
+    first = await anext(aiter(messages), None)
+    if first is None or first.WhichOneof("message") != "header":
+        raise InvalidArgument("The first message of an upload must be its header.", reason="UPLOAD_HEADER_MISSING")
+    return first.header
 
 
-async def _media(messages: AsyncIterator[pb.UploadManyMediaRequest]) -> AsyncIterator[Arriving]:
+async def _contents(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """What the messages of an upload after its header hold. Raises InvalidArgument UPLOAD_HEADER_REPEATED."""
     async for message in messages:
-        kind = message.WhichOneof("message")
-        if kind == "header":
-            raise InvalidArgument(
-                "Only the first message of an upload may be a header.", reason="UPLOAD_HEADER_REPEATED"
-            )
-        yield message.medium if kind == "medium" else message.offer
+        if (kind := message.WhichOneof("message") or "header") == "header":
+            text = "Only the first message of an upload may be a header."
+            raise InvalidArgument(text, reason="UPLOAD_HEADER_REPEATED")
+        yield getattr(message, kind)
 
 
 async def _kept(batch: Sequence[Arriving], store: MediaStore, *, parent: str) -> pb.UploadManyMediaResponse:
@@ -383,16 +373,6 @@ async def _kept(batch: Sequence[Arriving], store: MediaStore, *, parent: str) ->
 def _claim(medium: Arriving) -> Claim:
     mime_type = medium.mime_type if isinstance(medium, pb.SentMedium) else ""
     return Claim(modality=medium.modality, mime_type=mime_type, sha256=medium.sha256)
-
-
-async def _files(messages: AsyncIterator[pb.UploadFilesRequest]) -> AsyncIterator[pb.UploadedFile | bytes]:
-    async for message in messages:
-        kind = message.WhichOneof("message")
-        if kind == "header":
-            raise InvalidArgument(
-                "Only the first message of an upload may be a header.", reason="UPLOAD_HEADER_REPEATED"
-            )
-        yield message.file if kind == "file" else message.chunk
 
 
 def _token(position: list[str], filter: str) -> str:  # noqa: A002

@@ -6,7 +6,6 @@ that began it was killed, writes all of it again: what is there already stays as
 
 from collections.abc import Sequence
 
-from omnialign.content import media_of
 from omnialign.errors import Aborted
 from omnialign.names import project_name_of
 from omnialign.v1.data_service_pb2 import LineageEdge
@@ -14,15 +13,14 @@ from omnialign.v1.dataset_pb2 import DatasetVersion
 from omnialign.v1.record_pb2 import Record
 from services.data.datasets import Datasets
 from services.data.lineage import Lineage
-from services.data.operations.content import messages
-from services.data.usage import Usage
+from services.data.usage import Usage, named_media
 
 WRITE_BYTES, WRITE_RECORDS = 16 * 1024 * 1024, 8192
 """The most that is held and written at once: larger writes make fewer files, and cost less in all."""
 
 
 class Target:
-    """Writes records to a new dataset, counts their media for its project, and commits it at the end."""
+    """Writes records to a new dataset, as far as its project has room for their media, and commits it at the end."""
 
     def __init__(self, name: str, *, datasets: Datasets, lineage: Lineage, usage: Usage) -> None:
         self.name, self.record_count = name, 0
@@ -60,9 +58,6 @@ class Target:
         records, self._held, self._held_bytes = self._held, [], 0
         if not records:
             return
-        parent = project_name_of(self.name)
-        media = {one.sha256: one.size_bytes for record in records for one in media_of(messages(record))}
-        await self._usage.check(parent, media)
+        await self._usage.check(project_name_of(self.name), named_media(records))
         await self._datasets.append(self.name, records)
-        await self._usage.hold(self.name, media, parent=parent)
         await self._lineage.add_records(self.name, records)
