@@ -46,11 +46,6 @@ class Counts:
         """The same numbers, for somebody else to change."""
         return replace(self, reasons=dict(self.reasons), measures=dict(self.measures))
 
-    @property
-    def through(self) -> int:
-        """Records whose fate is known."""
-        return self.completed + self.quarantined + self.abstained
-
     def measure(self, name: str) -> int:
         """One of `measures`; 0 where nothing was counted under the name."""
         return self.measures.get(name, 0)

@@ -5,7 +5,6 @@ in its labels, and the judge's comparison with the aligned answer as candidate.
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from omnialign.v1 import record_pb2
@@ -49,14 +48,6 @@ class Tallies(dict[str, Tally]):
         """Counts a record; one without two answers is left out."""
         if len(record.responses) >= 2:
             self.setdefault(record.subtask, Tally()).add(record)
-
-
-def tallied(records: Iterable[Record]) -> Tallies:
-    """The tallies of these records."""
-    tallies = Tallies()
-    for record in records:
-        tallies.add(record)
-    return tallies
 
 
 def marks(record: Record) -> tuple[bool, bool] | None:

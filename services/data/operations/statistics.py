@@ -51,7 +51,7 @@ class Collector:
 
     def __init__(self) -> None:
         self._made = DatasetStatistics()
-        self._subtasks, self._splits, self._verdicts, self._types = Kinds(), Kinds(), Kinds(), Kinds()
+        self._subtasks, self._splits, self._verdicts = Kinds(), Kinds(), Kinds()
         self._prompt_modalities, self._response_modalities, self._history_modalities = Kinds(), Kinds(), Kinds()
         self._prompts, self._responses, self._critiques, self._history = Numbers(), Numbers(), Numbers(), Numbers()
         self._scores: dict[str, list[int]] = {}

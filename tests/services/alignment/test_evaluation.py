@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from omnialign.v1 import record_pb2
 from services.alignment.report import statistics
-from services.alignment.report.tallies import is_held_out, marks, tallied
+from services.alignment.report.tallies import Tallies, is_held_out, marks
 
 WIN, TIE, LOSS, ABSTAIN = (
     record_pb2.VERDICT_WIN,
@@ -14,6 +14,13 @@ WIN, TIE, LOSS, ABSTAIN = (
     record_pb2.VERDICT_LOSS,
     record_pb2.VERDICT_ABSTAIN,
 )
+
+
+def tallied(records: list[record_pb2.Record]) -> Tallies:
+    tallies = Tallies()
+    for record in records:
+        tallies.add(record)
+    return tallies
 
 
 def evaluate(records: list[record_pb2.Record], *, seed: int = 0) -> dict[str, Any]:

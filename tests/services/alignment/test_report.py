@@ -25,13 +25,14 @@ from omnialign.v1 import (
 from services.alignment.report import gallery, lineage, make_report, page
 from services.alignment.report.gather import Material
 from services.alignment.report.statistics import report_numbers
-from services.alignment.report.tallies import Tallies, tallied
+from services.alignment.report.tallies import Tallies
 from services.data import __main__ as data
 from services.data.config import DataConfig
 from services.pipeline.pages.template import duration
 from services.runtime.config import ServerConfig
 from services.runtime.server import Server
 from tests.pages import Page
+from tests.services.alignment.test_evaluation import tallied
 
 SUBTASKS = ("t2t", "ti2t", "ta2t", "tv2t", "t2i", "t2a", "t2v", "ti2ti")
 STAGES = ["preflight", "feedback_modeling", "sample", "critique", "refine"]
