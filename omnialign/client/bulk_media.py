@@ -168,8 +168,10 @@ class BulkMediaCalls(ServiceCalls):
             assembly.clear()
             done = 0
 
-        stream = self._transport.stream(self._bulk.ReadMedia, request, on_restart=restart)
-        async with aclosing(stream) as responses:  # type: ignore[type-var]  # a generator, typed as iterator
+        stream = self._transport.stream(
+            self._bulk.ReadMedia, request, on_restart=restart, position=lambda: len(request.sha256s) - done
+        )
+        async with aclosing(stream) as responses:
             async for response in responses:
                 found = await _taken(assembly, response)
                 order = request.sha256s[done : done + len(found)]
@@ -198,8 +200,10 @@ class BulkMediaCalls(ServiceCalls):
             assembly.clear()
             request.limit = limit and limit - num_records
 
-        stream = self._transport.stream(self._bulk.StreamRecords, request, on_restart=restart)
-        async with aclosing(stream) as responses:  # type: ignore[type-var]  # a generator, typed as iterator
+        stream = self._transport.stream(
+            self._bulk.StreamRecords, request, on_restart=restart, position=lambda: num_records
+        )
+        async with aclosing(stream) as responses:
             async for response in responses:
                 arrived |= await _taken(assembly, response)
                 if not response.records:

@@ -1,7 +1,8 @@
 """Calls of the DataService about datasets: versions, records, quarantine and imports."""
 
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from omnialign.client.transport import ServiceCalls, Transport
@@ -124,8 +125,17 @@ class DatasetCalls(ServiceCalls):
             shard_count=shard_count,
             limit=limit,
         )
-        async for record in self._ordered(self._datasets.StreamRecords, request):
-            yield record
+
+        def go_on_after(last: str) -> None:
+            request.after_id = last
+
+        num_records = 0
+        async with aclosing(self._ordered(self._datasets.StreamRecords, request, go_on_after)) as records:
+            async for record in records:
+                yield record
+                num_records += 1
+                if num_records == limit:  # after a break, the service counts anew
+                    return
 
     async def list_records(
         self,
@@ -201,7 +211,8 @@ class DatasetCalls(ServiceCalls):
         if answer_labels is not None:
             request.answer_labels.good, request.answer_labels.bad = answer_labels
         rows_read, call = 0, self._datasets.ImportDataset
-        async for progress in self._transport.stream(call, request, on_restart=lambda: None):
+        stream = self._transport.stream(call, request, on_restart=lambda: None, position=lambda: rows_read)
+        async for progress in stream:
             if progress.rows_read > rows_read or progress.HasField("dataset_version"):
                 rows_read = progress.rows_read
                 yield progress
@@ -230,27 +241,38 @@ class DatasetCalls(ServiceCalls):
             without_media=not with_media,
             request_id=request_id or str(uuid.uuid4()),
         )
-        skip, seen = 0, 0
+        skip, seen, records_read = 0, 0, 0
 
         def restarted() -> None:
             nonlocal skip, seen
             skip, seen = seen, 0
 
-        async for progress in self._transport.stream(self._datasets.ExportDataset, request, on_restart=restarted):
+        stream = self._transport.stream(
+            self._datasets.ExportDataset, request, on_restart=restarted, position=lambda: records_read
+        )
+        async for progress in stream:
+            records_read = max(records_read, progress.records_read)
             if progress.HasField("expire_time"):  # a message with files, which come in the same order again
                 seen += 1
                 if seen <= skip:
                     continue
             yield progress
 
-    async def _ordered(self, method: Callable[..., Any], request: Any) -> AsyncIterator[record_pb2.Record]:
-        """The records of a stream that is ordered by id, each once: one that breaks is read again from its start."""
+    async def _ordered(
+        self, method: Callable[..., Any], request: Any, go_on_after: Callable[[str], None] = lambda last: None
+    ) -> AsyncGenerator[record_pb2.Record, None]:
+        """The records of a stream that is ordered by id, each once.
+
+        One that breaks begins again, after `go_on_after` has been told the last id; what comes twice is skipped.
+        """
         last = ""
-        async for batch in self._transport.stream(method, request, on_restart=lambda: None):
-            for record in batch.records:
-                if record.id > last:  # ids are ordered by their bytes, as Python orders text
-                    last = record.id
-                    yield record
+        stream = self._transport.stream(method, request, on_restart=lambda: go_on_after(last), position=lambda: last)
+        async with aclosing(stream) as batches:
+            async for batch in batches:
+                for record in batch.records:
+                    if record.id > last:  # ids are ordered by their bytes, as Python orders text
+                        last = record.id
+                        yield record
 
 
 async def chunk_records(records: Records) -> AsyncIterator[list[record_pb2.Record]]:

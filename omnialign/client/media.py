@@ -68,7 +68,7 @@ class MediaCalls(ServiceCalls):
         messages = self._transport.stream(
             self._media.GetMedia, request, deadline_seconds=deadline_seconds or MEDIA_DEADLINE_SECONDS
         )
-        async with contextlib.aclosing(messages) as found:  # type: ignore[type-var]  # a generator, typed as iterator
+        async with contextlib.aclosing(messages) as found:
             first: data_service_pb2.GetMediaResponse = await anext(found)
         return first.media
 

@@ -45,7 +45,10 @@ class OperationCalls(ServiceCalls):
             request_id=request_id or str(uuid.uuid4()),
         )
         records_read, last_removed = -1, ""
-        async for progress in self._transport.stream(self._operations.DeriveDataset, request, on_restart=lambda: None):
+        stream = self._transport.stream(
+            self._operations.DeriveDataset, request, on_restart=lambda: None, position=lambda: records_read
+        )
+        async for progress in stream:
             if progress.records_read > records_read or progress.HasField("dataset_version"):
                 records_read = progress.records_read
                 new = [pair for pair in progress.duplicates if pair.removed_id > last_removed]

@@ -11,7 +11,7 @@ import asyncio
 import copy
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -111,15 +111,20 @@ class Transport:
         idempotent: bool = True,
         deadline_seconds: float | None = None,
         on_restart: Callable[[], object] | None = None,
-    ) -> AsyncIterator[Any]:
+        position: Callable[[], object] | None = None,
+    ) -> AsyncGenerator[Any, None]:
         """Sends one request and yields the responses; no deadline unless given.
 
         Leaving the iteration early, or cancelling the task that iterates, cancels the call. A second attempt starts
         from the first response. Once the caller has seen that one, it would see it twice, so there is none unless
-        `on_restart` tells the caller, who then forgets or skips what it has seen.
+        `on_restart` tells the caller, who then forgets or skips what it has seen, or has the request name what is left.
+
+        A service that restarts is waited for anew once an attempt has got farther than those before: in number of
+        responses, or where the caller says what its `position` is.
         """
         metadata, expiry = self._metadata(), self._expiry(deadline_seconds)
         retries, num_responses, farthest = self.retries(is_transfer=on_restart is not None), 0, 0
+        reached = position() if position is not None else None
         while True:
             num_responses = 0
             call = method(request, timeout=_timeout(expiry), metadata=metadata)
@@ -132,7 +137,8 @@ class Transport:
                 return
             except grpc.aio.AioRpcError as failure:
                 # Patience anew only for one that got farther than before: else what breaks it is in the stream itself.
-                if num_responses > farthest:
+                before, reached = reached, position() if position is not None else None
+                if reached != before or (position is None and num_responses > farthest):
                     retries, farthest = RESTART_RETRIES.start(), num_responses
                 is_allowed = idempotent and (not num_responses or on_restart is not None)
                 await self._pause_or_raise(failure, retries, expiry, allowed=is_allowed)

@@ -163,10 +163,12 @@ async def test_streams_that_break_go_on_where_they_were(
     name, stream = await write(reader, await upload(reader, *media)), reader._transport.stream
     attempts = list[int]()
 
-    async def breaking(method: Any, request: Any, *, on_restart: Callable[[], None]) -> AsyncIterator[Any]:
+    async def breaking(
+        method: Any, request: Any, *, on_restart: Callable[[], None], position: Callable[[], Any]
+    ) -> AsyncIterator[Any]:
         for attempt in range(4):
             attempts.append(attempt)
-            async with aclosing(stream(method, request)) as responses:  # type: ignore[type-var]
+            async with aclosing(stream(method, request)) as responses:
                 received = 0
                 async for response in responses:
                     yield response
