@@ -16,7 +16,7 @@ from omnialign import names
 from omnialign.errors import AlreadyExists, NotFound
 from services.pipeline.kind import Change, Job, JobKind, Plan
 from services.pipeline.notifier import Notifier
-from services.pipeline.schema import lock_job, tables
+from services.pipeline.schema import job_gone, lock_job, tables
 from services.runtime.database import Database
 
 Event = Any
@@ -88,8 +88,7 @@ class JobStore:
         jobs = self._tables.jobs.c
         row = await self.database.first(sa.select(jobs.job, jobs.plan).where(jobs.uid == uid))
         if row is None:
-            message = f"there is no {self._kind.noun} with uid '{uid}'"
-            raise NotFound(message, reason="JOB_NOT_FOUND", metadata={"uid": uid})
+            raise job_gone(uid)
         return self._job(row.job), self._kind.plan.FromString(row.plan)
 
     async def page(self, parent: str, *, before: tuple[int, str] | None, limit: int) -> list[tuple[int, Job]]:
@@ -114,12 +113,15 @@ class JobStore:
         return [(row.uid, row.state) for row in await self.database.all(query)]
 
     async def state(self, uid: str) -> int:
-        """The state of a job."""
+        """The state of a job. Raises NotFound (`JOB_NOT_FOUND`)."""
         jobs = self._tables.jobs.c
-        return int(await self.database.scalar(sa.select(jobs.state).where(jobs.uid == uid)))
+        row = await self.database.first(sa.select(jobs.state).where(jobs.uid == uid))
+        if row is None:
+            raise job_gone(uid)
+        return int(row.state)
 
     async def change(self, uid: str, change: Change) -> Job:
-        """Changes a job in one transaction, and records the event."""
+        """Changes a job in one transaction, and records the event. Raises NotFound (`JOB_NOT_FOUND`)."""
         return await self.change_by(uid, lambda _: change)
 
     async def change_by(self, uid: str, prepare: Callable[[Connection], Change]) -> Job:

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from omnialign import names
-from omnialign.errors import FailedPrecondition, Internal, OmnialignError, to_status
+from omnialign.errors import FailedPrecondition, Internal, NotFound, OmnialignError, to_status
 from services.pipeline.chunk_store import ChunkState, ChunkStore
 from services.pipeline.chunk_worker import Chunk, ChunkWorker
 from services.pipeline.job_store import JobStore
@@ -200,7 +200,7 @@ class JobRunner:
     async def _fail(self, uid: str, error: OmnialignError) -> None:
         try:
             await self.gate.wait_while_paused(uid)
-        except Stopped:
+        except (Stopped, NotFound):  # it has ended, or was refused and deleted just after its workflow was queued
             return
         context = await self.gate.context(uid)
         # Cancelled before the job is FAILED: a job that has ended leaves no training job behind.

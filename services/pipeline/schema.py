@@ -9,6 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from omnialign.errors import NotFound
+
 FAILED = sa.text("failure IS NOT NULL")
 
 
@@ -105,8 +107,18 @@ def tables(prefix: str) -> Tables:
 
 
 def lock_job(connection: sa.Connection, tables: Tables, uid: str) -> Any:
-    """Locks the row of a job until the transaction ends; returns its `job` and `last_sequence`."""
+    """Locks the row of a job until the transaction ends; returns its `job` and `last_sequence`.
+
+    Raises NotFound (`JOB_NOT_FOUND`) for a job that was deleted.
+    """
     jobs = tables.jobs.c
     # FOR NO KEY UPDATE: rows of other tables may still come to refer to it meanwhile.
     query = sa.select(jobs.job, jobs.last_sequence).where(jobs.uid == uid).with_for_update(key_share=True)
-    return connection.execute(query).one()
+    if (row := connection.execute(query).first()) is None:
+        raise job_gone(uid)
+    return row
+
+
+def job_gone(uid: str) -> NotFound:
+    """The error for a job that was deleted."""
+    return NotFound(f"there is no job with uid '{uid}'", reason="JOB_NOT_FOUND", metadata={"uid": uid})

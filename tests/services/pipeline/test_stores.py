@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from services.pipeline.notifier import Notifier
 from services.pipeline.planning import streamed
 from services.pipeline.progress import Progress, StageUpdater
 from services.pipeline.replicas import ReplicaStore
+from services.pipeline.runner import JobGate, JobRunner
 from services.runtime.database import Database
 
 NAME = "projects/default/alignmentJobs/first"
@@ -337,6 +339,30 @@ async def test_a_stage_is_done_with_its_last_chunk_though_progress_was_written_w
         await store.chunks.commit_steps([StepCommit("uid-1", "sample", "sample", n, Counts(1, 1)) for n in numbers])
         job = await progress.flush("uid-1")
         assert job.stages[0].state == getattr(ALIGNMENT.stage, f"STATE_{state}")
+
+
+async def test_the_workflow_of_a_job_that_was_refused_after_it_was_queued_ends_without_a_word(stores, caplog):
+    store = stores[0]
+    await store.jobs.delete("uid-1")
+    for call in (store.jobs.state, store.jobs.load, lambda uid: store.jobs.change(uid, lambda job: "changed")):
+        with pytest.raises(NotFound, match="uid-1"):
+            await call("uid-1")
+    notifier = Notifier()
+    gate = JobGate(ALIGNMENT, jobs=store.jobs, clients=None, notifier=notifier)
+    runner = JobRunner(
+        OneStep(),
+        kind=ALIGNMENT,
+        engine=None,
+        gate=gate,
+        jobs=store.jobs,
+        chunks=store.chunks,
+        worker=SimpleNamespace(forget=lambda uid: None),
+        updater=None,
+        progress=progress_of(store),
+        notifier=notifier,
+    )
+    await runner.run_job("uid-1")
+    assert not caplog.records
 
 
 async def test_progress_that_is_written_after_the_end_of_a_job_keeps_nothing_of_it(stores):
