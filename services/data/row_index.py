@@ -5,14 +5,14 @@ Most rows are in Lance's own index, on the disk. The fragments that were written
 once. Both also name rows that are deleted by now, which `take` leaves out, and rows of other ids with the same hash.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from services.runtime.recent import RecentValues
 
 INDEX = "hash"
 """The indexed column, and the name of its index."""
@@ -40,29 +40,11 @@ class SortedHashes:
         return [int(place) for hit in hits for place in self._places[first[hit] : end[hit]]]
 
 
-class Hashes:
-    """The hashes of the fragments that were looked at last. Safe for concurrent threads."""
+class Hashes(RecentValues[Fragment, SortedHashes]):
+    """The hashes of the fragments that were looked at last."""
 
     def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
-        self._max_bytes, self._num_bytes = max_bytes, 0
-        self._kept: OrderedDict[Fragment, SortedHashes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, fragment: Fragment) -> SortedHashes | None:
-        """The hashes of a fragment; None if they are not kept."""
-        with self._lock:
-            if (hashes := self._kept.get(fragment)) is not None:
-                self._kept.move_to_end(fragment)
-            return hashes
-
-    def put(self, fragment: Fragment, hashes: SortedHashes) -> None:
-        """Keeps the hashes of a fragment."""
-        with self._lock:
-            if fragment not in self._kept:
-                self._kept[fragment] = hashes
-                self._num_bytes += hashes.num_bytes
-            while self._num_bytes > self._max_bytes:
-                self._num_bytes -= self._kept.popitem(last=False)[1].num_bytes
+        super().__init__(max_bytes, size=lambda hashes: hashes.num_bytes)
 
     def put_last(self, dataset: Any, hashes: Any) -> None:
         """Keeps the hashes of the rows of a table's last fragment."""

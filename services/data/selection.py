@@ -5,8 +5,6 @@ of any size is read in order by one window after another, each of which costs on
 """
 
 import bisect
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +15,7 @@ import pyarrow.compute as pc
 
 from services.data.record_rows import SCHEMA
 from services.data.stored_records import StoredRecords
+from services.runtime.recent import RecentValues
 
 NARROW = ["id", "subtask", "split", "hash", "size"]
 """The columns by which records are selected."""
@@ -100,24 +99,14 @@ class Windows:
     """The windows that were read last. Safe for concurrent threads."""
 
     def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
-        self._max_bytes, self._num_bytes = max_bytes, 0
-        self._kept: OrderedDict[tuple[State, Place], Window] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept = RecentValues[tuple[State, Place], Window](max_bytes, size=lambda window: window.num_bytes)
 
     def get(self, state: State, place: Place, read: Callable[[], Window]) -> Window:
         """A window with what follows a place in a state; `read` gives it if none is kept."""
-        with self._lock:
-            for key, window in self._kept.items():
-                if key[0] == state and window.has(place):
-                    self._kept.move_to_end(key)
-                    return window
-        window = read()
-        with self._lock:
-            if (state, place) not in self._kept and window.num_bytes <= self._max_bytes:
-                self._kept[state, place] = window
-                self._num_bytes += window.num_bytes
-            while self._num_bytes > self._max_bytes:
-                self._num_bytes -= self._kept.popitem(last=False)[1].num_bytes
+        window = self._kept.find(lambda key, window: key[0] == state and window.has(place))
+        if window is None:
+            window = read()
+            self._kept.put((state, place), window)
         return window
 
 

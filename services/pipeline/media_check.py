@@ -15,6 +15,7 @@ from omnialign.errors import DataLoss, InvalidArgument, NotFound
 from omnialign.modeling.decoding import decode
 from omnialign.modeling.inputs import MediaBytes, MediaLoss, MediaPolicy
 from omnialign.v1 import content_pb2
+from services.runtime.recent import RecentValues
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
 BATCH_MEDIA, BATCH_BYTES = 32, 16 * 1024 * 1024
@@ -32,7 +33,7 @@ _found: WeakKeyDictionary[AsyncClient, Found] = WeakKeyDictionary()
 
 
 class MediaCheck:
-    """Fetches and decodes media, and remembers what it found. Small ones stay in memory, for they are needed twice."""
+    """Fetches and decodes media, and remembers what it found. The last ones stay in memory: they are needed twice."""
 
     def __init__(self, client: AsyncClient, policy: MediaPolicy) -> None:
         self._client, self.policy = client, policy
@@ -41,8 +42,7 @@ class MediaCheck:
         self._looks = asyncio.Semaphore(CONCURRENT_LOOKS)
         self._problems: OrderedDict[tuple[str, int], str] = OrderedDict()  # of the media that were looked at last
         self._found = _found.setdefault(client, OrderedDict())
-        self._cached: dict[str, bytes] = {}
-        self._cached_bytes = 0
+        self._cached = RecentValues[str, bytes](MAX_CACHED_BYTES, size=len)
 
     async def problem(self, media: Iterable[Media]) -> str:
         """The reason code of the first medium that cannot be used; empty when all can."""
@@ -72,14 +72,13 @@ class MediaCheck:
 
     async def _fetch(self, media: Sequence[Media]) -> MediaByDigest:
         """The bytes of media, of which those that are not in memory come in one stream."""
-        cached = MediaByDigest({m.sha256: self._cached[m.sha256] for m in media if m.sha256 in self._cached})
-        if not (lacking := sorted({m.sha256 for m in media} - cached.keys())):
+        known = {m.sha256: self._cached.get(m.sha256) for m in media}
+        cached = MediaByDigest({sha256: data for sha256, data in known.items() if data is not None})
+        if not (lacking := sorted(known.keys() - cached.keys())):
             return cached
         found = await self._client.fetch_media(lacking)
         for sha256, data in found.items():
-            if self._cached_bytes + len(data) <= MAX_CACHED_BYTES:
-                self._cached[sha256] = data
-                self._cached_bytes += len(data)
+            self._cached.put(sha256, data)
         found.update(cached)
         return found
 

@@ -96,6 +96,19 @@ async def test_a_medium_of_many_records_is_fetched_once_however_many_there_are(s
     assert len(stored.fetched) == len(media)
 
 
+async def test_what_was_just_checked_is_not_fetched_again_however_much_came_before_it(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media = [stored.add(picture(shade)) for shade in range(6)]
+    monkeypatch.setattr(media_check, "MAX_CACHED_BYTES", 2 * max(one.size_bytes for one in media))
+    check = check_of(stored)
+    for one in media:
+        await check.problem([one])
+        assert await check.fetch(one) == stored.media[one.sha256]
+
+    assert set(stored.fetched.values()) == {1}
+
+
 async def test_the_next_job_does_not_fetch_again_what_could_be_used(stored: Stored) -> None:
     media = [stored.add(picture(shade)) for shade in range(3)]
     await check_of(stored).problems([media])
