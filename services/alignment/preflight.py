@@ -4,19 +4,22 @@ The estimates are rules of thumb, whose constants are at the top; they are meant
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
 from omnialign.content import asked_of, contents_of, media_of
 from omnialign.errors import FailedPrecondition
 from omnialign.modeling.inputs import MediaPolicy
 from omnialign.v1 import alignment_service_pb2, record_pb2
+from omnialign.v1.content_pb2 import Content
 from services.alignment import gate, optimization
 from services.alignment.job import Spec, calibrates, is_binary
 from services.alignment.pairs import has_feedback, has_preference, split_records
 from services.alignment.prompt_check import TokenCounter, open_token_counter
+from services.alignment.reading import chosen
 from services.pipeline.drawing import Drawing
 from services.pipeline.media_check import MediaCheck
+from services.pipeline.planning import pages
 from services.pipeline.service_calls import ServiceClients
 
 Record = record_pb2.Record
@@ -28,6 +31,8 @@ GENERATIONS_PER_EVALUATION = 4  # two answers, two orders
 TOKENS_PER_SECOND = 2000.0
 TRAINING_SECONDS_PER_RECORD = 0.2
 SMALL_SPLIT = 20
+RECORDS_AT_ONCE = 64
+"""Records whose media are asked for together."""
 TOO_LONG = "PROMPT_TOO_LONG"
 
 
@@ -68,12 +73,15 @@ async def inspect(plan: Spec, clients: ServiceClients) -> Report:
 
 
 async def _annotated(plan: Spec, clients: ServiceClients, findings: Findings, media: MediaCheck) -> None:
-    async for record in split_records(plan, clients, split=plan.feedback_split):
+    def shown(record: Record) -> Iterable[Content]:
+        return contents_of(record) if has_feedback(record) or has_preference(record) else ()
+
+    async for record, reason in _checked(split_records(plan, clients, split=plan.feedback_split), media, shown):
         findings.annotated += 1
         feedback, preference = has_feedback(record), has_preference(record)
         if not feedback and not preference:
             findings.dropped["NO_ANNOTATION"] += 1
-        elif reason := await media.problem(media_of(contents_of(record))):
+        elif reason:
             findings.dropped[reason] += 1
         else:
             findings.feedback += feedback
@@ -93,25 +101,35 @@ async def _prompts(
     limit = plan.max_prompts if split == plan.prompt_split else plan.max_evaluation_prompts
     drawing = Drawing(plan.seed)
 
-    async def look(record: Record) -> str:
-        """The reason why a prompt cannot be used; empty if it can."""
-        reason = await media.problem(media_of(asked_of(record)))
-        if not reason and counter is not None:
-            reason, length = await counter.measure(record, media)
-            findings.longest = max(findings.longest, length)
-        return reason
+    async def looked_at(prompts: AsyncIterator[Record]) -> AsyncIterator[tuple[Record, str]]:
+        """Prompts, each with the reason why it cannot be used; empty if it can."""
+        async for record, reason in _checked(prompts, media, asked_of):
+            if not reason and counter is not None:
+                reason, length = await counter.measure(record, media)
+                findings.longest = max(findings.longest, length)
+            yield record, reason
 
     async def usable(is_near: Callable[[str], bool]) -> AsyncIterator[tuple[str, str]]:
-        async for record in split_records(plan, clients, split=split):
-            if is_near(record.id) and not await look(record):
+        async for record, reason in looked_at(chosen(split_records(plan, clients, split=split), is_near)):
+            if not reason:
                 yield record.id, record.subtask
 
-    async for record in split_records(plan, clients, split=split):
-        if reason := await look(record):
+    async for record, reason in looked_at(split_records(plan, clients, split=split)):
+        if reason:
             findings.dropped[reason] += 1
         else:
             drawing.add(record.id, record.subtask)
     return (await drawing.close(usable, count=limit or drawing.total)).groups
+
+
+async def _checked(
+    records: AsyncIterator[Record], media: MediaCheck, shown: Callable[[Record], Iterable[Content]]
+) -> AsyncIterator[tuple[Record, str]]:
+    """Records, each with the reason why the media in the messages `shown` cannot be used; empty if they can."""
+    async for page in pages(records, size=RECORDS_AT_ONCE):
+        reasons = await media.problems(media_of(shown(record)) for record in page)
+        for found in zip(page, reasons, strict=True):
+            yield found
 
 
 def _require(plan: Spec, findings: Findings) -> None:

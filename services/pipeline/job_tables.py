@@ -6,13 +6,13 @@ from omnialign import names
 from omnialign.errors import AlreadyExists, FailedPrecondition
 from omnialign.v1 import data_service_pb2
 from services.pipeline.kind import Job, JobContext, Record, table_of
-from services.pipeline.planning import request_id
+from services.pipeline.planning import pages, request_id
 from services.pipeline.quarantine import QUARANTINE
 from services.pipeline.service_calls import ServiceClients, ServiceRetrier
 
 APPEND_DEADLINE_SECONDS = 300.0
-PAGE_RECORDS, PAGE_BYTES = 2048, 4 * 1024 * 1024
-"""Records that are copied at once."""
+PAGE_RECORDS = 2048
+"""The most records that are copied at once."""
 SERVICE = "data"
 
 
@@ -76,7 +76,7 @@ class JobTables:
 
         async def fill() -> int:
             count = 0
-            async for page in _pages(records()):
+            async for page in pages(records(), size=PAGE_RECORDS):
                 await context.clients.data.append_records(name, page, deadline_seconds=APPEND_DEADLINE_SECONDS)
                 count += len(page)
             return count
@@ -99,15 +99,3 @@ class JobTables:
             await context.clients.data.add_lineage(messages)
 
         await self._retrier.call(link, uid=context.uid, service=SERVICE)
-
-
-async def _pages(records: AsyncIterator[Record]) -> AsyncIterator[list[Record]]:
-    page, size_bytes = list[Record](), 0
-    async for record in records:
-        page.append(record)
-        size_bytes += record.ByteSize()
-        if len(page) == PAGE_RECORDS or size_bytes >= PAGE_BYTES:
-            yield page
-            page, size_bytes = [], 0
-    if page:
-        yield page

@@ -10,7 +10,11 @@ import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import TypeVar
 
+from omnialign.v1.record_pb2 import Record
+
 T = TypeVar("T")
+
+PAGE_BYTES = 4 * 1024 * 1024
 
 _NAMESPACE = uuid.UUID("6f2d1c3e-8a54-5b7e-9c10-0d4f5a6b7c8d")
 
@@ -36,6 +40,19 @@ async def streamed(items: Iterable[T]) -> AsyncIterator[T]:
     """A list as a stream."""
     for item in items:
         yield item
+
+
+async def pages(records: AsyncIterable[Record], *, size: int) -> AsyncIterator[list[Record]]:
+    """A stream of records in lists of at most `size` and about `PAGE_BYTES`, or of one record that is larger."""
+    page, size_bytes = list[Record](), 0
+    async for record in records:
+        page.append(record)
+        size_bytes += record.ByteSize()
+        if len(page) == size or size_bytes >= PAGE_BYTES:
+            yield page
+            page, size_bytes = [], 0
+    if page:
+        yield page
 
 
 def record_seed(seed: int, *, stage: str, record_id: str) -> int:
