@@ -1,6 +1,7 @@
 """Media behind presigned links, read by ranges at the same time."""
 
 import hashlib
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,8 @@ from urllib.parse import urlsplit
 RANGE_BYTES = 4 * 1024 * 1024
 CONNECTIONS = 8
 SECONDS = 20.0
+AWAY_SECONDS = 60.0
+"""How long a host that cannot be reached is not asked again."""
 
 
 class MediaLinks:
@@ -18,20 +21,20 @@ class MediaLinks:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="omnialign-links")
-        self._away = set[str]()
-        """Hosts that could not be reached from here: asking them again would only take as long again."""
+        self._away_until = dict[str, float]()
+        """When hosts that could not be reached are asked again, on the monotonic clock: each time may take long."""
 
     def read(self, url: str, *, sha256: str, size_bytes: int) -> bytes | None:
         """The bytes of a medium (blocking); None if they cannot be read, or are others."""
         host = urlsplit(url).netloc
-        if not url.startswith(("https://", "http://")) or host in self._away:
+        if not url.startswith(("https://", "http://")) or time.monotonic() < self._away_until.get(host, 0.0):
             return None
         try:
             data = b"".join(self._threads.map(lambda start: _range(url, start, size_bytes), _starts(size_bytes)))
         except HTTPError:
             return None
         except URLError:
-            self._away.add(host)
+            self._away_until[host] = time.monotonic() + AWAY_SECONDS
             return None
         except (OSError, HTTPException, ValueError):  # a connection that broke, or an answer of the wrong size
             return None

@@ -64,9 +64,17 @@ def test_no_other_kind_of_address_is_opened(links: MediaLinks) -> None:
     assert links.read("file:///etc/hostname", **WANTED) is None
 
 
-def test_a_host_that_cannot_be_reached_is_asked_once(links: MediaLinks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_cannot_be_reached_is_asked_again_after_a_while_only(
+    links: MediaLinks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("omnialign.client.media_links.time.monotonic", lambda: clock[0])
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as gone:
         url = f"http://127.0.0.1:{gone.server_port}/good"
     assert links.read(url, **WANTED) is None
-    monkeypatch.setattr(media_links, "_range", lambda *_: pytest.fail("asked again"))
-    assert links.read(url, **WANTED) is None
+    asked = list[int]()
+    monkeypatch.setattr(media_links, "_range", lambda url, start, size_bytes: asked.append(start) or b"")
+    for moment, count in ((101.0, 0), (159.0, 0), (161.0, 5)):
+        clock[0] = moment
+        assert links.read(url, **WANTED) is None
+        assert len(asked) == count
