@@ -57,13 +57,17 @@ def fill_record(record: Record, row: Row, given: Given) -> None:
 
 def _parsed(row: dict[str, Any]) -> Record:
     """The record that a row says. Raises RECORD_INVALID for the first column that says none."""
-    found = Record()
     for name, value in row.items():
-        try:
-            _check_kind(name, value)
-            json_format.ParseDict({name: value}, found, max_recursion_depth=50)
-        except (json_format.ParseError, RecursionError) as error:
-            raise refusal("RECORD_INVALID", _plain(error, name)[:500], column=name) from error
+        _check_kind(name, value)
+    try:
+        found = _of_json(row)
+    except (json_format.ParseError, RecursionError):
+        for name, value in row.items():  # one by one, to find the column
+            try:
+                _of_json({name: value})
+            except (json_format.ParseError, RecursionError) as error:
+                raise refusal("RECORD_INVALID", _plain(error, name)[:500], column=name) from error
+        raise
     with _CHECKING:
         violations = _VALIDATOR.collect_violations(found)
     if violations:
@@ -72,6 +76,10 @@ def _parsed(row: dict[str, Any]) -> Record:
         column = elements[0].field_name if elements else ""
         raise refusal("RECORD_INVALID", f"{_path(elements)}: {first.message}"[:500], column=column)
     return found
+
+
+def _of_json(row: dict[str, Any]) -> Record:
+    return json_format.ParseDict(row, Record(), max_recursion_depth=50)
 
 
 def _check_kind(name: str, found: Any) -> None:
