@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -160,8 +159,7 @@ async def show(
     name = session.name("datasets", dataset)
     async with session.client() as client:
         if quarantine:
-            head = names.parent_of(name) if names.matches(name, names.DATASET_VERSION) else name
-            stream = client.stream_quarantine(head)
+            stream = client.stream_quarantine(names.unversioned(name))
         else:
             stream = client.stream_records(name, subtasks=subtask or (), splits=split or (), ids=id or (), limit=limit)
         shown = 0
@@ -264,18 +262,20 @@ async def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; count what nothing names.")] = False,
 ) -> None:
     """Remove media that nothing has named for the grace period, as the service does by itself at intervals."""
-    last, words = None, ""
+    from omnialign.cli.follow import last_message
+
     async with session.client() as client:
-        with session.out.console.status("looking") if session.out.is_live else contextlib.nullcontext() as status:
-            async for last in client.collect_garbage(dry_run=dry_run):
-                words = f"{last.examined_count:,} media looked at: {last.removed_count:,} removed"
-                if status is not None:
-                    status.update(words)
-    assert last is not None  # a call without an answer has raised
+        done = client.collect_garbage(dry_run=dry_run)
+        last = await last_message(done, out=session.out, doing="looking", text=_collected_text)
     session.out.record(last)
     will = "would" if dry_run else "will"
     freed = f", {size_text(last.freed_bytes)} freed" if last.freed_bytes else ""
-    session.out.say(f"{words}{freed}; {last.condemned_count:,} more {will} be removed after the grace period")
+    more = f"{last.condemned_count:,} more {will} be removed after the grace period"
+    session.out.say(f"{_collected_text(last)}{freed}; {more}")
+
+
+def _collected_text(done: data_service_pb2.CollectGarbageResponse) -> str:
+    return f"{done.examined_count:,} media looked at: {done.removed_count:,} removed"
 
 
 class Direction(enum.StrEnum):

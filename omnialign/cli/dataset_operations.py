@@ -5,7 +5,6 @@ A command that is repeated has the same request id, so that it finishes what an 
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from omnialign.cli.data import Dataset, Splits, Subtasks
+from omnialign.cli.follow import last_message
 from omnialign.cli.session import Session, command
+from omnialign.cli.state import replace_file
 from omnialign.wording import counted, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from omnialign.client import AsyncClient
-    from omnialign.v1.data_service_pb2 import DeriveDatasetResponse
+    from omnialign.v1.data_service_pb2 import DeriveDatasetResponse, GetDatasetStatisticsResponse
     from omnialign.v1.dataset_operations_pb2 import DatasetStatistics, DuplicatePair, SplitShare
 
 app = typer.Typer()
@@ -193,21 +194,18 @@ async def stats(
     page: Annotated[Path | None, typer.Option(help="HTML file to write, with plots.")] = None,
 ) -> None:
     """Show statistics of a dataset or version: subtasks, lengths, media, ratings, duplicates."""
-    name, last = session.name("datasets", dataset), None
+
+    def text(found: GetDatasetStatisticsResponse) -> str:
+        return f"{found.records_read:,} of {found.record_count:,} records read"
+
     async with session.client() as client:
-        with session.out.console.status("reading") if session.out.is_live else contextlib.nullcontext() as status:
-            async for last in client.get_dataset_statistics(name, with_page=page is not None):
-                if status is not None:
-                    status.update(f"{last.records_read:,} of {last.record_count:,} records read")
-    assert last is not None  # a call without an answer has raised
+        found = client.get_dataset_statistics(session.name("datasets", dataset), with_page=page is not None)
+        last = await last_message(found, out=session.out, doing="reading", text=text)
     session.out.record(last.statistics)
     for line in statistics_lines(last.statistics):
         session.out.say(line)
     if page is not None:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        partial = page.with_name(f".{page.name}.partial")
-        partial.write_bytes(last.page)
-        partial.replace(page)
+        replace_file(page, last.page)
         session.out.say(f"page: {page}")
 
 
@@ -268,21 +266,24 @@ async def _derive(
     session: Session, new: str, datasets: Sequence[str], *, pairs_shown: int = 0, **operation: Any
 ) -> None:
     """Runs an operation, shows its progress and the duplicates that it finds, and says what was made."""
-    (kind, wanted), last, listed = next(iter(operation.items())), None, 0
+    (kind, wanted), listed = next(iter(operation.items())), 0
+
+    def text(progress: DeriveDatasetResponse) -> str:
+        return f"{progress.records_read:,} of {progress.records_to_read:,} records read"
+
+    def see(progress: DeriveDatasetResponse) -> None:
+        nonlocal listed
+        session.out.record(progress)
+        for pair in progress.duplicates[: pairs_shown - listed]:
+            session.out.say(_pair_text(pair))
+            listed += 1
+
     async with session.client() as client:
         sources = [await _version(client, session.name("datasets", one)) for one in datasets]
         body = "\n".join((session.project, new, *sources, kind, wanted.SerializeToString(deterministic=True).hex()))
         request_id = str(uuid.uuid5(uuid.NAMESPACE_URL, body))
         events = client.derive_dataset(new, sources, request_id=request_id, **operation)
-        with session.out.console.status(kind) if session.out.is_live else contextlib.nullcontext() as status:
-            async for last in events:
-                session.out.record(last)
-                for pair in last.duplicates[: pairs_shown - listed]:
-                    session.out.say(_pair_text(pair))
-                    listed += 1
-                if status is not None:
-                    status.update(f"{last.records_read:,} of {last.records_to_read:,} records read")
-    assert last is not None  # a call without an answer has raised
+        last = await last_message(events, out=session.out, doing=kind, text=text, see=see)
     if pairs_shown and last.duplicate_count > listed:
         session.out.say(f"... and {last.duplicate_count - listed:,} more: see --limit")
     _show(session, last)

@@ -1,6 +1,5 @@
 """Exports that the service writes and this machine downloads: for large versions, since both go on where they broke."""
 
-import contextlib
 import json
 import uuid
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from omnialign import names
 from omnialign.cli import uploads
+from omnialign.cli.follow import last_message
 from omnialign.exporting import ExportCounts
 from omnialign.exporting.folder import check_free
 from omnialign.wording import size_text
@@ -46,13 +46,10 @@ async def export(
         with_media=with_media,
         request_id=_request_id(folder, told),
     )
-    files, last = list["ExportedFile"](), None
-    with out.console.status("exporting") if out.is_live else contextlib.nullcontext() as status:
-        async for last in events:
-            files += last.files
-            if status is not None:
-                status.update(_shown(last))
-    assert last is not None  # a stream that ends without an answer is an error
+    files = list["ExportedFile"]()
+    last = await last_message(
+        events, out=out, doing="exporting", text=_shown, see=lambda event: files.extend(event.files)
+    )
     with uploads.show_transfer("downloading", out=out) as progress:
         await client.download_export(last.export, files, folder, progress=progress)
     media = folder / "media"

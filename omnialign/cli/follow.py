@@ -1,4 +1,4 @@
-"""Follows the events of a job: a live picture on a terminal, a line per event when piped, JSON for machines."""
+"""Follows what takes long: the events of a job, and calls that tell how far they are and have their result last."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ SECONDS_BETWEEN_SIMILAR_LINES = 10
 
 # An event as a Watch call gives it: a message with `event_time`. The stubs of protobuf have no base class for it.
 EventT = TypeVar("EventT", bound=Any)
+MessageT = TypeVar("MessageT", bound=Any)
 
 
 async def follow(
@@ -24,7 +25,10 @@ async def follow(
     sentence: Callable[[EventT], str],
     picture: Callable[[EventT], RenderableType],
 ) -> EventT | None:
-    """Shows events until they end, and returns the last; None if there was none."""
+    """Shows the events of a job until they end, and returns the last; None if there was none.
+
+    They are a live picture on a terminal, a line each when piped, JSON for machines.
+    """
     last = None
     if not out.is_live:
         lines = _Lines(out)
@@ -36,6 +40,30 @@ async def follow(
     with Live(console=out.console, refresh_per_second=4, transient=False) as live:
         async for last in events:
             live.update(picture(last))
+    return last
+
+
+async def last_message(
+    messages: AsyncIterable[MessageT],
+    *,
+    out: Output,
+    doing: str,
+    text: Callable[[MessageT], str],
+    see: Callable[[MessageT], None] = lambda message: None,
+) -> MessageT:
+    """The last message of a call, which has its result. A line on a terminal shows how far it is, as `text` says.
+
+    `see` is called with every message. Raises DataLoss (`ANSWER_MISSING`) if there is none.
+    """
+    last = None
+    with out.status(doing) as show:
+        async for last in messages:
+            show(text(last))
+            see(last)
+    if last is None:
+        from omnialign.errors import DataLoss
+
+        raise DataLoss("The service ended the call without a result; run the command again.", reason="ANSWER_MISSING")
     return last
 
 

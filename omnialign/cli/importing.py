@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from omnialign.cli.follow import last_message
 from omnialign.cli.output import Output, clock
 from omnialign.wording import counted, size_text
 
@@ -25,19 +25,16 @@ async def show_import(
 
     On a terminal, the progress is one line that changes; otherwise it is a line every ten seconds.
     """
-    last, said = None, time.monotonic()
-    with out.console.status("looking through the files") if out.is_live else contextlib.nullcontext() as status:
-        async for last in events:
-            out.record(last)
-            if status is not None:
-                status.update(progress_line(last))
-            elif time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
-                out.say(progress_line(last))
-    if last is None:
-        from omnialign.errors import Internal
+    said = time.monotonic()
 
-        raise Internal("The server ended the import without a result; run it again.", reason="IMPORT_SILENT")
+    def see(progress: data_service_pb2.ImportDatasetResponse) -> None:
+        nonlocal said
+        out.record(progress)
+        if not out.is_live and time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            out.say(progress_line(progress))
+
+    last = await last_message(events, out=out, doing="looking through the files", text=progress_line, see=see)
     _show_result(last, out=out)
     return last.dataset_version
 

@@ -4,10 +4,11 @@ Names, prompts and messages come from other people, and a terminal obeys the con
 is printed here, with those characters escaped.
 """
 
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,15 @@ class Output:
     def is_live(self) -> bool:
         """Whether the output is a terminal that can be redrawn."""
         return not self.as_json and self.console.is_terminal
+
+    @contextlib.contextmanager
+    def status(self, text: str) -> Iterator[Callable[[str], None]]:
+        """A line that shows on a terminal that something is under way; the function that it gives changes the text."""
+        if not self.is_live:
+            yield lambda text: None
+            return
+        with self.console.status(text) as line:
+            yield line.update
 
     def record(self, value: "Mapping[str, Any] | Message") -> None:
         """Prints one line of JSON; nothing without `as_json`."""

@@ -82,13 +82,10 @@ async def _shares_disk(client: AsyncClient) -> bool:
 
 
 @contextlib.contextmanager
-def show_transfer(verb: str, *, out: Output) -> Iterator[Progress | None]:
-    """A callback that shows the progress of a transfer on a terminal; None if there is no terminal."""
-    if not out.is_live:
-        yield None
-        return
-    with out.console.status(verb) as status:
-        yield lambda done, total: status.update(f"{verb}: {done / MIB:,.0f} of {total / MIB:,.0f} MiB")
+def show_transfer(verb: str, *, out: Output) -> Iterator[Progress]:
+    """A callback that shows the progress of a transfer on a terminal."""
+    with out.status(verb) as show:
+        yield lambda done, total: show(f"{verb}: {done / MIB:,.0f} of {total / MIB:,.0f} MiB")
 
 
 def _path(source: str) -> Path | None:
