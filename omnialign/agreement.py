@@ -36,7 +36,9 @@ def krippendorff_alpha(ratings: Ratings, level: Level) -> float | None:
     if len({len(row) for row in ratings}) > 1:
         raise InvalidArgument("Every judge needs one rating, or None, for each item.", reason="RATINGS_INVALID")
     table = np.array([[np.nan if one is None else one for one in row] for row in ratings], dtype=np.float64)
-    table = table[:, (~np.isnan(table)).sum(axis=0) >= 2] if table.size else np.empty((0, 0))
+    if level is Level.INTERVAL:
+        return interval_alpha(table)
+    table = _rated(table)
     values = np.unique(table[~np.isnan(table)])
     if len(values) < 2:
         return None
@@ -44,6 +46,28 @@ def krippendorff_alpha(ratings: Ratings, level: Level) -> float | None:
     counts = np.stack([(table == value).sum(axis=0) for value in values], axis=1).astype(np.float64)
     weighted = counts / (counts.sum(axis=1) - 1)[:, None]
     return _alpha(values, counts.T @ weighted - np.diag(weighted.sum(axis=0)), level)
+
+
+def interval_alpha(table: NDArray[np.float64]) -> float | None:
+    """Alpha of judges (rows) on items (columns) on an interval scale, NaN for a rating that is missing.
+
+    Of sums of ratings and of their squares, so that its cost does not grow with the number of different ratings. None
+    as of `krippendorff_alpha`.
+    """
+    table = _rated(table)
+    if not table.size or np.nanmin(table) == np.nanmax(table):
+        return None
+    table = table - np.nanmean(table)  # or the difference of two large sums would lose digits
+    numbers = (~np.isnan(table)).sum(axis=0)
+    sums, squares = np.nansum(table, axis=0), np.nansum(table**2, axis=0)
+    observed = ((numbers * squares - sums**2) / (numbers - 1)).sum() / numbers.sum()
+    expected = (numbers.sum() * squares.sum() - sums.sum() ** 2) / (numbers.sum() * (numbers.sum() - 1))
+    return float(1 - observed / expected)
+
+
+def _rated(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The columns with at least two ratings."""
+    return table[:, (~np.isnan(table)).sum(axis=0) >= 2] if table.size else np.empty((0, 0))
 
 
 def alpha_of_pairs(pairs: Mapping[tuple[float, float], float], level: Level) -> float | None:

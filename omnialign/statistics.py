@@ -6,7 +6,7 @@ exact, paired where an outcome holds the marks of two models, and its cost does 
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 RESAMPLES = 2000
 PERCENTILES = (2.5, 97.5)
 NUM_BINS = 10
+BLOCK = 2**20
+"""Numbers that are drawn at once, 8 bytes each: with scores that all differ, there are as many outcomes as items."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,25 @@ def resample(counts: NDArray[np.int64], random: np.random.Generator) -> NDArray[
     """The outcome counts of `RESAMPLES` bootstrap samples of the same size: (RESAMPLES, outcomes)."""
     total = int(counts.sum())
     return random.multinomial(total, counts / total, size=RESAMPLES)
+
+
+def resampled_sums(
+    rows: NDArray[np.float64], counts: NDArray[np.int64], random: np.random.Generator
+) -> NDArray[np.float64]:
+    """The sums of `rows` (outcomes, columns) in `RESAMPLES` bootstrap samples of items of which `counts` (outcomes,)
+    have each: (RESAMPLES, columns)."""
+    total = int(counts.sum())
+
+    def draw(count: int) -> NDArray[np.float64]:
+        return np.asarray(random.multinomial(total, counts / total, size=count) @ rows)
+
+    return in_blocks(draw, RESAMPLES, width=len(counts))
+
+
+def in_blocks(draw: Callable[[int], NDArray[np.float64]], count: int, *, width: int) -> NDArray[np.float64]:
+    """`count` rows that `draw` makes, so many at once that about `BLOCK` numbers are drawn, `width` for each row."""
+    size = max(1, BLOCK // width)
+    return np.concatenate([draw(min(size, count - start)) for start in range(0, count, size)])
 
 
 def interval(estimates: NDArray[np.float64]) -> tuple[float, float]:

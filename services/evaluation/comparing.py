@@ -1,20 +1,21 @@
 """Two models compared item by item, in one evaluation or in two that did the same."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from omnialign import names
+from omnialign.client import AsyncClient
 from omnialign.errors import FailedPrecondition, InvalidArgument
 from omnialign.v1 import evaluation_service_pb2
 from services.evaluation.benchmarks.benchmark import Subject
-from services.evaluation.estimates import Statistic, compare, only
-from services.evaluation.items import read_items
+from services.evaluation.estimates import Statistic, compare, only, paired
+from services.evaluation.items import items_of
 from services.evaluation.job import SCORE, Job, Spec, parts_of, with_defaults
 from services.evaluation.samples import Sample
-from services.evaluation.scores import Key, samples_of, subject_of
+from services.evaluation.scores import Key, Scoring, subject_of
 from services.evaluation.summaries import composites_of
-from services.pipeline.kind import Record, Records, stage_of
+from services.pipeline.kind import Record, stage_of
 from services.pipeline.service import Pipeline
 from services.pipeline.service_calls import ServiceClients
 
@@ -34,8 +35,6 @@ class Side:
     job: Job
     number: int
     """Of the model, from 1."""
-    records: Records
-    """Its scored records; those of pairs are left out, for they are compared already."""
     samples: Mapping[Key, Sample]
     """By key without the model."""
 
@@ -43,6 +42,12 @@ class Side:
     def model(self) -> str:
         """Name of the model."""
         return str(self.job.manifest.models[self.number - 1].model)
+
+    async def records(self, data: AsyncClient) -> AsyncIterator[Record]:
+        """Its scored records in order of id; those of pairs are left out, for they are compared already."""
+        async for record in data.stream_records(stage_of(self.job, SCORE).dataset):
+            if _is_of(subject_of(record), self.number):
+                yield record
 
 
 @dataclass(frozen=True)
@@ -113,20 +118,24 @@ def _chosen(job: Job, model: str, *, field: str, without: int = 0) -> int:
 
 
 async def _read_side(job: Job, model: int, clients: ServiceClients) -> Side:
-    plan = plan_of(job)
-    records = [record async for record in clients.data.stream_records(stage_of(job, SCORE).dataset)]
-    items = {part.id: (await read_items(plan, part, clients)).records for part in parts_of(plan)}
-    return side_of(job, model, records, samples_of(plan, records, items))
+    plan, samples = plan_of(job), dict[Key, Sample]()
+    side, scoring = Side(job, model, samples), Scoring(plan)
+    for part in parts_of(plan):
+        async for item in items_of(plan, part, clients):
+            scoring.add_item(part, item)
+    async for record in side.records(clients.data):
+        scoring.add(record)
+    samples.update(own_samples(scoring, model))
+    return side
 
 
-def side_of(job: Job, model: int, records: Iterable[Record], samples: Mapping[Key, Sample]) -> Side:
-    """One of the models of an evaluation, by its number, with what the records and samples have of it."""
-    own = {
-        Key(key.benchmark, replace(key.subject, model=0), key.measure, key.group): sample
-        for key, sample in samples.items()
+def own_samples(scoring: Scoring, model: int) -> dict[Key, Sample]:
+    """What was scored of one model, by its number: by key without the model."""
+    return {
+        replace(key, subject=replace(key.subject, model=0)): sample
+        for key, sample in scoring.close().items()
         if _is_of(key.subject, model)
     }
-    return Side(job, model, [record for record in records if _is_of(subject_of(record), model)], own)
 
 
 def _is_of(subject: Subject, model: int) -> bool:
@@ -190,12 +199,8 @@ def _compared(
 
 def _paired_means(first: Sample, second: Sample) -> tuple[float, float]:
     """The means on the items that both have."""
-    shared = [item for item in first.sums if item in second.sums]
-    means = []
-    for sample in (first, second):
-        total, count = (sum(sample.sums[item][place] for item in shared) for place in (0, 1))
-        means.append(total / count)
-    return means[0], means[1]
+    one, other = (sums.sum(axis=0) for sums in paired(first, second))
+    return float(one[0] / one[1]), float(other[0] / other[1])
 
 
 def _is_alike(first: Manifest, second: Manifest, field: str) -> bool:

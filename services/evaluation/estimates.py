@@ -58,7 +58,7 @@ def estimate(parts: Mapping[str, Sample], statistic: Statistic, *, seed: int) ->
     if any(mean is None for mean in means.values()):
         return Estimate(None, None)
     interval = None
-    if all(len(sample.sums) >= MIN_ITEMS for sample in parts.values()):
+    if all(len(sample) >= MIN_ITEMS for sample in parts.values()):
         resampled = {name: _resampled_mean(sample, seed=seed, name=name) for name, sample in parts.items()}
         interval = statistics.interval(statistic(resampled))
     return Estimate(float(statistic(means)), interval)
@@ -72,9 +72,9 @@ def compare(
     A part that only one of the models has is left out of both, so the statistic says if it is needed.
     """
     pairs = {name: _Pairs(first[name], second[name], name=name) for name in first if name in second}
-    items = [len(set(first[name].sums) | set(second[name].sums)) for name in pairs]
     paired = sum(len(part) for part in pairs.values())
-    counts = {"paired": paired, "unpaired": sum(items) - paired}
+    items = sum(len(first[name]) + len(second[name]) for name in pairs)
+    counts = {"paired": paired, "unpaired": items - 2 * paired}
     if not all(map(len, pairs.values())):
         return Comparison(None, None, None, **counts)
 
@@ -82,7 +82,7 @@ def compare(
         sides = [statistic({name: pair[side] for name, pair in means.items()}) for side in (0, 1)]
         return sides[1] - sides[0]
 
-    found = float(difference({name: part.means(part.counts) for name, part in pairs.items()}))
+    found = float(difference({name: part.means() for name, part in pairs.items()}))
     if any(len(part) < MIN_ITEMS for part in pairs.values()):
         return Comparison(found, None, None, **counts)
     resampled = difference({name: part.resampled(seed) for name, part in pairs.items()})
@@ -93,8 +93,8 @@ def compare(
 
 def _resampled_mean(sample: Sample, *, seed: int, name: str) -> NDArray[np.float64]:
     if (seed, name) not in sample.resampled:
-        rows, counts = distinct(sample.sums.values())
-        totals = statistics.resample(counts, statistics.stream(seed, name)) @ rows
+        rows, counts = distinct(sample.sums)
+        totals = statistics.resampled_sums(rows, counts, statistics.stream(seed, name))
         sample.resampled[seed, name] = np.asarray(totals[:, 0] / totals[:, 1])
     return sample.resampled[seed, name]
 
@@ -104,26 +104,37 @@ class _Pairs:
 
     def __init__(self, first: Sample, second: Sample, *, name: str) -> None:
         self._name = name
-        shared = [item for item in first.sums if item in second.sums]
-        self.rows, self.counts = np.empty((0, 4)), np.empty(0, dtype=np.int64)
-        if shared:
-            self.rows, self.counts = distinct((*first.sums[item], *second.sums[item]) for item in shared)
+        self.rows, self.counts = distinct(np.hstack(paired(first, second)))
 
     def __len__(self) -> int:
         return int(self.counts.sum())
 
-    def means(self, counts: NDArray[np.int64]) -> tuple[Any, Any]:
-        """The mean of each model, for items with these counts: (..., outcomes)."""
-        totals = counts @ self.rows
-        return totals[..., 0] / totals[..., 1], totals[..., 2] / totals[..., 3]
+    def means(self) -> tuple[Any, Any]:
+        """The mean of each model."""
+        return _means(self.counts @ self.rows)
 
     def resampled(self, seed: int) -> tuple[Any, Any]:
         """The means in bootstrap samples of the items."""
-        return self.means(statistics.resample(self.counts, statistics.stream(seed, self._name)))
+        return _means(statistics.resampled_sums(self.rows, self.counts, statistics.stream(seed, self._name)))
 
     def flipped(self, seed: int) -> tuple[Any, Any]:
         """The means with the models' names tossed up for each item."""
         random = statistics.stream(seed, f"{self._name}/flips")
-        swapped = random.binomial(self.counts, 0.5, size=(FLIPS, len(self.counts)))
-        totals = (self.counts - swapped) @ self.rows + swapped @ self.rows[:, [2, 3, 0, 1]]
-        return totals[:, 0] / totals[:, 1], totals[:, 2] / totals[:, 3]
+        others = self.rows[:, [2, 3, 0, 1]]
+
+        def draw(count: int) -> NDArray[np.float64]:
+            swapped = random.binomial(self.counts, 0.5, size=(count, len(self.counts)))
+            return np.asarray((self.counts - swapped) @ self.rows + swapped @ others)
+
+        return _means(statistics.in_blocks(draw, FLIPS, width=len(self.counts)))
+
+
+def paired(first: Sample, second: Sample) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The sums of both, `Sample.sums`, of the items with scores of both."""
+    _, places, others = np.intersect1d(first.keys, second.keys, return_indices=True)
+    return first.sums[places], second.sums[others]
+
+
+def _means(sums: NDArray[np.float64]) -> tuple[Any, Any]:
+    """The mean of each model, from sums and numbers of scores: (..., 4)."""
+    return sums[..., 0] / sums[..., 1], sums[..., 2] / sums[..., 3]

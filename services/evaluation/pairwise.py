@@ -1,4 +1,4 @@
-"""Order-swapped comparisons: the win rate against a baseline, and Bradley-Terry over several models.
+"""Order-swapped comparisons: the points of verdicts, and Bradley-Terry over several models.
 
 Bradley-Terry gives each model a strength s with P(a beats b) = 1 / (1 + exp(s_b - s_a)); a tie counts as half a win of
 each side (R. A. Bradley and M. E. Terry, 1952). The likelihood has a maximum exactly if, however the models are split
@@ -7,7 +7,7 @@ covariance that allows for models being compared on the same items (the sandwich
 draw samples in which some model loses nothing, whose strength is infinite.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from omnialign.errors import FailedPrecondition, InvalidArgument
 from omnialign.v1 import record_pb2
-from services.evaluation.estimates import Estimate, Interval, estimate, only
-from services.evaluation.samples import Outcome, Sample
+from services.evaluation.estimates import Interval
 
 POINTS: Mapping[int, float] = {record_pb2.VERDICT_WIN: 1.0, record_pb2.VERDICT_TIE: 0.5, record_pb2.VERDICT_LOSS: 0.0}
 Z = NormalDist().inv_cdf(0.975)
@@ -26,25 +25,15 @@ MAX_GRADIENT = 1e-10
 
 
 @dataclass(frozen=True)
-class WinRate:
-    """How a candidate does against its baseline. The rate is wins and half the ties over what was judged."""
+class Games:
+    """Two models on the same items."""
 
-    wins: int
-    ties: int
-    losses: int
-    abstained: int
-    failed: int
-    rate: Estimate
-
-
-@dataclass(frozen=True)
-class Game:
-    """Two models on one item: `points` of the first, 1 for a win, 1/2 for a tie, 0 for a loss."""
-
-    item: str
     first: str
     second: str
-    points: float
+    items: NDArray[np.uint64]
+    """The key of each item, `samples.key_of`."""
+    points: NDArray[np.float64]
+    """Of the first on each item: 1 for a win, 1/2 for a tie, 0 for a loss."""
 
 
 @dataclass(frozen=True)
@@ -55,40 +44,24 @@ class Strength:
     interval: Interval
 
 
-def win_rate(verdicts: Mapping[str, int], *, seed: int) -> WinRate:
-    """The win rate from the verdict on each item; VERDICT_UNSPECIFIED for an item whose comparison failed."""
-    found = list(verdicts.values())
-    sample = Sample(
-        Outcome(item, POINTS.get(verdict), failed=verdict == record_pb2.VERDICT_UNSPECIFIED)
-        for item, verdict in verdicts.items()
-    )
-    return WinRate(
-        wins=found.count(record_pb2.VERDICT_WIN),
-        ties=found.count(record_pb2.VERDICT_TIE),
-        losses=found.count(record_pb2.VERDICT_LOSS),
-        abstained=sample.counts.abstained,
-        failed=sample.counts.failed,
-        rate=estimate({"win_rate": sample}, only, seed=seed),
-    )
-
-
-def strengths(games: Sequence[Game]) -> dict[str, Strength]:
+def strengths(games: Sequence[Games]) -> dict[str, Strength]:
     """The Bradley-Terry strengths of all models, the strongest first.
 
     Raises InvalidArgument (GAME_INVALID), and FailedPrecondition: GAMES_MISSING, COMPARISONS_DISCONNECTED where groups
     of models were never compared, STRENGTHS_UNBOUNDED where a group took every point from the others.
     """
-    names = sorted({name for game in games for name in (game.first, game.second)})
+    names = sorted({name for played in games if len(played.items) for name in (played.first, played.second)})
     if not names:
         raise FailedPrecondition("There is no judged comparison to rank models by.", reason="GAMES_MISSING")
     number = {name: index for index, name in enumerate(names)}
     points = np.zeros((len(names), len(names)))
-    for game in games:
-        if game.first == game.second or not 0 <= game.points <= 1:
-            message = f"The game on {game.item} is no comparison of two models with 0 to 1 points for the first."
-            raise InvalidArgument(message, reason="GAME_INVALID", metadata={"item": game.item})
-        points[number[game.first], number[game.second]] += game.points
-        points[number[game.second], number[game.first]] += 1 - game.points
+    games = [played for played in games if len(played.items)]
+    for played in games:
+        if played.first == played.second or not ((played.points >= 0) & (played.points <= 1)).all():
+            message = f"{played.first} and {played.second} are not two models with 0 to 1 points for the first."
+            raise InvalidArgument(message, reason="GAME_INVALID", metadata={"model": played.first})
+        points[number[played.first], number[played.second]] += played.points.sum()
+        points[number[played.second], number[played.first]] += (1 - played.points).sum()
     _check_bounded(points, names)
     values = _maximum(points)
     errors = np.sqrt(np.diag(_covariance(games, number, values, points)))
@@ -134,20 +107,19 @@ def _information(points: NDArray[np.float64], values: NDArray[np.float64]) -> ND
 
 
 def _covariance(
-    games: Iterable[Game], number: Mapping[str, int], values: Sequence[float], points: NDArray[np.float64]
+    games: Sequence[Games], number: Mapping[str, int], values: Sequence[float], points: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The covariance of the strengths about their mean: inverse information, item scores squared, and again."""
-    at, scores = np.array(values), dict[str, NDArray[np.float64]]()
-    beats = _beats(at)
-    for game in games:
-        first, second = number[game.first], number[game.second]
-        surprise = game.points - beats[first, second]
-        score = scores.setdefault(game.item, np.zeros(len(at)))
-        score[first] += surprise
-        score[second] -= surprise
+    at = np.array(values)
+    beats, items = _beats(at), np.unique(np.concatenate([played.items for played in games]))
+    scores = np.zeros((len(items), len(at)))
+    for played in games:
+        first, second = number[played.first], number[played.second]
+        surprise, rows = played.points - beats[first, second], np.searchsorted(items, played.items)
+        np.add.at(scores[:, first], rows, surprise)
+        np.add.at(scores[:, second], rows, -surprise)
     inverse = np.linalg.pinv(_information(points, at))  # about the mean: the information knows no common shift
-    found = np.array(list(scores.values()))
-    return np.asarray(inverse @ (found.T @ found) @ inverse)
+    return np.asarray(inverse @ (scores.T @ scores) @ inverse)
 
 
 def _check_bounded(points: NDArray[np.float64], names: Sequence[str]) -> None:

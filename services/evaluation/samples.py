@@ -3,25 +3,18 @@
 An abstention or a failure is never a number: it is counted beside the scores, and a part without any score has no mean.
 """
 
+import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from omnialign.errors import FailedPrecondition, InvalidArgument
+from omnialign.errors import InvalidArgument
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """One score that was asked for: of an item, or of one of the item's questions."""
-
-    item: str
-    score: float | None = None
-    """None if the judge abstained, or if the work failed."""
-    failed: bool = False
-    """Whether there is no answer to judge, or no judge to ask."""
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,52 +30,84 @@ class Sample:
     """The outcomes of one part of a benchmark.
 
     An item may have several scores, such as one for each question about its medium. The mean weighs each score alike,
-    while items are what is resampled: the scores of one item stand or fall with its medium.
+    while items are what is resampled: the scores of one item stand or fall with its medium. Of an item with scores, 20
+    bytes are kept.
     """
 
-    def __init__(self, outcomes: Iterable[Outcome]) -> None:
-        """Raises InvalidArgument (SCORE_INVALID) for a score that is not finite, or that failed all the same."""
-        scores: dict[str, list[float]] = {}
-        abstained = failed = 0
-        for outcome in outcomes:
-            if outcome.score is None:
-                failed, abstained = failed + outcome.failed, abstained + (not outcome.failed)
-            elif outcome.failed or not math.isfinite(outcome.score):
-                raise _invalid(outcome)
-            else:
-                scores.setdefault(outcome.item, []).append(outcome.score)
-        self.sums: Mapping[str, tuple[float, int]] = {
-            item: (math.fsum(found), len(found)) for item, found in sorted(scores.items())
-        }
-        """For each item with a score, the sum and the number of its scores."""
-        self.counts = Counts(sum(count for _, count in self.sums.values()), abstained, failed)
-        self.resampled: dict[tuple[int, str], NDArray[np.float64]] = {}
+    def __init__(self) -> None:
+        self._keys, self._totals, self._numbers = array("Q"), array("d"), array("I")
+        self._judged = self._abstained = 0
+        self.failed = 0
+        """Scores that there are not because there is no answer to judge, or no judge to ask."""
+        self.resampled: dict[tuple[int, str], Floats] = {}
         """The means in bootstrap samples of the items, by seed and name: a part may be in several scores."""
+
+    def add(self, item: str, scores: Sequence[float], *, abstained: int = 0) -> None:
+        """Takes in an item, once: its scores, and on how many the judge abstained.
+
+        Raises InvalidArgument (SCORE_INVALID) for a score that is not finite.
+        """
+        for score in scores:
+            if not math.isfinite(score):
+                raise _invalid(item, score)
+        self._abstained += abstained
+        if scores:
+            self._keys.append(key_of(item))
+            self._totals.append(math.fsum(scores))
+            self._numbers.append(len(scores))
+            self._judged += len(scores)
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """The key of each item with a score, `key_of`."""
+        return np.array(self._keys, dtype=np.uint64)
+
+    @property
+    def totals(self) -> Floats:
+        """The sum of the scores of each of these items."""
+        return np.array(self._totals, dtype=np.float64)
+
+    @property
+    def numbers(self) -> NDArray[np.uint32]:
+        """The number of scores of each of these items."""
+        return np.array(self._numbers, dtype=np.uint32)
+
+    @property
+    def means(self) -> Floats:
+        """The mean score of each of these items."""
+        return self.totals / self.numbers
+
+    @property
+    def sums(self) -> Floats:
+        """The sum and the number of the scores of each of these items: (items, 2)."""
+        return np.stack([self.totals, self.numbers], axis=1)
+
+    @property
+    def counts(self) -> Counts:
+        """How many scores there are, and how many there are not."""
+        return Counts(self._judged, self._abstained, self.failed)
+
+    def __len__(self) -> int:
+        """The number of items with a score."""
+        return len(self._keys)
 
     @property
     def mean(self) -> float | None:
         """The mean of the scores; None if there is none."""
-        if not self.counts.judged:
-            return None
-        return math.fsum(total for total, _ in self.sums.values()) / self.counts.judged
+        return math.fsum(self._totals) / self._judged if self._judged else None
 
 
-def check_judged(parts: Mapping[str, Sample]) -> None:
-    """Raises FailedPrecondition (NOTHING_JUDGED), naming the parts in which no item has a score."""
-    empty = {name: sample.counts for name, sample in parts.items() if not sample.counts.judged}
-    if not empty:
-        return
-    named = "; ".join(f"{name}: {found.abstained} abstained, {found.failed} failed" for name, found in empty.items())
-    message = f"There is no score to average in {named}: look at the judge's answers, or leave the parts out."
-    raise FailedPrecondition(message, reason="NOTHING_JUDGED", metadata={"parts": ",".join(empty)})
+def key_of(item: str) -> int:
+    """64 bits that stand for the id of an item: of a million ids, two have the same with a probability of 3e-8."""
+    return int.from_bytes(hashlib.blake2b(item.encode(), digest_size=8).digest(), "big")
 
 
-def distinct(rows: Iterable[tuple[float, ...]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def distinct(rows: Floats) -> tuple[Floats, NDArray[np.int64]]:
     """The different rows, and how many items have each."""
-    found, counts = np.unique(np.array(list(rows), dtype=np.float64), axis=0, return_counts=True)
+    found, counts = np.unique(rows, axis=0, return_counts=True)
     return found, counts
 
 
-def _invalid(outcome: Outcome) -> InvalidArgument:
-    message = f"The score of {outcome.item} is {outcome.score}: a score is a finite number, and a failure has none."
-    return InvalidArgument(message, reason="SCORE_INVALID", metadata={"item": outcome.item})
+def _invalid(item: str, score: float) -> InvalidArgument:
+    message = f"The score of {item} is {score}: a score is a finite number."
+    return InvalidArgument(message, reason="SCORE_INVALID", metadata={"item": item})

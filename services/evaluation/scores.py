@@ -3,19 +3,21 @@
 Pure: no files, no network. An item without a record among the scores has failed: it was quarantined on the way.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from omnialign.errors import FailedPrecondition
-from omnialign.v1 import evaluation_service_pb2
+from omnialign.v1 import evaluation_service_pb2, record_pb2
 from services.evaluation.benchmarks import BENCHMARKS
 from services.evaluation.benchmarks.benchmark import Subject
 from services.evaluation.estimates import Estimate, estimate, only
 from services.evaluation.job import Part, Spec, parts_of
-from services.evaluation.samples import Counts, Outcome, Sample
-from services.evaluation.works import ABLATED, BASELINE, BENCHMARK, JUDGE, MODEL, has_modality, item_of, number_of
-from services.pipeline.kind import Record, Records
+from services.evaluation.samples import Counts, Sample
+from services.evaluation.works import ABLATED, BASELINE, BENCHMARK, JUDGE, MODEL, is_ablated, item_of, number_of
+from services.pipeline.kind import Record
 
+Assessment = record_pb2.Assessment
 BenchmarkScore = evaluation_service_pb2.BenchmarkScore
 ALL = ""
 """The group of all items."""
@@ -31,24 +33,56 @@ class Key:
     group: str
 
 
-def samples_of(plan: Spec, records: Iterable[Record], items: Mapping[str, Records]) -> dict[Key, Sample]:
-    """The outcomes behind each score: by benchmark, subject, measure, and group of items.
+class Scoring:
+    """The outcomes behind each score, taken in one by one, in any order.
 
-    `items` are those of each benchmark, by its id.
+    An item that was asked and of which no record is scored has failed, so items are counted, and not looked up.
     """
-    scored: dict[tuple[str, Subject], list[Record]] = {}
-    for record in records:
-        scored.setdefault((record.labels[BENCHMARK], subject_of(record)), []).append(record)
-    found: dict[Key, Sample] = {}
-    for part in parts_of(plan):
-        measures = _measures(part, scored)
-        for subject in BENCHMARKS[part.spec.name].subjects(plan, part.spec):
-            by_item = {item_of(record): record for record in scored.get((part.id, subject), [])}
-            asked = [i for i in items[part.id] if not subject.is_ablated or has_modality(i, part.spec.ablation)]
-            for measure in measures:
-                groups = _groups(part, asked, by_item, measure=measure)
-                found |= {Key(part.id, subject, measure, name): Sample(group) for name, group in groups.items()}
-    return found
+
+    def __init__(self, plan: Spec) -> None:
+        self._plan, self._parts = plan, {part.id: part for part in parts_of(plan)}
+        self._asked = {(part, ablated): Counter[str]() for part in self._parts for ablated in (False, True)}
+        self._scored: dict[tuple[str, Subject], Counter[str]] = {}
+        self._samples: dict[Key, Sample] = {}
+        self._measures: dict[str, dict[str, None]] = {part: {} for part in self._parts}
+        """What each benchmark measured, in the order in which records have it."""
+
+    def add_item(self, part: Part, item: Record) -> None:
+        """Counts an item of a benchmark."""
+        group = BENCHMARKS[part.spec.name].group(item)
+        self._asked[part.id, False][group] += 1
+        if is_ablated(item, part):
+            self._asked[part.id, True][group] += 1
+
+    def add(self, record: Record) -> None:
+        """Takes in a scored record."""
+        part, subject = self._parts[record.labels[BENCHMARK]], subject_of(record)
+        kind = BENCHMARKS[part.spec.name]
+        group = kind.group(record)
+        self._scored.setdefault((part.id, subject), Counter())[group] += 1
+        found: dict[str, list[Assessment]] = {}
+        for assessment in record.responses[-1].assessments:
+            found.setdefault(kind.measure(assessment.aspect), []).append(assessment)
+        for measure, assessments in found.items():
+            self._measures[part.id].setdefault(measure)
+            scores = [a.score for a in assessments if not a.abstain_reason]
+            for name in {ALL, group}:
+                sample = self._samples.setdefault(Key(part.id, subject, measure, name), Sample())
+                sample.add(item_of(record), scores, abstained=len(assessments) - len(scores))
+
+    def close(self) -> dict[Key, Sample]:
+        """The outcomes by benchmark, subject, measure, and group of items."""
+        found: dict[Key, Sample] = {}
+        for part in self._parts.values():
+            for subject in BENCHMARKS[part.spec.name].subjects(self._plan, part.spec):
+                asked = self._asked[part.id, subject.is_ablated]
+                failed = asked - self._scored.get((part.id, subject), Counter())
+                for measure in self._measures[part.id]:
+                    for group in dict.fromkeys((ALL, *asked)):
+                        key = Key(part.id, subject, measure, group)
+                        sample = found[key] = self._samples.get(key, Sample())
+                        sample.failed = failed.total() if group == ALL else failed[group]
+        return found
 
 
 def scores_of(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkScore]:
@@ -96,29 +130,6 @@ def subject_of(record: Record) -> Subject:
         baseline=number_of(record, BASELINE),
         is_ablated=ABLATED in record.labels,
     )
-
-
-def _measures(part: Part, scored: Mapping[tuple[str, Subject], Sequence[Record]]) -> list[str]:
-    """What the benchmark measured, in the order in which records have it."""
-    kind = BENCHMARKS[part.spec.name]
-    records = (record for (benchmark, _), group in scored.items() if benchmark == part.id for record in group)
-    return list(dict.fromkeys(kind.measure(a.aspect) for record in records for a in record.responses[-1].assessments))
-
-
-def _groups(part: Part, items: Records, scored: Mapping[str, Record], *, measure: str) -> dict[str, list[Outcome]]:
-    """The outcomes of all items, and of those of each group."""
-    kind = BENCHMARKS[part.spec.name]
-    groups: dict[str, list[Outcome]] = {ALL: []}
-    for item in items:
-        if (record := scored.get(item.id)) is None:
-            outcomes = [Outcome(item.id, failed=True)]
-        else:
-            assessments = [a for a in record.responses[-1].assessments if kind.measure(a.aspect) == measure]
-            outcomes = [Outcome(item.id, None if a.abstain_reason else a.score) for a in assessments]
-        groups[ALL] += outcomes
-        if group := kind.group(item):
-            groups.setdefault(group, []).extend(outcomes)
-    return groups
 
 
 def _nothing_judged(score: BenchmarkScore) -> FailedPrecondition:

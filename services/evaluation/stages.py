@@ -4,12 +4,12 @@ Every method may be called again after a crash: what it writes replaces the same
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from services.evaluation import preflight
 from services.evaluation.agents import instructed
 from services.evaluation.benchmarks import BENCHMARKS
-from services.evaluation.items import read_items
+from services.evaluation.items import items_of
 from services.evaluation.job import (
     ANSWER,
     ANSWERS,
@@ -24,13 +24,18 @@ from services.evaluation.job import (
     parts_of,
 )
 from services.evaluation.report import make_report
-from services.evaluation.scores import BenchmarkScore, samples_of, scores_of
+from services.evaluation.report.choice import Choice
+from services.evaluation.scores import BenchmarkScore, Scoring, scores_of
 from services.evaluation.summaries import summaries_of
-from services.evaluation.works import BENCHMARK, MODEL, chunk_key, item_of, number_of, works_of
+from services.evaluation.works import MODEL, chunk_key, ids_of_works, item_of, number_of, works_of
 from services.pipeline import planning
+from services.pipeline.chunk_store import Planned
 from services.pipeline.kind import JobContext, Record, Records, stage_of
 from services.pipeline.quarantine import QUARANTINE
 from services.pipeline.service import Toolbox
+
+PAGE_ITEMS = 256
+"""Items whose answers, by all models, are in memory at once."""
 
 
 class Stages:
@@ -60,26 +65,11 @@ class Stages:
         """Decides which item is in which chunk for which model, and makes the tables; returns the number of chunks."""
         purposes = (WORKS, ANSWERS, TASKS, SCORES, QUARANTINE)
         await asyncio.gather(*(self._tables.create(context, purpose) for purpose in purposes))
-        works: Records = []
-        for part in parts_of(context.plan):
-            if BENCHMARKS[part.spec.name].is_answered:
-                found = works_of(context.plan, part, await self._items(context, part.id))
-                works += (self._instructed(context, part, work) for work in found)
-        return await self._plan(context, works, stage=ANSWER, reads=WORKS, writes=ANSWERS)
+        return await self._plan(context, lambda: _works(context), stage=ANSWER, reads=WORKS, writes=ANSWERS)
 
     async def plan_scores(self, context: JobContext) -> int:
         """Decides what is scored by whom, in which chunk; returns the number of chunks."""
-        answers: dict[str, Records] = {}
-        for record in await self._read(context, ANSWERS):
-            answers.setdefault(record.labels[BENCHMARK], []).append(record)
-        tasks: Records = []
-        for part in parts_of(context.plan):
-            kind = BENCHMARKS[part.spec.name]
-            found = answers.get(part.id, []) if kind.is_answered else await self._items(context, part.id)
-            if kind.is_answered and part.spec.ablation:
-                _restore_prompts(found, await self._items(context, part.id))
-            tasks += kind.tasks(context.plan, part, found)
-        return await self._plan(context, tasks, stage=SCORE, reads=TASKS, writes=SCORES)
+        return await self._plan(context, lambda: _tasks(context), stage=SCORE, reads=TASKS, writes=SCORES)
 
     async def close(self, context: JobContext) -> str:
         """Freezes the tables and links them; returns the version of the scores."""
@@ -107,23 +97,31 @@ class Stages:
 
     async def report(self, context: JobContext, *, scores: str) -> None:
         """Computes the scores, and writes the report. Raises FailedPrecondition (`NOTHING_JUDGED`)."""
-        plan = context.plan
-        parts = [part.id for part in parts_of(plan)]
-        records, *read = await asyncio.gather(
-            self._read(context, SCORES, version=scores), *(self._items(context, part_id) for part_id in parts)
-        )
+        plan, data = context.plan, context.clients.data
+
+        async def read() -> tuple[Scoring, Choice, set[str]]:
+            scoring, choice, templates = Scoring(plan), Choice(plan), set[str]()
+            for part in parts_of(plan):
+                async for item in items_of(plan, part, context.clients):
+                    scoring.add_item(part, item)
+            async for record in data.stream_records(scores):
+                scoring.add(record)
+                choice.add(record)
+                templates.update(_templates(record))
+            return scoring, choice, templates - {""}
+
+        scoring, choice, templates = await self._retrier.call(read, uid=context.uid, service="data")
 
         def compute() -> list[BenchmarkScore]:
-            samples = samples_of(plan, records, dict(zip(parts, read, strict=True)))
+            samples = scoring.close()
             return [*scores_of(plan, samples), *summaries_of(plan, samples)]
 
         found = await asyncio.to_thread(compute)
-        templates = _templates(records)
 
         def change(job: Job) -> str:
             del job.scores[:]
             job.scores.extend(found)
-            job.manifest.templates[:] = templates
+            job.manifest.templates[:] = sorted(templates)
             status = stage_of(job, REPORT)
             status.completed = status.total = 1
             return f"{len(found)} scores."
@@ -132,43 +130,64 @@ class Stages:
         job, _ = await self._jobs.load(context.uid)
 
         async def make() -> dict[str, bytes]:
-            return await make_report(job, plan, records=records, data=context.clients.data)
+            shown = [record async for record in data.stream_records(scores) if choice.shows(record)]
+            return await make_report(job, plan, items=choice.told(), records=shown, data=data)
 
         await self._jobs.put_report(context.uid, await self._retrier.call(make, uid=context.uid, service="data"))
 
-    # ---- parts ----
+    async def _plan(
+        self, context: JobContext, records: Callable[[], AsyncIterator[Record]], *, stage: str, reads: str, writes: str
+    ) -> int:
+        """Writes what a stage works on, and stores which of it is in which chunk; returns the number of chunks."""
 
-    def _instructed(self, context: JobContext, part: Part, work: Record) -> Record:
-        model = context.plan.models[number_of(work, MODEL) - 1]
-        return instructed(work, BENCHMARKS[part.spec.name].media(work), context.job.manifest.modes, model=model)
+        async def keyed() -> AsyncIterator[tuple[str, str]]:
+            async for record in self._tables.written(context, reads, records()):
+                yield record.id, chunk_key(record)
 
-    async def _plan(self, context: JobContext, records: Records, *, stage: str, reads: str, writes: str) -> int:
-        await self._tables.append(context, context.table(reads), records)
-        keyed = planning.streamed(sorted((r.id, chunk_key(r)) for r in records))
-        chunks = planning.plan_chunks(keyed, size=context.plan.chunk_size)
-        planned = await self._chunks.put_chunks(context.uid, phase=stage, chunks=chunks)
+        async def put() -> Planned:
+            chunks = planning.plan_chunks(keyed(), size=context.plan.chunk_size)
+            return await self._chunks.put_chunks(context.uid, phase=stage, chunks=chunks)
+
+        planned = await self._retrier.call(put, uid=context.uid, service="data")
 
         def change(job: Job) -> str:
             status = stage_of(job, stage)
-            status.total, status.dataset = len(records), context.table(writes)
+            status.total, status.dataset = planned.records, context.table(writes)
             return f"{planned.records} records to {stage} in {planned.chunks} chunks."
 
         await self._update(context.uid, stage, change)
         return planned.chunks
 
-    async def _items(self, context: JobContext, part_id: str) -> Records:
-        part = next(part for part in parts_of(context.plan) if part.id == part_id)
-        items = await self._retrier.call(
-            lambda: read_items(context.plan, part, context.clients), uid=context.uid, service="data"
-        )
-        return items.records
 
-    async def _read(self, context: JobContext, purpose: str, *, version: str = "") -> Records:
-        async def read() -> Records:
-            source = version or context.table(purpose)
-            return [record async for record in context.clients.data.stream_records(source)]
+async def _works(context: JobContext) -> AsyncIterator[Record]:
+    """What the models are to answer."""
+    models, modes = context.plan.models, context.job.manifest.modes
+    for part in parts_of(context.plan):
+        kind = BENCHMARKS[part.spec.name]
+        if not kind.is_answered:
+            continue
+        async for item in items_of(context.plan, part, context.clients):
+            for work in works_of(context.plan, part, item):
+                yield instructed(work, kind.media(work), modes, model=models[number_of(work, MODEL) - 1])
 
-        return await self._retrier.call(read, uid=context.uid, service="data")
+
+async def _tasks(context: JobContext) -> AsyncIterator[Record]:
+    """What is to be scored."""
+    for part in parts_of(context.plan):
+        kind = BENCHMARKS[part.spec.name]
+        async for items in planning.pages(items_of(context.plan, part, context.clients), size=PAGE_ITEMS):
+            found = await _answers(context, part, items) if kind.is_answered else items
+            for task in kind.tasks(context.plan, part, found):
+                yield task
+
+
+async def _answers(context: JobContext, part: Part, items: Records) -> Records:
+    """What the models answered to some items, in order of id; an answer that is in the quarantine is left out."""
+    ids = [work_id for item in items for work_id in ids_of_works(context.plan, part, item)]
+    answers = [record async for record in context.clients.data.stream_records(context.table(ANSWERS), ids=ids)]
+    if part.spec.ablation:
+        _restore_prompts(answers, items)
+    return answers
 
 
 def _restore_prompts(answers: Records, items: Records) -> None:
@@ -181,14 +200,10 @@ def _restore_prompts(answers: Records, items: Records) -> None:
         answer.history.extend(item.history)
 
 
-def _templates(records: Iterable[Record]) -> list[str]:
-    """The prompt templates behind answers and scores."""
-    found = set()
-    for record in records:
-        comparison = record.comparison
-        generations = [comparison.forward_generation, comparison.backward_generation]
-        for response in record.responses:
-            generations += [response.generation, *(a.generation for a in response.assessments)]
-            generations += [made.generation for made in response.made_of]
-        found |= {generation.template for generation in generations}
-    return sorted(found - {""})
+def _templates(record: Record) -> Iterator[str]:
+    """The prompt templates behind the answers and scores of a record; empty ones among them."""
+    generations = [record.comparison.forward_generation, record.comparison.backward_generation]
+    for response in record.responses:
+        generations += [response.generation, *(a.generation for a in response.assessments)]
+        generations += [made.generation for made in response.made_of]
+    return (generation.template for generation in generations)

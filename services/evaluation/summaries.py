@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from omnialign.agreement import Level, krippendorff_alpha
+from omnialign.agreement import interval_alpha
 from omnialign.errors import FailedPrecondition, InvalidArgument
 from omnialign.modeling.benchmark_items import CATEGORIES
 from omnialign.statistics import calibration_error, calibration_of_pairs
@@ -18,7 +19,7 @@ from services.evaluation.benchmarks.benchmark import Subject
 from services.evaluation.benchmarks.preference import ACCURACY
 from services.evaluation.estimates import Statistic, estimate, only
 from services.evaluation.job import Spec, pairs_beside, parts_of
-from services.evaluation.pairwise import Game, strengths
+from services.evaluation.pairwise import Games, strengths
 from services.evaluation.samples import Sample
 from services.evaluation.scores import ALL, Key, score_named, set_estimate
 
@@ -106,8 +107,8 @@ def _composite(
 def _calibrations(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkScore]:
     """How far the confidence of each judge of annotated pairs is from its accuracy (expected calibration error)."""
     for key, sample in samples.items():
-        if key.measure == "confidence" and sample.sums:
-            confidence = np.array([total / count for total, count in sample.sums.values()])
+        if key.measure == "confidence" and len(sample):
+            confidence = sample.means
             score = score_named(plan, replace(key, measure=CALIBRATION))
             score.judged = len(confidence)
             score.value = calibration_error(calibration_of_pairs(confidence, np.ones_like(confidence)))
@@ -120,19 +121,28 @@ def _agreements(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[Benchmark
         if part.spec.name not in RATED or len(part.spec.judges) < MIN_JUDGES:
             continue
         wanted = RATED[part.spec.name]
-        judged = [k for k in samples if k.benchmark == part.id and k.group == ALL and wanted in ("", k.measure)]
-        rows: list[dict[object, float]] = [{} for _ in part.spec.judges]
-        for key in judged:
-            rated = ((item, total / count) for item, (total, count) in samples[key].sums.items())
-            unit = (replace(key.subject, judge=0), key.measure)
-            rows[key.subject.judge - 1].update({(unit, item): mean for item, mean in rated})
-        units = list(dict.fromkeys(unit for row in rows for unit in row))
-        alpha = krippendorff_alpha([[row.get(unit) for unit in units] for row in rows], Level.INTERVAL)
+        units: dict[Key, dict[int, Sample]] = {}
+        for key, sample in samples.items():
+            if key.benchmark == part.id and key.group == ALL and wanted in ("", key.measure):
+                unit = replace(key, subject=replace(key.subject, judge=0))
+                units.setdefault(unit, {})[key.subject.judge] = sample
+        tables = [_ratings(by_judge, num_judges=len(part.spec.judges)) for by_judge in units.values()]
+        table = np.hstack(tables) if tables else np.empty((0, 0))
+        alpha = interval_alpha(table)
         score = score_named(plan, Key(part.id, Subject(), AGREEMENT, ALL))
-        score.judged = sum(sum(unit in row for row in rows) >= MIN_JUDGES for unit in units)
+        score.judged = int(((~np.isnan(table)).sum(axis=0) >= MIN_JUDGES).sum())
         if alpha is not None:
             score.value = alpha
         yield score
+
+
+def _ratings(by_judge: Mapping[int, Sample], *, num_judges: int) -> NDArray[np.float64]:
+    """The mean rating by each judge, numbered from 1, of each item: (judges, items), NaN where there is none."""
+    items = np.unique(np.concatenate([sample.keys for sample in by_judge.values()]))
+    table = np.full((num_judges, len(items)), np.nan)
+    for judge, sample in by_judge.items():
+        table[judge - 1, np.searchsorted(items, sample.keys)] = sample.means
+    return table
 
 
 def _agreements_with_people(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkScore]:
@@ -157,15 +167,15 @@ def _strengths(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkS
     for part in parts_of(plan):
         for judge in range(1, len(part.spec.judges) + 1):
             games = [
-                Game(item, str(key.subject.model), str(key.subject.baseline), total / count)
+                Games(str(key.subject.model), str(key.subject.baseline), sample.keys, sample.means)
                 for key, sample in samples.items()
                 if key.benchmark == part.id
                 and key.measure == "win_rate"
                 and key.group == ALL
                 and key.subject.judge == judge
-                for item, (total, count) in sample.sums.items()
+                and len(sample)
             ]
-            if len({name for game in games for name in (game.first, game.second)}) < MIN_RANKED:
+            if len({name for played in games for name in (played.first, played.second)}) < MIN_RANKED:
                 continue
             try:
                 found = strengths(games)
@@ -174,5 +184,5 @@ def _strengths(plan: Spec, samples: Mapping[Key, Sample]) -> Iterator[BenchmarkS
             for model, strength in found.items():
                 score = score_named(plan, Key(part.id, Subject(int(model), judge), STRENGTH, ALL))
                 score.value, (score.low, score.high) = strength.value, strength.interval
-                score.judged = len(games)
+                score.judged = sum(len(played.items) for played in games)
                 yield score

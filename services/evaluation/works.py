@@ -4,7 +4,7 @@ Each is a record whose labels say which item of which benchmark it is, which mod
 a chunk have the same of these, items apart, so that one call serves the whole chunk.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from omnialign.content import NAMES, asked_of, media_of
 from omnialign.errors import FailedPrecondition
@@ -26,13 +26,27 @@ CHUNK_LABELS = (BENCHMARK, MODEL, BASELINE, JUDGE, ABLATED, INSTRUCTED)
 MAX_ID = 200
 
 
-def works_of(plan: Spec, part: Part, items: Iterable[Record]) -> Iterator[Record]:
-    """Each item for each model, and those with the modality that the benchmark removes once more without it."""
-    kept, removed = list(items), part.spec.ablation
+def works_of(plan: Spec, part: Part, item: Record) -> Iterator[Record]:
+    """An item for each model; if it has the modality that the benchmark removes, once more without it."""
+    is_shortened = is_ablated(item, part)
     for model in range(1, len(plan.models) + 1):
-        yield from (work_of(item, part, model=model) for item in kept)
-        shortened = (item for item in kept if removed and has_modality(item, removed))
-        yield from (without(work_of(item, part, model=model), removed) for item in shortened)
+        yield work_of(item, part, model=model)
+        if is_shortened:
+            yield without(work_of(item, part, model=model), part.spec.ablation)
+
+
+def ids_of_works(plan: Spec, part: Part, item: Record) -> Iterator[str]:
+    """The ids of `works_of`."""
+    is_shortened = is_ablated(item, part)
+    for model in range(1, len(plan.models) + 1):
+        yield _work_id(item, part, model=model)
+        if is_shortened:
+            yield _ablated_id(item, _work_id(item, part, model=model), part.spec.ablation)
+
+
+def is_ablated(item: Record, part: Part) -> bool:
+    """Whether an item has the modality that the benchmark removes."""
+    return bool(part.spec.ablation) and has_modality(item, part.spec.ablation)
 
 
 def has_modality(item: Record, modality: str) -> bool:
@@ -42,7 +56,7 @@ def has_modality(item: Record, modality: str) -> bool:
 
 def without(work: Record, modality: str) -> Record:
     """The work with the media of a modality removed from its prompt and from what came before it."""
-    work.id = _id(f"{work.id}-without-{modality}", work)
+    work.id = _ablated_id(work, work.id, modality)
     work.labels[ABLATED] = modality
     for message in asked_of(work):
         kept = [p for p in message.parts if p.WhichOneof("part") == "text" or NAMES[p.media.modality] != modality]
@@ -57,7 +71,7 @@ def work_of(item: Record, part: Part, *, model: int) -> Record:
     for field in ("preference", "comparison"):
         work.ClearField(field)  # type: ignore[arg-type]  # fields of the message
     work.labels.update({BENCHMARK: part.id, ITEM: item.id, MODEL: str(model)})
-    work.id = _id(f"{item.id}.{part.id}.{model}", item)
+    work.id = _work_id(item, part, model=model)
     return work
 
 
@@ -115,6 +129,14 @@ def seeds_of_items(stage: str) -> Seed:
         return record_seed(context.plan.seed, stage=stage, record_id=item_of(record))
 
     return seed
+
+
+def _work_id(item: Record, part: Part, *, model: int) -> str:
+    return _id(f"{item.id}.{part.id}.{model}", item)
+
+
+def _ablated_id(item: Record, work_id: str, modality: str) -> str:
+    return _id(f"{work_id}-without-{modality}", item)
 
 
 def _id(found: str, item: Record) -> str:

@@ -72,16 +72,25 @@ class JobTables:
 
         A stream that breaks is read again: the same records replace the same.
         """
-        name = context.table(purpose)
 
         async def fill() -> int:
             count = 0
-            async for page in pages(records(), size=PAGE_RECORDS):
-                await context.clients.data.append_records(name, page, deadline_seconds=APPEND_DEADLINE_SECONDS)
-                count += len(page)
+            async for _ in self.written(context, purpose, records()):
+                count += 1
             return count
 
         return await self._retrier.call(fill, uid=context.uid, service=SERVICE)
+
+    async def written(self, context: JobContext, purpose: str, records: AsyncIterator[Record]) -> AsyncIterator[Record]:
+        """Writes a stream of records to the job's table for a purpose, page by page; yields each once it is stored.
+
+        Raises what the stream and the data service raise: whoever reads it begins anew.
+        """
+        name = context.table(purpose)
+        async for page in pages(records, size=PAGE_RECORDS):
+            await context.clients.data.append_records(name, page, deadline_seconds=APPEND_DEADLINE_SECONDS)
+            for record in page:
+                yield record
 
     async def commit(self, context: JobContext, purpose: str) -> str:
         """Freezes a table; returns the name of the version."""

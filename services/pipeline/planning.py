@@ -20,7 +20,7 @@ _NAMESPACE = uuid.UUID("6f2d1c3e-8a54-5b7e-9c10-0d4f5a6b7c8d")
 
 
 async def plan_chunks(records: AsyncIterable[tuple[str, str]], *, size: int) -> AsyncIterator[list[str]]:
-    """Groups (id, subtask), in order of id, into chunks of at most `size` neighbouring ids of one subtask.
+    """Groups (id, subtask) into chunks of at most `size` ids of one subtask that follow each other.
 
     One subtask per chunk, because its records are alike in length and modality and so batch well. Memory holds one open
     chunk of each subtask.

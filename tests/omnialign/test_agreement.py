@@ -1,5 +1,7 @@
 """Krippendorff's alpha against values from the literature and by hand."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +38,16 @@ def test_judges_who_say_the_same_agree_fully(level):
 @pytest.mark.parametrize("ratings", [[], [[1, 2, 3]], [[1, _], [_, 2]], [[3, 3, 3], [3, 3, 3]]])
 def test_what_cannot_tell_has_no_alpha(ratings):
     assert krippendorff_alpha(ratings, Level.ORDINAL) is None
+
+
+def test_memory_does_not_grow_with_the_square_of_the_ratings_that_differ():
+    ratings = [[float(i) for i in range(3000)], [i + 0.25 for i in range(3000)]]
+    tracemalloc.start()
+    alpha = krippendorff_alpha(ratings, Level.INTERVAL)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert alpha == pytest.approx(1, abs=1e-6)
+    assert most < 3000 * 3000
 
 
 def test_every_judge_has_a_place_for_every_item():

@@ -34,7 +34,8 @@ class MultipleChoice(Benchmark):
     @classmethod
     def tasks(cls, plan: Spec, part: Part, records: Sequence[Record]) -> Iterator[Record]:
         """Each item, for each model."""
-        yield from works_of(plan, part, records)
+        for item in records:
+            yield from works_of(plan, part, item)
 
     async def score(self, context: JobContext, part: Part, records: Records) -> Outcome:
         """The `accuracy` over questions, and whether the answer is `readable`."""

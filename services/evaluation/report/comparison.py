@@ -4,31 +4,45 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omnialign import names
+from omnialign.client import AsyncClient
 from omnialign.v1 import content_pb2, evaluation_service_pb2
 from services.evaluation.benchmarks import BENCHMARKS
-from services.evaluation.comparing import Compared, Side, plan_of
+from services.evaluation.comparing import Compared, plan_of
 from services.evaluation.job import parts_of
 from services.evaluation.report import cards
 from services.evaluation.report.cards import Item
+from services.evaluation.report.differences import ITEMS_SHOWN, ITEMS_TOLD, Differences
 from services.evaluation.report.page import COMPOSITES, make_environment
+from services.evaluation.samples import key_of
 from services.evaluation.works import BENCHMARK, MODEL, group_of, item_of
-from services.pipeline.item_calls import extended
-from services.pipeline.kind import Records
+from services.pipeline.kind import Record
 from services.pipeline.pages import messages
 from services.pipeline.pages.template import script
 
 BASELINE, CANDIDATE = 1, 2
 """Numbers of the two on the page."""
-ITEMS_SHOWN = 3
-"""Items with all their media, for each group of a benchmark."""
-ITEMS_NAMED = 100
-"""Items in the JSON."""
 SURE = 0.05
 """A difference of a smaller p-value is drawn as one."""
 
 
-def numbers_of(compared: Compared) -> dict[str, Any]:
-    """The content of `compare.json`. What there are too few items to tell is null."""
+async def read_different(compared: Compared, data: AsyncClient) -> list[Item]:
+    """The items on which the two differ most, read with a client of the data service: those that a report tells of."""
+    differences, sides = Differences(), (compared.baseline, compared.side)
+    for place, side in enumerate(sides):
+        async for record in side.records(data):
+            differences.add(record, place=place)
+    chosen = differences.close()
+    found = [
+        _numbered(record, number)
+        for number, side in zip((BASELINE, CANDIDATE), sides, strict=True)
+        async for record in side.records(data)
+        if (record.labels[BENCHMARK], key_of(item_of(record))) in chosen
+    ]
+    return [item for item in cards.by_item(found) if _closeness(item) < 0]
+
+
+def numbers_of(compared: Compared, items: Sequence[Item]) -> dict[str, Any]:
+    """The content of `compare.json`; `items` are those that differ. What there are too few items to tell is null."""
     return {
         "evaluation": compared.side.job.name,
         "model": compared.side.model,
@@ -44,7 +58,7 @@ def numbers_of(compared: Compared) -> dict[str, Any]:
                 "baseline": reached[BASELINE] * cards.kind_of(item[0]).top,
                 "model": reached[CANDIDATE] * cards.kind_of(item[0]).top,
             }
-            for item in sorted(_different(compared), key=_closeness)[:ITEMS_NAMED]
+            for item in sorted(items, key=_closeness)[:ITEMS_TOLD]
             for reached in (cards.shares(item),)
         ],
     }
@@ -67,24 +81,16 @@ def _row(found: evaluation_service_pb2.ScoreComparison) -> dict[str, Any]:
     }
 
 
-def choose(compared: Compared) -> list[Item]:
-    """The items that the page shows: those on which the two differ most."""
+def choose(compared: Compared, items: Sequence[Item]) -> list[Item]:
+    """Those of the items that differ that the page shows."""
     parts = [part.id for part in parts_of(plan_of(compared.side.job))]
-    return cards.choose(_different(compared), _closeness, parts=parts, limit=ITEMS_SHOWN)
+    return cards.choose(items, _closeness, parts=parts, limit=ITEMS_SHOWN)
 
 
-def _different(compared: Compared) -> list[Item]:
-    """The items with different scores of both."""
-    records = [*_numbered(compared.baseline, BASELINE), *_numbered(compared.side, CANDIDATE)]
-    return [item for item in cards.by_item(records) if _closeness(item) < 0]
-
-
-def _numbered(side: Side, number: int) -> Records:
-    """The records of one of the two, under its number here."""
-    found = [extended(record) for record in side.records]
-    for record in found:
-        record.labels[MODEL] = str(number)
-    return found
+def _numbered(record: Record, number: int) -> Record:
+    """A record of one of the two under its number here."""
+    record.labels[MODEL] = str(number)
+    return record
 
 
 def _difference(item: Item) -> float:

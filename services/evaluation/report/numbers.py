@@ -4,31 +4,27 @@ Pure: no files, no network.
 """
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf import json_format
 
 from omnialign.v1 import evaluation_service_pb2
 from services.evaluation.job import Job, Spec
-from services.evaluation.report.cards import worst as worst_share
 from services.evaluation.scores import subject_of
 from services.evaluation.works import ABLATED, BENCHMARK, group_of, item_of
 from services.pipeline.kind import Record
 
-WORST = 100
-"""Items that are told of, for each benchmark and subject; all of them are in the table of scores."""
 
-
-def report_numbers(job: Job, plan: Spec, records: Sequence[Record]) -> dict[str, Any]:
-    """All of it. What was not measured is null."""
+def report_numbers(job: Job, plan: Spec, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All of it; `items` are the `item_numbers` that it tells of. What was not measured is null."""
     return {
         "evaluation": job.name,
         "created": job.create_time.ToDatetime(datetime.UTC).isoformat(timespec="seconds"),
         "models": list(plan.models),
         "modes": [mode_numbers(mode) for mode in job.manifest.modes],
         "scores": [score_numbers(score) for score in job.scores],
-        "items": [item_numbers(record, plan) for record in worst(records)],
+        "items": list(items),
         "stages": {
             status.stage: {
                 "seconds": status.elapsed.ToMilliseconds() / 1000,
@@ -87,11 +83,3 @@ def item_numbers(record: Record, plan: Spec) -> dict[str, Any]:
         "scores": {a.aspect: None if a.abstain_reason else a.score for a in found},
         "abstained": {a.aspect: a.abstain_reason for a in found if a.abstain_reason},
     }
-
-
-def worst(records: Iterable[Record]) -> list[Record]:
-    """The records of lowest score, for each benchmark and subject, the lowest first; those without any come last."""
-    groups: dict[Any, list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.labels[BENCHMARK], subject_of(record)), []).append(record)
-    return [record for group in groups.values() for record in sorted(group, key=lambda r: worst_share([r]))[:WORST]]

@@ -27,7 +27,7 @@ COMPOSITES = {AMU: 10.0, AMG: 30.0, OVERALL: 20.0}
 
 
 def choose(records: Sequence[Record], plan: Spec) -> list[Item]:
-    """The items that the page shows: those of the lowest scores."""
+    """The items that the page shows, in order: those of the lowest scores (`choice.Choice` tells their records)."""
     parts = [part.id for part in parts_of(plan)]
     return cards.choose(cards.by_item(records), cards.worst, parts=parts, limit=ITEMS_SHOWN)
 

@@ -1,9 +1,10 @@
 """The page of an evaluation, from records with real media."""
 
+import asyncio
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,16 @@ from omnialign import media
 from omnialign.content import content
 from omnialign.v1 import content_pb2, evaluation_service_pb2
 from services.evaluation.benchmarks.benchmark import assess
-from services.evaluation.comparing import Compared, side_of
+from services.evaluation.comparing import Compared, Side, own_samples
 from services.evaluation.job import STAGES, Spec, parts_of, with_defaults
 from services.evaluation.report import cards, comparison, page
+from services.evaluation.report.choice import Choice
 from services.evaluation.report.numbers import report_numbers
-from services.evaluation.scores import samples_of, scores_of
+from services.evaluation.scores import Scoring, scores_of
 from services.evaluation.summaries import summaries_of
 from services.evaluation.works import annotated_pair_of, judged_by, pair_of, works_of
-from services.pipeline.kind import Record, Records
+from services.pipeline.item_calls import extended
+from services.pipeline.kind import Record
 from services.pipeline.pages import messages
 from tests.evaluation_stack import Benchmark, Evaluation
 from tests.pages import Page
@@ -67,7 +70,8 @@ class World:
         return record
 
     def scored(self, part: object, words: str) -> Iterator[Record]:
-        works = list(works_of(self.plan, part, self.items))
+        works = [work for item in self.items for work in works_of(self.plan, part, item)]
+        works.sort(key=lambda work: (work.labels["evaluation.model"], "evaluation.ablated" in work.labels))
         for work in works:
             work.responses.add(content=content(words), source=MODELS[int(work.labels["evaluation.model"]) - 1])
         if part.spec.name == "amu":
@@ -98,8 +102,7 @@ class World:
 
     def job(self) -> Evaluation:
         made = Evaluation(name="projects/default/evaluations/tiny", spec=self.plan)
-        items: dict[str, Records] = {part.id: self.items for part in parts_of(self.plan)}
-        samples = samples_of(self.plan, self.records, items)
+        samples = self.scoring().close()
         made.scores.extend([*scores_of(self.plan, samples), *summaries_of(self.plan, samples)])
         for stage in STAGES:
             made.stages.add(stage=stage)
@@ -110,16 +113,32 @@ class World:
         return made
 
     def page(self, job: Evaluation | None = None) -> str:
-        job, shown = job or self.job(), page.choose(self.records, self.plan)
-        numbers = report_numbers(job, self.plan, self.records)
+        job, choice = job or self.job(), Choice(self.plan)
+        for record in self.records:
+            choice.add(record)
+        shown = page.choose([record for record in self.records if choice.shows(record)], self.plan)
+        numbers = report_numbers(job, self.plan, choice.told())
         references = cards.media_of(shown)
         return page.render(job, self.plan, numbers=numbers, shown=shown, references=references, data=self.data)
 
     def compared(self, *unlike: str) -> Compared:
         job = self.job()
-        items = {part.id: self.items for part in parts_of(self.plan)}
-        samples = samples_of(self.plan, self.records, items)
-        return Compared(side_of(job, 2, self.records, samples), side_of(job, 1, self.records, samples), unlike)
+        first, second = (Side(job, number, own_samples(self.scoring(), number)) for number in (1, 2))
+        return Compared(second, first, unlike)
+
+    def scoring(self) -> Scoring:
+        made = Scoring(self.plan)
+        for part in parts_of(self.plan):
+            for item in self.items:
+                made.add_item(part, item)
+        for record in self.records:
+            made.add(record)
+        return made
+
+    async def stream_records(self, source: str) -> AsyncIterator[Record]:
+        """What the client of the data service reads."""
+        for record in self.records:
+            yield extended(record)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +154,8 @@ def compared() -> tuple[dict[str, Any], str]:
 
 
 def comparison_of(world: World, found: Compared) -> tuple[dict[str, Any], str]:
-    numbers, shown = comparison.numbers_of(found), comparison.choose(found)
+    items = asyncio.run(comparison.read_different(found, world))  # type: ignore[arg-type]  # reads records alone
+    numbers, shown = comparison.numbers_of(found, items), comparison.choose(found, items)
     page = comparison.render(found, numbers=numbers, shown=shown, references=cards.media_of(shown), data=world.data)
     return numbers, page
 

@@ -1,4 +1,4 @@
-"""Win rates and Bradley-Terry: values from the literature and by hand, and rankings that do not exist."""
+"""Bradley-Terry: values from the literature and by hand, and rankings that do not exist."""
 
 import math
 
@@ -8,12 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnialign.errors import FailedPrecondition, InvalidArgument
-from omnialign.v1 import record_pb2
-from services.evaluation.pairwise import Game, probability, strengths, win_rate
+from services.evaluation.pairwise import Games, probability, strengths
+from services.evaluation.samples import key_of
 
-WIN, TIE, LOSS, ABSTAIN, FAILED = (
-    getattr(record_pb2, f"VERDICT_{name}") for name in ("WIN", "TIE", "LOSS", "ABSTAIN", "UNSPECIFIED")
-)
 # A. Agresti, Categorical Data Analysis (2002), table 10.10: wins in the American League of 1987, and his estimates.
 BASEBALL = {
     "Milwaukee": ([0, 7, 9, 7, 7, 9, 11], 1.581),
@@ -27,19 +24,8 @@ BASEBALL = {
 
 
 def games(first, second, *points, item=""):
-    return [Game(f"{item}{first}-{second}-{i}", first, second, one) for i, one in enumerate(points)]
-
-
-def test_ties_are_half_a_win_and_what_was_not_judged_is_apart():
-    verdicts = [WIN] * 5 + [TIE] * 2 + [LOSS] * 3 + [ABSTAIN] * 4 + [FAILED]
-    found = win_rate({f"item-{i}": verdict for i, verdict in enumerate(verdicts)}, seed=0)
-    assert (found.wins, found.ties, found.losses, found.abstained, found.failed) == (5, 2, 3, 4, 1)
-    assert found.rate.value == pytest.approx(0.6)
-    assert found.rate.interval[0] < 0.6 < found.rate.interval[1]
-
-
-def test_a_judge_that_abstains_on_everything_gives_no_win_rate():
-    assert win_rate({"a": ABSTAIN, "b": ABSTAIN}, seed=0).rate.value is None
+    items = np.array([key_of(f"{item}{first}-{second}-{i}") for i in range(len(points))], dtype=np.uint64)
+    return [Games(first, second, items, np.array(points, dtype=np.float64))]
 
 
 def test_the_strengths_of_baseball_teams_are_those_in_the_literature():
@@ -82,7 +68,7 @@ def test_models_compared_on_the_same_items_are_as_sure_as_their_items_and_not_as
 def test_strengths_are_found_again_from_the_points_that_they_predict(values):
     names = [f"m{i}" for i in range(len(values))]
     pairs = [(i, j) for i in range(len(values)) for j in range(i)]
-    found = strengths([Game(f"{i}-{j}", names[i], names[j], probability(values[i], values[j])) for i, j in pairs])
+    found = strengths([g for i, j in pairs for g in games(names[i], names[j], probability(values[i], values[j]))])
     centred = np.array(values) - np.mean(values)
     assert [found[name].value for name in names] == pytest.approx(list(centred), abs=1e-4)
 

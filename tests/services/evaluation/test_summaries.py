@@ -4,14 +4,17 @@ import pytest
 
 from services.evaluation.benchmarks.benchmark import Subject
 from services.evaluation.job import Spec
-from services.evaluation.samples import Outcome, Sample
+from services.evaluation.samples import Sample
 from services.evaluation.scores import ALL, Key
 from services.evaluation.summaries import summaries_of
 from tests.evaluation_stack import Benchmark
 
 
 def sample(*scores: float) -> Sample:
-    return Sample(Outcome(f"item-{number}", score) for number, score in enumerate(scores))
+    made = Sample()
+    for number, score in enumerate(scores):
+        made.add(f"item-{number}", [score])
+    return made
 
 
 def spec(*names: str, models: int = 1) -> Spec:
