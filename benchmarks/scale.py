@@ -2,7 +2,8 @@
 
 Models answer at once, so that all time is ours. Every size has processes and stores of its own, and the whole job runs:
 pre-flight, planning, the four stages of the loop, pairs, evaluation and report. Beside the prompts there are records
-for the feedback model (a sixteenth as many) and to evaluate (a sixty-fourth).
+for the feedback model (a sixteenth as many) and to evaluate (a sixty-fourth). Then an evaluation has one model answer
+all prompts, and one judge rate the answers.
 
     make bench-scale
 
@@ -27,9 +28,10 @@ from benchmarks.scale_page import page, plot
 from benchmarks.scale_services import ScaleServices, on_s3_and_postgresql, on_this_machine
 from omnialign.client import AsyncClient
 from omnialign.content import content
-from omnialign.v1 import alignment_service_pb2, record_pb2
+from omnialign.v1 import alignment_service_pb2, evaluation_service_pb2, record_pb2
 
 Job = alignment_service_pb2.AlignmentJob
+Evaluation = evaluation_service_pb2.Evaluation
 StageStatus = alignment_service_pb2.StageStatus
 Record = record_pb2.Record
 
@@ -47,10 +49,11 @@ class Found:
     loop_seconds: float
     """From the first record that is sampled to the last that is judged."""
     job_seconds: float
+    evaluation_seconds: float
     peak_bytes: dict[str, int]
     """The most resident memory of each service."""
     stored_bytes: int
-    """Of tables, media and SQLite's databases, as files; PostgreSQL's are not counted."""
+    """Of tables, media and SQLite's databases after the job, as files; PostgreSQL's are not counted."""
 
     def row(self) -> dict[str, Any]:
         """As it is written down."""
@@ -60,6 +63,7 @@ class Found:
             "ms_per_record": round(1000 * self.loop_seconds / self.records, 3),
             "loop_seconds": round(self.loop_seconds, 1),
             "job_seconds": round(self.job_seconds, 1),
+            "evaluation_seconds": round(self.evaluation_seconds, 1),
             "peak_mib": {name: round(size / 2**20, 1) for name, size in self.peak_bytes.items()},
             "stored_bytes_per_record": round(self.stored_bytes / self.records),
         }
@@ -73,7 +77,9 @@ async def measure(place: str, size: int) -> Found:
             async with services.client("data") as client:
                 dataset = await store(client, size)
             loop_seconds, job_seconds = await run_job(services, dataset, size)
-            return Found(size, loop_seconds, job_seconds, services.peak_bytes(), stored_bytes(folder))
+            stored = stored_bytes(folder)
+            evaluation_seconds = await evaluate(services, dataset, size)
+            return Found(size, loop_seconds, job_seconds, evaluation_seconds, services.peak_bytes(), stored)
 
 
 def stored_bytes(folder: Path) -> int:
@@ -132,6 +138,22 @@ async def run_job(services: ScaleServices, dataset: str, size: int) -> tuple[flo
     if stages["verify"].completed != size or not ended:
         raise RuntimeError(f"Of {size} records, {stages['verify'].completed} were judged, and the stage did not end.")
     return (ended - begun) / 1e9, time.perf_counter() - started
+
+
+async def evaluate(services: ScaleServices, dataset: str, size: int) -> float:
+    """Seconds of an evaluation of all prompts."""
+    spec, started = evaluation_service_pb2.EvaluationSpec(models=["file:///null"]), time.perf_counter()
+    benchmark = spec.benchmarks.add(name="instruction_following", dataset=dataset, split="prompts")
+    benchmark.judges.add(model="file:///null")
+    async with services.client("evaluation") as client:
+        found = await client.create_evaluation("scale-evaluation", spec)
+        async for event in client.watch_evaluation(found.name):
+            found = event.evaluation
+    if found.state != Evaluation.STATE_SUCCEEDED:
+        raise RuntimeError(f"The evaluation of {size} records ended with: {found.error.message}")
+    if (judged := found.scores[0].judged) != size:
+        raise RuntimeError(f"Of {size} records, {judged} were rated.")
+    return time.perf_counter() - started
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from benchmarks.results_page import machine_line
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-COLOURS = {"data": "#2563eb", "alignment": "#dc2626"}
+COLOURS = {"data": "#2563eb", "alignment": "#dc2626", "evaluation": "#16a34a"}
 INTRODUCTION = """# Cost and memory by the number of records
 
 Written by `make bench-scale`; do not edit. One alignment job per size, in processes of its own, with models that answer
 at once: what is left is what the orchestrator and the stores cost. *Records per second* counts records through sample,
-critique, refine and verify; *job* is everything from submission to report, with an evaluation; *memory* is the most
+critique, refine and verify; *job* is everything from submission to report. Then the evaluation service has one model
+answer all the prompts and one judge rate the answers: *evaluation*, from submission to report. *Memory* is the most
 that a process had resident (VmHWM).
 """
 TITLES = {"local": "SQLite and local files", "s3+postgresql": "PostgreSQL and S3, on the same machine"}
@@ -33,13 +34,14 @@ def _section(title: str, result: Mapping[str, Any]) -> Iterator[str]:
     names = list(result["sizes"][0]["peak_mib"])
     yield f"## {title}\n"
     memory = " | ".join(f"{name} (MiB)" for name in names)
-    yield f"| records | records/s | ms a record | job (s) | {memory} | bytes stored a record |"
-    yield "|---" * (5 + len(names)) + "|"
+    yield f"| records | records/s | ms a record | job (s) | evaluation (s) | {memory} | bytes stored a record |"
+    yield "|---" * (6 + len(names)) + "|"
     for row in result["sizes"]:
         memory = " | ".join(f"{row['peak_mib'][name]:,.0f}" for name in names)
         yield (
             f"| {row['records']:,} | {row['records_per_second']:,.0f} | {row['ms_per_record']:.2f} |"
-            f" {row['job_seconds']:,.0f} | {memory} | {row['stored_bytes_per_record']:,} |"
+            f" {row['job_seconds']:,.0f} | {row['evaluation_seconds']:,.0f} | {memory} |"
+            f" {row['stored_bytes_per_record']:,} |"
         )
     yield (
         f"\nLargest to smallest size: records per second {result['throughput_ratio']:.2f}, memory"

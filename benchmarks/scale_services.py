@@ -12,12 +12,12 @@ from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 MODELS = "pool"
 """The process that stands in for a pool of models and for the training service."""
-MEASURED = ("data", "alignment-0")
+MEASURED = ("data", "alignment-0", "evaluation")
 PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
 class ScaleServices(Cluster):
-    """The data and the alignment service, and models that answer at once."""
+    """The data, the alignment and the evaluation service, and models that answer at once."""
 
     def migrate(self) -> None:
         """Makes the tables of PostgreSQL; those of SQLite are made by the services themselves."""
@@ -48,7 +48,7 @@ class ScaleServices(Cluster):
         found = super()._settings(name)
         # As an operator finds them: a cluster of the tests has short times and few chunks.
         return {key: value for key, value in found.items() if not key.endswith(("_SECONDS", "_CHUNKS_PER_JOB"))} | (
-            {"OMNIALIGN_ALIGNMENT_TRAINING_ADDRESS": self.ports[MODELS].address} if name != "data" else {}
+            {"OMNIALIGN_ALIGNMENT_TRAINING_ADDRESS": self.ports[MODELS].address} if name.startswith("alignment") else {}
         )
 
 
@@ -82,8 +82,8 @@ async def on_s3_and_postgresql(folder: Path) -> AsyncIterator[ScaleServices]:
 async def _running(
     folder: Path, *, database_url: str, objects: Mapping[str, str], common: Mapping[str, str]
 ) -> AsyncIterator[ScaleServices]:
-    names = ("data", MODELS, "alignment-0")
-    ports = {name: Ports() for name in (*names, "training", "evaluation", "annotation", "gateway")}
+    names = (*MEASURED, MODELS)
+    ports = {name: Ports() for name in (*names, "training", "annotation", "gateway")}
     services = ScaleServices(folder, database_url, objects, common, names=names, ports=ports)
     try:
         await services.start()

@@ -13,15 +13,16 @@ def row(records: int, seconds: float, **peak_mib: float) -> dict[str, object]:
         "ms_per_record": 1000 * seconds / records,
         "loop_seconds": seconds,
         "job_seconds": seconds,
+        "evaluation_seconds": seconds,
         "peak_mib": peak_mib,
         "stored_bytes_per_record": 1024,
     }
 
 
 SIZES = (
-    row(1000, 1.0, data=100, alignment=50),
-    row(2000, 2.0, data=110, alignment=50),
-    row(3000, 4.0, data=130, alignment=60),
+    row(1000, 1.0, data=100, alignment=50, evaluation=40),
+    row(2000, 2.0, data=110, alignment=50, evaluation=40),
+    row(3000, 4.0, data=130, alignment=60, evaluation=42),
 )
 
 
@@ -35,7 +36,7 @@ def test_ratios_compare_the_largest_size_with_the_smallest_and_take_the_worst_se
 def test_projection_goes_on_as_between_the_two_largest_sizes() -> None:
     found = scale.projection(SIZES[1], SIZES[2], records=5000)
     assert found["loop_hours"] == round(8 / 3600, 2)
-    assert found["peak_mib"] == {"data": 170, "alignment": 80}
+    assert found["peak_mib"] == {"data": 170, "alignment": 80, "evaluation": 46}
 
 
 def test_page_and_picture_show_every_size(tmp_path: Path) -> None:
