@@ -181,7 +181,7 @@ class RecordTable:
             return self._merge_first(dataset, draft)
         ids = draft.rows["id"].to_pylist()
         existing, outdated = set[str](), dict[str, int]()
-        for found, rows in self._stored(dataset, draft.rows):
+        for found, rows in self._stored(dataset, draft.rows, ids):
             existing.update(found)
             outdated.update(rows)
         chosen = [name in outdated or name not in existing for name in ids]
@@ -196,20 +196,19 @@ class RecordTable:
                 self._caches.hashes.put_last(committed, draft.rows["hash"].to_numpy()[chosen])
         return len(ids) - len(existing)
 
-    def _stored(self, dataset: Any, rows: pa.Table) -> Iterator[tuple[list[str], dict[str, int]]]:
-        """The ids that exist, in parts, and the addresses of those whose records are not those in `rows`."""
-        for start in range(0, rows.num_rows, FOUND_AT_ONCE):
-            part = rows.slice(start, FOUND_AT_ONCE)
-            if not (addresses := find(dataset, part["hash"].to_numpy(), self._caches.hashes)):
-                continue
-            wanted = dict(zip(part["id"].to_pylist(), part["record"].to_pylist(), strict=True))
-            columns = take(dataset, addresses, ["id", "record", ADDRESS])
+    def _stored(self, dataset: Any, rows: pa.Table, ids: Sequence[str]) -> Iterator[tuple[list[str], dict[str, int]]]:
+        """Which of the `ids` of `rows` exist, in parts, and the addresses of those whose records are others."""
+        # Looked up together: each look reads most pages of the index, whose order is that of hashes.
+        addresses = find(dataset, rows["hash"].to_numpy(), self._caches.hashes)
+        wanted = {name: place for place, name in enumerate(ids)} if addresses else {}
+        for start in range(0, len(addresses), FOUND_AT_ONCE):
+            columns = take(dataset, addresses[start : start + FOUND_AT_ONCE], ["id", "record", ADDRESS])
             stored = [
                 row for row in zip(*(one.to_pylist() for one in columns.columns), strict=True) if row[0] in wanted
             ]
             yield (
                 [name for name, _, _ in stored],
-                {name: address for name, record, address in stored if record != wanted[name]},
+                {name: address for name, record, address in stored if record != rows["record"][wanted[name]].as_py()},
             )
 
     def _merge_first(self, dataset: Any, draft: Draft) -> int:

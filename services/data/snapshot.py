@@ -18,15 +18,13 @@ from lance.lance import _Session as Session
 from omnialign.errors import Aborted
 from services.data.errors import translate_table_errors
 from services.data.record_rows import id_hash
-from services.data.row_index import Hashes, find, take
+from services.data.row_index import ADDRESS, Hashes, find, take
 from services.data.selection import NARROW, NO_ROWS, ROW, Selection, Window, Windows, first_window, mask
 from services.data.stored_records import StoredRecords
 
 BATCH_BYTES = 900 * 1024
 BATCH_ROWS = 1024
 SCAN_ROWS = 16_384
-IDS_AT_ONCE = 64
-"""Ids whose records are in memory at once."""
 STORED = ("record", "media")
 """The columns that are read of a selected record."""
 CACHE_BYTES = 8 * 1024 * 1024
@@ -100,22 +98,19 @@ class Snapshot:
 
     def _named(self, selection: Selection) -> Iterator[StoredRecords]:
         """The records with the ids of the selection."""
-        names, left = sorted(set(selection.ids)), selection.limit
-        for start in range(0, len(names), IDS_AT_ONCE):
-            part = replace(selection, ids=names[start : start + IDS_AT_ONCE])
-            with expired(self._dataset.uri):
-                addresses = find(self._dataset, [id_hash(name) for name in part.ids], self._caches.hashes)
-                if not addresses:
-                    continue
-                rows = take(self._dataset, addresses, [*NARROW, *self._columns])
-            rows = rows.filter(pa.array(mask(rows, part))).sort_by("id")
-            rows = rows.slice(0, left) if left else rows
-            for first, end in _spans(rows["size"].to_pylist()):
-                some = rows.slice(first, end - first)
-                yield _stored(some, some["id"])
-            left -= min(left, rows.num_rows)
-            if selection.limit and not left:
+        with expired(self._dataset.uri):
+            # All together: each look reads most pages of the index, whose order is that of hashes.
+            addresses = find(self._dataset, [id_hash(name) for name in set(selection.ids)], self._caches.hashes)
+            if not addresses:
                 return
+            rows = take(self._dataset, addresses, [*NARROW, ADDRESS])
+        rows = rows.filter(pa.array(mask(rows, selection))).sort_by("id")
+        rows = rows.slice(0, selection.limit) if selection.limit else rows
+        places = rows[ADDRESS].to_pylist()
+        for first, end in _spans(rows["size"].to_pylist()):
+            with expired(self._dataset.uri):
+                some = take(self._dataset, places[first:end], ["id", *self._columns]).sort_by("id")
+            yield _stored(some, some["id"])
 
     def _ordered(self, selection: Selection) -> Iterator[StoredRecords]:
         """The selected records of one window after another. The limit is heeded, so that none is read in vain."""

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from omnialign.content import content
 from omnialign.errors import DataLoss
 from omnialign.v1 import record_pb2
-from services.data import record_rows, record_table, snapshot
+from services.data import record_rows, record_table, row_index, snapshot
 from services.data.record_rows import id_hash, to_arrow
 from services.data.record_table import CommitRetries, RecordTable
 from services.data.selection import Selection
@@ -94,6 +94,33 @@ def test_ids_may_be_any_text(ids: list[str], others: list[str]) -> None:
         assert [one.id for one in read(records.snapshot(), splits=["new"])] == sorted(others)
         records.delete(others)
         assert [one.id for one in read(records.snapshot())] == sorted(set(ids) - set(others))
+
+
+def test_ids_are_looked_up_together_however_many_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look into the index costs about the same for one id and for a thousand."""
+    records, looks = table(tmp_path), list[int]()
+    old = [record(number) for number in range(1200)]
+    records.merge(old)
+
+    def counted(dataset: object, hashes: Sequence[int], kept: row_index.Hashes) -> list[int]:
+        looks.append(len(hashes))
+        return row_index.find(dataset, hashes, kept)
+
+    monkeypatch.setattr(record_table, "find", counted)
+    monkeypatch.setattr(snapshot, "find", counted)
+    new = [record(number, "new") if number % 3 == 0 else record(number) for number in range(1500)]
+    assert records.merge(new) == (300, 1200)
+    assert read(records.snapshot(), ids=[one.id for one in new]) == new
+    assert looks == [1500, 1500]
+
+
+def test_records_by_id_come_in_batches_of_bounded_size(tmp_path: Path) -> None:
+    records = table(tmp_path)
+    large = [record(number, "x" * (BATCH_BYTES // 3)) for number in range(7)]
+    records.merge(large)
+    batches = list(records.snapshot().batches(Selection(ids=[one.id for one in reversed(large)])))
+    assert [len(batch) for batch in batches] == [2, 2, 2, 1]
+    assert [one for batch in batches for one in batch.records()] == large
 
 
 def test_shards_are_disjoint_and_complete(tmp_path: Path) -> None:
