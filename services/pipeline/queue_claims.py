@@ -9,8 +9,9 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from services.runtime.threads import in_own_thread
 
 STOP_SECONDS = 2.0
 
@@ -50,13 +51,10 @@ class QueueClaims:
 
     async def _claim(self, queue: str, partition: str | None, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        executor = ThreadPoolExecutor(1)  # the loop's own pool may be the engine's
         try:
-            await asyncio.get_running_loop().run_in_executor(executor, self._start_queued, queue, partition)
+            await in_own_thread(lambda: self._start_queued(queue, partition))  # the loop's own pool may be the engine's
         except Exception as error:
             logger.info("what is queued in %s is left to the next poll: %s", queue, error)
-        finally:
-            executor.shutdown(wait=False)
 
     def _start_queued(self, name: str, partition: str | None) -> None:
         """Claims and starts what has a place in this process, as the queue's own thread does."""

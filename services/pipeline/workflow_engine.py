@@ -38,6 +38,7 @@ from services.pipeline.queue_claims import QueueClaims
 from services.pipeline.workflow_database import WorkflowDatabase
 from services.pipeline.workflow_process import SHARED, Workflows, application, registered, version
 from services.runtime.database_errors import COMMAND, SCHEMA_MISSING
+from services.runtime.threads import in_own_thread
 
 DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 JOBS_POLLING_SECONDS = 0.2
@@ -100,7 +101,7 @@ class WorkflowEngine:
             raise
         if self._kind in SHARED.left:
             SHARED.left.discard(self._kind)
-            await _in_thread(self._recover_own)
+            await in_own_thread(self._recover_own)
         SHARED.changed.notify_all()
 
     async def look(self) -> None:
@@ -110,7 +111,7 @@ class WorkflowEngine:
         except Unavailable as error:
             if error.reason != SCHEMA_MISSING or not self._database.is_migrated_by_service:
                 raise
-            await _in_thread(self._make_tables_again)
+            await in_own_thread(self._make_tables_again)
             await self._register_queues()
 
     async def stop(self) -> None:
@@ -121,7 +122,7 @@ class WorkflowEngine:
         await self._claims.settle()
         await self._interrupt(list(self._tasks))
         if list(SHARED.engines) == [self._kind]:
-            await _in_thread(DBOS.destroy)
+            await in_own_thread(DBOS.destroy)  # the loop's own pool may be DBOS's
             loop = asyncio.get_running_loop()
             loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))  # DBOS shut its own down
             SHARED.left.clear()
@@ -267,7 +268,7 @@ class WorkflowEngine:
         loop = asyncio.get_running_loop()
         SHARED.instance._background_event_loop.target_loop = lambda: loop
         with self._database.typed_errors():
-            await _in_thread(_launch)  # in a thread, because it waits for the database
+            await in_own_thread(_launch)  # in a thread, because it waits for the database
 
     def _make_tables_again(self) -> None:
         migrate(self._config.workflows_url)
@@ -331,12 +332,3 @@ def _launch() -> None:
 
 def _encoded(error: OmnialignError) -> str:
     return base64.b64encode(to_status(error).SerializeToString()).decode()
-
-
-async def _in_thread(work: Callable[[], object]) -> None:
-    """Waits for blocking work in a thread of its own: the loop's pool may be DBOS's."""
-    executor = ThreadPoolExecutor(1)
-    try:
-        await asyncio.get_running_loop().run_in_executor(executor, work)
-    finally:
-        executor.shutdown(wait=False)  # a caller that is cancelled does not hold up the loop

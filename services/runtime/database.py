@@ -35,6 +35,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from omnialign.errors import InvalidArgument, OmnialignError, Unavailable
 from omnialign.retry import RetryPolicy
 from services.runtime.database_errors import SCHEMA_MISSING, UNAVAILABLE, as_omnialign_error, is_lost_race
+from services.runtime.threads import in_own_thread
 
 BUSY_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5
@@ -137,11 +138,7 @@ class Database:
             self._readers.shutdown(wait=True)
             self._engine.dispose()
 
-        closer = ThreadPoolExecutor(1)
-        try:
-            await asyncio.get_running_loop().run_in_executor(closer, shut)
-        finally:
-            closer.shutdown(wait=False)
+        await in_own_thread(shut)
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT into a table that has `on_conflict_do_nothing` and `on_conflict_do_update`."""
