@@ -36,6 +36,8 @@ MAX_KNOWN = 100_000
 PR_SET_PDEATHSIG = 1
 OK, REFUSED = b"=", b"!"
 MAX_ANSWER_BYTES = 65_536
+AHEAD_SECONDS = 0.05
+"""How long pictures are decoded ahead of their rows at a time: the sandbox slows a child that is silent for long."""
 RENEWED_SECONDS = 1.0
 """Time for which media share a limit on processor time: to set it takes as long as to decode a small picture."""
 
@@ -95,8 +97,11 @@ class MediaReader:
         return _reference(self._media[sha256])
 
     def decode_ahead(self, pictures: Iterable[bytes]) -> None:
-        """Decodes what are pictures; what is wrong with others is said when they are put."""
+        """Decodes what are pictures, for a while; what is wrong with others is said when they are put."""
+        end = time.monotonic() + AHEAD_SECONDS
         for data in pictures:
+            if time.monotonic() > end:
+                return
             if (sha256 := self._digests.of(data).hex()) not in self._known:
                 self._limit(LIMITS.get(content_pb2.MODALITY_IMAGE, Limits()).cpu_seconds)
                 if mime_type := type_of_picture(data, self._limits):

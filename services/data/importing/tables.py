@@ -54,27 +54,12 @@ class TableBatch:
 
 
 def _to_rows(batch: pa.RecordBatch) -> list[Any]:
-    names = batch.schema.names
     try:
-        if batch.num_rows > 1 and names:
-            return [dict(zip(names, row, strict=True)) for row in zip(*map(_values, batch.columns), strict=True)]
         return list(batch.to_pylist(maps_as_pydicts="lossy"))
     except (ValueError, OverflowError, TypeError, pa.ArrowException) as error:  # not UTF-8, year 10000
         if batch.num_rows == 1:
             return [MalformedRow(f"a value cannot be read: {error}")]
         return [row for index in range(batch.num_rows) for row in _to_rows(batch.slice(index, 1))]
-
-
-def _values(column: Any) -> list[Any]:
-    """The values of a column, as `to_pylist` has them, which takes one at a time; NumPy takes all of a usual type."""
-    kind = column.type
-    names = [field.name for field in kind] if pa.types.is_struct(kind) else []
-    if names and len(set(names)) == len(names) and not column.null_count:
-        return [dict(zip(names, row, strict=True)) for row in zip(*map(_values, column.flatten()), strict=True)]
-    is_number = pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind)
-    if pa.types.is_string(kind) or pa.types.is_binary(kind) or (is_number and not column.null_count):
-        return list(column.to_numpy(zero_copy_only=False).tolist())
-    return list(column.to_pylist(maps_as_pydicts="lossy"))
 
 
 def read_table(path: Path, share: Share = Share()) -> Iterator[TableBatch]:  # noqa: B008 - it is frozen

@@ -136,16 +136,3 @@ def test_only_what_may_be_a_slip_of_the_pen_is_similar() -> None:
     assert nearest("t2t", "response1") == "response_1"
     others = ("prompt_id", "messages", "score_rejected", "completion.model")
     assert [nearest("", name, form="trl") for name in others] == [""] * 4
-
-
-def test_rows_are_what_arrow_makes_of_them_one_value_at_a_time(tmp_path: Path) -> None:
-    columns = {
-        "text": ["a", None], "bytes": [b"\0", b""], "whole": [1, 2], "some": [1, None], "real": [0.5, -1.0],
-        "picture": [{"bytes": b"x", "path": None}, {"bytes": None, "path": "p"}], "gap": [None, {"n": 1}],
-        "list": [[1], None], "deep": [{"of": [{"n": 1}]}, {"of": None}], "day": [date(2020, 1, 1), None],
-        "flag": [True, False],
-    }  # fmt: skip
-    table = pa.table(columns | {"small": pa.array([1, 2], pa.int8()), "half": np.array([1, 2], np.float16)})
-    pq.write_table(table, tmp_path / "rows.parquet")
-    (batch,) = read_table(tmp_path / "rows.parquet")
-    assert repr([row for _, row in batch.rows()]) == repr(table.to_pylist())
