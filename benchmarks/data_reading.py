@@ -42,7 +42,9 @@ async def reading(client: AsyncClient, version: str, plain: Path, *, num_records
     return {"plain loop that hashes": {"MB/s": size / MEGABYTE / hashing_seconds}, **ways}
 
 
-async def timed_read(client: AsyncClient, version: str, *, links: bool, verify: bool) -> tuple[tuple[int, int], float]:
+async def timed_read(
+    client: AsyncClient, version: str, *, links: bool, verify: bool = False
+) -> tuple[tuple[int, int], float]:
     """Reads all records with their media; returns their number, the bytes of the media, and seconds."""
     started, records, size = time.perf_counter(), 0, 0
     async for _, media in client.stream_records_and_media(version, links=links, verify=verify):
