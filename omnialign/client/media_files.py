@@ -19,6 +19,9 @@ from omnialign.v1 import data_service_pb2
 
 MAX_OPEN = 128
 """Open files, and as many open folders."""
+LATER_BYTES = 256 * 1024
+"""Verified media in files of so many bytes are read when they are wanted: memory that was just freed needs no pages.
+Until then they keep the file open; of small files there may be too many for that."""
 MAX_DEPTH = 16
 """Folders below a folder: those of media have four."""
 MAX_VERIFIED = 2_000_000
@@ -45,10 +48,7 @@ class Handle:
 
 @dataclass(slots=True)
 class FileRange:
-    """Bytes of a medium in a file, which were verified and are still to be read.
-
-    They are read when they are wanted: memory that was just freed is in the cache of the processor and needs no pages.
-    """
+    """Bytes of a medium in a file, which were verified and are still to be read."""
 
     handle: Handle
     offset: int
@@ -109,16 +109,16 @@ class MediaFiles:
         if offset + size_bytes > file.identity[SIZE]:
             return None
         key = 0 if file.is_sealed else hash((sha256, offset))
-        found = FileRange(file.handle, offset, size_bytes)
-        if (file.is_sealed or key in file.verified) and not verify:
-            return found
+        is_verified = not verify and (file.is_sealed or key in file.verified)
+        if is_verified and file.identity[SIZE] >= LATER_BYTES:
+            return FileRange(file.handle, offset, size_bytes)
         try:
-            data = found.read()
+            data = os.pread(file.handle.number, size_bytes, offset)
         except OSError:
             return None
-        if data is None or hashlib.sha256(data).hexdigest() != sha256:
+        if len(data) != size_bytes or not (is_verified or hashlib.sha256(data).hexdigest() == sha256):
             return None
-        if not file.is_sealed:
+        if not (is_verified or file.is_sealed):
             self._remember(file, key)
         return data
 

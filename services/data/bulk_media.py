@@ -21,8 +21,8 @@ from services.data.placed_media import PlacedMedia
 from services.data.stored_records import StoredRecords, as_response
 
 MESSAGE_BYTES = 1024 * 1024
-LINKED_BYTES, MESSAGE_MEDIA = 32 * 1024 * 1024, 1024
-"""The most that the links of a message lead to: its reader may hold that, or as many open files."""
+LINKED_BYTES, LINKED_OBJECTS, MESSAGE_MEDIA = 32 * 1024 * 1024, 128, 1024
+"""The most that the links of a message lead to: its reader may hold the bytes, and the objects as open files."""
 LOOKED_UP = 1024
 """Media that are looked up together."""
 
@@ -39,10 +39,13 @@ class _Group:
     records: list[bytes] = field(default_factory=list)
     named: list[list[str]] = field(default_factory=list)
     """The digests that each record names."""
+    keys: set[str] = field(default_factory=set)
+    """The objects that the media are in."""
     size_bytes: int = 0
 
     def is_full(self, max_bytes: int) -> bool:
-        return self.size_bytes >= max_bytes or len(self.places) >= MESSAGE_MEDIA
+        is_wide = len(self.places) >= MESSAGE_MEDIA or len(self.keys) >= LINKED_OBJECTS
+        return is_wide or self.size_bytes >= max_bytes
 
 
 @dataclass
@@ -252,4 +255,6 @@ def _record_groups(
 def _add(group: _Group, digest: str, place: Found) -> None:
     if digest not in group.places:
         group.places[digest] = place
-        group.size_bytes += place.size_bytes if isinstance(place, Place) else 0
+        if isinstance(place, Place):
+            group.size_bytes += place.size_bytes
+            group.keys.add(place.key)

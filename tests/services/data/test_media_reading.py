@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from omnialign.client import AsyncClient, Client, media_files
-from omnialign.client.media_files import FileRange, MediaFiles
+from omnialign.client.media_files import MAX_OPEN, FileRange, MediaFiles
 from omnialign.content import content
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
 from omnialign.sealed_files import is_sealed, seal
@@ -399,3 +399,16 @@ def test_what_is_put_is_sealed_once_it_is_on_the_disk(tmp_path: Path, linking: A
 def _is_sealed(path: Path) -> bool:
     with path.open("rb") as file:
         return is_sealed(file.fileno())
+
+
+async def test_a_message_of_links_leads_to_no_more_files_than_a_reader_can_open(linking: AsyncClient) -> None:
+    pictures = [png(seed, side=2) for seed in range(200)]
+    references = await upload(linking, *pictures)
+    name = await write(linking, references)
+    request = data_service_pb2.StreamRecordsRequest(source=name, media=data_service_pb2.MediaDelivery(links=True))
+    stub = data_service_pb2_grpc.DataServiceStub(linking._transport.channel)
+    counts = [len(answer.files.paths) async for answer in stub.StreamRecords(request)]
+    assert len(counts) == 2
+    assert max(counts) <= 130
+    assert [data async for _, data in linking.read_media(sha256(data) for data in pictures)] == pictures
+    assert len(linking._files._files) <= MAX_OPEN
