@@ -187,7 +187,7 @@ async def test_more_than_the_limit_is_refused(tmp_path: Path):
     async with running(tmp_path, tokens=True, max_upload_bytes=1000) as console:
         browser = await console.browser()
         await browser.sign_in()
-        assert "Up to 1000 bytes" in (await browser.get(PLACE)).text
+        assert "Up to 1,000 bytes" in (await browser.get(PLACE)).text
         refused = await send(browser, [("a.jsonl", bytes(uploading.FORM_BYTES + 2000))])
         assert refused.status_code == 413
 
