@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 50051
 CONSOLE_PORT = 50080
 USUAL_CONSOLE: dict[str, Any] = {"console_port": CONSOLE_PORT, "or_any_console_port": True}
+STARTING = "Starting all services in this process."
 SMOKE_TEST = "This is a smoke test: it shows that everything works, and its numbers say nothing about the method."
 
 
@@ -64,6 +65,7 @@ async def serve(root: Path, *, ports: dict[str, Any], out: Output) -> None:
     """Serves until SIGINT or SIGTERM, at the `ports` that `services.embedded.embedded` takes."""
     from omnialign.cli.state import default_root
 
+    out.say(STARTING)
     services = load_embedded()
     services.configure_logging("WARNING")
     async with services.embedded(root, **ports) as stack:
@@ -166,7 +168,7 @@ async def _run_in_process(
 
     With `stay`, opens the console in a browser and keeps it after the job, until Ctrl-C.
     """
-    out.say("Starting all services in this process.")
+    out.say(STARTING)
     services = load_embedded()
     services.configure_logging("WARNING")
     run_folder = folder / "runs" / time.strftime("%Y%m%d-%H%M%S")
