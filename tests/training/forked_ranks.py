@@ -8,8 +8,9 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,22 @@ from tests.processes import free_port
 from training import __main__ as program
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.training.forked_ranks_imports"])
+SERVER = forkserver.ForkServer()  # the process's own is the sandbox's, which has imported other things
+SERVER.set_forkserver_preload(["tests.training.forked_ranks_imports"])
 
 
-def start_ranks(folder: Path, method: str, *, num_processes: int) -> list[BaseProcess]:
-    """Starts the run whose spec is in `folder`, where each rank leaves its log."""
+def run_ranks(folder: Path, method: str, *, num_processes: int, timeout: float = 250.0) -> list[int | None]:
+    """Runs the spec in `folder`, where each rank leaves its log; returns how the ranks ended.
+
+    None for one that did not end within `timeout` seconds, and is killed.
+    """
     port = free_port()
     ranks: list[BaseProcess] = [
         CONTEXT.Process(target=_run, args=(folder, method, rank, num_processes, port)) for rank in range(num_processes)
     ]
-    for process in ranks:
-        process.start()
-    return ranks
-
-
-def exit_codes(ranks: Sequence[BaseProcess], *, timeout: float) -> list[int | None]:
-    """How the ranks ended; None for one that did not within `timeout` seconds, and is killed."""
+    with patch.object(forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
+        for process in ranks:
+            process.start()
     for process in ranks:
         process.join(timeout)
     codes = [process.exitcode for process in ranks]

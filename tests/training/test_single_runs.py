@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.training.forked_ranks import run_ranks
 from tests.training.test_resume import prepare, tiny_model  # noqa: F401
 from training import launch, methods
 from training.launch import EXIT_CRASHED, EXIT_FAILED, read_failure
@@ -92,7 +93,7 @@ def test_losses_do_not_depend_on_how_a_batch_is_cut_into_ranks_and_passes(
         steps = {"max_steps": 4, "checkpoint_every_steps": 4}
         weight = 0.0 if "sft_weight" in methods.METHODS[method].lacks else 0.5
         settle(folder, tiny_model, method=method, own=own, sft_weight=weight, **steps, **cut)
-        assert run(folder, method, num_processes=num_processes) == 0
+        assert run_ranks(folder, method, num_processes=num_processes) == [0] * num_processes
         rows = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
         names = ["loss", "grad_norm", *MEASURED.get(method, ("rewards/margins", "rewards/chosen"))]
         found.append([[row[name] for name in names] for row in rows])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.model_factory.families import FAMILIES
-from tests.training.forked_ranks import exit_codes, kinds_seen, start_ranks
+from tests.training.forked_ranks import kinds_seen, run_ranks
 from tests.training.method_samples import samples_for
 from tests.training.multimodal import measures, medium, prepare, question
 from training.launch import read_failure
@@ -89,7 +89,7 @@ def run(case: Case, folder: Path, base: Path) -> list[dict[str, float]]:
         no_warmup=True,
         **settings,
     )
-    codes = exit_codes(start_ranks(folder, case.method, num_processes=case.num_processes), timeout=120)
+    codes = run_ranks(folder, case.method, num_processes=case.num_processes)
     assert codes == [0] * case.num_processes, (folder / "log-0.txt").read_text()[-3000:]
     assert read_failure(folder) is None  # the watchdog had nothing to say
     return [{name: value for name, value in row.items() if name != "tokens"} for row in measures(folder)]
