@@ -39,13 +39,18 @@ class Asked(Protocol):
 def content(*parts: str | content_pb2.Media) -> content_pb2.Content:
     """A message of text and media, in the order given."""
     message = content_pb2.Content()
+    add_parts(message, parts)
+    return message
+
+
+def add_parts(message: content_pb2.Content, parts: Iterable[str | content_pb2.Media]) -> None:
+    """Adds text and media to a message. Within another message, this copies less than to put a whole one there."""
     add = message.parts.add  # a part that is made elsewhere would be copied
     for part in parts:
         if isinstance(part, str):
             add(text=part)
         else:
             add(media=part)
-    return message
 
 
 def text_of(message: content_pb2.Content) -> str:

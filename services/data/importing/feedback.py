@@ -12,19 +12,21 @@ from services.data.importing.refusal import described, refusal
 from services.data.importing.scales import Scales
 
 
-def feedback(row: Row, side: int, scales: Scales) -> record_pb2.Feedback:
-    """The scores, critique and advice on one side's response. Raises SCORE_INVALID, TEXT_EXPECTED."""
+def add_feedback(response: record_pb2.Response, row: Row, side: int, scales: Scales) -> None:
+    """Adds the scores, critique and advice on one side's response, if any. Raises SCORE_INVALID, TEXT_EXPECTED."""
     layout = columns.layout(tuple(row))
     rationales = {dimension: text(row, name) for name, dimension in layout.rationales[side].items()}
-    found = record_pb2.Feedback()
     for name, dimension in layout.rates[side].items():
         if row[name] is not None:
             score = read_score(row[name], scales, name)
-            found.scores.add(dimension=dimension, score=score, rationale=rationales.get(dimension, ""))
-    sections = read_feedback_text(text(row, columns.first(row, columns.CRITIQUE, side=side)))
-    found.critique = "\n".join(filter(None, (sections.critique, sections.reason)))
-    found.refinement = sections.refinement
-    return found
+            response.feedback.scores.add(dimension=dimension, score=score, rationale=rationales.get(dimension, ""))
+    if not (critique := columns.first(row, columns.CRITIQUE, side=side)):
+        return
+    sections = read_feedback_text(text(row, critique))
+    if said := "\n".join(filter(None, (sections.critique, sections.reason))):
+        response.feedback.critique = said
+    if sections.refinement:
+        response.feedback.refinement = sections.refinement
 
 
 def read_score(found: Any, scales: Scales, column: str, dimension: str = "") -> int:
@@ -37,8 +39,8 @@ def read_score(found: Any, scales: Scales, column: str, dimension: str = "") -> 
     return score
 
 
-def preference(row: Row, scales: Scales) -> record_pb2.Preference:
-    """The preference between the two responses. Raises LABEL_INVALID, TEXT_EXPECTED."""
+def add_preference(record: record_pb2.Record, row: Row, scales: Scales) -> None:
+    """Adds the preference between the two responses. Raises LABEL_INVALID, TEXT_EXPECTED."""
     name = columns.first(row, columns.OVERALL)
     preferred = scales.winner(row[name]) if name else None
     if preferred is None:
@@ -46,8 +48,10 @@ def preference(row: Row, scales: Scales) -> record_pb2.Preference:
         name = name or next(option for option in columns.OVERALL if option in row)
         message = f"the overall label is {row[name]!r}, and {wanted} is taken"
         raise refusal("LABEL_INVALID", message[:500], column=name)
-    reason = read_verdict_text(text(row, columns.first(row, columns.OVERALL_TEXT)))
-    return record_pb2.Preference(preferred=preferred, reason=reason, dimensions=_winners(row, scales))
+    reason = text(row, columns.first(row, columns.OVERALL_TEXT))
+    found, dimensions = record.preference, _winners(row, scales)
+    found.preferred, found.reason = preferred, read_verdict_text(reason) if reason else ""
+    found.dimensions.update(dimensions)
 
 
 def labels(row: Row) -> dict[str, str]:

@@ -80,31 +80,32 @@ def mended_id(row: Any) -> str:
 
 def content_digest(subtask: str, row: Any, digests: Digests) -> str:
     """A digest of a row's content, the same in every run and on every machine. Columns without a value do not count."""
-    digest = hashlib.sha256(subtask.encode())
-    _update(digest, row, digests)
-    return digest.hexdigest()[:ROW_CHARACTERS]
+    parts = [subtask.encode()]
+    _add(parts, row, digests)
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:ROW_CHARACTERS]
 
 
-def _update(digest: Any, found: Any, digests: Digests) -> None:
+def _add(parts: list[bytes], found: Any, digests: Digests) -> None:
+    """Adds what stands for a value. Bytes have their digest, so that the parts are as long as the texts of a row."""
     if isinstance(found, str):  # the most frequent first: of a row, this is looked at for each value
-        digest.update(encode_basestring_ascii(found).encode())
+        parts.append(encode_basestring_ascii(found).encode())
     elif isinstance(found, MAPPINGS):
         for key in sorted(found, key=str):
             if (value := found[key]) is not None:
-                digest.update(b"{" + str(key).encode("utf-8", "surrogatepass"))
-                _update(digest, value, digests)
+                parts.append(b"{" + str(key).encode("utf-8", "surrogatepass"))
+                _add(parts, value, digests)
     elif isinstance(found, bytes):
-        digest.update(b"b" + digests.of(found))
+        parts.append(b"b" + digests.of(found))
     elif isinstance(found, list) and found and isinstance(found[0], float):
-        digest.update(_numbers(found))
+        parts.append(_numbers(found))
     elif isinstance(found, list):
-        digest.update(b"[")
+        parts.append(b"[")
         for one in found:
-            _update(digest, one, digests)
+            _add(parts, one, digests)
     elif type(found) is int:
-        digest.update(str(found).encode())
+        parts.append(str(found).encode())
     else:
-        digest.update(_JSON.encode(found).encode())
+        parts.append(_JSON.encode(found).encode())
 
 
 def _numbers(found: list[Any]) -> bytes:

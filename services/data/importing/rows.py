@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omnialign.content import NAMES, asked_of, content, media_of
+from omnialign.content import NAMES, add_parts, asked_of, media_of
 from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.placeholders import place
 from omnialign.rubrics import MAX_SCORE
@@ -16,7 +16,7 @@ from services.data.importing.benchmarks.formats import FORMATS as BENCHMARKS
 from services.data.importing.benchmarks.values import Given
 from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, SIDES, Row, Schema
 from services.data.importing.coverage import prompt_columns, response_columns
-from services.data.importing.feedback import feedback, labels, preference, text
+from services.data.importing.feedback import add_feedback, add_preference, labels, text
 from services.data.importing.formats.exchanges import fill_conversation
 from services.data.importing.formats.own import NAME as WHOLE_RECORDS
 from services.data.importing.formats.registry import ALIGN_ANYTHING, FORMATS
@@ -142,9 +142,9 @@ class RowReader:
             self._fill_conversation(record, row)
         else:
             self._fill_prompt(record, row)
-        record.responses.extend(self._responses(row))
+        self._add_responses(record, row)
         if record.responses and columns.has(row, columns.OVERALL):
-            record.preference.CopyFrom(preference(row, self._reading.scales))
+            add_preference(record, row, self._reading.scales)
         self._note_changes(record)
 
     def _note_changes(self, record: Record) -> None:
@@ -190,7 +190,7 @@ class RowReader:
                     raise refusal("PROMPT_MISSING", "the prompt has no text beside its media")
                 parts = placed
         finally:  # a row that is set aside shows its text, too
-            record.prompt.CopyFrom(content(*parts))
+            add_parts(record.prompt, parts)
 
     def _media(self, row: Row, names: tuple[str, ...], modality: int, *, side: int = 0) -> list[Media]:
         name = columns.first(row, names, side=side)
@@ -205,18 +205,23 @@ class RowReader:
                 media.append(self._files.store(one, modality))
         return media
 
-    def _responses(self, row: Row) -> list[Response]:
-        """The two responses, or none if the row is only a prompt."""
+    def _add_responses(self, record: Record, row: Row) -> None:
+        """Adds the two responses, or none if the row is only a prompt, or one of them cannot be read."""
         options = response_columns(self._schema)
         there = [any(columns.first(row, names, side=side) for names in options) for side in SIDES]
         if not any(there):
-            return []
+            return
         if not all(there):
             present, missing = (1, 2) if there[0] else (2, 1)
             raise refusal("RESPONSE_MISSING", f"the row has response {present} and no response {missing}")
-        return [self._response(row, side) for side in SIDES]
+        try:
+            for side in SIDES:
+                self._fill_response(record.responses.add(), row, side)
+        except BaseException:
+            record.ClearField("responses")
+            raise
 
-    def _response(self, row: Row, side: int) -> Response:
+    def _fill_response(self, response: Response, row: Row, side: int) -> None:
         media_name, media = NAMES.get(self._schema.response_media, ""), list[Media]()
         if self._schema.response_media:
             media = self._media(row, response_columns(self._schema)[-1], self._schema.response_media, side=side)
@@ -226,12 +231,10 @@ class RowReader:
             if not text(row, name):
                 raise refusal("RESPONSE_MISSING", f"response {side} has no text", column=f"response_{side}")
             parts = place(row[name], media, media_name, media_first=False)
-        found = row.get(columns.first(row, columns.SOURCE, side=side))
-        response = Response(content=content(*parts), source=str(found or ""))
-        annotated = feedback(row, side, self._reading.scales)
-        if annotated.ByteSize():
-            response.feedback.CopyFrom(annotated)
-        return response
+        add_parts(response.content, parts)
+        if source := columns.first(row, columns.SOURCE, side=side):
+            response.source = str(row[source])
+        add_feedback(response, row, side, self._reading.scales)
 
 
 def set_aside(record: Record, error: InvalidArgument, *, file: SourceFile, number: int, row: Any) -> None:
