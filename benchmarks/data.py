@@ -15,9 +15,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks.data_reading import MEGABYTE, RECOMMENDED, comparison, reading
+from benchmarks.scale_services import data_service
 from omnialign.client import AsyncClient
 from omnialign.v1 import record_pb2
-from services.data.__main__ import wire
-from services.data.config import DataConfig
-from services.runtime.config import ServerConfig
-from services.runtime.server import Server
 
 EDGE_PIXELS = 64
-ROWS_PER_GROUP = 500
-LARGE_EDGE_PIXELS, MAX_LARGE = 580, 300
+ROWS_PER_GROUP, MAX_GROUP_BYTES = 500, 32 * 1024 * 1024
+LARGE_EDGE_PIXELS, MAX_LARGE = 580, 1000
 """Pictures of 1 MB, which are only read."""
 
 
@@ -70,25 +66,14 @@ def write_source(folder: Path, *, records: int, edge_pixels: int = EDGE_PIXELS) 
     for index, picture in enumerate(pictures(records, edge_pixels)):
         (plain / f"{index}.png").write_bytes(picture)
         rows.append(row(index, picture))
-        if len(rows) == ROWS_PER_GROUP or index == records - 1:
+        is_full = len(rows) == ROWS_PER_GROUP or len(rows) * len(picture) >= MAX_GROUP_BYTES
+        if is_full or index == records - 1:
             table, rows = pa.Table.from_pylist(rows), []
             writer = writer or pq.ParquetWriter(source, table.schema)
             writer.write_table(table)
     if writer:
         writer.close()
     return source
-
-
-@asynccontextmanager
-async def data_service(root: Path) -> AsyncIterator[AsyncClient]:
-    """A real DataService on loopback, and a client of it."""
-    server = Server(ServerConfig(), name="bench")
-    async with wire(server, DataConfig(root=root, file_links=True)):
-        await server.start()
-        server.set_serving()
-        async with AsyncClient(server.address) as client:
-            yield client
-        await server.stop(0)
 
 
 async def timed_import(client: AsyncClient, source: Path, *, dataset: str = "bench") -> tuple[str, int, int, float]:
@@ -175,6 +160,6 @@ def run(settings: argparse.Namespace) -> dict[str, Any]:
         found = asyncio.run(run_async(Path(folder), records=settings.records))
     return {
         "title": "Import and streaming read (data)",
-        "about": "DataService on loopback, client in the same process, one different picture per record.",
+        "about": "DataService on loopback, in a process of its own; one different picture per record.",
         **found,
     }

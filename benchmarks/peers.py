@@ -29,9 +29,10 @@ import webdataset
 from PIL import Image
 
 from benchmarks.__main__ import RESULTS, write
-from benchmarks.data import data_service, timed_import, write_source
+from benchmarks.data import timed_import, write_source
 from benchmarks.data_reading import MEGABYTE, timed_read
 from benchmarks.results_page import installed, machine_facts, machine_line
+from benchmarks.scale_services import data_service
 
 RECORDS = 20_000
 PASSES = 2

@@ -1,8 +1,9 @@
-"""The services of `benchmarks.scale` as processes of their own, so that each one's memory can be told."""
+"""Services as processes of their own, as people run them, so that each one's memory can be told."""
 
+import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from omnialign.client import AsyncClient
@@ -79,11 +80,27 @@ async def on_s3_and_postgresql(folder: Path) -> AsyncIterator[ScaleServices]:
 
 
 @contextlib.asynccontextmanager
+async def data_service(folder: Path) -> AsyncIterator[AsyncClient]:
+    """A client of a data service on this machine, whose files it may read by itself."""
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    settings = {"FILE_LINKS": "true"}
+    async with (
+        _running(folder, database_url="", objects=settings, common={}, names=("data",)) as services,
+        services.client("data") as client,
+    ):
+        yield client
+
+
+@contextlib.asynccontextmanager
 async def _running(
-    folder: Path, *, database_url: str, objects: Mapping[str, str], common: Mapping[str, str]
+    folder: Path,
+    *,
+    database_url: str,
+    objects: Mapping[str, str],
+    common: Mapping[str, str],
+    names: Sequence[str] = (*MEASURED, MODELS),
 ) -> AsyncIterator[ScaleServices]:
-    names = (*MEASURED, MODELS)
-    ports = {name: Ports() for name in (*names, "training", "annotation", "gateway")}
+    ports = {name: Ports() for name in (*MEASURED, MODELS, "training", "annotation", "gateway")}
     services = ScaleServices(folder, database_url, objects, common, names=names, ports=ports)
     try:
         await services.start()
