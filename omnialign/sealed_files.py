@@ -27,10 +27,10 @@ def seal(file: int) -> None:
         os.setxattr(file, NAME, _state(os.fstat(file)))
 
 
-def is_sealed(file: int) -> bool:
-    """Whether an open file is as it was when it was sealed."""
+def is_sealed(file: int, found: os.stat_result) -> bool:
+    """Whether an open file, which is as `found` says, is as it was when it was sealed."""
     with suppress(OSError, AttributeError):
-        return os.getxattr(file, NAME) == _state(os.fstat(file))
+        return os.getxattr(file, NAME) == _state(found)
     return False
 
 

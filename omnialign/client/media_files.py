@@ -7,6 +7,7 @@ once in a process.
 
 import hashlib
 import os
+import resource
 import stat
 import threading
 from collections import OrderedDict
@@ -17,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 from omnialign.sealed_files import is_sealed
 from omnialign.v1 import data_service_pb2
 
-MAX_OPEN = 128
-"""Open files, and as many open folders."""
+MIN_OPEN, MAX_OPEN = 128, 1024
+"""Fewest and most files that are kept open, and as many folders: of a limit of the process, at most half for both."""
 LATER_BYTES = 256 * 1024
 """Verified media in files of so many bytes are read when they are wanted: memory that was just freed needs no pages.
 Until then they keep the file open; of small files there may be too many for that."""
@@ -78,6 +79,9 @@ class MediaFiles:
     """The files that a service leads to. Safe for concurrent threads."""
 
     def __init__(self) -> None:
+        # Records lie in the order of their ids, and so their media all over the files: with too few of them open, each
+        # medium would open one.
+        self._max_open = min(max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, MIN_OPEN), MAX_OPEN)
         self._files: OrderedDict[tuple[str, str], Handle] = OrderedDict()
         self._folders: OrderedDict[tuple[str, str], Handle] = OrderedDict()
         self._verified: OrderedDict[Identity, set[int]] = OrderedDict()
@@ -126,19 +130,19 @@ class MediaFiles:
         """A file as it is now; None if it cannot be opened."""
         try:
             with self._lock:
-                handle = self._file(folder, path)
-                identity = _identity(os.fstat(handle.number))
+                handle, found = self._file(folder, path)
+                identity = _identity(found)
                 is_sealed = identity == handle.sealed
                 return _Open(handle, identity, is_sealed, self._verified.get(identity, set()))
         except (OSError, ValueError):
             return None
 
-    def _file(self, folder: str, path: str) -> Handle:
-        """An open file. Raises OSError, and ValueError for a path that leads elsewhere."""
+    def _file(self, folder: str, path: str) -> tuple[Handle, os.stat_result]:
+        """An open file, and what it is now. Raises OSError, and ValueError for a path that leads elsewhere."""
         key = (folder, path)
         if (handle := self._files.get(key)) is not None:
             self._files.move_to_end(key)
-            return handle
+            return handle, os.fstat(handle.number)
         if path.count("/") > MAX_DEPTH:
             raise ValueError("too deep")
         parent, _, name = path.rpartition("/")
@@ -147,10 +151,10 @@ class MediaFiles:
         found = os.fstat(handle.number)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("not a file")
-        if is_sealed(handle.number):
+        if is_sealed(handle.number, found):
             handle.sealed = _identity(found)
-        _keep(self._files, key, handle)
-        return handle
+        self._keep(self._files, key, handle)
+        return handle, found
 
     def _folder(self, folder: str, path: str) -> Handle:
         """An open folder below another one, reached step by step without following a symbolic link.
@@ -169,8 +173,13 @@ class MediaFiles:
             if url.scheme != "file" or url.netloc:
                 raise ValueError("not a local folder")
             handle = Handle(os.open(unquote(url.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        _keep(self._folders, key, handle)
+        self._keep(self._folders, key, handle)
         return handle
+
+    def _keep(self, kept: OrderedDict[tuple[str, str], Handle], key: tuple[str, str], handle: Handle) -> None:
+        kept[key] = handle
+        while len(kept) > self._max_open:
+            kept.popitem(last=False)
 
     def _remember(self, file: _Open, key: int) -> None:
         with self._lock:
@@ -184,12 +193,6 @@ class MediaFiles:
 
 def _identity(found: os.stat_result) -> Identity:
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _keep(kept: OrderedDict[tuple[str, str], Handle], key: tuple[str, str], handle: Handle) -> None:
-    kept[key] = handle
-    while len(kept) > MAX_OPEN:
-        kept.popitem(last=False)
 
 
 def _checked(name: str) -> str:

@@ -13,7 +13,7 @@ from omnialign.sealed_files import is_sealed, seal
 
 def sealed(path: Path) -> bool:
     with path.open("rb") as file:
-        return is_sealed(file.fileno())
+        return is_sealed(file.fileno(), os.fstat(file.fileno()))
 
 
 @pytest.fixture

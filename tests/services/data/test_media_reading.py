@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from omnialign.client import AsyncClient, Client, media_files
-from omnialign.client.media_files import MAX_OPEN, FileRange, MediaFiles
+from omnialign.client.media_files import MAX_OPEN, MIN_OPEN, FileRange, MediaFiles
 from omnialign.content import content
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
 from omnialign.sealed_files import is_sealed, seal
@@ -327,7 +328,7 @@ async def linking(serving: Any, tmp_path: Path) -> AsyncIterator[AsyncClient]:
     (tmp_path / "probe").write_bytes(b"media")
     with (tmp_path / "probe").open("rb") as file:
         seal(file.fileno())
-        if not is_sealed(file.fileno()):
+        if not is_sealed(file.fileno(), os.fstat(file.fileno())):
             pytest.skip("this file system keeps no extended attributes")
     async with serving(tmp_path / "state", file_links=True) as found:
         yield found
@@ -398,10 +399,11 @@ def test_what_is_put_is_sealed_once_it_is_on_the_disk(tmp_path: Path, linking: A
 
 def _is_sealed(path: Path) -> bool:
     with path.open("rb") as file:
-        return is_sealed(file.fileno())
+        return is_sealed(file.fileno(), os.fstat(file.fileno()))
 
 
 async def test_a_message_of_links_leads_to_no_more_files_than_a_reader_can_open(linking: AsyncClient) -> None:
+    linking._files._max_open = 150
     pictures = [png(seed, side=2) for seed in range(200)]
     references = await upload(linking, *pictures)
     name = await write(linking, references)
@@ -411,4 +413,12 @@ async def test_a_message_of_links_leads_to_no_more_files_than_a_reader_can_open(
     assert len(counts) == 2
     assert max(counts) <= 130
     assert [data async for _, data in linking.read_media(sha256(data) for data in pictures)] == pictures
-    assert len(linking._files._files) <= MAX_OPEN
+    assert len(linking._files._files) == 150
+
+
+@pytest.mark.parametrize(("limit", "most"), [(400, MIN_OPEN), (800, 200), (1 << 16, MAX_OPEN)])
+def test_files_and_folders_that_are_kept_open_leave_half_of_the_limit_to_others(
+    limit: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert MediaFiles()._max_open == most
