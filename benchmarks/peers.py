@@ -5,7 +5,7 @@ picture in this process. Importing means what each needs before it can read in a
 checks, hashes and stores; `datasets` prepares its Arrow cache; webdataset wants tar shards, which its own writer makes.
 Only the data service decodes each picture, so a second comparison lets the two peers decode every picture once while
 they import. Each reads twice, as a trainer reads epoch after epoch: the service's client by links into the service's
-files, of which it verifies the digests the first time, and over gRPC.
+files, whose digests the service verified when it stored them, and over gRPC, where the client verifies them, too.
 
     make bench-peers
 
