@@ -14,7 +14,6 @@ import typer
 from omnialign.cli.data import Dataset, Splits, Subtasks
 from omnialign.cli.follow import last_message
 from omnialign.cli.session import Session, command
-from omnialign.cli.state import replace_file
 from omnialign.wording import counted, size_text
 
 if TYPE_CHECKING:
@@ -205,6 +204,8 @@ async def stats(
     for line in statistics_lines(last.statistics):
         session.out.say(line)
     if page is not None:
+        from omnialign.cli.state import replace_file
+
         replace_file(page, last.page)
         session.out.say(f"page: {page}")
 
