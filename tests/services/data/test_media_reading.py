@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 
 from omnialign.client import AsyncClient, Client, media_files
-from omnialign.client.media_files import MAX_OPEN, MIN_OPEN, FileRange, MediaFiles
 from omnialign.content import content
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
 from omnialign.sealed_files import is_sealed, seal
@@ -200,128 +198,6 @@ async def test_the_synchronous_client_reads_the_same(client: AsyncClient) -> Non
     assert await asyncio.to_thread(read) == (12, 12)
 
 
-def read_at(files: MediaFiles, folder: Path, path: str, offset: int = 0, data: bytes = b"media") -> bytes | None:
-    """What the files give for these bytes at a place."""
-    where = data_service_pb2.MediaFiles(
-        folder=folder.as_uri(),
-        paths=[path],
-        digests=hashlib.sha256(data).digest(),
-        files=[0],
-        offsets=[offset],
-        sizes_bytes=[len(data)],
-    )
-    ((digest, found),) = files.read(where)
-    assert digest == sha256(data)
-    return found.read() if isinstance(found, FileRange) else found
-
-
-def spoil_by_link(root: Path) -> str:
-    (root.parent / "secret").write_bytes(b"media")
-    (root / "linked").symlink_to(root.parent / "secret")
-    return "linked"
-
-
-def spoil_by_folder(root: Path) -> str:
-    (root / "outside").symlink_to(root.parent, target_is_directory=True)
-    (root.parent / "secret").write_bytes(b"media")
-    return "outside/secret"
-
-
-def spoil_by_dots(root: Path) -> str:
-    (root.parent / "secret").write_bytes(b"media")
-    return "../secret"
-
-
-def absolute(root: Path) -> str:
-    (root / "medium").write_bytes(b"media")
-    return str(root / "medium")
-
-
-def other_bytes(root: Path) -> str:
-    (root / "medium").write_bytes(b"Media")
-    return "medium"
-
-
-def empty_name(root: Path) -> str:
-    (root / "a").mkdir()
-    (root / "a" / "medium").write_bytes(b"media")
-    return "a//medium"
-
-
-def folder(root: Path) -> str:
-    (root / "medium").mkdir()
-    return "medium"
-
-
-def cut_off(root: Path) -> str:
-    (root / "medium").write_bytes(b"medi")
-    return "medium"
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        spoil_by_link,
-        spoil_by_folder,
-        spoil_by_dots,
-        empty_name,
-        absolute,
-        other_bytes,
-        folder,
-        cut_off,
-        lambda _: "gone",
-        lambda _: "a/" * 5000 + "medium",
-    ],
-)
-def test_a_link_that_leads_elsewhere_gives_nothing(tmp_path: Path, spoil: Callable[[Path], str]) -> None:
-    root = tmp_path / "root"
-    root.mkdir()
-    files = MediaFiles()
-    path = spoil(root)
-    assert read_at(files, root, path) is None
-    (root / "good").write_bytes(b"some media")
-    assert read_at(files, root, "good", 5) == b"media"
-    for offset in (6, 2**62, 2**64 - 1):
-        assert read_at(files, root, "good", offset) is None
-    files.close()
-
-
-def test_a_file_that_is_not_listed_gives_nothing(tmp_path: Path) -> None:
-    where = data_service_pb2.MediaFiles(
-        folder=tmp_path.as_uri(), digests=bytes(32), files=[7], offsets=[0], sizes_bytes=[5]
-    )
-    assert list(MediaFiles().read(where)) == [("0" * 64, None)]
-
-
-def test_large_media_that_were_verified_are_read_when_they_are_wanted(tmp_path: Path) -> None:
-    files, data = MediaFiles(), bytes(range(256)) * 2048
-    (tmp_path / "medium").write_bytes(data)
-    where = data_service_pb2.MediaFiles(
-        folder=tmp_path.as_uri(),
-        paths=["medium"],
-        digests=hashlib.sha256(data).digest(),
-        files=[0],
-        offsets=[0],
-        sizes_bytes=[len(data)],
-    )
-    assert dict(files.read(where)) == {sha256(data): data}
-    ((_, later),) = files.read(where)
-    assert isinstance(later, FileRange) and len(later) == len(data)
-    files.close()
-    assert later.read() == data  # whoever has a range keeps its file open
-    (tmp_path / "medium").write_bytes(data[:-1])
-    assert later.read() is None
-
-
-def test_a_file_that_changes_after_it_was_verified_is_verified_again(tmp_path: Path) -> None:
-    files, path = MediaFiles(), tmp_path / "medium"
-    path.write_bytes(b"media")
-    assert read_at(files, tmp_path, "medium") == b"media"
-    path.write_bytes(b"MEDIA")
-    assert read_at(files, tmp_path, "medium") is None
-    files.close()
-
-
 @pytest.fixture
 async def linking(serving: Any, tmp_path: Path) -> AsyncIterator[AsyncClient]:
     """A client that reads the files of its service, on a file system that keeps seals."""
@@ -414,11 +290,3 @@ async def test_a_message_of_links_leads_to_no_more_files_than_a_reader_can_open(
     assert max(counts) <= 130
     assert [data async for _, data in linking.read_media(sha256(data) for data in pictures)] == pictures
     assert len(linking._files._files) == 150
-
-
-@pytest.mark.parametrize(("limit", "most"), [(400, MIN_OPEN), (800, 200), (1 << 16, MAX_OPEN)])
-def test_files_and_folders_that_are_kept_open_leave_half_of_the_limit_to_others(
-    limit: int, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
-    assert MediaFiles()._max_open == most
