@@ -58,7 +58,8 @@ async def test_media_of_many_records_are_asked_for_together() -> None:
     spec = alignment_service_pb2.AlignmentSpec(
         dataset="projects/default/datasets/d/versions/1", prompt_split="prompts", evaluation_split="test", **models
     )
-    report = await preflight.inspect(with_defaults(spec), SimpleNamespace(data=data, training=Training()))  # type: ignore[arg-type]
+    clients: Any = SimpleNamespace(data=data, training=Training())
+    report = await preflight.inspect(with_defaults(spec), clients)
     assert (report.prompts, report.evaluation_prompts) == (RECORDS, RECORDS - 1)
     assert report.dropped == {"MEDIA_NOT_FOUND": 1}
     assert set(data.fetched.values()) == {1}

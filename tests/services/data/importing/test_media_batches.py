@@ -71,7 +71,7 @@ def deadly_ahead(data: bytes, limits: MediaLimits) -> str:
 
 def read_deadly(*args: Any) -> Iterator[Piece]:
     """Reads pieces in a child whose decoder a hostile picture takes down."""
-    media_reader.validate_bytes, media_reader.type_of_picture = deadly, deadly_ahead  # type: ignore[assignment]
+    media_reader.validate_bytes, media_reader.type_of_picture = deadly, deadly_ahead  # type: ignore[assignment]  # in a child of its own
     return (piece for piece in pieces.read_pieces(*args))
 
 
