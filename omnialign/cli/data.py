@@ -137,8 +137,9 @@ async def list_(session: Session) -> None:
         async for dataset in client.list_datasets():
             session.out.record(dataset)
             created = dataset.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
-            rows.append((names.id_of(dataset.name), dataset.latest_version, dataset.record_count, created))
-    session.out.table(("DATASET", "VERSION", "RECORDS", "CREATED (UTC)"), rows, empty="No datasets yet.")
+            users = ", ".join(map(names.id_of, dataset.users))
+            rows.append((names.id_of(dataset.name), dataset.latest_version, dataset.record_count, created, users))
+    session.out.table(("DATASET", "VERSION", "RECORDS", "CREATED (UTC)", "USED BY"), rows, empty="No datasets yet.")
 
 
 @app.command()
@@ -234,7 +235,7 @@ async def delete(
     ],
     force: Annotated[bool, typer.Option("--force", help="Delete it even if something depends on it.")] = False,
 ) -> None:
-    """Delete a dataset or a version. If anything depends on it, that is listed, and --force is needed.
+    """Delete a dataset or a version. If anything uses it or was made from it, that is listed, and --force is needed.
 
     Media that nothing else names are removed in time: see `omnialign data gc`.
     """
@@ -248,9 +249,8 @@ async def delete(
         else:
             await client.get_dataset(name)
             if not force:
-                found = await dependents.dataset_dependents(client, name, await dependents.dataset_readers(client))
-                dependents.refuse(name, found, session=session)
-            await client.delete_dataset(name)
+                dependents.refuse(name, await dependents.dataset_products(client, name), session=session)
+            await client.delete_dataset(name, force=force)
     session.out.record({"deleted": name})
     session.out.say(f"Deleted {name}")
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from omnialign.client import AsyncClient
     from omnialign.v1.alignment_service_pb2 import AlignmentJob
+    from omnialign.v1.dataset_pb2 import Dataset
 
 LABEL = "alignment_job"
 """The label of a dataset that names the job whose table it is."""
@@ -25,7 +26,7 @@ class JobTable:
 
     name: str
     needed_by: list[str]
-    """What was made from it beside the tables of its job, and who reads it; empty for one that nothing needs."""
+    """Who uses it, and what was made from it beside the tables of its job; empty for one that nothing needs."""
 
 
 async def ended_jobs(client: AsyncClient, names: Sequence[str]) -> list[AlignmentJob]:
@@ -57,12 +58,11 @@ async def tables_of(client: AsyncClient, jobs: Sequence[AlignmentJob]) -> AsyncI
     """The tables of the jobs that are still there, and who needs them."""
     from omnialign import names
 
-    tables = defaultdict[str, list[str]](list)
+    tables: dict[str, list[Dataset]] = defaultdict(list)
     async for dataset in client.list_datasets():
-        tables[dataset.labels.get(LABEL, "")].append(dataset.name)
-    readers = await dependents.dataset_readers(client)
+        tables[dataset.labels.get(LABEL, "")].append(dataset)
     for job in jobs:
-        own = {job.name, *tables[job.name]}
+        own = {job.name, *(table.name for table in tables[job.name])}
         for table in tables[job.name]:
-            found = await dependents.dataset_dependents(client, table, readers)
-            yield JobTable(table, [name for name in found if names.unversioned(name) not in own])
+            found = [*table.users, *await dependents.dataset_products(client, table.name)]
+            yield JobTable(table.name, [name for name in dict.fromkeys(found) if names.unversioned(name) not in own])

@@ -56,6 +56,7 @@ async def show(
         ("parameters", f"{version.parameter_count:,}"),
         ("weights", f"{version.size_bytes:,} bytes"),
         ("display name", version.display_name),
+        ("used by", ", ".join(version.users)),
         *((f"label {key}", value) for key, value in sorted(version.labels.items())),
     ]
     session.out.table(("FIELD", "VALUE"), [row for row in rows if row[1]], empty="")

@@ -47,9 +47,12 @@ class DatasetCalls(ServiceCalls):
         request = data_service_pb2.ListDatasetsRequest(parent=self.parent)
         return self._pages(self._datasets.ListDatasets, request, items="datasets")
 
-    async def delete_dataset(self, name: str) -> None:
-        """Deletes a dataset with all its versions. Raises NotFound."""
-        request = data_service_pb2.DeleteDatasetRequest(name=name)
+    async def delete_dataset(self, name: str, *, force: bool = False) -> None:
+        """Deletes a dataset with all its versions. Raises NotFound, and FailedPrecondition DATASET_IN_USE.
+
+        With `force`, it goes even if a job or a campaign uses it.
+        """
+        request = data_service_pb2.DeleteDatasetRequest(name=name, force=force)
         # A second attempt, after a first that succeeded unseen, would raise NotFound.
         await self._transport.unary(self._datasets.DeleteDataset, request, idempotent=False)
 
@@ -88,9 +91,10 @@ class DatasetCalls(ServiceCalls):
         return await self._transport.unary(self._datasets.GetDatasetVersion, request)
 
     async def delete_dataset_version(self, name: str, *, force: bool = False) -> None:
-        """Deletes one version, named by its number. Raises NotFound, and FailedPrecondition HAS_DEPENDENTS.
+        """Deletes one version, named by its number.
 
-        `force` deletes it even if something was made from it.
+        Raises NotFound, and FailedPrecondition DATASET_IN_USE and HAS_DEPENDENTS. `force` deletes it even if a job or a
+        campaign uses it, or something was made from it.
         """
         request = data_service_pb2.DeleteDatasetVersionRequest(name=name, force=force)
         # A second attempt, after a first that succeeded unseen, would raise NotFound.

@@ -1,6 +1,6 @@
 """Calls of the DataService about the model registry: model versions, and the lineage of models and datasets."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import cast
 
 from omnialign.client.transport import ServiceCalls, Transport
@@ -47,9 +47,10 @@ class ModelCalls(ServiceCalls):
         return self._pages(self._models.ListModelVersions, request, items="model_versions")
 
     async def delete_model_version(self, name: str, *, force: bool = False) -> None:
-        """Deletes one model version, named by its number. Raises NotFound, and FailedPrecondition HAS_DEPENDENTS.
+        """Deletes one model version, named by its number.
 
-        With `force`, a version goes even if it is the base of a LoRA.
+        Raises NotFound, and FailedPrecondition MODEL_IN_USE and HAS_DEPENDENTS. With `force`, a version goes even if a
+        job or a campaign uses it, or it is the base of a LoRA.
         """
         request = data_service_pb2.DeleteModelVersionRequest(name=name, force=force)
         # A second attempt, after a first that succeeded unseen, would raise NotFound.
@@ -60,6 +61,21 @@ class ModelCalls(ServiceCalls):
         for start in range(0, len(edges), LINEAGE_BATCH):
             request = data_service_pb2.AddLineageRequest(parent=self.parent, edges=edges[start : start + LINEAGE_BATCH])
             await self._transport.unary(self._models.AddLineage, request)
+
+    async def begin_use(
+        self, user: str, names: Iterable[str], *, ttl_seconds: float, allow_missing: bool = False
+    ) -> None:
+        """Says that a job or a campaign uses datasets, versions and models, which then are not deleted for so long.
+
+        Raises NotFound for what does not exist, unless `allow_missing`.
+        """
+        request = data_service_pb2.BeginUseRequest(user=user, names=names, allow_missing=allow_missing)
+        request.ttl.FromMicroseconds(int(ttl_seconds * 1e6))
+        await self._transport.unary(self._models.BeginUse, request)
+
+    async def end_use(self, user: str) -> None:
+        """Ends all that a job or a campaign uses."""
+        await self._transport.unary(self._models.EndUse, data_service_pb2.EndUseRequest(user=user))
 
     async def get_lineage(
         self, name: str, *, direction: int = 0, max_depth: int = 0

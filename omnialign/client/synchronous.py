@@ -165,6 +165,8 @@ class Client:
     delete_model_version = _call(AsyncClient.delete_model_version)
     add_lineage = _call(AsyncClient.add_lineage)
     get_lineage = _call(AsyncClient.get_lineage)
+    begin_use = _call(AsyncClient.begin_use)
+    end_use = _call(AsyncClient.end_use)
 
     @overload
     def generate(

@@ -150,16 +150,20 @@ class DeleteDatasetRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/datasets/{dataset}`."""
+    force: _builtins.bool
+    """Delete it even if it is in use: jobs that run on it fail."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,7 +278,9 @@ class DeleteDatasetVersionRequest(_message.Message):
     name: _builtins.str
     """`projects/{project}/datasets/{dataset}/versions/{version}`, with a number."""
     force: _builtins.bool
-    """Delete it even if something was made from it: jobs that run on it fail, and their lineage names what is gone."""
+    """Delete it even if it is in use or something was made from it: jobs that run on it fail, and lineage names what is
+    gone.
+    """
     def __init__(
         self,
         *,
@@ -2646,7 +2652,7 @@ class DeleteModelVersionRequest(_message.Message):
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{version}`, with a number."""
     force: _builtins.bool
-    """Delete it even if it is the base of a LoRA."""
+    """Delete it even if it is in use, or the base of a LoRA."""
     def __init__(
         self,
         *,
@@ -3004,6 +3010,100 @@ class RecordLineage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordLineage: _TypeAlias = RecordLineage  # noqa: Y015
+
+@_typing.final
+class BeginUseRequest(_message.Message):
+    """Begins or prolongs a use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    ALLOW_MISSING_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    """Who uses them: a job such as `projects/{project}/alignmentJobs/{alignment_job}`, or a campaign."""
+    allow_missing: _builtins.bool
+    """Pass over what does not exist, instead of NOT_FOUND."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Datasets, dataset versions and model versions. The newest version is meant by `-`, and by a model without one."""
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long the use lasts if this is not called again; 30 days at most."""
+
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        allow_missing: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_missing", b"allow_missing", "names", b"names", "ttl", b"ttl", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginUseRequest: _TypeAlias = BeginUseRequest  # noqa: Y015
+
+@_typing.final
+class BeginUseResponse(_message.Message):
+    """The use has begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginUseResponse: _TypeAlias = BeginUseResponse  # noqa: Y015
+
+@_typing.final
+class EndUseRequest(_message.Message):
+    """Ends a use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    user: _builtins.str
+    """Who used them."""
+    def __init__(
+        self,
+        *,
+        user: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndUseRequest: _TypeAlias = EndUseRequest  # noqa: Y015
+
+@_typing.final
+class EndUseResponse(_message.Message):
+    """The use has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndUseResponse: _TypeAlias = EndUseResponse  # noqa: Y015
 
 @_typing.final
 class CollectGarbageRequest(_message.Message):

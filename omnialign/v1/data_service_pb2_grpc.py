@@ -208,6 +208,16 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.GetLineageRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetLineageResponse.FromString,
                 _registered_method=True)
+        self.BeginUse = channel.unary_unary(
+                '/omnialign.v1.DataService/BeginUse',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.BeginUseRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.BeginUseResponse.FromString,
+                _registered_method=True)
+        self.EndUse = channel.unary_unary(
+                '/omnialign.v1.DataService/EndUse',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.EndUseRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_data__service__pb2.EndUseResponse.FromString,
+                _registered_method=True)
         self.CollectGarbage = channel.unary_stream(
                 '/omnialign.v1.DataService/CollectGarbage',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.CollectGarbageRequest.SerializeToString,
@@ -241,7 +251,8 @@ class DataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDataset(self, request, context):
-        """Deletes a dataset with all its versions. Media that other datasets use are kept.
+        """Deletes a dataset with all its versions. Media that other datasets use are kept. FAILED_PRECONDITION with reason
+        DATASET_IN_USE while a job or a campaign uses it or a version of it, unless forced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -277,7 +288,8 @@ class DataServiceServicer:
 
     def DeleteDatasetVersion(self, request, context):
         """Deletes a version. Its number is not given again. Media that nothing else names are removed in time, as after
-        DeleteDataset.
+        DeleteDataset. FAILED_PRECONDITION with reason DATASET_IN_USE while a job or a campaign uses it, and HAS_DEPENDENTS if
+        something was made from it, unless forced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -437,7 +449,8 @@ class DataServiceServicer:
 
     def DeleteModelVersion(self, request, context):
         """Deletes a model version. Its number is not given again; its files stay as long as another version has them, and so
-        does the folder of a model that was registered in place.
+        does the folder of a model that was registered in place. FAILED_PRECONDITION with reason MODEL_IN_USE while a job or a
+        campaign uses it, and HAS_DEPENDENTS for the base of a LoRA, unless forced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -466,6 +479,21 @@ class DataServiceServicer:
 
     def GetLineage(self, request, context):
         """Walks lineage from an artefact to its sources or to whatever was made from it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginUse(self, request, context):
+        """Says that a job or a campaign uses datasets and models, which then are not deleted. The service that accepts a job
+        calls it first, and again every so often until the job has ended. Repeating it never shortens a use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndUse(self, request, context):
+        """Ends all that a job or a campaign uses. Repeating it changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -651,6 +679,16 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.GetLineage,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.GetLineageRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_data__service__pb2.GetLineageResponse.SerializeToString,
+            ),
+            'BeginUse': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginUse,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.BeginUseRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.BeginUseResponse.SerializeToString,
+            ),
+            'EndUse': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndUse,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.EndUseRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_data__service__pb2.EndUseResponse.SerializeToString,
             ),
             'CollectGarbage': grpc.unary_stream_rpc_method_handler(
                     servicer.CollectGarbage,
@@ -1577,6 +1615,60 @@ class DataService:
             '/omnialign.v1.DataService/GetLineage',
             omnialign_dot_v1_dot_data__service__pb2.GetLineageRequest.SerializeToString,
             omnialign_dot_v1_dot_data__service__pb2.GetLineageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginUse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.DataService/BeginUse',
+            omnialign_dot_v1_dot_data__service__pb2.BeginUseRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.BeginUseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndUse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.DataService/EndUse',
+            omnialign_dot_v1_dot_data__service__pb2.EndUseRequest.SerializeToString,
+            omnialign_dot_v1_dot_data__service__pb2.EndUseResponse.FromString,
             options,
             channel_credentials,
             insecure,

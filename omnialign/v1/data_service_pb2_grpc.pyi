@@ -43,7 +43,9 @@ class DataServiceStub:
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.ListDatasetsRequest, _data_service_pb2.ListDatasetsResponse]
     """Lists datasets, newest first."""
     DeleteDataset: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetRequest, _empty_pb2.Empty]
-    """Deletes a dataset with all its versions. Media that other datasets use are kept."""
+    """Deletes a dataset with all its versions. Media that other datasets use are kept. FAILED_PRECONDITION with reason
+    DATASET_IN_USE while a job or a campaign uses it or a version of it, unless forced.
+    """
     AppendRecords: _grpc.StreamUnaryMultiCallable[_data_service_pb2.AppendRecordsRequest, _data_service_pb2.AppendRecordsResponse]
     """Writes records to the head. A record with an existing id replaces the old one, so a repeated call changes nothing."""
     CommitVersion: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.CommitVersionRequest, _dataset_pb2.DatasetVersion]
@@ -54,7 +56,8 @@ class DataServiceStub:
     """Lists versions, newest first."""
     DeleteDatasetVersion: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetVersionRequest, _empty_pb2.Empty]
     """Deletes a version. Its number is not given again. Media that nothing else names are removed in time, as after
-    DeleteDataset.
+    DeleteDataset. FAILED_PRECONDITION with reason DATASET_IN_USE while a job or a campaign uses it, and HAS_DEPENDENTS if
+    something was made from it, unless forced.
     """
     StreamRecords: _grpc.UnaryStreamMultiCallable[_data_service_pb2.StreamRecordsRequest, _data_service_pb2.StreamRecordsResponse]
     """Streams the records of a version, or of the head, in order of id; with `media`, the media that they name as well."""
@@ -118,7 +121,8 @@ class DataServiceStub:
     """Reads one model version. Version `-` is the newest."""
     DeleteModelVersion: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.DeleteModelVersionRequest, _empty_pb2.Empty]
     """Deletes a model version. Its number is not given again; its files stay as long as another version has them, and so
-    does the folder of a model that was registered in place.
+    does the folder of a model that was registered in place. FAILED_PRECONDITION with reason MODEL_IN_USE while a job or a
+    campaign uses it, and HAS_DEPENDENTS for the base of a LoRA, unless forced.
     """
     DownloadModel: _grpc.UnaryStreamMultiCallable[_data_service_pb2.DownloadModelRequest, _data_service_pb2.DownloadModelResponse]
     """Reads the files of a model version, in order of path."""
@@ -128,6 +132,12 @@ class DataServiceStub:
     """Records where an artefact came from. Repeating an edge changes nothing."""
     GetLineage: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.GetLineageRequest, _data_service_pb2.GetLineageResponse]
     """Walks lineage from an artefact to its sources or to whatever was made from it."""
+    BeginUse: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.BeginUseRequest, _data_service_pb2.BeginUseResponse]
+    """Says that a job or a campaign uses datasets and models, which then are not deleted. The service that accepts a job
+    calls it first, and again every so often until the job has ended. Repeating it never shortens a use.
+    """
+    EndUse: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.EndUseRequest, _data_service_pb2.EndUseResponse]
+    """Ends all that a job or a campaign uses. Repeating it changes nothing."""
     CollectGarbage: _grpc.UnaryStreamMultiCallable[_data_service_pb2.CollectGarbageRequest, _data_service_pb2.CollectGarbageResponse]
     """Removes media that no record of any dataset names any more, as the service does by itself every so often. Streams
     what it has done so far. May be cancelled and repeated.
@@ -145,7 +155,9 @@ class DataServiceAsyncStub(DataServiceStub):
     ListDatasets: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListDatasetsRequest, _data_service_pb2.ListDatasetsResponse]  # type: ignore[assignment]
     """Lists datasets, newest first."""
     DeleteDataset: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a dataset with all its versions. Media that other datasets use are kept."""
+    """Deletes a dataset with all its versions. Media that other datasets use are kept. FAILED_PRECONDITION with reason
+    DATASET_IN_USE while a job or a campaign uses it or a version of it, unless forced.
+    """
     AppendRecords: _aio.StreamUnaryMultiCallable[_data_service_pb2.AppendRecordsRequest, _data_service_pb2.AppendRecordsResponse]  # type: ignore[assignment]
     """Writes records to the head. A record with an existing id replaces the old one, so a repeated call changes nothing."""
     CommitVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.CommitVersionRequest, _dataset_pb2.DatasetVersion]  # type: ignore[assignment]
@@ -156,7 +168,8 @@ class DataServiceAsyncStub(DataServiceStub):
     """Lists versions, newest first."""
     DeleteDatasetVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetVersionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a version. Its number is not given again. Media that nothing else names are removed in time, as after
-    DeleteDataset.
+    DeleteDataset. FAILED_PRECONDITION with reason DATASET_IN_USE while a job or a campaign uses it, and HAS_DEPENDENTS if
+    something was made from it, unless forced.
     """
     StreamRecords: _aio.UnaryStreamMultiCallable[_data_service_pb2.StreamRecordsRequest, _data_service_pb2.StreamRecordsResponse]  # type: ignore[assignment]
     """Streams the records of a version, or of the head, in order of id; with `media`, the media that they name as well."""
@@ -220,7 +233,8 @@ class DataServiceAsyncStub(DataServiceStub):
     """Reads one model version. Version `-` is the newest."""
     DeleteModelVersion: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteModelVersionRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a model version. Its number is not given again; its files stay as long as another version has them, and so
-    does the folder of a model that was registered in place.
+    does the folder of a model that was registered in place. FAILED_PRECONDITION with reason MODEL_IN_USE while a job or a
+    campaign uses it, and HAS_DEPENDENTS for the base of a LoRA, unless forced.
     """
     DownloadModel: _aio.UnaryStreamMultiCallable[_data_service_pb2.DownloadModelRequest, _data_service_pb2.DownloadModelResponse]  # type: ignore[assignment]
     """Reads the files of a model version, in order of path."""
@@ -230,6 +244,12 @@ class DataServiceAsyncStub(DataServiceStub):
     """Records where an artefact came from. Repeating an edge changes nothing."""
     GetLineage: _aio.UnaryUnaryMultiCallable[_data_service_pb2.GetLineageRequest, _data_service_pb2.GetLineageResponse]  # type: ignore[assignment]
     """Walks lineage from an artefact to its sources or to whatever was made from it."""
+    BeginUse: _aio.UnaryUnaryMultiCallable[_data_service_pb2.BeginUseRequest, _data_service_pb2.BeginUseResponse]  # type: ignore[assignment]
+    """Says that a job or a campaign uses datasets and models, which then are not deleted. The service that accepts a job
+    calls it first, and again every so often until the job has ended. Repeating it never shortens a use.
+    """
+    EndUse: _aio.UnaryUnaryMultiCallable[_data_service_pb2.EndUseRequest, _data_service_pb2.EndUseResponse]  # type: ignore[assignment]
+    """Ends all that a job or a campaign uses. Repeating it changes nothing."""
     CollectGarbage: _aio.UnaryStreamMultiCallable[_data_service_pb2.CollectGarbageRequest, _data_service_pb2.CollectGarbageResponse]  # type: ignore[assignment]
     """Removes media that no record of any dataset names any more, as the service does by itself every so often. Streams
     what it has done so far. May be cancelled and repeated.
@@ -268,7 +288,9 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _data_service_pb2.DeleteDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a dataset with all its versions. Media that other datasets use are kept."""
+        """Deletes a dataset with all its versions. Media that other datasets use are kept. FAILED_PRECONDITION with reason
+        DATASET_IN_USE while a job or a campaign uses it or a version of it, unless forced.
+        """
 
     @_abc_1.abstractmethod
     def AppendRecords(
@@ -309,7 +331,8 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes a version. Its number is not given again. Media that nothing else names are removed in time, as after
-        DeleteDataset.
+        DeleteDataset. FAILED_PRECONDITION with reason DATASET_IN_USE while a job or a campaign uses it, and HAS_DEPENDENTS if
+        something was made from it, unless forced.
         """
 
     @_abc_1.abstractmethod
@@ -499,7 +522,8 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes a model version. Its number is not given again; its files stay as long as another version has them, and so
-        does the folder of a model that was registered in place.
+        does the folder of a model that was registered in place. FAILED_PRECONDITION with reason MODEL_IN_USE while a job or a
+        campaign uses it, and HAS_DEPENDENTS for the base of a LoRA, unless forced.
         """
 
     @_abc_1.abstractmethod
@@ -533,6 +557,24 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_data_service_pb2.GetLineageResponse, _abc.Awaitable[_data_service_pb2.GetLineageResponse]]:
         """Walks lineage from an artefact to its sources or to whatever was made from it."""
+
+    @_abc_1.abstractmethod
+    def BeginUse(
+        self,
+        request: _data_service_pb2.BeginUseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_service_pb2.BeginUseResponse, _abc.Awaitable[_data_service_pb2.BeginUseResponse]]:
+        """Says that a job or a campaign uses datasets and models, which then are not deleted. The service that accepts a job
+        calls it first, and again every so often until the job has ended. Repeating it never shortens a use.
+        """
+
+    @_abc_1.abstractmethod
+    def EndUse(
+        self,
+        request: _data_service_pb2.EndUseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_service_pb2.EndUseResponse, _abc.Awaitable[_data_service_pb2.EndUseResponse]]:
+        """Ends all that a job or a campaign uses. Repeating it changes nothing."""
 
     @_abc_1.abstractmethod
     def CollectGarbage(

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from omnialign.v1 import content_pb2 as omnialign_dot_v1_dot_content__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18omnialign/v1/model.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aomnialign/v1/content.proto\"\xe8\x03\n\x0cModelVersion\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n\x03uri\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x03uri\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x1d\n\nsize_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12\'\n\x0fparameter_count\x18\x05 \x01(\x03R\x0eparameterCount\x12!\n\x0c\x64isplay_name\x18\x06 \x01(\tR\x0b\x64isplayName\x12>\n\x06labels\x18\x07 \x03(\x0b\x32&.omnialign.v1.ModelVersion.LabelsEntryR\x06labels\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x1b\n\tlora_base\x18\t \x01(\tR\x08loraBase\x12!\n\x0creward_model\x18\n \x01(\x08R\x0brewardModel\x12.\n\x06writes\x18\x0b \x03(\x0e\x32\x16.omnialign.v1.ModalityR\x06writes\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18omnialign/v1/model.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aomnialign/v1/content.proto\"\xfe\x03\n\x0cModelVersion\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n\x03uri\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x03uri\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x1d\n\nsize_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12\'\n\x0fparameter_count\x18\x05 \x01(\x03R\x0eparameterCount\x12!\n\x0c\x64isplay_name\x18\x06 \x01(\tR\x0b\x64isplayName\x12>\n\x06labels\x18\x07 \x03(\x0b\x32&.omnialign.v1.ModelVersion.LabelsEntryR\x06labels\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x1b\n\tlora_base\x18\t \x01(\tR\x08loraBase\x12!\n\x0creward_model\x18\n \x01(\x08R\x0brewardModel\x12.\n\x06writes\x18\x0b \x03(\x0e\x32\x16.omnialign.v1.ModalityR\x06writes\x12\x14\n\x05users\x18\x0c \x03(\tR\x05users\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELVERSION'].fields_by_name['uri']._loaded_options = None
   _globals['_MODELVERSION'].fields_by_name['uri']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_MODELVERSION']._serialized_start=133
-  _globals['_MODELVERSION']._serialized_end=621
-  _globals['_MODELVERSION_LABELSENTRY']._serialized_start=564
-  _globals['_MODELVERSION_LABELSENTRY']._serialized_end=621
+  _globals['_MODELVERSION']._serialized_end=643
+  _globals['_MODELVERSION_LABELSENTRY']._serialized_start=586
+  _globals['_MODELVERSION_LABELSENTRY']._serialized_end=643
 # @@protoc_insertion_point(module_scope)

@@ -59,6 +59,7 @@ class ModelVersion(_message.Message):
     LORA_BASE_FIELD_NUMBER: _builtins.int
     REWARD_MODEL_FIELD_NUMBER: _builtins.int
     WRITES_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{version}`. Output only."""
     uri: _builtins.str
@@ -93,6 +94,10 @@ class ModelVersion(_message.Message):
         that was registered before this was looked at. Output only.
         """
 
+    @_builtins.property
+    def users(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The jobs and campaigns that use it. Output only."""
+
     def __init__(
         self,
         *,
@@ -107,10 +112,11 @@ class ModelVersion(_message.Message):
         lora_base: _builtins.str = ...,
         reward_model: _builtins.bool = ...,
         writes: _abc.Iterable[_content_pb2.Modality.ValueType] | None = ...,
+        users: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "labels", b"labels", "lora_base", b"lora_base", "name", b"name", "parameter_count", b"parameter_count", "reward_model", b"reward_model", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "labels", b"labels", "lora_base", b"lora_base", "name", b"name", "parameter_count", b"parameter_count", "reward_model", b"reward_model", "sha256", b"sha256", "size_bytes", b"size_bytes", "uri", b"uri", "users", b"users", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

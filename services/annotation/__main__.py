@@ -22,6 +22,7 @@ from services.annotation.tasks import Tasks
 from services.pipeline.given_names import find_model
 from services.pipeline.service import open_pipeline
 from services.runtime.server import Server, run
+from services.runtime.uses import Uses
 
 FULL_NAME = annotation_service_pb2.DESCRIPTOR.services_by_name["AnnotationService"].full_name
 
@@ -45,25 +46,31 @@ async def wire(server: Server, config: AnnotationConfig, *, clock: Clock = now_u
             services = await pipeline.clients.of(names.project_of(parent))
             return (await find_model(model, services, field="campaign.start_from", parent=parent)).name
 
+        uses = Uses(lambda call: call(client))
         campaigns = Campaigns(
             store,
             client,
             drafts=drafts,
             connect=connect,
             version_of=version_of,
+            uses=uses,
             now_us=clock,
             max_items=config.max_items,
         )
         metrics = AnnotationMetrics(server.registry)
         pairs = Pairs(client)
-        changes = Changes(store, pairs, version_of=version_of, now_us=clock)
+        changes = Changes(store, pairs, version_of=version_of, uses=uses, now_us=clock)
         tasks = Tasks(store, BlindPairs(pairs, now_us=clock), drafts, now_us=clock, metrics=metrics)
         imports = Imports(store, changes, connect=connect, now_us=clock, metrics=metrics)
         servicer = AnnotationServicer(
             campaigns, changes, tasks, imports, pipeline, token_budget=config.draft_token_budget
         )
         server.add(annotation_service_pb2_grpc.add_AnnotationServiceServicer_to_server, servicer, FULL_NAME)
-        yield
+        server.prepare(FULL_NAME, lambda: uses.start(store.all))
+        try:
+            yield
+        finally:
+            await uses.close()
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from services.annotation.pairs import Pairs
 from services.annotation.reports import agreement
 from services.annotation.results import CAMPAIGN_LABEL, Left, Outcome, annotated, outcome
 from services.annotation.store import NewItem, Store, item_message
+from services.runtime.uses import Uses
 
 LEASE_SECONDS = 1800
 RECORDS_AT_ONCE = 500
@@ -56,12 +57,14 @@ class Campaigns:
         drafts: Drafts,
         connect: Connect,
         version_of: VersionOf,
+        uses: Uses,
         now_us: Clock,
         max_items: int,
     ) -> None:
         """`client` reads datasets of all projects; `connect` opens one that writes to a project."""
         self._store, self._client, self._pairs, self._drafts = store, client, Pairs(client), drafts
         self._connect, self._version_of, self._now_us, self._max_items = connect, version_of, now_us, max_items
+        self._uses = uses
 
     async def create(self, request: CreateCampaignRequest) -> Campaign:
         """Makes a campaign with its seats; a repeated request returns the first one's.
@@ -92,6 +95,8 @@ class Campaigns:
         check_overlap(campaign)
         items, left_out_count = await self._items(campaign)
         _fill_rubrics(campaign, [item.subtask for item in items])
+        # If this process dies before the campaign is stored, or another has its name, the use runs out by itself.
+        await self._uses.begin(campaign.name, campaign)
         return await self._store.create(campaign, request, items, left_out_count=left_out_count)
 
     async def get(self, name: str) -> Campaign:
@@ -107,6 +112,8 @@ class Campaigns:
     async def delete(self, name: str) -> None:
         """Deletes a campaign. Raises NotFound."""
         names.parse(name, names.CAMPAIGN)
+        await self._store.campaign(name)
+        await self._uses.end(name)
         await self._store.delete(name)
 
     async def items(self, parent: str, *, after: int, limit: int, which: int) -> list[Item]:

@@ -20,6 +20,7 @@ from services.annotation.campaigns import (
 )
 from services.annotation.pairs import Pairs, gone
 from services.annotation.store import Store
+from services.runtime.uses import Uses
 
 FIELDS = ("display_name", "instructions", "annotators", "overlap", "priorities", "lease_seconds", "start_from")
 """What can be changed."""
@@ -30,8 +31,9 @@ MAX_ANNOTATORS = 1000
 class Changes:
     """Changes of the campaigns of a service."""
 
-    def __init__(self, store: Store, pairs: Pairs, *, version_of: VersionOf, now_us: Clock) -> None:
+    def __init__(self, store: Store, pairs: Pairs, *, version_of: VersionOf, uses: Uses, now_us: Clock) -> None:
         self._store, self._pairs, self._version_of, self._now_us = store, pairs, version_of, now_us
+        self._uses = uses
 
     async def update(self, request: UpdateCampaignRequest) -> Campaign:
         """Changes the fields of the mask.
@@ -47,6 +49,7 @@ class Changes:
         known = await self._store.campaign(given.name)
         if "start_from" in mask.paths and given.start_from:
             given.start_from = await self._version_of(given.start_from, names.project_name_of(given.name))
+            await self._uses.begin(given.name, Campaign(start_from=given.start_from))
         mask.MergeMessage(given, known, replace_repeated_field=True)
         ranks = await self._ranks(known) if "priorities" in mask.paths else None
 

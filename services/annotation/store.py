@@ -145,6 +145,11 @@ class Store:
         query = query.order_by(CAMPAIGNS.c.created_us.desc(), CAMPAIGNS.c.name.desc()).limit(limit)
         return [_campaign(row) for row in await self._database.all(query)]
 
+    async def all(self) -> dict[str, tuple[Campaign]]:
+        """All campaigns of all projects, without their progress, by name."""
+        rows = await self._database.all(sa.select(CAMPAIGNS.c.name, CAMPAIGNS.c.message))
+        return {row.name: (_campaign(row),) for row in rows}
+
     async def change(self, name: str, change: Callable[[Connection, Campaign], None]) -> None:
         """Changes a campaign, and in the same transaction what `change` does besides. Raises NotFound."""
 

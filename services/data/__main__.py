@@ -38,6 +38,7 @@ from services.data.store import Store
 from services.data.sweeping import sweeping
 from services.data.uploads import Uploads
 from services.data.usage import Usage, UsageMetrics
+from services.data.uses import Uses
 from services.runtime.database import Database
 from services.runtime.server import Server, run
 from services.sandbox.media import open_sandbox
@@ -94,7 +95,16 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             condemned=condemned,
             unnamed_seconds=config.unnamed_media_seconds,
         )
-        datasets = Datasets(config, store=store, objects=objects, pool=storage_pool, usage=usage, quotas=server.quotas)
+        uses = Uses(database)
+        datasets = Datasets(
+            config,
+            store=store,
+            objects=objects,
+            pool=storage_pool,
+            usage=usage,
+            uses=uses,
+            quotas=server.quotas,
+        )
         grace_seconds = config.garbage_grace_seconds
         collector = Collector(
             database,
@@ -113,6 +123,7 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             uploads=uploads,
             files=ModelFiles(objects=objects, pool=storage_pool),
             usage=usage,
+            uses=uses,
             pool=storage_pool,
         )
         lineage = Lineage(store=store, datasets=datasets)
@@ -136,6 +147,7 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             presigned=PresignedMedia(config, objects=objects, media=media, pool=storage_pool, usage=usage),
             uploads=uploads,
             models=models,
+            uses=uses,
             lineage=lineage,
             importer=Importer(
                 config,
@@ -161,6 +173,7 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
             "expired exports": exports.sweep,
             "models without a version": models.sweep,
             "journals without a dataset": datasets.sweep_journals,
+            "uses that ran out": uses.forget_expired,
         }
         garbage = {"media that nothing names": collector.sweep}
         async with (

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from omnialign.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
-from omnialign.names import DATASET, DATASET_VERSION, NEWEST, PROJECT, parse, project_name_of, unversioned
+from omnialign.names import DATASET, DATASET_VERSION, PROJECT, parse, project_name_of, unversioned
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from omnialign.v1.record_pb2 import Record
 from services.data.config import DataConfig
@@ -20,10 +20,12 @@ from services.data.objects.base import run_in_pool
 from services.data.record_table import Choose, CommitRetries, RecordTable
 from services.data.selection import Selection
 from services.data.snapshot import Caches, Snapshot, SnapshotExpired
-from services.data.store import Store, now_us, timestamp
+from services.data.store import Check, Store, now_us, timestamp
 from services.data.stored_records import StoredRecords
 from services.data.upkeep import Upkeep
 from services.data.usage import Usage, named_media
+from services.data.uses import Uses, unless_used
+from services.data.version_numbers import version_number
 from services.runtime.limits import Quotas
 from services.runtime.locks import NamedLocks
 
@@ -40,16 +42,6 @@ LOOKED_INTO = 2000
 """Records that are read for one page of those that match a condition."""
 
 Matches = Callable[[Record], bool]
-
-
-def version_number(text: str) -> int | None:
-    """The number in a version's name; None for the newest (`-`). Raises RESOURCE_NAME_INVALID."""
-    if text == NEWEST:
-        return None
-    if text.isascii() and text.isdigit() and len(text) < 19:
-        return int(text)
-    message = f"A version is a number or `-`, not {text!r}."
-    raise InvalidArgument(message, reason="RESOURCE_NAME_INVALID", metadata={"version": text})
 
 
 def _equal(one: Snapshot, other: Snapshot) -> bool:
@@ -76,9 +68,11 @@ class Datasets:
         objects: ObjectStore,
         pool: ThreadPoolExecutor,
         usage: Usage,
+        uses: Uses,
         quotas: Quotas | None = None,
     ) -> None:
         self._config, self._store, self._objects, self._pool, self._usage = config, store, objects, pool, usage
+        self._uses = uses
         self._quotas = quotas or Quotas()
         self._locks = NamedLocks()
         self._caches = Caches.empty()
@@ -105,25 +99,25 @@ class Datasets:
         raise AlreadyExists(f"{name} already exists.", reason="DATASET_EXISTS", metadata={"name": name})
 
     async def get(self, name: str) -> Dataset:
-        """One dataset, with the rows of its head counted. Raises DATASET_NOT_FOUND."""
+        """One dataset, with the rows of its head counted, and its users. Raises DATASET_NOT_FOUND."""
         parse(name, DATASET)
         dataset = await self._store.dataset(name)
         if dataset is None:
             raise not_found("DATASET", name)
-        return await self._counted(dataset)
+        return (await self._counted([dataset]))[0]
 
     async def list_datasets(self, parent: str, *, after: list[str], limit: int) -> tuple[list[Dataset], list[str]]:
         """A page of datasets, newest first, and the position after it; empty on the last page."""
         parse(parent, PROJECT)
         rows = await self._store.datasets(parent, after=after, limit=limit + 1)
-        datasets = [await self._counted(dataset) for _, dataset in rows[:limit]]
+        datasets = await self._counted([dataset for _, dataset in rows[:limit]])
         last = rows[limit - 1] if len(rows) > limit else None
         return datasets, [str(last[0]), last[1].name] if last else []
 
-    async def delete(self, name: str) -> None:
-        """Deletes a dataset. Raises DATASET_NOT_FOUND."""
+    async def delete(self, name: str, *, force: bool = False) -> None:
+        """Deletes a dataset. Raises DATASET_NOT_FOUND, and unless `force` DATASET_IN_USE."""
         async with self._locks[name]:
-            await self._remove(name, uid=await self._require(name))
+            await self._remove(name, uid=await self._require(name), before=unless_used(name, force=force))
 
     async def append(self, name: str, records: Iterable[Record], *, are_held: bool = False) -> tuple[int, int]:
         """Writes records to the head, all visible together; returns the numbers of new and of existing records.
@@ -174,7 +168,7 @@ class Datasets:
             with suppress(NotFound):
                 dataset = await self.get(name)
                 if not dataset.record_count and not dataset.latest_version:
-                    await self._remove(name, uid=dataset.uid)
+                    await self._remove(name, uid=dataset.uid, before=unless_used(name, force=True))
 
     async def commit(self, name: str) -> DatasetVersion:
         """Freezes the head as a new version; returns the newest version if nothing has changed since."""
@@ -190,8 +184,11 @@ class Datasets:
         """One version; `-` is the newest. Raises DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND."""
         return (await self._version(name))[1]
 
-    async def delete_version(self, name: str) -> None:
-        """Deletes a version; its number is not given again. Raises DATASET_VERSION_NOT_FOUND."""
+    async def delete_version(self, name: str, *, force: bool = False) -> None:
+        """Deletes a version; its number is not given again.
+
+        Raises DATASET_VERSION_NOT_FOUND, and unless `force` DATASET_IN_USE.
+        """
         parts, dataset = parse(name, DATASET_VERSION), unversioned(name)
         if (number := version_number(parts["version"])) is None:
             message = f"{dataset}: name the version to delete by its number, not by `-`."
@@ -200,7 +197,8 @@ class Datasets:
             table = self._table(dataset, uid=await self._require(dataset))
             state, _ = await self._version(name)
             # The row goes first: a version that is listed can always be read.
-            if not await self._store.remove_version(dataset, number):
+            before = unless_used(f"{dataset}/versions/{number}", force=force)
+            if not await self._store.remove_version(dataset, number, before=before):
                 raise version_not_found("DATASET_VERSION", name)
             await run_in_pool(self._pool, table.untag, f"v{number}-{state}")
 
@@ -299,10 +297,10 @@ class Datasets:
             await self._store.uncount_dataset(name)  # what was replaced may have named other media
         return counts
 
-    async def _remove(self, name: str, *, uid: str) -> None:
+    async def _remove(self, name: str, *, uid: str, before: Check) -> None:
         # The row goes first: a crash before its tables are removed must not leave a dataset that lists versions whose
         # records are gone.
-        if not await self._store.remove_dataset(name):
+        if not await self._store.remove_dataset(name, before=before):
             raise not_found("DATASET", name)
         async with self.upkeep.turn:
             for suffix in ("", QUARANTINE):
@@ -344,11 +342,14 @@ class Datasets:
             raise not_found("DATASET", name)
         return uid
 
-    async def _counted(self, dataset: Dataset) -> Dataset:
-        table = self._table(dataset.name, uid=dataset.uid)
-        if (head := await run_in_pool(self._pool, table.find)) is not None:
-            dataset.record_count = await run_in_pool(self._pool, head.count)
-        return dataset
+    async def _counted(self, datasets: list[Dataset]) -> list[Dataset]:
+        users = await self._uses.users([dataset.name for dataset in datasets])
+        for dataset in datasets:
+            dataset.users.extend(users.get(dataset.name, ()))
+            table = self._table(dataset.name, uid=dataset.uid)
+            if (head := await run_in_pool(self._pool, table.find)) is not None:
+                dataset.record_count = await run_in_pool(self._pool, head.count)
+        return datasets
 
     async def _answered(self, key: str, digest: str) -> Dataset | None:
         answered = await self._store.request(key) if key else None

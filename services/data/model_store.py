@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from omnialign.names import project_name_of
 from omnialign.v1.model_pb2 import ModelVersion
-from services.data.store import HELD_OBJECTS, MODEL_FILES, MODEL_VERSIONS, now_us
+from services.data.store import HELD_OBJECTS, MODEL_FILES, MODEL_VERSIONS, Check, now_us
 from services.runtime.database import Database
 
 IS_LIVE = MODEL_VERSIONS.c.deleted_us.is_(None)
@@ -67,11 +67,12 @@ class ModelStore:
         versions = [ModelVersion.FromString(blob) for (blob,) in await self._rows(query)]
         return sorted(version.name for version in versions if version.lora_base == name)
 
-    async def delete(self, name: str, *, model: str, number: int) -> bool:
-        """Deletes a version, which no longer counts for its project; False if there is none."""
+    async def delete(self, name: str, *, model: str, number: int, before: Check) -> bool:
+        """Deletes a version, which no longer counts for its project, unless `before` raises; False if there is none."""
         table = MODEL_VERSIONS
 
         def delete(connection: Connection) -> bool:
+            before(connection)
             connection.execute(HELD_OBJECTS.delete().where(HELD_OBJECTS.c.holder == name))
             row = table.update().where(table.c.model == model, table.c.number == number, IS_LIVE)
             return bool(connection.execute(row.values(deleted_us=now_us())).rowcount)

@@ -14,7 +14,7 @@ from omnialign.names import MODEL_VERSION, PROJECT, parse, unversioned
 from omnialign.v1.data_service_pb2 import LineageEdge
 from omnialign.v1.model_pb2 import ModelVersion
 from services.data.config import DataConfig
-from services.data.datasets import COMMIT_ATTEMPTS, version_number
+from services.data.datasets import COMMIT_ATTEMPTS
 from services.data.errors import version_not_found
 from services.data.model_files import ModelFiles
 from services.data.model_store import ModelStore
@@ -22,6 +22,8 @@ from services.data.objects.base import run_in_pool
 from services.data.store import Store, now_us, timestamp
 from services.data.uploads import Upload, Uploads, is_upload, local_path
 from services.data.usage import Usage
+from services.data.uses import Uses, unless_used
+from services.data.version_numbers import version_number
 from services.data.weights import Weights, inspect_folder
 
 REGISTRATION_SECONDS = 2 * 3600
@@ -40,10 +42,11 @@ class Models:
         uploads: Uploads,
         files: ModelFiles,
         usage: Usage,
+        uses: Uses,
         pool: ThreadPoolExecutor,
     ) -> None:
         self._config, self._store, self._lineage, self._pool = config, store, lineage, pool
-        self._uploads, self._files, self._usage = uploads, files, usage
+        self._uploads, self._files, self._usage, self._uses = uploads, files, usage, uses
 
     async def register(
         self, parent: str, model_id: str, *, wanted: ModelVersion, sources: Sequence[str]
@@ -76,7 +79,7 @@ class Models:
         """Deletes a version; its number is not given again, and its files stay as long as another version has them.
 
         A folder where it was registered in place is left alone. Raises MODEL_VERSION_NOT_FOUND, and unless `force`
-        HAS_DEPENDENTS for the base of a LoRA.
+        MODEL_IN_USE, and HAS_DEPENDENTS for the base of a LoRA.
         """
         parts, model = parse(name, MODEL_VERSION), unversioned(name)
         if (number := version_number(parts["version"])) is None:
@@ -88,7 +91,8 @@ class Models:
             message = f"{version.name} is the base of {', '.join(loras[:10])}: delete those first, or force it."
             metadata = {"name": version.name, "dependents": ",".join(loras[:10])}
             raise FailedPrecondition(message, reason="HAS_DEPENDENTS", metadata=metadata)
-        if not await self._store.delete(version.name, model=model, number=number):
+        before = unless_used(version.name, force=force)
+        if not await self._store.delete(version.name, model=model, number=number, before=before):
             raise version_not_found("MODEL_VERSION", name)
         if self._files.is_stored(version):
             await self._remove(version.sha256)
@@ -119,12 +123,12 @@ class Models:
         return inspect_folder(folder)
 
     async def get(self, name: str) -> ModelVersion:
-        """One version; `-` is the newest. Raises MODEL_VERSION_NOT_FOUND."""
+        """One version with its users; `-` is the newest. Raises MODEL_VERSION_NOT_FOUND."""
         parts = parse(name, MODEL_VERSION)
         found = await self._store.find(unversioned(name), version_number(parts["version"]))
         if found is None:
             raise version_not_found("MODEL_VERSION", name)
-        return found
+        return (await self._with_users([found]))[0]
 
     async def download(
         self, name: str, *, skip: Sequence[str] = (), weights: bool = True
@@ -139,7 +143,14 @@ class Models:
         """A page of model versions, newest first, and the position after it; empty on the last page."""
         parse(parent, PROJECT)
         rows = await self._store.page(parent, after=after, limit=limit + 1)
-        return [version for _, version in rows[:limit]], rows[limit - 1][0] if len(rows) > limit else []
+        versions = await self._with_users([version for _, version in rows[:limit]])
+        return versions, rows[limit - 1][0] if len(rows) > limit else []
+
+    async def _with_users(self, versions: list[ModelVersion]) -> list[ModelVersion]:
+        users = await self._uses.users([version.name for version in versions])
+        for version in versions:
+            version.users.extend(users.get(version.name, ()))
+        return versions
 
     async def _base(self, weights: Weights, *, parent: str, name: str) -> ModelVersion | None:
         """The base of a LoRA, which must be a full model in the same project; None for other models.

@@ -31,6 +31,7 @@ from services.data.record_filter import matcher
 from services.data.selection import Selection
 from services.data.stored_records import as_response
 from services.data.uploads import Uploads
+from services.data.uses import Uses
 from services.runtime.requests import body_digest, decode_token, encode_token, page_size
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -48,6 +49,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         presigned: PresignedMedia,
         uploads: Uploads,
         models: Models,
+        uses: Uses,
         lineage: Lineage,
         importer: Importer,
         deriving: Deriving,
@@ -57,7 +59,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         pool: ThreadPoolExecutor,
         max_append_bytes: int,
     ) -> None:
-        self._datasets, self._media, self._models = datasets, media, models
+        self._datasets, self._media, self._models, self._uses = datasets, media, models, uses
         self._bulk, self._presigned, self._uploads = bulk, presigned, uploads
         self._lineage, self._importer, self._deriving = lineage, importer, deriving
         self._exporter, self._exports = exporter, exports
@@ -80,7 +82,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         return pb.ListDatasetsResponse(datasets=datasets, next_page_token=_token(position, request.parent))
 
     async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> empty_pb2.Empty:  # noqa: D102, N802
-        await self._datasets.delete(request.name)
+        await self._datasets.delete(request.name, force=request.force)
         return empty_pb2.Empty()
 
     async def AppendRecords(  # noqa: D102, N802
@@ -104,8 +106,9 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
 
     async def DeleteDatasetVersion(self, request: pb.DeleteDatasetVersionRequest, context: Context) -> empty_pb2.Empty:  # noqa: D102, N802
         if not request.force:
+            await self._uses.require_none(request.name)
             await self._lineage.require_unused(request.name)
-        await self._datasets.delete_version(request.name)
+        await self._datasets.delete_version(request.name, force=request.force)
         return empty_pb2.Empty()
 
     async def ListDatasetVersions(  # noqa: D102, N802
@@ -298,6 +301,15 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
 
     async def GetLineage(self, request: pb.GetLineageRequest, context: Context) -> pb.GetLineageResponse:  # noqa: D102, N802
         return await self._lineage.walk(request)
+
+    async def BeginUse(self, request: pb.BeginUseRequest, context: Context) -> pb.BeginUseResponse:  # noqa: D102, N802
+        seconds = request.ttl.ToMicroseconds() / 1e6
+        await self._uses.begin(request.user, request.names, seconds=seconds, allow_missing=request.allow_missing)
+        return pb.BeginUseResponse()
+
+    async def EndUse(self, request: pb.EndUseRequest, context: Context) -> pb.EndUseResponse:  # noqa: D102, N802
+        await self._uses.end(request.user)
+        return pb.EndUseResponse()
 
     async def CollectGarbage(  # noqa: D102, N802
         self, request: pb.CollectGarbageRequest, context: Context

@@ -1,10 +1,10 @@
-"""The data service's metadata in SQL: datasets, their versions, answered requests, lineage, and who holds what.
+"""The data service's metadata in SQL: datasets, their versions, answered requests, lineage, and who holds or uses what.
 
 Messages are stored as serialised protos beside the few columns that are searched. Times are microseconds since 1970.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from services.runtime.database import Database
 from services.runtime.migrations import Migrations
 
+Check = Callable[[Connection], None]
+"""Raises what stands against a change, within its transaction."""
 MAX_NAME_CHARACTERS = 1024
 """Longest name of an artefact in the lineage."""
 METADATA = sa.MetaData()
@@ -102,6 +104,15 @@ CONDEMNED_OBJECTS = sa.Table(
 """What nobody names: see `garbage.condemned`."""
 COUNTED_DATASETS = sa.Table("counted_datasets", METADATA, sa.Column("dataset", sa.String(255), primary_key=True))
 """The datasets that hold exactly what they name: see `garbage.references`."""
+USES = sa.Table(
+    "uses",
+    METADATA,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("user", sa.String(255), primary_key=True, index=True),
+    sa.Column("unversioned", sa.String(255), nullable=False, index=True),
+    sa.Column("expire_us", sa.BigInteger, nullable=False),
+)
+"""The datasets and models that jobs and campaigns use: see `uses`."""
 NAMES_PER_QUERY = 400  # SQLite limits the number of parameters of a query
 MIGRATIONS = Migrations("data", Path(__file__).parent / "migrations", witness="datasets")
 
@@ -172,10 +183,11 @@ class Store:
         query = sa.select(sa.func.count()).select_from(DATASETS).where(DATASETS.c.parent == parent)
         return int((await self._rows(query))[0][0])
 
-    async def remove_dataset(self, name: str) -> bool:
-        """Removes a dataset with its versions; False if it does not exist."""
+    async def remove_dataset(self, name: str, *, before: Check) -> bool:
+        """Removes a dataset with its versions, unless `before` raises; False if it does not exist."""
 
         def remove(connection: Connection) -> bool:
+            before(connection)
             for table in (DATASET_VERSIONS, REQUESTS, COUNTED_DATASETS):
                 connection.execute(table.delete().where(table.c.dataset == name))
             connection.execute(HELD_OBJECTS.delete().where(HELD_OBJECTS.c.holder == name))
@@ -205,11 +217,12 @@ class Store:
         query = sa.select(sa.func.max(DATASET_VERSIONS.c.number)).where(DATASET_VERSIONS.c.dataset == dataset)
         return int((await self._rows(query))[0][0] or 0)
 
-    async def remove_version(self, dataset: str, number: int) -> bool:
-        """Deletes a version, whose number is not given again; False if there is none."""
+    async def remove_version(self, dataset: str, number: int, *, before: Check) -> bool:
+        """Deletes a version, whose number is not given again, unless `before` raises; False if there is none."""
         table = DATASET_VERSIONS
 
         def remove(connection: Connection) -> bool:
+            before(connection)
             connection.execute(COUNTED_DATASETS.delete().where(COUNTED_DATASETS.c.dataset == dataset))
             row = table.update().where(
                 table.c.dataset == dataset, table.c.number == number, table.c.deleted_us.is_(None)

@@ -112,6 +112,13 @@ class JobStore:
         query = sa.select(jobs.uid, jobs.state).where(jobs.state.not_in(self._kind.ended)).order_by(jobs.created)
         return [(row.uid, row.state) for row in await self.database.all(query)]
 
+    async def unfinished_plans(self) -> dict[str, tuple[Job, Plan]]:
+        """All jobs that have not ended, with their plans, by name."""
+        jobs = self._tables.jobs.c
+        query = sa.select(jobs.name, jobs.job, jobs.plan).where(jobs.state.not_in(self._kind.ended))
+        rows = await self.database.all(query)
+        return {row.name: (self._job(row.job), self._kind.plan.FromString(row.plan)) for row in rows}
+
     async def state(self, uid: str) -> int:
         """The state of a job. Raises NotFound (`JOB_NOT_FOUND`)."""
         jobs = self._tables.jobs.c

@@ -16,6 +16,7 @@ from services.pipeline.notifier import Notifier
 from services.pipeline.service_calls import ClientPool
 from services.runtime.limits import Quotas
 from services.runtime.requests import body_digest, check_same_body, decode_token, encode_token, page_size
+from services.runtime.uses import Uses
 
 LOOK_SECONDS = 1.0
 EVENTS_PER_READ = 100
@@ -35,11 +36,12 @@ class Jobs:
         clients: ClientPool,
         notifier: Notifier,
         quotas: Quotas,
+        uses: Uses,
     ) -> None:
         self._store, self._kind = store, kind
         self._tables, self._clients = tables, clients
         self._start, self._cancel, self._notifier = start, cancel, notifier
-        self._quotas = quotas
+        self._quotas, self._uses = quotas, uses
 
     async def find_request(self, request: Any) -> Job | None:
         """The job that the same create request made before; None if there is none.
@@ -58,9 +60,12 @@ class Jobs:
         """Stores a new job and queues its workflow; returns the job that is stored.
 
         Raises AlreadyExists (`JOB_EXISTS`; `JOB_ID_TAKEN` by a job of another kind, or one that was deleted),
-        InvalidArgument (`REQUEST_ID_REUSED`), and ResourceExhausted (`QUOTA_EXCEEDED`).
+        InvalidArgument (`REQUEST_ID_REUSED`), ResourceExhausted (`QUOTA_EXCEEDED`), and NotFound for what was deleted
+        meanwhile.
         """
         await self._quotas.check(request.parent, self._kind.quota, lambda: self._store.unfinished_count(request.parent))
+        # If this process dies before the job is stored, or another has its name, the use runs out by itself.
+        await self._uses.begin(job.name, job, plan)
         try:
             digest = body_digest(request)
             await self._store.insert(job, plan=plan, request_id=request.request_id, digest=digest)
@@ -72,6 +77,7 @@ class Jobs:
             await self._tables.claim(job, await self._clients.of(names.project_of(request.parent)))
         except OmnialignError:
             await self._store.delete(job.uid)
+            await self._uses.end(job.name)
             raise
         # If this process dies here, a supervisor finds the job QUEUED and queues its workflow.
         await self._start(job.uid)

@@ -23,6 +23,7 @@ from services.pipeline.quarantine import check_quarantine
 from services.pipeline.service_calls import ClientPool
 from services.pipeline.workflow_engine import WorkflowEngine
 from services.runtime import tracing
+from services.runtime.uses import Uses
 
 LOOK_SECONDS = 1.0
 """How often changes by other replicas are looked for."""
@@ -81,11 +82,12 @@ class JobRunner:
         updater: StageUpdater,
         progress: Progress,
         notifier: Notifier,
+        uses: Uses,
     ) -> None:
         self.kind, self.engine, self.gate = kind, engine, gate
         self.jobs, self.chunks = jobs, chunks
         self.updater, self.progress, self.notifier = updater, progress, notifier
-        self._program, self._worker = program, worker
+        self._program, self._worker, self._uses = program, worker, uses
         self._phases = {phase.name: phase for phase in program.phases}
 
     async def run_job(self, uid: str) -> None:
@@ -192,6 +194,7 @@ class JobRunner:
     async def _succeed(self, uid: str) -> None:
         while True:  # the job may be paused between the two
             await self.gate.wait_while_paused(uid)
+            await self._end_use(uid)
             job = await self.jobs.change(uid, functools.partial(_succeed, kind=self.kind))
             if job.state == self.kind.job.STATE_SUCCEEDED:
                 self.progress.count_end(job)
@@ -206,8 +209,14 @@ class JobRunner:
         # Cancelled before the job is FAILED: a job that has ended leaves no training job behind.
         if self._program.has_external_work(context.job):
             await self._program.cancel_external_work(context)
+        await self._end_use(uid)
         job = await self.jobs.change(uid, functools.partial(_fail, kind=self.kind, error=error))
         self.progress.count_end(job)
+
+    async def _end_use(self, uid: str) -> None:
+        # Before the job has ended, so that whoever waits for that can delete what it used.
+        job, _ = await self.jobs.load(uid)
+        await self._uses.end(job.name)
 
 
 class RunningJob:

@@ -32,6 +32,7 @@ from services.pipeline.supervisor import Supervisor
 from services.pipeline.workflow_engine import WorkflowEngine
 from services.runtime.database import Database
 from services.runtime.server import Server
+from services.runtime.uses import Uses
 
 MAX_GROUP_STEPS = 256
 COMMIT_PAUSE_SECONDS = 0.02
@@ -89,6 +90,8 @@ async def open_pipeline(
         clients = ClientPool(config.service_addresses, server.clients)
         stack.push_async_callback(clients.close)
         retrier = ServiceRetrier(config.retry_policy, announce=updater.announce)
+        data = await stack.enter_async_context(server.clients.client(config.service_addresses["data"]))
+        uses = Uses(lambda call: call(data))
         tables = JobTables(retrier, label=f"{kind.name}_job")
         kept = KeptAnswers(patient, kind.name, keeping) if keeping else None
         items = ItemCaller(retrier, deadline_seconds=config.step_deadline_seconds, kept=kept)
@@ -126,6 +129,7 @@ async def open_pipeline(
             updater=updater,
             progress=progress,
             notifier=notifier,
+            uses=uses,
         )
         replicas = ReplicaMonitor(config, store=ReplicaStore(database, kind.name), engine=engine)
         supervisor = Supervisor(
@@ -140,6 +144,7 @@ async def open_pipeline(
             retrier=retrier,
             notifier=notifier,
             metrics=metrics,
+            uses=uses,
             kept=KeptAnswers(database, kind.name, keeping) if keeping else None,
         )
         background: list[asyncio.Task[None]] = []
@@ -153,11 +158,13 @@ async def open_pipeline(
         stack.push_async_callback(engine.stop)
         stack.push_async_callback(supervisor.close)
         stack.push_async_callback(_end, background)
+        stack.push_async_callback(uses.close)
         server.prepare(full_name, impatient_jobs.prepare, check=impatient_jobs.look)
         server.prepare(full_name, replicas.beat)
         server.prepare(full_name, lambda: engine.start(runner), check=engine.look)
         server.prepare(full_name, supervisor.prepare)
         server.prepare(full_name, begin)
+        server.prepare(full_name, lambda: uses.start(impatient_jobs.unfinished_plans))
         yield Pipeline(
             Jobs(
                 impatient_jobs,
@@ -168,6 +175,7 @@ async def open_pipeline(
                 clients=clients,
                 notifier=notifier,
                 quotas=server.quotas,
+                uses=uses,
             ),
             clients,
             impatient_jobs,

@@ -17,6 +17,7 @@ from services.pipeline.runner import JobRunner
 from services.pipeline.service_calls import ServiceRetrier
 from services.pipeline.workflow_engine import WorkflowEngine
 from services.runtime.logs import Recurring
+from services.runtime.uses import Uses
 
 LOOK_SECONDS = 1.0
 PRUNE_SECONDS = 3600.0
@@ -47,13 +48,14 @@ class Supervisor:
         retrier: ServiceRetrier,
         notifier: Notifier,
         metrics: PipelineMetrics,
+        uses: Uses,
         kept: KeptAnswers | None = None,
     ) -> None:
         self._config, self._program, self._kind = config, program, kind
         self._jobs, self._patient = impatient, patient
         self._engine, self._replicas, self._runner = engine, replicas, runner
         self._retrier, self._notifier, self._metrics = retrier, notifier, metrics
-        self._kept = kept
+        self._uses, self._kept = uses, kept
         self._cancelling: dict[str, asyncio.Task[None]] = {}
         self._rounds = Recurring(logger)
 
@@ -119,7 +121,9 @@ class Supervisor:
         # The workflows end first, so that none of them starts another training job meanwhile.
         try:
             await self._engine.cancel(uid)
-            await self._program.cancel_external_work(await self._runner.gate.context(uid))
+            context = await self._runner.gate.context(uid)
+            await self._program.cancel_external_work(context)
+            await self._uses.end(context.name)
         except OmnialignError as error:
             logger.warning("what other services do for %s could not all be cancelled: %s", uid, error)
         job = await self._patient.change(uid, functools.partial(_cancelled, kind=self._kind))

@@ -7,6 +7,7 @@ from omnialign.v1 import training_service_pb2, training_service_pb2_grpc
 from services.runtime.auth.tokens import JobTokens
 from services.runtime.database import Database
 from services.runtime.server import Server, run
+from services.runtime.uses import Uses
 from services.training.config import TrainingConfig
 from services.training.jobs import Deliveries, Jobs, Notifier
 from services.training.launcher import Launcher, random_token, signed_token
@@ -31,6 +32,7 @@ async def wire(server: Server, config: TrainingConfig) -> AsyncIterator[None]:
     addresses = Addresses(config, server.bind)
     registry = ModelRegistry(addresses.data, server.clients)
     launcher = _launcher(config, registry=registry, addresses=addresses, notifier=notifier)
+    uses = Uses(registry.ask)
     supervisor = Supervisor(
         config,
         store=Store(database.patient(budget_seconds=config.database_budget_seconds)),
@@ -39,17 +41,20 @@ async def wire(server: Server, config: TrainingConfig) -> AsyncIterator[None]:
         registry=registry,
         make_token=signed_token(JobTokens(key_file)) if (key_file := server.auth.job_key_file) else random_token,
         metrics=Metrics(server.registry),
+        uses=uses,
     )
     try:
         preflight = Preflight(registry, config)
-        jobs = Jobs(store, notifier, preflight=preflight, max_nodes=launcher.max_nodes, quotas=server.quotas)
-        deliveries = Deliveries(jobs, store=store, notifier=notifier, registry=registry)
+        jobs = Jobs(store, notifier, preflight=preflight, uses=uses, max_nodes=launcher.max_nodes, quotas=server.quotas)
+        deliveries = Deliveries(jobs, store=store, notifier=notifier, registry=registry, uses=uses)
         servicer = TrainingServicer(jobs, deliveries, Logs(store, launcher))
         server.add(training_service_pb2_grpc.add_TrainingServiceServicer_to_server, servicer, FULL_NAME)
         server.prepare(FULL_NAME, store.prepare, check=store.look)
         server.prepare(FULL_NAME, supervisor.start)
+        server.prepare(FULL_NAME, lambda: uses.start(store.unfinished_specs))
         yield
     finally:
+        await uses.close()
         await supervisor.close()
         await database.close()
 

@@ -22,6 +22,7 @@ from omnialign.v1.training_service_pb2 import (
 )
 from services.runtime.limits import Quotas
 from services.runtime.locks import NamedLocks
+from services.runtime.uses import Uses
 from services.training.conditions import note_report
 from services.training.job_directory import check_spec
 from services.training.launcher import token_digest
@@ -58,11 +59,12 @@ class Jobs:
         notifier: Notifier,
         *,
         preflight: Preflight,
+        uses: Uses,
         max_nodes: int = 1,
         quotas: Quotas | None = None,
     ) -> None:
         self._store = store
-        self._preflight = preflight
+        self._preflight, self._uses = preflight, uses
         self._notifier = notifier
         self._max_nodes = max_nodes
         self._quotas = quotas or Quotas()
@@ -70,9 +72,9 @@ class Jobs:
     async def create(self, request: CreateTrainingJobRequest) -> TrainingJob:
         """Queues a job, or with `validate_only` returns what it would be.
 
-        Raises `InvalidArgument` for a spec that cannot run, `AlreadyExists` for an id that is taken, and
-        `ResourceExhausted`: MEMORY_TOO_SMALL for a job that no device has room for, QUOTA_EXCEEDED when the project has
-        as many unfinished jobs as it may.
+        Raises `InvalidArgument` for a spec that cannot run, `AlreadyExists` for an id that is taken, `Unavailable`
+        while the data service is away, and `ResourceExhausted`: MEMORY_TOO_SMALL for a job that no device has room
+        for, QUOTA_EXCEEDED when the project has as many unfinished jobs as it may.
         """
         names.parse(request.parent, names.PROJECT, field="parent")
         spec = request.training_job.spec
@@ -86,7 +88,11 @@ class Jobs:
             job.memory.CopyFrom(memory)
         if request.validate_only:
             return job
-        await self._quotas.check(request.parent, "training_jobs", lambda: self._store.unfinished_count(request))
+        if (earlier := await self._store.made_by(request)) is not None:
+            return earlier
+        await self._quotas.check(request.parent, "training_jobs", lambda: self._store.unfinished_count(request.parent))
+        # If this process dies before the job is stored, or another has its name, the use runs out by itself.
+        await self._uses.begin(name, spec, allow_missing=True)
         made = await self._store.create(job, request, parent=request.parent)
         self._notifier.notify_all()
         return made
@@ -162,8 +168,9 @@ class Jobs:
 class Deliveries:
     """The receiving end of DeliverModel. One delivery of a job at a time; others of it wait and get its result."""
 
-    def __init__(self, jobs: Jobs, *, store: Store, notifier: Notifier, registry: ModelRegistry) -> None:
+    def __init__(self, jobs: Jobs, *, store: Store, notifier: Notifier, registry: ModelRegistry, uses: Uses) -> None:
         self._jobs, self._store, self._notifier, self._registry = jobs, store, notifier, registry
+        self._uses = uses
         self._locks = NamedLocks()
 
     async def receive(self, messages: AsyncIterator[DeliverModelRequest], *, token: str) -> str:
@@ -195,6 +202,7 @@ class Deliveries:
                 note_running(entry)
                 settle(entry, TrainingJob.STATE_SUCCEEDED, model=model)
 
+        await self._uses.end(name)
         entry = await self._store.update(name, delivered)
         self._notifier.notify_all()
         if entry.job.state != TrainingJob.STATE_SUCCEEDED:

@@ -178,6 +178,10 @@ class ModelRegistry:
             upload = await client.upload_pieces(pieces)
         return await self._ask(job.name, lambda client: _register(client, job, upload))
 
+    async def ask(self, operation: Callable[[AsyncClient], Awaitable[T]]) -> T:
+        """The result of an operation that says itself which project it is about. Raises Unavailable."""
+        return await self._ask("", operation)
+
     async def _ask(self, name: str, operation: Callable[[AsyncClient], Awaitable[T]]) -> T:
         """The result of `operation`, which is repeated while the data service is away."""
         retries = RETRIES.start()

@@ -13,7 +13,12 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from omnialign.errors import AlreadyExists, NotFound
-from omnialign.v1.training_service_pb2 import CreateTrainingJobRequest, TrainingJob, WatchTrainingJobResponse
+from omnialign.v1.training_service_pb2 import (
+    CreateTrainingJobRequest,
+    TrainingJob,
+    TrainingSpec,
+    WatchTrainingJobResponse,
+)
 from services.runtime.database import Database
 from services.runtime.migrations import Migrations
 from services.runtime.requests import body_digest, check_same_body
@@ -103,7 +108,7 @@ class Store:
 
         Raises `AlreadyExists` (TRAINING_JOB_EXISTS) and `InvalidArgument` (REQUEST_ID_REUSED).
         """
-        key = f"{parent}/{request.request_id}" if request.request_id else ""
+        key = _key(request)
 
         def add(connection: Connection) -> TrainingJob:
             if key and (made := _made_by(connection, key, request)) is not None:
@@ -119,7 +124,7 @@ class Store:
             return await self._database.write(add)
         except IntegrityError as error:
             # Another call was faster; if it was a repetition of this one, its job is the answer.
-            if key and (made := await self._database.read(lambda c: _made_by(c, key, request))) is not None:
+            if (made := await self.made_by(request)) is not None:
                 return made
             raise AlreadyExists(
                 f"{job.name} exists", reason="TRAINING_JOB_EXISTS", metadata={"name": job.name}
@@ -166,17 +171,15 @@ class Store:
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [_job(row.message, last_event=row.num_events) for row in rows]
 
-    async def unfinished_count(self, request: CreateTrainingJobRequest) -> int:
-        """How many jobs of the project have not ended; 0 if this request made its job earlier, and so adds none."""
-        key = f"{request.parent}/{request.request_id}" if request.request_id else ""
-        query = sa.select(sa.func.count()).where(JOBS.c.parent == request.parent, JOBS.c.state.not_in(ENDED))
+    async def made_by(self, request: CreateTrainingJobRequest) -> TrainingJob | None:
+        """The job that this request made earlier. Raises `InvalidArgument` (REQUEST_ID_REUSED)."""
+        key = _key(request)
+        return await self._database.read(lambda connection: _made_by(connection, key, request)) if key else None
 
-        def count(connection: Connection) -> int:
-            if key and _made_by(connection, key, request) is not None:
-                return 0
-            return int(connection.scalar(query) or 0)
-
-        return await self._database.read(count)
+    async def unfinished_count(self, parent: str) -> int:
+        """How many jobs of a project have not ended."""
+        query = sa.select(sa.func.count()).where(JOBS.c.parent == parent, JOBS.c.state.not_in(ENDED))
+        return int(await self._database.scalar(query) or 0)
 
     async def unfinished(self) -> list[Entry]:
         """The jobs that have not ended, oldest first."""
@@ -184,12 +187,20 @@ class Store:
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [_entry(row) for row in rows]
 
+    async def unfinished_specs(self) -> dict[str, tuple[TrainingSpec]]:
+        """The specs of the jobs that have not ended, by name."""
+        return {entry.job.name: (entry.job.spec,) for entry in await self.unfinished()}
+
     async def events(self, name: str, *, after: int, limit: int = 100) -> list[WatchTrainingJobResponse]:
         """The events of a job with numbers above `after`, in order."""
         query = sa.select(EVENTS.c.message).where(EVENTS.c.job == name, EVENTS.c.sequence > after)
         query = query.order_by(EVENTS.c.sequence).limit(limit)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [WatchTrainingJobResponse.FromString(row.message) for row in rows]
+
+
+def _key(request: CreateTrainingJobRequest) -> str:
+    return f"{request.parent}/{request.request_id}" if request.request_id else ""
 
 
 def _made_by(connection: Connection, key: str, request: CreateTrainingJobRequest) -> TrainingJob | None:

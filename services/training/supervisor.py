@@ -15,6 +15,7 @@ from omnialign.errors import Internal, OmnialignError, Unavailable, to_status
 from omnialign.retry import wait_for_event
 from omnialign.v1.training_service_pb2 import TrainingJob
 from services.runtime.logs import Recurring
+from services.runtime.uses import Uses
 from services.training.conditions import (
     STARTING,
     Condition,
@@ -64,10 +65,11 @@ class Supervisor:
         registry: ModelRegistry,
         make_token: MakeToken,
         metrics: Metrics,
+        uses: Uses,
     ) -> None:
         self._config, self._store, self._notifier = config, store, notifier
         self._launcher, self._registry, self._make_token = launcher, registry, make_token
-        self._metrics = metrics
+        self._metrics, self._uses = metrics, uses
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._loop: asyncio.Task[None] | None = None
         self._forgot = False
@@ -325,6 +327,7 @@ class Supervisor:
             if error is not None:
                 entry.job.error.CopyFrom(to_status(error))
 
+        await self._uses.end(name)  # before it has ended: whoever waits for that can delete what it used
         settled = (await self._store.update(name, ended)).job
         if settled.state == state:
             self._metrics.ended(state)

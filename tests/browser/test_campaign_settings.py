@@ -50,7 +50,7 @@ async def test_settings_and_records_have_nothing_that_axe_complains_about_and_fi
     closed = await campaign(console, pairs, name="closed")
     await console.client.close_campaign(closed.name)
     gone = await campaign(console, pairs, name="gone")
-    await console.client.delete_dataset("projects/demo/datasets/pairs-of-gone")
+    await console.client.delete_dataset("projects/demo/datasets/pairs-of-gone", force=True)
     tab = await opened(chromium, console, dark=dark, width=400, axe=True)
     await tab.sign_in()
     places = {

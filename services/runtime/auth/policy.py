@@ -82,6 +82,8 @@ _DATA = {
     "ListModelVersions": _read("parent"),
     "AddLineage": _write("parent"),
     "GetLineage": _read("name"),
+    "BeginUse": _write("user", role=Role.ADMIN),  # for our own services: whoever may end a use may delete
+    "EndUse": _write("user", role=Role.ADMIN),
     "CollectGarbage": _write("parent", role=Role.ADMIN),
 }
 _REFINEMENT = {"Generate": _run("model"), "Refine": _run("model")}

@@ -69,8 +69,10 @@ def test_from_the_first_pair_to_a_committed_version(run, campaign, tmp_path):
     row = json.loads(line)
     assert (row["overall_response"], row["overall_textfeedback"], row["c_response"]) == (2, "##Reason: bob", 2)
     deleted = run("data", "delete", f"{campaign}-pairs")
-    assert "HAS_DEPENDENTS" in deleted.output
-    assert f"campaigns/{campaign}" in deleted.output
+    assert "HAS_DEPENDENTS" in deleted.output  # the committed version, which was made of it
+    used = run("data", "delete", f"{campaign}-pairs/1")
+    assert "DATASET_IN_USE" in used.output
+    assert f"campaigns/{campaign}" in used.output
 
 
 def test_a_draft_is_kept_and_goes_on_where_it_was(run, campaign, tmp_path):

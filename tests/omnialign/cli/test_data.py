@@ -5,8 +5,11 @@ import pytest
 
 from omnialign import media
 from omnialign.cli.importing import progress_line
-from omnialign.v1 import training_service_pb2
+from omnialign.client import Client
+from omnialign.v1 import data_service_pb2
 from omnialign.v1.data_service_pb2 import ImportDatasetResponse
+
+DATASETS = "projects/default/datasets"
 
 
 @pytest.fixture(scope="module")
@@ -123,27 +126,29 @@ def test_lineage_of_nothing_says_so(run):
     assert "No lineage is recorded" in result.stdout or "error:" in result.stderr
 
 
-def test_a_dataset_is_deleted_and_with_force_too_if_something_depends_on_it(run, source):
+def test_a_dataset_is_deleted_and_with_force_too_if_something_uses_it(run, server, source):
     run("data", "import", "unwanted", source)
-    submitted = run("jobs", "submit", "--base-model", "file:///m", "--dataset", "unwanted", "--id", "reads-it")
-    assert submitted.exit_code == 0, submitted.output
+    with Client(server.address) as client:
+        client.begin_use("projects/default/alignmentJobs/reads-it", [f"{DATASETS}/unwanted"], ttl_seconds=60)
+    assert "unwanted\t1\t2\t" in run("data", "list").stdout and "\treads-it\n" in run("data", "list").stdout
     refused = run("data", "delete", "unwanted")
     assert refused.exit_code == 1
-    assert "alignmentJobs/reads-it depend on" in refused.stderr and "[HAS_DEPENDENTS]" in refused.stderr
+    assert (
+        "in use by projects/default/alignmentJobs/reads-it" in refused.stderr and "[DATASET_IN_USE]" in refused.stderr
+    )
     assert run("data", "delete", "unwanted", "--force").stdout == "Deleted projects/default/datasets/unwanted\n"
     assert "[DATASET_NOT_FOUND]" in run("data", "delete", "unwanted").stderr
     run("data", "import", "lonely", source)
     assert run("data", "delete", "lonely").exit_code == 0
 
 
-def test_a_dataset_that_a_training_job_reads_is_not_deleted_until_it_has_ended(run, server, source):
+def test_a_dataset_that_something_was_made_of_is_deleted_only_by_force(run, server, source):
     run("data", "import", "lessons", source)
-    name = "projects/default/trainingJobs/learns"
-    job = server.training.jobs[name] = training_service_pb2.TrainingJob(name=name)
-    job.state, job.spec.dataset = job.STATE_RUNNING, "projects/default/datasets/lessons/versions/1"
-    assert "trainingJobs/learns depend on" in run("data", "delete", "lessons").stderr
-    job.state = job.STATE_SUCCEEDED
-    assert run("data", "delete", "lessons").exit_code == 0
+    with Client(server.address) as client:
+        source, target = f"{DATASETS}/lessons/versions/1", "projects/default/models/learnt/versions/1"
+        client.add_lineage([data_service_pb2.LineageEdge(source=source, target=target, relation="trained_on")])
+    assert "models/learnt/versions/1 depend on" in run("data", "delete", "lessons").stderr
+    assert run("data", "delete", "lessons", "--force").exit_code == 0
 
 
 def test_version_is_deleted_by_its_number(run, source):

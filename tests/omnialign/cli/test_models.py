@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from omnialign.cli.uploads import is_loopback
-from omnialign.v1.alignment_service_pb2 import AlignmentJob
+from omnialign.client import Client
 
 
 @pytest.fixture
@@ -49,11 +49,12 @@ def test_a_model_is_deleted_and_with_force_too_if_something_depends_on_it(run, m
 
 def test_a_model_of_a_job_that_has_not_ended_is_not_deleted_without_force(run, server, model):
     run("models", "register", "needed", model)
-    job = AlignmentJob(name="projects/default/alignmentJobs/needs", state=AlignmentJob.STATE_RUNNING)
-    job.spec.base_model = "projects/default/models/needed/versions/1"
-    server.alignment.jobs[job.name] = job
-    assert f"alignmentJobs/needs depend on {job.spec.base_model}" in run("models", "delete", "needed").stderr
-    job.state = AlignmentJob.STATE_SUCCEEDED
+    job, name = "projects/default/alignmentJobs/needs", "projects/default/models/needed/versions/1"
+    with Client(server.address) as client:
+        client.begin_use(job, [name], ttl_seconds=60)
+        assert f"alignmentJobs/needs depend on {name}" in run("models", "delete", "needed").stderr
+        assert f"used by\t{job}" in run("models", "show", "needed").stdout
+        client.end_use(job)
     assert run("models", "delete", "needed").exit_code == 0
 
 

@@ -114,7 +114,7 @@ async def test_a_repeated_request_makes_one_campaign_and_another_one_needs_anoth
 async def test_a_campaign_whose_dataset_was_deleted_says_so_and_keeps_what_was_submitted(stack):
     campaign = await stack.campaign([pair(1), pair(2)])
     await stack.annotate(campaign, "ann")
-    await stack.client.delete_dataset("projects/default/datasets/pairs")
+    await stack.client.delete_dataset("projects/default/datasets/pairs", force=True)
     stack.clock.advance(60)  # for so long a pair that was read is kept
     for call in (
         stack.client.lease_task(campaign.name, annotator="ann"),
@@ -124,6 +124,18 @@ async def test_a_campaign_whose_dataset_was_deleted_says_so_and_keeps_what_was_s
             await call
         assert caught.value.reason == "DATASET_VERSION_GONE"
     assert (await stack.client.get_campaign(campaign.name)).progress.submitted_count == 1
+
+
+async def test_the_dataset_of_a_campaign_stays_until_the_last_campaign_over_it_is_deleted(stack):
+    campaign, pairs = await stack.campaign([pair(1)]), "projects/default/datasets/pairs"
+    other = await stack.client.create_campaign("others", Campaign(dataset_version=campaign.dataset_version))
+    await stack.client.close_campaign(other.name)  # it can be reopened, and committed
+    for left in ([other.name, campaign.name], [campaign.name]):
+        with pytest.raises(FailedPrecondition) as caught:
+            await stack.client.delete_dataset(pairs)
+        assert (caught.value.reason, caught.value.metadata["users"]) == ("DATASET_IN_USE", ",".join(left))
+        await stack.client.delete_campaign(left[0])
+    await stack.client.delete_dataset(pairs)
 
 
 async def test_a_deleted_campaign_is_gone_with_its_answers(stack):

@@ -173,7 +173,7 @@ async def test_changes_of_what_is_not_there_are_not_found_and_of_a_deleted_datas
     with pytest.raises(NotFound) as caught:
         await stack.client.get_item(f"{campaign.name}/items/9")
     assert caught.value.reason == "ITEM_NOT_FOUND"
-    await stack.client.delete_dataset("projects/default/datasets/pairs")
+    await stack.client.delete_dataset("projects/default/datasets/pairs", force=True)
     with pytest.raises(FailedPrecondition) as gone:
         await update(stack, campaign, priorities=[Priority(quality_items=True)])
     assert gone.value.reason == "DATASET_VERSION_GONE"

@@ -152,7 +152,7 @@ async def test_a_model_that_nobody_has_cannot_be_started_from(stack: Stack) -> N
         with pytest.raises(InvalidArgument) as caught:
             await stack.campaign([pair(1)], start_from=name)
         assert caught.value.reason == reason
-        await stack.client.delete_dataset("projects/default/datasets/pairs")
+        await stack.client.delete_dataset("projects/default/datasets/pairs", force=True)
 
 
 async def test_agreement_of_the_model_is_with_people_who_had_not_seen_it_and_with_those_who_had(stack: Stack) -> None:

@@ -108,7 +108,7 @@ async def test_the_pages_of_a_campaign_whose_dataset_was_deleted_say_so(console,
     made, ann = await campaign(console, overlap=2), await signed_in(console, "ann-token")
     _, task, revision = await task_of(ann, made)
     assert (await ann.post(f"/{task}/submit", {**answered(made), "revision": revision})).status_code == 303
-    await console.client.delete_dataset("projects/demo/datasets/pairs")
+    await console.client.delete_dataset("projects/demo/datasets/pairs", force=True)
     page = (await browser.get(f"/{made.name}")).text
     assert "The dataset version was deleted" in page and "1 of 4" in page
     item = await browser.get(f"/{made.name}/items/1")

@@ -23,6 +23,7 @@ from services.data.objects import LocalObjectStore
 from services.data.selection import Selection
 from services.data.store import Store
 from services.data.usage import Usage, UsageMetrics
+from services.data.uses import Uses
 from services.runtime.database import Database
 from services.runtime.limits import Quotas
 
@@ -141,7 +142,8 @@ async def test_a_head_that_is_rewritten_while_it_is_read_is_read_to_its_end(tmp_
         store = Store(database)
         await store.prepare()
         usage = Usage(database, quotas=Quotas(), metrics=UsageMetrics(CollectorRegistry()))
-        datasets = Datasets(config, store=store, objects=LocalObjectStore(tmp_path), pool=pool, usage=usage)
+        objects, uses = LocalObjectStore(tmp_path), Uses(database)
+        datasets = Datasets(config, store=store, objects=objects, pool=pool, usage=usage, uses=uses)
         await datasets.create("projects/default", "prompts", Dataset(), key="", digest="")
         await datasets.append(NAME, records(12, text="x" * 200_000))
         seen = []

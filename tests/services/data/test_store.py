@@ -8,6 +8,7 @@ from omnialign.errors import InvalidArgument
 from omnialign.v1.data_service_pb2 import LineageEdge
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from services.data.store import MIGRATIONS, Store
+from services.data.uses import unless_used
 from services.runtime.database import Database
 
 PARENT = "projects/default"
@@ -46,8 +47,8 @@ async def test_a_version_number_is_given_once_and_goes_with_its_dataset(stores):
     assert sorted(await asyncio.gather(*versions)) == [False, True]
     dataset = await stores[1].dataset(NAME)
     assert dataset is not None and dataset.latest_version == 1
-    assert await stores[1].remove_dataset(NAME)
-    assert not await stores[1].remove_dataset(NAME)
+    assert await stores[1].remove_dataset(NAME, before=unless_used(NAME, force=False))
+    assert not await stores[1].remove_dataset(NAME, before=unless_used(NAME, force=False))
     assert not await stores[0].add_version(NAME, DatasetVersion(), number=2, state=5)
 
 

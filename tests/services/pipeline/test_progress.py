@@ -116,6 +116,7 @@ async def test_the_workflow_of_a_job_that_was_refused_after_it_was_queued_ends_w
         updater=None,
         progress=progress_of(store),
         notifier=notifier,
+        uses=None,
     )
     await runner.run_job("uid-1")
     assert not caplog.records

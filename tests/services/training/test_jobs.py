@@ -8,7 +8,14 @@ import yaml
 
 from omnialign import names
 from omnialign.client import AsyncClient
-from omnialign.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
+from omnialign.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+)
 from omnialign.modeling.inputs import MediaPolicy
 from omnialign.v1 import training_service_pb2_grpc
 from omnialign.v1.training_service_pb2 import (
@@ -66,6 +73,31 @@ async def test_events_are_numbered_without_gaps_and_a_watch_resumes_without_loss
         stub = training_service_pb2_grpc.TrainingServiceStub(client._transport.channel)
         request = WatchTrainingJobRequest(name=NAME, resume_after=len(everything))
         assert [event async for event in stub.WatchTrainingJob(request, timeout=5)] == []
+
+
+async def test_what_a_job_trains_on_stays_until_it_has_ended(serve, spec, program, tmp_path: Path):
+    async with serve(program(f"wait_for({str(tmp_path / 'go')!r})\nfinish()")) as client:
+        spec.base_model = (await client.register_model("base", spec.base_model)).name
+        await client.create_dataset("pairs")
+        await client.create_training_job("tune", spec)
+        for delete, name in ((client.delete_dataset, spec.dataset), (client.delete_model_version, spec.base_model)):
+            with pytest.raises(FailedPrecondition) as caught:
+                await delete(name)
+            assert caught.value.metadata["users"] == NAME
+        (tmp_path / "go").touch()
+        assert (await watch(client))[-1].training_job.state == TrainingJob.STATE_SUCCEEDED
+        await client.delete_dataset(spec.dataset)
+        await client.delete_model_version(spec.base_model)
+
+
+async def test_a_repeated_request_for_a_job_that_has_ended_uses_nothing(serve, spec, program):
+    request_id = str(uuid.uuid4())
+    async with serve(program("finish()")) as client:
+        await client.create_dataset("pairs")
+        await client.create_training_job("tune", spec, request_id=request_id)
+        await watch(client)
+        await client.create_training_job("tune", spec, request_id=request_id)
+        assert not (await client.get_dataset(spec.dataset)).users
 
 
 async def test_the_same_request_id_gives_the_same_job_and_another_body_is_refused(serve, spec, program):

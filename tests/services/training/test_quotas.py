@@ -6,6 +6,8 @@ import pytest
 
 from omnialign.client import AsyncClient
 from omnialign.errors import ResourceExhausted
+from services.data.__main__ import wire as wire_data
+from services.data.config import DataConfig
 from services.runtime.config import ServerConfig
 from services.runtime.limits import Quotas
 from services.runtime.server import Server
@@ -18,7 +20,8 @@ async def test_one_job_too_many_is_refused_until_another_has_ended(tmp_path, spe
     server = Server(ServerConfig(), name="training")
     server.quotas = Quotas(tmp_path / "quotas")
     command = program("wait_for('never')")
-    async with wire(server, TrainingConfig(root=tmp_path / "training", command=command, poll_seconds=0.05)):
+    config = TrainingConfig(root=tmp_path / "training", command=command, poll_seconds=0.05)
+    async with wire_data(server, DataConfig(root=tmp_path / "data")), wire(server, config):
         await server.start()
         server.set_serving()
         async with AsyncClient(server.address) as client:
