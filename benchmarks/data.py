@@ -4,7 +4,7 @@ The data set is a parquet file of the text-image-to-text schema with one differe
 neither PNG nor the store can shrink it, and every object has to be decoded, hashed, stored and sent. The yardsticks
 handle files of the same bytes with plain Python: a loop in a process for each core decodes, hashes and copies them,
 which an import does, too; another one only copies. For reading, `data_reading` has them. All sides find the page cache
-warm.
+warm, and nothing of what another side wrote that still has to go to the disk.
 """
 
 import argparse
@@ -78,6 +78,7 @@ def write_source(folder: Path, *, records: int, edge_pixels: int = EDGE_PIXELS) 
 
 async def timed_import(client: AsyncClient, source: Path, *, dataset: str = "bench") -> tuple[str, int, int, float]:
     """Imports; returns the version's name, its records, bytes of media stored, and seconds."""
+    os.sync()
     started = time.perf_counter()
     last = None
     async for progress in client.import_dataset(dataset, source.as_uri(), subtask="ti2t", split="train"):
@@ -97,6 +98,7 @@ async def timed_records(client: AsyncClient, version: str) -> tuple[list[record_
 
 def timed_plain_copy(folder: Path, target: Path) -> float:
     """Copies every file; returns seconds."""
+    os.sync()
     started = time.perf_counter()
     shutil.copytree(folder, target)
     return time.perf_counter() - started
@@ -108,6 +110,7 @@ def timed_plain_loop(folder: Path, target: Path) -> float:
     paths, cores = sorted(folder.iterdir()), os.cpu_count() or 1
     with ProcessPoolExecutor(cores) as processes:
         list(processes.map(take, [()] * cores, [target] * cores))
+        os.sync()
         started = time.perf_counter()
         list(processes.map(take, [paths[core::cores] for core in range(cores)], [target] * cores))
         return time.perf_counter() - started

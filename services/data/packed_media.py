@@ -1,8 +1,9 @@
 """Small media, many in one object: `media/packs/ab/cdef...`, and where each of them lies in the database.
 
-A pack is durable before the rows that point into it are written; a crash between the two leaves a pack that nobody
+A pack is stored before the rows that point into it are written; a crash between the two leaves a pack that nobody
 points to. Where two writers put the same medium, one row wins, and the other copy is waste. The garbage collector
-finds both.
+finds both. After a power cut, rows may point into a pack that is damaged or gone: then whoever puts the medium again
+replaces its row, and no record names it before that, since records are written after `ObjectStore.sync`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,13 +64,14 @@ class PackedMedia:
     def add(self, media: Sequence[ValidMedium]) -> None:
         """Stores media, each of which is given once, in as few packs as their sizes allow.
 
+        They survive a power cut after `ObjectStore.sync`: to wait for each pack takes longer than to write it.
         Raises STORAGE_FULL, OBJECT_LEAVES.
         """
         for some in _packs(media):
             entries = entries_of([(bytes.fromhex(one.sha256), len(one.data), one.mime_type) for one in some])
             name, end = ending(entries)
             self._condemned.pardon([f"{PACK}{name}"])
-            self._objects.put_bytes(_key(name), b"".join([*(one.data for one in some), end]))
+            self._objects.put_bytes(_key(name), b"".join([*(one.data for one in some), end]), durable=False)
             self._point(name, entries)
 
     def forget(self, sha256: str) -> None:

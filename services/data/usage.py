@@ -111,6 +111,16 @@ class Usage:
 
         self._metrics.stored_bytes.inc(await self._database.write(hold))
 
+    def held(self, keys: Iterable[str]) -> set[str]:
+        """Those of the objects that anybody holds, or held until lately (blocking)."""
+        wanted = list(keys)
+        if not wanted:
+            return set()
+        column = HELD_OBJECTS.c.key
+        return self._database.read_here(
+            lambda connection: set(connection.scalars(sa.select(column).where(is_among(connection, column, wanted))))
+        )
+
     async def release(self, holder: str) -> None:
         """Counts nothing more for a holder."""
         rows = HELD_OBJECTS.delete().where(HELD_OBJECTS.c.holder == holder)

@@ -23,7 +23,7 @@ from services.data.importing.sources import SourceFile
 from services.data.importing.units import Share
 from services.data.media_validation import MediaLimits
 
-PIECE_ROWS = 256
+PIECE_ROWS = 512
 PIECE_BYTES = 8 * 1024 * 1024
 PIECE_SECONDS = 0.2
 

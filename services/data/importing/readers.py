@@ -90,8 +90,8 @@ def survey(source: SourceFile, reading: Reading) -> Survey:
     source = _told(source, reading)
     _check_scale(source, reading)
     found, numbers = Survey(source), NumberChecks(source.name, reading.scales)
-    for row in _outlines(source):
-        found.rows += 1
+    for row, count in _outlines(source):
+        found.rows += count
         if not _has_columns(row):
             continue  # set aside when it is imported
         row = reading.prepared(row)
@@ -102,10 +102,10 @@ def survey(source: SourceFile, reading: Reading) -> Survey:
         covered = format_coverage(source.format, valued) if source.format else coverage(source.subtask, names, valued)
         fields = FORMATS[source.format].unread(row) if source.format else ()
         unread = dict.fromkeys([*covered.unread, *(name for name in fields if name not in reading.ignored_columns)])
-        found.unread.update(name for name in unread if _has_room(found.unread, name))
-        found.lost.update(name for name in covered.lost if _has_room(found.lost, name))
+        found.unread.update({name: count for name in unread if _has_room(found.unread, name)})
+        found.lost.update({name: count for name in covered.lost if _has_room(found.lost, name)})
         if not source.format:
-            numbers.add(layout(names), row)
+            numbers.add(layout(names), row, count)
     numbers.check()
     if found.lost:
         raise _answers_unread(source, found)
@@ -126,7 +126,8 @@ def _told(source: SourceFile, reading: Reading) -> SourceFile:
 
 def _columns(source: SourceFile, reading: Reading) -> Iterator[Mapping[str, Any]]:
     """The rows of a file as they are to be read, without those that have no columns."""
-    return (reading.prepared(row) for row in _outlines(source) if _has_columns(row))
+    rows = (row for row, count in _outlines(source) for _ in range(count))
+    return (reading.prepared(row) for row in rows if _has_columns(row))
 
 
 def _check_scale(source: SourceFile, reading: Reading) -> None:
@@ -146,12 +147,12 @@ def _has_columns(row: Any) -> bool:
     return isinstance(row, Mapping) and len(row) <= MAX_COLUMNS
 
 
-def _outlines(source: SourceFile) -> Iterator[Any]:
-    if source.suffix == ".tar":
-        return read_sample_outlines(source.path)
+def _outlines(source: SourceFile) -> Iterator[tuple[Any, int]]:
+    """The rows of a file, as much of them as a first look takes, each with how many there are like it."""
     if source.suffix in TABLES:
         return read_outlines(source.path)
-    return (row for _, row in _numbered(source))
+    rows = read_sample_outlines(source.path) if source.suffix == ".tar" else (row for _, row in _numbered(source))
+    return ((row, 1) for row in rows)
 
 
 def _has_room(counts: Counter[str], name: str) -> bool:

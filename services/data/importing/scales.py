@@ -84,13 +84,13 @@ class Column:
     values: set[float] = field(default_factory=set)
     """The first few different ones."""
 
-    def add(self, found: Any, *, is_expected: bool) -> None:
-        """Counts a value."""
+    def add(self, found: Any, rows: int, *, is_expected: bool) -> None:
+        """Counts the value of some rows."""
         number = as_number(found)
         if number is None:
             return
-        self.count += 1
-        self.unexpected += not is_expected
+        self.count += rows
+        self.unexpected += 0 if is_expected else rows
         self.lowest, self.highest = min(self.lowest, number), max(self.highest, number)
         if len(self.values) < MAX_VALUES:
             self.values.add(number)
@@ -115,16 +115,16 @@ class NumberChecks:
         self._scores: dict[str, Column] = {}
         self._labels: dict[str, Column] = {}
 
-    def add(self, layout: Layout, row: Row) -> None:
-        """Counts the numbers of a row."""
+    def add(self, layout: Layout, row: Row, rows: int = 1) -> None:
+        """Counts the numbers of a row, which stands for so many."""
         for name in layout.scores:
             if (found := row[name]) is not None:
                 is_expected = self._scales.score(found) is not None
-                self._scores.setdefault(name, Column()).add(found, is_expected=is_expected)
+                self._scores.setdefault(name, Column()).add(found, rows, is_expected=is_expected)
         for name in (*OVERALL, *layout.winners):
             if (found := row.get(name)) is not None:
                 is_expected = self._scales.winner(found) is not None
-                self._labels.setdefault(name, Column()).add(found, is_expected=is_expected)
+                self._labels.setdefault(name, Column()).add(found, rows, is_expected=is_expected)
 
     def check(self) -> None:
         """Raises SCORES_UNEXPECTED or LABELS_UNEXPECTED if columns hold another scale than is expected."""

@@ -70,8 +70,8 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def put_bytes(self, key: str, data: bytes) -> None:
-        """Stores a small object, replacing an existing one."""
+    def put_bytes(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        """Stores a small object, replacing an existing one; `durable` as of `put`."""
         ...
 
     def read(self, key: str, *, start: int = 0, length: int) -> bytes:

@@ -61,7 +61,7 @@ class LocalObjectStore:
             with self._lock:
                 self._unsynced.append(key)
 
-    def put_bytes(self, key: str, data: bytes) -> None:
+    def put_bytes(self, key: str, data: bytes, *, durable: bool = True) -> None:
         """Writes a small file. See ObjectStore."""
         with translate_storage_errors():
             self._incoming.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class LocalObjectStore:
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
-                self.put(key, Path(name), sha256="")
+                self.put(key, Path(name), sha256="", durable=durable)
             finally:
                 Path(name).unlink(missing_ok=True)
 

@@ -85,8 +85,9 @@ class S3ObjectStore:
             )
         self._metrics.bytes.labels("out").inc(size_bytes)
 
-    def put_bytes(self, key: str, data: bytes) -> None:
+    def put_bytes(self, key: str, data: bytes, *, durable: bool = True) -> None:
         """See ObjectStore."""
+        del durable  # as of `put`
         with self._measured("put"):
             self._client.put_object(self._bucket, self._key(key), BytesIO(data), len(data))
         self._metrics.bytes.labels("out").inc(len(data))

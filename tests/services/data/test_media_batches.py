@@ -10,8 +10,10 @@ import pytest
 
 from omnialign.errors import DataLoss, InvalidArgument, NotFound, OmnialignError
 from omnialign.v1 import content_pb2
+from services.data.media_keys import media_key
 from services.data.media_store import Claim, MediaStore, ValidMedium
 from services.data.objects import LocalObjectStore
+from services.data.objects.base import ObjectInfo
 from services.data.packed_media import PREFIX, PackedMedia
 from services.data.packs import read_entries
 from tests.services.data.media_store_on_disk import media_store
@@ -119,6 +121,29 @@ async def test_a_medium_damaged_in_its_pack_is_data_loss_until_it_is_put_again(
     pack.write_bytes(data[:1000])
     store.put_many(claimed(*PICTURES))
     assert [await read(store, sha256(data)) for data in PICTURES] == PICTURES
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_decoded_media_are_looked_for_among_the_objects_that_somebody_holds(
+    stores: tuple[MediaStore, PackedMedia], monkeypatch: pytest.MonkeyPatch, is_held: bool
+) -> None:
+    store, packed = stores
+    (alone,) = store.put_many(claimed(PICTURES[0]))
+    assert isinstance(alone, content_pb2.Media)
+    if is_held:
+        await store._usage.hold("projects/p", {alone.sha256: alone.size_bytes}, parent="projects/p")
+    asked, stat = list[str](), store._objects.stat
+
+    def noted(key: str) -> ObjectInfo | None:
+        asked.append(key)
+        return stat(key)
+
+    monkeypatch.setattr(store._objects, "stat", noted)
+    valid = [ValidMedium(data, sha256(data), "image/png") for data in PICTURES[:3]]
+    found = await asyncio.to_thread(store.put_valid, valid)
+    assert [one.sha256 for one in found if isinstance(one, content_pb2.Media)] == [one.sha256 for one in valid]
+    assert asked == ([media_key(alone.sha256)] if is_held else [])
+    assert sorted(packed.find(one.sha256 for one in valid)) == sorted(one.sha256 for one in valid[is_held:])
 
 
 async def test_a_pack_says_what_the_database_says(stores: tuple[MediaStore, PackedMedia], tmp_path: Path) -> None:

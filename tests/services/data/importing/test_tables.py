@@ -19,7 +19,7 @@ from services.data.importing.reading import Reading
 from services.data.importing.refusal import MalformedRow
 from services.data.importing.scales import Scales
 from services.data.importing.sources import SourceFile
-from services.data.importing.tables import read_outlines, read_table
+from services.data.importing.tables import A_TEXT, read_outlines, read_table
 
 MIB = 1024 * 1024
 
@@ -85,14 +85,29 @@ def test_a_value_that_python_cannot_hold_is_the_failure_of_its_row(tmp_path: Pat
     assert isinstance(broken, MalformedRow)
 
 
-def test_the_outline_of_a_row_leaves_out_the_bytes(tmp_path: Path) -> None:
+def test_the_outlines_of_rows_leave_out_bytes_and_texts_and_count_equal_rows(tmp_path: Path) -> None:
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    images = pa.array([{"bytes": b"x" * MIB, "path": None}, None], kind)
-    pq.write_table(pa.table({"prompt": ["a", ""], "image": images, "score": [1, None]}), tmp_path / "rows.parquet")
+    images = pa.array([{"bytes": b"x" * MIB, "path": None}, None, None, {"bytes": b"y", "path": "y.png"}], kind)
+    scores = ["4", None, " 2.5", "4"]
+    table = pa.table({"prompt": ["a", "", "c d", "b"], "image": images, "score": scores})
+    pq.write_table(table, tmp_path / "rows.parquet")
     assert list(read_outlines(tmp_path / "rows.parquet")) == [
-        {"prompt": "a", "image": {"bytes": True, "path": True}, "score": 1},
-        {"prompt": "", "image": None, "score": None},
+        ({"prompt": A_TEXT, "image": {"bytes": True, "path": True}, "score": "4"}, 2),
+        ({"prompt": "", "image": None, "score": None}, 1),
+        ({"prompt": A_TEXT, "image": None, "score": " 2.5"}, 1),
     ]
+
+
+def test_objects_in_a_table_are_read_as_arrow_reads_them_one_by_one(tmp_path: Path) -> None:
+    inner = pa.struct({"kind": pa.string(), "size": pa.int64()})
+    outer = pa.struct({"bytes": pa.binary(), "inner": inner, "tags": pa.list_(inner), "empty": pa.struct([])})
+    one = {"bytes": b"x", "inner": {"kind": "a", "size": 1}, "tags": [{"kind": "b", "size": None}, None], "empty": {}}
+    rows = [one, None, {"bytes": None, "inner": None, "tags": None, "empty": None}, one | {"tags": []}]
+    table = pa.table({"image": pa.array(rows, outer), "n": [1, 2, 3, 4]})
+    with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    found = [row for batch in read_table(tmp_path / "rows.arrow") for _, row in batch.rows()]
+    assert found == table.to_pylist() == [{"image": row, "n": number} for number, row in enumerate(rows, 1)]
 
 
 def test_a_survey_of_a_table_lists_what_is_not_read(tmp_path: Path) -> None:
