@@ -14,6 +14,7 @@ async def read_ahead(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     try:
         while (item := await coming) is not None:
             coming = asyncio.ensure_future(_next(items))
+            await asyncio.sleep(0)  # it begins now: whoever uses this item may not wait for anything meanwhile
             yield item[0]
     finally:
         coming.cancel()

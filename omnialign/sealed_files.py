@@ -29,9 +29,10 @@ def seal(file: int) -> None:
 
 def is_sealed(file: int, found: os.stat_result) -> bool:
     """Whether an open file, which is as `found` says, is as it was when it was sealed."""
-    with suppress(OSError, AttributeError):
+    try:
         return os.getxattr(file, NAME) == _state(found)
-    return False
+    except (OSError, AttributeError):
+        return False
 
 
 def _state(found: os.stat_result) -> bytes:

@@ -246,10 +246,15 @@ class Assembly:
         """Forgets the medium of which only a part has come."""
         self._begun, self._pieces, self._num_bytes = None, [], 0
 
-    def take(self, response: Response) -> dict[str, Found]:
-        """The media that a message completes."""
-        has_files = response.HasField("files")
-        found = dict[str, Found](self._files.read(response.files, verify=self._verify)) if has_files else {}
+    def find(self, response: Response) -> dict[str, FileRange | None]:
+        """Where the media are that a message says are in files."""
+        return dict(self._files.find(response.files, verify=self._verify)) if response.HasField("files") else {}
+
+    def take(self, response: Response, places: Mapping[str, FileRange | None]) -> dict[str, Found]:
+        """The media that a message completes, of which those in files are in these places."""
+        found: dict[str, Found] = {
+            digest: self._files.read(place) if place is not None else None for digest, place in places.items()
+        }
         found.update(self._taken(response.media))
         return found
 
@@ -283,10 +288,12 @@ class Assembly:
 
 async def _taken(assembly: Assembly, response: Response) -> dict[str, Found]:
     """`Assembly.take`, in a thread where it takes long; small media would only wait for each other there."""
-    coming = sum(item.media.size_bytes for item in response.media) + sum(response.files.sizes_bytes)
+    places = assembly.find(response)
+    coming = sum(item.media.size_bytes for item in response.media)
+    coming += sum(len(place) for place in places.values() if place is not None and not place.is_later)
     if assembly.begun_bytes + coming > HERE_BYTES:
-        return await asyncio.to_thread(assembly.take, response)
-    return assembly.take(response)
+        return await asyncio.to_thread(assembly.take, response, places)
+    return assembly.take(response, places)
 
 
 def arrived_damaged(sha256: str) -> DataLoss:

@@ -11,7 +11,7 @@ import resource
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -48,24 +48,7 @@ class Handle:
 
 
 @dataclass(slots=True)
-class FileRange:
-    """Bytes of a medium in a file, which were verified and are still to be read."""
-
-    handle: Handle
-    offset: int
-    size_bytes: int
-
-    def __len__(self) -> int:
-        return self.size_bytes
-
-    def read(self) -> bytes | None:
-        """The bytes; None if they are gone."""
-        data = os.pread(self.handle.number, self.size_bytes, self.offset)
-        return data if len(data) == self.size_bytes else None
-
-
-@dataclass(slots=True)
-class _Open:
+class OpenFile:
     """A file as it is now."""
 
     handle: Handle
@@ -73,6 +56,33 @@ class _Open:
     is_sealed: bool
     verified: set[int]
     """The hashes of (digest, offset) of the ranges that were verified."""
+
+
+@dataclass(slots=True)
+class FileRange:
+    """Bytes of a medium in an open file, which are still to be read."""
+
+    file: OpenFile
+    sha256: str
+    offset: int
+    size_bytes: int
+    is_verified: bool
+
+    def __len__(self) -> int:
+        return self.size_bytes
+
+    @property
+    def is_later(self) -> bool:
+        """Whether they need not be read before they are wanted."""
+        return self.is_verified and self.file.identity[SIZE] >= LATER_BYTES
+
+    def read(self) -> bytes | None:
+        """The bytes; None if they are gone."""
+        try:
+            data = os.pread(self.file.handle.number, self.size_bytes, self.offset)
+        except OSError:
+            return None
+        return data if len(data) == self.size_bytes else None
 
 
 class MediaFiles:
@@ -88,19 +98,36 @@ class MediaFiles:
         self._num_verified = 0
         self._lock = threading.Lock()
 
-    def read(
+    def find(
         self, files: data_service_pb2.MediaFiles, *, verify: bool = False
-    ) -> Iterator[tuple[str, bytes | FileRange | None]]:
-        """The media by digest; None for one whose file cannot be read, or holds other bytes.
+    ) -> Iterator[tuple[str, FileRange | None]]:
+        """Where the media are, by digest; None for one whose file cannot be opened, or is too short.
 
-        With `verify`, all are verified now, whatever seals say.
+        With `verify`, none counts as verified, whatever seals say.
         """
-        opened, digests, at = [self._open(files.folder, path) for path in files.paths], files.digests.hex(), 0
+        opened, digests, at = self._open(files.folder, files.paths), files.digests.hex(), 0
         for number, offset, size_bytes in zip(files.files, files.offsets, files.sizes_bytes, strict=True):
             digest = digests[at : at + DIGEST_CHARACTERS]
             at += DIGEST_CHARACTERS
             file = opened[number] if number < len(opened) else None
-            yield digest, self._range(file, digest, offset, size_bytes, verify) if file else None
+            if file is None or offset + size_bytes > file.identity[SIZE]:
+                yield digest, None
+            else:
+                is_verified = not verify and (file.is_sealed or _key(digest, offset) in file.verified)
+                yield digest, FileRange(file, digest, offset, size_bytes, is_verified)
+
+    def read(self, found: FileRange) -> bytes | FileRange | None:
+        """The bytes of a medium, verified, or where they are if that will do; None if they are gone, or others."""
+        if found.is_later:
+            return found
+        data = found.read()
+        if data is None or found.is_verified:
+            return data
+        if hashlib.sha256(data).hexdigest() != found.sha256:
+            return None
+        if not found.file.is_sealed:
+            self._remember(found.file, _key(found.sha256, found.offset))
+        return data
 
     def close(self) -> None:
         """Forgets the files; those that nobody has any more are closed."""
@@ -108,41 +135,26 @@ class MediaFiles:
             self._files.clear()
             self._folders.clear()
 
-    def _range(self, file: _Open, sha256: str, offset: int, size_bytes: int, verify: bool) -> bytes | FileRange | None:
-        """The bytes of a medium, or where they are if they were verified before."""
-        if offset + size_bytes > file.identity[SIZE]:
-            return None
-        key = 0 if file.is_sealed else hash((sha256, offset))
-        is_verified = not verify and (file.is_sealed or key in file.verified)
-        if is_verified and file.identity[SIZE] >= LATER_BYTES:
-            return FileRange(file.handle, offset, size_bytes)
-        try:
-            data = os.pread(file.handle.number, size_bytes, offset)
-        except OSError:
-            return None
-        if len(data) != size_bytes or not (is_verified or hashlib.sha256(data).hexdigest() == sha256):
-            return None
-        if not (is_verified or file.is_sealed):
-            self._remember(file, key)
-        return data
+    def _open(self, folder: str, paths: Iterable[str]) -> list[OpenFile | None]:
+        """Files as they are now; None for one that cannot be opened."""
+        opened = list[OpenFile | None]()
+        with self._lock:
+            for path in paths:
+                try:
+                    handle, identity = self._file(folder, path)
+                except (OSError, ValueError):
+                    opened.append(None)
+                else:
+                    verified = self._verified.get(identity, set())
+                    opened.append(OpenFile(handle, identity, identity == handle.sealed, verified))
+        return opened
 
-    def _open(self, folder: str, path: str) -> _Open | None:
-        """A file as it is now; None if it cannot be opened."""
-        try:
-            with self._lock:
-                handle, found = self._file(folder, path)
-                identity = _identity(found)
-                is_sealed = identity == handle.sealed
-                return _Open(handle, identity, is_sealed, self._verified.get(identity, set()))
-        except (OSError, ValueError):
-            return None
-
-    def _file(self, folder: str, path: str) -> tuple[Handle, os.stat_result]:
+    def _file(self, folder: str, path: str) -> tuple[Handle, Identity]:
         """An open file, and what it is now. Raises OSError, and ValueError for a path that leads elsewhere."""
         key = (folder, path)
         if (handle := self._files.get(key)) is not None:
             self._files.move_to_end(key)
-            return handle, os.fstat(handle.number)
+            return handle, _identity(os.fstat(handle.number))
         if path.count("/") > MAX_DEPTH:
             raise ValueError("too deep")
         parent, _, name = path.rpartition("/")
@@ -151,10 +163,11 @@ class MediaFiles:
         found = os.fstat(handle.number)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("not a file")
+        identity = _identity(found)
         if is_sealed(handle.number, found):
-            handle.sealed = _identity(found)
+            handle.sealed = identity
         self._keep(self._files, key, handle)
-        return handle, found
+        return handle, identity
 
     def _folder(self, folder: str, path: str) -> Handle:
         """An open folder below another one, reached step by step without following a symbolic link.
@@ -181,7 +194,7 @@ class MediaFiles:
         while len(kept) > self._max_open:
             kept.popitem(last=False)
 
-    def _remember(self, file: _Open, key: int) -> None:
+    def _remember(self, file: OpenFile, key: int) -> None:
         with self._lock:
             self._num_verified += key not in file.verified
             file.verified.add(key)
@@ -189,6 +202,10 @@ class MediaFiles:
             self._verified.move_to_end(file.identity)
             while self._num_verified > MAX_VERIFIED and len(self._verified) > 1:
                 self._num_verified -= len(self._verified.popitem(last=False)[1])
+
+
+def _key(sha256: str, offset: int) -> int:
+    return hash((sha256, offset))
 
 
 def _identity(found: os.stat_result) -> Identity:

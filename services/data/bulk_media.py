@@ -23,8 +23,9 @@ from services.data.stored_records import StoredRecords, as_response
 MESSAGE_BYTES = 1024 * 1024
 LINKED_BYTES, LINKED_OBJECTS, MESSAGE_MEDIA = 32 * 1024 * 1024, 128, 1024
 """The most that the links of a message lead to: its reader may hold the bytes, and the objects as open files."""
-LOOKED_UP = 1024
-"""Media that are looked up together."""
+LOOKED_UP = 128
+"""Media, or records with theirs, that are looked up together: enough for one message, so that the first one soon goes
+out and the others are made while it is read."""
 
 Item = data_service_pb2.MediaItem
 Found = Place | OmnialignError
@@ -231,10 +232,10 @@ def _record_groups(
     media: MediaStore, batch: StoredRecords, window: MediaWindow[bool] | None, max_bytes: int
 ) -> Iterator[_Group]:
     """Records in groups for one message each, with those of their media that are not in the window, if there is one."""
-    named = batch.media()
-    places = media.places(digest for digests in named for digest in digests)
-    group = _Group()
-    for record, digests in zip(batch.messages, named, strict=True):
+    named, places, group = batch.media(), dict[str, Found](), _Group()
+    for index, (record, digests) in enumerate(zip(batch.messages, named, strict=True)):
+        if index % LOOKED_UP == 0:
+            places = media.places(digest for some in named[index : index + LOOKED_UP] for digest in some)
         for digest in digests:
             place = places[digest]
             if window is None:

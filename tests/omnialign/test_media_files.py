@@ -1,6 +1,8 @@
 """Media in files of a service on the same machine: only what is there, whole, and below the folder that was told."""
 
+import errno
 import hashlib
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,10 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def read(files: MediaFiles, where: data_service_pb2.MediaFiles) -> list[tuple[str, bytes | FileRange | None]]:
+    return [(digest, files.read(place) if place is not None else None) for digest, place in files.find(where)]
+
+
 def read_at(files: MediaFiles, folder: Path, path: str, offset: int = 0, data: bytes = b"media") -> bytes | None:
     """What the files give for these bytes at a place."""
     where = data_service_pb2.MediaFiles(
@@ -25,7 +31,7 @@ def read_at(files: MediaFiles, folder: Path, path: str, offset: int = 0, data: b
         offsets=[offset],
         sizes_bytes=[len(data)],
     )
-    ((digest, found),) = files.read(where)
+    ((digest, found),) = read(files, where)
     assert digest == sha256(data)
     return found.read() if isinstance(found, FileRange) else found
 
@@ -105,7 +111,7 @@ def test_a_file_that_is_not_listed_gives_nothing(tmp_path: Path) -> None:
     where = data_service_pb2.MediaFiles(
         folder=tmp_path.as_uri(), digests=bytes(32), files=[7], offsets=[0], sizes_bytes=[5]
     )
-    assert list(MediaFiles().read(where)) == [("0" * 64, None)]
+    assert read(MediaFiles(), where) == [("0" * 64, None)]
 
 
 def test_large_media_that_were_verified_are_read_when_they_are_wanted(tmp_path: Path) -> None:
@@ -119,13 +125,29 @@ def test_large_media_that_were_verified_are_read_when_they_are_wanted(tmp_path: 
         offsets=[0],
         sizes_bytes=[len(data)],
     )
-    assert dict(files.read(where)) == {sha256(data): data}
-    ((_, later),) = files.read(where)
+    assert dict(read(files, where)) == {sha256(data): data}
+    ((_, later),) = read(files, where)
     assert isinstance(later, FileRange) and len(later) == len(data)
     files.close()
     assert later.read() == data  # whoever has a range keeps its file open
     (tmp_path / "medium").write_bytes(data[:-1])
     assert later.read() is None
+
+
+def test_a_medium_that_its_disk_does_not_give_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = MediaFiles()
+    (tmp_path / "medium").write_bytes(b"media")
+
+    def failing(*_: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", failing)
+    assert read_at(files, tmp_path, "medium") is None
+    where = data_service_pb2.MediaFiles(
+        folder=tmp_path.as_uri(), paths=["medium"], digests=bytes(32), files=[0], offsets=[0], sizes_bytes=[5]
+    )
+    ((_, place),) = files.find(where)
+    assert place is not None and place.read() is None
 
 
 def test_a_file_that_changes_after_it_was_verified_is_verified_again(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +16,8 @@ from omnialign.content import content
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
 from omnialign.sealed_files import is_sealed, seal
 from omnialign.v1 import content_pb2, data_service_pb2, data_service_pb2_grpc, record_pb2
+from services.data.bulk_media import LOOKED_UP
+from services.data.media_store import MediaStore
 from services.data.objects import LocalObjectStore
 from tests.services.data.test_media_store import png, stored
 
@@ -240,6 +242,42 @@ async def test_media_that_the_service_verified_are_hashed_again_only_when_asked(
         assert hashed == [len(LARGE[0])]
     assert len([record async for record, _ in linking.stream_records_and_media(name, verify=True)]) == 3
     assert len(hashed) == 4
+
+
+async def test_only_media_that_are_to_be_verified_wait_for_a_thread(
+    linking: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, threads, to_thread = await write(linking, await upload(linking, *LARGE)), list[Any](), asyncio.to_thread
+
+    async def counted(function: Callable[..., Any], *arguments: Any) -> Any:
+        threads.append(function)
+        return await to_thread(function, *arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", counted)
+    for verify, num_threads in ((False, 0), (True, 1)):
+        found = [data async for _, media in linking.stream_records_and_media(name, verify=verify) for data in media]
+        assert len(found) == 5
+        assert len(threads) == num_threads
+
+
+async def test_the_first_media_of_many_are_sent_before_the_last_are_looked_up(
+    reader: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media = await upload(reader, *(png(seed, side=2) for seed in range(200)))
+    name, sizes, places = await write(reader, media), list[int](), MediaStore.places
+
+    def counted(self: MediaStore, digests: Iterable[str]) -> Any:
+        wanted = list(digests)
+        sizes.append(len(set(wanted)))
+        return places(self, wanted)
+
+    monkeypatch.setattr(MediaStore, "places", counted)
+    found = [(record.id, len(read)) async for record, read in reader.stream_records_and_media(name)]
+    assert found == [(f"r{index:03d}", 2 if index else 1) for index in range(200)]
+    assert sizes == [LOOKED_UP, 200 - LOOKED_UP + 1]  # with the first medium, which all name
+    sizes.clear()
+    assert len([one async for one in reader.read_media(medium.sha256 for medium in media)]) == 200
+    assert sizes == [LOOKED_UP, 200 - LOOKED_UP]
 
 
 async def test_a_file_that_changed_is_hashed_and_one_that_rots_is_found_when_asked(
