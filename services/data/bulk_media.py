@@ -2,17 +2,19 @@
 
 Media are looked up together, and those of a message are read together in a thread while the message before it is being
 sent. So a stream holds two messages, however many media it has and however slowly its caller reads. Their bytes are
-not hashed here: the caller does that anyway.
+not hashed here: the caller does that anyway. They are copied once, from where they were read into the response.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from omnialign.errors import OmnialignError, to_status
 from omnialign.media_window import MediaWindow
 from omnialign.read_ahead import read_ahead
 from omnialign.v1 import content_pb2, data_service_pb2
+from services.data.binary_form import field as field_of
 from services.data.media_store import MediaStore, corrupt, reference
 from services.data.objects import LocalObjectStore, ObjectStore
 from services.data.objects.base import run_in_pool
@@ -28,8 +30,18 @@ LOOKED_UP = 128
 out and the others are made while it is read."""
 
 Item = data_service_pb2.MediaItem
+DATA = Item.DATA_FIELD_NUMBER
+STREAM_MEDIA = data_service_pb2.StreamRecordsResponse.MEDIA_FIELD_NUMBER
+READ_MEDIA = data_service_pb2.ReadMediaResponse.MEDIA_FIELD_NUMBER
 Found = Place | OmnialignError
 Delivery = data_service_pb2.MediaDelivery
+
+
+class _Sent(NamedTuple):
+    """A medium, and the bytes of it that are to be the item's data."""
+
+    item: Item
+    data: bytes = b""
 
 
 @dataclass
@@ -53,7 +65,7 @@ class _Group:
 class _Message:
     """Media with their bytes, or where they are in files, and the records that come with the last of them."""
 
-    items: list[Item]
+    items: Sequence[_Sent]
     files: data_service_pb2.MediaFiles | None = None
     records: Sequence[bytes] = ()
     named_counts: Sequence[int] = ()
@@ -78,24 +90,21 @@ class BulkMedia:
         is_local = isinstance(objects, LocalObjectStore)
         self._is_local, self._folder = is_local, objects.uri if is_local and file_links else ""
 
-    async def read(
-        self, digests: Sequence[str], delivery: Delivery
-    ) -> AsyncIterator[data_service_pb2.ReadMediaResponse]:
-        """The media in messages. One that cannot be read is an error of its own."""
+    async def read(self, digests: Sequence[str], delivery: Delivery) -> AsyncIterator[bytes]:
+        """The media in responses, in protobuf's binary form. One that cannot be read is an error of its own."""
         groups = _media_groups(self._media, digests, self._group_bytes(delivery))
         async for message in read_ahead(self._in_thread(self._messages(groups, delivery))):
-            yield data_service_pb2.ReadMediaResponse(media=message.items, files=message.files)
+            others = data_service_pb2.ReadMediaResponse(files=message.files)
+            yield b"".join([others.SerializeToString(), *_media(READ_MEDIA, message.items)])
 
     async def with_records(self, batches: AsyncIterator[StoredRecords], delivery: Delivery) -> AsyncIterator[bytes]:
         """The records, each after the media that it names, as responses in protobuf's binary form."""
         async for message in read_ahead(self._of_batches(batches, delivery)):
             others = data_service_pb2.StreamRecordsResponse(
-                media=message.items,
-                files=message.files,
-                named_counts=message.named_counts,
-                named_media=message.named_media,
+                files=message.files, named_counts=message.named_counts, named_media=message.named_media
             )
-            yield as_response(message.records) + others.SerializeToString()
+            records, media = as_response(message.records), _media(STREAM_MEDIA, message.items)
+            yield b"".join([records, others.SerializeToString(), *media])
 
     async def _of_batches(
         self, batches: AsyncIterator[StoredRecords], delivery: Delivery
@@ -117,16 +126,16 @@ class BulkMedia:
             if self._is_by_file(delivery):
                 yield _by_file(self._folder, group)
                 continue
-            items, size_bytes = list[Item](), 0
-            for item in self._items(group.places, delivery):
-                if items and size_bytes + len(item.data) > MESSAGE_BYTES:
+            items, size_bytes = list[_Sent](), 0
+            for sent in self._items(group.places, delivery):
+                if items and size_bytes + len(sent.data) > MESSAGE_BYTES:
                     yield _Message(items)
                     items, size_bytes = [], 0
-                items.append(item)
-                size_bytes += len(item.data)
+                items.append(sent)
+                size_bytes += len(sent.data)
             yield _Message(items, records=group.records)
 
-    def _items(self, places: dict[str, Found], delivery: Delivery) -> Iterator[Item]:
+    def _items(self, places: dict[str, Found], delivery: Delivery) -> Iterator[_Sent]:
         """The media, in the order given. Small ones are read at once, large ones in pieces as they are wanted."""
         links = {digest: self._link(place, delivery) for digest, place in places.items()} if delivery.links else {}
         small = {
@@ -150,14 +159,14 @@ class BulkMedia:
 
     def _item(
         self, digest: str, place: Place, link: data_service_pb2.MediaLink | None, data: bytes | OmnialignError | None
-    ) -> Item:
+    ) -> _Sent:
         """A medium with its bytes or a link to them, or with neither."""
         if isinstance(data, OmnialignError):
             raise data
         medium = reference(self._media.type_of(digest, place, head=data), digest, place.size_bytes)
-        return Item(media=medium, link=link, data=data or b"")
+        return _Sent(Item(media=medium, link=link), data or b"")
 
-    def _pieces(self, digest: str, place: Place) -> Iterator[Item]:
+    def _pieces(self, digest: str, place: Place) -> Iterator[_Sent]:
         """A large medium in pieces."""
         medium = reference(self._media.type_of(digest, place), digest, place.size_bytes)
         for start in range(0, place.size_bytes, MESSAGE_BYTES):
@@ -165,7 +174,7 @@ class BulkMedia:
             piece = self._objects.read(place.key, start=place.offset + start, length=length)
             if len(piece) != length:
                 raise corrupt(digest)
-            yield Item(media=None if start else medium, data=piece)
+            yield _Sent(Item(media=None if start else medium), piece)
 
     def _group_bytes(self, delivery: Delivery) -> int:
         """Bytes of media that belong to a message, in it or behind its links."""
@@ -184,8 +193,14 @@ class BulkMedia:
         return data_service_pb2.MediaLink(url=self._objects.presign_get(place.key, seconds=self._link_seconds))
 
 
-def _failed(digest: str, error: OmnialignError) -> Item:
-    return Item(media=content_pb2.Media(sha256=digest), error=to_status(error))
+def _media(number: int, items: Iterable[_Sent]) -> Iterator[bytes]:
+    """The media of a response, which has them in this field, in protobuf's binary form."""
+    for item, data in items:
+        yield from field_of(number, item.SerializeToString(), *(field_of(DATA, data) if data else ()))
+
+
+def _failed(digest: str, error: OmnialignError) -> _Sent:
+    return _Sent(Item(media=content_pb2.Media(sha256=digest), error=to_status(error)))
 
 
 def _by_file(folder: str, group: _Group) -> _Message:

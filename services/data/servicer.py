@@ -191,7 +191,7 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
 
     async def ReadMedia(  # noqa: D102, N802
         self, request: pb.ReadMediaRequest, context: Context
-    ) -> AsyncIterator[pb.ReadMediaResponse]:
+    ) -> AsyncIterator[Any]:
         async for response in self._bulk.read(request.sha256s, request.delivery):
             yield response
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from omnialign.media_window import media_named_by
 from omnialign.v1 import data_service_pb2, record_pb2
+from services.data.binary_form import head
 
 DIGEST_CHARACTERS = 64
-RECORDS_TAG = data_service_pb2.StreamRecordsResponse.RECORDS_FIELD_NUMBER << 3 | 2
-"""What precedes each record in a response: the number of the field, and that its length follows."""
+RECORDS = data_service_pb2.StreamRecordsResponse.RECORDS_FIELD_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +50,7 @@ def digests_of(record: record_pb2.Record) -> bytes | None:
 
 def as_response(messages: Sequence[bytes]) -> bytes:
     """A StreamRecordsResponse with these records, in protobuf's binary form. More fields may be appended to it."""
-    return b"".join([part for message in messages for part in (_head(len(message)), message)])
-
-
-@lru_cache(maxsize=4096)
-def _head(size_bytes: int) -> bytes:
-    """The tag and the length of a record: seven bits a byte, the lowest first, each byte but the last marked."""
-    head = bytearray((RECORDS_TAG,))
-    while size_bytes > 0x7F:
-        head.append(size_bytes & 0x7F | 0x80)
-        size_bytes >>= 7
-    head.append(size_bytes)
-    return bytes(head)
+    return b"".join([part for message in messages for part in (head(RECORDS, len(message)), message)])
 
 
 def _split(digests: str) -> list[str]:
