@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import services as services  # first of all: it says what gRPC does when a test starts a process
+from tests.new_databases import copied_tables
 from tests.postgresql import PostgreSQL
 from tests.s3_server import S3Server
 
@@ -21,6 +22,13 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("caches")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("services.inference.config.default_cache", lambda: folder)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_databases() -> Iterator[None]:
+    """Runs the revisions of each service once."""
+    with copied_tables():
         yield
 
 

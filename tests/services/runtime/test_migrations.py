@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ from services.pipeline.schema import tables
 from services.runtime.database import Database
 from services.training.store import METADATA as TRAINING_TABLES
 from services.training.store import MIGRATIONS as TRAINING
+from tests.new_databases import revisions
 
 ALIGNMENT_TABLES = tables("alignment").metadata
 SERVICES = {
@@ -31,6 +33,12 @@ SERVICES = {
     "drafting": (ANNOTATION, tables("drafting").metadata),
     "kept answers": (EVALUATION, kept_answers("evaluation").metadata),
 }
+
+
+@pytest.fixture(autouse=True)
+def each_database_runs_its_revisions() -> Iterator[None]:
+    with revisions():
+        yield
 
 
 def differences(connection, metadata):
