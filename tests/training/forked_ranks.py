@@ -18,10 +18,13 @@ from unittest.mock import patch
 
 from tests.processes import free_port
 from training import __main__ as program
+from training import launch
 
 CONTEXT = multiprocessing.get_context("forkserver")
 SERVER = forkserver.ForkServer()  # the process's own is the sandbox's, which has imported other things
 SERVER.set_forkserver_preload(["tests.training.forked_ranks_imports"])
+ENVIRONMENT = launch.environment(os.environ, num_processes=2, num_cpus=2)
+"""That of a run: no coverage is measured in it."""
 
 
 def run_ranks(folder: Path, method: str, *, num_processes: int, timeout: float = 250.0) -> list[int | None]:
@@ -33,6 +36,8 @@ def run_ranks(folder: Path, method: str, *, num_processes: int, timeout: float =
     ranks: list[BaseProcess] = [
         CONTEXT.Process(target=_run, args=(folder, method, rank, num_processes, port)) for rank in range(num_processes)
     ]
+    with patch.dict(os.environ, ENVIRONMENT, clear=True):
+        SERVER.ensure_running()
     with patch.object(forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
         for process in ranks:
             process.start()

@@ -12,10 +12,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.processes import kill_when
+from tests.training.forked_ranks import run_ranks
 from training import launch, methods, source
 from training.example_file import write_examples
 from training.examples import Example
-from training.launch import read_failure
+from training.launch import EXIT_FAILED, read_failure
 from training.spec_file import parse_spec
 
 STEPS = 8
@@ -120,7 +121,8 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_reason(tmp_path: Path, t
     weights["model.norm.weight"].fill_(float("nan"))
     save_file(weights, tiny_model / "model.safetensors", metadata={"format": "pt"})
     run = tmp_path / "run"
-    assert start(prepare(run, base=tiny_model, method="sft", zero_stage=0)).wait() != 0
+    prepare(run, base=tiny_model, method="sft", zero_stage=0)
+    assert EXIT_FAILED in run_ranks(run, "sft", num_processes=2)
     failure = read_failure(run)
     assert failure is not None and failure.reason == "LOSS_NOT_FINITE"
     assert "at step 1: lower learning_rate or check the data" in failure.message

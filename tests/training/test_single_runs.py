@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -21,17 +20,21 @@ FILE_BYTES = 100_000
 """Less than a checkpoint's optimiser state, more than the log of steps."""
 
 
-def run(folder: Path, method: str = "dpo", *, num_processes: int = 1, file_bytes: int = resource.RLIM_INFINITY) -> int:
-    """Runs what was prepared in a folder, with files of at most `file_bytes`, and returns the exit code."""
-    command = [sys.executable, "-m", "training", method, "--spec", str(folder / "job.yaml")]
-    if num_processes > 1:
-        command = launch.command(method, spec_path=folder / "job.yaml", num_processes=num_processes)
-    environment = launch.environment(os.environ, num_processes=num_processes, num_cpus=num_processes)
+def run(folder: Path, method: str = "dpo", *, num_processes: int = 1) -> int | None:
+    """Runs what was prepared in a folder, and returns the exit code, which is that of every rank."""
+    (code,) = set(run_ranks(folder, method, num_processes=num_processes))
+    return code
+
+
+def run_on_small_disk(folder: Path) -> int:
+    """Runs a `dpo` in a process whose files are of at most `FILE_BYTES`, and returns the exit code."""
     # Not a module's compiled form: Python would keep one that the limit cut off.
+    environment = launch.environment(os.environ, num_processes=1, num_cpus=1)
     environment |= {"PYTHONPATH": str(Path.cwd()), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "training", "dpo", "--spec", str(folder / "job.yaml")]
     with (folder / "log.txt").open("ab") as log:
-        limit = ["prlimit", f"--fsize={file_bytes}"] if file_bytes != resource.RLIM_INFINITY else []
-        return subprocess.run([*limit, *command], env=environment, stdout=log, stderr=log, check=False).returncode
+        limited = ["prlimit", f"--fsize={FILE_BYTES}", *command]
+        return subprocess.run(limited, env=environment, stdout=log, stderr=log, check=False).returncode
 
 
 def settle(
@@ -58,7 +61,7 @@ def settle(
 def test_a_full_disk_is_a_typed_failure_and_the_next_attempt_goes_through(tmp_path: Path, tiny_model: Path):  # noqa: F811
     folder = tmp_path / "run"
     settle(folder, tiny_model, max_steps=2, checkpoint_every_steps=0)
-    assert run(folder, file_bytes=FILE_BYTES) == EXIT_CRASHED
+    assert run_on_small_disk(folder) == EXIT_CRASHED
     failure = read_failure(folder)
     assert failure is not None and failure.reason == "DISK_FULL"
     assert list((folder / "checkpoints").iterdir()) == []
@@ -93,7 +96,7 @@ def test_losses_do_not_depend_on_how_a_batch_is_cut_into_ranks_and_passes(
         steps = {"max_steps": 4, "checkpoint_every_steps": 4}
         weight = 0.0 if "sft_weight" in methods.METHODS[method].lacks else 0.5
         settle(folder, tiny_model, method=method, own=own, sft_weight=weight, **steps, **cut)
-        assert run_ranks(folder, method, num_processes=num_processes) == [0] * num_processes
+        assert run(folder, method, num_processes=num_processes) == 0
         rows = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
         names = ["loss", "grad_norm", *MEASURED.get(method, ("rewards/margins", "rewards/chosen"))]
         found.append([[row[name] for name in names] for row in rows])
