@@ -25,6 +25,8 @@ SERVER = forkserver.ForkServer()  # the process's own is the sandbox's, which ha
 SERVER.set_forkserver_preload(["tests.training.forked_ranks_imports"])
 ENVIRONMENT = launch.environment(os.environ, num_processes=2, num_cpus=2)
 """That of a run: no coverage is measured in it."""
+ANSWER_TOKENS = 8
+"""Of sample answers. Models made by chance end none, and sharded ones are gathered for each token."""
 
 
 def run_ranks(folder: Path, method: str, *, num_processes: int, timeout: float = 250.0) -> list[int | None]:
@@ -57,13 +59,15 @@ def kinds_seen(folder: Path, *, rank: int) -> list[list[int]]:
 def _run(folder: Path, method: str, rank: int, num_processes: int, port: int) -> None:
     """A rank's process."""
     from tests.training.fixed_rollouts import fixed_rollouts
+    from training import sample_answers
 
     ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes)}
     os.environ.update(ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
     log = os.open(folder / f"log-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    with fixed_rollouts(), _noted_kinds(folder / f"kinds-{rank}.jsonl"):
+    short_answers = patch.object(sample_answers, "MAX_NEW_TOKENS", ANSWER_TOKENS)
+    with fixed_rollouts(), short_answers, _noted_kinds(folder / f"kinds-{rank}.jsonl"):
         code = program.main([method, "--spec", str(folder / "job.yaml")])
     sys.stdout.flush()
     sys.stderr.flush()

@@ -11,11 +11,17 @@ from omnialign.media import read_image
 from omnialign.modeling.adapters import load_adapter
 from tests.training.method_samples import encoded, world_pairs
 from tests.training.test_every_method import TRAINED, pairs_of
-from training import fused_lm_head
+from training import fused_lm_head, sample_answers
 from training.media import BatchMedia
 from training.sample_answers import SampleAnswers
 from training.samples import Sample
 from training.tuning import load_model, tokenizer_of
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models made by chance end none of their answers."""
+    monkeypatch.setattr(sample_answers, "MAX_NEW_TOKENS", 24)
 
 
 @pytest.fixture
