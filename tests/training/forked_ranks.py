@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
@@ -25,6 +26,7 @@ SERVER = forkserver.ForkServer()  # the process's own is the sandbox's, which ha
 SERVER.set_forkserver_preload(["tests.training.forked_ranks_imports"])
 ENVIRONMENT = launch.environment(os.environ, num_processes=2, num_cpus=2)
 """That of a run: no coverage is measured in it."""
+_starting = threading.Lock()  # runs may be side by side, in threads, while which server they are forked from is patched
 ANSWER_TOKENS = 8
 """Of sample answers. Models made by chance end none, and sharded ones are gathered for each token."""
 
@@ -38,11 +40,12 @@ def run_ranks(folder: Path, method: str, *, num_processes: int, timeout: float =
     ranks: list[BaseProcess] = [
         CONTEXT.Process(target=_run, args=(folder, method, rank, num_processes, port)) for rank in range(num_processes)
     ]
-    with patch.dict(os.environ, ENVIRONMENT, clear=True):
-        SERVER.ensure_running()
-    with patch.object(forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
-        for process in ranks:
-            process.start()
+    with _starting:
+        with patch.dict(os.environ, ENVIRONMENT, clear=True):
+            SERVER.ensure_running()
+        with patch.object(forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
+            for process in ranks:
+                process.start()
     for process in ranks:
         process.join(timeout)
     codes = [process.exitcode for process in ranks]

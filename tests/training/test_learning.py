@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
@@ -18,7 +17,8 @@ from examples.tinyworld.language import random_task
 from examples.tinyworld.pretrain import FOLDER
 from omnialign.modeling.inputs import Turn
 from omnialign.rubrics import SUBTASKS
-from tests.training.multimodal import prepare, start
+from tests.training.forked_ranks import run_ranks
+from tests.training.multimodal import prepare
 from training.samples import Sample
 
 STEPS, PAIRS = 80, 160
@@ -47,7 +47,7 @@ def pairs() -> list[Sample]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, int]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, int | None]]:
     """The run of each ZeRO stage, with its exit code. One run leaves cores idle, so as many go side by side."""
     base, folder = make_base(tmp_path_factory.mktemp("base")), tmp_path_factory.mktemp("runs")
     settings = {"max_steps": STEPS, "learning_rate": 5e-6, "batch_size": 16, "max_length": 1024}
@@ -60,16 +60,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, int]
         return dict(zip(folders, zip(folders.values(), exits, strict=True), strict=True))
 
 
-def train(run: Path) -> int:
+def train(run: Path) -> int | None:
     """Trains in one process with one thread, and returns the exit code."""
-    return start([sys.executable, "-m", "training", "dpo", "--spec", str(run / "job.yaml")]).wait()
+    (code,) = run_ranks(run, "dpo", num_processes=1, timeout=800)
+    return code
 
 
 @pytest.mark.families
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("zero_stage", STAGES)
 def test_a_bfloat16_model_learns_at_a_small_rate_and_is_saved_in_bfloat16(
-    runs: dict[int, tuple[Path, int]], zero_stage: int
+    runs: dict[int, tuple[Path, int | None]], zero_stage: int
 ):
     run, exit_code = runs[zero_stage]
     assert exit_code == 0

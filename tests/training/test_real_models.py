@@ -13,6 +13,7 @@ from services.inference.config import EngineConfig
 from services.inference.engine import EngineRequest
 from services.inference.transformers.engine import open_transformers_engine
 from tests.processes import kill_when
+from tests.training.forked_ranks import run_ranks
 from tests.training.multimodal import TRAINED, losses, medium, prepare, question, start
 from training.samples import Sample
 
@@ -57,7 +58,8 @@ async def test_a_run_learns_and_its_model_is_served(tmp_path: Path, name: str, m
     base = TRAINED[name].build(tmp_path / "base")
     made = samples(name, method)
     run = tmp_path / "run"
-    assert start(prepare(run, base=base, method=method, samples=made, **SETTINGS)).wait() == 0
+    prepare(run, base=base, method=method, samples=made, **SETTINGS)
+    assert run_ranks(run, method, num_processes=2) == [0, 0]
     found = losses(run)
     assert list(found) == list(range(1, STEPS + 1))
     assert all(math.isfinite(loss) for loss in found.values())
@@ -86,8 +88,7 @@ def test_a_stopped_run_goes_on_with_the_same_losses(tmp_path: Path, name: str, m
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         command = prepare(folder, base=base, method=method, samples=samples(name, method), **SETTINGS)
-        if folder == whole:
-            assert start(command).wait() == 0
+    assert run_ranks(whole, method, num_processes=2) == [0, 0]
     run = start(command)
     kill_when(run, lambda: len(losses(broken)) >= 3)
     assert not (broken / "model").exists()

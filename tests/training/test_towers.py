@@ -11,7 +11,8 @@ import torch
 
 from omnialign.modeling.adapters import load_adapter
 from tests.model_factory.families import FAMILIES
-from tests.training.multimodal import MODALITIES, batch, log_probabilities, losses, medium, prepare, question, start
+from tests.training.forked_ranks import run_ranks
+from tests.training.multimodal import MODALITIES, batch, log_probabilities, losses, medium, prepare, question
 from training.batch_order import BatchOrder
 from training.samples import Sample
 from training.trainers.step_means import answer_log_probs
@@ -28,30 +29,44 @@ def disjoint() -> list[Sample]:
     return [Sample(turns, ((f"It is {number}.",),)) for number, turns in enumerate(asked)]
 
 
+def losses_on_ranks(folder: Path, *, base: Path, num_processes: int, zero_stage: int) -> dict[int, float]:
+    """The loss by step of a run that trains the towers too."""
+    prepare(
+        folder,
+        base=base,
+        method="sft",
+        samples=disjoint(),
+        num_processes=num_processes,
+        zero_stage=zero_stage,
+        max_steps=STEPS,
+        batch_size=2,
+        train_towers=True,
+    )
+    assert run_ranks(folder, "sft", num_processes=num_processes) == [0] * num_processes
+    return losses(folder)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return FAMILIES[NAME].build(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """The loss by step of one rank, which needs no fillers."""
+    return losses_on_ranks(tmp_path_factory.mktemp("alone"), base=base, num_processes=1, zero_stage=0)
+
+
 @pytest.mark.families
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("zero_stage", [2, 3])
-def test_ranks_with_other_media_than_each_other_train_their_towers_as_one_rank_does(tmp_path: Path, zero_stage: int):
-    base = FAMILIES[NAME].build(tmp_path / "base")
-    runs = {}
-    for num_processes in (1, 2):
-        run = tmp_path / str(num_processes)
-        command = prepare(
-            run,
-            base=base,
-            method="sft",
-            samples=disjoint(),
-            num_processes=num_processes,
-            zero_stage=zero_stage if num_processes == 2 else 0,
-            max_steps=STEPS,
-            batch_size=2,
-            train_towers=True,
-        )
-        assert start(command).wait(timeout=200) == 0
-        runs[num_processes] = losses(run)
-    assert list(runs[2]) == list(range(1, STEPS + 1))
-    # One rank needs no fillers; two with fillers come to the same.
-    assert runs[2] == pytest.approx(runs[1], abs=2e-4)
+def test_ranks_with_other_media_than_each_other_train_their_towers_as_one_rank_does(
+    tmp_path: Path, base: Path, alone: dict[int, float], zero_stage: int
+):
+    found = losses_on_ranks(tmp_path, base=base, num_processes=2, zero_stage=zero_stage)
+    assert list(found) == list(range(1, STEPS + 1))
+    # Two with fillers come to the same.
+    assert found == pytest.approx(alone, abs=2e-4)
 
 
 def test_the_runs_above_do_give_the_ranks_other_media(tmp_path: Path):
