@@ -141,7 +141,7 @@ test-observability: setup ## run every query of dashboards and alerts on a real 
 	$(BIN)/python -m pytest tests/observability
 
 test-families: setup ## train the real model families for a few steps on two ranks, kill and resume them; minutes
-	$(BIN)/python -m pytest -m families tests/training
+	$(BIN)/python -m pytest -m families --numprocesses $(TEST_PROCESSES) --dist loadfile tests/training
 
 test-integration: setup ## run the small demo job on PostgreSQL and S3, over TLS with tokens, on two alignment replicas
 	$(BIN)/python -m pytest -m integration tests/integration
@@ -163,7 +163,7 @@ test-exchange: setup $(STUDIO_INSTALLED) $(ARGILLA_INSTALLED) ## campaigns to La
 	$(BIN)/python -m pytest -m exchange tests/exchange
 
 fuzz: setup ## mutate real files and calls for OMNIALIGN_FUZZ_SECONDS (60) each: no crash, no INTERNAL, no hang
-	$(BIN)/python -m pytest -m fuzz -s -q tests/fuzz
+	$(BIN)/python -m pytest -m fuzz -s -q $(SIDE_BY_SIDE) tests/fuzz
 
 test-vllm: setup $(VLLM_INSTALLED) ## run the loop and the families on real vLLM, in .venv-vllm; writes docs/models.md
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm

@@ -8,6 +8,7 @@ import asyncio
 import os
 import pickle
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -46,7 +47,7 @@ class Campaign:
             seed = f"{SEED}/{self.target}/{self.tried}"
             await self._try(make(random.Random(seed)), run, seed)
             self.tried += 1
-        print(f"{self.target}: {self.tried} inputs, {dict(self.outcomes.most_common())}")
+        print(f"{self.target}: {self.tried} inputs, {dict(self.outcomes.most_common())}", file=sys.stderr)
         return self
 
     async def _try(self, given: Any, run: Run, seed: str) -> None:
