@@ -159,7 +159,7 @@ def test_a_file_that_changes_after_it_was_verified_is_verified_again(tmp_path: P
     files.close()
 
 
-@pytest.mark.parametrize(("limit", "most"), [(400, MIN_OPEN), (800, 200), (1 << 16, MAX_OPEN)])
+@pytest.mark.parametrize(("limit", "most"), [(400, MIN_OPEN), (800, 200), (12_000, 3000), (1 << 16, MAX_OPEN)])
 def test_files_and_folders_that_are_kept_open_leave_half_of_the_limit_to_others(
     limit: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
