@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,10 +15,12 @@ from omnialign.cli.uploads import Upload
 from omnialign.wording import counted, size_text
 
 if TYPE_CHECKING:
-    from omnialign.v1 import data_service_pb2
+    from omnialign.v1 import data_service_pb2, dataset_pb2
 
 
 app = typer.Typer(help="Import, show, export, derive, compare and delete datasets.", no_args_is_help=True)
+
+MIN_DAYS = 0.001
 
 Dataset = Annotated[str, typer.Argument(help="Dataset, such as `prompts`, or version, such as `prompts/3`.")]
 Subtasks = Annotated[list[str] | None, typer.Option("--subtask", help="Only this subtask; repeatable.")]
@@ -58,6 +61,12 @@ async def import_(
     mapping: Annotated[Path | None, typer.Option(help="YAML or JSON file with format, map, score_range, ...")] = None,
     references: Annotated[int | None, typer.Option(help="References of an AMU item, if not 10; 0: any number.")] = None,
     append: Annotated[bool, typer.Option("--append", help="Keep what earlier imports of these files gave.")] = False,
+    expires_in: Annotated[
+        float | None,
+        typer.Option(
+            min=MIN_DAYS, metavar="DAYS", help="How long a dataset that this creates is kept, if not for ever."
+        ),
+    ] = None,
     upload: Upload = None,
 ) -> None:
     """Import files as a new version of a dataset; unusable rows are quarantined and counted by reason.
@@ -84,6 +93,7 @@ async def import_(
             format=form or told.get("format", ""),
             reference_count=references if references is not None else told.get("references"),
             append=append,
+            ttl=None if expires_in is None else datetime.timedelta(days=expires_in),
         )
         await show_import(events, out=session.out)
 
@@ -138,8 +148,10 @@ async def list_(session: Session) -> None:
             session.out.record(dataset)
             created = dataset.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
             users = ", ".join(map(names.id_of, dataset.users))
-            rows.append((names.id_of(dataset.name), dataset.latest_version, dataset.record_count, created, users))
-    session.out.table(("DATASET", "VERSION", "RECORDS", "CREATED (UTC)", "USED BY"), rows, empty="No datasets yet.")
+            numbers = (dataset.latest_version, dataset.record_count)
+            rows.append((names.id_of(dataset.name), *numbers, created, _expiry(dataset), users))
+    columns = ("DATASET", "VERSION", "RECORDS", "CREATED (UTC)", "EXPIRES (UTC)", "USED BY")
+    session.out.table(columns, rows, empty="No datasets yet.")
 
 
 @app.command()
@@ -227,6 +239,30 @@ async def export(
 
 @app.command()
 @command
+async def expire(
+    session: Session,
+    dataset: Annotated[str, typer.Argument(help="Dataset, such as `prompts`.")],
+    days: Annotated[
+        float | None, typer.Option("--in", min=MIN_DAYS, metavar="DAYS", help="How long it is kept from now on.")
+    ] = None,
+    never: Annotated[bool, typer.Option("--never", help="Keep it for ever.")] = False,
+) -> None:
+    """Say how long a dataset is kept. Once that is over, it is deleted as soon as no job and no campaign uses it."""
+    from omnialign.v1 import dataset_pb2
+
+    if (days is not None) == never:
+        raise typer.BadParameter("give --in DAYS or --never")
+    wanted = dataset_pb2.Dataset(name=session.name("datasets", dataset))
+    if days is not None:
+        wanted.ttl.FromTimedelta(datetime.timedelta(days=days))
+    async with session.client() as client:
+        changed = await client.update_dataset(wanted, ["ttl"])
+    session.out.record(changed)
+    session.out.say(f"{changed.name} expires: {_expiry(changed) or 'never'}")
+
+
+@app.command()
+@command
 async def delete(
     session: Session,
     dataset: Annotated[
@@ -308,6 +344,10 @@ async def lineage(
     if rows or not found.records:
         session.out.table(("SOURCE", "RELATION", "PRODUCT"), rows, empty=f"No lineage is recorded for {full}.")
     _show_records(session, found)
+
+
+def _expiry(dataset: dataset_pb2.Dataset) -> str:
+    return f"{dataset.expire_time.ToDatetime():%Y-%m-%d %H:%M}" if dataset.HasField("expire_time") else ""
 
 
 def _show_records(session: Session, found: data_service_pb2.GetLineageResponse) -> None:

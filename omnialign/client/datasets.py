@@ -1,5 +1,6 @@
 """Calls of the DataService about datasets: versions, records, quarantine and imports."""
 
+import datetime
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -27,15 +28,18 @@ class DatasetCalls(ServiceCalls):
         *,
         display_name: str = "",
         labels: Mapping[str, str] | None = None,
+        ttl: datetime.timedelta | None = None,
         request_id: str = "",
     ) -> dataset_pb2.Dataset:
-        """Creates an empty dataset. Raises AlreadyExists if the id is taken."""
+        """Creates an empty dataset, kept for the time `ttl`, or for ever. Raises AlreadyExists if the id is taken."""
         request = data_service_pb2.CreateDatasetRequest(
             parent=self.parent,
             dataset_id=dataset_id,
             dataset=dataset_pb2.Dataset(display_name=display_name, labels=labels),
             request_id=request_id or str(uuid.uuid4()),
         )
+        if ttl is not None:
+            request.dataset.ttl.FromTimedelta(ttl)
         return await self._transport.unary(self._datasets.CreateDataset, request)
 
     async def get_dataset(self, name: str) -> dataset_pb2.Dataset:
@@ -46,6 +50,16 @@ class DatasetCalls(ServiceCalls):
         """All datasets of the project, newest first."""
         request = data_service_pb2.ListDatasetsRequest(parent=self.parent)
         return self._pages(self._datasets.ListDatasets, request, items="datasets")
+
+    async def update_dataset(self, dataset: dataset_pb2.Dataset, fields: Sequence[str]) -> dataset_pb2.Dataset:
+        """Changes these fields of the dataset of this name: `display_name`, and `expire_time` or `ttl`.
+
+        Either of the last two that is not set keeps it for ever. Raises NotFound, and InvalidArgument
+        UPDATE_MASK_INVALID, EXPIRE_TIME_PAST.
+        """
+        request = data_service_pb2.UpdateDatasetRequest(dataset=dataset)
+        request.update_mask.paths.extend(fields)
+        return await self._transport.unary(self._datasets.UpdateDataset, request)
 
     async def delete_dataset(self, name: str, *, force: bool = False) -> None:
         """Deletes a dataset with all its versions. Raises NotFound, and FailedPrecondition DATASET_IN_USE.
@@ -184,6 +198,7 @@ class DatasetCalls(ServiceCalls):
         format: str = "",  # noqa: A002 - the field's name
         reference_count: int | None = None,
         append: bool = False,
+        ttl: datetime.timedelta | None = None,
     ) -> AsyncIterator[data_service_pb2.ImportDatasetResponse]:
         """Imports files that the service can read. Yields progress, and the new version last.
 
@@ -191,7 +206,8 @@ class DatasetCalls(ServiceCalls):
         not 1 and 2 are read as declared: the worst and the best score; the labels of the first and second response. So
         are labels of single answers other than true and false: those of a good and of a bad one.
         `format` is the one that neither names nor columns tell, `reference_count` what an item of AMU must have (0 for
-        any number, 10 if None), and `renamed_columns` the names by which columns of the files are read.
+        any number, 10 if None), and `renamed_columns` the names by which columns of the files are read. A dataset that
+        the import creates is kept for the time `ttl`, or for ever.
 
         An import that breaks begins again, and yields progress once it is farther than before. Ids come from the rows,
         so that rows which were written already are written over, and the version is the same.
@@ -214,6 +230,8 @@ class DatasetCalls(ServiceCalls):
             request.winner_labels.first, request.winner_labels.second = winner_labels
         if answer_labels is not None:
             request.answer_labels.good, request.answer_labels.bad = answer_labels
+        if ttl is not None:
+            request.ttl.FromTimedelta(ttl)
         rows_read, call = 0, self._datasets.ImportDataset
         stream = self._transport.stream(call, request, on_restart=lambda: None, position=lambda: rows_read)
         async for progress in stream:

@@ -128,6 +128,7 @@ class Client:
     create_dataset = _call(AsyncClient.create_dataset)
     get_dataset = _call(AsyncClient.get_dataset)
     list_datasets = _iterate(AsyncClient.list_datasets)
+    update_dataset = _call(AsyncClient.update_dataset)
     delete_dataset = _call(AsyncClient.delete_dataset)
     append_records = _call(AsyncClient.append_records)
     commit_version = _call(AsyncClient.commit_version)

@@ -6,6 +6,7 @@ Storage of datasets, media and models, and the lineage between them."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -142,6 +143,36 @@ class ListDatasetsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDatasetsResponse: _TypeAlias = ListDatasetsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateDatasetRequest(_message.Message):
+    """Changes a dataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dataset(self) -> _dataset_pb2.Dataset:
+        """The dataset: its name, and the new values of the fields in `update_mask`."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields change: `display_name`, and `expire_time` or `ttl`, of which either that is unset means for ever."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _dataset_pb2.Dataset | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDatasetRequest: _TypeAlias = UpdateDatasetRequest  # noqa: Y015
 
 @_typing.final
 class DeleteDatasetRequest(_message.Message):
@@ -1615,6 +1646,7 @@ class ImportDatasetRequest(_message.Message):
     RENAMED_COLUMNS_FIELD_NUMBER: _builtins.int
     REFERENCE_COUNT_FIELD_NUMBER: _builtins.int
     ANSWER_LABELS_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`projects/{project}`."""
     dataset_id: _builtins.str
@@ -1669,6 +1701,12 @@ class ImportDatasetRequest(_message.Message):
         do; a row with another label is set aside. If unset, nothing else is taken.
         """
 
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long the dataset is kept from now on if this import creates it; one that exists stays as it is. Unset means for
+        ever.
+        """
+
     def __init__(
         self,
         *,
@@ -1685,10 +1723,11 @@ class ImportDatasetRequest(_message.Message):
         renamed_columns: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         reference_count: _builtins.int | None = ...,
         answer_labels: Global___AnswerLabels | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count", "answer_labels", b"answer_labels", "reference_count", b"reference_count", "score_range", b"score_range", "winner_labels", b"winner_labels"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count", "answer_labels", b"answer_labels", "reference_count", b"reference_count", "score_range", b"score_range", "ttl", b"ttl", "winner_labels", b"winner_labels"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count", "answer_labels", b"answer_labels", "append", b"append", "dataset_id", b"dataset_id", "format", b"format", "ignored_columns", b"ignored_columns", "parent", b"parent", "reference_count", b"reference_count", "renamed_columns", b"renamed_columns", "score_range", b"score_range", "source_uri", b"source_uri", "split", b"split", "subtask", b"subtask", "winner_labels", b"winner_labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count", "answer_labels", b"answer_labels", "append", b"append", "dataset_id", b"dataset_id", "format", b"format", "ignored_columns", b"ignored_columns", "parent", b"parent", "reference_count", b"reference_count", "renamed_columns", b"renamed_columns", "score_range", b"score_range", "source_uri", b"source_uri", "split", b"split", "subtask", b"subtask", "ttl", b"ttl", "winner_labels", b"winner_labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reference_count: _TypeAlias = _typing.Literal["reference_count"]  # noqa: Y015
     _WhichOneofArgType__reference_count: _TypeAlias = _typing.Literal["_reference_count", b"_reference_count"]  # noqa: Y015

@@ -53,6 +53,11 @@ class DataServiceStub:
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.ListDatasetsRequest.SerializeToString,
                 response_deserializer=omnialign_dot_v1_dot_data__service__pb2.ListDatasetsResponse.FromString,
                 _registered_method=True)
+        self.UpdateDataset = channel.unary_unary(
+                '/omnialign.v1.DataService/UpdateDataset',
+                request_serializer=omnialign_dot_v1_dot_data__service__pb2.UpdateDatasetRequest.SerializeToString,
+                response_deserializer=omnialign_dot_v1_dot_dataset__pb2.Dataset.FromString,
+                _registered_method=True)
         self.DeleteDataset = channel.unary_unary(
                 '/omnialign.v1.DataService/DeleteDataset',
                 request_serializer=omnialign_dot_v1_dot_data__service__pb2.DeleteDatasetRequest.SerializeToString,
@@ -245,6 +250,13 @@ class DataServiceServicer:
 
     def ListDatasets(self, request, context):
         """Lists datasets, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateDataset(self, request, context):
+        """Changes what is said of a dataset, and until when it is kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -525,6 +537,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.ListDatasetsRequest.FromString,
                     response_serializer=omnialign_dot_v1_dot_data__service__pb2.ListDatasetsResponse.SerializeToString,
             ),
+            'UpdateDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateDataset,
+                    request_deserializer=omnialign_dot_v1_dot_data__service__pb2.UpdateDatasetRequest.FromString,
+                    response_serializer=omnialign_dot_v1_dot_dataset__pb2.Dataset.SerializeToString,
+            ),
             'DeleteDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteDataset,
                     request_deserializer=omnialign_dot_v1_dot_data__service__pb2.DeleteDatasetRequest.FromString,
@@ -778,6 +795,33 @@ class DataService:
             '/omnialign.v1.DataService/ListDatasets',
             omnialign_dot_v1_dot_data__service__pb2.ListDatasetsRequest.SerializeToString,
             omnialign_dot_v1_dot_data__service__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omnialign.v1.DataService/UpdateDataset',
+            omnialign_dot_v1_dot_data__service__pb2.UpdateDatasetRequest.SerializeToString,
+            omnialign_dot_v1_dot_dataset__pb2.Dataset.FromString,
             options,
             channel_credentials,
             insecure,

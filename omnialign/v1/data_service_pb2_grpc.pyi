@@ -42,6 +42,8 @@ class DataServiceStub:
     """Reads one dataset."""
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.ListDatasetsRequest, _data_service_pb2.ListDatasetsResponse]
     """Lists datasets, newest first."""
+    UpdateDataset: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.UpdateDatasetRequest, _dataset_pb2.Dataset]
+    """Changes what is said of a dataset, and until when it is kept."""
     DeleteDataset: _grpc.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetRequest, _empty_pb2.Empty]
     """Deletes a dataset with all its versions. Media that other datasets use are kept. FAILED_PRECONDITION with reason
     DATASET_IN_USE while a job or a campaign uses it or a version of it, unless forced.
@@ -154,6 +156,8 @@ class DataServiceAsyncStub(DataServiceStub):
     """Reads one dataset."""
     ListDatasets: _aio.UnaryUnaryMultiCallable[_data_service_pb2.ListDatasetsRequest, _data_service_pb2.ListDatasetsResponse]  # type: ignore[assignment]
     """Lists datasets, newest first."""
+    UpdateDataset: _aio.UnaryUnaryMultiCallable[_data_service_pb2.UpdateDatasetRequest, _dataset_pb2.Dataset]  # type: ignore[assignment]
+    """Changes what is said of a dataset, and until when it is kept."""
     DeleteDataset: _aio.UnaryUnaryMultiCallable[_data_service_pb2.DeleteDatasetRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a dataset with all its versions. Media that other datasets use are kept. FAILED_PRECONDITION with reason
     DATASET_IN_USE while a job or a campaign uses it or a version of it, unless forced.
@@ -281,6 +285,14 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_data_service_pb2.ListDatasetsResponse, _abc.Awaitable[_data_service_pb2.ListDatasetsResponse]]:
         """Lists datasets, newest first."""
+
+    @_abc_1.abstractmethod
+    def UpdateDataset(
+        self,
+        request: _data_service_pb2.UpdateDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.Dataset, _abc.Awaitable[_dataset_pb2.Dataset]]:
+        """Changes what is said of a dataset, and until when it is kept."""
 
     @_abc_1.abstractmethod
     def DeleteDataset(

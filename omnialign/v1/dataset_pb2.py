@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aomnialign/v1/dataset.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x02\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n\x03uid\x18\x02 \x01(\tR\x03uid\x12+\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x0b\x64isplayName\x12\x39\n\x06labels\x18\x04 \x03(\x0b\x32!.omnialign.v1.Dataset.LabelsEntryR\x06labels\x12!\n\x0crecord_count\x18\x05 \x01(\x03R\x0brecordCount\x12%\n\x0elatest_version\x18\x06 \x01(\x03R\rlatestVersion\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x14\n\x05users\x18\x08 \x03(\tR\x05users\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\x9e\x02\n\x0e\x44\x61tasetVersion\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12!\n\x0crecord_count\x18\x02 \x01(\x03R\x0brecordCount\x12V\n\x0esubtask_counts\x18\x03 \x03(\x0b\x32/.omnialign.v1.DatasetVersion.SubtaskCountsEntryR\rsubtaskCounts\x12;\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x1a@\n\x12SubtaskCountsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aomnialign/v1/dataset.proto\x12\x0comnialign.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x03\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n\x03uid\x18\x02 \x01(\tR\x03uid\x12+\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x0b\x64isplayName\x12\x39\n\x06labels\x18\x04 \x03(\x0b\x32!.omnialign.v1.Dataset.LabelsEntryR\x06labels\x12!\n\x0crecord_count\x18\x05 \x01(\x03R\x0brecordCount\x12%\n\x0elatest_version\x18\x06 \x01(\x03R\rlatestVersion\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x14\n\x05users\x18\x08 \x03(\tR\x05users\x12=\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\nexpireTime\x12?\n\x03ttl\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x06\x08\x80\x86\xb0\x96\x01*\x00H\x00R\x03ttl\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x0c\n\nexpiration\"\x9e\x02\n\x0e\x44\x61tasetVersion\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12!\n\x0crecord_count\x18\x02 \x01(\x03R\x0brecordCount\x12V\n\x0esubtask_counts\x18\x03 \x03(\x0b\x32/.omnialign.v1.DatasetVersion.SubtaskCountsEntryR\rsubtaskCounts\x12;\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x1a@\n\x12SubtaskCountsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +38,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASET_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_DATASET'].fields_by_name['display_name']._loaded_options = None
   _globals['_DATASET'].fields_by_name['display_name']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_DATASET'].fields_by_name['ttl']._loaded_options = None
+  _globals['_DATASET'].fields_by_name['ttl']._serialized_options = b'\272H\r\252\001\n\"\006\010\200\206\260\226\001*\000'
   _globals['_DATASETVERSION_SUBTASKCOUNTSENTRY']._loaded_options = None
   _globals['_DATASETVERSION_SUBTASKCOUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_DATASET']._serialized_start=107
-  _globals['_DATASET']._serialized_end=474
-  _globals['_DATASET_LABELSENTRY']._serialized_start=417
-  _globals['_DATASET_LABELSENTRY']._serialized_end=474
-  _globals['_DATASETVERSION']._serialized_start=477
-  _globals['_DATASETVERSION']._serialized_end=763
-  _globals['_DATASETVERSION_SUBTASKCOUNTSENTRY']._serialized_start=699
-  _globals['_DATASETVERSION_SUBTASKCOUNTSENTRY']._serialized_end=763
+  _globals['_DATASET']._serialized_start=139
+  _globals['_DATASET']._serialized_end=648
+  _globals['_DATASET_LABELSENTRY']._serialized_start=577
+  _globals['_DATASET_LABELSENTRY']._serialized_end=634
+  _globals['_DATASETVERSION']._serialized_start=651
+  _globals['_DATASETVERSION']._serialized_end=937
+  _globals['_DATASETVERSION_SUBTASKCOUNTSENTRY']._serialized_start=873
+  _globals['_DATASETVERSION_SUBTASKCOUNTSENTRY']._serialized_end=937
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ Datasets and their immutable versions."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -53,6 +54,8 @@ class Dataset(_message.Message):
     LATEST_VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/datasets/{dataset}`. Output only."""
     uid: _builtins.str
@@ -75,6 +78,14 @@ class Dataset(_message.Message):
     def users(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The jobs and campaigns that use it or a version of it. Output only."""
 
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is deleted, unless a job or a campaign uses it: then it is kept until that has ended."""
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Sets `expire_time` to so long from now. Input only."""
+
     def __init__(
         self,
         *,
@@ -86,12 +97,16 @@ class Dataset(_message.Message):
         latest_version: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         users: _abc.Iterable[_builtins.str] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expiration", b"expiration", "expire_time", b"expire_time", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "labels", b"labels", "latest_version", b"latest_version", "name", b"name", "record_count", b"record_count", "uid", b"uid", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expiration", b"expiration", "expire_time", b"expire_time", "labels", b"labels", "latest_version", b"latest_version", "name", b"name", "record_count", b"record_count", "ttl", b"ttl", "uid", b"uid", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_expiration: _TypeAlias = _typing.Literal["expire_time", "ttl"]  # noqa: Y015
+    _WhichOneofArgType_expiration: _TypeAlias = _typing.Literal["expiration", b"expiration"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_expiration) -> _WhichOneofReturnType_expiration | None: ...
 
 Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
 

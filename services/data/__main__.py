@@ -169,6 +169,7 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
         )
         server.add(data_service_pb2_grpc.add_DataServiceServicer_to_server, servicer, FULL_NAME)
         sweeps = {
+            "expired datasets": datasets.sweep_expired,
             "expired uploads": uploads.sweep,
             "expired exports": exports.sweep,
             "models without a version": models.sweep,

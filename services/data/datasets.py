@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from omnialign.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
+from omnialign.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from omnialign.names import DATASET, DATASET_VERSION, PROJECT, parse, project_name_of, unversioned
 from omnialign.v1.dataset_pb2 import Dataset, DatasetVersion
 from omnialign.v1.record_pb2 import Record
 from services.data.config import DataConfig
 from services.data.errors import not_found, version_not_found
+from services.data.expiry import change_to, unless_kept, with_expiry
 from services.data.objects import ObjectStore
 from services.data.objects.base import run_in_pool
 from services.data.record_table import Choose, CommitRetries, RecordTable
@@ -83,7 +84,7 @@ class Datasets:
     async def create(self, parent: str, dataset_id: str, wanted: Dataset, *, key: str, digest: str) -> Dataset:
         """Creates a dataset. A repeated `key` with the same `digest` returns the first answer.
 
-        Raises DATASET_EXISTS, REQUEST_ID_REUSED, QUOTA_EXCEEDED.
+        Raises DATASET_EXISTS, REQUEST_ID_REUSED, QUOTA_EXCEEDED, EXPIRE_TIME_PAST.
         """
         if (answered := await self._answered(key, digest)) is not None:
             return answered
@@ -91,6 +92,7 @@ class Datasets:
         _table_name(name)  # refuses a name that cannot be a folder
         await self._quotas.check(parent, "datasets", lambda: self._store.dataset_count(parent))
         dataset = Dataset(name=name, uid=str(uuid.uuid4()), display_name=wanted.display_name, labels=wanted.labels)
+        with_expiry(dataset, wanted)
         dataset.create_time.CopyFrom(timestamp(created_us))
         if await self._store.add_dataset(dataset, parent=parent, created_us=created_us, key=key, digest=digest):
             return dataset
@@ -114,10 +116,26 @@ class Datasets:
         last = rows[limit - 1] if len(rows) > limit else None
         return datasets, [str(last[0]), last[1].name] if last else []
 
-    async def delete(self, name: str, *, force: bool = False) -> None:
-        """Deletes a dataset. Raises DATASET_NOT_FOUND, and unless `force` DATASET_IN_USE."""
+    async def update(self, wanted: Dataset, fields: Sequence[str]) -> Dataset:
+        """Changes fields of a dataset. Raises DATASET_NOT_FOUND, UPDATE_MASK_INVALID, EXPIRE_TIME_PAST."""
+        parse(wanted.name, DATASET, field="dataset.name")
+        if not await self._store.change_dataset(wanted.name, change_to(wanted, fields)):
+            raise not_found("DATASET", wanted.name)
+        return await self.get(wanted.name)
+
+    async def delete(self, name: str, *, before: Check) -> None:
+        """Deletes a dataset, unless `before` raises, in the same transaction. Raises DATASET_NOT_FOUND."""
         async with self._locks[name]:
-            await self._remove(name, uid=await self._require(name), before=unless_used(name, force=force))
+            await self._remove(name, uid=await self._require(name), before=before)
+
+    async def sweep_expired(self) -> int:
+        """Deletes the datasets that have expired and are not in use; returns their number."""
+        count = 0
+        for name in await self._store.expired_datasets():
+            with suppress(NotFound, FailedPrecondition):  # it is in use, or was given more time meanwhile
+                await self.delete(name, before=unless_kept(name))
+                count += 1
+        return count
 
     async def append(self, name: str, records: Iterable[Record], *, are_held: bool = False) -> tuple[int, int]:
         """Writes records to the head, all visible together; returns the numbers of new and of existing records.

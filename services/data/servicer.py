@@ -31,7 +31,7 @@ from services.data.record_filter import matcher
 from services.data.selection import Selection
 from services.data.stored_records import as_response
 from services.data.uploads import Uploads
-from services.data.uses import Uses
+from services.data.uses import Uses, unless_used
 from services.runtime.requests import body_digest, decode_token, encode_token, page_size
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -81,8 +81,11 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
         )
         return pb.ListDatasetsResponse(datasets=datasets, next_page_token=_token(position, request.parent))
 
+    async def UpdateDataset(self, request: pb.UpdateDatasetRequest, context: Context) -> dataset_pb2.Dataset:  # noqa: D102, N802
+        return await self._datasets.update(request.dataset, request.update_mask.paths)
+
     async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> empty_pb2.Empty:  # noqa: D102, N802
-        await self._datasets.delete(request.name, force=request.force)
+        await self._datasets.delete(request.name, before=unless_used(request.name, force=request.force))
         return empty_pb2.Empty()
 
     async def AppendRecords(  # noqa: D102, N802

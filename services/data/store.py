@@ -20,6 +20,8 @@ from services.runtime.migrations import Migrations
 
 Check = Callable[[Connection], None]
 """Raises what stands against a change, within its transaction."""
+DatasetChange = Callable[[Dataset], None]
+"""Edits a dataset in place; called again when its transaction is repeated."""
 MAX_NAME_CHARACTERS = 1024
 """Longest name of an artefact in the lineage."""
 METADATA = sa.MetaData()
@@ -30,6 +32,7 @@ DATASETS = sa.Table(
     sa.Column("parent", sa.String(80), nullable=False, index=True),
     sa.Column("created_us", sa.BigInteger, nullable=False),
     sa.Column("message", sa.LargeBinary, nullable=False),
+    sa.Column("expire_us", sa.BigInteger, index=True),
 )
 DATASET_VERSIONS = sa.Table(
     "dataset_versions",
@@ -133,8 +136,7 @@ class Store:
 
     async def add_dataset(self, dataset: Dataset, *, parent: str, created_us: int, key: str, digest: str) -> bool:
         """Adds a dataset and, if `key`, the request that created it; False if either exists."""
-        blob = dataset.SerializeToString(deterministic=True)
-        row = {"name": dataset.name, "parent": parent, "created_us": created_us, "message": blob}
+        row = {"name": dataset.name, "parent": parent, "created_us": created_us, **_stored(dataset)}
 
         def add(connection: Connection) -> None:
             connection.execute(DATASETS.insert().values(row))
@@ -177,6 +179,25 @@ class Store:
             query = query.where(position < sa.tuple_(sa.literal(int(after[0])), sa.literal(after[1])))
         query = query.order_by(DATASETS.c.created_us.desc(), DATASETS.c.name.desc()).limit(limit)
         return [(us, await self._with_version(Dataset.FromString(blob))) for us, blob in await self._rows(query)]
+
+    async def expired_datasets(self) -> list[str]:
+        """The names of the datasets whose time is over, of all projects."""
+        query = sa.select(DATASETS.c.name).where(DATASETS.c.expire_us <= now_us()).order_by(DATASETS.c.expire_us)
+        return [row.name for row in await self._rows(query)]
+
+    async def change_dataset(self, name: str, change: DatasetChange) -> bool:
+        """Changes a dataset; False if it does not exist."""
+        query = sa.select(DATASETS.c.message).where(DATASETS.c.name == name).with_for_update()
+
+        def write(connection: Connection) -> bool:
+            if (blob := connection.scalar(query)) is None:
+                return False
+            dataset = Dataset.FromString(blob)
+            change(dataset)
+            connection.execute(DATASETS.update().where(DATASETS.c.name == name).values(_stored(dataset)))
+            return True
+
+        return await self._database.write(write)
 
     async def dataset_count(self, parent: str) -> int:
         """How many datasets a project has."""
@@ -273,6 +294,11 @@ class Store:
 
     async def _rows(self, query: sa.Select[Any]) -> Any:
         return await self._database.read(lambda connection: connection.execute(query).all())
+
+
+def _stored(dataset: Dataset) -> dict[str, object]:
+    expire_us = dataset.expire_time.ToMicroseconds() if dataset.HasField("expire_time") else None
+    return {"message": dataset.SerializeToString(deterministic=True), "expire_us": expire_us}
 
 
 def _version_query(dataset: str) -> sa.Select[Any]:

@@ -265,6 +265,8 @@ class Importer:
             await self._datasets.get(name)
         except NotFound:
             wanted = dataset_pb2.Dataset(display_name=f"Imported from {request.source_uri}"[:200])
+            if request.HasField("ttl"):
+                wanted.ttl.CopyFrom(request.ttl)
             try:
                 await self._datasets.create(request.parent, request.dataset_id, wanted, key="", digest="")
             except AlreadyExists:

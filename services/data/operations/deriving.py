@@ -19,6 +19,7 @@ from services.data.operations.merging import merged
 from services.data.operations.reading import Reader
 from services.data.operations.target import Target
 from services.data.usage import Usage
+from services.data.uses import unless_used
 from services.runtime.locks import NamedLocks
 
 MADE_BY, MADE_FROM, PARAMETERS = "made_by", "made_from", "parameters"
@@ -75,7 +76,7 @@ class Deriving:
                 async for progress in self._make(request, sources, target):
                     yield progress
             except LASTING:
-                await self._datasets.delete(name)
+                await self._datasets.delete(name, before=unless_used(name, force=True))
                 raise
 
     async def _make(

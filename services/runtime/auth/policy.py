@@ -51,6 +51,7 @@ _DATA = {
     "CreateDataset": _write("parent"),
     "GetDataset": _read("name", job="inputs"),
     "ListDatasets": _read("parent"),
+    "UpdateDataset": _write("dataset.name", role=Role.ADMIN),  # one that expires is deleted
     "DeleteDataset": _write("name", role=Role.ADMIN),
     "AppendRecords": _write("dataset"),
     "CommitVersion": _write("dataset"),

@@ -1,3 +1,4 @@
+import datetime
 import json
 
 import numpy as np
@@ -149,6 +150,25 @@ def test_a_dataset_that_something_was_made_of_is_deleted_only_by_force(run, serv
         client.add_lineage([data_service_pb2.LineageEdge(source=source, target=target, relation="trained_on")])
     assert "models/learnt/versions/1 depend on" in run("data", "delete", "lessons").stderr
     assert run("data", "delete", "lessons", "--force").exit_code == 0
+
+
+def test_a_dataset_is_imported_for_a_time_which_can_be_changed_and_ended(run, source):
+    def expiry() -> str:
+        return next(line for line in run("data", "list").stdout.splitlines() if line.startswith("brief\t")).split("\t")[
+            4
+        ]
+
+    assert run("data", "import", "brief", source, "--expires-in", 7).exit_code == 0
+    first = datetime.datetime.strptime(expiry(), "%Y-%m-%d %H:%M").replace(tzinfo=datetime.UTC)
+    assert datetime.timedelta(days=6.9) < first - datetime.datetime.now(datetime.UTC) <= datetime.timedelta(days=7)
+    run("data", "import", "brief", source, "--append", "--expires-in", 99)  # it is there: an import does not change it
+    assert expiry() == f"{first:%Y-%m-%d %H:%M}"
+    assert "expires: 20" in run("data", "expire", "brief", "--in", 30).stdout
+    assert expiry() > f"{first:%Y-%m-%d %H:%M}"
+    assert run("data", "expire", "brief", "--never").stdout == f"{DATASETS}/brief expires: never\n"
+    assert expiry() == ""
+    assert run("data", "expire", "brief").exit_code == 2
+    assert run("data", "expire", "brief", "--in", 3, "--never").exit_code == 2
 
 
 def test_version_is_deleted_by_its_number(run, source):

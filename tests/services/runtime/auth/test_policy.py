@@ -94,7 +94,7 @@ def test_what_an_rpc_is_called_tells_what_it_takes(path):
     elif name in ("ReportProgress", "DeliverModel"):
         assert (rule.role, rule.job) == (None, "itself")
     else:
-        is_for_admins = name.startswith(("Delete", "Collect")) or name in ("BeginUse", "EndUse")
+        is_for_admins = name.startswith(("Delete", "Collect")) or name in ("UpdateDataset", "BeginUse", "EndUse")
         assert (rule.role, rule.mutates) == (Role.ADMIN if is_for_admins else Role.SUBMITTER, True)
 
 
