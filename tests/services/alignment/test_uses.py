@@ -72,12 +72,16 @@ async def test_a_refused_job_uses_nothing(stack: ServiceStack) -> None:
     assert await users(stack) == []
 
 
-async def test_a_restarted_service_says_again_what_its_jobs_use(stack: ServiceStack) -> None:
-    stack.behaviour.hold("Critique")
+async def test_a_restarted_service_says_again_what_its_jobs_use_and_made_so_far(stack: ServiceStack) -> None:
+    entered, _ = stack.behaviour.hold("Critique")
     job = await stack.submit()
+    await entered.wait()
     await stack.stop("alignment")
     await stack.client.end_use(job.name)  # as if it had run out, or never been said by an older release
     await stack.start("alignment")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await users(stack) != [NAME]:
             pass
+    with pytest.raises(FailedPrecondition) as caught:
+        await stack.client.delete_dataset("projects/default/datasets/first-sample")
+    assert caught.value.reason == "DATASET_IN_USE"
