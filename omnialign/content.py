@@ -93,6 +93,16 @@ def media_of(messages: Iterable[content_pb2.Content]) -> Iterator[content_pb2.Me
                 yield part.media
 
 
+def parts_of(record: record_pb2.Record) -> list[content_pb2.Part]:
+    """The parts of all messages of a record, in the order of `contents_of`."""
+    # Written out: tables and streams look for media in each of a million records.
+    parts = [part for message in record.history for part in message.content.parts] if record.history else []
+    parts += record.prompt.parts
+    for response in record.responses:
+        parts += response.content.parts
+    return parts
+
+
 def subtask_of(prompt: content_pb2.Content, response: content_pb2.Content) -> str:
     """The subtask that a prompt and a response to it are of, such as `ti2t`; what is empty counts as text."""
     return "2".join(_letters(message) or "t" for message in (prompt, response))

@@ -48,7 +48,7 @@ class Lineage:
 
         Edges are never removed, so those that this process has added are cached and not added again with each batch.
         """
-        written = {(model, dataset, how) for record in records for model, how in _model_edges(record)}
+        written = {(model, dataset, how) for model, how in _models_of(records)}
         if new := written - self._written:
             edges = [LineageEdge(source=model, target=target, relation=how) for model, target, how in new]
             await self._store.add_edges(project_name_of(dataset), edges)
@@ -159,12 +159,12 @@ def _table_of(name: str) -> str:
     return unversioned(name) if matches(name, DATASET_VERSION) else name
 
 
-def _model_edges(record: record_pb2.Record) -> Iterable[tuple[str, str]]:
-    for response in record.responses:
-        yield from _model_edge(response.generation.model, "responded_by")
-        yield from _model_edge(response.feedback.generation.model, "criticised_by")
-    yield from _model_edge(record.comparison.forward_generation.model, "judged_by")
-
-
-def _model_edge(model: str, relation: str) -> Iterable[tuple[str, str]]:
-    return [(model, relation)] if model else []
+def _models_of(records: Iterable[record_pb2.Record]) -> set[tuple[str, str]]:
+    """The models that generated something in the records, and how."""
+    found = set[tuple[str, str]]()
+    for record in records:  # written out: this is done for each record of each stage
+        for response in record.responses:
+            found.add((response.generation.model, "responded_by"))
+            found.add((response.feedback.generation.model, "criticised_by"))
+        found.add((record.comparison.forward_generation.model, "judged_by"))
+    return {(model, how) for model, how in found if model}

@@ -39,7 +39,8 @@ class StoredRecords:
 
 def digests_of(record: record_pb2.Record) -> bytes | None:
     """What a table keeps as `StoredRecords.digests` of a record; None if one of them is no digest."""
-    named = media_named_by(record)
+    if not (named := media_named_by(record)):
+        return b""
     try:
         found = bytes.fromhex("".join(named))
     except ValueError:

@@ -8,7 +8,7 @@ share, and what has no holder at all is removed in the end (`garbage`).
 Two simultaneous calls may exceed the quota by what they bring.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import Connection
 
-from omnialign.content import contents_of, media_of
+from omnialign.content import parts_of
 from omnialign.errors import OmnialignError, ResourceExhausted
-from omnialign.v1 import content_pb2, record_pb2
+from omnialign.v1 import record_pb2
 from services.data.garbage.condemned import pardon
 from services.data.store import HELD_OBJECTS, is_held, now_us
 from services.runtime.database import Database, execute_many, is_among
@@ -142,18 +142,16 @@ class Usage:
 
 
 def named_media(records: Iterable[record_pb2.Record]) -> dict[str, int]:
-    """The media that records name: sizes in bytes, as the records claim them, by digest."""
+    """The media that records name, those too that responses were put together from: sizes in bytes, as the records
+    claim them, by digest."""
     found = dict[str, int]()
     for record in records:
-        found.update((medium.sha256, medium.size_bytes) for medium in media_of(_contents(record)))
+        parts = parts_of(record)
+        for response in record.responses:
+            for contribution in response.made_of:
+                parts += contribution.content.parts
+        found.update([(medium.sha256, medium.size_bytes) for part in parts if (medium := part.media).sha256])
     return found
-
-
-def _contents(record: record_pb2.Record) -> Iterator[content_pb2.Content]:
-    """All messages in a record, and those that its responses were put together from."""
-    yield from contents_of(record)
-    for response in record.responses:
-        yield from (contribution.content for contribution in response.made_of)
 
 
 def _of(connection: Connection, holder: str, keys: Sequence[str]) -> sa.ColumnElement[bool]:
