@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from services.pipeline.chunk_store import StepCommit
 from services.pipeline.counts import tally
 from services.pipeline.group_commit import GroupCommitter, TableWriter
+from services.pipeline.joined_reads import JoinedReads
 from services.pipeline.kind import JobContext, JobProgram, Outcome, Records, Step
 from services.pipeline.metrics import PipelineMetrics
 from services.pipeline.progress import Progress, StageUpdater
@@ -56,6 +57,7 @@ class ChunkWorker:
         self._program, self._committer, self._writer = program, committer, writer
         self._updater, self._progress = updater, progress
         self._metrics, self._retrier = metrics, retrier
+        self._reads = JoinedReads(self._read)
         self._slots = asyncio.Semaphore(active_steps)
 
     async def run_step(self, context: JobContext, chunk: Chunk, *, step: Step) -> None:
@@ -79,12 +81,10 @@ class ChunkWorker:
         if chunk.cached_output is not None and chunk.cached_output[0] == step.reads:
             return chunk.cached_output[1]
         source = context.table(step.reads) if step.reads else context.plan.dataset
-        return await self._read(context, source, ids=chunk.ids)
+        return await self._reads.read(context, source, chunk.ids)
 
-    async def _read(self, context: JobContext, dataset: str, *, ids: Sequence[str]) -> Records:
+    async def _read(self, context: JobContext, dataset: str, ids: Sequence[str]) -> Records:
         """Records of a dataset by id, in order of id; those that it does not have are left out."""
-        if not ids:
-            return []
 
         async def read() -> Records:
             return [record async for record in context.clients.data.stream_records(dataset, ids=list(ids))]
@@ -94,8 +94,8 @@ class ChunkWorker:
     async def _stored(self, context: JobContext, inputs: Records, *, step: Step) -> Outcome:
         """What an earlier attempt stored of the step."""
         ids = [record.id for record in inputs]
-        records = await self._read(context, context.table(step.writes), ids=ids)
-        in_quarantine = await self._read(context, context.table(QUARANTINE), ids=ids)
+        records = await self._reads.read(context, context.table(step.writes), ids)
+        in_quarantine = await self._reads.read(context, context.table(QUARANTINE), ids)
         self._metrics.steps_repeated.labels(step.label or step.stage).inc()
         return Outcome(records, [record for record in in_quarantine if record.quarantine.stage == step.name])
 
