@@ -128,15 +128,13 @@ class ChunkStore:
 
     async def chunk_count(self, uid: str, *, phase: str) -> int:
         """Number of chunks of a phase."""
+        return await self._database.read(lambda connection: self.read_chunk_count(connection, uid, phase=phase))
+
+    def read_chunk_count(self, connection: Connection, uid: str, *, phase: str) -> int:
+        """`chunk_count`, within a transaction (blocking)."""
         chunk = self._tables.chunks.c
         query = sa.select(sa.func.count()).where(chunk.uid == uid, chunk.phase == phase)
-        return int(await self._database.scalar(query))
-
-    async def has_begun(self, uid: str, *, phase: str) -> bool:
-        """Whether a chunk of a phase was taken up, which is only done once the phase is planned."""
-        table = self._tables.steps.c
-        query = sa.select(table.number).where(table.uid == uid, table.phase == phase).limit(1)
-        return await self._database.first(query) is not None
+        return int(connection.execute(query).scalar_one())
 
     async def committed_count(self, uid: str, *, phase: str, step: str) -> int:
         """Number of chunks of a phase that have committed a step."""

@@ -21,7 +21,17 @@ class ChunkTotals:
     """The sums of all jobs of a kind. Safe for concurrent threads: what is remembered is replaced, never changed."""
 
     def __init__(self, tables: Tables) -> None:
-        self._steps = tables.steps
+        table, last = tables.steps.c, sa.tuple_(sa.bindparam("phase"), sa.bindparam("step"))
+        # Made once: to build a statement takes longer than to run it.
+        self._next = (
+            sa.select(table.phase, table.step)
+            .where(table.uid == sa.bindparam("uid"), sa.tuple_(table.phase, table.step) > last)
+            .order_by(table.phase, table.step)
+            .limit(1)
+        )
+        of_step = (getattr(table, name) == sa.bindparam(name) for name in ("uid", "phase", "step"))
+        open_rows = sa.select(table.number, table.counts).where(*of_step, table.number >= sa.bindparam("first"))
+        self._open = open_rows.order_by(table.number)
         self._settled: dict[Key, tuple[int, Counts]] = {}
         """How many chunks of a step are done before the first that is not, and the sum of them."""
 
@@ -41,21 +51,15 @@ class ChunkTotals:
 
     def _begun(self, connection: Connection, uid: str) -> Iterator[tuple[str, str]]:
         """Each phase and step of a job that has rows: one look into the index for each, however many rows there are."""
-        table, last = self._steps.c, ("", "")
-        key = sa.tuple_(table.phase, table.step)
-        while True:
-            after = sa.select(table.phase, table.step).where(table.uid == uid, key > sa.tuple_(*last))
-            row = connection.execute(after.order_by(table.phase, table.step).limit(1)).first()
-            if row is None:
-                return
-            last = (row.phase, row.step)
-            yield last
+        phase = step = ""
+        while row := connection.execute(self._next, {"uid": uid, "phase": phase, "step": step}).first():
+            phase, step = row
+            yield phase, step
 
     def _sum(self, connection: Connection, key: Key) -> Counts:
-        table, (first, before) = self._steps.c, self._settled.get(key, (0, Counts()))
+        first, before = self._settled.get(key, (0, Counts()))
         uid, phase, step = key
-        where = (table.uid == uid, table.phase == phase, table.step == step, table.number >= first)
-        rows = connection.execute(sa.select(table.number, table.counts).where(*where).order_by(table.number))
+        rows = connection.execute(self._open, {"uid": uid, "phase": phase, "step": step, "first": first})
         settled, rest = before.copy(), Counts()
         for row in rows:
             if row.number == first and row.counts is not None:

@@ -143,6 +143,7 @@ class Jobs:
                 has_ended = await self._store.state(job.uid) in self._kind.ended
                 if has_ended and not await self._store.events(job.uid, after=last):
                     return
+            if len(events) < EVENTS_PER_READ:
                 await changed.wait(timeout_seconds=LOOK_SECONDS, since=seen)
 
     async def report(self, name: str, *, report_format: str) -> AsyncIterator[bytes]:

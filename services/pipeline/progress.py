@@ -142,7 +142,6 @@ class Progress:
     async def flush(self, uid: str) -> Job:
         """Brings the stages of a job up to date with what its chunks committed."""
         phases = await self._phases_of(uid)
-        sizes = {phase.name: await self._chunk_count(uid, phase) for phase in phases}
         stages = [stage for phase in phases for stage in phase.stages]
         is_led = uid in self._led
         # Clocks run on every replica that works on the job. Adding them all up would count the same minutes several
@@ -153,9 +152,10 @@ class Progress:
         # writes meanwhile, and a stage that is done would show fewer records for ever.
         def prepare(connection: Connection) -> Change:
             totals = self._chunks.read_totals(connection, uid)
-            return lambda job: change(job, totals)
+            sizes = {phase.name: self._chunk_count(connection, uid, phase, totals) for phase in phases}
+            return lambda job: change(job, totals, sizes)
 
-        def change(job: Job, totals: Mapping[str, Counts]) -> str | None:
+        def change(job: Job, totals: Mapping[str, Counts], sizes: Mapping[str, int]) -> str | None:
             if job.state in self._kind.ended:
                 return None
             before = job.SerializeToString(deterministic=True)
@@ -184,7 +184,7 @@ class Progress:
         self._updater.forget(uid)
         self._chunks.recount(uid)
         self._phases.pop(uid, None)
-        for key in [key for key in self._chunk_counts if key[0] == uid]:
+        for key in [key for key in list(self._chunk_counts) if key[0] == uid]:  # a transaction may be adding one
             del self._chunk_counts[key]
 
     async def _phases_of(self, uid: str) -> list[Phase]:
@@ -194,12 +194,12 @@ class Progress:
             self._phases[uid] = phases_of(job, self._program.phases)
         return self._phases[uid]
 
-    async def _chunk_count(self, uid: str, phase: Phase) -> int:
-        """Number of chunks of a phase, which is known once one of them has begun; 0 before."""
+    def _chunk_count(self, connection: Connection, uid: str, phase: Phase, totals: Mapping[str, Counts]) -> int:
+        """Number of chunks of a phase, which is known once one of them has begun; 0 before (blocking)."""
         key = (uid, phase.name)
         # A plan is stored page by page: what there is of it before its end must not be taken for all of it.
-        if key not in self._chunk_counts and await self._chunks.has_begun(uid, phase=phase.name):
-            self._chunk_counts[key] = await self._chunks.chunk_count(uid, phase=phase.name)
+        if key not in self._chunk_counts and any(step.name in totals for step in phase.steps):
+            self._chunk_counts[key] = self._chunks.read_chunk_count(connection, uid, phase=phase.name)
         return self._chunk_counts.get(key, 0)
 
     def _set_stages(self, job: Job, phase: Phase, totals: Mapping[str, Counts], *, size: int) -> None:

@@ -36,6 +36,8 @@ class WorkflowDatabase:
         self._place = place(self._parsed)
         self.is_sqlite = self._parsed.get_backend_name() == "sqlite"
         self.is_migrated_by_service = self.is_sqlite or migrate
+        self._checked: Database | None = None
+        """What `check` looks through: to open a database takes far longer than to look into it."""
 
     @property
     def url(self) -> str:
@@ -62,11 +64,14 @@ class WorkflowDatabase:
 
     async def check(self) -> None:
         """Raises what keeps it from being used: Unavailable (`DATABASE_UNAVAILABLE`, `SCHEMA_MISSING`), DataLoss."""
-        database = Database(self.url, connections=1)
-        try:
-            await database.read(lambda connection: connection.execute(_any_workflow(connection)).first())
-        finally:
-            await database.close()
+        self._checked = self._checked or Database(self.url, connections=1)
+        await self._checked.read(lambda connection: connection.execute(_any_workflow(connection)).first())
+
+    async def close(self) -> None:
+        """Closes what `check` opened."""
+        checked, self._checked = self._checked, None
+        if checked is not None:
+            await checked.close()
 
     @contextlib.contextmanager
     def typed_errors(self) -> Iterator[None]:

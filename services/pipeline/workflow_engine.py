@@ -41,7 +41,8 @@ from services.runtime.database_errors import COMMAND, SCHEMA_MISSING
 from services.runtime.threads import in_own_thread
 
 DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
-JOBS_POLLING_SECONDS = 0.2
+JOBS_POLLING_SECONDS = 1.0
+"""How often jobs are looked for that no process has claimed when they were queued."""
 LISTENER_POLLING_SECONDS = 0.05
 """How long its listener for messages sleeps on SQLite, which a stop waits for; nothing of ours sends any."""
 SETTLE_SECONDS = 0.02
@@ -116,6 +117,7 @@ class WorkflowEngine:
 
     async def stop(self) -> None:
         """Interrupts what runs, leaving it to be recovered; the last kind to stop ends DBOS."""
+        await self._database.close()
         if SHARED.engines.get(self._kind) is not self:
             return  # not started
         self._workflows = None
