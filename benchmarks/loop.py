@@ -35,7 +35,7 @@ from services.data.__main__ import wire as wire_data
 from services.data.config import DataConfig
 from services.pipeline.planning import record_seed
 from services.runtime.config import ServerConfig
-from services.runtime.server import Server
+from services.runtime.server import Server, keep_start_up
 
 Record = record_pb2.Record
 RECORDS, CHUNK, CONCURRENCY, REPEATS = 4096, 64, 4, 3
@@ -90,6 +90,7 @@ async def _stack(folder: Path) -> AsyncIterator[AsyncClient]:
     async with wire_data(server, DataConfig(root=folder / "data")), wire_alignment(server, config):
         await server.start()
         server.set_serving()
+        keep_start_up()
         try:
             async with AsyncClient(address) as client:
                 yield client

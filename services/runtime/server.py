@@ -6,6 +6,7 @@ flight finished within `grace_seconds`, wiring closed. grpc.aio handles no signa
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -200,6 +201,7 @@ class Server:
 
     async def serve_until_signal(self) -> None:
         """Serves until SIGTERM or SIGINT, then drains and stops. A second signal ends the grace at once."""
+        keep_start_up()
         loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
         asked, hurried = asyncio.Event(), asyncio.Event()
         for number in signals:
@@ -236,6 +238,15 @@ class Server:
     def _reachable(self, port: int) -> str:
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}.get(self.config.host, self.config.host)  # noqa: S104
         return f"{host}:{port}"
+
+
+def keep_start_up() -> None:
+    """Has the garbage collector leave alone what a process has made until now: modules, classes and wiring stay.
+
+    To look through them again and again takes a tenth of a second each time, in which the process answers nobody.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def run(
