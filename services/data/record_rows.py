@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from omnialign.v1 import record_pb2
-from services.data.stored_records import digests_of
+from services.data.stored_records import DIGEST_HEAD, digests_of
 
 SCHEMA = pa.schema(
     [
@@ -35,7 +35,7 @@ def to_arrow(records: Iterable[record_pb2.Record]) -> pa.Table:
         "fingerprint": [_number(blob) for blob in blobs],
         "size": [len(blob) for blob in blobs],
         "record": blobs,
-        "media": [digests_of(record) for record in latest.values()],
+        "media": [digests_of(r) if DIGEST_HEAD in b else b"" for r, b in zip(latest.values(), blobs, strict=True)],
     }
     return pa.table(columns, schema=SCHEMA)
 

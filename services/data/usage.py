@@ -21,6 +21,7 @@ from omnialign.errors import OmnialignError, ResourceExhausted
 from omnialign.v1 import record_pb2
 from services.data.garbage.condemned import pardon
 from services.data.store import HELD_OBJECTS, is_held, now_us
+from services.data.stored_records import DIGEST_HEAD
 from services.runtime.database import Database, execute_many, is_among
 from services.runtime.limits import Quotas
 
@@ -146,6 +147,8 @@ def named_media(records: Iterable[record_pb2.Record]) -> dict[str, int]:
     claim them, by digest."""
     found = dict[str, int]()
     for record in records:
+        if DIGEST_HEAD not in record.SerializeToString():
+            continue
         parts = parts_of(record)
         for response in record.responses:
             for contribution in response.made_of:

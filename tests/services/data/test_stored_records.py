@@ -8,10 +8,11 @@ import pytest
 from omnialign.content import content
 from omnialign.media_window import media_named_by
 from omnialign.v1 import content_pb2, data_service_pb2, record_pb2
-from services.data.record_rows import SCHEMA
+from services.data.record_rows import SCHEMA, to_arrow
 from services.data.record_table import RecordTable
 from services.data.selection import Selection
-from services.data.stored_records import StoredRecords, as_response, digests_of
+from services.data.stored_records import DIGEST_HEAD, StoredRecords, as_response, digests_of
+from services.data.usage import named_media
 from tests.services.data.test_record_table import record, table
 
 Medium = content_pb2.Media
@@ -88,3 +89,17 @@ def test_records_chosen_by_id_are_selected_by_everything_else_too(tmp_path: Path
     batches = list(records.snapshot().batches(selection))
     assert [one.id for batch in batches for one in batch.records()] == [f"r{n:05d}" for n in range(11, 142, 2)]
     assert [batch.last_id for batch in batches] == [batch.records()[-1].id for batch in batches]
+
+
+def test_a_record_without_the_head_of_a_digest_names_no_medium() -> None:
+    one = medium(1)
+    asked = record_pb2.Record(prompt=content("What?", one))
+    earlier, answered, composed = record_pb2.Record(), record_pb2.Record(), record_pb2.Record()
+    earlier.history.add(role=content_pb2.ROLE_USER, content=content(one))
+    answered.responses.add(content=content("This.", one))
+    composed.responses.add().made_of.add(content=content(one))
+    naming_one = [asked, earlier, answered, composed]
+    assert all(DIGEST_HEAD in record.SerializeToString() for record in naming_one)
+    assert [named_media([record]) for record in naming_one] == [{one.sha256: 9}] * 4
+    assert named_media([record(0), record_pb2.Record(id=DIGEST_HEAD.decode())]) == {}
+    assert to_arrow([*naming_one[:1], record(0)])["media"].to_pylist() == [bytes.fromhex(one.sha256), b""]
