@@ -165,6 +165,8 @@ def _models_of(records: Iterable[record_pb2.Record]) -> set[tuple[str, str]]:
     for record in records:  # written out: this is done for each record of each stage
         for response in record.responses:
             found.add((response.generation.model, "responded_by"))
-            found.add((response.feedback.generation.model, "criticised_by"))
-        found.add((record.comparison.forward_generation.model, "judged_by"))
+            if response.HasField("feedback"):
+                found.add((response.feedback.generation.model, "criticised_by"))
+        if record.HasField("comparison"):
+            found.add((record.comparison.forward_generation.model, "judged_by"))
     return {(model, how) for model, how in found if model}

@@ -347,7 +347,8 @@ class DataServicer(data_service_pb2_grpc.DataServiceServicer):
 def _scored(record: record_pb2.Record) -> record_pb2.Record:
     """The record. Raises InvalidArgument RECORD_UNSCORED for a rationale alone, which only drafts may have."""
     for response in record.responses:
-        if unscored := [score.dimension for score in response.feedback.scores if score.unscored]:
+        scores = response.feedback.scores if response.HasField("feedback") else ()
+        if unscored := [score.dimension for score in scores if score.unscored]:
             message = f"Record {record.id!r} has a rationale without a score on {unscored[0]!r}: leave it out."
             raise InvalidArgument(message, reason="RECORD_UNSCORED", metadata={"record": record.id})
     return record

@@ -30,8 +30,9 @@ class PipelineConfig:
     """Chunks of one job that a replica takes up at once."""
     active_steps: int = 4
     """Steps that a replica works on at once, over all jobs."""
-    queue_polling_seconds: float = 0.2
-    """How often a replica looks for queued chunks; each look costs processor time, also when there are none."""
+    queue_polling_seconds: float = 0.5
+    """How often a replica looks for chunks that another one has queued; each look costs processor time, also when there
+    are none."""
     step_deadline_seconds: float = 900.0
     """Longest time for one call of one chunk to a model service."""
     retry_cap_seconds: float = 10.0
