@@ -52,11 +52,15 @@ class JoinedReads:
             joined.readers -= 1
             if not joined.readers:
                 joined.task.cancel()
+                self._close(key, joined)  # cancelled before it began, it will not do so itself
         return [found[name] for name in sorted(ids) if name in found]
 
     async def _run(self, context: JobContext, dataset: str, joined: _Joined) -> dict[str, Record]:
-        key = (context.uid, dataset)
         await asyncio.sleep(0)  # others that begin now join first
+        self._close((context.uid, dataset), joined)
+        return {record.id: record for record in await self._read(context, dataset, joined.ids)}
+
+    def _close(self, key: tuple[str, str], joined: _Joined) -> None:
+        """Lets nobody join a read any more."""
         if self._open.get(key) is joined:
             del self._open[key]
-        return {record.id: record for record in await self._read(context, dataset, joined.ids)}

@@ -101,3 +101,13 @@ async def test_a_read_for_which_nobody_waits_any_more_ends() -> None:
         reader.cancel()
     await asyncio.wait(readers)
     await source.was_cancelled.wait()
+
+
+async def test_a_read_whose_only_reader_is_cancelled_before_it_begins_takes_no_other_along() -> None:
+    source = Source()
+    reads = JoinedReads(source.read)
+    first = asyncio.create_task(reads.read(job(), "t", ["a"]))
+    asyncio.get_running_loop().call_soon(first.cancel)  # runs between the reader and its read
+    await asyncio.wait({first})
+    assert [record.id for record in await reads.read(job(), "t", ["b"])] == ["b"]
+    assert source.asked == [("job", "t", ["b"])]
