@@ -1,5 +1,6 @@
 """Fixtures for tests of every kind: a PostgreSQL server, and metadata databases of both kinds."""
 
+import multiprocessing.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,15 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("services.inference.config.default_cache", lambda: folder)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_socket_names() -> None:
+    """Has `multiprocessing` choose the folder of its sockets before a test puts another one in the place of /tmp.
+
+    It keeps the first one for as long as the process runs, and a socket's name may have 107 characters.
+    """
+    multiprocessing.util.get_temp_dir()
 
 
 @pytest.fixture(scope="session", autouse=True)
