@@ -34,6 +34,7 @@ TOKENS = {
     "bob-token": {"other": "submitter"},
     "service": {"*": "service"},
 }
+ANSWER_SECONDS = 60.0
 
 
 @dataclass
@@ -53,7 +54,8 @@ class Running:
 
     async def browser(self) -> "Browser":
         # The address is plain: to read the certificate authorities of the machine would take as long as some tests.
-        http = httpx2.AsyncClient(base_url=self.web.address, verify=False)
+        # The first export of a process starts the server of its children, which takes seconds on a busy machine.
+        http = httpx2.AsyncClient(base_url=self.web.address, verify=False, timeout=ANSWER_SECONDS)
         return Browser(await self.browsers.enter_async_context(http))
 
 
