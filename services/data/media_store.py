@@ -149,8 +149,7 @@ class MediaStore:
         claim, digests = Claim(), [medium.sha256 for medium in media]
         self._condemned.pardon(digests)
         places = self._packed.find(digests)
-        # An object of its own that nobody holds is put anew: to ask the store for each takes longer, and over a network
-        # much longer.
+        # An object of its own that nobody holds is put anew: to ask the store for each takes longer.
         held = self._usage.held(digest for digest in digests if digest not in places)
         found = self._stored([(digest, claim) for digest in (*places, *held)])
         new = {medium.sha256: medium for medium in media if (medium.sha256, claim) not in found}
