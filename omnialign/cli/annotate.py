@@ -9,9 +9,10 @@ import typer
 
 from omnialign.cli import annotate_files, drafts
 from omnialign.cli.session import Session, command
+from omnialign.wording import counted
 
 if TYPE_CHECKING:
-    from omnialign.v1.annotation_service_pb2 import Campaign, GetAgreementResponse, Item, Priority
+    from omnialign.v1.annotation_service_pb2 import Campaign, CampaignProgress, GetAgreementResponse, Item, Priority
 
 app = typer.Typer(help="Annotate pairs, and make datasets of what people say of them.", no_args_is_help=True)
 app.command("draft")(drafts.draft)
@@ -81,9 +82,9 @@ async def create(
         made = await client.create_campaign(id, wanted)
     session.out.record(made)
     counts = made.progress
-    session.out.say(f"Made {made.name}: {counts.item_count} pairs with {counts.seat_count} seats.")
+    session.out.say(f"Made {made.name}: {size_of(counts)}.")
     if counts.left_out_count:
-        session.out.say(f"{counts.left_out_count} records have no two responses and are left out.")
+        session.out.say(f"Left out: {counted(counts.left_out_count, 'record')} without two responses.")
 
 
 @app.command("list")
@@ -235,8 +236,8 @@ async def agreement(session: Session, campaign: CampaignName) -> None:
     ]
     session.out.table(("ANNOTATOR", "SUBMITTED", "SKIPPED", "FLAGGED", "QUALITY"), people, empty="Nobody yet.")
     if found.HasField("pairwise_agreement"):
-        share = f"{found.pairwise_agreement:.0%}"
-        session.out.say(f"{share} of {found.pair_count} pairs of annotators prefer the same response.")
+        share = f"{found.pairwise_agreement:.0%} of {counted(found.pair_count, 'comparison')}"
+        session.out.say(f"Two annotators prefer the same response in {share}.")
     if found.HasField("first_shown_share"):
         session.out.say(f"{found.first_shown_share:.0%} of the annotations prefer the response that was shown first.")
 
@@ -284,12 +285,8 @@ async def commit(
     async with session.client() as client:
         done = await client.commit_campaign(session.name(COLLECTION, campaign), dataset_id=dataset)
     session.out.record(done)
-    session.out.say(f"Committed {done.committed_count} pairs as {done.dataset_version.name}")
-    left = {
-        "are still open": done.open_count,
-        "have no majority": done.undecided_count,
-        "are set aside": done.set_aside_count,
-    }
+    session.out.say(f"Committed {counted(done.committed_count, 'pair')} as {done.dataset_version.name}")
+    left = {"still open": done.open_count, "undecided": done.undecided_count, "set aside": done.set_aside_count}
     if any(left.values()):
         session.out.say("Left out: " + ", ".join(f"{count} {why}" for why, count in left.items() if count) + ".")
 
@@ -307,6 +304,11 @@ async def delete(session: Session, campaign: CampaignName) -> None:
         await client.delete_campaign(name)
     session.out.record({"name": name})
     session.out.say(f"Deleted {name}")
+
+
+def size_of(counts: CampaignProgress) -> str:
+    """How many pairs a campaign has, and for how many annotations."""
+    return f"{counted(counts.item_count, 'pair')} with {counted(counts.seat_count, 'seat')}"
 
 
 def priority_of(text: str) -> Priority:
@@ -333,7 +335,7 @@ def text_of(path: Path) -> str:
 def _progress(campaign: Campaign) -> list[tuple[int, str]]:
     counts = campaign.progress
     return [
-        (counts.item_count, f"pairs, {counts.quality_item_count} of them quality items"),
+        (counts.item_count, f"pairs, with {counted(counts.quality_item_count, 'quality item')}"),
         (counts.submitted_count, f"annotations submitted, of {counts.seat_count}"),
         (counts.leased_count, "pairs at work"),
         (counts.skipped_count, "times skipped"),

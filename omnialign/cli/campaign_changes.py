@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from omnialign.cli.annotate import COLLECTION, CampaignName, priority_of, text_of
+from omnialign.cli.annotate import COLLECTION, CampaignName, priority_of, size_of, text_of
 from omnialign.cli.drafts import model_named
 from omnialign.cli.session import Session, command
+from omnialign.wording import counted
 
 app = typer.Typer()
 
@@ -60,8 +61,7 @@ async def update(
             fields["start_from"] = wanted.start_from = await model_named(start_from, client=client, session=session)
         found = await client.update_campaign(wanted, list(fields))
     session.out.record(found)
-    counts = found.progress
-    session.out.say(f"Changed {found.name}: {counts.item_count} pairs with {counts.seat_count} seats.")
+    session.out.say(f"Changed {found.name}: {size_of(found.progress)}.")
 
 
 @app.command()
@@ -72,7 +72,8 @@ async def close(session: Session, campaign: CampaignName) -> None:
         found = await client.close_campaign(session.name(COLLECTION, campaign))
     session.out.record(found)
     counts = found.progress
-    session.out.say(f"Closed {found.name}: {counts.submitted_count} of {counts.seat_count} annotations are submitted.")
+    seats = counted(counts.seat_count, "annotation")
+    session.out.say(f"Closed {found.name} with {counts.submitted_count} of {seats} submitted.")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omnialign.cli.session import Session, command
+from omnialign.wording import counted
 
 if TYPE_CHECKING:
     from omnialign.client import AsyncClient
@@ -157,11 +158,11 @@ async def agreement(
         session.out.say("No model has drafted pairs of this campaign.")
     for model in found.models:
         abstains = f"it abstains on the better response of {model.undecided_count}"
-        session.out.say(f"{model.model}: {model.draft_count} pairs, and {abstains}")
+        session.out.say(f"{model.model}: {counted(model.draft_count, 'pair')}, and {abstains}")
         groups = (("had not seen its drafts", model.independent), ("started from its drafts", model.from_draft))
         for words, people in groups:
             if people.annotation_count:
-                session.out.say(f"With people who {words}, {people.annotation_count} annotations:")
+                session.out.say(f"With people who {words}, {counted(people.annotation_count, 'annotation')}:")
                 session.out.table(AGREEMENT, list(_agreement_rows(people)), empty="")
 
 
@@ -216,7 +217,7 @@ async def _watch_to_end(session: Session, client: AsyncClient, name: str) -> Non
         why = f": {found.error.message}" if found.error.message else ""
         session.out.complain(f"error: The draft job {job_view.state(found)}{why}")
         raise typer.Exit(1)
-    session.out.say(f"{_pairs(found)} pairs; {_budget(found)}")
+    session.out.say(f"pairs: {_pairs(found)}; {_budget(found)}")
 
 
 def _show_state(session: Session, job: DraftJob) -> None:
@@ -232,5 +233,5 @@ def _pairs(job: DraftJob) -> str:
 
 
 def _budget(job: DraftJob) -> str:
-    abstained = f"; {job.abstained_part_count:,} parts abstained" if job.abstained_part_count else ""
+    abstained = f"; {counted(job.abstained_part_count, 'part')} abstained" if job.abstained_part_count else ""
     return f"{job.tokens_used:,} of {job.token_budget:,} tokens used{abstained}"

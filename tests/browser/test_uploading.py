@@ -49,7 +49,7 @@ async def imported(tab: Tab) -> None:
     """The result is there, and leads to the version with its pictures and to what was set aside."""
     page = tab.page
     await page.locator("#version").wait_for()
-    assert "1 of 2 rows were imported" in await page.locator(".step").last.inner_text()
+    assert "Imported 1 of 2 rows," in await page.locator(".step").last.inner_text()
     assert await page.locator(".step").first.is_hidden()
     await page.locator("#version").click()
     await page.wait_for_url("**/versions/1")

@@ -13,6 +13,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from omnialign import wording
+
 SUBTASK_WORDS = {"t": "text", "i": "image", "a": "audio", "v": "video"}
 
 
@@ -28,7 +30,7 @@ def environment(package: str, **filters: Callable[..., Any]) -> jinja2.Environme
         lstrip_blocks=True,
     )
     made.filters.update(percent=percent, points=percentage_points, duration=duration, count=count, words=words)
-    made.filters.update(modalities=modalities)
+    made.filters.update(modalities=modalities, counted=counted)
     made.filters.update(filters)
     return made
 
@@ -93,3 +95,8 @@ def duration(seconds: float | None) -> str:
 def count(number: float | None) -> str:
     """A count with thin spaces between thousands."""
     return "–" if number is None else f"{number:,.0f}".replace(",", "\u202f")
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2 000 rows`: a count with its noun, whose plural takes an s."""
+    return wording.counted(number, noun).replace(",", "\u202f")

@@ -54,15 +54,15 @@ def test_from_the_first_pair_to_a_committed_version(run, campaign, tmp_path):
         "1\tpair-001\tann: 1, bob: 2\t"
     ]
     agreement = run("annotate", "agreement", campaign)
-    assert "0% of 1 pairs of annotators prefer the same response" in agreement.output
+    assert "Two annotators prefer the same response in 0% of 1 comparison." in agreement.output
     refused = run("annotate", "commit", campaign)
     assert refused.exit_code == 1
     assert "NOTHING_DECIDED" in refused.output
     decided = run("annotate", "adjudicate", campaign, 1, "--annotator", "bob", "--reason", "ann erred", "--as", "zoe")
     assert decided.exit_code == 0, decided.output
     committed = run("annotate", "commit", campaign)
-    assert f"Committed 1 pairs as projects/default/datasets/{campaign}/versions/1" in committed.output
-    assert "Left out: 1 are still open." in committed.output
+    assert f"Committed 1 pair as projects/default/datasets/{campaign}/versions/1" in committed.output
+    assert "Left out: 1 still open." in committed.output
     exported = run("annotate", "export", campaign, tmp_path / "out")
     assert "1 row, 0 media files" in exported.output
     (line,) = (tmp_path / "out" / "text-to-text.jsonl").read_text().splitlines()
@@ -135,7 +135,7 @@ def test_a_campaign_is_changed_closed_and_reopened(run, campaign, tmp_path):
     assert found["priorities"] == [{"label": {"key": "topic"}}]
     assert "NOT_AN_ANNOTATOR" in run("annotate", "next", campaign, "--as", "bob").output
     assert run("annotate", "update", campaign, "--everyone").exit_code == 0
-    assert "0 of 2 annotations are submitted" in run("annotate", "close", campaign).output
+    assert "with 0 of 2 annotations submitted" in run("annotate", "close", campaign).output
     assert "It is closed" in run("annotate", "show", campaign).output
     form = tmp_path / "form.yaml"
     assert "CAMPAIGN_CLOSED" in run("annotate", "next", campaign, "--form", form, "--as", "bob").output

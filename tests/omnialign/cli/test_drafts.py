@@ -32,7 +32,7 @@ def campaign(server, run, request):
 def test_a_model_drafts_and_its_job_is_watched_to_its_end(run, campaign):
     done = run("annotate", "draft", campaign, "--endpoint", ENDPOINT, "--id", f"{campaign}-d", "--watch")
     assert done.exit_code == 0, done.output
-    assert "2 of 2 pairs; 28 of 2,000,000 tokens used; 2 parts abstained" in done.output
+    assert "pairs: 2 of 2; 28 of 2,000,000 tokens used; 2 parts abstained" in done.output
     shown = json.loads(run("annotate", "drafts", "show", f"{campaign}-d", "--json").output)
     assert shown["spec"]["model"] == f"openai+{ENDPOINT}"
     items = [json.loads(line) for line in run("annotate", "items", campaign, "--json").output.splitlines()]

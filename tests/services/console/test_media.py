@@ -3,12 +3,13 @@
 import io
 import re
 import wave
+from datetime import timedelta
 from html import unescape
 
 import pytest
 
 from omnialign.content import content
-from omnialign.v1 import content_pb2, record_pb2
+from omnialign.v1 import content_pb2, dataset_pb2, record_pb2
 from services.console.media import FILE, headers_of
 from services.console.previews import SHOWN
 from services.console.ranges import ByteRange, Unsatisfiable, wanted_range
@@ -172,6 +173,25 @@ async def test_records_are_browsed_with_players_by_split_and_id(console, browser
     assert (await browser.get("/projects/demo/datasets/pictures/records?subtask=t2i")).text.count("<article") == 0
     assert (await browser.get("/projects/demo/datasets/absent")).status_code == 404
     assert (await browser.get("/projects/other/datasets/pictures")).status_code == 404
+
+
+async def test_a_dataset_says_until_when_it_is_kept_and_who_uses_it(console, browser):
+    version, _ = await dataset(console)
+    name = "projects/demo/datasets/pictures"
+    for page in ("/projects/demo/datasets", f"/{name}"):
+        assert "/projects/demo/alignmentJobs/" not in (await browser.get(page)).text
+    wanted = dataset_pb2.Dataset(name=name)
+    wanted.ttl.FromTimedelta(timedelta(days=30))
+    kept_until = (await console.client.update_dataset(wanted, ["ttl"])).expire_time.ToDatetime()
+    for number in range(5):
+        user = f"projects/demo/alignmentJobs/job-{number}"
+        await console.client.begin_use(user, [version.name], ttl_seconds=600)
+    listed = (await browser.get("/projects/demo/datasets")).text
+    assert f">{kept_until:%Y-%m-%d %H:%M}</time>" in listed
+    assert '<a href="/projects/demo/alignmentJobs/job-0">job-0</a>' in listed and "and 2 more" in listed
+    page = (await browser.get(f"/{name}")).text
+    assert "<dt>Expires</dt><dd>" in page and f">{kept_until:%Y-%m-%d %H:%M}</time> UTC" in page
+    assert page.count('<a href="/projects/demo/alignmentJobs/job-') == 5
 
 
 async def test_nothing_that_a_dataset_holds_runs_on_its_pages(console, browser):

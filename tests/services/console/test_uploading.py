@@ -54,7 +54,7 @@ async def test_a_table_with_its_media_becomes_a_version_and_the_page_leads_to_it
     ]
     done = await send(browser, files)
     assert done.status_code == 200, done.text
-    assert "1 of 2 rows were imported" in done.text
+    assert "Imported 1 of 2 rows," in done.text
     assert 'href="/projects/demo/datasets/asked/versions/1"' in done.text
     assert 'href="/projects/demo/datasets/asked/quarantine"' in done.text
     assert "MEDIA_MISSING" in done.text and "notes.txt" in done.text
@@ -69,7 +69,7 @@ async def test_it_is_the_import_of_the_command_line_to_the_word(console: Running
     uri = await console.client.upload_files(tmp_path / "text-to-text.jsonl", keep_name=True)
     events = [event async for event in console.client.import_dataset("by-program", uri)]
     done = await send(browser, [("text-to-text.jsonl", content)])
-    assert f"{events[-1].records_imported} of {events[-1].rows_read} rows were imported" in done.text
+    assert f"Imported {events[-1].records_imported} of {events[-1].rows_read} rows," in done.text
     rows = {}
     for name in ("by-program", "asked"):
         stream = console.client.stream_quarantine(f"projects/demo/datasets/{name}")
@@ -90,7 +90,7 @@ async def test_what_the_form_says_reaches_the_import(console: Running, browser: 
         "ignore": "note",
     }
     done = await send(browser, [("mine.jsonl", table(row))], **options)
-    assert "1 of 1 rows were imported" in done.text, done.text
+    assert "Imported 1 of 1 row," in done.text, done.text
     (record,) = [found async for found in console.client.stream_records("projects/demo/datasets/asked")]
     assert (record.split, record.preference.preferred) == ("test", 1)
     assert uploading.read_options({"dataset": "asked", "good": "1", "bad": "0"})["answer_labels"] == ("1", "0")
@@ -108,7 +108,7 @@ async def test_an_import_that_is_refused_can_be_mended_without_sending_the_files
     secret = await browser.secret(PLACE)
     fields = {"csrf": secret, "dataset": "asked", "subtask": "t2t", "split": "val", "arrived": arrived}
     again = await browser.http.post(PLACE, files=[(name, (None, value)) for name, value in fields.items()])
-    assert "1 of 1 rows were imported" in again.text
+    assert "Imported 1 of 1 row," in again.text
 
 
 async def test_rows_of_which_none_can_be_imported_are_told_with_their_faults(console: Running, browser: Browser):
@@ -232,7 +232,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(console: Running, browse
     with pytest.raises(NotFound):
         await console.client.get_dataset("projects/demo/datasets/asked")
     done = await browser.http.post(PLACE, content=form(secret, rest=b"--xyz--\r\n"), headers=HEADERS)
-    assert "1 of 1 rows were imported" in done.text  # its place is free again
+    assert "Imported 1 of 1 row," in done.text  # its place is free again
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ async def test_only_so_many_upload_at_a_time(tmp_path: Path):
                 pass  # the server has not read the first one yet
         assert "UPLOADS_BUSY" in second.text
         ended.set()
-        assert "1 of 1 rows were imported" in (await first).text
+        assert "Imported 1 of 1 row," in (await first).text
 
 
 async def test_a_file_is_on_the_disk_and_not_in_memory(tmp_path: Path, monkeypatch):
