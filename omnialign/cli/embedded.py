@@ -230,7 +230,7 @@ async def _submit(session: Session, client: AsyncClient, plan: DemoPlan, *, sour
         await example.append(client, dataset, plan.seed, plan.small)
         version = await client.commit_version(dataset)
         session.out.say(
-            f"{version.name}: with questions about scenes and open instructions, {version.record_count} records"
+            f"{version.name}: with questions about scenes and open instructions, {version.record_count:,} records"
         )
     model = await client.register_model(plan.named(example.model_id), weights, display_name=example.model_title)
     wanted = spec.build(

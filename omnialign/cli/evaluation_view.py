@@ -60,7 +60,7 @@ def show_preflight(evaluation: Evaluation, *, out: Output) -> None:
         ("answers to write", f"{found.answers:,}"),
         ("judgements to ask for", f"{found.judgements:,}"),
         *_mode_rows(evaluation),
-        *((f"to be dropped: {reason}", str(number)) for reason, number in sorted(found.dropped.items())),
+        *((f"to be dropped: {reason}", f"{number:,}") for reason, number in sorted(found.dropped.items())),
     ]
     out.table(("PRE-FLIGHT", ""), rows, empty="")
     for warning in found.warnings:

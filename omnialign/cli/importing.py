@@ -60,7 +60,7 @@ def progress_line(progress: data_service_pb2.ImportDatasetResponse) -> str:
 def _show_result(last: data_service_pb2.ImportDatasetResponse, *, out: Output) -> None:
     version = last.dataset_version
     _show_formats(last.file_formats, out=out)
-    counts = ", ".join(f"{name} {number}" for name, number in sorted(version.subtask_counts.items()))
+    counts = ", ".join(f"{name} {number:,}" for name, number in sorted(version.subtask_counts.items()))
     out.say(f"{version.name}: {counted(version.record_count, 'record')} ({counts})")
     media = f"; media: {size_text(last.media_bytes)}" if last.media_bytes else ""
     out.say(f"imported: {last.records_imported:,} of {counted(last.rows_read, 'row')}{media}")
@@ -73,7 +73,7 @@ def _show_result(last: data_service_pb2.ImportDatasetResponse, *, out: Output) -
         out.say(f"removed: {removed} of an earlier import that these files no longer have")
     out.say(f"quarantined: {counted(last.rows_quarantined, 'row')}")
     for reason, number in sorted(last.quarantine_reasons.items()):
-        out.say(f"  {reason}: {number}")
+        out.say(f"  {reason}: {number:,}")
     _show_what_is_not_read(last, out=out)
 
 

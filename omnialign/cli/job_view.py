@@ -32,6 +32,8 @@ MARKS = {
 }
 REPORT = "report"
 BAR_WIDTH = 24
+MIN_SHARE = 0.05
+"""Of a stage, to tell its pace: the first steps take as long as their programs take to start."""
 
 
 async def show_events(events: AsyncIterable[Event], *, out: Output) -> AlignmentJob:
@@ -59,7 +61,7 @@ def pairs(job: AlignmentJob) -> str:
     p = job.pairs
     if not p.tried:
         return ""
-    return f"pairs: {p.kept} kept, {p.tied} tied, {p.lost} lost, {p.abstained} abstained, of {p.tried} tried"
+    return f"pairs: {p.kept:,} kept, {p.tied:,} tied, {p.lost:,} lost, {p.abstained:,} abstained, of {p.tried:,} tried"
 
 
 def held(job: AlignmentJob) -> list[str]:
@@ -85,7 +87,8 @@ def time_left(event: Event) -> str:
     is_last = all(status.state != StageStatus.STATE_PENDING or status.stage == REPORT for status in job.stages)
     estimates = [0.0 if is_last else job.preflight.estimated_time.ToMilliseconds() / 1000 - passed]
     for status in job.stages:
-        if status.state == StageStatus.STATE_RUNNING and 0 < status.completed < status.total:
+        share = status.completed / max(status.total, 1)
+        if status.state == StageStatus.STATE_RUNNING and MIN_SHARE <= share < 1:
             pace_seconds = status.elapsed.ToMilliseconds() / 1000 / status.completed
             estimates.append(pace_seconds * (status.total - status.completed))
     return clock(max(estimates)) if max(estimates) > 0 else ""
@@ -137,16 +140,16 @@ def show_preflight(job: alignment_service_pb2.AlignmentJob, *, out: Output) -> N
     if not job.HasField("preflight") or out.as_json:
         return
     preflight = job.preflight
-    by_subtask = ", ".join(f"{name} {number}" for name, number in sorted(preflight.prompts_by_subtask.items()))
+    by_subtask = ", ".join(f"{name} {number:,}" for name, number in sorted(preflight.prompts_by_subtask.items()))
     rows = [
-        ("records for feedback training", preflight.feedback_records),
-        ("prompts to sample", f"{preflight.prompts} ({by_subtask})" if by_subtask else preflight.prompts),
-        ("prompts to evaluate", preflight.evaluation_prompts),
-        ("longest prompt, tokens", preflight.longest_prompt_tokens),
+        ("records for feedback training", f"{preflight.feedback_records:,}"),
+        ("prompts to sample", f"{preflight.prompts:,} ({by_subtask})" if by_subtask else f"{preflight.prompts:,}"),
+        ("prompts to evaluate", f"{preflight.evaluation_prompts:,}"),
+        ("longest prompt, tokens", f"{preflight.longest_prompt_tokens:,}"),
         ("tokens to generate, estimated", f"{preflight.estimated_tokens:,}"),
         ("training memory, estimated", f"{preflight.estimated_training_bytes / 2**20:,.0f} MiB"),
         ("time, estimated", clock(preflight.estimated_time.ToNanoseconds() / 1e9)),
-        *((f"to be dropped: {reason}", number) for reason, number in sorted(preflight.dropped.items())),
+        *((f"to be dropped: {reason}", f"{number:,}") for reason, number in sorted(preflight.dropped.items())),
     ]
     out.table(("PRE-FLIGHT", ""), rows, empty="")
     for warning in preflight.warnings:

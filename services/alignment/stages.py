@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from omnialign import names
 from omnialign.errors import FailedPrecondition
 from omnialign.v1 import alignment_service_pb2, training_service_pb2
+from omnialign.wording import counted
 from services.alignment import optimization, pairs, preflight, reading, training_jobs
 from services.alignment.job import (
     EVALUATE,
@@ -65,7 +66,7 @@ class Stages:
         def change(job: Job) -> str:
             job.preflight.CopyFrom(found)
             stage_of(job, PREFLIGHT).completed = stage_of(job, PREFLIGHT).total = _looked_at(found)
-            return f"Pre-flight: {found.prompts} prompts, {found.evaluation_prompts} to evaluate."
+            return f"Pre-flight: {counted(found.prompts, 'prompt')}, {found.evaluation_prompts:,} to evaluate."
 
         await self._update(context.uid, PREFLIGHT, change)
 

@@ -174,14 +174,15 @@ def _shows(stage: str, seen: dict[str, TrainingJob]) -> Change:
         for purpose, condition in held.items():
             status.conditions[purpose].CopyFrom(condition)
         steps = [f"step {status.completed} of {status.total}."] if status.total else []
-        return f"{stage}: " + " ".join([*steps, *(_sentence(purpose, c) for purpose, c in held.items())])
+        doings = [_sentence(c) if purpose == stage else f"{purpose}: {_sentence(c)}" for purpose, c in held.items()]
+        return f"{stage}: " + (" ".join([*steps, *doings]) or "waits for its training.")
 
     return change
 
 
-def _sentence(purpose: str, condition: TrainingCondition) -> str:
+def _sentence(condition: TrainingCondition) -> str:
     """What a training job waits for or does, for example because the cluster is full."""
-    return f"{purpose}: {condition.message.rstrip('.')} [{condition.reason}]."
+    return f"{condition.message.rstrip('.')} [{condition.reason}]."
 
 
 def _not_succeeded(job: TrainingJob) -> FailedPrecondition:

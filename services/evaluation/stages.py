@@ -6,6 +6,7 @@ Every method may be called again after a crash: what it writes replaces the same
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 
+from omnialign.wording import counted
 from services.evaluation import preflight
 from services.evaluation.agents import instructed
 from services.evaluation.benchmarks import BENCHMARKS
@@ -57,7 +58,8 @@ class Stages:
             job.manifest.CopyFrom(complete)
             status = stage_of(job, PREFLIGHT)
             status.completed = status.total = sum(identity.items for identity in complete.benchmarks)
-            return f"Pre-flight: {found.answers} answers and {found.judgements} judgements to ask for."
+            wanted = f"{counted(found.answers, 'answer')} and {counted(found.judgements, 'judgement')}"
+            return f"Pre-flight: {wanted} to ask for."
 
         await self._update(context.uid, PREFLIGHT, change)
 

@@ -64,6 +64,14 @@ def test_the_time_left_is_the_estimate_less_what_has_passed_or_the_pace_of_the_s
     assert job_view.time_left(event) == ""
 
 
+def test_the_first_steps_of_a_stage_tell_nothing_of_its_pace(job):
+    event = alignment_service_pb2.WatchAlignmentJobResponse(alignment_job=job)
+    event.alignment_job.preflight.estimated_time.FromSeconds(600)
+    for status in event.alignment_job.stages:
+        status.completed = 1  # of 1,000: its seconds are those in which the programs of the stage started
+    assert job_view.time_left(event) == "10:00"
+
+
 def test_in_the_last_stage_that_takes_time_the_pace_alone_tells_what_is_left(job):
     for status in job.stages[:-2]:
         status.state = 3

@@ -25,8 +25,13 @@ def test_a_stage_without_a_step_says_what_its_jobs_wait_for_and_never_step_0_of_
         reason="WAITING_FOR_SLOT", message="waits for its turn: 1 job runs at a time, and 2 are ahead of it"
     )
     message = _shows("optimize", {"optimize": TrainingJob(condition=turn)})(job)
-    assert message == f"optimize: optimize: {turn.message} [WAITING_FOR_SLOT]."
+    assert message == f"optimize: {turn.message} [WAITING_FOR_SLOT]."
     assert job.stages[0].conditions["optimize"] == turn
+
+
+def test_a_stage_whose_jobs_say_nothing_yet_says_that_it_waits_for_them():
+    job = alignment_service_pb2.AlignmentJob(stages=[alignment_service_pb2.StageStatus(stage="optimize")])
+    assert _shows("optimize", {"optimize": TrainingJob()})(job) == "optimize: waits for its training."
 
 
 def test_a_stage_keeps_its_steps_while_a_restarted_service_has_not_seen_all_of_its_jobs_again():
