@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from omnialign import names
 from omnialign.v1.dataset_operations_pb2 import DatasetStatistics, NumberDistribution
-from omnialign.wording import counted, size_text
+from omnialign.wording import size_text
 from services.pipeline.pages.template import environment
 
 PACKAGE = "services.data.operations"
@@ -12,7 +12,7 @@ PACKAGE = "services.data.operations"
 
 def render(name: str, found: DatasetStatistics) -> str:
     """The page of a dataset or a version."""
-    made = environment(PACKAGE, size=size_text, counted=counted, ranked=_ranked)
+    made = environment(PACKAGE, size=size_text, ranked=_ranked)
     lengths = [
         ("Prompts", "characters", found.prompt_characters),
         ("Messages before prompts", "characters", found.history_characters),

@@ -117,6 +117,8 @@ def test_messages_before_prompts_are_counted_apart_from_prompts() -> None:
     assert dict(found.prompt_modalities) == {"text": 2}
     assert "messages before prompts: 3 in 1 record" in list(statistics_lines(found))
     assert "Messages before prompts" in render(NAME, found)
+    found.repeated_prompt_count = 1104
+    assert "0 records, 1\u202f104 prompts" in render(NAME, found)
     assert "essages before prompts" not in render(NAME, counted(Record(id="2", prompt=content("abc"))))
 
 
