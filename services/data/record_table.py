@@ -144,7 +144,8 @@ class RecordTable:
     def improve(self) -> bool:
         """Does one step of the upkeep that is due; whether there may be more. A lost race is none."""
         try:
-            return upkeep.improve(self._connect(None), compact_fragments=self._compact_fragments)
+            dataset, filters = self._connect(None), self._caches.filters
+            return upkeep.improve(dataset, compact_fragments=self._compact_fragments, filters=filters)
         except (OSError, RuntimeError, ValueError):
             return False
 
@@ -199,7 +200,7 @@ class RecordTable:
     def _stored(self, dataset: Any, rows: pa.Table, ids: Sequence[str]) -> Iterator[tuple[list[str], dict[str, int]]]:
         """Which of the `ids` of `rows` exist, in parts, and the addresses of those whose records are others."""
         # Looked up together: each look reads most pages of the index, whose order is that of hashes.
-        addresses = find(dataset, rows["hash"].to_numpy(), self._caches.hashes)
+        addresses = find(dataset, rows["hash"].to_numpy(), self._caches.hashes, self._caches.filters)
         wanted = {name: place for place, name in enumerate(ids)} if addresses else {}
         for start in range(0, len(addresses), FOUND_AT_ONCE):
             columns = take(dataset, addresses[start : start + FOUND_AT_ONCE], ["id", "record", ADDRESS])

@@ -3,6 +3,10 @@
 Most rows are in Lance's own index, on the disk. The fragments that were written since it was last brought up to date
 (see `upkeep`) hold few. Their hashes are kept in memory, and since the rows of a fragment never change, they are read
 once. Both also name rows that are deleted by now, which `take` leaves out, and rows of other ids with the same hash.
+
+A look into the index reads each page that may have one of the hashes. Those of new rows are in none, but between others
+everywhere: a merge of some hundreds would read most of an index, however large, and find nothing. So the segments of
+an index have filters in memory, as far as there is room, which tell of most hashes that they are not there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,13 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from services.data.bloom_filter import BloomFilter, num_bytes
 from services.runtime.recent import RecentValues
 
 INDEX = "hash"
 """The indexed column, and the name of its index."""
 ADDRESS = "_rowaddr"
 """Lance's column with the address of a row: the number of its fragment, and its place in it."""
-KEPT_BYTES = 4 * 1024 * 1024
+KEPT_BYTES = 16 * 1024 * 1024
+FILTER_BYTES = 32 * 1024 * 1024
+LARGEST_FILTER = FILTER_BYTES // 4
+"""A segment that would need a larger one has no filter."""
 
 Fragment = tuple[str, int]
 """A fragment by the file of its table's first one, and by its number, which a table that begins anew may have again."""
@@ -52,13 +60,24 @@ class Hashes(RecentValues[Fragment, SortedHashes]):
         self.put((_file(fragments[0]), fragments[-1].fragment_id), SortedHashes(hashes))
 
 
-def find(dataset: Any, hashes: Sequence[int], kept: Hashes) -> list[int]:
-    """The addresses of the rows whose ids may have one of these hashes, in the order of the table."""
+class Filters(RecentValues[str, BloomFilter]):
+    """The filters of the segments of indexes, by their uuids; a segment never changes."""
+
+    def __init__(self, max_bytes: int = FILTER_BYTES) -> None:
+        super().__init__(max_bytes, size=lambda made: made.num_bytes)
+
+
+def find(dataset: Any, hashes: Sequence[int], kept: Hashes, filters: Filters | None = None) -> list[int]:
+    """The addresses of the rows whose ids may have one of these hashes, in the order of the table.
+
+    Whoever looks for rows that are mostly new gives `filters`.
+    """
     wanted = np.unique(np.array(hashes, np.int64))
-    indexed = {number for index in dataset.describe_indices() for one in index.segments for number in one.fragment_ids}
+    segments = _segments(dataset)
+    indexed = {number for segment in segments for number in segment.fragment_ids}
     fragments = dataset.get_fragments()
     others = [fragment for fragment in fragments if fragment.fragment_id not in indexed]
-    found = _indexed(dataset, wanted) if indexed else []
+    found = _indexed(dataset, _unfiltered(segments, wanted, filters) if filters else wanted) if indexed else []
     if others:
         first = _file(fragments[0])
         known = {fragment.fragment_id: kept.get((first, fragment.fragment_id)) for fragment in others}
@@ -74,7 +93,40 @@ def take(dataset: Any, addresses: Sequence[int], columns: Sequence[str]) -> pa.T
     return dataset._take_rows(list(addresses), columns=list(columns))
 
 
+def make_filter(dataset: Any, filters: Filters) -> bool:
+    """Makes a filter for a segment that has none and can have one; whether there was such a segment."""
+    fragments = {fragment.fragment_id: fragment for fragment in dataset.get_fragments()}
+    for segment in _segments(dataset):
+        indexed = [fragments.get(number) for number in segment.fragment_ids]
+        # What is gone by now cannot be read, but an earlier state may still have it.
+        if filters.get(segment.uuid) is not None or None in indexed:
+            continue
+        count = sum(fragment.physical_rows for fragment in indexed if fragment)
+        if num_bytes(count) > LARGEST_FILTER:
+            continue
+        made = BloomFilter(count)
+        for batch in _scanner(dataset, indexed).to_batches():
+            made.add(batch[INDEX].to_numpy())
+        filters.put(segment.uuid, made)
+        return True
+    return False
+
+
+def _segments(dataset: Any) -> list[Any]:
+    return [segment for index in dataset.describe_indices() for segment in index.segments]
+
+
+def _unfiltered(segments: Sequence[Any], wanted: Any, filters: Filters) -> Any:
+    """Those of the hashes that one of the segments may have."""
+    known = [filters.get(segment.uuid) for segment in segments]
+    if None in known:
+        return wanted
+    return wanted[np.any([one.may_have(wanted) for one in known if one], axis=0)]
+
+
 def _indexed(dataset: Any, wanted: Any) -> list[int]:
+    if not len(wanted):
+        return []
     condition = pc.field(INDEX).isin(pa.array(wanted))
     scanner = dataset.scanner(columns=[], filter=condition, with_row_address=True, fast_search=True)
     found: list[int] = scanner.to_table()[ADDRESS].to_pylist()
@@ -84,10 +136,13 @@ def _indexed(dataset: Any, wanted: Any) -> list[int]:
 def _read(dataset: Any, fragments: Sequence[Any]) -> Iterator[tuple[int, SortedHashes]]:
     """The hashes of fragments, with those of deleted rows, which an earlier state may still have."""
     if fragments:
-        scanner = dataset.scanner(columns=[INDEX], fragments=fragments, include_deleted_rows=True, with_row_id=True)
-        rows, start = scanner.to_table()[INDEX].to_numpy(), 0
+        rows, start = _scanner(dataset, fragments).to_table()[INDEX].to_numpy(), 0
         for fragment in fragments:
             yield fragment.fragment_id, SortedHashes(rows[start : (start := start + fragment.physical_rows)])
+
+
+def _scanner(dataset: Any, fragments: Sequence[Any]) -> Any:
+    return dataset.scanner(columns=[INDEX], fragments=fragments, include_deleted_rows=True, with_row_id=True)
 
 
 def _file(fragment: Any) -> str:

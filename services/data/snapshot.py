@@ -18,7 +18,7 @@ from lance.lance import _Session as Session
 from omnialign.errors import Aborted
 from services.data.errors import translate_table_errors
 from services.data.record_rows import id_hash
-from services.data.row_index import ADDRESS, Hashes, find, take
+from services.data.row_index import ADDRESS, Filters, Hashes, find, take
 from services.data.selection import NARROW, NO_ROWS, ROW, Selection, Window, Windows, first_window, mask
 from services.data.stored_records import StoredRecords
 
@@ -40,6 +40,7 @@ class Caches:
 
     windows: Windows
     hashes: Hashes
+    filters: Filters
     session: Session
     """Lance's cache of files' metadata and of pages of the indexes."""
 
@@ -47,7 +48,7 @@ class Caches:
     def empty(cls) -> "Caches":
         """Caches with nothing in them."""
         session = Session(index_cache_size_bytes=CACHE_BYTES, metadata_cache_size_bytes=CACHE_BYTES)
-        return cls(Windows(), Hashes(), session)
+        return cls(Windows(), Hashes(), Filters(), session)
 
 
 class Snapshot:

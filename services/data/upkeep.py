@@ -17,15 +17,16 @@ from typing import Any, Protocol
 from lance.optimize import Compaction, CompactionOptions
 
 from services.data.objects.base import run_in_pool
-from services.data.row_index import INDEX
+from services.data.row_index import INDEX, Filters, make_filter
 
 FRAGMENT_ROWS = 32 * 1024
 """Fragments with fewer rows are joined with their neighbours, so that each row is copied a few times in all."""
 BATCH_BYTES = 4 * 1024 * 1024
 BUFFER_BYTES = 64 * 1024 * 1024
 UNINDEXED_FRAGMENTS = 128
-UNINDEXED_ROWS = 16 * 1024
-"""Rows whose hashes are kept in memory instead: see `row_index`."""
+UNINDEXED_ROWS = 2 * FRAGMENT_ROWS
+"""Rows whose hashes are kept in memory instead: see `row_index`. More than a large fragment has, so that most rows are
+where they stay before they are indexed: when fragments are joined, the segments that have them are written anew."""
 GROWTH = 4
 """Segments of the index up to so many times as large as what is added are merged with it."""
 WRITES = 8
@@ -46,9 +47,10 @@ class Table(Protocol):
         ...
 
 
-def improve(dataset: Any, *, compact_fragments: int) -> bool:
-    """Does one step for a table that has more small fragments than this, or rows outside the index; whether it did."""
-    return _compact(dataset, compact_fragments) or _index(dataset)
+def improve(dataset: Any, *, compact_fragments: int, filters: Filters) -> bool:
+    """Does one step for a table that has more small fragments than this, rows outside the index, or segments without
+    a filter; whether it did."""
+    return _compact(dataset, compact_fragments) or _index(dataset) or make_filter(dataset, filters)
 
 
 def _compact(dataset: Any, compact_fragments: int) -> bool:

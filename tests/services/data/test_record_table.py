@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import lance
 import pytest
@@ -102,9 +103,9 @@ def test_ids_are_looked_up_together_however_many_they_are(tmp_path: Path, monkey
     old = [record(number) for number in range(1200)]
     records.merge(old)
 
-    def counted(dataset: object, hashes: Sequence[int], kept: row_index.Hashes) -> list[int]:
+    def counted(dataset: object, hashes: Sequence[int], *kept: Any) -> list[int]:
         looks.append(len(hashes))
-        return row_index.find(dataset, hashes, kept)
+        return row_index.find(dataset, hashes, *kept)
 
     monkeypatch.setattr(record_table, "find", counted)
     monkeypatch.setattr(snapshot, "find", counted)

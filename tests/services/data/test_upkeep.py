@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from services.data import upkeep
+from services.data import row_index, upkeep
 from services.data.upkeep import Upkeep
 from tests.services.data.test_record_table import read, record, table
 
@@ -65,6 +65,46 @@ def test_what_was_read_before_is_found_in_every_state(tmp_path: Path) -> None:
         wanted = [record(number).id for number in range(0, 300, 7)]
         expected = [record(n).id for n in range(0, 300, 7) if n < end and n % 30]
         assert [one.id for one in read(state, ids=wanted)] == expected
+
+
+@pytest.fixture
+def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many hashes each look into an index was for."""
+    looks, look = list[int](), row_index._indexed
+
+    def counted(dataset: Any, wanted: Any) -> list[int]:
+        looks.append(len(wanted))
+        return look(dataset, wanted)
+
+    monkeypatch.setattr(row_index, "_indexed", counted)
+    return looks
+
+
+@pytest.mark.usefixtures("often")
+def test_new_records_are_not_looked_for_in_the_index(tmp_path: Path, looked_up: list[int]) -> None:
+    records = table(tmp_path)
+    records.merge([record(number) for number in range(300)])
+    while records.improve():
+        pass
+    records.merge([record(number) for number in range(300, 400)])
+    assert records.merge([record(7, "changed"), record(299), *(record(n) for n in range(400, 500))]) == (100, 2)
+    assert looked_up == [0, 2]
+    assert read(records.snapshot(), ids=[record(7).id]) == [record(7, "changed")]
+
+
+@pytest.mark.usefixtures("often")
+def test_the_index_is_looked_into_where_a_part_of_what_it_has_is_gone(tmp_path: Path, looked_up: list[int]) -> None:
+    records = table(tmp_path)
+    for start in (0, 20, 40):
+        records.merge([record(number) for number in range(start, start + 20)])
+    while records.improve():
+        pass
+    records.delete([record(number).id for number in range(20, 40)])
+    later = table(tmp_path)  # of a process that has no filters yet
+    assert not later.improve()
+    assert later.merge([record(number) for number in range(10, 50)]) == (20, 20)
+    assert looked_up == [40]
+    assert read(later.snapshot()) == [record(number) for number in range(60)]
 
 
 @pytest.mark.usefixtures("often")
