@@ -5,7 +5,7 @@ neither PNG nor the store can shrink it, and every object has to be decoded, has
 handle files of the same bytes with plain Python: a loop in a process for each core decodes, hashes and copies them,
 which an import does, too; another one only copies. For reading, `data_reading` has them. All sides find the page cache
 warm, and nothing of what another side wrote that still has to go to the disk. Imports and the loop run in turn, each a
-few times, and their medians count: how fast files are made swings by more than twice.
+few times, and their medians count, as those of reads do: how fast files are made swings by more than twice.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmarks.data_reading import MEGABYTE, RECOMMENDED, comparison, reading
+from benchmarks.data_reading import MEGABYTE, RECOMMENDED, compared, comparison, reading
 from benchmarks.scale_services import data_service
 from omnialign.client import AsyncClient
 from omnialign.v1 import record_pb2
@@ -36,7 +37,7 @@ EDGE_PIXELS = 64
 REPEATS = 3
 ROWS_PER_GROUP, MAX_GROUP_BYTES = 500, 32 * 1024 * 1024
 LARGE_EDGE_PIXELS, MAX_LARGE = 580, 1000
-"""Pictures of 1 MB, which are only read."""
+"""Pictures of 1 MB."""
 
 
 def pictures(count: int, edge_pixels: int) -> Iterator[bytes]:
@@ -111,7 +112,8 @@ def timed_plain_loop(folder: Path, target: Path) -> float:
     """Decodes, hashes and copies every file, in a process for each core that has started already; returns seconds."""
     target.mkdir()
     paths, cores = sorted(folder.iterdir()), os.cpu_count() or 1
-    with ProcessPoolExecutor(cores) as processes:
+    # Not forked: gRPC has threads in this process.
+    with ProcessPoolExecutor(cores, get_context("spawn")) as processes:
         list(processes.map(take, [()] * cores, [target] * cores))
         os.sync()
         started = time.perf_counter()
@@ -127,37 +129,41 @@ def take(paths: Sequence[Path], target: Path) -> None:
         (target / hashlib.sha256(data).hexdigest()).write_bytes(data)
 
 
+async def imports_in_turn(folder: Path, source: Path) -> tuple[list[float], list[float]]:
+    """Seconds of imports, each into a new service, and of the loop over the same pictures before each of them."""
+    imports, loops = list[float](), list[float]()
+    for _ in range(REPEATS):
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            loops.append(timed_plain_loop(source.parent / "plain", Path(name) / "loop"))
+            async with data_service(Path(name) / "state") as connect, connect() as client:
+                imports.append((await timed_import(client, source))[-1])
+    return imports, loops
+
+
 async def run_async(folder: Path, *, records: int) -> dict[str, Any]:
     """Imports, streams and reads back, each beside its yardstick."""
     source, plain = write_source(folder, records=records), folder / "plain"
-    size = sum(path.stat().st_size for path in plain.iterdir())
-    loops, imports = [timed_plain_loop(plain, folder / "loop")], list[float]()
+    large = write_source(folder / "large", records=min(records, MAX_LARGE), edge_pixels=LARGE_EDGE_PIXELS)
+    size, large_size = size_of(plain), size_of(large.parent / "plain")
+    imports, loops = await imports_in_turn(folder, source)
+    large_imports, large_loops = await imports_in_turn(folder, large)
     copy_seconds = timed_plain_copy(plain, folder / "copy")
-    for number in range(1, REPEATS):
-        async with data_service(folder / f"state-{number}") as client:
-            imports.append((await timed_import(client, source))[-1])
-        loops.append(timed_plain_loop(plain, folder / f"loop-{number}"))
-    async with data_service(folder / "state") as client:
-        version, imported, stored, seconds = await timed_import(client, source)
-        imports.append(seconds)
+    async with data_service(folder / "state") as connect, connect() as client:
+        version, imported, stored, _ = await timed_import(client, source)
         *_, again_seconds = await timed_import(client, source)
         streamed, stream_seconds = await timed_records(client, version)
-        ways = await reading(client, version, plain, num_records=records)
-        large_ways = await large_reading(client, folder / "large", records=min(records, MAX_LARGE))
-    import_seconds, loop_seconds = median(imports), median(loops)
-    assert (imported, len(streamed), stored) == (records, records, size), "records or bytes were lost"
+        assert (imported, len(streamed), stored) == (records, records, size), "records or bytes were lost"
+        large_version, large_records, *_ = await timed_import(client, large, dataset="large")
+        ways = await reading(connect, version, plain, num_records=records)
+        large_ways = await reading(connect, large_version, large.parent / "plain", num_records=large_records)
     return {
         "records": records,
         "media (MB)": size / MEGABYTE,
         "media per record (bytes)": size // records,
-        "import": comparison(size, import_seconds, loop_seconds)
-        | {
-            "records per second": records / import_seconds,
-            "least ratio": min(loops) / max(imports),
-            "greatest ratio": max(loops) / min(imports),
-        },
-        "import against a plain copy": comparison(size, import_seconds, copy_seconds),
-        "import again": {"seconds": again_seconds, "share of the first": again_seconds / import_seconds},
+        "import": compared(size, imports, loops) | {"records per second": records / median(imports)},
+        "import media of 1 MB": compared(large_size, large_imports, large_loops),
+        "import against a plain copy": comparison(size, median(imports), copy_seconds),
+        "import again": {"seconds": again_seconds, "share of the first": again_seconds / median(imports)},
         "read records": {"records per second": records / stream_seconds},
         "read records and media": ways[RECOMMENDED],
         "read records and media of 1 MB": large_ways[RECOMMENDED],
@@ -165,11 +171,9 @@ async def run_async(folder: Path, *, records: int) -> dict[str, Any]:
     }
 
 
-async def large_reading(client: AsyncClient, folder: Path, *, records: int) -> dict[str, Any]:
-    """The ways to read records with pictures of 1 MB."""
-    source = write_source(folder, records=records, edge_pixels=LARGE_EDGE_PIXELS)
-    version, *_ = await timed_import(client, source, dataset="large")
-    return await reading(client, version, folder / "plain", num_records=records)
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def run(settings: argparse.Namespace) -> dict[str, Any]:

@@ -83,11 +83,11 @@ def with_webdataset(source: Path, folder: Path, *, decode: bool) -> Iterator[tup
 
 
 async def with_omnialign(source: Path, folder: Path, *, links: bool) -> list[tuple[str, float, int]]:
-    """Import and reads of the data service, in the same form; client and server share this process.
+    """Import and reads of the data service, which is a process of its own, in the same form.
 
-    With links, the client reads the service's files, and verifies digests in the first pass; else all goes over gRPC.
+    With links, the client reads the service's files; else all goes over gRPC, and the client hashes it.
     """
-    async with data_service(folder) as client:
+    async with data_service(folder) as connect, connect() as client:
         version, _, _, seconds = await timed_import(client, source)
         found = [("import", seconds, 0)]
         for _ in range(PASSES):

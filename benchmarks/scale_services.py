@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from omnialign.client import AsyncClient
@@ -80,15 +81,12 @@ async def on_s3_and_postgresql(folder: Path) -> AsyncIterator[ScaleServices]:
 
 
 @contextlib.asynccontextmanager
-async def data_service(folder: Path) -> AsyncIterator[AsyncClient]:
-    """A client of a data service on this machine, whose files it may read by itself."""
+async def data_service(folder: Path) -> AsyncIterator[Callable[[], AsyncClient]]:
+    """Makes clients of a data service on this machine, whose files they may read by themselves."""
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     settings = {"FILE_LINKS": "true"}
-    async with (
-        _running(folder, database_url="", objects=settings, common={}, names=("data",)) as services,
-        services.client("data") as client,
-    ):
-        yield client
+    async with _running(folder, database_url="", objects=settings, common={}, names=("data",)) as services:
+        yield partial(services.client, "data")
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,7 @@ not hashed here: the caller does that anyway. They are copied once, from where t
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from omnialign.errors import OmnialignError, to_status
 from omnialign.media_window import MediaWindow
@@ -25,10 +25,11 @@ from services.data.stored_records import StoredRecords, as_response
 MESSAGE_BYTES = 1024 * 1024
 LINKED_BYTES, LINKED_OBJECTS, MESSAGE_MEDIA = 32 * 1024 * 1024, 128, 1024
 """The most that the links of a message lead to: its reader may hold the bytes, and the objects as open files."""
-LOOKED_UP = 128
-"""Media, or records with theirs, that are looked up together: enough for one message, so that the first one soon goes
-out and the others are made while it is read."""
+FIRST_LOOKED_UP, MAX_LOOKED_UP = 128, 1024
+"""Media, or records with theirs, that are looked up together: few at first, so that the first message soon goes out,
+and then twice as many each time, while it is read."""
 
+T = TypeVar("T")
 Item = data_service_pb2.MediaItem
 DATA = Item.DATA_FIELD_NUMBER
 STREAM_MEDIA = data_service_pb2.StreamRecordsResponse.MEDIA_FIELD_NUMBER
@@ -110,9 +111,9 @@ class BulkMedia:
         self, batches: AsyncIterator[StoredRecords], delivery: Delivery
     ) -> AsyncGenerator[_Message, None]:
         # A place in a file is shorter than what it would take to say that it was sent before.
-        window = MediaWindow[bool]() if not self._is_by_file(delivery) else None
+        window, counts = MediaWindow[bool]() if not self._is_by_file(delivery) else None, _looked_up()
         async for batch in batches:
-            groups = _record_groups(self._media, batch, window, self._group_bytes(delivery))
+            groups = _record_groups(self._media, batch, window, self._group_bytes(delivery), counts)
             async for message in self._in_thread(self._messages(groups, delivery)):
                 yield message
 
@@ -230,11 +231,28 @@ def _is_inline(place: Place, delivery: Delivery) -> bool:
     return not delivery.inline_bytes or place.size_bytes <= delivery.inline_bytes
 
 
+def _looked_up() -> Iterator[int]:
+    """How many media, or records, are looked up each time."""
+    count = FIRST_LOOKED_UP
+    while True:
+        yield count
+        count = min(2 * count, MAX_LOOKED_UP)
+
+
+def _runs(items: Sequence[T], counts: Iterator[int]) -> Iterator[Sequence[T]]:
+    """The items in runs of these lengths."""
+    start = 0
+    while start < len(items):
+        count = next(counts)
+        yield items[start : start + count]
+        start += count
+
+
 def _media_groups(media: MediaStore, digests: Sequence[str], max_bytes: int) -> Iterator[_Group]:
     """Media in groups for one message each."""
     group = _Group()
-    for start in range(0, len(digests), LOOKED_UP):
-        for digest, place in media.places(digests[start : start + LOOKED_UP]).items():
+    for run in _runs(digests, _looked_up()):
+        for digest, place in media.places(run).items():
             _add(group, digest, place)
             if group.is_full(max_bytes):
                 yield group
@@ -244,26 +262,29 @@ def _media_groups(media: MediaStore, digests: Sequence[str], max_bytes: int) -> 
 
 
 def _record_groups(
-    media: MediaStore, batch: StoredRecords, window: MediaWindow[bool] | None, max_bytes: int
+    media: MediaStore,
+    batch: StoredRecords,
+    window: MediaWindow[bool] | None,
+    max_bytes: int,
+    counts: Iterator[int],
 ) -> Iterator[_Group]:
     """Records in groups for one message each, with those of their media that are not in the window, if there is one."""
-    named, places, group = batch.media(), dict[str, Found](), _Group()
-    for index, (record, digests) in enumerate(zip(batch.messages, named, strict=True)):
-        if index % LOOKED_UP == 0:
-            places = media.places(digest for some in named[index : index + LOOKED_UP] for digest in some)
-        for digest in digests:
-            place = places[digest]
-            if window is None:
+    group = _Group()
+    for run in _runs(list(zip(batch.messages, batch.media(), strict=True)), counts):
+        places = media.places(digest for _, digests in run for digest in digests)
+        for record, digests in run:
+            for digest in digests:
+                if window is not None and window.get(digest) is not None:
+                    continue
+                place = places[digest]
                 _add(group, digest, place)
-            elif window.get(digest) is None:
-                _add(group, digest, place)
-                if isinstance(place, Place):
+                if window is not None and isinstance(place, Place):
                     window.add(digest, place.size_bytes, True)
-        group.records.append(record)
-        group.named.append(digests)
-        if group.is_full(max_bytes):
-            yield group
-            group = _Group()
+            group.records.append(record)
+            group.named.append(digests)
+            if group.is_full(max_bytes):
+                yield group
+                group = _Group()
     if group.records:
         yield group
 

@@ -16,7 +16,7 @@ from omnialign.content import content
 from omnialign.errors import DataLoss, InvalidArgument, NotFound
 from omnialign.sealed_files import is_sealed, seal
 from omnialign.v1 import content_pb2, data_service_pb2, data_service_pb2_grpc, record_pb2
-from services.data.bulk_media import LOOKED_UP
+from services.data.bulk_media import FIRST_LOOKED_UP as FIRST
 from services.data.media_store import MediaStore
 from services.data.objects import LocalObjectStore
 from tests.services.data.test_media_store import png, stored
@@ -263,7 +263,7 @@ async def test_only_media_that_are_to_be_verified_wait_for_a_thread(
 async def test_the_first_media_of_many_are_sent_before_the_last_are_looked_up(
     reader: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    media = await upload(reader, *(png(seed, side=2) for seed in range(200)))
+    media = await upload(reader, *(png(seed, side=2) for seed in range(400)))
     name, sizes, places = await write(reader, media), list[int](), MediaStore.places
 
     def counted(self: MediaStore, digests: Iterable[str]) -> Any:
@@ -273,11 +273,11 @@ async def test_the_first_media_of_many_are_sent_before_the_last_are_looked_up(
 
     monkeypatch.setattr(MediaStore, "places", counted)
     found = [(record.id, len(read)) async for record, read in reader.stream_records_and_media(name)]
-    assert found == [(f"r{index:03d}", 2 if index else 1) for index in range(200)]
-    assert sizes == [LOOKED_UP, 200 - LOOKED_UP + 1]  # with the first medium, which all name
+    assert found == [(f"r{index:03d}", 2 if index else 1) for index in range(400)]
+    assert sizes == [FIRST, 2 * FIRST + 1, 400 - 3 * FIRST + 1]  # with the first medium, which all name
     sizes.clear()
-    assert len([one async for one in reader.read_media(medium.sha256 for medium in media)]) == 200
-    assert sizes == [LOOKED_UP, 200 - LOOKED_UP]
+    assert len([one async for one in reader.read_media(medium.sha256 for medium in media)]) == 400
+    assert sizes == [FIRST, 2 * FIRST, 400 - 3 * FIRST]
 
 
 async def test_a_file_that_changed_is_hashed_and_one_that_rots_is_found_when_asked(
