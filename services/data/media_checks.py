@@ -52,10 +52,13 @@ class MediaChecks:
 
     def append(self, staged: StagedFile, chunk: bytes | memoryview) -> None:
         """Adds to a file. Raises MEDIA_TOO_LARGE."""
-        if staged.size_bytes + len(chunk) > self.limits.size_bytes:
-            found = staged.size_bytes + len(chunk)
-            raise too_large("bytes", found=found, limit=self.limits.size_bytes)
+        self.require_size(staged.size_bytes + len(chunk))
         staged.write(chunk)
+
+    def require_size(self, size_bytes: int) -> None:
+        """Raises MEDIA_TOO_LARGE for more than is taken."""
+        if size_bytes > self.limits.size_bytes:
+            raise too_large("bytes", found=size_bytes, limit=self.limits.size_bytes)
 
     def type_of(self, staged: StagedFile, sha256: str, claim: Claim) -> str:
         """The MIME type of a file, decoded in a child process.

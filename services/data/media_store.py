@@ -22,7 +22,7 @@ from services.data.garbage.condemned import Condemned
 from services.data.media_checks import Claim, MediaChecks
 from services.data.media_keys import media_key, type_key
 from services.data.media_types import CERTAIN, HEAD_BYTES, modality_of, sniff
-from services.data.media_validation import MediaLimits, check_claim, too_large
+from services.data.media_validation import MediaLimits, check_claim
 from services.data.objects import ObjectStore
 from services.data.objects.base import StagedFile, run_in_pool, verified
 from services.data.packed_media import PACKED_BYTES, PREFIX, PackedMedia, Place, ValidMedium
@@ -158,9 +158,7 @@ class MediaStore:
 
     def put_file(self, path: Path, *, claim: Claim) -> tuple[content_pb2.Media, bool]:
         """Stores a copy of a file without holding it in memory (blocking). It survives a power cut after `sync`."""
-        limit = self._checks.limits.size_bytes
-        if path.stat().st_size > limit:
-            raise too_large("bytes", found=path.stat().st_size, limit=limit)
+        self._checks.require_size(path.stat().st_size)
         with path.open("rb") as file:
             known = self._known(hashlib.file_digest(file, "sha256").hexdigest(), claim)
             file.seek(0)
@@ -313,7 +311,9 @@ class MediaStore:
                 found |= {one.sha256: reference(one.mime_type, one.sha256, len(one.data)) for one in small.values()}
             except OmnialignError as error:
                 found |= dict.fromkeys(small, error)
-        return found | {digest: self._put_alone(medium) for digest, medium in media.items() if digest not in found}
+        alone = {digest: self._put_alone(medium) for digest, medium in media.items() if digest not in found}
+        self._packed.forget(_sizes(alone.values()))  # copies in packs, which must have been damaged
+        return found | alone
 
     def _write(self, chunks: Iterable[bytes], claim: Claim) -> tuple[content_pb2.Media, bool]:
         staged = self._checks.begin()
@@ -330,22 +330,22 @@ class MediaStore:
 
     def _put_alone(self, medium: ValidMedium) -> Found:
         try:
-            staged = self._checks.begin()
-            try:
-                self._checks.append(staged, medium.data)
-                staged.finish()
-                return self._put(staged, medium.sha256, medium.mime_type, durable=False)
-            finally:
-                staged.discard()
+            self._checks.require_size(len(medium.data))
+            self._put_type(medium.sha256, medium.mime_type)
+            self._objects.put_bytes(media_key(medium.sha256), medium.data, durable=False)
         except OmnialignError as error:
             return error
+        return reference(medium.mime_type, medium.sha256, len(medium.data))
 
     def _put(self, staged: StagedFile, sha256: str, mime_type: str, *, durable: bool) -> content_pb2.Media:
-        if mime_type not in CERTAIN:  # the type first: an object without one could not be described
-            self._objects.put_bytes(type_key(sha256), mime_type.encode())
+        self._put_type(sha256, mime_type)
         self._objects.put(media_key(sha256), staged.path, sha256=sha256, durable=durable)
-        self._packed.forget(sha256)  # a copy in a pack, which must have been damaged
+        self._packed.forget([sha256])
         return reference(mime_type, sha256, staged.size_bytes)
+
+    def _put_type(self, sha256: str, mime_type: str) -> None:
+        if mime_type not in CERTAIN:  # before the object: one without a type could not be described
+            self._objects.put_bytes(type_key(sha256), mime_type.encode())
 
     def _known(self, sha256: str, claim: Claim) -> content_pb2.Media | None:
         """The reference of an object that is stored whole, which must be as claimed. Raises OBJECT_LEAVES."""

@@ -7,6 +7,7 @@ replaces its row, and no record names it before that, since records are written 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import methodcaller
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -74,12 +75,11 @@ class PackedMedia:
             self._objects.put_bytes(_key(name), b"".join([*(one.data for one in some), end]), durable=False)
             self._point(name, entries)
 
-    def forget(self, sha256: str) -> None:
-        """Removes the row of a medium, if there is one; its bytes are waste from then on."""
-        if not self.find([sha256]):  # a look costs much less than a write, and nearly none has one
-            return
-        row = PACKED_MEDIA.delete().where(PACKED_MEDIA.c.sha256 == bytes.fromhex(sha256))
-        self._database.write_here(lambda connection: connection.execute(row))
+    def forget(self, digests: Iterable[str]) -> None:
+        """Removes the rows of those of the media that have one; their bytes are waste from then on."""
+        for digest in self.find(digests):  # a look costs much less than a write, and nearly none has one
+            row = PACKED_MEDIA.delete().where(PACKED_MEDIA.c.sha256 == bytes.fromhex(digest))
+            self._database.write_here(methodcaller("execute", row))
 
     def _point(self, name: str, entries: Sequence[PackEntry]) -> None:
         rows = [

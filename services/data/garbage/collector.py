@@ -154,7 +154,7 @@ class Collector:
             self._objects.delete(path)
             if not is_pack:
                 self._objects.delete(type_key(key))
-                self._packed.forget(key)
+                self._packed.forget([key])
                 done.media += 1
                 self._metrics.removed_media.inc()
             done.size_bytes += (size := found.size_bytes if found else 0)

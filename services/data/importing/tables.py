@@ -25,7 +25,7 @@ BATCH_BYTES = 8 * 1024 * 1024
 CONVERTED_BYTES = 1024 * 1024
 """What is converted to Python's objects at once: audio as a list of Python numbers is large."""
 UNIT_ROWS, UNIT_BYTES = 2048, 32 * 1024 * 1024
-"""Size up to which a row group is one unit; a larger one is cut."""
+"""About the size of a unit. A row group is cut into equal ones, so that each reader has as much to do as the others."""
 WORST_BATCH_BYTES = 256 * 1024 * 1024
 """What a batch may grow to if each of its rows refers to the longest value that a page can hold."""
 READ_BUFFER_BYTES = 1024 * 1024
@@ -139,13 +139,21 @@ def _parquet(file: Any, batch_rows: int, share: Share, columns: list[str] | None
     number, unit = 1, 0
     for index in range(file.metadata.num_row_groups):
         group = file.metadata.row_group(index)
-        row_bytes = group.total_byte_size // max(1, group.num_rows)
-        batches = max(1, min(UNIT_ROWS, UNIT_BYTES // max(1, row_bytes)) // batch_rows)
-        units = -(-group.num_rows // (batches * batch_rows))
+        unit_rows = _unit_rows(group, batch_rows)
+        units = -(-group.num_rows // unit_rows)
         if any(map(share.has, range(unit, unit + units))):
             found = file.iter_batches(batch_size=batch_rows, row_groups=[index], columns=columns, use_threads=False)
-            yield from _numbered(found, number=number, unit=unit, rows=batches * batch_rows)
+            yield from _numbered(found, number=number, unit=unit, rows=unit_rows)
         number, unit = number + group.num_rows, unit + units
+
+
+def _unit_rows(group: Any, batch_rows: int) -> int:
+    """How many rows of a row group a unit has: whole batches."""
+    num_rows = int(group.num_rows)
+    row_bytes = int(group.total_byte_size) // max(1, num_rows)
+    most = max(1, min(UNIT_ROWS, UNIT_BYTES // max(1, row_bytes)))
+    rows = -(-num_rows // max(1, round(num_rows / most)))
+    return max(1, -(-rows // batch_rows)) * batch_rows
 
 
 def _numbered(

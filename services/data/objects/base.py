@@ -70,7 +70,7 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def put_bytes(self, key: str, data: bytes, *, durable: bool = True) -> None:
+    def put_bytes(self, key: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         """Stores a small object, replacing an existing one; `durable` as of `put`."""
         ...
 

@@ -61,7 +61,7 @@ class LocalObjectStore:
             with self._lock:
                 self._unsynced.append(key)
 
-    def put_bytes(self, key: str, data: bytes, *, durable: bool = True) -> None:
+    def put_bytes(self, key: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         """Writes a small file. See ObjectStore."""
         with translate_storage_errors():
             self._incoming.mkdir(parents=True, exist_ok=True)

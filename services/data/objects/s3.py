@@ -85,7 +85,7 @@ class S3ObjectStore:
             )
         self._metrics.bytes.labels("out").inc(size_bytes)
 
-    def put_bytes(self, key: str, data: bytes, *, durable: bool = True) -> None:
+    def put_bytes(self, key: str, data: bytes | memoryview, *, durable: bool = True) -> None:
         """See ObjectStore."""
         del durable  # as of `put`
         with self._measured("put"):

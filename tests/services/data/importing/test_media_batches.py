@@ -141,6 +141,19 @@ def test_the_shares_of_a_table_are_all_its_rows(tmp_path: Path, group: int) -> N
     assert [row for _, *row in sorted(found)] == [[n, n + 1, n] for n in range(6000)]
 
 
+@pytest.mark.parametrize("group", [34, 50, 100, 600])
+def test_the_shares_of_a_table_are_about_as_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int) -> None:
+    monkeypatch.setattr(tables, "BATCH_ROWS", 7)
+    monkeypatch.setattr(tables, "UNIT_ROWS", 28)
+    pq.write_table(pa.table({"n": range(1200)}), tmp_path / "rows.parquet", row_group_size=group)
+    sizes = [
+        sum(len(list(rows)) for *_, rows in tables.read_table_units(tmp_path / "rows.parquet", Share(share, 2)))
+        for share in range(2)
+    ]
+    assert sum(sizes) == 1200
+    assert max(sizes) <= 1.4 * min(sizes)
+
+
 async def test_rows_that_several_children_read_keep_their_order(
     client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
