@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 
 from omnialign.retry import RetryPolicy
 from services.runtime.database import url_problems
 
 ADDRESS = "_address"
+MAX_TABLE_DAYS = 36_500
 GROUPS = 4
 """Into how many workflows the chunks go that a replica works on at once: while one ends, the others go on."""
 
@@ -41,6 +43,8 @@ class PipelineConfig:
     """How long a job waits for a service or a database that does not answer before it fails."""
     heartbeat_seconds: float = 2.0
     """How often a replica says that it lives, and looks for those that do not."""
+    table_days: float = 0.0
+    """How long each table of a job is kept after it is made, and while anything uses it; 0 keeps them for ever."""
     silence_seconds: float = 10.0
     """After how long a silent replica's work is taken over: within 15 seconds, with the time until it is noticed."""
 
@@ -55,8 +59,15 @@ class PipelineConfig:
         return max(self.chunks_per_job // self.chunks_per_group, 1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """URLs that no database has."""
+        """URLs that no database has, and days that no calendar has."""
         yield from url_problems(database_url=self.database_url, workflow_database_url=self.workflow_database_url)
+        if not 0 <= self.table_days <= MAX_TABLE_DAYS:
+            yield "table_days", f"must be between 0 and {MAX_TABLE_DAYS:,}"
+
+    @property
+    def table_ttl(self) -> timedelta | None:
+        """How long the tables of a job are kept; None for ever."""
+        return timedelta(days=self.table_days) if self.table_days else None
 
     @property
     def jobs_url(self) -> str:

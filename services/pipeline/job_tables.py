@@ -1,6 +1,7 @@
 """The datasets that a job writes, and their lineage. Every call may be repeated, and is while the service is away."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
 
 from omnialign import names
 from omnialign.errors import AlreadyExists, FailedPrecondition
@@ -17,10 +18,13 @@ SERVICE = "data"
 
 
 class JobTables:
-    """The tables of all jobs of a kind. `label` is the dataset label that names the job, such as `alignment_job`."""
+    """The tables of all jobs of a kind. `label` is the dataset label that names the job, such as `alignment_job`.
 
-    def __init__(self, retrier: ServiceRetrier, *, label: str) -> None:
-        self._retrier, self._label = retrier, label
+    They are kept for the time `ttl` from when each is made, and while anything uses them; for ever without one.
+    """
+
+    def __init__(self, retrier: ServiceRetrier, *, label: str, ttl: timedelta | None = None) -> None:
+        self._retrier, self._label, self._ttl = retrier, label, ttl
 
     async def claim(self, job: Job, clients: ServiceClients) -> None:
         """Creates the quarantine table of a new job: every job has one, of whatever kind, so that a job whose tables
@@ -56,7 +60,7 @@ class JobTables:
         """Creates a table once, however often it is called for a uid."""
         labels, once = {self._label: job, "purpose": purpose}, request_id(uid, f"table/{purpose}")
         name = names.id_of(table_of(job, purpose))
-        return str((await clients.data.create_dataset(name, labels=labels, request_id=once)).name)
+        return str((await clients.data.create_dataset(name, labels=labels, ttl=self._ttl, request_id=once)).name)
 
     async def append(self, context: JobContext, name: str, records: Sequence[Record]) -> None:
         """Writes records to a table; those whose ids it has are replaced."""

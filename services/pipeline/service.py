@@ -92,7 +92,7 @@ async def open_pipeline(
         retrier = ServiceRetrier(config.retry_policy, announce=updater.announce)
         data = await stack.enter_async_context(server.clients.client(config.service_addresses["data"]))
         uses = Uses(lambda call: call(data))
-        tables = JobTables(retrier, label=f"{kind.name}_job")
+        tables = JobTables(retrier, label=f"{kind.name}_job", ttl=config.table_ttl)
         kept = KeptAnswers(patient, kind.name, keeping) if keeping else None
         items = ItemCaller(retrier, deadline_seconds=config.step_deadline_seconds, kept=kept)
         writer = TableWriter(tables.append)

@@ -1,10 +1,15 @@
 """What jobs use is kept from deletion, from before they are accepted until they have ended."""
 
 import asyncio
+import datetime
+import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from omnialign.errors import AlreadyExists, FailedPrecondition, Unavailable
+from services.pipeline.config import PipelineConfig
 from services.pipeline.job_store import JobStore
 from tests.service_stack import Job, ServiceStack
 
@@ -40,6 +45,28 @@ async def test_a_cancelled_job_uses_nothing(stack: ServiceStack) -> None:
     await stack.alignment.cancel_alignment_job(job.name)
     assert (await stack.end_of(job.name)).state == Job.STATE_CANCELLED
     assert await users(stack) == []
+
+
+@pytest.mark.parametrize("days", [0.0, 7.0])
+async def test_the_tables_of_a_job_are_kept_for_as_long_as_an_operator_says(stack: ServiceStack, days: float) -> None:
+    stack.settings["table_days"] = days
+    await stack.stop("alignment")
+    await stack.start("alignment")
+    begun = datetime.datetime.now(datetime.UTC)
+    job = await stack.end_of((await stack.submit()).name)
+    tables = [table async for table in stack.client.list_datasets() if table.labels.get("alignment_job") == job.name]
+    assert len(tables) > 4
+    for table in tables:
+        assert table.HasField("expire_time") == bool(days)
+        assert not days or 0 <= (table.expire_time.ToDatetime(datetime.UTC) - begun).days - days < 1
+    assert not (await stack.client.get_dataset(WORLD)).HasField("expire_time")
+
+
+@pytest.mark.parametrize("days", [-1.0, 40_000.0, math.nan])
+def test_tables_are_kept_for_a_number_of_days(tmp_path: Path, days: float) -> None:
+    config = PipelineConfig(root=tmp_path)
+    assert not list(config.problems())
+    assert [field for field, _ in replace(config, table_days=days).problems()] == ["table_days"]
 
 
 async def test_the_use_is_written_before_the_job_and_the_job_is_not_accepted_without_it(
