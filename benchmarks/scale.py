@@ -1,9 +1,11 @@
 """One alignment job after the other, each with more records: what a record costs, and what memory the services take.
 
-Models answer at once, so that all time is ours. Every size has processes and stores of its own, and the whole job runs:
+Models answer at once, so that all time is ours. Every run has processes and stores of its own, and the whole job runs:
 pre-flight, planning, the four stages of the loop, pairs, evaluation and report. Beside the prompts there are records
 for the feedback model (a sixteenth as many) and to evaluate (a sixty-fourth). Then an evaluation has one model answer
 all prompts, and one judge rate the answers.
+
+Sizes run upwards and then down again, the largest once: a machine that gets slower or faster meanwhile does so for all.
 
     make bench-scale
 
@@ -20,6 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.__main__ import RESULTS, write
@@ -54,6 +57,19 @@ class Found:
     """The most resident memory of each service."""
     stored_bytes: int
     """Of tables, media and SQLite's databases after the job, as files; PostgreSQL's are not counted."""
+
+    @classmethod
+    def together(cls, runs: Sequence["Found"]) -> "Found":
+        """What several runs of a size showed: the median of times, and the most memory."""
+        names = runs[0].peak_bytes
+        return cls(
+            records=runs[0].records,
+            loop_seconds=median(run.loop_seconds for run in runs),
+            job_seconds=median(run.job_seconds for run in runs),
+            evaluation_seconds=median(run.evaluation_seconds for run in runs),
+            peak_bytes={name: max(run.peak_bytes[name] for run in runs) for name in names},
+            stored_bytes=max(run.stored_bytes for run in runs),
+        )
 
     def row(self) -> dict[str, Any]:
         """As it is written down."""
@@ -210,12 +226,12 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine_facts()}
     for place, sizes in (("local", settings.sizes), ("s3+postgresql", settings.remote_sizes)):
         print(place, flush=True)
-        rows = []
-        for size in sizes:
-            rows.append(asyncio.run(measure(place, size)).row())
-            print(f"  {size:>9,} records: {json.dumps(rows[-1])}", flush=True)
-        if len(rows) > 1:
-            found[place] = summary(rows)
+        runs = dict[int, list[Found]]()
+        for size in (*sizes, *sizes[-2::-1]):
+            runs.setdefault(size, []).append(run := asyncio.run(measure(place, size)))
+            print(f"  {size:>9,} records: {json.dumps(run.row())}", flush=True)
+        if len(runs) > 1:
+            found[place] = summary([Found.together(some).row() for some in runs.values()])
     for key in ("throughput_ratio", "memory_ratio"):
         found[key] = found["local"][key]
     write(settings.results / "scale.json", json.dumps(found, indent=2) + "\n")

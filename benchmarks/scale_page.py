@@ -14,11 +14,11 @@ import matplotlib.pyplot as plt
 COLOURS = {"data": "#2563eb", "alignment": "#dc2626", "evaluation": "#16a34a"}
 INTRODUCTION = """# Cost and memory by the number of records
 
-Written by `make bench-scale`; do not edit. One alignment job per size, in processes of its own, with models that answer
-at once: what is left is what the orchestrator and the stores cost. *Records per second* counts records through sample,
-critique, refine and verify; *job* is everything from submission to report. Then the evaluation service has one model
-answer all the prompts and one judge rate the answers: *evaluation*, from submission to report. *Memory* is the most
-that a process had resident (VmHWM).
+Written by `make bench-scale`; do not edit. Alignment jobs of each size, each in processes of its own, with models that
+answer at once: what is left is what the orchestrator and the stores cost. Sizes ran upwards and then down again, the
+largest once, and medians count. *Records per second* counts records through sample, critique, refine and verify; *job*
+is everything from submission to report. Then the evaluation service has one model answer all the prompts and one judge
+rate the answers: *evaluation*, from submission to report. *Memory* is the most that a process had resident (VmHWM).
 """
 TITLES = {"local": "SQLite and local files", "s3+postgresql": "PostgreSQL and S3, on the same machine"}
 

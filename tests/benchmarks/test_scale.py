@@ -33,6 +33,13 @@ def test_ratios_compare_the_largest_size_with_the_smallest_and_take_the_worst_se
     assert found["memory_ratio_to_next_smaller"] == 1.2
 
 
+def test_runs_of_a_size_count_with_the_median_of_their_times_and_the_most_memory() -> None:
+    runs = [
+        scale.Found(10, seconds, 2 * seconds, 3 * seconds, {"data": round(9 / seconds)}, 7) for seconds in (1.0, 3.0)
+    ]
+    assert scale.Found.together(runs) == scale.Found(10, 2.0, 4.0, 6.0, {"data": 9}, 7)
+
+
 def test_projection_goes_on_as_between_the_two_largest_sizes() -> None:
     found = scale.projection(SIZES[1], SIZES[2], records=5000)
     assert found["loop_hours"] == round(8 / 3600, 2)
