@@ -86,14 +86,18 @@ def _dtype(name: str, info: TensorInfo) -> torch.dtype:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the library from printing its own report and a progress bar."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    level, had_bar = logger.level, transformers_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.CRITICAL)
+
+    def nothing(record: logging.LogRecord) -> bool:
+        return False
+
+    # A filter, not a level: a logger with a level of its own has the library check and report a plan of shards.
+    logger, had_bar = logging.getLogger("transformers.modeling_utils"), transformers_logging.is_progress_bar_enabled()
+    logger.addFilter(nothing)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(nothing)
         if had_bar:
             transformers_logging.enable_progress_bar()
 

@@ -97,10 +97,14 @@ def not_found(kind: str, name: str) -> NotFound:
 
 
 def version_not_found(kind: str, name: str) -> NotFound:
-    """The error for a version that does not exist; one of `-`, the newest, if there is none at all."""
+    """The error for a version that does not exist; one of `-`, the newest, if there is none at all.
+
+    A dataset can be without versions; a model without versions is none.
+    """
     if names.id_of(name) != names.NEWEST:
         return not_found(kind, name)
-    message = f"{names.unversioned(name)} has no version."
+    whole = names.unversioned(name)
+    message = f"{whole} has no version." if names.matches(whole, names.DATASET) else f"There is no {whole}."
     return NotFound(message, reason=f"{kind}_NOT_FOUND", metadata={"name": name})
 
 

@@ -11,7 +11,7 @@ from omnialign.v1 import evaluation_service_pb2
 from services.evaluation.benchmarks.benchmark import Subject
 from services.evaluation.estimates import Statistic, compare, only, paired
 from services.evaluation.items import items_of
-from services.evaluation.job import SCORE, Job, Spec, parts_of, with_defaults
+from services.evaluation.job import EVALUATION, SCORE, Job, Spec, parts_of, with_defaults
 from services.evaluation.samples import Sample
 from services.evaluation.scores import Key, Scoring, subject_of
 from services.evaluation.summaries import composites_of
@@ -97,7 +97,7 @@ async def _done(pipeline: Pipeline, name: str) -> Job:
     job: Job = await pipeline.jobs.get(name)
     if job.state != Job.STATE_SUCCEEDED:
         state = Job.State.Name(job.state)
-        message = f"the evaluation '{name}' is {state}; compare evaluations that succeeded"
+        message = f"the evaluation '{name}' is {EVALUATION.state_label(job.state)}; compare evaluations that succeeded"
         raise FailedPrecondition(message, reason="EVALUATION_NOT_DONE", metadata={"name": name, "state": state})
     return job
 

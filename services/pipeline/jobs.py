@@ -123,7 +123,7 @@ class Jobs:
         """Deletes a job that has ended. Raises NotFound, and FailedPrecondition (`JOB_STATE`) for any other."""
         job = await self.get(name)
         if job.state not in self._kind.ended:
-            raise _wrong_state(job, self._kind, verb="deleted")
+            raise _wrong_state(job, self._kind, verb="deleted", mend="; cancel it, or wait until it has ended")
         await self._store.delete(job.uid)
 
     async def watch(self, name: str, *, resume_after: int) -> AsyncIterator[Event]:
@@ -153,10 +153,9 @@ class Jobs:
         """
         job = await self.get(name)
         if job.state != self._kind.job.STATE_SUCCEEDED:
+            about = f"it is {self._kind.state_label(job.state)}, and only a job that succeeded has one"
+            message = f"the {self._kind.noun} '{name}' has no report: {about}"
             state = self._kind.job.State.Name(job.state)
-            message = (
-                f"the {self._kind.noun} '{name}' has no report: it is {state}, and only a job that succeeded has one"
-            )
             raise FailedPrecondition(message, reason="REPORT_NOT_READY", metadata={"name": name, "state": state})
         is_there = False
         async for piece in self._store.report(job.uid, report_format=report_format):
@@ -191,7 +190,7 @@ def _cancel(job: Job, *, kind: JobKind) -> str | None:
     return "Cancelling."
 
 
-def _wrong_state(job: Job, kind: JobKind, *, verb: str) -> FailedPrecondition:
+def _wrong_state(job: Job, kind: JobKind, *, verb: str, mend: str = "") -> FailedPrecondition:
     state = kind.job.State.Name(job.state)
-    message = f"the {kind.noun} '{job.name}' cannot be {verb}: it is {state}"
+    message = f"the {kind.noun} '{job.name}' cannot be {verb}: it is {kind.state_label(job.state)}{mend}"
     return FailedPrecondition(message, reason="JOB_STATE", metadata={"name": job.name, "state": state})

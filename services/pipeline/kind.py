@@ -89,7 +89,7 @@ class JobKind:
         return (self.job.STATE_QUEUED, self.job.STATE_RUNNING, self.job.STATE_PAUSED, self.job.STATE_CANCELLING)
 
     def state_label(self, state: int) -> str:
-        """A state as metrics name it, such as `running`."""
+        """A state in one word, such as `running`, as metrics and messages name it."""
         return str(self.job.State.Name(state)).removeprefix("STATE_").lower()
 
 

@@ -223,10 +223,11 @@ class Progress:
             status.state = state.STATE_DONE if is_done else state.STATE_RUNNING
 
     def _describe(self, job: Job) -> str:
-        """One sentence on the stages at work."""
+        """One sentence on the stages at work, or on the last that is done."""
         running = [s for s in job.stages if s.state == self._kind.stage.STATE_RUNNING]
         if not running:
-            return "Progress."
+            done = [s.stage for s in job.stages if s.state == self._kind.stage.STATE_DONE]
+            return f"{done[-1]} is done." if done else "Nothing has begun."
         return ", ".join(f"{s.stage} {s.completed + s.quarantined + s.abstained} of {s.total}" for s in running) + "."
 
 

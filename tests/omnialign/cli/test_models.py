@@ -44,7 +44,7 @@ def test_a_model_is_deleted_and_with_force_too_if_something_depends_on_it(run, m
     assert run("models", "delete", "unwanted/2").stdout == "Deleted projects/default/models/unwanted/versions/2\n"
     assert run("models", "delete", "unwanted", "--force").stdout.count("Deleted") == 1
     gone = run("models", "show", "unwanted")
-    assert "projects/default/models/unwanted has no version. [MODEL_VERSION_NOT_FOUND]" in gone.stderr
+    assert "There is no projects/default/models/unwanted. [MODEL_VERSION_NOT_FOUND]" in gone.stderr
 
 
 def test_a_model_of_a_job_that_has_not_ended_is_not_deleted_without_force(run, server, model):

@@ -1,6 +1,7 @@
 """Weights that are not those of their configuration: refused with their names, before they take memory."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,16 @@ def rewrite_weights(folder: Path, **changes: torch.Tensor | None) -> None:
     weights = {**load_file(folder / "model.safetensors"), **changes}
     kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_weights_are_checked_without_a_word_of_the_library(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    library = logging.getLogger("transformers")
+    library.addHandler(caplog.handler)
+    try:
+        check_weights(folder)
+    finally:
+        library.removeHandler(caplog.handler)
+    assert caplog.messages == []
 
 
 def test_more_layers_than_the_file_has_are_named(folder: Path) -> None:

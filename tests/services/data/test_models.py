@@ -115,7 +115,7 @@ async def test_a_model_that_is_not_there_is_not_found(client: AsyncClient) -> No
     with pytest.raises(NotFound) as caught:
         await client.get_model_version("projects/default/models/none/versions/-")
     assert caught.value.reason == "MODEL_VERSION_NOT_FOUND"
-    assert caught.value.message == "projects/default/models/none has no version."
+    assert caught.value.message == "There is no projects/default/models/none."
 
 
 async def test_the_number_of_a_deleted_version_is_not_used_again(client: AsyncClient, tmp_path: Path) -> None:

@@ -196,5 +196,5 @@ async def test_its_jobs_are_paused_resumed_and_cancelled(stack: ServiceStack, da
         assert (await jobs.cancel(job.name)).state == Job.STATE_CANCELLING
         job = await asyncio.wait_for(census.end_of(job), SECONDS)
         assert job.state == Job.STATE_CANCELLED
-        with pytest.raises(FailedPrecondition, match="cannot be paused: it is STATE_CANCELLED"):
+        with pytest.raises(FailedPrecondition, match="cannot be paused: it is cancelled"):
             await jobs.pause(job.name)

@@ -95,6 +95,8 @@ async def test_a_stage_is_done_with_its_last_chunk_though_progress_was_written_w
         await store.chunks.commit_steps([StepCommit("uid-1", "sample", "sample", n, Counts(1, 1)) for n in numbers])
         job = await progress.flush("uid-1")
         assert job.stages[0].state == getattr(ALIGNMENT.stage, f"STATE_{state}")
+    said = [event.message for event in await store.jobs.events("uid-1", after=0)]
+    assert said[-2:] == ["sample 199 of 200.", "sample is done."]
 
 
 async def test_the_workflow_of_a_job_that_was_refused_after_it_was_queued_ends_without_a_word(stores, caplog):
