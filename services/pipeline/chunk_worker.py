@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from services.pipeline.chunk_store import StepCommit
 from services.pipeline.counts import tally
-from services.pipeline.group_commit import GroupCommitter, TableWriter
+from services.pipeline.group_commit import GroupCommitter, Makers, TableWriter
 from services.pipeline.joined_reads import JoinedReads
 from services.pipeline.kind import JobContext, JobProgram, Outcome, Records, Step
 from services.pipeline.metrics import PipelineMetrics
@@ -48,13 +48,15 @@ class ChunkWorker:
         *,
         committer: GroupCommitter[StepCommit],
         writer: TableWriter,
+        makers: Makers,
         updater: StageUpdater,
         progress: Progress,
         metrics: PipelineMetrics,
         retrier: ServiceRetrier,
         active_steps: int,
     ) -> None:
-        self._program, self._committer, self._writer = program, committer, writer
+        self._program = program
+        self._committer, self._writer, self._makers = committer, writer, makers
         self._updater, self._progress = updater, progress
         self._metrics, self._retrier = metrics, retrier
         self._reads = JoinedReads(self._read)
@@ -63,11 +65,14 @@ class ChunkWorker:
     async def run_step(self, context: JobContext, chunk: Chunk, *, step: Step) -> None:
         """Runs one step of a chunk, and commits it."""
         begun, context = time.monotonic(), replace(context, reused=set())
-        inputs = await self._inputs(context, chunk, step=step)
-        with self._updater.clock(context.uid, step.stage).running():
-            stored = await self._stored(context, inputs, step=step) if chunk.is_repeated else Outcome()
-            missing = _missing(context, inputs, stored=stored)
-            made = await self._make(context, missing, step=step)
+        clock = self._updater.clock(context.uid, step.stage)
+        with self._makers.working():
+            inputs = await self._inputs(context, chunk, step=step)
+            with clock.running():
+                stored = await self._stored(context, inputs, step=step) if chunk.is_repeated else Outcome()
+                missing = _missing(context, inputs, stored=stored)
+                made = await self._make(context, missing, step=step)
+        with clock.running():
             await self._store(context, made, step=step)
         outcome = _merged(inputs, stored=stored, made=made)
         await self._commit(context, outcome, chunk=chunk, step=step, seconds=time.monotonic() - begun)

@@ -1,13 +1,16 @@
 """Group commit: writes that arrive while another one is under way go out together in the next.
 
 A transaction, or a merge-insert, of 500 rows costs about as much as one of 50. So a write that comes right after
-another one waits a moment for company; one that comes after a while starts at once.
+another one waits a moment for company; one that comes after a while starts at once, and so does one while nobody is at
+work on anything that could join it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from omnialign.retry import wait_for_event
 from services.pipeline.kind import JobContext, Record
 
 T = TypeVar("T")
@@ -18,6 +21,31 @@ PAUSE_SECONDS = 0.1
 """Between two writes to one table: what a process that is killed loses at most of finished work, beside the write."""
 
 
+class Makers:
+    """Those who are at work on something that they are going to write."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Counts one of them inside the block."""
+        self._count += 1
+        self._none.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._none.set()
+
+    async def wait_for_none(self, *, timeout_seconds: float) -> None:
+        """Returns once there are none, or after so many seconds."""
+        await wait_for_event(self._none, timeout_seconds=timeout_seconds)
+
+
 class GroupCommitter(Generic[T]):
     """Joins concurrent writes into calls of `commit` with at most `limit` items, or one entry if that is larger.
 
@@ -25,10 +53,15 @@ class GroupCommitter(Generic[T]):
     """
 
     def __init__(
-        self, commit: Callable[[Sequence[T]], Awaitable[None]], *, limit: int, pause_seconds: float = 0.0
+        self,
+        commit: Callable[[Sequence[T]], Awaitable[None]],
+        *,
+        limit: int,
+        makers: Makers,
+        pause_seconds: float = 0.0,
     ) -> None:
-        """Between the end of a write and the next one there are at least `pause_seconds`."""
-        self._commit, self._limit, self._pause_seconds = commit, limit, pause_seconds
+        """Between the end of a write and the next one there are at least `pause_seconds`, while there are `makers`."""
+        self._commit, self._limit, self._makers, self._pause_seconds = commit, limit, makers, pause_seconds
         self._free_at = 0.0
         self._waiting: list[Entry[T]] = []
         self._task: asyncio.Task[None] | None = None
@@ -63,7 +96,7 @@ class GroupCommitter(Generic[T]):
         try:
             while self._waiting:
                 if (seconds := self._free_at - clock()) > 0:
-                    await asyncio.sleep(seconds)
+                    await self._makers.wait_for_none(timeout_seconds=seconds)
                 group = self._take()
                 await self._write(group)
                 self._free_at = clock() + self._pause_seconds
@@ -112,8 +145,8 @@ class TableWriter:
     `append` must be idempotent by record id.
     """
 
-    def __init__(self, append: Append) -> None:
-        self._append = append
+    def __init__(self, append: Append, makers: Makers) -> None:
+        self._append, self._makers = append, makers
         self._tables: dict[tuple[str, str], GroupCommitter[Record]] = {}
         """By the uid of a job and the name of a table."""
 
@@ -125,7 +158,9 @@ class TableWriter:
             async def append(group: Sequence[Record]) -> None:
                 await self._append(context, name, group)
 
-            self._tables[key] = GroupCommitter(append, limit=MAX_GROUP_RECORDS, pause_seconds=PAUSE_SECONDS)
+            self._tables[key] = GroupCommitter(
+                append, limit=MAX_GROUP_RECORDS, makers=self._makers, pause_seconds=PAUSE_SECONDS
+            )
         await self._tables[key].add(records)
 
     def forget(self, uid: str) -> None:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from services.pipeline.chunk_store import ChunkStore, StepCommit
 from services.pipeline.chunk_worker import ChunkWorker
 from services.pipeline.config import PipelineConfig
-from services.pipeline.group_commit import GroupCommitter, TableWriter
+from services.pipeline.group_commit import GroupCommitter, Makers, TableWriter
 from services.pipeline.item_calls import ItemCaller
 from services.pipeline.job_store import JobStore
 from services.pipeline.job_tables import JobTables
@@ -95,10 +95,11 @@ async def open_pipeline(
         tables = JobTables(retrier, label=f"{kind.name}_job", ttl=config.table_ttl)
         kept = KeptAnswers(patient, kind.name, keeping) if keeping else None
         items = ItemCaller(retrier, deadline_seconds=config.step_deadline_seconds, kept=kept)
-        writer = TableWriter(tables.append)
+        makers = Makers()
+        writer = TableWriter(tables.append, makers)
         stack.push_async_callback(writer.close)
         committer = GroupCommitter[StepCommit](
-            chunks.commit_steps, limit=MAX_GROUP_STEPS, pause_seconds=COMMIT_PAUSE_SECONDS
+            chunks.commit_steps, limit=MAX_GROUP_STEPS, makers=makers, pause_seconds=COMMIT_PAUSE_SECONDS
         )
         stack.push_async_callback(committer.close)
 
@@ -110,6 +111,7 @@ async def open_pipeline(
             running,
             committer=committer,
             writer=writer,
+            makers=makers,
             updater=updater,
             progress=progress,
             metrics=metrics,
