@@ -258,7 +258,8 @@ async def expire(
     async with session.client() as client:
         changed = await client.update_dataset(wanted, ["ttl"])
     session.out.record(changed)
-    session.out.say(f"{changed.name} expires: {_expiry(changed) or 'never'}")
+    expiry = _expiry(changed)
+    session.out.say(f"{changed.name} expires: {f'{expiry} UTC' if expiry else 'never'}")
 
 
 @app.command()

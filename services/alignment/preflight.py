@@ -135,18 +135,18 @@ async def _checked(
 def _require(plan: Spec, findings: Findings) -> None:
     needs_feedback = not is_binary(plan) and not plan.feedback_model
     needs_preferences = is_binary(plan) or not plan.judge_model
-    lacking = [
-        kind
-        for kind, needed, count in (
-            ("feedback", needs_feedback, findings.feedback),
-            ("preferences", needs_preferences, findings.preferences),
+    lacking = {
+        kind: model
+        for kind, model, needed, count in (
+            ("feedback", "feedback_model", needs_feedback, findings.feedback),
+            ("preferences", "judge_model", needs_preferences, findings.preferences),
         )
         if needed and not count
-    ]
+    }
     if lacking:
         message = (
             f"no valid record with {' and '.join(lacking)} in the split '{plan.feedback_split}' of '{plan.dataset}' "
-            f"({findings.annotated} records read); import annotated records or give the models"
+            f"({findings.annotated} records read); import annotated records or set {' and '.join(lacking.values())}"
         )
         metadata = {"dataset": plan.dataset, "split": plan.feedback_split, "lacking": ",".join(lacking)}
         raise FailedPrecondition(message, reason="NO_VALID_RECORDS", metadata=metadata)

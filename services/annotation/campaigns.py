@@ -188,9 +188,9 @@ class Campaigns:
             else:
                 left[found] += 1
         if not decided:
+            why = ", ".join(f"{left[kind]} {kind.value.replace('_', ' ')}" for kind in Left if left[kind])
             raise FailedPrecondition(
-                f"No pair of {campaign.name} is decided: {left[Left.OPEN]} have open seats, {left[Left.UNDECIDED]} no "
-                f"majority, {left[Left.SET_ASIDE]} are set aside.",
+                f"No pair of {campaign.name} is decided{f': {why}' if why else ''}.",
                 reason="NOTHING_DECIDED",
                 metadata={kind.value: str(left[kind]) for kind in Left},
             )

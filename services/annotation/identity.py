@@ -21,7 +21,7 @@ def person(given: str, *, field: str) -> str:
         return who.name
     if not given.strip():
         raise InvalidArgument(
-            f"{field} must say who you are, because the service has no authentication.",
+            f"{field} must say who you are, as the service has no authentication (`--as NAME` of the command).",
             reason="PERSON_MISSING",
             violations=[(field, "must not be empty")],
         )

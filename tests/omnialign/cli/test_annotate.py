@@ -57,7 +57,7 @@ def test_from_the_first_pair_to_a_committed_version(run, campaign, tmp_path):
     assert "Two annotators prefer the same response in 0% of 1 comparison." in agreement.output
     refused = run("annotate", "commit", campaign)
     assert refused.exit_code == 1
-    assert "NOTHING_DECIDED" in refused.output
+    assert f"No pair of projects/default/campaigns/{campaign} is decided: 1 open, 1 undecided." in refused.output
     decided = run("annotate", "adjudicate", campaign, 1, "--annotator", "bob", "--reason", "ann erred", "--as", "zoe")
     assert decided.exit_code == 0, decided.output
     committed = run("annotate", "commit", campaign)

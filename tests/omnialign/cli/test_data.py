@@ -163,7 +163,8 @@ def test_a_dataset_is_imported_for_a_time_which_can_be_changed_and_ended(run, so
     assert datetime.timedelta(days=6.9) < first - datetime.datetime.now(datetime.UTC) <= datetime.timedelta(days=7)
     run("data", "import", "brief", source, "--append", "--expires-in", 99)  # it is there: an import does not change it
     assert expiry() == f"{first:%Y-%m-%d %H:%M}"
-    assert "expires: 20" in run("data", "expire", "brief", "--in", 30).stdout
+    kept = run("data", "expire", "brief", "--in", 30).stdout
+    assert "expires: 20" in kept and kept.endswith(" UTC\n")
     assert expiry() > f"{first:%Y-%m-%d %H:%M}"
     assert run("data", "expire", "brief", "--never").stdout == f"{DATASETS}/brief expires: never\n"
     assert expiry() == ""

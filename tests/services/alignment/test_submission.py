@@ -93,6 +93,7 @@ async def test_the_check_refuses_a_dataset_without_valid_annotated_records(stack
     with pytest.raises(FailedPrecondition) as caught:
         await stack.alignment.create_alignment_job("first", spec, validate_only=True)
     assert caught.value.reason == "NO_VALID_RECORDS"
+    assert "set feedback_model and judge_model" in caught.value.message
 
 
 async def test_a_job_over_such_a_dataset_fails_in_its_preflight(stack: ServiceStack) -> None:
