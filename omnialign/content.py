@@ -103,6 +103,15 @@ def parts_of(record: record_pb2.Record) -> list[content_pb2.Part]:
     return parts
 
 
+def all_parts_of(record: record_pb2.Record) -> list[content_pb2.Part]:
+    """The parts of all messages of a record, and those that its responses were put together from."""
+    parts = parts_of(record)
+    for response in record.responses:
+        for contribution in response.made_of:
+            parts += contribution.content.parts
+    return parts
+
+
 def subtask_of(prompt: content_pb2.Content, response: content_pb2.Content) -> str:
     """The subtask that a prompt and a response to it are of, such as `ti2t`; what is empty counts as text."""
     return "2".join(_letters(message) or "t" for message in (prompt, response))

@@ -18,6 +18,7 @@ from services.data.errors import not_found, version_not_found
 from services.data.expiry import change_to, unless_kept, with_expiry
 from services.data.objects import ObjectStore
 from services.data.objects.base import run_in_pool
+from services.data.record_rows import RecordRow, row_of
 from services.data.record_table import Choose, CommitRetries, RecordTable
 from services.data.selection import Selection
 from services.data.snapshot import Caches, Snapshot, SnapshotExpired
@@ -137,16 +138,21 @@ class Datasets:
                 count += 1
         return count
 
-    async def append(self, name: str, records: Iterable[Record], *, are_held: bool = False) -> tuple[int, int]:
-        """Writes records to the head, all visible together; returns the numbers of new and of existing records.
+    async def append(self, name: str, records: Iterable[Record]) -> tuple[int, int]:
+        """Writes records to the head, all visible together; returns the numbers of new and of existing records."""
+        records = list(records)
+        if media := named_media(records):
+            await self._require(name)
+            # Before anybody can read them: the collector must find that the dataset names their media.
+            await self._usage.hold(name, media, parent=project_name_of(name))
+        return await self._merge(name, "", map(row_of, records))
 
-        With `are_held`, the caller has counted their media for the dataset.
+    async def append_rows(self, name: str, rows: Iterable[RecordRow], *, suffix: str = "") -> None:
+        """Writes records to the head, or with `QUARANTINE` as suffix to the quarantine.
+
+        The caller has counted their media for the dataset.
         """
-        return await self._merge(name, "", records, are_held=are_held)
-
-    async def quarantine(self, name: str, records: Iterable[Record], *, are_held: bool = False) -> None:
-        """Writes rows to the dataset's quarantine; `are_held` as of `append`."""
-        await self._merge(name, QUARANTINE, records, are_held=are_held)
+        await self._merge(name, suffix, rows)
 
     async def release(self, name: str, ids: Sequence[str]) -> None:
         """Removes rows from the quarantine that are records now, because what was wrong with them was fixed."""
@@ -265,7 +271,7 @@ class Datasets:
         return page, ""
 
     async def states(self, name: str, *, in_quarantine: bool = False) -> pa.Table | None:
-        """Of each record of the head or of the quarantine, what `record_rows.state` gives; None if there are none."""
+        """`hash` and `fingerprint` of the records of the head or of the quarantine; None if there are none."""
         suffix = QUARANTINE if in_quarantine else ""
         table = self._table(name, uid=await self._require(name), suffix=suffix)
         if (snapshot := await run_in_pool(self._pool, table.find)) is None:
@@ -301,15 +307,10 @@ class Datasets:
                 if state is not None or attempts == READ_ATTEMPTS:
                     raise
 
-    async def _merge(self, name: str, suffix: str, records: Iterable[Record], *, are_held: bool) -> tuple[int, int]:
-        records = list(records)
-        if not are_held and (media := named_media(records)):
-            await self._require(name)
-            # Before anybody can read them: the collector must find that the dataset names their media.
-            await self._usage.hold(name, media, parent=project_name_of(name))
+    async def _merge(self, name: str, suffix: str, rows: Iterable[RecordRow]) -> tuple[int, int]:
         async with self._locks[name]:  # writers of this process take turns; those of other processes are met by retries
             table = self._table(name, uid=await self._require(name), suffix=suffix)
-            counts = await run_in_pool(self._pool, table.merge, records)
+            counts = await run_in_pool(self._pool, table.merge_rows, rows)
         self.upkeep.written(name + suffix, table, num_rows=sum(counts))
         if counts[1]:
             await self._store.uncount_dataset(name)  # what was replaced may have named other media

@@ -26,7 +26,7 @@ from omnialign.v1 import record_pb2
 from services.data import upkeep
 from services.data.errors import translate_table_errors
 from services.data.objects.base import TableLocation
-from services.data.record_rows import SCHEMA, id_hash, to_arrow
+from services.data.record_rows import SCHEMA, RecordRow, id_hash, row_of, to_arrow
 from services.data.row_index import ADDRESS, find, take
 from services.data.snapshot import Caches, Snapshot, expired
 
@@ -93,6 +93,10 @@ class RecordTable:
             return None
 
     def merge(self, records: Iterable[record_pb2.Record]) -> tuple[int, int]:
+        """`merge_rows` of records."""
+        return self.merge_rows(map(row_of, records))
+
+    def merge_rows(self, records: Iterable[RecordRow]) -> tuple[int, int]:
         """Inserts or updates records by id, all visible together; returns the numbers of new and of existing records.
 
         Of several records with one id, the last counts. A record that is stored unchanged is not written again. Raises

@@ -89,7 +89,7 @@ class Snapshot:
         return self.count(), total
 
     def states(self) -> pa.Table:
-        """Of each record, the hash of its id and that of its bytes: see `record_rows.state`."""
+        """Of each record, `hash` and `fingerprint` of its `RecordRow`."""
         with expired(self._dataset.uri):
             return self._dataset.to_table(columns=["hash", "fingerprint"])
 

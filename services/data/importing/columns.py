@@ -78,6 +78,23 @@ SCHEMAS: dict[str, Schema] = {
 }
 
 
+def response_columns(schema: Schema) -> tuple[tuple[str, ...], ...]:
+    """The columns of a response by part, text first; of each, the first that holds a value counts."""
+    found: list[tuple[str, ...]] = [RESPONSE_TEXT] if schema.response_text else []
+    if schema.response_media:
+        names = RESPONSE_MEDIA[content_pb2.Modality.ValueType(schema.response_media)]
+        # If responses have text too, `response_k` is that text and not the media.
+        found.append(tuple(name for name in names if not (schema.response_text and name in RESPONSE_TEXT)))
+    return tuple(found)
+
+
+def prompt_columns(schema: Schema) -> tuple[tuple[str, ...], ...]:
+    """The columns of a prompt by part, text first."""
+    if not schema.prompt_media:
+        return (PROMPT,)
+    return PROMPT, PROMPT_MEDIA[content_pb2.Modality.ValueType(schema.prompt_media)]
+
+
 def first(row: Row, names: Iterable[str], *, side: int = 0) -> str:
     """The first column of these that holds a value; "" if none does."""
     for name in named(tuple(names), side) if side else names:

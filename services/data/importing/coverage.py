@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from omnialign.v1 import content_pb2
 from services.data.importing import columns
-from services.data.importing.columns import SCHEMAS, SIDES, Schema
+from services.data.importing.columns import SCHEMAS, SIDES, Schema, prompt_columns, response_columns
 from services.data.importing.formats.registry import FORMATS
 
 NOTE = "_quarantine"
@@ -64,23 +63,6 @@ def nearest(subtask: str, name: str, *, form: str = "") -> str:
         return ""
     found = difflib.get_close_matches(name.lower()[:100], known, n=1, cutoff=SIMILAR)
     return found[0] if found else ""
-
-
-def response_columns(schema: Schema) -> tuple[tuple[str, ...], ...]:
-    """The columns of a response by part, text first; of each, the first that holds a value counts."""
-    found: list[tuple[str, ...]] = [columns.RESPONSE_TEXT] if schema.response_text else []
-    if schema.response_media:
-        names = columns.RESPONSE_MEDIA[content_pb2.Modality.ValueType(schema.response_media)]
-        # If responses have text too, `response_k` is that text and not the media.
-        found.append(tuple(name for name in names if not (schema.response_text and name in columns.RESPONSE_TEXT)))
-    return tuple(found)
-
-
-def prompt_columns(schema: Schema) -> tuple[tuple[str, ...], ...]:
-    """The columns of a prompt by part, text first."""
-    if not schema.prompt_media:
-        return (columns.PROMPT,)
-    return columns.PROMPT, columns.PROMPT_MEDIA[content_pb2.Modality.ValueType(schema.prompt_media)]
 
 
 @lru_cache(maxsize=1024)

@@ -10,17 +10,17 @@ from services.data.importing import columns
 from services.data.importing.columns import Row
 from services.data.importing.refusal import described, refusal
 from services.data.importing.scales import Scales
+from services.data.importing.taken_columns import ResponseColumns, TakenColumns
 
 
-def add_feedback(response: record_pb2.Response, row: Row, side: int, scales: Scales) -> None:
-    """Adds the scores, critique and advice on one side's response, if any. Raises SCORE_INVALID, TEXT_EXPECTED."""
-    layout = columns.layout(tuple(row))
-    rationales = {dimension: text(row, name) for name, dimension in layout.rationales[side].items()}
-    for name, dimension in layout.rates[side].items():
+def add_feedback(response: record_pb2.Response, row: Row, taken: ResponseColumns, scales: Scales) -> None:
+    """Adds the scores, critique and advice on one response, if any. Raises SCORE_INVALID, TEXT_EXPECTED."""
+    rationales = {dimension: text(row, name) for name, dimension in taken.rationales.items()}
+    for name, dimension in taken.rates.items():
         if row[name] is not None:
             score = read_score(row[name], scales, name)
             response.feedback.scores.add(dimension=dimension, score=score, rationale=rationales.get(dimension, ""))
-    if not (critique := columns.first(row, columns.CRITIQUE, side=side)):
+    if not (critique := columns.first(row, taken.critique)):
         return
     sections = read_feedback_text(text(row, critique))
     if said := "\n".join(filter(None, (sections.critique, sections.reason))):
@@ -39,24 +39,27 @@ def read_score(found: Any, scales: Scales, column: str, dimension: str = "") -> 
     return score
 
 
-def add_preference(record: record_pb2.Record, row: Row, scales: Scales) -> None:
+def add_preference(record: record_pb2.Record, row: Row, taken: TakenColumns, scales: Scales) -> None:
     """Adds the preference between the two responses. Raises LABEL_INVALID, TEXT_EXPECTED."""
-    name = columns.first(row, columns.OVERALL)
+    name = columns.first(row, taken.overall)
     preferred = scales.winner(row[name]) if name else None
     if preferred is None:
         wanted = "{} or {}".format(*scales.winner_labels or columns.SIDES)
-        name = name or next(option for option in columns.OVERALL if option in row)
+        name = name or taken.overall[0]
         message = f"the overall label is {row[name]!r}, and {wanted} is taken"
         raise refusal("LABEL_INVALID", message[:500], column=name)
-    reason = text(row, columns.first(row, columns.OVERALL_TEXT))
-    found, dimensions = record.preference, _winners(row, scales)
-    found.preferred, found.reason = preferred, read_verdict_text(reason) if reason else ""
-    found.dimensions.update(dimensions)
+    reason = text(row, columns.first(row, taken.overall_text))
+    record.preference.preferred = preferred
+    if reason:
+        record.preference.reason = read_verdict_text(reason)
+    for column, dimension in taken.winners.items():
+        if (side := scales.winner(row[column])) is not None:  # dimensions without a winner are left out
+            record.preference.dimensions[dimension] = side
 
 
 def labels(row: Row) -> dict[str, str]:
     """The labels of a row. Raises LABELS_INVALID, TEXT_EXPECTED."""
-    extra = {name: text(row, name) for name in columns.EXTRA_LABELS if text(row, name)}
+    extra = {name: said for name in columns.EXTRA_LABELS if name in row and (said := text(row, name))}
     found = row.get("labels")
     if isinstance(found, str) and found.strip():
         try:
@@ -80,9 +83,3 @@ def text(row: Row, name: str) -> str:
         message = f"the column holds {described(found)}, and text is taken"
         raise refusal("TEXT_EXPECTED", message, column=name)
     return found.strip()
-
-
-def _winners(row: Row, scales: Scales) -> dict[str, int]:
-    """The winning side of each dimension; dimensions without a winner are left out."""
-    found = {dimension: scales.winner(row[name]) for name, dimension in columns.layout(tuple(row)).winners.items()}
-    return {dimension: side for dimension, side in found.items() if side is not None}

@@ -7,10 +7,9 @@ keeps it and sets the row aside.
 
 import numpy as np
 
-from omnialign.v1.record_pb2 import Record
 from services.data.importing.journal import Array
 from services.data.importing.refusal import refusal
-from services.data.record_rows import id_hash, state
+from services.data.record_rows import RecordRow, id_hash
 
 ID_TAKEN = "ID_TAKEN"
 SHOWN_CHARACTERS = 100
@@ -23,21 +22,20 @@ class Ids:
         """`head` are the states of the dataset's records, sorted, as they were before the run."""
         self._head, self._append, self._given = head, append, set[int]()
 
-    def take(self, record: Record, *, is_own: bool) -> bool:
+    def take(self, record: RecordRow, *, is_own: bool) -> bool:
         """Gives a record its id, which the row may have brought; whether it takes another record's place.
 
         Raises ID_TAKEN.
         """
-        number, fingerprint = state(record)
         shown, column = f"the id {record.id[:SHOWN_CHARACTERS]!r}", "id" if is_own else ""
-        if number in self._given:
+        if record.hash in self._given:
             message = f"an earlier row of this import has {shown}, and each record has one of its own"
             raise refusal(ID_TAKEN, message, column=column)
-        is_other = is_own and self._differs(number, fingerprint)
+        is_other = is_own and self._differs(record.hash, record.fingerprint)
         if is_other and self._append:
             message = f"the dataset has another record with {shown}, and an import that appends keeps it"
             raise refusal(ID_TAKEN, message, column=column)
-        self._given.add(number)
+        self._given.add(record.hash)
         return is_other
 
     def take_again(self, numbers: Array) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,9 +13,9 @@ from google.protobuf import json_format
 
 from omnialign.errors import InvalidArgument, valid_text
 from omnialign.names import project_name_of
-from omnialign.v1 import record_pb2
 from omnialign.v1.data_service_pb2 import ImportDatasetResponse as Progress
-from services.data.datasets import Datasets
+from omnialign.v1.record_pb2 import Record
+from services.data.datasets import QUARANTINE, Datasets
 from services.data.importing.file_keys import FileState, name_of
 from services.data.importing.formats.own import NAME as WHOLE_RECORDS
 from services.data.importing.identity import ID, source_digest
@@ -26,7 +26,7 @@ from services.data.importing.rows import set_aside
 from services.data.importing.sources import SourceFile
 from services.data.importing.tally import Tally
 from services.data.media_store import MediaStore
-from services.data.record_rows import state
+from services.data.record_rows import RecordRow, UnnamedRow
 from services.data.usage import Usage
 
 WRITE_RECORDS = 4096
@@ -65,9 +65,10 @@ class _Draft:
 
     part: Part
     state: FileState
-    rows: list[tuple[int, int, int, bool]] = field(default_factory=list)
-    good: list[record_pb2.Record] = field(default_factory=list)
-    bad: list[record_pb2.Record] = field(default_factory=list)
+    noted: list[Array] = field(default_factory=list)
+    """What the journal keeps of the rows, of several at a time: `ROW`."""
+    good: list[RecordRow] = field(default_factory=list)
+    bad: list[RecordRow] = field(default_factory=list)
 
 
 @dataclass
@@ -130,11 +131,13 @@ class ImportRun:
 
     async def add(self, piece: Stored) -> None:
         """Counts rows, and has them written: with others, and while the next ones are read."""
-        contents, keys = _keys(row.content for row in piece.rows), _keys(row.digest for row in piece.rows)
-        again, left_out = self._count_rows(contents, keys)
-        told = zip(contents.tolist(), keys.tolist(), again.tolist(), left_out.tolist(), strict=True)
-        for row, noted in zip(piece.rows, told, strict=True):
-            self._add(row, noted, self._current())
+        noted, rows, start = np.empty(len(piece.rows), ROW), piece.rows, 0
+        noted["content"], noted["key"] = _keys(row.content for row in rows), _keys(row.digest for row in rows)
+        noted["again"], noted["left_out"] = self._count_rows(noted["content"], noted["key"])
+        while start < len(rows):
+            end = start + max(1, WRITE_RECORDS - self._waiting.records)
+            self._add(rows[start:end], noted[start:end], self._current())
+            start = end
             if self._waiting.is_full:
                 await self._settle()
                 waiting, self._waiting, self._draft = self._waiting, _Waiting(), None
@@ -192,46 +195,54 @@ class ImportRun:
             self._waiting.drafts.append(self._draft)
         return self._draft
 
-    def _add(self, row: Row, noted: tuple[int, int, int, bool], draft: _Draft) -> None:
-        self.progress.rows_read += 1
-        self._next.end = draft.part.end = draft.part.end + 1
-        draft.rows.append(noted)
-        *_, again, is_left_out = noted
-        if is_left_out:
-            return
-        source, waiting, record = self._sources[self._digest], self._waiting, row.record
+    def _add(self, rows: Sequence[Row], noted: Array, draft: _Draft) -> None:
+        """Adds the records of rows to what is to be written."""
+        part, waiting = draft.part, self._waiting
+        draft.noted.append(noted)
+        self.progress.rows_read += len(rows)
+        self._next.end = part.end = part.end + len(rows)
+        for row, again, is_left_out in zip(rows, noted["again"].tolist(), noted["left_out"].tolist(), strict=True):
+            if is_left_out:
+                continue
+            record = self._add_record(row, again, draft)
+            waiting.records += 1
+            waiting.size_bytes += record.size
+            waiting.media.update(row.media)
+            part.media_bytes += sum([size_bytes for _, size_bytes in row.media])
+
+    def _add_record(self, row: Row, again: int, draft: _Draft) -> RecordRow:
+        """Gives the record of a row its id, and adds it; one that cannot have the id that it brings is set aside."""
+        part, aside = draft.part, row.aside
         if row.mends:
             self._mended.add(row.mends)
-            draft.part.mended.append(row.mends)
-        given = row.mends or f"{record.subtask}-{row.digest}-{self._digest}" + (f"-{again}" if again else "")
-        if self._ids is not None and not record.HasField("quarantine"):
-            draft.part.replaced += self._take_id(row, self._ids, given)
-        record.id = record.id or given
-        if record.HasField("quarantine"):
-            source.quarantined.add(record.id)
-            draft.part.aside.append(record.id)
-            draft.part.examples.setdefault(record.quarantine.reason, record.quarantine.message)
-            draft.bad.append(record)
-        else:
+            part.mended.append(row.mends)
+        name = row.mends or f"{row.record.subtask}-{row.digest}-{self._digest}" + (f"-{again}" if again else "")
+        record = row.record.named(row.id or name)
+        if self._ids is not None and aside is None:
+            try:
+                part.replaced += self._ids.take(record, is_own=bool(row.id))
+            except InvalidArgument as error:
+                record, aside = self._without_id(row, record, name, error)
+        if aside is None:
             draft.good.append(record)
-        waiting.records += 1
-        waiting.size_bytes += record.ByteSize()
-        draft.part.media_bytes += sum(media.size_bytes for media in row.media)
-        waiting.media.update((media.sha256, media.size_bytes) for media in row.media)
+            part.subtasks[record.subtask] = part.subtasks.get(record.subtask, 0) + 1
+            return record
+        reason, message = aside
+        self._sources[self._digest].quarantined.add(record.id)
+        part.aside.append(record.id)
+        part.examples.setdefault(reason, message)
+        part.reasons[reason] = part.reasons.get(reason, 0) + 1
+        draft.bad.append(record)
+        return record
 
-    def _take_id(self, row: Row, ids: Ids, given: str) -> bool:
-        """Gives a record the id that its row brings, or else this one; whether it takes another record's place.
-
-        One that cannot have it is set aside.
-        """
-        record, is_own = row.record, bool(row.record.id)
-        record.id = record.id or given
-        try:
-            return ids.take(record, is_own=is_own)
-        except InvalidArgument as error:
-            whole = json_format.MessageToDict(record, preserving_proto_field_name=True) if is_own else None
-            set_aside(record, error, file=self._file, number=row.number, row=whole)
-            return False
+    def _without_id(
+        self, row: Row, found: RecordRow, name: str, error: InvalidArgument
+    ) -> tuple[RecordRow, tuple[str, str]]:
+        """A record that cannot have the id it was given, as it is set aside, and why."""
+        record = Record.FromString(found.record)
+        whole = json_format.MessageToDict(record, preserving_proto_field_name=True) if row.id else None
+        set_aside(record, error, file=self._file, number=row.number, row=whole)
+        return UnnamedRow.of(record).named(name), (record.quarantine.reason, record.quarantine.message)
 
     async def _settle(self) -> None:
         writing, self._writing = self._writing, None
@@ -248,14 +259,12 @@ class ImportRun:
         await self._usage.hold(self.name, waiting.media, parent=parent)
         if good:
             await self._media.sync()  # media first: a record must never refer to media that a power cut can lose
-            await self._datasets.append(self.name, good, are_held=True)
+            await self._datasets.append_rows(self.name, good)
             mended = [one for draft in waiting.drafts for one in draft.part.mended]
             await self._datasets.release(self.name, [*(record.id for record in good), *mended])
         if bad:
-            await self._datasets.quarantine(self.name, bad, are_held=True)
+            await self._datasets.append_rows(self.name, bad, suffix=QUARANTINE)
         for draft in waiting.drafts:
-            _count(draft.part.subtasks, (record.subtask for record in draft.good))
-            _count(draft.part.reasons, (record.quarantine.reason for record in draft.bad))
             self._count(draft.part)
         # The records first: a row that the journal has is in the table.
         await asyncio.to_thread(_note, self._journal, waiting.drafts)
@@ -326,21 +335,18 @@ def _note(journal: Journal, drafts: Iterable[_Draft]) -> None:
     parts = []
     for draft in drafts:
         if draft.state.is_same():
-            arrays = {"rows": np.array(draft.rows, ROW), "good": _states(draft.good), "bad": _states(draft.bad)}
+            rows = np.concatenate([*draft.noted, np.empty(0, ROW)])
+            arrays = {"rows": rows, "good": _states(draft.good), "bad": _states(draft.bad)}
             draft.part.visits = list(dict.fromkeys(draft.part.visits))
             parts.append((draft.part, arrays))
     if parts:
         journal.write(parts)
 
 
-def _states(records: Iterable[record_pb2.Record]) -> Array:
-    return np.array([state(record) for record in records], STATE)
+def _states(records: Iterable[RecordRow]) -> Array:
+    return np.array([(record.hash, record.fingerprint) for record in records], STATE)
 
 
 def _keys(digests: Iterable[str]) -> Array:
-    return np.array([int(digest[:KEY_CHARACTERS], 16) for digest in digests], np.uint64)
-
-
-def _count(counts: MutableMapping[str, int], keys: Iterable[str]) -> None:
-    for key in keys:
-        counts[key] = counts.get(key, 0) + 1
+    packed = bytes.fromhex("".join([digest[:KEY_CHARACTERS] for digest in digests]))
+    return np.frombuffer(packed, ">u8").astype(np.uint64)

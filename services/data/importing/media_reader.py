@@ -8,8 +8,8 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,7 @@ RENEWED_SECONDS = 1.0
 """Time for which media share a limit on processor time: to set it takes as long as to decode a small picture."""
 
 
-@dataclass(frozen=True)
-class ReadMedium:
+class ReadMedium(NamedTuple):
     """A medium that decodes."""
 
     sha256: str
@@ -107,9 +106,9 @@ class MediaReader:
                 if mime_type := type_of_picture(data, self._limits):
                     self._remember(sha256, mime_type)
 
-    def take(self) -> tuple[list[ReadMedium], NDArray[np.uint8]]:
+    def take(self) -> tuple[list[tuple[str, str, int, str]], NDArray[np.uint8]]:
         """What was collected, and the bytes of all that have no path, in the same order."""
-        media, data = list(self._media.values()), np.frombuffer(b"".join(self._data), dtype=np.uint8)
+        media, data = [one[:] for one in self._media.values()], np.frombuffer(b"".join(self._data), dtype=np.uint8)
         self._media, self._data, self.size_bytes = {}, [], 0
         self._limited = 0.0, 0.0  # the next piece has another one
         return media, data

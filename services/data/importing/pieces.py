@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from services.data.importing.identity import Digests
 from services.data.importing.media_files import MediaFiles, Visit
-from services.data.importing.media_reader import MediaReader, ReadMedium
+from services.data.importing.media_reader import MediaReader
 from services.data.importing.readers import read_units
 from services.data.importing.reading import Reading
 from services.data.importing.rows import ReadRow, RowReader
@@ -37,8 +37,10 @@ class Piece:
     """Whether the unit ends with it. A unit of which nothing is wanted has one piece without rows."""
     start: int
     """How many rows of the file come before it."""
-    rows: list[ReadRow]
-    media: list[ReadMedium]
+    rows: list[tuple[bytes, str, str, int, str]]
+    """Each as the values of a `ReadRow`: as objects, they would take several times as long to be sent."""
+    media: list[tuple[str, str, int, str]]
+    """Each as the values of a `ReadMedium`."""
     data: NDArray[np.uint8]
     """The bytes of the media, one after the other."""
     visits: list[Visit]
@@ -63,22 +65,35 @@ def read_pieces(
     files = MediaFiles(source, keep=media)
     reader = RowReader(source, files=files, reading=reading, digests=digests)
     for unit, first, rows in read_units(source, reading, share):
-        place, read, begun = max(start, first), list[ReadRow](), time.monotonic()
+        place, read = max(start, first), _Read()
         for group in groups((index, row) for index, row in enumerate(rows, first) if index >= start):
             digests.forget()
             if group[0][0] >= careful_until or media.has_found_killer:
                 media.decode_ahead(data for _, (_, row) in group for data in small_bytes(row))
             for index, (number, row) in group:
                 media.is_careful = index < careful_until and not media.has_found_killer
-                read.append(reader.read(number, row))
-                if _is_full(read, media, begun):
-                    yield Piece(unit, False, place, read, *media.take(), files.take())
-                    place, read, begun = index + 1, [], time.monotonic()
-        yield Piece(unit, True, place, read, *media.take(), files.take())
+                read.add(reader.read(number, row))
+                if read.is_full(media):
+                    yield Piece(unit, False, place, read.rows, *media.take(), files.take())
+                    place, read = index + 1, _Read()
+        yield Piece(unit, True, place, read.rows, *media.take(), files.take())
 
 
-def _is_full(read: list[ReadRow], media: MediaReader, begun: float) -> bool:
-    size_bytes = media.size_bytes + sum(len(row.record) for row in read[-1:])
-    if media.is_careful and media.has_found_killer:  # so that this much is done, should there be another one
-        return True
-    return len(read) >= PIECE_ROWS or size_bytes >= PIECE_BYTES or time.monotonic() - begun > PIECE_SECONDS
+class _Read:
+    """The rows of the next piece, so far."""
+
+    def __init__(self) -> None:
+        self.rows = list[tuple[bytes, str, str, int, str]]()
+        self._size_bytes, self._begun = 0, time.monotonic()
+
+    def add(self, row: ReadRow) -> None:
+        self.rows.append(row[:])
+        self._size_bytes += len(row.record)
+
+    def is_full(self, media: MediaReader) -> bool:
+        """Whether the rows, with their media, are enough to be sent."""
+        if media.is_careful and media.has_found_killer:  # so that this much is done, should there be another one
+            return True
+        size_bytes = media.size_bytes + self._size_bytes
+        is_late = time.monotonic() - self._begun > PIECE_SECONDS
+        return len(self.rows) >= PIECE_ROWS or size_bytes >= PIECE_BYTES or is_late

@@ -8,18 +8,22 @@ import asyncio
 import hashlib
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple
 
-from omnialign.content import contents_of, media_of
+from google.protobuf.message import DecodeError
+
+from omnialign.content import all_parts_of
 from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.v1.content_pb2 import Media
 from omnialign.v1.record_pb2 import Record
 from services.data.importing.media_files import Visit
+from services.data.importing.media_reader import ReadMedium
 from services.data.importing.pieces import PIECE_ROWS, Piece, read_pieces
 from services.data.importing.reading import Reading
 from services.data.importing.refusal import killed_reader
@@ -29,6 +33,7 @@ from services.data.importing.units import Share
 from services.data.media_store import Claim, MediaStore, ValidMedium
 from services.data.media_validation import MediaLimits
 from services.data.objects.base import run_in_pool
+from services.data.record_rows import UnnamedRow
 from services.sandbox.limits import Limits
 from services.sandbox.pool import Sandbox
 from services.sandbox.worker import preload
@@ -45,12 +50,17 @@ preload("services.data.importing.pieces")
 class Row(NamedTuple):
     """A row as a record whose media are stored; the rest is as of `ReadRow`."""
 
-    record: Record
+    record: UnnamedRow
+    id: str
+    """Its own; "" if it has none."""
+    aside: tuple[str, str] | None
+    """The reason and the message of a record that is set aside."""
+    media: list[tuple[str, int]]
+    """Digests, and sizes in bytes."""
     digest: str
     content: str
     number: int
     mends: str
-    media: list[Media]
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,7 @@ class Readers:
     def _store(self, piece: Piece, file: SourceFile) -> Stored:
         """Stores the media of a piece, whose digests are computed again: a child is not believed."""
         at, valid, stored = 0, list[ValidMedium](), dict[str, Media]()
-        for medium in piece.media:
+        for medium in starmap(ReadMedium, piece.media):
             if medium.path:
                 claim = Claim(sha256=medium.sha256)
                 stored[medium.sha256] = self._media.put_file(_inside(medium.path, file.root), claim=claim)[0]
@@ -140,7 +150,7 @@ class Readers:
             if isinstance(found, OmnialignError):
                 raise found
             stored[found.sha256] = found
-        rows = [_row(row, stored) for row in piece.rows]
+        rows = [_row(row, stored) for row in starmap(ReadRow, piece.rows)]
         return Stored(piece.unit, piece.is_last, rows, piece.end, piece.visits)
 
 
@@ -210,16 +220,22 @@ class _Stream:
         await self._ready.put(end)
 
 
-def _row(row: ReadRow, stored: dict[str, Media]) -> Row:
+def _row(row: ReadRow, stored: Mapping[str, Media]) -> Row:
     """A row whose media are among those stored. Raises SOURCE_KILLED_READER if they are not."""
-    record = Record.FromString(row.record)
-    media = list(media_of(contents_of(record)))
+    try:
+        record = Record.FromString(row.record)
+    except DecodeError as error:
+        raise killed_reader("sent rows that are no records") from error
+    media = [part.media for part in all_parts_of(record) if part.HasField("media")]
     for one in media:
         if (known := stored.get(one.sha256)) is None:
             raise killed_reader("sent rows without their media")
         if known != one:  # its type was told by an earlier release
             one.CopyFrom(known)
-    return Row(record, row.digest, row.content, row.number, row.mends, media)
+    name, record.id = record.id, ""
+    aside = (record.quarantine.reason, record.quarantine.message) if record.HasField("quarantine") else None
+    sizes = [(one.sha256, one.size_bytes) for one in media]
+    return Row(UnnamedRow.of(record), name, aside, sizes, row.digest, row.content, row.number, row.mends)
 
 
 def _inside(path: str, root: Path) -> Path:

@@ -2,8 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from omnialign.content import NAMES, add_parts, asked_of, media_of
 from omnialign.errors import InvalidArgument, OmnialignError
@@ -14,8 +13,7 @@ from omnialign.v1.record_pb2 import Record, Response
 from services.data.importing import columns
 from services.data.importing.benchmarks.formats import FORMATS as BENCHMARKS
 from services.data.importing.benchmarks.values import Given
-from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, SIDES, Row, Schema
-from services.data.importing.coverage import prompt_columns, response_columns
+from services.data.importing.columns import MAX_COLUMNS, SCHEMAS, Row, Schema, prompt_columns, response_columns
 from services.data.importing.feedback import add_feedback, add_preference, labels, text
 from services.data.importing.formats.exchanges import fill_conversation
 from services.data.importing.formats.own import NAME as WHOLE_RECORDS
@@ -27,6 +25,7 @@ from services.data.importing.reading import Reading
 from services.data.importing.refusal import MalformedRow, described, in_column, quarantine, refusal
 from services.data.importing.samples import Sample
 from services.data.importing.sources import SPLITS, SourceFile
+from services.data.importing.taken_columns import ResponseColumns, TakenColumns, taken_columns
 
 MAX_RECORD_BYTES = 2 * 1024 * 1024
 MAX_NAMED_COLUMNS = 12
@@ -42,8 +41,7 @@ FORMAT = "format"
 """The label that says in which other format a row was that is set aside."""
 
 
-@dataclass(frozen=True)
-class ReadRow:
+class ReadRow(NamedTuple):
     """A row as a record."""
 
     record: bytes
@@ -77,6 +75,8 @@ class RowReader:
             reading.ignored_columns,
         )
         self._schema = Schema() if self._format else SCHEMAS[source.subtask]
+        self._names: tuple[str, ...] = ()
+        self._taken = taken_columns(self._schema, self._names)
 
     def read(self, number: int, row: Any) -> ReadRow:
         """The row as a record, quarantined if anything is wrong with it. Raises only what is not the row's fault."""
@@ -95,9 +95,8 @@ class RowReader:
         except Exception:  # values that nobody foresaw, or nested too deeply: the place of the row tells it apart
             digest = hashlib.sha256(f"{self._source.name}\0{number}".encode("utf-8", "replace")).hexdigest()
         error = self._failure(record, row)
-        if error is None and record.ByteSize() > MAX_RECORD_BYTES:
-            error = refusal("RECORD_TOO_LARGE", f"the row's text is {record.ByteSize()} bytes, and 2 MiB are taken")
-        if record.ByteSize() > MAX_RECORD_BYTES:
+        if (size_bytes := record.ByteSize()) > MAX_RECORD_BYTES:
+            error = error or refusal("RECORD_TOO_LARGE", f"the row's text is {size_bytes} bytes, and 2 MiB are taken")
             for field in ("history", "prompt", "responses", "preference", "labels", "benchmark_item"):
                 record.ClearField(field)
         if error is not None:
@@ -131,21 +130,28 @@ class RowReader:
             raise InvalidArgument(message, reason="FORMAT_DIFFERS", metadata={FORMAT: other})
         record.split = _split(row, self._source.split)
         if self._format:
-            record.labels.update(labels(row))
+            _add_labels(record, row)
             if self._source.format in BENCHMARKS:
                 record.labels[BENCHMARK] = self._source.format
             self._format.fill(record, row, self._given)
             self._note_changes(record)
             return
-        if isinstance(row.get(columns.first(row, columns.PROMPT)), list):
-            record.labels.update(labels(row))
-            self._fill_conversation(record, row)
+        taken = self._columns(row)
+        name = columns.first(row, taken.prompt)
+        if isinstance(row.get(name), list):
+            _add_labels(record, row)
+            self._fill_conversation(record, row, taken)
         else:
-            self._fill_prompt(record, row)
-        self._add_responses(record, row)
-        if record.responses and columns.has(row, columns.OVERALL):
-            add_preference(record, row, self._reading.scales)
+            self._fill_prompt(record, row, name, taken)
+        if self._add_responses(record, row, taken) and taken.overall:
+            add_preference(record, row, taken, self._reading.scales)
         self._note_changes(record)
+
+    def _columns(self, row: Row) -> TakenColumns:
+        """Its columns, which are as a rule those of the row before it."""
+        if (names := tuple(row)) != self._names:
+            self._names, self._taken = names, taken_columns(self._schema, names)
+        return self._taken
 
     def _note_changes(self, record: Record) -> None:
         """Records from which scale scores were converted, and that sounds were samples without a file."""
@@ -157,8 +163,7 @@ class RowReader:
         if scale and scale != OWN_SCALE and any(response.feedback.scores for response in record.responses):
             record.labels[SCALE] = "{:g} to {:g}".format(*scale)
 
-    def _prompt_text(self, row: Row) -> str:
-        name = columns.first(row, columns.PROMPT)
+    def _prompt_text(self, row: Row, name: str) -> str:
         found = row.get(name, "")
         if not isinstance(found, str):
             raise refusal("PROMPT_MISSING", f"the prompt is {described(found)}, and text is taken", column=name)
@@ -168,35 +173,41 @@ class RowReader:
             raise refusal("PROMPT_MISSING", message)
         return found
 
-    def _fill_conversation(self, record: Record, row: Row) -> None:
+    def _fill_conversation(self, record: Record, row: Row, taken: TakenColumns) -> None:
         """A prompt as messages, of which those before the last are its history."""
-        _, *media_columns = prompt_columns(self._schema)
-        media = {self._schema.prompt_media: media_columns[0]} if media_columns else {}
+        modality = self._schema.prompt_media
+        media = {modality: prompt_columns(self._schema)[-1]} if modality else {}
         spelling = Spelling(prompt=columns.PROMPT, system=(), history=(), media=media)
         fill_conversation(record, row, self._given, spelling)
         if media and not any(media_of(asked_of(record))):
-            self._media(row, media_columns[0], self._schema.prompt_media)  # raises: the row has none
+            self._prompt_media(row, taken)  # raises: the row has none
 
-    def _fill_prompt(self, record: Record, row: Row) -> None:
-        _, *media_columns = prompt_columns(self._schema)
-        asked = self._prompt_text(row)
+    def _fill_prompt(self, record: Record, row: Row, name: str, taken: TakenColumns) -> None:
+        asked = self._prompt_text(row, name)
         parts: Sequence[str | Media] = [asked]
         try:
-            record.labels.update(labels(row))
-            if media_columns:
-                media = self._media(row, media_columns[0], self._schema.prompt_media)
-                placed = place(asked, media, NAMES[self._schema.prompt_media])
+            _add_labels(record, row)
+            if modality := self._schema.prompt_media:
+                placed = place(asked, self._prompt_media(row, taken), NAMES[modality])
                 if not any(isinstance(part, str) and part.strip() for part in placed):
                     raise refusal("PROMPT_MISSING", "the prompt has no text beside its media")
                 parts = placed
         finally:  # a row that is set aside shows its text, too
             add_parts(record.prompt, parts)
 
+    def _prompt_media(self, row: Row, taken: TakenColumns) -> list[Media]:
+        modality = self._schema.prompt_media
+        if not (name := columns.first(row, taken.prompt_media)):
+            raise _no_media(prompt_columns(self._schema)[-1], modality)
+        return self._media_in(row, name, modality)
+
     def _media(self, row: Row, names: tuple[str, ...], modality: int, *, side: int = 0) -> list[Media]:
-        name = columns.first(row, names, side=side)
-        if not name:
-            message = f"the row lacks its {NAMES[modality]}, which is taken from {' or '.join(names)}".format(k=side)
-            raise refusal("MEDIA_MISSING", message)
+        """The media in the first of some columns that holds a value, for formats that spell them otherwise."""
+        if not (name := columns.first(row, names, side=side)):
+            raise _no_media(names, modality, side=side)
+        return self._media_in(row, name, modality)
+
+    def _media_in(self, row: Row, name: str, modality: int) -> list[Media]:
         found = row[name]
         several = found if isinstance(found, list) and found else [found]
         media = []
@@ -205,36 +216,39 @@ class RowReader:
                 media.append(self._files.store(one, modality))
         return media
 
-    def _add_responses(self, record: Record, row: Row) -> None:
+    def _add_responses(self, record: Record, row: Row, taken: TakenColumns) -> bool:
         """Adds the two responses, or none if the row is only a prompt, or one of them cannot be read."""
-        options = response_columns(self._schema)
-        there = [any(columns.first(row, names, side=side) for names in options) for side in SIDES]
+        sides = taken.responses
+        there = [bool(columns.first(row, side.text) or columns.first(row, side.media)) for _, side in sides]
         if not any(there):
-            return
+            return False
         if not all(there):
             present, missing = (1, 2) if there[0] else (2, 1)
             raise refusal("RESPONSE_MISSING", f"the row has response {present} and no response {missing}")
         try:
-            for side in SIDES:
-                self._fill_response(record.responses.add(), row, side)
+            for number, side in sides:
+                self._fill_response(record.responses.add(), row, number, side)
         except BaseException:
             record.ClearField("responses")
             raise
+        return True
 
-    def _fill_response(self, response: Response, row: Row, side: int) -> None:
-        media_name, media = NAMES.get(self._schema.response_media, ""), list[Media]()
-        if self._schema.response_media:
-            media = self._media(row, response_columns(self._schema)[-1], self._schema.response_media, side=side)
+    def _fill_response(self, response: Response, row: Row, number: int, taken: ResponseColumns) -> None:
+        modality, media = self._schema.response_media, list[Media]()
+        if modality:
+            if not (name := columns.first(row, taken.media)):
+                raise _no_media(response_columns(self._schema)[-1], modality, side=number)
+            media = self._media_in(row, name, modality)
         parts: list[str | Media] = [*media]
         if self._schema.response_text:
-            name = columns.first(row, columns.RESPONSE_TEXT, side=side)
+            name = columns.first(row, taken.text)
             if not text(row, name):
-                raise refusal("RESPONSE_MISSING", f"response {side} has no text", column=f"response_{side}")
-            parts = place(row[name], media, media_name, media_first=False)
+                raise refusal("RESPONSE_MISSING", f"response {number} has no text", column=f"response_{number}")
+            parts = place(row[name], media, NAMES.get(modality, ""), media_first=False)
         add_parts(response.content, parts)
-        if source := columns.first(row, columns.SOURCE, side=side):
+        if source := columns.first(row, taken.source):
             response.source = str(row[source])
-        add_feedback(response, row, side, self._reading.scales)
+        add_feedback(response, row, taken, self._reading.scales)
 
 
 def set_aside(record: Record, error: InvalidArgument, *, file: SourceFile, number: int, row: Any) -> None:
@@ -244,6 +258,16 @@ def set_aside(record: Record, error: InvalidArgument, *, file: SourceFile, numbe
     form = error.metadata.get(FORMAT, file.format)
     if form not in ("", ALIGN_ANYTHING, *BENCHMARKS):
         record.labels[FORMAT] = form
+
+
+def _no_media(names: Sequence[str], modality: int, *, side: int = 0) -> InvalidArgument:
+    message = f"the row lacks its {NAMES[modality]}, which is taken from {' or '.join(names)}".format(k=side)
+    return refusal("MEDIA_MISSING", message)
+
+
+def _add_labels(record: Record, row: Row) -> None:
+    if found := labels(row):
+        record.labels.update(found)
 
 
 def _split(row: Row, otherwise: str) -> str:

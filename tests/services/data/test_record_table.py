@@ -17,7 +17,7 @@ from omnialign.content import content
 from omnialign.errors import DataLoss
 from omnialign.v1 import record_pb2
 from services.data import record_rows, record_table, row_index, snapshot
-from services.data.record_rows import id_hash, to_arrow
+from services.data.record_rows import id_hash, row_of, to_arrow
 from services.data.record_table import CommitRetries, RecordTable
 from services.data.selection import Selection
 from services.data.snapshot import BATCH_BYTES, Snapshot
@@ -221,7 +221,7 @@ def test_compaction_is_no_change(tmp_path: Path) -> None:
 
 def test_equal_records_have_equal_bytes() -> None:
     labels = [{"a": "1", "b": "2"}, {"b": "2", "a": "1"}]
-    rows = [to_arrow([record_pb2.Record(id="r", labels=one)])["record"][0] for one in labels]
+    rows = [to_arrow([row_of(record_pb2.Record(id="r", labels=one))])["record"][0] for one in labels]
     assert rows[0] == rows[1]
 
 

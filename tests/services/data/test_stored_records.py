@@ -8,7 +8,7 @@ import pytest
 from omnialign.content import content
 from omnialign.media_window import media_named_by
 from omnialign.v1 import content_pb2, data_service_pb2, record_pb2
-from services.data.record_rows import SCHEMA, to_arrow
+from services.data.record_rows import SCHEMA, row_of, to_arrow
 from services.data.record_table import RecordTable
 from services.data.selection import Selection
 from services.data.stored_records import DIGEST_HEAD, StoredRecords, as_response, digests_of
@@ -102,4 +102,4 @@ def test_a_record_without_the_head_of_a_digest_names_no_medium() -> None:
     assert all(DIGEST_HEAD in record.SerializeToString() for record in naming_one)
     assert [named_media([record]) for record in naming_one] == [{one.sha256: 9}] * 4
     assert named_media([record(0), record_pb2.Record(id=DIGEST_HEAD.decode())]) == {}
-    assert to_arrow([*naming_one[:1], record(0)])["media"].to_pylist() == [bytes.fromhex(one.sha256), b""]
+    assert to_arrow(map(row_of, [*naming_one[:1], record(0)]))["media"].to_pylist() == [bytes.fromhex(one.sha256), b""]

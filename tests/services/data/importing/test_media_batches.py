@@ -1,6 +1,7 @@
 """Children read a table together, and decode its media: each medium still stands for itself."""
 
 import io
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,9 @@ from services.data.config import DataConfig
 from services.data.importing import media_reader, pieces, reading_ahead, tables
 from services.data.importing.identity import Digests
 from services.data.importing.pieces import Piece
+from services.data.importing.reading import Reading
 from services.data.importing.small_pictures import groups, small_bytes
+from services.data.importing.sources import find_files
 from services.data.importing.tables import read_table
 from services.data.importing.units import Share
 from services.data.media_validation import MediaLimits, validate_bytes
@@ -116,6 +119,15 @@ def test_groups_of_rows_are_small_in_number_and_end_with_a_row_that_may_be_large
     found = [len(group) for group in groups((index, (index, row)) for index, row in enumerate(rows))]
     assert found == [64, 37, 1, 1, 1, 1, 1]
     assert [list(small_bytes(row)) for row in (rows[0], *rows[-3:])] == [[b"x"], [], [], []]
+
+
+def test_pieces_of_rows_with_long_texts_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE_SECONDS", 600)
+    row = {"prompt": "long " * 200_000}
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for _ in range(20)))
+    (source,) = find_files(tmp_path / "rows.jsonl", subtask="t2t").files
+    found = [len(piece.rows) for piece in pieces.read_pieces(source, Reading(), LIMITS, Share(), 0, 0)]
+    assert found == [9, 9, 2]
 
 
 async def test_large_media_in_files_are_copied_by_the_service(client: AsyncClient, tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """Whole records keep their ids when they are imported, and never silently take the place of others."""
 
+import hashlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from omnialign.client import AsyncClient
 from omnialign.content import text_of
 from omnialign.exporting import export
+from omnialign.media import write_image
 from omnialign.v1 import data_service_pb2, record_pb2
 from services.data.importing import import_run, pieces
 from tests.services.data.importing.test_journal import stopped
@@ -54,6 +58,23 @@ async def test_what_is_exported_and_imported_again_does_not_differ(
     assert (counts.equal_count, counts.added_count, counts.removed_count, counts.changed_count) == (4, 0, 0, 0)
     into_itself = await run(client, "first", tmp_path / "out")
     assert (into_itself.dataset_version.name, into_itself.records_replaced) == (f"{PARENT}/first/versions/1", 0)
+
+
+async def test_media_that_a_response_was_put_together_from_are_the_datasets(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    picture = write_image(np.zeros((2, 2, 3), np.uint8))
+    digest = hashlib.sha256(picture).hexdigest()
+    drawn = {"media": {"modality": "MODALITY_IMAGE", "mimeType": "image/png", "sha256": digest}}
+    answer = {"content": {"parts": [{"text": "See."}]}, "made_of": [{"content": {"parts": [drawn]}, "source": "tool"}]}
+    source = write_lines(
+        tmp_path / "in" / "records.jsonl", whole("a", responses=[answer], media_files={digest: "one.png"})
+    )
+    (source.parent / "one.png").write_bytes(picture)
+    done = await run(client, "composed", source)
+    assert (done.records_imported, done.media_bytes) == (1, len(picture))
+    with sqlite3.connect(tmp_path / "state" / "data.db") as database:
+        assert database.execute("SELECT key FROM held_objects").fetchall() == [(digest,)]
 
 
 async def test_of_two_rows_with_one_id_the_second_is_set_aside_and_can_be_mended(
