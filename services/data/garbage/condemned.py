@@ -7,8 +7,8 @@ is gone a moment later, although a database and an object store know no common t
 - a pardon before the claim takes the object off the list, and there is nothing to claim;
 - a pardon after the claim fails until the object is gone; then the object is put anew.
 
-A claim that is not done after `CLAIM_SECONDS` was that of a process that died, and may be claimed again. A medium's key
-is its digest; a pack's is `pack/` and its name.
+A claim that is not done in time was that of a process that died, and may be claimed again. A medium's key is its
+digest; a pack's is `pack/` and its name.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,8 @@ from services.data.store import CONDEMNED_OBJECTS, HELD_OBJECTS, NAMES_PER_QUERY
 from services.runtime.database import Database, is_among
 
 PACK = "pack/"
-CLAIM_SECONDS = 600.0
+LEAST_CLAIM_SECONDS, CLAIM_SECONDS = 10.0, 600.0
+"""How long a claim lasts: as long as the grace period, but not less and not more than this."""
 TABLE = CONDEMNED_OBJECTS.c
 
 
@@ -30,6 +31,8 @@ class Condemned:
 
     def __init__(self, database: Database, *, grace_seconds: float) -> None:
         self._database, self._grace_us = database, int(grace_seconds * 1e6)
+        # Whoever sets a grace period says that no call takes longer, and so no removal either.
+        self._claim_us = int(min(CLAIM_SECONDS, max(LEAST_CLAIM_SECONDS, grace_seconds)) * 1e6)
 
     def pardon(self, keys: Iterable[str]) -> None:
         """Keeps objects from being removed for the grace period. Raises OBJECT_LEAVES."""
@@ -52,7 +55,7 @@ class Condemned:
 
     def is_mine(self, since_us: int) -> bool:
         """Whether a claim of that time is young enough that nobody else takes it over while a removal is under way."""
-        return now_us() - since_us < CLAIM_SECONDS / 2 * 1e6
+        return now_us() - since_us < self._claim_us / 2
 
     def done(self, keys: Sequence[str]) -> None:
         """Takes claimed objects off the list, now that they are gone."""
@@ -61,7 +64,7 @@ class Condemned:
 
     def _claim(self, connection: Connection) -> list[str]:
         now = now_us()
-        is_open = sa.or_(TABLE.claimed_us.is_(None), TABLE.claimed_us < now - int(CLAIM_SECONDS * 1e6))
+        is_open = sa.or_(TABLE.claimed_us.is_(None), TABLE.claimed_us < now - self._claim_us)
         due = sa.select(TABLE.key).where(TABLE.since_us <= now - self._grace_us, is_open)
         keys = connection.scalars(due.order_by(TABLE.since_us, TABLE.key).limit(NAMES_PER_QUERY)).all()
         if not keys:

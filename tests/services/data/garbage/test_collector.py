@@ -5,6 +5,7 @@ import base64
 import json
 import sqlite3
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from omnialign.client import AsyncClient
 from omnialign.content import content, media_of
 from omnialign.errors import FailedPrecondition, NotFound, Unavailable
 from omnialign.v1 import content_pb2, data_service_pb2, record_pb2
+from services.data.garbage.condemned import LEAST_CLAIM_SECONDS
 from tests.integration.data_service import png_bytes, serve_data
 
 IMAGE = content_pb2.MODALITY_IMAGE
@@ -212,7 +214,8 @@ async def test_upload_of_what_is_being_removed_is_refused_until_it_is_gone(tmp_p
             await client.upload_media(png_bytes(1, side=8), modality=IMAGE, deadline_seconds=0.5)
         assert error.value.reason in ("OBJECT_LEAVES", "DEADLINE_EXCEEDED")
         with closing(sqlite3.connect(tmp_path / "data.db")) as database, database:
-            database.execute("UPDATE condemned_objects SET claimed_us = 1")  # the process that removes it has died
+            before = time.time_ns() // 1000 - int(LEAST_CLAIM_SECONDS * 1e6)  # the process that removes it has died
+            database.execute("UPDATE condemned_objects SET claimed_us = ?", (before,))
         await collect(client)
         assert await there(client, await upload(client, 1)) == [True]
 
