@@ -43,9 +43,12 @@ class SortedHashes:
 
     def places(self, wanted: Any) -> list[int]:
         """The places of the rows that have one of the hashes."""
-        first, end = np.searchsorted(self._hashes, wanted), np.searchsorted(self._hashes, wanted, "right")
-        hits = np.flatnonzero(end > first)
-        return [int(place) for hit in hits for place in self._places[first[hit] : end[hit]]]
+        first = np.searchsorted(self._hashes, wanted)
+        hits = np.flatnonzero(self._hashes.take(first, mode="clip") == wanted) if len(self._hashes) else ()
+        if not len(hits):  # so of most fragments: this is done for each of them in each merge
+            return []
+        end = np.searchsorted(self._hashes, wanted[hits], "right")
+        return [int(place) for hit, last in zip(hits, end, strict=True) for place in self._places[first[hit] : last]]
 
 
 class Hashes(RecentValues[Fragment, SortedHashes]):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lance
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,6 +114,12 @@ def test_ids_are_looked_up_together_however_many_they_are(tmp_path: Path, monkey
     assert records.merge(new) == (300, 1200)
     assert read(records.snapshot(), ids=[one.id for one in new]) == new
     assert looks == [1500, 1500]
+
+
+@given(hashes=st.lists(st.integers(0, 9)), wanted=st.sets(st.integers(0, 12)))
+def test_all_rows_with_one_of_the_hashes_are_found_and_no_other(hashes: list[int], wanted: set[int]) -> None:
+    places = row_index.SortedHashes(np.array(hashes, np.int64)).places(np.array(sorted(wanted), np.int64))
+    assert sorted(places) == [place for place, one in enumerate(hashes) if one in wanted]
 
 
 def test_records_by_id_come_in_batches_of_bounded_size(tmp_path: Path) -> None:
