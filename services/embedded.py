@@ -93,12 +93,12 @@ async def embedded(
         async with AsyncExitStack() as wires:
             wires.enter_context(tracing.exported("embedded"))
             await _wire(server, folder, address, wires)
-            await server.start()
-            if problems := server.readiness.problems():
-                raise problems[0]  # on a laptop, waiting would not help
-            server.set_serving()
-            write_state(folder, StackState(address=address, process_id=os.getpid()))
             try:
+                await server.start()
+                if problems := server.readiness.problems():
+                    raise problems[0]  # on a laptop, waiting would not help
+                server.set_serving()
+                write_state(folder, StackState(address=address, process_id=os.getpid()))
                 async with _console(server, address, console_port, or_any=or_any_console_port) as console_address:
                     yield EmbeddedStack(server, folder, console_address)
             finally:

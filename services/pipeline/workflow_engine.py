@@ -43,6 +43,8 @@ from services.runtime.threads import in_own_thread
 DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 JOBS_POLLING_SECONDS = 1.0
 """How often jobs are looked for that no process has claimed when they were queued."""
+LAUNCH_SECONDS = 5.0
+"""How long a stop waits for a launch that has begun, which takes for ever while the database is away."""
 LISTENER_POLLING_SECONDS = 0.05
 """How long its listener for messages sleeps on SQLite, which a stop waits for; nothing of ours sends any."""
 SETTLE_SECONDS = 0.02
@@ -124,6 +126,8 @@ class WorkflowEngine:
         await self._claims.settle()
         await self._interrupt(list(self._tasks))
         if list(SHARED.engines) == [self._kind]:
+            if SHARED.launch is not None:  # in its thread a launch goes on, and would find DBOS gone
+                await asyncio.wait({SHARED.launch}, timeout=LAUNCH_SECONDS)
             await in_own_thread(DBOS.destroy)  # the loop's own pool may be DBOS's
             loop = asyncio.get_running_loop()
             loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))  # DBOS shut its own down

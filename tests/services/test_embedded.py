@@ -1,5 +1,6 @@
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from omnialign.cli.state import read_state
 from omnialign.client import AsyncClient
 from omnialign.errors import FailedPrecondition, NotFound
 from services.embedded import EmbeddedStack, embedded, engine_config
+from services.pipeline import workflow_engine
 
 START = "from omnialign.cli.main import main; main()"
 
@@ -70,6 +72,27 @@ async def test_a_taken_port_is_one_sentence(tmp_path):
     assert caught.value.reason == "PORT_TAKEN"
     async with embedded(tmp_path):
         pass  # the lock was let go
+
+
+async def test_a_stack_that_is_stopped_while_it_starts_ends_without_a_word(tmp_path, monkeypatch, caplog):
+    async def begin() -> None:
+        async with embedded(tmp_path):
+            pass
+
+    def launch() -> None:
+        loop.call_soon_threadsafe(starting.cancel)
+        launched()
+
+    loop, launched = asyncio.get_running_loop(), workflow_engine._launch
+    monkeypatch.setattr(workflow_engine, "_launch", launch)
+    monkeypatch.setattr(logging.getLogger("dbos"), "propagate", True)
+    starting = asyncio.create_task(begin())
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    monkeypatch.undo()
+    async with embedded(tmp_path):
+        pass  # everything was let go
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_metrics_are_served_when_asked_for(tmp_path):
