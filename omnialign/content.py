@@ -103,13 +103,9 @@ def parts_of(record: record_pb2.Record) -> list[content_pb2.Part]:
     return parts
 
 
-def all_parts_of(record: record_pb2.Record) -> list[content_pb2.Part]:
-    """The parts of all messages of a record, and those that its responses were put together from."""
-    parts = parts_of(record)
-    for response in record.responses:
-        for contribution in response.made_of:
-            parts += contribution.content.parts
-    return parts
+def contributed_parts_of(record: record_pb2.Record) -> list[content_pb2.Part]:
+    """The parts that the responses of a record were put together from."""
+    return [part for response in record.responses for one in response.made_of for part in one.content.parts]
 
 
 def subtask_of(prompt: content_pb2.Content, response: content_pb2.Content) -> str:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import Connection
 
-from omnialign.content import all_parts_of
+from omnialign.content import contributed_parts_of, parts_of
 from omnialign.errors import OmnialignError, ResourceExhausted
 from omnialign.v1 import record_pb2
 from services.data.garbage.condemned import pardon
@@ -149,7 +149,7 @@ def named_media(records: Iterable[record_pb2.Record]) -> dict[str, int]:
     for record in records:
         if DIGEST_HEAD not in record.SerializeToString():
             continue
-        parts = all_parts_of(record)
+        parts = parts_of(record) + contributed_parts_of(record)
         found.update([(medium.sha256, medium.size_bytes) for part in parts if (medium := part.media).sha256])
     return found
 

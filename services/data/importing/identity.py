@@ -87,12 +87,15 @@ def content_digest(subtask: str, row: Any, digests: Digests) -> str:
 
 def _add(parts: list[bytes], found: Any, digests: Digests) -> None:
     """Adds what stands for a value. Bytes have their digest, so that the parts are as long as the texts of a row."""
-    if isinstance(found, str):  # the most frequent first: of a row, this is looked at for each value
+    if isinstance(found, str):
         parts.append(encode_basestring_ascii(found).encode())
     elif isinstance(found, MAPPINGS):
         for key in sorted(found, key=str):
-            if (value := found[key]) is not None:
-                parts.append(b"{" + str(key).encode("utf-8", "surrogatepass"))
+            value = found[key]
+            if type(value) is str:  # most are: a call for each takes as long as its digest
+                parts += _name(key), encode_basestring_ascii(value).encode()
+            elif value is not None:
+                parts.append(_name(key))
                 _add(parts, value, digests)
     elif isinstance(found, bytes):
         parts.append(b"b" + digests.of(found))
@@ -106,6 +109,10 @@ def _add(parts: list[bytes], found: Any, digests: Digests) -> None:
         parts.append(str(found).encode())
     else:
         parts.append(_JSON.encode(found).encode())
+
+
+def _name(key: object) -> bytes:
+    return b"{" + str(key).encode("utf-8", "surrogatepass")
 
 
 def _numbers(found: list[Any]) -> bytes:

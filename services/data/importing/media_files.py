@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from omnialign.errors import InvalidArgument
 from omnialign.media.sounds import mono_samples, write_audio
 from omnialign.v1 import content_pb2
+from services.data.importing.identity import MAPPINGS
 from services.data.importing.refusal import described
 from services.data.importing.scales import as_integer
 from services.data.importing.sources import POINTER, SourceFile, is_pointer
@@ -118,7 +119,7 @@ class MediaFiles:
 
     def store(self, found: Any, modality: int) -> content_pb2.Media:
         """Keeps one medium and returns its reference. Raises the MEDIA_* reasons."""
-        if isinstance(found, Mapping):
+        if isinstance(found, MAPPINGS):
             return self._store_struct(found, modality)
         if isinstance(found, bytes):
             return self._keep.put(found, modality)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from omnialign.content import all_parts_of
+from omnialign.content import contributed_parts_of, parts_of
 from omnialign.errors import InvalidArgument, OmnialignError
 from omnialign.v1.content_pb2 import Media
 from omnialign.v1.record_pb2 import Record
@@ -226,7 +226,8 @@ def _row(row: ReadRow, stored: Mapping[str, Media]) -> Row:
         record = Record.FromString(row.record)
     except DecodeError as error:
         raise killed_reader("sent rows that are no records") from error
-    media = [part.media for part in all_parts_of(record) if part.HasField("media")]
+    named = [part.media for part in parts_of(record) if part.HasField("media")]
+    media = named + [part.media for part in contributed_parts_of(record) if part.HasField("media")]
     for one in media:
         if (known := stored.get(one.sha256)) is None:
             raise killed_reader("sent rows without their media")
@@ -235,7 +236,10 @@ def _row(row: ReadRow, stored: Mapping[str, Media]) -> Row:
     name, record.id = record.id, ""
     aside = (record.quarantine.reason, record.quarantine.message) if record.HasField("quarantine") else None
     sizes = [(one.sha256, one.size_bytes) for one in media]
-    return Row(UnnamedRow.of(record), name, aside, sizes, row.digest, row.content, row.number, row.mends)
+    blob = record.SerializeToString(deterministic=True)
+    digests = bytes.fromhex("".join(dict.fromkeys([one.sha256 for one in named])))
+    unnamed = UnnamedRow(record.subtask, record.split, blob, digests)
+    return Row(unnamed, name, aside, sizes, row.digest, row.content, row.number, row.mends)
 
 
 def _inside(path: str, root: Path) -> Path:

@@ -239,13 +239,14 @@ class RowReader:
             if not (name := columns.first(row, taken.media)):
                 raise _no_media(response_columns(self._schema)[-1], modality, side=number)
             media = self._media_in(row, name, modality)
-        parts: list[str | Media] = [*media]
-        if self._schema.response_text:
+        if not self._schema.response_text:
+            add_parts(response.content, media)
+        else:
             name = columns.first(row, taken.text)
             if not text(row, name):
                 raise refusal("RESPONSE_MISSING", f"response {number} has no text", column=f"response_{number}")
-            parts = place(row[name], media, NAMES.get(modality, ""), media_first=False)
-        add_parts(response.content, parts)
+            parts = place(row[name], media, NAMES[modality], media_first=False) if media else (row[name],)
+            add_parts(response.content, parts)
         if source := columns.first(row, taken.source):
             response.source = str(row[source])
         add_feedback(response, row, taken, self._reading.scales)

@@ -36,10 +36,14 @@ def small_bytes(row: Any) -> Iterator[bytes]:
 
 
 def _is_small(row: Any) -> bool:
-    return isinstance(row, MAPPINGS) and not any(map(_may_be_large, row.values()))
+    return isinstance(row, MAPPINGS) and _are_small(row.values())
 
 
-def _may_be_large(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_may_be_large, value.values()))
-    return isinstance(value, list) or (isinstance(value, str | bytes) and len(value) > SMALL_BYTES)
+def _are_small(values: Iterable[Any]) -> bool:
+    for value in values:
+        if isinstance(value, str | bytes):
+            if len(value) > SMALL_BYTES:
+                return False
+        elif isinstance(value, list) or (isinstance(value, dict) and not _are_small(value.values())):
+            return False
+    return True
