@@ -116,6 +116,8 @@ USES = sa.Table(
     sa.Column("expire_us", sa.BigInteger, nullable=False),
 )
 """The datasets and models that jobs and campaigns use: see `uses`."""
+OF_DATASET = sa.select(DATASETS.c.message).where(DATASETS.c.name == sa.bindparam("wanted"))
+"""The message of a dataset, which nearly each call asks for: built once."""
 NAMES_PER_QUERY = 400  # SQLite limits the number of parameters of a query
 MIGRATIONS = Migrations("data", Path(__file__).parent / "migrations", witness="datasets")
 
@@ -159,8 +161,8 @@ class Store:
 
     async def dataset_uid(self, name: str) -> str | None:
         """The uid of a dataset; None if it does not exist."""
-        rows = await self._rows(sa.select(DATASETS.c.message).where(DATASETS.c.name == name))
-        return Dataset.FromString(rows[0][0]).uid if rows else None
+        blob = await self._dataset(name)
+        return None if blob is None else Dataset.FromString(blob).uid
 
     async def dataset_uids(self) -> set[str]:
         """The uids of all datasets of all projects."""
@@ -168,8 +170,8 @@ class Store:
 
     async def dataset(self, name: str) -> Dataset | None:
         """A dataset with `latest_version` but without `record_count`; None if it does not exist."""
-        rows = await self._rows(sa.select(DATASETS.c.message).where(DATASETS.c.name == name))
-        return await self._with_version(Dataset.FromString(rows[0][0])) if rows else None
+        blob = await self._dataset(name)
+        return None if blob is None else await self._with_version(Dataset.FromString(blob))
 
     async def datasets(self, parent: str, *, after: Sequence[str], limit: int) -> list[tuple[int, Dataset]]:
         """Creation times and datasets, newest first; `after` is time and name of the last one already seen."""
@@ -284,6 +286,9 @@ class Store:
         query = sa.select(sa.func.max(table.number)).where(*is_live)
         dataset.latest_version = (await self._rows(query))[0][0] or 0
         return dataset
+
+    async def _dataset(self, name: str) -> bytes | None:
+        return await self._database.read(lambda connection: connection.scalar(OF_DATASET, {"wanted": name}))
 
     async def _insert(self, table: sa.Table, row: dict[str, object]) -> bool:
         try:

@@ -62,6 +62,9 @@ class ChunkStore:
         self._database, self._notifier = database, notifier
         self._tables = tables(kind.name)
         self._totals = ChunkTotals(self._tables)
+        table, keys = self._tables.steps.c, ("uid", "phase", "step", "number")
+        where = [table[name] == sa.bindparam(f"of_{name}") for name in keys]
+        self._commit = sa.update(self._tables.steps).where(*where).values(counts=sa.bindparam("done"))
 
     async def put_chunks(self, uid: str, *, phase: str, chunks: AsyncIterable[Sequence[str]]) -> Planned:
         """Stores which records are in which chunk, page by page; a repeated call replaces the same by the same."""
@@ -162,10 +165,6 @@ class ChunkStore:
 
     async def commit_steps(self, commits: Sequence[StepCommit]) -> None:
         """Stores what steps made of chunks, in one transaction."""
-        table = self._tables.steps.c
-        keys = {"uid": table.uid, "phase": table.phase, "step": table.step, "number": table.number}
-        where = [column == sa.bindparam(f"of_{name}") for name, column in keys.items()]
-        update = sa.update(self._tables.steps).where(*where).values(counts=sa.bindparam("done"))
         # Sorted, so that two replicas lock the rows in the same order and never wait for each other in a circle.
         in_order = sorted(commits, key=lambda c: (c.uid, c.phase, c.step, c.number))
         values = [
@@ -174,7 +173,7 @@ class ChunkStore:
         ]
         steps = Counter((c.uid, c.phase, c.step) for c in commits)
         await self._database.write(
-            lambda connection: connection.execute(update, values),
+            lambda connection: connection.execute(self._commit, values),
             then=lambda _: self._notifier.steps_committed(steps),
         )
 
