@@ -23,13 +23,15 @@ INDEX = "hash"
 """The indexed column, and the name of its index."""
 ADDRESS = "_rowaddr"
 """Lance's column with the address of a row: the number of its fragment, and its place in it."""
-KEPT_BYTES = 16 * 1024 * 1024
+KEPT_BYTES = 4 * 1024 * 1024
 FILTER_BYTES = 32 * 1024 * 1024
 LARGEST_FILTER = FILTER_BYTES // 4
 """A segment that would need a larger one has no filter."""
 
 Fragment = tuple[str, int]
 """A fragment by the file of its table's first one, and by its number, which a table that begins anew may have again."""
+Segment = tuple[str, str]
+"""A segment of an index by the file of its table's first fragment, and by its uuid."""
 
 
 class SortedHashes:
@@ -63,8 +65,8 @@ class Hashes(RecentValues[Fragment, SortedHashes]):
         self.put((_file(fragments[0]), fragments[-1].fragment_id), SortedHashes(hashes))
 
 
-class Filters(RecentValues[str, BloomFilter]):
-    """The filters of the segments of indexes, by their uuids; a segment never changes."""
+class Filters(RecentValues[Segment, BloomFilter]):
+    """The filters of the segments of indexes; a segment never changes."""
 
     def __init__(self, max_bytes: int = FILTER_BYTES) -> None:
         super().__init__(max_bytes, size=lambda made: made.num_bytes)
@@ -80,9 +82,12 @@ def find(dataset: Any, hashes: Sequence[int], kept: Hashes, filters: Filters | N
     indexed = {number for segment in segments for number in segment.fragment_ids}
     fragments = dataset.get_fragments()
     others = [fragment for fragment in fragments if fragment.fragment_id not in indexed]
-    found = _indexed(dataset, _unfiltered(segments, wanted, filters) if filters else wanted) if indexed else []
+    first = _file(fragments[0]) if fragments else ""
+    found = []
+    if indexed:
+        known_filters = [filters.get((first, segment.uuid)) for segment in segments] if filters else [None]
+        found = _indexed(dataset, _unfiltered(known_filters, wanted))
     if others:
-        first = _file(fragments[0])
         known = {fragment.fragment_id: kept.get((first, fragment.fragment_id)) for fragment in others}
         for number, rows in _read(dataset, [one for one in others if known[one.fragment_id] is None]):
             kept.put((first, number), rows)
@@ -98,11 +103,14 @@ def take(dataset: Any, addresses: Sequence[int], columns: Sequence[str]) -> pa.T
 
 def make_filter(dataset: Any, filters: Filters) -> bool:
     """Makes a filter for a segment that has none and can have one; whether there was such a segment."""
-    fragments = {fragment.fragment_id: fragment for fragment in dataset.get_fragments()}
-    for segment in _segments(dataset):
-        indexed = [fragments.get(number) for number in segment.fragment_ids]
+    fragments, segments = dataset.get_fragments(), _segments(dataset)
+    first = _file(fragments[0]) if fragments else ""
+    by_number = {fragment.fragment_id: fragment for fragment in fragments}
+    present = {(first, segment.uuid) for segment in segments}
+    for segment in segments:
+        indexed = [by_number.get(number) for number in segment.fragment_ids]
         # What is gone by now cannot be read, but an earlier state may still have it.
-        if filters.get(segment.uuid) is not None or None in indexed:
+        if filters.get((first, segment.uuid)) is not None or None in indexed:
             continue
         count = sum(fragment.physical_rows for fragment in indexed if fragment)
         if num_bytes(count) > LARGEST_FILTER:
@@ -110,7 +118,8 @@ def make_filter(dataset: Any, filters: Filters) -> bool:
         made = BloomFilter(count)
         for batch in _scanner(dataset, indexed).to_batches():
             made.add(batch[INDEX].to_numpy())
-        filters.put(segment.uuid, made)
+        filters.drop(lambda key: key[0] == first and key not in present)  # what was merged into it
+        filters.put((first, segment.uuid), made)
         return True
     return False
 
@@ -119,9 +128,8 @@ def _segments(dataset: Any) -> list[Any]:
     return [segment for index in dataset.describe_indices() for segment in index.segments]
 
 
-def _unfiltered(segments: Sequence[Any], wanted: Any, filters: Filters) -> Any:
-    """Those of the hashes that one of the segments may have."""
-    known = [filters.get(segment.uuid) for segment in segments]
+def _unfiltered(known: Sequence[BloomFilter | None], wanted: Any) -> Any:
+    """Those of the hashes that one of the segments with these filters may have."""
     if None in known:
         return wanted
     return wanted[np.any([one.may_have(wanted) for one in known if one], axis=0)]

@@ -24,9 +24,8 @@ FRAGMENT_ROWS = 32 * 1024
 BATCH_BYTES = 4 * 1024 * 1024
 BUFFER_BYTES = 64 * 1024 * 1024
 UNINDEXED_FRAGMENTS = 128
-UNINDEXED_ROWS = 2 * FRAGMENT_ROWS
-"""Rows whose hashes are kept in memory instead: see `row_index`. More than a large fragment has, so that most rows are
-where they stay before they are indexed: when fragments are joined, the segments that have them are written anew."""
+UNINDEXED_ROWS = 16 * 1024
+"""Rows whose hashes are kept in memory instead: see `row_index`."""
 GROWTH = 4
 """Segments of the index up to so many times as large as what is added are merged with it."""
 WRITES = 8

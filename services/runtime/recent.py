@@ -45,3 +45,9 @@ class RecentValues(Generic[K, V]):
             self.num_bytes += self._size(value)
             while self.num_bytes > self._max_bytes:
                 self.num_bytes -= self._size(self._kept.popitem(last=False)[1])
+
+    def drop(self, is_gone: Callable[[K], bool]) -> None:
+        """Drops the values of all keys of which this holds."""
+        with self._lock:
+            for key in [key for key in self._kept if is_gone(key)]:
+                self.num_bytes -= self._size(self._kept.pop(key))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from services.data import row_index, upkeep
+from services.data.bloom_filter import num_bytes
 from services.data.upkeep import Upkeep
 from tests.services.data.test_record_table import read, record, table
 
@@ -90,6 +91,18 @@ def test_new_records_are_not_looked_for_in_the_index(tmp_path: Path, looked_up: 
     assert records.merge([record(7, "changed"), record(299), *(record(n) for n in range(400, 500))]) == (100, 2)
     assert looked_up == [0, 2]
     assert read(records.snapshot(), ids=[record(7).id]) == [record(7, "changed")]
+
+
+@pytest.mark.usefixtures("often")
+def test_filters_of_segments_that_were_merged_go(tmp_path: Path) -> None:
+    records, sizes = table(tmp_path), list[int]()
+    for start in range(0, 1000, 100):
+        records.merge([record(number) for number in range(start, start + 100)])
+        while records.improve():
+            pass
+        sizes.append(records._caches.filters.num_bytes)
+    assert sizes[-1] <= num_bytes(1000) + 10
+    assert sizes[-1] >= 8 * sizes[0] > 0
 
 
 @pytest.mark.usefixtures("often")

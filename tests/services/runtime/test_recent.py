@@ -27,3 +27,12 @@ def test_the_first_value_of_a_key_stays_and_counts_once() -> None:
     kept.put("a", b"other")
     assert (kept.get("a"), kept.num_bytes) == (b"one", 3)
     assert kept.find(lambda name, _: name == "b") is None
+
+
+def test_values_that_are_dropped_count_no_more() -> None:
+    kept = RecentValues[str, bytes](10, size=len)
+    for name in "abc":
+        kept.put(name, name.encode() * 3)
+    kept.drop(lambda name: name in "ac")
+    assert [kept.get(name) for name in "abc"] == [None, b"bbb", None]
+    assert kept.num_bytes == 3
