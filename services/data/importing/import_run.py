@@ -102,16 +102,17 @@ class ImportRun:
         journal: Journal,
         has_one_source: bool,
         ids: Ids | None,
+        lock: asyncio.Lock,
     ) -> None:
         """With `has_one_source`, no other file can have the same rows, and their contents need not be kept.
 
-        There are `ids` if rows of a file are whole records.
+        There are `ids` if rows of a file are whole records. Whoever holds `lock` finds what is written in the journal.
         """
         self.name, self.progress = name, Progress()
         self.examples: dict[str, str] = {}
         """For each reason to set rows aside, the message of the first one."""
         self._datasets, self._media, self._usage, self._append = datasets, media, usage, append
-        self._journal, self._has_one_source, self._ids = journal, has_one_source, ids
+        self._journal, self._has_one_source, self._ids, self._lock = journal, has_one_source, ids, lock
         self._waiting = _Waiting()
         self._writing: asyncio.Task[None] | None = None
         self._sources: dict[str, _Source] = {}
@@ -139,9 +140,7 @@ class ImportRun:
             self._add(rows[start:end], noted[start:end], self._current())
             start = end
             if self._waiting.is_full:
-                await self._settle()
-                waiting, self._waiting, self._draft = self._waiting, _Waiting(), None
-                self._writing = asyncio.create_task(self._write(waiting))
+                await self._begin_write()
         # The rows of one piece may be written in two parts: both depend on its files.
         self._current().part.visits += piece.visits
 
@@ -166,9 +165,8 @@ class ImportRun:
 
     async def flush(self) -> None:
         """Writes what waits. Raises QUOTA_EXCEEDED if the media do not fit."""
+        await self._begin_write()
         await self._settle()
-        waiting, self._waiting, self._draft = self._waiting, _Waiting(), None
-        await self._write(waiting)
 
     async def abandon(self) -> None:
         """Waits for a write that has begun."""
@@ -244,10 +242,16 @@ class ImportRun:
         set_aside(record, error, file=self._file, number=row.number, row=whole)
         return UnnamedRow.of(record).named(name), (record.quarantine.reason, record.quarantine.message)
 
+    async def _begin_write(self) -> None:
+        await self._settle()
+        waiting, self._waiting, self._draft = self._waiting, _Waiting(), None
+        self._writing = asyncio.create_task(self._write(waiting))
+
     async def _settle(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await writing
+        if self._writing is not None:
+            # A write goes on when the import is left: what is in the table must come into the journal.
+            await asyncio.shield(self._writing)
+            self._writing = None
 
     async def _write(self, waiting: _Waiting) -> None:
         """Writes records, then counts them. Raises QUOTA_EXCEEDED if their media do not fit."""
@@ -259,15 +263,17 @@ class ImportRun:
         await self._usage.hold(self.name, waiting.media, parent=parent)
         if good:
             await self._media.sync()  # media first: a record must never refer to media that a power cut can lose
-            await self._datasets.append_rows(self.name, good)
-            mended = [one for draft in waiting.drafts for one in draft.part.mended]
-            await self._datasets.release(self.name, [*(record.id for record in good), *mended])
-        if bad:
-            await self._datasets.append_rows(self.name, bad, suffix=QUARANTINE)
-        for draft in waiting.drafts:
-            self._count(draft.part)
-        # The records first: a row that the journal has is in the table.
-        await asyncio.to_thread(_note, self._journal, waiting.drafts)
+        async with self._lock:
+            if good:
+                await self._datasets.append_rows(self.name, good)
+                mended = [one for draft in waiting.drafts for one in draft.part.mended]
+                await self._datasets.release(self.name, [*(record.id for record in good), *mended])
+            if bad:
+                await self._datasets.append_rows(self.name, bad, suffix=QUARANTINE)
+            for draft in waiting.drafts:
+                self._count(draft.part)
+            # The records first: a row that the journal has is in the table.
+            await asyncio.to_thread(_note, self._journal, waiting.drafts)
 
     def _count(self, part: Part) -> None:
         """Counts what was written."""

@@ -46,6 +46,7 @@ from services.data.objects.base import run_in_pool
 from services.data.store import MAX_NAME_CHARACTERS, Store
 from services.data.uploads import IMPORT_FOLDER, Upload, Uploads, is_upload, local_path
 from services.data.usage import Usage
+from services.runtime.locks import NamedLocks
 from services.sandbox.pool import Sandbox
 
 MAX_LISTED_FILES = 100
@@ -71,6 +72,7 @@ class Importer:
         self._uploads, self._usage, self._sandbox = uploads, usage, sandbox
         self._objects, self._limits = objects, MediaLimits.of(config)
         self._readers = Readers(sandbox=sandbox, media=media, limits=self._limits, pool=pool, most=config.media_workers)
+        self._locks = NamedLocks()
         self._running: Counter[str] = Counter()
         self._created: set[str] = set()
 
@@ -88,7 +90,8 @@ class Importer:
             progress = Progress()
             # Before the look through all files, which may take long: tells the caller that the import has begun.
             yield progress
-            past = await self._past(name)
+            async with self._locks[name]:  # an import that was left may still be writing
+                past = await self._past(name)
             plans = [plan async for plan in self._plans(sources, request, past, progress)]
             async with self._dataset(request):
                 past = await self._past(name, past)
@@ -119,6 +122,7 @@ class Importer:
             journal=past.journal,
             has_one_source=len({source_digest(plan.file) for plan in plans}) == 1,
             ids=Ids(head, append=request.append) if head is not None else None,
+            lock=self._locks[f"{request.parent}/datasets/{request.dataset_id}"],
         )
         run.progress.rows_total = progress.rows_total
         run.progress.skipped_files.extend(progress.skipped_files)

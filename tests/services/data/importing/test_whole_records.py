@@ -1,8 +1,11 @@
 """Whole records keep their ids when they are imported, and never silently take the place of others."""
 
+import asyncio
 import hashlib
+import itertools
 import json
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +144,35 @@ async def test_an_export_beside_its_source_takes_nothing_from_it(client: AsyncCl
         found = {name: text_of(one.prompt) for name, one in (await records(client, "mixed")).items()}
         assert found == {first: "Name a river.", second: sources[second], third: "Name a lake.", "own": "Name a fruit."}
         assert (await aside(client, "mixed"))[0].quarantine.source_file == "rows.jsonl"
+
+
+async def test_an_import_waits_for_what_one_that_was_left_still_writes(
+    client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_run, "WRITE_RECORDS", 100)
+    monkeypatch.setattr("services.data.importing.pace.SHOWN_SECONDS", 0.0)
+    names = [f"{number:04d}" for number in range(1200)]
+    before = write_lines(tmp_path / "before" / "records.jsonl", *(whole(name, "Name a river.") for name in names))
+    await run(client, "kept", before)
+    note, count, is_reached, may_go_on = import_run._note, itertools.count(), threading.Event(), threading.Event()
+
+    def waits(*args: Any) -> None:
+        if next(count) == 7:  # one of the second piece: it is in the table, and not yet in the journal
+            is_reached.set()
+            assert may_go_on.wait(20)
+        note(*args)
+
+    monkeypatch.setattr(import_run, "_note", waits)
+    source = write_lines(tmp_path / "after" / "records.jsonl", *map(whole, names))
+    left = client.import_dataset("kept", str(source), winner_labels=(1, 2))
+    assert await anext(left)
+    assert await asyncio.to_thread(is_reached.wait, 20)
+    await left.aclose()  # type: ignore[attr-defined] # it is a generator
+    following = asyncio.create_task(run(client, "kept", source, winner_labels=(1, 2)))
+    await asyncio.wait([following], timeout=2.0)  # it would have ended by then
+    may_go_on.set()
+    done = await following
+    assert (done.records_imported, done.records_replaced) == (1200, 1200)
 
 
 async def test_an_import_that_was_left_goes_on_and_counts_what_it_replaced_once(
