@@ -113,8 +113,9 @@ class Importer:
         self, request: Request, past: Past, plans: list[Plan], progress: Progress, head: Array | None
     ) -> ImportRun:
         """A new run, whose progress has what was found before anything was read."""
+        name = f"{request.parent}/datasets/{request.dataset_id}"
         run = ImportRun(
-            f"{request.parent}/datasets/{request.dataset_id}",
+            name,
             datasets=self._datasets,
             media=self._media,
             usage=self._usage,
@@ -122,7 +123,7 @@ class Importer:
             journal=past.journal,
             has_one_source=len({source_digest(plan.file) for plan in plans}) == 1,
             ids=Ids(head, append=request.append) if head is not None else None,
-            lock=self._locks[f"{request.parent}/datasets/{request.dataset_id}"],
+            lock=self._locks[name],
         )
         run.progress.rows_total = progress.rows_total
         run.progress.skipped_files.extend(progress.skipped_files)
