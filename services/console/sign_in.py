@@ -139,11 +139,14 @@ async def _taken(context: Context, token: str, wanted: str) -> None:
     project = wanted.split("/")[2] if wanted.startswith("/projects/") else context.config.project
     try:
         await _try(context, token, project)
-    except Unauthenticated:
+    except Unauthenticated as error:
+        why = (
+            "it has expired when it comes: compare the clocks of both, and how long the issuer's tokens live."
+            if error.reason == "TOKEN_EXPIRED"
+            else "it must be for their audience (OMNIALIGN_AUTH_OIDC_AUDIENCE)."
+        )
         raise Unauthenticated(
-            "You are signed in at the issuer, but the services do not take its token: it must be for their audience "
-            "(OMNIALIGN_AUTH_OIDC_AUDIENCE).",
-            reason="TOKEN_NOT_TAKEN",
+            f"You are signed in at the issuer, but the services do not take its token: {why}", reason="TOKEN_NOT_TAKEN"
         ) from None
     except OmnialignError:
         return

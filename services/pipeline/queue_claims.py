@@ -2,7 +2,8 @@
 
 The engine's own threads poll a few times a second, because each look costs processor time whether there is work or not.
 That is how work gets to other replicas, and how nothing is ever left behind. But who queues something, or has a place
-free, knows it: it looks then. Of two that claim at once, either gets a workflow, never both.
+free, knows it: it looks then. Of two that claim at once, only one gets a workflow; but each counts what runs before it
+claims, so both together may claim more than there is room for, which then waits (`WorkflowEngine.run`).
 """
 
 import asyncio

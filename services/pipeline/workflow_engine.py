@@ -19,10 +19,12 @@ the process. Four of its traps are avoided here:
 
 import asyncio
 import base64
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
@@ -68,6 +70,7 @@ class WorkflowEngine:
         self._job_workflow, self._chunk_workflow, self._group_workflow = registered(kind)
         SHARED.kinds.add(kind)
         self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._bounds: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._claims = QueueClaims(
             lambda: SHARED.instance,
             execute_dequeued_workflow,
@@ -237,18 +240,25 @@ class WorkflowEngine:
 
     async def run(self, work: Callable[[Workflows], Awaitable[None]]) -> None:
         """Runs the body of a workflow in its task, so that it can be interrupted."""
-        workflow_id, task = DBOS.workflow_id, asyncio.current_task()
+        workflow_id, task, workflows = DBOS.workflow_id, asyncio.current_task(), self._workflows
         assert workflow_id is not None and task is not None
-        if self._workflows is None:
+        if workflows is None:
             raise asyncio.CancelledError  # stopping: it stays pending, and begins again at the next start
         self._tasks[workflow_id] = task
+        uid, _, chunk = workflow_id.partition("/")
         try:
-            await work(self._workflows)
+            async with self._places(uid) if chunk else contextlib.nullcontext():
+                await work(workflows)
         finally:
             self._tasks.pop(workflow_id, None)
-            uid, _, chunk = workflow_id.partition("/")
             if chunk and self._workflows is not None:
                 self._claims.soon(self._chunks_queue, partition=uid, seconds=SETTLE_SECONDS)
+
+    def _places(self, uid: str) -> asyncio.Semaphore:
+        """Bounds the workflows of a job that run here: of two that claim at once, either fills what was free before."""
+        if (places := self._bounds.get(uid)) is None:
+            places = self._bounds[uid] = asyncio.Semaphore(self._config.groups_per_job)
+        return places
 
     def _queued(self) -> tuple[int, int]:
         # Counted by the database: the library would make an object of each workflow that waits.

@@ -113,11 +113,17 @@ class Issuer:
             nonce = asked["nonce"]
         return JSONResponse(self._tokens(nonce))
 
+    def access_token(self, **claims: Any) -> str:
+        """A token for the services, some of whose claims may differ."""
+        return self._signed({**self._base(), "aud": AUDIENCE, "omnialign_roles": self.roles, **self.access, **claims})
+
+    def _base(self) -> dict[str, Any]:
+        return {"iss": self.url, "sub": "ann", "exp": time.time() + self.lasting, "jti": secrets.token_hex(8)}
+
     def _tokens(self, nonce: str) -> dict[str, Any]:
-        base = {"iss": self.url, "sub": "ann", "exp": time.time() + self.lasting, "jti": secrets.token_hex(8)}
-        identity = {**base, "aud": CLIENT, **({"nonce": nonce} if nonce else {}), **self.identity}
+        identity = {**self._base(), "aud": CLIENT, **({"nonce": nonce} if nonce else {}), **self.identity}
         answer: dict[str, Any] = {
-            "access_token": self._signed({**base, "aud": AUDIENCE, "omnialign_roles": self.roles, **self.access}),
+            "access_token": self.access_token(),
             "id_token": self._signed({name: value for name, value in identity.items() if value is not None}),
             "token_type": "Bearer",
             "expires_in": self.lasting,

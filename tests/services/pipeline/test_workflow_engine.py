@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,16 +21,20 @@ from tests.service_stack import SECONDS
 
 
 class Workflows:
-    """Notes which jobs were run."""
+    """Notes which jobs were run, and which chunks are worked on, each until it is released."""
 
     def __init__(self) -> None:
         self.jobs: asyncio.Queue[str] = asyncio.Queue()
+        self.chunks: asyncio.Queue[int] = asyncio.Queue()
+        self.release = asyncio.Semaphore(0)
 
     async def run_job(self, uid: str) -> None:
         self.jobs.put_nowait(uid)
 
     async def run_chunks(self, uid: str, phase: str, numbers: Sequence[int]) -> None:
-        raise NotImplementedError
+        for number in numbers:
+            self.chunks.put_nowait(number)
+            await self.release.acquire()
 
 
 def config(root: Path, url: str, *, migrate: bool = False) -> AlignmentConfig:
@@ -109,6 +114,37 @@ def test_a_large_job_is_cut_into_larger_groups_and_a_small_one_is_left_for_other
     sizes = {count: engine.group_size(count) for count in (0, 1, 15, 16, 64, 100_000)}
     assert sizes == {0: 1, 1: 1, 15: 1, 16: 2, 64: 8, 100_000: 8}
     assert [workflow_engine.group_count(count, size=4) for count in (0, 1, 4, 5)] == [0, 1, 1, 2]
+
+
+async def test_chunks_that_two_threads_claim_at_once_keep_to_the_bound_of_their_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either thread counts what is running before the other has claimed, so all six are claimed here."""
+    one_by_one = replace(config(tmp_path, f"sqlite:///{tmp_path / 'dbos.db'}"), chunks_per_job=1)
+    engine, workflows = WorkflowEngine("alignment", one_by_one), Workflows()
+    await engine.start(workflows)
+    running, places = workflow_process.SHARED.instance._active_workflows_set, engine._places
+    claimed: asyncio.Queue[str] = asyncio.Queue()
+    monkeypatch.setattr(running, "count_for_partition", lambda queue, partition: 0)
+
+    def arrived(uid: str) -> asyncio.Semaphore:
+        claimed.put_nowait(uid)
+        return places(uid)
+
+    monkeypatch.setattr(engine, "_places", arrived)
+    try:
+        await engine.submit_chunks("some-job", "refine", 6, size=1)
+        async with asyncio.timeout(SECONDS):
+            for _ in range(6):
+                assert await claimed.get() == "some-job"
+            tasks = list(engine._tasks.values())
+            for _ in range(6):
+                await workflows.chunks.get()
+                assert workflows.chunks.empty()
+                workflows.release.release()
+            await asyncio.wait(tasks)
+    finally:
+        await engine.stop()
 
 
 def test_a_workflow_that_is_dequeued_while_the_event_loop_stands_still_waits_for_it(tmp_path: Path) -> None:
