@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+import pyarrow as pa
+
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc
 from services.data.bulk_media import BulkMedia
 from services.data.config import DataConfig
@@ -49,7 +51,7 @@ IMPORTS_AT_FULL_SPEED = 4
 FETCHES = 16
 """Requests for media that streams may have under way at a distant object store."""
 M_ARENA_MAX, ARENAS = -8, 2
-"""An option of `mallopt(3)`, and how many arenas there are: by default eight for each core."""
+"""An option of `mallopt(3)`, and how many arenas there are."""
 FULL_NAME = data_service_pb2.DESCRIPTOR.services_by_name["DataService"].full_name
 
 
@@ -193,12 +195,14 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
 
 def main() -> None:
     """Runs the service until SIGTERM."""
-    _share_arenas()
+    _share_freed_memory()
     run("data", DataConfig, wire)
 
 
-def _share_arenas() -> None:
-    """Has glibc keep what was freed in two places for all threads, of which Lance has many, not in one for each."""
+def _share_freed_memory() -> None:
+    """Has what is freed kept for all threads, of which Lance has many: Arrow's own allocator keeps it for each of them,
+    and glibc in eight places for each core."""
+    pa.set_memory_pool(pa.system_memory_pool())
     with suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 

@@ -169,4 +169,5 @@ def _models_of(records: Iterable[record_pb2.Record]) -> set[tuple[str, str]]:
                 found.add((response.feedback.generation.model, "criticised_by"))
         if record.HasField("comparison"):
             found.add((record.comparison.forward_generation.model, "judged_by"))
+            found.add((record.comparison.backward_generation.model, "judged_by"))
     return {(model, how) for model, how in found if model}

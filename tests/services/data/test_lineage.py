@@ -87,6 +87,15 @@ async def test_records_that_a_model_wrote_and_versions_leave_edges(client: Async
     ]
 
 
+async def test_both_orders_of_a_comparison_leave_edges_to_their_judges(client: AsyncClient) -> None:
+    await client.create_dataset("verdicts")
+    record, judges = record_pb2.Record(id="r"), [f"projects/default/models/{name}/versions/1" for name in "ab"]
+    record.comparison.forward_generation.model, record.comparison.backward_generation.model = judges
+    await client.append_records(name("verdicts"), [record])
+    found = await walk(client, name("verdicts"), direction=SOURCES)
+    assert sorted(found) == [(judge, name("verdicts")) for judge in judges]
+
+
 @pytest.mark.parametrize("model", ["projects/default/models/a\0", "m" * 1025])
 async def test_a_name_that_lineage_cannot_hold_is_refused_before_anything_is_stored(
     client: AsyncClient, model: str
