@@ -5,7 +5,8 @@ pre-flight, planning, the four stages of the loop, pairs, evaluation and report.
 for the feedback model (a sixteenth as many) and to evaluate (a sixty-fourth). Then an evaluation has one model answer
 all prompts, and one judge rate the answers.
 
-Sizes run upwards and then down again, the largest once: a machine that gets slower or faster meanwhile does so for all.
+Sizes run upwards and then down again, the largest once, and short jobs several times each way: a machine that gets
+slower or faster meanwhile does so for all.
 
     make bench-scale
 
@@ -40,6 +41,8 @@ Record = record_pb2.Record
 
 LOCAL_SIZES, REMOTE_SIZES = (4_000, 32_000, 256_000), (4_000, 64_000)
 APPENDED_TOGETHER = 4_096
+SHORT_RECORDS = 16_000
+"""Smaller jobs run so often, one after the other, that they come to as many records."""
 PROJECTED = 10_000_000
 PLACES = {"local": on_this_machine, "s3+postgresql": on_s3_and_postgresql}
 
@@ -211,6 +214,12 @@ def projection(before: dict[str, Any], largest: dict[str, Any], *, records: int 
     }
 
 
+def in_turn(sizes: Sequence[int]) -> Iterator[int]:
+    """The sizes in the order in which they run."""
+    for size in (*sizes, *sizes[-2::-1]):
+        yield from [size] * max(1, SHORT_RECORDS // size)
+
+
 def _record(name: str, *, split: str) -> Record:
     words = f"Say {name}, and then say it again in other words."
     return Record(id=name, subtask="t2t", split=split, prompt=content(words))
@@ -227,7 +236,7 @@ def main() -> None:
     for place, sizes in (("local", settings.sizes), ("s3+postgresql", settings.remote_sizes)):
         print(place, flush=True)
         runs = dict[int, list[Found]]()
-        for size in (*sizes, *sizes[-2::-1]):
+        for size in in_turn(sizes):
             runs.setdefault(size, []).append(run := asyncio.run(measure(place, size)))
             print(f"  {size:>9,} records: {json.dumps(run.row())}", flush=True)
         if len(runs) > 1:

@@ -59,3 +59,7 @@ async def test_every_record_of_a_measured_job_is_judged() -> None:
     assert found.records == 40 and found.loop_seconds > 0
     assert min(found.peak_bytes.values()) > 2**20
     assert found.stored_bytes > 0
+
+
+def test_sizes_run_upwards_and_down_again_and_short_jobs_several_times() -> None:
+    assert list(scale.in_turn((4_000, 32_000, 256_000))) == [*[4_000] * 4, 32_000, 256_000, 32_000, *[4_000] * 4]
