@@ -28,7 +28,8 @@ os.environ |= {{"OMNIALIGN_SERVER_PORT": "{port}", "OMNIALIGN_DATA_ROOT": "{root
 runpy.run_module("services.data", run_name="__main__")
 """
 SMALL_PARTS = {"OMNIALIGN_DATA_EXPORT_PART_BYTES": "8000000"}
-SWEEPING = {"OMNIALIGN_DATA_EXPORT_SECONDS": "0.1", "OMNIALIGN_DATA_SWEEP_SECONDS": "0.1"}
+SWEEPING = {f"OMNIALIGN_DATA_{what}_SECONDS": "0.1" for what in ("EXPORT", "UPLOAD", "SWEEP")}
+"""What a killed process was writing is swept once it is as old as an upload may be."""
 
 
 def service(root: Path, settings: dict[str, str]) -> StackProcess:
@@ -68,6 +69,11 @@ def files_below(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
+def litter(root: Path, media: set[Path]) -> set[Path]:
+    """What is there beside the tables and the media that there were before."""
+    return files_below(root / "exports") | set(root.glob("export-*")) | files_below(root / "media") - media
+
+
 async def test_exports_that_are_killed_end_with_the_same_files_and_leave_nothing(tmp_path: Path) -> None:
     running, rng, kills, rounds = service(tmp_path, SMALL_PARTS), random.Random(7), 0, 0
     await running.start()
@@ -103,7 +109,7 @@ async def test_exports_that_are_killed_end_with_the_same_files_and_leave_nothing
     await sweeping.start()
     try:
         async with asyncio.timeout(60):
-            while files_below(tmp_path / "data" / "exports") or list((tmp_path / "data").glob("export-*")):  # noqa: ASYNC110
+            while litter(tmp_path / "data", media):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         assert files_below(tmp_path / "data" / "media") == media
     finally:
