@@ -78,7 +78,7 @@ def find(dataset: Any, hashes: Sequence[int], kept: Hashes, filters: Filters | N
     Whoever looks for rows that are mostly new gives `filters`.
     """
     wanted = np.unique(np.array(hashes, np.int64))
-    segments = _segments(dataset)
+    segments = segments_of(dataset)
     indexed = {number for segment in segments for number in segment.fragment_ids}
     fragments = dataset.get_fragments()
     others = [fragment for fragment in fragments if fragment.fragment_id not in indexed]
@@ -103,7 +103,7 @@ def take(dataset: Any, addresses: Sequence[int], columns: Sequence[str]) -> pa.T
 
 def make_filter(dataset: Any, filters: Filters) -> bool:
     """Makes a filter for a segment that has none and can have one; whether there was such a segment."""
-    fragments, segments = dataset.get_fragments(), _segments(dataset)
+    fragments, segments = dataset.get_fragments(), segments_of(dataset)
     first = _file(fragments[0]) if fragments else ""
     by_number = {fragment.fragment_id: fragment for fragment in fragments}
     present = {(first, segment.uuid) for segment in segments}
@@ -124,7 +124,8 @@ def make_filter(dataset: Any, filters: Filters) -> bool:
     return False
 
 
-def _segments(dataset: Any) -> list[Any]:
+def segments_of(dataset: Any) -> list[Any]:
+    """The parts of a table's index, oldest first; each says which fragments it covers, some of which may be gone."""
     return [segment for index in dataset.describe_indices() for segment in index.segments]
 
 

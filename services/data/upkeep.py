@@ -8,7 +8,7 @@ to another replica, changes nothing, and is done after the next writes.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from math import inf
@@ -17,10 +17,13 @@ from typing import Any, Protocol
 from lance.optimize import Compaction, CompactionOptions
 
 from services.data.objects.base import run_in_pool
-from services.data.row_index import INDEX, Filters, make_filter
+from services.data.row_index import INDEX, Filters, make_filter, segments_of
 
-FRAGMENT_ROWS = 32 * 1024
-"""Fragments with fewer rows are joined with their neighbours, so that each row is copied a few times in all."""
+FRAGMENT_ROWS, INDEXED_ROWS = 8 * 1024, 256 * 1024
+"""Fragments with fewer rows are joined with their neighbours, outside the index and in it: so each row is copied about
+twice in all. To join what is in the index has a segment of it written anew, and is done for many at once."""
+FRAGMENT_BYTES = 512 * 1024 * 1024
+"""Fragments are not joined into larger ones than this."""
 BATCH_BYTES = 4 * 1024 * 1024
 BUFFER_BYTES = 64 * 1024 * 1024
 UNINDEXED_FRAGMENTS = 128
@@ -54,16 +57,27 @@ def improve(dataset: Any, *, compact_fragments: int, filters: Filters) -> bool:
 
 def _compact(dataset: Any, compact_fragments: int) -> bool:
     """Joins neighbouring small fragments. The first one stays as it is: see `record_table` on what it is for."""
-    first, *others = [fragment.metadata for fragment in dataset.get_fragments()] or [None]
-    if sum(fragment.num_rows < FRAGMENT_ROWS for fragment in others) <= compact_fragments:
-        return False
+    _, *others = [fragment.metadata for fragment in dataset.get_fragments()] or [None]
     num_bytes = sum(file.file_size_bytes or 0 for fragment in others for file in fragment.files)
-    row_bytes = num_bytes // max(sum(fragment.physical_rows for fragment in others), 1)
+    row_bytes = max(num_bytes // max(sum(fragment.physical_rows for fragment in others), 1), 1)
+    unindexed = _unindexed(dataset)
+    # What is about to be indexed is joined before, as far as there are more than writers add meanwhile.
+    outside = compact_fragments // 8 if _is_much(unindexed) else compact_fragments
+    for most, is_indexed, bound in ((FRAGMENT_ROWS, False, outside), (INDEXED_ROWS, True, compact_fragments)):
+        rows = min(most, FRAGMENT_BYTES // row_bytes)
+        small = {one.id for one in others if one.num_rows < rows and (one.id not in unindexed) == is_indexed}
+        if len(small) > bound and _join(dataset, small, rows=rows, row_bytes=row_bytes):
+            return True
+    return False
+
+
+def _join(dataset: Any, small: set[int], *, rows: int, row_bytes: int) -> bool:
+    """Joins neighbours among these fragments to ones of so many rows; whether there were any."""
     options: CompactionOptions = {
-        "target_rows_per_fragment": FRAGMENT_ROWS,
-        "excluded_fragment_ids": [first.id],
+        "target_rows_per_fragment": rows,
+        "excluded_fragment_ids": [one.fragment_id for one in dataset.get_fragments() if one.fragment_id not in small],
         "num_threads": 1,
-        "batch_size": max(1, min(1024, BATCH_BYTES // max(row_bytes, 1))),
+        "batch_size": max(1, min(1024, BATCH_BYTES // row_bytes)),
         "io_buffer_size": BUFFER_BYTES,
         "compaction_mode": "try_binary_copy",
         "binary_copy_read_batch_bytes": BATCH_BYTES,
@@ -80,21 +94,32 @@ def _index(dataset: Any) -> bool:
 
     So every row is indexed again a few times in all, and the segments are few.
     """
-    rows = {fragment.fragment_id: fragment.metadata.num_rows for fragment in dataset.get_fragments()}
-    index = next((index for index in dataset.describe_indices() if index.name == INDEX), None)
-    segments = [[rows.pop(number, 0) for number in one.fragment_ids] for one in index.segments] if index else []
-    if len(rows) <= UNINDEXED_FRAGMENTS and sum(rows.values()) <= UNINDEXED_ROWS:
+    unindexed, segments = _unindexed(dataset), segments_of(dataset)
+    if not _is_much(unindexed):
         return False
-    if index is None:
+    if not segments:
         dataset.create_scalar_index(INDEX, "BTREE", name=INDEX)
         return True
-    merged, total = 0, sum(rows.values())
+    rows = {fragment.fragment_id: fragment.metadata.num_rows for fragment in dataset.get_fragments()}
+    merged, total = 0, sum(unindexed.values())
     for segment in reversed(segments):
-        if sum(segment) > GROWTH * total:
+        size = sum(rows.get(number, 0) for number in segment.fragment_ids)
+        if size > GROWTH * total:
             break
-        merged, total = merged + 1, total + sum(segment)
+        merged, total = merged + 1, total + size
     dataset.optimize.optimize_indices(index_names=[INDEX], num_indices_to_merge=merged)
     return True
+
+
+def _unindexed(dataset: Any) -> dict[int, int]:
+    """The rows of each fragment that is outside the index."""
+    indexed = {number for segment in segments_of(dataset) for number in segment.fragment_ids}
+    others = (one for one in dataset.get_fragments() if one.fragment_id not in indexed)
+    return {one.fragment_id: one.metadata.num_rows for one in others}
+
+
+def _is_much(unindexed: Mapping[int, int]) -> bool:
+    return len(unindexed) > UNINDEXED_FRAGMENTS or sum(unindexed.values()) > UNINDEXED_ROWS
 
 
 class Upkeep:

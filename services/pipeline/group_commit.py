@@ -17,8 +17,11 @@ T = TypeVar("T")
 Entry = tuple[Sequence[T], asyncio.Future[None]]
 
 MAX_GROUP_RECORDS = 2048
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0
 """Between two writes to one table: what a process that is killed loses at most of finished work, beside the write."""
+PAUSES = 4
+"""How many times as long as a write the pause after it is, within these bounds: each has costs of its own, which on S3
+are most of it."""
 
 
 class Makers:
@@ -60,7 +63,8 @@ class GroupCommitter(Generic[T]):
         makers: Makers,
         pause_seconds: float = 0.0,
     ) -> None:
-        """Between the end of a write and the next one there are at least `pause_seconds`, while there are `makers`."""
+        """Between the end of a write and the next one there are at least `pause_seconds`, and more after one that took
+        long, while there are `makers`; with 0 there is no pause at all."""
         self._commit, self._limit, self._makers, self._pause_seconds = commit, limit, makers, pause_seconds
         self._free_at = 0.0
         self._waiting: list[Entry[T]] = []
@@ -97,13 +101,18 @@ class GroupCommitter(Generic[T]):
             while self._waiting:
                 if (seconds := self._free_at - clock()) > 0:
                     await self._makers.wait_for_none(timeout_seconds=seconds)
-                group = self._take()
+                group, begun = self._take(), clock()
                 await self._write(group)
-                self._free_at = clock() + self._pause_seconds
+                self._free_at = clock() + self._pause_after(clock() - begun)
         except asyncio.CancelledError:
             for _, future in group + self._waiting:
                 future.cancel()
             raise
+
+    def _pause_after(self, write_seconds: float) -> float:
+        if not self._pause_seconds:
+            return 0.0
+        return max(self._pause_seconds, min(PAUSES * write_seconds, LONGEST_PAUSE_SECONDS))
 
     def _take(self) -> list[Entry[T]]:
         """Removes the next group from the queue."""

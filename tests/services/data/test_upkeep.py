@@ -23,6 +23,7 @@ from tests.services.data.test_record_table import read, record, table
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thresholds that a small table reaches."""
     monkeypatch.setattr(upkeep, "FRAGMENT_ROWS", 100)
+    monkeypatch.setattr(upkeep, "INDEXED_ROWS", 400)
     monkeypatch.setattr(upkeep, "UNINDEXED_ROWS", 50)
 
 
@@ -50,6 +51,19 @@ def test_the_index_follows_the_table_in_few_segments_and_finds_what_was_changed_
     assert found == {f"r{n:05d}": "changed" if 100 <= n < 110 else "x" for n in range(95, 115) if n != 111}
     assert records.merge([record(111), record(100), record(101, "changed")]) == (1, 2)
     assert [one.id for one in read(records.snapshot())] == [record(number).id for number in range(1000)]
+
+
+@pytest.mark.usefixtures("often")
+def test_small_fragments_are_joined_before_they_are_indexed_and_again_once_many_are(tmp_path: Path) -> None:
+    records, counts = table(tmp_path, compact_fragments=8), []
+    for start in range(0, 720, 10):
+        records.merge([record(number) for number in range(start, start + 10)])
+        while records.improve():
+            pass
+        counts.append((len(records._connect(None).get_fragments()), index_of(records)[1]))
+    assert counts[4:6] == [(5, 0), (2, 60)]
+    assert max(count for count, _ in counts) <= 8 + 8
+    assert [one.id for one in read(records.snapshot())] == [record(number).id for number in range(720)]
 
 
 @pytest.mark.usefixtures("often")
@@ -174,7 +188,7 @@ import sys
 from pathlib import Path
 from services.data import upkeep
 from services.data.record_table import CommitRetries, RecordTable
-upkeep.FRAGMENT_ROWS, upkeep.UNINDEXED_ROWS = 1000, 100
+upkeep.FRAGMENT_ROWS, upkeep.INDEXED_ROWS, upkeep.UNINDEXED_ROWS = 500, 1000, 100
 table = RecordTable(Path(sys.argv[1]), commit_retries=CommitRetries(5, 30), retention_seconds=0, compact_fragments=1)
 print("ready", flush=True)
 while table.improve() or table.clean():

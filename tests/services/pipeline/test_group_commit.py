@@ -59,6 +59,20 @@ async def test_a_write_right_after_another_waits_for_company_and_one_after_a_whi
     assert loop.time() - begun >= 0.05
 
 
+async def test_the_wait_for_company_is_longer_after_a_write_that_took_long() -> None:
+    async def commit(items: Sequence[int]) -> None:
+        begun.append(loop.time())
+        await asyncio.sleep(0.02)
+        ended.append(loop.time())
+
+    loop, makers, begun, ended = asyncio.get_running_loop(), Makers(), list[float](), list[float]()
+    grouped = GroupCommitter(commit, limit=10, makers=makers, pause_seconds=0.001)
+    with makers.working():
+        await grouped.add([1])
+        await grouped.add([2])
+    assert begun[1] - ended[0] >= 3.9 * (ended[0] - begun[0])
+
+
 async def test_a_write_waits_for_company_only_while_somebody_is_at_work() -> None:
     sink, makers = Sink(), Makers()
     sink.free.set()
