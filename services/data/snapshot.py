@@ -27,7 +27,7 @@ BATCH_ROWS = 1024
 SCAN_ROWS = 16_384
 STORED = ("record", "media")
 """The columns that are read of a selected record."""
-CACHE_BYTES = 8 * 1024 * 1024
+CACHE_BYTES = 4 * 1024 * 1024
 
 
 class SnapshotExpired(Aborted):
