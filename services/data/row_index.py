@@ -79,7 +79,7 @@ def find(dataset: Any, hashes: Sequence[int], kept: Hashes, filters: Filters | N
     """
     wanted = np.unique(np.array(hashes, np.int64))
     segments = segments_of(dataset)
-    indexed = {number for segment in segments for number in segment.fragment_ids}
+    indexed = covered(segments)
     fragments = dataset.get_fragments()
     others = [fragment for fragment in fragments if fragment.fragment_id not in indexed]
     first = _file(fragments[0]) if fragments else ""
@@ -127,6 +127,11 @@ def make_filter(dataset: Any, filters: Filters) -> bool:
 def segments_of(dataset: Any) -> list[Any]:
     """The parts of a table's index, oldest first; each says which fragments it covers, some of which may be gone."""
     return [segment for index in dataset.describe_indices() for segment in index.segments]
+
+
+def covered(segments: Sequence[Any]) -> set[int]:
+    """The numbers of the fragments that these parts of an index cover."""
+    return {number for segment in segments for number in segment.fragment_ids}
 
 
 def _unfiltered(known: Sequence[BloomFilter | None], wanted: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from lance.optimize import Compaction, CompactionOptions
 
 from services.data.objects.base import run_in_pool
-from services.data.row_index import INDEX, Filters, make_filter, segments_of
+from services.data.row_index import INDEX, Filters, covered, make_filter, segments_of
 
 FRAGMENT_ROWS, INDEXED_ROWS = 8 * 1024, 256 * 1024
 """Fragments with fewer rows are joined with their neighbours, outside the index and in it: so each row is copied about
@@ -62,7 +62,7 @@ def _compact(dataset: Any, compact_fragments: int) -> bool:
     row_bytes = max(num_bytes // max(sum(fragment.physical_rows for fragment in others), 1), 1)
     unindexed = _unindexed(dataset)
     # What is about to be indexed is joined before, as far as there are more than writers add meanwhile.
-    outside = compact_fragments // 8 if _is_much(unindexed) else compact_fragments
+    outside = compact_fragments // 8 if _is_index_due(unindexed) else compact_fragments
     for most, is_indexed, bound in ((FRAGMENT_ROWS, False, outside), (INDEXED_ROWS, True, compact_fragments)):
         rows = min(most, FRAGMENT_BYTES // row_bytes)
         small = {one.id for one in others if one.num_rows < rows and (one.id not in unindexed) == is_indexed}
@@ -95,7 +95,7 @@ def _index(dataset: Any) -> bool:
     So every row is indexed again a few times in all, and the segments are few.
     """
     unindexed, segments = _unindexed(dataset), segments_of(dataset)
-    if not _is_much(unindexed):
+    if not _is_index_due(unindexed):
         return False
     if not segments:
         dataset.create_scalar_index(INDEX, "BTREE", name=INDEX)
@@ -113,12 +113,12 @@ def _index(dataset: Any) -> bool:
 
 def _unindexed(dataset: Any) -> dict[int, int]:
     """The rows of each fragment that is outside the index."""
-    indexed = {number for segment in segments_of(dataset) for number in segment.fragment_ids}
+    indexed = covered(segments_of(dataset))
     others = (one for one in dataset.get_fragments() if one.fragment_id not in indexed)
     return {one.fragment_id: one.metadata.num_rows for one in others}
 
 
-def _is_much(unindexed: Mapping[int, int]) -> bool:
+def _is_index_due(unindexed: Mapping[int, int]) -> bool:
     return len(unindexed) > UNINDEXED_FRAGMENTS or sum(unindexed.values()) > UNINDEXED_ROWS
 
 
