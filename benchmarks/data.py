@@ -34,7 +34,7 @@ from omnialign.client import AsyncClient
 from omnialign.v1 import record_pb2
 
 EDGE_PIXELS = 64
-REPEATS = 3
+REPEATS = 5
 ROWS_PER_GROUP, MAX_GROUP_BYTES = 500, 32 * 1024 * 1024
 LARGE_EDGE_PIXELS, MAX_LARGE = 580, 1000
 """Pictures of 1 MB."""

@@ -6,7 +6,9 @@ for the feedback model (a sixteenth as many) and to evaluate (a sixty-fourth). T
 all prompts, and one judge rate the answers.
 
 Sizes run upwards and then down again, the largest once, and short jobs several times each way: a machine that gets
-slower or faster meanwhile does so for all.
+slower or faster meanwhile does so for all. Where it keeps changing, that is not enough. The models do the same for each
+record, however many there are, so the processor time that they take tells how fast the machine was: `at_equal_speed` is
+the ratio of throughputs in that measure.
 
     make bench-scale
 
@@ -58,19 +60,22 @@ class Found:
     evaluation_seconds: float
     peak_bytes: dict[str, int]
     """The most resident memory of each service."""
+    models_seconds: float
+    """Processor time of the models in the loop."""
     stored_bytes: int
     """Of tables, media and SQLite's databases after the job, as files; PostgreSQL's are not counted."""
 
     @classmethod
     def together(cls, runs: Sequence["Found"]) -> "Found":
         """What several runs of a size showed: the median of times, and the most memory."""
-        names = runs[0].peak_bytes
+        names, loop_seconds = runs[0].peak_bytes, median(run.loop_seconds for run in runs)
         return cls(
             records=runs[0].records,
-            loop_seconds=median(run.loop_seconds for run in runs),
+            loop_seconds=loop_seconds,
             job_seconds=median(run.job_seconds for run in runs),
             evaluation_seconds=median(run.evaluation_seconds for run in runs),
             peak_bytes={name: max(run.peak_bytes[name] for run in runs) for name in names},
+            models_seconds=loop_seconds * median(run.models_seconds / run.loop_seconds for run in runs),
             stored_bytes=max(run.stored_bytes for run in runs),
         )
 
@@ -83,6 +88,7 @@ class Found:
             "loop_seconds": round(self.loop_seconds, 1),
             "job_seconds": round(self.job_seconds, 1),
             "evaluation_seconds": round(self.evaluation_seconds, 1),
+            "models_share": round(self.models_seconds / self.loop_seconds, 4),
             "peak_mib": {name: round(size / 2**20, 1) for name, size in self.peak_bytes.items()},
             "stored_bytes_per_record": round(self.stored_bytes / self.records),
         }
@@ -95,10 +101,11 @@ async def measure(place: str, size: int) -> Found:
         async with PLACES[place](folder) as services:
             async with services.client("data") as client:
                 dataset = await store(client, size)
-            loop_seconds, job_seconds = await run_job(services, dataset, size)
+            loop_seconds, job_seconds, models_seconds = await run_job(services, dataset, size)
             stored = stored_bytes(folder)
             evaluation_seconds = await evaluate(services, dataset, size)
-            return Found(size, loop_seconds, job_seconds, evaluation_seconds, services.peak_bytes(), stored)
+            peaks = services.peak_bytes()
+            return Found(size, loop_seconds, job_seconds, evaluation_seconds, peaks, models_seconds, stored)
 
 
 def stored_bytes(folder: Path) -> int:
@@ -137,26 +144,26 @@ def records(size: int) -> Iterator[Record]:
         yield _record(f"e{number:09d}", split="test")
 
 
-async def run_job(services: ScaleServices, dataset: str, size: int) -> tuple[float, float]:
-    """Seconds of the loop and of the whole job."""
+async def run_job(services: ScaleServices, dataset: str, size: int) -> tuple[float, float, float]:
+    """Seconds of the loop and of the whole job, and processor time of the models in the loop."""
     spec = alignment_service_pb2.AlignmentSpec(base_model="file:///null", dataset=dataset, evaluation_split="test")
-    begun, ended, started = 0, 0, time.perf_counter()
+    begun, ended, models_seconds, started = 0, 0, 0.0, time.perf_counter()
     async with services.client("alignment-0") as client:
         job = await client.create_alignment_job("scale", spec)
         async for event in client.watch_alignment_job(job.name):
             job, now = event.alignment_job, event.event_time.ToNanoseconds()
             stages = {stage.stage: stage for stage in job.stages}
             if not begun and stages["sample"].state == StageStatus.STATE_RUNNING and stages["sample"].total:
-                begun = now
+                begun, models_seconds = now, -services.models_seconds()
             if not ended and stages["verify"].state == StageStatus.STATE_DONE:
-                ended = now
+                ended, models_seconds = now, models_seconds + services.models_seconds()
             if sys.stdout.isatty():
                 print(f"\r  {size:>9,} records: {stages['verify'].completed:>9,} judged", end="", flush=True)
     if job.state != Job.STATE_SUCCEEDED:
         raise RuntimeError(f"The job over {size} records ended with: {job.error.message}")
     if stages["verify"].completed != size or not ended:
         raise RuntimeError(f"Of {size} records, {stages['verify'].completed} were judged, and the stage did not end.")
-    return (ended - begun) / 1e9, time.perf_counter() - started
+    return (ended - begun) / 1e9, time.perf_counter() - started, models_seconds
 
 
 async def evaluate(services: ScaleServices, dataset: str, size: int) -> float:
@@ -181,6 +188,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "sizes": list(rows),
         "throughput_ratio": round(largest["records_per_second"] / smallest["records_per_second"], 3),
+        "throughput_ratio_at_equal_speed": round(largest["models_share"] / smallest["models_share"], 3),
         "memory_ratio": _greatest(largest, smallest),
         "memory_ratio_to_next_smaller": _greatest(largest, before),
         "projection": projection(before, largest),

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from omnialign.client import AsyncClient
 from tests.integration.cluster import Cluster, Ports
 from tests.postgresql import PostgreSQL
@@ -39,6 +41,11 @@ class ScaleServices(Cluster):
                 raise RuntimeError(f"The kernel tells no peak of {name}.")
             found[name.partition("-")[0]] = 1024 * int(peak[1])
         return found
+
+    def models_seconds(self) -> float:
+        """The processor time that the models have taken so far."""
+        times = psutil.Process(self.processes[MODELS].pid).cpu_times()
+        return float(times.user + times.system)
 
     def client(self, name: str) -> AsyncClient:
         """A client of one process."""

@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
-import pyarrow as pa
-
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc
 from services.data.bulk_media import BulkMedia
 from services.data.config import DataConfig
@@ -200,9 +198,7 @@ def main() -> None:
 
 
 def _share_freed_memory() -> None:
-    """Has what is freed kept for all threads, of which Lance has many: Arrow's own allocator keeps it for each of them,
-    and glibc in eight places for each core."""
-    pa.set_memory_pool(pa.system_memory_pool())
+    """Has glibc keep what is freed for all threads, and not in eight places for each core."""
     with suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 

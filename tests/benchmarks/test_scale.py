@@ -14,6 +14,7 @@ def row(records: int, seconds: float, **peak_mib: float) -> dict[str, object]:
         "loop_seconds": seconds,
         "job_seconds": seconds,
         "evaluation_seconds": seconds,
+        "models_share": 0.1 if records < 3000 else 0.09,
         "peak_mib": peak_mib,
         "stored_bytes_per_record": 1024,
     }
@@ -29,15 +30,17 @@ SIZES = (
 def test_ratios_compare_the_largest_size_with_the_smallest_and_take_the_worst_service() -> None:
     found = scale.summary(SIZES)
     assert found["throughput_ratio"] == 0.75
+    assert found["throughput_ratio_at_equal_speed"] == 0.9
     assert found["memory_ratio"] == 1.3
     assert found["memory_ratio_to_next_smaller"] == 1.2
 
 
 def test_runs_of_a_size_count_with_the_median_of_their_times_and_the_most_memory() -> None:
     runs = [
-        scale.Found(10, seconds, 2 * seconds, 3 * seconds, {"data": round(9 / seconds)}, 7) for seconds in (1.0, 3.0)
+        scale.Found(10, seconds, 2 * seconds, 3 * seconds, {"data": round(9 / seconds)}, seconds / 8, 7)
+        for seconds in (1.0, 3.0)
     ]
-    assert scale.Found.together(runs) == scale.Found(10, 2.0, 4.0, 6.0, {"data": 9}, 7)
+    assert scale.Found.together(runs) == scale.Found(10, 2.0, 4.0, 6.0, {"data": 9}, 0.25, 7)
 
 
 def test_projection_goes_on_as_between_the_two_largest_sizes() -> None:
@@ -58,6 +61,7 @@ async def test_every_record_of_a_measured_job_is_judged() -> None:
     found = await scale.measure("local", 40)
     assert found.records == 40 and found.loop_seconds > 0
     assert min(found.peak_bytes.values()) > 2**20
+    assert 0 < found.models_seconds < found.job_seconds
     assert found.stored_bytes > 0
 
 
