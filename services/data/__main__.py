@@ -1,13 +1,13 @@
 """Entry point of the data service: builds its object graph and runs it."""
 
 import asyncio
-import ctypes
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 
 from omnialign.v1 import data_service_pb2, data_service_pb2_grpc
+from services.data.allocation import share_freed_memory  # first: it chooses Arrow's allocator
 from services.data.bulk_media import BulkMedia
 from services.data.config import DataConfig
 from services.data.datasets import Datasets
@@ -48,8 +48,6 @@ from services.sandbox.worker import start_server
 IMPORTS_AT_FULL_SPEED = 4
 FETCHES = 16
 """Requests for media that streams may have under way at a distant object store."""
-M_ARENA_MAX, ARENAS = -8, 2
-"""An option of `mallopt(3)`, and how many arenas there are."""
 FULL_NAME = data_service_pb2.DESCRIPTOR.services_by_name["DataService"].full_name
 
 
@@ -193,14 +191,8 @@ async def _wired(server: Server, config: DataConfig, sandbox: Sandbox) -> AsyncI
 
 def main() -> None:
     """Runs the service until SIGTERM."""
-    _share_freed_memory()
+    share_freed_memory()
     run("data", DataConfig, wire)
-
-
-def _share_freed_memory() -> None:
-    """Has glibc keep what is freed for all threads, and not in eight places for each core."""
-    with suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 if __name__ == "__main__":
