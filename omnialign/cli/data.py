@@ -195,12 +195,14 @@ async def export(
     subtask: Subtasks = None,
     split: Splits = None,
     media: Annotated[bool, typer.Option(help="Export the media too.")] = True,
-    columns: Annotated[
+    form: Annotated[
         str,
         typer.Option(
+            "--format",
+            "--columns",
             help="Columns to write instead, with media: align-anything, trl, messages, ms-swift, sharegpt, "
             "llama-factory, rlaif-v, ultrafeedback, helpsteer, helpsteer3, argilla; datasets for Parquet with typed "
-            "features, webdataset for tar files of whole records."
+            "features, webdataset for tar files of whole records.",
         ),
     ] = "",
     resume: Annotated[
@@ -212,9 +214,9 @@ async def export(
     from omnialign import exporting, names
     from omnialign.cli import export_by_service, export_report
 
-    if columns and columns not in exporting.FORMS:
-        raise typer.BadParameter(f"'{columns}' is none of {', '.join(exporting.FORMS)}")
-    form = columns or exporting.RECORDS
+    form = form or exporting.RECORDS
+    if form not in exporting.FORMS:
+        raise typer.BadParameter(f"'{form}' is none of {', '.join(exporting.FORMS)}")
     name, subtasks, splits = session.name("datasets", dataset), subtask or (), split or ()
     if resume and not names.matches(name, names.DATASET_VERSION):
         raise typer.BadParameter(f"--resume exports a version, such as {dataset}/3, or {dataset}/- for the newest")

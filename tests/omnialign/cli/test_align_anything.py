@@ -75,7 +75,7 @@ def test_what_is_exported_is_imported_as_it_was(run, server, tmp_path):
         del records[1].responses[:]
         records[1].ClearField("preference")
         client.append_records("projects/default/datasets/all-eight", records)
-    done = run("data", "export", "all-eight", tmp_path / "out", "--columns", "align-anything")
+    done = run("data", "export", "all-eight", tmp_path / "out", "--format", "align-anything")
     assert done.exit_code == 0, done.output
     media = {m.sha256 for r in records for m in media_of([r.prompt, *(one.content for one in r.responses)])}
     assert f"16 rows, {len(media)} media files" in done.output
@@ -129,9 +129,9 @@ def test_what_is_left_out_is_counted(run, server, tmp_path):
         records = [annotated(client, "t2t", number) for number in (0, 1)]
         records[1].subtask = "t2tia"
         client.append_records("projects/default/datasets/odd-ones", records)
-    done = run("data", "export", "odd-ones", tmp_path / "out", "--columns", "align-anything", "--json")
+    done = run("data", "export", "odd-ones", tmp_path / "out", "--format", "align-anything", "--json")
     assert json.loads(done.output)["left_out"] == {"align-anything has no subset for t2tia": 1}
-    assert run("data", "export", "odd-ones", tmp_path / "x", "--columns", "csv").exit_code == 2
+    assert run("data", "export", "odd-ones", tmp_path / "x", "--format", "csv").exit_code == 2
 
 
 def test_every_subtask_has_columns():

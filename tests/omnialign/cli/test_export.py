@@ -67,7 +67,7 @@ def test_what_is_imported_exported_and_imported_again_is_the_same(run, server, s
     first = run("data", "import", f"{name}-once", data)
     assert "quarantined: 0 rows" in first.stdout, first.output
     out = tmp_path / "out"
-    options = ("--columns", columns) if columns else ()
+    options = ("--format", columns) if columns else ()
     done = run("data", "export", f"{name}-once", out, *options)
     assert done.exit_code == 0 and "left out" not in done.output, done.output
     again = run("data", "import", f"{name}-again", out)
@@ -113,7 +113,7 @@ def test_rows_of_a_format_come_back_from_an_export_in_it(run, server, source, tm
     (data / "rows.jsonl").write_text("\n".join(map(json.dumps, SOURCES[columns])))
     first = run("data", "import", f"{columns}-once", data, *rated)
     assert "quarantined: 0 rows" in first.stdout, first.output
-    done = run("data", "export", f"{columns}-once", tmp_path / "out", "--columns", columns)
+    done = run("data", "export", f"{columns}-once", tmp_path / "out", "--format", columns)
     assert "left out" not in done.output and "not written" not in done.output, done.output
     own_scale = ("--score-range", "0", "3") if rated else ()
     again = run("data", "import", f"{columns}-again", tmp_path / "out", *own_scale)
@@ -126,7 +126,7 @@ def test_rows_of_a_format_come_back_from_an_export_in_it(run, server, source, tm
 def test_shards_of_webdataset_hold_whole_records_and_are_the_same_each_time(run, server, source, tmp_path):
     run("data", "import", "web", source)
     for out in ("one", "two"):
-        done = run("data", "export", "web", tmp_path / out, "--columns", "webdataset")
+        done = run("data", "export", "web", tmp_path / out, "--columns", "webdataset")  # as it was named before
         assert done.exit_code == 0 and "5 rows, 4 media files" in done.stdout, done.output
     names = [path.name for path in sorted((tmp_path / "one").iterdir())]
     assert names == ["train.tar", "val.tar"]
@@ -149,7 +149,7 @@ def test_the_service_writes_what_is_asked_for_and_a_call_that_broke_goes_on(run,
     run("data", "import", "large", source)
     head = run("data", "export", "large", tmp_path / "x", "--resume")
     assert head.exit_code == 2 and "large/3" in head.output
-    asked = ("data", "export", "large/-", tmp_path / "out", "--columns", "ms-swift", "--resume")
+    asked = ("data", "export", "large/-", tmp_path / "out", "--format", "ms-swift", "--resume")
     finish = downloads._IncomingFile.finish
     left = iter([True])
 
@@ -162,7 +162,7 @@ def test_the_service_writes_what_is_asked_for_and_a_call_that_broke_goes_on(run,
     monkeypatch.setattr(downloads._IncomingFile, "finish", broken)
     assert "PULLED" in run(*asked).stderr and not (tmp_path / "out").exists()
     assert "5 rows, 4 media files" in run(*asked).stdout
-    here = run("data", "export", "large/1", tmp_path / "here", "--columns", "ms-swift")
+    here = run("data", "export", "large/1", tmp_path / "here", "--format", "ms-swift")
     assert "5 rows, 4 media files" in here.stdout
     assert tree(tmp_path / "out") == tree(tmp_path / "here")
     assert "FOLDER_NOT_EMPTY" in run(*asked).stderr
@@ -175,7 +175,7 @@ def tree(folder):
 
 def test_parquet_has_the_features_of_datasets(run, source, tmp_path):
     run("data", "import", "typed", source)
-    run("data", "export", "typed", tmp_path / "out", "--columns", "datasets")
+    run("data", "export", "typed", tmp_path / "out", "--format", "datasets")
     found = datasets.Dataset.from_parquet(str(tmp_path / "out" / "train.parquet"), cache_dir=str(tmp_path / "cache"))
     assert found.features["images"] == datasets.List(datasets.Image())
     assert found.features["audios"] == datasets.List(datasets.Audio())
@@ -192,7 +192,7 @@ def test_what_has_no_place_is_said(run, tmp_path):
     (tmp_path / "text-to-text.jsonl").write_text("\n".join(map(json.dumps, rows)))
     imported = run("data", "import", "rich", tmp_path / "text-to-text.jsonl")
     assert imported.exit_code == 0, imported.output
-    done = run("data", "export", "rich", tmp_path / "out", "--columns", "trl")
+    done = run("data", "export", "rich", tmp_path / "out", "--format", "trl")
     lines = done.stdout.splitlines()
     assert "1 row, 0 media files" in lines[0]
     assert "left out 1: nobody said which of its two responses is better" in lines
@@ -200,7 +200,7 @@ def test_what_has_no_place_is_said(run, tmp_path):
     assert any(line.startswith("not written: feedback of 1 record") for line in lines)
     assert any(line.startswith("not written: sources of responses of 1 record") for line in lines)
     assert json.loads((tmp_path / "out" / "train.jsonl").read_text())["chosen"] == "b"
-    wrong = run("data", "export", "rich", tmp_path / "other", "--columns", "csv")
+    wrong = run("data", "export", "rich", tmp_path / "other", "--format", "csv")
     assert wrong.exit_code == 2
 
 
