@@ -7,8 +7,8 @@ all prompts, and one judge rate the answers.
 
 Sizes run upwards and then down again, the largest once, and short jobs several times each way: a machine that gets
 slower or faster meanwhile does so for all. Where it keeps changing, that is not enough. The models do the same for each
-record, however many there are, so the processor time that they take tells how fast the machine was: `at_equal_speed` is
-the ratio of throughputs in that measure.
+record, however many there are, so the processor time that they take tells how fast the machine was:
+`throughput_ratio_at_equal_speed` is the ratio of throughputs in that measure.
 
     make bench-scale
 

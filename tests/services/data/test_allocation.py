@@ -1,4 +1,4 @@
-"""The data service allocates with glibc, and its children with Arrow's own allocator, unless an operator chose one."""
+"""The data service allocates with glibc, and hands this on to no child, unless an operator chose an allocator."""
 
 import os
 import subprocess
